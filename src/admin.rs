@@ -1,0 +1,1 @@
+//! Admin HTTP: metrics and health.

@@ -1,0 +1,2 @@
+//! The `dstl` binary.
+fn main() {}

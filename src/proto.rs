@@ -1,0 +1,19 @@
+//! Generated wire types, and nothing else: the engine contract ([`v1`]) and the durable formats that are protobuf
+//! ([`store`]).
+
+/// The engine contract, `proto/dstl/v1`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("dstl.v1");
+}
+
+/// Messages inside durable objects, `proto/dstl/store/v1`.
+#[cfg(feature = "server")]
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod store {
+    tonic::include_proto!("dstl.store.v1");
+}
+
+/// The encoded descriptor set of the protocol, for gRPC reflection.
+#[cfg(feature = "server")]
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dstl.bin"));

@@ -1,0 +1,1 @@
+//! What every inner backend has to do, as functions.

@@ -1,0 +1,1 @@
+//! The inner backend in memory.

@@ -1,0 +1,1 @@
+//! Operations on state: what they read, decide and change.

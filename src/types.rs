@@ -1,0 +1,25 @@
+//! The words of the domain as types: names, key groups, sequence numbers, epochs, checkpoints, state descriptors.
+//!
+//! Everything here is plain data: no I/O, no clock, no locks. Whoever constructs a value has checked it; whoever receives
+//! one may rely on it.
+
+mod backend;
+mod checkpoint;
+mod descriptor;
+mod key_group;
+mod limits;
+mod sequence;
+
+pub use self::{
+    backend::{BackendId, Epoch, Name, NameError},
+    checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
+    descriptor::{MergeFunction, StateDescriptor, StateId, StateKind},
+    key_group::{
+        KeyGroup, KeyGroupAssignment, KeyGroupError, KeyGroupRange, MAX_PARALLELISM_LIMIT, default_max_parallelism,
+    },
+    limits::Limits,
+    sequence::{Sqn, SqnRange},
+};
+
+/// Milliseconds since the Unix epoch.
+pub type TimeMs = u64;

@@ -1,0 +1,180 @@
+//! Key groups and their ranges, with Flink's arithmetic.
+
+use std::fmt;
+
+/// Highest number of key groups of a backend.
+pub const MAX_PARALLELISM_LIMIT: u32 = 1 << 15;
+
+/// Lowest default number of key groups.
+const DEFAULT_MAX_PARALLELISM_LOW: u64 = 1 << 7;
+
+/// One unit of partitioning, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyGroup(pub u16);
+
+/// Key groups from `first` to `last`, both inclusive, as in Flink. Never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyGroupRange {
+    first: u16,
+    last: u16,
+}
+
+/// Why numbers make no range of key groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyGroupError {
+    /// The range is backwards, or beyond the highest key group.
+    #[error(
+        "key groups {first}..={last}: `first` must not exceed `last`, and `last` must be below {MAX_PARALLELISM_LIMIT}"
+    )]
+    Range {
+        /// As given.
+        first: u32,
+        /// As given.
+        last: u32,
+    },
+    /// The numbers of subtask, parallelism and max parallelism do not fit each other.
+    #[error(
+        "subtask {subtask} of {parallelism} with {max_parallelism} key groups: it must hold that \
+         subtask < parallelism <= max parallelism <= {MAX_PARALLELISM_LIMIT}"
+    )]
+    Parallelism {
+        /// As given.
+        subtask: u32,
+        /// As given.
+        parallelism: u32,
+        /// As given.
+        max_parallelism: u32,
+    },
+}
+
+impl KeyGroupRange {
+    /// The range from `first` to `last`, both inclusive.
+    ///
+    /// # Errors
+    /// If it is backwards or beyond [`MAX_PARALLELISM_LIMIT`].
+    pub fn new(first: u32, last: u32) -> Result<Self, KeyGroupError> {
+        match (u16::try_from(first), u16::try_from(last)) {
+            (Ok(f), Ok(l)) if f <= l && last < MAX_PARALLELISM_LIMIT => Ok(Self { first: f, last: l }),
+            _ => Err(KeyGroupError::Range { first, last }),
+        }
+    }
+
+    /// The key groups of subtask `i` of `p` with `m` key groups: first = (i*m + p - 1) / p, last = ((i+1)*m - 1) / p
+    /// (Flink's `KeyGroupRangeAssignment`).
+    ///
+    /// # Errors
+    /// Unless `i < p <= m <=` [`MAX_PARALLELISM_LIMIT`].
+    pub fn of_subtask(subtask: u32, parallelism: u32, max_parallelism: u32) -> Result<Self, KeyGroupError> {
+        if subtask >= parallelism || parallelism > max_parallelism || max_parallelism > MAX_PARALLELISM_LIMIT {
+            return Err(KeyGroupError::Parallelism { subtask, parallelism, max_parallelism });
+        }
+        let (i, p, m) = (u64::from(subtask), u64::from(parallelism), u64::from(max_parallelism));
+        let first = (i * m).div_ceil(p);
+        let last = ((i + 1) * m - 1) / p;
+        let narrow = |n: u64| u32::try_from(n).expect("below max parallelism, which is a u32");
+        Self::new(narrow(first), narrow(last))
+    }
+
+    /// The first key group.
+    #[must_use]
+    pub fn first(self) -> KeyGroup {
+        KeyGroup(self.first)
+    }
+
+    /// The last key group, inclusive.
+    #[must_use]
+    pub fn last(self) -> KeyGroup {
+        KeyGroup(self.last)
+    }
+
+    /// Number of key groups, at least 1.
+    #[must_use]
+    pub fn count(self) -> usize {
+        usize::from(self.last - self.first) + 1
+    }
+
+    /// Whether `group` is inside.
+    #[must_use]
+    pub fn contains(self, group: KeyGroup) -> bool {
+        (self.first..=self.last).contains(&group.0)
+    }
+
+    /// Whether the two share a key group.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// The position of `group` within the range, from 0; `None` outside.
+    #[must_use]
+    pub fn index(self, group: KeyGroup) -> Option<usize> {
+        self.contains(group).then(|| usize::from(group.0 - self.first))
+    }
+
+    /// Every key group, in order.
+    pub fn iter(self) -> impl Iterator<Item = KeyGroup> {
+        (self.first..=self.last).map(KeyGroup)
+    }
+}
+
+impl fmt::Display for KeyGroupRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..={}", self.first, self.last)
+    }
+}
+
+/// Who computes the key group of a key; fixed for the life of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyGroupAssignment {
+    /// The daemon: murmur3_32(key, seed 0) modulo max parallelism.
+    Hashed,
+    /// The client gives it with every operation.
+    Given,
+}
+
+/// Flink's default number of key groups: roundUpPow2(1.5 * parallelism) within 128..=32768.
+#[must_use]
+pub fn default_max_parallelism(parallelism: u32) -> u32 {
+    let wanted = u64::from(parallelism) + u64::from(parallelism) / 2;
+    let bounded = wanted.next_power_of_two().clamp(DEFAULT_MAX_PARALLELISM_LOW, u64::from(MAX_PARALLELISM_LIMIT));
+    u32::try_from(bounded).expect("at most 32768")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_all_subtasks_partition_the_key_groups() {
+        for m in [1, 7, 128, 4096] {
+            for p in 1..=m.min(50) {
+                let mut next = 0;
+                for i in 0..p {
+                    let range = KeyGroupRange::of_subtask(i, p, m).unwrap();
+                    assert_eq!(u32::from(range.first().0), next, "subtask {i} of {p} with {m}");
+                    for group in range.iter() {
+                        assert_eq!(u32::from(group.0) * p / m, i, "owner of {group:?}");
+                    }
+                    next = u32::from(range.last().0) + 1;
+                }
+                assert_eq!(next, m);
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_max_parallelism_is_flinks() {
+        let cases = [(1, 128), (85, 128), (86, 256), (200, 512), (30_000, 32_768), (32_768, 32_768)];
+        for (parallelism, expected) in cases {
+            assert_eq!(default_max_parallelism(parallelism), expected, "{parallelism}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_range() {
+        assert!(KeyGroupRange::new(3, 2).is_err());
+        assert!(KeyGroupRange::new(0, 32_768).is_err());
+        assert!(KeyGroupRange::of_subtask(2, 2, 128).is_err());
+        assert!(KeyGroupRange::of_subtask(0, 200, 128).is_err());
+    }
+}
