@@ -14,6 +14,7 @@
 //! Every implementation passes [`conformance`].
 
 pub mod change;
+#[doc(hidden)]
 pub mod conformance;
 pub mod hashmap;
 pub mod merge;

@@ -136,3 +136,99 @@ fn take_bytes(bytes: &[u8]) -> Result<(&[u8], &[u8]), StateError> {
     let length = usize::try_from(length).map_err(|_| StateError::Undecodable("length"))?;
     rest.split_at_checked(length).ok_or(StateError::Undecodable("shorter than its length says"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY_GROUP: KeyGroup = KeyGroup(7);
+
+    fn change<'a>(state: u32, key: &'a [u8], namespace: &'a [u8], action: Action<'a>) -> Change<'a> {
+        Change { at: Address { state: StateId(state), key_group: KEY_GROUP, key, namespace }, action }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_bytes_of_each_kind_never_change() {
+        let (map_key, value) = (&b"m"[..], &b"value"[..]);
+        let golden = [
+            (Action::Clear, "0001036b6579026e73"),
+            (Action::Put(value), "0101036b6579026e7376616c7565"),
+            (Action::Append(value), "0201036b6579026e7376616c7565"),
+            (Action::MapPut { map_key, value }, "0301036b6579026e73016d76616c7565"),
+            (Action::MapRemove { map_key }, "0401036b6579026e736d"),
+            (Action::MapAppend { map_key, value }, "0501036b6579026e73016d76616c7565"),
+            (Action::ListPut { index: 300, element: value }, "0601036b6579026e73ac0276616c7565"),
+        ];
+        for (action, bytes) in golden {
+            let mut out = Vec::new();
+            change(1, b"key", b"ns", action).encode(&mut out);
+            assert_eq!(hex(&out), bytes, "{action:?}");
+        }
+        let mut out = vec![0xee];
+        change(u32::MAX, &[b'k'; 128], b"", Action::Put(b"")).encode(&mut out);
+        assert_eq!(hex(&out), format!("ee01ffffffff0f8001{}00", "6b".repeat(128)), "appends; long varints");
+    }
+
+    #[test]
+    fn refuses_what_is_no_change() {
+        let garbage: [&[u8]; 10] = [
+            b"",
+            &[1],
+            &[7, 1, 1, b'k', 0],
+            &[255, 1, 1, b'k', 0],
+            &[0, 1, 1, b'k', 0, 0],
+            &[1, 1, 2, b'k'],
+            &[1, 1, 1, b'k', 1],
+            &[3, 1, 1, b'k', 0, 1],
+            &[6, 1, 1, b'k', 0, 0x80],
+            &[1, 0xff, 0xff, 0xff, 0xff, 0x1f, 1, b'k', 0],
+        ];
+        for bytes in garbage {
+            let error = Change::decode(KEY_GROUP, bytes).unwrap_err();
+            assert!(matches!(error, StateError::Undecodable(_)), "{bytes:?}: {error}");
+        }
+    }
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_comes_back_as_it_was(
+            (kind, state, index) in (0..7, any::<u32>(), any::<u64>()),
+            (key, namespace, map_key, value) in (bytes(), bytes(), bytes(), bytes()),
+        ) {
+            let (map_key, value) = (&map_key[..], &value[..]);
+            let action = match kind {
+                0 => Action::Clear,
+                1 => Action::Put(value),
+                2 => Action::Append(value),
+                3 => Action::MapPut { map_key, value },
+                4 => Action::MapRemove { map_key },
+                5 => Action::MapAppend { map_key, value },
+                _ => Action::ListPut { index, element: value },
+            };
+            let change = change(state, &key, &namespace, action);
+            let mut out = Vec::new();
+            change.encode(&mut out);
+            prop_assert_eq!(Change::decode(KEY_GROUP, &out).unwrap(), change);
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_fail_otherwise_than_by_an_error(bytes in bytes()) {
+            if let Ok(change) = Change::decode(KEY_GROUP, &bytes) {
+                let mut out = Vec::new();
+                change.encode(&mut out);
+                prop_assert_eq!(Change::decode(KEY_GROUP, &out).unwrap(), change);
+            }
+        }
+    }
+}

@@ -1,1 +1,55 @@
 //! What every inner backend has to do, as functions.
+//!
+//! Each takes a factory of empty backends and panics where the backend deviates; [`all`] calls each. They drive the backend
+//! through [`execute`](super::op::execute), as the daemon does, and check what is read, what is logged, and that replaying
+//! the log makes an equal backend.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod bench;
+mod contract;
+mod lists;
+mod maps;
+#[cfg(test)]
+pub(crate) mod model;
+mod values;
+
+use self::bench::Bench;
+use super::StateBackend;
+use crate::types::KeyGroupRange;
+
+/// Makes an empty backend for a range of key groups.
+pub type Factory<'a> = &'a dyn Fn(KeyGroupRange) -> Box<dyn StateBackend>;
+
+/// A check of one behaviour.
+pub type Check = fn(Factory<'_>);
+
+/// Every check, with its name.
+pub const CHECKS: &[(&str, Check)] = &[
+    ("values_are_set_read_and_cleared", values::values_are_set_read_and_cleared),
+    ("states_keys_and_namespaces_are_independent", values::states_keys_and_namespaces_are_independent),
+    ("numbers_merge", values::numbers_merge),
+    ("appends_stop_at_the_limit", values::appends_stop_at_the_limit),
+    ("maps_are_ordered", maps::maps_are_ordered),
+    ("map_pages_join_to_the_whole", maps::map_pages_join_to_the_whole),
+    ("map_entries_are_removed_and_cleared", maps::map_entries_are_removed_and_cleared),
+    ("map_entries_merge", maps::map_entries_merge),
+    ("lists_keep_their_order", lists::lists_keep_their_order),
+    ("lists_are_replaced_and_cleared", lists::lists_are_replaced_and_cleared),
+    ("list_pages_join_to_the_whole", lists::list_pages_join_to_the_whole),
+    ("reads_are_never_logged", contract::reads_are_never_logged),
+    ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
+    ("entries_and_bytes_follow_the_contents", contract::entries_and_bytes_follow_the_contents),
+    ("changes_that_do_not_fit_change_nothing", contract::changes_that_do_not_fit_change_nothing),
+];
+
+/// Runs every check.
+///
+/// # Panics
+/// Where the backend deviates.
+pub fn all(factory: Factory<'_>) {
+    for (name, check) in CHECKS {
+        tracing::debug!(check = name, "conformance");
+        check(factory);
+    }
+}

@@ -1,1 +1,257 @@
-//! The inner backend in memory.
+//! The inner backend in memory, in bounded slices.
+//!
+//! ```text
+//!   state ─▶ key group ─▶ directory ─▶ slice ─▶ cell: one (key, namespace)
+//!                         by hash bits  hash table   value: name and value in one block
+//!                                                    map:   B-tree     list: vector
+//! ```
+//!
+//! A slice is a hash table of the cells of one range of stable hashes ([`name`]), bounded in cells and bytes. A full one is
+//! split, two small ones are merged ([`directory`]), so growing and shrinking move at most one slice's cells at a time and
+//! never stall the writer by rehashing a huge table. Slices are also the unit in which contents can be copied.
+//!
+//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound, and a clear of it
+//! takes as long as freeing its entries does.
+//!
+//! [`bytes`](StateBackend::bytes) counts hash tables, directories and blocks as allocated, B-tree nodes by estimate, and a
+//! constant for the allocator's own cost per block.
+
+mod cell;
+mod directory;
+mod name;
+mod slice;
+mod table;
+
+use self::table::{Misfit, Table};
+use super::{Address, Change, PageLimit, StateBackend, StateError};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
+
+/// An inner backend that keeps everything in memory.
+pub struct HashMapBackend {
+    range: KeyGroupRange,
+    /// Ordered by id. Ids are usually dense, from 1: then a state is found where its id says.
+    states: Vec<(StateId, Table)>,
+    /// Sum over the states.
+    bytes: u64,
+}
+
+/// The extent of one slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceExtent {
+    /// Number of (key, namespace) pairs.
+    pub cells: usize,
+    /// Bytes of memory.
+    pub bytes: u64,
+}
+
+impl HashMapBackend {
+    /// An empty backend for the key groups of `range`.
+    #[must_use]
+    pub fn new(range: KeyGroupRange) -> Self {
+        Self { range, states: Vec::new(), bytes: 0 }
+    }
+
+    /// The slices of one (state, key group), in no particular order; none for what is not there.
+    #[must_use]
+    pub fn slices(&self, state: StateId, group: KeyGroup) -> Vec<SliceExtent> {
+        let slices = self.table(state).map(|table| table.slices(group)).unwrap_or_default();
+        slices.into_iter().map(|(cells, bytes)| SliceExtent { cells, bytes }).collect()
+    }
+
+    fn position(&self, state: StateId) -> Option<usize> {
+        let dense = (state.0 as usize).wrapping_sub(1);
+        if self.states.get(dense).is_some_and(|(id, _)| *id == state) {
+            return Some(dense);
+        }
+        self.states.binary_search_by_key(&state, |(id, _)| *id).ok()
+    }
+
+    fn table(&self, state: StateId) -> Result<&Table, StateError> {
+        let table = self.position(state).and_then(|position| self.states.get(position));
+        table.map(|(_, table)| table).ok_or(StateError::Mismatch { state, what: "the state is not registered" })
+    }
+}
+
+impl StateBackend for HashMapBackend {
+    fn register(&mut self, state: StateId, descriptor: &StateDescriptor) {
+        match self.states.binary_search_by_key(&state, |(id, _)| *id) {
+            Ok(_) => debug_assert!(false, "state {state:?} is registered twice"),
+            Err(position) => self.states.insert(position, (state, Table::new(descriptor.kind, self.range))),
+        }
+    }
+
+    fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        let state = change.at.state;
+        let table = self.position(state).and_then(|position| self.states.get_mut(position));
+        let Some((_, table)) = table else {
+            return Err(StateError::Mismatch { state, what: "the state is not registered" });
+        };
+        let before = table.usage().bytes;
+        let applied = table.apply(change.at, change.action);
+        self.bytes = self.bytes - before + table.usage().bytes;
+        applied.map_err(mismatch(change.at))
+    }
+
+    fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
+        read(self.table(at.state)?.value(at).map_err(mismatch(at))?);
+        Ok(())
+    }
+
+    fn map_value(
+        &self,
+        at: Address<'_>,
+        map_key: &[u8],
+        read: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<(), StateError> {
+        read(self.table(at.state)?.map_value(at, map_key).map_err(mismatch(at))?);
+        Ok(())
+    }
+
+    fn map_page(
+        &self,
+        at: Address<'_>,
+        from: &[u8],
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        self.table(at.state)?.map_page(at, from, limit, read).map_err(mismatch(at))
+    }
+
+    fn list_page(
+        &self,
+        at: Address<'_>,
+        from: u64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StateError> {
+        self.table(at.state)?.list_page(at, from, limit, read).map_err(mismatch(at))
+    }
+
+    fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
+        self.table(at.state)?.len(at).map_err(mismatch(at))
+    }
+
+    fn entries(&self, state: StateId) -> u64 {
+        self.table(state).map_or(0, |table| table.usage().entries)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+fn mismatch(at: Address<'_>) -> impl FnOnce(Misfit) -> StateError {
+    move |what| StateError::Mismatch { state: at.state, what }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::{
+        slice::{MAX_SLICE_BYTES, MAX_SLICE_CELLS, MIN_SPLIT_CELLS},
+        *,
+    };
+    use crate::{
+        state::{Action, conformance},
+        types::StateKind,
+    };
+
+    const GROUP: KeyGroup = KeyGroup(3);
+    const STATE: StateId = StateId(1);
+
+    fn backend(kind: StateKind) -> HashMapBackend {
+        let mut backend = HashMapBackend::new(KeyGroupRange::new(3, 4).unwrap());
+        backend
+            .register(STATE, &StateDescriptor { name: "s".to_owned(), kind, merge: None, serializer: String::new() });
+        backend
+    }
+
+    fn apply(backend: &mut HashMapBackend, key: u32, action: Action<'_>) {
+        let at = Address { state: STATE, key_group: GROUP, key: &key.to_be_bytes(), namespace: b"" };
+        backend.apply(&Change { at, action }).unwrap();
+    }
+
+    /// Asserts that the counters equal what is found by counting.
+    fn audit(backend: &HashMapBackend) {
+        for (state, table) in &backend.states {
+            assert_eq!(table.usage(), table.recount(), "{state:?}");
+        }
+        assert_eq!(backend.bytes, backend.states.iter().map(|(_, table)| table.usage().bytes).sum::<u64>());
+    }
+
+    #[test]
+    fn conforms() {
+        conformance::all(&|range| Box::new(HashMapBackend::new(range)));
+    }
+
+    #[test]
+    fn equals_the_model_under_random_operations() {
+        conformance::model::random_operations_equal_the_model(&|range| Box::new(HashMapBackend::new(range)));
+    }
+
+    #[test]
+    fn slices_split_and_merge_and_memory_is_given_back() {
+        let mut backend = backend(StateKind::Value);
+        apply(&mut backend, 0, Action::Put(b""));
+        let small = backend.bytes();
+        let keys = 100_000_u32;
+        for key in 0..keys {
+            apply(&mut backend, key, Action::Put(&key.to_be_bytes()));
+        }
+        audit(&backend);
+        let slices = backend.slices(STATE, GROUP);
+        assert!(slices.iter().all(|slice| slice.cells <= MAX_SLICE_CELLS), "{slices:?}");
+        assert_eq!(slices.iter().map(|slice| slice.cells).sum::<usize>(), keys as usize);
+        assert!((28..100).contains(&slices.len()), "{} slices", slices.len());
+        for key in 0..keys {
+            let at = Address { state: STATE, key_group: GROUP, key: &key.to_be_bytes(), namespace: b"" };
+            backend.value(at, &mut |value| assert_eq!(value, Some(&key.to_be_bytes()[..]))).unwrap();
+        }
+        for key in 0..keys {
+            apply(&mut backend, key, Action::Clear);
+            if key % 10_000 == 0 {
+                audit(&backend);
+            }
+        }
+        audit(&backend);
+        assert_eq!(backend.entries(STATE), 0);
+        assert_eq!(backend.slices(STATE, GROUP).len(), 1);
+        assert!(backend.bytes() <= 2 * small, "{} bytes after {small}", backend.bytes());
+    }
+
+    #[test]
+    fn slices_are_bounded_in_bytes_too() {
+        let mut backend = backend(StateKind::Value);
+        let value = vec![0; 100_000];
+        for key in 0..300 {
+            apply(&mut backend, key, Action::Put(&value));
+        }
+        audit(&backend);
+        let bounded = |slice: &SliceExtent| slice.bytes <= MAX_SLICE_BYTES + 100_000 || slice.cells < MIN_SPLIT_CELLS;
+        assert!(backend.slices(STATE, GROUP).iter().all(bounded));
+        for key in 0..300 {
+            apply(&mut backend, key, Action::Put(b"small"));
+        }
+        audit(&backend);
+    }
+
+    #[test]
+    fn a_giant_map_stays_one_cell() {
+        let mut backend = backend(StateKind::Map);
+        for key in 0..100_u32 {
+            apply(&mut backend, key, Action::MapPut { map_key: b"m", value: b"v" });
+        }
+        for i in 0..30_000_u32 {
+            apply(&mut backend, 7, Action::MapPut { map_key: &i.to_be_bytes(), value: &[1; 100] });
+        }
+        audit(&backend);
+        assert_eq!(backend.entries(STATE), 30_100);
+        let largest = backend.slices(STATE, GROUP).into_iter().max_by_key(|slice| slice.bytes).unwrap();
+        assert!(largest.cells < MIN_SPLIT_CELLS && largest.bytes > MAX_SLICE_BYTES, "{largest:?}");
+        for i in 0..30_000_u32 {
+            apply(&mut backend, 7, Action::MapRemove { map_key: &i.to_be_bytes() });
+        }
+        audit(&backend);
+        assert_eq!(backend.entries(STATE), 100);
+    }
+}

@@ -1,1 +1,341 @@
 //! Operations on state: what they read, decide and change.
+//!
+//! An operation is checked first, by its own shape and sizes alone ([`check`]): whatever passes has a defined result. Then it
+//! is executed ([`execute`]): a write decides the absolute [`Change`]s that it makes, applies each to the backend and hands it to
+//! the log, so that replaying the log does the same to another backend. Reads log nothing.
+
+mod check;
+
+use bytes::Bytes;
+
+pub use self::check::{OpError, OpField, check};
+use super::{
+    Action, Address, Change, PageLimit, StateBackend, StateError,
+    merge::{Merged, combine},
+};
+use crate::types::{StateDescriptor, StateKind};
+
+/// One operation on one (key, namespace) of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Removes all of (key, namespace), of any kind.
+    Clear,
+    /// Sets a value.
+    Put(&'a [u8]),
+    /// Reads a value.
+    Get,
+    /// Merges the operand into a value.
+    Merge(&'a [u8]),
+    /// Sets a map entry.
+    MapPut {
+        /// Its key.
+        map_key: &'a [u8],
+        /// Its value.
+        value: &'a [u8],
+    },
+    /// Reads a map entry.
+    MapGet {
+        /// Its key.
+        map_key: &'a [u8],
+    },
+    /// Removes a map entry, if it is there.
+    MapRemove {
+        /// Its key.
+        map_key: &'a [u8],
+    },
+    /// Asks whether a map entry is there.
+    MapContains {
+        /// Its key.
+        map_key: &'a [u8],
+    },
+    /// Merges the operand into a map entry.
+    MapMerge {
+        /// Its key.
+        map_key: &'a [u8],
+        /// The operand.
+        operand: &'a [u8],
+    },
+    /// Reads map entries in order of their keys.
+    MapEntries {
+        /// Where to begin, inclusive; may be one byte longer than a key.
+        from: &'a [u8],
+        /// Most entries; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Counts map entries.
+    MapCount,
+    /// Appends one list element.
+    ListAdd(&'a [u8]),
+    /// Appends list elements, in order.
+    ListAddAll(&'a [Bytes]),
+    /// Replaces the whole list; without elements it is cleared.
+    ListUpdate(&'a [Bytes]),
+    /// Reads list elements in order.
+    ListGet {
+        /// The first index.
+        start: u64,
+        /// Most elements; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Counts list elements.
+    ListCount,
+}
+
+/// What an operation is executed under.
+#[derive(Debug, Clone, Copy)]
+pub struct OpContext<'a> {
+    /// Of the operation's state.
+    pub descriptor: &'a StateDescriptor,
+    /// Longest result of an append, in bytes.
+    pub max_value_bytes: usize,
+    /// Most bytes of keys and values in one answer; a first entry is always in it.
+    pub page_bytes: usize,
+}
+
+/// What an operation has to say: each read something, a write only what differs from being done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The value of `Get` and `MapGet`, if there is one.
+    Value(Option<Bytes>),
+    /// Whether the entry of `MapContains` is there.
+    Found(bool),
+    /// A page of `MapEntries`.
+    Entries {
+        /// Keys and values, in order of the keys.
+        entries: Vec<(Bytes, Bytes)>,
+        /// Whether others follow.
+        more: bool,
+    },
+    /// A page of `ListGet`.
+    Elements {
+        /// In order of the list.
+        elements: Vec<Bytes>,
+        /// Whether others follow.
+        more: bool,
+    },
+    /// The count of `MapCount` and `ListCount`.
+    Count(u64),
+    /// The value would have become longer than `max_value_bytes`; it was left as it is.
+    LimitReached,
+}
+
+impl Op<'_> {
+    /// Whether it may change state.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        match self {
+            Self::Clear
+            | Self::Put(_)
+            | Self::Merge(_)
+            | Self::MapPut { .. }
+            | Self::MapRemove { .. }
+            | Self::MapMerge { .. }
+            | Self::ListAdd(_)
+            | Self::ListAddAll(_)
+            | Self::ListUpdate(_) => true,
+            Self::Get
+            | Self::MapGet { .. }
+            | Self::MapContains { .. }
+            | Self::MapEntries { .. }
+            | Self::MapCount
+            | Self::ListGet { .. }
+            | Self::ListCount => false,
+        }
+    }
+
+    /// Whether it may add bytes to the state.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::Clear | Self::MapRemove { .. } => false,
+            Self::ListAddAll(elements) | Self::ListUpdate(elements) => !elements.is_empty(),
+            _ => self.is_write(),
+        }
+    }
+
+    /// The kind of state that it is for; `None` for any.
+    #[must_use]
+    pub fn kind(&self) -> Option<StateKind> {
+        match self {
+            Self::Clear => None,
+            Self::Put(_) | Self::Get | Self::Merge(_) => Some(StateKind::Value),
+            Self::MapPut { .. }
+            | Self::MapGet { .. }
+            | Self::MapRemove { .. }
+            | Self::MapContains { .. }
+            | Self::MapMerge { .. }
+            | Self::MapEntries { .. }
+            | Self::MapCount => Some(StateKind::Map),
+            Self::ListAdd(_) | Self::ListAddAll(_) | Self::ListUpdate(_) | Self::ListGet { .. } | Self::ListCount => {
+                Some(StateKind::List)
+            }
+        }
+    }
+}
+
+/// Executes an operation that passed [`check`]. Each change is applied to `backend`, then handed to `log`. A write that surely
+/// changes nothing (a removal of what is not there) logs nothing; setting an equal value is logged.
+///
+/// # Errors
+/// Those of the backend. Changes made before an error stay made and logged.
+pub fn execute<B: StateBackend + ?Sized>(
+    backend: &mut B,
+    at: Address<'_>,
+    op: &Op<'_>,
+    context: &OpContext<'_>,
+    log: &mut impl FnMut(&Change<'_>),
+) -> Result<Option<Answer>, StateError> {
+    let mut writer = Writer { backend, at, log };
+    match *op {
+        Op::Put(value) => writer.write(Action::Put(value))?,
+        Op::MapPut { map_key, value } => writer.write(Action::MapPut { map_key, value })?,
+        Op::Merge(operand) => return writer.merge(None, operand, context),
+        Op::MapMerge { map_key, operand } => return writer.merge(Some(map_key), operand, context),
+        Op::Clear => writer.clear(context.descriptor.kind)?,
+        Op::MapRemove { map_key } => {
+            let mut found = false;
+            writer.backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
+            if found {
+                writer.write(Action::MapRemove { map_key })?;
+            }
+        }
+        Op::ListAdd(element) => {
+            let index = writer.backend.len(at)?;
+            writer.write(Action::ListPut { index, element })?;
+        }
+        Op::ListAddAll(elements) => {
+            if !elements.is_empty() {
+                let first = writer.backend.len(at)?;
+                writer.put_elements(first, elements)?;
+            }
+        }
+        Op::ListUpdate(elements) => {
+            writer.clear(StateKind::List)?;
+            writer.put_elements(0, elements)?;
+        }
+        Op::Get
+        | Op::MapGet { .. }
+        | Op::MapContains { .. }
+        | Op::MapEntries { .. }
+        | Op::MapCount
+        | Op::ListGet { .. }
+        | Op::ListCount => return read(backend, at, op, context.page_bytes),
+    }
+    Ok(None)
+}
+
+/// Answers a read; `None` for a write.
+fn read<B: StateBackend + ?Sized>(
+    backend: &B,
+    at: Address<'_>,
+    op: &Op<'_>,
+    page_bytes: usize,
+) -> Result<Option<Answer>, StateError> {
+    let page = |limit: u64| {
+        let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        PageLimit { entries, bytes: page_bytes }
+    };
+    Ok(Some(match *op {
+        Op::Get => {
+            let mut value = None;
+            backend.value(at, &mut |stored| value = stored.map(Bytes::copy_from_slice))?;
+            Answer::Value(value)
+        }
+        Op::MapGet { map_key } => {
+            let mut value = None;
+            backend.map_value(at, map_key, &mut |stored| value = stored.map(Bytes::copy_from_slice))?;
+            Answer::Value(value)
+        }
+        Op::MapContains { map_key } => {
+            let mut found = false;
+            backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
+            Answer::Found(found)
+        }
+        Op::MapEntries { from, limit } => {
+            let mut entries = Vec::new();
+            let more = backend.map_page(at, from, page(limit), &mut |map_key, value| {
+                entries.push((Bytes::copy_from_slice(map_key), Bytes::copy_from_slice(value)));
+            })?;
+            Answer::Entries { entries, more }
+        }
+        Op::ListGet { start, limit } => {
+            let mut elements = Vec::new();
+            let more = backend.list_page(at, start, page(limit), &mut |element| {
+                elements.push(Bytes::copy_from_slice(element));
+            })?;
+            Answer::Elements { elements, more }
+        }
+        Op::MapCount | Op::ListCount => Answer::Count(backend.len(at)?),
+        _ => return Ok(None),
+    }))
+}
+
+/// Makes the changes of one operation.
+struct Writer<'a, B: ?Sized, L> {
+    backend: &'a mut B,
+    at: Address<'a>,
+    log: &'a mut L,
+}
+
+impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
+    fn write(&mut self, action: Action<'_>) -> Result<(), StateError> {
+        let change = Change { at: self.at, action };
+        self.backend.apply(&change)?;
+        (self.log)(&change);
+        Ok(())
+    }
+
+    fn put_elements(&mut self, first: u64, elements: &[Bytes]) -> Result<(), StateError> {
+        (first..).zip(elements).try_for_each(|(index, element)| self.write(Action::ListPut { index, element }))
+    }
+
+    /// Clears what is there. Asks for the first entry rather than the count, which not every backend has at hand.
+    fn clear(&mut self, kind: StateKind) -> Result<(), StateError> {
+        let first = PageLimit { entries: 1, bytes: 0 };
+        let mut found = false;
+        match kind {
+            StateKind::Value => self.backend.value(self.at, &mut |stored| found = stored.is_some())?,
+            StateKind::Map => {
+                self.backend.map_page(self.at, &[], first, &mut |_, _| found = true)?;
+            }
+            StateKind::List => {
+                self.backend.list_page(self.at, 0, first, &mut |_| found = true)?;
+            }
+        }
+        if found { self.write(Action::Clear) } else { Ok(()) }
+    }
+
+    /// Merges into the value, or into a map entry.
+    fn merge(
+        &mut self,
+        map_key: Option<&[u8]>,
+        operand: &[u8],
+        context: &OpContext<'_>,
+    ) -> Result<Option<Answer>, StateError> {
+        let state = self.at.state;
+        let function = context.descriptor.merge;
+        let function = function.ok_or(StateError::Mismatch { state, what: "the state has no merge function" })?;
+        let mut length = 0;
+        let mut merged = combine(function, None, operand);
+        let mut merge = |stored: Option<&[u8]>| {
+            length = stored.map_or(0, <[u8]>::len);
+            merged = combine(function, stored, operand);
+        };
+        match map_key {
+            None => self.backend.value(self.at, &mut merge)?,
+            Some(map_key) => self.backend.map_value(self.at, map_key, &mut merge)?,
+        }
+        let merged = merged.map_err(|wrong| wrong.stored(state))?;
+        if merged == Merged::Append && length.saturating_add(operand.len()) > context.max_value_bytes {
+            return Ok(Some(Answer::LimitReached));
+        }
+        let action = match (&merged, map_key) {
+            (Merged::Number(number), None) => Action::Put(number),
+            (Merged::Number(number), Some(map_key)) => Action::MapPut { map_key, value: number },
+            (Merged::Append, None) => Action::Append(operand),
+            (Merged::Append, Some(map_key)) => Action::MapAppend { map_key, value: operand },
+        };
+        self.write(action)?;
+        Ok(None)
+    }
+}

@@ -1,0 +1,201 @@
+//! The bench of the conformance suite: a backend, its states and its log.
+
+use bytes::Bytes;
+
+use super::Factory;
+use crate::{
+    state::{
+        Address, Change, StateBackend,
+        op::{Answer, Op, OpContext, check, execute},
+    },
+    types::{KeyGroup, KeyGroupRange, Limits, MergeFunction, StateDescriptor, StateId, StateKind},
+};
+
+/// Longest value on the bench, in bytes.
+pub(super) const MAX_VALUE_BYTES: usize = 64;
+
+/// Most bytes of a page on the bench.
+pub(super) const PAGE_BYTES: usize = 256;
+
+/// States of the bench: name, kind, merge function. Their ids count from 1, with a gap after the first.
+const STATES: [(StateId, StateKind, Option<MergeFunction>); 12] = [
+    (VALUE, StateKind::Value, None),
+    (OTHER_VALUE, StateKind::Value, None),
+    (LIST, StateKind::List, None),
+    (MAP, StateKind::Map, None),
+    (SUM, StateKind::Value, Some(MergeFunction::SumI64)),
+    (MIN, StateKind::Value, Some(MergeFunction::MinI64)),
+    (MAX, StateKind::Value, Some(MergeFunction::MaxI64)),
+    (SUM_F64, StateKind::Value, Some(MergeFunction::SumF64)),
+    (MIN_F64, StateKind::Value, Some(MergeFunction::MinF64)),
+    (APPEND, StateKind::Value, Some(MergeFunction::Append)),
+    (MAP_SUM, StateKind::Map, Some(MergeFunction::SumI64)),
+    (MAP_APPEND, StateKind::Map, Some(MergeFunction::Append)),
+];
+
+pub(super) const VALUE: StateId = StateId(1);
+pub(super) const OTHER_VALUE: StateId = StateId(3);
+pub(super) const LIST: StateId = StateId(4);
+pub(super) const MAP: StateId = StateId(5);
+pub(super) const SUM: StateId = StateId(6);
+pub(super) const MIN: StateId = StateId(7);
+pub(super) const MAX: StateId = StateId(8);
+pub(super) const SUM_F64: StateId = StateId(9);
+pub(super) const MIN_F64: StateId = StateId(10);
+pub(super) const APPEND: StateId = StateId(11);
+pub(super) const MAP_SUM: StateId = StateId(12);
+pub(super) const MAP_APPEND: StateId = StateId(13);
+
+/// Key groups of the bench.
+pub(super) fn range() -> KeyGroupRange {
+    KeyGroupRange::new(10, 13).unwrap()
+}
+
+/// Where `key` lives in the void namespace: its key group follows from its bytes.
+pub(super) fn at(state: StateId, key: &str) -> Address<'_> {
+    at_namespace(state, key, "")
+}
+
+/// Where `key` lives in `namespace`.
+pub(super) fn at_namespace<'a>(state: StateId, key: &'a str, namespace: &'a str) -> Address<'a> {
+    let sum: usize = key.bytes().map(usize::from).sum();
+    let key_group = KeyGroup(range().first().0 + u16::try_from(sum % range().count()).unwrap());
+    Address { state, key_group, key: key.as_bytes(), namespace: namespace.as_bytes() }
+}
+
+/// Elements as operations take them.
+pub(super) fn elements(of: &[&str]) -> Vec<Bytes> {
+    of.iter().map(|element| Bytes::copy_from_slice(element.as_bytes())).collect()
+}
+
+/// A backend with registered states, and all that it logged.
+pub(super) struct Bench {
+    pub(super) backend: Box<dyn StateBackend>,
+    log: Vec<(KeyGroup, Vec<u8>)>,
+    descriptors: Vec<(StateId, StateDescriptor)>,
+}
+
+impl Bench {
+    pub(super) fn new(factory: Factory<'_>) -> Self {
+        let mut backend = factory(range());
+        let mut descriptors = Vec::new();
+        for (state, kind, merge) in STATES {
+            let descriptor =
+                StateDescriptor { name: format!("state-{}", state.0), kind, merge, serializer: String::new() };
+            backend.register(state, &descriptor);
+            descriptors.push((state, descriptor));
+        }
+        Self { backend, log: Vec::new(), descriptors }
+    }
+
+    /// Checks and executes an operation, and keeps what it logs.
+    pub(super) fn run(&mut self, at: Address<'_>, op: Op<'_>) -> Option<Answer> {
+        let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
+        let limits = Limits { max_value_bytes: MAX_VALUE_BYTES, ..Limits::default() };
+        check(&op, &at, descriptor, &limits).unwrap();
+        let context = OpContext { descriptor, max_value_bytes: MAX_VALUE_BYTES, page_bytes: PAGE_BYTES };
+        let mut log = |change: &Change<'_>| {
+            let mut bytes = Vec::new();
+            change.encode(&mut bytes);
+            self.log.push((change.at.key_group, bytes));
+        };
+        execute(&mut *self.backend, at, &op, &context, &mut log).unwrap()
+    }
+
+    /// Runs a write that has nothing to say and must log exactly `changes`.
+    pub(super) fn write(&mut self, at: Address<'_>, op: Op<'_>, changes: &[crate::state::Action<'_>]) {
+        let from = self.log.len();
+        assert_eq!(self.run(at, op), None, "{op:?}");
+        let logged: Vec<_> =
+            self.log[from..].iter().map(|(group, bytes)| Change::decode(*group, bytes).unwrap()).collect();
+        let expected: Vec<_> = changes.iter().map(|&action| Change { at, action }).collect();
+        assert_eq!(logged, expected, "what {op:?} logs");
+    }
+
+    /// Runs a read, which must log nothing.
+    pub(super) fn read(&mut self, at: Address<'_>, op: Op<'_>) -> Answer {
+        let logged = self.logged();
+        let answer = self.run(at, op).unwrap();
+        assert_eq!(self.logged(), logged, "{op:?} is not logged");
+        answer
+    }
+
+    /// The value at `at`.
+    pub(super) fn value(&mut self, at: Address<'_>) -> Option<Vec<u8>> {
+        let Answer::Value(value) = self.read(at, Op::Get) else { unreachable!("Get answers a value") };
+        value.map(Vec::from)
+    }
+
+    /// The value of a map entry.
+    pub(super) fn map_value(&mut self, at: Address<'_>, map_key: &str) -> Option<Vec<u8>> {
+        let op = Op::MapGet { map_key: map_key.as_bytes() };
+        let Answer::Value(value) = self.read(at, op) else { unreachable!("MapGet answers a value") };
+        value.map(Vec::from)
+    }
+
+    /// Every map entry, page by page.
+    pub(super) fn map(&mut self, at: Address<'_>) -> Vec<(Bytes, Bytes)> {
+        let (mut all, mut from) = (Vec::new(), Vec::new());
+        loop {
+            let answer = self.read(at, Op::MapEntries { from: &from, limit: 0 });
+            let Answer::Entries { entries, more } = answer else { unreachable!("MapEntries answers entries") };
+            all.extend(entries);
+            if !more {
+                return all;
+            }
+            from = all.last().expect("a page is not empty while others follow").0.to_vec();
+            from.push(0);
+        }
+    }
+
+    /// Every list element, page by page.
+    pub(super) fn list(&mut self, at: Address<'_>) -> Vec<Bytes> {
+        let mut all = Vec::new();
+        loop {
+            let answer = self.read(at, Op::ListGet { start: all.len() as u64, limit: 0 });
+            let Answer::Elements { elements, more } = answer else { unreachable!("ListGet answers elements") };
+            all.extend(elements);
+            if !more {
+                return all;
+            }
+        }
+    }
+
+    /// Number of logged changes.
+    pub(super) fn logged(&self) -> usize {
+        self.log.len()
+    }
+
+    /// A bench on a fresh backend to which the log was replayed.
+    pub(super) fn replayed(&self, factory: Factory<'_>) -> Self {
+        let mut replayed = Self::new(factory);
+        for (group, bytes) in &self.log {
+            replayed.backend.apply(&Change::decode(*group, bytes).unwrap()).unwrap();
+        }
+        replayed.backend.finish_batch().unwrap();
+        replayed
+    }
+
+    /// Asserts that replaying the log gives a backend that is equal at `places`, and in its counts.
+    pub(super) fn assert_replays(&mut self, factory: Factory<'_>, places: &[Address<'_>]) {
+        let mut replayed = self.replayed(factory);
+        for &at in places {
+            assert_eq!(self.contents(at), replayed.contents(at), "replayed {at:?}");
+        }
+        for (state, _, _) in STATES {
+            assert_eq!(self.backend.entries(state), replayed.backend.entries(state), "replayed entries of {state:?}");
+        }
+    }
+
+    /// All that is at `at`: (map key or nothing, value or element).
+    pub(super) fn contents(&mut self, at: Address<'_>) -> Vec<(Bytes, Bytes)> {
+        let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
+        let contents: Vec<_> = match descriptor.kind {
+            StateKind::Value => self.value(at).into_iter().map(|value| (Bytes::new(), value.into())).collect(),
+            StateKind::List => self.list(at).into_iter().map(|element| (Bytes::new(), element)).collect(),
+            StateKind::Map => self.map(at),
+        };
+        assert_eq!(self.backend.len(at).unwrap(), contents.len() as u64, "length at {at:?}");
+        contents
+    }
+}

@@ -1,0 +1,106 @@
+//! Checks of what holds for all kinds: the log, the counts, what does not fit.
+
+use super::{Bench, Factory, bench::*};
+use crate::{
+    state::{Action, Address, Change, StateError, op::Op},
+    types::{KeyGroup, StateId},
+};
+
+pub(super) fn reads_are_never_logged(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    bench.run(at(VALUE, "key"), Op::Put(b"v"));
+    bench.run(at(LIST, "key"), Op::ListAdd(b"e"));
+    bench.run(at(MAP, "key"), Op::MapPut { map_key: b"m", value: b"v" });
+    for key in ["key", "missing"] {
+        // `read` asserts that nothing is logged.
+        bench.read(at(VALUE, key), Op::Get);
+        bench.read(at(LIST, key), Op::ListGet { start: 0, limit: 0 });
+        bench.read(at(LIST, key), Op::ListCount);
+        bench.read(at(MAP, key), Op::MapGet { map_key: b"m" });
+        bench.read(at(MAP, key), Op::MapContains { map_key: b"m" });
+        bench.read(at(MAP, key), Op::MapEntries { from: b"", limit: 0 });
+        bench.read(at(MAP, key), Op::MapCount);
+    }
+    assert_eq!(bench.logged(), 3);
+}
+
+pub(super) fn what_changes_nothing_is_not_logged(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    for state in [VALUE, LIST, MAP] {
+        bench.write(at(state, "key"), Op::Clear, &[]);
+    }
+    bench.write(at(LIST, "key"), Op::ListUpdate(&[]), &[]);
+    bench.write(at(LIST, "key"), Op::ListAddAll(&[]), &[]);
+    bench.write(at(MAP, "key"), Op::MapRemove { map_key: b"m" }, &[]);
+    let put = Op::MapPut { map_key: b"m", value: b"v" };
+    for _ in 0..2 {
+        // An equal value is written again.
+        bench.write(at(VALUE, "key"), Op::Put(b"v"), &[Action::Put(b"v")]);
+        bench.write(at(MAP, "key"), put, &[Action::MapPut { map_key: b"m", value: b"v" }]);
+    }
+    bench.write(at(MAP, "key"), Op::MapRemove { map_key: b"n" }, &[]);
+    bench.write(at_namespace(MAP, "key", "ns"), Op::Clear, &[]);
+}
+
+pub(super) fn entries_and_bytes_follow_the_contents(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    let keys: Vec<_> = (0..500).map(|i| format!("key {i}")).collect();
+    for key in &keys {
+        bench.run(at(VALUE, key), Op::Put(&[1; 60]));
+        bench.run(at(VALUE, key), Op::Put(&[2; 61]));
+        bench.run(at(LIST, key), Op::ListAddAll(&elements(&["a", "b", "c"])));
+        for map_key in [&b"m"[..], b"n", b"m"] {
+            bench.run(at(MAP, key), Op::MapPut { map_key, value: b"v" });
+        }
+    }
+    bench.backend.finish_batch().unwrap();
+    let entries =
+        |bench: &Bench| [VALUE, LIST, MAP, OTHER_VALUE, StateId(999)].map(|state| bench.backend.entries(state));
+    assert_eq!(entries(&bench), [500, 1500, 1000, 0, 0]);
+    let full = bench.backend.bytes();
+    assert!(full > 500 * 61, "{full} bytes");
+    for key in &keys {
+        bench.run(at(VALUE, key), Op::Clear);
+        bench.run(at(LIST, key), Op::Clear);
+        bench.run(at(MAP, key), Op::MapRemove { map_key: b"m" });
+    }
+    assert_eq!(entries(&bench), [0, 0, 500, 0, 0]);
+    for key in &keys {
+        bench.run(at(MAP, key), Op::MapRemove { map_key: b"n" });
+    }
+    bench.backend.finish_batch().unwrap();
+    assert_eq!(entries(&bench), [0; 5]);
+    bench.assert_replays(factory, &[at(VALUE, &keys[0])]);
+}
+
+pub(super) fn changes_that_do_not_fit_change_nothing(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    bench.run(at(VALUE, "key"), Op::Put(b"v"));
+    bench.run(at(LIST, "key"), Op::ListAdd(b"e"));
+    let (map_key, value) = (&b"m"[..], &b"v"[..]);
+    let outside = Address { key_group: KeyGroup(range().last().0 + 1), ..at(VALUE, "key") };
+    let misfits = [
+        (at(StateId(2), "key"), Action::Put(value)),
+        (at(StateId(0), "key"), Action::Clear),
+        (at(StateId(u32::MAX), "key"), Action::Clear),
+        (outside, Action::Put(value)),
+        (outside, Action::Clear),
+        (at(VALUE, "key"), Action::ListPut { index: 0, element: value }),
+        (at(VALUE, "key"), Action::MapPut { map_key, value }),
+        (at(VALUE, "key"), Action::MapRemove { map_key }),
+        (at(LIST, "key"), Action::Put(value)),
+        (at(LIST, "key"), Action::ListPut { index: 2, element: value }),
+        (at(LIST, "other"), Action::ListPut { index: 1, element: value }),
+        (at(MAP, "key"), Action::Append(value)),
+    ];
+    for (at, action) in misfits {
+        let error = bench.backend.apply(&Change { at, action }).unwrap_err();
+        assert!(matches!(error, StateError::Mismatch { state, .. } if state == at.state), "{at:?} {action:?}: {error}");
+    }
+    assert!(bench.backend.value(at(LIST, "key"), &mut |_| ()).is_err());
+    assert!(bench.backend.map_value(at(VALUE, "key"), b"", &mut |_| ()).is_err());
+    assert!(bench.backend.len(outside).is_err());
+    assert_eq!(bench.value(at(VALUE, "key")).as_deref(), Some(&b"v"[..]));
+    assert_eq!(bench.list(at(LIST, "key")), elements(&["e"]));
+    assert_eq!([VALUE, LIST, MAP].map(|state| bench.backend.entries(state)), [1, 1, 0]);
+}

@@ -1,0 +1,190 @@
+//! The directory of one (state, key group): extendible hashing over bounded slices.
+//!
+//! ```text
+//!   index, by the highest 2 hash bits     slices
+//!     00 ───────────────────────────────▶ 0…  depth 1
+//!     01 ──────────────────────────────┘
+//!     10 ───────────────────────────────▶ 10… depth 2
+//!     11 ───────────────────────────────▶ 11… depth 2
+//! ```
+//!
+//! A full slice is split by its next hash bit; only where it already uses all bits of the index, the index (4 bytes per
+//! position) doubles. Two small halves of a range are merged again. No step touches more than two slices' cells.
+
+use std::mem::size_of;
+
+use super::{
+    cell::Cell,
+    name::Name,
+    slice::{Slice, Usage},
+};
+
+/// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; each slice's range is what leads to it;
+/// `deepest` slices have the directory's depth.
+pub(super) struct Directory<C> {
+    depth: u32,
+    deepest: usize,
+    index: Vec<u32>,
+    slices: Vec<Slice<C>>,
+}
+
+impl<C: Cell> Directory<C> {
+    /// One empty slice.
+    pub(super) fn new() -> Self {
+        Self { depth: 0, deepest: 1, index: vec![0], slices: vec![Slice::new()] }
+    }
+
+    /// All bytes of memory that it takes. Linear in the slices.
+    pub(super) fn bytes(&self) -> u64 {
+        let slices: u64 = self.slices.iter().map(Slice::bytes).sum();
+        (size_of::<Self>() + size_of::<u32>() * self.index.len()) as u64 + slices
+    }
+
+    pub(super) fn slices(&self) -> &[Slice<C>] {
+        &self.slices
+    }
+
+    #[inline]
+    pub(super) fn find(&self, name: &Name<'_>) -> Option<&C> {
+        self.slices.get(self.position(name.hash()))?.find(name)
+    }
+
+    /// Changes the cell of `name`, or puts there what `create` makes.
+    ///
+    /// # Errors
+    /// What `change` or `create` return; `change` must then have changed nothing.
+    #[inline]
+    pub(super) fn upsert<E>(
+        &mut self,
+        name: &Name<'_>,
+        usage: &mut Usage,
+        change: impl FnOnce(&mut C) -> Result<(), E>,
+        create: impl FnOnce() -> Result<C, E>,
+    ) -> Result<(), E> {
+        let position = self.position(name.hash());
+        let slice = self.slice_mut(position);
+        match slice.change(name, usage, change) {
+            Some(result) => result?,
+            None => slice.insert(create()?, usage),
+        }
+        if slice.is_full() {
+            self.split(position, usage);
+        }
+        Ok(())
+    }
+
+    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays.
+    pub(super) fn change_or_remove(&mut self, name: &Name<'_>, usage: &mut Usage, change: impl FnOnce(&mut C) -> bool) {
+        let position = self.position(name.hash());
+        if self.slice_mut(position).change_or_remove(name, usage, change) {
+            self.merge(position, usage);
+        }
+    }
+
+    /// The position in `slices` of the slice of `hash`.
+    #[inline]
+    fn position(&self, hash: u64) -> usize {
+        // The shift is 64 at depth 0, where there is one position.
+        let at = hash.checked_shr(u64::BITS - self.depth).unwrap_or(0) as usize;
+        *self.index.get(at).expect("the index has 2^depth positions") as usize
+    }
+
+    #[inline]
+    fn slice_mut(&mut self, position: usize) -> &mut Slice<C> {
+        self.slices.get_mut(position).expect("the index only names slices")
+    }
+
+    fn slice(&self, position: usize) -> &Slice<C> {
+        self.slices.get(position).expect("the index only names slices")
+    }
+
+    fn split(&mut self, position: usize, usage: &mut Usage) {
+        let index = self.index.len();
+        if self.slice(position).depth() == self.depth {
+            self.index = self.index.iter().flat_map(|&slice| [slice, slice]).collect();
+            self.depth += 1;
+            self.deepest = 0;
+        }
+        let slice = self.slice_mut(position);
+        let before = slice.bytes();
+        let upper = slice.split();
+        let after = slice.bytes() + upper.bytes();
+        usage.replace_bytes(before, after);
+        usage.replace_bytes((index * size_of::<u32>()) as u64, (self.index.len() * size_of::<u32>()) as u64);
+        if upper.depth() == self.depth {
+            self.deepest += 2;
+        }
+        let (first, depth) = (upper.first(), upper.depth());
+        self.point(first, depth, self.slices.len());
+        self.slices.push(upper);
+    }
+
+    /// Merges the slice with its buddy, if they are small enough.
+    fn merge(&mut self, position: usize, usage: &mut Usage) {
+        let slice = self.slice(position);
+        let depth = slice.depth();
+        if depth == 0 {
+            return;
+        }
+        let buddy_position = self.position(slice.first() ^ (1 << (u64::BITS - depth)));
+        let buddy = self.slice(buddy_position);
+        if !slice.merges_with(buddy) {
+            return;
+        }
+        let before = slice.bytes() + buddy.bytes();
+        // The lower position stays, so that the swap below does not move it.
+        let (kept, freed) = (position.min(buddy_position), position.max(buddy_position));
+        let other = self.slices.swap_remove(freed);
+        if let Some(moved) = self.slices.get(freed) {
+            let (first, depth) = (moved.first(), moved.depth());
+            self.point(first, depth, freed);
+        }
+        let slice = self.slice_mut(kept);
+        slice.merge(other);
+        let (first, after) = (slice.first(), slice.bytes());
+        usage.replace_bytes(before, after);
+        self.point(first, depth - 1, kept);
+        if depth == self.depth {
+            self.deepest -= 2;
+            self.halve_unused(usage);
+        }
+    }
+
+    /// Halves the index while no slice uses its last bit.
+    fn halve_unused(&mut self, usage: &mut Usage) {
+        while self.deepest == 0 {
+            let before = self.index.len();
+            self.index = self.index.iter().step_by(2).copied().collect();
+            self.depth -= 1;
+            self.deepest = self.slices.iter().filter(|slice| slice.depth() == self.depth).count();
+            usage.replace_bytes((before * size_of::<u32>()) as u64, (self.index.len() * size_of::<u32>()) as u64);
+        }
+    }
+
+    /// Points the index positions of a slice's range to it.
+    fn point(&mut self, first: u64, depth: u32, position: usize) {
+        let slice = u32::try_from(position).expect("at most 2^MAX_DEPTH slices");
+        let from = first.checked_shr(u64::BITS - self.depth).unwrap_or(0) as usize;
+        let count = 1 << (self.depth - depth);
+        self.index.get_mut(from..from + count).expect("the index covers all hashes").fill(slice);
+    }
+
+    /// Asserts the invariants.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        assert_eq!(self.index.len(), 1 << self.depth);
+        assert_eq!(self.deepest, self.slices.iter().filter(|slice| slice.depth() == self.depth).count());
+        let mut led_to = vec![0; self.slices.len()];
+        for &slice in &self.index {
+            *led_to.get_mut(slice as usize).expect("a slice") += 1;
+        }
+        for (position, slice) in self.slices.iter().enumerate() {
+            assert_eq!(self.position(slice.first()), position);
+            assert_eq!(led_to.get(position), Some(&(1 << (self.depth - slice.depth()))));
+            let shift = u64::BITS - slice.depth();
+            for cell in slice.cells() {
+                assert_eq!(cell.hash().checked_shr(shift), slice.first().checked_shr(shift));
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Slices: bounded hash tables of the cells of one hash range.
+
+use std::{mem, mem::size_of};
+
+use hashbrown::HashTable;
+
+use super::{cell::Cell, name::Name};
+
+/// Most cells of a slice: what a table of 4096 buckets holds, so that the next cell splits instead of growing it.
+pub(super) const MAX_SLICE_CELLS: usize = 3584;
+
+/// Most bytes of a slice, from [`MIN_SPLIT_CELLS`] cells on.
+pub(super) const MAX_SLICE_BYTES: u64 = 1 << 20;
+
+/// Slices of fewer cells are not split, however big the cells are: telling a few big ones apart could take many hash bits,
+/// and the directory doubles with each.
+pub(super) const MIN_SPLIT_CELLS: usize = 8;
+
+/// Most hash bits that tell slices apart. The hash tables use others, see [`table_hash`].
+pub(super) const MAX_DEPTH: u32 = 18;
+
+/// A table of at most so many buckets does not shrink.
+const MIN_SHRINK_BUCKETS: usize = 16;
+
+/// What a state (or a part of it) holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Values, map entries or list elements.
+    pub(super) entries: u64,
+    /// Bytes of memory.
+    pub(super) bytes: u64,
+}
+
+impl Usage {
+    #[inline]
+    fn of(cell: &impl Cell) -> Self {
+        Self { entries: cell.entries(), bytes: cell.bytes() }
+    }
+
+    /// Counts a part as `after` that was counted as `before`.
+    #[inline]
+    pub(super) fn replace(&mut self, before: Self, after: Self) {
+        self.entries = self.entries - before.entries + after.entries;
+        self.bytes = self.bytes - before.bytes + after.bytes;
+    }
+
+    /// The same for bytes alone.
+    pub(super) fn replace_bytes(&mut self, before: u64, after: u64) {
+        self.bytes = self.bytes - before + after;
+    }
+}
+
+/// The cells whose hashes start with the same `depth` bits.
+///
+/// Every method that changes cells keeps the `Usage` that it is given: that of the state.
+pub(super) struct Slice<C> {
+    /// The lowest hash of the range; all bits below the highest `depth` are 0.
+    first: u64,
+    depth: u32,
+    cells: HashTable<C>,
+    /// Sum of the cells' own bytes.
+    contents_bytes: u64,
+}
+
+impl<C: Cell> Slice<C> {
+    /// An empty slice of all hashes.
+    pub(super) fn new() -> Self {
+        Self { first: 0, depth: 0, cells: HashTable::new(), contents_bytes: 0 }
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(super) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// All bytes of memory that the slice takes.
+    pub(super) fn bytes(&self) -> u64 {
+        (size_of::<Self>() + self.cells.allocation_size()) as u64 + self.contents_bytes
+    }
+
+    /// Whether it is to be split.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        let cells = self.cells.len();
+        (cells > MAX_SLICE_CELLS || (self.contents_bytes > MAX_SLICE_BYTES && cells >= MIN_SPLIT_CELLS))
+            && self.depth < MAX_DEPTH
+    }
+
+    /// Whether it is to be merged with `buddy`, the other half of their common range: at a quarter of the bounds, so that
+    /// a merged slice is not soon split again.
+    pub(super) fn merges_with(&self, buddy: &Self) -> bool {
+        self.depth == buddy.depth
+            && self.cells.len() + buddy.cells.len() <= MAX_SLICE_CELLS / 4
+            && self.contents_bytes + buddy.contents_bytes <= MAX_SLICE_BYTES / 4
+    }
+
+    #[inline]
+    pub(super) fn find(&self, name: &Name<'_>) -> Option<&C> {
+        self.cells.find(table_hash(name.hash()), |cell| is_of(cell, name))
+    }
+
+    /// Changes the cell of `name`, if there is one, which stays.
+    #[inline]
+    pub(super) fn change<R>(
+        &mut self,
+        name: &Name<'_>,
+        usage: &mut Usage,
+        change: impl FnOnce(&mut C) -> R,
+    ) -> Option<R> {
+        let cell = self.cells.find_mut(table_hash(name.hash()), |cell| is_of(cell, name))?;
+        let before = Usage::of(cell);
+        let result = change(cell);
+        let after = Usage::of(cell);
+        self.contents_bytes = self.contents_bytes - before.bytes + after.bytes;
+        usage.replace(before, after);
+        Some(result)
+    }
+
+    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays. Returns whether it was
+    /// removed.
+    pub(super) fn change_or_remove(
+        &mut self,
+        name: &Name<'_>,
+        usage: &mut Usage,
+        change: impl FnOnce(&mut C) -> bool,
+    ) -> bool {
+        let Ok(mut found) = self.cells.find_entry(table_hash(name.hash()), |cell| is_of(cell, name)) else {
+            return false;
+        };
+        let before = Usage::of(found.get());
+        if change(found.get_mut()) {
+            let after = Usage::of(found.get());
+            self.contents_bytes = self.contents_bytes - before.bytes + after.bytes;
+            usage.replace(before, after);
+            return false;
+        }
+        found.remove();
+        self.contents_bytes -= before.bytes;
+        usage.replace(before, Usage::default());
+        self.shrink(usage);
+        true
+    }
+
+    /// Adds a cell whose name is not there.
+    pub(super) fn insert(&mut self, cell: C, usage: &mut Usage) {
+        let added = Usage::of(&cell);
+        let table = self.cells.allocation_size() as u64;
+        self.contents_bytes += added.bytes;
+        self.cells.insert_unique(table_hash(cell.hash()), cell, cell_hash);
+        usage.replace(Usage::default(), added);
+        usage.replace_bytes(table, self.cells.allocation_size() as u64);
+    }
+
+    /// Cuts the upper half of the range off.
+    pub(super) fn split(&mut self) -> Self {
+        let bit = 1 << (u64::BITS - 1 - self.depth);
+        self.depth += 1;
+        let mut upper = Self { first: self.first | bit, depth: self.depth, cells: HashTable::new(), contents_bytes: 0 };
+        let cells = mem::take(&mut self.cells);
+        self.contents_bytes = 0;
+        let uppers = cells.iter().filter(|cell| cell.hash() & bit != 0).count();
+        self.cells.reserve(cells.len() - uppers, cell_hash);
+        upper.cells.reserve(uppers, cell_hash);
+        for cell in cells {
+            let half = if cell.hash() & bit == 0 { &mut *self } else { &mut upper };
+            half.adopt(cell);
+        }
+        upper
+    }
+
+    /// Joins it with its buddy.
+    pub(super) fn merge(&mut self, buddy: Self) {
+        assert_eq!(self.depth, buddy.depth, "buddies are halves of one range");
+        self.depth -= 1;
+        self.first &= buddy.first;
+        for cell in buddy.cells {
+            self.adopt(cell);
+        }
+    }
+
+    fn adopt(&mut self, cell: C) {
+        self.contents_bytes += cell.bytes();
+        self.cells.insert_unique(table_hash(cell.hash()), cell, cell_hash);
+    }
+
+    fn shrink(&mut self, usage: &mut Usage) {
+        let buckets = self.cells.num_buckets();
+        if buckets <= MIN_SHRINK_BUCKETS || self.cells.len() > buckets / 8 {
+            return;
+        }
+        let table = self.cells.allocation_size() as u64;
+        self.cells.shrink_to(self.cells.len() * 2, cell_hash);
+        usage.replace_bytes(table, self.cells.allocation_size() as u64);
+    }
+
+    #[cfg(test)]
+    pub(super) fn cells(&self) -> impl Iterator<Item = &C> {
+        self.cells.iter()
+    }
+}
+
+/// What a hash table gets to see of a hash. It places by the lowest bits and marks by the 7 highest; slices are told apart by
+/// the highest. So that neither is the same for all cells of a slice, the halves change places: a slice's table places by
+/// bits 32 and up, and marks by bits 25 to 31.
+#[inline]
+fn table_hash(hash: u64) -> u64 {
+    hash.rotate_left(32)
+}
+
+fn cell_hash<C: Cell>(cell: &C) -> u64 {
+    table_hash(cell.hash())
+}
+
+#[inline]
+fn is_of<C: Cell>(cell: &C, name: &Name<'_>) -> bool {
+    cell.hash() == name.hash() && name.heads(cell.block())
+}

@@ -1,0 +1,280 @@
+//! The contents of one state: its directories, one per key group, and its usage.
+
+use std::{mem, ops::Bound};
+
+#[cfg(test)]
+use super::slice::Slice;
+use super::{
+    cell::{Cell, ListCell, MapCell, ValueCell},
+    directory::Directory,
+    name::Name,
+    slice::Usage,
+};
+use crate::{
+    state::{Action, Address, PageLimit},
+    types::{KeyGroup, KeyGroupRange, StateKind},
+};
+
+/// Why something does not fit: the words of a `StateError::Mismatch`.
+pub(super) type Misfit = &'static str;
+
+const FOREIGN_KEY_GROUP: Misfit = "the key group is outside the backend's range";
+const OTHER_KIND: Misfit = "the change or read is for another kind of state";
+const LIST_HOLE: Misfit = "a list element beyond the next index";
+
+/// The contents of one state.
+pub(super) enum Table {
+    Value(Groups<ValueCell>),
+    List(Groups<ListCell>),
+    Map(Groups<MapCell>),
+}
+
+/// Cells by key group.
+pub(super) struct Groups<C> {
+    range: KeyGroupRange,
+    /// One for each key group of the range; none before the first write.
+    directories: Vec<Directory<C>>,
+    usage: Usage,
+}
+
+impl Table {
+    pub(super) fn new(kind: StateKind, range: KeyGroupRange) -> Self {
+        match kind {
+            StateKind::Value => Self::Value(Groups::new(range)),
+            StateKind::List => Self::List(Groups::new(range)),
+            StateKind::Map => Self::Map(Groups::new(range)),
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        match self {
+            Self::Value(groups) => groups.usage,
+            Self::List(groups) => groups.usage,
+            Self::Map(groups) => groups.usage,
+        }
+    }
+
+    /// Counts what `usage` keeps, and checks the invariants.
+    #[cfg(test)]
+    pub(super) fn recount(&self) -> Usage {
+        match self {
+            Self::Value(groups) => groups.recount(),
+            Self::List(groups) => groups.recount(),
+            Self::Map(groups) => groups.recount(),
+        }
+    }
+
+    /// Cells and bytes of each slice of a key group, in no particular order.
+    pub(super) fn slices(&self, group: KeyGroup) -> Vec<(usize, u64)> {
+        match self {
+            Self::Value(groups) => groups.slices(group),
+            Self::List(groups) => groups.slices(group),
+            Self::Map(groups) => groups.slices(group),
+        }
+    }
+
+    pub(super) fn apply(&mut self, at: Address<'_>, action: Action<'_>) -> Result<(), Misfit> {
+        let name = Name::new(at.key, at.namespace);
+        match (self, action) {
+            (Self::Value(groups), Action::Put(value)) => {
+                groups.upsert(at, &name, |cell| Ok(cell.set(value)), || Ok(ValueCell::new(&name, value)))
+            }
+            (Self::Value(groups), Action::Append(value)) => {
+                groups.upsert(at, &name, |cell| Ok(cell.append(value)), || Ok(ValueCell::new(&name, value)))
+            }
+            (Self::Map(groups), Action::MapPut { map_key, value }) => {
+                let create = || {
+                    let mut cell = MapCell::new(&name);
+                    cell.put(map_key, value);
+                    Ok(cell)
+                };
+                groups.upsert(at, &name, |cell| Ok(cell.put(map_key, value)), create)
+            }
+            (Self::Map(groups), Action::MapAppend { map_key, value }) => {
+                let create = || {
+                    let mut cell = MapCell::new(&name);
+                    cell.put(map_key, value);
+                    Ok(cell)
+                };
+                groups.upsert(at, &name, |cell| Ok(cell.append(map_key, value)), create)
+            }
+            (Self::Map(groups), Action::MapRemove { map_key }) => groups.change_or_remove(at, &name, |cell| {
+                cell.remove(map_key);
+                cell.entries() > 0
+            }),
+            (Self::List(groups), Action::ListPut { index, element }) => {
+                let put = |cell: &mut ListCell| if cell.put(index, element) { Ok(()) } else { Err(LIST_HOLE) };
+                let create = || {
+                    let mut cell = ListCell::new(&name);
+                    put(&mut cell).map(|()| cell)
+                };
+                groups.upsert(at, &name, put, create)
+            }
+            (Self::Value(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
+            (Self::List(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
+            (Self::Map(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
+            _ => Err(OTHER_KIND),
+        }
+    }
+
+    pub(super) fn value(&self, at: Address<'_>) -> Result<Option<&[u8]>, Misfit> {
+        let Self::Value(groups) = self else { return Err(OTHER_KIND) };
+        Ok(groups.find(at)?.map(ValueCell::value))
+    }
+
+    pub(super) fn map_value(&self, at: Address<'_>, map_key: &[u8]) -> Result<Option<&[u8]>, Misfit> {
+        let Self::Map(groups) = self else { return Err(OTHER_KIND) };
+        Ok(groups.find(at)?.and_then(|cell| cell.map().get(map_key)).map(Vec::as_slice))
+    }
+
+    pub(super) fn map_page(
+        &self,
+        at: Address<'_>,
+        from: &[u8],
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, Misfit> {
+        let Self::Map(groups) = self else { return Err(OTHER_KIND) };
+        let Some(cell) = groups.find(at)? else { return Ok(false) };
+        let mut page = Page::new(limit);
+        for (map_key, value) in cell.map().range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+            if !page.takes(map_key.len() + value.len()) {
+                return Ok(true);
+            }
+            read(map_key, value);
+        }
+        Ok(false)
+    }
+
+    pub(super) fn list_page(
+        &self,
+        at: Address<'_>,
+        from: u64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, Misfit> {
+        let Self::List(groups) = self else { return Err(OTHER_KIND) };
+        let Some(cell) = groups.find(at)? else { return Ok(false) };
+        let mut page = Page::new(limit);
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        for element in cell.elements().get(from..).unwrap_or_default() {
+            if !page.takes(element.len()) {
+                return Ok(true);
+            }
+            read(element);
+        }
+        Ok(false)
+    }
+
+    pub(super) fn len(&self, at: Address<'_>) -> Result<u64, Misfit> {
+        match self {
+            Self::Value(groups) => groups.len(at),
+            Self::List(groups) => groups.len(at),
+            Self::Map(groups) => groups.len(at),
+        }
+    }
+}
+
+impl<C: Cell> Groups<C> {
+    fn new(range: KeyGroupRange) -> Self {
+        Self { range, directories: Vec::new(), usage: Usage::default() }
+    }
+
+    #[cfg(test)]
+    fn recount(&self) -> Usage {
+        let cells = self.directories.iter().flat_map(Directory::slices).flat_map(Slice::cells);
+        let bytes = self.directories.iter().inspect(|directory| directory.check()).map(Directory::bytes).sum();
+        Usage { entries: cells.map(Cell::entries).sum(), bytes }
+    }
+
+    fn slices(&self, group: KeyGroup) -> Vec<(usize, u64)> {
+        let directory = self.range.index(group).and_then(|index| self.directories.get(index));
+        let slices = directory.map(Directory::slices).unwrap_or_default();
+        slices.iter().map(|slice| (slice.len(), slice.bytes())).collect()
+    }
+
+    fn find(&self, at: Address<'_>) -> Result<Option<&C>, Misfit> {
+        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        let Some(directory) = self.directories.get(index) else { return Ok(None) };
+        Ok(directory.find(&Name::new(at.key, at.namespace)))
+    }
+
+    fn len(&self, at: Address<'_>) -> Result<u64, Misfit> {
+        Ok(self.find(at)?.map_or(0, Cell::entries))
+    }
+
+    #[inline]
+    fn upsert(
+        &mut self,
+        at: Address<'_>,
+        name: &Name<'_>,
+        change: impl FnOnce(&mut C) -> Result<(), Misfit>,
+        create: impl FnOnce() -> Result<C, Misfit>,
+    ) -> Result<(), Misfit> {
+        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        if self.directories.is_empty() {
+            self.allocate();
+        }
+        let directory = self.directories.get_mut(index).expect("one for each key group of the range");
+        directory.upsert(name, &mut self.usage, change, create)
+    }
+
+    fn change_or_remove(
+        &mut self,
+        at: Address<'_>,
+        name: &Name<'_>,
+        change: impl FnOnce(&mut C) -> bool,
+    ) -> Result<(), Misfit> {
+        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        if let Some(directory) = self.directories.get_mut(index) {
+            directory.change_or_remove(name, &mut self.usage, change);
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self) {
+        self.directories = self.range.iter().map(|_| Directory::new()).collect();
+        self.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
+    }
+}
+
+/// A page being filled.
+struct Page {
+    left: PageLimit,
+    is_first: bool,
+}
+
+impl Page {
+    fn new(limit: PageLimit) -> Self {
+        Self { left: limit, is_first: true }
+    }
+
+    /// Whether an entry of so many bytes is on the page; the first one always is.
+    fn takes(&mut self, bytes: usize) -> bool {
+        let fits = self.left.entries > 0 && self.left.bytes >= bytes;
+        self.left = if fits {
+            PageLimit { entries: self.left.entries - 1, bytes: self.left.bytes - bytes }
+        } else {
+            PageLimit { entries: 0, bytes: 0 }
+        };
+        mem::take(&mut self.is_first) || fits
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_before_it_exceeds_a_limit_but_has_a_first_entry() {
+        let takes = |entries, bytes, sizes: &[usize]| {
+            let mut page = Page::new(PageLimit { entries, bytes });
+            sizes.iter().take_while(|&&size| page.takes(size)).count()
+        };
+        assert_eq!(takes(2, 100, &[1, 1, 1]), 2);
+        assert_eq!(takes(9, 10, &[5, 5, 1]), 2);
+        assert_eq!(takes(0, 0, &[5, 0]), 1);
+        assert_eq!(takes(9, 4, &[5, 0]), 1);
+    }
+}

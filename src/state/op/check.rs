@@ -1,0 +1,213 @@
+//! What can be wrong with an operation by itself: its kind, its ids, its sizes. Never what the state holds.
+
+use super::Op;
+use crate::{
+    state::Address,
+    types::{Limits, MergeFunction, StateDescriptor, StateKind},
+};
+
+/// Why an operation cannot be executed, whatever the state holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// It is for another kind of state.
+    #[error("an operation on a {} state, but the state is a {} state", kind_name(*.operation), kind_name(*.state))]
+    WrongKind {
+        /// What the operation is for.
+        operation: StateKind,
+        /// What the state is.
+        state: StateKind,
+    },
+    /// The key is empty.
+    #[error("the key is empty: keys have 1 byte or more")]
+    EmptyKey,
+    /// A field is too long.
+    #[error("a {} of {bytes} bytes: at most {limit} are allowed", .field.name())]
+    TooLong {
+        /// Which.
+        field: OpField,
+        /// Its length in bytes.
+        bytes: usize,
+        /// Its limit in bytes.
+        limit: usize,
+    },
+    /// A merge, but the state was registered without a merge function.
+    #[error("a merge, but the state has no merge function")]
+    NoMergeFunction,
+    /// The state's merge function prescribes the length of values.
+    #[error("a value of {bytes} bytes: the state's merge function is numeric, so values have {width}")]
+    WrongWidth {
+        /// The function.
+        function: MergeFunction,
+        /// The value's length in bytes.
+        bytes: usize,
+        /// The prescribed length in bytes.
+        width: usize,
+    },
+}
+
+/// A field of an operation that has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpField {
+    /// The key.
+    Key,
+    /// The namespace.
+    Namespace,
+    /// The map key.
+    MapKey,
+    /// The value, operand or a list element.
+    Value,
+}
+
+impl OpField {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Namespace => "namespace",
+            Self::MapKey => "map key",
+            Self::Value => "value",
+        }
+    }
+}
+
+/// Checks an operation by its shape and sizes. The caller has found `descriptor` by the state's id and checked the key group.
+///
+/// # Errors
+/// [`OpError`] says what is wrong with it.
+pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+    if let Some(operation) = op.kind()
+        && operation != descriptor.kind
+    {
+        return Err(OpError::WrongKind { operation, state: descriptor.kind });
+    }
+    if at.key.is_empty() {
+        return Err(OpError::EmptyKey);
+    }
+    within(OpField::Key, at.key, limits.max_key_bytes)?;
+    within(OpField::Namespace, at.namespace, limits.max_key_bytes)?;
+    let map_key = |map_key: &[u8]| within(OpField::MapKey, map_key, limits.max_key_bytes);
+    let value = |value: &[u8]| check_value(value, descriptor, limits);
+    match *op {
+        Op::Put(put) => value(put),
+        Op::Merge(operand) => check_merge(descriptor).and_then(|()| value(operand)),
+        Op::MapPut { map_key: key, value: put } => map_key(key).and_then(|()| value(put)),
+        Op::MapMerge { map_key: key, operand } => {
+            check_merge(descriptor)?;
+            map_key(key).and_then(|()| value(operand))
+        }
+        Op::MapGet { map_key: key } | Op::MapRemove { map_key: key } | Op::MapContains { map_key: key } => map_key(key),
+        // The page after the one that ends with the longest key begins one byte later.
+        Op::MapEntries { from, .. } => within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1)),
+        Op::ListAdd(element) => within(OpField::Value, element, limits.max_value_bytes),
+        Op::ListAddAll(elements) | Op::ListUpdate(elements) => {
+            elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
+        }
+        Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount => Ok(()),
+    }
+}
+
+fn check_merge(descriptor: &StateDescriptor) -> Result<(), OpError> {
+    if descriptor.merge.is_none() { Err(OpError::NoMergeFunction) } else { Ok(()) }
+}
+
+fn check_value(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+    within(OpField::Value, value, limits.max_value_bytes)?;
+    if let Some(function) = descriptor.merge
+        && let Some(width) = function.width()
+        && width != value.len()
+    {
+        return Err(OpError::WrongWidth { function, bytes: value.len(), width });
+    }
+    Ok(())
+}
+
+fn within(field: OpField, value: &[u8], limit: usize) -> Result<(), OpError> {
+    if value.len() > limit { Err(OpError::TooLong { field, bytes: value.len(), limit }) } else { Ok(()) }
+}
+
+fn kind_name(kind: StateKind) -> &'static str {
+    match kind {
+        StateKind::Value => "value",
+        StateKind::List => "list",
+        StateKind::Map => "map",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::types::{KeyGroup, StateId};
+
+    const LIMITS: fn() -> Limits = || Limits { max_key_bytes: 4, max_value_bytes: 16, ..Limits::default() };
+
+    fn checked(op: Op<'_>, kind: StateKind, merge: Option<MergeFunction>) -> Result<(), OpError> {
+        let descriptor = StateDescriptor { name: "s".to_owned(), kind, merge, serializer: String::new() };
+        let at = Address { state: StateId(1), key_group: KeyGroup(0), key: b"key", namespace: b"" };
+        check(&op, &at, &descriptor, &LIMITS())
+    }
+
+    #[test]
+    fn an_operation_for_another_kind_is_refused_but_clear_fits_all() {
+        use StateKind::{List, Map, Value};
+        let error = checked(Op::MapCount, Value, None).unwrap_err();
+        assert_eq!(error, OpError::WrongKind { operation: Map, state: Value });
+        assert_eq!(error.to_string(), "an operation on a map state, but the state is a value state");
+        assert!(checked(Op::ListAdd(b""), Map, None).is_err());
+        assert!(checked(Op::Get, List, None).is_err());
+        for kind in [Value, List, Map] {
+            assert_eq!(checked(Op::Clear, kind, None), Ok(()));
+        }
+    }
+
+    #[test]
+    fn every_field_has_its_limit() {
+        let too_long = |field, bytes, limit| Err(OpError::TooLong { field, bytes, limit });
+        let value = |op| checked(op, StateKind::Value, None);
+        let map = |op| checked(op, StateKind::Map, None);
+        let list = |op| checked(op, StateKind::List, None);
+        assert_eq!(value(Op::Put(&[0; 16])), Ok(()));
+        assert_eq!(value(Op::Put(&[0; 17])), too_long(OpField::Value, 17, 16));
+        assert_eq!(map(Op::MapPut { map_key: b"", value: b"" }), Ok(()));
+        assert_eq!(map(Op::MapPut { map_key: b"12345", value: b"" }), too_long(OpField::MapKey, 5, 4));
+        assert_eq!(map(Op::MapEntries { from: b"1234\0", limit: 0 }), Ok(()));
+        assert_eq!(map(Op::MapEntries { from: b"123456", limit: 0 }), too_long(OpField::MapKey, 6, 5));
+        let elements = [Bytes::new(), Bytes::from_static(&[0; 17])];
+        assert_eq!(list(Op::ListAdd(&elements[1])), too_long(OpField::Value, 17, 16));
+        assert_eq!(list(Op::ListAddAll(&elements)), too_long(OpField::Value, 17, 16));
+        assert_eq!(list(Op::ListUpdate(&elements)), too_long(OpField::Value, 17, 16));
+        assert_eq!(list(Op::ListUpdate(&elements[..1])), Ok(()));
+    }
+
+    #[test]
+    fn keys_are_present_and_bounded() {
+        let descriptor =
+            StateDescriptor { name: "s".to_owned(), kind: StateKind::Value, merge: None, serializer: String::new() };
+        let checked = |key: &[u8], namespace: &[u8]| {
+            let at = Address { state: StateId(1), key_group: KeyGroup(0), key, namespace };
+            check(&Op::Get, &at, &descriptor, &LIMITS())
+        };
+        assert_eq!(checked(b"1234", b"1234"), Ok(()));
+        assert_eq!(checked(b"", b""), Err(OpError::EmptyKey));
+        assert_eq!(checked(b"12345", b""), Err(OpError::TooLong { field: OpField::Key, bytes: 5, limit: 4 }));
+        assert_eq!(checked(b"1", b"12345"), Err(OpError::TooLong { field: OpField::Namespace, bytes: 5, limit: 4 }));
+    }
+
+    #[test]
+    fn merges_need_a_function_and_numeric_states_hold_numbers_only() {
+        let function = MergeFunction::SumI64;
+        let wrong = Err(OpError::WrongWidth { function, bytes: 3, width: 8 });
+        assert_eq!(checked(Op::Merge(b"abc"), StateKind::Value, None), Err(OpError::NoMergeFunction));
+        let merge = Op::MapMerge { map_key: b"", operand: b"abc" };
+        assert_eq!(checked(merge, StateKind::Map, None), Err(OpError::NoMergeFunction));
+        assert_eq!(checked(merge, StateKind::Map, Some(function)), wrong);
+        assert_eq!(checked(merge, StateKind::Map, Some(MergeFunction::Append)), Ok(()));
+        for op in [Op::Put(b"abc"), Op::Merge(b"abc")] {
+            assert_eq!(checked(op, StateKind::Value, Some(function)), wrong);
+        }
+        assert_eq!(checked(Op::Put(&[0; 8]), StateKind::Value, Some(function)), Ok(()));
+        let put = Op::MapPut { map_key: b"", value: b"abc" };
+        assert_eq!(checked(put, StateKind::Map, Some(function)), wrong);
+    }
+}
