@@ -26,7 +26,7 @@ use std::{
 
 use futures::Stream;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family},
 };
 use tokio::time::{Instant, Sleep};
@@ -159,7 +159,7 @@ impl Stream for Incoming {
 }
 
 /// How a connection came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Transport {
     Unix,
     Tcp,
@@ -177,6 +177,17 @@ struct Counters {
     accepted: Family<TransportLabels, Counter>,
     refused: Family<TransportLabels, Counter>,
     errors: Counter,
+}
+
+impl EncodeLabelValue for Transport {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let label = match self {
+            Self::Unix => "unix",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        };
+        label.encode(encoder)
+    }
 }
 
 impl Counters {

@@ -9,6 +9,10 @@ use tonic::codegen::http::uri::Authority;
 /// Largest header block, as received and as written anew, bytes.
 pub(super) const MAX_BLOCK_BYTES: usize = 64 * 1024;
 
+/// Most fields of a block; h2's own limit of a header list (16 KiB, each field counting 32 bytes more than it has) lets in
+/// no more. Bounds the time of decoding: the decoder needs tens of microseconds per Huffman-coded string.
+const MAX_FIELDS: usize = 512;
+
 /// What a refused `:authority` is replaced by.
 const REPLACEMENT: &[u8] = b"localhost";
 
@@ -22,6 +26,8 @@ pub(super) enum BlockError {
     Undecodable(DecoderError),
     #[error("header block of more than {MAX_BLOCK_BYTES} bytes")]
     TooLarge,
+    #[error("header block of more than {MAX_FIELDS} fields")]
+    TooManyFields,
 }
 
 /// The header blocks of one connection, in the client's order.
@@ -37,6 +43,9 @@ impl Blocks {
     /// Decodes `block` and appends its fields to `out` as literals without indexing, with every `:authority` that h2
     /// would refuse replaced. Returns whether there was one.
     pub(super) fn rewrite(&mut self, block: &[u8], out: &mut BytesMut) -> Result<bool, BlockError> {
+        if fields_up_to(block, MAX_FIELDS + 1) > MAX_FIELDS {
+            return Err(BlockError::TooManyFields);
+        }
         let start = out.len();
         let mut replaced = false;
         let mut too_large = false;
@@ -59,6 +68,53 @@ impl fmt::Debug for Blocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Blocks")
     }
+}
+
+/// Counts the fields (and table size updates) of a block without decoding them, up to `limit` or the first malformed one.
+fn fields_up_to(mut block: &[u8], limit: usize) -> usize {
+    let mut fields = 0;
+    while fields < limit && !block.is_empty() && skip_field(&mut block).is_some() {
+        fields += 1;
+    }
+    fields
+}
+
+/// Representations of RFC 7541, 6.
+fn skip_field(block: &mut &[u8]) -> Option<()> {
+    let first = *block.first()?;
+    if first & 0x80 != 0 {
+        integer(block, 0x7f)?;
+        return Some(());
+    }
+    if first & 0xe0 == 0x20 {
+        integer(block, 0x1f)?;
+        return Some(());
+    }
+    let indexed_name = integer(block, if first & 0x40 != 0 { 0x3f } else { 0x0f })? != 0;
+    for _ in 0..if indexed_name { 1 } else { 2 } {
+        let len = integer(block, 0x7f)?;
+        *block = block.get(len..)?;
+    }
+    Some(())
+}
+
+/// Takes an integer (RFC 7541, 5.1) whose first octet holds it, or all ones, in the bits of `prefix`.
+fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
+    let (&first, rest) = block.split_first()?;
+    *block = rest;
+    let mut value = usize::from(first & prefix);
+    if first & prefix < prefix {
+        return Some(value);
+    }
+    for shift in [0, 7, 14, 21] {
+        let (&octet, rest) = block.split_first()?;
+        *block = rest;
+        value += usize::from(octet & 0x7f) << shift;
+        if octet & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// Literal header field without indexing, new name (RFC 7541, 6.2.2).
@@ -107,7 +163,7 @@ mod tests {
         (replaced, fields(&out))
     }
 
-    fn literal(name: &[u8], value: &[u8]) -> BytesMut {
+    fn field(name: &[u8], value: &[u8]) -> BytesMut {
         let mut out = BytesMut::new();
         put_literal(name, value, &mut out);
         out
@@ -117,7 +173,7 @@ mod tests {
     fn strings_of_every_length_class_survive() {
         for len in [0, 1, 126, 127, 128, 254, 255, 256, 16_000, 16_510, 16_511, 40_000] {
             let value = vec![b'v'; len];
-            assert_eq!(fields(&literal(b"x", &value)), [(b"x".to_vec(), value)], "{len}");
+            assert_eq!(fields(&field(b"x", &value)), [(b"x".to_vec(), value)], "{len}");
         }
     }
 
@@ -133,12 +189,12 @@ mod tests {
             ("", true),
             ("a b", true),
         ] {
-            let (replaced, fields) = rewritten(&literal(b":authority", authority.as_bytes()));
+            let (replaced, fields) = rewritten(&field(b":authority", authority.as_bytes()));
             assert_eq!(replaced, refused, "{authority}");
             let expected = if refused { "localhost" } else { authority };
             assert_eq!(fields, [(b":authority".to_vec(), expected.as_bytes().to_vec())]);
         }
-        assert_eq!(rewritten(&literal(b":path", b"/a%2Fb")).1, [(b":path".to_vec(), b"/a%2Fb".to_vec())]);
+        assert_eq!(rewritten(&field(b":path", b"/a%2Fb")).1, [(b":path".to_vec(), b"/a%2Fb".to_vec())]);
     }
 
     #[test]
@@ -156,10 +212,28 @@ mod tests {
         let mut block = BytesMut::new();
         block.put_slice(&[0x40, 0x01, b'x', 0x7f, 0x81, 0x1e]); // 3 968 bytes, into the table
         block.put_bytes(b'v', 3968);
-        block.put_bytes(0xbe, 1000); // a thousand times the entry
+        block.put_bytes(0xbe, 500); // five hundred times the entry
         let mut out = BytesMut::new();
         assert_eq!(Blocks::new().rewrite(&block, &mut out), Err(BlockError::TooLarge));
         assert!(out.len() <= 2 * MAX_BLOCK_BYTES);
+    }
+
+    #[test]
+    fn refuses_blocks_of_too_many_fields_before_decoding_them() {
+        let field = [0x00, 0x81, 0x1f, 0x81, 0x1f];
+        let rewrite = |fields| Blocks::new().rewrite(&field.repeat(fields), &mut BytesMut::new());
+        assert_eq!(rewrite(MAX_FIELDS), Ok(false));
+        assert_eq!(rewrite(MAX_FIELDS + 1), Err(BlockError::TooManyFields));
+    }
+
+    #[test]
+    fn counts_every_kind_of_field() {
+        let long = [&[0x0f, 0x80, 0x01, 0x7f, 0x01][..], &[b'v'; 128]].concat(); // name 143, value of 128 bytes
+        let block =
+            [&[0x82, 0xff, 0x00, 0x3f, 0xe1, 0x1f][..], &field(b"x", b"y"), &long, &[0x41, 0x00, 0x10, 0x00, 0x00]];
+        assert_eq!(fields_up_to(&block.concat(), 100), 7);
+        assert_eq!(fields_up_to(&block.concat(), 3), 3);
+        assert_eq!(fields_up_to(&[0x00, 0x7f], 100), 0);
     }
 
     #[test]
