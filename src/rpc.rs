@@ -1,1 +1,5 @@
 //! The gRPC service.
+
+mod authority;
+pub mod listener;
+mod tls;

@@ -1,0 +1,138 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use prometheus_client::metrics::counter::Counter;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+use super::*;
+
+struct Running {
+    address: SocketAddr,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+async fn start() -> Running {
+    let options = AdminOptions { address: "127.0.0.1:0".parse().unwrap() };
+    let server = AdminServer::bind(&options).await.unwrap();
+    let address = server.address().unwrap();
+    let metrics = Metrics::new();
+    let readiness = Readiness::starting();
+    let sources = AdminSources {
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        status: Arc::new(|| json!({ "backends": [{ "job": "orders" }] })),
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ended = tokio::spawn(server.serve(sources, async move {
+        let _ = stopped.await;
+    }));
+    Running { address, metrics, readiness, stop, ended }
+}
+
+/// The status line and headers, and the body.
+async fn request(address: SocketAddr, method: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn ready_follows_the_daemons_life_and_live_does_not() {
+    let running = start().await;
+    for (state, code) in
+        [(ReadinessState::Starting, "503"), (ReadinessState::Ready, "200"), (ReadinessState::Draining, "503")]
+    {
+        running.readiness.advance(state);
+        let (head, body) = request(running.address, "GET", "/ready").await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {code}")), "{head}");
+        assert_eq!(body, format!("{state}\n"));
+        let (head, _) = request(running.address, "GET", "/live").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_text() {
+    let running = start().await;
+    let counter: Counter = running.metrics.register("admin_test_things", "Things of a test", Counter::default());
+    counter.inc_by(3);
+    let (head, body) = request(running.address, "GET", "/metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains(&format!("content-type: {OPENMETRICS}")), "{head}");
+    assert_eq!(
+        body,
+        "# HELP dstl_admin_test_things Things of a test.\n# TYPE dstl_admin_test_things counter\n\
+         dstl_admin_test_things_total 3\n# EOF\n"
+    );
+}
+
+#[tokio::test]
+async fn the_page_shows_the_status_and_loads_nothing() {
+    let running = start().await;
+    let (head, body) = request(running.address, "GET", "/").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+    assert!(head.contains("default-src 'none'"), "{head}");
+    assert!(body.contains("<td>orders</td>"), "{body}");
+    assert!(!body.contains("://"), "{body}");
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_refused() {
+    let running = start().await;
+    for path in ["/nothing", "/metrics/", "/live/x", "/../etc/passwd"] {
+        let (head, _) = request(running.address, "GET", path).await;
+        assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}");
+    }
+    let (head, _) = request(running.address, "POST", "/metrics").await;
+    assert!(head.starts_with("HTTP/1.1 405"), "{head}");
+}
+
+#[tokio::test]
+async fn an_idle_client_does_not_hold_up_the_end() {
+    let running = start().await;
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    idle.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
+    request(running.address, "GET", "/live").await;
+    running.stop.send(()).unwrap();
+    tokio::time::timeout(CLOSE_TIMEOUT * 5, running.ended).await.unwrap().unwrap();
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
+
+#[tokio::test]
+async fn off_listens_nowhere_and_waits_for_the_end() {
+    let server = AdminServer::bind(&AdminOptions { address: AdminAddress::Off }).await.unwrap();
+    assert_eq!(server.address(), None);
+    let sources =
+        AdminSources { metrics: Metrics::new(), readiness: Readiness::starting(), status: Arc::new(|| Value::Null) };
+    server.serve(sources, async {}).await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_at_start() {
+    let running = start().await;
+    let options = AdminOptions { address: AdminAddress::Listen(running.address) };
+    let error = AdminServer::bind(&options).await.unwrap_err();
+    assert!(error.to_string().contains(&running.address.to_string()), "{error}");
+}
+
+#[test]
+fn addresses_are_parsed_and_shown_alike() {
+    let parse = |toml: &str| toml::from_str::<AdminOptions>(toml).map(|options| options.address.to_string());
+    assert_eq!(parse("").unwrap(), "127.0.0.1:9321");
+    assert_eq!(parse("address = \"off\"").unwrap(), "off");
+    assert_eq!(parse("address = \"[::]:80\"").unwrap(), "[::]:80");
+    assert!(parse("address = \"localhost\"").unwrap_err().to_string().contains("`localhost` is no admin address"));
+    assert!(parse("adress = \"off\"").is_err());
+}

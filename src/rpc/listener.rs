@@ -1,0 +1,293 @@
+//! Incoming connections: a Unix socket for the tasks of this host, and TCP with mutual TLS where a task runs elsewhere.
+//!
+//! ```text
+//!   Unix socket ──▶ peer credentials ──▶ authority ──┐
+//!   TCP ──▶ TLS handshake (own task, time limit) ────┼──▶ Incoming ──▶ tonic
+//!   TCP on loopback, marked insecure ────────────────┘
+//! ```
+//!
+//! What it owes its callers: nobody without permission gets a connection; a slow or hostile client holds up nobody
+//! else's; no error of accepting ends the listening.
+
+mod connection;
+mod options;
+mod tcp;
+mod unix;
+
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::Stream;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family},
+};
+use tokio::time::{Instant, Sleep};
+
+pub use self::{
+    connection::{Connection, Peer},
+    options::{Group, ListenerOptions, OptionsFault, SocketMode, TcpOptions},
+};
+pub use super::tls::{TlsError, TlsOptions};
+
+use self::{tcp::TcpIncoming, unix::UnixIncoming};
+use crate::metrics::Metrics;
+
+/// First pause after an error of accepting that the next attempt would meet again, such as too many open files.
+const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+
+/// Longest such pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Shortest time between two log lines about the same kind of trouble.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The options contradict themselves; the first fault.
+    #[error(transparent)]
+    Options(#[from] OptionsFault),
+    /// A living daemon has the socket.
+    #[error("another daemon is listening on `{path}`")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else than a socket has the name. It is never deleted.
+    #[error("`{path}` exists and is not a socket; remove it or choose another path")]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory for the socket does not exist.
+    #[error("directory `{directory}` for the socket does not exist")]
+    NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The group is not known on this host.
+    #[error("group `{name}` is not in /etc/group; name another or give its number")]
+    UnknownGroup {
+        /// As configured.
+        name: String,
+    },
+    /// Making the socket failed.
+    #[error("{doing} `{path}`: {source}")]
+    Socket {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The TCP address cannot be had.
+    #[error("listen on `{address}`: {source}")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The files of TLS are unusable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// All connections of one daemon, for tonic's `serve_with_incoming_shutdown`. Never ends and never fails.
+///
+/// Dropping it stops listening and removes the socket file, if that is still the one made here.
+#[derive(Debug)]
+pub struct Incoming {
+    unix: UnixIncoming,
+    tcp: Option<TcpIncoming>,
+}
+
+impl Incoming {
+    /// Starts to listen. A socket file that a dead daemon left behind is replaced.
+    ///
+    /// # Errors
+    /// [`ListenError`]; nothing is left behind then.
+    ///
+    /// Cancel safe: a socket file made so far is removed.
+    pub async fn bind(options: &ListenerOptions, metrics: &Metrics) -> Result<Self, ListenError> {
+        if let Some(fault) = options.faults().into_iter().next() {
+            return Err(fault.into());
+        }
+        let counters = Counters::register(metrics);
+        let tcp = match &options.tcp {
+            Some(tcp) => Some(TcpIncoming::bind(tcp, counters.clone()).await?),
+            None => None,
+        };
+        let unix = UnixIncoming::bind(options, counters).await?;
+        Ok(Self { unix, tcp })
+    }
+
+    /// The Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        self.unix.path()
+    }
+
+    /// The TCP address, with the real port where port 0 was asked for.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(TcpIncoming::address)
+    }
+}
+
+impl Stream for Incoming {
+    type Item = Result<Connection, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(connection) = self.unix.poll_accept(cx) {
+            return Poll::Ready(Some(Ok(connection)));
+        }
+        match &mut self.tcp {
+            Some(tcp) => tcp.poll_accept(cx).map(|connection| Some(Ok(connection))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// How a connection came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Transport {
+    Unix,
+    Tcp,
+    Tls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransportLabels {
+    transport: Transport,
+}
+
+/// Metrics of listening. Cheap to clone.
+#[derive(Clone, Default)]
+struct Counters {
+    accepted: Family<TransportLabels, Counter>,
+    refused: Family<TransportLabels, Counter>,
+    errors: Counter,
+}
+
+impl EncodeLabelValue for Transport {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let label = match self {
+            Self::Unix => "unix",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        };
+        label.encode(encoder)
+    }
+}
+
+impl Counters {
+    fn register(metrics: &Metrics) -> Self {
+        Self {
+            accepted: metrics.register(
+                "rpc_connections_accepted",
+                "Connections handed to the service",
+                Family::default(),
+            ),
+            refused: metrics.register(
+                "rpc_connections_refused",
+                "Connections closed for want of permission: a peer's uid, or a tls handshake",
+                Family::default(),
+            ),
+            errors: metrics.register(
+                "rpc_accept_errors",
+                "Errors of accepting, such as too many open files",
+                Counter::default(),
+            ),
+        }
+    }
+
+    fn on_accepted(&self, transport: Transport) {
+        self.accepted.get_or_create(&TransportLabels { transport }).inc();
+    }
+
+    fn on_refused(&self, transport: Transport) {
+        self.refused.get_or_create(&TransportLabels { transport }).inc();
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Counters")
+    }
+}
+
+/// Pauses between attempts to accept while they fail.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
+    log: Occasionally,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { next: BACKOFF_FIRST, pause: None, log: Occasionally::default() }
+    }
+
+    /// Ready when accepting may be tried.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn on_accepted(&mut self) {
+        self.next = BACKOFF_FIRST;
+    }
+
+    /// Pauses, unless the error was that of one connection.
+    fn on_error(&mut self, error: &io::Error, counters: &Counters) {
+        counters.errors.inc();
+        let of_one_connection = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        );
+        if of_one_connection {
+            return;
+        }
+        if let Some(silenced) = self.log.due() {
+            tracing::warn!(%error, silenced, "accepting a connection");
+        }
+        self.pause = Some(Box::pin(tokio::time::sleep(self.next)));
+        self.next = (self.next * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Lets one line through now and then.
+#[derive(Debug, Default)]
+struct Occasionally {
+    last: Option<Instant>,
+    silenced: u64,
+}
+
+impl Occasionally {
+    /// How many were silenced since the last line, if another one is due now.
+    fn due(&mut self) -> Option<u64> {
+        if self.last.is_some_and(|last| last.elapsed() < LOG_EVERY) {
+            self.silenced += 1;
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.silenced))
+    }
+}
+
+#[cfg(test)]
+mod tests;
