@@ -1,1 +1,49 @@
-//! The changelog backend.
+//! The changelog backend: an inner state backend and its changelog, with one owner.
+//!
+//! ```text
+//!   Directory: which backends this daemon has ──open──▶ validate ─▶ fence ─▶ restore ─▶ Backend
+//!
+//!   Backend (cheap to clone) ──lock──▶ Core: inner backend, changelog writer, ledger, log index, batch numbers, credit
+//!                                        ▲              │ change sets
+//!   Session ─ batches, barriers ─────────┤              ▼
+//!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
+//!                                        │              │ segment handles
+//!   worker: publishes manifests ─────────┴──────────────┘
+//! ```
+//!
+//! One write: [`Core`](core::Core) checks the whole batch (shape, ids, sizes: never state), reads the clock once, lets each operation decide its
+//! changes against the inner backend, which applies them, while the same bytes go into the writer's active block. Then the
+//! batch is *applied*. Rolled-over change sets become *persisted* when their segment is on the store; checkpoints whose cut is
+//! persisted are published in one manifest and answered; a completion notice makes them *confirmed*.
+//!
+//! The core is synchronous and never waits; whoever holds its lock holds it for microseconds. Every call names its epoch,
+//! which is checked under that lock: a fenced owner changes nothing.
+
+mod apply;
+mod checkpointing;
+mod core;
+mod credit;
+mod directory;
+mod environment;
+mod error;
+mod handle;
+mod metrics;
+mod open;
+mod outbox;
+mod session;
+mod states;
+mod worker;
+
+pub use self::{
+    apply::{BatchResult, Operation},
+    checkpointing::{BarrierRequest, CompletedCheckpoint},
+    core::{Acknowledgement, Description},
+    credit::CreditPool,
+    directory::Directory,
+    environment::{BackendOptions, Environment},
+    handle::Backend,
+    metrics::BackendMetrics,
+    open::{OpenSpec, Opened, RestoreFrom},
+    outbox::SessionEvent,
+    session::{Refusal, Session},
+};

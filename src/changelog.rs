@@ -1,1 +1,16 @@
-//! The changelog.
+//! The changelog of a backend: every state change, in order, made durable in segments on the object store.
+//!
+//! ```text
+//!  append ─▶ writer: active block ──roll over──▶ change set ─▶ batcher ─▶ uploader ─▶ one segment on the store
+//!                                                   │                                    │
+//!            pending: who waits for which sqn ◀─────┴──── on_uploaded(segment handle) ◀──┘
+//! ```
+//!
+//! The log does not know what it logs: a change is a key group and opaque bytes. It owes its callers order (change sets of
+//! one backend become durable in the order of their sequence numbers as far as `persisted_to` tells), integrity (a block
+//! that does not have its checksum is never returned) and patience (an upload is tried until it succeeds).
+//!
+//! [`writer`], [`pending`] and the decisions of [`batcher`] are pure; [`uploader`] and [`reader`] talk to the store.
+
+pub mod pending;
+pub mod writer;

@@ -1,1 +1,26 @@
-//! Checkpoints.
+//! Checkpoints: what a backend can be restored to, who may say so, and what may be deleted.
+//!
+//! ```text
+//!  barrier ─▶ ledger: triggered ─(log durable up to the cut)─▶ persisted ─▶ manifest N+1 on the store ─▶ published ─▶ reply
+//!                                                                                  │
+//!                            complete / abort / subsume / discard ─▶ retained … let go, written with the next manifest
+//! ```
+//!
+//! The durable truth of a backend is its **manifest chain** ([`chain`]): numbered objects made by create-if-absent, each
+//! derived from the one before; only the highest counts. Whoever opens a backend adds a manifest with a higher *fencing
+//! epoch*; an older owner's next manifest then meets an existing number, reads the foreign epoch, and knows that it is
+//! fenced. So a stale owner can publish nothing.
+//!
+//! A checkpoint is a cut: a base (none yet: the empty state) and the changelog of an epoch up to a sequence number, after
+//! the runs that this epoch itself began with ([`manifest`]). The list of change sets of a run is the **log index**
+//! ([`index`]), kept bounded in the manifest by moving its older part into pages.
+//!
+//! [`ledger`], [`manifest`] and [`index`] are pure; [`chain`] and [`job`] talk to the store.
+
+pub mod chain;
+pub mod envelope;
+pub mod handle;
+pub mod index;
+pub mod job;
+pub mod ledger;
+pub mod manifest;

@@ -1,5 +1,19 @@
-//! The gRPC service.
+//! The gRPC service: the engine contract (`proto/dstl/v1`) over the directory of backends.
+//!
+//! ```text
+//!   listener ─▶ authority ─▶ tonic ─▶ control: Hello, Open, unary calls ─┐
+//!                                   └▶ session: one stream per writer ───┴─▶ backend::Directory
+//! ```
+//!
+//! [`convert`] alone names both protobuf and domain types, [`status`] alone makes gRPC statuses. A session is a stream that
+//! does its own work: reading a request, applying it and answering happen in one task, without a hand-over between.
 
 mod authority;
+mod control;
+mod convert;
 pub mod listener;
+mod session;
+mod status;
 mod tls;
+
+pub use self::{control::Service, status::describe_refusals};

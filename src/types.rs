@@ -11,7 +11,7 @@ mod limits;
 mod sequence;
 
 pub use self::{
-    backend::{BackendId, Epoch, Name, NameError},
+    backend::{BackendId, Epoch, InnerBackend, Name, NameError},
     checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
     descriptor::{MergeFunction, StateDescriptor, StateId, StateKind},
     key_group::{

@@ -58,6 +58,24 @@ impl fmt::Display for Name {
     }
 }
 
+/// Which inner backend keeps the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InnerBackend {
+    /// In memory.
+    HashMap,
+    /// In RocksDB on local disk.
+    RocksDb,
+}
+
+impl fmt::Display for InnerBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HashMap => "hashmap",
+            Self::RocksDb => "rocksdb",
+        })
+    }
+}
+
 /// Names one backend: the state of one subtask of one operator of one job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId {

@@ -1,0 +1,230 @@
+//! Applying batches: whole or not at all.
+
+use std::sync::atomic::Ordering;
+
+use super::{core::Condition, core::Core, error, outbox::SessionEvent};
+use crate::{
+    error::{Error, Reason},
+    state::{
+        Address,
+        op::{self, Answer, Op, OpContext},
+    },
+    types::{KeyGroup, KeyGroupAssignment, StateId},
+};
+
+/// Bytes of a reply that are kept free for its framing.
+const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// One operation as it came from a client.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation<'a> {
+    /// Which state.
+    pub state: StateId,
+    /// Present exactly where the client assigns key groups.
+    pub key_group: Option<u32>,
+    /// The key.
+    pub key: &'a [u8],
+    /// The namespace.
+    pub namespace: &'a [u8],
+    /// What to do.
+    pub op: Op<'a>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BatchResult {
+    /// Its number.
+    pub number: u64,
+    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read that was
+    /// not carried out because the answers before it fill a message.
+    pub answers: Vec<(u32, Option<Answer>)>,
+    /// Whether it had been applied before, so that nothing was done now.
+    pub repeated: bool,
+}
+
+impl Core {
+    /// Applies batch `number`, which must be the next one, of which `cost` bytes of credit were reserved by the caller.
+    ///
+    /// # Errors
+    /// Nothing was applied, except with [`Reason::Failsafe`].
+    pub(super) fn apply_batch(
+        &mut self,
+        number: u64,
+        operations: &[Operation<'_>],
+    ) -> Result<(BatchResult, u64), Error> {
+        assert_eq!(number, self.next_batch, "the caller checks the number");
+        let writes = self.check_batch(operations)?;
+        if writes {
+            self.check_writable()?;
+        }
+        let bytes_before = self.writer.active_bytes();
+        if writes {
+            self.time = self.time.max(self.env.clock.now_ms());
+            self.writer.begin_batch(number, self.time);
+        }
+        let answers = match self.execute(operations) {
+            Ok(answers) => answers,
+            Err(fault) => {
+                let error = error::failsafe(&self.id, &fault);
+                tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+                self.condition = Condition::Failsafe(fault);
+                return Err(error);
+            }
+        };
+        let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
+        self.next_batch += 1;
+        self.env.metrics.batch_applied(operations.len(), appended);
+        self.since_barrier.0 += appended;
+        self.count_state_bytes(self.inner.bytes());
+        if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
+            self.roll_over(false);
+        }
+        Ok((BatchResult { number, answers, repeated: false }, appended))
+    }
+
+    /// Rolls over the active block and hands it to the uploads. `urgent` if a checkpoint or persist request waits for it.
+    pub(super) fn roll_over(&mut self, urgent: bool) {
+        if let Some(set) = self.writer.roll_over() {
+            self.submit(set, urgent);
+        }
+    }
+
+    /// Checks every operation by its shape, ids and sizes; returns whether any writes. Leaves the key groups in
+    /// `self.key_groups`.
+    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<bool, Error> {
+        let limits = self.env.options.limits;
+        if operations.len() > limits.max_batch_operations {
+            let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
+            return Err(Error::new(Reason::LimitExceeded, text));
+        }
+        let (mut writes, mut grows) = (false, false);
+        self.key_groups.clear();
+        for (index, operation) in operations.iter().enumerate() {
+            let Some(descriptor) = self.states.get(operation.state) else {
+                let text = format!(
+                    "operation {index}: state id {} is not registered; ids come from RegisterStates",
+                    operation.state.0
+                );
+                return Err(Error::new(Reason::UnknownState, text));
+            };
+            let key_group = self.key_group(index, operation)?;
+            self.key_groups.push(key_group);
+            let at = address(operation, key_group);
+            op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
+            writes |= operation.op.is_write();
+            grows |= operation.op.grows();
+        }
+        if grows && self.env.state_bytes.load(Ordering::Relaxed) >= self.env.options.state_memory {
+            let text = format!(
+                "state takes {} bytes, `memory.state` allows {}; deletes and reads still work, or raise the setting",
+                self.env.state_bytes.load(Ordering::Relaxed),
+                self.env.options.state_memory
+            );
+            return Err(Error::new(Reason::StateMemory, text));
+        }
+        Ok(writes)
+    }
+
+    fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+        let shape = &self.manifest.shape;
+        let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
+        let group = match (shape.assignment, operation.key_group) {
+            (KeyGroupAssignment::Hashed, None) => hash_key_group(operation.key, shape.max_parallelism),
+            (KeyGroupAssignment::Given, Some(group)) => group,
+            (KeyGroupAssignment::Hashed, Some(group)) => {
+                return Err(wrong(format!("key group {group} is given, but this backend hashes keys; leave it out")));
+            }
+            (KeyGroupAssignment::Given, None) => {
+                return Err(wrong("no key group is given, but this backend was opened with GIVEN".to_owned()));
+            }
+        };
+        u16::try_from(group).ok().map(KeyGroup).filter(|group| shape.key_groups.contains(*group)).ok_or_else(|| {
+            wrong(format!(
+                "key group {group} is outside {}, the range of this subtask; send the record to the subtask that owns it",
+                shape.key_groups
+            ))
+        })
+    }
+
+    /// Carries out checked operations.
+    fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
+        let limits = &self.env.options.limits;
+        let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
+        let mut answers = vec![];
+        let Self { inner, states, writer, key_groups, since_barrier, .. } = self;
+        let builder = writer.builder();
+        for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
+            let Some(descriptor) = states.get(operation.state) else { continue };
+            let position = u32::try_from(index).expect("the number of operations is limited");
+            if !operation.op.is_write() && room < limits.max_value_bytes {
+                answers.push((position, None));
+                continue;
+            }
+            let context = OpContext { descriptor, max_value_bytes: limits.max_value_bytes, page_bytes: room };
+            let at = address(operation, *key_group);
+            let mut log = |change: &crate::state::Change<'_>| {
+                since_barrier.1 += 1;
+                builder.push(change.at.key_group, |buffer| change.encode(buffer));
+            };
+            let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
+            if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
+                room = room.saturating_sub(reply_bytes(&answer));
+                answers.push((position, Some(answer)));
+            }
+        }
+        inner.finish_batch().map_err(|fault| error::inner(&fault))?;
+        Ok(answers)
+    }
+
+    /// Wakes whoever waits for the changelog, after it became durable further.
+    pub(super) fn on_persisted(&mut self) {
+        let persisted_batches = self.acknowledgement().persisted_to;
+        for waiter in self.persist_waiters.release(self.writer.persisted_to()) {
+            match waiter {
+                super::checkpointing::PersistWaiter::Session { token } => {
+                    self.tell(SessionEvent::Persisted { token, persisted_to: persisted_batches });
+                }
+                super::checkpointing::PersistWaiter::Call(reply) => {
+                    let _ = reply.send(Ok(persisted_batches));
+                }
+            }
+        }
+        self.wake_session();
+    }
+}
+
+/// The key group of `key` where the daemon assigns them: murmur3_32 (seed 0) modulo `max_parallelism`, unsigned.
+fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
+    let hash = murmur3::murmur3_32(&mut std::io::Cursor::new(key), 0).expect("reading a slice cannot fail");
+    hash % max_parallelism
+}
+
+/// Bytes that an answer takes in a reply, at most.
+fn reply_bytes(answer: &Answer) -> usize {
+    /// Tags and lengths of one result or entry.
+    const FRAME: usize = 24;
+    FRAME
+        + match answer {
+            Answer::Value(value) => value.as_ref().map_or(0, bytes::Bytes::len),
+            Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
+            Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
+            Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
+        }
+}
+
+fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
+    Address { state: operation.state, key_group, key: operation.key, namespace: operation.namespace }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_groups_are_those_of_the_public_murmur3() {
+        // Reference values of MurmurHash3_x86_32 with seed 0: "" is 0, "hello" is 0x248bfa47, "hello, world" is 0x149bbb7f.
+        for (key, hash) in [("", 0), ("hello", 0x248b_fa47_u32), ("hello, world", 0x149b_bb7f)] {
+            assert_eq!(hash_key_group(key.as_bytes(), 128), hash % 128, "{key}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Barriers, uploads, manifests, notices: how a cut becomes a checkpoint.
+
+use std::{sync::Weak, time::Duration};
+
+use bytes::Bytes;
+use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    core::{Condition, Core},
+    error,
+    handle::Shared,
+    outbox::SessionEvent,
+};
+use crate::{
+    changelog::{
+        segment::{ChangeSet, SegmentHandle},
+        uploader::{Submission, UploadError},
+    },
+    checkpoint::{
+        handle::CheckpointHandle,
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+        manifest::{CheckpointRecord, Manifest},
+    },
+    error::{Error, Reason},
+    types::{CheckpointId, CheckpointIdentity},
+};
+
+/// Barriers that are recognised when a new session sends them again: the newest so many.
+const REMEMBERED_BARRIERS: usize = 1024;
+
+/// A barrier as it came.
+#[derive(Debug, Clone)]
+pub struct BarrierRequest {
+    /// The engine's id.
+    pub id: CheckpointId,
+    /// The task's bytes.
+    pub attachment: Bytes,
+    /// How long it may take, if not as configured.
+    pub timeout: Option<Duration>,
+}
+
+/// A checkpoint that is restorable.
+#[derive(Debug, Clone)]
+pub struct CompletedCheckpoint {
+    /// Its name.
+    pub identity: CheckpointIdentity,
+    /// Its handle's bytes.
+    pub handle: Bytes,
+    /// Batches below are part of it.
+    pub applied_to: u64,
+    /// Bytes of log since the checkpoint before.
+    pub incremental_bytes: u64,
+    /// Bytes that a restore would read.
+    pub full_bytes: u64,
+    /// Changes since the checkpoint before.
+    pub changes: u64,
+    /// Cutting.
+    pub sync: Duration,
+    /// From the cut until all changes were durable.
+    pub persist: Duration,
+    /// From then until the manifest was.
+    pub publish: Duration,
+    /// All together.
+    pub total: Duration,
+}
+
+/// Who waits for a checkpoint.
+#[derive(Debug)]
+pub(super) enum CheckpointReply {
+    /// The writing session that has this number, or its successor.
+    Session(u64),
+    /// A unary call.
+    Call(oneshot::Sender<Result<CompletedCheckpoint, Error>>),
+}
+
+/// Who waits until the changelog is durable.
+#[derive(Debug)]
+pub(super) enum PersistWaiter {
+    /// The writing session.
+    Session {
+        /// Comes back in the reply.
+        token: u64,
+    },
+    /// A unary call.
+    Call(oneshot::Sender<Result<u64, Error>>),
+}
+
+/// A checkpoint in flight.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) reply: CheckpointReply,
+    pub(super) deadline: Instant,
+    triggered: Instant,
+    cut: Instant,
+    persisted: Option<Instant>,
+}
+
+/// A manifest to write: pages first.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) pages: Vec<(Uuid, Bytes)>,
+    pub(super) manifest: Manifest,
+}
+
+impl Core {
+    /// Takes a barrier: cuts here.
+    ///
+    /// # Errors
+    /// Its id is not above the last one, its attachment is too long, or there are too many. Nothing was cut.
+    pub(super) fn barrier(&mut self, request: BarrierRequest, reply: CheckpointReply) -> Result<(), Error> {
+        let triggered = Instant::now();
+        self.check_writable()?;
+        let options = &self.env.options;
+        let limits = &options.limits;
+        if request.id == 0 {
+            return Err(Error::new(Reason::InvalidArgument, "checkpoint id 0: ids begin at 1"));
+        }
+        if request.attachment.len() > limits.max_attachment_bytes {
+            let text = format!(
+                "an attachment of {} bytes: at most {} are allowed",
+                request.attachment.len(),
+                limits.max_attachment_bytes
+            );
+            return Err(Error::new(Reason::LimitExceeded, text));
+        }
+        let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
+        checked.map_err(|refusal| error::trigger(&refusal))?;
+        let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
+        self.roll_over(true);
+        let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
+        self.ledger.trigger(CheckpointRecord {
+            identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
+            attempt: self.manifest.owner().attempt,
+            cut: self.writer.next(),
+            applied_to: self.next_batch,
+            attachment: request.attachment,
+            completed: false,
+            pinned: false,
+            subsumed: false,
+            triggered_at: self.env.clock.now_ms(),
+            incremental_bytes,
+            changes,
+            states_to: self.states.last_id(),
+        });
+        let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
+        if let CheckpointReply::Session(number) = flight.reply {
+            self.barrier_sessions.insert(request.id, number);
+            if self.barrier_sessions.len() > REMEMBERED_BARRIERS {
+                self.barrier_sessions.pop_first();
+            }
+        }
+        self.flights.insert(request.id, flight);
+        self.env.metrics.checkpoint_triggered();
+        Ok(())
+    }
+
+    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts nothing
+    /// new and is answered again. Returns whether it was one.
+    pub(super) fn repeated_barrier(&mut self, id: CheckpointId, session: u64) -> bool {
+        match self.barrier_sessions.get_mut(&id) {
+            Some(triggered_in) if *triggered_in < session => *triggered_in = session,
+            _ => return false,
+        }
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.reply = CheckpointReply::Session(session);
+            return true;
+        }
+        let epoch = self.epoch.number;
+        let published = self.ledger.retained().iter().find(|r| r.identity.id == id && r.identity.epoch == epoch);
+        let Some(completed) = published.map(|record| self.completed(record, None)) else { return false };
+        self.tell(SessionEvent::CheckpointCompleted(Box::new(completed)));
+        true
+    }
+
+    /// Hands a change set to the uploads.
+    pub(super) fn submit(&mut self, set: ChangeSet, urgent: bool) {
+        let shared = self.shared.clone();
+        let done = move |result| on_uploaded(&shared, result);
+        self.uploads.submit(Submission { set, urgent, done: Box::new(done) });
+    }
+
+    /// Makes what is applied durable; `waiter` hears of it.
+    pub(super) fn persist(&mut self, waiter: PersistWaiter) {
+        self.roll_over(true);
+        self.persist_waiters.push(self.writer.next(), waiter);
+        self.on_persisted();
+    }
+
+    /// Fails one checkpoint in flight.
+    pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
+        self.ledger.fail(id);
+        let Some(flight) = self.flights.remove(&id) else { return };
+        self.env.metrics.checkpoint_failed();
+        match flight.reply {
+            CheckpointReply::Session(_) => self.tell(SessionEvent::CheckpointFailed { id, error }),
+            CheckpointReply::Call(reply) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Fails every checkpoint in flight whose time is up.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late: Vec<_> = self.flights.iter().filter(|(_, f)| f.deadline <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            let text = format!(
+                "backend `{}`: checkpoint {id} was not durable in time; its changes are kept and go into the next one",
+                self.id
+            );
+            self.fail_checkpoint(id, Error::new(Reason::CheckpointTimeout, text));
+        }
+    }
+
+    /// When something happens without anybody calling: a timeout, or a manifest for notices alone.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let expiry = self.flights.values().map(|flight| flight.deadline).min();
+        let notices = self.dirty_since.map(|since| since + self.env.options.notice_delay);
+        expiry.into_iter().chain(notices).min()
+    }
+
+    /// The manifest to write now, if one is wanted.
+    pub(super) fn next_publication(&mut self, now: Instant) -> Option<Publication> {
+        if !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
+            return None;
+        }
+        self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
+        let persisted_to = self.writer.persisted_to();
+        let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
+        if !self.ledger.is_ready(persisted_to) && !notices_due && self.publish_now.is_empty() {
+            return None;
+        }
+        self.publishing_for.append(&mut self.publish_now);
+        let low_water = if self.closing { u64::MAX } else { self.segment_low_water() };
+        Some(self.begin_publication(low_water))
+    }
+
+    /// Derives the next manifest. `low_water` must have been read before.
+    pub(super) fn begin_publication(&mut self, low_water: u64) -> Publication {
+        let (ids, records) = self.ledger.begin_publishing(self.writer.persisted_to());
+        self.dirty_since = None;
+        let now = Instant::now();
+        for id in ids {
+            if let Some(flight) = self.flights.get_mut(&id) {
+                flight.persisted.get_or_insert(now);
+            }
+        }
+        let mut pages = vec![];
+        let random = self.env.random.clone();
+        if let Some(run) = self.manifest.runs.get_mut(&self.epoch.number) {
+            while let Some(page) = run.fold(|| random.uuid()) {
+                pages.push(page);
+            }
+        }
+        self.manifest.number += 1;
+        self.manifest.previous_crc = self.manifest_crc;
+        self.manifest.opens_epoch = false;
+        self.manifest.checkpoints = records;
+        self.manifest.states = self.states.iter().map(|(id, descriptor)| (id, descriptor.clone())).collect();
+        self.manifest.segment_low_water = low_water;
+        self.manifest.prune();
+        Publication { pages, manifest: self.manifest.clone() }
+    }
+
+    /// The manifest that was begun is durable.
+    pub(super) fn published(&mut self, crc: u32) {
+        self.manifest_crc = crc;
+        for record in self.ledger.published() {
+            let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
+            let completed = self.completed(&record, Some(&flight));
+            self.env.metrics.checkpoint_completed(&completed);
+            match flight.reply {
+                CheckpointReply::Session(_) => self.tell(SessionEvent::CheckpointCompleted(Box::new(completed))),
+                CheckpointReply::Call(reply) => {
+                    let _ = reply.send(Ok(completed));
+                }
+            }
+        }
+        for reply in self.publishing_for.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Carries out a notice. Idempotent.
+    pub(super) fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
+        if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && self.ledger.means_in_flight(target) {
+            let text = format!("backend `{}`: checkpoint {} was aborted by notice", self.id, target.id);
+            self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
+            return NoticeOutcome::Done;
+        }
+        let outcome = self.ledger.notice(kind, target);
+        self.wake_session();
+        outcome
+    }
+
+    /// Segments of this daemon below this number, as far as this manifest does not name them, will never be named by this
+    /// backend.
+    fn segment_low_water(&self) -> u64 {
+        let uploading = self.uploads.low_water();
+        self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
+    }
+
+    fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
+        let handle = CheckpointHandle { backend: self.id.clone(), checkpoint: record.identity };
+        let full_bytes = self
+            .manifest
+            .contents(record)
+            .iter()
+            .map(|source| self.manifest.runs.get(&source.epoch).map_or(0, |run| run.totals().stored_bytes));
+        let now = Instant::now();
+        let (triggered, cut, persisted) =
+            flight.map_or((now, now, now), |flight| (flight.triggered, flight.cut, flight.persisted.unwrap_or(now)));
+        CompletedCheckpoint {
+            identity: record.identity,
+            handle: handle.encode(),
+            applied_to: record.applied_to,
+            incremental_bytes: record.incremental_bytes,
+            full_bytes: full_bytes.sum(),
+            changes: record.changes,
+            sync: cut - triggered,
+            persist: persisted - cut,
+            publish: now - persisted,
+            total: now - triggered,
+        }
+    }
+}
+
+/// A change set is durable, or will never be.
+fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>) {
+    let Some(shared) = shared.upgrade() else { return };
+    // Withdrawn: the backend has ended, and whoever waited was told then.
+    let Ok(handle) = result else { return };
+    let mut core = shared.core.lock();
+    let uploaded = core.writer.on_uploaded(handle);
+    core.account.release(uploaded.released_bytes);
+    if uploaded.handles.is_empty() || matches!(core.condition, Condition::Ended(_)) {
+        return;
+    }
+    let epoch = core.epoch.number;
+    core.manifest.runs.entry(epoch).or_default().handles.extend(uploaded.handles);
+    core.on_persisted();
+    drop(core);
+    shared.wake.notify_one();
+}

@@ -1,0 +1,265 @@
+//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak, atomic::Ordering},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    checkpointing::{Flight, PersistWaiter},
+    credit::Account,
+    environment::Environment,
+    error,
+    handle::Shared,
+    outbox::{Outbox, SessionEvent},
+    states::States,
+};
+use crate::{
+    changelog::{batcher::WriterGuard, pending::Pending, uploader::Client as Uploads, writer::Writer},
+    checkpoint::{ledger::Ledger, manifest::Manifest},
+    error::{Error, Reason},
+    state::StateBackend,
+    types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
+};
+
+/// Events kept for a session that is not there, at most.
+const UNDELIVERED_EVENTS: usize = 256;
+
+/// Whether a backend does what it is asked.
+#[derive(Debug, Clone)]
+pub(super) enum Condition {
+    /// All.
+    Serving,
+    /// Only reads, after a fatal fault: the first reason.
+    Failsafe(String),
+    /// Nothing: this error is the answer.
+    Ended(Error),
+}
+
+/// The session that writes.
+#[derive(Debug)]
+pub(super) struct Writing {
+    /// Which, counted per backend.
+    pub(super) number: u64,
+    /// What it is owed.
+    pub(super) outbox: Arc<Outbox>,
+    /// Why it is halted.
+    pub(super) halt: Option<Error>,
+}
+
+/// Cumulative durability of batches: each value holds for all batches below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// In the inner backend.
+    pub applied_to: u64,
+    /// Durable in the object store.
+    pub persisted_to: u64,
+    /// Part of a completed checkpoint.
+    pub confirmed_to: u64,
+}
+
+/// One open backend.
+///
+/// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the change sets
+/// below the writer's `persisted_to`; each checkpoint in flight in the ledger has an entry in `flights`.
+pub(super) struct Core {
+    pub(super) env: Environment,
+    pub(super) shared: Weak<Shared>,
+    pub(super) id: BackendId,
+    pub(super) epoch: Epoch,
+    pub(super) condition: Condition,
+    pub(super) inner: Box<dyn StateBackend>,
+    pub(super) states: States,
+    pub(super) writer: Writer,
+    pub(super) uploads: Uploads,
+    pub(super) _registered: WriterGuard,
+    pub(super) ledger: Ledger,
+    /// The newest manifest, with the log index as it is now.
+    pub(super) manifest: Manifest,
+    pub(super) manifest_crc: u32,
+    /// The manifest that opened this epoch.
+    pub(super) opened_number: u64,
+    /// Manifests of this epoch below this are deleted.
+    pub(super) deleted_below: u64,
+    /// Since when the ledger differs from the manifest, and whether somebody waits for the manifest.
+    pub(super) dirty_since: Option<Instant>,
+    pub(super) publish_now: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    /// An orderly close waits for the last manifest.
+    pub(super) closing: bool,
+    pub(super) flights: BTreeMap<CheckpointId, Flight>,
+    /// The session that sent each of the newest barriers.
+    pub(super) barrier_sessions: BTreeMap<CheckpointId, u64>,
+    pub(super) persist_waiters: Pending<PersistWaiter>,
+    pub(super) account: Account,
+    pub(super) session: Option<Writing>,
+    pub(super) sessions: u64,
+    pub(super) undelivered: Vec<SessionEvent>,
+    /// The batch number that is expected next.
+    pub(super) next_batch: u64,
+    /// Time of the newest batch: never goes back.
+    pub(super) time: TimeMs,
+    /// Bytes of state that this backend has counted into `env.state_bytes`.
+    pub(super) counted_state_bytes: u64,
+    /// Bytes and changes appended since the last barrier.
+    pub(super) since_barrier: (u64, u64),
+    /// Scratch: key groups of the batch at hand.
+    pub(super) key_groups: Vec<crate::types::KeyGroup>,
+}
+
+/// What a backend consists of, for people and tools.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// The backend.
+    pub id: BackendId,
+    /// Its owner.
+    pub epoch: Epoch,
+    /// The newest manifest.
+    pub manifest: Manifest,
+    /// Every state with its number of entries.
+    pub states: Vec<(StateId, StateDescriptor, u64)>,
+    /// Durability of batches.
+    pub acknowledgement: Acknowledgement,
+    /// As the inner backend accounts for them.
+    pub state_bytes: u64,
+    /// Bytes of changes that are not durable.
+    pub pending_bytes: u64,
+    /// Why writes are refused; empty while all is well.
+    pub failsafe: String,
+}
+
+impl Core {
+    /// Refuses calls of another epoch, and any call of a backend that has ended.
+    pub(super) fn check_owner(&self, epoch: Epoch) -> Result<(), Error> {
+        if epoch != self.epoch {
+            return Err(error::fenced(&self.id, epoch, self.epoch));
+        }
+        match &self.condition {
+            Condition::Ended(error) => Err(error.clone()),
+            Condition::Serving | Condition::Failsafe(_) => Ok(()),
+        }
+    }
+
+    /// Refuses writes in failsafe.
+    pub(super) fn check_writable(&self) -> Result<(), Error> {
+        match &self.condition {
+            Condition::Failsafe(why) => Err(error::failsafe(&self.id, why)),
+            Condition::Serving | Condition::Ended(_) => Ok(()),
+        }
+    }
+
+    /// How durable which batches are.
+    pub(super) fn acknowledgement(&self) -> Acknowledgement {
+        let applied_to = self.next_batch;
+        let persisted_to = self.writer.persisted_batches(applied_to);
+        let confirmed_to = self.ledger.confirmed_to();
+        assert!(confirmed_to <= persisted_to && persisted_to <= applied_to, "rungs of the ladder are in order");
+        Acknowledgement { applied_to, persisted_to, confirmed_to }
+    }
+
+    /// Tells the writing session `event`, or keeps it for the next one.
+    pub(super) fn tell(&mut self, event: SessionEvent) {
+        match &self.session {
+            Some(session) => session.outbox.push(event),
+            None if self.undelivered.len() < UNDELIVERED_EVENTS => self.undelivered.push(event),
+            None => {}
+        }
+    }
+
+    /// Makes `outbox` the writing session; an older one ends.
+    pub(super) fn start_session(&mut self, outbox: Arc<Outbox>) -> u64 {
+        if let Some(old) = self.session.take() {
+            let error = Error::new(
+                Reason::SessionReplaced,
+                format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
+            );
+            old.outbox.push(SessionEvent::Ended(error));
+        }
+        self.account.revoke();
+        self.sessions += 1;
+        for event in std::mem::take(&mut self.undelivered) {
+            outbox.push(event);
+        }
+        self.session = Some(Writing { number: self.sessions, outbox, halt: None });
+        self.sessions
+    }
+
+    /// Forgets session `number`, if it still is the writing one.
+    pub(super) fn end_session(&mut self, number: u64) {
+        if self.session.as_ref().is_some_and(|session| session.number == number) {
+            self.session = None;
+            self.account.revoke();
+        }
+    }
+
+    /// Lets the writing session look at acknowledgements and credit again.
+    pub(super) fn wake_session(&self) {
+        if let Some(session) = &self.session {
+            session.outbox.wake();
+        }
+    }
+
+    /// Ends this owner: every waiting caller gets `error`, nothing more is written. Idempotent: the first reason stays.
+    pub(super) fn end(&mut self, error: &Error) {
+        if matches!(self.condition, Condition::Ended(_)) {
+            return;
+        }
+        self.condition = Condition::Ended(error.clone());
+        let in_flight: Vec<_> = self.flights.keys().copied().collect();
+        for id in in_flight {
+            self.fail_checkpoint(id, error.clone());
+        }
+        for waiter in self.persist_waiters.drain() {
+            if let PersistWaiter::Call(reply) = waiter {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+        for reply in self.publish_now.drain(..).chain(self.publishing_for.drain(..)) {
+            let _ = reply.send(Err(error.clone()));
+        }
+        self.uploads.withdraw(&self.id, self.epoch.number);
+        if let Some(session) = self.session.take() {
+            session.outbox.push(SessionEvent::Ended(error.clone()));
+        }
+        self.account.revoke();
+        self.count_state_bytes(0);
+    }
+
+    /// Accounts for `bytes` of state in the daemon's total.
+    pub(super) fn count_state_bytes(&mut self, bytes: u64) {
+        let total = &self.env.state_bytes;
+        if bytes >= self.counted_state_bytes {
+            total.fetch_add(bytes - self.counted_state_bytes, Ordering::Relaxed);
+        } else {
+            total.fetch_sub(self.counted_state_bytes - bytes, Ordering::Relaxed);
+        }
+        self.counted_state_bytes = bytes;
+    }
+
+    /// What the backend consists of.
+    pub(super) fn describe(&self) -> Description {
+        let mut manifest = self.manifest.clone();
+        manifest.checkpoints = self.ledger.retained().to_vec();
+        Description {
+            id: self.id.clone(),
+            epoch: self.epoch,
+            manifest,
+            states: self.states.bound().map(|(id, d)| (id, d.clone(), self.inner.entries(id))).collect(),
+            acknowledgement: self.acknowledgement(),
+            state_bytes: self.inner.bytes(),
+            pending_bytes: self.writer.unpersisted_bytes(),
+            failsafe: match &self.condition {
+                Condition::Failsafe(why) => why.clone(),
+                Condition::Serving | Condition::Ended(_) => String::new(),
+            },
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.count_state_bytes(0);
+    }
+}

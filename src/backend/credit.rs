@@ -1,0 +1,207 @@
+//! Write credit: the memory for changes that are not yet durable, and who may fill it.
+//!
+//! ```text
+//!   budget ├ guaranteed to A ┼ guaranteed to B ┼ … ┼────────── shared by all, first come ──────────┤
+//! ```
+//!
+//! Every backend is guaranteed room for the largest batch, so that one is always possible however much the others hold;
+//! beyond that it draws from the shared part. What a backend *uses* is the credit that it granted and that was not spent, and
+//! the bytes that it holds: spent and not yet durable.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::outbox::Outbox;
+
+/// The credit of one daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CreditPool(Arc<Mutex<Pool>>);
+
+#[derive(Debug)]
+struct Pool {
+    budget: u64,
+    guaranteed: u64,
+    accounts: u64,
+    /// Sum over the accounts of what each uses beyond its guarantee.
+    shared_used: u64,
+    /// Who is to be told when the shared part frees up.
+    starved: Vec<Weak<Outbox>>,
+}
+
+/// The part of one backend; gives everything back when dropped.
+///
+/// Invariant: `outstanding + held` beyond the guarantee is counted in the pool's `shared_used`.
+#[derive(Debug)]
+pub struct Account {
+    pool: CreditPool,
+    guaranteed: u64,
+    outstanding: u64,
+    held: u64,
+}
+
+impl CreditPool {
+    /// A pool of `budget` bytes of which each account is guaranteed `guaranteed`, the cost of the largest batch.
+    #[must_use]
+    pub fn new(budget: u64, guaranteed: u64) -> Self {
+        let pool = Pool { budget, guaranteed, accounts: 0, shared_used: 0, starved: vec![] };
+        Self(Arc::new(Mutex::new(pool)))
+    }
+
+    /// Another account; `None` if the budget cannot guarantee it one more largest batch now.
+    #[must_use]
+    pub fn account(&self) -> Option<Account> {
+        let mut pool = self.0.lock();
+        let guarantees = (pool.accounts + 1).saturating_mul(pool.guaranteed);
+        if guarantees.saturating_add(pool.shared_used) > pool.budget {
+            return None;
+        }
+        pool.accounts += 1;
+        Some(Account { pool: self.clone(), guaranteed: pool.guaranteed, outstanding: 0, held: 0 })
+    }
+
+    /// (bytes that accounts use beyond their guarantees, bytes that they may).
+    #[must_use]
+    pub fn shared(&self) -> (u64, u64) {
+        let pool = self.0.lock();
+        (pool.shared_used, pool.shared_size())
+    }
+}
+
+impl Pool {
+    fn shared_size(&self) -> u64 {
+        self.budget.saturating_sub(self.accounts * self.guaranteed)
+    }
+
+    fn wake_starved(&mut self) {
+        for outbox in std::mem::take(&mut self.starved) {
+            if let Some(outbox) = outbox.upgrade() {
+                outbox.wake();
+            }
+        }
+    }
+}
+
+impl Account {
+    /// Granted and not spent.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Spent and not yet durable.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Grants up to `wanted` more bytes, as far as there is room; returns how many. If it is less, `outbox` is woken when
+    /// there may be more.
+    pub fn grant(&mut self, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
+        let used = self.outstanding + self.held;
+        let mut pool = self.pool.0.lock();
+        let own = self.guaranteed.saturating_sub(used);
+        let shared = pool.shared_size().saturating_sub(pool.shared_used);
+        let granted = wanted.min(own.saturating_add(shared));
+        pool.shared_used += (used + granted).saturating_sub(self.guaranteed) - used.saturating_sub(self.guaranteed);
+        if granted < wanted && !pool.starved.iter().any(|waiting| std::ptr::eq(waiting.as_ptr(), Arc::as_ptr(outbox))) {
+            pool.starved.push(Arc::downgrade(outbox));
+        }
+        drop(pool);
+        self.outstanding += granted;
+        granted
+    }
+
+    /// Grants exactly `cost` more bytes, or nothing; returns whether. If not, `outbox` is woken when there may be room.
+    pub fn grant_exactly(&mut self, cost: u64, outbox: &Arc<Outbox>) -> bool {
+        let granted = self.grant(cost, outbox);
+        if granted < cost {
+            self.set_used(self.outstanding - granted, self.held);
+        }
+        granted == cost
+    }
+
+    /// Spends `cost` of the outstanding credit on a batch of which `held` bytes must be kept.
+    ///
+    /// # Panics
+    /// If less than `cost` is outstanding: the caller checks.
+    pub fn spend(&mut self, cost: u64, held: u64) {
+        assert!(cost <= self.outstanding, "spending is checked against what was granted");
+        self.set_used(self.outstanding - cost, self.held + held);
+    }
+
+    /// Takes back credit that nobody will spend: its session is gone.
+    pub fn revoke(&mut self) {
+        self.set_used(0, self.held);
+    }
+
+    /// Gives back `bytes` that became durable.
+    pub fn release(&mut self, bytes: u64) {
+        self.set_used(self.outstanding, self.held.saturating_sub(bytes));
+    }
+
+    fn set_used(&mut self, outstanding: u64, held: u64) {
+        let beyond = |used: u64| used.saturating_sub(self.guaranteed);
+        let (before, after) = (beyond(self.outstanding + self.held), beyond(outstanding + held));
+        (self.outstanding, self.held) = (outstanding, held);
+        let mut pool = self.pool.0.lock();
+        pool.shared_used = pool.shared_used + after - before;
+        if after < before {
+            pool.wake_starved();
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set_used(0, 0);
+        let mut pool = self.pool.0.lock();
+        pool.accounts -= 1;
+        pool.wake_starved();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_batch_is_possible_however_much_others_hold() {
+        let (pool, outbox) = (CreditPool::new(100, 10), Arc::new(Outbox::default()));
+        let (mut a, mut b) = (pool.account().unwrap(), pool.account().unwrap());
+        assert_eq!(a.grant(1000, &outbox), 90, "its guarantee and all that is shared");
+        assert_eq!(b.grant(10, &outbox), 10);
+        assert_eq!(b.grant(1, &outbox), 0);
+        a.spend(90, 90);
+        a.release(50);
+        assert_eq!(b.grant(1000, &outbox), 50);
+        assert_eq!(pool.shared(), (80, 80));
+    }
+
+    #[test]
+    fn a_dropped_account_gives_all_back() {
+        let (pool, outbox) = (CreditPool::new(30, 10), Arc::new(Outbox::default()));
+        let mut a = pool.account().unwrap();
+        a.grant(25, &outbox);
+        a.spend(20, 20);
+        assert!(pool.account().is_some());
+        drop(a);
+        assert_eq!(pool.shared().0, 0);
+        let accounts: Vec<_> = std::iter::from_fn(|| pool.account()).collect();
+        assert_eq!(accounts.len(), 3, "as many as the budget guarantees");
+    }
+
+    #[tokio::test]
+    async fn whoever_got_less_than_it_wanted_is_woken_when_room_appears() {
+        let pool = CreditPool::new(20, 10);
+        let (one, two) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        let (mut a, mut b) = (pool.account().unwrap(), pool.account().unwrap());
+        a.grant(10, &one);
+        b.grant(10, &two);
+        assert_eq!(a.grant(5, &one), 0);
+        drop(b);
+        one.changed().await;
+        assert_eq!(a.grant(5, &one), 5);
+    }
+}

@@ -1,0 +1,250 @@
+//! Which backends this daemon has open.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    core::Description,
+    environment::Environment,
+    error,
+    handle::Backend,
+    open::{self, OpenSpec, Opened, RestoreFrom},
+};
+use crate::{
+    error::{Error, Reason},
+    restore::Progress,
+    types::{Attempt, BackendId, Epoch},
+};
+
+/// The backends of one daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    env: Environment,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    draining: bool,
+    slots: BTreeMap<BackendId, Slot>,
+    openings: u64,
+}
+
+/// One backend's place.
+#[derive(Debug, Default)]
+struct Slot {
+    running: Option<Backend>,
+    opening: Option<Opening>,
+}
+
+/// An open that is under way.
+#[derive(Debug, Clone)]
+struct Opening {
+    number: u64,
+    attempt: Attempt,
+    cancel: Arc<Notify>,
+}
+
+/// What an opener found.
+enum Found {
+    Running(Box<Opened>),
+    Proceed(Opening),
+}
+
+impl Directory {
+    /// An empty directory.
+    #[must_use]
+    pub fn new(env: Environment) -> Self {
+        Self { env, inner: Arc::default() }
+    }
+
+    /// What its backends share.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.env
+    }
+
+    /// Opens a backend, or returns the running one to its owner (an equal attempt). A higher attempt ends a running backend
+    /// and any open with a lower one. Cancel-safe: dropped, the open ends.
+    ///
+    /// # Errors
+    /// Says what to change, or to try again.
+    pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
+        let opening = match self.begin(&spec)? {
+            Found::Running(opened) => return Ok(*opened),
+            Found::Proceed(opening) => opening,
+        };
+        let guard = Guard { directory: self, id: &spec.id, number: opening.number };
+        let opened = tokio::select! {
+            biased;
+            () = opening.cancel.notified() => {
+                let text = format!("backend `{}`: a newer open took over from this one", spec.id);
+                Err(Error::new(Reason::Fenced, text))
+            }
+            opened = open::open(&self.env, &spec, progress) => opened,
+        }?;
+        guard.finish(&opened.backend)?;
+        self.env.metrics.open_backends(self.count());
+        Ok(opened)
+    }
+
+    /// The backend of `id`.
+    ///
+    /// # Errors
+    /// If this daemon does not have it, or `epoch` is not its owner's.
+    pub fn get(&self, id: &BackendId, epoch: Epoch) -> Result<Backend, Error> {
+        let inner = self.inner.lock();
+        let Some(backend) = inner.slots.get(id).and_then(|slot| slot.running.clone()) else {
+            let text = format!("backend `{id}` is not open on this daemon; open it first");
+            return Err(Error::new(Reason::BackendNotOpen, text));
+        };
+        drop(inner);
+        if backend.epoch() == epoch { Ok(backend) } else { Err(error::fenced(id, epoch, backend.epoch())) }
+    }
+
+    /// Closes a backend in order; returns whether this daemon had it.
+    ///
+    /// # Errors
+    /// If `epoch` is not its owner's.
+    pub async fn close(&self, id: &BackendId, epoch: Epoch) -> Result<bool, Error> {
+        let Ok(backend) = self.get(id, epoch) else {
+            let running = self.inner.lock().slots.get(id).is_some_and(|slot| slot.running.is_some());
+            return if running { self.get(id, epoch).map(|_| true) } else { Ok(false) };
+        };
+        backend.close(epoch).await?;
+        let mut inner = self.inner.lock();
+        if let Some(slot) = inner.slots.get_mut(id)
+            && slot.running.as_ref().is_some_and(|running| running.epoch() == epoch)
+        {
+            slot.running = None;
+            if slot.opening.is_none() {
+                inner.slots.remove(id);
+            }
+        }
+        drop(inner);
+        self.env.metrics.open_backends(self.count());
+        Ok(true)
+    }
+
+    /// Describes one backend, or all.
+    ///
+    /// # Errors
+    /// If the one asked for is not open here.
+    pub fn describe(&self, id: Option<&BackendId>) -> Result<Vec<Description>, Error> {
+        let backends = self.backends();
+        let Some(id) = id else { return Ok(backends.iter().map(Backend::describe).collect()) };
+        let found = backends.iter().find(|backend| backend.id() == id);
+        let text = || format!("backend `{id}` is not open on this daemon");
+        let found = found.ok_or_else(|| Error::new(Reason::BackendNotOpen, text()))?;
+        Ok(vec![found.describe()])
+    }
+
+    /// Every open backend, by name.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Backend> {
+        self.inner.lock().slots.values().filter_map(|slot| slot.running.clone()).collect()
+    }
+
+    /// Number of backends that are open and have not ended.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.backends().iter().filter(|backend| !backend.has_ended()).count()
+    }
+
+    /// Refuses opens from now on.
+    pub fn drain(&self) {
+        self.inner.lock().draining = true;
+    }
+
+    /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
+    pub async fn close_all(&self) {
+        for backend in self.backends() {
+            if let Err(error) = self.close(backend.id(), backend.epoch()).await {
+                tracing::debug!(backend = %backend.id(), %error, "closing");
+            }
+        }
+    }
+
+    /// Decides what an opener does: find its own running backend, or proceed after ending older ones.
+    fn begin(&self, spec: &OpenSpec) -> Result<Found, Error> {
+        let mut inner = self.inner.lock();
+        if inner.draining {
+            return Err(Error::new(Reason::Draining, "this daemon is draining and opens no backends; use another"));
+        }
+        inner.openings += 1;
+        let number = inner.openings;
+        let slot = inner.slots.entry(spec.id.clone()).or_default();
+        if let Some(running) = slot.running.as_ref().filter(|running| !running.has_ended()) {
+            if running.attempt() == spec.attempt {
+                return Ok(Found::Running(Box::new(open::reconnect(running))));
+            }
+            if running.attempt() > spec.attempt {
+                return Err(outdated(&spec.id, spec.attempt, running.attempt()));
+            }
+        }
+        if let Some(opening) = &slot.opening {
+            if opening.attempt > spec.attempt {
+                return Err(outdated(&spec.id, spec.attempt, opening.attempt));
+            }
+            opening.cancel.notify_one();
+        }
+        let opening = Opening { number, attempt: spec.attempt, cancel: Arc::new(Notify::new()) };
+        slot.opening = Some(opening.clone());
+        Ok(Found::Proceed(opening))
+    }
+}
+
+/// Clears the mark of an open that is under way, however it ends.
+struct Guard<'a> {
+    directory: &'a Directory,
+    id: &'a BackendId,
+    number: u64,
+}
+
+impl Guard<'_> {
+    /// Puts the opened backend in its place; an older one there ends.
+    fn finish(self, backend: &Backend) -> Result<(), Error> {
+        let mut inner = self.directory.inner.lock();
+        let slot = inner.slots.entry(self.id.clone()).or_default();
+        let taken_over = slot.opening.as_ref().is_none_or(|opening| opening.number != self.number);
+        let loser = if taken_over { Some(backend.clone()) } else { slot.running.replace(backend.clone()) };
+        drop(inner);
+        if let Some(loser) = loser {
+            loser.end(&error::fenced_by(self.id, backend.epoch()));
+        }
+        if taken_over { Err(error::fenced_by(self.id, backend.epoch())) } else { Ok(()) }
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.directory.inner.lock();
+        let Some(slot) = inner.slots.get_mut(self.id) else { return };
+        if slot.opening.as_ref().is_some_and(|opening| opening.number == self.number) {
+            slot.opening = None;
+        }
+        if slot.opening.is_none() && slot.running.is_none() {
+            inner.slots.remove(self.id);
+        }
+    }
+}
+
+fn outdated(id: &BackendId, attempt: Attempt, newer: Attempt) -> Error {
+    let text = format!("backend `{id}`: attempt {attempt} is outdated, attempt {newer} has opened it; stop");
+    Error::new(Reason::Fenced, text)
+}
+
+impl RestoreFrom {
+    /// Its name, for tracing.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Id(_) => "id",
+            Self::Handle(_) => "handle",
+            Self::Latest { .. } => "latest",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the backends of one daemon share.
+
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use super::{credit::CreditPool, metrics::BackendMetrics};
+use crate::{
+    changelog::registry::Registry,
+    checkpoint::ledger::Retention,
+    clock::Clock,
+    object::Store,
+    random::Random,
+    tasks::Tasks,
+    types::{InnerBackend, Limits},
+};
+
+/// Settings of backends; see the options of the same names in the configuration.
+#[derive(Debug, Clone)]
+pub struct BackendOptions {
+    /// What a client may ask for at most.
+    pub limits: Limits,
+    /// Inner backend where `Open` names none.
+    pub inner: InnerBackend,
+    /// Whether changes are logged where `Open` does not say.
+    pub changelog: bool,
+    /// Retention where `Open` names none.
+    pub retention: Retention,
+    /// How long a checkpoint may take where its barrier does not say.
+    pub checkpoint_timeout: Duration,
+    /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
+    pub preemptive_persist_threshold: u64,
+    /// Bytes of state that all backends of the daemon may hold in memory.
+    pub state_memory: u64,
+    /// Range reads of one restore in flight.
+    pub download_parallelism: usize,
+    /// How long changes to the ledger (notices) may wait for a manifest to be written with a checkpoint before one is
+    /// written for them alone.
+    pub notice_delay: Duration,
+    /// How long opening tries to reach the store.
+    pub open_timeout: Duration,
+}
+
+impl Default for BackendOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            inner: InnerBackend::HashMap,
+            changelog: true,
+            retention: Retention::Count(3),
+            checkpoint_timeout: Duration::from_secs(600),
+            preemptive_persist_threshold: 5 << 20,
+            state_memory: 4 << 30,
+            download_parallelism: 4,
+            notice_delay: Duration::from_secs(5),
+            open_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What the backends of one daemon share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The only door to the object store.
+    pub store: Store,
+    /// The wall clock.
+    pub clock: Clock,
+    /// The source of UUIDs and jitter.
+    pub random: Random,
+    /// Where background work runs.
+    pub tasks: Tasks,
+    /// This daemon process.
+    pub instance: Uuid,
+    /// Settings.
+    pub options: Arc<BackendOptions>,
+    /// Uploads per job.
+    pub uploads: Registry,
+    /// Memory for changes that are not yet durable.
+    pub credit: CreditPool,
+    /// Memory that states take, over all backends.
+    pub state_bytes: Arc<std::sync::atomic::AtomicU64>,
+    /// Metrics.
+    pub metrics: BackendMetrics,
+}

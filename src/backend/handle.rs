@@ -1,0 +1,269 @@
+//! A backend as others hold it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    apply::{BatchResult, Operation},
+    checkpointing::{BarrierRequest, CheckpointReply, CompletedCheckpoint, PersistWaiter},
+    core::{Acknowledgement, Condition, Core, Description},
+    error,
+    outbox::Outbox,
+};
+use crate::{
+    checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+    error::{Error, Reason},
+    object::Store,
+    types::{Attempt, BackendId, Epoch, KeyGroupRange, StateDescriptor, StateId},
+};
+
+/// How long an orderly close waits for its last manifest.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The core and what wakes its worker.
+pub(super) struct Shared {
+    pub(super) core: Mutex<Core>,
+    pub(super) wake: Notify,
+    pub(super) store: Store,
+}
+
+/// One open backend. Cheap to clone. Every call names the caller's epoch and is checked when it is applied.
+#[derive(Clone)]
+pub struct Backend {
+    pub(super) shared: Arc<Shared>,
+    id: BackendId,
+    epoch: Epoch,
+    attempt: Attempt,
+}
+
+impl Backend {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let (id, epoch, attempt) = {
+            let core = shared.core.lock();
+            (core.id.clone(), core.epoch, core.manifest.owner().attempt)
+        };
+        Self { shared, id, epoch, attempt }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &BackendId {
+        &self.id
+    }
+
+    /// Its owner's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Its owner's attempt.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// The key groups of this subtask.
+    #[must_use]
+    pub fn key_groups(&self) -> KeyGroupRange {
+        self.shared.core.lock().manifest.shape.key_groups
+    }
+
+    /// Whether it has ended: fenced, or closed.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.shared.core.lock().condition, Condition::Ended(_))
+    }
+
+    /// Registers states, all or none; returns their ids in order.
+    ///
+    /// # Errors
+    /// If one is malformed or differs from what is registered.
+    pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
+        let mut core = self.shared.core.lock();
+        core.check_owner(epoch)?;
+        let plan = core.states.plan(wanted, &core.env.options.limits)?;
+        for (id, descriptor) in &plan.new {
+            core.inner.register(*id, descriptor);
+        }
+        core.states.register(&plan);
+        Ok(plan.ids)
+    }
+
+    /// Applies one batch outside a session. Waits until there is credit for its `cost`. Cancel-safe: dropped, the batch is
+    /// not applied.
+    ///
+    /// # Errors
+    /// The batch was not applied.
+    pub async fn apply_batch(
+        &self,
+        epoch: Epoch,
+        number: Option<u64>,
+        cost: u64,
+        operations: &[Operation<'_>],
+    ) -> Result<(BatchResult, Acknowledgement), Error> {
+        let outbox = Arc::new(Outbox::default());
+        loop {
+            {
+                let mut core = self.shared.core.lock();
+                core.check_owner(epoch)?;
+                let next = core.next_batch;
+                match number {
+                    Some(number) if number < next => {
+                        let result = BatchResult { number, answers: vec![], repeated: true };
+                        return Ok((result, core.acknowledgement()));
+                    }
+                    Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
+                    _ => {}
+                }
+                if core.account.grant_exactly(cost, &outbox) {
+                    let applied = core.apply_batch(next, operations);
+                    let held = applied.as_ref().map_or(0, |(_, appended)| *appended);
+                    core.account.spend(cost, held);
+                    let acknowledgement = core.acknowledgement();
+                    return applied.map(|(result, _)| (result, acknowledgement));
+                }
+                core.roll_over(true);
+            }
+            outbox.changed().await;
+        }
+    }
+
+    /// Takes one checkpoint outside a session. Not cancel-safe: dropped, the checkpoint goes on.
+    ///
+    /// # Errors
+    /// There is no such checkpoint.
+    pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            core.barrier(request, CheckpointReply::Call(reply))?;
+        }
+        self.shared.wake.notify_one();
+        answer.await.map_err(|_| closed(&self.id))?
+    }
+
+    /// Makes what is applied durable; returns the batch number below which everything is. Cancel-safe.
+    ///
+    /// # Errors
+    /// If the backend ends first.
+    pub async fn persist(&self, epoch: Epoch) -> Result<u64, Error> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            core.persist(PersistWaiter::Call(reply));
+        }
+        answer.await.map_err(|_| closed(&self.id))?
+    }
+
+    /// Carries out a notice. Idempotent.
+    ///
+    /// # Errors
+    /// If the caller is not the owner.
+    pub fn notice(&self, epoch: Epoch, kind: NoticeKind, target: NoticeTarget) -> Result<NoticeOutcome, Error> {
+        let outcome = {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            core.notice(kind, target)
+        };
+        self.shared.wake.notify_one();
+        Ok(outcome)
+    }
+
+    /// Pins a checkpoint; on success the pin is durable. Not cancel-safe: dropped, it may be pinned.
+    ///
+    /// # Errors
+    /// If there is no such checkpoint.
+    pub async fn pin(&self, epoch: Epoch, target: NoticeTarget) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            if !core.ledger.pin(target) {
+                return Err(not_found(&self.id, target));
+            }
+            core.publish_now.push(reply);
+        }
+        self.shared.wake.notify_one();
+        answer.await.map_err(|_| closed(&self.id))?
+    }
+
+    /// Ends a pin; returns whether there was one.
+    ///
+    /// # Errors
+    /// If the caller is not the owner.
+    pub fn release(&self, epoch: Epoch, target: NoticeTarget) -> Result<bool, Error> {
+        let released = {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            core.ledger.release(target).unwrap_or(false)
+        };
+        self.shared.wake.notify_one();
+        Ok(released)
+    }
+
+    /// What the backend consists of.
+    #[must_use]
+    pub fn describe(&self) -> Description {
+        self.shared.core.lock().describe()
+    }
+
+    /// Ends this owner. Waits, within bounds, until the newest retained set of checkpoints is in a manifest.
+    ///
+    /// # Errors
+    /// If the caller is not the owner.
+    pub async fn close(&self, epoch: Epoch) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut core = self.shared.core.lock();
+            if core.epoch != epoch {
+                return Err(error::fenced(&self.id, epoch, core.epoch));
+            }
+            if matches!(core.condition, Condition::Ended(_)) {
+                return Ok(());
+            }
+            core.closing = true;
+            core.publish_now.push(reply);
+        }
+        self.shared.wake.notify_one();
+        if tokio::time::timeout(CLOSE_TIMEOUT, answer).await.is_err() {
+            tracing::warn!(backend = %self.id, "closed without its last manifest: the store did not answer");
+        }
+        self.end(&closed(&self.id));
+        Ok(())
+    }
+
+    /// Ends this owner at once, with this error for whoever waits.
+    pub(super) fn end(&self, error: &Error) {
+        self.shared.core.lock().end(error);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("id", &self.id).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// A batch number that is not the next one.
+pub(super) fn out_of_order(backend: &BackendId, number: u64, next: u64) -> Error {
+    let text = format!("backend `{backend}`: batch {number} came where {next} is next; numbers are consecutive");
+    Error::new(Reason::BatchOutOfOrder, text)
+}
+
+fn closed(backend: &BackendId) -> Error {
+    Error::new(Reason::BackendClosed, format!("backend `{backend}` was closed; open it again"))
+}
+
+fn not_found(backend: &BackendId, target: NoticeTarget) -> Error {
+    let text = format!(
+        "backend `{backend}` retains no checkpoint {} of epoch {}: it never completed, or was subsumed or discarded",
+        target.id, target.epoch
+    );
+    Error::new(Reason::CheckpointNotFound, text)
+}

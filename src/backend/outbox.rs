@@ -1,0 +1,62 @@
+//! What a session is owed: events in order, and a wake-up for what can be read off the core (acknowledgements, credit).
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::checkpointing::CompletedCheckpoint;
+use crate::{error::Error, types::CheckpointId};
+
+/// Something that a session has to tell its client.
+#[derive(Debug, Clone)]
+pub enum SessionEvent {
+    /// A checkpoint is restorable.
+    CheckpointCompleted(Box<CompletedCheckpoint>),
+    /// A checkpoint will not be.
+    CheckpointFailed {
+        /// Which.
+        id: CheckpointId,
+        /// Why.
+        error: Error,
+    },
+    /// What a persist request asked for is durable.
+    Persisted {
+        /// As given with the request.
+        token: u64,
+        /// Batches below are durable.
+        persisted_to: u64,
+    },
+    /// The session is over: the last event.
+    Ended(Error),
+}
+
+/// The events of one session. They are bounded by what the client asked for: checkpoints in flight and persist requests.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    events: Mutex<VecDeque<SessionEvent>>,
+    notify: Notify,
+}
+
+impl Outbox {
+    /// Adds an event and wakes the session.
+    pub fn push(&self, event: SessionEvent) {
+        self.events.lock().push_back(event);
+        self.wake();
+    }
+
+    /// Takes the oldest event.
+    pub fn pop(&self) -> Option<SessionEvent> {
+        self.events.lock().pop_front()
+    }
+
+    /// Wakes the session, now or when it next waits.
+    pub fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Waits to be woken. Cancel-safe.
+    pub async fn changed(&self) {
+        self.notify.notified().await;
+    }
+}

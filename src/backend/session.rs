@@ -1,0 +1,251 @@
+//! The writer's stream, without its wire: numbering, halts, credit.
+
+use std::sync::Arc;
+
+use super::{
+    apply::{BatchResult, Operation},
+    checkpointing::{BarrierRequest, CheckpointReply, PersistWaiter},
+    core::{Acknowledgement, Core},
+    handle::{Backend, out_of_order},
+    outbox::{Outbox, SessionEvent},
+};
+use crate::{
+    checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+    error::{Error, Reason, Scope},
+    types::{CheckpointId, Epoch},
+};
+
+/// Credit that an unhindered session has, in largest batches.
+const WINDOW_BATCHES: u64 = 2;
+
+/// The session that writes to a backend. Dropped, it gives back its credit; the backend goes on.
+#[derive(Debug)]
+pub struct Session {
+    backend: Backend,
+    epoch: Epoch,
+    number: u64,
+    outbox: Arc<Outbox>,
+    /// Bytes granted since the start, as told to the client.
+    granted: u64,
+    window: u64,
+    /// Cost of the largest batch.
+    largest: u64,
+}
+
+/// Why a request of a session was not carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// The session is halted since batch `first_failed`.
+    Halted {
+        /// Expected after `resume`.
+        first_failed: u64,
+        /// Why it was rejected.
+        error: Error,
+    },
+    /// Only this request is refused.
+    Request(Error),
+    /// The session is over.
+    Over(Error),
+}
+
+impl Session {
+    /// Starts writing to `backend`; an older session of it ends.
+    ///
+    /// # Errors
+    /// If the caller is not the owner.
+    pub fn start(backend: Backend, epoch: Epoch) -> Result<Self, Error> {
+        let outbox = Arc::new(Outbox::default());
+        let (number, largest) = {
+            let mut core = backend.shared.core.lock();
+            core.check_owner(epoch)?;
+            let largest = core.env.options.limits.max_message_bytes as u64;
+            (core.start_session(outbox.clone()), largest)
+        };
+        Ok(Self { backend, epoch, number, outbox, granted: 0, window: WINDOW_BATCHES * largest, largest })
+    }
+
+    /// Where events arrive.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// How durable which batches are, and the credit granted since the start, topped up now as far as there is room.
+    pub fn acknowledgement(&mut self) -> (Acknowledgement, u64) {
+        let mut core = self.backend.shared.core.lock();
+        if core.session.as_ref().is_some_and(|session| session.number == self.number) {
+            let wanted = self.window.saturating_sub(core.account.outstanding());
+            if wanted >= self.window / 4 {
+                let granted = core.account.grant(wanted, &self.outbox);
+                self.granted += granted;
+                if core.account.outstanding() < self.largest {
+                    // The largest batch does not fit until what is held is durable: that must not wait for a barrier.
+                    core.roll_over(true);
+                }
+            }
+        }
+        (core.acknowledgement(), self.granted)
+    }
+
+    /// Applies one batch that costs `cost` credit (0 for one that only reads). Returns `None` if there is nothing to tell but
+    /// the acknowledgement.
+    ///
+    /// # Errors
+    /// Nothing of the batch was applied.
+    pub fn apply(
+        &mut self,
+        number: u64,
+        cost: u64,
+        operations: &[Operation<'_>],
+    ) -> Result<Option<BatchResult>, Refusal> {
+        let mut core = self.backend.shared.core.lock();
+        self.check(&core)?;
+        if cost > core.account.outstanding() {
+            let text = format!(
+                "batch {number} of {cost} bytes exceeds the {} bytes of credit that are left; wait for acknowledgements",
+                core.account.outstanding()
+            );
+            return Err(Refusal::Over(Error::new(Reason::CreditExceeded, text)));
+        }
+        let next = core.next_batch;
+        let applied = if let Some(refusal) = halted(&core) {
+            Err(refusal)
+        } else if number < next {
+            Ok((Some(BatchResult { number, answers: vec![], repeated: true }), 0))
+        } else if number > next {
+            Err(halt(&mut core, out_of_order(self.backend.id(), number, next)))
+        } else {
+            match core.apply_batch(number, operations) {
+                Ok((result, held)) => Ok(((!result.answers.is_empty()).then_some(result), held)),
+                Err(error) => Err(halt(&mut core, error)),
+            }
+        };
+        core.account.spend(cost, applied.as_ref().map_or(0, |(_, held)| *held));
+        applied.map(|(result, _)| result)
+    }
+
+    /// Refuses batch `number`, which could not even be read, as [`apply`](Self::apply) refuses one.
+    #[must_use]
+    pub fn reject(&mut self, number: u64, cost: u64, error: Error) -> Refusal {
+        let mut core = self.backend.shared.core.lock();
+        if let Err(refusal) = self.check(&core) {
+            return refusal;
+        }
+        let cost = cost.min(core.account.outstanding());
+        core.account.spend(cost, 0);
+        let next = core.next_batch;
+        match halted(&core) {
+            Some(refusal) => refusal,
+            None if number == next => halt(&mut core, error),
+            None => halt(&mut core, out_of_order(self.backend.id(), number, next)),
+        }
+    }
+
+    /// Takes a barrier; its outcome arrives in the outbox.
+    ///
+    /// # Errors
+    /// Nothing was cut.
+    pub fn barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
+        {
+            let mut core = self.backend.shared.core.lock();
+            self.check(&core)?;
+            if let Some(refusal) = halted(&core) {
+                return Err(refusal);
+            }
+            if core.repeated_barrier(request.id, self.number) {
+                return Ok(());
+            }
+            core.barrier(request, CheckpointReply::Session(self.number)).map_err(Refusal::Request)?;
+        }
+        self.backend.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Carries out a notice.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> Result<NoticeOutcome, Refusal> {
+        self.check(&self.backend.shared.core.lock())?;
+        self.backend.notice(self.epoch, kind, target).map_err(Refusal::Over)
+    }
+
+    /// Asks that everything applied be made durable; the outbox hears of it with `token`.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
+        let mut core = self.backend.shared.core.lock();
+        self.check(&core)?;
+        core.persist(PersistWaiter::Session { token });
+        Ok(())
+    }
+
+    /// Ends a halt: `number` is what the refusals named.
+    ///
+    /// # Errors
+    /// If the session is not halted, or at another number.
+    pub fn resume(&mut self, number: u64) -> Result<(), Refusal> {
+        let mut core = self.backend.shared.core.lock();
+        self.check(&core)?;
+        let next = core.next_batch;
+        let refused = |text: String| Refusal::Request(Error::new(Reason::InvalidArgument, text));
+        let Some(session) = core.session.as_mut() else { return Ok(()) };
+        if session.halt.is_none() {
+            return Err(refused(format!("resume({number}): the session is not halted; go on with batch {next}")));
+        }
+        if number != next {
+            return Err(refused(format!("resume({number}): the halt is at batch {next}; send resume({next})")));
+        }
+        session.halt = None;
+        Ok(())
+    }
+
+    /// Whether a reply to this session is still due: a checkpoint in flight or a persist request.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        let core = self.backend.shared.core.lock();
+        let mine =
+            |reply: &CheckpointReply| matches!(reply, CheckpointReply::Session(number) if *number == self.number);
+        core.flights.values().any(|flight| mine(&flight.reply))
+            || core.persist_waiters.iter().any(|waiter| matches!(waiter, PersistWaiter::Session { .. }))
+    }
+
+    fn check(&self, core: &Core) -> Result<(), Refusal> {
+        core.check_owner(self.epoch).map_err(Refusal::Over)?;
+        if core.session.as_ref().is_none_or(|session| session.number != self.number) {
+            let text = format!("backend `{}`: a newer session of the same owner was started", self.backend.id());
+            return Err(Refusal::Over(Error::new(Reason::SessionReplaced, text)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.backend.shared.core.lock().end_session(self.number);
+    }
+}
+
+fn halted(core: &Core) -> Option<Refusal> {
+    let error = core.session.as_ref()?.halt.clone()?;
+    Some(Refusal::Halted { first_failed: core.next_batch, error })
+}
+
+fn halt(core: &mut Core, error: Error) -> Refusal {
+    let error = if error.reason == Reason::Failsafe { error.in_scope(Scope::Backend) } else { error };
+    if let Some(session) = core.session.as_mut() {
+        session.halt = Some(error.clone());
+    }
+    Refusal::Halted { first_failed: core.next_batch, error }
+}
+
+/// The checkpoint that an event is about.
+#[must_use]
+pub fn checkpoint_of(event: &SessionEvent) -> Option<CheckpointId> {
+    match event {
+        SessionEvent::CheckpointCompleted(completed) => Some(completed.identity.id),
+        SessionEvent::CheckpointFailed { id, .. } => Some(*id),
+        SessionEvent::Persisted { .. } | SessionEvent::Ended(_) => None,
+    }
+}

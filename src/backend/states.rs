@@ -1,0 +1,199 @@
+//! The registered states of a backend: ids by name, descriptors by id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    error::{Error, Reason},
+    types::{Limits, StateDescriptor, StateId, StateKind},
+};
+
+/// Longest name or serializer id of a state, in bytes.
+const MAX_NAME_BYTES: usize = 200;
+
+/// Registered states. Ids are dense from 1 and never used again for another descriptor.
+///
+/// A restored manifest may know states that the restored checkpoint does not have (registered later, or before the backend
+/// began empty again). Their ids stay taken, but their descriptors bind nobody: asked for with another one, the name gets a
+/// new id.
+#[derive(Debug, Default)]
+pub(super) struct States {
+    descriptors: Vec<StateDescriptor>,
+    by_name: BTreeMap<String, StateId>,
+    /// States that have, or may have, contents.
+    bound: BTreeSet<StateId>,
+}
+
+impl States {
+    /// The states of a manifest, of which the restored checkpoint has ids up to `to`.
+    pub(super) fn restored(states: &BTreeMap<StateId, StateDescriptor>, to: u32) -> Self {
+        let mut restored = Self::default();
+        let (bound, free): (Vec<_>, Vec<_>) = states.iter().partition(|(id, _)| id.0 <= to);
+        for (id, descriptor) in free.into_iter().chain(bound) {
+            restored.by_name.insert(descriptor.name.clone(), *id);
+        }
+        restored.descriptors = states.values().cloned().collect();
+        assert!(states.keys().zip(1..).all(|(id, n)| id.0 == n), "ids are dense");
+        restored.bound = states.keys().copied().take_while(|id| id.0 <= to).collect();
+        restored
+    }
+
+    /// States that have, or may have, contents, by id.
+    pub(super) fn bound(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
+        self.iter().filter(|(id, _)| self.bound.contains(id))
+    }
+
+    /// The descriptor of `id`.
+    pub(super) fn get(&self, id: StateId) -> Option<&StateDescriptor> {
+        self.descriptors.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    /// Every state by id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
+        (1..).map(StateId).zip(&self.descriptors)
+    }
+
+    /// The highest id; 0 without states.
+    pub(super) fn last_id(&self) -> u32 {
+        u32::try_from(self.descriptors.len()).expect("their number is limited")
+    }
+
+    /// What registering `wanted` gives: the ids, in order, and which of them are new. Changes nothing.
+    ///
+    /// # Errors
+    /// If one is malformed, differs from what is registered, or there would be too many.
+    pub(super) fn plan(&self, wanted: &[StateDescriptor], limits: &Limits) -> Result<Registration, Error> {
+        let mut ids = Vec::with_capacity(wanted.len());
+        let mut new: Vec<(StateId, StateDescriptor)> = vec![];
+        for descriptor in wanted {
+            check(descriptor)?;
+            let known = match self.by_name.get(&descriptor.name) {
+                Some(id) => self.get(*id).map(|known| (*id, known)),
+                None => new.iter().find(|(_, d)| d.name == descriptor.name).map(|(id, d)| (*id, d)),
+            };
+            match known {
+                Some((id, known)) if known == descriptor => ids.push(id),
+                Some((id, known)) if self.bound.contains(&id) || id.0 > self.last_id() => {
+                    return Err(mismatch(known, descriptor));
+                }
+                _ => {
+                    let id = StateId(self.last_id() + u32::try_from(new.len()).unwrap_or(u32::MAX) + 1);
+                    new.push((id, descriptor.clone()));
+                    ids.push(id);
+                }
+            }
+        }
+        if self.descriptors.len() + new.len() > limits.max_states {
+            let text =
+                format!("{} states: a backend has at most {}", self.descriptors.len() + new.len(), limits.max_states);
+            return Err(Error::new(Reason::TooManyStates, text));
+        }
+        Ok(Registration { ids, new })
+    }
+
+    /// Carries out a plan.
+    pub(super) fn register(&mut self, registration: &Registration) {
+        for (id, descriptor) in &registration.new {
+            assert_eq!(id.0, self.last_id() + 1, "a plan is carried out at once");
+            self.by_name.insert(descriptor.name.clone(), *id);
+            self.descriptors.push(descriptor.clone());
+        }
+        self.bound.extend(registration.ids.iter().copied());
+    }
+}
+
+/// What registering states gives.
+#[derive(Debug)]
+pub(super) struct Registration {
+    /// In the order asked.
+    pub(super) ids: Vec<StateId>,
+    /// Those that were not registered yet.
+    pub(super) new: Vec<(StateId, StateDescriptor)>,
+}
+
+fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
+    let length = descriptor.name.len();
+    if length == 0 || length > MAX_NAME_BYTES || descriptor.serializer.len() > MAX_NAME_BYTES {
+        let text = format!(
+            "state `{}`: a name has 1 to {MAX_NAME_BYTES} bytes, a serializer id up to as many",
+            descriptor.name
+        );
+        return Err(Error::new(Reason::LimitExceeded, text));
+    }
+    if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
+        let text = format!("state `{}`: a list has no merge function; use LIST_ADD", descriptor.name);
+        return Err(Error::new(Reason::InvalidArgument, text));
+    }
+    Ok(())
+}
+
+fn mismatch(known: &StateDescriptor, wanted: &StateDescriptor) -> Error {
+    let show = |d: &StateDescriptor| {
+        let merge = d.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
+        format!("kind {:?}, merge {merge}, serializer `{}`", d.kind, d.serializer)
+    };
+    let text = format!(
+        "state `{}` is registered with {} but was asked for with {}; use the registered descriptor or another name",
+        known.name,
+        show(known),
+        show(wanted)
+    );
+    Error::new(Reason::StateMismatch, text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::types::MergeFunction;
+
+    fn descriptor(name: &str, kind: StateKind) -> StateDescriptor {
+        StateDescriptor { name: name.into(), kind, merge: None, serializer: String::new() }
+    }
+
+    fn register(states: &mut States, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
+        let plan = states.plan(wanted, &Limits::default())?;
+        states.register(&plan);
+        Ok(plan.ids)
+    }
+
+    #[test]
+    fn the_same_descriptor_has_the_same_id() {
+        let mut states = States::default();
+        let (a, b) = (descriptor("a", StateKind::Value), descriptor("b", StateKind::Map));
+        assert_eq!(
+            register(&mut states, &[a.clone(), b.clone(), a.clone()]).unwrap(),
+            [StateId(1), StateId(2), StateId(1)]
+        );
+        assert_eq!(register(&mut states, &[b, a]).unwrap(), [StateId(2), StateId(1)]);
+    }
+
+    #[test]
+    fn a_mismatch_tells_both_sides_and_registers_nothing() {
+        let mut states = States::default();
+        register(&mut states, &[descriptor("a", StateKind::Value)]).unwrap();
+        let other = StateDescriptor { merge: Some(MergeFunction::SumI64), ..descriptor("a", StateKind::Value) };
+        let error = register(&mut states, &[descriptor("new", StateKind::List), other]).unwrap_err();
+        assert_eq!(error.reason, Reason::StateMismatch);
+        assert!(error.message.contains("merge none") && error.message.contains("SumI64"), "{error}");
+        assert_eq!(states.last_id(), 1);
+    }
+
+    #[test]
+    fn a_state_that_the_restored_checkpoint_does_not_have_binds_nobody() {
+        let known = [descriptor("a", StateKind::Value), descriptor("b", StateKind::Value)];
+        let manifest: BTreeMap<_, _> = (1..).map(StateId).zip(known).collect();
+        let mut states = States::restored(&manifest, 1);
+        assert_eq!(states.bound().count(), 1);
+        assert!(register(&mut states, &[descriptor("a", StateKind::Map)]).is_err());
+        assert_eq!(register(&mut states, &[descriptor("b", StateKind::Map)]).unwrap(), [StateId(3)]);
+        assert!(register(&mut states, &[descriptor("b", StateKind::Value)]).is_err());
+    }
+
+    #[test]
+    fn refuses_nameless_states_and_merging_lists() {
+        let mut states = States::default();
+        assert!(register(&mut states, &[descriptor("", StateKind::Value)]).is_err());
+        let list = StateDescriptor { merge: Some(MergeFunction::Append), ..descriptor("l", StateKind::List) };
+        assert!(register(&mut states, &[list]).is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! The manifest chain of a backend on the store: reading its head, adding to it, fencing by it.
+//!
+//! Numbers begin at 1 and each is made once, by create-if-absent. Who adds number N+1 has derived it from N. An owner that
+//! finds N+1 taken reads it: another epoch there means that it is fenced.
+//!
+//! Deleted are only manifests of the deleting owner's own epoch that neither opened it nor are among its newest
+//! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay, and no name is freed that a stale writer could
+//! still create: its next number is the successor's first.
+
+use bytes::Bytes;
+use object_store::PutPayload;
+
+use super::{
+    envelope::{self, EnvelopeError},
+    manifest::Manifest,
+};
+use crate::{
+    object::{Created, Retry, Store, StoreError, layout::ObjectName},
+    types::{BackendId, Epoch},
+};
+
+/// Manifests of the present owner that stay on the store, the head included: a reader that listed them a moment ago still
+/// finds one, and a damaged head has predecessors.
+pub const KEPT_MANIFESTS: u64 = 8;
+
+/// How often an opener lists again when it meets a chain that moves, before it gives up.
+const OPEN_ATTEMPTS: usize = 16;
+
+/// The newest manifest of a chain.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// What it says.
+    pub manifest: Manifest,
+    /// Checksum of its object, which the next one records.
+    pub crc: u32,
+}
+
+/// Why the chain could not be read or extended.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// Another owner extended it.
+    #[error("backend `{backend}` has a newer owner, epoch {by}")]
+    Fenced {
+        /// Whose chain.
+        backend: BackendId,
+        /// The newer epoch.
+        by: Epoch,
+    },
+    /// A manifest is damaged.
+    #[error("manifest `{object}` is damaged: {source}{hint}")]
+    Corrupt {
+        /// Its path.
+        object: String,
+        /// Where and how.
+        source: EnvelopeError,
+        /// What else there is.
+        hint: String,
+    },
+    /// The chain moved each time it was read.
+    #[error("the manifest chain of `{0}` kept moving while it was read: other owners are opening it too")]
+    Contended(BackendId),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads the newest manifest; `None` for a backend that never was. Cancel-safe.
+///
+/// # Errors
+/// [`ChainError::Corrupt`] if it is damaged; [`ChainError::Store`] after the tries that `retry` allows.
+pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Result<Option<Head>, ChainError> {
+    for _ in 0..OPEN_ATTEMPTS {
+        let numbers = list_numbers(store, backend, retry).await?;
+        let Some(&newest) = numbers.last() else { return Ok(None) };
+        let path = manifest_name(backend, newest).path();
+        let bytes = match store.get(&path, retry).await {
+            Ok(bytes) => bytes,
+            // The owner has moved on and deleted it since the listing.
+            Err(StoreError::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let manifest = decode(backend, newest, &bytes).map_err(|source| ChainError::Corrupt {
+            object: path.to_string(),
+            source,
+            hint: hint(&numbers),
+        })?;
+        return Ok(Some(Head { manifest, crc: envelope::crc_of(&bytes) }));
+    }
+    Err(ChainError::Contended(backend.clone()))
+}
+
+/// Makes `manifest` the head. On success it is durable and was the highest number when it was made. Returns its checksum.
+///
+/// Not cancel-safe: dropped, it may or may not have taken effect.
+///
+/// # Errors
+/// [`ChainError::Fenced`] if another owner has its number, or a higher one.
+pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<u32, ChainError> {
+    let backend = &manifest.backend;
+    let bytes = manifest.encode();
+    let crc = envelope::crc_of(&bytes);
+    let path = manifest_name(backend, manifest.number).path();
+    match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
+        Created::New | Created::Identical => {}
+        Created::Conflict => {
+            let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
+            return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
+        }
+    }
+    if manifest.opens_epoch {
+        let newest = list_numbers(store, backend, retry).await?.last().copied();
+        if newest.is_some_and(|newest| newest > manifest.number) {
+            let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
+            return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
+        }
+    }
+    Ok(crc)
+}
+
+/// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not deleted
+/// and `opened` the number that opened its epoch. Pure.
+#[must_use]
+pub fn deletable(from: u64, opened: u64, head: u64) -> std::ops::Range<u64> {
+    let first = from.max(opened + 1);
+    first..(head + 1).saturating_sub(KEPT_MANIFESTS).max(first)
+}
+
+/// The object of one manifest.
+#[must_use]
+pub fn manifest_name(backend: &BackendId, number: u64) -> ObjectName {
+    ObjectName::Manifest { backend: backend.clone(), number }
+}
+
+/// Numbers of all manifests of the chain, ascending.
+async fn list_numbers(store: &Store, backend: &BackendId, retry: Retry) -> Result<Vec<u64>, StoreError> {
+    let objects = store.list(&ObjectName::manifests_of(backend), retry).await?;
+    let number = |name| match name {
+        ObjectName::Manifest { number, .. } => Some(number),
+        _ => None,
+    };
+    let mut numbers: Vec<u64> =
+        objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn decode(backend: &BackendId, number: u64, bytes: &Bytes) -> Result<Manifest, EnvelopeError> {
+    let manifest = Manifest::decode(bytes)?;
+    if manifest.number != number || manifest.backend != *backend {
+        let what = format!("it is manifest {} of `{}`", manifest.number, manifest.backend);
+        return Err(EnvelopeError::Contents(what));
+    }
+    Ok(manifest)
+}
+
+fn hint(numbers: &[u64]) -> String {
+    match numbers.iter().rev().nth(1) {
+        Some(before) => format!(
+            "; manifest {before} before it is still there: to restore a checkpoint that it names, remove the damaged one"
+        ),
+        None => "; there is no older one".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_deletes_neither_its_first_nor_its_newest_manifests() {
+        assert!(deletable(0, 5, 6).is_empty());
+        assert_eq!(deletable(0, 5, 20), 6..13);
+        assert_eq!(deletable(13, 5, 21), 13..14);
+        assert!(deletable(14, 5, 21).is_empty());
+    }
+}

@@ -1,0 +1,254 @@
+//! The view over a job: what every subtask can restore, and the choice that all subtasks of one attempt share.
+//!
+//! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. One is
+//! *consistent* if every subtask of every operator retains it.
+//!
+//! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
+//! the first to ask records its choice in the job's chain (`<job>/job/<number>`, create-if-absent), and the others follow it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use object_store::PutPayload;
+
+use super::{
+    chain::{self, ChainError},
+    envelope::{self, EnvelopeError, Kind},
+    manifest::Manifest,
+};
+use crate::{
+    object::{
+        Created, Retry, Store,
+        layout::{self, ObjectName},
+    },
+    proto::store,
+    types::{Attempt, BackendId, CheckpointId, Name},
+};
+
+/// How often a contended choice is tried.
+const CHOICE_ATTEMPTS: usize = 16;
+
+/// A checkpoint of the whole job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobCheckpoint {
+    /// Under which it was made.
+    pub attempt: Attempt,
+    /// The engine's id.
+    pub id: CheckpointId,
+}
+
+/// What the newest consistent state of a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Latest {
+    /// No subtask has a completed checkpoint.
+    Nothing,
+    /// Every subtask retains this one.
+    Checkpoint(JobCheckpoint),
+    /// Some subtasks have completed checkpoints, but there is none that all retain.
+    Inconsistent,
+}
+
+/// Why no choice could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// A later attempt has begun.
+    #[error("job `{job}`: attempt {attempt} is outdated, attempt {newer} has begun")]
+    Outdated {
+        /// The job.
+        job: Name,
+        /// The caller's.
+        attempt: Attempt,
+        /// The newest.
+        newer: Attempt,
+    },
+    /// This attempt restored another state already.
+    #[error(
+        "job `{job}`: attempt {attempt} has made checkpoints since it began; to take all subtasks back to the newest \
+         consistent one, open them with a higher attempt"
+    )]
+    Used {
+        /// The job.
+        job: Name,
+        /// The caller's.
+        attempt: Attempt,
+    },
+    /// There is no common checkpoint.
+    #[error(
+        "job `{0}` has completed checkpoints, but none that every subtask of every operator retains; restore by id or handle"
+    )]
+    Inconsistent(Name),
+    /// A record is damaged.
+    #[error("job record `{object}` is damaged: {source}")]
+    Corrupt {
+        /// Its path.
+        object: String,
+        /// How.
+        source: EnvelopeError,
+    },
+    /// Reading the subtasks' manifests.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+impl From<crate::object::StoreError> for JobError {
+    fn from(error: crate::object::StoreError) -> Self {
+        Self::Chain(error.into())
+    }
+}
+
+/// The newest consistent checkpoint over `heads`, the newest manifests of all subtasks of a job. Pure.
+#[must_use]
+pub fn latest(heads: &[Manifest]) -> Latest {
+    let mut operators: BTreeMap<&Name, Vec<&Manifest>> = BTreeMap::new();
+    for head in heads {
+        operators.entry(&head.backend.operator).or_default().push(head);
+    }
+    let mut common: Option<BTreeSet<JobCheckpoint>> = None;
+    for chains in operators.values() {
+        let newest = chains.iter().max_by_key(|head| (head.owner().attempt, head.owner().epoch.number));
+        let parallelism = newest.map_or(0, |head| head.shape.parallelism);
+        for subtask in 0..parallelism {
+            let chain = chains.iter().find(|head| head.backend.subtask == subtask);
+            let own: BTreeSet<_> = chain.map(|head| retained(head).collect()).unwrap_or_default();
+            common = Some(match common {
+                Some(common) => common.intersection(&own).copied().collect(),
+                None => own,
+            });
+        }
+    }
+    match common.and_then(|common| common.last().copied()) {
+        Some(checkpoint) => Latest::Checkpoint(checkpoint),
+        None if heads.iter().flat_map(|head| &head.checkpoints).any(|record| record.completed) => Latest::Inconsistent,
+        None => Latest::Nothing,
+    }
+}
+
+fn retained(head: &Manifest) -> impl Iterator<Item = JobCheckpoint> + '_ {
+    head.checkpoints.iter().map(|record| JobCheckpoint { attempt: record.attempt, id: record.identity.id })
+}
+
+/// The newest manifests of all subtasks of `job`. Cancel-safe.
+///
+/// # Errors
+/// If one cannot be read.
+pub async fn read_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
+    let objects = store.list(&layout::operators(job), retry).await?;
+    let backend = |name| match name {
+        ObjectName::Manifest { backend, .. } => Some(backend),
+        _ => None,
+    };
+    let backends: BTreeSet<BackendId> =
+        objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(backend).collect();
+    let mut heads = vec![];
+    for backend in backends {
+        heads.extend(chain::read_head(store, &backend, retry).await?.map(|head| head.manifest));
+    }
+    Ok(heads)
+}
+
+/// What `backend` restores when it opens with `attempt` and asks for the latest; `None` to begin empty. The first subtask of
+/// an attempt decides, the others follow. Cancel-safe.
+///
+/// # Errors
+/// [`JobError`] says why there is no choice.
+pub async fn choose(
+    store: &Store,
+    backend: &BackendId,
+    attempt: Attempt,
+    retry: Retry,
+) -> Result<Option<JobCheckpoint>, JobError> {
+    let job = &backend.job;
+    for _ in 0..CHOICE_ATTEMPTS {
+        let record = newest_record(store, job, retry).await?;
+        if let Some((_, newest)) = &record
+            && newest.attempt > attempt
+        {
+            return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
+        }
+        let heads = read_heads(store, job, retry).await?;
+        let own = heads.iter().find(|head| head.backend == *backend);
+        let opened_before = own.is_some_and(|head| head.owner().attempt == attempt);
+        let alone = heads.len() <= 1 && own.is_none_or(|head| head.shape.parallelism <= 1);
+        if let Some((_, chosen)) = record.as_ref().filter(|(_, newest)| newest.attempt == attempt)
+            && !(opened_before && alone)
+        {
+            if opened_before && own.is_some_and(|head| head.checkpoints.iter().any(|r| r.attempt == attempt)) {
+                return Err(JobError::Used { job: job.clone(), attempt });
+            }
+            return Ok(chosen.restore.as_ref().map(|c| JobCheckpoint { attempt: c.attempt, id: c.id }));
+        }
+        let restore = match latest(&heads) {
+            Latest::Nothing => None,
+            Latest::Checkpoint(checkpoint) => Some(checkpoint),
+            Latest::Inconsistent => return Err(JobError::Inconsistent(job.clone())),
+        };
+        if opened_before {
+            return Ok(restore);
+        }
+        let number = record.map_or(1, |(number, _)| number + 1);
+        let message = store::JobRecord {
+            number,
+            attempt,
+            restore: restore.map(|c| store::JobCheckpoint { attempt: c.attempt, id: c.id }),
+        };
+        let path = ObjectName::JobRecord { job: job.clone(), number }.path();
+        let bytes = envelope::seal(Kind::JobRecord, &message);
+        match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
+            Created::New | Created::Identical => return Ok(restore),
+            Created::Conflict => {}
+        }
+    }
+    Err(JobError::Chain(ChainError::Contended(backend.clone())))
+}
+
+async fn newest_record(store: &Store, job: &Name, retry: Retry) -> Result<Option<(u64, store::JobRecord)>, JobError> {
+    let objects = store.list(&layout::job_records(job), retry).await?;
+    let number = |name| match name {
+        ObjectName::JobRecord { number, .. } => Some(number),
+        _ => None,
+    };
+    let newest = objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).max();
+    let Some(number) = newest else { return Ok(None) };
+    let path = ObjectName::JobRecord { job: job.clone(), number }.path();
+    let bytes = store.get(&path, retry).await?;
+    let record = envelope::open(Kind::JobRecord, &bytes)
+        .map_err(|source| JobError::Corrupt { object: path.to_string(), source })?;
+    Ok(Some((number, record)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::manifest::tests::sample;
+
+    /// The head of a subtask of an operator with `parallelism` subtasks that retains `checkpoints` as (attempt, id).
+    fn head(subtask: u32, parallelism: u32, checkpoints: &[(u64, u64)], completed: bool) -> Manifest {
+        let mut head = sample();
+        head.backend.subtask = subtask;
+        head.shape.parallelism = parallelism;
+        let template = head.checkpoints[0].clone();
+        let record = |&(attempt, id)| {
+            let mut record = template.clone();
+            (record.attempt, record.identity.id, record.completed) = (attempt, id, completed);
+            record
+        };
+        head.checkpoints = checkpoints.iter().map(record).collect();
+        head
+    }
+
+    #[test]
+    fn the_latest_is_the_newest_that_every_subtask_retains() {
+        let common = [head(0, 2, &[(1, 4), (1, 5), (1, 6)], true), head(1, 2, &[(1, 4), (1, 5)], true)];
+        assert_eq!(latest(&common), Latest::Checkpoint(JobCheckpoint { attempt: 1, id: 5 }));
+        let ids_used_again = [head(0, 2, &[(1, 5), (2, 6)], true), head(1, 2, &[(1, 5), (1, 6)], true)];
+        assert_eq!(latest(&ids_used_again), Latest::Checkpoint(JobCheckpoint { attempt: 1, id: 5 }));
+    }
+
+    #[test]
+    fn a_subtask_that_has_nothing_makes_the_job_inconsistent_once_others_completed() {
+        assert_eq!(latest(&[]), Latest::Nothing);
+        assert_eq!(latest(&[head(0, 2, &[(1, 1)], false)]), Latest::Nothing);
+        assert_eq!(latest(&[head(0, 2, &[(1, 1)], true)]), Latest::Inconsistent);
+        assert_eq!(latest(&[head(0, 2, &[(1, 1)], true), head(1, 2, &[(1, 2)], true)]), Latest::Inconsistent);
+    }
+}

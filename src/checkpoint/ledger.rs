@@ -1,0 +1,472 @@
+//! The ledger of one owner's checkpoints: which are in flight, which are retained, what notices change. Pure.
+//!
+//! ```text
+//!   trigger ─▶ Waiting ──log durable──▶ Publishing ──manifest durable──▶ retained ──complete──▶ retained, completed
+//!                 │ timeout, abort          │ timeout, abort                │ subsume, discard, abort, retention
+//!                 ▼                         ▼                               ▼
+//!               failed                   failed, withdrawn               let go (if pinned: once released)
+//! ```
+//!
+//! A checkpoint that failed while its manifest was under way may become durable all the same; it is withdrawn: the next
+//! manifest does not have it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::manifest::CheckpointRecord;
+use crate::types::{CheckpointId, CheckpointIdentity, Sqn};
+
+/// Which completed checkpoints stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// The newest so many; at least 1.
+    Count(usize),
+    /// All, until a notice lets them go.
+    Explicit,
+}
+
+/// What an engine says of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Completed for the whole job.
+    Complete,
+    /// Will not complete.
+    Abort,
+    /// It and older ones of its epoch are no longer needed.
+    Subsume,
+    /// It alone is no longer wanted.
+    Discard,
+}
+
+/// Which checkpoint a notice means; without a UUID, epoch and id decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoticeTarget {
+    /// The epoch that made it.
+    pub epoch: u64,
+    /// The engine's id.
+    pub id: CheckpointId,
+    /// Its UUID, if the caller gave it.
+    pub uuid: Option<uuid::Uuid>,
+}
+
+/// What a notice did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeOutcome {
+    /// It took effect.
+    Done,
+    /// It was so already.
+    Unchanged,
+    /// There is no such checkpoint.
+    Unknown,
+    /// The checkpoint is pinned and goes once released.
+    Pinned,
+}
+
+/// Why a barrier is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TriggerError {
+    /// Not above the last one.
+    #[error("checkpoint id {id} is not above {last}, the last one of this epoch")]
+    OutOfOrder {
+        /// As given.
+        id: CheckpointId,
+        /// The highest so far.
+        last: CheckpointId,
+    },
+    /// Too many in flight.
+    #[error("{0} checkpoints are in flight, the most that `execution.checkpointing.max-concurrent-checkpoints` allows")]
+    InFlight(usize),
+    /// Too many retained.
+    #[error("{0} checkpoints are retained, the most there may be; complete newer ones, subsume or discard some")]
+    Retained(usize),
+}
+
+#[derive(Debug)]
+struct Flight {
+    record: CheckpointRecord,
+    publishing: bool,
+}
+
+/// The checkpoints of one owner.
+///
+/// Invariants: ids in flight are above every id that this epoch published; `retained` ascends by (epoch, id); a withdrawn
+/// checkpoint is neither in flight nor retained.
+#[derive(Debug)]
+pub struct Ledger {
+    epoch: u64,
+    retention: Retention,
+    in_flight: BTreeMap<CheckpointId, Flight>,
+    /// Failed while their manifest was under way.
+    withdrawn: BTreeSet<CheckpointId>,
+    retained: Vec<CheckpointRecord>,
+    last_id: CheckpointId,
+    confirmed_to: u64,
+    /// Whether `retained` differs from the newest manifest.
+    dirty: bool,
+}
+
+impl Ledger {
+    /// The ledger of a new owner that found `retained` in the manifest; `last_id` is the highest id of its attempt so far.
+    #[must_use]
+    pub fn new(epoch: u64, retention: Retention, retained: Vec<CheckpointRecord>, last_id: CheckpointId) -> Self {
+        Self {
+            epoch,
+            retention,
+            in_flight: BTreeMap::new(),
+            withdrawn: BTreeSet::new(),
+            retained,
+            last_id,
+            confirmed_to: 0,
+            dirty: false,
+        }
+    }
+
+    /// The highest id of a barrier of this epoch; 0 before the first.
+    #[must_use]
+    pub fn last_id(&self) -> CheckpointId {
+        self.last_id
+    }
+
+    /// Batches below this are part of a completed checkpoint of this epoch.
+    #[must_use]
+    pub fn confirmed_to(&self) -> u64 {
+        self.confirmed_to
+    }
+
+    /// Whether the newest manifest is not what is retained now.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Retained checkpoints, oldest first.
+    #[must_use]
+    pub fn retained(&self) -> &[CheckpointRecord] {
+        &self.retained
+    }
+
+    /// Checkpoints that are neither published nor failed.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether a barrier with `id` would be taken.
+    ///
+    /// # Errors
+    /// [`TriggerError`] says why not.
+    pub fn check(&self, id: CheckpointId, most_in_flight: usize, most_retained: usize) -> Result<(), TriggerError> {
+        if id <= self.last_id {
+            return Err(TriggerError::OutOfOrder { id, last: self.last_id });
+        }
+        if self.in_flight.len() >= most_in_flight {
+            return Err(TriggerError::InFlight(self.in_flight.len()));
+        }
+        if self.retained.len() + self.in_flight.len() >= most_retained {
+            return Err(TriggerError::Retained(self.retained.len()));
+        }
+        Ok(())
+    }
+
+    /// Takes a barrier that was [checked](Self::check).
+    pub fn trigger(&mut self, record: CheckpointRecord) {
+        let id = record.identity.id;
+        assert_eq!(record.identity.epoch, self.epoch, "an owner triggers under its own epoch");
+        assert!(id > self.last_id, "ids increase");
+        self.last_id = id;
+        self.in_flight.insert(id, Flight { record, publishing: false });
+    }
+
+    /// Whether a checkpoint waits only for the log, which is durable up to `persisted_to`.
+    #[must_use]
+    pub fn is_ready(&self, persisted_to: Sqn) -> bool {
+        self.in_flight.values().any(|flight| !flight.publishing && flight.record.cut <= persisted_to)
+    }
+
+    /// Begins a manifest: every checkpoint whose cut is durable moves on. Returns their ids and all records that the
+    /// manifest has to have.
+    pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
+        let mut records = self.retained.clone();
+        let mut ids = vec![];
+        for (id, flight) in &mut self.in_flight {
+            assert!(!flight.publishing, "one manifest at a time");
+            if flight.record.cut <= persisted_to {
+                flight.publishing = true;
+                ids.push(*id);
+                records.push(flight.record.clone());
+            }
+        }
+        self.dirty = false;
+        (ids, records)
+    }
+
+    /// The manifest that was begun is durable: returns the checkpoints that are published by it, without those that failed
+    /// meanwhile.
+    pub fn published(&mut self) -> Vec<CheckpointRecord> {
+        let ids: Vec<_> = self.in_flight.iter().filter(|(_, flight)| flight.publishing).map(|(id, _)| *id).collect();
+        let records: Vec<_> =
+            ids.iter().filter_map(|id| self.in_flight.remove(id)).map(|flight| flight.record).collect();
+        self.retained.extend(records.iter().cloned());
+        self.dirty |= !std::mem::take(&mut self.withdrawn).is_empty();
+        records
+    }
+
+    /// Fails one checkpoint in flight. Returns whether there was one.
+    pub fn fail(&mut self, id: CheckpointId) -> bool {
+        let Some(flight) = self.in_flight.remove(&id) else { return false };
+        if flight.publishing {
+            self.withdrawn.insert(id);
+        }
+        true
+    }
+
+    /// Ids of all checkpoints in flight, lowest first.
+    pub fn in_flight_ids(&self) -> impl Iterator<Item = CheckpointId> + '_ {
+        self.in_flight.keys().copied()
+    }
+
+    /// Whether `target` means a checkpoint in flight; abort and discard fail it.
+    #[must_use]
+    pub fn means_in_flight(&self, target: NoticeTarget) -> bool {
+        let same = |flight: &Flight| target.uuid.is_none_or(|uuid| uuid == flight.record.identity.uuid);
+        target.epoch == self.epoch && self.in_flight.get(&target.id).is_some_and(same)
+    }
+
+    /// Carries out a notice about published checkpoints. Idempotent; one about no retained checkpoint changes nothing.
+    pub fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
+        match kind {
+            NoticeKind::Complete => self.complete(target),
+            NoticeKind::Abort | NoticeKind::Discard => self.let_go(target, |identity| matches(target, identity)),
+            NoticeKind::Subsume => {
+                if self.position(target).is_none() {
+                    return NoticeOutcome::Unknown;
+                }
+                self.let_go(target, |identity| identity.epoch == target.epoch && identity.id <= target.id)
+            }
+        }
+    }
+
+    /// Pins a retained checkpoint; `false` if there is none.
+    pub fn pin(&mut self, target: NoticeTarget) -> bool {
+        let Some(record) = self.position(target).and_then(|at| self.retained.get_mut(at)) else { return false };
+        self.dirty |= !record.pinned;
+        record.pinned = true;
+        true
+    }
+
+    /// Ends a pin; `None` if there is no such checkpoint, else whether it was pinned.
+    pub fn release(&mut self, target: NoticeTarget) -> Option<bool> {
+        let at = self.position(target)?;
+        let record = self.retained.get_mut(at)?;
+        let was_pinned = std::mem::take(&mut record.pinned);
+        self.dirty |= was_pinned;
+        self.retained.retain(|record| record.pinned || !record.subsumed);
+        Some(was_pinned)
+    }
+
+    /// Marks the manifest as stale, for a change outside the ledger.
+    pub fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    fn position(&self, target: NoticeTarget) -> Option<usize> {
+        self.retained.iter().rposition(|record| matches(target, &record.identity))
+    }
+
+    fn complete(&mut self, target: NoticeTarget) -> NoticeOutcome {
+        let Some(record) = self.position(target).and_then(|at| self.retained.get_mut(at)) else {
+            return NoticeOutcome::Unknown;
+        };
+        if record.completed {
+            return NoticeOutcome::Unchanged;
+        }
+        record.completed = true;
+        self.dirty = true;
+        if record.identity.epoch == self.epoch {
+            self.confirmed_to = self.confirmed_to.max(record.applied_to);
+        }
+        if let Retention::Count(count) = self.retention {
+            self.retain_newest(count);
+        }
+        NoticeOutcome::Done
+    }
+
+    /// Lets go of everything older than the newest `count` completed checkpoints.
+    fn retain_newest(&mut self, count: usize) {
+        let completed = self.retained.iter().rev().filter(|record| record.completed && !record.subsumed);
+        let Some(oldest_kept) = completed.take(count.max(1)).nth(count.max(1) - 1).map(key) else { return };
+        for record in self.retained.iter_mut().filter(|record| key(record) < oldest_kept) {
+            record.subsumed = true;
+        }
+        self.retained.retain(|record| record.pinned || !record.subsumed);
+    }
+
+    fn let_go(&mut self, target: NoticeTarget, which: impl Fn(&CheckpointIdentity) -> bool) -> NoticeOutcome {
+        let Some(at) = self.position(target) else { return NoticeOutcome::Unknown };
+        let target_is_pinned = self.retained.get(at).is_some_and(|record| record.pinned);
+        for record in self.retained.iter_mut().filter(|record| which(&record.identity)) {
+            self.dirty |= !record.subsumed;
+            record.subsumed = true;
+        }
+        self.retained.retain(|record| record.pinned || !record.subsumed);
+        if target_is_pinned { NoticeOutcome::Pinned } else { NoticeOutcome::Done }
+    }
+}
+
+fn matches(target: NoticeTarget, identity: &CheckpointIdentity) -> bool {
+    target.epoch == identity.epoch && target.id == identity.id && target.uuid.is_none_or(|uuid| uuid == identity.uuid)
+}
+
+fn key(record: &CheckpointRecord) -> (u64, CheckpointId) {
+    (record.identity.epoch, record.identity.id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const EPOCH: u64 = 2;
+
+    fn record(id: u64, cut: u64) -> CheckpointRecord {
+        CheckpointRecord {
+            identity: CheckpointIdentity { epoch: EPOCH, id, uuid: Uuid::from_u128(u128::from(id)) },
+            attempt: 1,
+            cut: Sqn(Sqn::first_of(EPOCH).0 + cut),
+            applied_to: cut,
+            attachment: Bytes::new(),
+            completed: false,
+            pinned: false,
+            subsumed: false,
+            triggered_at: 0,
+            incremental_bytes: 0,
+            changes: 0,
+            states_to: 0,
+        }
+    }
+
+    fn target(id: u64) -> NoticeTarget {
+        NoticeTarget { epoch: EPOCH, id, uuid: None }
+    }
+
+    fn at(cut: u64) -> Sqn {
+        Sqn(Sqn::first_of(EPOCH).0 + cut)
+    }
+
+    /// A ledger in which checkpoints 1..=n are published, checkpoint i with cut 10 i.
+    fn published(n: u64, retention: Retention) -> Ledger {
+        let mut ledger = Ledger::new(EPOCH, retention, vec![], 0);
+        for id in 1..=n {
+            ledger.trigger(record(id, 10 * id));
+        }
+        ledger.begin_publishing(at(10 * n));
+        assert_eq!(ledger.published().len() as u64, n);
+        ledger
+    }
+
+    fn ids(ledger: &Ledger) -> Vec<u64> {
+        ledger.retained().iter().map(|record| record.identity.id).collect()
+    }
+
+    #[test]
+    fn publishes_only_what_is_durable() {
+        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
+        ledger.trigger(record(1, 10));
+        ledger.trigger(record(2, 20));
+        assert!(!ledger.is_ready(at(9)));
+        assert!(ledger.is_ready(at(10)));
+        let (ids, records) = ledger.begin_publishing(at(15));
+        assert_eq!((ids, records.len()), (vec![1], 1));
+        assert_eq!(ledger.published()[0].identity.id, 1);
+        assert_eq!(ledger.in_flight(), 1);
+    }
+
+    #[test]
+    fn a_checkpoint_that_fails_while_its_manifest_is_written_is_withdrawn_by_the_next() {
+        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
+        ledger.trigger(record(1, 10));
+        ledger.begin_publishing(at(10));
+        assert!(ledger.fail(1));
+        assert!(ledger.published().is_empty());
+        assert!(ledger.is_dirty(), "the manifest on the store still has it");
+        assert!(ledger.begin_publishing(at(10)).1.is_empty());
+    }
+
+    #[test]
+    fn ids_increase_and_are_bounded_in_number() {
+        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![], 0);
+        ledger.trigger(record(5, 10));
+        assert_eq!(ledger.check(5, 9, 9), Err(TriggerError::OutOfOrder { id: 5, last: 5 }));
+        assert_eq!(ledger.check(6, 1, 9), Err(TriggerError::InFlight(1)));
+        assert_eq!(ledger.check(6, 9, 1), Err(TriggerError::Retained(0)));
+        assert_eq!(ledger.check(6, 9, 9), Ok(()));
+    }
+
+    #[test]
+    fn retains_the_newest_completed_whatever_the_order_of_notices() {
+        for order in [[1, 2, 3, 4], [4, 3, 2, 1], [2, 4, 1, 3], [3, 1, 4, 2]] {
+            let mut ledger = published(4, Retention::Count(2));
+            for id in order {
+                ledger.notice(NoticeKind::Complete, target(id));
+            }
+            assert_eq!(ids(&ledger), [3, 4], "{order:?}");
+            assert_eq!(ledger.confirmed_to(), 40);
+        }
+    }
+
+    #[test]
+    fn an_uncompleted_checkpoint_stays_until_enough_newer_ones_completed() {
+        let mut ledger = published(4, Retention::Count(2));
+        ledger.notice(NoticeKind::Complete, target(3));
+        assert_eq!(ids(&ledger), [1, 2, 3, 4]);
+        ledger.notice(NoticeKind::Complete, target(4));
+        assert_eq!(ids(&ledger), [3, 4]);
+    }
+
+    #[test]
+    fn notices_are_idempotent_and_strangers_change_nothing() {
+        let mut ledger = published(2, Retention::Count(9));
+        assert_eq!(ledger.notice(NoticeKind::Complete, target(1)), NoticeOutcome::Done);
+        assert_eq!(ledger.notice(NoticeKind::Complete, target(1)), NoticeOutcome::Unchanged);
+        let stranger = NoticeTarget { uuid: Some(Uuid::from_u128(77)), ..target(2) };
+        let foreign = NoticeTarget { epoch: 1, ..target(2) };
+        for kind in [NoticeKind::Complete, NoticeKind::Abort, NoticeKind::Subsume, NoticeKind::Discard] {
+            assert_eq!(ledger.notice(kind, stranger), NoticeOutcome::Unknown);
+            assert_eq!(ledger.notice(kind, foreign), NoticeOutcome::Unknown);
+            assert_eq!(ledger.notice(kind, target(u64::MAX)), NoticeOutcome::Unknown);
+        }
+        assert_eq!(ids(&ledger), [1, 2]);
+        assert_eq!(ledger.notice(NoticeKind::Discard, target(2)), NoticeOutcome::Done);
+        assert_eq!(ledger.notice(NoticeKind::Discard, target(2)), NoticeOutcome::Unknown);
+        assert_eq!(ids(&ledger), [1]);
+    }
+
+    #[test]
+    fn a_pin_keeps_what_retention_lets_go_until_it_is_released() {
+        let mut ledger = published(3, Retention::Count(1));
+        assert!(ledger.pin(target(1)));
+        assert_eq!(ledger.notice(NoticeKind::Discard, target(1)), NoticeOutcome::Pinned);
+        ledger.notice(NoticeKind::Complete, target(3));
+        assert_eq!(ids(&ledger), [1, 3]);
+        assert_eq!(ledger.release(target(1)), Some(true));
+        assert_eq!(ids(&ledger), [3]);
+        assert_eq!(ledger.release(target(3)), Some(false));
+        assert_eq!(ids(&ledger), [3], "a checkpoint that was not let go stays after its pin");
+    }
+
+    #[test]
+    fn subsuming_lets_older_ones_of_the_same_epoch_go() {
+        let mut old = record(9, 5);
+        old.identity.epoch = 1;
+        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![old], 0);
+        for id in 1..=3 {
+            ledger.trigger(record(id, id));
+        }
+        ledger.begin_publishing(at(3));
+        ledger.published();
+        assert_eq!(ledger.notice(NoticeKind::Subsume, target(2)), NoticeOutcome::Done);
+        assert_eq!(ids(&ledger), [9, 3]);
+    }
+}

@@ -1,0 +1,439 @@
+//! Between protobuf and domain types.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{
+    backend::{
+        Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
+        RestoreFrom,
+    },
+    checkpoint::{
+        handle::CheckpointHandle,
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget, Retention},
+        manifest::CheckpointRecord,
+    },
+    error::{Error, Reason},
+    proto::v1::{self, OperationKind},
+    state::op::{Answer, Op},
+    types::{
+        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Limits, MergeFunction,
+        Name, StateDescriptor, StateId, StateKind,
+    },
+};
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(Reason::InvalidArgument, text)
+}
+
+fn name(what: &str, name: &str) -> Result<Name, Error> {
+    Name::new(name).map_err(|error| invalid(format!("{what}: {error}")))
+}
+
+/// The backend that a message names.
+pub(super) fn backend_id(id: Option<&v1::BackendId>) -> Result<BackendId, Error> {
+    let id = id.ok_or_else(|| invalid("no backend is named"))?;
+    Ok(BackendId { job: name("job", &id.job)?, operator: name("operator", &id.operator)?, subtask: id.subtask })
+}
+
+/// The backend and epoch that a call carries.
+pub(super) fn backend_ref(reference: Option<&v1::BackendRef>) -> Result<(BackendId, Epoch), Error> {
+    let reference = reference.ok_or_else(|| invalid("`backend` is missing: put `Opened.backend` into every call"))?;
+    let epoch = reference.epoch.as_ref().ok_or_else(|| invalid("`backend.epoch` is missing: it is in `Opened`"))?;
+    let owner =
+        Uuid::from_slice(&epoch.owner).map_err(|_| invalid("`backend.epoch.owner` is not a UUID of 16 bytes"))?;
+    Ok((backend_id(reference.id.as_ref())?, Epoch { number: epoch.number, owner }))
+}
+
+pub(super) fn to_backend_ref(id: &BackendId, epoch: Epoch) -> v1::BackendRef {
+    v1::BackendRef {
+        id: Some(v1::BackendId { job: id.job.to_string(), operator: id.operator.to_string(), subtask: id.subtask }),
+        epoch: Some(v1::Epoch { number: epoch.number, owner: Bytes::copy_from_slice(epoch.owner.as_bytes()) }),
+    }
+}
+
+fn to_range(range: KeyGroupRange) -> v1::KeyGroupRange {
+    v1::KeyGroupRange { first: range.first().0.into(), last: range.last().0.into() }
+}
+
+fn to_assignment(assignment: KeyGroupAssignment) -> i32 {
+    match assignment {
+        KeyGroupAssignment::Hashed => v1::KeyGroupAssignment::Hashed.into(),
+        KeyGroupAssignment::Given => v1::KeyGroupAssignment::Given.into(),
+    }
+}
+
+fn unknown_value(field: &str, value: i32) -> Error {
+    invalid(format!("`{field}` has the value {value}, which this daemon does not know"))
+}
+
+/// What `Open` asks for.
+pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
+    let assignment = match v1::KeyGroupAssignment::try_from(request.key_group_assignment) {
+        Ok(v1::KeyGroupAssignment::Unspecified) => None,
+        Ok(v1::KeyGroupAssignment::Hashed) => Some(KeyGroupAssignment::Hashed),
+        Ok(v1::KeyGroupAssignment::Given) => Some(KeyGroupAssignment::Given),
+        Err(_) => return Err(unknown_value("key_group_assignment", request.key_group_assignment)),
+    };
+    let inner = match v1::InnerBackend::try_from(request.inner) {
+        Ok(v1::InnerBackend::Unspecified) => None,
+        Ok(v1::InnerBackend::Hashmap) => Some(InnerBackend::HashMap),
+        Ok(v1::InnerBackend::Rocksdb) => Some(InnerBackend::RocksDb),
+        Err(_) => return Err(unknown_value("inner", request.inner)),
+    };
+    let changelog = match v1::ChangelogMode::try_from(request.changelog) {
+        Ok(v1::ChangelogMode::Unspecified) => None,
+        Ok(v1::ChangelogMode::Enabled) => Some(true),
+        Ok(v1::ChangelogMode::Disabled) => Some(false),
+        Err(_) => return Err(unknown_value("changelog", request.changelog)),
+    };
+    let key_groups = request.key_groups.as_ref().map(|range| KeyGroupRange::new(range.first, range.last));
+    Ok(OpenSpec {
+        id: backend_id(request.backend.as_ref())?,
+        parallelism: request.parallelism,
+        max_parallelism: (request.max_parallelism > 0).then_some(request.max_parallelism),
+        key_groups: key_groups.transpose().map_err(|error| invalid(error.to_string()))?,
+        assignment,
+        inner,
+        changelog,
+        attempt: request.attempt,
+        restore: restore(request.restore.as_ref())?,
+        retention: retention(request.retention.as_ref())?,
+    })
+}
+
+fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
+    use v1::restore::Restore;
+    let missing = || invalid("`restore` is missing: set `empty`, `id`, `handles` or `latest`");
+    match restore.and_then(|restore| restore.restore.as_ref()).ok_or_else(missing)? {
+        Restore::Empty(_) => Ok(RestoreFrom::Empty),
+        Restore::Id(id) => Ok(RestoreFrom::Id(*id)),
+        Restore::Latest(latest) => Ok(RestoreFrom::Latest { or_empty: latest.or_empty }),
+        Restore::Handles(handles) => match handles.handles.as_slice() {
+            [handle] => {
+                let decoded = CheckpointHandle::decode(handle);
+                Ok(RestoreFrom::Handle(decoded.map_err(|error| invalid(format!("the checkpoint handle: {error}")))?))
+            }
+            [] => Err(invalid("`restore.handles` is empty")),
+            _ => Err(Error::new(Reason::Unsupported, "restoring from several handles (rescaling) is not offered yet")),
+        },
+        Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
+    }
+}
+
+fn retention(retention: Option<&v1::Retention>) -> Result<Option<Retention>, Error> {
+    use v1::retention::Retention as Wire;
+    match retention.and_then(|retention| retention.retention.as_ref()) {
+        None => Ok(None),
+        Some(Wire::Explicit(_)) => Ok(Some(Retention::Explicit)),
+        Some(Wire::Count(0)) => Err(invalid("`retention.count` is 0; at least 1 checkpoint is retained")),
+        Some(Wire::Count(count)) => Ok(Some(Retention::Count(*count as usize))),
+    }
+}
+
+pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
+    v1::Opened {
+        backend: Some(to_backend_ref(opened.backend.id(), opened.backend.epoch())),
+        checkpoint: opened.checkpoint.as_ref().map(to_identity),
+        applied_to: opened.applied_to,
+        states: opened.states.iter().map(|(id, descriptor)| to_registered(*id, descriptor)).collect(),
+        attachment: opened.attachment.clone(),
+        reconnected: opened.reconnected,
+        key_groups: Some(to_range(opened.shape.key_groups)),
+        max_parallelism: opened.shape.max_parallelism,
+        key_group_assignment: to_assignment(opened.shape.assignment),
+        restored_changes: opened.restored.changes,
+        restored_bytes: opened.restored.bytes_done,
+        last_checkpoint_id: opened.last_checkpoint_id,
+    }
+}
+
+pub(super) fn to_limits(limits: &Limits) -> v1::Limits {
+    let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    v1::Limits {
+        max_message_bytes: limits.max_message_bytes as u64,
+        max_key_bytes: limits.max_key_bytes as u64,
+        max_value_bytes: limits.max_value_bytes as u64,
+        max_attachment_bytes: limits.max_attachment_bytes as u64,
+        max_batch_operations: limits.max_batch_operations as u64,
+        max_concurrent_checkpoints: narrow(limits.max_concurrent_checkpoints),
+        max_states: narrow(limits.max_states),
+        max_name_bytes: 200,
+    }
+}
+
+/// A state that a client declares.
+pub(super) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<StateDescriptor, Error> {
+    let state = &descriptor.name;
+    let kind = match v1::StateKind::try_from(descriptor.kind) {
+        Ok(v1::StateKind::Value) => StateKind::Value,
+        Ok(v1::StateKind::List) => StateKind::List,
+        Ok(v1::StateKind::Map) => StateKind::Map,
+        Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
+        Err(_) => return Err(unknown_value("kind", descriptor.kind)),
+    };
+    let merge = match v1::MergeFunction::try_from(descriptor.merge) {
+        Ok(v1::MergeFunction::Unspecified) => None,
+        Ok(v1::MergeFunction::SumI64) => Some(MergeFunction::SumI64),
+        Ok(v1::MergeFunction::MinI64) => Some(MergeFunction::MinI64),
+        Ok(v1::MergeFunction::MaxI64) => Some(MergeFunction::MaxI64),
+        Ok(v1::MergeFunction::SumF64) => Some(MergeFunction::SumF64),
+        Ok(v1::MergeFunction::MinF64) => Some(MergeFunction::MinF64),
+        Ok(v1::MergeFunction::MaxF64) => Some(MergeFunction::MaxF64),
+        Ok(v1::MergeFunction::Append) => Some(MergeFunction::Append),
+        Err(_) => return Err(unknown_value("merge", descriptor.merge)),
+    };
+    Ok(StateDescriptor { name: state.clone(), kind, merge, serializer: descriptor.serializer.clone() })
+}
+
+pub(super) fn to_registered(id: StateId, descriptor: &StateDescriptor) -> v1::RegisteredState {
+    let kind = match descriptor.kind {
+        StateKind::Value => v1::StateKind::Value,
+        StateKind::List => v1::StateKind::List,
+        StateKind::Map => v1::StateKind::Map,
+    };
+    let merge = match descriptor.merge {
+        None => v1::MergeFunction::Unspecified,
+        Some(MergeFunction::SumI64) => v1::MergeFunction::SumI64,
+        Some(MergeFunction::MinI64) => v1::MergeFunction::MinI64,
+        Some(MergeFunction::MaxI64) => v1::MergeFunction::MaxI64,
+        Some(MergeFunction::SumF64) => v1::MergeFunction::SumF64,
+        Some(MergeFunction::MinF64) => v1::MergeFunction::MinF64,
+        Some(MergeFunction::MaxF64) => v1::MergeFunction::MaxF64,
+        Some(MergeFunction::Append) => v1::MergeFunction::Append,
+    };
+    let descriptor = v1::StateDescriptor {
+        name: descriptor.name.clone(),
+        kind: kind.into(),
+        merge: merge.into(),
+        serializer: descriptor.serializer.clone(),
+    };
+    v1::RegisteredState { id: id.0, descriptor: Some(descriptor) }
+}
+
+/// The operations of a batch, borrowed from it.
+pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error> {
+    let one = |(index, operation): (usize, _)| {
+        self::operation(operation).map_err(|what| invalid(format!("operation {index}: {what}")))
+    };
+    batch.operations.iter().enumerate().map(one).collect()
+}
+
+/// Whether a batch has a write, and so costs credit.
+pub(super) fn has_write(operations: &[Operation<'_>]) -> bool {
+    operations.iter().any(|operation| operation.op.is_write())
+}
+
+fn operation(wire: &v1::Operation) -> Result<Operation<'_>, String> {
+    let unknown = || format!("`kind` has the value {}, which this daemon does not know", wire.kind);
+    let kind = OperationKind::try_from(wire.kind).map_err(|_| unknown())?;
+    let (map_key, value) = (wire.map_key.as_ref(), wire.value.as_ref());
+    let op = match kind {
+        OperationKind::Unspecified => return Err("`kind` is missing".to_owned()),
+        OperationKind::Clear => Op::Clear,
+        OperationKind::Put => Op::Put(value),
+        OperationKind::Get => Op::Get,
+        OperationKind::Merge => Op::Merge(value),
+        OperationKind::MapPut => Op::MapPut { map_key, value },
+        OperationKind::MapGet => Op::MapGet { map_key },
+        OperationKind::MapRemove => Op::MapRemove { map_key },
+        OperationKind::MapContains => Op::MapContains { map_key },
+        OperationKind::MapMerge => Op::MapMerge { map_key, operand: value },
+        OperationKind::MapEntries => Op::MapEntries { from: map_key, limit: wire.limit },
+        OperationKind::MapCount => Op::MapCount,
+        OperationKind::ListAdd => Op::ListAdd(value),
+        OperationKind::ListAddAll => Op::ListAddAll(&wire.values),
+        OperationKind::ListUpdate => Op::ListUpdate(&wire.values),
+        OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
+        OperationKind::ListCount => Op::ListCount,
+    };
+    refuse_unused(wire, kind)?;
+    Ok(Operation {
+        state: StateId(wire.state),
+        key_group: wire.key_group,
+        key: &wire.key,
+        namespace: &wire.namespace,
+        op,
+    })
+}
+
+/// A field that an operation does not use, set all the same, is a misunderstanding that must not pass in silence.
+fn refuse_unused(wire: &v1::Operation, kind: OperationKind) -> Result<(), String> {
+    use OperationKind as Kind;
+    let map = matches!(
+        kind,
+        Kind::MapPut | Kind::MapGet | Kind::MapRemove | Kind::MapContains | Kind::MapMerge | Kind::MapEntries
+    );
+    let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
+    let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate);
+    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet);
+    let unused = [
+        ("map_key", map || wire.map_key.is_empty()),
+        ("value", value || wire.value.is_empty()),
+        ("values", values || wire.values.is_empty()),
+        ("start", kind == Kind::ListGet || wire.start == 0),
+        ("limit", limit || wire.limit == 0),
+    ];
+    match unused.iter().find(|(_, fits)| !fits) {
+        Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn to_batch_result(result: BatchResult) -> v1::BatchResult {
+    v1::BatchResult {
+        number: result.number,
+        results: result.answers.into_iter().map(|(operation, answer)| to_result(operation, answer)).collect(),
+        repeated_batch: result.repeated,
+    }
+}
+
+fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
+    let mut result = v1::OperationResult { operation, ..Default::default() };
+    match answer {
+        None => result.set_outcome(v1::Outcome::AskAgain),
+        Some(Answer::LimitReached) => result.set_outcome(v1::Outcome::LimitReached),
+        Some(Answer::Value(value)) => {
+            result.found = value.is_some();
+            result.value = value.unwrap_or_default();
+        }
+        Some(Answer::Found(found)) => result.found = found,
+        Some(Answer::Entries { entries, more }) => {
+            result.found = !entries.is_empty();
+            result.entries = entries.into_iter().map(|(key, value)| v1::MapEntry { key, value }).collect();
+            result.more = more;
+        }
+        Some(Answer::Elements { elements, more }) => {
+            result.found = !elements.is_empty();
+            result.elements = elements;
+            result.more = more;
+        }
+        Some(Answer::Count(count)) => {
+            result.found = count > 0;
+            result.count = count;
+        }
+    }
+    result
+}
+
+pub(super) fn to_acknowledgement(acknowledgement: Acknowledgement, credit: u64) -> v1::Acknowledgement {
+    v1::Acknowledgement {
+        applied_to: acknowledgement.applied_to,
+        persisted_to: acknowledgement.persisted_to,
+        confirmed_to: acknowledgement.confirmed_to,
+        credit,
+    }
+}
+
+pub(super) fn barrier(barrier: &v1::Barrier) -> BarrierRequest {
+    BarrierRequest {
+        id: barrier.checkpoint_id,
+        attachment: barrier.attachment.clone(),
+        timeout: (barrier.timeout_ms > 0).then(|| Duration::from_millis(barrier.timeout_ms)),
+    }
+}
+
+/// The checkpoint that a message means.
+pub(super) fn target(identity: Option<&v1::CheckpointIdentity>) -> Result<NoticeTarget, Error> {
+    let identity = identity.ok_or_else(|| invalid("no checkpoint is named"))?;
+    let uuid = match identity.handle_uuid.len() {
+        0 => None,
+        _ => Some(
+            Uuid::from_slice(&identity.handle_uuid)
+                .map_err(|_| invalid("`checkpoint.handle_uuid` has neither 16 bytes nor none"))?,
+        ),
+    };
+    Ok(NoticeTarget { epoch: identity.epoch, id: identity.checkpoint_id, uuid })
+}
+
+/// What a notice says, and of which checkpoint.
+pub(super) fn notice(notice: &v1::Notice) -> Result<(NoticeKind, NoticeTarget), Error> {
+    let kind = match v1::NoticeKind::try_from(notice.kind) {
+        Ok(v1::NoticeKind::Complete) => NoticeKind::Complete,
+        Ok(v1::NoticeKind::Abort) => NoticeKind::Abort,
+        Ok(v1::NoticeKind::Subsume) => NoticeKind::Subsume,
+        Ok(v1::NoticeKind::Discard) => NoticeKind::Discard,
+        Ok(v1::NoticeKind::Unspecified) => return Err(invalid("`notice.kind` is missing")),
+        Err(_) => return Err(unknown_value("notice.kind", notice.kind)),
+    };
+    Ok((kind, target(notice.checkpoint.as_ref())?))
+}
+
+pub(super) fn to_outcome(outcome: NoticeOutcome) -> v1::NoticeOutcome {
+    match outcome {
+        NoticeOutcome::Done => v1::NoticeOutcome::Done,
+        NoticeOutcome::Unchanged => v1::NoticeOutcome::Unchanged,
+        NoticeOutcome::Unknown => v1::NoticeOutcome::Unknown,
+        NoticeOutcome::Pinned => v1::NoticeOutcome::Pinned,
+    }
+}
+
+fn to_identity(identity: &CheckpointIdentity) -> v1::CheckpointIdentity {
+    v1::CheckpointIdentity {
+        epoch: identity.epoch,
+        checkpoint_id: identity.id,
+        handle_uuid: Bytes::copy_from_slice(identity.uuid.as_bytes()),
+    }
+}
+
+pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCompleted {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    v1::CheckpointCompleted {
+        checkpoint: Some(to_identity(&checkpoint.identity)),
+        handle: checkpoint.handle.clone(),
+        applied_to: checkpoint.applied_to,
+        incremental_bytes: checkpoint.incremental_bytes,
+        full_bytes: checkpoint.full_bytes,
+        changes: checkpoint.changes,
+        sync_ms: ms(checkpoint.sync),
+        persist_ms: ms(checkpoint.persist),
+        publish_ms: ms(checkpoint.publish),
+        total_ms: ms(checkpoint.total),
+    }
+}
+
+pub(super) fn to_description(description: &Description) -> v1::BackendDescription {
+    let manifest = &description.manifest;
+    let (log_bytes, log_change_sets) = manifest.runs.values().fold((0, 0), |(bytes, sets), run| {
+        let totals = run.totals();
+        (bytes + totals.stored_bytes, sets + totals.change_sets)
+    });
+    let state = |(id, descriptor, entries): &(StateId, StateDescriptor, u64)| v1::StateDescription {
+        state: Some(to_registered(*id, descriptor)),
+        entries: *entries,
+    };
+    v1::BackendDescription {
+        backend: Some(to_backend_ref(&description.id, description.epoch)),
+        parallelism: manifest.shape.parallelism,
+        max_parallelism: manifest.shape.max_parallelism,
+        key_groups: Some(to_range(manifest.shape.key_groups)),
+        key_group_assignment: to_assignment(manifest.shape.assignment),
+        inner: match manifest.shape.inner {
+            InnerBackend::HashMap => v1::InnerBackend::Hashmap.into(),
+            InnerBackend::RocksDb => v1::InnerBackend::Rocksdb.into(),
+        },
+        attempt: manifest.owner().attempt,
+        states: description.states.iter().map(state).collect(),
+        checkpoints: manifest.checkpoints.iter().map(|record| to_checkpoint(&description.id, record)).collect(),
+        acknowledgement: Some(to_acknowledgement(description.acknowledgement, 0)),
+        state_bytes: description.state_bytes,
+        pending_bytes: description.pending_bytes,
+        log_bytes,
+        log_change_sets,
+        failsafe: description.failsafe.clone(),
+    }
+}
+
+fn to_checkpoint(backend: &BackendId, record: &CheckpointRecord) -> v1::CheckpointDescription {
+    let handle = CheckpointHandle { backend: backend.clone(), checkpoint: record.identity };
+    v1::CheckpointDescription {
+        checkpoint: Some(to_identity(&record.identity)),
+        handle: handle.encode(),
+        completed: record.completed,
+        pinned: record.pinned,
+        triggered_at_ms: record.triggered_at,
+        incremental_bytes: record.incremental_bytes,
+    }
+}

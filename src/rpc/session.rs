@@ -1,0 +1,235 @@
+//! The session stream: requests in, responses out, in one task.
+//!
+//! The stream of responses drives everything: when tonic asks for the next one, it looks for what is owed, then reads requests and
+//! handles them. So a client that does not read its responses is not read from either, and holds up nobody else.
+
+use std::collections::VecDeque;
+
+use futures::{FutureExt as _, Stream, stream};
+use prost::Message as _;
+use tonic::{Code, Status, Streaming};
+
+use super::{convert, status};
+use crate::{
+    backend::{Acknowledgement, Directory, Refusal, Session, SessionEvent},
+    error::{Error, Reason},
+    proto::v1::{self, SessionRequest, SessionResponse, session_request::Request, session_response::Response},
+};
+
+/// Requests that are handled before acknowledgements are sent, if they are there already: several batches share one.
+const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
+
+/// A session and its wire.
+struct Wire {
+    directory: Directory,
+    /// `None` until SessionStart came.
+    session: Option<Session>,
+    requests: Streaming<SessionRequest>,
+    /// Whether the client may still send something.
+    open: bool,
+    ready: VecDeque<Response>,
+    acknowledged: (Acknowledgement, u64),
+    /// How the stream ends once `ready` is empty.
+    end: Option<Result<(), Status>>,
+}
+
+/// Serves one session; the stream ends with it.
+pub(super) fn serve(
+    directory: Directory,
+    requests: Streaming<SessionRequest>,
+) -> impl Stream<Item = Result<SessionResponse, Status>> + Send {
+    let wire = Wire {
+        directory,
+        session: None,
+        requests,
+        open: true,
+        ready: VecDeque::new(),
+        acknowledged: Default::default(),
+        end: None,
+    };
+    stream::unfold(Some(wire), |wire| async move {
+        let mut wire = wire?;
+        match wire.next().await {
+            Some(Ok(response)) => Some((Ok(SessionResponse { response: Some(response) }), Some(wire))),
+            Some(Err(status)) => Some((Err(status), None)),
+            None => None,
+        }
+    })
+}
+
+impl Wire {
+    /// The next response. Cancel-safe: nothing is lost when it is dropped.
+    async fn next(&mut self) -> Option<Result<Response, Status>> {
+        loop {
+            self.take_events();
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            if let Some(end) = self.end.take() {
+                return end.err().map(Err);
+            }
+            if let Some(acknowledgement) = self.acknowledge() {
+                return Some(Ok(acknowledgement));
+            }
+            let owed = self.session.as_ref().is_some_and(Session::is_owed);
+            if !self.open && !owed {
+                return None;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Waits for a request or an event and handles it, with the requests that are already there behind it.
+    async fn wait(&mut self) {
+        let outbox = self.session.as_ref().map(|session| session.outbox().clone());
+        let changed = async {
+            match &outbox {
+                Some(outbox) => outbox.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            request = self.requests.message(), if self.open => self.received(request),
+            () = changed => return,
+        }
+        for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
+            if !self.open || self.end.is_some() {
+                return;
+            }
+            match self.requests.message().now_or_never() {
+                Some(request) => self.received(request),
+                None => return,
+            }
+        }
+    }
+
+    fn received(&mut self, request: Result<Option<SessionRequest>, Status>) {
+        match request {
+            Ok(Some(SessionRequest { request: Some(request) })) => self.handle(request),
+            Ok(Some(SessionRequest { request: None })) => {
+                let text = "a session request without contents, or with contents that this daemon does not know";
+                self.finish(&Error::new(Reason::InvalidArgument, text));
+            }
+            Ok(None) => self.open = false,
+            Err(refused) if refused.code() == Code::OutOfRange => {
+                let limit = self.directory.environment().options.limits.max_message_bytes;
+                self.finish(&status::too_large(refused.message(), limit));
+            }
+            // The client is gone; there is nobody to tell.
+            Err(_) => self.end = Some(Ok(())),
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        let Some(session) = &mut self.session else {
+            match self.start(request) {
+                Ok(started) => self.ready.push_back(started),
+                Err(error) => self.finish(&error),
+            }
+            return;
+        };
+        let refused = match request {
+            Request::Start(_) => {
+                Err(Refusal::Over(Error::new(Reason::InvalidArgument, "SessionStart may only be the first message")))
+            }
+            Request::Batch(batch) => {
+                let number = batch.number;
+                apply(session, &batch)
+                    .map(|result| self.ready.extend(result.map(Response::Result)))
+                    .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
+            }
+            Request::Barrier(barrier) => {
+                let id = barrier.checkpoint_id;
+                session.barrier(convert::barrier(&barrier)).or_else(|refusal| match refusal {
+                    Refusal::Request(error) => {
+                        let error = Some(status::message(&error));
+                        let failed = v1::CheckpointFailed { checkpoint_id: id, error };
+                        self.ready.push_back(Response::CheckpointFailed(failed));
+                        Ok(())
+                    }
+                    other => self.refuse(other, v1::session_halted::Refused::CheckpointId(id)),
+                })
+            }
+            Request::Notice(notice) => convert::notice(&notice)
+                .map_err(Refusal::Request)
+                .and_then(|(kind, target)| session.notice(kind, target))
+                .map(|outcome| {
+                    let outcome = convert::to_outcome(outcome).into();
+                    self.ready.push_back(Response::Notice(v1::NoticeReply { notice: Some(notice), outcome }));
+                }),
+            Request::Resume(resume) => session.resume(resume.number),
+            Request::Persist(mark) => session.persist(mark.token),
+        };
+        match refused {
+            Ok(()) => {}
+            Err(Refusal::Request(error)) => self.ready.push_back(Response::Error(status::message(&error))),
+            Err(Refusal::Over(error) | Refusal::Halted { error, .. }) => self.finish(&error),
+        }
+    }
+
+    fn start(&mut self, request: Request) -> Result<Response, Error> {
+        let Request::Start(start) = request else {
+            return Err(Error::new(Reason::InvalidArgument, "the first message of a session must be SessionStart"));
+        };
+        let (id, epoch) = convert::backend_ref(start.backend.as_ref())?;
+        let backend = self.directory.get(&id, epoch)?;
+        let mut session = Session::start(backend, epoch)?;
+        self.acknowledged = session.acknowledgement();
+        self.session = Some(session);
+        let (acknowledgement, credit) = self.acknowledged;
+        Ok(Response::Started(v1::SessionStarted { applied_to: acknowledgement.applied_to, credit }))
+    }
+
+    /// Answers a halt; anything else is passed on.
+    fn refuse(&mut self, refusal: Refusal, refused: v1::session_halted::Refused) -> Result<(), Refusal> {
+        let Refusal::Halted { first_failed, error } = refusal else { return Err(refusal) };
+        let error = Some(status::message(&error));
+        self.ready.push_back(Response::Halted(v1::SessionHalted { first_failed, error, refused: Some(refused) }));
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        let Some(session) = &self.session else { return };
+        while let Some(event) = session.outbox().pop() {
+            match event {
+                SessionEvent::CheckpointCompleted(checkpoint) => {
+                    self.ready.push_back(Response::CheckpointCompleted(convert::to_completed(&checkpoint)));
+                }
+                SessionEvent::CheckpointFailed { id, error } => {
+                    let error = Some(status::message(&error));
+                    self.ready.push_back(Response::CheckpointFailed(v1::CheckpointFailed { checkpoint_id: id, error }));
+                }
+                SessionEvent::Persisted { token, persisted_to } => {
+                    self.ready.push_back(Response::Persisted(v1::PersistReply { token, persisted_to }));
+                }
+                SessionEvent::Ended(error) => self.end = Some(Err(status::status(&error))),
+            }
+        }
+    }
+
+    /// An acknowledgement, if there is news.
+    fn acknowledge(&mut self) -> Option<Response> {
+        let now = self.session.as_mut()?.acknowledgement();
+        if now == self.acknowledged {
+            return None;
+        }
+        self.acknowledged = now;
+        Some(Response::Acknowledgement(convert::to_acknowledgement(now.0, now.1)))
+    }
+
+    fn finish(&mut self, error: &Error) {
+        self.open = false;
+        self.end = Some(Err(status::status(error)));
+    }
+}
+
+/// Applies one batch as the wire has it.
+fn apply(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
+    let operations = match convert::operations(batch) {
+        Ok(operations) => operations,
+        Err(error) => return Err(session.reject(batch.number, batch.encoded_len() as u64, error)),
+    };
+    let cost = if convert::has_write(&operations) { batch.encoded_len() as u64 } else { 0 };
+    Ok(session.apply(batch.number, cost, &operations)?.map(convert::to_batch_result))
+}

@@ -1,0 +1,135 @@
+//! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers.
+
+use prost::Message as _;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::http::{HeaderValue, Response},
+    metadata::{MetadataMap, MetadataValue},
+};
+
+use crate::{
+    error::{Error, Reason},
+    proto::v1,
+};
+
+/// The type of our detail inside `google.rpc.Status`.
+const DETAIL_TYPE_URL: &str = "type.googleapis.com/dstl.v1.Error";
+
+/// Trailers that say the same without protobuf.
+const REASON_TRAILER: &str = "dstl-reason";
+const SCOPE_TRAILER: &str = "dstl-scope";
+const RETRYABLE_TRAILER: &str = "dstl-retryable";
+
+/// `google.rpc.Status`, the standard carrier of error details.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<RpcAny>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcAny {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// An error as the client reads it.
+pub(super) fn message(error: &Error) -> v1::Error {
+    v1::Error {
+        reason: error.reason.into(),
+        scope: error.scope.into(),
+        retryable: error.retryable,
+        message: error.message.clone(),
+    }
+}
+
+/// An error as the end of a call.
+pub(super) fn status(error: &Error) -> Status {
+    let code = code(error.reason);
+    let any = RpcAny { type_url: DETAIL_TYPE_URL.to_owned(), value: message(error).encode_to_vec() };
+    let details = RpcStatus { code: code.into(), message: error.message.clone(), details: vec![any] };
+    let mut trailers = MetadataMap::new();
+    let reason = MetadataValue::try_from(error.reason.as_str_name()).expect("names of reasons are ASCII");
+    let scope = MetadataValue::try_from(error.scope.as_str_name()).expect("names of scopes are ASCII");
+    trailers.insert(REASON_TRAILER, reason);
+    trailers.insert(SCOPE_TRAILER, scope);
+    trailers.insert(RETRYABLE_TRAILER, MetadataValue::from_static(if error.retryable { "true" } else { "false" }));
+    Status::with_details_and_metadata(code, &error.message, details.encode_to_vec().into(), trailers)
+}
+
+/// The gRPC code of a reason.
+fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidArgument
+        | Reason::UnknownState
+        | Reason::WrongKind
+        | Reason::WrongKeyGroup
+        | Reason::MessageTooLarge
+        | Reason::LimitExceeded => Code::InvalidArgument,
+        Reason::IncompatibleProtocol
+        | Reason::StateMismatch
+        | Reason::BackendMismatch
+        | Reason::BatchOutOfOrder
+        | Reason::CreditExceeded
+        | Reason::CheckpointOutOfOrder
+        | Reason::SessionHalted
+        | Reason::NoConsistentCheckpoint
+        | Reason::Failsafe => Code::FailedPrecondition,
+        Reason::Unsupported => Code::Unimplemented,
+        Reason::BackendNotOpen | Reason::CheckpointNotFound => Code::NotFound,
+        Reason::Fenced | Reason::SessionReplaced | Reason::CheckpointAborted => Code::Aborted,
+        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed => Code::Unavailable,
+        Reason::CheckpointTimeout => Code::DeadlineExceeded,
+        Reason::StateMemory | Reason::ChangeMemory | Reason::TooManyCheckpoints | Reason::TooManyStates => {
+            Code::ResourceExhausted
+        }
+        Reason::CorruptObject | Reason::MissingObject => Code::DataLoss,
+        Reason::Unspecified | Reason::Internal => Code::Internal,
+    }
+}
+
+/// The error of a message beyond the limit, of which the gRPC library only says so.
+pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
+    let text = format!("a message exceeds `max_message_bytes`, {limit} bytes: split the batch ({library_says})");
+    Error::new(Reason::MessageTooLarge, text)
+}
+
+/// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages beyond
+/// `limit` bytes.
+pub fn describe_refusals(response: Response<Body>, limit: usize) -> Response<Body> {
+    let headers = response.headers();
+    let refused = headers.get("grpc-status").is_some_and(|code| code.as_bytes() == b"11");
+    if !refused || headers.contains_key(REASON_TRAILER) {
+        return response;
+    }
+    let says = headers.get("grpc-message").and_then(|text| text.to_str().ok()).unwrap_or_default().to_owned();
+    let mut described = status(&too_large(&says, limit)).into_http();
+    described.headers_mut().insert("grpc-status", HeaderValue::from_static("11"));
+    described
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_the_same_in_details_and_trailers() {
+        let error = Error::new(Reason::Fenced, "backend `a/b/0` was taken over");
+        let status = status(&error);
+        assert_eq!(status.code(), Code::Aborted);
+        assert_eq!(status.metadata().get("dstl-reason").unwrap(), "REASON_FENCED");
+        assert_eq!(status.metadata().get("dstl-retryable").unwrap(), "false");
+        let details = RpcStatus::decode(status.details()).unwrap();
+        let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
+        assert_eq!(decoded, message(&error));
+    }
+}
