@@ -1,1 +1,3 @@
 //! The changelog.
+
+pub mod block;
