@@ -1,3 +1,5 @@
 //! The changelog.
 
 pub mod block;
+pub mod compression;
+pub mod segment;
