@@ -1,5 +1,7 @@
 //! The changelog.
 
+pub mod batcher;
 pub mod block;
 pub mod compression;
+pub mod metrics;
 pub mod segment;

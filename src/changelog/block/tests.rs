@@ -128,7 +128,7 @@ fn a_batch_without_changes_or_abandoned_leaves_no_trace() {
     builder.begin_batch(Sqn(1), 11);
     builder.push(KeyGroup(9), |out| out.push(1));
     builder.abandon_batch();
-    assert!(builder.is_empty() && builder.len() == 0 && builder.finish().is_none());
+    assert!(builder.is_empty() && builder.finish().is_none());
     builder.begin_batch(Sqn(1), 12);
     builder.push(KeyGroup(4), |out| out.push(2));
     assert!(builder.end_batch());
