@@ -12,5 +12,13 @@
 //!
 //! [`writer`], [`pending`] and the decisions of [`batcher`] are pure; [`uploader`] and [`reader`] talk to the store.
 
+pub mod batcher;
+pub mod block;
+pub mod compression;
+pub mod metrics;
 pub mod pending;
+pub mod reader;
+pub mod registry;
+pub mod segment;
+pub mod uploader;
 pub mod writer;

@@ -1,1 +1,384 @@
-//! The object store.
+//! The object store: whole, immutable objects that are created, read, listed and deleted.
+//!
+//! [`Store`] is the only door to it. Everything above asks for objects by paths relative to the store's base, which
+//! [`layout`] alone makes and parses. The store promises:
+//!
+//! * **Create-if-absent.** An object is never overwritten; of several creators of one path exactly one wins. It is the only
+//!   conditional write, because every store has it.
+//! * **Ambiguity is resolved here.** When a create gets no answer, or one that leaves open what happened, the identical bytes are tried
+//!   again; when an object is found in the way, it is read back and compared. The caller learns whether *these bytes* are the object.
+//! * **Durable.** What was created, or found identical, survives a crash of the host (local directories are fsynced).
+//! * **Whole answers.** A read gives exactly the bytes that were asked for, or fails.
+//! * **Retries.** Each call says by [`Retry`] how long it keeps trying; refused permissions are retried like everything that may pass.
+//!
+//! | file | |
+//! | --- | --- |
+//! | [`layout`] | the names of objects |
+//! | [`open`] | from a URL to a store |
+//! | `attempt` | one attempt at each operation |
+//! | `retry` | when to give up and when to try again |
+//! | [`metered`] | requests, bytes, durations |
+//! | `local`, `memory` | directories; a store for tests and trials |
+//! | [`faulty`] | a store that fails, for simulations |
+//! | [`conformance`] | what every store has to do, as functions |
+//!
+//! All futures of [`Store`] may be dropped at any time; a create or delete dropped on its way may or may not happen, even
+//! later.
+
+mod attempt;
+pub mod conformance;
+mod error;
+pub mod faulty;
+pub mod layout;
+mod local;
+mod memory;
+pub mod metered;
+pub mod open;
+mod retry;
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use object_store::{ObjectStore, path::PathPart};
+use parking_lot::Mutex;
+
+pub use self::{
+    error::{AttemptError, StoreError},
+    layout::ObjectName,
+    memory::MemoryStore,
+    open::{OpenError, StoreOptions},
+    retry::{Retry, RetryOptions},
+};
+pub use object_store::{PutPayload, path::Path};
+
+use self::{metered::StoreMetrics, retry::Retrier};
+use crate::{metrics::Metrics, random::Random, types::TimeMs};
+
+/// Most objects that one request of [`Store::delete_all`] names; the limit of S3.
+const DELETE_CHUNK: usize = 1000;
+
+/// What a call asks of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Create an object unless there is one.
+    Create,
+    /// Read an object.
+    Get,
+    /// Read a part of an object.
+    GetRange,
+    /// Ask for size and time of an object.
+    Head,
+    /// List objects.
+    List,
+    /// Delete objects.
+    Delete,
+}
+
+impl Operation {
+    /// The value of the label `operation`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Get => "get",
+            Self::GetRange => "get_range",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// This call created the object.
+    New,
+    /// The object exists with these very bytes: by an earlier attempt whose outcome was unknown, or by anyone.
+    Identical,
+    /// The object exists with other bytes.
+    Conflict,
+}
+
+/// An object as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Relative to the base of the store.
+    pub path: Path,
+    /// In bytes.
+    pub size: u64,
+    /// When it was created, by the store's clock.
+    pub modified_ms: TimeMs,
+}
+
+/// The door to the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    base: Path,
+    retrier: Retrier,
+    metrics: StoreMetrics,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({}, {:?})", self.0.store, self.0.base.as_ref())
+    }
+}
+
+impl Store {
+    /// A door to the objects of `store` below `base`. Registers its metrics; `random` makes the jitter of pauses.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        base: Path,
+        options: RetryOptions,
+        metrics: &Metrics,
+        random: Random,
+    ) -> Self {
+        let metrics = StoreMetrics::register(metrics);
+        let retrier = Retrier::new(options, random, metrics.clone());
+        Self(Arc::new(Inner { store, base, retrier, metrics }))
+    }
+
+    /// Creates the object at `path` unless there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it is unknown whether the object exists, and it may still appear.
+    pub async fn create(&self, path: &Path, payload: PutPayload, retry: Retry) -> Result<Created, StoreError> {
+        Ok(self.create_counted(path, payload, retry).await?.0)
+    }
+
+    /// Like [`Store::create`], and tells how many attempts were made.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub async fn create_counted(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        retry: Retry,
+    ) -> Result<(Created, u32), StoreError> {
+        let run = |bound| self.create_once(bound, path, payload.clone());
+        self.0.retrier.run(Operation::Create, path, retry, run).await
+    }
+
+    /// The whole object at `path`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or [`StoreError::Unavailable`].
+    pub async fn get(&self, path: &Path, retry: Retry) -> Result<Bytes, StoreError> {
+        let run = |bound| self.get_once(bound, path);
+        Ok(self.0.retrier.run(Operation::Get, path, retry, run).await?.0)
+    }
+
+    /// The whole object at `path`, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn get_optional(&self, path: &Path, retry: Retry) -> Result<Option<Bytes>, StoreError> {
+        optional(self.get(path, retry).await)
+    }
+
+    /// Bytes `range.start` to `range.end` (exclusive) of the object at `path`; exactly so many.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if the object ends before the range does, or
+    /// [`StoreError::Unavailable`].
+    pub async fn get_range(&self, path: &Path, range: Range<u64>, retry: Retry) -> Result<Bytes, StoreError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let run = |bound| self.get_range_once(bound, path, range.clone());
+        Ok(self.0.retrier.run(Operation::GetRange, path, retry, run).await?.0)
+    }
+
+    /// Size and time of the object at `path`, if there is one. The time of an object just created tells what time it is
+    /// for the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn head(&self, path: &Path, retry: Retry) -> Result<Option<ObjectMeta>, StoreError> {
+        let run = |bound| self.head_once(bound, path);
+        optional(self.0.retrier.run(Operation::Head, path, retry, run).await.map(|(meta, _)| meta))
+    }
+
+    /// All objects below `prefix` (whole segments of the path), ordered by path. An object that is created or deleted
+    /// meanwhile may be missing or not; all others are there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn list(&self, prefix: &Path, retry: Retry) -> Result<Vec<ObjectMeta>, StoreError> {
+        let run = |bound| self.list_once(bound, prefix, None);
+        Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
+    }
+
+    /// Like [`Store::list`], only what comes after `after` (exclusive, relative to the base, it need not exist).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn list_after(&self, prefix: &Path, after: &Path, retry: Retry) -> Result<Vec<ObjectMeta>, StoreError> {
+        let run = |bound| self.list_once(bound, prefix, Some(after));
+        Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
+    }
+
+    /// Deletes the object at `path`; that there is none is fine.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn delete(&self, path: &Path, retry: Retry) -> Result<(), StoreError> {
+        self.delete_all(vec![path.clone()], retry).await
+    }
+
+    /// Deletes the objects at `paths`, in bulk where the store can; that some do not exist is fine.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] names the first object that may remain; others may remain too.
+    pub async fn delete_all(&self, paths: Vec<Path>, retry: Retry) -> Result<(), StoreError> {
+        for chunk in paths.chunks(DELETE_CHUNK) {
+            let Some(first) = chunk.first() else { continue };
+            let left = Mutex::new(chunk.iter().map(|path| self.absolute(path)).collect());
+            let run = |bound| self.delete_once(bound, &left);
+            let mut answer = self.0.retrier.run(Operation::Delete, first, retry, run).await;
+            if let (Err(StoreError::Unavailable { path, .. }), Some(remaining)) = (&mut answer, left.lock().first()) {
+                *path = self.relative(remaining);
+            }
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// Asks for an object that never exists, to see whether the store answers: bucket, credentials and network.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] says what is wrong.
+    pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
+        self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
+    }
+
+    fn absolute(&self, path: &Path) -> Path {
+        Path::from_iter(self.0.base.parts().chain(path.parts()))
+    }
+
+    /// The inverse of `absolute`; what is not below the base stays as it is.
+    fn relative(&self, path: &Path) -> Path {
+        match path.prefix_match(&self.0.base) {
+            Some(parts) => Path::from_iter(parts.collect::<Vec<PathPart<'_>>>()),
+            None => path.clone(),
+        }
+    }
+}
+
+/// Takes "there is none" for an answer.
+fn optional<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{
+        faulty::{FaultPlan, Faults, FaultyStore},
+        *,
+    };
+    use crate::{clock::Clock, tasks::Tasks};
+
+    /// A store below `a/b` of a faulty one, and one at the root of the same memory without faults.
+    fn stores() -> (Store, Store, Faults) {
+        let memory = MemoryStore::new(Clock::new(|| 5));
+        let faulty = FaultyStore::new(Arc::new(memory.clone()), Random::seeded(1), Tasks::default());
+        let faults = faulty.faults();
+        let store = |store, base| {
+            Store::new(store, Path::from(base), RetryOptions::default(), &Metrics::new(), Random::seeded(2))
+        };
+        (store(Arc::new(faulty), "a/b"), store(Arc::new(memory), ""), faults)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn paths_are_relative_to_the_base_in_both_directions() {
+        let (below, root, _) = stores();
+        let temporary = Path::parse("x/y#1").unwrap();
+        for path in [&Path::from("x/y"), &temporary] {
+            below.create(path, "1".into(), Retry::none()).await.unwrap();
+        }
+        root.create(&Path::from("a/bx/y"), "1".into(), Retry::none()).await.unwrap();
+        let listed = below.list(&Path::default(), Retry::none()).await.unwrap();
+        let expected =
+            ["x/y", "x/y#1"].map(|path| ObjectMeta { path: Path::parse(path).unwrap(), size: 1, modified_ms: 5 });
+        assert_eq!(listed, expected);
+        let listed = root.list(&Path::default(), Retry::none()).await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|meta| meta.path.as_ref()).collect();
+        assert_eq!(listed, ["a/b/x/y", "a/b/x/y#1", "a/bx/y"]);
+        below.delete(&temporary, Retry::none()).await.unwrap();
+        assert_eq!(below.list(&Path::default(), Retry::none()).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_create_in_an_outage_fails_at_its_deadline_and_names_the_object() {
+        let (store, _, faults) = stores();
+        faults.set_outage(true);
+        let start = Instant::now();
+        let retry = Retry::until(start + Duration::from_secs(30));
+        let error = store.create(&Path::from("x"), "1".into(), retry).await.unwrap_err();
+        assert!(start.elapsed() <= Duration::from_secs(30));
+        match &error {
+            StoreError::Unavailable { path, operation: Operation::Create, attempts, .. } => {
+                assert_eq!(path.as_ref(), "x");
+                assert!(*attempts > 5, "{attempts}");
+            }
+            other => panic!("{other:?}"),
+        }
+        faults.set_outage(false);
+        assert_eq!(store.create(&Path::from("x"), "1".into(), Retry::none()).await.unwrap(), Created::New);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_attempts_of_a_create_are_counted() {
+        let (store, _, faults) = stores();
+        faults.set_plan(FaultPlan { hang: 1.0, ..FaultPlan::none() });
+        let calm = async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            faults.set_plan(FaultPlan::none());
+        };
+        let path = Path::from("x");
+        let (created, ()) = tokio::join!(store.create_counted(&path, "1".into(), Retry::forever()), calm);
+        // Patience of 5 s, then of 10 s.
+        assert_eq!(created.unwrap().1, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_that_is_cut_short_names_an_object_that_remains() {
+        let (store, _, faults) = stores();
+        let paths: Vec<_> = (0..9).map(|i| Path::from(format!("{i}"))).collect();
+        for path in &paths {
+            store.create(path, "1".into(), Retry::none()).await.unwrap();
+        }
+        faults.set_plan(FaultPlan { error_before: 0.5, ..FaultPlan::none() });
+        let error = store.delete_all(paths.clone(), Retry::none()).await.unwrap_err();
+        let StoreError::Unavailable { path, .. } = error else { panic!("{error:?}") };
+        faults.set_plan(FaultPlan::none());
+        let left = store.list(&Path::default(), Retry::none()).await.unwrap();
+        assert!(left.len() < 9);
+        assert_eq!(left[0].path, path);
+        faults.set_plan(FaultPlan { error_before: 0.3, error_after: 0.3, ..FaultPlan::none() });
+        store.delete_all(paths, Retry::forever()).await.unwrap();
+        faults.set_plan(FaultPlan::none());
+        assert_eq!(store.list(&Path::default(), Retry::none()).await.unwrap(), []);
+    }
+}

@@ -1,0 +1,217 @@
+//! Makes blocks: the writer's hot path.
+
+use bytes::Bytes;
+
+use super::{ChangeSetBody, varint};
+use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
+
+/// Capacity of a first block, and the least of every further one, in bytes.
+const MIN_CAPACITY: usize = 4 << 10;
+
+/// Most capacity in bytes that a block is given before it needs it.
+const MAX_CAPACITY: usize = 8 << 20;
+
+/// Widest length that is ever padded for: changes are far shorter than 2^35 bytes.
+const MAX_LENGTH_WIDTH: usize = 5;
+
+/// Builds the block of one change set after the other.
+///
+/// ```text
+///   begin_batch (push…) end_batch | abandon_batch    … again and again …    finish, and so on
+/// ```
+///
+/// Invariants: sequence numbers increase strictly over all batches, over [`finish`](Self::finish) too; a batch that was abandoned, or ended
+/// without changes, leaves no trace.
+#[derive(Debug)]
+pub struct BlockBuilder {
+    bytes: Vec<u8>,
+    /// The ended batches of this block, `None` before the first.
+    done: Option<Summary>,
+    open: Option<OpenBatch>,
+    /// Bytes to reserve for the next change's length. Changes that turn out longer are moved, so within a batch it only grows:
+    /// however short and long changes mix, at most four of a batch are moved.
+    length_width: usize,
+    /// No batch may have a sequence number below.
+    next: Sqn,
+}
+
+/// What is in the block so far.
+#[derive(Debug, Clone, Copy)]
+struct Summary {
+    range: SqnRange,
+    time: TimeMs,
+    contents: Contents,
+}
+
+/// Changes of a batch or block; at least one.
+#[derive(Debug, Clone, Copy)]
+struct Contents {
+    lowest: KeyGroup,
+    highest: KeyGroup,
+    changes: u64,
+}
+
+#[derive(Debug)]
+struct OpenBatch {
+    sqn: Sqn,
+    time: TimeMs,
+    /// Length of the block before it.
+    start: usize,
+    /// `None` before the first change.
+    contents: Option<Contents>,
+}
+
+impl BlockBuilder {
+    /// An empty builder.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { bytes: Vec::with_capacity(MIN_CAPACITY), done: None, open: None, length_width: 1, next: Sqn::default() }
+    }
+
+    /// Opens the batch `sqn`, applied at `time`. Writes nothing yet.
+    ///
+    /// # Panics
+    /// If a batch is open, or `sqn` is not above all earlier ones.
+    pub fn begin_batch(&mut self, sqn: Sqn, time: TimeMs) {
+        assert!(self.open.is_none(), "batch {sqn} begins inside of another");
+        assert!(sqn >= self.next, "batch {sqn} begins where {} is next", self.next);
+        self.open = Some(OpenBatch { sqn, time, start: self.bytes.len(), contents: None });
+    }
+
+    /// Appends one change to the open batch; `encode` appends its bytes and must not touch what is already there.
+    ///
+    /// # Panics
+    /// If no batch is open.
+    pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
+        let open = self.open.as_mut().expect("a change is pushed between `begin_batch` and `end_batch`");
+        let contents = match &mut open.contents {
+            Some(contents) => contents,
+            none => {
+                put_header(&mut self.bytes, open.sqn, open.time, self.done.as_ref());
+                none.insert(Contents { lowest: key_group, highest: key_group, changes: 0 })
+            }
+        };
+        contents.lowest = contents.lowest.min(key_group);
+        contents.highest = contents.highest.max(key_group);
+        contents.changes += 1;
+        varint::put(&mut self.bytes, u64::from(key_group.0) + 1);
+        self.put_framed(encode);
+    }
+
+    /// Reserves the length, lets `encode` append, then fills the length in.
+    fn put_framed(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        const NO_LENGTH: [u8; MAX_LENGTH_WIDTH] = [0; MAX_LENGTH_WIDTH];
+        let at = self.bytes.len();
+        let reserved = self.length_width;
+        self.bytes.extend_from_slice(NO_LENGTH.get(..reserved).unwrap_or(&NO_LENGTH));
+        encode(&mut self.bytes);
+        let end = self.bytes.len();
+        let length = end.checked_sub(at + reserved).expect("`encode` only appends");
+        let needed = varint::width(length as u64);
+        if needed > reserved {
+            assert!(needed <= MAX_LENGTH_WIDTH, "a change of {length} bytes");
+            self.bytes.extend_from_slice(NO_LENGTH.get(..needed - reserved).unwrap_or(&NO_LENGTH));
+            self.bytes.copy_within(at + reserved..end, at + needed);
+            self.length_width = needed;
+        }
+        let slot = self.bytes.get_mut(at..at + needed.max(reserved)).expect("was appended above");
+        varint::fill(slot, length as u64);
+    }
+
+    /// Ends the open batch; says whether it had changes, and so uses its sequence number.
+    ///
+    /// # Panics
+    /// If no batch is open.
+    pub fn end_batch(&mut self) -> bool {
+        let open = self.open.take().expect("a batch ends after `begin_batch`");
+        let Some(contents) = open.contents else { return false };
+        self.bytes.push(0);
+        let to = Sqn(open.sqn.0 + 1);
+        self.next = to;
+        let done = match self.done {
+            None => Summary { range: SqnRange { from: open.sqn, to }, time: open.time, contents },
+            Some(done) => Summary {
+                range: SqnRange { from: done.range.from, to },
+                time: open.time,
+                contents: done.contents.and(contents),
+            },
+        };
+        self.done = Some(done);
+        self.settle_length_width(&open);
+        true
+    }
+
+    /// Ends the open batch as if it had never begun: its changes are dropped. Without an open batch, nothing happens.
+    pub fn abandon_batch(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.bytes.truncate(open.start);
+        }
+    }
+
+    /// Bytes of the block so far, an open batch included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no batch with changes has ended since the block was started.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_none()
+    }
+
+    /// Sequence numbers of the ended batches of this block.
+    #[must_use]
+    pub fn range(&self) -> Option<SqnRange> {
+        self.done.map(|done| done.range)
+    }
+
+    /// Number of changes in the ended batches of this block.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.done.map_or(0, |done| done.contents.changes)
+    }
+
+    /// Hands out the block and starts the next one, with room for as much again; `None` if it [is empty](Self::is_empty).
+    ///
+    /// # Panics
+    /// If a batch is open.
+    pub fn finish(&mut self) -> Option<ChangeSetBody> {
+        assert!(self.open.is_none(), "a change set ends inside of a batch");
+        let Summary { range, contents, .. } = self.done.take()?;
+        let hint = self.bytes.len().clamp(MIN_CAPACITY, MAX_CAPACITY);
+        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, Vec::with_capacity(hint)));
+        let key_groups = KeyGroupRange::new(u32::from(contents.lowest.0), u32::from(contents.highest.0))
+            .expect("a change's key group exists, and the lowest is not above the highest");
+        Some(ChangeSetBody { bytes, range, key_groups, changes: contents.changes })
+    }
+
+    /// Lets the next batch begin with the average length of this one's changes in mind.
+    fn settle_length_width(&mut self, ended: &OpenBatch) {
+        let changes = ended.contents.map_or(1, |contents| contents.changes);
+        let bytes = (self.bytes.len() - ended.start) as u64;
+        self.length_width = varint::width(bytes / changes).min(MAX_LENGTH_WIDTH);
+    }
+}
+
+impl Default for BlockBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Contents {
+    fn and(self, other: Self) -> Self {
+        Self {
+            lowest: self.lowest.min(other.lowest),
+            highest: self.highest.max(other.highest),
+            changes: self.changes + other.changes,
+        }
+    }
+}
+
+fn put_header(bytes: &mut Vec<u8>, sqn: Sqn, time: TimeMs, done: Option<&Summary>) {
+    let (expected, before) = done.map_or((sqn, 0), |done| (done.range.to, done.time));
+    varint::put(bytes, sqn.0 - expected.0);
+    varint::put(bytes, varint::zigzag(time.wrapping_sub(before).cast_signed()));
+}

@@ -1,0 +1,159 @@
+//! Compression of single blocks: none, lz4 (block format) or zstd (a frame, level 1).
+//!
+//! A block that does not shrink is stored as it is, so a reader looks at the block's own record and not at an option.
+//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`].
+
+use bytes::Bytes;
+
+use super::block::MAX_BLOCK_BYTES;
+
+/// The level of zstd: the fastest of the regular ones. A log is read once, if ever.
+const ZSTD_LEVEL: i32 = 1;
+
+/// How a block is stored. Option values in kebab case: `none`, `lz4`, `zstd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// LZ4 block format, without a size in front.
+    Lz4,
+    /// One zstd frame.
+    Zstd,
+}
+
+/// Why a stored block could not be decompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CompressionError {
+    /// More than any block may have.
+    #[error("a block of {0} bytes, where {MAX_BLOCK_BYTES} are allowed")]
+    TooLarge(usize),
+    /// The stored bytes are no such compressed block.
+    #[error("no {0:?} block, or one of more bytes than recorded")]
+    Undecodable(Compression),
+    /// It has another size than recorded.
+    #[error("a block of {found} bytes, {expected} recorded")]
+    Length {
+        /// As recorded.
+        expected: usize,
+        /// As decompressed.
+        found: usize,
+    },
+}
+
+impl Compression {
+    /// Its number in the segment format.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => 1,
+            Self::Zstd => 2,
+        }
+    }
+
+    /// The inverse of [`code`](Self::code).
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::None),
+            1 => Some(Self::Lz4),
+            2 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// Compresses `block`, if that makes it smaller; says which compression it has then. [`Compression::None`] does not copy.
+    #[must_use]
+    pub fn compress(self, block: &Bytes) -> (Self, Bytes) {
+        let compressed = match self {
+            Self::None => None,
+            Self::Lz4 => Some(lz4_flex::block::compress(block)),
+            Self::Zstd => zstd::bulk::compress(block, ZSTD_LEVEL).ok(),
+        };
+        match compressed {
+            Some(mut smaller) if smaller.len() < block.len() => {
+                smaller.shrink_to_fit();
+                (self, smaller.into())
+            }
+            _ => (Self::None, block.clone()),
+        }
+    }
+
+    /// The block that was stored as `stored`, of exactly `length` bytes. [`Compression::None`] does not copy.
+    ///
+    /// # Errors
+    /// If it is no such block.
+    pub fn decompress(self, stored: &Bytes, length: usize) -> Result<Bytes, CompressionError> {
+        if length > MAX_BLOCK_BYTES {
+            return Err(CompressionError::TooLarge(length));
+        }
+        let undecodable = CompressionError::Undecodable(self);
+        let block: Bytes = match self {
+            Self::None => stored.clone(),
+            Self::Lz4 => lz4_flex::block::decompress(stored, length).map_err(|_| undecodable)?.into(),
+            Self::Zstd => zstd::bulk::decompress(stored, length).map_err(|_| undecodable)?.into(),
+        };
+        if block.len() == length {
+            Ok(block)
+        } else {
+            Err(CompressionError::Length { expected: length, found: block.len() })
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
+    proptest! {
+        #[test]
+        fn round_trips_whatever_it_is(block in prop::collection::vec(0..4u8, 0..5_000)) {
+            let block = Bytes::from(block);
+            for wanted in ALL {
+                let (used, stored) = wanted.compress(&block);
+                prop_assert!(stored.len() <= block.len());
+                prop_assert_eq!(used.decompress(&stored, block.len()).unwrap(), block.clone());
+                prop_assert_eq!(Compression::from_code(used.code()), Some(used));
+            }
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(stored in prop::collection::vec(any::<u8>(), 0..300), length in 0..10_000usize) {
+            for compression in ALL {
+                if let Ok(block) = compression.decompress(&stored.clone().into(), length) {
+                    prop_assert_eq!(block.len(), length);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn never_decompresses_to_more_than_recorded() {
+        let block = Bytes::from(vec![7; 100_000]);
+        for wanted in [Compression::Lz4, Compression::Zstd] {
+            let (used, stored) = wanted.compress(&block);
+            assert_eq!(used, wanted);
+            assert!(stored.len() < 1_000);
+            assert_eq!(used.decompress(&stored, 99_999), Err(CompressionError::Undecodable(used)));
+            let longer = CompressionError::Length { expected: 100_001, found: 100_000 };
+            assert_eq!(used.decompress(&stored, 100_001), Err(longer));
+            let too_large = MAX_BLOCK_BYTES + 1;
+            assert_eq!(used.decompress(&stored, too_large), Err(CompressionError::TooLarge(too_large)));
+        }
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_stored_as_it_is() {
+        let block = Bytes::from_static(b"abc");
+        for wanted in ALL {
+            assert_eq!(wanted.compress(&block), (Compression::None, block.clone()));
+        }
+    }
+}

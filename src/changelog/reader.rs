@@ -1,0 +1,131 @@
+//! Reads change sets back, verified.
+//!
+//! A [`SegmentHandle`] says where the blocks lie and what their checksums are, so a reader fetches exactly their bytes and trusts
+//! nothing else in the object. [`ReplayStream`] reads many of them ahead.
+
+mod plan;
+mod stream;
+
+use bytes::Bytes;
+
+pub use self::stream::{ReplayOptions, ReplayStream};
+use super::{
+    block::{Batch, BlockReader},
+    segment::{BlockHandle, SegmentError, SegmentHandle, SegmentId, SegmentIndex, verify},
+};
+use crate::{
+    object::{ObjectName, Path, Retry, Store, StoreError},
+    types::{KeyGroupRange, SqnRange},
+};
+
+/// One verified, uncompressed block of a change set.
+#[derive(Debug, Clone)]
+pub struct ChangeBlock {
+    /// Where it comes from.
+    pub segment: SegmentId,
+    /// Where it was stored there.
+    pub handle: BlockHandle,
+    /// The sequence numbers of its change set.
+    pub range: SqnRange,
+    /// Its contents. May share memory with the other blocks of one read.
+    pub bytes: Bytes,
+}
+
+/// Why change sets could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// An object is not what was written.
+    #[error("object `{object}`, byte {offset}: {what}")]
+    Corrupt {
+        /// Its path.
+        object: String,
+        /// Where in the object, from 0.
+        offset: u64,
+        /// What was expected and found.
+        what: String,
+    },
+    /// An object is not there.
+    #[error("object `{object}` is missing")]
+    Missing {
+        /// Its path.
+        object: String,
+    },
+    /// The store does not answer, or refuses.
+    #[error("reading object `{object}`")]
+    Store {
+        /// Its path.
+        object: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// The read was ended from outside: the daemon stops.
+    #[error("reading object `{object}` was stopped")]
+    Stopped {
+        /// Its path.
+        object: String,
+    },
+}
+
+impl ChangeBlock {
+    /// Its batches, with errors that name object and place.
+    pub fn batches(&self) -> impl Iterator<Item = Result<Batch<'_>, ReadError>> {
+        BlockReader::new(&self.bytes, self.range).map(|batch| {
+            batch.map_err(|error| corrupt(&self.segment, &SegmentError::Block { offset: self.handle.offset, error }))
+        })
+    }
+}
+
+/// Reads the blocks of one change set that share a key group with `key_groups`, in their order. A block may hold changes of other
+/// key groups too. Cancel safe.
+///
+/// # Errors
+/// [`ReadError`], after what `retry` allows.
+pub async fn read_change_set(
+    store: &Store,
+    handle: &SegmentHandle,
+    key_groups: KeyGroupRange,
+    retry: Retry,
+) -> Result<Vec<ChangeBlock>, ReadError> {
+    let mut blocks = Vec::new();
+    for read in plan::reads(std::slice::from_ref(handle), key_groups) {
+        blocks.extend(read.execute(store, retry).await?);
+    }
+    Ok(blocks)
+}
+
+/// Reads a whole segment, verifies it down to each change, and returns its index; for tools. Cancel safe.
+///
+/// # Errors
+/// [`ReadError::Corrupt`] also if it lies under another segment's name.
+pub async fn read_index(store: &Store, id: &SegmentId, retry: Retry) -> Result<SegmentIndex, ReadError> {
+    let path = path(id);
+    let bytes = store.get(&path, retry).await.map_err(|error| store_error(&path, error))?;
+    let index = verify(&bytes).map_err(|error| corrupt(id, &error))?;
+    if (index.instance, index.number) == (id.instance, id.number) {
+        return Ok(index);
+    }
+    let what = format!("holds segment {}/{}", index.instance, index.number);
+    Err(ReadError::Corrupt { object: path.to_string(), offset: 0, what })
+}
+
+fn path(id: &SegmentId) -> Path {
+    ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
+}
+
+fn corrupt(id: &SegmentId, error: &SegmentError) -> ReadError {
+    ReadError::Corrupt { object: path(id).to_string(), offset: error.offset(), what: error.to_string() }
+}
+
+fn store_error(path: &Path, error: StoreError) -> ReadError {
+    let object = path.to_string();
+    match error {
+        StoreError::NotFound { .. } => ReadError::Missing { object },
+        StoreError::OutOfRange { from, to, size, .. } => {
+            ReadError::Corrupt { object, offset: size, what: format!("cut off: bytes {from} to {to} are recorded") }
+        }
+        source => ReadError::Store { object, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

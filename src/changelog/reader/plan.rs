@@ -1,0 +1,85 @@
+//! Which byte ranges to read for which blocks; and one such read.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::{ChangeBlock, ReadError, corrupt, path, store_error};
+use crate::{
+    changelog::segment::{BlockHandle, SegmentError, SegmentHandle, SegmentId, open_block},
+    object::{Retry, Store},
+    types::{KeyGroupRange, SqnRange},
+};
+
+/// Blocks of a segment with no more than so many bytes between them are read at once: cheaper than another request.
+const MAX_GAP_BYTES: u64 = 64 << 10;
+
+/// No block is joined to a read that has so many bytes already.
+const MAX_JOINED_BYTES: u64 = 8 << 20;
+
+/// One range of one segment, and the blocks wanted of it, in order of their offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) segment: SegmentId,
+    pub(super) range: Range<u64>,
+    pub(super) blocks: Vec<(BlockHandle, SqnRange)>,
+}
+
+/// The reads for the blocks of `handles` that share a key group with `key_groups`, in that order.
+pub(super) fn reads(handles: &[SegmentHandle], key_groups: KeyGroupRange) -> Vec<Read> {
+    let mut reads: Vec<Read> = Vec::new();
+    for handle in handles {
+        for block in handle.blocks.iter().filter(|block| block.key_groups.overlaps(key_groups)) {
+            let end = block.offset.saturating_add(u64::from(block.stored_length));
+            match reads.last_mut() {
+                Some(last) if last.can_join(&handle.segment, block) => {
+                    last.range.end = end;
+                    last.blocks.push((*block, handle.range));
+                }
+                _ => reads.push(Read {
+                    segment: handle.segment.clone(),
+                    range: block.offset..end,
+                    blocks: vec![(*block, handle.range)],
+                }),
+            }
+        }
+    }
+    reads
+}
+
+impl Read {
+    fn can_join(&self, segment: &SegmentId, block: &BlockHandle) -> bool {
+        self.segment == *segment
+            && block.offset >= self.range.end
+            && block.offset - self.range.end <= MAX_GAP_BYTES
+            && self.range.end - self.range.start < MAX_JOINED_BYTES
+    }
+
+    /// Bytes of memory that it may take: as stored, and decompressed beside that.
+    pub(super) fn memory(&self) -> u64 {
+        let decompressed = self.blocks.iter().map(|(block, _)| u64::from(block.length)).sum::<u64>();
+        (self.range.end - self.range.start).saturating_add(decompressed)
+    }
+
+    /// Reads, verifies and decompresses.
+    pub(super) async fn execute(self, store: &Store, retry: Retry) -> Result<Vec<ChangeBlock>, ReadError> {
+        let Self { segment, range, blocks } = self;
+        let path = path(&segment);
+        let bytes = store.get_range(&path, range.clone(), retry).await.map_err(|error| store_error(&path, error))?;
+        let mut verified = Vec::with_capacity(blocks.len());
+        for (handle, sqns) in blocks {
+            let stored = slice(&bytes, range.start, &handle).map_err(|error| corrupt(&segment, &error))?;
+            let bytes = open_block(&handle, &stored).map_err(|error| corrupt(&segment, &error))?;
+            verified.push(ChangeBlock { segment: segment.clone(), handle, range: sqns, bytes });
+        }
+        Ok(verified)
+    }
+}
+
+/// The stored bytes of a block within `bytes`, which begin at byte `start` of the segment.
+fn slice(bytes: &Bytes, start: u64, handle: &BlockHandle) -> Result<Bytes, SegmentError> {
+    let cut_off = SegmentError::Format { offset: handle.offset, what: "the segment is cut off inside of a block" };
+    let from = usize::try_from(handle.offset - start).map_err(|_| cut_off.clone())?;
+    let to = from.saturating_add(usize::try_from(handle.stored_length).unwrap_or(usize::MAX));
+    if to > bytes.len() { Err(cut_off) } else { Ok(bytes.slice(from..to)) }
+}

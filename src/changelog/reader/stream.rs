@@ -1,0 +1,124 @@
+//! Reads ahead for a replay: in order, in parallel, within a bound of memory.
+
+use std::collections::VecDeque;
+
+use tokio::{sync::oneshot, task::AbortHandle};
+
+use super::{ChangeBlock, ReadError, path, plan, plan::Read};
+use crate::{
+    changelog::segment::{SegmentHandle, SegmentId},
+    object::{Retry, Store},
+    tasks::Tasks,
+    types::KeyGroupRange,
+};
+
+/// What to read, and how far ahead.
+#[derive(Debug, Clone)]
+pub struct ReplayOptions {
+    /// Only blocks that share one of these.
+    pub key_groups: KeyGroupRange,
+    /// Most reads at the same time, at least 1.
+    pub parallel_reads: usize,
+    /// Most bytes that are read and not yet handed out; a single larger read goes alone.
+    pub max_bytes: u64,
+    /// For each read.
+    pub retry: Retry,
+}
+
+/// The verified blocks of many change sets, in the order of their handles. Reads go on in the background while the caller
+/// replays. Dropped, it ends its reads.
+#[derive(Debug)]
+pub struct ReplayStream {
+    store: Store,
+    tasks: Tasks,
+    options: ReplayOptions,
+    planned: VecDeque<Read>,
+    reading: VecDeque<Reading>,
+    /// What the front of `reading` brought.
+    ready: VecDeque<ChangeBlock>,
+    ready_memory: u64,
+    /// Over `reading` and `ready`.
+    memory: u64,
+}
+
+/// A read in the background; ended when dropped.
+#[derive(Debug)]
+struct Reading {
+    segment: SegmentId,
+    memory: u64,
+    outcome: oneshot::Receiver<Result<Vec<ChangeBlock>, ReadError>>,
+    task: AbortHandle,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ReplayStream {
+    /// Plans the reads; they begin with the first call of [`next`](Self::next).
+    ///
+    /// # Panics
+    /// If `options.parallel_reads` is 0.
+    #[must_use]
+    pub fn new(store: Store, tasks: Tasks, handles: &[SegmentHandle], options: ReplayOptions) -> Self {
+        assert!(options.parallel_reads > 0, "a replay needs at least one read at a time");
+        let planned = plan::reads(handles, options.key_groups).into();
+        let (reading, ready) = Default::default();
+        Self { store, tasks, options, planned, reading, ready, ready_memory: 0, memory: 0 }
+    }
+
+    /// The next block, `None` after the last one. After an error, the rest is dropped. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] of the block that is next; blocks before it were handed out.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn next(&mut self) -> Option<Result<ChangeBlock, ReadError>> {
+        loop {
+            if let Some(block) = self.ready.pop_front() {
+                return Some(Ok(block));
+            }
+            self.memory -= std::mem::take(&mut self.ready_memory);
+            self.read_ahead();
+            let first = self.reading.front_mut()?;
+            let stopped = || ReadError::Stopped { object: path(&first.segment).to_string() };
+            let outcome = (&mut first.outcome).await.unwrap_or_else(|_| Err(stopped()));
+            self.ready_memory = self.reading.pop_front().map_or(0, |read| read.memory);
+            match outcome {
+                Ok(blocks) => self.ready = blocks.into(),
+                Err(error) => {
+                    self.planned.clear();
+                    self.reading.clear();
+                    self.memory = self.ready_memory;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Stored bytes of the planned reads that have not begun: for telling progress.
+    #[must_use]
+    pub fn remaining_bytes(&self) -> u64 {
+        self.planned.iter().map(|read| read.range.end - read.range.start).sum()
+    }
+
+    fn read_ahead(&mut self) {
+        while let Some(next) = self.planned.front()
+            && self.reading.len() < self.options.parallel_reads
+            && (self.memory == 0 || self.memory.saturating_add(next.memory()) <= self.options.max_bytes)
+            && let Some(read) = self.planned.pop_front()
+        {
+            let (send, outcome) = oneshot::channel();
+            let (segment, memory) = (read.segment.clone(), read.memory());
+            let (store, retry) = (self.store.clone(), self.options.retry);
+            let task = self.tasks.spawn(async move {
+                let _ = send.send(read.execute(&store, retry).await);
+            });
+            self.memory = self.memory.saturating_add(memory);
+            self.reading.push_back(Reading { segment, memory, outcome, task });
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Segments: the immutable objects of the changelog. One upload makes one; it holds change sets of one or more backends of one
+//! job.
+//!
+//! ```text
+//!           ┌──────────────────────────────────────────────────────────────┐
+//!   0       │ header, 40 bytes                                             │
+//!           │   magic "DSTLSEG1" │ version u16 │ flags u16 │ instance [16] │
+//!           │   number u64 │ CRC of the 36 bytes before u32                │
+//!           ├──────────────────────────────────────────────────────────────┤
+//!   40      │ block │ block │ …     each stored by its own compression     │
+//!           ├──────────────────────────────────────────────────────────────┤
+//!   i       │ index: number of change sets u32, then for each              │
+//!           │   operator: length u8, bytes │ subtask u32 │ epoch u64       │
+//!           │   sqn from u64 │ sqn to u64 │ changes u64                    │
+//!           │   number of blocks u16, then for each (25 bytes)             │
+//!           │     key group first u16, last u16 │ offset u64               │
+//!           │     stored length u32 │ length u32 │ compression u8 │ CRC u32│
+//!           ├──────────────────────────────────────────────────────────────┤
+//!   n - 28  │ trailer, 28 bytes                                            │
+//!           │   index offset i u64 │ index length u32 │ index CRC u32      │
+//!           │   CRC of all bytes before this field u32 │ magic "DSTLEND1"  │
+//!           └──────────────────────────────────────────────────────────────┘
+//!   n
+//! ```
+//!
+//! * All numbers are little-endian; every CRC is CRC-32 (IEEE, as in zlib).
+//! * Instance (a UUID) and number repeat the object's name: a segment under another one's name is recognised. Flags are 0.
+//! * Blocks fill the space between header and index without gaps, in the order of the index. A block's CRC is that of its
+//!   stored bytes, its offset counts from the segment's first byte, its length is that before compression. Compression: 0 none,
+//!   1 lz4 (block format), 2 zstd. What is inside a block: [`block`](super::block).
+//! * Key groups are inclusive on both sides; sqns from inclusive, to exclusive. The blocks of one change set hold disjoint ranges
+//!   of key groups; this version writes one.
+//!
+//! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve tools and
+//! verification.
+
+mod encode;
+mod index;
+mod verify;
+
+pub use self::{
+    encode::{EncodedSegment, SegmentEncoder, encode},
+    index::{IndexedSet, SegmentIndex, decode_index},
+    verify::{open_block, verify},
+};
+use super::{
+    block::{BlockError, ChangeSetBody},
+    compression::{Compression, CompressionError},
+};
+use crate::types::{BackendId, KeyGroupRange, Name, SqnRange};
+
+use uuid::Uuid;
+
+const MAGIC: &[u8; 8] = b"DSTLSEG1";
+const END_MAGIC: &[u8; 8] = b"DSTLEND1";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 40;
+const TRAILER_BYTES: usize = 28;
+
+/// Consecutive changes of one backend, to be stored. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeSet {
+    /// Whose changes.
+    pub backend: BackendId,
+    /// The number of the fencing epoch that appended them.
+    pub epoch: u64,
+    /// The changes.
+    pub body: ChangeSetBody,
+}
+
+/// Names one segment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId {
+    /// The job whose folder it lies in.
+    pub job: Name,
+    /// The daemon instance that made it.
+    pub instance: Uuid,
+    /// Its number within job and instance.
+    pub number: u64,
+}
+
+/// Where one change set lies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SegmentHandle {
+    /// The object.
+    pub segment: SegmentId,
+    /// The change set's blocks, at least one, of disjoint key groups.
+    pub blocks: Vec<BlockHandle>,
+    /// Its sequence numbers.
+    pub range: SqnRange,
+    /// Number of changes.
+    pub changes: u64,
+    /// Bytes of all its blocks as stored.
+    pub stored_bytes: u64,
+}
+
+/// Where one block lies, and how to check it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockHandle {
+    /// The key groups that its changes lie in.
+    pub key_groups: KeyGroupRange,
+    /// Bytes from the start of the segment.
+    pub offset: u64,
+    /// Bytes as stored.
+    pub stored_length: u32,
+    /// Bytes after decompression.
+    pub length: u32,
+    /// How it is stored.
+    pub compression: Compression,
+    /// CRC-32 of the stored bytes.
+    pub crc: u32,
+}
+
+/// Why bytes are not the segment that they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentError {
+    /// Something does not have the form that the format asks for.
+    #[error("byte {offset}: {what}")]
+    Format {
+        /// Where in the segment, from 0.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Made by a later version.
+    #[error("byte 8: format version {0}, where up to {VERSION} is known")]
+    Version(u16),
+    /// The bytes are not those that were written.
+    #[error("byte {offset}: the checksum of {part} is {found:08x}, {expected:08x} recorded")]
+    Checksum {
+        /// What is damaged.
+        part: &'static str,
+        /// Where it begins.
+        offset: u64,
+        /// As recorded.
+        expected: u32,
+        /// As computed.
+        found: u32,
+    },
+    /// A block cannot be decompressed.
+    #[error("byte {offset}: {error}")]
+    Compression {
+        /// Where the block begins.
+        offset: u64,
+        /// Why.
+        error: CompressionError,
+    },
+    /// A block's contents are damaged though its checksum is right.
+    #[error("byte {offset}: {error}")]
+    Block {
+        /// Where the stored block begins.
+        offset: u64,
+        /// What and where inside the uncompressed block.
+        error: BlockError,
+    },
+}
+
+impl SegmentError {
+    /// Where in the segment, from 0.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Version(_) => MAGIC.len() as u64,
+            Self::Format { offset, .. }
+            | Self::Checksum { offset, .. }
+            | Self::Compression { offset, .. }
+            | Self::Block { offset, .. } => *offset,
+        }
+    }
+}
+
+impl BlockHandle {
+    /// The block's bytes within the segment, half-open; `None` if they end beyond 2^64.
+    #[must_use]
+    pub fn stored_range(&self) -> Option<std::ops::Range<u64>> {
+        Some(self.offset..self.offset.checked_add(u64::from(self.stored_length))?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! One upload: from change sets to a durable segment.
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{sync::mpsc, task::yield_now, time::Instant};
+
+use super::{InFlight, Number, Ticket, UploadEdge, UploadError};
+use crate::{
+    changelog::{
+        compression::Compression,
+        segment::{ChangeSet, EncodedSegment, SegmentEncoder, SegmentHandle, SegmentId},
+    },
+    object::{Created, ObjectName, Path, Retry},
+    types::Name,
+};
+
+/// One segment to be.
+pub(super) struct Upload {
+    pub(super) job: Name,
+    pub(super) compression: Compression,
+    pub(super) edge: UploadEdge,
+    pub(super) in_flight: InFlight,
+    /// In the order that they get in the segment.
+    pub(super) sets: Vec<(ChangeSet, Ticket)>,
+}
+
+/// One of the worker's slots, given back when dropped.
+pub(super) struct Slot {
+    pub(super) free: mpsc::UnboundedSender<()>,
+    pub(super) in_flight: Gauge,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.in_flight.dec();
+        let _ = self.free.send(());
+    }
+}
+
+impl Upload {
+    /// Uploads and tells every `done`; only then `number` ends being in flight and `slot` is free, also when this is aborted.
+    pub(super) async fn run(self, number: Number, slot: Slot) {
+        let (slot, mut number) = (slot, number);
+        let (sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();
+        let (metrics, store) = (&self.edge.metrics, &self.edge.store);
+        metrics.uploads.inc();
+        let begun = Instant::now();
+        let outcome = loop {
+            let id =
+                SegmentId { job: self.job.clone(), instance: self.in_flight.numbers.instance, number: number.number };
+            let EncodedSegment { payload, handles, bytes } = encode(id.clone(), &sets, self.compression).await;
+            match store.create_counted(&path(&id), payload, Retry::forever()).await {
+                Ok((Created::New | Created::Identical, attempts)) => {
+                    metrics.attempts.observe(f64::from(attempts));
+                    metrics.duration.observe(begun.elapsed().as_secs_f64());
+                    metrics.stored.inc_by(bytes);
+                    metrics.size.observe(observed(bytes));
+                    break Ok(handles);
+                }
+                Ok((Created::Conflict, _)) => {
+                    metrics.conflicts.inc();
+                    tracing::warn!(segment = %path(&id), "the name of a segment is taken by another object");
+                    number = self.in_flight.begin();
+                }
+                Err(source) => break Err(UploadError::Store { segment: id, source }),
+            }
+        };
+        match &outcome {
+            Ok(_) => {
+                metrics.appended.inc_by(sets.iter().map(|set| set.body.bytes.len() as u64).sum());
+                metrics.change_sets.observe(observed(sets.len() as u64));
+            }
+            Err(_) => {
+                metrics.failures.inc();
+            }
+        }
+        // The submitters give back the credit for these bytes as soon as they know.
+        drop(sets);
+        tell(tickets, outcome);
+        drop((number, slot));
+    }
+}
+
+fn tell(tickets: Vec<Ticket>, outcome: Result<Vec<SegmentHandle>, UploadError>) {
+    match outcome {
+        Ok(handles) => {
+            assert_eq!(handles.len(), tickets.len(), "one handle per change set");
+            for (ticket, handle) in tickets.into_iter().zip(handles) {
+                ticket.call(Ok(handle));
+            }
+        }
+        Err(error) => {
+            for ticket in tickets {
+                ticket.call(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Checksums run at memory speed; only compression is worth a yield.
+async fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> EncodedSegment {
+    let mut encoder = SegmentEncoder::new(id, compression);
+    for set in sets {
+        encoder.push(set);
+        if compression != Compression::None {
+            yield_now().await;
+        }
+    }
+    encoder.finish()
+}
+
+fn path(id: &SegmentId) -> Path {
+    ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
+}
+
+/// For histograms: exact below 2^53.
+fn observed(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,131 @@
+//! The worker: hands what is due to upload tasks while slots are free.
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    InFlight, Ticket, UploadEdge, UploadError, UploadOptions,
+    upload::{Slot, Upload},
+};
+use crate::{
+    changelog::{batcher::Batcher, segment::ChangeSet},
+    types::{BackendId, Name},
+};
+
+/// What clients ask for.
+pub(super) enum Message {
+    /// Make a change set durable.
+    Submit { set: ChangeSet, urgent: bool, ticket: Ticket },
+    /// Cancel what has not begun.
+    Withdraw { backend: BackendId, epoch: u64 },
+    /// One more backend submits.
+    WriterJoined,
+    /// One backend less submits.
+    WriterLeft,
+}
+
+/// The actor. Ends when all clients are gone and nothing is in flight.
+pub(super) struct Worker {
+    job: Name,
+    options: UploadOptions,
+    edge: UploadEdge,
+    in_flight: InFlight,
+    batcher: Batcher<Ticket>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    /// Slots come back here; never more than `num_threads`.
+    freed: mpsc::UnboundedReceiver<()>,
+    free: mpsc::UnboundedSender<()>,
+    used_slots: usize,
+}
+
+impl Worker {
+    pub(super) fn new(
+        job: Name,
+        options: UploadOptions,
+        edge: UploadEdge,
+        in_flight: InFlight,
+        messages: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        let batcher = Batcher::new(options.batch.clone());
+        let (free, freed) = mpsc::unbounded_channel();
+        Self { job, options, edge, in_flight, batcher, messages, freed, free, used_slots: 0 }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            self.send_due();
+            let deadline = self.has_slot().then(|| self.batcher.deadline()).flatten();
+            tokio::select! {
+                biased;
+                Some(()) = self.freed.recv() => self.used_slots -= 1,
+                message = self.messages.recv() => match message {
+                    Some(message) => self.handle(message),
+                    None => break,
+                },
+                () = sleep_until(deadline.map_or_else(Instant::now, Instant::from_std)), if deadline.is_some() => {}
+            }
+        }
+        self.drain().await;
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Submit { set, urgent, ticket } => {
+                self.batcher.push(Instant::now().into_std(), set, urgent, ticket);
+            }
+            Message::Withdraw { backend, epoch } => {
+                for ticket in self.batcher.withdraw(&backend, epoch) {
+                    ticket.call(Err(UploadError::Cancelled));
+                }
+            }
+            Message::WriterJoined => self.batcher.writer_joined(),
+            Message::WriterLeft => self.batcher.writer_left(),
+        }
+    }
+
+    fn has_slot(&self) -> bool {
+        self.used_slots < self.options.num_threads
+    }
+
+    fn send_due(&mut self) {
+        while self.has_slot()
+            && let Some(mut sets) = self.batcher.take(Instant::now().into_std())
+        {
+            // Neighbours in the segment are one range to read. The sort is stable: each backend's order stays.
+            sets.sort_by(|(a, _), (b, _)| (&a.backend, a.epoch).cmp(&(&b.backend, b.epoch)));
+            self.used_slots += 1;
+            let slot = Slot { free: self.free.clone(), in_flight: self.edge.metrics.in_flight.clone() };
+            slot.in_flight.inc();
+            let upload = Upload {
+                job: self.job.clone(),
+                compression: self.options.compression,
+                edge: self.edge.clone(),
+                in_flight: self.in_flight.clone(),
+                sets,
+            };
+            // Begun here, not in the task: numbers follow the order of sending, and low water knows at once.
+            let number = self.in_flight.begin();
+            self.edge.tasks.spawn(upload.run(number, slot));
+        }
+        self.measure();
+    }
+
+    fn measure(&self) {
+        let metrics = &self.edge.metrics;
+        metrics.waiting_sets.set(i64::try_from(self.batcher.waiting()).unwrap_or(i64::MAX));
+        metrics.waiting_bytes.set(i64::try_from(self.batcher.waiting_bytes()).unwrap_or(i64::MAX));
+    }
+
+    /// Cancels what waits, waits for what is in flight.
+    async fn drain(mut self) {
+        for ticket in self.batcher.clear() {
+            ticket.call(Err(UploadError::Cancelled));
+        }
+        self.measure();
+        while self.used_slots > 0 && self.freed.recv().await.is_some() {
+            self.used_slots -= 1;
+        }
+    }
+}

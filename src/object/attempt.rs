@@ -1,0 +1,231 @@
+//! One attempt at each operation of the store: its requests, and what their answers mean for trying again.
+
+use std::{collections::BTreeSet, future::Future, ops::Range, sync::Arc, time::UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use object_store::{GetOptions, PutMode, PutOptions, PutPayload, path::Path};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    AttemptError, Created, ObjectMeta, Operation, Store, StoreError,
+    error::Class,
+    metered::Outcome,
+    retry::{Bound, Failure},
+};
+use crate::types::TimeMs;
+
+/// A deletion in bulk gets as much patience per object as the transfer of so many bytes.
+const DELETE_WEIGHT_BYTES: u64 = 128 << 10;
+
+impl Store {
+    /// Puts the object unless there is one; compares if there is.
+    pub(super) async fn create_once(&self, bound: Bound, path: &Path, payload: PutPayload) -> Result<Created, Failure> {
+        let location = self.absolute(path);
+        let size = length(payload.content_length());
+        let options = PutOptions::from(PutMode::Create);
+        let put = self.0.store.put_opts(&location, payload.clone(), options);
+        match self.request(Operation::Create, bound.within(size, put)).await {
+            Ok(_) => {
+                self.0.metrics.wrote(size);
+                Ok(Created::New)
+            }
+            Err(AttemptError::Store(error)) if Class::of(&error) == Class::Exists => {
+                match self.holds(bound, path, &payload).await {
+                    Ok(true) => Ok(Created::Identical),
+                    Ok(false) => Ok(Created::Conflict),
+                    // A store also says "exists" (409) while another create is under way.
+                    Err(Failure::Final(StoreError::NotFound { .. })) => Err(Failure::Again(AttemptError::Vanished)),
+                    Err(failure) => Err(failure),
+                }
+            }
+            // There is no object to miss: the bucket or a directory is missing.
+            Err(AttemptError::Store(error)) if Class::of(&error) == Class::NotFound => {
+                Err(Failure::Again(AttemptError::Store(error)))
+            }
+            Err(error) => Err(failure(Operation::Create, path, error)),
+        }
+    }
+
+    /// Whether the object at `path` has exactly the bytes of `payload`; reads it only if it has as many.
+    async fn holds(&self, bound: Bound, path: &Path, payload: &PutPayload) -> Result<bool, Failure> {
+        let meta = self.head_once(bound, path).await?;
+        if meta.size != length(payload.content_length()) {
+            return Ok(false);
+        }
+        let stored = self.get_once(bound, path).await?;
+        let mut rest = &stored[..];
+        let same = payload.iter().all(|chunk| match rest.split_at_checked(chunk.len()) {
+            Some((head, tail)) => {
+                rest = tail;
+                head == chunk
+            }
+            None => false,
+        });
+        Ok(same && rest.is_empty())
+    }
+
+    /// Reads the whole object.
+    pub(super) async fn get_once(&self, bound: Bound, path: &Path) -> Result<Bytes, Failure> {
+        let location = self.absolute(path);
+        let answer = self.request(Operation::Get, async {
+            let result = bound.within(0, self.0.store.get_opts(&location, GetOptions::new())).await?;
+            let size = result.meta.size;
+            whole(bound.within(size, result.bytes()).await?, size)
+        });
+        let bytes = answer.await.map_err(|error| failure(Operation::Get, path, error))?;
+        self.0.metrics.read(length(bytes.len()));
+        Ok(bytes)
+    }
+
+    /// Reads a range, not empty. Stores answer a range that begins behind the end with various errors, and cut one that ends behind it;
+    /// both become [`StoreError::OutOfRange`].
+    pub(super) async fn get_range_once(&self, bound: Bound, path: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
+        let location = self.absolute(path);
+        let expected = range.end.saturating_sub(range.start);
+        let options = GetOptions::new().with_range(Some(range.clone()));
+        let answer = self.request(Operation::GetRange, async {
+            let result = bound.within(0, self.0.store.get_opts(&location, options)).await?;
+            whole(bound.within(expected, result.bytes()).await?, expected)
+        });
+        match answer.await {
+            Ok(bytes) => {
+                self.0.metrics.read(expected);
+                Ok(bytes)
+            }
+            Err(AttemptError::Timeout { after }) => Err(Failure::Again(AttemptError::Timeout { after })),
+            Err(error) => match self.head_once(bound, path).await {
+                Ok(meta) if meta.size < range.end => Err(Failure::Final(StoreError::OutOfRange {
+                    path: path.clone(),
+                    from: range.start,
+                    to: range.end,
+                    size: meta.size,
+                })),
+                _ => Err(failure(Operation::GetRange, path, error)),
+            },
+        }
+    }
+
+    /// Asks for size and time.
+    pub(super) async fn head_once(&self, bound: Bound, path: &Path) -> Result<ObjectMeta, Failure> {
+        let location = self.absolute(path);
+        let options = GetOptions::new().with_head(true);
+        let head = self.request(Operation::Head, bound.within(0, self.0.store.get_opts(&location, options))).await;
+        head.map(|result| self.meta(&result.meta)).map_err(|error| failure(Operation::Head, path, error))
+    }
+
+    /// Lists from the beginning: not every store lists in order, so that a broken listing cannot be resumed.
+    pub(super) async fn list_once(
+        &self,
+        bound: Bound,
+        prefix: &Path,
+        after: Option<&Path>,
+    ) -> Result<Vec<ObjectMeta>, Failure> {
+        let location = self.absolute(prefix);
+        let mut listing = match after {
+            Some(after) => self.0.store.list_with_offset(Some(&location), &self.absolute(after)),
+            None => self.0.store.list(Some(&location)),
+        };
+        let answer = self.request(Operation::List, async {
+            let mut found = Vec::new();
+            while let Some(meta) = bound.within(0, async { listing.next().await.transpose() }).await? {
+                found.push(self.meta(&meta));
+            }
+            Ok(found)
+        });
+        let mut found = answer.await.map_err(|error| match error {
+            AttemptError::Store(store) if Class::of(&store) == Class::Unsupported => {
+                failure(Operation::List, prefix, AttemptError::Store(store))
+            }
+            error => Failure::Again(error),
+        })?;
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// Deletes what is in `left` (absolute paths) and takes out of it what is gone.
+    pub(super) async fn delete_once(&self, bound: Bound, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
+        let wanted: Vec<_> = left.lock().iter().cloned().collect();
+        let weight = length(wanted.len()).saturating_mul(DELETE_WEIGHT_BYTES);
+        let mut deletions = self.0.store.delete_stream(stream::iter(wanted.into_iter().map(Ok)).boxed());
+        let mut absent = 0;
+        let answer = self.request(Operation::Delete, async {
+            let mut failed = None;
+            let drain = async {
+                while let Some(deleted) = deletions.next().await {
+                    match deleted {
+                        Ok(path) => {
+                            left.lock().remove(&path);
+                        }
+                        Err(error) if Class::of(&error) == Class::NotFound => absent += 1,
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                Ok(())
+            };
+            bound.within(weight, drain).await?;
+            failed.map_or(Ok(()), |error| Err(AttemptError::Store(error)))
+        });
+        answer.await.map_err(|error| match error {
+            AttemptError::Store(store) if Class::of(&store) == Class::Unsupported => {
+                let path = left.lock().first().map(|path| self.relative(path)).unwrap_or_default();
+                failure(Operation::Delete, &path, AttemptError::Store(store))
+            }
+            error => Failure::Again(error),
+        })?;
+        // A "not found" does not say of which object in a form that all stores share; but if nothing else failed, they account
+        // for all that is left.
+        let mut left = left.lock();
+        if left.len() > absent {
+            return Err(Failure::Again(AttemptError::Incomplete { left: left.len() - absent }));
+        }
+        left.clear();
+        Ok(())
+    }
+
+    /// Counts and times one request.
+    async fn request<T>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = Result<T, AttemptError>>,
+    ) -> Result<T, AttemptError> {
+        let start = Instant::now();
+        let answer = request.await;
+        let outcome = answer.as_ref().map_or_else(Outcome::from, |_| Outcome::Ok);
+        self.0.metrics.requested(operation, outcome, start.elapsed());
+        answer
+    }
+
+    fn meta(&self, meta: &object_store::ObjectMeta) -> ObjectMeta {
+        let modified = std::time::SystemTime::from(meta.last_modified);
+        let modified_ms = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        ObjectMeta {
+            path: self.relative(&meta.location),
+            size: meta.size,
+            modified_ms: TimeMs::try_from(modified_ms).unwrap_or(TimeMs::MAX),
+        }
+    }
+}
+
+/// What `error` means for an operation on the one object at `path`.
+fn failure(operation: Operation, path: &Path, error: AttemptError) -> Failure {
+    let AttemptError::Store(error) = error else { return Failure::Again(error) };
+    match Class::of(&error) {
+        Class::NotFound => Failure::Final(StoreError::NotFound { path: path.clone() }),
+        Class::Unsupported => {
+            Failure::Final(StoreError::Unsupported { path: path.clone(), operation, source: Arc::new(error) })
+        }
+        Class::Exists | Class::Retry => Failure::Again(AttemptError::Store(error)),
+    }
+}
+
+/// Checks that an answer has all its bytes.
+fn whole(bytes: Bytes, expected: u64) -> Result<Bytes, AttemptError> {
+    let got = length(bytes.len());
+    if got == expected { Ok(bytes) } else { Err(AttemptError::Short { expected, got }) }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("no host addresses more than 64 bits")
+}

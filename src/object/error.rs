@@ -1,0 +1,182 @@
+//! Why the store did not do as asked. Every error names the object, or the prefix of a listing.
+
+use std::{sync::Arc, time::Duration};
+
+use object_store::path::Path;
+
+use super::Operation;
+use crate::error::{Error, Reason};
+
+/// Why a call of the store failed. Cheap to clone, so that one failed upload can fail all that waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store answered that there is no such object.
+    #[error("object `{path}` does not exist")]
+    NotFound {
+        /// The object.
+        path: Path,
+    },
+    /// The object is shorter than the range that was asked for.
+    #[error("object `{path}` has {size} bytes, bytes {from} to {to} were asked for")]
+    OutOfRange {
+        /// The object.
+        path: Path,
+        /// First byte asked for.
+        from: u64,
+        /// End of the range, exclusive.
+        to: u64,
+        /// How long the object is, in bytes.
+        size: u64,
+    },
+    /// No attempt got an answer, within the time or the number of attempts that the caller allowed. The outcome of a create is then
+    /// unknown: the object may exist, or appear later.
+    #[error("{operation} of object `{path}`: no answer from the object store after {attempts} attempts")]
+    Unavailable {
+        /// The object.
+        path: Path,
+        /// What was asked.
+        operation: Operation,
+        /// How often it was tried.
+        attempts: u32,
+        /// Why the last attempt failed.
+        source: Arc<AttemptError>,
+    },
+    /// The store cannot do this at all, however often it is asked.
+    #[error("{operation} of object `{path}`: the object store does not support it")]
+    Unsupported {
+        /// The object.
+        path: Path,
+        /// What was asked.
+        operation: Operation,
+        /// What it said.
+        source: Arc<object_store::Error>,
+    },
+}
+
+/// Why one attempt at a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// None was made: the deadline had passed.
+    #[error("the deadline had passed before the first attempt")]
+    DeadlinePassed,
+    /// No answer in time.
+    #[error("no answer within {} ms", after.as_millis())]
+    Timeout {
+        /// The patience.
+        after: Duration,
+    },
+    /// The answer was cut off.
+    #[error("an answer of {got} bytes instead of {expected}")]
+    Short {
+        /// How many bytes were due.
+        expected: u64,
+        /// How many came.
+        got: u64,
+    },
+    /// A deletion in bulk left some objects unanswered.
+    #[error("{left} objects are not known to be deleted")]
+    Incomplete {
+        /// How many.
+        left: usize,
+    },
+    /// The store refused a create because the object exists, and then did not find it: another create of it is under way, or it was
+    /// just deleted.
+    #[error("the object was said to exist, but could not be found")]
+    Vanished,
+    /// The store, or the way to it, reported an error.
+    #[error(transparent)]
+    Store(object_store::Error),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let reason = match &error {
+            StoreError::NotFound { .. } => Reason::MissingObject,
+            StoreError::OutOfRange { .. } => Reason::CorruptObject,
+            StoreError::Unavailable { .. } => Reason::StoreUnavailable,
+            StoreError::Unsupported { .. } => Reason::Unsupported,
+        };
+        let message = match &error {
+            StoreError::Unavailable { source, .. } => format!("{error}: {source}"),
+            StoreError::Unsupported { source, .. } => format!("{error}: {source}"),
+            _ => error.to_string(),
+        };
+        Self::new(reason, message)
+    }
+}
+
+/// What an error of the store means for trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// There is no such object.
+    NotFound,
+    /// There is already one.
+    Exists,
+    /// Never.
+    Unsupported,
+    /// Anything else may pass.
+    Retry,
+}
+
+impl Class {
+    /// Classifies `error`. Refused credentials and permissions, and a missing bucket, may pass: that is how many outages
+    /// show (an expired token whose renewal fails, a policy being replaced), and a checkpoint that is late is better than a
+    /// task that fails. They stay visible in the metrics and, when the call gives up, in the error.
+    pub(super) fn of(error: &object_store::Error) -> Self {
+        match error {
+            object_store::Error::NotFound { source, .. } if !names_missing_bucket(&source.to_string()) => {
+                Self::NotFound
+            }
+            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Self::Exists,
+            object_store::Error::InvalidPath { .. }
+            | object_store::Error::NotSupported { .. }
+            | object_store::Error::NotImplemented { .. }
+            | object_store::Error::UnknownConfigurationKey { .. } => Self::Unsupported,
+            _ => Self::Retry,
+        }
+    }
+}
+
+/// Whether the text of a "not found" is about the bucket: stores answer 404 for it too, and taking that for a missing
+/// object would make an outage look like an empty store.
+fn names_missing_bucket(text: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"].iter().any(|sign| text.contains(sign))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn not_found(text: &str) -> object_store::Error {
+        object_store::Error::NotFound { path: "a".into(), source: text.into() }
+    }
+
+    #[test]
+    fn a_missing_bucket_is_not_a_missing_object() {
+        assert_eq!(Class::of(&not_found("<Code>NoSuchKey</Code>")), Class::NotFound);
+        assert_eq!(Class::of(&not_found("<Code>NoSuchBucket</Code>")), Class::Retry);
+    }
+
+    #[test]
+    fn refused_permissions_may_pass() {
+        let denied = object_store::Error::PermissionDenied { path: "a".into(), source: "403".into() };
+        assert_eq!(Class::of(&denied), Class::Retry);
+    }
+
+    #[test]
+    fn an_error_says_what_was_asked_of_which_object_and_why_it_failed() {
+        let error = StoreError::Unavailable {
+            path: Path::from("wc/job/1"),
+            operation: Operation::Create,
+            attempts: 3,
+            source: Arc::new(AttemptError::Timeout { after: Duration::from_secs(5) }),
+        };
+        let error = Error::from(error);
+        assert_eq!(
+            error.message,
+            "create of object `wc/job/1`: no answer from the object store after 3 attempts: no answer within 5000 ms"
+        );
+        assert!(error.retryable);
+    }
+}

@@ -1,0 +1,420 @@
+//! The names of all objects: this file alone makes and parses paths.
+//!
+//! Paths are relative to the base of the store:
+//!
+//! ```text
+//! <job>/segments/<instance uuid>/<number>
+//! <job>/operators/<operator>/<subtask>/manifest/<number>
+//! <job>/operators/<operator>/<subtask>/index/<uuid>
+//! <job>/operators/<operator>/<subtask>/snapshot/<instance uuid>/<file>
+//! <job>/pins/<uuid>
+//! <job>/job/<number>
+//! <job>/savepoints/<savepoint>/<file, one or more levels>
+//! ```
+//!
+//! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
+//!   name is alone on its level.
+//! * Numbers of segments, manifests and job records have 20 digits with leading zeros, so that the order of the names is the order of
+//!   the numbers. Subtasks are plain decimals. UUIDs are in lower case with hyphens.
+//! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
+//!   creates an object leaves it behind.
+//! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
+
+use std::fmt;
+
+use object_store::path::Path;
+use uuid::Uuid;
+
+use crate::types::{BackendId, Name};
+
+const SEGMENTS: &str = "segments";
+const OPERATORS: &str = "operators";
+const MANIFEST: &str = "manifest";
+const INDEX: &str = "index";
+const SNAPSHOT: &str = "snapshot";
+const PINS: &str = "pins";
+const JOB: &str = "job";
+const SAVEPOINTS: &str = "savepoints";
+
+/// Digits of a number in a name: as many as the largest `u64` has.
+const NUMBER_DIGITS: usize = 20;
+
+/// What an object is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    /// One upload of a changelog.
+    Segment {
+        /// The job whose backends share it.
+        job: Name,
+        /// The daemon instance that wrote it.
+        instance: Uuid,
+        /// Within the instance.
+        number: u64,
+    },
+    /// One link of a backend's manifest chain.
+    Manifest {
+        /// Whose.
+        backend: BackendId,
+        /// Its place in the chain.
+        number: u64,
+    },
+    /// A page of a backend's index of its log.
+    IndexPage {
+        /// Whose.
+        backend: BackendId,
+        /// Which.
+        id: Uuid,
+    },
+    /// A file of a snapshot.
+    SnapshotFile {
+        /// Whose.
+        backend: BackendId,
+        /// The daemon instance that wrote it.
+        instance: Uuid,
+        /// Within the instance.
+        file: Name,
+    },
+    /// A lease on a checkpoint.
+    Pin {
+        /// The checkpoint's job.
+        job: Name,
+        /// Which.
+        id: Uuid,
+    },
+    /// One link of a job's chain of generations and commits.
+    JobRecord {
+        /// Whose.
+        job: Name,
+        /// Its place in the chain.
+        number: u64,
+    },
+    /// A file of a savepoint.
+    SavepointFile {
+        /// The job that it was taken of.
+        job: Name,
+        /// The savepoint.
+        savepoint: Name,
+        /// Folders and name within the savepoint; not empty.
+        file: Vec<Name>,
+    },
+    /// What a killed process left of an object that it was creating in a local directory.
+    Temporary {
+        /// What it was to become; not a temporary itself.
+        of: Box<Self>,
+        /// Tells several of the same object apart.
+        number: u64,
+    },
+}
+
+impl ObjectName {
+    /// Where the object is, relative to the base of the store.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        match self {
+            Self::Segment { job, instance, number } => segments(job).join(instance.to_string()).join(numbered(*number)),
+            Self::Manifest { backend, number } => manifests(backend).join(numbered(*number)),
+            Self::IndexPage { backend, id } => index_pages(backend).join(id.to_string()),
+            Self::SnapshotFile { backend, instance, file } => {
+                snapshots(backend).join(instance.to_string()).join(file.as_str())
+            }
+            Self::Pin { job, id } => pins(job).join(id.to_string()),
+            Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
+            Self::SavepointFile { job, savepoint: name, file } => {
+                file.iter().fold(savepoint(job, name), |path, part| path.join(part.as_str()))
+            }
+            Self::Temporary { of, number } => Path::parse(format!("{}#{number}", of.path()))
+                .expect("a path followed by `#` and digits has neither empty, relative nor control segments"),
+        }
+    }
+
+    /// What the object at `path`, relative to the base of the store, is; nothing if no such name is ever made here.
+    #[must_use]
+    pub fn parse(path: &Path) -> Option<Self> {
+        let raw = path.as_ref();
+        let name = match raw.rsplit_once('#') {
+            Some((of, number)) => {
+                let of = Box::new(parse_permanent(of)?);
+                Self::Temporary { of, number: number.parse().ok()? }
+            }
+            None => parse_permanent(raw)?,
+        };
+        // Numbers and UUIDs have more spellings than the one that is made here.
+        (name.path() == *path).then_some(name)
+    }
+
+    /// The job that the object belongs to.
+    #[must_use]
+    pub fn job(&self) -> &Name {
+        match self {
+            Self::Segment { job, .. }
+            | Self::Pin { job, .. }
+            | Self::JobRecord { job, .. }
+            | Self::SavepointFile { job, .. } => job,
+            Self::Manifest { backend, .. } | Self::IndexPage { backend, .. } | Self::SnapshotFile { backend, .. } => {
+                &backend.job
+            }
+            Self::Temporary { of, .. } => of.job(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.path(), f)
+    }
+}
+
+/// All objects of `job`.
+#[must_use]
+pub fn job(job: &Name) -> Path {
+    Path::from_iter([job.as_str()])
+}
+
+/// The segments of `job`.
+#[must_use]
+pub fn segments(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), SEGMENTS])
+}
+
+/// The segments of `job` that one daemon instance wrote.
+#[must_use]
+pub fn segments_of_instance(job: &Name, instance: Uuid) -> Path {
+    segments(job).join(instance.to_string())
+}
+
+/// What belongs to single backends of `job`.
+#[must_use]
+pub fn operators(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), OPERATORS])
+}
+
+/// What belongs to the backends of one operator of `job`.
+#[must_use]
+pub fn operator(job: &Name, operator: &Name) -> Path {
+    operators(job).join(operator.as_str())
+}
+
+/// What belongs to `backend` alone.
+#[must_use]
+pub fn backend(backend: &BackendId) -> Path {
+    operator(&backend.job, &backend.operator).join(backend.subtask.to_string())
+}
+
+/// The manifest chain of `id`.
+#[must_use]
+pub fn manifests(id: &BackendId) -> Path {
+    backend(id).join(MANIFEST)
+}
+
+/// The pages of the log index of `id`.
+#[must_use]
+pub fn index_pages(id: &BackendId) -> Path {
+    backend(id).join(INDEX)
+}
+
+/// The snapshot files of `id`.
+#[must_use]
+pub fn snapshots(id: &BackendId) -> Path {
+    backend(id).join(SNAPSHOT)
+}
+
+/// The pins of `job`.
+#[must_use]
+pub fn pins(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), PINS])
+}
+
+/// The chain of generations and commits of `job`.
+#[must_use]
+pub fn job_records(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), JOB])
+}
+
+/// The savepoints of `job`.
+#[must_use]
+pub fn savepoints(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), SAVEPOINTS])
+}
+
+/// The files of one savepoint of `job`.
+#[must_use]
+pub fn savepoint(job: &Name, savepoint: &Name) -> Path {
+    savepoints(job).join(savepoint.as_str())
+}
+
+fn numbered(number: u64) -> String {
+    format!("{number:0NUMBER_DIGITS$}")
+}
+
+/// Parses all but temporaries; takes more spellings of numbers and UUIDs than are made.
+fn parse_permanent(raw: &str) -> Option<ObjectName> {
+    let parts: Vec<&str> = raw.split('/').collect();
+    let (job, rest) = parts.split_first()?;
+    let job = name(job)?;
+    match *rest {
+        [SEGMENTS, instance, number] => {
+            Some(ObjectName::Segment { job, instance: instance.parse().ok()?, number: number.parse().ok()? })
+        }
+        [OPERATORS, operator, subtask, ref rest @ ..] => {
+            let backend = BackendId { job, operator: name(operator)?, subtask: subtask.parse().ok()? };
+            parse_of_backend(backend, rest)
+        }
+        [PINS, id] => Some(ObjectName::Pin { job, id: id.parse().ok()? }),
+        [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
+        [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
+            let file = file.iter().map(|part| name(part)).collect::<Option<_>>()?;
+            Some(ObjectName::SavepointFile { job, savepoint: name(savepoint)?, file })
+        }
+        _ => None,
+    }
+}
+
+fn parse_of_backend(backend: BackendId, rest: &[&str]) -> Option<ObjectName> {
+    match *rest {
+        [MANIFEST, number] => Some(ObjectName::Manifest { backend, number: number.parse().ok()? }),
+        [INDEX, id] => Some(ObjectName::IndexPage { backend, id: id.parse().ok()? }),
+        [SNAPSHOT, instance, file] => {
+            Some(ObjectName::SnapshotFile { backend, instance: instance.parse().ok()?, file: name(file)? })
+        }
+        _ => None,
+    }
+}
+
+fn name(part: &str) -> Option<Name> {
+    Name::new(part).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> impl Strategy<Value = Name> {
+        prop_oneof![
+            prop::sample::select(vec!["segments", "operators", "manifest", "pins", "job", "savepoints", "0", "..."])
+                .prop_map(|name| Name::new(name).unwrap()),
+            "[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}".prop_map(|name| Name::new(&name).unwrap()),
+        ]
+    }
+
+    fn uuids() -> impl Strategy<Value = Uuid> {
+        any::<u128>().prop_map(Uuid::from_u128)
+    }
+
+    fn backends() -> impl Strategy<Value = BackendId> {
+        (names(), names(), any::<u32>()).prop_map(|(job, operator, subtask)| BackendId { job, operator, subtask })
+    }
+
+    fn permanent() -> impl Strategy<Value = ObjectName> {
+        prop_oneof![
+            (names(), uuids(), any::<u64>()).prop_map(|(job, instance, number)| ObjectName::Segment {
+                job,
+                instance,
+                number
+            }),
+            (backends(), any::<u64>()).prop_map(|(backend, number)| ObjectName::Manifest { backend, number }),
+            (backends(), uuids()).prop_map(|(backend, id)| ObjectName::IndexPage { backend, id }),
+            (backends(), uuids(), names()).prop_map(|(backend, instance, file)| ObjectName::SnapshotFile {
+                backend,
+                instance,
+                file
+            }),
+            (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
+            (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
+            (names(), names(), prop::collection::vec(names(), 1..4))
+                .prop_map(|(job, savepoint, file)| ObjectName::SavepointFile { job, savepoint, file }),
+        ]
+    }
+
+    fn any_name() -> impl Strategy<Value = ObjectName> {
+        (permanent(), any::<Option<u64>>()).prop_map(|(name, temporary)| match temporary {
+            Some(number) => ObjectName::Temporary { of: Box::new(name), number },
+            None => name,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_is_parsed_back_from_its_path(name in any_name()) {
+            prop_assert_eq!(ObjectName::parse(&name.path()), Some(name.clone()));
+            prop_assert!(name.path().prefix_matches(&job(name.job())));
+        }
+
+        #[test]
+        fn whatever_is_parsed_has_that_path(raw in "[a-z0-9#/.-]{0,60}") {
+            if let Ok(path) = Path::parse(&raw) && let Some(name) = ObjectName::parse(&path) {
+                prop_assert_eq!(name.path(), path);
+            }
+        }
+
+        #[test]
+        fn different_names_have_different_paths(a in any_name(), b in any_name()) {
+            prop_assert_eq!(a == b, a.path() == b.path());
+        }
+    }
+
+    #[test]
+    fn paths_are_as_documented() {
+        let name = |name: &str| Name::new(name).unwrap();
+        let backend = BackendId { job: name("wc"), operator: name("segments"), subtask: 3 };
+        let id = Uuid::from_u128(1);
+        let cases = [
+            (
+                ObjectName::Segment { job: name("wc"), instance: id, number: 7 },
+                "wc/segments/00000000-0000-0000-0000-000000000001/00000000000000000007",
+            ),
+            (
+                ObjectName::Manifest { backend: backend.clone(), number: u64::MAX },
+                "wc/operators/segments/3/manifest/18446744073709551615",
+            ),
+            (
+                ObjectName::IndexPage { backend: backend.clone(), id },
+                "wc/operators/segments/3/index/00000000-0000-0000-0000-000000000001",
+            ),
+            (
+                ObjectName::SnapshotFile { backend, instance: id, file: name("a.sst") },
+                "wc/operators/segments/3/snapshot/00000000-0000-0000-0000-000000000001/a.sst",
+            ),
+            (ObjectName::Pin { job: name("wc"), id }, "wc/pins/00000000-0000-0000-0000-000000000001"),
+            (ObjectName::JobRecord { job: name("wc"), number: 0 }, "wc/job/00000000000000000000"),
+            (
+                ObjectName::SavepointFile { job: name("wc"), savepoint: name("s"), file: vec![name("a"), name("b")] },
+                "wc/savepoints/s/a/b",
+            ),
+        ];
+        for (name, path) in cases {
+            assert_eq!(name.to_string(), path);
+        }
+    }
+
+    #[test]
+    fn other_spellings_and_foreign_objects_have_no_name() {
+        for foreign in [
+            "",
+            "wc",
+            "wc/segments/00000000-0000-0000-0000-000000000001/7",
+            "wc/segments/00000000000000000000000000000001/00000000000000000007",
+            "wc/segments/00000000-0000-0000-0000-00000000000A/00000000000000000007",
+            "wc/operators/op/03/manifest/00000000000000000001",
+            "wc/operators/op/3/manifest/+0000000000000000001",
+            "wc/operators/op/3/manifest/99999999999999999999",
+            "wc/operators/op/3/manifest/00000000000000000001/x",
+            "wc/job/00000000000000000001#",
+            "wc/job/00000000000000000001#01",
+            "wc/job/00000000000000000001#1#2",
+            "wc/savepoints/s",
+            "wc/lost+found",
+        ] {
+            assert_eq!(ObjectName::parse(&Path::parse(foreign).unwrap()), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_temporary_of_the_local_store_is_recognised() {
+        let record = ObjectName::JobRecord { job: Name::new("wc").unwrap(), number: 1 };
+        let path = Path::parse("wc/job/00000000000000000001#1").unwrap();
+        assert_eq!(ObjectName::parse(&path), Some(ObjectName::Temporary { of: Box::new(record), number: 1 }));
+    }
+}

@@ -1,0 +1,233 @@
+//! A directory as a store: object_store's, with what it lacks for us.
+//!
+//! * Temporaries: a process that is killed while it creates `name` leaves `name#1`. The wrapped store neither lists nor deletes such
+//!   files; here both work, so that a sweep finds them.
+//! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and the
+//!   process that did may have died, or not be that far. It is synced before the answer, since the caller may find the bytes identical
+//!   and count on them.
+
+use std::{
+    fmt, fs, io,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream, stream::BoxStream};
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, path::Path,
+};
+use tokio::task::spawn_blocking;
+use walkdir::WalkDir;
+
+use super::memory::not_implemented;
+
+/// Deletions of one stream that run at once.
+const CONCURRENT_DELETIONS: usize = 10;
+
+/// Name of this store in errors.
+const STORE: &str = "local directory";
+
+/// The objects below one directory.
+#[derive(Debug, Clone)]
+pub(super) struct LocalStore {
+    files: Arc<LocalFileSystem>,
+    root: Arc<FilePath>,
+}
+
+impl LocalStore {
+    /// The directory `root`, which is made if it is missing. Blocks for a few file-system calls.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn open(root: &FilePath) -> Result<Self> {
+        let missing = !root.exists();
+        fs::create_dir_all(root).map_err(failed)?;
+        let root = root.canonicalize().map_err(failed)?;
+        if missing && let Some(parent) = root.parent() {
+            sync(parent).map_err(failed)?;
+        }
+        let files = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true).with_automatic_cleanup(true);
+        Ok(Self { files: Arc::new(files), root: root.into() })
+    }
+
+    fn file(&self, location: &Path) -> PathBuf {
+        location.parts().fold(self.root.to_path_buf(), |file, part| file.join(part.as_ref()))
+    }
+
+    /// Makes the directories that lead to `location` durable.
+    async fn sync_parents(&self, location: &Path) -> Result<()> {
+        let file = self.file(location);
+        let root = Arc::clone(&self.root);
+        spawn_blocking(move || {
+            let inside = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&root));
+            inside.map(sync).collect::<io::Result<()>>().map_err(failed)
+        })
+        .await?
+    }
+
+    /// All files below `prefix`, temporaries included.
+    async fn files_below(self, prefix: Option<Path>) -> Result<Vec<ObjectMeta>> {
+        let top = prefix.map_or_else(|| self.root.to_path_buf(), |prefix| self.file(&prefix));
+        spawn_blocking(move || {
+            let mut found = Vec::new();
+            for entry in WalkDir::new(top).min_depth(1) {
+                match entry.map_err(io::Error::from).and_then(|entry| describe(&self.root, &entry)) {
+                    Ok(meta) => found.extend(meta),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            Ok(found)
+        })
+        .await?
+    }
+
+    async fn delete_file(self, location: Path) -> Result<Path> {
+        if is_temporary(&location) {
+            let file = self.file(&location);
+            spawn_blocking(move || fs::remove_file(file)).await?.map_err(|error| {
+                if error.kind() == io::ErrorKind::NotFound { absent(&location, error) } else { failed(error) }
+            })?;
+            return Ok(location);
+        }
+        let mut deleted = self.files.delete_stream(stream::iter([Ok(location.clone())]).boxed());
+        match deleted.next().await {
+            Some(answer) => answer,
+            None => Ok(location),
+        }
+    }
+}
+
+impl fmt::Display for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {}", self.root.display())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for LocalStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let put = self.files.put_opts(location, payload, options).await;
+        if matches!(put, Err(Error::AlreadyExists { .. })) {
+            self.sync_parents(location).await?;
+        }
+        put
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        not_implemented("multipart upload", self)
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.files.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        locations
+            .map(move |location| {
+                let store = store.clone();
+                async move { store.delete_file(location?).await }
+            })
+            .buffered(CONCURRENT_DELETIONS)
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let files = self.clone().files_below(prefix.cloned());
+        stream::once(files)
+            .flat_map(|files| match files {
+                Ok(files) => stream::iter(files).map(Ok).boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            })
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.files.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        not_implemented("copy", self)
+    }
+}
+
+/// Whether the wrapped store takes `location` for one of its temporaries.
+fn is_temporary(location: &Path) -> bool {
+    let suffix = location.filename().and_then(|name| name.split_once('#')).map(|(_, suffix)| suffix);
+    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The file at `entry`; nothing if it is no file, or its name can be no object's.
+fn describe(root: &FilePath, entry: &walkdir::DirEntry) -> io::Result<Option<ObjectMeta>> {
+    if !entry.file_type().is_file() {
+        return Ok(None);
+    }
+    let location =
+        entry.path().strip_prefix(root).ok().and_then(FilePath::to_str).and_then(|path| Path::parse(path).ok());
+    let Some(location) = location else { return Ok(None) };
+    let metadata = entry.metadata()?;
+    let last_modified = metadata.modified()?.into();
+    Ok(Some(ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None }))
+}
+
+fn sync(folder: &FilePath) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::Generic { store: STORE, source: error.into() }
+}
+
+fn absent(location: &Path, error: io::Error) -> Error {
+    Error::NotFound { path: location.to_string(), source: error.into() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use object_store::ObjectStoreExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn temporaries_of_a_killed_process_are_listed_and_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        store.put(&Path::from("a/b"), "1".into()).await.unwrap();
+        for (name, bytes) in [("a/b#1", "torn"), ("a/c#22", "torn"), ("a/d#e", "no temporary")] {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let listed: Vec<_> = store.list(Some(&Path::from("a"))).map(|meta| meta.unwrap()).collect().await;
+        let mut names: Vec<_> = listed.iter().map(|meta| (meta.location.as_ref(), meta.size)).collect();
+        names.sort_unstable();
+        assert_eq!(names, [("a/b", 1), ("a/b#1", 4), ("a/c#22", 4), ("a/d#e", 12)]);
+        for (location, _) in names {
+            store.delete(&Path::parse(location).unwrap()).await.unwrap();
+        }
+        let again = store.delete(&Path::parse("a/b#1").unwrap()).await;
+        assert!(matches!(again, Err(Error::NotFound { .. })));
+        assert!(store.list(None).next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_create_leaves_nothing_but_the_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(&dir.path().join("made")).unwrap();
+        let create = || PutOptions::from(object_store::PutMode::Create);
+        store.put_opts(&Path::from("a/b"), "1".into(), create()).await.unwrap();
+        let again = store.put_opts(&Path::from("a/b"), "2".into(), create()).await;
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })));
+        let left: Vec<_> =
+            fs::read_dir(dir.path().join("made/a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["b"]);
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        LocalStore::open(file.path()).unwrap_err();
+    }
+}

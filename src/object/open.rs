@@ -1,0 +1,297 @@
+//! From a URL to a store.
+//!
+//! | URL | store |
+//! | --- | --- |
+//! | `/dir`, `dir`, `file:///dir` | a directory, made if it is missing; everything is fsynced |
+//! | `memory://` | memory of this process, gone with it |
+//! | `s3://bucket/prefix` | Amazon S3 and what speaks its protocol |
+//! | `gs://bucket/prefix` | Google Cloud Storage |
+//! | `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix` | Azure Blob Storage |
+//!
+//! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
+//! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`, `allow_http`,
+//! `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless told otherwise.
+//! object_store's own retries and its limit on the duration of a request are off: [`Store`] has its own.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use object_store::{
+    ClientConfigKey, ObjectStore, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    path::Path,
+};
+use url::Url;
+
+use super::{MemoryStore, RetryOptions, Store, local::LocalStore};
+use crate::{clock::Clock, metrics::Metrics, random::Random};
+
+/// What URLs are accepted, for messages.
+const ACCEPTED: &str = "a path, `file:///dir`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or \
+    `abfs[s]://container@account.dfs.core.windows.net/prefix`";
+
+/// Longer than any attempt is given.
+const NO_REQUEST_TIMEOUT: &str = "1day";
+
+/// Which store, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// See the module.
+    pub url: String,
+    /// Settings of cloud stores by object_store's names; `-` may stand for `_`.
+    pub options: BTreeMap<String, String>,
+    /// How requests are retried.
+    pub retry: RetryOptions,
+}
+
+impl StoreOptions {
+    /// The store at `url` with default settings.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), options: BTreeMap::new(), retry: RetryOptions::default() }
+    }
+}
+
+/// Why a store could not be opened. None of these can pass by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not a URL of a store.
+    #[error("object store `{url}`: {reason}; accepted are {ACCEPTED}")]
+    Url {
+        /// As given, without what may be a password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory cannot be used.
+    #[error("object store `{url}`: the directory cannot be made or opened")]
+    Directory {
+        /// As given.
+        url: String,
+        /// Why.
+        source: object_store::Error,
+    },
+    /// There is no such setting.
+    #[error("object store `{url}`: unknown option `{key}`")]
+    UnknownOption {
+        /// As given.
+        url: String,
+        /// The option.
+        key: String,
+    },
+    /// A setting that does not fit.
+    #[error("object store `{url}`: {reason}")]
+    Option {
+        /// As given.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The settings and the environment do not make a client.
+    #[error("object store `{url}`: the settings do not suffice")]
+    Settings {
+        /// As given.
+        url: String,
+        /// What is missing or wrong.
+        source: object_store::Error,
+    },
+}
+
+/// Opens the store. Asks nothing of it yet (see [`Store::probe`]), but makes the directory of a local one; blocks for that.
+/// Installs rustls' ring as the process's TLS provider unless there is one.
+///
+/// # Errors
+/// [`OpenError`]; nothing that waiting could mend.
+pub fn open(options: &StoreOptions, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
+    let (store, base) = connect(options, clock)?;
+    Ok(Store::new(store, base, options.retry, metrics, random))
+}
+
+fn connect(options: &StoreOptions, clock: &Clock) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    let Some((scheme, _)) = options.url.split_once("://") else {
+        let looks_like_url = |(scheme, _): (&str, &str)| !scheme.is_empty() && !scheme.contains(['/', '.']);
+        if options.url.is_empty() || options.url.split_once(':').is_some_and(looks_like_url) {
+            return Err(refused(&options.url, "neither a path nor a URL"));
+        }
+        return directory(options, PathBuf::from(&options.url));
+    };
+    let url = Url::parse(&options.url).map_err(|error| refused(scheme, &error.to_string()))?;
+    if url.password().is_some() {
+        return Err(refused(scheme, "credentials come from the environment, not from the URL"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refused(&options.url, "`?` and `#` have no place in it"));
+    }
+    match url.scheme() {
+        "file" => {
+            let path = url.to_file_path().map_err(|()| refused(&options.url, "the path is not absolute"))?;
+            directory(options, path)
+        }
+        "memory" => {
+            no_options(options)?;
+            if url.host_str().is_some_and(|host| !host.is_empty()) {
+                return Err(refused(&options.url, "`memory://` has no host"));
+            }
+            Ok((Arc::new(MemoryStore::new(clock.clone())), base(&options.url, &url)?))
+        }
+        "s3" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url),
+        other => Err(refused(&options.url, &format!("unknown scheme `{other}`"))),
+    }
+}
+
+fn directory(options: &StoreOptions, path: PathBuf) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    no_options(options)?;
+    let store = LocalStore::open(&path).map_err(|source| OpenError::Directory { url: options.url.clone(), source })?;
+    Ok((Arc::new(store), Path::default()))
+}
+
+fn no_options(options: &StoreOptions) -> Result<(), OpenError> {
+    match options.options.keys().next() {
+        Some(key) => Err(OpenError::UnknownOption { url: options.url.clone(), key: key.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// A builder that has the environment, then what we insist on, then the options. The three builders have no trait in common.
+macro_rules! builder {
+    ($builder:ty, $key:ty, $options:expr) => {{
+        let options: &StoreOptions = $options;
+        let mut builder = <$builder>::from_env()
+            .with_url(options.url.as_str())
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+            .with_config(<$key>::Client(ClientConfigKey::Timeout), NO_REQUEST_TIMEOUT);
+        for (name, value) in &options.options {
+            let key: $key = name
+                .to_ascii_lowercase()
+                .replace('-', "_")
+                .parse()
+                .map_err(|_| OpenError::UnknownOption { url: options.url.clone(), key: name.clone() })?;
+            builder = builder.with_config(key, value);
+        }
+        builder
+    }};
+}
+
+fn cloud(options: &StoreOptions, url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(refused(&options.url, "the bucket or container is missing"));
+    }
+    if !url.username().is_empty() && !url.scheme().starts_with("abfs") {
+        return Err(refused(url.scheme(), "credentials come from the environment, not from the URL"));
+    }
+    // Fails if there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = match url.scheme() {
+        "s3" => s3(options)?.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+        "gs" => builder!(GoogleCloudStorageBuilder, GoogleConfigKey, options).build().map(|store| Arc::new(store) as _),
+        _ => builder!(MicrosoftAzureBuilder, AzureConfigKey, options).build().map(|store| Arc::new(store) as _),
+    };
+    let store = store.map_err(|source| OpenError::Settings { url: options.url.clone(), source })?;
+    Ok((store, base(&options.url, url)?))
+}
+
+fn s3(options: &StoreOptions) -> Result<AmazonS3Builder, OpenError> {
+    let mut builder =
+        builder!(AmazonS3Builder, AmazonS3ConfigKey, options).with_conditional_put(S3ConditionalPut::ETagMatch);
+    // `AWS_ENDPOINT_URL_S3` would win over the option, which is named after the general endpoint.
+    for name in ["endpoint", "endpoint_url", "endpoint-url"] {
+        if let Some(endpoint) = options.options.get(name) {
+            builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+        }
+    }
+    let setting = |key| builder.get_config_value(&key).unwrap_or_default();
+    let endpoints = [setting(AmazonS3ConfigKey::S3Endpoint), setting(AmazonS3ConfigKey::Endpoint)];
+    let endpoint = endpoints.into_iter().find(|endpoint| !endpoint.is_empty()).unwrap_or_default();
+    let allow_http = setting(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+    if endpoint.starts_with("http://") && allow_http != "true" {
+        let reason =
+            format!("the endpoint `{endpoint}` is not encrypted: set `allow_http` to `true` to use it all the same");
+        return Err(OpenError::Option { url: options.url.clone(), reason });
+    }
+    Ok(builder)
+}
+
+/// The prefix in `url`.
+fn base(given: &str, url: &Url) -> Result<Path, OpenError> {
+    Path::from_url_path(url.path()).map_err(|error| refused(given, &error.to_string()))
+}
+
+fn refused(url: &str, reason: &str) -> OpenError {
+    OpenError::Url { url: url.to_owned(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::object::{Created, Retry};
+
+    fn open_with(url: &str, options: &[(&str, &str)]) -> Result<Store, OpenError> {
+        let mut all = StoreOptions::new(url);
+        all.options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        open(&all, &Metrics::new(), &Clock::new(|| 7), Random::seeded(1))
+    }
+
+    #[test]
+    fn refuses_what_names_no_store_and_says_what_would() {
+        for bad in [
+            "",
+            "s3:bucket",
+            "ftp://host/dir",
+            "s3://",
+            "s3:///prefix",
+            "s3://key:secret@bucket/",
+            "s3://key@bucket/",
+            "s3://bucket/a?b",
+            "memory://host/",
+            "file://host/dir",
+            "s3://bucket/a//b",
+        ] {
+            let error = open_with(bad, &[]).unwrap_err();
+            assert!(matches!(error, OpenError::Url { .. }), "{bad}: {error}");
+            assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn refuses_unknown_options_and_unencrypted_endpoints() {
+        let error = open_with("s3://bucket", &[("regoin", "x")]).unwrap_err();
+        assert_eq!(error.to_string(), "object store `s3://bucket`: unknown option `regoin`");
+        assert!(matches!(open_with("memory://", &[("region", "x")]), Err(OpenError::UnknownOption { .. })));
+        let error = open_with("s3://bucket", &[("endpoint", "http://127.0.0.1:9000")]).unwrap_err();
+        assert!(error.to_string().contains("`allow_http`"), "{error}");
+    }
+
+    #[test]
+    fn opens_cloud_stores_without_asking_them() {
+        let local = [("endpoint", "http://127.0.0.1:9000"), ("allow-http", "true"), ("region", "eu-1")];
+        let store = open_with("s3://bucket/a/b", &local).unwrap();
+        assert!(format!("{store:?}").ends_with("\"a/b\")"), "{store:?}");
+        open_with("gs://bucket/a", &[("skip_signature", "true")]).unwrap();
+        open_with("az://container/a", &[("account_name", "me")]).unwrap();
+        open_with("abfss://container@me.dfs.core.windows.net/a", &[]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn opens_directories_by_path_and_by_url_and_makes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a b").join("c");
+        let url = Url::from_directory_path(&folder).unwrap();
+        let by_url = open_with(url.as_str(), &[]).unwrap();
+        let by_path = open_with(folder.to_str().unwrap(), &[]).unwrap();
+        let path = Path::from("x");
+        assert_eq!(by_url.create(&path, "1".into(), Retry::none()).await.unwrap(), Created::New);
+        assert_eq!(&by_path.get(&path, Retry::none()).await.unwrap()[..], b"1");
+        assert!(folder.join("x").is_file());
+    }
+
+    #[tokio::test]
+    async fn memory_is_dated_by_the_injected_clock() {
+        let store = open_with("memory://", &[]).unwrap();
+        let path = Path::from("x");
+        store.create(&path, "1".into(), Retry::none()).await.unwrap();
+        assert_eq!(store.head(&path, Retry::none()).await.unwrap().unwrap().modified_ms, 7);
+    }
+}
