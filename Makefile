@@ -1,5 +1,8 @@
 # The tasks of dstl. `make` lists them. CARGO_TARGET_DIR is honoured where it is set.
 
+# Where rustup puts cargo, for shells that did not read its environment.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -53,7 +56,7 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 	fi
 
 bench: check-tools ## Measure speed against a real daemon (ARGS="--json")
-	$(CARGO) bench --locked -- $(ARGS)
+	$(CARGO) bench --locked --bench load -- $(ARGS)
 
 check-tools: ## Check for cargo, rustc and a C compiler; as root on Debian, install the compiler
 	@missing=''; \
