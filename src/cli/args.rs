@@ -48,7 +48,7 @@ pub struct ConfigArgs {
     /// Serve on this Unix socket [default: see `dstl config options`] [env: DSTL_RPC_SOCKET].
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
-    /// Keep changelogs in this store [default: <data dir>/store] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
+    /// Keep changelogs in this store [default: `store` in the data folder] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
     /// Serve metrics and health here, or `off` [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
@@ -60,7 +60,7 @@ pub struct ConfigArgs {
     /// Log this level or filter [default: info] [env: DSTL_LOG_LEVEL].
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
-    /// Set any option; may be repeated [default: none] [env: DSTL_<OPTION>].
+    /// Set any option; may be repeated [default: none] [env: DSTL_…].
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
