@@ -1,1 +1,68 @@
-//! The command line.
+//! The command line: low arguments (as clap reads them) become high arguments (a resolved configuration or options of a
+//! tool), which are run.
+//!
+//! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 1 for a fault while running. Results go
+//! to standard output, everything else to standard error; a reader of standard output may leave at any time.
+
+mod args;
+mod logging;
+mod output;
+mod run;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser as _;
+
+pub use self::{
+    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, Inner, ServeArgs},
+    logging::init as init_logging,
+};
+use crate::config::Faults;
+
+/// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
+pub const EXIT_USAGE: u8 = 64;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is faulty.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// Something failed while running.
+    #[error("{0}")]
+    Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl CliError {
+    /// A fault while running.
+    pub fn runtime(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Runtime(error.into())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::from(EXIT_USAGE),
+            Self::Runtime(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for, to its end.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            // Nobody is left to tell when the terminal is gone.
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    match run::run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            error.exit_code()
+        }
+    }
+}

@@ -1,1 +1,251 @@
-//! Configuration.
+//! The daemon's configuration: as typed, then merged, then resolved and validated.
+//!
+//! ```text
+//! defaults < file (TOML) < environment (DSTL_…) < flags      later wins
+//!     typed     each setting checked by itself, with its origin    `typed`, `kind`
+//!     merged    one value per option                               `merged`
+//!     resolved  computed defaults, rules between options           `resolved`, `check`
+//! ```
+//!
+//! All of it is made from one table of options (`options`): `dstl config options` lists it, `dstl config example` prints
+//! it as a commented file. A configuration with faults is refused as a whole, with *all* its faults, each naming the key,
+//! the value, where that came from and what is allowed. Unknown keys and unknown `DSTL_` variables are faults too.
+//!
+//! [`Config`] is plain data. It owes nothing to the components; the daemon makes their options from it.
+
+mod check;
+mod fault;
+mod host;
+mod kind;
+mod listing;
+mod merged;
+mod options;
+mod resolved;
+mod size;
+mod suggest;
+mod typed;
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use url::Url;
+
+pub use self::{
+    fault::{Fault, Faults, Origin, Quoted},
+    host::Host,
+    listing::{OptionRow, example, list, list_json, option_rows},
+    typed::{File, Flag, Sources},
+};
+use crate::types::Limits;
+
+/// A valid configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Folder of what the daemon keeps on this machine, absolute.
+    pub data_dir: PathBuf,
+    /// Inner backend where the engine names none.
+    pub inner: InnerBackend,
+    /// Budgets of memory.
+    pub memory: MemoryConfig,
+    /// Changelogs and their store.
+    pub changelog: ChangelogConfig,
+    /// Checkpoints.
+    pub checkpoint: CheckpointConfig,
+    /// Garbage collection.
+    pub gc: GcConfig,
+    /// The gRPC service.
+    pub rpc: RpcConfig,
+    /// The HTTP service.
+    pub admin: AdminConfig,
+    /// The daemon's own log.
+    pub log: LogConfig,
+    /// How long a stopping daemon serves its open sessions.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// The configuration that `sources` give on `host`.
+    ///
+    /// # Errors
+    ///
+    /// [`Faults`] with everything that is wrong.
+    pub fn resolve(sources: &Sources, host: &Host) -> Result<Self, Faults> {
+        resolved::resolve(typed::Typed::read(sources), host)
+    }
+
+    /// What a client may ask for at most. Limits without an option have their defaults.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_message_bytes: self.rpc.max_message_bytes,
+            max_key_bytes: self.rpc.max_key_bytes,
+            max_value_bytes: self.rpc.max_value_bytes,
+            max_batch_operations: self.rpc.max_batch_operations,
+            max_concurrent_checkpoints: self.checkpoint.max_concurrent,
+            ..Limits::default()
+        }
+    }
+}
+
+/// Kinds of inner backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InnerBackend {
+    /// In memory.
+    Hashmap,
+}
+
+/// Budgets of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Bytes of all state in memory.
+    pub state_bytes: u64,
+}
+
+/// Changelogs and their store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChangelogConfig {
+    /// Whether a backend gets a changelog where the engine does not say.
+    pub enabled: bool,
+    /// The store, and the prefix in it under which everything lies.
+    pub base_path: Url,
+    /// Handed to the object store.
+    pub store_options: StoreOptions,
+    /// Of change sets.
+    pub compression: Compression,
+    /// Bytes not yet uploaded, of one changelog, that start an upload by themselves; above 0.
+    pub preemptive_persist_bytes: usize,
+    /// How long an upload waits for others to share its segment.
+    pub persist_delay: Duration,
+    /// Bytes waiting that end the wait; above 0.
+    pub persist_size_bytes: usize,
+    /// Uploads.
+    pub upload: UploadConfig,
+    /// Objects that one restore reads at a time; above 0.
+    pub download_threads: usize,
+}
+
+/// How segments are uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadConfig {
+    /// Segments uploaded at a time; above 0.
+    pub num_threads: usize,
+    /// Budget in bytes of changes that are not yet durable; at least two messages.
+    pub max_in_flight_bytes: usize,
+    /// Timeout of one attempt of a small upload.
+    pub timeout: Duration,
+    /// Delay before the first repetition.
+    pub next_attempt_delay: Duration,
+    /// Longest delay between attempts.
+    pub max_attempt_delay: Duration,
+}
+
+/// Compression of change sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// Options of the object store by name; some are secret, so debug output shows only the names.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions(pub BTreeMap<String, String>);
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointConfig {
+    /// Completed checkpoints kept where the engine does not say; above 0.
+    pub num_retained: usize,
+    /// After which an incomplete checkpoint is aborted.
+    pub timeout: Duration,
+    /// Most of one backend that are triggered and not yet answered; above 0.
+    pub max_concurrent: usize,
+}
+
+/// Garbage collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcConfig {
+    /// Age, by the store's clock, below which unreferenced objects are kept.
+    pub grace_period: Duration,
+}
+
+/// The gRPC service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcConfig {
+    /// Path of the Unix socket, absolute, short enough to bind.
+    pub socket: PathBuf,
+    /// Permissions of the socket.
+    pub socket_mode: u32,
+    /// Group of the socket by name or id; `None` for the daemon's own.
+    pub socket_group: Option<String>,
+    /// User ids that may connect beside the daemon's own; empty for whoever the permissions admit.
+    pub allowed_uids: Vec<u32>,
+    /// TCP; `None` for off.
+    pub tcp: Option<TcpConfig>,
+    /// Longest message in bytes.
+    pub max_message_bytes: usize,
+    /// Longest key, namespace and map key in bytes.
+    pub max_key_bytes: usize,
+    /// Longest value in bytes.
+    pub max_value_bytes: usize,
+    /// Most operations of one batch.
+    pub max_batch_operations: usize,
+}
+
+/// The gRPC service over TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Where it listens; a loopback address when it is insecure.
+    pub address: SocketAddr,
+    /// Who may connect.
+    pub security: TcpSecurity,
+}
+
+/// How TCP is secured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TcpSecurity {
+    /// Both sides show certificates; absolute paths of PEM files.
+    MutualTls {
+        /// Certificate chain of the daemon.
+        certificate: PathBuf,
+        /// Private key of the daemon.
+        key: PathBuf,
+        /// Certificates that sign those of the clients.
+        client_ca: PathBuf,
+    },
+    /// Not at all, by an explicit option.
+    Insecure,
+}
+
+/// The HTTP service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Where it listens; `None` for off.
+    pub address: Option<SocketAddr>,
+}
+
+/// The daemon's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How events are written.
+    pub format: LogFormat,
+    /// A valid tracing filter.
+    pub level: String,
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line each.
+    Text,
+    /// One JSON object each.
+    Json,
+}

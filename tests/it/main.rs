@@ -1,1 +1,6 @@
-//! The integration tests.
+//! The integration tests: one binary, so that everything is linked once.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod config;
+mod tidy;

@@ -1,0 +1,85 @@
+# The tasks of dstl. `make` lists them. CARGO_TARGET_DIR is honoured where it is set.
+
+# Where rustup puts cargo, for shells that did not read its environment.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+ARGS ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DSTL := $(TARGET)/release/dstl
+# Tests run the profile that ships, so that dependencies are compiled once; only this package gets debug assertions.
+CHECKED := --release --config 'profile.release.package.dstl.debug-assertions=true'
+MIN_RUST := 1.95
+
+.PHONY: help demo test verify bench check-tools fmt-check lint doc doc-test client-check audit
+
+help: ## List these tasks
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: check-tools ## Build dstl and run the demo (ARGS="--kills 3 PATH…")
+	$(CARGO) build --release --locked
+	$(DSTL) demo $(ARGS)
+
+test: check-tools ## Run the unit and integration tests
+	$(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
+
+# The tests come last: their summary is the last thing to be seen.
+verify: check-tools fmt-check lint doc doc-test client-check audit ## Run everything that a change must pass
+	$(CARGO) test $(CHECKED) --locked --lib --test it
+
+fmt-check: ## Check the formatting
+	$(CARGO) fmt --check
+
+lint: ## Run clippy; warnings are errors
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+
+doc: ## Build the documentation; warnings are errors
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
+
+doc-test: ## Run the examples of the documentation
+	$(CARGO) test $(CHECKED) --locked --doc
+
+client-check: ## Check that the client alone compiles, without the daemon's dependencies
+	$(CARGO) check --release --locked --no-default-features --features client
+
+audit: ## Look for advisories against the dependencies, where cargo-audit or cargo-deny is installed
+	@if $(CARGO) audit --version >/dev/null 2>&1; then \
+		$(CARGO) audit; \
+	elif $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny check advisories; \
+	else \
+		echo 'audit: LEFT OUT, neither cargo-audit nor cargo-deny is installed (cargo install --locked cargo-audit)'; \
+	fi
+
+bench: check-tools ## Measure speed against a real daemon (ARGS="--json")
+	$(CARGO) bench --locked --bench load -- $(ARGS)
+
+check-tools: ## Check for cargo, rustc and a C compiler; as root on Debian, install the compiler
+	@missing=''; \
+	if ! command -v cc >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'check-tools: a C compiler is missing; installing gcc and libc6-dev'; \
+			apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev; \
+		else \
+			missing+=$$'\n  a C compiler (cc): install the packages gcc and libc6-dev, as root: apt-get install gcc libc6-dev'; \
+		fi; \
+	fi; \
+	if ! command -v $(CARGO) >/dev/null; then \
+		missing+=$$'\n  cargo: install Rust $(MIN_RUST) or newer from https://rustup.rs'; \
+	fi; \
+	if ! command -v rustc >/dev/null; then \
+		missing+=$$'\n  rustc: install Rust $(MIN_RUST) or newer from https://rustup.rs'; \
+	else \
+		found=$$(rustc --version | cut -d' ' -f2); \
+		if [ "$$(printf '%s\n' '$(MIN_RUST)' "$$found" | sort -V | head -n1)" != '$(MIN_RUST)' ]; then \
+			missing+=$$'\n  '"rustc $(MIN_RUST) or newer, this is $$found: rustup update stable"; \
+		fi; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+		echo "check-tools: dstl cannot be built here; what is missing:$$missing" >&2; \
+		exit 1; \
+	fi

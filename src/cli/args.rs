@@ -1,0 +1,178 @@
+//! Low arguments: what clap reads, one line of help per flag.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::config::{File, Flag, Sources};
+
+/// A changelog state-backend daemon for stream processors.
+#[derive(Debug, Parser)]
+#[command(name = "dstl", version, about, arg_required_else_help = true, subcommand_required = true)]
+#[command(term_width = 0, disable_help_subcommand = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List, explain and check configurations.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Lists, explains and checks configurations.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// List every option with its type, default, environment variable and meaning.
+    Options {
+        /// Print a JSON array instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a commented configuration file with every default.
+    Example,
+    /// Say whether a configuration is valid, naming all its faults.
+    Check(ConfigArgs),
+}
+
+/// Where the configuration of `serve` comes from.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct ConfigArgs {
+    /// Read options from this TOML file [default: none].
+    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Serve on this Unix socket [default: see `dstl config options`] [env: DSTL_RPC_SOCKET].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Keep changelogs in this store [default: `store` in the data folder] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Serve metrics and health here, or `off` [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// Write the log as `text` or `json` [default: text] [env: DSTL_LOG_FORMAT].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Log this level or filter [default: info] [env: DSTL_LOG_LEVEL].
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// Set any option; may be repeated [default: none] [env: DSTL_…].
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The file, the environment of this process and these flags. The named flags win over `--set`.
+    #[must_use]
+    pub fn sources(&self) -> Sources {
+        let named = [
+            ("--socket", "rpc.socket", &self.socket),
+            ("--store", "state.changelog.dstl.dfs.base-path", &self.store),
+            ("--admin", "admin.address", &self.admin),
+            ("--log-format", "log.format", &self.log_format),
+            ("--log-level", "log.level", &self.log_level),
+        ];
+        let named = named.into_iter().filter_map(|(name, key, value)| {
+            let value = value.clone()?;
+            Some(Flag::Named { name, key, value })
+        });
+        Sources {
+            file: self.config.as_deref().map(File::read),
+            environment: std::env::vars_os().collect(),
+            flags: self.set.iter().cloned().map(Flag::Set).chain(named).collect(),
+        }
+    }
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct ServeArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only say whether the configuration is valid [default: serve] [env: none].
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DemoArgs {
+    /// Keep state in this inner backend [env: none].
+    #[arg(long, value_enum, default_value_t = Inner::Hashmap)]
+    pub inner: Inner,
+    /// Keep changelogs in this store [default: a temporary folder] [env: none].
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Choose the moments of the kills by this seed [default: random, printed] [env: none].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Kill the daemon or the task so many times [env: none].
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub kills: u32,
+    /// Print one JSON object at the end instead of a progress bar and a table [env: none].
+    #[arg(long)]
+    pub json: bool,
+    /// Count the words of these files and folders [default: the source tree and cargo's registry].
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Kinds of inner backends on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Inner {
+    /// In memory.
+    Hashmap,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Serve {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Demo {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        for command in [Args::command(), Serve::command(), Demo::command()] {
+            command.debug_assert();
+        }
+    }
+
+    #[test]
+    fn named_flags_become_settings_after_set() {
+        let line = ["dstl", "--set", "log.level=debug", "--socket", "/run/a.sock", "--check-config", "--set", "a=b=c"];
+        let serve = Serve::try_parse_from(line).unwrap().serve;
+        assert!(serve.check_config);
+        let expected = [
+            Flag::Set("log.level=debug".into()),
+            Flag::Set("a=b=c".into()),
+            Flag::Named { name: "--socket", key: "rpc.socket", value: "/run/a.sock".into() },
+        ];
+        assert_eq!(serve.config.sources().flags, expected);
+    }
+
+    #[test]
+    fn the_demo_reads_its_flags_and_paths() {
+        let line = ["demo", "--seed", "7", "--kills", "2", "--json", "--store", "memory:///", "src", "docs"];
+        let demo = Demo::try_parse_from(line).unwrap().demo;
+        assert_eq!((demo.inner, demo.seed, demo.kills, demo.json), (Inner::Hashmap, Some(7), 2, true));
+        assert_eq!(demo.paths, [PathBuf::from("src"), PathBuf::from("docs")]);
+    }
+}

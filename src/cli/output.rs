@@ -1,0 +1,25 @@
+//! Standard output and standard error, either of which may be gone.
+
+use std::io::{self, Write as _};
+
+use super::CliError;
+
+/// Writes a result to standard output. A reader that has left has seen enough: that is no fault.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::runtime(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes an error and its causes to standard error.
+pub(super) fn complain(error: &CliError) {
+    let mut text = format!("dstl: {error}");
+    let mut cause = std::error::Error::source(error).and_then(std::error::Error::source);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,357 @@
+//! The table of options: name, type, default and meaning of each. Parsing, validation, `dstl config options` and the
+//! commented example are all made from it.
+//!
+//! Names are Flink's where Flink has the option, so that a settings file carries over; defaults that deviate from
+//! Flink's say so.
+
+use std::time::Duration;
+
+use super::kind::Kind;
+
+/// One option.
+#[derive(Debug)]
+pub(super) struct Spec {
+    /// Dotted name in kebab-case.
+    pub(super) key: &'static str,
+    /// Its type.
+    pub(super) kind: Kind,
+    /// Its default.
+    pub(super) default: Default,
+    /// What it does, in sentences.
+    pub(super) doc: &'static str,
+}
+
+/// What an option is when nobody sets it.
+#[derive(Debug)]
+pub(super) enum Default {
+    /// This text.
+    Text(&'static str),
+    /// Computed; how, and what comes out for root on a machine without XDG folders.
+    Computed { how: &'static str, for_root: &'static str },
+}
+
+impl Default {
+    /// For listings.
+    pub(super) fn describe(&self) -> &'static str {
+        match self {
+            Self::Text(text) => text,
+            Self::Computed { how, .. } => how,
+        }
+    }
+}
+
+/// Options that belong together.
+pub(super) struct Section {
+    /// Heading.
+    pub(super) title: &'static str,
+    /// In the order in which they are listed.
+    pub(super) options: &'static [Spec],
+}
+
+const fn text(key: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Spec {
+    Spec { key, kind, default: Default::Text(default), doc }
+}
+
+const THREADS: Kind = Kind::Integer { min: 1, max: 256 };
+const AT_LEAST_1_MS: Kind = Kind::Duration { min: Duration::from_millis(1) };
+const AT_LEAST_1_S: Kind = Kind::Duration { min: Duration::from_secs(1) };
+const ANY_DURATION: Kind = Kind::Duration { min: Duration::ZERO };
+const OPTIONAL_PATH: Kind = Kind::Path { optional: true };
+
+const fn at_least(min: u64) -> Kind {
+    Kind::Size { min, max: 1 << 40 }
+}
+
+/// Every option, in the order of listings.
+pub(super) static SECTIONS: &[Section] = &[
+    Section { title: "State", options: STATE },
+    Section { title: "Changelog", options: CHANGELOG },
+    Section { title: "Uploads and downloads", options: TRANSFER },
+    Section { title: "Checkpoints", options: CHECKPOINTS },
+    Section { title: "The socket", options: SOCKET },
+    Section { title: "TCP", options: TCP },
+    Section { title: "Limits of requests", options: LIMITS },
+    Section { title: "Operation", options: OPERATION },
+];
+
+const STATE: &[Spec] = &[
+    Spec {
+        key: "dstl.data-dir",
+        kind: Kind::Path { optional: false },
+        default: Default::Computed {
+            how: "$XDG_STATE_HOME/dstl, else /var/lib/dstl for root, else ~/.local/state/dstl",
+            for_root: "/var/lib/dstl",
+        },
+        doc: "Folder of what the daemon keeps on this machine.",
+    },
+    text(
+        "state.backend.type",
+        Kind::Choice(&["hashmap"]),
+        "hashmap",
+        "Inner backend of a backend whose engine names none: `hashmap` keeps state in memory.",
+    ),
+    text(
+        "memory.state",
+        Kind::Share,
+        "50%",
+        "Budget of all state in memory: a size, or a percentage of the memory that this process may use (the machine's \
+         or its cgroup's). Growth beyond it is refused; reads and deletes go on.",
+    ),
+];
+
+const CHANGELOG: &[Spec] = &[
+    text(
+        "state.changelog.enabled",
+        Kind::Flag,
+        "true",
+        "Whether a backend whose engine does not say gets a changelog. Without one a checkpoint writes the whole state. \
+         Flink's default is `false`.",
+    ),
+    Spec {
+        key: "state.changelog.dstl.dfs.base-path",
+        kind: Kind::Store,
+        default: Default::Computed { how: "the folder `store` in dstl.data-dir", for_root: "/var/lib/dstl/store" },
+        doc: "Where changelogs and checkpoints are kept: an absolute path or a URL (file, s3, gs, az, abfs, memory). \
+              Credentials come from the environment, as the store's own tools read them.",
+    },
+    text(
+        "state.changelog.dstl.dfs.store-options",
+        Kind::Table,
+        "",
+        "Options handed to the object store as they are, such as `aws_endpoint` or `aws_region`. Their values are never \
+         shown. A single one can be set as `state.changelog.dstl.dfs.store-options.<name>`.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.compression",
+        Kind::Choice(&["none", "lz4", "zstd"]),
+        "none",
+        "How change sets are compressed.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.preemptive-persist-threshold",
+        at_least(1),
+        "5 MiB",
+        "A changelog with so many bytes that are not yet uploaded starts an upload before any checkpoint asks.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.batch.persist-delay",
+        ANY_DURATION,
+        "10 ms",
+        "How long an upload waits for other backends of the job to share its segment. `0 ms` uploads at once.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.batch.persist-size-threshold",
+        at_least(1),
+        "10 MiB",
+        "So many waiting bytes are uploaded without waiting out the delay.",
+    ),
+];
+
+const TRANSFER: &[Spec] = &[
+    text("state.changelog.dstl.dfs.upload.num-threads", THREADS, "5", "Most segments that are uploaded at a time."),
+    text(
+        "state.changelog.dstl.dfs.upload.max-in-flight",
+        at_least(1 << 20),
+        "256 MiB",
+        "Budget of changes that are not yet durable. Writers are pushed back beyond it. Flink's default is 100 MB.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.upload.timeout",
+        Kind::Duration { min: Duration::from_millis(10) },
+        "5 s",
+        "Timeout of one attempt of a small upload; it grows with the size. Flink's default is 1 s whatever the size.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.upload.next-attempt-delay",
+        AT_LEAST_1_MS,
+        "100 ms",
+        "Delay before the first repetition of an upload; it doubles with each. Uploads are repeated until the \
+         checkpoint's timeout, where Flink gives up after 3 attempts.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.upload.max-attempt-delay",
+        AT_LEAST_1_MS,
+        "5 s",
+        "Longest delay between two attempts of an upload.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.download.num-threads",
+        THREADS,
+        "4",
+        "Most objects that one restore reads at a time.",
+    ),
+];
+
+const CHECKPOINTS: &[Spec] = &[
+    text(
+        "execution.checkpointing.num-retained",
+        Kind::Integer { min: 1, max: 1_000 },
+        "3",
+        "Completed checkpoints that are kept of a backend whose engine does not say. Flink's default is 1.",
+    ),
+    text(
+        "execution.checkpointing.timeout",
+        AT_LEAST_1_S,
+        "10 min",
+        "A checkpoint that is not complete after so long is aborted.",
+    ),
+    text(
+        "execution.checkpointing.max-concurrent-checkpoints",
+        Kind::Integer { min: 1, max: 1_000 },
+        "64",
+        "Most checkpoints of one backend that are triggered and not yet answered. Flink allows only 1 with a changelog.",
+    ),
+    text(
+        "gc.grace-period",
+        AT_LEAST_1_S,
+        "1 h",
+        "Unreferenced objects younger than this, by the store's clock, are not deleted.",
+    ),
+];
+
+const SOCKET: &[Spec] = &[
+    Spec {
+        key: "rpc.socket",
+        kind: Kind::Path { optional: false },
+        default: Default::Computed {
+            how: "$XDG_RUNTIME_DIR/dstl.sock, else /run/dstl/dstl.sock for root, else /tmp/dstl-<uid>/dstl.sock",
+            for_root: "/run/dstl/dstl.sock",
+        },
+        doc: "Unix socket of the gRPC service.",
+    },
+    text("rpc.socket-mode", Kind::Mode, "0600", "Permissions of the socket, in octal."),
+    text("rpc.socket-group", Kind::Text, "", "Group of the socket, by name or id; empty for the daemon's own."),
+    text(
+        "rpc.allowed-uids",
+        Kind::Ids,
+        "",
+        "User ids that may connect to the socket, beside the daemon's own; empty for whoever its permissions admit.",
+    ),
+];
+
+const TCP: &[Spec] = &[
+    text(
+        "rpc.tcp.address",
+        Kind::Address,
+        "off",
+        "Address of the gRPC service over TCP; needs TLS or rpc.tcp.insecure.",
+    ),
+    text("rpc.tcp.cert", OPTIONAL_PATH, "", "Certificate chain of the daemon, PEM."),
+    text("rpc.tcp.key", OPTIONAL_PATH, "", "Private key of the daemon, PEM."),
+    text("rpc.tcp.client-ca", OPTIONAL_PATH, "", "Certificates that sign those of the clients, PEM."),
+    text("rpc.tcp.insecure", Kind::Flag, "false", "Serves TCP without TLS; only on a loopback address."),
+];
+
+const LIMITS: &[Spec] = &[
+    text(
+        "rpc.max-message-size",
+        Kind::Size { min: 128 << 10, max: 1 << 30 },
+        "4 MiB",
+        "Longest gRPC message. The memory budgets must hold at least one.",
+    ),
+    text(
+        "rpc.max-key-size",
+        Kind::Size { min: 1, max: 256 << 20 },
+        "32 KiB",
+        "Longest key, longest namespace and longest key of a map entry.",
+    ),
+    text(
+        "rpc.max-value-size",
+        Kind::Size { min: 1, max: 512 << 20 },
+        "1 MiB",
+        "Longest value, list element or result of an append.",
+    ),
+    text(
+        "rpc.max-batch-operations",
+        Kind::Integer { min: 1, max: 10_000_000 },
+        "100000",
+        "Most operations of one batch.",
+    ),
+];
+
+const OPERATION: &[Spec] = &[
+    text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
+    text(
+        "drain-timeout",
+        ANY_DURATION,
+        "30 s",
+        "How long a daemon that was asked to stop serves its open sessions before it ends them.",
+    ),
+    text("log.format", Kind::Choice(&["text", "json"]), "text", "Format of the log on standard error."),
+    text(
+        "log.level",
+        Kind::Filter,
+        "info",
+        "What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or a filter as of tracing. The environment \
+         variable DSTL_LOG is short for it.",
+    ),
+];
+
+/// Every option of [`SECTIONS`].
+pub(super) fn all() -> impl Iterator<Item = &'static Spec> + Clone {
+    SECTIONS.iter().flat_map(|section| section.options)
+}
+
+/// The option with this name.
+pub(super) fn find(key: &str) -> Option<&'static Spec> {
+    all().find(|spec| spec.key == key)
+}
+
+/// The option with this name, or the table and the name of its entry (`<key of the table>.<name>`).
+pub(super) fn find_with_entry(key: &str) -> Option<(&'static Spec, Option<&str>)> {
+    find(key).map(|spec| (spec, None)).or_else(|| {
+        let table = |spec: &Spec| spec.kind == Kind::Table;
+        all().filter(|spec| table(spec)).find_map(|spec| {
+            let entry = key.strip_prefix(spec.key)?.strip_prefix('.')?;
+            (!entry.is_empty()).then_some((spec, Some(entry)))
+        })
+    })
+}
+
+/// The environment variable of the option `key`: `DSTL_`, then the name in upper case with `_` for dots and dashes. A
+/// leading `dstl.` of the name is not said twice.
+pub(super) fn variable(key: &str) -> String {
+    let name = key.strip_prefix("dstl.").unwrap_or(key);
+    format!("DSTL_{}", name.to_ascii_uppercase().replace(['.', '-'], "_"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_default_is_allowed() {
+        for spec in all() {
+            let default = match spec.default {
+                Default::Text(text) => text,
+                Default::Computed { for_root, .. } => for_root,
+            };
+            assert!(spec.kind.parse(default).is_some(), "{} = {default}", spec.key);
+        }
+    }
+
+    #[test]
+    fn names_and_variables_are_unique() {
+        let keys: BTreeSet<_> = all().map(|spec| spec.key).collect();
+        let variables: BTreeSet<_> = keys.iter().map(|key| variable(key)).collect();
+        assert_eq!((keys.len(), variables.len()), (all().count(), all().count()));
+    }
+
+    #[test]
+    fn names_are_kebab_case() {
+        for spec in all() {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+            assert!(spec.key.chars().all(fits), "{}", spec.key);
+            assert!(spec.doc.ends_with('.'), "{} has no sentence", spec.key);
+        }
+    }
+
+    #[test]
+    fn a_variable_follows_from_its_key() {
+        assert_eq!(variable("state.changelog.dstl.dfs.base-path"), "DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH");
+        assert_eq!(variable("dstl.data-dir"), "DSTL_DATA_DIR");
+    }
+}

@@ -1,0 +1,301 @@
+//! Configurations as users write them: precedence, faults, and the example file that the project ships.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use dstl::config::{Compression, Config, Fault, Faults, File, Flag, Host, Sources, TcpSecurity, example, option_rows};
+
+fn root() -> Host {
+    Host { uid: Some(0), memory_bytes: Some(8 << 30), ..Host::default() }
+}
+
+fn file(text: &str) -> Sources {
+    let file = File { path: "dstl.toml".into(), contents: Ok(text.into()) };
+    Sources { file: Some(file), ..Sources::default() }
+}
+
+fn flags(arguments: &[&str]) -> Sources {
+    Sources { flags: arguments.iter().map(|it| Flag::Set((*it).into())).collect(), ..Sources::default() }
+}
+
+fn environment(variables: &[(&str, &str)]) -> Sources {
+    let environment = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    Sources { environment, ..Sources::default() }
+}
+
+fn resolve(sources: &Sources) -> Result<Config, Faults> {
+    Config::resolve(sources, &root())
+}
+
+/// The faults as shown, one line each.
+fn faults(sources: &Sources) -> Vec<String> {
+    resolve(sources).expect_err("faults are expected").0.iter().map(Fault::to_string).collect()
+}
+
+fn deployed() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dstl.toml");
+    std::fs::read_to_string(path).expect("the example is part of the source tree")
+}
+
+#[test]
+fn nothing_set_is_valid() {
+    let config = resolve(&Sources::default()).expect("the defaults are valid");
+    assert_eq!(config.changelog.base_path.as_str(), "file:///var/lib/dstl/store");
+    assert_eq!(config.rpc.socket, PathBuf::from("/run/dstl/dstl.sock"));
+    assert_eq!((config.rpc.socket_mode, config.rpc.socket_group, config.rpc.tcp), (0o600, None, None));
+    assert_eq!(config.admin.address, Some(SocketAddr::from(([127, 0, 0, 1], 9321))));
+    assert_eq!(config.changelog.upload.max_in_flight_bytes, 256 << 20);
+    assert_eq!((config.checkpoint.num_retained, config.drain_timeout), (3, Duration::from_secs(30)));
+    assert_eq!(config.memory.state_bytes, (8 << 30) / 100 * 50);
+}
+
+#[test]
+fn the_shipped_file_is_the_example() {
+    assert!(deployed() == example(), "`dstl config example > deploy/dstl.toml` brings it up to date");
+}
+
+#[test]
+fn the_shipped_file_names_every_option_with_its_default() {
+    let uncommented: String = deployed()
+        .lines()
+        .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(uncommented.lines().count(), option_rows().len());
+    let defaults = resolve(&Sources::default()).expect("the defaults are valid");
+    assert_eq!(resolve(&file(&uncommented)).expect("the example is valid"), defaults);
+    assert_eq!(resolve(&file(&deployed())).expect("comments are valid"), defaults);
+}
+
+#[test]
+fn later_sources_win() {
+    let mut sources = file("drain-timeout = '1 s'\nlog.level = 'warn'\n[execution.checkpointing]\nnum-retained = 5\n");
+    sources.environment = environment(&[("DSTL_DRAIN_TIMEOUT", "2 s"), ("DSTL_LOG", "debug")]).environment;
+    sources.flags = flags(&["drain-timeout=3s", "drain-timeout=4s"]).flags;
+    let config = resolve(&sources).expect("all are valid");
+    assert_eq!(config.drain_timeout, Duration::from_secs(4));
+    assert_eq!(config.log.level, "debug");
+    assert_eq!(config.checkpoint.num_retained, 5);
+}
+
+#[test]
+fn every_option_has_a_variable() {
+    for row in option_rows() {
+        let shown =
+            resolve(&environment(&[(&row.environment, "\u{1}")])).err().map(|it| it.to_string()).unwrap_or_default();
+        assert!(!shown.contains("names no option"), "{}", row.environment);
+    }
+}
+
+#[test]
+fn store_options_are_merged_by_name_and_never_shown() {
+    let mut sources =
+        file("[state.changelog.dstl.dfs.store-options]\naws_region = 'eu'\naws_secret_access_key = 'hush'\n");
+    sources.flags = flags(&["state.changelog.dstl.dfs.store-options.aws_region=us"]).flags;
+    let config = resolve(&sources).expect("all are valid");
+    let options: Vec<_> = config.changelog.store_options.0.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(options, [("aws_region", "us"), ("aws_secret_access_key", "hush")]);
+    assert!(!format!("{config:?}").contains("hush"));
+    let shown = faults(&environment(&[("DSTL_STATE_CHANGELOG_DSTL_DFS_STORE_OPTIONS", "hush")]));
+    assert!(!shown.concat().contains("hush"), "{shown:?}");
+}
+
+#[test]
+fn store_options_of_a_name_with_dots_are_one_entry() {
+    let config = resolve(&flags(&["state.changelog.dstl.dfs.store-options.a.b=c"])).expect("a name may hold dots");
+    assert_eq!(config.changelog.store_options.0.get("a.b").map(String::as_str), Some("c"));
+}
+
+#[test]
+fn all_faults_are_reported_at_once_with_their_origins() {
+    let mut sources = file(
+        "rpc.max-value-size = '1 parsec'\nstate.backend = 'rocksdb'\n\n[log]\nformat = 'xml'\n[rpc.tcp]\naddress = [1]\n",
+    );
+    sources.environment = environment(&[("DSTL_LOG_LEVL", "info"), ("DSTL_GC_GRACE_PERIOD", "soon")]).environment;
+    sources.flags = flags(&["drain-timeout=-1", "execution.checkpointing.num-retained=0", "oops"]).flags;
+    let expected = [
+        "`rpc.max-value-size` is `1 parsec` (dstl.toml:1); allowed is a memory size such as `64 MiB`, from `1 B` to `512 MiB`",
+        "`state.backend` (dstl.toml:2) is not an option; did you mean `state.backend.type`?",
+        "`log.format` is `xml` (dstl.toml:5); allowed is `text` or `json`",
+        "`rpc.tcp.address` is `[1]` (dstl.toml:7); allowed is an address with port such as `127.0.0.1:9321` or \
+         `[::1]:9321`, or `off`",
+        "`gc.grace-period` is `soon` (environment variable DSTL_GC_GRACE_PERIOD); allowed is a duration such as `10 ms` or \
+         `5 min`, at least `1s`",
+        "environment variable `DSTL_LOG_LEVL` names no option; did you mean `DSTL_LOG_LEVEL`?",
+        "`drain-timeout` is `-1` (flag --set); allowed is a duration such as `10 ms` or `5 min`",
+        "`execution.checkpointing.num-retained` is `0` (flag --set); allowed is an integer from 1 to 1000",
+        "flag --set `oops` is not of the form `key=value`",
+    ];
+    assert_eq!(faults(&sources), expected);
+}
+
+#[test]
+fn legacy_and_foreign_keys_get_advice() {
+    let shown =
+        faults(&file("taskmanager.numberOfTaskSlots = 4\nstate.changelog.dstl.dfs.upload.max-inflight = '1g'\n"));
+    assert_eq!(
+        shown,
+        [
+            "`taskmanager.numberOfTaskSlots` (dstl.toml:1) is not an option; `dstl config options` lists them",
+            "`state.changelog.dstl.dfs.upload.max-inflight` (dstl.toml:2) is not an option; did you mean \
+             `state.changelog.dstl.dfs.upload.max-in-flight`?",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_named_with_its_line() {
+    let shown = faults(&file("log.level = 'info'\nlog.format = \n"));
+    assert_eq!(shown.len(), 1);
+    assert!(shown.concat().starts_with("dstl.toml:2: "), "{shown:?}");
+}
+
+#[test]
+fn a_missing_file_is_a_fault_beside_others() {
+    let missing = File::read(Path::new("/no/such/dstl.toml"));
+    let sources = Sources { file: Some(missing), ..flags(&["log.format=xml"]) };
+    let shown = faults(&sources);
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown.concat().starts_with("configuration file `/no/such/dstl.toml` is not readable: "), "{shown:?}");
+}
+
+#[test]
+fn rules_between_options_quote_both_sides() {
+    let mut sources = file("state.changelog.dstl.dfs.batch.persist-size-threshold = '300 mb'\n");
+    sources.flags = flags(&["rpc.tcp.address=0.0.0.0:9322", "rpc.tcp.insecure=true"]).flags;
+    let expected = [
+        "a batch of uploads must fit the budget of changes that are not yet durable; \
+         `state.changelog.dstl.dfs.batch.persist-size-threshold` is `300 mb` (dstl.toml:1), \
+         `state.changelog.dstl.dfs.upload.max-in-flight` is `256 MiB` (the default)",
+        "TCP without TLS is allowed only on a loopback address; `rpc.tcp.address` is `0.0.0.0:9322` (flag --set), \
+         `rpc.tcp.insecure` is `true` (flag --set)",
+    ];
+    assert_eq!(faults(&sources), expected);
+}
+
+#[test]
+fn each_rule_is_enforced() {
+    let prefix = "state.changelog.dstl.dfs";
+    for broken in [
+        &[format!("{prefix}.preemptive-persist-threshold=257 mb")][..],
+        &["rpc.max-message-size=129 mb".into()],
+        &[format!("{prefix}.upload.next-attempt-delay=6 s")],
+        &[format!("{prefix}.upload.timeout=11 min")],
+        &["gc.grace-period=1 min".into()],
+        &["memory.state=1 mb".into()],
+        &["rpc.max-value-size=4 mb".into()],
+        &["rpc.max-key-size=1 mb".into()],
+        &[format!("rpc.socket=/{}", "x".repeat(107))],
+        &["rpc.tcp.address=127.0.0.1:9322".into()],
+        &["rpc.tcp.insecure=true".into(), "rpc.tcp.cert=/c".into()],
+        &["rpc.tcp.address=127.0.0.1:9321".into(), "rpc.tcp.insecure=true".into()],
+    ] {
+        let arguments: Vec<_> = broken.iter().map(String::as_str).collect();
+        let shown = faults(&flags(&arguments));
+        assert_eq!(shown.len(), 1, "{broken:?}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_faulty_value_is_not_judged_by_rules() {
+    let shown = faults(&flags(&["gc.grace-period=soon", "execution.checkpointing.timeout=2 h"]));
+    assert_eq!(shown.len(), 1, "{shown:?}");
+}
+
+#[test]
+fn tcp_with_certificates_is_mutual_tls() {
+    let lines =
+        ["address=0.0.0.0:9322", "cert=/c.pem", "key=/k.pem", "client-ca=/ca.pem"].map(|it| format!("rpc.tcp.{it}"));
+    let config = resolve(&flags(&lines.each_ref().map(String::as_str))).expect("certificates are complete");
+    let security = config.rpc.tcp.expect("TCP is on").security;
+    let expected =
+        TcpSecurity::MutualTls { certificate: "/c.pem".into(), key: "/k.pem".into(), client_ca: "/ca.pem".into() };
+    assert_eq!(security, expected);
+}
+
+#[test]
+fn values_may_be_toml_of_their_own_type() {
+    let config = resolve(&file(
+        "rpc.allowed-uids = [1000, 1001]\nrpc.socket-mode = 0o660\nmemory.state = 2_000_000_000\n\
+         [state.changelog]\nenabled = false\n[state.changelog.dstl.dfs]\ncompression = \"zstd\"\n",
+    ))
+    .expect("all are valid");
+    assert_eq!((config.rpc.allowed_uids, config.rpc.socket_mode), (vec![1000, 1001], 0o660));
+    assert_eq!(config.memory.state_bytes, 2_000_000_000);
+    assert_eq!((config.changelog.enabled, config.changelog.compression), (false, Compression::Zstd));
+}
+
+#[test]
+fn a_percentage_needs_a_machine_that_tells_its_memory() {
+    let silent = Host { memory_bytes: None, ..root() };
+    let faults = Config::resolve(&Sources::default(), &silent).expect_err("a half of unknown is unknown");
+    assert!(faults.to_string().contains("`memory.state` is `50%` (the default)"), "{faults}");
+    assert!(Config::resolve(&flags(&["memory.state=1 GiB"]), &silent).is_ok());
+}
+
+#[test]
+fn variables_that_kubernetes_injects_are_ignored() {
+    let injected = ["DSTL_SERVICE_HOST", "DSTL_ADMIN_SERVICE_PORT_HTTP", "DSTL_PORT", "DSTL_PORT_9321_TCP_ADDR"];
+    assert!(resolve(&environment(&injected.map(|name| (name, "tcp://10.0.0.1:9321")))).is_ok());
+}
+
+fn dstl(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
+    command.args(arguments).env_clear().output().expect("the binary starts")
+}
+
+#[test]
+fn a_bad_command_line_exits_with_64() {
+    for arguments in [&["no-such-command"][..], &[], &["config"], &["config", "check", "--no-such-flag"]] {
+        let output = dstl(arguments);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn help_and_version_exit_with_0() {
+    for arguments in [&["--help"][..], &["--version"], &["config", "--help"], &["config", "check", "--help"]] {
+        let output = dstl(arguments);
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_configuration_is_checked_from_the_command_line() {
+    let valid = dstl(&["config", "check", "--set", "memory.state=1g"]);
+    assert_eq!((valid.status.code(), valid.stdout.as_slice()), (Some(0), &b"configuration is valid\n"[..]));
+    let faulty =
+        dstl(&["config", "check", "--admin", "nowhere", "--set", "log.format=xml", "--set", "memory.state=1g"]);
+    assert_eq!((faulty.status.code(), faulty.stdout.len()), (Some(64), 0));
+    let shown = String::from_utf8(faulty.stderr).expect("faults are text");
+    assert!(shown.starts_with("dstl: the configuration has 2 faults:\n"), "{shown}");
+    assert!(shown.contains("`admin.address` is `nowhere` (flag --admin)"), "{shown}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_fault() {
+    let mut command = Command::new("sh");
+    let script = format!(
+        "{} config options | true; {} config example | head -1",
+        env!("CARGO_BIN_EXE_dstl"),
+        env!("CARGO_BIN_EXE_dstl")
+    );
+    let output = command.args(["-c", &script]).output().expect("sh starts");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_options_are_listed_as_json() {
+    let output = dstl(&["config", "options", "--json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let rows = rows.as_array().expect("the output is an array");
+    assert_eq!(rows.len(), option_rows().len());
+    let delay =
+        rows.iter().find(|row| row["key"] == "state.changelog.dstl.dfs.batch.persist-delay").expect("it is listed");
+    assert_eq!((delay["type"].as_str(), delay["default"].as_str()), (Some("duration"), Some("10 ms")));
+}

@@ -1,0 +1,365 @@
+//! The shape of the source tree: imports point down the layer table, files are short and begin with what they are, and
+//! nothing unfinished is left behind.
+//!
+//! Every exception is in a table below, with its reason.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The layer table: a module imports only from rows above its own.
+const ROWS: &[&[&str]] = &[
+    &["types"],
+    &["error", "proto", "clock", "metrics", "random", "tasks"],
+    &["fault", "client"],
+    &["state", "object"],
+    &["changelog", "savepoint"],
+    &["checkpoint"],
+    &["materialization", "restore"],
+    &["export", "verify"],
+    &["backend"],
+    &["rpc", "admin"],
+    &["config"],
+    &["daemon", "tools", "demo"],
+    &["cli"],
+    &["main"],
+];
+
+/// Imports that the rows allow and the design does not.
+const FORBIDDEN: &[(&str, &str)] = &[
+    // The log does not know what it logs.
+    ("changelog", "state"),
+    ("checkpoint", "state"),
+    // Whoever uses the client alone compiles nothing else.
+    ("client", "error"),
+    ("client", "clock"),
+    ("client", "metrics"),
+    ("client", "random"),
+    ("client", "tasks"),
+];
+
+/// Imports that the rows do not allow.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // An error's reasons and scopes are those of the protocol.
+    ("error", "proto"),
+];
+
+/// Longest file in lines, its tests not counted.
+const MAX_LINES: usize = 600;
+
+/// What no finished code says.
+const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
+
+/// What no finished comment says.
+const UNFINISHED_WORDS: &[&str] = &["FIXME", "TODO", "XXX"];
+
+struct Source {
+    /// Relative to the root of the package.
+    path: PathBuf,
+    text: String,
+    /// The text with comments and literals blanked.
+    code: String,
+}
+
+impl Source {
+    /// The top-level module that a file of `src/` belongs to.
+    fn module(&self) -> String {
+        let first = self.path.iter().nth(1).expect("a source file lies in `src`");
+        Path::new(first).file_stem().expect("a file has a name").to_string_lossy().into_owned()
+    }
+
+    /// Whether the whole file is tests.
+    fn is_tests(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name == "tests.rs") || self.path.starts_with("tests")
+    }
+
+    /// Lines before the unit tests.
+    fn lines(&self) -> usize {
+        let lines: Vec<_> = self.code.lines().collect();
+        let tests = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && !pair[1].ends_with(';'));
+        tests.unwrap_or(lines.len())
+    }
+}
+
+/// Every Rust file below these folders of the package, in order.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = folders.iter().flat_map(|folder| walkdir::WalkDir::new(root.join(folder)).sort_by_file_name());
+    files
+        .filter_map(|entry| entry.ok().map(walkdir::DirEntry::into_path))
+        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("a source file is readable");
+            let path = path.strip_prefix(root).expect("it lies below the root").into();
+            Source { path, code: code_of(&text), text }
+        })
+        .collect()
+}
+
+/// `text` with comments, strings and characters replaced by spaces; line breaks stay.
+fn code_of(text: &str) -> String {
+    let mut rest = text;
+    let mut code = String::with_capacity(text.len());
+    while let Some(first) = rest.chars().next() {
+        let before_is_word = code.chars().next_back().is_some_and(is_word);
+        let length = match blank_length(rest, before_is_word) {
+            Some(length) => {
+                code.extend(rest[..length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+                length
+            }
+            None => {
+                code.push(first);
+                first.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    code
+}
+
+/// Length of the comment or literal at the start of `rest`, if one is there.
+fn blank_length(rest: &str, before_is_word: bool) -> Option<usize> {
+    if rest.starts_with("//") {
+        return Some(rest.find('\n').unwrap_or(rest.len()));
+    }
+    if rest.starts_with("/*") {
+        return Some(block_comment_length(rest));
+    }
+    if !before_is_word && let Some(length) = raw_string_length(rest) {
+        return Some(length);
+    }
+    match rest.as_bytes() {
+        [b'"', ..] => Some(quoted_length(rest, '"')),
+        [b'\'', b'\\', ..] => Some(quoted_length(rest, '\'')),
+        // A character; anything else behind a single quote is a lifetime.
+        [b'\'', ..] => rest.char_indices().nth(2).filter(|(_, c)| *c == '\'').map(|(at, _)| at + 1),
+        _ => None,
+    }
+}
+
+fn block_comment_length(rest: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while at < rest.len() {
+        let tail = &rest.as_bytes()[at..];
+        if tail.starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if tail.starts_with(b"*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                break;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    at
+}
+
+fn raw_string_length(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    let body = after[hashes..].strip_prefix('"')?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let start = rest.len() - body.len();
+    Some(body.find(&end).map_or(rest.len(), |at| start + at + end.len()))
+}
+
+fn quoted_length(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Top-level modules that `code` names by `root::` (`crate` or the crate's name), alone or in a group.
+fn imports(code: &str, root: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let pattern = format!("{root}::");
+    for (at, _) in code.match_indices(&pattern) {
+        if code[..at].chars().next_back().is_some_and(|c| is_word(c) || c == ':') {
+            continue;
+        }
+        let after = code[at + pattern.len()..].trim_start();
+        match after.strip_prefix('{') {
+            Some(group) => found.extend(group_heads(group)),
+            None => found.extend(head(after)),
+        }
+    }
+    found
+}
+
+/// First names of the paths in a group of imports, whose `{` is already read.
+fn group_heads(group: &str) -> Vec<String> {
+    let mut heads: Vec<_> = head(group.trim_start()).into_iter().collect();
+    let mut depth = 1;
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => heads.extend(head(group[at + 1..].trim_start())),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    heads
+}
+
+fn head(path: &str) -> Option<String> {
+    let word: String = path.chars().take_while(|c| is_word(*c)).collect();
+    (!word.is_empty()).then_some(word)
+}
+
+fn row(module: &str) -> Option<usize> {
+    ROWS.iter().position(|row| row.contains(&module))
+}
+
+fn may_import(module: &str, imported: &str) -> bool {
+    let pair = (module, imported);
+    let above = row(imported) < row(module) && !FORBIDDEN.contains(&pair);
+    module == imported || above || EXCEPTIONS.contains(&pair)
+}
+
+/// What is wrong with the imports of one file of `src/`.
+fn import_faults(source: &Source) -> Vec<String> {
+    let module = source.module();
+    let shown = source.path.display();
+    if module == "lib" {
+        return Vec::new();
+    }
+    if row(&module).is_none() {
+        return vec![format!("{shown}: module `{module}` is in no row of the layer table")];
+    }
+    // Only the binary sees the library by its name.
+    let root = if module == "main" { "dstl" } else { "crate" };
+    let mut faults: Vec<_> = imports(&source.code, root)
+        .iter()
+        .filter(|imported| row(imported).is_none_or(|_| !may_import(&module, imported)))
+        .map(|imported| format!("{shown}: `{module}` must not import `{imported}`"))
+        .collect();
+    faults.extend(climbs(source).iter().map(|it| format!("{shown}: `{it}` leaves its module; write `crate::`")));
+    faults
+}
+
+/// Paths of `super`s that may climb out of the file's top-level module, which would hide an import. The module `tests`
+/// of a file is one level further down.
+fn climbs(source: &Source) -> Vec<String> {
+    let depth = source.path.iter().count() - 1;
+    let tests = source.code.lines().take(source.lines()).map(|line| line.len() + 1).sum::<usize>();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(next) = source.code[at..].find("super::").map(|next| at + next) {
+        let chain = &source.code[next..];
+        let supers = chain.split("::").take_while(|step| *step == "super").count();
+        if supers >= depth + usize::from(next >= tests) {
+            found.push("super::".repeat(supers) + &head(&chain["super::".len() * supers..]).unwrap_or_default());
+        }
+        at = next + "super::".len() * supers;
+    }
+    found
+}
+
+fn none(faults: Vec<String>) {
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn modules_import_only_from_rows_above_their_own() {
+    none(sources(&["src"]).iter().flat_map(import_faults).collect());
+}
+
+#[test]
+fn every_exception_is_used() {
+    let sources = sources(&["src"]);
+    let used = |(module, imported): &&(&str, &str)| {
+        sources.iter().any(|source| source.module() == *module && imports(&source.code, "crate").contains(*imported))
+    };
+    none(EXCEPTIONS.iter().filter(|it| !used(it)).map(|it| format!("exception {it:?} is not needed")).collect());
+}
+
+#[test]
+fn every_file_begins_with_what_it_is() {
+    let files = sources(&["src", "tests", "benches", "build.rs"]);
+    let silent = files.iter().filter(|source| !source.text.starts_with("//! "));
+    none(silent.map(|source| format!("{}: does not begin with `//!`", source.path.display())).collect());
+}
+
+#[test]
+fn files_are_short() {
+    let sources = sources(&["src"]);
+    let long = sources.iter().filter(|source| !source.is_tests() && source.lines() > MAX_LINES);
+    none(long.map(|it| format!("{}: {} lines, of at most {MAX_LINES}", it.path.display(), it.lines())).collect());
+}
+
+#[test]
+fn no_folder_hides_its_front_page() {
+    let hidden =
+        sources(&["src", "tests"]).into_iter().filter(|it| it.path.file_name().is_some_and(|it| it == "mod.rs"));
+    none(hidden.map(|source| format!("{}: is a `mod.rs`", source.path.display())).collect());
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let mut faults = Vec::new();
+    for source in sources(&["src", "benches", "build.rs"]) {
+        let code = UNFINISHED.iter().filter(|word| source.code.contains(**word));
+        let prose = UNFINISHED_WORDS.iter().filter(|word| source.text.contains(**word));
+        faults.extend(code.chain(prose).map(|word| format!("{}: says `{word}`", source.path.display())));
+    }
+    none(faults);
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    let names = |source: &Source| source.code.split(|c| !is_word(c)).any(|word| word == "unsafe");
+    let found = sources(&["src", "tests", "benches", "build.rs"]).into_iter().filter(names);
+    none(found.map(|source| format!("{}: is unsafe", source.path.display())).collect());
+}
+
+#[test]
+fn the_reader_of_imports_sees_groups_and_skips_prose() {
+    let text = r##"
+        //! Not crate::daemon.
+        use crate::types::Sqn;
+        use crate::{clock::{Clock, Tick}, object};
+        /* crate::cli /* nested */ crate::demo */
+        fn f<'a>(c: char) -> &'a str { if c == '"' || c == '\'' { r#"crate::rpc"# } else { "crate::admin \" crate::tools" } }
+        fn g() { crate::state::open(); mycrate::restore(); }
+    "##;
+    let found: Vec<_> = imports(&code_of(text), "crate").into_iter().collect();
+    assert_eq!(found, ["clock", "object", "state", "types"]);
+}
+
+#[test]
+fn climbing_out_of_a_module_is_seen() {
+    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into(), code: code_of(text) };
+    let tests = "#[cfg(test)]\nmod tests {\n    use super::*;\n}\n";
+    assert_eq!(climbs(&source("src/rpc.rs", "use super::daemon::x;\n")), ["super::daemon"]);
+    assert!(climbs(&source("src/rpc.rs", tests)).is_empty());
+    assert!(climbs(&source("src/rpc/session.rs", "use super::convert::x;\n")).is_empty());
+    assert_eq!(climbs(&source("src/rpc/session.rs", "use super::super::cli::x;\n")), ["super::super::cli"]);
+}
+
+#[test]
+fn the_rows_forbid_neighbours_and_whatever_is_below() {
+    assert!(may_import("rpc", "backend") && may_import("backend", "changelog") && may_import("main", "cli"));
+    for (module, imported) in [("object", "state"), ("state", "object"), ("backend", "rpc"), ("changelog", "state")] {
+        assert!(!may_import(module, imported), "{module} -> {imported}");
+    }
+}
