@@ -50,6 +50,7 @@ mod bound;
 mod codec;
 mod error;
 mod open;
+mod outgoing;
 mod session;
 mod state;
 mod wire;

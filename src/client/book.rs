@@ -12,20 +12,21 @@
 //! * `used <= granted` on every stream.
 //! * A batch leaves `sent` only when it is applied, rejected, or put back.
 
+mod recovery;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use tokio::sync::oneshot;
-
 use super::{
-    Applied, ClientError,
-    batch::{self, BatchBuilder, Sealed},
+    ClientError,
+    batch::{BatchBuilder, Sealed},
     error::violation,
+    outgoing::{Outgoing, Reply},
     wire::{self, Frame},
 };
 use crate::proto::v1::{
     Acknowledgement, Barrier, BatchResult, CheckpointCompleted, CheckpointFailed, Limits, Notice, NoticeOutcome,
-    NoticeReply, OperationResult, PersistMark, PersistReply, Resume, SessionHalted, SessionRequest, SessionStarted,
-    session_halted::Refused, session_request::Request,
+    NoticeReply, OperationResult, PersistMark, PersistReply, Resume, SessionRequest, SessionStarted,
+    session_request::Request,
 };
 
 /// Most batches in flight; reads cost no credit, so credit does not bound them.
@@ -35,97 +36,6 @@ const MAX_QUEUED: usize = 256;
 /// Operations and bytes at which collected operations become a batch.
 const MAX_COLLECTED_OPERATIONS: usize = 4096;
 const MAX_COLLECTED_BYTES: usize = 256 << 10;
-
-/// Where an answer goes. A caller that no longer waits is no error.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
-
-/// Who waits for a batch.
-#[derive(Debug)]
-pub(super) enum Waiter {
-    /// One caller for all of it.
-    Whole(Reply<Applied>),
-    /// One caller per operation.
-    Each(Vec<Reply<OperationResult>>),
-}
-
-/// A batch on its way.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    sealed: Sealed,
-    /// Told when the batch is handed over.
-    accepted: Option<oneshot::Sender<()>>,
-    /// `None` once answered.
-    waiter: Option<Waiter>,
-    /// For reads that are asked again: number and operation indexes of the batch that they were in.
-    again: Option<(u64, Vec<u32>)>,
-}
-
-impl Outgoing {
-    pub(super) fn new(sealed: Sealed, accepted: oneshot::Sender<()>, applied: Reply<Applied>) -> Self {
-        Self { sealed, accepted: Some(accepted), waiter: Some(Waiter::Whole(applied)), again: None }
-    }
-
-    /// Answers whoever waits.
-    fn complete(&mut self, number: u64, mut results: Vec<OperationResult>) {
-        let mut number = number;
-        if let Some((first_number, indexes)) = &self.again {
-            number = *first_number;
-            results.retain_mut(|result| {
-                let index = indexes.get(result.operation as usize);
-                result.operation = index.copied().unwrap_or_default();
-                index.is_some()
-            });
-        }
-        match self.waiter.take() {
-            None => {}
-            Some(Waiter::Whole(reply)) => drop(reply.send(Ok(Applied { number, results }))),
-            Some(Waiter::Each(replies)) => {
-                let mut results = results.into_iter().peekable();
-                for (index, reply) in (0..).zip(replies) {
-                    let result = results.next_if(|result| result.operation == index).unwrap_or_default();
-                    let _ = reply.send(Ok(result));
-                }
-            }
-        }
-    }
-
-    /// Tells whoever waits that nothing of it was applied.
-    fn reject(self, error: &ClientError) {
-        match self.waiter {
-            None => {}
-            Some(Waiter::Whole(reply)) => drop(reply.send(Err(error.clone()))),
-            Some(Waiter::Each(replies)) => {
-                for reply in replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-
-    /// Whether an answer without results leaves somebody without what was read.
-    fn lacks_results(&self) -> bool {
-        self.waiter.is_some() && self.sealed.reads > 0
-    }
-
-    /// A batch with the reads of this one, for the same waiter. This one was applied as `number`.
-    fn reads_again(mut self, number: u64) -> Result<Option<Self>, ClientError> {
-        if !self.lacks_results() {
-            self.complete(number, Vec::new());
-            return Ok(None);
-        }
-        let Some((sealed, mut indexes)) = batch::only_reads(&self.sealed)? else { return Ok(None) };
-        let mut first_number = number;
-        if let Some((before, earlier)) = &self.again {
-            first_number = *before;
-            indexes.retain_mut(|index| {
-                let original = earlier.get(*index as usize);
-                *index = original.copied().unwrap_or_default();
-                original.is_some()
-            });
-        }
-        Ok(Some(Self { sealed, accepted: None, waiter: self.waiter, again: Some((first_number, indexes)) }))
-    }
-}
 
 /// What waits in order.
 #[derive(Debug)]
@@ -268,10 +178,13 @@ impl Book {
             return;
         }
         let replies = std::mem::take(&mut self.callers);
-        let outgoing = |sealed| Outgoing { sealed, accepted: None, waiter: Some(Waiter::Each(replies)), again: None };
         match std::mem::take(&mut self.collector).seal(&self.limits) {
-            Ok(sealed) => self.queue.push_back(Item::Batch(outgoing(sealed))),
-            Err(error) => outgoing(Sealed { operations: Default::default(), count: 0, reads: 0 }).reject(&error),
+            Ok(sealed) => self.queue.push_back(Item::Batch(Outgoing::shared(sealed, replies))),
+            Err(error) => {
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
         }
     }
 
@@ -409,80 +322,6 @@ impl Book {
         })
     }
 
-    /// Puts the reads of an applied batch first in the queue, but behind a pending Resume.
-    fn ask_again(&mut self, outgoing: Outgoing, number: u64) -> Result<(), ClientError> {
-        if let Some(again) = outgoing.reads_again(number)? {
-            let resume = matches!(self.queue.front(), Some(Item::Resume(_)));
-            self.queue.insert(usize::from(resume), Item::Batch(again));
-        }
-        Ok(())
-    }
-
-    /// Fails the rejected batch and puts everything behind it back, in order, behind a Resume.
-    ///
-    /// The daemon refuses everything until it reads that Resume, and by then all that was in flight has been read and
-    /// refused; so only the refusal of the rejected batch itself matters, the others are its echoes.
-    pub(super) fn on_halted(&mut self, halted: SessionHalted) -> Result<(), ClientError> {
-        let first_failed = halted.first_failed;
-        if halted.refused != Some(Refused::Batch(first_failed)) {
-            return Ok(());
-        }
-        let is_failed = |sent: &Sent| matches!(sent, Sent::Batch(number, _) if *number == first_failed);
-        let Some(position) = self.sent.iter().position(is_failed) else {
-            return Err(violation(format!("batch {first_failed} is rejected but not in flight")));
-        };
-        let mut behind = self.sent.split_off(position);
-        let failed = behind.pop_front();
-        self.put_back(behind);
-        self.next = first_failed;
-        if let Some(Sent::Batch(_, failed)) = failed {
-            self.sent_batches -= 1;
-            let error = halted.error.unwrap_or_default().into();
-            self.reject_or_split(failed, &error)?;
-        }
-        self.queue.push_front(Item::Resume(first_failed));
-        Ok(())
-    }
-
-    /// Rejects a batch. One with the operations of several callers is halved and tried again, so that in the end only the
-    /// operation that is to blame fails.
-    fn reject_or_split(&mut self, failed: Outgoing, error: &ClientError) -> Result<(), ClientError> {
-        let Outgoing { sealed, waiter: Some(Waiter::Each(mut replies)), again: None, .. } = failed else {
-            failed.reject(error);
-            return Ok(());
-        };
-        if replies.len() < 2 {
-            let waiter = Some(Waiter::Each(replies));
-            Outgoing { sealed, accepted: None, waiter, again: None }.reject(error);
-            return Ok(());
-        }
-        let half = replies.len() / 2;
-        let (head, tail) = batch::split(&sealed, half)?;
-        let later = replies.split_off(half);
-        for (sealed, replies) in [(tail, later), (head, replies)] {
-            let waiter = Some(Waiter::Each(replies));
-            self.queue.push_front(Item::Batch(Outgoing { sealed, accepted: None, waiter, again: None }));
-        }
-        Ok(())
-    }
-
-    /// Moves what was in flight back to the front of the queue. Barriers that were answered meanwhile stay away.
-    fn put_back(&mut self, behind: VecDeque<Sent>) {
-        for sent in behind.into_iter().rev() {
-            match sent {
-                Sent::Batch(_, outgoing) => {
-                    self.sent_batches -= 1;
-                    self.queue.push_front(Item::Batch(outgoing));
-                }
-                Sent::Barrier(id) => {
-                    if let Some(pending) = self.barriers.remove(&id) {
-                        self.queue.push_front(Item::Barrier(pending));
-                    }
-                }
-            }
-        }
-    }
-
     pub(super) fn on_checkpoint_completed(&mut self, completed: CheckpointCompleted) {
         let id = completed.checkpoint.as_ref().map(|checkpoint| checkpoint.checkpoint_id);
         if let Some(pending) = id.and_then(|id| self.barriers.remove(&id)) {
@@ -519,46 +358,6 @@ impl Book {
             Some(Asked::Persist(_, reply)) => drop(reply.send(Err(error))),
             None => tracing::warn!(%error, "the daemon refused a request of this session"),
         }
-    }
-
-    // Streams that end and begin.
-
-    /// Nothing more will come from the old stream: checkpoints in flight are lost, notices and persist requests are asked
-    /// again.
-    pub(super) fn on_break(&mut self) {
-        for (checkpoint_id, pending) in std::mem::take(&mut self.barriers) {
-            let _ = pending.reply.send(Err(ClientError::CheckpointInterrupted { checkpoint_id }));
-        }
-        if matches!(self.queue.front(), Some(Item::Resume(_))) {
-            self.queue.pop_front();
-        }
-        for asked in std::mem::take(&mut self.asked).into_iter().rev() {
-            match asked {
-                Asked::Notice(notice, reply) => self.notices.push_front((notice, reply)),
-                Asked::Persist(_, reply) => self.queue.push_front(Item::Persist(reply)),
-            }
-        }
-    }
-
-    /// A new stream has begun: what the daemon has applied is settled, the rest goes out again.
-    pub(super) fn on_started(&mut self, started: &SessionStarted) -> Result<(), ClientError> {
-        let applied_to = started.applied_to;
-        if applied_to < self.acknowledged.applied_to || applied_to > self.next {
-            return Err(violation(format!(
-                "the next batch is {applied_to}, yet {} were acknowledged and {} were sent",
-                self.acknowledged.applied_to, self.next
-            )));
-        }
-        self.granted = started.credit;
-        self.used = 0;
-        self.on_acknowledgement(&Acknowledgement { applied_to, ..Acknowledgement::default() })?;
-        let rest = std::mem::take(&mut self.sent);
-        self.put_back(rest);
-        self.next = applied_to;
-        for (number, outgoing) in std::mem::take(&mut self.unanswered).into_iter().rev() {
-            self.ask_again(outgoing, number)?;
-        }
-        Ok(())
     }
 }
 

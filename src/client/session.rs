@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Applied, BatchBuilder, ClientError,
-    book::Outgoing,
+    outgoing::Outgoing,
     worker::{Message, NoticeMessage},
 };
 use crate::proto::v1::{

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::{
@@ -154,17 +155,12 @@ async fn reads_that_a_break_left_unanswered_are_asked_again() {
 
 #[tokio::test]
 async fn reads_of_a_repeated_batch_are_asked_again() {
-    let setup = setup(|state| {
-        state.breaks = [0].into();
-        state.understated = 0;
-    })
-    .await;
+    let setup = setup(|state| state.breaks = [0].into()).await;
     let session = setup.session().await;
-    let fake = setup.fake.clone();
     let mut batch = setup.one("a");
     let read = batch.get(&setup.counts, "a");
     // The new stream says that batch 0 is expected although it is applied.
-    fake.state().understated = 1;
+    setup.fake.state().understated = 1;
     let applied = session.send(batch).await.unwrap().applied().await.unwrap();
     assert_eq!(applied.value::<i64>(read).unwrap(), Some(1));
     assert_eq!(setup.count("a"), 1);
@@ -282,6 +278,46 @@ async fn a_checkpoint_in_flight_at_a_break_is_interrupted() {
     assert!(matches!(pending.await, Err(ClientError::CheckpointInterrupted { checkpoint_id: 1 })));
     setup.fake.state().holds_barriers = false;
     assert_eq!(session.barrier(2, "").await.unwrap().await.unwrap().applied_to, 1);
+}
+
+#[tokio::test]
+async fn any_mix_of_rejections_and_breaks_applies_every_good_batch_once_and_in_order() {
+    for seed in 1..=30_u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = |bound: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % bound
+        };
+        let setup = setup(|state| {
+            state.credit = 100 + below(1000);
+            state.breaks = (0..60).filter(|_| below(8) == 0).collect();
+            state.answer_delay = Duration::from_micros(100 * below(3));
+        })
+        .await;
+        let session = setup.session().await;
+        let list: ListState<str, u64> = ListState::from_id(9);
+        let mut sent = Vec::new();
+        for number in 0..80 {
+            let is_bad = below(6) == 0;
+            let mut batch = session.batch();
+            batch.list_add(&list, if is_bad { "bad" } else { "good" }, &number);
+            let read = (below(3) == 0).then(|| batch.get(&setup.counts, "a"));
+            sent.push((number, is_bad, read, session.send(batch).await.unwrap()));
+        }
+        let mut good = Vec::new();
+        for (number, is_bad, read, receipt) in sent {
+            let applied = receipt.applied().await;
+            assert_eq!(applied.is_err(), is_bad, "seed {seed}");
+            if let (Some(read), Ok(applied)) = (read, &applied) {
+                assert_eq!(applied.value::<i64>(read).unwrap(), None, "seed {seed}");
+            }
+            if !is_bad {
+                good.push(Bytes::from(number.to_le_bytes().to_vec()));
+            }
+        }
+        session.close().await.unwrap();
+        assert_eq!(setup.fake.state().lists[&(9, "good".into())], good, "seed {seed}");
+    }
 }
 
 #[tokio::test]

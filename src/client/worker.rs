@@ -11,8 +11,9 @@ use tonic::{Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport
 
 use super::{
     Acknowledged, BatchBuilder, Client, ClientError, SessionOptions,
-    book::{Book, Outgoing, Reply},
+    book::Book,
     error::{Lost, after_break, violation},
+    outgoing::{Outgoing, Reply},
     session::{Ends, Failure},
     wire::{Frame, SessionCodec},
 };
