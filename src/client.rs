@@ -1,1 +1,300 @@
-//! The Rust client library.
+//! The Rust client library: connect to a daemon, open a backend, write and read its state, checkpoint.
+//!
+//! The story of a task:
+//!
+//! ```no_run
+//! use dstl::client::{Client, ClientError, OpenOptions, StateOptions};
+//! use dstl::types::MergeFunction;
+//!
+//! # async fn task(words: Vec<String>) -> Result<(), ClientError> {
+//! // Open what the last attempt left behind: every start of a task has a higher attempt.
+//! let client = Client::connect("/run/dstl/dstl.sock").await?;
+//! let backend = client.open(OpenOptions::new("word-count", "count").attempt(3)).await?;
+//! let offsets = backend.attachment().clone(); // where to read on
+//!
+//! let sums = StateOptions::new().with_merge(MergeFunction::SumI64);
+//! let counts = backend.value_state::<String, i64>("counts", sums).await?;
+//! let session = backend.session().await?;
+//!
+//! // Bulk: batches are pipelined, `send` waits only for credit.
+//! for (checkpoint, chunk) in (1..).zip(words.chunks(500)) {
+//!     let mut batch = session.batch();
+//!     for word in chunk {
+//!         batch.merge(&counts, word, &1);
+//!     }
+//!     session.send(batch).await?;
+//!     // A cut exactly here; it completes while the next batches go on.
+//!     let pending = session.barrier(checkpoint, offsets.clone()).await?;
+//!     let completed = pending.await?;
+//!     if let Some(identity) = &completed.checkpoint {
+//!         session.complete(identity).await?;
+//!     }
+//! }
+//!
+//! // One operation at a time; those of concurrent tasks share batches.
+//! let counts = counts.on(&session);
+//! println!("{:?}", counts.get("flink").await?);
+//!
+//! session.close().await?;
+//! backend.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a [`Session`] does about rejected batches and broken streams is told there.
+
+mod backend;
+mod batch;
+mod book;
+mod bound;
+mod codec;
+mod error;
+mod open;
+mod outgoing;
+mod session;
+mod state;
+mod wire;
+mod worker;
+
+#[cfg(all(test, feature = "server"))]
+mod fake;
+#[cfg(all(test, feature = "server"))]
+mod tests;
+
+use std::{path::Path, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    IntoRequest,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::proto::v1::{
+    ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
+    CheckpointIdentity, CheckpointRequest, CloseRequest, DescribeRequest, HelloRequest, HelloResponse, Limits, Notice,
+    NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring, open_response::Response,
+    state_backend_service_client::StateBackendServiceClient,
+};
+
+pub use self::{
+    backend::Backend,
+    batch::{Applied, BatchBuilder, RawOperation},
+    bound::Bound,
+    codec::{Decode, Encode},
+    error::{ClientError, DaemonError, Lost, Reason, Scope},
+    open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
+    state::{ListState, MapState, State, StateOptions, ValueState},
+};
+
+const PROTOCOL: u32 = 1;
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+const FRAME_BYTES: u32 = 1 << 20;
+/// What tonic queues between its handle and the connection, in requests.
+const REQUEST_BUFFER: usize = 1024;
+
+/// A connection to one daemon. Cheap to clone; connects again by itself.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    stub: StateBackendServiceClient<Channel>,
+    hello: Arc<HelloResponse>,
+    limits: Limits,
+}
+
+impl Client {
+    /// Connects to the Unix socket at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] if nobody listens, or why the daemon refused the protocol version.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
+        let path: Arc<Path> = path.as_ref().into();
+        let name = path.display().to_string();
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint = tuned(Endpoint::from_static("http://localhost"));
+        let channel = endpoint.connect_with_connector(connector).await;
+        Self::over(channel.map_err(|source| ClientError::Connect { endpoint: name, source: Arc::new(source) })?).await
+    }
+
+    /// Connects over TCP, for example to `http://127.0.0.1:7000`.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_tcp(url: &str) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect { endpoint: url.to_owned(), source: Arc::new(source) };
+        let endpoint = tuned(Endpoint::from_shared(url.to_owned()).map_err(failed)?).tcp_nodelay(true);
+        Self::over(endpoint.connect().await.map_err(failed)?).await
+    }
+
+    /// Uses a connection that the caller made, as one with TLS. It should have large HTTP/2 windows.
+    ///
+    /// # Errors
+    /// What the first call met, or why the daemon refused the protocol version.
+    pub async fn over(channel: Channel) -> Result<Self, ClientError> {
+        let mut stub = StateBackendServiceClient::new(channel.clone());
+        let hello = stub.hello(hello_request()).await?.into_inner();
+        let limits = hello.limits.ok_or(ClientError::Incomplete("limits"))?;
+        let most = usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX);
+        let stub = stub.max_decoding_message_size(most).max_encoding_message_size(most);
+        Ok(Self { channel, stub, hello: Arc::new(hello), limits })
+    }
+
+    /// What the daemon allows.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The daemon process that the first call met; another one has another.
+    #[must_use]
+    pub fn daemon_instance(&self) -> &str {
+        &self.hello.daemon_instance
+    }
+
+    /// Everything that the daemon told at first: version, features.
+    #[must_use]
+    pub fn daemon(&self) -> &HelloResponse {
+        &self.hello
+    }
+
+    pub(crate) fn stub(&self) -> StateBackendServiceClient<Channel> {
+        self.stub.clone()
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Asks again who is there. Cancel-safe, as are all calls here that change nothing or are idempotent.
+    ///
+    /// # Errors
+    /// What the daemon refused, or what the call met; so for all calls here.
+    pub async fn hello(&self) -> Result<HelloResponse, ClientError> {
+        Ok(self.stub().hello(hello_request()).await?.into_inner())
+    }
+
+    /// Opens a backend: fences every earlier owner and restores. Dropping the call ends the restore.
+    ///
+    /// # Errors
+    /// As for all calls; [`ClientError::Fenced`] if a higher attempt has it.
+    pub async fn open(&self, options: OpenOptions) -> Result<Backend, ClientError> {
+        self.open_with(options, |_| {}).await
+    }
+
+    /// Like [`open`](Self::open); tells `progress` about once a second how far the restore is.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_with(
+        &self,
+        options: OpenOptions,
+        mut progress: impl FnMut(Restoring) + Send,
+    ) -> Result<Backend, ClientError> {
+        let mut stream = self.stub().open(options.into_request()).await?.into_inner();
+        while let Some(message) = stream.message().await? {
+            match message.response {
+                Some(Response::Restoring(restoring)) => progress(restoring),
+                Some(Response::Opened(opened)) => return Backend::new(self.clone(), opened),
+                None => return Err(ClientError::Incomplete("content while opening")),
+            }
+        }
+        Err(ClientError::Incomplete("the opened backend"))
+    }
+
+    /// Describes one backend, or with `None` all of this daemon.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn describe(&self, backend: Option<&BackendRef>) -> Result<Vec<BackendDescription>, ClientError> {
+        let request = DescribeRequest { backend: backend.cloned() };
+        Ok(self.stub().describe(request).await?.into_inner().backends)
+    }
+
+    /// Applies one batch without a session; with `numbered`, its number is checked. Cancel-safe only if numbered.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn apply_batch(
+        &self,
+        backend: &BackendRef,
+        batch: Batch,
+        numbered: bool,
+    ) -> Result<ApplyBatchResponse, ClientError> {
+        let request = ApplyBatchRequest { backend: Some(backend.clone()), batch: Some(batch), numbered };
+        Ok(self.stub().apply_batch(request).await?.into_inner())
+    }
+
+    /// Makes one checkpoint without a session, of everything applied before. Not cancel-safe.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn checkpoint(&self, backend: &BackendRef, barrier: Barrier) -> Result<CheckpointCompleted, ClientError> {
+        let request = CheckpointRequest { backend: Some(backend.clone()), barrier: Some(barrier) };
+        let response = self.stub().checkpoint(request.into_request()).await?.into_inner();
+        response.checkpoint.ok_or(ClientError::Incomplete("the checkpoint"))
+    }
+
+    /// Tells what became of a checkpoint.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn notify(&self, backend: &BackendRef, notice: Notice) -> Result<NoticeOutcome, ClientError> {
+        let request = NotifyRequest { backend: Some(backend.clone()), notice: Some(notice) };
+        Ok(self.stub().notify(request).await?.into_inner().outcome())
+    }
+
+    /// Makes everything applied before durable; returns `persisted_to`.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn persist(&self, backend: &BackendRef) -> Result<u64, ClientError> {
+        let request = PersistRequest { backend: Some(backend.clone()) };
+        Ok(self.stub().persist(request).await?.into_inner().persisted_to)
+    }
+
+    /// Keeps a checkpoint until it is released.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn pin(&self, backend: &BackendRef, checkpoint: &CheckpointIdentity) -> Result<(), ClientError> {
+        let request = PinRequest { backend: Some(backend.clone()), checkpoint: Some(checkpoint.clone()) };
+        self.stub().pin(request).await?;
+        Ok(())
+    }
+
+    /// Ends a pin; returns whether there was one.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn release(&self, backend: &BackendRef, checkpoint: &CheckpointIdentity) -> Result<bool, ClientError> {
+        let request = ReleaseRequest { backend: Some(backend.clone()), checkpoint: Some(checkpoint.clone()) };
+        Ok(self.stub().release(request).await?.into_inner().released)
+    }
+
+    /// Ends an owner; returns whether the daemon had the backend.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn close(&self, backend: &BackendRef) -> Result<bool, ClientError> {
+        let request = CloseRequest { backend: Some(backend.clone()) };
+        Ok(self.stub().close(request).await?.into_inner().closed)
+    }
+}
+
+fn hello_request() -> HelloRequest {
+    let client = concat!("dstl-rust/", env!("CARGO_PKG_VERSION")).to_owned();
+    HelloRequest { protocol_min: PROTOCOL, protocol_max: PROTOCOL, client }
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .buffer_size(REQUEST_BUFFER)
+}

@@ -1,0 +1,150 @@
+//! An opened backend.
+
+use bytes::Bytes;
+use tracing::Instrument as _;
+
+use super::{
+    Client, ClientError, ListState, MapState, Session, SessionOptions, StateOptions, ValueState, worker::Worker,
+};
+use crate::{
+    proto::v1::{
+        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, StateDescriptor,
+    },
+    types::StateKind,
+};
+
+/// A backend as its owner has it. Cheap to clone; dropping it closes nothing.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    client: Client,
+    backend: BackendRef,
+    opened: Opened,
+}
+
+impl Backend {
+    pub(super) fn new(client: Client, opened: Opened) -> Result<Self, ClientError> {
+        let backend = opened.backend.clone().ok_or(ClientError::Incomplete("the opened backend"))?;
+        Ok(Self { client, backend, opened })
+    }
+
+    /// Everything that the daemon told when it opened.
+    #[must_use]
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Name and epoch, as the raw calls of [`Client`] want them.
+    #[must_use]
+    pub fn reference(&self) -> &BackendRef {
+        &self.backend
+    }
+
+    /// The epoch of this owner.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.backend.epoch.clone().unwrap_or_default()
+    }
+
+    /// The restored checkpoint; `None` if it started empty.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&CheckpointIdentity> {
+        self.opened.checkpoint.as_ref()
+    }
+
+    /// The attachment of the restored checkpoint; empty if it had none.
+    #[must_use]
+    pub fn attachment(&self) -> &Bytes {
+        &self.opened.attachment
+    }
+
+    /// The batch number that was expected at open: 0, or more if a running backend was found.
+    #[must_use]
+    pub fn applied_to(&self) -> u64 {
+        self.opened.applied_to
+    }
+
+    /// The states that the backend had at open.
+    #[must_use]
+    pub fn states(&self) -> &[RegisteredState] {
+        &self.opened.states
+    }
+
+    /// Registers states, all or none, and returns them in order. Idempotent and cancel-safe.
+    ///
+    /// # Errors
+    /// What the daemon refused, as another descriptor under the same name.
+    pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
+        let request = RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec() };
+        let registered = self.client.stub().register_states(request).await?.into_inner().states;
+        if registered.len() == states.len() { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
+    }
+
+    async fn register_one(&self, name: &str, kind: StateKind, options: StateOptions) -> Result<u32, ClientError> {
+        let registered = self.register(&[options.descriptor(name, kind)]).await?;
+        registered.first().map(|state| state.id).ok_or(ClientError::Incomplete("the registered state"))
+    }
+
+    /// Registers a state with one value per key.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn value_state<K: ?Sized, V: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<ValueState<K, V>, ClientError> {
+        Ok(ValueState::from_id(self.register_one(name, StateKind::Value, options).await?))
+    }
+
+    /// Registers a state with a map per key.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn map_state<K: ?Sized, M: ?Sized, V: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<MapState<K, M, V>, ClientError> {
+        Ok(MapState::from_id(self.register_one(name, StateKind::Map, options).await?))
+    }
+
+    /// Registers a state with a list per key.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn list_state<K: ?Sized, V: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<ListState<K, V>, ClientError> {
+        Ok(ListState::from_id(self.register_one(name, StateKind::List, options).await?))
+    }
+
+    /// Opens the writer's session with default options; an older session of this backend ends.
+    ///
+    /// # Errors
+    /// What the daemon refused, or what the call met. The first stream is tried once.
+    pub async fn session(&self) -> Result<Session, ClientError> {
+        self.session_with(SessionOptions::default()).await
+    }
+
+    /// Opens the writer's session. Its worker runs on the current tokio runtime. Cancel-safe.
+    ///
+    /// # Errors
+    /// As for [`session`](Self::session).
+    pub async fn session_with(&self, options: SessionOptions) -> Result<Session, ClientError> {
+        let (worker, ends) = Worker::start(self.client.clone(), self.backend.clone(), options).await?;
+        let id = self.backend.id.clone().unwrap_or_default();
+        let span = tracing::info_span!("session", job = id.job, operator = id.operator, subtask = id.subtask);
+        tokio::spawn(worker.run().instrument(span));
+        Ok(Session::new(ends, *self.client.limits(), self.epoch().number))
+    }
+
+    /// Ends this owner: published checkpoints stay, all else is dropped. Returns whether the daemon had the backend.
+    ///
+    /// # Errors
+    /// What the daemon refused, or what the call met.
+    pub async fn close(self) -> Result<bool, ClientError> {
+        self.client.close(&self.backend).await
+    }
+}

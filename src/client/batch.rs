@@ -1,0 +1,457 @@
+//! Building batches for the bulk path, and reading what came of them.
+
+use std::borrow::Borrow;
+
+use bytes::Bytes;
+
+use super::{
+    ClientError, Decode, Encode, ListState, MapState, State, ValueState,
+    wire::{self, Fields, Target},
+};
+use crate::proto::v1::{Limits, Operation, OperationKind, OperationResult};
+
+const NO: &() = &();
+
+/// A batch in the making: every operation is written straight into the bytes that will be sent.
+///
+/// Each method returns the index of its operation, by which [`Applied`] tells its result. Keys and values are taken in any
+/// form that the type of the handle lends out (`&str` for `String`).
+///
+/// ```
+/// use dstl::client::{BatchBuilder, ValueState};
+///
+/// let counts: ValueState<String, i64> = ValueState::from_id(1);
+/// let mut batch = BatchBuilder::new();
+/// batch.merge(&counts, "flink", &1);
+/// let read = batch.get(&counts, "flink");
+/// assert_eq!((read, batch.operations()), (1, 2));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct BatchBuilder {
+    bytes: Vec<u8>,
+    operations: u32,
+    reads: u32,
+}
+
+/// One operation as slices, for callers with encodings of their own; see `Operation` in the protocol.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RawOperation<'a> {
+    /// What to do.
+    pub kind: OperationKind,
+    /// The state's id.
+    pub state: u32,
+    /// Required.
+    pub key: &'a [u8],
+    /// Empty: the void namespace.
+    pub namespace: &'a [u8],
+    /// For operations on map entries.
+    pub map_key: &'a [u8],
+    /// For writes.
+    pub value: &'a [u8],
+    /// For LIST_GET.
+    pub start: u64,
+    /// For LIST_GET and MAP_ENTRIES.
+    pub limit: u64,
+    /// Where the client assigns key groups.
+    pub key_group: Option<u32>,
+}
+
+/// A batch that takes no more operations.
+#[derive(Debug, Clone)]
+pub(super) struct Sealed {
+    pub(super) operations: Bytes,
+    pub(super) count: u32,
+    pub(super) reads: u32,
+}
+
+impl Sealed {
+    pub(super) fn writes(&self) -> bool {
+        self.count > self.reads
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty batch with room for `bytes`.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// Number of operations so far.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations as usize
+    }
+
+    /// Encoded length so far in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is no operation.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.operations == 0
+    }
+
+    /// Sets a value.
+    #[inline]
+    pub fn put<K, V, Q, W>(&mut self, state: &ValueState<K, V>, key: &Q, value: &W) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: Borrow<W> + ?Sized,
+        Q: Encode + ?Sized,
+        W: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::Put, key, NO, value)
+    }
+
+    /// Merges `value` into a value.
+    #[inline]
+    pub fn merge<K, V, Q, W>(&mut self, state: &ValueState<K, V>, key: &Q, value: &W) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: Borrow<W> + ?Sized,
+        Q: Encode + ?Sized,
+        W: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::Merge, key, NO, value)
+    }
+
+    /// Reads a value; [`Applied::value`] returns it.
+    #[inline]
+    pub fn get<K, V, Q>(&mut self, state: &ValueState<K, V>, key: &Q) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::Get, key, NO, NO)
+    }
+
+    /// Removes everything of `key` in the handle's namespace. `key` must be of the handle's key type.
+    #[inline]
+    pub fn clear(&mut self, state: &impl State, key: &(impl Encode + ?Sized)) -> usize {
+        self.one(state, OperationKind::Clear, key, NO, NO)
+    }
+
+    /// Sets one entry of a map.
+    #[inline]
+    pub fn map_put<K, M, V, Q, N, W>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N, value: &W) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: Borrow<W> + ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+        W: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapPut, key, map_key, value)
+    }
+
+    /// Merges `value` into one entry of a map.
+    #[inline]
+    pub fn map_merge<K, M, V, Q, N, W>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N, value: &W) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: Borrow<W> + ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+        W: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapMerge, key, map_key, value)
+    }
+
+    /// Reads one entry of a map; [`Applied::value`] returns it.
+    #[inline]
+    pub fn map_get<K, M, V, Q, N>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapGet, key, map_key, NO)
+    }
+
+    /// Removes one entry of a map, if it is there.
+    #[inline]
+    pub fn map_remove<K, M, V, Q, N>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapRemove, key, map_key, NO)
+    }
+
+    /// Appends one element to a list.
+    #[inline]
+    pub fn list_add<K, V, Q, W>(&mut self, state: &ListState<K, V>, key: &Q, value: &W) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: Borrow<W> + ?Sized,
+        Q: Encode + ?Sized,
+        W: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::ListAdd, key, NO, value)
+    }
+
+    /// Appends elements to a list, in order.
+    pub fn list_add_all<K, V, Q>(&mut self, state: &ListState<K, V>, key: &Q, values: &[V]) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: Encode,
+        Q: Encode + ?Sized,
+    {
+        self.elements(state, OperationKind::ListAddAll, key, values)
+    }
+
+    /// Replaces a list; without `values` it is cleared.
+    pub fn list_update<K, V, Q>(&mut self, state: &ListState<K, V>, key: &Q, values: &[V]) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: Encode,
+        Q: Encode + ?Sized,
+    {
+        self.elements(state, OperationKind::ListUpdate, key, values)
+    }
+
+    /// Appends any operation of the protocol.
+    pub fn push(&mut self, operation: &Operation) -> usize {
+        prost::encoding::message::encode(2, operation, &mut self.bytes);
+        self.counted(operation.kind())
+    }
+
+    /// Appends an operation given as slices, without a copy beside the one into the batch.
+    #[inline]
+    pub fn push_raw(&mut self, operation: &RawOperation<'_>) -> usize {
+        let target = Target {
+            kind: operation.kind,
+            state: operation.state,
+            namespace: operation.namespace,
+            key_group: operation.key_group,
+        };
+        let fields = Fields {
+            key: operation.key,
+            map_key: operation.map_key,
+            value: operation.value,
+            start: operation.start,
+            limit: operation.limit,
+        };
+        wire::put_operation(&mut self.bytes, &target, &fields);
+        self.counted(operation.kind)
+    }
+
+    #[inline]
+    pub(super) fn one<K, M, V>(
+        &mut self,
+        state: &impl State,
+        kind: OperationKind,
+        key: &K,
+        map_key: &M,
+        value: &V,
+    ) -> usize
+    where
+        K: Encode + ?Sized,
+        M: Encode + ?Sized,
+        V: Encode + ?Sized,
+    {
+        let fields = Fields { key, map_key, value, start: 0, limit: 0 };
+        wire::put_operation(&mut self.bytes, &state.scope().target(kind), &fields);
+        self.counted(kind)
+    }
+
+    /// A read that comes in pages.
+    pub(super) fn page<K, M>(&mut self, target: &Target<'_>, key: &K, map_key: &M, start: u64, limit: u64)
+    where
+        K: Encode + ?Sized,
+        M: Encode + ?Sized,
+    {
+        wire::put_operation(&mut self.bytes, target, &Fields { key, map_key, value: NO, start, limit });
+        self.counted(target.kind);
+    }
+
+    fn elements<K, V>(&mut self, state: &impl State, kind: OperationKind, key: &K, values: &[V]) -> usize
+    where
+        K: Encode + ?Sized,
+        V: Encode,
+    {
+        wire::put_elements(&mut self.bytes, &state.scope().target(kind), key, values);
+        self.counted(kind)
+    }
+
+    #[inline]
+    fn counted(&mut self, kind: OperationKind) -> usize {
+        let index = self.operations;
+        self.operations += 1;
+        self.reads += u32::from(wire::is_read(kind));
+        index as usize
+    }
+
+    /// Adds the operations of another batch behind those here.
+    pub(super) fn append(&mut self, other: &Self) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.operations += other.operations;
+        self.reads += other.reads;
+    }
+
+    /// The length of its request in bytes, at most.
+    pub(super) fn seal_len(&self) -> u64 {
+        (self.bytes.len() + wire::BATCH_OVERHEAD) as u64
+    }
+
+    /// The batch itself, if the daemon would take it.
+    ///
+    /// # Errors
+    /// [`ClientError::BatchTooLarge`] if not.
+    pub(super) fn checked(self, limits: &Limits) -> Result<Self, ClientError> {
+        if self.seal_len() > limits.max_message_bytes || u64::from(self.operations) > limits.max_batch_operations {
+            return Err(ClientError::BatchTooLarge {
+                bytes: self.bytes.len() + wire::BATCH_OVERHEAD,
+                operations: self.operations(),
+                max_bytes: limits.max_message_bytes,
+                max_operations: limits.max_batch_operations,
+            });
+        }
+        Ok(self)
+    }
+
+    /// Ends the batch.
+    ///
+    /// # Errors
+    /// As for [`checked`](Self::checked).
+    pub(super) fn seal(self, limits: &Limits) -> Result<Sealed, ClientError> {
+        let batch = self.checked(limits)?;
+        Ok(Sealed { operations: batch.bytes.into(), count: batch.operations, reads: batch.reads })
+    }
+}
+
+/// A batch that was applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// Its final number: every `applied_to` above it covers the batch.
+    pub number: u64,
+    /// What its operations returned, in order of `operation`: one for each read, and for each write whose outcome is not
+    /// DONE. Writes that were applied before a broken stream have none.
+    pub results: Vec<OperationResult>,
+}
+
+impl Applied {
+    /// The result of the operation with this index, if it has one.
+    #[must_use]
+    pub fn result(&self, operation: usize) -> Option<&OperationResult> {
+        let index = u32::try_from(operation).ok()?;
+        let position = self.results.binary_search_by_key(&index, |result| result.operation).ok()?;
+        self.results.get(position)
+    }
+
+    /// What a GET or MAP_GET found.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] if it is no `V`; [`ClientError::Incomplete`] if the operation is no read.
+    pub fn value<V: Decode>(&self, operation: usize) -> Result<Option<V>, ClientError> {
+        let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
+        result.found.then(|| V::decode(result.value.clone())).transpose()
+    }
+}
+
+/// Keeps the operations that only read; `None` if there are none. The second part tells for each its index before.
+///
+/// # Errors
+/// [`ClientError::Incomplete`] if the batch is not whole.
+pub(super) fn only_reads(batch: &Sealed) -> Result<Option<(Sealed, Vec<u32>)>, ClientError> {
+    let mut bytes = Vec::new();
+    let mut indexes = Vec::new();
+    for (index, part) in (0..).zip(wire::split_operations(&batch.operations)?) {
+        if wire::part_is_read(&part) {
+            bytes.extend_from_slice(&part);
+            indexes.push(index);
+        }
+    }
+    let count = u32::try_from(indexes.len()).expect("operations are counted in 32 bits");
+    Ok((count > 0).then(|| (Sealed { operations: bytes.into(), count, reads: count }, indexes)))
+}
+
+/// Cuts a batch of several operations into two; the first has `first` operations.
+///
+/// # Errors
+/// [`ClientError::Incomplete`] if the batch is not whole.
+pub(super) fn split(batch: &Sealed, first: usize) -> Result<(Sealed, Sealed), ClientError> {
+    let parts = wire::split_operations(&batch.operations)?;
+    let bytes: usize = parts.iter().take(first).map(Bytes::len).sum();
+    let reads = parts.iter().take(first).filter(|part| wire::part_is_read(part)).count();
+    let mut tail = batch.operations.clone();
+    let head = tail.split_to(bytes);
+    let counted = |count: usize| u32::try_from(count).expect("operations are counted in 32 bits");
+    let (first, reads) = (counted(first), counted(reads));
+    Ok((
+        Sealed { operations: head, count: first, reads },
+        Sealed { operations: tail, count: batch.count - first, reads: batch.reads - reads },
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto::v1::Batch;
+
+    #[test]
+    fn typed_operations_are_those_of_the_protocol() {
+        let map: MapState<String, u64, String> = MapState::from_id(3);
+        let mut batch = BatchBuilder::new();
+        batch.map_put(&map.namespace(&7_u64).key_group(0), "k", &1, "v");
+        let expected = Operation {
+            kind: OperationKind::MapPut.into(),
+            state: 3,
+            key: "k".into(),
+            namespace: 7_u64.to_le_bytes().to_vec().into(),
+            map_key: 1_u64.to_le_bytes().to_vec().into(),
+            value: "v".into(),
+            key_group: Some(0),
+            ..Operation::default()
+        };
+        batch.push(&expected);
+        let decoded = Batch::decode(Bytes::from(batch.bytes)).unwrap();
+        assert_eq!(decoded.operations, [expected.clone(), expected]);
+    }
+
+    #[test]
+    fn reads_are_asked_again_alone() {
+        let counts: ValueState<String, i64> = ValueState::from_id(1);
+        let mut batch = BatchBuilder::new();
+        batch.merge(&counts, "a", &1);
+        batch.get(&counts, "a");
+        batch.clear(&counts, "b");
+        batch.get(&counts, "b");
+        let sealed = batch.seal(&Limits { max_message_bytes: 1000, max_batch_operations: 4, ..Limits::default() });
+        let (reads, indexes) = only_reads(&sealed.unwrap()).unwrap().unwrap();
+        assert_eq!(indexes, [1, 3]);
+        assert!(!reads.writes());
+        assert_eq!(Batch::decode(reads.operations).unwrap().operations.len(), 2);
+    }
+
+    #[test]
+    fn what_the_daemon_would_not_take_is_not_sent() {
+        let counts: ValueState<u64, i64> = ValueState::from_id(1);
+        let mut batch = BatchBuilder::new();
+        batch.put(&counts, &1, &1);
+        batch.put(&counts, &2, &1);
+        let limits = Limits { max_message_bytes: 1000, max_batch_operations: 1, ..Limits::default() };
+        assert!(matches!(batch.seal(&limits), Err(ClientError::BatchTooLarge { operations: 2, .. })));
+    }
+}

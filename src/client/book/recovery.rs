@@ -1,0 +1,125 @@
+//! How a session goes on after a rejected batch or a broken stream.
+
+use std::collections::VecDeque;
+
+use super::{Asked, Book, Item, Sent};
+use crate::{
+    client::{
+        ClientError, batch,
+        error::violation,
+        outgoing::{Outgoing, Waiter},
+    },
+    proto::v1::{Acknowledgement, SessionHalted, SessionStarted, session_halted::Refused},
+};
+
+impl Book {
+    /// Puts the reads of an applied batch first in the queue, but behind a pending Resume.
+    pub(super) fn ask_again(&mut self, outgoing: Outgoing, number: u64) -> Result<(), ClientError> {
+        if let Some(again) = outgoing.reads_again(number)? {
+            let resume = matches!(self.queue.front(), Some(Item::Resume(_)));
+            self.queue.insert(usize::from(resume), Item::Batch(again));
+        }
+        Ok(())
+    }
+
+    /// Fails the rejected batch and puts everything behind it back, in order, behind a Resume.
+    ///
+    /// The daemon refuses everything until it reads that Resume, and by then all that was in flight has been read and
+    /// refused; so only the refusal of the rejected batch itself matters, the others are its echoes.
+    pub(in crate::client) fn on_halted(&mut self, halted: SessionHalted) -> Result<(), ClientError> {
+        let first_failed = halted.first_failed;
+        if halted.refused != Some(Refused::Batch(first_failed)) {
+            return Ok(());
+        }
+        let is_failed = |sent: &Sent| matches!(sent, Sent::Batch(number, _) if *number == first_failed);
+        let Some(position) = self.sent.iter().position(is_failed) else {
+            return Err(violation(format!("batch {first_failed} is rejected but not in flight")));
+        };
+        let mut behind = self.sent.split_off(position);
+        let failed = behind.pop_front();
+        self.put_back(behind);
+        self.next = first_failed;
+        if let Some(Sent::Batch(_, failed)) = failed {
+            self.sent_batches -= 1;
+            let error = halted.error.unwrap_or_default().into();
+            self.reject_or_split(failed, &error)?;
+        }
+        self.queue.push_front(Item::Resume(first_failed));
+        Ok(())
+    }
+
+    /// Rejects a batch. One with the operations of several callers is halved and tried again, so that in the end only the
+    /// operation that is to blame fails.
+    fn reject_or_split(&mut self, failed: Outgoing, error: &ClientError) -> Result<(), ClientError> {
+        let Outgoing { sealed, waiter: Some(Waiter::Each(mut replies)), again: None, .. } = failed else {
+            failed.reject(error);
+            return Ok(());
+        };
+        if replies.len() < 2 {
+            Outgoing::shared(sealed, replies).reject(error);
+            return Ok(());
+        }
+        let half = replies.len() / 2;
+        let (head, tail) = batch::split(&sealed, half)?;
+        let later = replies.split_off(half);
+        for (sealed, replies) in [(tail, later), (head, replies)] {
+            self.queue.push_front(Item::Batch(Outgoing::shared(sealed, replies)));
+        }
+        Ok(())
+    }
+
+    /// Moves what was in flight back to the front of the queue. Barriers that were answered meanwhile stay away.
+    fn put_back(&mut self, behind: VecDeque<Sent>) {
+        for sent in behind.into_iter().rev() {
+            match sent {
+                Sent::Batch(_, outgoing) => {
+                    self.sent_batches -= 1;
+                    self.queue.push_front(Item::Batch(outgoing));
+                }
+                Sent::Barrier(id) => {
+                    if let Some(pending) = self.barriers.remove(&id) {
+                        self.queue.push_front(Item::Barrier(pending));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing more will come from the old stream: checkpoints in flight are lost, notices and persist requests are asked
+    /// again.
+    pub(in crate::client) fn on_break(&mut self) {
+        for (checkpoint_id, pending) in std::mem::take(&mut self.barriers) {
+            let _ = pending.reply.send(Err(ClientError::CheckpointInterrupted { checkpoint_id }));
+        }
+        if matches!(self.queue.front(), Some(Item::Resume(_))) {
+            self.queue.pop_front();
+        }
+        for asked in std::mem::take(&mut self.asked).into_iter().rev() {
+            match asked {
+                Asked::Notice(notice, reply) => self.notices.push_front((notice, reply)),
+                Asked::Persist(_, reply) => self.queue.push_front(Item::Persist(reply)),
+            }
+        }
+    }
+
+    /// A new stream has begun: what the daemon has applied is settled, the rest goes out again.
+    pub(in crate::client) fn on_started(&mut self, started: &SessionStarted) -> Result<(), ClientError> {
+        let applied_to = started.applied_to;
+        if applied_to < self.acknowledged.applied_to || applied_to > self.next {
+            return Err(violation(format!(
+                "the next batch is {applied_to}, yet {} were acknowledged and {} were sent",
+                self.acknowledged.applied_to, self.next
+            )));
+        }
+        self.granted = started.credit;
+        self.used = 0;
+        self.on_acknowledgement(&Acknowledgement { applied_to, ..Acknowledgement::default() })?;
+        let rest = std::mem::take(&mut self.sent);
+        self.put_back(rest);
+        self.next = applied_to;
+        for (number, outgoing) in std::mem::take(&mut self.unanswered).into_iter().rev() {
+            self.ask_again(outgoing, number)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! What can go wrong, and by that what the task has to do.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prost::{Message as _, bytes::Bytes};
+use tonic::{Code, Status};
+
+use crate::proto::v1;
+
+pub use crate::proto::v1::{Reason, Scope};
+
+/// The error of a daemon, as every call and every stream carries it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DaemonError {
+    /// What to do.
+    pub reason: Reason,
+    /// What is spoilt.
+    pub scope: Scope,
+    /// Whether the same call may succeed later, unchanged.
+    pub retryable: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// Why a session is over although nobody closed it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Lost {
+    /// The daemon process is another one now; what it had applied since the last checkpoint is gone. Open again with a
+    /// restore.
+    #[error("the daemon was restarted: its instance was `{was}` and is `{is}`; open again from a checkpoint")]
+    DaemonRestarted {
+        /// The instance that the session began with.
+        was: String,
+        /// The instance that answers now.
+        is: String,
+    },
+    /// The daemon ended the session and said why.
+    #[error("the daemon ended it: {0}")]
+    Ended(Box<DaemonError>),
+    /// The daemon did not come back in time.
+    #[error("the daemon did not answer for {waited:?}; last: {last}")]
+    Unreachable {
+        /// How long it was tried.
+        waited: Duration,
+        /// What the last try met.
+        last: Box<ClientError>,
+    },
+    /// The daemon said what the protocol does not allow.
+    #[error("the daemon broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// Every error of this library.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClientError {
+    /// The daemon refused one call, batch or barrier; nothing of it was applied.
+    #[error("{0}")]
+    Daemon(Box<DaemonError>),
+    /// Another owner has the backend: stop.
+    #[error("fenced: {0}")]
+    Fenced(Box<DaemonError>),
+    /// The session is over; batches that were not acknowledged may be applied or not.
+    #[error("the session is lost: {0}")]
+    SessionLost(Lost),
+    /// The session, or its last handle, was closed before.
+    #[error("the session is closed")]
+    Closed,
+    /// No connection.
+    #[error("connecting to `{endpoint}`")]
+    Connect {
+        /// A socket path or URL.
+        endpoint: String,
+        /// Why.
+        source: Arc<tonic::transport::Error>,
+    },
+    /// A call broke off without a word of the daemon.
+    #[error("the call broke off: {0}")]
+    Transport(Box<Status>),
+    /// A batch is beyond what the daemon takes; it was not sent.
+    #[error("a batch of {bytes} bytes and {operations} operations: the daemon takes {max_bytes} and {max_operations}")]
+    BatchTooLarge {
+        /// Its encoded length.
+        bytes: usize,
+        /// Its operations.
+        operations: usize,
+        /// Longest message of the daemon.
+        max_bytes: u64,
+        /// Most operations of a batch.
+        max_operations: u64,
+    },
+    /// The stream broke while the checkpoint was in flight, so nobody knows what became of it. Trigger a new one with a
+    /// higher id; a notice ABORT for this id makes sure that it is gone.
+    #[error("the stream broke while checkpoint {checkpoint_id} was in flight")]
+    CheckpointInterrupted {
+        /// Its id.
+        checkpoint_id: u64,
+    },
+    /// Stored bytes are not what the type of the handle expects.
+    #[error("{what} of {bytes} bytes does not decode as `{expected}`")]
+    Malformed {
+        /// What was decoded.
+        what: &'static str,
+        /// How long it is.
+        bytes: usize,
+        /// The type.
+        expected: &'static str,
+    },
+    /// An answer lacks what the protocol promises.
+    #[error("an answer without {0}")]
+    Incomplete(&'static str),
+}
+
+impl ClientError {
+    /// The error of the daemon inside, if there is one.
+    #[must_use]
+    pub fn daemon(&self) -> Option<&DaemonError> {
+        match self {
+            Self::Daemon(error) | Self::Fenced(error) | Self::SessionLost(Lost::Ended(error)) => Some(error),
+            Self::SessionLost(Lost::Unreachable { last, .. }) => last.daemon(),
+            _ => None,
+        }
+    }
+
+    /// The reason that the daemon gave; [`Reason::Unspecified`] where it gave none.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.daemon().map_or(Reason::Unspecified, |error| error.reason)
+    }
+
+    /// Whether another owner has the backend.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced(_))
+    }
+
+    /// Whether the same call may succeed later, unchanged.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Transport(_) => true,
+            other => other.daemon().is_some_and(|error| error.retryable),
+        }
+    }
+}
+
+impl From<v1::Error> for ClientError {
+    fn from(error: v1::Error) -> Self {
+        let error = Box::new(DaemonError {
+            reason: error.reason(),
+            scope: error.scope(),
+            retryable: error.retryable,
+            message: error.message,
+        });
+        if error.reason == Reason::Fenced { Self::Fenced(error) } else { Self::Daemon(error) }
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        match details(status.details()) {
+            Some(error) => error.into(),
+            None => Self::Transport(Box::new(status)),
+        }
+    }
+}
+
+/// What a broken or refused session stream means: go on with a new stream (`Ok`), or the session's last error.
+pub(super) fn after_break(error: ClientError) -> Result<ClientError, ClientError> {
+    match error {
+        ClientError::Transport(status) if status.code() == Code::Unimplemented => Err(ClientError::Transport(status)),
+        ClientError::Connect { .. } | ClientError::Transport(_) => Ok(error),
+        ClientError::Daemon(inner) if inner.retryable && inner.scope == Scope::Session => {
+            Ok(ClientError::Daemon(inner))
+        }
+        ClientError::Daemon(inner) => Err(ClientError::SessionLost(Lost::Ended(inner))),
+        other => Err(other),
+    }
+}
+
+/// A protocol violation of the daemon.
+pub(super) fn violation(what: impl fmt::Display) -> ClientError {
+    ClientError::SessionLost(Lost::Protocol(what.to_string()))
+}
+
+/// `google.rpc.Status`, as far as it is needed.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// The `Error` inside `grpc-status-details-bin`, if it is one of ours.
+fn details(bytes: &[u8]) -> Option<v1::Error> {
+    let status = RpcStatus::decode(bytes).ok()?;
+    let ours = status.details.into_iter().find(|any| any.type_url.ends_with("dstl.v1.Error"))?;
+    v1::Error::decode(ours.value).ok()
+}
+
+/// A status with `error` in its details, as a daemon sends it.
+#[cfg(test)]
+pub(super) fn status_of(code: Code, error: &v1::Error) -> Status {
+    let any = Any { type_url: "type.googleapis.com/dstl.v1.Error".to_owned(), value: error.encode_to_vec().into() };
+    let details = RpcStatus { details: vec![any] }.encode_to_vec();
+    Status::with_details(code, error.message.clone(), details.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_tells_the_error_of_the_daemon() {
+        let error = v1::Error {
+            reason: Reason::WrongKind.into(),
+            scope: Scope::Batch.into(),
+            retryable: false,
+            message: "a put into the list `seen`".to_owned(),
+        };
+        let decoded = ClientError::from(status_of(Code::InvalidArgument, &error));
+        let ClientError::Daemon(inner) = &decoded else { panic!("{decoded:?}") };
+        assert_eq!((inner.reason, inner.scope, inner.retryable), (Reason::WrongKind, Scope::Batch, false));
+        assert_eq!(decoded.to_string(), "a put into the list `seen`");
+    }
+
+    #[test]
+    fn a_status_without_details_is_a_broken_call() {
+        let error = ClientError::from(Status::unavailable("gone"));
+        assert!(matches!(error, ClientError::Transport(_)));
+        assert!(error.is_retryable());
+    }
+}

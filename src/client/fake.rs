@@ -1,0 +1,401 @@
+//! A daemon for tests: it follows the protocol documents with one backend in memory, and fails when it is told to.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Channel, Endpoint, Server},
+};
+
+use super::error::status_of;
+use crate::proto::v1::{
+    self as pb, OperationKind as Kind, Reason, Scope, SessionRequest, SessionResponse,
+    session_request::Request as Ask,
+    session_response::Response as Answer,
+    state_backend_service_server::{StateBackendService, StateBackendServiceServer},
+};
+
+/// What the fake saw, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Event {
+    Started,
+    Applied(u64, usize),
+    Rejected(u64),
+    Refused(u64),
+    RefusedBarrier(u64),
+    Barrier(u64),
+    Resume(u64),
+    Ended,
+}
+
+/// What the fake knows and how it is told to behave.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) instance: String,
+    pub(super) applied_to: u64,
+    pub(super) events: Vec<Event>,
+    pub(super) values: BTreeMap<(u32, Bytes, Bytes), Bytes>,
+    pub(super) maps: BTreeMap<(u32, Bytes), BTreeMap<Bytes, Bytes>>,
+    pub(super) lists: BTreeMap<(u32, Bytes), Vec<Bytes>>,
+    pub(super) states: Vec<pb::StateDescriptor>,
+    /// Credit of an idle session, in bytes.
+    pub(super) credit: u64,
+    /// Most bytes written and not yet granted again.
+    pub(super) most_used: u64,
+    /// How long acknowledgements and results wait.
+    pub(super) answer_delay: Duration,
+    /// Numbers of batches after whose application the stream breaks without an answer.
+    pub(super) breaks: VecDeque<u64>,
+    /// How much too low the next `SessionStarted.applied_to` is.
+    pub(super) understated: u64,
+    /// Sessions are refused with this.
+    pub(super) refusal: Option<Reason>,
+    /// Barriers stay unanswered.
+    pub(super) holds_barriers: bool,
+    /// Elements and entries per page.
+    pub(super) page: usize,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Fake(Arc<Mutex<State>>);
+
+/// One session's side of the fake.
+struct Serving {
+    fake: Fake,
+    answers: mpsc::UnboundedSender<Result<SessionResponse, Status>>,
+    granted: u64,
+    used: u64,
+    halted: Option<u64>,
+}
+
+pub(super) fn error(reason: Reason, scope: Scope) -> pb::Error {
+    pb::Error { reason: reason.into(), scope: scope.into(), retryable: false, message: format!("{reason:?}") }
+}
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            instance: "one".to_owned(),
+            applied_to: 0,
+            events: Vec::new(),
+            values: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            states: Vec::new(),
+            credit: 1 << 20,
+            most_used: 0,
+            answer_delay: Duration::ZERO,
+            breaks: VecDeque::new(),
+            understated: 0,
+            refusal: None,
+            holds_barriers: false,
+            page: 2,
+        })))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Serves on a Unix socket in `folder` and returns its path.
+    pub(super) fn serve(&self, folder: &std::path::Path) -> std::path::PathBuf {
+        let path = folder.join("dstl.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+        let service = StateBackendServiceServer::new(self.clone());
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        path
+    }
+
+    /// A channel over memory, for tests with paused time.
+    #[allow(dead_code, reason = "for tests with paused time")]
+    pub(super) fn channel(&self) -> Channel {
+        let service = StateBackendServiceServer::new(self.clone());
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+            tokio::spawn(Server::builder().add_service(service.clone()).serve_with_incoming(incoming));
+            async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
+        });
+        Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+    }
+}
+
+impl State {
+    fn operate(&mut self, index: u32, op: &pb::Operation) -> Option<pb::OperationResult> {
+        let key = (op.state, op.namespace.clone(), op.key.clone());
+        let pair = (op.state, op.key.clone());
+        let mut result = pb::OperationResult { operation: index, ..Default::default() };
+        match op.kind() {
+            Kind::Put => drop(self.values.insert(key, op.value.clone())),
+            Kind::Merge => {
+                let number = |bytes: &Bytes| i64::from_le_bytes(bytes[..].try_into().unwrap());
+                let sum = self.values.get(&key).map_or(0, number) + number(&op.value);
+                self.values.insert(key, sum.to_le_bytes().to_vec().into());
+            }
+            Kind::Get => {
+                result.found = self.values.contains_key(&key);
+                result.value = self.values.get(&key).cloned().unwrap_or_default();
+                return Some(result);
+            }
+            Kind::Clear => drop(self.values.remove(&key)),
+            Kind::MapPut => drop(self.maps.entry(pair).or_default().insert(op.map_key.clone(), op.value.clone())),
+            Kind::MapRemove => drop(self.maps.entry(pair).or_default().remove(&op.map_key)),
+            Kind::MapEntries => {
+                let map = self.maps.entry(pair).or_default();
+                let mut entries = map.range(op.map_key.clone()..);
+                let page =
+                    entries.by_ref().take(self.page).map(|(k, v)| pb::MapEntry { key: k.clone(), value: v.clone() });
+                result.entries = page.collect();
+                result.more = entries.next().is_some();
+                return Some(result);
+            }
+            Kind::ListAdd => self.lists.entry(pair).or_default().push(op.value.clone()),
+            Kind::ListUpdate => drop(self.lists.insert(pair, op.values.clone())),
+            Kind::ListGet => {
+                let list = self.lists.entry(pair).or_default();
+                let start = usize::try_from(op.start).unwrap();
+                result.elements = list.iter().skip(start).take(self.page).cloned().collect();
+                result.more = list.len() > start + self.page;
+                return Some(result);
+            }
+            other => panic!("the fake does no {other:?}"),
+        }
+        None
+    }
+}
+
+impl Serving {
+    fn answer(&self, answer: Answer) {
+        let _ = self.answers.send(Ok(SessionResponse { response: Some(answer) }));
+    }
+
+    /// `Err` ends the stream.
+    fn handle(&mut self, ask: Ask) -> Result<(), Status> {
+        match ask {
+            Ask::Start(_) => panic!("a second start"),
+            Ask::Batch(batch) => return self.batch(&batch),
+            Ask::Barrier(barrier) => self.barrier(&barrier),
+            Ask::Notice(notice) => {
+                let outcome = pb::NoticeOutcome::Done.into();
+                self.answer(Answer::Notice(pb::NoticeReply { notice: Some(notice), outcome }));
+            }
+            Ask::Resume(resume) => {
+                assert_eq!(self.halted.take(), Some(resume.number));
+                self.fake.state().events.push(Event::Resume(resume.number));
+            }
+            Ask::Persist(mark) => {
+                let persisted_to = self.fake.state().applied_to;
+                self.answer(Answer::Persisted(pb::PersistReply { token: mark.token, persisted_to }));
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &pb::Batch) -> Result<(), Status> {
+        let reads = [Kind::Get, Kind::MapEntries, Kind::ListGet];
+        if batch.operations.iter().any(|op| !reads.contains(&op.kind())) {
+            self.used += batch.encoded_len() as u64;
+        }
+        if self.used > self.granted {
+            let error = error(Reason::CreditExceeded, Scope::Session);
+            return Err(status_of(Code::FailedPrecondition, &error));
+        }
+        let fake = self.fake.clone();
+        let mut state = fake.state();
+        state.most_used = state.most_used.max(self.used + state.credit - self.granted);
+        if let Some(first_failed) = self.halted {
+            state.events.push(Event::Refused(batch.number));
+            self.refuse(first_failed, pb::session_halted::Refused::Batch(batch.number));
+        } else if batch.number < state.applied_to {
+            let number = batch.number;
+            self.answer(Answer::Result(pb::BatchResult { number, results: Vec::new(), repeated_batch: true }));
+        } else {
+            assert_eq!(batch.number, state.applied_to, "batches come in order");
+            if batch.operations.iter().any(|op| op.key == "bad") {
+                state.events.push(Event::Rejected(batch.number));
+                self.halted = Some(batch.number);
+                self.refuse(batch.number, pb::session_halted::Refused::Batch(batch.number));
+            } else {
+                let operations = (0..).zip(&batch.operations);
+                let results: Vec<_> = operations.filter_map(|(index, op)| state.operate(index, op)).collect();
+                state.applied_to += 1;
+                state.events.push(Event::Applied(batch.number, batch.operations.len()));
+                if state.breaks.front() == Some(&batch.number) {
+                    state.breaks.pop_front();
+                    return Err(Status::unavailable("broken by the test"));
+                }
+                if !results.is_empty() {
+                    let number = batch.number;
+                    self.answer(Answer::Result(pb::BatchResult { number, results, repeated_batch: false }));
+                }
+            }
+        }
+        self.granted = self.used + state.credit;
+        self.answer(Answer::Acknowledgement(pb::Acknowledgement {
+            applied_to: state.applied_to,
+            persisted_to: 0,
+            confirmed_to: 0,
+            credit: self.granted,
+        }));
+        Ok(())
+    }
+
+    fn refuse(&self, first_failed: u64, refused: pb::session_halted::Refused) {
+        let error = Some(error(Reason::UnknownState, Scope::Batch));
+        self.answer(Answer::Halted(pb::SessionHalted { first_failed, error, refused: Some(refused) }));
+    }
+
+    fn barrier(&self, barrier: &pb::Barrier) {
+        let checkpoint_id = barrier.checkpoint_id;
+        let mut state = self.fake.state();
+        if let Some(first_failed) = self.halted {
+            state.events.push(Event::RefusedBarrier(checkpoint_id));
+            return self.refuse(first_failed, pb::session_halted::Refused::CheckpointId(checkpoint_id));
+        }
+        state.events.push(Event::Barrier(checkpoint_id));
+        if !state.holds_barriers {
+            let checkpoint = pb::CheckpointIdentity { epoch: 1, checkpoint_id, handle_uuid: vec![7; 16].into() };
+            self.answer(Answer::CheckpointCompleted(pb::CheckpointCompleted {
+                checkpoint: Some(checkpoint),
+                handle: barrier.attachment.clone(),
+                applied_to: state.applied_to,
+                ..Default::default()
+            }));
+        }
+    }
+
+    async fn run(mut self, mut asks: Streaming<SessionRequest>) {
+        while let Ok(Some(ask)) = asks.message().await {
+            if let Err(status) = self.handle(ask.request.unwrap()) {
+                let _ = self.answers.send(Err(status));
+                return;
+            }
+        }
+        self.fake.state().events.push(Event::Ended);
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl StateBackendService for Fake {
+    type OpenStream = Answers<pb::OpenResponse>;
+    type SessionStream = Answers<SessionResponse>;
+
+    async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        let limits = pb::Limits { max_message_bytes: 1 << 20, max_batch_operations: 1000, ..Default::default() };
+        let daemon_instance = self.state().instance.clone();
+        Ok(Response::new(pb::HelloResponse {
+            protocol: 1,
+            daemon_instance,
+            limits: Some(limits),
+            ..Default::default()
+        }))
+    }
+
+    async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
+        let epoch = Some(pb::Epoch { number: 1, owner: vec![1; 16].into() });
+        let backend = Some(pb::BackendRef { id: request.into_inner().backend, epoch });
+        let opened = pb::Opened { backend, attachment: "offset 7".into(), ..Default::default() };
+        let restoring = pb::Restoring { bytes_done: 1, bytes_total: 2, ..Default::default() };
+        let answers = [pb::open_response::Response::Restoring(restoring), pb::open_response::Response::Opened(opened)];
+        let answers = answers.map(|response| Ok(pb::OpenResponse { response: Some(response) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+    }
+
+    async fn register_states(
+        &self,
+        request: Request<pb::RegisterStatesRequest>,
+    ) -> Result<Response<pb::RegisterStatesResponse>, Status> {
+        let mut state = self.state();
+        let mut states = Vec::new();
+        for descriptor in request.into_inner().states {
+            let known = state.states.iter().position(|known| known.name == descriptor.name);
+            let index = known.unwrap_or_else(|| {
+                state.states.push(descriptor.clone());
+                state.states.len() - 1
+            });
+            if state.states[index] != descriptor {
+                let error = error(Reason::StateMismatch, Scope::Batch);
+                return Err(status_of(Code::FailedPrecondition, &error));
+            }
+            let id = u32::try_from(index).unwrap() + 1;
+            states.push(pb::RegisteredState { id, descriptor: Some(descriptor) });
+        }
+        Ok(Response::new(pb::RegisterStatesResponse { states }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let refusal = self.state().refusal;
+        if let Some(reason) = refusal {
+            return Err(status_of(Code::Aborted, &error(reason, Scope::Backend)));
+        }
+        let mut asks = request.into_inner();
+        let first = asks.message().await?.and_then(|ask| ask.request);
+        assert!(matches!(first, Some(Ask::Start(_))), "{first:?}");
+        let (answers, received) = mpsc::unbounded_channel();
+        let (granted, delay) = {
+            let mut state = self.state();
+            state.events.push(Event::Started);
+            let applied_to = state.applied_to - std::mem::take(&mut state.understated);
+            let started = pb::SessionStarted { applied_to, credit: state.credit };
+            let _ = answers.send(Ok(SessionResponse { response: Some(Answer::Started(started)) }));
+            (state.credit, state.answer_delay)
+        };
+        tokio::spawn(Serving { fake: self.clone(), answers, granted, used: 0, halted: None }.run(asks));
+        let received = UnboundedReceiverStream::new(received);
+        if delay.is_zero() {
+            return Ok(Response::new(Box::pin(received)));
+        }
+        Ok(Response::new(Box::pin(tokio_stream::StreamExt::throttle(received, delay))))
+    }
+
+    async fn close(&self, _: Request<pb::CloseRequest>) -> Result<Response<pb::CloseResponse>, Status> {
+        Ok(Response::new(pb::CloseResponse { closed: true }))
+    }
+
+    async fn apply_batch(&self, _: Request<pb::ApplyBatchRequest>) -> Result<Response<pb::ApplyBatchResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn checkpoint(&self, _: Request<pb::CheckpointRequest>) -> Result<Response<pb::CheckpointResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn notify(&self, _: Request<pb::NotifyRequest>) -> Result<Response<pb::NotifyResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn persist(&self, _: Request<pb::PersistRequest>) -> Result<Response<pb::PersistResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn pin(&self, _: Request<pb::PinRequest>) -> Result<Response<pb::PinResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn release(&self, _: Request<pb::ReleaseRequest>) -> Result<Response<pb::ReleaseResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn describe(&self, _: Request<pb::DescribeRequest>) -> Result<Response<pb::DescribeResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+}

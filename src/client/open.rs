@@ -1,0 +1,127 @@
+//! What a backend is opened with.
+
+use bytes::Bytes;
+
+use crate::{
+    proto::v1::{self, OpenRequest, restore, retention},
+    types::KeyGroupRange,
+};
+
+pub use crate::proto::v1::{InnerBackend, KeyGroupAssignment};
+
+/// What the backend contains when it has opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restore {
+    /// Nothing.
+    Empty,
+    /// The newest checkpoint of this backend with this id.
+    Id(u64),
+    /// The checkpoints that these handles name.
+    Handles(Vec<Bytes>),
+    /// A savepoint, by its URL in the store.
+    Savepoint(String),
+    /// The newest checkpoint that every subtask of the job can restore.
+    Latest {
+        /// Start empty where there is none, instead of being refused.
+        or_empty: bool,
+    },
+}
+
+/// Which completed checkpoints stay restorable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// The newest so many; at least 1.
+    Count(u32),
+    /// All, until a notice SUBSUME or DISCARD.
+    Explicit,
+}
+
+/// How to open a backend. What is not set is the daemon's default; see `OpenRequest` in the protocol.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct OpenOptions {
+    request: OpenRequest,
+}
+
+impl OpenOptions {
+    /// The only subtask of an operator, attempt 0, restoring the latest checkpoint or starting empty.
+    pub fn new(job: impl Into<String>, operator: impl Into<String>) -> Self {
+        let backend = Some(v1::BackendId { job: job.into(), operator: operator.into(), subtask: 0 });
+        let request = OpenRequest { backend, parallelism: 1, ..OpenRequest::default() };
+        Self { request }.restore(Restore::Latest { or_empty: true })
+    }
+
+    /// One subtask, from 0, of `parallelism`.
+    pub fn subtask(mut self, subtask: u32, parallelism: u32) -> Self {
+        self.request.backend.get_or_insert_default().subtask = subtask;
+        self.request.parallelism = parallelism;
+        self
+    }
+
+    /// The number of key groups, 1 to 32768; fixed for the life of the state.
+    pub fn max_parallelism(mut self, max_parallelism: u32) -> Self {
+        self.request.max_parallelism = max_parallelism;
+        self
+    }
+
+    /// The subtask's key groups, instead of those that Flink would give it.
+    pub fn key_groups(mut self, range: KeyGroupRange) -> Self {
+        self.request.key_groups =
+            Some(v1::KeyGroupRange { first: u32::from(range.first().0), last: u32::from(range.last().0) });
+        self
+    }
+
+    /// Who computes key groups; fixed for the life of the state.
+    pub fn key_group_assignment(mut self, assignment: KeyGroupAssignment) -> Self {
+        self.request.key_group_assignment = assignment.into();
+        self
+    }
+
+    /// The inner backend.
+    pub fn inner(mut self, inner: InnerBackend) -> Self {
+        self.request.inner = inner.into();
+        self
+    }
+
+    /// Whether changes are logged; yes by default.
+    pub fn changelog(mut self, enabled: bool) -> Self {
+        let mode = if enabled { v1::ChangelogMode::Enabled } else { v1::ChangelogMode::Disabled };
+        self.request.changelog = mode.into();
+        self
+    }
+
+    /// Orders the owners of one backend: each new start of the task takes a higher one.
+    pub fn attempt(mut self, attempt: u64) -> Self {
+        self.request.attempt = attempt;
+        self
+    }
+
+    /// What to restore.
+    pub fn restore(mut self, restore: Restore) -> Self {
+        let restore = match restore {
+            Restore::Empty => restore::Restore::Empty(restore::Empty {}),
+            Restore::Id(id) => restore::Restore::Id(id),
+            Restore::Handles(handles) => restore::Restore::Handles(restore::Handles { handles }),
+            Restore::Savepoint(url) => restore::Restore::Savepoint(url),
+            Restore::Latest { or_empty } => restore::Restore::Latest(restore::Latest { or_empty }),
+        };
+        self.request.restore = Some(v1::Restore { restore: Some(restore) });
+        self
+    }
+
+    /// Which completed checkpoints stay restorable.
+    pub fn retain(mut self, retention: Retention) -> Self {
+        let retention = match retention {
+            Retention::Count(count) => retention::Retention::Count(count),
+            Retention::Explicit => retention::Retention::Explicit(retention::Explicit {}),
+        };
+        self.request.retention = Some(v1::Retention { retention: Some(retention) });
+        self
+    }
+
+    /// The request itself.
+    #[must_use]
+    pub fn into_request(self) -> OpenRequest {
+        self.request
+    }
+}

@@ -1,0 +1,354 @@
+//! What a task holds of its session.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Applied, BatchBuilder, ClientError,
+    outgoing::Outgoing,
+    worker::{Message, NoticeMessage},
+};
+use crate::proto::v1::{
+    Acknowledgement, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeKind, NoticeOutcome,
+    OperationResult,
+};
+
+/// How a session behaves when its stream breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// How long a broken stream is tried again, on the same daemon instance. Default: 30 s.
+    pub reconnect_timeout: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { reconnect_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// How far batches have come. Each number holds for all batches below it; `confirmed_to <= persisted_to <= applied_to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Acknowledged {
+    /// In the inner backend.
+    pub applied_to: u64,
+    /// Durable in the object store.
+    pub persisted_to: u64,
+    /// Part of a completed checkpoint.
+    pub confirmed_to: u64,
+}
+
+impl From<Acknowledgement> for Acknowledged {
+    fn from(from: Acknowledgement) -> Self {
+        Self { applied_to: from.applied_to, persisted_to: from.persisted_to, confirmed_to: from.confirmed_to }
+    }
+}
+
+/// The writer's stream of a backend. Cheap to clone; all clones are one session.
+///
+/// Batches, barriers and single operations are handled in the order in which they are handed in. Where a batch is rejected,
+/// its own caller gets the error; the session goes on by itself, and what was sent behind it (barriers included) is
+/// applied without it, in its order, under the numbers that follow. A task for which that is not right stops at the error
+/// before it triggers the next barrier.
+///
+/// A broken stream is opened again on the same daemon instance, and every batch is applied once. Reads whose results were
+/// lost with the old stream are asked again, so they may see later writes of this session. A barrier in flight fails with
+/// [`ClientError::CheckpointInterrupted`]. When the daemon is another instance, the backend is closed, or another owner has
+/// it, everything that is pending fails with [`ClientError::SessionLost`] or [`ClientError::Fenced`].
+///
+/// When the last clone is dropped without [`close`](Self::close), what was handed in is still sent, in the background.
+#[derive(Debug, Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    messages: mpsc::Sender<Message>,
+    notices: mpsc::Sender<NoticeMessage>,
+    acknowledged: watch::Receiver<Acknowledged>,
+    failure: Failure,
+    limits: Limits,
+    epoch: u64,
+}
+
+/// Why a session is over, once it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Failure(Arc<OnceLock<ClientError>>);
+
+impl Failure {
+    pub(super) fn set(&self, error: ClientError) {
+        let _ = self.0.set(error);
+    }
+
+    fn get(&self) -> ClientError {
+        self.0.get().cloned().unwrap_or(ClientError::Closed)
+    }
+}
+
+/// The ends of a session that its worker does not hold.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) notices: mpsc::Sender<NoticeMessage>,
+    pub(super) acknowledged: watch::Receiver<Acknowledged>,
+    pub(super) failure: Failure,
+}
+
+impl Session {
+    pub(super) fn new(ends: Ends, limits: Limits, epoch: u64) -> Self {
+        let Ends { messages, notices, acknowledged, failure } = ends;
+        Self { shared: Arc::new(Shared { messages, notices, acknowledged, failure, limits, epoch }) }
+    }
+
+    /// An empty batch.
+    #[must_use]
+    pub fn batch(&self) -> BatchBuilder {
+        BatchBuilder::new()
+    }
+
+    /// Hands a batch over and returns as soon as credit covers it, so a task that waits here is pushed back as the daemon
+    /// wants. Its effects and results come with the receipt.
+    ///
+    /// Not cancel-safe: a batch whose call was dropped may have been sent.
+    ///
+    /// # Errors
+    /// [`ClientError::BatchTooLarge`] before anything is sent; otherwise why the session is over.
+    pub async fn send(&self, batch: BatchBuilder) -> Result<Receipt, ClientError> {
+        let sealed = batch.seal(&self.shared.limits)?;
+        let (accepted, is_accepted) = oneshot::channel();
+        let (applied, is_applied) = oneshot::channel();
+        self.tell(Message::Batch(Outgoing::new(sealed, accepted, applied))).await?;
+        is_accepted.await.map_err(|_| self.shared.failure.get())?;
+        Ok(Receipt { applied: is_applied, session: self.clone() })
+    }
+
+    /// Runs one operation, together with those of other tasks that wait at the same time.
+    pub(super) async fn operate(&self, operation: BatchBuilder) -> Result<OperationResult, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let limits = &self.shared.limits;
+        // The same check as for a batch: an operation that is too long alone must not spoil those beside it.
+        let operation = operation.checked(limits)?;
+        self.tell(Message::Operation(operation, reply)).await?;
+        self.answered(answer).await
+    }
+
+    /// Triggers a checkpoint behind everything handed in so far; it may take as long as the daemon's `checkpoint.timeout`.
+    ///
+    /// The first await puts the barrier in its place, the second one waits for the checkpoint:
+    /// `session.barrier(7, offsets).await?.await?`. `id` must be above every earlier one of this epoch.
+    ///
+    /// Not cancel-safe: a barrier whose call was dropped may have been sent.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub async fn barrier(&self, id: u64, attachment: impl Into<Bytes>) -> Result<PendingCheckpoint, ClientError> {
+        self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), timeout_ms: 0 }).await
+    }
+
+    /// Like [`barrier`](Self::barrier), with a timeout of its own (at least 1 ms).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn barrier_with_timeout(
+        &self,
+        id: u64,
+        attachment: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<PendingCheckpoint, ClientError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), timeout_ms }).await
+    }
+
+    async fn trigger(&self, barrier: Barrier) -> Result<PendingCheckpoint, ClientError> {
+        let id = barrier.checkpoint_id;
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Barrier(barrier, reply)).await?;
+        Ok(PendingCheckpoint { id, answer, failure: self.shared.failure.clone() })
+    }
+
+    /// Tells that the whole job has this checkpoint. Like every notice it is idempotent and may come late; cancel-safe.
+    ///
+    /// # Errors
+    /// What the daemon refused, or why the session is over.
+    pub async fn complete(&self, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
+        self.notify(NoticeKind::Complete, checkpoint).await
+    }
+
+    /// Tells that a checkpoint, in flight or published, will not complete.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    pub async fn abort(&self, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
+        self.notify(NoticeKind::Abort, checkpoint).await
+    }
+
+    /// Lets a checkpoint and every older one of its epoch go.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    pub async fn subsume(&self, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
+        self.notify(NoticeKind::Subsume, checkpoint).await
+    }
+
+    /// Lets this one checkpoint go.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    pub async fn discard(&self, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
+        self.notify(NoticeKind::Discard, checkpoint).await
+    }
+
+    /// The name of a checkpoint of this epoch whose UUID is not known, as one in flight.
+    #[must_use]
+    pub fn checkpoint(&self, id: u64) -> CheckpointIdentity {
+        CheckpointIdentity { epoch: self.shared.epoch, checkpoint_id: id, handle_uuid: Bytes::new() }
+    }
+
+    async fn notify(&self, kind: NoticeKind, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let notice = Notice { kind: kind.into(), checkpoint: Some(checkpoint.clone()) };
+        let sent = self.shared.notices.send(NoticeMessage { notice, reply }).await;
+        sent.map_err(|_| self.shared.failure.get())?;
+        self.answered(answer).await
+    }
+
+    /// Makes everything handed in so far durable; returns `persisted_to`. Cancel-safe: the request may still be sent.
+    ///
+    /// # Errors
+    /// What the daemon refused, or why the session is over.
+    pub async fn persist(&self) -> Result<u64, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Persist(reply)).await?;
+        Ok(self.answered(answer).await?.persisted_to)
+    }
+
+    /// The latest acknowledgement.
+    #[must_use]
+    pub fn acknowledged(&self) -> Acknowledged {
+        *self.shared.acknowledged.borrow()
+    }
+
+    /// Watches acknowledgements.
+    #[must_use]
+    pub fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
+        self.shared.acknowledged.clone()
+    }
+
+    /// Waits until every batch below `to` is applied. Cancel-safe, as are the two others.
+    ///
+    /// # Errors
+    /// Why the session ended before.
+    pub async fn wait_applied(&self, to: u64) -> Result<Acknowledged, ClientError> {
+        self.wait(|acknowledged| acknowledged.applied_to >= to).await
+    }
+
+    /// Waits until every batch below `to` is durable.
+    ///
+    /// # Errors
+    /// Why the session ended before.
+    pub async fn wait_persisted(&self, to: u64) -> Result<Acknowledged, ClientError> {
+        self.wait(|acknowledged| acknowledged.persisted_to >= to).await
+    }
+
+    /// Waits until every batch below `to` is part of a completed checkpoint.
+    ///
+    /// # Errors
+    /// Why the session ended before.
+    pub async fn wait_confirmed(&self, to: u64) -> Result<Acknowledged, ClientError> {
+        self.wait(|acknowledged| acknowledged.confirmed_to >= to).await
+    }
+
+    /// Waits until the batch with this final number is durable. Nothing is asked of the daemon for it: see
+    /// [`persist`](Self::persist).
+    ///
+    /// # Errors
+    /// Why the session ended before.
+    pub async fn persisted(&self, number: u64) -> Result<Acknowledged, ClientError> {
+        self.wait_persisted(number + 1).await
+    }
+
+    async fn wait(&self, mut enough: impl FnMut(&Acknowledged) -> bool) -> Result<Acknowledged, ClientError> {
+        let mut watched = self.shared.acknowledged.clone();
+        let reached = watched.wait_for(|acknowledged| enough(acknowledged)).await;
+        reached.map(|acknowledged| *acknowledged).map_err(|_| self.shared.failure.get())
+    }
+
+    /// Ends the session in order: sends what was handed in, waits until it is applied and until the daemon has answered all
+    /// that it owes, checkpoints included. Other clones are of no use afterwards.
+    ///
+    /// # Errors
+    /// Why the session ended otherwise, which includes that it was over before.
+    pub async fn close(self) -> Result<(), ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Close(reply)).await?;
+        self.answered(answer).await
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), ClientError> {
+        self.shared.messages.send(message).await.map_err(|_| self.shared.failure.get())
+    }
+
+    async fn answered<T>(&self, answer: oneshot::Receiver<Result<T, ClientError>>) -> Result<T, ClientError> {
+        answer.await.unwrap_or_else(|_| Err(self.shared.failure.get()))
+    }
+}
+
+/// A batch that was handed over.
+#[derive(Debug)]
+pub struct Receipt {
+    applied: oneshot::Receiver<Result<Applied, ClientError>>,
+    session: Session,
+}
+
+impl Receipt {
+    /// Waits until the batch is applied and its results have come.
+    ///
+    /// # Errors
+    /// Why the batch was rejected, or why the session ended before.
+    pub async fn applied(self) -> Result<Applied, ClientError> {
+        self.session.answered(self.applied).await
+    }
+
+    /// Waits until the batch is durable; see [`Session::persisted`].
+    ///
+    /// # Errors
+    /// As for [`applied`](Self::applied).
+    pub async fn persisted(self) -> Result<Applied, ClientError> {
+        let session = self.session.clone();
+        let applied = self.applied().await?;
+        session.persisted(applied.number).await?;
+        Ok(applied)
+    }
+}
+
+/// A checkpoint in flight: a future of its [`CheckpointCompleted`]. Dropping it does not abort the checkpoint.
+#[derive(Debug)]
+#[must_use = "it tells what became of the checkpoint"]
+pub struct PendingCheckpoint {
+    id: u64,
+    answer: oneshot::Receiver<Result<CheckpointCompleted, ClientError>>,
+    failure: Failure,
+}
+
+impl PendingCheckpoint {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Future for PendingCheckpoint {
+    type Output = Result<CheckpointCompleted, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(self.failure.get())))
+    }
+}

@@ -1,0 +1,196 @@
+//! Typed handles of states, as [`Backend`](super::Backend) registers them.
+//!
+//! A handle is a name for a state plus a namespace; it knows how to write keys and values but has no connection. It is used
+//! in a [`BatchBuilder`](super::BatchBuilder) for bulk work, or bound to a session with `on` for one operation at a time.
+
+use std::{fmt, marker::PhantomData};
+
+use bytes::Bytes;
+
+use super::{Bound, Encode, Session, wire::Target};
+use crate::{
+    proto::v1::{self, OperationKind},
+    types::{MergeFunction, StateKind},
+};
+
+/// What a typed state may be given beside its name and kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateOptions {
+    merge: Option<MergeFunction>,
+    serializer: String,
+}
+
+impl StateOptions {
+    /// No merges, no serializer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type.
+    #[must_use]
+    pub fn with_merge(mut self, merge: MergeFunction) -> Self {
+        self.merge = Some(merge);
+        self
+    }
+
+    /// Opaque ids of the serializers; a later registration must bring the same.
+    #[must_use]
+    pub fn with_serializer(mut self, serializer: impl Into<String>) -> Self {
+        self.serializer = serializer.into();
+        self
+    }
+
+    /// The descriptor of a state with these options.
+    #[must_use]
+    pub fn descriptor(self, name: &str, kind: StateKind) -> v1::StateDescriptor {
+        let kind = match kind {
+            StateKind::Value => v1::StateKind::Value,
+            StateKind::List => v1::StateKind::List,
+            StateKind::Map => v1::StateKind::Map,
+        };
+        let merge = self.merge.map_or(v1::MergeFunction::Unspecified, |merge| match merge {
+            MergeFunction::SumI64 => v1::MergeFunction::SumI64,
+            MergeFunction::MinI64 => v1::MergeFunction::MinI64,
+            MergeFunction::MaxI64 => v1::MergeFunction::MaxI64,
+            MergeFunction::SumF64 => v1::MergeFunction::SumF64,
+            MergeFunction::MinF64 => v1::MergeFunction::MinF64,
+            MergeFunction::MaxF64 => v1::MergeFunction::MaxF64,
+            MergeFunction::Append => v1::MergeFunction::Append,
+        });
+        v1::StateDescriptor {
+            name: name.to_owned(),
+            kind: kind.into(),
+            merge: merge.into(),
+            serializer: self.serializer,
+        }
+    }
+}
+
+/// A state, a namespace in it and, where the client assigns key groups, the key group.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    state: u32,
+    namespace: Bytes,
+    key_group: Option<u32>,
+}
+
+impl Scope {
+    pub(super) fn target(&self, kind: OperationKind) -> Target<'_> {
+        Target { kind, state: self.state, namespace: &self.namespace, key_group: self.key_group }
+    }
+}
+
+/// Any typed handle.
+pub trait State: private::Sealed {
+    /// The id that the daemon gave the state.
+    fn id(&self) -> u32;
+}
+
+pub(super) mod private {
+    /// Keeps [`super::State`] to the handles of this library and lets them share code.
+    pub trait Sealed: Clone {
+        #[allow(private_interfaces, reason = "reached by this library alone")]
+        fn scope(&self) -> &super::Scope;
+
+        #[allow(private_interfaces, reason = "reached by this library alone")]
+        fn scope_mut(&mut self) -> &mut super::Scope;
+    }
+}
+
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident<$($type:ident),*>) => {
+        $(#[$doc])*
+        pub struct $name<$($type: ?Sized),*> {
+            scope: Scope,
+            types: PhantomData<fn($(&$type),*)>,
+        }
+
+        impl<$($type: ?Sized),*> $name<$($type),*> {
+            /// The handle of a state that is registered with this id, in the void namespace. The types are the caller's
+            /// claim.
+            #[must_use]
+            pub fn from_id(id: u32) -> Self {
+                Self { scope: Scope { state: id, namespace: Bytes::new(), key_group: None }, types: PhantomData }
+            }
+
+            /// The same state in another namespace.
+            #[must_use]
+            pub fn namespace(&self, namespace: &(impl Encode + ?Sized)) -> Self {
+                let mut bytes = Vec::with_capacity(namespace.encoded_len());
+                namespace.encode(&mut bytes);
+                let mut other = self.clone();
+                other.scope.namespace = bytes.into();
+                other
+            }
+
+            /// The same state for keys of this key group: needed exactly where the backend's assignment is GIVEN.
+            #[must_use]
+            pub fn key_group(&self, key_group: u32) -> Self {
+                let mut other = self.clone();
+                other.scope.key_group = Some(key_group);
+                other
+            }
+
+            /// The handle for one operation at a time over `session`.
+            #[must_use]
+            pub fn on(&self, session: &Session) -> Bound<Self> {
+                Bound::new(self.clone(), session.clone())
+            }
+        }
+
+        impl<$($type: ?Sized),*> State for $name<$($type),*> {
+            fn id(&self) -> u32 {
+                self.scope.state
+            }
+        }
+
+        #[allow(private_interfaces, reason = "the trait is sealed")]
+        impl<$($type: ?Sized),*> private::Sealed for $name<$($type),*> {
+            fn scope(&self) -> &Scope {
+                &self.scope
+            }
+
+            fn scope_mut(&mut self) -> &mut Scope {
+                &mut self.scope
+            }
+        }
+
+        impl<$($type: ?Sized),*> Clone for $name<$($type),*> {
+            fn clone(&self) -> Self {
+                Self { scope: self.scope.clone(), types: PhantomData }
+            }
+        }
+
+        impl<$($type: ?Sized),*> fmt::Debug for $name<$($type),*> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.scope).finish()
+            }
+        }
+    };
+}
+
+handle! {
+    /// One value per key and namespace.
+    ValueState<K, V>
+}
+
+handle! {
+    /// A map per key and namespace, ordered by the bytes of its keys.
+    MapState<K, M, V>
+}
+
+handle! {
+    /// An ordered list per key and namespace.
+    ListState<K, V>
+}
+
+impl Scope {
+    pub(super) fn set_namespace(&mut self, namespace: Bytes) {
+        self.namespace = namespace;
+    }
+
+    pub(super) fn set_key_group(&mut self, key_group: u32) {
+        self.key_group = Some(key_group);
+    }
+}

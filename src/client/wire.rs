@@ -1,0 +1,321 @@
+//! Batches as bytes: written once, as operations are pushed, and never encoded again.
+//!
+//! A batch is kept as the encoded `operations` field of its message, without its number, so that it can be numbered when
+//! it is sent and numbered anew after a halt:
+//!
+//! ```text
+//!  SessionRequest  12 len │ 08 number │ 12 len operation │ 12 len operation │ …
+//!                         └ Batch ────┴ what a builder holds ────────────────
+//! ```
+//!
+//! The bytes are what prost would write: defaults are omitted and fields ascend. So the encoded length, which costs credit,
+//! is the same on both sides.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::{
+    Message as _,
+    encoding::{decode_varint, encode_varint, encoded_len_varint},
+};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+use super::{ClientError, Encode};
+use crate::proto::v1::{OperationKind, SessionRequest, SessionResponse};
+
+/// Most bytes that a request has around the operations of its batch: two tags with the number and the length.
+pub(super) const BATCH_OVERHEAD: usize = 17;
+
+const BATCH_IN_REQUEST: u8 = 0x12;
+const NUMBER_IN_BATCH: u8 = 0x08;
+const OPERATION_IN_BATCH: u8 = 0x12;
+
+const KIND: u8 = 0x08;
+const STATE: u8 = 0x10;
+const KEY: u8 = 0x1a;
+const NAMESPACE: u8 = 0x22;
+const MAP_KEY: u8 = 0x2a;
+const VALUE: u8 = 0x32;
+const VALUES: u8 = 0x3a;
+const START: u8 = 0x40;
+const LIMIT: u8 = 0x48;
+const KEY_GROUP: u8 = 0x50;
+
+const ENCODE_BUFFER_BYTES: usize = 64 << 10;
+const YIELD_BYTES: usize = 256 << 10;
+
+/// The parts that every operation on one state shares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) kind: OperationKind,
+    pub(super) state: u32,
+    pub(super) namespace: &'a [u8],
+    pub(super) key_group: Option<u32>,
+}
+
+/// The fields of one operation beside its [`Target`]; `()` where there is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields<'a, K: ?Sized, M: ?Sized, V: ?Sized> {
+    pub(super) key: &'a K,
+    pub(super) map_key: &'a M,
+    pub(super) value: &'a V,
+    pub(super) start: u64,
+    pub(super) limit: u64,
+}
+
+/// Appends one operation.
+#[inline]
+pub(super) fn put_operation<K, M, V>(out: &mut Vec<u8>, target: &Target<'_>, fields: &Fields<'_, K, M, V>)
+where
+    K: Encode + ?Sized,
+    M: Encode + ?Sized,
+    V: Encode + ?Sized,
+{
+    let key = fields.key.encoded_len();
+    let map_key = fields.map_key.encoded_len();
+    let value = fields.value.encoded_len();
+    let length = target_len(target)
+        + field_len(key)
+        + field_len(map_key)
+        + field_len(value)
+        + number_len(fields.start)
+        + number_len(fields.limit);
+    open_operation(out, length, target);
+    put_field(out, KEY, key, fields.key);
+    put_field(out, NAMESPACE, target.namespace.len(), target.namespace);
+    put_field(out, MAP_KEY, map_key, fields.map_key);
+    put_field(out, VALUE, value, fields.value);
+    put_number(out, START, fields.start);
+    put_number(out, LIMIT, fields.limit);
+    put_key_group(out, target.key_group);
+}
+
+/// Appends one operation with elements.
+pub(super) fn put_elements<K, V>(out: &mut Vec<u8>, target: &Target<'_>, key: &K, values: &[V])
+where
+    K: Encode + ?Sized,
+    V: Encode,
+{
+    let key_len = key.encoded_len();
+    let elements: usize = values.iter().map(|value| element_len(value.encoded_len())).sum();
+    open_operation(out, target_len(target) + field_len(key_len) + elements, target);
+    put_field(out, KEY, key_len, key);
+    put_field(out, NAMESPACE, target.namespace.len(), target.namespace);
+    for value in values {
+        put_element(out, VALUES, value.encoded_len(), value);
+    }
+    put_key_group(out, target.key_group);
+}
+
+/// Whether operations of `kind` return a result and change nothing.
+#[inline]
+pub(super) fn is_read(kind: OperationKind) -> bool {
+    matches!(
+        kind,
+        OperationKind::Get
+            | OperationKind::MapGet
+            | OperationKind::MapContains
+            | OperationKind::MapEntries
+            | OperationKind::MapCount
+            | OperationKind::ListGet
+            | OperationKind::ListCount
+    )
+}
+
+/// The length of a `Batch` message with this number and these operations: what it costs if it writes.
+pub(super) fn batch_len(number: u64, operations: &[u8]) -> usize {
+    number_len(number) + operations.len()
+}
+
+/// Cuts encoded operations into one slice per operation, its tag and length included.
+///
+/// # Errors
+/// [`ClientError::Incomplete`] if they are not what this module writes.
+pub(super) fn split_operations(operations: &Bytes) -> Result<Vec<Bytes>, ClientError> {
+    let broken = || ClientError::Incomplete("whole operations");
+    let mut rest = operations.clone();
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let mut cursor = rest.clone();
+        if cursor.get_u8() != OPERATION_IN_BATCH {
+            return Err(broken());
+        }
+        let length = decode_varint(&mut cursor).map_err(|_| broken())?;
+        let whole = (rest.len() - cursor.len()) as u64 + length;
+        let whole = usize::try_from(whole).ok().filter(|&whole| whole <= rest.len()).ok_or_else(broken)?;
+        parts.push(rest.split_to(whole));
+    }
+    Ok(parts)
+}
+
+/// Whether one slice of [`split_operations`] is a read. Its kind is its first field, unless it has none.
+pub(super) fn part_is_read(part: &Bytes) -> bool {
+    part_kind(part).is_some_and(is_read)
+}
+
+fn part_kind(part: &Bytes) -> Option<OperationKind> {
+    let mut cursor = part.clone();
+    cursor.try_get_u8().ok()?;
+    decode_varint(&mut cursor).ok()?;
+    if cursor.try_get_u8().ok()? != KIND {
+        return None;
+    }
+    let kind = i32::try_from(decode_varint(&mut cursor).ok()?).ok()?;
+    OperationKind::try_from(kind).ok()
+}
+
+#[inline]
+fn number_len(number: u64) -> usize {
+    if number == 0 { 0 } else { 1 + encoded_len_varint(number) }
+}
+
+#[inline]
+fn field_len(length: usize) -> usize {
+    if length == 0 { 0 } else { element_len(length) }
+}
+
+#[inline]
+fn element_len(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+#[inline]
+fn kind_number(kind: OperationKind) -> u64 {
+    u64::try_from(i32::from(kind)).expect("no operation kind is negative")
+}
+
+#[inline]
+fn target_len(target: &Target<'_>) -> usize {
+    let key_group = target.key_group.map_or(0, |group| 1 + encoded_len_varint(u64::from(group)));
+    number_len(kind_number(target.kind))
+        + number_len(u64::from(target.state))
+        + field_len(target.namespace.len())
+        + key_group
+}
+
+#[inline]
+fn open_operation(out: &mut Vec<u8>, length: usize, target: &Target<'_>) {
+    out.reserve(length + 6);
+    out.push(OPERATION_IN_BATCH);
+    put_varint(out, length as u64);
+    put_number(out, KIND, kind_number(target.kind));
+    put_number(out, STATE, u64::from(target.state));
+}
+
+/// Nearly every varint here is one byte.
+#[inline]
+fn put_varint(out: &mut Vec<u8>, number: u64) {
+    match u8::try_from(number) {
+        Ok(byte) if byte < 0x80 => out.push(byte),
+        _ => encode_varint(number, out),
+    }
+}
+
+#[inline]
+fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
+    if number != 0 {
+        out.push(tag);
+        put_varint(out, number);
+    }
+}
+
+#[inline]
+fn put_field(out: &mut Vec<u8>, tag: u8, length: usize, value: &(impl Encode + ?Sized)) {
+    if length != 0 {
+        put_element(out, tag, length, value);
+    }
+}
+
+#[inline]
+fn put_element(out: &mut Vec<u8>, tag: u8, length: usize, value: &(impl Encode + ?Sized)) {
+    out.push(tag);
+    put_varint(out, length as u64);
+    let before = out.len();
+    value.encode(out);
+    assert_eq!(out.len() - before, length, "`Encode::encoded_len` must tell what `encode` writes");
+}
+
+#[inline]
+fn put_key_group(out: &mut Vec<u8>, key_group: Option<u32>) {
+    if let Some(group) = key_group {
+        out.push(KEY_GROUP);
+        put_varint(out, u64::from(group));
+    }
+}
+
+/// One message of the session stream.
+#[derive(Debug, Clone)]
+pub(super) enum Frame {
+    /// A batch whose operations are encoded already.
+    Batch { number: u64, operations: Bytes },
+    /// Anything else.
+    Request(SessionRequest),
+}
+
+/// Writes [`Frame`]s, reads `SessionResponse`s.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SessionCodec;
+
+impl Codec for SessionCodec {
+    type Decode = SessionResponse;
+    type Decoder = Self;
+    type Encode = Frame;
+    type Encoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for SessionCodec {
+    type Error = Status;
+    type Item = Frame;
+
+    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        match frame {
+            Frame::Batch { number, operations } => {
+                out.reserve(operations.len() + BATCH_OVERHEAD);
+                put_batch(number, &operations, out);
+                Ok(())
+            }
+            Frame::Request(request) => request.encode(out).map_err(|error| Status::internal(error.to_string())),
+        }
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
+    }
+}
+
+impl Decoder for SessionCodec {
+    type Error = Status;
+    type Item = SessionResponse;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<SessionResponse>, Status> {
+        SessionResponse::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
+    }
+}
+
+/// Appends a whole `SessionRequest` with a batch.
+fn put_batch(number: u64, operations: &[u8], out: &mut impl BufMut) {
+    out.put_u8(BATCH_IN_REQUEST);
+    encode_varint(batch_len(number, operations) as u64, out);
+    if number != 0 {
+        out.put_u8(NUMBER_IN_BATCH);
+        encode_varint(number, out);
+    }
+    out.put_slice(operations);
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
