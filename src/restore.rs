@@ -8,8 +8,6 @@
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it, the checkpoints that it spoils and those that do not need it.
 
-use object_store::path::Path;
-
 use crate::{
     changelog::{
         reader::{ReadError, ReplayOptions, ReplayStream},
@@ -20,7 +18,7 @@ use crate::{
         index::{Page, PageRef},
         manifest::{CheckpointRecord, Manifest, Source},
     },
-    object::{Retry, Store, StoreError, layout::ObjectName},
+    object::{Path, Retry, Store, StoreError, layout::ObjectName},
     state::{Change, StateBackend, StateError},
     tasks::Tasks,
     types::{CheckpointId, Sqn, TimeMs},

@@ -302,9 +302,8 @@ impl Core {
 
     fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
         let handle = CheckpointHandle { backend: self.id.clone(), checkpoint: record.identity };
-        let full_bytes = self
-            .manifest
-            .contents(record)
+        let contents = self.manifest.contents(record);
+        let full_bytes = contents
             .iter()
             .map(|source| self.manifest.runs.get(&source.epoch).map_or(0, |run| run.totals().stored_bytes));
         let now = Instant::now();

@@ -17,7 +17,11 @@ use super::{
     states::States,
 };
 use crate::{
-    changelog::{batcher::WriterGuard, pending::Pending, uploader::Client as Uploads, writer::Writer},
+    changelog::{
+        pending::Pending,
+        uploader::{Client as Uploads, WriterGuard},
+        writer::Writer,
+    },
     checkpoint::{ledger::Ledger, manifest::Manifest},
     error::{Error, Reason},
     state::StateBackend,

@@ -2,8 +2,7 @@
 
 use crate::{
     checkpoint::{chain::ChainError, ledger::TriggerError},
-    error::{Error, Reason, Scope},
-    object::StoreError,
+    error::{Error, Reason},
     state::{StateError, op::OpError},
     types::{BackendId, Epoch},
 };
@@ -33,7 +32,7 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
 pub(super) fn operation(index: usize, error: &OpError) -> Error {
     let reason = match error {
         OpError::WrongKind { .. } => Reason::WrongKind,
-        OpError::LimitExceeded { .. } => Reason::LimitExceeded,
+        OpError::TooLong { .. } => Reason::LimitExceeded,
         _ => Reason::InvalidArgument,
     };
     Error::new(reason, format!("operation {index}: {error}"))
@@ -58,17 +57,6 @@ pub(super) fn inner(error: &StateError) -> String {
         source = cause.source();
     }
     text
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        let reason = match &error {
-            StoreError::NotFound { .. } => Reason::MissingObject,
-            StoreError::Invalid { .. } => Reason::InvalidArgument,
-            _ => Reason::StoreUnavailable,
-        };
-        Self::new(reason, error.to_string()).in_scope(Scope::Backend)
-    }
 }
 
 impl From<ChainError> for Error {

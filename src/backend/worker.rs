@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use object_store::PutPayload;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{checkpointing::Publication, core::Condition, error, handle::Shared};
@@ -14,7 +13,7 @@ use crate::{
         chain::{self, ChainError},
         envelope,
     },
-    object::{Created, Retry, Store, layout::ObjectName},
+    object::{Created, PutPayload, Retry, Store, layout::ObjectName},
     types::BackendId,
 };
 
@@ -90,7 +89,7 @@ async fn write(store: &Store, publication: Publication) -> Result<u32, crate::er
     let Publication { pages, manifest } = publication;
     let backend = manifest.backend.clone();
     for (uuid, bytes) in pages {
-        let path = ObjectName::IndexPage { backend: backend.clone(), uuid }.path();
+        let path = ObjectName::IndexPage { backend: backend.clone(), id: uuid }.path();
         loop {
             match store.create(&path, PutPayload::from_bytes(bytes.clone()), Retry::forever()).await {
                 Ok(Created::New | Created::Identical) => break,
@@ -111,7 +110,7 @@ async fn write(store: &Store, publication: Publication) -> Result<u32, crate::er
     }
 }
 
-async fn refused(backend: &BackendId, error: &dyn std::error::Error) {
+async fn refused(backend: &BackendId, error: &(dyn std::error::Error + Send + Sync + 'static)) {
     tracing::warn!(%backend, error, "the store refuses a manifest; trying again");
     sleep(REFUSED_DELAY).await;
 }
@@ -119,7 +118,7 @@ async fn refused(backend: &BackendId, error: &dyn std::error::Error) {
 /// Best effort: what stays is found by a sweep.
 async fn delete_manifests(store: &Store, backend: &BackendId, numbers: std::ops::Range<u64>) {
     let paths = numbers.map(|number| chain::manifest_name(backend, number).path()).collect();
-    if let Err(error) = store.delete_all(paths).await {
+    if let Err(error) = store.delete_all(paths, Retry::none()).await {
         tracing::debug!(%backend, %error, "superseded manifests stay for the sweep");
     }
 }

@@ -51,7 +51,7 @@ impl Registry {
             store: store.clone(),
             tasks: tasks.clone(),
             numbers: numbers.clone(),
-            metrics: metrics.clone(),
+            metrics: metrics.of_job(job),
         };
         let client = Client::start(job.clone(), options.clone(), edge);
         jobs.insert(job.clone(), client.clone());

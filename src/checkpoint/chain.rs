@@ -7,17 +7,18 @@
 //! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay, and no name is freed that a stale writer could
 //! still create: its next number is the successor's first.
 
-use bytes::Bytes;
-use object_store::PutPayload;
-
 use super::{
     envelope::{self, EnvelopeError},
     manifest::Manifest,
 };
 use crate::{
-    object::{Created, Retry, Store, StoreError, layout::ObjectName},
+    object::{
+        Created, PutPayload, Retry, Store, StoreError,
+        layout::{self, ObjectName},
+    },
     types::{BackendId, Epoch},
 };
+use bytes::Bytes;
 
 /// Manifests of the present owner that stay on the store, the head included: a reader that listed them a moment ago still
 /// finds one, and a damaged head has predecessors.
@@ -133,7 +134,7 @@ pub fn manifest_name(backend: &BackendId, number: u64) -> ObjectName {
 
 /// Numbers of all manifests of the chain, ascending.
 async fn list_numbers(store: &Store, backend: &BackendId, retry: Retry) -> Result<Vec<u64>, StoreError> {
-    let objects = store.list(&ObjectName::manifests_of(backend), retry).await?;
+    let objects = store.list(&layout::manifests(backend), retry).await?;
     let number = |name| match name {
         ObjectName::Manifest { number, .. } => Some(number),
         _ => None,

@@ -84,7 +84,7 @@ impl Totals {
     }
 
     fn of(handle: &SegmentHandle) -> Self {
-        Self { change_sets: 1, stored_bytes: handle.stored_bytes(), changes: handle.changes }
+        Self { change_sets: 1, stored_bytes: handle.stored_bytes, changes: handle.changes }
     }
 }
 
@@ -237,8 +237,8 @@ fn encode_handle(handle: &SegmentHandle) -> store::SegmentHandle {
             .iter()
             .map(|block| store::Block {
                 offset: block.offset,
-                stored_bytes: block.stored_bytes,
-                raw_bytes: block.raw_bytes,
+                stored_bytes: block.stored_length,
+                raw_bytes: block.length,
                 crc: block.crc,
                 compression: block.compression.code().into(),
                 key_group_first: block.key_groups.first().0.into(),
@@ -253,8 +253,8 @@ fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHan
         let compression = u8::try_from(block.compression).ok().and_then(Compression::from_code);
         Ok(BlockHandle {
             offset: block.offset,
-            stored_bytes: block.stored_bytes,
-            raw_bytes: block.raw_bytes,
+            stored_length: block.stored_bytes,
+            length: block.raw_bytes,
             crc: block.crc,
             compression: compression.ok_or("an unknown compression")?,
             key_groups: KeyGroupRange::new(block.key_group_first, block.key_group_last)
@@ -273,6 +273,7 @@ fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHan
         },
         range,
         changes: handle.changes,
+        stored_bytes: handle.blocks.iter().map(|block| u64::from(block.stored_bytes)).sum(),
         blocks: handle.blocks.iter().map(block).collect::<Result<_, &'static str>>()?,
     })
 }
@@ -289,10 +290,11 @@ pub(crate) mod tests {
             segment: SegmentId { job: Name::new("job").unwrap(), instance: Uuid::from_u128(99), number: from },
             range: SqnRange { from: Sqn(from), to: Sqn(to) },
             changes: 5,
+            stored_bytes: 100,
             blocks: vec![BlockHandle {
                 offset: 32,
-                stored_bytes: 100,
-                raw_bytes: 200,
+                stored_length: 100,
+                length: 200,
                 crc: 7,
                 compression: Compression::Lz4,
                 key_groups: KeyGroupRange::new(0, 127).unwrap(),

@@ -8,8 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use object_store::PutPayload;
-
 use super::{
     chain::{self, ChainError},
     envelope::{self, EnvelopeError, Kind},
@@ -17,7 +15,7 @@ use super::{
 };
 use crate::{
     object::{
-        Created, Retry, Store,
+        Created, PutPayload, Retry, Store,
         layout::{self, ObjectName},
     },
     proto::store,

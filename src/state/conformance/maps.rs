@@ -40,7 +40,8 @@ pub(super) fn map_pages_join_to_the_whole(factory: Factory<'_>) {
     let mut bench = Bench::new(factory);
     let at = at(MAP, "key");
     for i in 0..100_u8 {
-        let (op, action) = put(&[i], &[i; 50]);
+        let (map_key, value) = ([i], [i; 50]);
+        let (op, action) = put(&map_key, &value);
         bench.write(at, op, &[action]);
     }
     assert_eq!(bench.map(at).len(), 100);
