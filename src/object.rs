@@ -3,13 +3,15 @@
 //! [`Store`] is the only door to it. Everything above asks for objects by paths relative to the store's base, which
 //! [`layout`] alone makes and parses. The store promises:
 //!
-//! * **Create-if-absent.** An object is never overwritten; of several creators of one path exactly one wins. It is the only
-//!   conditional write, because every store has it.
-//! * **Ambiguity is resolved here.** When a create gets no answer, or one that leaves open what happened, the identical bytes are tried
-//!   again; when an object is found in the way, it is read back and compared. The caller learns whether *these bytes* are the object.
+//! * **Create-if-absent.** An object is never overwritten; of several creators of one path exactly one wins. It is the
+//!   only conditional write, because every store has it.
+//! * **Ambiguity is resolved here.** When a create gets no answer, or one that leaves open what happened, the identical
+//!   bytes are tried again; when an object is found in the way, it is read back and compared. The caller learns whether
+//!   *these bytes* are the object.
 //! * **Durable.** What was created, or found identical, survives a crash of the host (local directories are fsynced).
 //! * **Whole answers.** A read gives exactly the bytes that were asked for, or fails.
-//! * **Retries.** Each call says by [`Retry`] how long it keeps trying; refused permissions are retried like everything that may pass.
+//! * **Retries.** Each call says by [`Retry`] how long it keeps trying; refused permissions are retried like everything
+//!   that may pass.
 //!
 //! | file | |
 //! | --- | --- |
@@ -22,12 +24,15 @@
 //! | [`faulty`] | a store that fails, for simulations |
 //! | [`conformance`] | what every store has to do, as functions |
 //!
-//! All futures of [`Store`] may be dropped at any time; a create or delete dropped on its way may or may not happen, even
-//! later.
+//! All futures of [`Store`] may be dropped at any time; a create or delete dropped on its way may or may not happen,
+//! even later.
 
 mod attempt;
 pub mod conformance;
 mod error;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod fake_s3;
 pub mod faulty;
 pub mod layout;
 mod local;

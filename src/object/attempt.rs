@@ -79,8 +79,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Reads a range, not empty. Stores answer a range that begins behind the end with various errors, and cut one that ends behind it;
-    /// both become [`StoreError::OutOfRange`].
+    /// Reads a range, not empty. Stores answer a range that begins behind the end with various errors, and cut one that
+    /// ends behind it; both become [`StoreError::OutOfRange`].
     pub(super) async fn get_range_once(&self, bound: Bound, path: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
         let location = self.absolute(path);
         let expected = range.end.saturating_sub(range.start);
@@ -174,8 +174,8 @@ impl Store {
             }
             error => Failure::Again(error),
         })?;
-        // A "not found" does not say of which object in a form that all stores share; but if nothing else failed, they account
-        // for all that is left.
+        // A "not found" does not say of which object in a form that all stores share; but if nothing else failed, they
+        // account for all that is left.
         let mut left = left.lock();
         if left.len() > absent {
             return Err(Failure::Again(AttemptError::Incomplete { left: left.len() - absent }));

@@ -1,4 +1,5 @@
-//! What every store has to do, as functions: memory and directories run them here, cloud stores in the integration tests.
+//! What every store has to do, as functions: memory and directories run them here, cloud stores in the integration
+//! tests.
 //!
 //! Each function works below a prefix of its own and cleans it before and after, so that a bucket can be used again and
 //! again, but not by two runs at once. They panic where the store does not conform.
@@ -117,8 +118,8 @@ pub async fn tells_what_does_not_exist(store: &Store) {
     store.probe(retry()).await.expect("probe");
 }
 
-/// A listing has everything that was created before it, in order of the paths, with sizes and times, and nothing that only
-/// begins with the same letters.
+/// A listing has everything that was created before it, in order of the paths, with sizes and times, and nothing that
+/// only begins with the same letters.
 ///
 /// # Panics
 /// Where `store` does not conform.

@@ -28,8 +28,8 @@ pub enum StoreError {
         /// How long the object is, in bytes.
         size: u64,
     },
-    /// No attempt got an answer, within the time or the number of attempts that the caller allowed. The outcome of a create is then
-    /// unknown: the object may exist, or appear later.
+    /// No attempt got an answer, within the time or the number of attempts that the caller allowed. The outcome of a
+    /// create is then unknown: the object may exist, or appear later.
     #[error("{operation} of object `{path}`: no answer from the object store after {attempts} attempts")]
     Unavailable {
         /// The object.
@@ -79,8 +79,8 @@ pub enum AttemptError {
         /// How many.
         left: usize,
     },
-    /// The store refused a create because the object exists, and then did not find it: another create of it is under way, or it was
-    /// just deleted.
+    /// The store refused a create because the object exists, and then did not find it: another create of it is under
+    /// way, or it was just deleted.
     #[error("the object was said to exist, but could not be found")]
     Vanished,
     /// The store, or the way to it, reported an error.
@@ -119,9 +119,9 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// Classifies `error`. Refused credentials and permissions, and a missing bucket, may pass: that is how many outages
-    /// show (an expired token whose renewal fails, a policy being replaced), and a checkpoint that is late is better than a
-    /// task that fails. They stay visible in the metrics and, when the call gives up, in the error.
+    /// Classifies `error`. Refused credentials and permissions, and a missing bucket, may pass: that is how many
+    /// outages show (an expired token whose renewal fails, a policy being replaced), and a checkpoint that is late is
+    /// better than a task that fails. They stay visible in the metrics and, when the call gives up, in the error.
     pub(super) fn of(error: &object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { source, .. } if !names_missing_bucket(&source.to_string()) => {

@@ -1,14 +1,15 @@
 //! A store that fails: another one, seen through a bad network.
 //!
-//! [`Faults`] is the handle to adjust it while it runs. What happens to a request is decided when it arrives, by the seeded randomness
-//! alone, so that a seed gives the same run again under paused time:
+//! [`Faults`] is the handle to adjust it while it runs. What happens to a request is decided when it arrives, by the
+//! seeded randomness alone, so that a seed gives the same run again under paused time:
 //!
-//! * it takes a while, and its effect comes either before or after that: a caller that drops the request in between cannot
-//!   know which;
+//! * it takes a while, and its effect comes either before or after that: a caller that drops the request in between
+//!   cannot know which;
 //! * it fails before its effect, or after it (the ambiguous outcome);
+//! * a create is refused for an object that is not there;
 //! * it hangs until the caller gives up, with or without its effect;
-//! * a create or delete is *delayed*: the caller hears nothing, and the effect comes later, perhaps after the caller tried again, gave
-//!   up or died;
+//! * a create or delete is *delayed*: the caller hears nothing, and the effect comes later, perhaps after the caller
+//!   tried again, gave up or died;
 //! * during an outage everything fails.
 //!
 //! Multipart uploads and copies, which dstl never makes, are refused.
@@ -36,6 +37,9 @@ pub struct FaultPlan {
     pub error_before: f64,
     /// Fails after its effect.
     pub error_after: f64,
+    /// A create is refused as if the object existed, as stores do while another create is under way; other requests
+    /// fail before their effect.
+    pub refused: f64,
     /// Never answers; with or without its effect, evenly.
     pub hang: f64,
     /// Never answers, and the effect of a create or delete comes later.
@@ -49,7 +53,15 @@ impl FaultPlan {
     #[must_use]
     pub fn none() -> Self {
         let zero = Duration::ZERO..Duration::ZERO;
-        Self { latency: zero.clone(), error_before: 0.0, error_after: 0.0, hang: 0.0, delayed: 0.0, delay: zero }
+        Self {
+            latency: zero.clone(),
+            error_before: 0.0,
+            error_after: 0.0,
+            refused: 0.0,
+            hang: 0.0,
+            delayed: 0.0,
+            delay: zero,
+        }
     }
 }
 
@@ -121,13 +133,14 @@ enum Fate {
     Answer { effect_first: bool },
     ErrorBefore,
     ErrorAfter,
+    Refused,
     Hang { effect: bool },
     Delayed { by: Duration },
 }
 
 impl FaultyStore {
-    /// Puts faults, none at first, before `store`. Delayed effects run in `tasks`: those of the store, not of the daemon that a
-    /// simulation crashes.
+    /// Puts faults, none at first, before `store`. Delayed effects run in `tasks`: those of the store, not of the
+    /// daemon that a simulation crashes.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, random: Random, tasks: Tasks) -> Self {
         let knobs = Knobs { plan: FaultPlan::none(), outage: false, counts: RequestCounts::default() };
@@ -156,7 +169,8 @@ impl FaultyStore {
         (fate, latency)
     }
 
-    /// Draws the same number of random numbers whatever the plan, so that a change of one probability shifts nothing else.
+    /// Draws the same number of random numbers whatever the plan, so that a change of one probability shifts nothing
+    /// else.
     fn decide(&self, knobs: &Knobs) -> (Fate, Duration) {
         let [latency, delay, choice, coin] = std::array::from_fn(|_| self.random.fraction());
         let plan = &knobs.plan;
@@ -170,6 +184,8 @@ impl FaultyStore {
             Fate::ErrorBefore
         } else if falls(plan.error_after) {
             Fate::ErrorAfter
+        } else if falls(plan.refused) {
+            Fate::Refused
         } else if falls(plan.hang) {
             Fate::Hang { effect: coin < 0.5 }
         } else if falls(plan.delayed) {
@@ -204,6 +220,10 @@ impl FaultyStore {
                 drop(effect.await);
                 sleep(latency).await;
                 Err(injected("after"))
+            }
+            Fate::Refused => {
+                sleep(latency).await;
+                Err(if kind == Kind::Put { conflict() } else { injected("before") })
             }
             Fate::Hang { effect: takes_effect } => {
                 if takes_effect {
@@ -299,6 +319,10 @@ fn within(range: &Range<Duration>, fraction: f64) -> Duration {
     range.start + range.end.saturating_sub(range.start).mul_f64(fraction)
 }
 
+fn conflict() -> Error {
+    Error::AlreadyExists { path: String::new(), source: "injected conflict".into() }
+}
+
 fn injected(when: &str) -> Error {
     Error::Generic { store: "faulty", source: format!("injected fault {when} the effect").into() }
 }
@@ -312,7 +336,7 @@ mod tests {
     use crate::{
         clock::Clock,
         metrics::Metrics,
-        object::{Created, MemoryStore, Retry, RetryOptions, Store},
+        object::{Created, MemoryStore, Retry, RetryOptions, Store, StoreError},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -332,6 +356,7 @@ mod tests {
             latency: Duration::from_millis(5)..Duration::from_millis(500),
             error_before: 0.15,
             error_after: 0.15,
+            refused: 0.1,
             hang: 0.1,
             delayed: 0.1,
             delay: Duration::ZERO..20 * SECOND,
@@ -380,6 +405,18 @@ mod tests {
         faulty.faults().set_plan(FaultPlan::none());
         assert_eq!(store.create(&path, "1".into(), Retry::none()).await.unwrap(), Created::Identical);
         assert_eq!(store.create(&path, "2".into(), Retry::none()).await.unwrap(), Created::Conflict);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_create_refused_for_an_object_that_is_not_there_is_tried_again() {
+        let faulty = faulty(1);
+        faulty.faults().set_plan(FaultPlan { refused: 1.0, ..FaultPlan::none() });
+        let store = store_over(&faulty, 1);
+        let path = Path::from("a");
+        let error = store.create(&path, "1".into(), Retry::none()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { attempts: 1, .. }), "{error:?}");
+        faulty.faults().set_plan(FaultPlan { refused: 0.7, ..FaultPlan::none() });
+        assert_eq!(store.create(&path, "1".into(), Retry::forever()).await.unwrap(), Created::New);
     }
 
     #[tokio::test(start_paused = true)]

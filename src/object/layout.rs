@@ -14,8 +14,8 @@
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests and job records have 20 digits with leading zeros, so that the order of the names is the order of
-//!   the numbers. Subtasks are plain decimals. UUIDs are in lower case with hyphens.
+//! * Numbers of segments, manifests and job records have 20 digits with leading zeros, so that the order of the names
+//!   is the order of the numbers. Subtasks are plain decimals. UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
 //! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.

@@ -1,10 +1,10 @@
 //! A directory as a store: object_store's, with what it lacks for us.
 //!
-//! * Temporaries: a process that is killed while it creates `name` leaves `name#1`. The wrapped store neither lists nor deletes such
-//!   files; here both work, so that a sweep finds them.
-//! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and the
-//!   process that did may have died, or not be that far. It is synced before the answer, since the caller may find the bytes identical
-//!   and count on them.
+//! * Temporaries: a process that is killed while it creates `name` leaves `name#1`. The wrapped store neither lists nor
+//!   deletes such files; here both work, so that a sweep finds them.
+//! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and
+//!   the process that did may have died, or not be that far. It is synced before the answer, since the caller may find
+//!   the bytes identical and count on them.
 
 use std::{
     fmt, fs, io,
@@ -42,12 +42,11 @@ impl LocalStore {
     /// # Errors
     /// Those of the file system.
     pub(super) fn open(root: &FilePath) -> Result<Self> {
-        let missing = !root.exists();
-        fs::create_dir_all(root).map_err(failed)?;
-        let root = root.canonicalize().map_err(failed)?;
-        if missing && let Some(parent) = root.parent() {
-            sync(parent).map_err(failed)?;
-        }
+        let wanted = std::path::absolute(root).map_err(failed)?;
+        let made: Vec<_> = wanted.ancestors().take_while(|folder| !folder.exists()).collect();
+        fs::create_dir_all(&wanted).map_err(failed)?;
+        made.iter().filter_map(|folder| folder.parent()).try_for_each(sync).map_err(failed)?;
+        let root = wanted.canonicalize().map_err(failed)?;
         let files = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true).with_automatic_cleanup(true);
         Ok(Self { files: Arc::new(files), root: root.into() })
     }
@@ -61,8 +60,8 @@ impl LocalStore {
         let file = self.file(location);
         let root = Arc::clone(&self.root);
         spawn_blocking(move || {
-            let inside = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&root));
-            inside.map(sync).collect::<io::Result<()>>().map_err(failed)
+            let mut inside = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&root));
+            inside.try_for_each(sync).map_err(failed)
         })
         .await?
     }

@@ -9,9 +9,10 @@
 //! | `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix` | Azure Blob Storage |
 //!
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
-//! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`, `allow_http`,
-//! `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless told otherwise.
-//! object_store's own retries and its limit on the duration of a request are off: [`Store`] has its own.
+//! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
+//! `allow_http`, `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless
+//! told otherwise. object_store's own retries and its limit on the duration of a request are off: [`Store`] has its
+//! own.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -28,8 +29,8 @@ use super::{MemoryStore, RetryOptions, Store, local::LocalStore};
 use crate::{clock::Clock, metrics::Metrics, random::Random};
 
 /// What URLs are accepted, for messages.
-const ACCEPTED: &str = "a path, `file:///dir`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or \
-    `abfs[s]://container@account.dfs.core.windows.net/prefix`";
+const ACCEPTED: &str = "a path, `file:///dir`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix`, \
+    `az://container/prefix` or `abfs[s]://container@account.dfs.core.windows.net/prefix`";
 
 /// Longer than any attempt is given.
 const NO_REQUEST_TIMEOUT: &str = "1day";
@@ -98,8 +99,8 @@ pub enum OpenError {
     },
 }
 
-/// Opens the store. Asks nothing of it yet (see [`Store::probe`]), but makes the directory of a local one; blocks for that.
-/// Installs rustls' ring as the process's TLS provider unless there is one.
+/// Opens the store. Asks nothing of it yet (see [`Store::probe`]), but makes the directory of a local one; blocks for
+/// that. Installs rustls' ring as the process's TLS provider unless there is one.
 ///
 /// # Errors
 /// [`OpenError`]; nothing that waiting could mend.
@@ -153,7 +154,8 @@ fn no_options(options: &StoreOptions) -> Result<(), OpenError> {
     }
 }
 
-/// A builder that has the environment, then what we insist on, then the options. The three builders have no trait in common.
+/// A builder that has the environment, then what we insist on, then the options. The three builders have no trait in
+/// common.
 macro_rules! builder {
     ($builder:ty, $key:ty, $options:expr) => {{
         let options: &StoreOptions = $options;
@@ -204,12 +206,17 @@ fn s3(options: &StoreOptions) -> Result<AmazonS3Builder, OpenError> {
     let endpoints = [setting(AmazonS3ConfigKey::S3Endpoint), setting(AmazonS3ConfigKey::Endpoint)];
     let endpoint = endpoints.into_iter().find(|endpoint| !endpoint.is_empty()).unwrap_or_default();
     let allow_http = setting(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
-    if endpoint.starts_with("http://") && allow_http != "true" {
+    if endpoint.starts_with("http://") && !is_true(&allow_http) {
         let reason =
             format!("the endpoint `{endpoint}` is not encrypted: set `allow_http` to `true` to use it all the same");
         return Err(OpenError::Option { url: options.url.clone(), reason });
     }
     Ok(builder)
+}
+
+/// Whether object_store reads `value` as true.
+fn is_true(value: &str) -> bool {
+    ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 /// The prefix in `url`.

@@ -1,7 +1,7 @@
 //! When a request to the store is given up, and when and for how long it is tried again.
 //!
-//! The decisions are pure: [`RetryOptions::delay`], [`RetryOptions::timeout`] and [`Retry::allows`]. `Retrier::run` executes
-//! them:
+//! The decisions are pure: [`RetryOptions::delay`], [`RetryOptions::timeout`] and [`Retry::allows`]. `Retrier::run`
+//! executes them:
 //!
 //! * A failed attempt is followed by a pause that doubles up to a limit, half of it random.
 //! * An attempt that timed out is followed by the next one at once, since the time-out was pause enough; each time-out
@@ -47,8 +47,8 @@ impl Default for RetryOptions {
 }
 
 impl RetryOptions {
-    /// The pause after `failures` failed attempts (from 1): `first_delay` doubled each time, at most `longest_delay`, of
-    /// which the upper half is scaled by `fraction`, from 0 to 1.
+    /// The pause after `failures` failed attempts (from 1): `first_delay` doubled each time, at most `longest_delay`,
+    /// of which the upper half is scaled by `fraction`, from 0 to 1.
     #[must_use]
     pub fn delay(&self, failures: u32, fraction: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);

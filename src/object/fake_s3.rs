@@ -1,0 +1,155 @@
+//! The part of S3's protocol that the store uses, over HTTP, so that the suite runs against a real client.
+//!
+//! Every tenth create answers 409 without effect, as S3 does while another create of the object is under way.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{IntoResponse as _, Response},
+};
+use parking_lot::Mutex;
+
+use super::{Created, Path, Retry, Store, StoreError, StoreOptions, conformance, open::open};
+use crate::{clock::Clock, metrics::Metrics, random::Random};
+
+const LAST_MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
+#[derive(Default)]
+struct Bucket {
+    objects: BTreeMap<String, Bytes>,
+    creates: u64,
+}
+
+type Shared = Arc<Mutex<Bucket>>;
+
+/// Serves the bucket `bucket` and gives the address.
+async fn serve() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(Shared::default());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+async fn answer(State(bucket): State<Shared>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let path = parts.uri.path().trim_start_matches('/').to_owned();
+    let Some(key) = path.strip_prefix("bucket").map(|key| key.trim_start_matches('/')) else {
+        return (StatusCode::NOT_FOUND, "<Error><Code>NoSuchBucket</Code></Error>").into_response();
+    };
+    let mut bucket = bucket.lock();
+    match parts.method {
+        Method::PUT => bucket.create(key, body, &parts.headers),
+        Method::POST => bucket.delete_all(std::str::from_utf8(&body).unwrap()),
+        Method::DELETE => {
+            bucket.objects.remove(key);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        _ if key.is_empty() => bucket.list(&parts.uri),
+        _ => bucket.read(key, &parts.headers),
+    }
+}
+
+impl Bucket {
+    fn create(&mut self, key: &str, body: Bytes, headers: &HeaderMap) -> Response {
+        assert_eq!(headers[header::IF_NONE_MATCH], "*");
+        self.creates += 1;
+        if self.creates.is_multiple_of(10) {
+            return StatusCode::CONFLICT.into_response();
+        }
+        if self.objects.contains_key(key) {
+            return StatusCode::PRECONDITION_FAILED.into_response();
+        }
+        self.objects.insert(key.to_owned(), body);
+        [(header::ETAG, "\"e\"")].into_response()
+    }
+
+    fn read(&self, key: &str, headers: &HeaderMap) -> Response {
+        let Some(object) = self.objects.get(key) else {
+            return (StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>").into_response();
+        };
+        let common = [(header::ETAG, "\"e\""), (header::LAST_MODIFIED, LAST_MODIFIED)];
+        let Some(range) = headers.get(header::RANGE) else { return (common, object.clone()).into_response() };
+        let (from, to) = range.to_str().unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let from: usize = from.parse().unwrap();
+        if from >= object.len() {
+            return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+        }
+        let to = object.len().min(to.parse::<usize>().unwrap() + 1);
+        let described = format!("bytes {from}-{}/{}", to - 1, object.len());
+        let range = [(header::CONTENT_RANGE, described)];
+        (StatusCode::PARTIAL_CONTENT, common, range, object.slice(from..to)).into_response()
+    }
+
+    fn list(&self, uri: &Uri) -> Response {
+        let query: BTreeMap<_, _> = url::form_urlencoded::parse(uri.query().unwrap().as_bytes()).collect();
+        let value = |name| query.get(name).map_or("", |value| value.as_ref());
+        let (prefix, after) = (value("prefix"), value("start-after"));
+        let found = self.objects.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
+        let contents: String = found
+            .map(|(key, object)| {
+                let size = object.len();
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                     <ETag>e</ETag><Size>{size}</Size></Contents>"
+                )
+            })
+            .collect();
+        format!("<ListBucketResult>{contents}</ListBucketResult>").into_response()
+    }
+
+    fn delete_all(&mut self, body: &str) -> Response {
+        let keys: Vec<_> = body.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap()).collect();
+        for key in &keys {
+            self.objects.remove(*key);
+        }
+        let deleted: String = keys.iter().map(|key| format!("<Deleted><Key>{key}</Key></Deleted>")).collect();
+        format!("<DeleteResult>{deleted}</DeleteResult>").into_response()
+    }
+}
+
+async fn store(bucket: &str) -> Store {
+    let mut options = StoreOptions::new(format!("s3://{bucket}/some/prefix"));
+    let endpoint = serve().await;
+    for (key, value) in [
+        ("endpoint", endpoint.as_str()),
+        ("allow_http", "true"),
+        ("access_key_id", "me"),
+        ("secret_access_key", "secret"),
+    ] {
+        options.options.insert(key.to_owned(), value.to_owned());
+    }
+    open(&options, &Metrics::new(), &Clock::new(|| 0), Random::seeded(1)).unwrap()
+}
+
+#[tokio::test]
+async fn a_store_that_speaks_the_protocol_of_s3_conforms() {
+    conformance::all(&store("bucket").await).await;
+}
+
+#[tokio::test]
+async fn times_are_those_of_the_store() {
+    let store = store("bucket").await;
+    let path = Path::from("a");
+    assert_eq!(store.create(&path, "1".into(), Retry::none()).await.unwrap(), Created::New);
+    assert_eq!(store.head(&path, Retry::none()).await.unwrap().unwrap().modified_ms, 1_767_225_600_000);
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_reported_and_does_not_look_empty() {
+    let store = store("absent").await;
+    let once = Retry::none();
+    for answer in [
+        store.probe(once).await,
+        store.list(&Path::default(), once).await.map(|_| ()),
+        store.create(&Path::from("a"), "1".into(), once).await.map(|_| ()),
+    ] {
+        let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
+        assert!(source.to_string().contains("NoSuchBucket"), "{source}");
+    }
+}
