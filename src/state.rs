@@ -129,6 +129,10 @@ pub trait StateBackend: Send {
     /// Bytes of memory (or local disk) that the contents take, as the backend accounts for them.
     fn bytes(&self) -> u64;
 
+    /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the processor,
+    /// for many places at once; it changes nothing, and ignores places that do not fit.
+    fn warm(&self, _places: &mut dyn Iterator<Item = Address<'_>>) {}
+
     /// Ends a batch: everything applied since the last call belongs together. Backends that buffer writes hand them on
     /// here; reads see them before and after.
     ///

@@ -6,8 +6,8 @@
 //!                                                    map:   B-tree     list: vector
 //! ```
 //!
-//! A slice is a hash table of the cells of one range of stable hashes ([`name`]), bounded in cells and bytes. A full one is
-//! split, two small ones are merged ([`directory`]), so growing and shrinking move at most one slice's cells at a time and
+//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one is
+//! split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time and
 //! never stall the writer by rehashing a huge table. Slices are also the unit in which contents can be copied.
 //!
 //! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound, and a clear of it
@@ -22,9 +22,14 @@ mod name;
 mod slice;
 mod table;
 
+use std::hint::black_box;
+
 use self::table::{Misfit, Table};
 use super::{Address, Change, PageLimit, StateBackend, StateError};
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
+
+/// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
+const WARM_PLACES: usize = 64;
 
 /// An inner backend that keeps everything in memory.
 pub struct HashMapBackend {
@@ -137,6 +142,24 @@ impl StateBackend for HashMapBackend {
 
     fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket, block.
+    /// These loops are so short that the processor works on several places at a time.
+    fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
+        let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
+        loop {
+            let mut count = 0;
+            for (block, at) in blocks.iter_mut().zip(&mut *places) {
+                *block = self.table(at.state).map(|table| table.block(at)).unwrap_or_default();
+                count += 1;
+            }
+            let ends = |block: &&[u8]| block.first().copied().unwrap_or(0) ^ block.last().copied().unwrap_or(0);
+            black_box(blocks.iter().take(count).fold(0, |all, block| all ^ ends(block)));
+            if count < WARM_PLACES {
+                return;
+            }
+        }
     }
 }
 

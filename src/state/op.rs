@@ -1,6 +1,6 @@
 //! Operations on state: what they read, decide and change.
 //!
-//! An operation is checked first, by its own shape and sizes alone ([`check`]): whatever passes has a defined result. Then it
+//! An operation is checked first, by its own shape and sizes alone ([`check()`]): whatever passes has a defined result. Then it
 //! is executed ([`execute`]): a write decides the absolute [`Change`]s that it makes, applies each to the backend and hands it to
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
@@ -173,7 +173,7 @@ impl Op<'_> {
     }
 }
 
-/// Executes an operation that passed [`check`]. Each change is applied to `backend`, then handed to `log`. A write that surely
+/// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
 /// changes nothing (a removal of what is not there) logs nothing; setting an equal value is logged.
 ///
 /// # Errors
@@ -337,5 +337,38 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         };
         self.write(action)?;
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_add_bytes_grows() {
+        let elements = [Bytes::new()];
+        let (map_key, value) = (&b""[..], &b""[..]);
+        let growing = [
+            Op::Put(value),
+            Op::Merge(value),
+            Op::MapPut { map_key, value },
+            Op::MapMerge { map_key, operand: value },
+            Op::ListAdd(value),
+            Op::ListAddAll(&elements),
+            Op::ListUpdate(&elements),
+        ];
+        let shrinking = [Op::Clear, Op::MapRemove { map_key }, Op::ListAddAll(&[]), Op::ListUpdate(&[])];
+        let reads = [
+            Op::Get,
+            Op::MapGet { map_key },
+            Op::MapContains { map_key },
+            Op::MapEntries { from: map_key, limit: 0 },
+            Op::MapCount,
+            Op::ListGet { start: 0, limit: 0 },
+            Op::ListCount,
+        ];
+        assert!(growing.iter().all(|op| op.is_write() && op.grows()));
+        assert!(shrinking.iter().all(|op| op.is_write() && !op.grows()));
+        assert!(reads.iter().all(|op| !op.is_write() && !op.grows()));
     }
 }

@@ -97,6 +97,9 @@ pub(super) fn changes_that_do_not_fit_change_nothing(factory: Factory<'_>) {
         let error = bench.backend.apply(&Change { at, action }).unwrap_err();
         assert!(matches!(error, StateError::Mismatch { state, .. } if state == at.state), "{at:?} {action:?}: {error}");
     }
+    for count in [0, 64, 65, 1000] {
+        bench.backend.warm(&mut misfits.iter().map(|(at, _)| *at).cycle().take(count));
+    }
     assert!(bench.backend.value(at(LIST, "key"), &mut |_| ()).is_err());
     assert!(bench.backend.map_value(at(VALUE, "key"), b"", &mut |_| ()).is_err());
     assert!(bench.backend.len(outside).is_err());

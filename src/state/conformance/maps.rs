@@ -40,9 +40,7 @@ pub(super) fn map_pages_join_to_the_whole(factory: Factory<'_>) {
     let mut bench = Bench::new(factory);
     let at = at(MAP, "key");
     for i in 0..100_u8 {
-        let (map_key, value) = ([i], [i; 50]);
-        let (op, action) = put(&map_key, &value);
-        bench.write(at, op, &[action]);
+        bench.run(at, Op::MapPut { map_key: &[i], value: &[i; 50] });
     }
     assert_eq!(bench.map(at).len(), 100);
     let read = |bench: &mut Bench, from: &[u8], limit| {

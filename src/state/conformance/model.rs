@@ -1,5 +1,7 @@
 //! Random operations compared with a plain model, by replay too.
 
+#![allow(clippy::panic)]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

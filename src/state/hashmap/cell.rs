@@ -89,8 +89,12 @@ pub(super) struct MapCell {
 }
 
 impl MapCell {
-    pub(super) fn new(name: &Name<'_>) -> Self {
-        Self { hash: name.hash(), block: name.block(&[]).into(), map: BTreeMap::new(), contents_bytes: 0 }
+    /// A map of one entry.
+    pub(super) fn new(name: &Name<'_>, map_key: &[u8], value: &[u8]) -> Self {
+        let block = name.block(&[]).into();
+        let mut cell = Self { hash: name.hash(), block, map: BTreeMap::new(), contents_bytes: 0 };
+        cell.put(map_key, value);
+        cell
     }
 
     pub(super) fn map(&self) -> &BTreeMap<Box<[u8]>, Vec<u8>> {
@@ -253,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_map_gives_back_what_its_entries_took() {
-        let mut cell = MapCell::new(&Name::new(b"key", b""));
+        let mut cell = MapCell::new(&Name::new(b"key", b""), b"first", b"");
+        cell.remove(b"first");
         let empty = cell.bytes();
         for i in 0..100_u8 {
             cell.put(&[i], &[i; 50]);

@@ -49,6 +49,12 @@ impl<C: Cell> Directory<C> {
         self.slices.get(self.position(name.hash()))?.find(name)
     }
 
+    /// The block of a cell with this hash, not read yet; empty if there is none.
+    #[inline]
+    pub(super) fn block(&self, hash: u64) -> &[u8] {
+        self.slices.get(self.position(hash)).map_or(&[], |slice| slice.block(hash))
+    }
+
     /// Changes the cell of `name`, or puts there what `create` makes.
     ///
     /// # Errors

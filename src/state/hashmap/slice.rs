@@ -106,6 +106,12 @@ impl<C: Cell> Slice<C> {
         self.cells.find(table_hash(name.hash()), |cell| is_of(cell, name))
     }
 
+    /// The block of a cell with this hash, not read yet; empty if there is none.
+    #[inline]
+    pub(super) fn block(&self, hash: u64) -> &[u8] {
+        self.cells.find(table_hash(hash), |cell| cell.hash() == hash).map_or(&[], Cell::block)
+    }
+
     /// Changes the cell of `name`, if there is one, which stays.
     #[inline]
     pub(super) fn change<R>(

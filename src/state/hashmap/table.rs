@@ -7,7 +7,7 @@ use super::slice::Slice;
 use super::{
     cell::{Cell, ListCell, MapCell, ValueCell},
     directory::Directory,
-    name::Name,
+    name::{Name, stable_hash},
     slice::Usage,
 };
 use crate::{
@@ -77,26 +77,32 @@ impl Table {
         let name = Name::new(at.key, at.namespace);
         match (self, action) {
             (Self::Value(groups), Action::Put(value)) => {
-                groups.upsert(at, &name, |cell| Ok(cell.set(value)), || Ok(ValueCell::new(&name, value)))
+                let put = |cell: &mut ValueCell| {
+                    cell.set(value);
+                    Ok(())
+                };
+                groups.upsert(at, &name, put, || Ok(ValueCell::new(&name, value)))
             }
             (Self::Value(groups), Action::Append(value)) => {
-                groups.upsert(at, &name, |cell| Ok(cell.append(value)), || Ok(ValueCell::new(&name, value)))
+                let append = |cell: &mut ValueCell| {
+                    cell.append(value);
+                    Ok(())
+                };
+                groups.upsert(at, &name, append, || Ok(ValueCell::new(&name, value)))
             }
             (Self::Map(groups), Action::MapPut { map_key, value }) => {
-                let create = || {
-                    let mut cell = MapCell::new(&name);
+                let put = |cell: &mut MapCell| {
                     cell.put(map_key, value);
-                    Ok(cell)
+                    Ok(())
                 };
-                groups.upsert(at, &name, |cell| Ok(cell.put(map_key, value)), create)
+                groups.upsert(at, &name, put, || Ok(MapCell::new(&name, map_key, value)))
             }
             (Self::Map(groups), Action::MapAppend { map_key, value }) => {
-                let create = || {
-                    let mut cell = MapCell::new(&name);
-                    cell.put(map_key, value);
-                    Ok(cell)
+                let append = |cell: &mut MapCell| {
+                    cell.append(map_key, value);
+                    Ok(())
                 };
-                groups.upsert(at, &name, |cell| Ok(cell.append(map_key, value)), create)
+                groups.upsert(at, &name, append, || Ok(MapCell::new(&name, map_key, value)))
             }
             (Self::Map(groups), Action::MapRemove { map_key }) => groups.change_or_remove(at, &name, |cell| {
                 cell.remove(map_key);
@@ -114,6 +120,16 @@ impl Table {
             (Self::List(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             (Self::Map(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             _ => Err(OTHER_KIND),
+        }
+    }
+
+    /// Where the block of the cell at `at` lies, not read yet; empty if there is none.
+    #[inline]
+    pub(super) fn block(&self, at: Address<'_>) -> &[u8] {
+        match self {
+            Self::Value(groups) => groups.block(at),
+            Self::List(groups) => groups.block(at),
+            Self::Map(groups) => groups.block(at),
         }
     }
 
@@ -191,6 +207,12 @@ impl<C: Cell> Groups<C> {
         let directory = self.range.index(group).and_then(|index| self.directories.get(index));
         let slices = directory.map(Directory::slices).unwrap_or_default();
         slices.iter().map(|slice| (slice.len(), slice.bytes())).collect()
+    }
+
+    #[inline]
+    fn block(&self, at: Address<'_>) -> &[u8] {
+        let directory = self.range.index(at.key_group).and_then(|index| self.directories.get(index));
+        directory.map_or(&[], |directory| directory.block(stable_hash(at.key, at.namespace)))
     }
 
     fn find(&self, at: Address<'_>) -> Result<Option<&C>, Misfit> {
