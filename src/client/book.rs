@@ -141,7 +141,7 @@ impl Book {
         }
         self.collector.append(operation);
         self.callers.push(reply);
-        if self.collector_is_full() && self.queue.len() < MAX_QUEUED {
+        if self.collector_is_full() {
             self.seal_collected();
         }
     }

@@ -10,14 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server},
-};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
 use super::error::status_of;
 use crate::proto::v1::{
@@ -113,24 +109,12 @@ impl Fake {
     /// Serves on a Unix socket in `folder` and returns its path.
     pub(super) fn serve(&self, folder: &std::path::Path) -> std::path::PathBuf {
         let path = folder.join("dstl.sock");
+        let _ = std::fs::remove_file(&path);
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
         let service = StateBackendServiceServer::new(self.clone());
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         path
-    }
-
-    /// A channel over memory, for tests with paused time.
-    #[allow(dead_code, reason = "for tests with paused time")]
-    pub(super) fn channel(&self) -> Channel {
-        let service = StateBackendServiceServer::new(self.clone());
-        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-            let (near, far) = tokio::io::duplex(1 << 20);
-            let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
-            tokio::spawn(Server::builder().add_service(service.clone()).serve_with_incoming(incoming));
-            async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
-        });
-        Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
     }
 }
 
