@@ -1,1 +1,342 @@
-//! The daemon.
+//! The daemon: a configuration becomes a running service, and stops in order.
+//!
+//! ```text
+//!   Config ─▶ store, environment, directory ─▶ listeners bound ─▶ Ready ─▶ SIGTERM or SIGINT ─▶ Draining ─▶ ended
+//! ```
+//!
+//! Draining refuses opens and keeps serving the sessions there are, until every backend is closed or `drain-timeout` is over; then
+//! what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store nothing.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Server;
+use tower::util::MapResponseLayer;
+
+use crate::{
+    admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
+    backend::{BackendMetrics, BackendOptions, CreditPool, Directory, Environment},
+    changelog::{
+        batcher::BatchOptions,
+        compression,
+        metrics::UploadMetrics,
+        registry::Registry,
+        uploader::{SegmentNumbers, UploadOptions},
+    },
+    checkpoint::ledger::Retention,
+    clock::Clock,
+    config::{self, Config, TcpSecurity},
+    metrics::Metrics,
+    object::{
+        RetryOptions, Store,
+        open::{self, OpenError},
+    },
+    proto::{FILE_DESCRIPTOR_SET, v1::state_backend_service_server::StateBackendServiceServer},
+    random::Random,
+    rpc::{
+        self, Service,
+        listener::{Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
+    },
+    tasks::Tasks,
+    types::InnerBackend,
+};
+
+/// HTTP/2 window of one stream, in bytes: a session sends this much before it is read.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// HTTP/2 window of one connection: so large that sessions which are not read never hold up the others.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+
+/// Longest HTTP/2 frame in bytes: a batch of usual size in few frames.
+const FRAME_BYTES: u32 = 1 << 20;
+
+/// How often a connection is asked whether its peer still lives, and how long the answer may take.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often draining looks whether backends are left.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// Why the daemon did not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The store of the configuration cannot be used.
+    #[error("opening the object store")]
+    Store(#[from] OpenError),
+    /// The gRPC address cannot be taken.
+    #[error("listening for tasks")]
+    Listen(#[from] ListenError),
+    /// The admin address cannot be taken.
+    #[error("listening for metrics and health")]
+    Admin(#[from] AdminError),
+    /// The runtime, signals, or reflection.
+    #[error("starting the daemon")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The gRPC server failed.
+    #[error("serving")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+fn start_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DaemonError {
+    DaemonError::Start(error.into())
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// [`DaemonError`]; nothing is left behind then.
+pub fn serve(config: &Config) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(start_error)?;
+    let served = runtime.block_on(run(config));
+    // A store call that hangs in the background must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn run(config: &Config) -> Result<(), DaemonError> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).map_err(start_error)?, signal(SignalKind::interrupt()).map_err(start_error)?);
+    let metrics = Metrics::new();
+    metrics.register("build_info", "Always 1; the version is in the package", Gauge::<i64>::default()).set(1);
+    let store = store(config, &metrics, &Clock::system(), Random::from_os())?;
+    let directory = Directory::new(environment(config, store, &metrics));
+    let readiness = Readiness::starting();
+    let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
+    let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
+    let admin = AdminServer::bind(&AdminOptions { address }).await?;
+    tracing::info!(
+        socket = %incoming.socket().display(),
+        tcp = incoming.tcp_address().map(tracing::field::display),
+        admin = admin.address().map(tracing::field::display),
+        store = %config.changelog.base_path,
+        instance = %directory.environment().instance,
+        version = env!("CARGO_PKG_VERSION"),
+        "dstl serves"
+    );
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let sources = AdminSources { metrics, readiness: readiness.clone(), status: status_source(directory.clone()) };
+    let admin = tokio::spawn(admin.serve(sources, wait_for(stopped.clone())));
+    let grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, readiness.clone(), wait_for(stopped)));
+    readiness.advance(ReadinessState::Ready);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    readiness.advance(ReadinessState::Draining);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => tracing::warn!("a second signal: stopping without draining"),
+        _ = interrupt.recv() => tracing::warn!("a second signal: stopping without draining"),
+        () = drain(&directory, config.drain_timeout) => {}
+    }
+    stop.send_replace(true);
+    // Streams that clients keep open would hold up the server for ever.
+    let served = tokio::time::timeout(Duration::from_secs(1), grpc).await;
+    let _ = admin.await;
+    directory.environment().tasks.abort_all();
+    tracing::info!("dstl has stopped");
+    match served {
+        Ok(Ok(served)) => served,
+        Ok(Err(panicked)) => Err(start_error(panicked)),
+        Err(_still_open) => Ok(()),
+    }
+}
+
+async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Waits until every backend is closed, or time is up; closes what is left.
+async fn drain(directory: &Directory, timeout: Duration) {
+    directory.drain();
+    tracing::info!(backends = directory.count(), timeout_ms = timeout.as_millis(), "draining");
+    let emptied = async {
+        while directory.count() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if tokio::time::timeout(timeout, emptied).await.is_err() {
+        tracing::warn!(backends = directory.count(), "drain-timeout is over: closing the backends that are left");
+        directory.close_all().await;
+    }
+}
+
+async fn serve_grpc(
+    directory: Directory,
+    incoming: Incoming,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), DaemonError> {
+    let limit = directory.environment().options.limits.max_message_bytes;
+    let service = StateBackendServiceServer::new(Service::new(directory.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection_old = reflection().build_v1alpha().map_err(start_error)?;
+    let reflection = reflection().build_v1().map_err(start_error)?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    directory.environment().tasks.spawn(report_health(reporter, readiness));
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limit)))
+        .add_service(service)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(reflection_old)
+        .serve_with_incoming_shutdown(incoming, shutdown)
+        .await?;
+    Ok(())
+}
+
+/// Tells `grpc.health.v1` what readiness is.
+async fn report_health(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
+    let mut states = readiness.subscribe();
+    loop {
+        let serving = match *states.borrow_and_update() {
+            ReadinessState::Ready => tonic_health::ServingStatus::Serving,
+            ReadinessState::Starting | ReadinessState::Draining => tonic_health::ServingStatus::NotServing,
+        };
+        for service in ["", "dstl.v1.StateBackendService"] {
+            reporter.set_service_status(service, serving).await;
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The store that a configuration names.
+///
+/// # Errors
+/// If its URL or options are unusable.
+pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
+    let upload = &config.changelog.upload;
+    let options = open::StoreOptions {
+        url: config.changelog.base_path.to_string(),
+        options: config.changelog.store_options.0.clone(),
+        retry: RetryOptions {
+            first_delay: upload.next_attempt_delay,
+            longest_delay: upload.max_attempt_delay,
+            attempt_timeout: upload.timeout,
+            ..RetryOptions::default()
+        },
+    };
+    open::open(&options, metrics, clock, random)
+}
+
+/// What the backends of a daemon share, as configured.
+fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment {
+    let limits = config.limits();
+    let changelog = &config.changelog;
+    let options = BackendOptions {
+        limits,
+        inner: match config.inner {
+            config::InnerBackend::Hashmap => InnerBackend::HashMap,
+        },
+        changelog: changelog.enabled,
+        retention: Retention::Count(config.checkpoint.num_retained),
+        checkpoint_timeout: config.checkpoint.timeout,
+        preemptive_persist_threshold: changelog.preemptive_persist_bytes as u64,
+        state_memory: config.memory.state_bytes,
+        download_parallelism: changelog.download_threads,
+        ..BackendOptions::default()
+    };
+    let upload_options = UploadOptions {
+        batch: BatchOptions {
+            persist_delay: changelog.persist_delay,
+            persist_size_threshold: changelog.persist_size_bytes as u64,
+        },
+        num_threads: changelog.upload.num_threads,
+        compression: match changelog.compression {
+            config::Compression::None => compression::Compression::None,
+            config::Compression::Lz4 => compression::Compression::Lz4,
+            config::Compression::Zstd => compression::Compression::Zstd,
+        },
+    };
+    let (tasks, random) = (Tasks::default(), Random::from_os());
+    let instance = random.uuid();
+    let uploads = Registry::new(
+        store.clone(),
+        tasks.clone(),
+        SegmentNumbers::new(instance),
+        upload_options,
+        UploadMetrics::register(metrics),
+    );
+    Environment {
+        store,
+        clock: Clock::system(),
+        random,
+        tasks,
+        instance,
+        options: Arc::new(options),
+        uploads,
+        credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
+        state_bytes: Arc::new(AtomicU64::new(0)),
+        metrics: BackendMetrics::register(metrics),
+    }
+}
+
+fn listener_options(config: &Config) -> Result<ListenerOptions, DaemonError> {
+    let rpc = &config.rpc;
+    let mode = format!("{:o}", rpc.socket_mode);
+    let group = rpc.socket_group.as_deref().map(str::parse::<Group>).transpose().map_err(start_error)?;
+    let tcp = rpc.tcp.as_ref().map(|tcp| match &tcp.security {
+        TcpSecurity::Insecure => TcpOptions { address: tcp.address, insecure: true, tls: None },
+        TcpSecurity::MutualTls { certificate, key, client_ca } => {
+            let tls = TlsOptions { certificate: certificate.clone(), key: key.clone(), client_ca: client_ca.clone() };
+            TcpOptions { address: tcp.address, insecure: false, tls: Some(tls) }
+        }
+    });
+    Ok(ListenerOptions {
+        socket: rpc.socket.clone(),
+        socket_mode: mode.parse::<SocketMode>().map_err(start_error)?,
+        socket_group: group,
+        allowed_uids: (!rpc.allowed_uids.is_empty()).then(|| rpc.allowed_uids.clone()),
+        tcp,
+    })
+}
+
+/// What the status page shows.
+fn status_source(directory: Directory) -> crate::admin::StatusSource {
+    Arc::new(move || {
+        let env = directory.environment();
+        let backends: Vec<_> = directory
+            .describe(None)
+            .unwrap_or_default()
+            .iter()
+            .map(|backend| {
+                json!({
+                    "backend": backend.id.to_string(),
+                    "epoch": backend.epoch.number,
+                    "attempt": backend.manifest.owner().attempt,
+                    "applied to": backend.acknowledgement.applied_to,
+                    "persisted to": backend.acknowledgement.persisted_to,
+                    "confirmed to": backend.acknowledgement.confirmed_to,
+                    "state bytes": backend.state_bytes,
+                    "pending bytes": backend.pending_bytes,
+                    "checkpoints": backend.manifest.checkpoints.len(),
+                    "failsafe": backend.failsafe,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "instance": env.instance.to_string(),
+            "backends": backends,
+        })
+    })
+}

@@ -152,6 +152,7 @@ impl Core {
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, .. } = self;
+        inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
         let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };

@@ -29,6 +29,9 @@ use crate::{
 /// Barriers that are recognised when a new session sends them again: the newest so many.
 const REMEMBERED_BARRIERS: usize = 1024;
 
+/// How long to wait before a segment is tried again that the store refused for good (permissions, configuration).
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
+
 /// A barrier as it came.
 #[derive(Debug, Clone)]
 pub struct BarrierRequest {
@@ -176,7 +179,8 @@ impl Core {
     /// Hands a change set to the uploads.
     pub(super) fn submit(&mut self, set: ChangeSet, urgent: bool) {
         let shared = self.shared.clone();
-        let done = move |result| on_uploaded(&shared, result);
+        let again = set.clone();
+        let done = move |result| on_uploaded(&shared, result, again);
         self.uploads.submit(Submission { set, urgent, done: Box::new(done) });
     }
 
@@ -325,11 +329,32 @@ impl Core {
 }
 
 /// A change set is durable, or will never be.
-fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>) {
+fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>, set: ChangeSet) {
     let Some(shared) = shared.upgrade() else { return };
-    // Withdrawn: the backend has ended, and whoever waited was told then.
-    let Ok(handle) = result else { return };
     let mut core = shared.core.lock();
+    let handle = match result {
+        Ok(handle) => handle,
+        // The backend has ended, and whoever waited was told then.
+        Err(UploadError::Cancelled) => return,
+        Err(UploadError::Stopped) => {
+            let text = format!("backend `{}`: uploads have stopped with the daemon", core.id);
+            core.end(&Error::new(Reason::Draining, text));
+            return;
+        }
+        Err(error @ UploadError::Store { .. }) => {
+            tracing::warn!(backend = %core.id, %error, "the store refuses a segment; trying again");
+            let tasks = core.env.tasks.clone();
+            drop(core);
+            tasks.spawn(async move {
+                tokio::time::sleep(REFUSED_DELAY).await;
+                let mut core = shared.core.lock();
+                if !matches!(core.condition, Condition::Ended(_)) {
+                    core.submit(set, true);
+                }
+            });
+            return;
+        }
+    };
     let uploaded = core.writer.on_uploaded(handle);
     core.account.release(uploaded.released_bytes);
     if uploaded.handles.is_empty() || matches!(core.condition, Condition::Ended(_)) {

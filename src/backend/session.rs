@@ -7,12 +7,12 @@ use super::{
     checkpointing::{BarrierRequest, CheckpointReply, PersistWaiter},
     core::{Acknowledgement, Core},
     handle::{Backend, out_of_order},
-    outbox::{Outbox, SessionEvent},
+    outbox::Outbox,
 };
 use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
     error::{Error, Reason, Scope},
-    types::{CheckpointId, Epoch},
+    types::Epoch,
 };
 
 /// Credit that an unhindered session has, in largest batches.
@@ -238,14 +238,4 @@ fn halt(core: &mut Core, error: Error) -> Refusal {
         session.halt = Some(error.clone());
     }
     Refusal::Halted { first_failed: core.next_batch, error }
-}
-
-/// The checkpoint that an event is about.
-#[must_use]
-pub fn checkpoint_of(event: &SessionEvent) -> Option<CheckpointId> {
-    match event {
-        SessionEvent::CheckpointCompleted(completed) => Some(completed.identity.id),
-        SessionEvent::CheckpointFailed { id, .. } => Some(*id),
-        SessionEvent::Persisted { .. } | SessionEvent::Ended(_) => None,
-    }
 }

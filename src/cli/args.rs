@@ -19,6 +19,8 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serve state backends until a signal ends it.
+    Serve(ServeArgs),
     /// List, explain and check configurations.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -2,7 +2,8 @@
 
 use super::{
     CliError,
-    args::{Command, ConfigArgs, ConfigCommand},
+    args::{Command, ConfigArgs, ConfigCommand, ServeArgs},
+    logging::init as init_logging,
     output,
 };
 use crate::config::{self, Config, Host};
@@ -10,11 +11,22 @@ use crate::config::{self, Config, Host};
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
     match command {
+        Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Options { json: true }) => output::print(&config::list_json()),
         Command::Config(ConfigCommand::Options { json: false }) => output::print(&config::list()),
         Command::Config(ConfigCommand::Example) => output::print(&config::example()),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
     }
+}
+
+/// Runs the daemon, or only checks its configuration.
+fn serve(args: &ServeArgs) -> Result<(), CliError> {
+    if args.check_config {
+        return check(&args.config);
+    }
+    let config = resolve(&args.config)?;
+    init_logging(&config.log)?;
+    crate::daemon::serve(&config).map_err(CliError::runtime)
 }
 
 /// Says that the configuration is valid, or fails with all its faults.

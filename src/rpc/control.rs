@@ -99,7 +99,11 @@ impl StateBackendService for Service {
         let directory = self.directory.clone();
         let (report, progress) = watch::channel(Progress::default());
         let opening = async move {
-            let opened = directory.open(spec, |progress| drop(report.send(progress))).await;
+            let opened = directory
+                .open(spec, |progress| {
+                    report.send_replace(progress);
+                })
+                .await;
             let opened = opened.map_err(|error| status::status(&error))?;
             Ok(open_response::Response::Opened(convert::to_opened(&opened)))
         };

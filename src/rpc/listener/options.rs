@@ -23,10 +23,10 @@ pub struct ListenerOptions {
     pub socket: PathBuf,
     /// Permissions of the socket file, octal, as a string. Default `"0600"`.
     pub socket_mode: SocketMode,
-    /// Group of the socket file, a name in `/etc/group` or a number. Default: that of the daemon. Its members must also
-    /// be among `allowed-uids`.
+    /// Group of the socket file, a name in `/etc/group` or a number. Default: that of the daemon.
     pub socket_group: Option<Group>,
-    /// Users whose processes may connect to the socket. Default: the daemon's own and root. A user of a container with a
+    /// Users whose processes may connect to the socket. Default: the daemon's own and root where the mode is for the owner
+    /// alone, else whoever the mode lets in. A user of a container with a
     /// user namespace of its own is known by its uid outside.
     pub allowed_uids: Option<Vec<u32>>,
     /// A TCP address to listen on as well. Default: none.
@@ -80,7 +80,7 @@ pub enum OptionsFault {
         path: PathBuf,
     },
     /// The list of users is empty, so that nobody could connect.
-    #[error("`allowed-uids` is empty; leave it out for the daemon's own user and root")]
+    #[error("`allowed-uids` is empty; leave it out to let the mode of the socket decide")]
     NobodyAllowed,
     /// TCP without TLS was asked for beyond loopback.
     #[error("`{address}` is not a loopback address and so cannot be insecure; configure tls for it")]

@@ -33,7 +33,8 @@ const ROOT: u32 = 0;
 pub(super) struct UnixIncoming {
     listener: UnixListener,
     file: SocketFile,
-    allowed_uids: Vec<u32>,
+    /// `None`: whoever the mode of the socket lets in.
+    allowed_uids: Option<Vec<u32>>,
     backoff: Backoff,
     refusals: Occasionally,
     counters: Counters,
@@ -52,9 +53,13 @@ impl UnixIncoming {
     pub(super) async fn bind(options: &ListenerOptions, counters: Counters) -> Result<Self, ListenError> {
         let path = &options.socket;
         let group = options.socket_group.as_ref().map(group_id).transpose()?;
+        let only_owner = options.socket_mode.bits() & 0o077 == 0;
         let allowed_uids = match &options.allowed_uids {
-            Some(uids) => uids.clone(),
-            None => vec![own_uid().map_err(|source| failed("find the owner of a socket for", path, source))?, ROOT],
+            Some(uids) => Some(uids.clone()),
+            None if only_owner => {
+                Some(vec![own_uid().map_err(|source| failed("find the owner of a socket for", path, source))?, ROOT])
+            }
+            None => None,
         };
         let lock = lock_directory(options.directory()).await?;
         clear_the_way(path).await?;
@@ -101,7 +106,7 @@ impl UnixIncoming {
             }
         };
         let peer = Peer::Unix { uid: cred.uid(), gid: cred.gid(), pid: cred.pid() };
-        if self.allowed_uids.contains(&cred.uid()) {
+        if self.allowed_uids.as_ref().is_none_or(|allowed| allowed.contains(&cred.uid())) {
             self.counters.on_accepted(Transport::Unix);
             return Some(Connection::unix(stream, peer));
         }
