@@ -233,7 +233,7 @@ impl Core {
         }
         self.env.metrics.ended(&self.id);
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
-        self.account.revoke();
+        self.account.close();
         self.count_state_bytes(0);
     }
 

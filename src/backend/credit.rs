@@ -135,6 +135,11 @@ impl Account {
         self.set_used(0, self.held);
     }
 
+    /// Gives everything back: the backend has ended.
+    pub fn close(&mut self) {
+        self.set_used(0, 0);
+    }
+
     /// Gives back `bytes` that became durable.
     pub fn release(&mut self, bytes: u64) {
         self.set_used(self.outstanding, self.held.saturating_sub(bytes));
