@@ -164,7 +164,7 @@ impl Core {
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
-            if !operation.op.is_write() && room < limits.max_value_bytes {
+            if !operation.op.is_write() && !answers.is_empty() && room < limits.max_value_bytes {
                 answers.push((position, None));
                 continue;
             }
