@@ -27,6 +27,7 @@ mod directory;
 mod environment;
 mod error;
 mod handle;
+mod materialize;
 mod metrics;
 mod open;
 mod outbox;

@@ -17,6 +17,7 @@
 //!
 //! [`ledger`], [`manifest`] and [`index`] are pure; [`chain`] and [`job`] talk to the store.
 
+pub mod base;
 pub mod chain;
 pub mod envelope;
 pub mod handle;

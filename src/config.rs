@@ -52,6 +52,8 @@ pub struct Config {
     pub checkpoint: CheckpointConfig,
     /// Garbage collection.
     pub gc: GcConfig,
+    /// Snapshots.
+    pub materialization: MaterializationConfig,
     /// The gRPC service.
     pub rpc: RpcConfig,
     /// The HTTP service.
@@ -198,6 +200,17 @@ pub struct RpcConfig {
     pub max_value_bytes: usize,
     /// Most operations of one batch.
     pub max_batch_operations: usize,
+}
+
+/// Snapshots of inner backends, and how long a recovery may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaterializationConfig {
+    /// Time between two; `None` for not by time.
+    pub interval: Option<Duration>,
+    /// How long a replay may take.
+    pub max_replay: Duration,
+    /// Changes that a replay does in a second.
+    pub replay_rate: u64,
 }
 
 /// The gRPC service over TCP.

@@ -14,7 +14,10 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
@@ -31,6 +34,7 @@ use crate::{
     checkpoint::ledger::Retention,
     clock::Clock,
     config::{self, Config, TcpSecurity},
+    materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
         RetryOptions, Store,
@@ -242,6 +246,11 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
 fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment {
     let limits = config.limits();
     let changelog = &config.changelog;
+    let compression = match changelog.compression {
+        config::Compression::None => compression::Compression::None,
+        config::Compression::Lz4 => compression::Compression::Lz4,
+        config::Compression::Zstd => compression::Compression::Zstd,
+    };
     let options = BackendOptions {
         limits,
         inner: match config.inner {
@@ -253,6 +262,13 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         preemptive_persist_threshold: changelog.preemptive_persist_bytes as u64,
         state_memory: config.memory.state_bytes,
         download_parallelism: changelog.download_threads,
+        materialization: ScheduleOptions {
+            interval: config.materialization.interval,
+            max_replay: config.materialization.max_replay,
+            #[allow(clippy::cast_precision_loss, reason = "the option is bounded far below 52 bits")]
+            replay_rate: config.materialization.replay_rate as f64,
+        },
+        compression,
         ..BackendOptions::default()
     };
     let upload_options = UploadOptions {
@@ -261,11 +277,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
             persist_size_threshold: changelog.persist_size_bytes as u64,
         },
         num_threads: changelog.upload.num_threads,
-        compression: match changelog.compression {
-            config::Compression::None => compression::Compression::None,
-            config::Compression::Lz4 => compression::Compression::Lz4,
-            config::Compression::Zstd => compression::Compression::Zstd,
-        },
+        compression,
     };
     let (tasks, random) = (Tasks::default(), Random::from_os());
     let instance = random.uuid();
@@ -286,6 +298,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         uploads,
         credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
+        materializing: Arc::new(Semaphore::new(1)),
         metrics: BackendMetrics::register(metrics),
     }
 }

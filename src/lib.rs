@@ -38,7 +38,7 @@
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
 //! | 4 | [`changelog`] | the log does not know what it logs |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
-//! | 6 | [`restore`] | load and replay |
+//! | 6 | [`materialization`] [`restore`] | snapshots, so that the log can be truncated; load and replay |
 //! | 7 | [`backend`] | the joined thing |
 //! | 8 | [`rpc`] [`admin`] | gRPC; metrics and health |
 //! | 9 | [`config`] | |
@@ -77,6 +77,8 @@ pub mod changelog;
 #[cfg(feature = "server")]
 pub mod checkpoint;
 
+#[cfg(feature = "server")]
+pub mod materialization;
 #[cfg(feature = "server")]
 pub mod restore;
 

@@ -1,12 +1,19 @@
-//! Restore: load a base (none yet: the empty state) and replay the changelog up to a checkpoint's cut.
+//! Restore: load a base (or begin with the empty state) and replay the changelog up to a checkpoint's cut.
 //!
 //! ```text
-//!   manifest, checkpoint ──▶ sources: runs, each up to a sequence number
-//!        ──expand pages──▶ handles of all change sets, in order ──▶ read ahead, verified ──▶ replay into the inner backend
+//!   manifest, checkpoint ──▶ base: pieces of a snapshot ──read ahead, verified──▶ load into the inner backend
+//!                       └──▶ sources: runs, each from and up to a sequence number
+//!        ──expand pages──▶ handles of all change sets, in order ──▶ read ahead, verified ──▶ replay
 //! ```
+//!
+//! The pieces of a snapshot were copied at different moments: a change that a piece has already is skipped.
 //!
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it, the checkpoints that it spoils and those that do not need it.
+
+mod load;
+
+use std::sync::Arc;
 
 use crate::{
     changelog::{
@@ -16,10 +23,11 @@ use crate::{
     checkpoint::{
         envelope::EnvelopeError,
         index::{Page, PageRef},
-        manifest::{CheckpointRecord, Manifest, Source},
+        base::BaseIndex,
+        manifest::{CheckpointRecord, Contents, Manifest, Source},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
-    state::{Change, StateBackend, StateError},
+    state::{Change, StateBackend, StateError, stable_hash},
     tasks::Tasks,
     types::{CheckpointId, Sqn, TimeMs},
 };
@@ -42,12 +50,14 @@ pub struct Progress {
 }
 
 /// What a restore did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
     /// How much.
     pub progress: Progress,
     /// The time of the newest batch: the clock of the state.
     pub time: TimeMs,
+    /// The materialization that it began with.
+    pub base: Option<Arc<BaseIndex>>,
 }
 
 /// Why a checkpoint cannot be restored.
@@ -109,10 +119,17 @@ impl Restore<'_> {
         inner: &mut dyn StateBackend,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Restored, RestoreError> {
-        let handles = self.plan().await?;
-        let mut restored = Restored::default();
-        restored.progress.bytes_total = handles.iter().map(|handle| handle.stored_bytes).sum();
+        let contents = self.manifest.contents(self.checkpoint);
+        let base = self.read_base(&contents).await?;
+        let handles = self.plan(&contents).await?;
+        let mut restored = Restored { base: base.clone().map(Arc::new), ..Restored::default() };
+        let logged: u64 = handles.iter().map(|handle| handle.stored_bytes).sum();
+        let stored: u64 = base.iter().flat_map(BaseIndex::stored).map(|(_, block)| u64::from(block.stored_length)).sum();
+        restored.progress.bytes_total = logged + stored;
         progress(restored.progress);
+        if let Some(base) = &base {
+            self.load(inner, base, &mut restored.progress, &mut progress).await?;
+        }
         let options = ReplayOptions {
             key_groups: self.manifest.shape.key_groups,
             parallel_reads: self.parallel_reads,
@@ -125,9 +142,8 @@ impl Restore<'_> {
             let block = block.map_err(|error| self.read_error(error, &handles))?;
             // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the block's
             // size bounds how long one lasts.
-            let changes = self.replay(inner, &block, &mut restored.time, &handles)?;
+            let changes = self.replay(inner, &block, &mut restored, &handles)?;
             since_turn += changes;
-            restored.progress.changes += changes;
             restored.progress.bytes_done += u64::from(block.handle.stored_length);
             progress(restored.progress);
             if since_turn >= CHANGES_PER_TURN {
@@ -142,29 +158,34 @@ impl Restore<'_> {
         &self,
         inner: &mut dyn StateBackend,
         block: &crate::changelog::reader::ChangeBlock,
-        time: &mut TimeMs,
+        restored: &mut Restored,
         handles: &[SegmentHandle],
     ) -> Result<u64, RestoreError> {
         let key_groups = self.manifest.shape.key_groups;
         let mut replayed = 0;
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error, handles))?;
-            *time = (*time).max(batch.time);
+            restored.time = restored.time.max(batch.time);
+            inner.set_stamp(batch.sqn.0);
             for (key_group, bytes) in batch.changes.filter(|(group, _)| key_groups.contains(*group)) {
-                let applied = Change::decode(key_group, bytes).and_then(|change| inner.apply(&change));
-                applied.map_err(|source| self.inner_error(source))?;
+                let change = Change::decode(key_group, bytes).map_err(|source| self.inner_error(source))?;
                 replayed += 1;
+                if restored.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
+                    continue;
+                }
+                inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
             inner.finish_batch().map_err(|source| self.inner_error(source))?;
         }
+        restored.progress.changes += replayed;
         Ok(replayed)
     }
 
     /// Handles of all change sets of the checkpoint, in order.
-    async fn plan(&self) -> Result<Vec<SegmentHandle>, RestoreError> {
+    async fn plan(&self, contents: &Contents) -> Result<Vec<SegmentHandle>, RestoreError> {
         let mut handles = vec![];
-        for source in self.manifest.contents(self.checkpoint) {
-            handles.extend(self.expand(source).await?);
+        for source in &contents.sources {
+            handles.extend(self.expand(*source).await?);
         }
         Ok(handles)
     }
@@ -184,10 +205,11 @@ impl Restore<'_> {
             }
         }
         handles.extend(run.handles.iter().cloned());
-        handles.retain(|handle| handle.range.to <= source.to);
-        let mut next = Sqn::first_of(source.epoch);
-        for handle in &handles {
-            if handle.range.from != next {
+        handles.retain(|handle| handle.range.to > source.from && handle.range.to <= source.to);
+        let mut next = source.from;
+        for (position, handle) in handles.iter().enumerate() {
+            // The first change set may begin before the lowest piece of the base.
+            if handle.range.from != next && !(position == 0 && handle.range.contains(next)) {
                 let what = format!("the log index of epoch {} has a gap at {next}", source.epoch);
                 return Err(self.damaged(what, true, &|_| true));
             }
@@ -230,8 +252,13 @@ impl Restore<'_> {
     }
 
     fn damaged(&self, what: String, missing: bool, spoils: &dyn Fn(&Source) -> bool) -> RestoreError {
+        self.damaged_where(what, missing, |contents| contents.sources.iter().any(spoils))
+    }
+
+    /// Names damage and the retained checkpoints that it spoils: those whose contents `spoils` says so of.
+    fn damaged_where(&self, what: String, missing: bool, spoils: impl Fn(&Contents) -> bool) -> RestoreError {
         let (spoilt, intact): (Vec<_>, Vec<_>) =
-            self.manifest.checkpoints.iter().partition(|record| self.manifest.contents(record).iter().any(spoils));
+            self.manifest.checkpoints.iter().partition(|record| spoils(&self.manifest.contents(record)));
         let ids = |records: Vec<&CheckpointRecord>| {
             let ids: Vec<String> = records.iter().map(|record| record.identity.id.to_string()).collect();
             if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
@@ -244,6 +271,13 @@ impl Restore<'_> {
     fn inner_error(&self, source: StateError) -> RestoreError {
         RestoreError::Inner { checkpoint: self.checkpoint.identity.id, source }
     }
+}
+
+/// Whether the piece of a change has it already.
+fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
+    let at = change.at;
+    let piece = base.find(at.state, at.key_group, stable_hash(at.key, at.namespace));
+    piece.is_some_and(|piece| sqn < piece.sqn)
 }
 
 fn path_of(handle: &SegmentHandle) -> Path {

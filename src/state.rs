@@ -19,6 +19,7 @@ pub mod conformance;
 pub mod hashmap;
 pub mod merge;
 pub mod op;
+pub mod snapshot;
 
 pub use self::change::{Action, Change};
 

@@ -63,6 +63,7 @@ impl Core {
         }
         let bytes_before = self.writer.active_bytes();
         if writes {
+            self.inner.set_stamp(self.writer.next().0);
             self.time = self.time.max(self.env.clock.now_ms());
             self.writer.begin_batch(number, self.time);
         }
@@ -158,7 +159,7 @@ impl Core {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
-        let Self { inner, states, writer, key_groups, since_barrier, .. } = self;
+        let Self { inner, states, writer, key_groups, since_barrier, log_changes, .. } = self;
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
         let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
@@ -172,6 +173,7 @@ impl Core {
             let at = address(operation, *key_group);
             let mut log = |change: &crate::state::Change<'_>| {
                 since_barrier.1 += 1;
+                *log_changes += 1;
                 builder.push(change.at.key_group, |buffer| change.encode(buffer));
             };
             let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);

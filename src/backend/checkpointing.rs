@@ -145,6 +145,7 @@ impl Core {
             incremental_bytes,
             changes,
             states_to: self.states.last_id(),
+            base: self.base.as_ref().filter(|base| base.complete_at <= self.writer.next()).map(|base| base.uuid),
         });
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
@@ -262,7 +263,10 @@ impl Core {
         self.manifest.checkpoints = records;
         self.manifest.states = self.states.iter().map(|(id, descriptor)| (id, descriptor.clone())).collect();
         self.manifest.segment_low_water = low_water;
-        self.manifest.prune();
+        self.manifest.snapshot_low_water = self.snapshot_low_water;
+        let in_flight: Vec<_> =
+            self.ledger.in_flight_records().map(|record| self.manifest.contents(record)).collect();
+        self.manifest.prune(&in_flight);
         Publication { pages, manifest: self.manifest.clone() }
     }
 
@@ -308,8 +312,10 @@ impl Core {
 
     /// Stored bytes that a restore of a checkpoint reads, at most.
     fn full_bytes(&self, record: &CheckpointRecord) -> u64 {
+        let contents = self.manifest.contents(record);
         let run_bytes = |epoch| self.manifest.runs.get(&epoch).map_or(0, |run| run.totals().stored_bytes);
-        self.manifest.contents(record).iter().map(|source| run_bytes(source.epoch)).sum()
+        let base = contents.base.and_then(|uuid| self.manifest.materialization(uuid));
+        base.map_or(0, |base| base.stored_bytes) + contents.sources.iter().map(|s| run_bytes(s.epoch)).sum::<u64>()
     }
 
     fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {

@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     checkpointing::{Flight, PersistWaiter},
@@ -22,7 +25,11 @@ use crate::{
         uploader::{Client as Uploads, WriterGuard},
         writer::Writer,
     },
-    checkpoint::{ledger::Ledger, manifest::Manifest},
+    checkpoint::{
+        base::BaseIndex,
+        ledger::Ledger,
+        manifest::{Manifest, Materialization},
+    },
     error::{Error, Reason},
     state::StateBackend,
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
@@ -89,8 +96,8 @@ pub(super) struct Core {
     pub(super) deleted_below: u64,
     /// Since when the ledger differs from the manifest, and whether somebody waits for the manifest.
     pub(super) dirty_since: Option<Instant>,
-    pub(super) publish_now: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
-    pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
+    pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
     /// An orderly close waits for the last manifest.
     pub(super) closing: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
@@ -105,6 +112,18 @@ pub(super) struct Core {
     pub(super) next_batch: u64,
     /// Time of the newest batch: never goes back.
     pub(super) time: TimeMs,
+    /// The newest materialization of this epoch.
+    pub(super) base: Option<Materialization>,
+    /// Pieces that the next materialization may use again.
+    pub(super) previous: Option<Arc<BaseIndex>>,
+    /// Changes that a restore would replay after the base.
+    pub(super) log_changes: u64,
+    /// Who asked for a materialization.
+    pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
+    /// The next number of a snapshot file of this epoch.
+    pub(super) snapshot_files: Arc<AtomicU64>,
+    /// Below this, they are all uploaded or given up.
+    pub(super) snapshot_low_water: u64,
     /// Bytes of state that this backend has counted into `env.state_bytes`.
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
@@ -222,6 +241,9 @@ impl Core {
             if let PersistWaiter::Call(reply) = waiter {
                 let _ = reply.send(Err(error.clone()));
             }
+        }
+        for reply in self.materialization_requests.drain(..) {
+            let _ = reply.send(Err(error.clone()));
         }
         for reply in self.publish_now.drain(..).chain(self.publishing_for.drain(..)) {
             let _ = reply.send(Err(error.clone()));

@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{credit::CreditPool, metrics::BackendMetrics};
 use crate::{
-    changelog::registry::Registry,
+    changelog::{compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
     clock::Clock,
+    materialization::schedule::ScheduleOptions,
     object::Store,
     random::Random,
     tasks::Tasks,
@@ -39,6 +41,12 @@ pub struct BackendOptions {
     pub notice_delay: Duration,
     /// How long opening tries to reach the store.
     pub open_timeout: Duration,
+    /// When backends materialize.
+    pub materialization: ScheduleOptions,
+    /// How long one materialization may take.
+    pub materialization_timeout: Duration,
+    /// How snapshots are stored.
+    pub compression: Compression,
 }
 
 impl Default for BackendOptions {
@@ -54,6 +62,9 @@ impl Default for BackendOptions {
             download_parallelism: 4,
             notice_delay: Duration::from_secs(5),
             open_timeout: Duration::from_secs(120),
+            materialization: ScheduleOptions::default(),
+            materialization_timeout: Duration::from_secs(600),
+            compression: Compression::None,
         }
     }
 }
@@ -79,6 +90,8 @@ pub struct Environment {
     pub credit: CreditPool,
     /// Memory that states take, over all backends.
     pub state_bytes: Arc<std::sync::atomic::AtomicU64>,
+    /// One materialization at a time.
+    pub materializing: Arc<Semaphore>,
     /// Metrics.
     pub metrics: BackendMetrics,
 }

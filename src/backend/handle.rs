@@ -26,6 +26,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) wake: Notify,
+    /// Wakes the materialization worker.
+    pub(super) materialize: Notify,
     pub(super) store: Store,
 }
 

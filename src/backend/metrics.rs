@@ -58,6 +58,12 @@ pub struct BackendMetrics {
     pending_bytes: Gauge,
     sessions: Gauge,
     halts: Counter,
+    materializations_started: Counter,
+    materializations: Counter,
+    materializations_failed: Counter,
+    materialization_failures: Family<BackendLabels, Gauge>,
+    materialization_bytes: Histogram,
+    materialization_uploaded: Counter,
     restores: Counter,
     restore_duration: Histogram,
     restored_changes: Counter,
@@ -124,6 +130,19 @@ impl BackendMetrics {
             state_bytes: gauge("state_bytes", "Bytes that the inner backends hold, as they account for them"),
             pending_bytes: gauge("changelog_pending_bytes", "Bytes of changes that are not yet durable"),
             sessions: gauge("session_open", "Sessions that write"),
+            materializations_started: counter("materialization_started", "Materializations begun"),
+            materializations: counter("materialization_completed", "Materializations made"),
+            materializations_failed: counter("materialization_failed", "Materializations that failed"),
+            materialization_failures: family(
+                "materialization_consecutive_failures",
+                "Materializations that failed since the last one that did not",
+            ),
+            materialization_bytes: metrics.register(
+                "materialization_size_bytes",
+                "Stored bytes of materializations, pieces that were there already included",
+                size_buckets(),
+            ),
+            materialization_uploaded: counter("materialization_uploaded_bytes", "Bytes uploaded by materializations"),
             halts: counter("session_halts", "Batches that were rejected and halted their session"),
             restores: counter("restore_completed", "Restores of a checkpoint"),
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
@@ -189,6 +208,24 @@ impl BackendMetrics {
         self.retained.remove(&labels);
         self.full_bytes.remove(&labels);
         self.failsafe.remove(&labels);
+        self.materialization_failures.remove(&labels);
+    }
+
+    pub(super) fn materialization_started(&self) {
+        self.materializations_started.inc();
+    }
+
+    pub(super) fn materialized(&self, backend: &BackendId, stored_bytes: u64, uploaded_bytes: u64) {
+        self.materializations.inc();
+        self.materialization_uploaded.inc_by(uploaded_bytes);
+        #[allow(clippy::cast_precision_loss, reason = "a histogram of sizes needs no more than 52 bits")]
+        self.materialization_bytes.observe(stored_bytes as f64);
+        self.materialization_failures.get_or_create(&BackendLabels::from(backend)).set(0);
+    }
+
+    pub(super) fn materialization_failed(&self, backend: &BackendId, consecutive: u32) {
+        self.materializations_failed.inc();
+        self.materialization_failures.get_or_create(&BackendLabels::from(backend)).set(consecutive.into());
     }
 
     pub(super) fn state_grew(&self, bytes: i64) {

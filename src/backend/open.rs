@@ -3,7 +3,10 @@
 //! Everything that can be refused is refused before the chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -12,6 +15,7 @@ use super::{
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
+    materialize,
     metrics::Restores,
     states::States,
     worker,
@@ -23,7 +27,7 @@ use crate::{
         handle::CheckpointHandle,
         job::{self, JobError},
         ledger::{Ledger, Retention},
-        manifest::{CheckpointRecord, EpochRecord, Manifest, Shape},
+        manifest::{CheckpointRecord, Contents, EpochRecord, Manifest, Shape},
     },
     error::{Error, Reason},
     object::Retry,
@@ -147,8 +151,9 @@ pub(super) async fn open(
         duration: started.elapsed(),
         progress: restored.progress,
     });
+    let progress = restored.progress;
     let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored });
-    Ok(serve(core, checkpoint, restored.progress))
+    Ok(serve(core, checkpoint, progress))
 }
 
 struct Assembly {
@@ -198,6 +203,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         undelivered: vec![],
         next_batch: 0,
         time: restored.time,
+        base: None,
+        previous: restored.base,
+        log_changes: restored.progress.changes,
+        materialization_requests: vec![],
+        snapshot_files: Arc::new(AtomicU64::new(1)),
+        snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
         key_groups: vec![],
@@ -212,9 +223,10 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
         core.shared = weak.clone();
-        Shared { core: Mutex::new(core), wake: Notify::new(), store }
+        Shared { core: Mutex::new(core), wake: Notify::new(), materialize: Notify::new(), store }
     });
     tasks.spawn(worker::run(shared.clone()));
+    tasks.spawn(materialize::run(shared.clone()));
     let mut opened = reconnect(&Backend::new(shared));
     opened.reconnected = false;
     opened.checkpoint = checkpoint.as_ref().map(|record| record.identity);
@@ -284,15 +296,15 @@ fn derive(
         let text = format!("backend `{}` was opened {} times, the most there may be", spec.id, Sqn::MAX_EPOCH);
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    let sources = match (checkpoint, &head) {
+    let contents = match (checkpoint, &head) {
         (Some(checkpoint), Some(head)) => head.manifest.contents(checkpoint),
-        _ => vec![],
+        _ => Contents::default(),
     };
     let record = EpochRecord {
         epoch: Epoch { number, owner: env.random.uuid() },
         attempt: spec.attempt,
         restored: checkpoint.map(|record| (record.identity, record.attempt)),
-        sources,
+        contents,
     };
     let mut manifest = match head {
         Some(Head { manifest, crc }) => Manifest { number: manifest.number + 1, previous_crc: crc, ..manifest },
@@ -306,6 +318,8 @@ fn derive(
             checkpoints: vec![],
             instance: env.instance,
             segment_low_water: 0,
+            snapshot_low_water: 0,
+            materializations: vec![],
             previous_crc: 0,
             opens_epoch: true,
         },
@@ -314,13 +328,14 @@ fn derive(
     manifest.epochs.push(record);
     manifest.instance = env.instance;
     manifest.segment_low_water = 0;
+    manifest.snapshot_low_water = 0;
     manifest.opens_epoch = true;
     // The engine restores only what completed, whether or not the notice came in time.
     let restored = checkpoint.map(|record| record.identity);
     for record in manifest.checkpoints.iter_mut().filter(|record| Some(record.identity) == restored) {
         record.completed = true;
     }
-    manifest.prune();
+    manifest.prune(&[]);
     Ok(manifest)
 }
 

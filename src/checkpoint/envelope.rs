@@ -21,6 +21,8 @@ pub enum Kind {
     JobRecord,
     /// A checkpoint handle.
     Handle,
+    /// The index of a materialization.
+    BaseIndex,
 }
 
 impl Kind {
@@ -30,6 +32,7 @@ impl Kind {
             Self::Page => b"DSTLPAGE",
             Self::JobRecord => b"DSTLJOBR",
             Self::Handle => b"DSTLHAND",
+            Self::BaseIndex => b"DSTLBASE",
         }
     }
 }

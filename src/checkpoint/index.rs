@@ -102,6 +102,12 @@ impl Run {
         pages.chain(self.handles.iter().map(Totals::of)).fold(Totals::default(), Totals::add)
     }
 
+    /// Forgets every page and handle that ends at or before `from`.
+    pub fn drop_before(&mut self, from: Sqn) {
+        self.pages.retain(|page| page.range.to > from);
+        self.handles.retain(|handle| handle.range.to > from);
+    }
+
     /// Forgets every page and handle that begins at or after `to`.
     pub fn drop_from(&mut self, to: Sqn) {
         self.pages.retain(|page| page.range.from < to);

@@ -219,6 +219,11 @@ impl Ledger {
         true
     }
 
+    /// Checkpoints in flight, lowest id first.
+    pub fn in_flight_records(&self) -> impl Iterator<Item = &CheckpointRecord> + '_ {
+        self.in_flight.values().map(|flight| &flight.record)
+    }
+
     /// Ids of all checkpoints in flight, lowest first.
     pub fn in_flight_ids(&self) -> impl Iterator<Item = CheckpointId> + '_ {
         self.in_flight.keys().copied()
@@ -344,6 +349,7 @@ mod tests {
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,
+            base: None,
         }
     }
 

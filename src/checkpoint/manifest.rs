@@ -11,7 +11,7 @@
 //! beyond the checkpoint that its successor restored (░) belongs to no later state; it stays for as long as a retained
 //! checkpoint has it.
 
-mod codec;
+pub(super) mod codec;
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::index::Run;
 use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Sqn,
+    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
     StateDescriptor, StateId, TimeMs,
 };
 
@@ -44,10 +44,14 @@ pub struct Manifest {
     pub runs: BTreeMap<u64, Run>,
     /// Retained checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// Materializations that those or the present owner need, oldest first.
+    pub materializations: Vec<Materialization>,
     /// The daemon instance that `segment_low_water` speaks of.
     pub instance: Uuid,
     /// Segments of `instance` below this number that no manifest names by now will never be named.
     pub segment_low_water: u64,
+    /// Snapshot files of the present epoch numbered below this that no manifest names by now will never be named.
+    pub snapshot_low_water: u64,
     /// Checksum of the manifest before; 0 for the first.
     pub previous_crc: u32,
     /// Whether it opened its epoch.
@@ -80,17 +84,56 @@ pub struct EpochRecord {
     pub attempt: Attempt,
     /// What it restored, and under which attempt that was made; `None` if it began empty.
     pub restored: Option<(CheckpointIdentity, Attempt)>,
-    /// What it began with, in order.
+    /// What it began with.
+    pub contents: Contents,
+}
+
+/// A state: a materialization (none: the empty state) and the parts of the log after it, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Names the materialization.
+    pub base: Option<Uuid>,
+    /// Not empty, one per run.
     pub sources: Vec<Source>,
 }
 
-/// The run of `epoch` below `to`.
+/// The run of `epoch` from `from` to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
     /// Names the run.
     pub epoch: u64,
+    /// Inclusive.
+    pub from: Sqn,
     /// Exclusive.
     pub to: Sqn,
+}
+
+/// A snapshot of the inner backend, made of pieces that were each copied at their own sqn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Materialization {
+    /// Names it.
+    pub uuid: Uuid,
+    /// Lowest sqn of its pieces: what the log must keep for it; of the epoch that made it.
+    pub from: Sqn,
+    /// Highest sqn of its pieces: the earliest cut that it serves.
+    pub complete_at: Sqn,
+    /// The object that lists its pieces.
+    pub index: SnapshotFile,
+    /// Stored bytes of its pieces.
+    pub stored_bytes: u64,
+    /// State changes in its pieces.
+    pub changes: u64,
+}
+
+/// An object below `snapshot/` of the backend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotFile {
+    /// The daemon instance that wrote it.
+    pub instance: Uuid,
+    /// `<epoch>-<number>.<kind>`, see [`SnapshotFile::name`].
+    pub name: Name,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// One retained checkpoint.
@@ -120,6 +163,24 @@ pub struct CheckpointRecord {
     pub changes: u64,
     /// States with ids up to this one existed at the cut.
     pub states_to: u32,
+    /// The materialization of its own epoch that it builds on; `None` if it builds on what its epoch began with.
+    pub base: Option<Uuid>,
+}
+
+impl SnapshotFile {
+    /// The name of file `number` of `epoch`, of a kind that tells people what it is.
+    #[must_use]
+    pub fn name(epoch: u64, number: u64, kind: &str) -> Name {
+        Name::new(&format!("{epoch:08}-{number:012}.{kind}")).expect("digits and a word are a name")
+    }
+
+    /// Epoch and number of a name; `None` for a name that is not of this form.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<(u64, u64)> {
+        let (epoch, rest) = name.split_once('-')?;
+        let (number, _kind) = rest.split_once('.')?;
+        Some((epoch.parse().ok()?, number.parse().ok()?))
+    }
 }
 
 impl Manifest {
@@ -141,44 +202,60 @@ impl Manifest {
         self.checkpoints.iter().rev().find(|record| record.identity.id == id)
     }
 
-    /// The parts of the log that `checkpoint` consists of, in order, empty ones left out.
+    /// The materialization called `uuid`.
     #[must_use]
-    pub fn contents(&self, checkpoint: &CheckpointRecord) -> Vec<Source> {
-        let epoch = checkpoint.identity.epoch;
-        let mut sources = self.epoch(epoch).map(|record| record.sources.clone()).unwrap_or_default();
-        if checkpoint.cut > Sqn::first_of(epoch) {
-            sources.push(Source { epoch, to: checkpoint.cut });
-        }
-        sources
+    pub fn materialization(&self, uuid: Uuid) -> Option<&Materialization> {
+        self.materializations.iter().find(|materialization| materialization.uuid == uuid)
     }
 
-    /// Removes epochs, runs and the tails of runs that neither a retained checkpoint nor the present owner needs.
-    pub fn prune(&mut self) {
-        let present = self.owner().epoch.number;
-        let mut needed: BTreeMap<u64, Sqn> = BTreeMap::new();
-        let mut need = |source: Source| {
-            let to = needed.entry(source.epoch).or_default();
-            *to = (*to).max(source.to);
-        };
-        let retained: Vec<Vec<Source>> = self.checkpoints.iter().map(|record| self.contents(record)).collect();
-        retained.into_iter().flatten().for_each(&mut need);
-        self.owner().sources.iter().copied().for_each(&mut need);
-        need(Source { epoch: present, to: Sqn(u64::MAX) });
-        self.runs.retain(|epoch, run| {
-            if let Some(to) = needed.get(epoch) {
-                run.drop_from(*to);
+    /// What `checkpoint` consists of.
+    #[must_use]
+    pub fn contents(&self, checkpoint: &CheckpointRecord) -> Contents {
+        self.contents_at(checkpoint.identity.epoch, checkpoint.base, checkpoint.cut)
+    }
+
+    /// What the state of `epoch` at `cut` consists of, on the materialization `base` of that epoch or on what it began with.
+    #[must_use]
+    pub fn contents_at(&self, epoch: u64, base: Option<Uuid>, cut: Sqn) -> Contents {
+        let (mut contents, from) = match base {
+            Some(uuid) => {
+                let from = self.materialization(uuid).map_or(Sqn::first_of(epoch), |base| base.from);
+                (Contents { base, sources: vec![] }, from)
             }
-            needed.contains_key(epoch) && !run.is_empty()
+            None => {
+                let began = self.epoch(epoch).map(|record| record.contents.clone()).unwrap_or_default();
+                (began, Sqn::first_of(epoch))
+            }
+        };
+        if cut > from {
+            contents.sources.push(Source { epoch, from, to: cut });
+        }
+        contents
+    }
+
+    /// Removes epochs, materializations and the parts of runs that neither a retained checkpoint, nor one in flight, nor the
+    /// present owner needs. `in_flight` are the contents of checkpoints that are not in `checkpoints` yet.
+    pub fn prune(&mut self, in_flight: &[Contents]) {
+        let present = self.owner().epoch.number;
+        let newest = self.materializations.iter().rev().find(|base| base.from.epoch() == present).map(|base| base.uuid);
+        let mut all: Vec<Contents> = self.checkpoints.iter().map(|record| self.contents(record)).collect();
+        all.push(self.contents_at(present, newest, Sqn(u64::MAX)));
+        all.extend_from_slice(in_flight);
+        let mut needed: BTreeMap<u64, (Sqn, Sqn)> = BTreeMap::new();
+        for source in all.iter().flat_map(|contents| &contents.sources) {
+            let (from, to) = needed.entry(source.epoch).or_insert((source.from, source.to));
+            (*from, *to) = ((*from).min(source.from), (*to).max(source.to));
+        }
+        self.runs.retain(|epoch, run| {
+            let Some((from, to)) = needed.get(epoch) else { return false };
+            run.drop_before(*from);
+            run.drop_from(*to);
+            !run.is_empty()
         });
-        let made_a_checkpoint = |number| self.checkpoints.iter().any(|record| record.identity.epoch == number);
-        let keep: Vec<bool> = self
-            .epochs
-            .iter()
-            .map(|record| record.epoch.number)
-            .map(|number| number == present || made_a_checkpoint(number))
-            .collect();
-        let mut keep = keep.into_iter();
-        self.epochs.retain(|_| keep.next().unwrap_or(true));
+        let keep: Vec<u64> = self.checkpoints.iter().map(|record| record.identity.epoch).chain([present]).collect();
+        self.epochs.retain(|record| keep.contains(&record.epoch.number));
+        let bases: Vec<Uuid> = all.iter().filter_map(|contents| contents.base).chain(newest).collect();
+        self.materializations.retain(|base| bases.contains(&base.uuid));
     }
 }
 
@@ -207,6 +284,7 @@ pub(crate) mod tests {
             incremental_bytes: 100,
             changes: 7,
             states_to: 1,
+            base: None,
         };
         let run = |epoch, n| (epoch, Run { pages: vec![], handles: handles(epoch, n) });
         Manifest {
@@ -221,12 +299,15 @@ pub(crate) mod tests {
                 changelog: true,
             },
             epochs: vec![
-                EpochRecord { epoch: epoch(1), attempt: 1, restored: None, sources: vec![] },
+                EpochRecord { epoch: epoch(1), attempt: 1, restored: None, contents: Contents::default() },
                 EpochRecord {
                     epoch: epoch(2),
                     attempt: 2,
                     restored: Some((CheckpointIdentity { epoch: 1, id: 5, uuid: Uuid::from_u128(5) }, 1)),
-                    sources: vec![Source { epoch: 1, to: Sqn(Sqn::first_of(1).0 + 20) }],
+                    contents: Contents {
+                        base: None,
+                        sources: vec![Source { epoch: 1, from: Sqn::first_of(1), to: Sqn(Sqn::first_of(1).0 + 20) }],
+                    },
                 },
             ],
             states: BTreeMap::from([(
@@ -240,8 +321,10 @@ pub(crate) mod tests {
             )]),
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),
             checkpoints: vec![checkpoint(1, 5, 20), checkpoint(1, 6, 30), checkpoint(2, 7, 20)],
+            materializations: vec![],
             instance: Uuid::from_u128(99),
             segment_low_water: 41,
+            snapshot_low_water: 3,
             previous_crc: 0xdead_beef,
             opens_epoch: false,
         }
@@ -250,20 +333,53 @@ pub(crate) mod tests {
     #[test]
     fn a_checkpoint_is_its_epochs_sources_and_its_run_up_to_the_cut() {
         let manifest = sample();
-        let at = |epoch, n| Source { epoch, to: Sqn(Sqn::first_of(epoch).0 + n) };
-        assert_eq!(manifest.contents(manifest.checkpoint_by_id(6).unwrap()), [at(1, 30)]);
-        assert_eq!(manifest.contents(manifest.checkpoint_by_id(7).unwrap()), [at(1, 20), at(2, 20)]);
+        let at = |epoch, n| Source { epoch, from: Sqn::first_of(epoch), to: Sqn(Sqn::first_of(epoch).0 + n) };
+        let sources = |id| manifest.contents(manifest.checkpoint_by_id(id).unwrap()).sources;
+        assert_eq!(sources(6), [at(1, 30)]);
+        assert_eq!(sources(7), [at(1, 20), at(2, 20)]);
     }
 
     #[test]
     fn pruning_drops_what_lies_beyond_every_retained_cut() {
         let mut manifest = sample();
-        manifest.prune();
+        manifest.prune(&[]);
         assert_eq!(manifest.runs[&1].handles.len(), 3, "checkpoint 6 needs 30 of the dead owner's 40");
         assert_eq!(manifest.runs[&2].handles.len(), 3, "the present run is kept whole");
         manifest.checkpoints.retain(|record| record.identity.epoch == 2);
-        manifest.prune();
+        manifest.prune(&[]);
         assert_eq!(manifest.runs[&1].handles.len(), 2, "the source needs 20");
         assert_eq!(manifest.epochs.len(), 1);
+    }
+
+    /// A materialization of epoch 2 whose pieces have sqns from 5 to 15.
+    fn base() -> Materialization {
+        let at = |n| Sqn(Sqn::first_of(2).0 + n);
+        let index = SnapshotFile { instance: Uuid::nil(), name: Name::new("x.index").unwrap(), bytes: 1 };
+        Materialization { uuid: Uuid::from_u128(8), from: at(5), complete_at: at(15), index, stored_bytes: 9, changes: 9 }
+    }
+
+    #[test]
+    fn a_materialization_frees_the_log_only_when_every_checkpoint_builds_on_it() {
+        let mut manifest = sample();
+        manifest.materializations.push(base());
+        let mut newer = manifest.checkpoints[2].clone();
+        (newer.identity.id, newer.base, newer.cut) = (8, Some(base().uuid), Sqn(Sqn::first_of(2).0 + 20));
+        manifest.checkpoints.push(newer);
+        manifest.prune(&[]);
+        assert_eq!((manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()), (3, 3), "7 builds on the log alone");
+        let in_flight = manifest.contents_at(2, None, Sqn(Sqn::first_of(2).0 + 25));
+        manifest.checkpoints.retain(|record| record.identity.id == 8);
+        manifest.prune(&[in_flight]);
+        assert_eq!((manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()), (2, 3), "one in flight does, too");
+        manifest.prune(&[]);
+        assert_eq!(manifest.runs.keys().collect::<Vec<_>>(), [&2]);
+        assert_eq!(manifest.runs[&2].handles.len(), 3, "the first set reaches beyond the lowest piece");
+        let mut later = base();
+        (later.uuid, later.from) = (Uuid::from_u128(9), Sqn(Sqn::first_of(2).0 + 20));
+        manifest.materializations.push(later.clone());
+        manifest.checkpoints[0].base = Some(later.uuid);
+        manifest.prune(&[]);
+        assert_eq!(manifest.runs[&2].handles.len(), 1);
+        assert_eq!(manifest.materializations, [later]);
     }
 }

@@ -66,6 +66,7 @@ const fn at_least(min: u64) -> Kind {
 pub(super) static SECTIONS: &[Section] = &[
     Section { title: "State", options: STATE },
     Section { title: "Changelog", options: CHANGELOG },
+    Section { title: "Materialization and recovery", options: MATERIALIZATION },
     Section { title: "Uploads and downloads", options: TRANSFER },
     Section { title: "Checkpoints", options: CHECKPOINTS },
     Section { title: "The socket", options: SOCKET },
@@ -144,6 +145,33 @@ const CHANGELOG: &[Spec] = &[
         at_least(1),
         "10 MiB",
         "So many waiting bytes are uploaded without waiting out the delay.",
+    ),
+];
+
+const MATERIALIZATION: &[Spec] = &[
+    text(
+        "state.changelog.periodic-materialize.enabled",
+        Kind::Flag,
+        "true",
+        "Whether backends materialize by time. Without it they do on request and before a replay gets too long.",
+    ),
+    text(
+        "state.changelog.periodic-materialize.interval",
+        Kind::Duration { min: Duration::from_secs(1) },
+        "10 min",
+        "Time between two materializations of a backend; the first comes at a random moment within it.",
+    ),
+    text(
+        "recovery.max-replay-time",
+        Kind::Duration { min: Duration::from_secs(1) },
+        "1 min",
+        "How long the replay of a changelog may take, as estimated. A materialization begins at half of it.",
+    ),
+    text(
+        "recovery.replay-rate",
+        Kind::Count { min: 1, max: 1 << 30 },
+        "500000",
+        "State changes that a replay does in a second, for that estimate.",
     ),
 ];
 

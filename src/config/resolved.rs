@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend, LogConfig,
-    LogFormat, MemoryConfig, RpcConfig, StoreOptions, TcpConfig, TcpSecurity, UploadConfig,
+    LogFormat, MaterializationConfig, MemoryConfig, RpcConfig, StoreOptions, TcpConfig, TcpSecurity, UploadConfig,
     check::{self, Rule},
     fault::{Fault, Faults},
     kind::Share,
@@ -58,6 +58,13 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             num_retained: merged.count("execution.checkpointing.num-retained"),
             timeout: merged.duration("execution.checkpointing.timeout"),
             max_concurrent: merged.count("execution.checkpointing.max-concurrent-checkpoints"),
+        },
+        materialization: MaterializationConfig {
+            interval: merged
+                .flag("state.changelog.periodic-materialize.enabled")
+                .then_some(merged.duration("state.changelog.periodic-materialize.interval")),
+            max_replay: merged.duration("recovery.max-replay-time"),
+            replay_rate: merged.number("recovery.replay-rate"),
         },
         gc: GcConfig { grace_period: merged.duration("gc.grace-period") },
         rpc,

@@ -36,6 +36,7 @@ const FEATURES: &[&str] = &[
     "retention.count",
     "retention.explicit",
     "pin",
+    "materialization",
     "store.file",
     "store.s3",
     "store.gs",
@@ -193,6 +194,15 @@ impl StateBackendService for Service {
         let (backend, epoch) = self.backend(request.backend.as_ref())?;
         let released = convert::target(request.checkpoint.as_ref()).and_then(|target| backend.release(epoch, target));
         reply(released.map(|released| v1::ReleaseResponse { released }))
+    }
+
+    async fn materialize(
+        &self,
+        request: Request<v1::MaterializeRequest>,
+    ) -> Result<Response<v1::MaterializeResponse>, Status> {
+        let (backend, epoch) = self.backend(request.into_inner().backend.as_ref())?;
+        let made = backend.materialize(epoch).await;
+        reply(made.map(|made| v1::MaterializeResponse { stored_bytes: made.stored_bytes, changes: made.changes }))
     }
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {

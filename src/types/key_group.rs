@@ -123,6 +123,26 @@ impl fmt::Display for KeyGroupRange {
     }
 }
 
+/// Stable hashes from `first` to `last`, both inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HashRange {
+    /// Inclusive.
+    pub first: u64,
+    /// Inclusive.
+    pub last: u64,
+}
+
+impl HashRange {
+    /// Every hash.
+    pub const ALL: Self = Self { first: 0, last: u64::MAX };
+
+    /// Whether `hash` is inside.
+    #[must_use]
+    pub fn contains(self, hash: u64) -> bool {
+        (self.first..=self.last).contains(&hash)
+    }
+}
+
 /// Who computes the key group of a key; fixed for the life of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyGroupAssignment {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{CheckpointRecord, EpochRecord, Manifest, Shape, Source};
+use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Shape, SnapshotFile, Source};
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
@@ -49,8 +49,10 @@ impl Manifest {
                 checkpoints: self.checkpoints.iter().map(encode_checkpoint).collect(),
                 instance: Bytes::copy_from_slice(self.instance.as_bytes()),
                 segment_low_water: self.segment_low_water,
+                snapshot_low_water: self.snapshot_low_water,
                 previous_crc: self.previous_crc,
                 opens_epoch: self.opens_epoch,
+                materializations: self.materializations.iter().map(encode_materialization).collect(),
             },
         )
     }
@@ -95,8 +97,10 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         checkpoints: message.checkpoints.iter().map(decode_checkpoint).collect::<Result<_, _>>()?,
         instance: Uuid::from_slice(&message.instance).map_err(|_| "a malformed UUID")?,
         segment_low_water: message.segment_low_water,
+        snapshot_low_water: message.snapshot_low_water,
         previous_crc: message.previous_crc,
         opens_epoch: message.opens_epoch,
+        materializations: message.materializations.iter().map(decode_materialization).collect::<Result<_, _>>()?,
     };
     if manifest.epochs.is_empty() {
         return Err("no epoch");
@@ -111,8 +115,61 @@ fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
         attempt: record.attempt,
         restored: record.restored.as_ref().map(|(identity, _)| name_of(identity)),
         restored_attempt: record.restored.map_or(0, |(_, attempt)| attempt),
-        sources: record.sources.iter().map(|s| store::Source { epoch: s.epoch, to: s.to.0 }).collect(),
+        sources: record
+            .contents
+            .sources
+            .iter()
+            .map(|s| store::Source { epoch: s.epoch, from: s.from.0, to: s.to.0 })
+            .collect(),
+        base: encode_base(record.contents.base),
     }
+}
+
+/// A UUID that may be missing: 16 bytes or none.
+fn encode_base(base: Option<Uuid>) -> Bytes {
+    base.map(|uuid| Bytes::copy_from_slice(uuid.as_bytes())).unwrap_or_default()
+}
+
+fn decode_base(base: &[u8]) -> Result<Option<Uuid>, &'static str> {
+    if base.is_empty() { Ok(None) } else { Uuid::from_slice(base).map(Some).map_err(|_| "a malformed UUID") }
+}
+
+fn encode_materialization(base: &Materialization) -> store::Materialization {
+    store::Materialization {
+        uuid: Bytes::copy_from_slice(base.uuid.as_bytes()),
+        from: base.from.0,
+        complete_at: base.complete_at.0,
+        index: Some(encode_file(&base.index)),
+        stored_bytes: base.stored_bytes,
+        changes: base.changes,
+    }
+}
+
+fn decode_materialization(message: &store::Materialization) -> Result<Materialization, &'static str> {
+    Ok(Materialization {
+        uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
+        from: Sqn(message.from),
+        complete_at: Sqn(message.complete_at),
+        index: decode_file(message.index.as_ref().ok_or("a materialization without index")?)?,
+        stored_bytes: message.stored_bytes,
+        changes: message.changes,
+    })
+}
+
+pub(in crate::checkpoint) fn encode_file(file: &SnapshotFile) -> store::SnapshotFile {
+    store::SnapshotFile {
+        instance: Bytes::copy_from_slice(file.instance.as_bytes()),
+        name: file.name.to_string(),
+        bytes: file.bytes,
+    }
+}
+
+pub(in crate::checkpoint) fn decode_file(message: &store::SnapshotFile) -> Result<SnapshotFile, &'static str> {
+    Ok(SnapshotFile {
+        instance: Uuid::from_slice(&message.instance).map_err(|_| "a malformed UUID")?,
+        name: Name::new(&message.name).map_err(|_| "a malformed name")?,
+        bytes: message.bytes,
+    })
 }
 
 fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static str> {
@@ -128,7 +185,14 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
         epoch: Epoch { number: message.number, owner },
         attempt: message.attempt,
         restored,
-        sources: message.sources.iter().map(|s| Source { epoch: s.epoch, to: Sqn(s.to) }).collect(),
+        contents: Contents {
+            base: decode_base(&message.base)?,
+            sources: message
+                .sources
+                .iter()
+                .map(|s| Source { epoch: s.epoch, from: Sqn(s.from), to: Sqn(s.to) })
+                .collect(),
+        },
     })
 }
 
@@ -192,6 +256,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         incremental_bytes: record.incremental_bytes,
         changes: record.changes,
         states_to: record.states_to,
+        base: encode_base(record.base),
     }
 }
 
@@ -214,6 +279,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         incremental_bytes: message.incremental_bytes,
         changes: message.changes,
         states_to: message.states_to,
+        base: decode_base(&message.base)?,
     })
 }
 

@@ -1,0 +1,210 @@
+//! Materializing one backend in the background: slice by slice between batches, so that the writer never waits longer than one
+//! slice takes to copy.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    core::{Condition, Core},
+    handle::Shared,
+};
+use crate::{
+    checkpoint::{
+        base::{BaseIndex, Piece},
+        manifest::{Materialization, SnapshotFile},
+    },
+    error::{Error, Reason},
+    materialization::{
+        schedule::{Facts, Schedule},
+        writer::{Made, Target, Writer},
+    },
+    object::Retry,
+    state::snapshot::{PieceBuilder, PieceContents},
+    types::{HashRange, KeyGroup, Sqn, StateId},
+};
+
+/// How often the schedule looks at how long the log has become.
+const POLL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A file of which less than this share is in use is not used again, so that it can be deleted.
+const LEAST_USE: f64 = 0.5;
+
+/// One step: a part of one (state, key group).
+enum Step {
+    /// It is on the store already.
+    Unchanged(Piece, Sqn),
+    /// It was copied.
+    Copied { last: u64, sqn: Sqn, contents: Option<PieceContents> },
+}
+
+/// Materializes whenever the schedule says so, until the backend ends.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let (options, fraction, permits) = {
+        let core = shared.core.lock();
+        (core.env.options.materialization.clone(), core.env.random.fraction(), core.env.materializing.clone())
+    };
+    let mut schedule = Schedule::new(options, Instant::now(), fraction);
+    loop {
+        let now = Instant::now();
+        let facts = {
+            let core = shared.core.lock();
+            if matches!(core.condition, Condition::Ended(_)) {
+                return;
+            }
+            let requested = !core.materialization_requests.is_empty();
+            Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested }
+        };
+        if schedule.is_due(facts) {
+            let Ok(_permit) = permits.acquire().await else { return };
+            let made = materialize(&shared).await;
+            finish(&shared, &mut schedule, made);
+            continue;
+        }
+        let poll = now + POLL;
+        tokio::select! {
+            biased;
+            () = shared.materialize.notified() => {}
+            () = sleep_until(schedule.next(now).map_or(poll, |next| next.min(poll))) => {}
+        }
+    }
+}
+
+/// Installs what was made, or notes the failure; tells whoever asked.
+fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Error>) {
+    let mut core = shared.core.lock();
+    let now = Instant::now();
+    core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+    let result = match made {
+        Ok((made, log_changes_before)) => {
+            schedule.succeeded(now);
+            core.env.metrics.materialized(&core.id, made.materialization.stored_bytes, made.uploaded_bytes);
+            tracing::info!(
+                backend = %core.id,
+                changes = made.materialization.changes,
+                stored_bytes = made.materialization.stored_bytes,
+                uploaded_bytes = made.uploaded_bytes,
+                "materialized"
+            );
+            core.log_changes -= log_changes_before;
+            core.previous = Some(Arc::new(made.index));
+            core.manifest.materializations.push(made.materialization.clone());
+            core.base = Some(made.materialization.clone());
+            Ok(made.materialization)
+        }
+        Err(error) => {
+            schedule.failed(now);
+            core.env.metrics.materialization_failed(&core.id, schedule.consecutive_failures());
+            tracing::warn!(backend = %core.id, %error, failures = schedule.consecutive_failures(), "materialization failed");
+            Err(error)
+        }
+    };
+    for reply in std::mem::take(&mut core.materialization_requests) {
+        let _ = reply.send(result.clone());
+    }
+}
+
+/// Makes one materialization. Returns it with the number of changes that the log had when it began.
+async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
+    let (target, states, groups, reusable, log_changes) = {
+        let core = shared.core.lock();
+        core.env.metrics.materialization_started();
+        let target = Target {
+            store: shared.store.clone(),
+            backend: core.id.clone(),
+            instance: core.env.instance,
+            epoch: core.epoch.number,
+            numbers: core.snapshot_files.clone(),
+            random: core.env.random.clone(),
+            compression: core.env.options.compression,
+            retry: Retry::until(Instant::now() + core.env.options.materialization_timeout),
+        };
+        let states: Vec<StateId> = core.states.iter().map(|(id, _)| id).collect();
+        (target, states, core.manifest.shape.key_groups, Reusable::new(core.previous.clone()), core.log_changes)
+    };
+    let failed = |error: &dyn std::error::Error| Error::new(Reason::StoreUnavailable, error.to_string());
+    let mut writer = Writer::new(target);
+    for state in states {
+        for group in groups.iter() {
+            let mut from = Some(0);
+            while let Some(first) = from {
+                let step = step(&mut shared.core.lock(), &reusable, (state, group, first))?;
+                let last = match step {
+                    Step::Unchanged(piece, sqn) => {
+                        writer.reuse(&piece, group, sqn);
+                        piece.hashes.last
+                    }
+                    Step::Copied { last, sqn, contents } => {
+                        let place = (state, group, HashRange { first, last });
+                        writer.add(place, sqn, contents).await.map_err(|error| failed(&error))?;
+                        last
+                    }
+                };
+                from = last.checked_add(1);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let made = writer.finish().await.map_err(|error| failed(&error))?;
+    Ok((made, log_changes))
+}
+
+/// Does one step under the core's lock: `first` is the first hash that is not covered yet.
+fn step(core: &mut Core, reusable: &Reusable, (state, group, first): (StateId, KeyGroup, u64)) -> Result<Step, Error> {
+    if let Condition::Ended(error) = &core.condition {
+        return Err(error.clone());
+    }
+    // Everything below is applied, nothing at or above it.
+    let sqn = core.writer.next();
+    if let Some(piece) = reusable.find(state, group, first)
+        && core.inner.changed(state, group, piece.hashes) < piece.sqn.0
+    {
+        return Ok(Step::Unchanged(piece.clone(), sqn));
+    }
+    let mut contents = PieceBuilder::default();
+    let last = core.inner.copy_piece(state, group, first, &mut |change| contents.push(change));
+    let last = last.map_err(|fault| Error::new(Reason::Internal, super::error::inner(&fault)))?;
+    Ok(Step::Copied { last, sqn, contents: contents.finish() })
+}
+
+/// The pieces of the materialization before, without those in files that are mostly unused.
+struct Reusable {
+    index: Option<Arc<BaseIndex>>,
+    sparse: Vec<SnapshotFile>,
+}
+
+impl Reusable {
+    fn new(index: Option<Arc<BaseIndex>>) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let is_sparse = |(file, used): &(SnapshotFile, u64)| (*used as f64) < LEAST_USE * file.bytes as f64;
+        let files = index.as_ref().map(|index| index.files()).unwrap_or_default();
+        let sparse = files.into_iter().filter(is_sparse).map(|(file, _)| file).collect();
+        Self { index, sparse }
+    }
+
+    /// A piece that begins exactly at `first`.
+    fn find(&self, state: StateId, group: KeyGroup, first: u64) -> Option<&Piece> {
+        let piece = self.index.as_ref()?.find(state, group, first)?;
+        let sparse = piece.block.as_ref().is_some_and(|block| self.sparse.contains(&block.file));
+        (piece.hashes.first == first && !sparse).then_some(piece)
+    }
+}
+
+impl super::Backend {
+    /// Materializes now; answers when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe: dropped, it
+    /// goes on.
+    ///
+    /// # Errors
+    /// If the caller is not the owner, or the store does not take it: the previous base stays in use.
+    pub async fn materialize(&self, epoch: crate::types::Epoch) -> Result<Materialization, Error> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        {
+            let mut core = self.shared.core.lock();
+            core.check_owner(epoch)?;
+            core.materialization_requests.push(reply);
+        }
+        self.shared.materialize.notify_one();
+        let gone = || Error::new(Reason::BackendClosed, format!("backend `{}` was closed", self.id()));
+        answer.await.map_err(|_| gone())?
+    }
+}

@@ -1,0 +1,154 @@
+//! When to materialize. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Share of the replay limit at which a materialization begins, so that it is over before the limit is reached.
+const BEGIN_AT: f64 = 0.5;
+
+/// Longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Settings of one backend's materialization.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleOptions {
+    /// Time between two; `None` for only on request and by replay time.
+    pub interval: Option<Duration>,
+    /// How long a replay of the log may take.
+    pub max_replay: Duration,
+    /// State changes that a replay does in a second, for its estimate.
+    pub replay_rate: f64,
+}
+
+impl Default for ScheduleOptions {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(600)),
+            max_replay: Duration::from_secs(60),
+            replay_rate: 500_000.0,
+        }
+    }
+}
+
+/// What is known when a decision is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Now.
+    pub now: Instant,
+    /// Whether anything changed since the newest materialization.
+    pub changed: bool,
+    /// Changes that a restore would replay.
+    pub log_changes: u64,
+    /// Whether somebody asked for one.
+    pub requested: bool,
+}
+
+/// When one backend materializes.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    options: ScheduleOptions,
+    due: Option<Instant>,
+    not_before: Instant,
+    failures: u32,
+}
+
+impl Schedule {
+    /// The first one comes within the interval, at `fraction` of it, so that backends do not all begin together.
+    #[must_use]
+    pub fn new(options: ScheduleOptions, now: Instant, fraction: f64) -> Self {
+        let due = options.interval.map(|interval| now + interval.mul_f64(fraction.clamp(0.0, 1.0)));
+        Self { options, due, not_before: now, failures: 0 }
+    }
+
+    /// Whether to begin now.
+    #[must_use]
+    pub fn is_due(&self, facts: Facts) -> bool {
+        if facts.requested {
+            return true;
+        }
+        let by_time = self.due.is_some_and(|due| due <= facts.now);
+        facts.changed && self.not_before <= facts.now && (by_time || self.is_long(facts.log_changes))
+    }
+
+    /// When to ask again, if nothing happens before.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let due = self.due.map(|due| due.max(self.not_before));
+        due.filter(|due| *due > now).or_else(|| (self.not_before > now).then_some(self.not_before))
+    }
+
+    /// One was made, or there was nothing to do.
+    pub fn succeeded(&mut self, now: Instant) {
+        self.failures = 0;
+        self.due = self.options.interval.map(|interval| now + interval);
+    }
+
+    /// One failed: the next comes after a pause that grows.
+    pub fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        let pause = Duration::from_secs(1).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.not_before = now + pause;
+    }
+
+    /// Failures since the last success.
+    #[must_use]
+    pub fn consecutive_failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether the replay of so many changes nears the limit.
+    fn is_long(&self, log_changes: u64) -> bool {
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = log_changes as f64 / self.options.replay_rate;
+        seconds >= self.options.max_replay.as_secs_f64() * BEGIN_AT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(now: Instant, log_changes: u64) -> Facts {
+        Facts { now, changed: log_changes > 0, log_changes, requested: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn begins_within_the_interval_and_skips_when_nothing_changed() {
+        let (start, options) = (Instant::now(), ScheduleOptions::default());
+        let mut schedule = Schedule::new(options, start, 0.5);
+        assert!(!schedule.is_due(facts(start, 5)));
+        let later = start + Duration::from_secs(300);
+        assert!(!schedule.is_due(facts(later, 0)));
+        assert!(schedule.is_due(facts(later, 5)));
+        schedule.succeeded(later);
+        assert_eq!(schedule.next(later), Some(later + Duration::from_secs(600)));
+        assert!(!schedule.is_due(facts(later, 5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_replay_or_a_request_does_not_wait_for_the_interval() {
+        let start = Instant::now();
+        let schedule = Schedule::new(ScheduleOptions::default(), start, 1.0);
+        assert!(!schedule.is_due(facts(start, 14_999_999)));
+        assert!(schedule.is_due(facts(start, 15_000_000)), "30 s at 0.5 M/s");
+        assert!(schedule.is_due(Facts { requested: true, ..facts(start, 0) }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_pause_longer_each_time_and_are_forgotten_after_a_success() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(ScheduleOptions::default(), start, 0.0);
+        schedule.failed(start);
+        schedule.failed(start);
+        assert_eq!(schedule.consecutive_failures(), 2);
+        assert!(!schedule.is_due(facts(start + Duration::from_secs(3), 5)));
+        assert!(schedule.is_due(facts(start + Duration::from_secs(4), 5)));
+        for _ in 0..40 {
+            schedule.failed(start);
+        }
+        assert_eq!(schedule.next(start), Some(start + LONGEST_PAUSE));
+        schedule.succeeded(start);
+        assert_eq!(schedule.consecutive_failures(), 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! Loading a base: the pieces of a materialization, read in parallel, verified, and applied.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{Progress, Restore, RestoreError};
+use crate::{
+    checkpoint::{
+        base::{BaseIndex, Piece, PieceBlock},
+        manifest::{Contents, SnapshotFile},
+    },
+    object::{Path, StoreError, layout::ObjectName},
+    state::{StateBackend, snapshot},
+};
+
+/// Bytes of pieces that one read fetches at most, as far as they lie behind each other.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Pieces that lie behind each other in one object.
+struct Read<'a> {
+    file: &'a SnapshotFile,
+    from: u64,
+    to: u64,
+    pieces: Vec<(&'a Piece, &'a PieceBlock)>,
+}
+
+impl Restore<'_> {
+    /// The pieces of the base of `contents`, as far as this backend needs them; `None` without a base.
+    pub(super) async fn read_base(&self, contents: &Contents) -> Result<Option<BaseIndex>, RestoreError> {
+        let Some(uuid) = contents.base else { return Ok(None) };
+        let Some(base) = self.manifest.materialization(uuid) else {
+            return Err(self.base_damaged(contents, format!("the manifest has no materialization {uuid}"), true));
+        };
+        let path = self.file_path(&base.index);
+        let bytes = match self.store.get(&path, self.retry).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => {
+                return Err(self.base_damaged(contents, format!("object `{path}` is missing"), true));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let index = BaseIndex::decode(&bytes)
+            .map_err(|error| self.base_damaged(contents, format!("object `{path}`, {error}"), false))?;
+        Ok(Some(index))
+    }
+
+    /// Applies every piece to `inner`.
+    pub(super) async fn load(
+        &self,
+        inner: &mut dyn StateBackend,
+        base: &BaseIndex,
+        progress: &mut Progress,
+        report: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), RestoreError> {
+        let contents = self.manifest.contents(self.checkpoint);
+        let reads = plan(base, |piece| self.manifest.shape.key_groups.overlaps(piece.key_groups));
+        let fetches = reads.into_iter().map(|read| async {
+            let path = self.file_path(read.file);
+            let bytes = self.store.get_range(&path, read.from..read.to, self.retry).await;
+            bytes.map(|bytes| (read, bytes)).map_err(|error| match error {
+                StoreError::NotFound { .. } => {
+                    self.base_damaged(&contents, format!("object `{path}` is missing"), true)
+                }
+                StoreError::OutOfRange { .. } => self.base_damaged(&contents, error.to_string(), false),
+                other => other.into(),
+            })
+        });
+        let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
+        while let Some((read, bytes)) = fetched.try_next().await? {
+            for (piece, block) in &read.pieces {
+                let from = usize::try_from(block.offset - read.from).unwrap_or(usize::MAX);
+                let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
+                let damaged = |what: String| {
+                    let path = self.file_path(read.file);
+                    self.base_damaged(&contents, format!("object `{path}`, byte {}: {what}", block.offset), false)
+                };
+                let raw = block.open(&stored).map_err(|error| damaged(error.to_string()))?;
+                for change in snapshot::changes(piece.key_groups.first(), &raw) {
+                    let change = change.map_err(|error| damaged(error.to_string()))?;
+                    inner.apply(&change).map_err(|source| self.inner_error(source))?;
+                }
+                inner.finish_batch().map_err(|source| self.inner_error(source))?;
+                progress.changes += block.changes;
+                progress.bytes_done += u64::from(block.stored_length);
+            }
+            report(*progress);
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn file_path(&self, file: &SnapshotFile) -> Path {
+        let backend = self.manifest.backend.clone();
+        ObjectName::SnapshotFile { backend, instance: file.instance, file: file.name.clone() }.path()
+    }
+
+    /// Names an object of the base that is damaged, and the checkpoints that build on it.
+    fn base_damaged(&self, contents: &Contents, what: String, missing: bool) -> RestoreError {
+        self.damaged_where(what, missing, |other| other.base == contents.base)
+    }
+}
+
+/// Reads that together fetch every piece that is wanted, in order of objects and offsets.
+fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read<'_>> {
+    let mut all: Vec<(&Piece, &PieceBlock)> = base.stored().filter(|(piece, _)| wanted(piece)).collect();
+    all.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
+    let mut reads: Vec<Read<'_>> = vec![];
+    for (piece, block) in all {
+        let end = block.offset + u64::from(block.stored_length);
+        match reads.last_mut() {
+            Some(read) if *read.file == block.file && read.to == block.offset && end - read.from <= READ_BYTES => {
+                read.to = end;
+                read.pieces.push((piece, block));
+            }
+            _ => reads.push(Read { file: &block.file, from: block.offset, to: end, pieces: vec![(piece, block)] }),
+        }
+    }
+    reads
+}
