@@ -21,9 +21,9 @@ use crate::{
         segment::SegmentHandle,
     },
     checkpoint::{
+        base::BaseIndex,
         envelope::EnvelopeError,
         index::{Page, PageRef},
-        base::BaseIndex,
         manifest::{CheckpointRecord, Contents, Manifest, Source},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
@@ -124,7 +124,8 @@ impl Restore<'_> {
         let handles = self.plan(&contents).await?;
         let mut restored = Restored { base: base.clone().map(Arc::new), ..Restored::default() };
         let logged: u64 = handles.iter().map(|handle| handle.stored_bytes).sum();
-        let stored: u64 = base.iter().flat_map(BaseIndex::stored).map(|(_, block)| u64::from(block.stored_length)).sum();
+        let stored: u64 =
+            base.iter().flat_map(BaseIndex::stored).map(|(_, block)| u64::from(block.stored_length)).sum();
         restored.progress.bytes_total = logged + stored;
         progress(restored.progress);
         if let Some(base) = &base {

@@ -355,7 +355,14 @@ pub(crate) mod tests {
     fn base() -> Materialization {
         let at = |n| Sqn(Sqn::first_of(2).0 + n);
         let index = SnapshotFile { instance: Uuid::nil(), name: Name::new("x.index").unwrap(), bytes: 1 };
-        Materialization { uuid: Uuid::from_u128(8), from: at(5), complete_at: at(15), index, stored_bytes: 9, changes: 9 }
+        Materialization {
+            uuid: Uuid::from_u128(8),
+            from: at(5),
+            complete_at: at(15),
+            index,
+            stored_bytes: 9,
+            changes: 9,
+        }
     }
 
     #[test]
@@ -366,11 +373,19 @@ pub(crate) mod tests {
         (newer.identity.id, newer.base, newer.cut) = (8, Some(base().uuid), Sqn(Sqn::first_of(2).0 + 20));
         manifest.checkpoints.push(newer);
         manifest.prune(&[]);
-        assert_eq!((manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()), (3, 3), "7 builds on the log alone");
+        assert_eq!(
+            (manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()),
+            (3, 3),
+            "7 builds on the log alone"
+        );
         let in_flight = manifest.contents_at(2, None, Sqn(Sqn::first_of(2).0 + 25));
         manifest.checkpoints.retain(|record| record.identity.id == 8);
         manifest.prune(&[in_flight]);
-        assert_eq!((manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()), (2, 3), "one in flight does, too");
+        assert_eq!(
+            (manifest.runs[&1].handles.len(), manifest.runs[&2].handles.len()),
+            (2, 3),
+            "one in flight does, too"
+        );
         manifest.prune(&[]);
         assert_eq!(manifest.runs.keys().collect::<Vec<_>>(), [&2]);
         assert_eq!(manifest.runs[&2].handles.len(), 3, "the first set reaches beyond the lowest piece");

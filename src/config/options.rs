@@ -169,7 +169,7 @@ const MATERIALIZATION: &[Spec] = &[
     ),
     text(
         "recovery.replay-rate",
-        Kind::Count { min: 1, max: 1 << 30 },
+        Kind::Integer { min: 1, max: 1 << 30 },
         "500000",
         "State changes that a replay does in a second, for that estimate.",
     ),

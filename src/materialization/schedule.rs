@@ -23,11 +23,7 @@ pub struct ScheduleOptions {
 
 impl Default for ScheduleOptions {
     fn default() -> Self {
-        Self {
-            interval: Some(Duration::from_secs(600)),
-            max_replay: Duration::from_secs(60),
-            replay_rate: 500_000.0,
-        }
+        Self { interval: Some(Duration::from_secs(600)), max_replay: Duration::from_secs(60), replay_rate: 500_000.0 }
     }
 }
 

@@ -190,11 +190,8 @@ impl Writer {
 
     async fn create(&mut self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
         let Target { store, backend, retry, .. } = &self.target;
-        let name = ObjectName::SnapshotFile {
-            backend: backend.clone(),
-            instance: file.instance,
-            file: file.name.clone(),
-        };
+        let name =
+            ObjectName::SnapshotFile { backend: backend.clone(), instance: file.instance, file: file.name.clone() };
         let path = name.path();
         match store.create(&path, payload, *retry).await? {
             Created::New | Created::Identical => {}

@@ -1,6 +1,7 @@
 //! Loading a base: the pieces of a materialization, read in parallel, verified, and applied.
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 
 use super::{Progress, Restore, RestoreError};
 use crate::{
@@ -8,19 +9,20 @@ use crate::{
         base::{BaseIndex, Piece, PieceBlock},
         manifest::{Contents, SnapshotFile},
     },
-    object::{Path, StoreError, layout::ObjectName},
+    object::{Path, Retry, Store, StoreError, layout::ObjectName},
     state::{StateBackend, snapshot},
+    types::{BackendId, KeyGroup},
 };
 
 /// Bytes of pieces that one read fetches at most, as far as they lie behind each other.
 const READ_BYTES: u64 = 4 << 20;
 
 /// Pieces that lie behind each other in one object.
-struct Read<'a> {
-    file: &'a SnapshotFile,
+struct Read {
+    file: SnapshotFile,
     from: u64,
     to: u64,
-    pieces: Vec<(&'a Piece, &'a PieceBlock)>,
+    pieces: Vec<(KeyGroup, PieceBlock)>,
 }
 
 impl Restore<'_> {
@@ -53,28 +55,26 @@ impl Restore<'_> {
     ) -> Result<(), RestoreError> {
         let contents = self.manifest.contents(self.checkpoint);
         let reads = plan(base, |piece| self.manifest.shape.key_groups.overlaps(piece.key_groups));
-        let fetches = reads.into_iter().map(|read| async {
-            let path = self.file_path(read.file);
-            let bytes = self.store.get_range(&path, read.from..read.to, self.retry).await;
-            bytes.map(|bytes| (read, bytes)).map_err(|error| match error {
+        let (backend, retry) = (self.manifest.backend.clone(), self.retry);
+        let fetches = reads.into_iter().map(move |read| fetch(self.store.clone(), backend.clone(), read, retry));
+        let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
+        while let Some((read, bytes)) = fetched.next().await {
+            let path = self.file_path(&read.file);
+            let bytes = bytes.map_err(|error| match error {
                 StoreError::NotFound { .. } => {
                     self.base_damaged(&contents, format!("object `{path}` is missing"), true)
                 }
                 StoreError::OutOfRange { .. } => self.base_damaged(&contents, error.to_string(), false),
                 other => other.into(),
-            })
-        });
-        let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
-        while let Some((read, bytes)) = fetched.try_next().await? {
-            for (piece, block) in &read.pieces {
+            })?;
+            for (group, block) in &read.pieces {
                 let from = usize::try_from(block.offset - read.from).unwrap_or(usize::MAX);
                 let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
                 let damaged = |what: String| {
-                    let path = self.file_path(read.file);
                     self.base_damaged(&contents, format!("object `{path}`, byte {}: {what}", block.offset), false)
                 };
                 let raw = block.open(&stored).map_err(|error| damaged(error.to_string()))?;
-                for change in snapshot::changes(piece.key_groups.first(), &raw) {
+                for change in snapshot::changes(*group, &raw) {
                     let change = change.map_err(|error| damaged(error.to_string()))?;
                     inner.apply(&change).map_err(|source| self.inner_error(source))?;
                 }
@@ -89,8 +89,7 @@ impl Restore<'_> {
     }
 
     fn file_path(&self, file: &SnapshotFile) -> Path {
-        let backend = self.manifest.backend.clone();
-        ObjectName::SnapshotFile { backend, instance: file.instance, file: file.name.clone() }.path()
+        path(&self.manifest.backend, file)
     }
 
     /// Names an object of the base that is damaged, and the checkpoints that build on it.
@@ -99,19 +98,34 @@ impl Restore<'_> {
     }
 }
 
+async fn fetch(store: Store, backend: BackendId, read: Read, retry: Retry) -> (Read, Result<Bytes, StoreError>) {
+    let bytes = store.get_range(&path(&backend, &read.file), read.from..read.to, retry).await;
+    (read, bytes)
+}
+
+fn path(backend: &BackendId, file: &SnapshotFile) -> Path {
+    let (backend, file_name) = (backend.clone(), file.name.clone());
+    ObjectName::SnapshotFile { backend, instance: file.instance, file: file_name }.path()
+}
+
 /// Reads that together fetch every piece that is wanted, in order of objects and offsets.
-fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read<'_>> {
+fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read> {
     let mut all: Vec<(&Piece, &PieceBlock)> = base.stored().filter(|(piece, _)| wanted(piece)).collect();
     all.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
-    let mut reads: Vec<Read<'_>> = vec![];
+    let mut reads: Vec<Read> = vec![];
     for (piece, block) in all {
         let end = block.offset + u64::from(block.stored_length);
         match reads.last_mut() {
-            Some(read) if *read.file == block.file && read.to == block.offset && end - read.from <= READ_BYTES => {
+            Some(read) if read.file == block.file && read.to == block.offset && end - read.from <= READ_BYTES => {
                 read.to = end;
-                read.pieces.push((piece, block));
+                read.pieces.push((piece.key_groups.first(), block.clone()));
             }
-            _ => reads.push(Read { file: &block.file, from: block.offset, to: end, pieces: vec![(piece, block)] }),
+            _ => reads.push(Read {
+                file: block.file.clone(),
+                from: block.offset,
+                to: end,
+                pieces: vec![(piece.key_groups.first(), block.clone())],
+            }),
         }
     }
     reads

@@ -4,5 +4,6 @@
 
 mod backend;
 mod config;
+mod materialization;
 mod support;
 mod tidy;
