@@ -19,7 +19,7 @@ pub enum HealthError {
     #[error("`admin.address` is `off`, so that nobody can be asked")]
     Off,
     /// No answer.
-    #[error("asking the daemon at `{address}`: {source}")]
+    #[error("asking the daemon at `{address}`")]
     NoAnswer {
         /// Who was asked.
         address: SocketAddr,
