@@ -93,6 +93,9 @@ pub enum DemoError {
     /// What was asked for makes no sense here.
     #[error("{0}")]
     Usage(String),
+    /// The store does not answer; nothing was begun.
+    #[error("{0}")]
+    Store(String),
     /// A signal came.
     #[error("interrupted")]
     Interrupted,
@@ -127,7 +130,7 @@ pub async fn run(options: DemoOptions) -> Result<Outcome, DemoError> {
     let ran = run_in(&folder.path, &input, &options, &mut interrupts).await;
     let keep = match &ran {
         Ok(outcome) => !outcome.ok,
-        Err(error) => !matches!(error, DemoError::Usage(_) | DemoError::Interrupted),
+        Err(error) => !matches!(error, DemoError::Usage(_) | DemoError::Store(_) | DemoError::Interrupted),
     };
     if keep {
         folder.keep();
@@ -263,11 +266,16 @@ fn unusable(store: &str, error: &store::UnusableStore) -> DemoError {
     let mut text = format!("store `{store}` cannot be used: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
+        // Some errors tell their causes themselves.
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     match error {
-        store::UnusableStore::Silent(_) => DemoError::Failed(text),
+        store::UnusableStore::Silent(_) => DemoError::Store(text),
         _ => DemoError::Usage(text),
     }
 }
