@@ -122,7 +122,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub kills: u32,
     /// Count at most so many bytes of text, for example `500 KiB` or `1 GiB` [env: none].
-    #[arg(long, value_name = "SIZE", default_value = "40 MiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "24 MiB", value_parser = size)]
     pub max_bytes: u64,
     /// Print one JSON object at the end instead of a progress bar and a table [env: none].
     #[arg(long)]

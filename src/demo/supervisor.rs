@@ -75,7 +75,7 @@ pub(super) struct Work {
 #[derive(Debug)]
 struct Wound {
     at: Instant,
-    /// The life of the task that was hit.
+    /// The first life of the task that applies after it.
     attempt: u64,
     victim: Victim,
 }
@@ -93,6 +93,8 @@ pub(super) struct Supervisor<'a> {
     daemon: Daemon,
     task: Task,
     wounds: Vec<Wound>,
+    /// Whether this life of the task applied anything.
+    has_applied: bool,
     fruitless: u32,
     finished: Option<u64>,
     started: Instant,
@@ -123,6 +125,7 @@ impl<'a> Supervisor<'a> {
             daemon,
             task,
             wounds: vec![],
+            has_applied: false,
             fruitless: 0,
             finished: None,
             started: now,
@@ -223,9 +226,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_applied(&mut self) {
-        self.fruitless = 0;
+        (self.has_applied, self.fruitless) = (true, 0);
         let attempt = self.start.attempt;
-        for Wound { at, victim, .. } in self.wounds.extract_if(.., |wound| wound.attempt < attempt) {
+        for Wound { at, victim, .. } in self.wounds.extract_if(.., |wound| wound.attempt <= attempt) {
             let took = at.elapsed();
             self.recoveries_ms.push(milliseconds(took));
             match victim {
@@ -256,7 +259,9 @@ impl<'a> Supervisor<'a> {
             }
         }
         self.plan.pop();
-        self.wounds.push(Wound { at, attempt: self.start.attempt, victim: kill.victim });
+        // A task that had only begun to connect finds the new daemon and lives on.
+        let lives_on = kill.victim == Victim::Daemon && !self.has_applied;
+        self.wounds.push(Wound { at, attempt: self.start.attempt + u64::from(!lives_on), victim: kill.victim });
         match kill.victim {
             Victim::Daemon => self.brief().await,
             Victim::Task => self.restart_task().await?,
@@ -270,6 +275,7 @@ impl<'a> Supervisor<'a> {
 
     async fn restart_task(&mut self) -> Result<(), DemoError> {
         self.start.attempt += 1;
+        self.has_applied = false;
         self.task = Task::start(self.place, self.start).map_err(DemoError::start)?;
         self.alive_at = Instant::now();
         self.brief().await;
