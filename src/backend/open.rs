@@ -193,6 +193,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         publish_now: vec![],
         publishing_for: vec![],
         closing: false,
+        sealed: false,
         flights: BTreeMap::new(),
         barrier_sessions: BTreeMap::new(),
         persist_waiters: Pending::default(),

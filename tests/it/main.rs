@@ -4,6 +4,7 @@
 
 mod backend;
 mod config;
+mod demo;
 mod deploy;
 mod support;
 mod tidy;
