@@ -86,7 +86,8 @@ impl Core {
         Ok(BatchResult { number: self.next_batch, answers, repeated: false })
     }
 
-    /// Rolls over the active block and hands it to the uploads. `urgent` if a checkpoint or persist request waits for it.
+    /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
+    /// durable; checkpoints and persist requests wait out the persist delay, so that neighbours share their segment.
     pub(super) fn roll_over(&mut self, urgent: bool) {
         if let Some(set) = self.writer.roll_over() {
             self.submit(set, urgent);

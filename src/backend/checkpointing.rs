@@ -130,7 +130,7 @@ impl Core {
         let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
         checked.map_err(|refusal| error::trigger(&refusal))?;
         let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
-        self.roll_over(true);
+        self.roll_over(false);
         let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
         self.ledger.trigger(CheckpointRecord {
             identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
@@ -186,7 +186,7 @@ impl Core {
 
     /// Makes what is applied durable; `waiter` hears of it.
     pub(super) fn persist(&mut self, waiter: PersistWaiter) {
-        self.roll_over(true);
+        self.roll_over(false);
         self.persist_waiters.push(self.writer.next(), waiter);
         self.on_persisted();
     }

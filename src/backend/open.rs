@@ -337,12 +337,7 @@ fn derive(
 }
 
 /// What the backend is opened as, given what is known of it, which binds unless it begins empty.
-fn shape(
-    env: &Environment,
-    spec: &OpenSpec,
-    known: Option<&Shape>,
-    begins_empty: bool,
-) -> Result<Shape, Error> {
+fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Shape>, begins_empty: bool) -> Result<Shape, Error> {
     let mismatch = |text: String| Error::new(Reason::BackendMismatch, format!("backend `{}`: {text}", spec.id));
     let max_parallelism = match (spec.max_parallelism, known) {
         (Some(wanted), Some(known)) if wanted != known.max_parallelism && !begins_empty => {
