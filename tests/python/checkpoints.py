@@ -206,9 +206,12 @@ def notices_of_every_kind_are_idempotent_whenever_they_come(world):
     assert session.next("error").reason == 1
     session.finish()
     newer = client.open(world.job, attempt=3, restore=restore_id(7)).backend
-    with refused("REASON_FENCED"):
-        client.notify(ref, "DISCARD", done[5])
-    assert client.retained(newer) == [5, 7], "a notice of an old attempt changes nothing"
+    kept = client.retained(newer)
+    assert {5, 7} <= set(kept)
+    for number in kept:
+        with refused("REASON_FENCED"):
+            client.notify(ref, "DISCARD", done[number])
+    assert client.retained(newer) == kept, "a notice of an old attempt changes nothing"
     assert client.notify(newer, "DISCARD", done[5]) == "DONE", "a new owner may speak of its forerunner's checkpoints"
 
 
