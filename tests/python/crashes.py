@@ -1,12 +1,31 @@
 """kill -9 at any moment: whatever was promised is there again, on another socket, with only the store."""
 
+import collections
 import copy
 import random
+import subprocess
+import sys
 import threading
 import time
 
 from operations import i64, merge
-from support import LIST, MAP, VALUE, descriptor, get, grpc, op, put, refused, restore_handles, restore_id, restore_latest, retain
+from support import (
+    LIST,
+    MAP,
+    PATIENCE,
+    ROOT,
+    VALUE,
+    descriptor,
+    get,
+    grpc,
+    op,
+    put,
+    refused,
+    restore_handles,
+    restore_id,
+    restore_latest,
+    retain,
+)
 from world import scenario
 
 STATES = (
@@ -174,3 +193,31 @@ def kill_9_while_a_backend_opens_leaves_it_restorable(world):
     assert found.value == b"3"
     with refused("REASON_FENCED"):
         client.open(world.job, attempt=8)
+
+
+@scenario
+def the_example_counts_exactly_once_over_kills_of_itself_and_the_daemon(world):
+    rng = random.Random(7)
+    words = [b"w%d" % number for number in range(2000)]
+    text = world.folder / "text"
+    text.parent.mkdir(parents=True)
+    lines = [b" ".join(rng.choices(words, k=6)) for _ in range(30_000)]
+    text.write_bytes(b"\n".join(lines))
+    daemon = world.start()
+    example = str(ROOT / "examples/python/wordcount.py")
+    for attempt in range(1, 10):
+        command = [sys.executable, example, str(daemon.socket), str(attempt), str(text)]
+        task = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if attempt <= 4:
+            time.sleep(0.6 + rng.random())
+            task.kill()
+            if attempt % 2:
+                daemon.kill()
+                daemon = world.start(store=daemon.store)
+        said, complaint = task.communicate(timeout=60)
+        if task.returncode == 0:
+            break
+    counts = collections.Counter(word for line in lines for word in line.split())
+    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
+    found = [(line.split()[1], int(line.split()[0])) for line in said.splitlines()]
+    assert found == expected, (attempt, found, expected, complaint)

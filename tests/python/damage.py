@@ -38,13 +38,16 @@ DAMAGES = {
 }
 
 
-def build(world, job):
-    """A store with three checkpoints under two owners; returns what each holds."""
+def build(world, job, change_sets=0):
+    """A store with three checkpoints under two owners, before them so many change sets; returns what each holds."""
     daemon = world.start()
     client = world.client(daemon)
     model = {}
     ref = client.open(job, retention=retain()).backend
     (state,) = client.register(ref, descriptor("v"))
+    for number in range(change_sets):
+        client.apply(ref, put(state, b"k", b"%d" % number))
+        client.call("Persist", service_pb2.PersistRequest(backend=ref))
     for number in CHECKPOINTS:
         if number == 3:
             ref = client.open(job, attempt=2, retention=retain()).backend
@@ -56,6 +59,27 @@ def build(world, job):
     client.end(ref)
     daemon.kill()
     return daemon.store, state, model
+
+
+def suffer(world, store, state, model, job, names, unread=()):
+    """What restoring the latest, then each checkpoint by id, gives with each object damaged in each way."""
+    place = world.folder / "damaged"
+    client = world.client(world.start(store=place))
+    outcomes = {}
+    for name in names:
+        for how, damage in DAMAGES.items():
+            if name in unread and how not in ("truncated", "deleted"):
+                continue
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(store, place)
+            damage(place / name)
+            worked = []
+            for attempt, way in enumerate([restore_latest()] + [restore_id(n) for n in CHECKPOINTS], start=10):
+                worked.append(restore(client, job, state, model, attempt, way, name, how))
+                for backend in client.call("Describe", service_pb2.DescribeRequest()).backends:
+                    client.end(backend.backend)
+            outcomes[name, how] = worked
+    return outcomes
 
 
 def restore(client, job, state, model, attempt, way, path, how):
@@ -88,24 +112,8 @@ def a_damaged_object_is_named_and_never_served(world):
     names = sorted(objects(store))
     assert {name.split("/")[1] for name in names} == {"segments", "job", "operators"}, names
     head = max(name for name in names if "/manifest/" in name)
-    place = world.folder / "damaged"
-    daemon = world.start(store=place)
-    client = world.client(daemon)
-    outcomes = {}
-    for name in names:
-        for how, damage in DAMAGES.items():
-            if "/manifest/" in name and name != head and how not in ("truncated", "deleted"):
-                continue
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(store, place)
-            damage(place / name)
-            worked = []
-            for attempt, way in enumerate([restore_latest()] + [restore_id(n) for n in CHECKPOINTS], start=10):
-                worked.append(restore(client, job, state, model, attempt, way, name, how))
-                for backend in client.call("Describe", service_pb2.DescribeRequest()).backends:
-                    client.end(backend.backend)
-            outcomes[name, how] = worked
-    for (name, how), (latest, *by_id) in outcomes.items():
+    unread = [name for name in names if "/manifest/" in name and name != head]
+    for (name, how), (latest, *by_id) in suffer(world, store, state, model, job, names, unread).items():
         if name == head:
             assert how == "deleted" or not any([latest, *by_id]), f"the newest manifest is the only authority: {how}"
         elif "/segments/" not in name:
@@ -113,3 +121,12 @@ def a_damaged_object_is_named_and_never_served(world):
         elif how in ("truncated", "emptied", "deleted", "a byte in the middle flipped"):
             assert not latest and not by_id[-1], f"`{name}` {how} was not noticed"
             assert by_id == sorted(by_id, reverse=True), f"`{name}` {how} spoils older checkpoints: {by_id}"
+
+
+@scenario
+def a_damaged_page_of_the_index_is_named_and_never_served(world):
+    store, state, model = build(world, "j", change_sets=140)
+    pages = [name for name in objects(store) if "/manifest/" not in name and "/operators/" in name]
+    assert pages, "so many change sets do not fit the manifest"
+    for (name, how), (latest, *by_id) in suffer(world, store, state, model, "j", pages).items():
+        assert not latest and not any(by_id), f"`{name}` {how} was not noticed: {latest} {by_id}"
