@@ -11,6 +11,7 @@ from support import (
     eventually,
     get,
     objects,
+    outage,
     put,
     refused,
     restore_handles,
@@ -137,22 +138,16 @@ def a_checkpoint_that_is_late_times_out_and_loses_no_change(world):
     session = client.session(ref)
     session.batch(put(state, b"a", b"1"))
     session.checkpoint(1)
-    # The store vanishes: the folder of the segments becomes a file.
-    segments = daemon.store / world.job / "segments"
-    hidden = segments.with_name("hidden")
-    segments.rename(hidden)
-    segments.write_text("not a folder")
-    session.batch(put(state, b"b", b"2"))
-    begun = time.monotonic()
-    session.barrier(2, timeout_ms=300)
-    check_refusal(session.failed(2), "REASON_CHECKPOINT_TIMEOUT", 2, scope="SCOPE_BATCH")
-    assert 0.25 < time.monotonic() - begun < 5
-    with refused("REASON_CHECKPOINT_TIMEOUT"):
-        client.checkpoint(ref, 3, timeout_ms=200)
-    session.batch(put(state, b"c", b"3"))
-    session.wait("applied", 3)
-    segments.unlink()
-    hidden.rename(segments)
+    with outage(daemon, world.job):
+        session.batch(put(state, b"b", b"2"))
+        begun = time.monotonic()
+        session.barrier(2, timeout_ms=300)
+        check_refusal(session.failed(2), "REASON_CHECKPOINT_TIMEOUT", 2, scope="SCOPE_BATCH")
+        assert 0.25 < time.monotonic() - begun < 5
+        with refused("REASON_CHECKPOINT_TIMEOUT"):
+            client.checkpoint(ref, 3, timeout_ms=200)
+        session.batch(put(state, b"c", b"3"))
+        session.wait("applied", 3)
     done = session.checkpoint(4)
     assert done.applied_to == 3 and done.changes == 1
     session.finish()

@@ -15,6 +15,7 @@ from support import (
     get,
     objects,
     op,
+    outage,
     put,
     refused,
     service_pb2,
@@ -176,22 +177,52 @@ def the_largest_batch_fits_the_credit_of_an_idle_session(world):
 
 @scenario
 def writing_beyond_the_credit_ends_the_session_and_not_the_backend(world):
-    client, ref, (state,) = opened(world, descriptor("v"))
-    session = Session(client, ref, start=False)
-    session.send(start=session_pb2.SessionStart(backend=ref))
-    value = b"x" * (MAX_VALUE - 100)
-    for number in range(400):
-        session.batch(*[put(state, b"%d" % i, value) for i in range(3)], number=number)
-    started = session.next("started")
-    end = session.next("end")
-    if end is not None:
-        check_refusal(Refused.from_call(end), "REASON_CREDIT_EXCEEDED", scope="SCOPE_SESSION")
-    else:
-        assert session.ack.applied_to == 400, "a daemon that kept up may have granted enough in time"
+    daemon = world.start(settings=["state.changelog.dstl.dfs.upload.max-in-flight=16 MiB"])
+    client = world.client(daemon)
+    ref = client.open(world.job).backend
+    (state,) = client.register(ref, descriptor("v"))
     session = client.session(ref)
-    assert session.number >= started.credit // (3 * MAX_VALUE), "what the credit covered was applied"
-    (found,) = session.read(get(state, b"0"))
-    assert found.value == value
+    credit, value = session.ack.credit, b"x" * (MAX_VALUE - 100)
+    with outage(daemon, world.job):
+        for number in range(10):
+            session.batch(*[put(state, b"%d %d" % (number, i), value) for i in range(3)])
+        check_refusal(session.end(), "REASON_CREDIT_EXCEEDED", scope="SCOPE_SESSION")
+        session = client.session(ref)
+        assert credit // (3 * MAX_VALUE) <= session.number < 10, "exactly what the credit covered was applied"
+        first, last = session.read(get(state, b"%d 0" % (session.number - 1)), get(state, b"9 0"))
+        assert first.value == value and not last.found
+    session.checkpoint(1)
+    session.finish()
+
+
+@scenario
+def an_outage_of_the_store_pushes_back_writers_and_nothing_else(world):
+    daemon = world.start(settings=["state.changelog.dstl.dfs.upload.max-in-flight=16 MiB"])
+    client = world.client(daemon)
+    refs = [client.open(world.job, operator=operator).backend for operator in ("a", "b")]
+    ((state,), _) = [client.register(ref, descriptor("v")) for ref in refs]
+    session, neighbour = [client.session(ref) for ref in refs]
+    operations = [put(state, b"%d" % index, b"x" * (MAX_VALUE - 100)) for index in range(3)]
+    with outage(daemon, world.job):
+        while session.spent + encoded(session.number, *operations) <= session.ack.credit or session.number < 2:
+            session.credit_for(encoded(session.number, *operations))
+            session.batch(*operations)
+            session.wait("applied", session.number)
+        neighbour.credit_for(encoded(0, *operations))
+        neighbour.batch(*operations)
+        neighbour.wait("applied", 1)
+        (found,) = session.read(get(state, b"0"))
+        assert found.found, "reads never wait for credit"
+        session.barrier(1, timeout_ms=100)
+        check_refusal(session.failed(1), "REASON_CHECKPOINT_TIMEOUT")
+        session.send(persist=session_pb2.PersistMark(token=3))
+        assert session.notify("COMPLETE", identity(ref=refs[0], number=1)) == "UNKNOWN"
+        assert session.ack.persisted_to == 0
+    assert session.next("persisted").token == 3, "uploads are repeated until the store is back"
+    session.credit_for(encoded(session.number, *operations))
+    session.batch(*operations)
+    session.checkpoint(2)
+    neighbour.checkpoint(1)
     session.finish()
 
 

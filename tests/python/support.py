@@ -447,6 +447,19 @@ class Session:
         assert not self.stash, self.stash
 
 
+@contextlib.contextmanager
+def outage(daemon, job):
+    """Lets every upload of a job fail: the folder of its segments becomes a file for a while."""
+    segments = daemon.store / job / "segments"
+    hidden = segments.with_name("hidden")
+    segments.mkdir(parents=True, exist_ok=True)
+    segments.rename(hidden)
+    segments.write_text("not a folder")
+    yield
+    segments.unlink()
+    hidden.rename(segments)
+
+
 def objects(store, job=None):
     """Path to (size, time of change) of every object of a local store."""
     base = pathlib.Path(store)
