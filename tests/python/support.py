@@ -457,7 +457,13 @@ def outage(daemon, job):
     segments.write_text("not a folder")
     yield
     segments.unlink()
-    hidden.rename(segments)
+    # From here on the daemon may write there again, so that its folders are filled one by one.
+    for path in sorted(hidden.rglob("*")):
+        if path.is_file():
+            back = segments / path.relative_to(hidden)
+            back.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(back)
+    shutil.rmtree(hidden)
 
 
 def objects(store, job=None):
