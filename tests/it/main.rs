@@ -4,6 +4,7 @@
 
 mod backend;
 mod config;
+mod deploy;
 mod python;
 mod support;
 mod tidy;
