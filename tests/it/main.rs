@@ -6,5 +6,6 @@ mod backend;
 mod config;
 mod demo;
 mod deploy;
+mod python;
 mod support;
 mod tidy;
