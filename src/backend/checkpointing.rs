@@ -226,17 +226,20 @@ impl Core {
 
     /// The manifest to write now, if one is wanted.
     pub(super) fn next_publication(&mut self, now: Instant) -> Option<Publication> {
-        if !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
+        if self.sealed || !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
             return None;
         }
         self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
         let persisted_to = self.writer.persisted_to();
         let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
-        if !self.ledger.is_ready(persisted_to) && !notices_due && self.publish_now.is_empty() {
+        let withdrawing = std::mem::take(&mut self.withdrawing);
+        if !self.ledger.is_ready(persisted_to) && !notices_due && !withdrawing && self.publish_now.is_empty() {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
-        let low_water = if self.closing { u64::MAX } else { self.segment_low_water() };
+        // What the last manifest does not name, a sweep may delete from then on.
+        self.sealed = self.closing;
+        let low_water = if self.sealed { u64::MAX } else { self.segment_low_water() };
         Some(self.begin_publication(low_water))
     }
 
@@ -298,6 +301,10 @@ impl Core {
             return NoticeOutcome::Done;
         }
         let outcome = self.ledger.notice(kind, target);
+        if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {
+            // The engine must not meet it again after a crash: a manifest without it goes out at once.
+            self.withdrawing = true;
+        }
         self.wake_session();
         outcome
     }

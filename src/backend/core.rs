@@ -98,8 +98,14 @@ pub(super) struct Core {
     pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
+    pub(super) publish_now: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    /// A published checkpoint was withdrawn: a manifest without it goes out at once.
+    pub(super) withdrawing: bool,
     /// An orderly close waits for the last manifest.
     pub(super) closing: bool,
+    /// The last manifest has begun: it says that this owner names no further segment.
+    pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
     /// The session that sent each of the newest barriers.
     pub(super) barrier_sessions: BTreeMap<CheckpointId, u64>,

@@ -5,5 +5,8 @@
 mod backend;
 mod config;
 mod materialization;
+mod demo;
+mod deploy;
+mod python;
 mod support;
 mod tidy;
