@@ -9,7 +9,9 @@
 //! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no user
 //! code at replay. So live application and replay are the same call.
 //!
-//! A backend does not know that it is logged, who owns it, or what a checkpoint is.
+//! A backend does not know that it is logged, who owns it, or what a checkpoint is. It can be copied piece by piece while it
+//! changes in between ([`StateBackend::copy_piece`]): a *piece* is the contents of one (state, key group) whose stable
+//! hashes ([`stable_hash`]) are in one [`HashRange`]. Stamps that its owner puts on changes tell which of them a piece holds.
 //!
 //! Every implementation passes [`conformance`].
 
@@ -19,8 +21,12 @@ pub mod conformance;
 pub mod hashmap;
 pub mod merge;
 pub mod op;
+mod piece;
 
-pub use self::change::{Action, Change};
+pub use self::{
+    change::{Action, Change},
+    piece::{HashRange, stable_hash},
+};
 
 use crate::types::{KeyGroup, StateDescriptor, StateId};
 
@@ -128,6 +134,33 @@ pub trait StateBackend: Send {
 
     /// Bytes of memory (or local disk) that the contents take, as the backend accounts for them.
     fn bytes(&self) -> u64;
+
+    /// Changes applied from now on carry `stamp`. It means nothing to the backend, never decreases, and is 0 at first.
+    ///
+    /// Whoever wants to tell by [`changed`](Self::changed) what came after a copy raises it between the copy and the next
+    /// change.
+    fn set_stamp(&mut self, stamp: u64);
+
+    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend, every cell
+    /// (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend chooses so that
+    /// the copy is bounded. Cells come in no particular order, the changes of one cell in theirs. Returns the last hash that
+    /// was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX` is the end: the whole of a key
+    /// group in which nothing was ever written is covered at once, without a change.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn copy_piece(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, StateError>;
+
+    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend may
+    /// look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does their
+    /// removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not there.
+    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
 
     /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the processor,
     /// for many places at once; it changes nothing, and ignores places that do not fit.

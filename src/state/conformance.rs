@@ -12,6 +12,9 @@ mod lists;
 mod maps;
 #[cfg(test)]
 pub(crate) mod model;
+mod pieces;
+#[cfg(test)]
+pub(crate) mod snapshot;
 mod values;
 
 use self::bench::Bench;
@@ -41,6 +44,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("entries_and_bytes_follow_the_contents", contract::entries_and_bytes_follow_the_contents),
     ("changes_that_do_not_fit_change_nothing", contract::changes_that_do_not_fit_change_nothing),
+    ("pieces_rebuild_every_kind", pieces::pieces_rebuild_every_kind),
+    ("pieces_start_where_they_are_told", pieces::pieces_start_where_they_are_told),
+    ("nothing_is_copied_of_what_was_never_written", pieces::nothing_is_copied_of_what_was_never_written),
+    ("stamps_of_changes_are_found", pieces::stamps_of_changes_are_found),
 ];
 
 /// Runs every check.

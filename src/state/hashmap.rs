@@ -8,10 +8,11 @@
 //!
 //! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one is
 //! split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time and
-//! never stall the writer by rehashing a huge table. Slices are also the unit in which contents can be copied.
+//! never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and whose last
+//! change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
 //!
-//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound, and a clear of it
-//! takes as long as freeing its entries does.
+//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear of it
+//! takes as long as freeing its entries does, and a copy as long as reading them.
 //!
 //! [`bytes`](StateBackend::bytes) counts hash tables, directories and blocks as allocated, B-tree nodes by estimate, and a
 //! constant for the allocator's own cost per block.
@@ -25,7 +26,7 @@ mod table;
 use std::hint::black_box;
 
 use self::table::{Misfit, Table};
-use super::{Address, Change, PageLimit, StateBackend, StateError};
+use super::{Address, Change, HashRange, PageLimit, StateBackend, StateError};
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
 /// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
@@ -38,6 +39,8 @@ pub struct HashMapBackend {
     states: Vec<(StateId, Table)>,
     /// Sum over the states.
     bytes: u64,
+    /// Of the next change.
+    stamp: u64,
 }
 
 /// The extent of one slice.
@@ -53,7 +56,7 @@ impl HashMapBackend {
     /// An empty backend for the key groups of `range`.
     #[must_use]
     pub fn new(range: KeyGroupRange) -> Self {
-        Self { range, states: Vec::new(), bytes: 0 }
+        Self { range, states: Vec::new(), bytes: 0, stamp: 0 }
     }
 
     /// The slices of one (state, key group), in no particular order; none for what is not there.
@@ -92,6 +95,7 @@ impl StateBackend for HashMapBackend {
             return Err(StateError::Mismatch { state, what: "the state is not registered" });
         };
         let before = table.usage().bytes;
+        table.set_stamp(self.stamp);
         let applied = table.apply(change.at, change.action);
         self.bytes = self.bytes - before + table.usage().bytes;
         applied.map_err(mismatch(change.at))
@@ -144,6 +148,27 @@ impl StateBackend for HashMapBackend {
         self.bytes
     }
 
+    fn set_stamp(&mut self, stamp: u64) {
+        debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
+        self.stamp = stamp;
+    }
+
+    /// Copies one slice, or what of it lies at or after `from`.
+    fn copy_piece(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, StateError> {
+        let copied = self.table(state)?.copy_slice(state, key_group, from, copy);
+        copied.map_err(|what| StateError::Mismatch { state, what })
+    }
+
+    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
+        self.table(state).map_or(0, |table| table.changed(key_group, range))
+    }
+
     /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket, block.
     /// These loops are so short that the processor works on several places at a time.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
@@ -175,7 +200,7 @@ mod tests {
         *,
     };
     use crate::{
-        state::{Action, conformance},
+        state::{Action, conformance, stable_hash},
         types::StateKind,
     };
 
@@ -210,6 +235,72 @@ mod tests {
     #[test]
     fn equals_the_model_under_random_operations() {
         conformance::model::random_operations_equal_the_model(&|range| Box::new(HashMapBackend::new(range)));
+    }
+
+    #[test]
+    fn pieces_copied_amid_changes_rebuild_it() {
+        let factory: conformance::Factory<'_> = &|range| Box::new(HashMapBackend::new(range));
+        conformance::snapshot::pieces_copied_amid_changes_rebuild_the_backend(factory);
+    }
+
+    /// The ranges of the pieces of the group, and the number of cells that each copy hands out.
+    fn pieces(backend: &HashMapBackend) -> Vec<(HashRange, usize)> {
+        let (mut pieces, mut from) = (Vec::new(), Some(0));
+        while let Some(first) = from {
+            let mut cells = 0;
+            let last = backend.copy_piece(STATE, GROUP, first, &mut |_| cells += 1).unwrap();
+            pieces.push((HashRange { first, last }, cells));
+            from = last.checked_add(1);
+        }
+        pieces
+    }
+
+    #[test]
+    fn a_copy_is_bounded_by_a_slice() {
+        let mut backend = backend(StateKind::Value);
+        for key in 0..20_000 {
+            apply(&mut backend, key, Action::Put(b"v"));
+        }
+        let pieces = pieces(&backend);
+        assert_eq!(pieces.len(), backend.slices(STATE, GROUP).len());
+        assert!(pieces.iter().all(|(_, cells)| *cells <= MAX_SLICE_CELLS), "{pieces:?}");
+        assert_eq!(pieces.iter().map(|(_, cells)| cells).sum::<usize>(), 20_000);
+        let (range, cells) = pieces[1];
+        let mut upper = 0;
+        let last = backend.copy_piece(STATE, GROUP, range.first.midpoint(range.last), &mut |_| upper += 1);
+        assert_eq!(last.unwrap(), range.last, "a copy from within a slice ends with it");
+        assert!((1..cells).contains(&upper), "{upper} of {cells}");
+    }
+
+    #[test]
+    fn stamps_outlive_splits_merges_and_removed_cells() {
+        let mut backend = backend(StateKind::Value);
+        let changed = |backend: &HashMapBackend, range| backend.changed(STATE, GROUP, range);
+        backend.set_stamp(1);
+        for key in 0..20_000 {
+            apply(&mut backend, key, Action::Put(b"v"));
+        }
+        let full = pieces(&backend);
+        assert!(full.len() > 4 && full.iter().all(|(range, _)| changed(&backend, *range) == 1), "{full:?}");
+        let hash = |key: u32| stable_hash(&key.to_be_bytes(), b"");
+        let (of_key, others): (Vec<_>, Vec<_>) = full.iter().copied().partition(|(range, _)| range.contains(hash(7)));
+        backend.set_stamp(2);
+        apply(&mut backend, 7, Action::Clear);
+        assert_eq!(changed(&backend, of_key[0].0), 2);
+        assert!(others.iter().all(|(range, _)| changed(&backend, *range) == 1));
+        backend.set_stamp(3);
+        apply(&mut backend, 7, Action::Clear);
+        assert_eq!(changed(&backend, HashRange::ALL), 2, "nothing was there any more");
+        for key in (0..20_000).filter(|key| !of_key[0].0.contains(hash(*key))) {
+            apply(&mut backend, key, Action::Clear);
+        }
+        assert!(others.iter().all(|(range, _)| changed(&backend, *range) == 3));
+        backend.set_stamp(4);
+        for key in 0..20_000 {
+            apply(&mut backend, key, Action::Clear);
+        }
+        assert_eq!(pieces(&backend), [(HashRange::ALL, 0)]);
+        assert!(full.iter().all(|(range, _)| changed(&backend, *range) == 4));
     }
 
     #[test]

@@ -106,8 +106,7 @@ impl Bench {
     pub(super) fn write(&mut self, at: Address<'_>, op: Op<'_>, changes: &[crate::state::Action<'_>]) {
         let from = self.log.len();
         assert_eq!(self.run(at, op), None, "{op:?}");
-        let logged: Vec<_> =
-            self.log[from..].iter().map(|(group, bytes)| Change::decode(*group, bytes).unwrap()).collect();
+        let logged: Vec<_> = self.changes(from).collect();
         let expected: Vec<_> = changes.iter().map(|&action| Change { at, action }).collect();
         assert_eq!(logged, expected, "what {op:?} logs");
     }
@@ -166,11 +165,21 @@ impl Bench {
         self.log.len()
     }
 
+    /// The logged changes from the `from`th on, in order.
+    pub(super) fn changes(&self, from: usize) -> impl Iterator<Item = Change<'_>> {
+        self.log[from..].iter().map(|(group, bytes)| Change::decode(*group, bytes).unwrap())
+    }
+
+    /// Ids of the registered states.
+    pub(super) fn states(&self) -> impl Iterator<Item = StateId> + use<> {
+        STATES.into_iter().map(|(state, _, _)| state)
+    }
+
     /// A bench on a fresh backend to which the log was replayed.
     pub(super) fn replayed(&self, factory: Factory<'_>) -> Self {
         let mut replayed = Self::new(factory);
-        for (group, bytes) in &self.log {
-            replayed.backend.apply(&Change::decode(*group, bytes).unwrap()).unwrap();
+        for change in self.changes(0) {
+            replayed.backend.apply(&change).unwrap();
         }
         replayed.backend.finish_batch().unwrap();
         replayed
@@ -179,11 +188,16 @@ impl Bench {
     /// Asserts that replaying the log gives a backend that is equal at `places`, and in its counts.
     pub(super) fn assert_replays(&mut self, factory: Factory<'_>, places: &[Address<'_>]) {
         let mut replayed = self.replayed(factory);
+        self.assert_equals(&mut replayed, places);
+    }
+
+    /// Asserts that another bench, rebuilt from this one, is equal at `places`, and in its counts.
+    pub(super) fn assert_equals(&mut self, rebuilt: &mut Self, places: &[Address<'_>]) {
         for &at in places {
-            assert_eq!(self.contents(at), replayed.contents(at), "replayed {at:?}");
+            assert_eq!(self.contents(at), rebuilt.contents(at), "rebuilt {at:?}");
         }
         for (state, _, _) in STATES {
-            assert_eq!(self.backend.entries(state), replayed.backend.entries(state), "replayed entries of {state:?}");
+            assert_eq!(self.backend.entries(state), rebuilt.backend.entries(state), "rebuilt entries of {state:?}");
         }
     }
 

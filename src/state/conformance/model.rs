@@ -22,7 +22,7 @@ const NAMESPACES: [&str; 2] = ["", "b"];
 
 /// A random operation: what to do, where, with which data.
 #[derive(Debug, Clone)]
-struct Step {
+pub(super) struct Step {
     state: StateId,
     key: &'static str,
     namespace: &'static str,
@@ -33,7 +33,7 @@ struct Step {
 }
 
 impl Step {
-    fn any() -> impl Strategy<Value = Self> {
+    pub(super) fn any() -> impl Strategy<Value = Self> {
         let place =
             (prop::sample::select(&STATES[..]), prop::sample::select(&KEYS[..]), prop::sample::select(&NAMESPACES[..]));
         let value = || prop::collection::vec(0..3_u8, 0..20);
@@ -48,11 +48,11 @@ impl Step {
         )
     }
 
-    fn at(&self) -> Address<'static> {
+    pub(super) fn at(&self) -> Address<'static> {
         at_namespace(self.state, self.key, self.namespace)
     }
 
-    fn op(&self) -> Op<'_> {
+    pub(super) fn op(&self) -> Op<'_> {
         let (map_key, value) = (&self.map_key[..], &self.value[..]);
         match (self.state, self.verb) {
             (_, 0) => Op::Clear,

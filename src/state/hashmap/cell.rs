@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, mem::size_of};
 
 use super::name::{Name, content_start};
+use crate::state::Action;
 
 /// What the allocator takes beside the bytes asked for: its header, and half of its rounding to 16.
 pub(super) const ALLOCATION_BYTES: usize = 16;
@@ -29,6 +30,9 @@ pub(super) trait Cell {
 
     /// Bytes that the cell takes outside its bucket. Constant time.
     fn bytes(&self) -> u64;
+
+    /// Hands out the actions that rebuild the cell, in their order.
+    fn rebuild(&self, each: &mut dyn FnMut(Action<'_>));
 }
 
 /// A value.
@@ -76,6 +80,10 @@ impl Cell for ValueCell {
     #[inline]
     fn bytes(&self) -> u64 {
         (self.block.capacity() + ALLOCATION_BYTES) as u64
+    }
+
+    fn rebuild(&self, each: &mut dyn FnMut(Action<'_>)) {
+        each(Action::Put(self.value()));
     }
 }
 
@@ -146,6 +154,12 @@ impl Cell for MapCell {
         let nodes = MAP_LEAF_BYTES.max(self.map.len() * MAP_ENTRY_BYTES);
         (self.block.len() + ALLOCATION_BYTES + nodes + self.contents_bytes) as u64
     }
+
+    fn rebuild(&self, each: &mut dyn FnMut(Action<'_>)) {
+        for (map_key, value) in &self.map {
+            each(Action::MapPut { map_key, value });
+        }
+    }
 }
 
 /// A list. Never empty while it is stored.
@@ -202,6 +216,12 @@ impl Cell for ListCell {
     fn bytes(&self) -> u64 {
         let vector = self.elements.capacity() * size_of::<Box<[u8]>>();
         (self.block.len() + 2 * ALLOCATION_BYTES + vector + self.contents_bytes) as u64
+    }
+
+    fn rebuild(&self, each: &mut dyn FnMut(Action<'_>)) {
+        for (index, element) in (0..).zip(&self.elements) {
+            each(Action::ListPut { index, element });
+        }
     }
 }
 

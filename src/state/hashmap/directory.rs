@@ -16,8 +16,9 @@ use std::mem::size_of;
 use super::{
     cell::Cell,
     name::Name,
-    slice::{Slice, Usage},
+    slice::{Slice, Tally, Usage},
 };
+use crate::state::HashRange;
 
 /// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; each slice's range is what leads to it;
 /// `deepest` slices have the directory's depth.
@@ -44,6 +45,24 @@ impl<C: Cell> Directory<C> {
         &self.slices
     }
 
+    /// The slice whose range holds `hash`.
+    pub(super) fn slice_of(&self, hash: u64) -> &Slice<C> {
+        self.slice(self.position(hash))
+    }
+
+    /// The highest stamp of any change in the slices that share a hash with `range`, or above it.
+    pub(super) fn changed(&self, range: HashRange) -> u64 {
+        let (mut changed, mut from) = (0, range.first);
+        loop {
+            let slice = self.slice_of(from);
+            changed = changed.max(slice.changed());
+            match slice.last().checked_add(1) {
+                Some(next) if next <= range.last => from = next,
+                _ => return changed,
+            }
+        }
+    }
+
     #[inline]
     pub(super) fn find(&self, name: &Name<'_>) -> Option<&C> {
         self.slices.get(self.position(name.hash()))?.find(name)
@@ -63,27 +82,27 @@ impl<C: Cell> Directory<C> {
     pub(super) fn upsert<E>(
         &mut self,
         name: &Name<'_>,
-        usage: &mut Usage,
+        tally: &mut Tally,
         change: impl FnOnce(&mut C) -> Result<(), E>,
         create: impl FnOnce() -> Result<C, E>,
     ) -> Result<(), E> {
         let position = self.position(name.hash());
         let slice = self.slice_mut(position);
-        match slice.change(name, usage, change) {
+        match slice.change(name, tally, change) {
             Some(result) => result?,
-            None => slice.insert(create()?, usage),
+            None => slice.insert(create()?, tally),
         }
         if slice.is_full() {
-            self.split(position, usage);
+            self.split(position, &mut tally.usage);
         }
         Ok(())
     }
 
     /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays.
-    pub(super) fn change_or_remove(&mut self, name: &Name<'_>, usage: &mut Usage, change: impl FnOnce(&mut C) -> bool) {
+    pub(super) fn change_or_remove(&mut self, name: &Name<'_>, tally: &mut Tally, change: impl FnOnce(&mut C) -> bool) {
         let position = self.position(name.hash());
-        if self.slice_mut(position).change_or_remove(name, usage, change) {
-            self.merge(position, usage);
+        if self.slice_mut(position).change_or_remove(name, tally, change) {
+            self.merge(position, &mut tally.usage);
         }
     }
 

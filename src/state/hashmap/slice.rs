@@ -50,9 +50,18 @@ impl Usage {
     }
 }
 
+/// What the changes of a state are counted in, and what they carry.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) usage: Usage,
+    /// The stamp of the next change.
+    pub(super) stamp: u64,
+}
+
 /// The cells whose hashes start with the same `depth` bits.
 ///
-/// Every method that changes cells keeps the `Usage` that it is given: that of the state.
+/// Every method that changes cells keeps the `Usage` or [`Tally`] that it is given, that of the state, and puts its stamp on
+/// the slice.
 pub(super) struct Slice<C> {
     /// The lowest hash of the range; all bits below the highest `depth` are 0.
     first: u64,
@@ -60,16 +69,28 @@ pub(super) struct Slice<C> {
     cells: HashTable<C>,
     /// Sum of the cells' own bytes.
     contents_bytes: u64,
+    /// The stamp of the last change of any cell of the range, present or removed, or above it; 0 before the first.
+    changed: u64,
 }
 
 impl<C: Cell> Slice<C> {
     /// An empty slice of all hashes.
     pub(super) fn new() -> Self {
-        Self { first: 0, depth: 0, cells: HashTable::new(), contents_bytes: 0 }
+        Self { first: 0, depth: 0, cells: HashTable::new(), contents_bytes: 0, changed: 0 }
     }
 
     pub(super) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The highest hash of the range.
+    pub(super) fn last(&self) -> u64 {
+        self.first | u64::MAX >> self.depth
+    }
+
+    /// The stamp of the last change of any cell of the range, present or removed, or above it; 0 before the first.
+    pub(super) fn changed(&self) -> u64 {
+        self.changed
     }
 
     pub(super) fn depth(&self) -> u32 {
@@ -117,15 +138,16 @@ impl<C: Cell> Slice<C> {
     pub(super) fn change<R>(
         &mut self,
         name: &Name<'_>,
-        usage: &mut Usage,
+        tally: &mut Tally,
         change: impl FnOnce(&mut C) -> R,
     ) -> Option<R> {
         let cell = self.cells.find_mut(table_hash(name.hash()), |cell| is_of(cell, name))?;
+        self.changed = tally.stamp;
         let before = Usage::of(cell);
         let result = change(cell);
         let after = Usage::of(cell);
         self.contents_bytes = self.contents_bytes - before.bytes + after.bytes;
-        usage.replace(before, after);
+        tally.usage.replace(before, after);
         Some(result)
     }
 
@@ -134,41 +156,43 @@ impl<C: Cell> Slice<C> {
     pub(super) fn change_or_remove(
         &mut self,
         name: &Name<'_>,
-        usage: &mut Usage,
+        tally: &mut Tally,
         change: impl FnOnce(&mut C) -> bool,
     ) -> bool {
         let Ok(mut found) = self.cells.find_entry(table_hash(name.hash()), |cell| is_of(cell, name)) else {
             return false;
         };
+        self.changed = tally.stamp;
         let before = Usage::of(found.get());
         if change(found.get_mut()) {
             let after = Usage::of(found.get());
             self.contents_bytes = self.contents_bytes - before.bytes + after.bytes;
-            usage.replace(before, after);
+            tally.usage.replace(before, after);
             return false;
         }
         found.remove();
         self.contents_bytes -= before.bytes;
-        usage.replace(before, Usage::default());
-        self.shrink(usage);
+        tally.usage.replace(before, Usage::default());
+        self.shrink(&mut tally.usage);
         true
     }
 
     /// Adds a cell whose name is not there.
-    pub(super) fn insert(&mut self, cell: C, usage: &mut Usage) {
+    pub(super) fn insert(&mut self, cell: C, tally: &mut Tally) {
         let added = Usage::of(&cell);
         let table = self.cells.allocation_size() as u64;
         self.contents_bytes += added.bytes;
+        self.changed = tally.stamp;
         self.cells.insert_unique(table_hash(cell.hash()), cell, cell_hash);
-        usage.replace(Usage::default(), added);
-        usage.replace_bytes(table, self.cells.allocation_size() as u64);
+        tally.usage.replace(Usage::default(), added);
+        tally.usage.replace_bytes(table, self.cells.allocation_size() as u64);
     }
 
     /// Cuts the upper half of the range off.
     pub(super) fn split(&mut self) -> Self {
         let bit = 1 << (u64::BITS - 1 - self.depth);
         self.depth += 1;
-        let mut upper = Self { first: self.first | bit, depth: self.depth, cells: HashTable::new(), contents_bytes: 0 };
+        let mut upper = Self { first: self.first | bit, depth: self.depth, changed: self.changed, ..Self::new() };
         let cells = mem::take(&mut self.cells);
         self.contents_bytes = 0;
         let uppers = cells.iter().filter(|cell| cell.hash() & bit != 0).count();
@@ -186,6 +210,7 @@ impl<C: Cell> Slice<C> {
         assert_eq!(self.depth, buddy.depth, "buddies are halves of one range");
         self.depth -= 1;
         self.first &= buddy.first;
+        self.changed = self.changed.max(buddy.changed);
         for cell in buddy.cells {
             self.adopt(cell);
         }
@@ -206,7 +231,6 @@ impl<C: Cell> Slice<C> {
         usage.replace_bytes(table, self.cells.allocation_size() as u64);
     }
 
-    #[cfg(test)]
     pub(super) fn cells(&self) -> impl Iterator<Item = &C> {
         self.cells.iter()
     }

@@ -7,12 +7,12 @@ use super::slice::Slice;
 use super::{
     cell::{Cell, ListCell, MapCell, ValueCell},
     directory::Directory,
-    name::{Name, stable_hash},
-    slice::Usage,
+    name::{Name, read_name},
+    slice::{Tally, Usage},
 };
 use crate::{
-    state::{Action, Address, PageLimit},
-    types::{KeyGroup, KeyGroupRange, StateKind},
+    state::{Action, Address, Change, HashRange, PageLimit, stable_hash},
+    types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
 /// Why something does not fit: the words of a `StateError::Mismatch`.
@@ -34,7 +34,7 @@ pub(super) struct Groups<C> {
     range: KeyGroupRange,
     /// One for each key group of the range; none before the first write.
     directories: Vec<Directory<C>>,
-    usage: Usage,
+    tally: Tally,
 }
 
 impl Table {
@@ -48,9 +48,9 @@ impl Table {
 
     pub(super) fn usage(&self) -> Usage {
         match self {
-            Self::Value(groups) => groups.usage,
-            Self::List(groups) => groups.usage,
-            Self::Map(groups) => groups.usage,
+            Self::Value(groups) => groups.tally.usage,
+            Self::List(groups) => groups.tally.usage,
+            Self::Map(groups) => groups.tally.usage,
         }
     }
 
@@ -70,6 +70,39 @@ impl Table {
             Self::Value(groups) => groups.slices(group),
             Self::List(groups) => groups.slices(group),
             Self::Map(groups) => groups.slices(group),
+        }
+    }
+
+    /// Changes applied from now on carry `stamp`.
+    pub(super) fn set_stamp(&mut self, stamp: u64) {
+        match self {
+            Self::Value(groups) => groups.tally.stamp = stamp,
+            Self::List(groups) => groups.tally.stamp = stamp,
+            Self::Map(groups) => groups.tally.stamp = stamp,
+        }
+    }
+
+    /// The stamp of the last change in the slices that share a hash with `range`, or above it.
+    pub(super) fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
+        match self {
+            Self::Value(groups) => groups.changed(group, range),
+            Self::List(groups) => groups.changed(group, range),
+            Self::Map(groups) => groups.changed(group, range),
+        }
+    }
+
+    /// Copies the cells of the slice of the hash `from` that are at or after it. Returns the slice's last hash.
+    pub(super) fn copy_slice(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, Misfit> {
+        match self {
+            Self::Value(groups) => groups.copy_slice(state, key_group, from, copy),
+            Self::List(groups) => groups.copy_slice(state, key_group, from, copy),
+            Self::Map(groups) => groups.copy_slice(state, key_group, from, copy),
         }
     }
 
@@ -193,7 +226,7 @@ impl Table {
 
 impl<C: Cell> Groups<C> {
     fn new(range: KeyGroupRange) -> Self {
-        Self { range, directories: Vec::new(), usage: Usage::default() }
+        Self { range, directories: Vec::new(), tally: Tally::default() }
     }
 
     #[cfg(test)]
@@ -207,6 +240,29 @@ impl<C: Cell> Groups<C> {
         let directory = self.range.index(group).and_then(|index| self.directories.get(index));
         let slices = directory.map(Directory::slices).unwrap_or_default();
         slices.iter().map(|slice| (slice.len(), slice.bytes())).collect()
+    }
+
+    fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
+        let directory = self.range.index(group).and_then(|index| self.directories.get(index));
+        directory.map_or(0, |directory| directory.changed(range))
+    }
+
+    fn copy_slice(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, Misfit> {
+        let index = self.range.index(key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        let Some(directory) = self.directories.get(index) else { return Ok(u64::MAX) };
+        let slice = directory.slice_of(from);
+        for cell in slice.cells().filter(|cell| cell.hash() >= from) {
+            let (key, namespace) = read_name(cell.block());
+            let at = Address { state, key_group, key, namespace };
+            cell.rebuild(&mut |action| copy(&Change { at, action }));
+        }
+        Ok(slice.last())
     }
 
     #[inline]
@@ -238,7 +294,7 @@ impl<C: Cell> Groups<C> {
             self.allocate();
         }
         let directory = self.directories.get_mut(index).expect("one for each key group of the range");
-        directory.upsert(name, &mut self.usage, change, create)
+        directory.upsert(name, &mut self.tally, change, create)
     }
 
     fn change_or_remove(
@@ -249,14 +305,14 @@ impl<C: Cell> Groups<C> {
     ) -> Result<(), Misfit> {
         let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
         if let Some(directory) = self.directories.get_mut(index) {
-            directory.change_or_remove(name, &mut self.usage, change);
+            directory.change_or_remove(name, &mut self.tally, change);
         }
         Ok(())
     }
 
     fn allocate(&mut self) {
         self.directories = self.range.iter().map(|_| Directory::new()).collect();
-        self.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
+        self.tally.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
     }
 }
 
