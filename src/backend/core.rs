@@ -98,8 +98,6 @@ pub(super) struct Core {
     pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
-    pub(super) publish_now: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
-    pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
     /// A published checkpoint was withdrawn: a manifest without it goes out at once.
     pub(super) withdrawing: bool,
     /// An orderly close waits for the last manifest.

@@ -233,7 +233,6 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
     });
     tasks.spawn(worker::run(shared.clone()));
     tasks.spawn(materialize::run(shared.clone()));
-    let mut opened = reconnect(&Backend::new(shared));
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
     opened.checkpoint = checkpoint.as_ref().map(|record| record.identity);

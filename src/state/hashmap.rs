@@ -283,7 +283,7 @@ mod tests {
         let full = pieces(&backend);
         assert!(full.len() > 4 && full.iter().all(|(range, _)| changed(&backend, *range) == 1), "{full:?}");
         let hash = |key: u32| stable_hash(&key.to_be_bytes(), b"");
-        let (of_key, others): (Vec<_>, Vec<_>) = full.iter().partition(|(range, _)| range.contains(hash(7)));
+        let (of_key, others): (Vec<_>, Vec<_>) = full.iter().copied().partition(|(range, _)| range.contains(hash(7)));
         backend.set_stamp(2);
         apply(&mut backend, 7, Action::Clear);
         assert_eq!(changed(&backend, of_key[0].0), 2);

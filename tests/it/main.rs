@@ -4,9 +4,9 @@
 
 mod backend;
 mod config;
-mod materialization;
 mod demo;
 mod deploy;
+mod materialization;
 mod python;
 mod support;
 mod tidy;
