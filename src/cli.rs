@@ -8,13 +8,16 @@ mod args;
 mod logging;
 mod output;
 mod run;
+mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 
 pub use self::{
-    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, Inner, ServeArgs},
+    args::{
+        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DumpArgs, GcArgs, Inner, ServeArgs, StoreArgs,
+    },
     logging::init as init_logging,
 };
 use crate::config::Faults;
@@ -28,6 +31,9 @@ pub enum CliError {
     /// The configuration is faulty.
     #[error(transparent)]
     Config(#[from] Faults),
+    /// The command line asks for what there cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// Something failed while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -41,7 +47,7 @@ impl CliError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(EXIT_USAGE),
+            Self::Config(_) | Self::Usage(_) => ExitCode::from(EXIT_USAGE),
             Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
