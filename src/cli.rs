@@ -16,7 +16,8 @@ use clap::Parser as _;
 
 pub use self::{
     args::{
-        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DumpArgs, GcArgs, Inner, ServeArgs, StoreArgs,
+        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DumpArgs, GcArgs, Inner, ServeArgs,
+        StoreArgs,
     },
     logging::init as init_logging,
 };

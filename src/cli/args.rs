@@ -264,11 +264,7 @@ mod tests {
         let gc = parsed(&["dstl", "gc", "--store", "/srv", "--job", "wc", "--grace", "90m"]).unwrap();
         assert!(!gc.delete);
         assert_eq!((gc.grace, gc.job.unwrap().as_str()), (Some(Duration::from_secs(5400)), "wc"));
-        let store = Flag::Named {
-            name: "--store",
-            key: "state.changelog.dstl.dfs.base-path",
-            value: "/srv".into(),
-        };
+        let store = Flag::Named { name: "--store", key: "state.changelog.dstl.dfs.base-path", value: "/srv".into() };
         assert_eq!(gc.store.sources(None).flags, [store]);
         assert!(parsed(&["dstl", "gc", "--job", "a/b"]).unwrap_err().contains("names consist of"));
         assert!(parsed(&["dstl", "gc", "--grace", "soon"]).is_err());

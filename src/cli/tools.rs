@@ -20,7 +20,7 @@ use crate::{
     random::Random,
     tools::{
         self,
-        dump::{decode_text, describe},
+        dump::{decode_handle, describe},
         gc,
         outline::Node,
     },
@@ -82,7 +82,7 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
     }
     match std::fs::read(object) {
         Ok(bytes) => Ok(bytes.into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => decode_text(object).ok_or_else(|| {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => decode_handle(object).ok_or_else(|| {
             CliError::Usage(format!("`{object}` is neither a file, a URL of an object, nor a checkpoint handle"))
         }),
         Err(error) => Err(CliError::runtime(format!("reading `{object}`: {error}"))),

@@ -41,9 +41,7 @@ async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
     let latest = match job::latest(&heads) {
         Latest::Nothing => Node::text("none: no subtask has completed one"),
         Latest::Inconsistent => Node::text("none: there is no checkpoint that every subtask retains"),
-        Latest::Checkpoint(latest) => {
-            Node::Fields(vec![("id", latest.id.into()), ("attempt", latest.attempt.into())])
-        }
+        Latest::Checkpoint(latest) => Node::Fields(vec![("id", latest.id.into()), ("attempt", latest.attempt.into())]),
     };
     let backends = Node::list(heads.iter().map(of_backend));
     Ok(Some(Node::Fields(vec![("job", Node::text(job)), ("latest", latest), ("backends", backends)])))

@@ -5,7 +5,7 @@
 
 mod decode;
 
-pub use self::decode::decode_text;
+pub use self::decode::decode_handle;
 
 use bytes::Bytes;
 
@@ -76,9 +76,8 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
         }
         b"DSTLJOBR" => {
             let record: store::JobRecord = envelope::open(Kind::JobRecord, bytes).map_err(of_envelope)?;
-            let named = name.is_none_or(|name| {
-                matches!(name, ObjectName::JobRecord { number, .. } if number == record.number)
-            });
+            let named =
+                name.is_none_or(|name| matches!(name, ObjectName::JobRecord { number, .. } if number == record.number));
             ("job record", job_record_fields(&record), named)
         }
         b"DSTLHAND" => {
@@ -90,7 +89,8 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
     if !is_named_so {
         return Err(damaged(format!("it is a whole {kind}, but lies under another object's name")));
     }
-    let mut all = vec![("kind", Node::text(kind)), ("object", Node::text(object)), ("bytes", (bytes.len() as u64).into())];
+    let mut all =
+        vec![("kind", Node::text(kind)), ("object", Node::text(object)), ("bytes", (bytes.len() as u64).into())];
     all.extend(fields);
     Ok(Node::Fields(all))
 }
@@ -106,9 +106,9 @@ fn named_as_page(name: Option<&ObjectName>, page: &Page) -> bool {
         Page::Handles(handles) => handles.iter().map(|handle| handle.range.from.epoch()).collect::<Vec<_>>(),
         Page::Pages(pages) => pages.iter().map(|page| page.range.from.epoch()).collect(),
     };
-    name.is_none_or(|name| {
-        matches!(name, ObjectName::IndexPage { epoch, .. } if epochs().iter().all(|found| found == epoch))
-    })
+    name.is_none_or(
+        |name| matches!(name, ObjectName::IndexPage { epoch, .. } if epochs().iter().all(|found| found == epoch)),
+    )
 }
 
 fn segment_fields(index: &segment::SegmentIndex) -> Vec<(&'static str, Node)> {
@@ -121,11 +121,7 @@ fn segment_fields(index: &segment::SegmentIndex) -> Vec<(&'static str, Node)> {
             ("blocks", Node::list(set.blocks.iter().map(block))),
         ])
     });
-    vec![
-        ("instance", Node::text(index.instance)),
-        ("number", index.number.into()),
-        ("change_sets", Node::list(sets)),
-    ]
+    vec![("instance", Node::text(index.instance)), ("number", index.number.into()), ("change_sets", Node::list(sets))]
 }
 
 fn block(block: &BlockHandle) -> Node {
@@ -312,7 +308,7 @@ mod tests {
         let backend = sample().backend;
         let checkpoint = CheckpointIdentity { epoch: 3, id: 17, uuid: Uuid::from_u128(5) };
         let bytes = CheckpointHandle { backend, checkpoint }.encode();
-        let decoded = decode_text(&hex(&bytes)).unwrap();
+        let decoded = decode_handle(&hex(&bytes)).unwrap();
         assert_eq!(decoded, bytes);
         let json = describe("handle", &decoded).unwrap().to_json();
         assert_eq!((json["id"].as_u64(), json["epoch"].as_u64()), (Some(17), Some(3)));

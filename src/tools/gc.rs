@@ -139,8 +139,7 @@ fn tally_text(tally: Tally, word: &str) -> String {
 }
 
 fn outline_of(report: &SweepReport) -> Vec<(&'static str, Node)> {
-    let tally =
-        |tally: Tally| Node::Fields(vec![("objects", tally.objects.into()), ("bytes", tally.bytes.into())]);
+    let tally = |tally: Tally| Node::Fields(vec![("objects", tally.objects.into()), ("bytes", tally.bytes.into())]);
     let object = |finding: &Finding| {
         Node::Fields(vec![
             ("path", Node::text(&finding.meta.path)),

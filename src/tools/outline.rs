@@ -49,9 +49,9 @@ impl Node {
             Self::Number(value) => (*value).into(),
             Self::Text(value) => value.as_str().into(),
             Self::List(nodes) => nodes.iter().map(Self::to_json).collect(),
-            Self::Fields(fields) => {
-                Value::Object(fields.iter().map(|(name, node)| ((*name).to_owned(), node.to_json())).collect::<Map<_, _>>())
-            }
+            Self::Fields(fields) => Value::Object(
+                fields.iter().map(|(name, node)| ((*name).to_owned(), node.to_json())).collect::<Map<_, _>>(),
+            ),
         }
     }
 

@@ -4,5 +4,6 @@
 
 mod backend;
 mod config;
+mod gc;
 mod support;
 mod tidy;

@@ -109,7 +109,7 @@ impl World {
     }
 
     fn act(&mut self, kind: u8, a: usize, b: usize) {
-        match kind % 13 {
+        match kind % 16 {
             0 => self.open(u32::try_from(a).unwrap() % BACKENDS, b),
             1 => self.upload(a, b),
             2 | 3 => self.finish(a, b),
@@ -117,7 +117,9 @@ impl World {
             5..=8 => self.write(a, b),
             9 => self.crash(a, b),
             10 => self.truncate(a, b),
-            _ => self.sweep_step(a % 2),
+            11 | 12 => self.sweep_step(a % 2),
+            13 | 14 => self.publish(a, b),
+            _ => self.sweep_whole(a % 2),
         }
     }
 
@@ -289,6 +291,30 @@ impl World {
         }
     }
 
+    /// An owner publishes often enough that its older manifests may go, while whatever others wait for goes on waiting.
+    fn publish(&mut self, a: usize, b: usize) {
+        let Some(at) = self.serving(a) else { return };
+        for _ in 0..b % 12 {
+            let owner = &mut self.owners[at];
+            if owner.step != Step::Idle || owner.sealed {
+                return;
+            }
+            owner.paper.opens = false;
+            owner.paper.chain.head += 1;
+            let (subtask, paper) = (owner.subtask, owner.paper.clone());
+            let created = self.create(subtask, &paper);
+            self.created(at, &paper, created);
+        }
+    }
+
+    /// A sweep goes on to its end, or one that ended begins and ends.
+    fn sweep_whole(&mut self, which: usize) {
+        self.sweep_step(which);
+        while self.sweeps[which].is_some() {
+            self.sweep_step(which);
+        }
+    }
+
     /// A daemon dies; its requests may arrive late, its store may be a directory. Odd ones leave one owner as a zombie that
     /// does not know that others are about to take over.
     fn crash(&mut self, a: usize, b: usize) {
@@ -409,10 +435,7 @@ impl World {
             self.check();
         }
         self.sweeps = [None, None];
-        self.sweep_step(0);
-        while self.sweeps[0].is_some() {
-            self.sweep_step(0);
-        }
+        self.sweep_whole(0);
     }
 }
 

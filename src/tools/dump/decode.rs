@@ -1,15 +1,18 @@
-//! Bytes as people paste them: hexadecimal, or base64 of either alphabet, padded or not.
+//! Checkpoint handles as people paste them: hexadecimal, or base64 of either alphabet, padded or not.
 
 use bytes::Bytes;
 
-/// The bytes that `text` stands for; `None` if it is neither hexadecimal nor base64. Text that is both is hexadecimal.
+/// The bytes of the checkpoint handle that `text` stands for, damaged or not; `None` if it is none in hexadecimal or base64.
 #[must_use]
-pub fn decode_text(text: &str) -> Option<Bytes> {
-    from_hex(text).or_else(|| from_base64(text)).filter(|bytes| !bytes.is_empty()).map(Bytes::from)
+pub fn decode_handle(text: &str) -> Option<Bytes> {
+    let is_handle = |bytes: &Vec<u8>| bytes.starts_with(b"DSTLHAND");
+    let decoded = from_hex(text).filter(is_handle).or_else(|| from_base64(text).filter(is_handle))?;
+    Some(decoded.into())
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
@@ -45,15 +48,14 @@ mod tests {
 
     #[test]
     fn reads_hexadecimal_and_base64() {
-        let decoded = |text| decode_text(text).map(|bytes| bytes.to_vec());
-        assert_eq!(decoded("44535448"), Some(b"DSTH".to_vec()));
-        for text in ["RFNUTEhBTkQ=", "RFNUTEhBTkQ"] {
-            assert_eq!(decoded(text), Some(b"DSTLHAND".to_vec()), "{text}");
+        for text in ["4453544c48414e44ff", "RFNUTEhBTkT/", "RFNUTEhBTkT_"] {
+            assert_eq!(decode_handle(text).as_deref(), Some(&b"DSTLHAND\xff"[..]), "{text}");
         }
-        assert_eq!(decoded("_-8="), Some(vec![0xff, 0xef]));
-        assert_eq!(decoded("/+8"), Some(vec![0xff, 0xef]));
-        for text in ["", "=", "a b", "RFNUT", "ü"] {
-            assert_eq!(decoded(text), None, "{text}");
+        assert_eq!(from_base64("_-8="), Some(vec![0xff, 0xef]));
+        assert_eq!(from_base64("/+8"), Some(vec![0xff, 0xef]));
+        assert_eq!(from_base64("RFNUTEhBTkQ="), Some(b"DSTLHAND".to_vec()));
+        for text in ["", "=", "a b", "RFNUT", "neither", "ü", "44"] {
+            assert_eq!(decode_handle(text), None, "{text}");
         }
     }
 }
