@@ -17,6 +17,8 @@
 //!    below it which that manifest does not name will never be named. An owner that closed promised so of all.
 //! 3. **Pages belong to an epoch**, which their path tells. Only that epoch's owner names new ones, and a head of a later epoch
 //!    says that it is fenced.
+//!    So does a snapshot file, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
+//!    manifest or given up. A later materialization uses again only files of one that its own manifests still name.
 //! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a fenced
 //!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever, as
 //!    do the records of the job's chain. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
@@ -35,8 +37,7 @@
 //! so one of the two sees the other. This version writes no pins and does not know what they hold: where there are any,
 //! nothing of the job is deleted.
 //!
-//! Grace is a net as well: an object younger than it, by the store's clock, stays. What this version does not make (snapshots,
-//! savepoints) or does not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of
+//! Grace is a net as well: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of
 //! the job is deleted.
 
 mod judge;
@@ -69,7 +70,7 @@ pub enum Verdict {
 /// Why an object is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Live {
-    /// A segment or page.
+    /// A segment, page or snapshot file.
     #[error("named by the head of `{0}`")]
     Named(BackendId),
     /// A manifest.
@@ -101,7 +102,7 @@ pub enum Kept {
     /// The job has pins, which this version cannot read.
     #[error("garbage, but the job has pins, which this version cannot read")]
     Pins,
-    /// A segment or page, or what may become one.
+    /// A segment, page or snapshot file, or what may become one.
     #[error("the owner of `{0}` may still name it")]
     MayBeNamed(BackendId),
     /// A temporary.
@@ -113,7 +114,7 @@ pub enum Kept {
     /// Its chain, or all chains of the job, are gone.
     #[error("there is no manifest that could tell whether it is needed")]
     NoChain,
-    /// A pin, or a file of a snapshot.
+    /// A pin.
     #[error("this version neither makes nor reads such objects")]
     Foreign,
 }
@@ -121,10 +122,10 @@ pub enum Kept {
 /// Why an object is garbage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
-    /// A segment.
+    /// A segment or snapshot file.
     #[error("no head names it, and no owner that could still do so remains")]
     Unnamed,
-    /// A page.
+    /// A page or snapshot file.
     #[error("no head names it, and epoch {0}, which wrote it, has a successor")]
     Outdated(u64),
     /// A manifest.
@@ -167,3 +168,7 @@ impl Verdict {
         matches!(self, Self::Garbage(_))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -4,7 +4,7 @@ use super::{
     CliError,
     args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
-    output,
+    output, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -23,6 +23,9 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Health(args) => ask_health(args),
         Command::Demo(args) => demo(args),
         Command::DemoTask(args) => demo_task(args),
+        Command::Gc(args) => tools::gc(&args),
+        Command::Checkpoints(args) => tools::checkpoints(&args),
+        Command::Dump(args) => tools::dump(&args),
     }
 }
 

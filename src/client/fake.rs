@@ -371,6 +371,13 @@ impl StateBackendService for Fake {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn materialize(
+        &self,
+        _: Request<pb::MaterializeRequest>,
+    ) -> Result<Response<pb::MaterializeResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn pin(&self, _: Request<pb::PinRequest>) -> Result<Response<pb::PinResponse>, Status> {
         Err(Status::unimplemented("not faked"))
     }

@@ -6,9 +6,12 @@ use uuid::Uuid;
 
 use super::{Garbage, Kept, Live, Verdict};
 use crate::{
-    checkpoint::{chain::KEPT_MANIFESTS, manifest::Manifest},
+    checkpoint::{
+        chain::KEPT_MANIFESTS,
+        manifest::{Manifest, SnapshotFile},
+    },
     object::ObjectName,
-    types::{BackendId, Epoch},
+    types::{BackendId, Epoch, Name},
 };
 
 /// What the manifest chain of one backend says.
@@ -26,6 +29,10 @@ pub struct Chain {
     pub segments: BTreeSet<(Uuid, u64)>,
     /// Every page that the head names, directly or through pages: epoch and id.
     pub pages: BTreeSet<(u64, Uuid)>,
+    /// Every snapshot file that the head names, directly or through the index of a materialization: instance and name.
+    pub snapshots: BTreeSet<(Uuid, Name)>,
+    /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
+    pub snapshot_low_water: u64,
     /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
@@ -55,6 +62,12 @@ impl Chain {
             segment_low_water: head.segment_low_water,
             segments: handles.map(|handle| (handle.segment.instance, handle.segment.number)).collect(),
             pages: BTreeSet::new(),
+            snapshots: head
+                .materializations
+                .iter()
+                .map(|base| (base.index.instance, base.index.name.clone()))
+                .collect(),
+            snapshot_low_water: head.snapshot_low_water,
             older: BTreeMap::new(),
         }
     }
@@ -123,9 +136,8 @@ impl View {
             ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
-            ObjectName::SnapshotFile { .. } | ObjectName::Pin { .. } | ObjectName::Temporary { .. } => {
-                Verdict::Kept(Kept::Foreign)
-            }
+            ObjectName::SnapshotFile { backend, instance, file } => self.snapshot_file(backend, *instance, file),
+            ObjectName::Pin { .. } | ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
         }
     }
 
@@ -147,6 +159,25 @@ impl View {
             None => Verdict::Kept(Kept::NoChain),
             Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
             Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            Some(_) => Verdict::Kept(Kept::MayBeNamed(backend.clone())),
+        }
+    }
+
+    fn snapshot_file(&self, backend: &BackendId, instance: Uuid, file: &Name) -> Verdict {
+        let Some(chain) = self.chains.get(backend) else { return Verdict::Kept(Kept::NoChain) };
+        if chain.snapshots.contains(&(instance, file.clone())) {
+            return Verdict::Live(Live::Named(backend.clone()));
+        }
+        match SnapshotFile::parse(file.as_str()) {
+            None => Verdict::Unknown,
+            Some((epoch, _)) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            Some((epoch, number)) if epoch == chain.epoch.number && instance == chain.instance => {
+                if number < chain.snapshot_low_water {
+                    Verdict::Garbage(Garbage::Unnamed)
+                } else {
+                    Verdict::Kept(Kept::MayBeNamed(backend.clone()))
+                }
+            }
             Some(_) => Verdict::Kept(Kept::MayBeNamed(backend.clone())),
         }
     }

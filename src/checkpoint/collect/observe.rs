@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::{Chain, SweepError, View};
 use crate::{
     checkpoint::{
+        base::BaseIndex,
         chain::{self, ChainError},
         index::{Page, PageRef},
-        manifest::Manifest,
+        manifest::{Manifest, Materialization, SnapshotFile},
     },
     object::{
         ObjectMeta, Retry, Store, StoreError,
@@ -31,6 +32,8 @@ pub(super) struct Observer<'a> {
     job: &'a Name,
     retry: Retry,
     pages: BTreeMap<Uuid, PageContents>,
+    /// The files of each materialization.
+    bases: BTreeMap<Uuid, Vec<(Uuid, Name)>>,
     older: BTreeMap<BackendId, BTreeMap<u64, (crate::types::Epoch, bool)>>,
     /// The highest manifest of each chain that was ever seen.
     seen: BTreeMap<BackendId, u64>,
@@ -51,8 +54,15 @@ impl<'a> Observer<'a> {
         listed: &[(ObjectMeta, Option<ObjectName>)],
         retry: Retry,
     ) -> Result<Self, SweepError> {
-        let mut observer =
-            Self { store, job, retry, pages: BTreeMap::new(), older: BTreeMap::new(), seen: BTreeMap::new() };
+        let mut observer = Self {
+            store,
+            job,
+            retry,
+            pages: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            older: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        };
         let mut manifests = vec![];
         for (_, name) in listed {
             if let Some(ObjectName::Manifest { backend, number }) = name {
@@ -151,6 +161,18 @@ impl<'a> Observer<'a> {
             }
             open = below;
         }
+        let new = head.materializations.iter().filter(|base| !self.bases.contains_key(&base.uuid));
+        let reads: Vec<_> = new.map(|base| read_base(self.store, &head.backend, base, self.retry)).collect();
+        let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
+        for (base, files) in read {
+            match files {
+                Some(files) => self.bases.insert(base.uuid, files),
+                None => return Ok(Err(snapshot_path(&head.backend, &base.index).to_string())),
+            };
+        }
+        for base in &head.materializations {
+            chain.snapshots.extend(self.bases.get(&base.uuid).expect("just read").iter().cloned());
+        }
         Ok(Ok(chain))
     }
 }
@@ -190,6 +212,29 @@ async fn read_page(
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))
+}
+
+/// The files of one materialization; none if its index is missing.
+async fn read_base<'a>(
+    store: &Store,
+    backend: &BackendId,
+    base: &'a Materialization,
+    retry: Retry,
+) -> Result<(&'a Materialization, Option<Vec<(Uuid, Name)>>), SweepError> {
+    let path = snapshot_path(backend, &base.index);
+    let bytes = match store.get(&path, retry).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok((base, None)),
+        Err(error) => return Err(error.into()),
+    };
+    let index =
+        BaseIndex::decode(&bytes).map_err(|source| SweepError::PageDamaged { object: path.to_string(), source })?;
+    Ok((base, Some(index.files().into_keys().map(|file| (file.instance, file.name)).collect())))
+}
+
+fn snapshot_path(backend: &BackendId, file: &SnapshotFile) -> crate::object::Path {
+    let name = ObjectName::SnapshotFile { backend: backend.clone(), instance: file.instance, file: file.name.clone() };
+    name.path()
 }
 
 /// The jobs that have objects in `store`, in order. Lists the whole store. Cancel-safe.

@@ -71,16 +71,16 @@ pub enum SweepError {
         /// Its path.
         object: String,
     },
-    /// A page that a head names is damaged.
-    #[error("page `{object}` of a log index is damaged: {source}")]
+    /// A page or index that a head names is damaged.
+    #[error("index object `{object}` is damaged: {source}")]
     PageDamaged {
         /// Its path.
         object: String,
         /// Where and how.
         source: EnvelopeError,
     },
-    /// A page that a head names is missing.
-    #[error("page `{object}` of a log index is missing, though the head of `{backend}` names it")]
+    /// A page or index that a head names is missing.
+    #[error("index object `{object}` is missing, though the head of `{backend}` names it")]
     PageMissing {
         /// Its path.
         object: String,
