@@ -55,7 +55,7 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 		echo 'audit: LEFT OUT, neither cargo-audit nor cargo-deny is installed (cargo install --locked cargo-audit)'; \
 	fi
 
-bench: check-tools ## Measure speed against a real daemon (ARGS="--json")
+bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
 	$(CARGO) bench --locked --bench load -- $(ARGS)
 
 check-tools: ## Check for cargo, rustc and a C compiler; as root on Debian, install the compiler
