@@ -57,7 +57,7 @@ impl Daemon {
     pub(crate) async fn start(options: &Options) -> Result<(Self, Client), Fault> {
         let folder = temporary(options)?;
         let admin = free_address()?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
+        let mut command = Command::new(&options.daemon);
         command.args(["serve", "--log-level", "warn", "--admin", &admin]);
         command.arg("--socket").arg(socket(&folder));
         command.arg("--store").arg(folder.path().join("store"));

@@ -85,6 +85,9 @@ struct Options {
     /// Make the temporary folders here [default: the system's folder for them].
     #[arg(long, global = true, value_name = "PATH")]
     dir: Option<PathBuf>,
+    /// Measure this binary [default: `dstl` of the same build].
+    #[arg(long, global = true, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_dstl"), hide_default_value = true)]
+    daemon: PathBuf,
     /// Set an option of the daemon; may be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
