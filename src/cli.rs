@@ -14,7 +14,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser as _;
 
 pub use self::{
-    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, Inner, ServeArgs},
+    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
 };
 use crate::config::Faults;

@@ -160,11 +160,13 @@ impl Directory {
 
     /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
     pub async fn close_all(&self) {
-        for backend in self.backends() {
+        // All at once: each may wait for the store, and whoever stops the daemon waits for all of them.
+        let closing = self.backends().into_iter().map(|backend| async move {
             if let Err(error) = self.close(backend.id(), backend.epoch()).await {
                 tracing::debug!(backend = %backend.id(), %error, "closing");
             }
-        }
+        });
+        futures::future::join_all(closing).await;
     }
 
     /// Decides what an opener does: find its own running backend, or proceed after ending older ones.

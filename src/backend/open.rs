@@ -38,6 +38,9 @@ use crate::{
 /// How often an opener derives its first manifest anew when others open the same backend.
 const FENCE_ATTEMPTS: usize = 16;
 
+/// How often a restore tries each of its reads before it gives up.
+const RESTORE_READ_ATTEMPTS: u32 = 12;
+
 /// What a backend shall be opened as.
 #[derive(Debug, Clone)]
 pub struct OpenSpec {
@@ -136,7 +139,8 @@ pub(super) async fn open(
                 manifest: &manifest,
                 checkpoint,
                 parallel_reads: env.options.download_parallelism,
-                retry,
+                // Each read by itself: a restore takes as long as the state is large.
+                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
             };
             restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
         }

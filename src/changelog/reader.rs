@@ -35,13 +35,13 @@ pub struct ChangeBlock {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// An object is not what was written.
-    #[error("object `{object}`, byte {offset}: {what}")]
+    #[error("object `{object}`, {what}")]
     Corrupt {
         /// Its path.
         object: String,
         /// Where in the object, from 0.
         offset: u64,
-        /// What was expected and found.
+        /// Where, what was expected and found.
         what: String,
     },
     /// An object is not there.

@@ -24,6 +24,8 @@ pub enum Command {
     /// List, explain and check configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Succeed if the daemon of this configuration is ready.
+    Health(HealthArgs),
 }
 
 /// Lists, explains and checks configurations.
@@ -99,6 +101,17 @@ pub struct ServeArgs {
     /// Only say whether the configuration is valid [default: serve] [env: none].
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// Arguments of `health`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct HealthArgs {
+    /// Read the daemon's options from this TOML file [default: none].
+    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Ask the daemon with this admin address [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
 }
 
 /// Arguments of `demo`.

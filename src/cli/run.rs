@@ -2,11 +2,14 @@
 
 use super::{
     CliError,
-    args::{Command, ConfigArgs, ConfigCommand, ServeArgs},
+    args::{Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs},
     logging::init as init_logging,
     output,
 };
-use crate::config::{self, Config, Host};
+use crate::{
+    config::{self, Config, Host},
+    tools::health,
+};
 
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
@@ -16,6 +19,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Options { json: false }) => output::print(&config::list()),
         Command::Config(ConfigCommand::Example) => output::print(&config::example()),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Health(args) => ask_health(args),
     }
 }
 
@@ -33,6 +37,13 @@ fn serve(args: &ServeArgs) -> Result<(), CliError> {
 fn check(args: &ConfigArgs) -> Result<(), CliError> {
     resolve(args)?;
     output::print("configuration is valid\n")
+}
+
+/// Says that the daemon is ready, or fails.
+fn ask_health(args: HealthArgs) -> Result<(), CliError> {
+    let config = resolve(&ConfigArgs { config: args.config, admin: args.admin, ..ConfigArgs::default() })?;
+    health::ask(config.admin.address).map_err(CliError::runtime)?;
+    output::print("ready\n")
 }
 
 fn resolve(args: &ConfigArgs) -> Result<Config, CliError> {

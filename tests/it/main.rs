@@ -4,5 +4,6 @@
 
 mod backend;
 mod config;
+mod deploy;
 mod support;
 mod tidy;
