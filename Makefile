@@ -21,8 +21,10 @@ help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: check-tools ## Build dstl and run the demo (ARGS="--kills 3 PATH…")
-	$(CARGO) build --release --locked
-	$(DSTL) demo $(ARGS)
+	@if [ ! -x '$(DSTL)' ]; then echo 'demo: building dstl with optimizations first; this takes some minutes, once'; fi
+	$(CARGO) build --release --locked --bin dstl
+	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
+	@$(DSTL) demo $(ARGS)
 
 test: check-tools ## Run the unit and integration tests
 	$(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)

@@ -180,7 +180,7 @@ impl Directory {
         let slot = inner.slots.entry(spec.id.clone()).or_default();
         if let Some(running) = slot.running.as_ref().filter(|running| !running.has_ended()) {
             if running.attempt() == spec.attempt {
-                return Ok(Found::Running(Box::new(open::reconnect(running))));
+                return Ok(Found::Running(Box::new(open::reconnect(&self.env, spec, running)?)));
             }
             if running.attempt() > spec.attempt {
                 return Err(outdated(&spec.id, spec.attempt, running.attempt()));

@@ -4,6 +4,8 @@
 
 mod backend;
 mod config;
+mod demo;
 mod deploy;
+mod python;
 mod support;
 mod tidy;
