@@ -19,8 +19,8 @@ WORKDIR /src
 # Dependencies are built on a skeleton of the package, so that this layer lasts until Cargo.lock or the protocol changes.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
-RUN mkdir -p src tests/it benches \
-    && touch src/lib.rs tests/it/main.rs benches/load.rs \
+RUN mkdir -p src tests/it benches/load \
+    && touch src/lib.rs tests/it/main.rs benches/load/main.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin dstl
 COPY README.md ./

@@ -57,7 +57,7 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 		echo 'audit: LEFT OUT, neither cargo-audit nor cargo-deny is installed (cargo install --locked cargo-audit)'; \
 	fi
 
-bench: check-tools ## Measure speed against a real daemon (ARGS="--json")
+bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
 	$(CARGO) bench --locked --bench load -- $(ARGS)
 
 # Alerts, dashboard and metrics are checked with it; their tests leave it out where it is missing, but not in CI.

@@ -40,10 +40,10 @@ use crate::{
         RetryOptions, Store,
         open::{self, OpenError},
     },
-    proto::{FILE_DESCRIPTOR_SET, v1::state_backend_service_server::StateBackendServiceServer},
+    proto::FILE_DESCRIPTOR_SET,
     random::Random,
     rpc::{
-        self, Service,
+        self,
         listener::{Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
     },
     tasks::Tasks,
@@ -178,9 +178,7 @@ async fn serve_grpc(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
     let limit = directory.environment().options.limits.max_message_bytes;
-    let service = StateBackendServiceServer::new(Service::new(directory.clone()))
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(usize::MAX);
+    let service = rpc::Routed::new(&directory);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)

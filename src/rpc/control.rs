@@ -2,12 +2,12 @@
 
 use std::{pin::Pin, time::Duration};
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, session, status};
+use super::{codec::Incoming, convert, session, status};
 use crate::{
     backend::{Backend, Directory},
     error::{Error, Reason},
@@ -131,7 +131,9 @@ impl StateBackendService for Service {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        Ok(Response::new(Box::pin(session::serve(self.directory.clone(), request.into_inner()))))
+        // For whoever serves this without `Routed`, whose sessions are faster.
+        let requests = request.into_inner().map_ok(Incoming::Request);
+        Ok(Response::new(session::serve(self.directory.clone(), requests)))
     }
 
     async fn apply_batch(

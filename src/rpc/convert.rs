@@ -216,7 +216,7 @@ pub(super) fn to_registered(id: StateId, descriptor: &StateDescriptor) -> v1::Re
 /// The operations of a batch, borrowed from it.
 pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error> {
     let one = |(index, operation): (usize, _)| {
-        self::operation(operation).map_err(|what| invalid(format!("operation {index}: {what}")))
+        self::operation(&Fields::from(operation)).map_err(|what| invalid(format!("operation {index}: {what}")))
     };
     batch.operations.iter().enumerate().map(one).collect()
 }
@@ -226,10 +226,47 @@ pub(super) fn has_write(operations: &[Operation<'_>]) -> bool {
     operations.iter().any(|operation| operation.op.is_write())
 }
 
-fn operation(wire: &v1::Operation) -> Result<Operation<'_>, String> {
+/// The fields of an operation, borrowed from its message.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fields<'a> {
+    pub(super) kind: i32,
+    pub(super) state: u32,
+    pub(super) key: &'a [u8],
+    pub(super) namespace: &'a [u8],
+    pub(super) map_key: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) values: &'a [Bytes],
+    pub(super) start: u64,
+    pub(super) limit: u64,
+    pub(super) key_group: Option<u32>,
+}
+
+impl<'a> From<&'a v1::Operation> for Fields<'a> {
+    fn from(wire: &'a v1::Operation) -> Self {
+        Self {
+            kind: wire.kind,
+            state: wire.state,
+            key: &wire.key,
+            namespace: &wire.namespace,
+            map_key: &wire.map_key,
+            value: &wire.value,
+            values: &wire.values,
+            start: wire.start,
+            limit: wire.limit,
+            key_group: wire.key_group,
+        }
+    }
+}
+
+/// One operation.
+///
+/// # Errors
+/// What is wrong with its fields.
+#[inline]
+pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> {
     let unknown = || format!("`kind` has the value {}, which this daemon does not know", wire.kind);
     let kind = OperationKind::try_from(wire.kind).map_err(|_| unknown())?;
-    let (map_key, value) = (wire.map_key.as_ref(), wire.value.as_ref());
+    let Fields { map_key, value, .. } = *wire;
     let op = match kind {
         OperationKind::Unspecified => return Err("`kind` is missing".to_owned()),
         OperationKind::Clear => Op::Clear,
@@ -244,8 +281,8 @@ fn operation(wire: &v1::Operation) -> Result<Operation<'_>, String> {
         OperationKind::MapEntries => Op::MapEntries { from: map_key, limit: wire.limit },
         OperationKind::MapCount => Op::MapCount,
         OperationKind::ListAdd => Op::ListAdd(value),
-        OperationKind::ListAddAll => Op::ListAddAll(&wire.values),
-        OperationKind::ListUpdate => Op::ListUpdate(&wire.values),
+        OperationKind::ListAddAll => Op::ListAddAll(wire.values),
+        OperationKind::ListUpdate => Op::ListUpdate(wire.values),
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
     };
@@ -253,14 +290,14 @@ fn operation(wire: &v1::Operation) -> Result<Operation<'_>, String> {
     Ok(Operation {
         state: StateId(wire.state),
         key_group: wire.key_group,
-        key: &wire.key,
-        namespace: &wire.namespace,
+        key: wire.key,
+        namespace: wire.namespace,
         op,
     })
 }
 
 /// A field that an operation does not use, set all the same, is a misunderstanding that must not pass in silence.
-fn refuse_unused(wire: &v1::Operation, kind: OperationKind) -> Result<(), String> {
+fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     use OperationKind as Kind;
     let map = matches!(
         kind,

@@ -5,13 +5,20 @@
 
 use std::collections::VecDeque;
 
-use futures::{FutureExt as _, Stream, stream};
+use bytes::Bytes;
+use futures::{
+    FutureExt as _, Stream, StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use prost::Message as _;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
-use super::{convert, status};
+use super::{
+    codec::{self, Incoming},
+    convert, status,
+};
 use crate::{
-    backend::{Acknowledgement, Directory, Refusal, Session, SessionEvent},
+    backend::{Acknowledgement, Directory, Operation, Refusal, Session, SessionEvent},
     error::{Error, Reason, Scope},
     proto::v1::{self, SessionRequest, SessionResponse, session_request::Request, session_response::Response},
 };
@@ -22,12 +29,15 @@ const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
 /// Responses that may wait to be sent before another request is handled: each is a message of up to `max_message_bytes`.
 const READY_RESPONSES: usize = 4;
 
+/// What a session answers.
+pub(super) type Responses = BoxStream<'static, Result<SessionResponse, Status>>;
+
 /// A session and its wire.
 struct Wire {
     directory: Directory,
     /// `None` until SessionStart came.
     session: Option<Session>,
-    requests: Streaming<SessionRequest>,
+    requests: BoxStream<'static, Result<Incoming, Status>>,
     /// Whether the client may still send something.
     open: bool,
     ready: VecDeque<Response>,
@@ -39,12 +49,12 @@ struct Wire {
 /// Serves one session; the stream ends with it.
 pub(super) fn serve(
     directory: Directory,
-    requests: Streaming<SessionRequest>,
-) -> impl Stream<Item = Result<SessionResponse, Status>> + Send {
+    requests: impl Stream<Item = Result<Incoming, Status>> + Send + 'static,
+) -> Responses {
     let wire = Wire {
         directory,
         session: None,
-        requests,
+        requests: requests.boxed(),
         open: true,
         ready: VecDeque::new(),
         acknowledged: Default::default(),
@@ -58,6 +68,7 @@ pub(super) fn serve(
             None => None,
         }
     })
+    .boxed()
 }
 
 impl Wire {
@@ -93,24 +104,25 @@ impl Wire {
         };
         tokio::select! {
             biased;
-            request = self.requests.message(), if self.open => self.received(request),
+            request = self.requests.try_next(), if self.open => self.received(request),
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
             if !self.open || self.end.is_some() || self.ready.len() >= READY_RESPONSES {
                 return;
             }
-            match self.requests.message().now_or_never() {
+            match self.requests.try_next().now_or_never() {
                 Some(request) => self.received(request),
                 None => return,
             }
         }
     }
 
-    fn received(&mut self, request: Result<Option<SessionRequest>, Status>) {
+    fn received(&mut self, request: Result<Option<Incoming>, Status>) {
         match request {
-            Ok(Some(SessionRequest { request: Some(request) })) => self.handle(request),
-            Ok(Some(SessionRequest { request: None })) => {
+            Ok(Some(Incoming::Batch(batch))) => self.handle_raw(batch),
+            Ok(Some(Incoming::Request(SessionRequest { request: Some(request) }))) => self.handle(request),
+            Ok(Some(Incoming::Request(SessionRequest { request: None }))) => {
                 let text = "a session request without contents, or with contents that this daemon does not know";
                 self.finish(&Error::new(Reason::InvalidArgument, text));
             }
@@ -124,6 +136,21 @@ impl Wire {
         }
     }
 
+    /// Applies a batch that prost has not seen.
+    fn handle_raw(&mut self, bytes: Bytes) {
+        if let Some(session) = &mut self.session
+            && let Some((number, operations)) = codec::operations(&bytes)
+        {
+            let applied = apply(session, number, bytes.len() as u64, &operations);
+            let handled = self.applied(number, applied);
+            return self.answer(handled);
+        }
+        match codec::decode_batch(bytes) {
+            Ok(batch) => self.handle(Request::Batch(batch)),
+            Err(error) => self.finish(&Error::new(Reason::InvalidArgument, format!("a batch that is none: {error}"))),
+        }
+    }
+
     fn handle(&mut self, request: Request) {
         let Some(session) = &mut self.session else {
             match self.start(request) {
@@ -132,15 +159,13 @@ impl Wire {
             }
             return;
         };
-        let refused = match request {
+        let handled = match request {
             Request::Start(_) => {
                 Err(Refusal::Over(Error::new(Reason::InvalidArgument, "SessionStart may only be the first message")))
             }
             Request::Batch(batch) => {
-                let number = batch.number;
-                apply(session, &batch)
-                    .map(|result| self.ready.extend(result.map(Response::Result)))
-                    .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
+                let applied = apply_decoded(session, &batch);
+                self.applied(batch.number, applied)
             }
             Request::Barrier(barrier) => {
                 let id = barrier.checkpoint_id;
@@ -164,7 +189,19 @@ impl Wire {
             Request::Resume(resume) => session.resume(resume.number),
             Request::Persist(mark) => session.persist(mark.token),
         };
-        match refused {
+        self.answer(handled);
+    }
+
+    /// Takes what came of batch `number`.
+    fn applied(&mut self, number: u64, applied: Result<Option<v1::BatchResult>, Refusal>) -> Result<(), Refusal> {
+        applied
+            .map(|result| self.ready.extend(result.map(Response::Result)))
+            .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
+    }
+
+    /// Answers a request that was refused, if it was.
+    fn answer(&mut self, handled: Result<(), Refusal>) {
+        match handled {
             Ok(()) => {}
             Err(Refusal::Request(error)) => self.ready.push_back(Response::Error(status::message(&error))),
             Err(Refusal::Over(error) | Refusal::Halted { error, .. }) => self.finish(&error),
@@ -232,12 +269,22 @@ impl Wire {
     }
 }
 
-/// Applies one batch as the wire has it.
-fn apply(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
-    let operations = match convert::operations(batch) {
-        Ok(operations) => operations,
-        Err(error) => return Err(session.reject(batch.number, batch.encoded_len() as u64, error)),
-    };
-    let cost = if convert::has_write(&operations) { batch.encoded_len() as u64 } else { 0 };
-    Ok(session.apply(batch.number, cost, &operations)?.map(convert::to_batch_result))
+/// Applies one batch as prost has it.
+fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
+    let bytes = batch.encoded_len() as u64;
+    match convert::operations(batch) {
+        Ok(operations) => apply(session, batch.number, bytes, &operations),
+        Err(error) => Err(session.reject(batch.number, bytes, error)),
+    }
+}
+
+/// Applies one batch of `bytes`.
+fn apply(
+    session: &mut Session,
+    number: u64,
+    bytes: u64,
+    operations: &[Operation<'_>],
+) -> Result<Option<v1::BatchResult>, Refusal> {
+    let cost = if convert::has_write(operations) { bytes } else { 0 };
+    Ok(session.apply(number, cost, operations)?.map(convert::to_batch_result))
 }

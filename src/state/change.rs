@@ -117,10 +117,16 @@ impl<'a> Change<'a> {
     }
 }
 
+/// Nearly every varint here is one byte.
+#[inline]
 fn put_varint(out: &mut Vec<u8>, value: u64) {
-    prost::encoding::encode_varint(value, out);
+    match u8::try_from(value) {
+        Ok(byte) if byte < 0x80 => out.push(byte),
+        _ => prost::encoding::encode_varint(value, out),
+    }
 }
 
+#[inline]
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);

@@ -1,0 +1,280 @@
+//! How the server reads a session's stream: batches stay as they came, and their operations are borrowed from them.
+//!
+//! Nearly everything that a session sends is batches as any generated code encodes them, and making a protobuf struct of every
+//! operation costs as much as applying it. So these are read where they lie. Whatever else is a valid encoding (fields in
+//! several pieces, unknown fields, lists of elements, every message but a batch) prost decodes: the two agree wherever both
+//! read, which a property test holds.
+
+use bytes::{Buf as _, Bytes};
+use prost::{Message as _, encoding::decode_varint};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+use super::convert::{self, Fields};
+use crate::{
+    backend::Operation,
+    proto::v1::{Batch, SessionRequest, SessionResponse},
+};
+
+const BATCH_IN_REQUEST: u8 = 0x12;
+const NUMBER_IN_BATCH: u8 = 0x08;
+const OPERATION_IN_BATCH: u8 = 0x12;
+
+const KIND: u8 = 0x08;
+const STATE: u8 = 0x10;
+const KEY: u8 = 0x1a;
+const NAMESPACE: u8 = 0x22;
+const MAP_KEY: u8 = 0x2a;
+const VALUE: u8 = 0x32;
+const START: u8 = 0x40;
+const LIMIT: u8 = 0x48;
+const KEY_GROUP: u8 = 0x50;
+
+/// Bytes of an operation that writes little, to guess how many a batch has.
+const SMALL_OPERATION_BYTES: usize = 64;
+
+const ENCODE_BUFFER_BYTES: usize = 8 << 10;
+const YIELD_BYTES: usize = 32 << 10;
+
+/// A request of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Incoming {
+    /// The bytes of a `Batch`, not looked into.
+    Batch(Bytes),
+    /// Any request.
+    Request(SessionRequest),
+}
+
+/// Reads [`Incoming`], writes `SessionResponse`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SessionCodec;
+
+impl Codec for SessionCodec {
+    type Encode = SessionResponse;
+    type Decode = Incoming;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for SessionCodec {
+    type Item = SessionResponse;
+    type Error = Status;
+
+    fn encode(&mut self, response: SessionResponse, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        response.encode(out).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
+    }
+}
+
+impl Decoder for SessionCodec {
+    type Item = Incoming;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Incoming>, Status> {
+        let message = bytes.copy_to_bytes(bytes.remaining());
+        decode(message).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
+    }
+}
+
+/// One whole message.
+fn decode(message: Bytes) -> Result<Incoming, prost::DecodeError> {
+    let mut rest: &[u8] = &message;
+    if let Some(batch) = take_tag(&mut rest, BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))
+        && rest.is_empty()
+    {
+        return Ok(Incoming::Batch(message.slice_ref(batch)));
+    }
+    SessionRequest::decode(message).map(Incoming::Request)
+}
+
+/// The number and the operations of a batch, if it is encoded as usual and they can be carried out. `None` says nothing:
+/// decode it with prost to know.
+pub(super) fn operations(mut batch: &[u8]) -> Option<(u64, Vec<Operation<'_>>)> {
+    let mut number = 0;
+    let mut operations = Vec::with_capacity(batch.len() / SMALL_OPERATION_BYTES);
+    while let Some((&tag, rest)) = batch.split_first() {
+        batch = rest;
+        match tag {
+            NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
+            OPERATION_IN_BATCH => operations.push(operation(take_bytes(&mut batch)?)?),
+            _ => return None,
+        }
+    }
+    Some((number, operations))
+}
+
+#[inline]
+fn operation(mut bytes: &[u8]) -> Option<Operation<'_>> {
+    let mut fields = Fields::default();
+    while let Some((&tag, rest)) = bytes.split_first() {
+        bytes = rest;
+        match tag {
+            KIND => fields.kind = i32::try_from(take_varint(&mut bytes)?).ok()?,
+            STATE => fields.state = u32::try_from(take_varint(&mut bytes)?).ok()?,
+            KEY => fields.key = take_bytes(&mut bytes)?,
+            NAMESPACE => fields.namespace = take_bytes(&mut bytes)?,
+            MAP_KEY => fields.map_key = take_bytes(&mut bytes)?,
+            VALUE => fields.value = take_bytes(&mut bytes)?,
+            START => fields.start = take_varint(&mut bytes)?,
+            LIMIT => fields.limit = take_varint(&mut bytes)?,
+            KEY_GROUP => fields.key_group = Some(u32::try_from(take_varint(&mut bytes)?).ok()?),
+            _ => return None,
+        }
+    }
+    convert::operation(&fields).ok()
+}
+
+#[inline]
+fn take_tag(bytes: &mut &[u8], tag: u8) -> Option<()> {
+    let (&first, rest) = bytes.split_first()?;
+    *bytes = rest;
+    (first == tag).then_some(())
+}
+
+/// Nearly every varint here is one byte.
+#[inline]
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    match bytes.split_first() {
+        Some((&byte, rest)) if byte < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(byte))
+        }
+        _ => decode_varint(bytes).ok(),
+    }
+}
+
+#[inline]
+fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_varint(bytes)?).ok()?;
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// A batch by prost, for what [`operations`] does not read.
+pub(super) fn decode_batch(batch: Bytes) -> Result<Batch, prost::DecodeError> {
+    Batch::decode(batch)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+    use crate::proto::v1::{self, session_request::Request};
+
+    fn bytes(range: std::ops::Range<usize>) -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), range).prop_map(Bytes::from)
+    }
+
+    /// Operations as clients send them, right and wrong ones.
+    fn any_operation() -> impl Strategy<Value = v1::Operation> {
+        let numbers = (-1..27_i32, prop_oneof![0..3_u32, any::<u32>()], option::of(any::<u32>()));
+        let some = || prop_oneof![4 => Just(0_u64), 1 => any::<u64>()];
+        let little = || prop_oneof![2 => Just(Bytes::new()), 1 => bytes(0..4)];
+        let blobs = (bytes(0..200), little(), little(), bytes(0..300));
+        (numbers, blobs, vec(bytes(0..3), 0..2), some(), some()).prop_map(
+            |((kind, state, key_group), (key, namespace, map_key, value), values, start, limit)| v1::Operation {
+                kind,
+                state,
+                key,
+                namespace,
+                map_key,
+                value,
+                values,
+                start,
+                limit,
+                key_group,
+            },
+        )
+    }
+
+    fn any_batch() -> impl Strategy<Value = v1::Batch> {
+        (any::<u64>(), vec(any_operation(), 0..5)).prop_map(|(number, operations)| v1::Batch { number, operations })
+    }
+
+    fn request(batch: v1::Batch) -> SessionRequest {
+        SessionRequest { request: Some(Request::Batch(batch)) }
+    }
+
+    /// What the walk reads is what prost reads.
+    fn agree(bytes: &[u8]) {
+        let Some((number, walked)) = operations(bytes) else { return };
+        let batch = v1::Batch::decode(bytes).unwrap();
+        assert_eq!(number, batch.number);
+        assert_eq!(format!("{walked:?}"), format!("{:?}", convert::operations(&batch).unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn batches_are_read_as_prost_reads_them(batch in any_batch()) {
+            let encoded = Bytes::from(request(batch.clone()).encode_to_vec());
+            let Incoming::Batch(raw) = decode(encoded).unwrap() else { panic!("a batch stays as it came") };
+            prop_assert_eq!(&v1::Batch::decode(raw.clone()).unwrap(), &batch);
+            let is_usual = batch.operations.iter().all(|operation| operation.values.is_empty());
+            prop_assert_eq!(operations(&raw).is_some(), is_usual && convert::operations(&batch).is_ok());
+            agree(&raw);
+        }
+
+        #[test]
+        fn unusual_encodings_are_read_as_prost_reads_them(
+            batch in any_batch(),
+            tail in any_batch(),
+            cuts in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            // Fields that come twice, then bytes that are changed.
+            let mut encoded = [batch.encode_to_vec(), tail.encode_to_vec()].concat();
+            agree(&encoded);
+            for (place, byte) in cuts {
+                if !encoded.is_empty() {
+                    let place = place.index(encoded.len());
+                    encoded[place] = byte;
+                }
+            }
+            agree(&encoded);
+            let whole = [request(batch).encode_to_vec(), request(tail).encode_to_vec()].concat();
+            prop_assert_eq!(
+                decode(Bytes::from(whole.clone())).unwrap(),
+                Incoming::Request(SessionRequest::decode(&whole[..]).unwrap())
+            );
+        }
+
+        #[test]
+        fn any_bytes_are_read_as_prost_reads_them(noise in vec(any::<u8>(), 0..64)) {
+            agree(&noise);
+            match (decode(Bytes::from(noise.clone())), SessionRequest::decode(&noise[..])) {
+                (Ok(Incoming::Request(request)), decoded) => prop_assert_eq!(Ok(request), decoded),
+                (Err(_), decoded) => prop_assert!(decoded.is_err()),
+                // Whether the batch itself can be read is asked later.
+                (Ok(Incoming::Batch(_)), _) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_left_to_prost() {
+        let mut batch = v1::Batch { number: 7, operations: vec![] }.encode_to_vec();
+        assert_eq!(operations(&batch).map(|(number, operations)| (number, operations.len())), Some((7, 0)));
+        batch.extend_from_slice(&[0x7a, 1, 0]);
+        assert_eq!(operations(&batch).map(|_| ()), None);
+        assert_eq!(decode_batch(batch.into()).unwrap().number, 7);
+    }
+}

@@ -1,0 +1,98 @@
+//! The generated service, but for sessions, whose stream has a codec of its own.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::http,
+    server::{Grpc, NamedService},
+};
+use tower::Service as TowerService;
+
+use super::{
+    Service,
+    codec::{Incoming, SessionCodec},
+    session::{self, Responses},
+};
+use crate::{backend::Directory, proto::v1::state_backend_service_server::StateBackendServiceServer};
+
+const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
+
+/// What a gRPC server is given to serve the backends of one daemon. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    others: StateBackendServiceServer<Service>,
+    sessions: Sessions,
+    max_message_bytes: usize,
+}
+
+/// The method `Session`.
+#[derive(Debug, Clone)]
+struct Sessions(Directory);
+
+impl Routed {
+    /// Serves the backends of `directory`; requests have at most as many bytes as its limits allow.
+    #[must_use]
+    pub fn new(directory: &Directory) -> Self {
+        let max_message_bytes = directory.environment().options.limits.max_message_bytes;
+        let others = StateBackendServiceServer::new(Service::new(directory.clone()))
+            .max_decoding_message_size(max_message_bytes)
+            .max_encoding_message_size(usize::MAX);
+        Self { others, sessions: Sessions(directory.clone()), max_message_bytes }
+    }
+}
+
+impl NamedService for Routed {
+    const NAME: &'static str = <StateBackendServiceServer<Service> as NamedService>::NAME;
+}
+
+impl TowerService<http::Request<Body>> for Routed {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != SESSION_PATH {
+            return self.others.call(request);
+        }
+        let (sessions, limit) = (self.sessions.clone(), self.max_message_bytes);
+        Box::pin(async move {
+            let mut grpc = Grpc::new(SessionCodec).max_decoding_message_size(limit);
+            Ok(grpc.streaming(sessions, request).await)
+        })
+    }
+}
+
+impl TowerService<Request<Streaming<Incoming>>> for Sessions {
+    type Response = Response<Responses>;
+    type Error = Status;
+    type Future = Ready<Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
+        ready(Ok(Response::new(session::serve(self.0.clone(), request.into_inner()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_sessions_is_that_of_the_protocol() {
+        assert_eq!(SESSION_PATH, format!("/{}/Session", Routed::NAME));
+    }
+}
