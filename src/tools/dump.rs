@@ -16,7 +16,7 @@ use crate::{
         envelope::{self, EnvelopeError, Kind},
         handle::CheckpointHandle,
         index::{Page, PageRef, Run, Totals},
-        manifest::{EpochRecord, Materialization, Manifest, Source},
+        manifest::{EpochRecord, Manifest, Materialization, Source},
     },
     object::{ObjectName, Path},
     proto::store,
@@ -185,9 +185,8 @@ fn low_water(number: u64) -> Node {
 }
 
 fn epoch(record: &EpochRecord) -> Node {
-    let source = |source: &Source| {
-        Node::text(format_args!("epoch {} from {} up to {}", source.epoch, source.from, source.to))
-    };
+    let source =
+        |source: &Source| Node::text(format_args!("epoch {} from {} up to {}", source.epoch, source.from, source.to));
     Node::Fields(vec![
         ("epoch", record.epoch.number.into()),
         ("owner", Node::text(record.epoch.owner)),
