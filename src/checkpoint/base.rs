@@ -114,7 +114,9 @@ impl BaseIndex {
         let mut index = Self::default();
         for piece in pieces {
             for group in piece.key_groups.iter() {
-                index.pieces.entry((piece.state, group)).or_default().push(piece.clone());
+                let one = KeyGroupRange::new(group.0.into(), group.0.into()).expect("a key group is in range");
+                let of_group = Piece { key_groups: one, ..piece.clone() };
+                index.pieces.entry((piece.state, group)).or_default().push(of_group);
             }
         }
         for pieces in index.pieces.values_mut() {

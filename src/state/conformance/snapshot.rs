@@ -170,6 +170,7 @@ impl Run {
 }
 
 /// What rebuilds each cell of `range`, by hash, key and namespace.
+#[allow(clippy::type_complexity)]
 fn cells<'a>(
     pieces: impl Iterator<Item = &'a Piece>,
     range: HashRange,
