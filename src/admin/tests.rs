@@ -1,3 +1,5 @@
+//! Tests of the admin server, over real TCP.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use prometheus_client::metrics::counter::Counter;

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{core::Condition, core::Core, error, outbox::SessionEvent};
+use super::{
+    core::{Condition, Core, signed},
+    error,
+    outbox::SessionEvent,
+};
 use crate::{
     error::{Error, Reason},
     state::{
@@ -67,6 +71,7 @@ impl Core {
             Err(fault) => {
                 let error = error::failsafe(&self.id, &fault);
                 tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+                self.env.metrics.failed_safe(&self.id);
                 self.condition = Condition::Failsafe(fault);
                 return Err(error);
             }
@@ -74,6 +79,7 @@ impl Core {
         let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
+        self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.bytes());
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
@@ -82,7 +88,8 @@ impl Core {
         Ok((BatchResult { number, answers, repeated: false }, appended))
     }
 
-    /// Rolls over the active block and hands it to the uploads. `urgent` if a checkpoint or persist request waits for it.
+    /// Rolls over the active block and hands it to the uploads. `urgent` if it shall not wait for the change sets of other backends
+    /// that could share its segment.
     pub(super) fn roll_over(&mut self, urgent: bool) {
         if let Some(set) = self.writer.roll_over() {
             self.submit(set, urgent);
@@ -157,7 +164,7 @@ impl Core {
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
-            if !operation.op.is_write() && room < limits.max_value_bytes {
+            if !operation.op.is_write() && !answers.is_empty() && room < limits.max_value_bytes {
                 answers.push((position, None));
                 continue;
             }

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    core::{Condition, Core},
+    core::{Condition, Core, signed},
     error,
     handle::Shared,
     outbox::SessionEvent,
@@ -130,7 +130,7 @@ impl Core {
         let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
         checked.map_err(|refusal| error::trigger(&refusal))?;
         let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
-        self.roll_over(true);
+        self.roll_over(false);
         let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
         self.ledger.trigger(CheckpointRecord {
             identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
@@ -186,7 +186,7 @@ impl Core {
 
     /// Makes what is applied durable; `waiter` hears of it.
     pub(super) fn persist(&mut self, waiter: PersistWaiter) {
-        self.roll_over(true);
+        self.roll_over(false);
         self.persist_waiters.push(self.writer.next(), waiter);
         self.on_persisted();
     }
@@ -280,6 +280,8 @@ impl Core {
                 }
             }
         }
+        let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.full_bytes(newest));
+        self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
         for reply in self.publishing_for.drain(..) {
             let _ = reply.send(Ok(()));
         }
@@ -304,12 +306,14 @@ impl Core {
         self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
     }
 
+    /// Stored bytes that a restore of a checkpoint reads, at most.
+    fn full_bytes(&self, record: &CheckpointRecord) -> u64 {
+        let run_bytes = |epoch| self.manifest.runs.get(&epoch).map_or(0, |run| run.totals().stored_bytes);
+        self.manifest.contents(record).iter().map(|source| run_bytes(source.epoch)).sum()
+    }
+
     fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
         let handle = CheckpointHandle { backend: self.id.clone(), checkpoint: record.identity };
-        let contents = self.manifest.contents(record);
-        let full_bytes = contents
-            .iter()
-            .map(|source| self.manifest.runs.get(&source.epoch).map_or(0, |run| run.totals().stored_bytes));
         let now = Instant::now();
         let (triggered, cut, persisted) =
             flight.map_or((now, now, now), |flight| (flight.triggered, flight.cut, flight.persisted.unwrap_or(now)));
@@ -318,7 +322,7 @@ impl Core {
             handle: handle.encode(),
             applied_to: record.applied_to,
             incremental_bytes: record.incremental_bytes,
-            full_bytes: full_bytes.sum(),
+            full_bytes: self.full_bytes(record),
             changes: record.changes,
             sync: cut - triggered,
             persist: persisted - cut,
@@ -356,8 +360,12 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
         }
     };
     let uploaded = core.writer.on_uploaded(handle);
+    if matches!(core.condition, Condition::Ended(_)) {
+        return;
+    }
     core.account.release(uploaded.released_bytes);
-    if uploaded.handles.is_empty() || matches!(core.condition, Condition::Ended(_)) {
+    core.env.metrics.pending_grew(-signed(uploaded.released_bytes));
+    if uploaded.handles.is_empty() {
         return;
     }
     let epoch = core.epoch.number;

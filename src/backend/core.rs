@@ -180,7 +180,9 @@ impl Core {
                 format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
             );
             old.outbox.push(SessionEvent::Ended(error));
+            self.env.metrics.session_ended();
         }
+        self.env.metrics.session_started();
         self.account.revoke();
         self.sessions += 1;
         for event in std::mem::take(&mut self.undelivered) {
@@ -194,6 +196,7 @@ impl Core {
     pub(super) fn end_session(&mut self, number: u64) {
         if self.session.as_ref().is_some_and(|session| session.number == number) {
             self.session = None;
+            self.env.metrics.session_ended();
             self.account.revoke();
         }
     }
@@ -226,8 +229,11 @@ impl Core {
         self.uploads.withdraw(&self.id, self.epoch.number);
         if let Some(session) = self.session.take() {
             session.outbox.push(SessionEvent::Ended(error.clone()));
+            self.env.metrics.session_ended();
         }
-        self.account.revoke();
+        self.env.metrics.ended(&self.id);
+        self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
+        self.account.close();
         self.count_state_bytes(0);
     }
 
@@ -239,6 +245,7 @@ impl Core {
         } else {
             total.fetch_sub(self.counted_state_bytes - bytes, Ordering::Relaxed);
         }
+        self.env.metrics.state_grew(signed(bytes) - signed(self.counted_state_bytes));
         self.counted_state_bytes = bytes;
     }
 
@@ -260,6 +267,11 @@ impl Core {
             },
         }
     }
+}
+
+/// A number of bytes as a gauge counts it.
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 impl Drop for Core {

@@ -50,7 +50,7 @@ struct Opening {
 /// What an opener found.
 enum Found {
     Running(Box<Opened>),
-    Proceed(Opening),
+    Proceed(Opening, Option<Backend>),
 }
 
 impl Directory {
@@ -72,9 +72,9 @@ impl Directory {
     /// # Errors
     /// Says what to change, or to try again.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
-        let opening = match self.begin(&spec)? {
+        let (opening, predecessor) = match self.begin(&spec)? {
             Found::Running(opened) => return Ok(*opened),
-            Found::Proceed(opening) => opening,
+            Found::Proceed(opening, predecessor) => (opening, predecessor),
         };
         let guard = Guard { directory: self, id: &spec.id, number: opening.number };
         let opened = tokio::select! {
@@ -83,7 +83,7 @@ impl Directory {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open(&self.env, &spec, progress) => opened,
+            opened = open::open(&self.env, &spec, predecessor, progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
         self.env.metrics.open_backends(self.count());
@@ -192,7 +192,7 @@ impl Directory {
         }
         let opening = Opening { number, attempt: spec.attempt, cancel: Arc::new(Notify::new()) };
         slot.opening = Some(opening.clone());
-        Ok(Found::Proceed(opening))
+        Ok(Found::Proceed(opening, slot.running.clone().filter(|running| !running.has_ended())))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metrics of the backends of one daemon.
 //!
-//! Counters and histograms are kept over all backends: a daemon has few, and what belongs to one is in `Describe`.
+//! Counters and histograms are kept over all backends of the daemon; what must be seen per backend (how much a restore would read,
+//! how many checkpoints are retained, failsafe) is a gauge with its name, which goes when the backend does.
 
 use std::time::Duration;
 
@@ -15,7 +16,11 @@ use prometheus_client::{
 };
 
 use super::checkpointing::CompletedCheckpoint;
-use crate::{metrics::Metrics, restore::Progress};
+use crate::{
+    metrics::{BackendLabels, Metrics},
+    restore::Progress,
+    types::BackendId,
+};
 
 /// A part of a checkpoint's duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +51,13 @@ pub struct BackendMetrics {
     in_flight: Gauge,
     duration: Family<PhaseLabels, Histogram, fn() -> Histogram>,
     incremental_bytes: Histogram,
-    last_full_bytes: Gauge,
+    full_bytes: Family<BackendLabels, Gauge>,
+    retained: Family<BackendLabels, Gauge>,
+    failsafe: Family<BackendLabels, Gauge>,
+    state_bytes: Gauge,
+    pending_bytes: Gauge,
+    sessions: Gauge,
+    halts: Counter,
     restores: Counter,
     restore_duration: Histogram,
     restored_changes: Counter,
@@ -64,6 +75,10 @@ pub(super) struct Restores {
     pub(super) progress: Progress,
 }
 
+fn gauge_value(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 fn durations() -> Histogram {
     // 0.5 ms to 16 s, then everything slower.
     Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
@@ -75,6 +90,7 @@ impl BackendMetrics {
     pub fn register(metrics: &Metrics) -> Self {
         let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
         let gauge = |name: &str, help: &str| metrics.register(name, help, Gauge::default());
+        let family = |name: &str, help: &str| metrics.register(name, help, Family::<BackendLabels, Gauge>::default());
         let size_buckets = || Histogram::new(exponential_buckets(256.0, 4.0, 14));
         Self {
             open: gauge("backend_open", "Backends that this daemon has open"),
@@ -99,7 +115,16 @@ impl BackendMetrics {
                 "Bytes appended between a checkpoint and the one before",
                 size_buckets(),
             ),
-            last_full_bytes: gauge("checkpoint_last_full_bytes", "Bytes that a restore of the newest checkpoint reads"),
+            full_bytes: family(
+                "checkpoint_full_bytes",
+                "Stored bytes of changelog that a restore of the newest checkpoint reads",
+            ),
+            retained: family("checkpoint_retained", "Checkpoints retained"),
+            failsafe: family("backend_failsafe", "1 for a backend that refuses writes after a fatal fault"),
+            state_bytes: gauge("state_bytes", "Bytes that the inner backends hold, as they account for them"),
+            pending_bytes: gauge("changelog_pending_bytes", "Bytes of changes that are not yet durable"),
+            sessions: gauge("session_open", "Sessions that write"),
+            halts: counter("session_halts", "Batches that were rejected and halted their session"),
             restores: counter("restore_completed", "Restores of a checkpoint"),
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
@@ -108,7 +133,7 @@ impl BackendMetrics {
     }
 
     pub(super) fn open_backends(&self, count: usize) {
-        self.open.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.open.set(gauge_value(count as u64));
     }
 
     pub(super) fn fenced(&self) {
@@ -145,7 +170,45 @@ impl BackendMetrics {
         }
         #[allow(clippy::cast_precision_loss, reason = "a histogram of sizes needs no more than 52 bits")]
         self.incremental_bytes.observe(checkpoint.incremental_bytes as f64);
-        self.last_full_bytes.set(i64::try_from(checkpoint.full_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// What is retained after a manifest was published, and how much a restore of the newest checkpoint reads.
+    pub(super) fn published(&self, backend: &BackendId, retained: usize, full_bytes: u64) {
+        let labels = BackendLabels::from(backend);
+        self.retained.get_or_create(&labels).set(gauge_value(retained as u64));
+        self.full_bytes.get_or_create(&labels).set(gauge_value(full_bytes));
+    }
+
+    pub(super) fn failed_safe(&self, backend: &BackendId) {
+        self.failsafe.get_or_create(&BackendLabels::from(backend)).set(1);
+    }
+
+    /// Forgets what was told of one backend.
+    pub(super) fn ended(&self, backend: &BackendId) {
+        let labels = BackendLabels::from(backend);
+        self.retained.remove(&labels);
+        self.full_bytes.remove(&labels);
+        self.failsafe.remove(&labels);
+    }
+
+    pub(super) fn state_grew(&self, bytes: i64) {
+        self.state_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn pending_grew(&self, bytes: i64) {
+        self.pending_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn session_started(&self) {
+        self.sessions.inc();
+    }
+
+    pub(super) fn session_ended(&self) {
+        self.sessions.dec();
+    }
+
+    pub(super) fn halted(&self) {
+        self.halts.inc();
     }
 
     pub(super) fn restored(&self, restore: Restores) {

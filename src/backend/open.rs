@@ -102,19 +102,26 @@ pub struct Opened {
     pub last_checkpoint_id: u64,
 }
 
-/// Opens the backend of `spec`, which this daemon does not have. Cancel-safe, except that older owners may be fenced by then.
+/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced. Cancel-safe,
+/// except that older owners may be fenced by then.
 ///
 /// # Errors
 /// Says what to change, or to try again.
 pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
+    predecessor: Option<Backend>,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
-    let account = env.credit.account().ok_or_else(|| change_memory(&spec.id))?;
+    let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
+    let reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let (manifest, crc, checkpoint) = fence(env, spec, retry).await?;
+    if let Some(predecessor) = predecessor {
+        predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
+    }
+    let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(&manifest.shape)?;
     let states_to = checkpoint.as_ref().map_or(0, |record| record.states_to);
     let states = States::restored(&manifest.states, states_to);

@@ -233,6 +233,7 @@ fn halted(core: &Core) -> Option<Refusal> {
 }
 
 fn halt(core: &mut Core, error: Error) -> Refusal {
+    core.env.metrics.halted();
     let error = if error.reason == Reason::Failsafe { error.in_scope(Scope::Backend) } else { error };
     if let Some(session) = core.session.as_mut() {
         session.halt = Some(error.clone());

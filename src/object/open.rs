@@ -11,7 +11,7 @@
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
 //! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
 //! `allow_http`, `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless
-//! told otherwise. object_store's own retries and its limit on the duration of a request are off: [`Store`] has its
+//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host. object_store's own retries and its limit on the duration of a request are off: [`Store`] has its
 //! own.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -207,11 +207,24 @@ fn s3(options: &StoreOptions) -> Result<AmazonS3Builder, OpenError> {
     let endpoint = endpoints.into_iter().find(|endpoint| !endpoint.is_empty()).unwrap_or_default();
     let allow_http = setting(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
     if endpoint.starts_with("http://") && !is_true(&allow_http) {
+        if is_loopback(&endpoint) {
+            return Ok(builder.with_allow_http(true));
+        }
         let reason =
             format!("the endpoint `{endpoint}` is not encrypted: set `allow_http` to `true` to use it all the same");
         return Err(OpenError::Option { url: options.url.clone(), reason });
     }
     Ok(builder)
+}
+
+/// Whether an endpoint is on this host, where nobody listens in between.
+fn is_loopback(endpoint: &str) -> bool {
+    match Url::parse(endpoint).ok().as_ref().and_then(Url::host) {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// Whether object_store reads `value` as true.
@@ -267,13 +280,13 @@ mod tests {
         let error = open_with("s3://bucket", &[("regoin", "x")]).unwrap_err();
         assert_eq!(error.to_string(), "object store `s3://bucket`: unknown option `regoin`");
         assert!(matches!(open_with("memory://", &[("region", "x")]), Err(OpenError::UnknownOption { .. })));
-        let error = open_with("s3://bucket", &[("endpoint", "http://127.0.0.1:9000")]).unwrap_err();
+        let error = open_with("s3://bucket", &[("endpoint", "http://10.1.2.3:9000")]).unwrap_err();
         assert!(error.to_string().contains("`allow_http`"), "{error}");
     }
 
     #[test]
     fn opens_cloud_stores_without_asking_them() {
-        let local = [("endpoint", "http://127.0.0.1:9000"), ("allow-http", "true"), ("region", "eu-1")];
+        let local = [("endpoint", "http://127.0.0.1:9000"), ("region", "eu-1")];
         let store = open_with("s3://bucket/a/b", &local).unwrap();
         assert!(format!("{store:?}").ends_with("\"a/b\")"), "{store:?}");
         open_with("gs://bucket/a", &[("skip_signature", "true")]).unwrap();

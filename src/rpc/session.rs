@@ -19,6 +19,9 @@ use crate::{
 /// Requests that are handled before acknowledgements are sent, if they are there already: several batches share one.
 const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
 
+/// Responses that may wait to be sent before another request is handled: each is a message of up to `max_message_bytes`.
+const READY_RESPONSES: usize = 4;
+
 /// A session and its wire.
 struct Wire {
     directory: Directory,
@@ -94,7 +97,7 @@ impl Wire {
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
-            if !self.open || self.end.is_some() {
+            if !self.open || self.end.is_some() || self.ready.len() >= READY_RESPONSES {
                 return;
             }
             match self.requests.message().now_or_never() {

@@ -141,6 +141,7 @@ pub fn default_max_parallelism(parallelism: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

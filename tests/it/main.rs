@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod backend;
 mod config;
 mod sim;
+mod support;
 mod tidy;

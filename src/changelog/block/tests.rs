@@ -1,3 +1,5 @@
+//! Tests of the block codec.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use proptest::prelude::*;

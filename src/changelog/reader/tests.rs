@@ -1,3 +1,5 @@
+//! Tests of reading change sets back.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::Arc;

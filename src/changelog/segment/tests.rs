@@ -1,3 +1,5 @@
+//! Tests of the segment format.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{fs, path::PathBuf};

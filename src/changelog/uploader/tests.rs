@@ -1,3 +1,5 @@
+//! Tests of the uploads of a job.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{future::Future, time::Duration};

@@ -218,7 +218,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

@@ -1,3 +1,5 @@
+//! Tests of the listeners, over real sockets.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{

@@ -1,0 +1,237 @@
+//! What several integration tests need: daemons without their wire, over one store in memory.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use dstl::{
+    backend::{
+        BackendMetrics, BackendOptions, CreditPool, Directory, Environment, OpenSpec, Operation, RestoreFrom, Session,
+        SessionEvent,
+    },
+    changelog::{
+        batcher::BatchOptions,
+        compression::Compression,
+        metrics::UploadMetrics,
+        registry::Registry,
+        uploader::{SegmentNumbers, UploadOptions},
+    },
+    clock::Clock,
+    error::Error,
+    metrics::Metrics,
+    object::{
+        Path, Retry, RetryOptions, Store,
+        faulty::{Faults, FaultyStore},
+    },
+    random::Random,
+    state::op::{Answer, Op},
+    tasks::Tasks,
+    types::{BackendId, Limits, Name, StateDescriptor, StateId, StateKind},
+};
+use object_store::ObjectStore;
+
+/// The store of a test and its clock.
+#[derive(Clone)]
+pub struct World {
+    pub objects: Arc<dyn ObjectStore>,
+    pub time: Arc<AtomicU64>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self { objects: Arc::new(object_store::memory::InMemory::new()), time: Arc::new(AtomicU64::new(1_000)) }
+    }
+
+    pub fn clock(&self) -> Clock {
+        let time = self.time.clone();
+        Clock::new(move || time.load(Ordering::Relaxed))
+    }
+
+    /// The store without any daemon.
+    pub fn store(&self) -> Store {
+        Store::new(self.objects.clone(), Path::default(), RetryOptions::default(), &Metrics::new(), Random::seeded(9))
+    }
+
+    /// Paths of all objects that contain `part`, sorted.
+    pub async fn paths(&self, part: &str) -> Vec<String> {
+        let all = self.store().list(&Path::default(), Retry::none()).await.unwrap();
+        all.iter().map(|meta| meta.path.to_string()).filter(|path| path.contains(part)).collect()
+    }
+}
+
+/// One daemon without its wire.
+pub struct Daemon {
+    pub directory: Directory,
+    pub faults: Faults,
+    pub metrics: Metrics,
+}
+
+/// Settings of [`Daemon::start`].
+pub struct Settings {
+    pub options: BackendOptions,
+    pub budget: u64,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1 }
+    }
+}
+
+impl Daemon {
+    pub fn start(world: &World, settings: Settings) -> Self {
+        let (metrics, tasks, random) = (Metrics::new(), Tasks::default(), Random::seeded(settings.seed));
+        let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(settings.seed + 1), Tasks::default());
+        let faults = faulty.faults();
+        let store = Store::new(Arc::new(faulty), Path::default(), RetryOptions::default(), &metrics, random.clone());
+        let instance = random.uuid();
+        let limits: Limits = settings.options.limits;
+        let upload = UploadOptions { batch: BatchOptions::default(), num_threads: 5, compression: Compression::None };
+        let uploads = Registry::new(
+            store.clone(),
+            tasks.clone(),
+            SegmentNumbers::new(instance),
+            upload,
+            UploadMetrics::register(&metrics),
+        );
+        let env = Environment {
+            store,
+            clock: world.clock(),
+            random,
+            tasks,
+            instance,
+            options: Arc::new(settings.options),
+            uploads,
+            credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
+            state_bytes: Arc::new(AtomicU64::new(0)),
+            metrics: BackendMetrics::register(&metrics),
+        };
+        Self { directory: Directory::new(env), faults, metrics }
+    }
+
+    /// Ends the daemon as kill -9 does.
+    pub fn crash(self) {
+        self.directory.environment().tasks.abort_all();
+    }
+
+    /// Opens `job/op/0` and starts a session; state 1 is a value, 2 a sum.
+    pub async fn task(&self, attempt: u64, restore: RestoreFrom) -> Result<Task, Error> {
+        self.subtask(0, 1, attempt, restore).await
+    }
+
+    pub async fn subtask(
+        &self,
+        subtask: u32,
+        parallelism: u32,
+        attempt: u64,
+        restore: RestoreFrom,
+    ) -> Result<Task, Error> {
+        let spec = OpenSpec { restore, ..spec(subtask, parallelism, attempt) };
+        let opened = self.directory.open(spec, |_| {}).await?;
+        let backend = opened.backend.clone();
+        backend.register(backend.epoch(), &states())?;
+        let session = Session::start(backend.clone(), backend.epoch())?;
+        Ok(Task { opened, session })
+    }
+}
+
+pub fn states() -> Vec<StateDescriptor> {
+    let state = |name: &str, merge| StateDescriptor {
+        name: name.to_owned(),
+        kind: StateKind::Value,
+        merge,
+        serializer: String::new(),
+    };
+    vec![state("value", None), state("sum", Some(dstl::types::MergeFunction::SumI64))]
+}
+
+pub fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
+    let name = |name: &str| Name::new(name).unwrap();
+    OpenSpec {
+        id: BackendId { job: name("job"), operator: name("op"), subtask },
+        parallelism,
+        max_parallelism: None,
+        key_groups: None,
+        assignment: Some(dstl::types::KeyGroupAssignment::Given),
+        inner: None,
+        changelog: None,
+        attempt,
+        restore: RestoreFrom::Empty,
+        retention: None,
+    }
+}
+
+/// A task with its session.
+pub struct Task {
+    pub opened: dstl::backend::Opened,
+    pub session: Session,
+}
+
+impl Task {
+    /// Applies one batch of puts to state 1.
+    pub fn put(&mut self, number: u64, entries: &[(&str, &[u8])]) {
+        let group = u32::from(self.opened.shape.key_groups.first().0);
+        let operations: Vec<Operation<'_>> = entries
+            .iter()
+            .map(|(key, value)| Operation {
+                state: StateId(1),
+                key_group: Some(group),
+                key: key.as_bytes(),
+                namespace: b"",
+                op: Op::Put(value),
+            })
+            .collect();
+        self.session.acknowledgement();
+        let cost = entries.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        self.session.apply(number, cost, &operations).unwrap();
+    }
+
+    /// Reads a value of state 1, as batch `number`.
+    pub fn get(&mut self, number: u64, key: &str) -> Option<Vec<u8>> {
+        let operation = Operation {
+            state: StateId(1),
+            key_group: Some(u32::from(self.opened.shape.key_groups.first().0)),
+            key: key.as_bytes(),
+            namespace: b"",
+            op: Op::Get,
+        };
+        let result = self.session.apply(number, 0, &[operation]).unwrap().unwrap();
+        match &result.answers[..] {
+            [(0, Some(Answer::Value(value)))] => value.as_ref().map(|value| value.to_vec()),
+            other => panic!("a get answers one value, not {other:?}"),
+        }
+    }
+
+    /// Sends a barrier.
+    pub fn barrier(&mut self, id: u64) {
+        let request = dstl::backend::BarrierRequest { id, attachment: format!("at {id}").into(), timeout: None };
+        self.session.barrier(request).unwrap();
+    }
+
+    /// The next event of the session.
+    pub async fn event(&mut self) -> SessionEvent {
+        loop {
+            if let Some(event) = self.session.outbox().pop() {
+                return event;
+            }
+            self.session.outbox().changed().await;
+        }
+    }
+
+    /// Sends a barrier and waits until its checkpoint is restorable.
+    pub async fn checkpoint(&mut self, id: u64) -> dstl::backend::CompletedCheckpoint {
+        self.barrier(id);
+        match self.event().await {
+            SessionEvent::CheckpointCompleted(completed) => *completed,
+            other => panic!("checkpoint {id}: {other:?}"),
+        }
+    }
+
+    pub fn notice(&mut self, kind: dstl::checkpoint::ledger::NoticeKind, id: u64) {
+        let epoch = self.opened.backend.epoch().number;
+        let target = dstl::checkpoint::ledger::NoticeTarget { epoch, id, uuid: None };
+        self.session.notice(kind, target).unwrap();
+    }
+}
