@@ -15,9 +15,12 @@
 //! the runs that this epoch itself began with ([`manifest`]). The list of change sets of a run is the **log index**
 //! ([`index`]), kept bounded in the manifest by moving its older part into pages.
 //!
-//! [`ledger`], [`manifest`] and [`index`] are pure; [`chain`] and [`job`] talk to the store.
+//! What no head names and nobody can still name is found and deleted by [`collect`].
+//!
+//! [`ledger`], [`manifest`] and [`index`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
 
 pub mod chain;
+pub mod collect;
 pub mod envelope;
 pub mod handle;
 pub mod index;

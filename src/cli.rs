@@ -14,13 +14,19 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser as _;
 
 pub use self::{
-    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, Inner, ServeArgs},
+    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
 };
-use crate::config::Faults;
+use crate::{
+    config::Faults,
+    demo::{DemoError, EXIT_DAEMON_GONE, task::TaskError},
+};
 
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
 pub const EXIT_USAGE: u8 = 64;
+
+/// What shells tell of a command that was interrupted.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,12 @@ pub enum CliError {
     /// The configuration is faulty.
     #[error(transparent)]
     Config(#[from] Faults),
+    /// The demo has no outcome, or a bad one.
+    #[error("{0}")]
+    Demo(#[from] DemoError),
+    /// The demo's task ended early.
+    #[error("{0}")]
+    DemoTask(#[from] TaskError),
     /// Something failed while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -41,8 +53,10 @@ impl CliError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(EXIT_USAGE),
-            Self::Runtime(_) => ExitCode::FAILURE,
+            Self::Config(_) | Self::Demo(DemoError::Usage(_)) => ExitCode::from(EXIT_USAGE),
+            Self::Demo(DemoError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+            Self::DemoTask(TaskError::DaemonGone(_)) => ExitCode::from(EXIT_DAEMON_GONE),
+            Self::Demo(_) | Self::DemoTask(_) | Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
 }

@@ -202,7 +202,7 @@ impl Restore<'_> {
     }
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {
-        let path = ObjectName::IndexPage { backend: self.manifest.backend.clone(), id: page.uuid }.path();
+        let path = page.name(&self.manifest.backend).path();
         let of_page_epoch = |source: &Source| source.epoch == page.range.from.epoch() && source.to > page.range.from;
         let bytes = match self.store.get(&path, self.retry).await {
             Ok(bytes) => bytes,

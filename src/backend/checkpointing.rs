@@ -225,7 +225,7 @@ impl Core {
 
     /// The manifest to write now, if one is wanted.
     pub(super) fn next_publication(&mut self, now: Instant) -> Option<Publication> {
-        if !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
+        if self.sealed || !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
             return None;
         }
         self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
@@ -235,7 +235,9 @@ impl Core {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
-        let low_water = if self.closing { u64::MAX } else { self.segment_low_water() };
+        // What the last manifest does not name, a sweep may delete from then on.
+        self.sealed = self.closing;
+        let low_water = if self.sealed { u64::MAX } else { self.segment_low_water() };
         Some(self.begin_publication(low_water))
     }
 

@@ -93,6 +93,8 @@ pub(super) struct Core {
     pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
     /// An orderly close waits for the last manifest.
     pub(super) closing: bool,
+    /// The last manifest has begun: it says that this owner names no further segment.
+    pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
     /// The session that sent each of the newest barriers.
     pub(super) barrier_sessions: BTreeMap<CheckpointId, u64>,

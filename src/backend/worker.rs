@@ -87,9 +87,9 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
 /// Writes pages, then the manifest, patiently. Returns the manifest's checksum, or why this owner has ended.
 async fn write(store: &Store, publication: Publication) -> Result<u32, crate::error::Error> {
     let Publication { pages, manifest } = publication;
-    let backend = manifest.backend.clone();
+    let (backend, epoch) = (manifest.backend.clone(), manifest.owner().epoch.number);
     for (uuid, bytes) in pages {
-        let path = ObjectName::IndexPage { backend: backend.clone(), id: uuid }.path();
+        let path = ObjectName::IndexPage { backend: backend.clone(), epoch, id: uuid }.path();
         loop {
             match store.create(&path, PutPayload::from_bytes(bytes.clone()), Retry::forever()).await {
                 Ok(Created::New | Created::Identical) => break,

@@ -18,8 +18,9 @@ use crate::{
         compression::Compression,
         segment::{BlockHandle, SegmentHandle, SegmentId},
     },
+    object::ObjectName,
     proto::store,
-    types::{KeyGroupRange, Name, Sqn, SqnRange},
+    types::{BackendId, KeyGroupRange, Name, Sqn, SqnRange},
 };
 
 /// Entries of one level that a manifest holds at most; beyond, the oldest [`PAGE_ENTRIES`] move into a page.
@@ -63,6 +64,14 @@ pub struct Totals {
     pub stored_bytes: u64,
     /// State changes.
     pub changes: u64,
+}
+
+impl PageRef {
+    /// The object that it refers to, in the log index of `backend`. A run, and with it its pages, is of one epoch.
+    #[must_use]
+    pub fn name(&self, backend: &BackendId) -> ObjectName {
+        ObjectName::IndexPage { backend: backend.clone(), epoch: self.range.from.epoch(), id: self.uuid }
+    }
 }
 
 /// The contents of a page.
@@ -169,11 +178,20 @@ impl Page {
     /// # Errors
     /// If the bytes are damaged, or are not the page that `reference` means.
     pub fn decode(job: &Name, reference: &PageRef, bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let page = Self::read(job, bytes)?;
+        if envelope::crc_of(bytes) != reference.crc {
+            return Err(EnvelopeError::Contents("not the page that its reference means".to_owned()));
+        }
+        Ok(page)
+    }
+
+    /// Reads any page of `job`; for tools.
+    ///
+    /// # Errors
+    /// If the bytes are damaged.
+    pub fn read(job: &Name, bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Page = envelope::open(Kind::Page, bytes)?;
         let contents = |what: &'static str| EnvelopeError::Contents(what.to_owned());
-        if envelope::crc_of(bytes) != reference.crc {
-            return Err(contents("not the page that its reference means"));
-        }
         if message.level == 1 {
             let handles = message.handles.iter().map(|handle| decode_handle(job, handle));
             Ok(Self::Handles(handles.collect::<Result<_, _>>().map_err(contents)?))

@@ -5,17 +5,18 @@
 //! ```text
 //! <job>/segments/<instance uuid>/<number>
 //! <job>/operators/<operator>/<subtask>/manifest/<number>
-//! <job>/operators/<operator>/<subtask>/index/<uuid>
+//! <job>/operators/<operator>/<subtask>/index/<epoch>/<uuid>
 //! <job>/operators/<operator>/<subtask>/snapshot/<instance uuid>/<file>
 //! <job>/pins/<uuid>
 //! <job>/job/<number>
+//! <job>/clock/<uuid>
 //! <job>/savepoints/<savepoint>/<file, one or more levels>
 //! ```
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
 //! * Numbers of segments, manifests and job records have 20 digits with leading zeros, so that the order of the names
-//!   is the order of the numbers. Subtasks are plain decimals. UUIDs are in lower case with hyphens.
+//!   is the order of the numbers. Subtasks and epochs are plain decimals. UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
 //! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
@@ -34,6 +35,7 @@ const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
 const PINS: &str = "pins";
 const JOB: &str = "job";
+const CLOCK: &str = "clock";
 const SAVEPOINTS: &str = "savepoints";
 
 /// Digits of a number in a name: as many as the largest `u64` has.
@@ -62,6 +64,8 @@ pub enum ObjectName {
     IndexPage {
         /// Whose.
         backend: BackendId,
+        /// The number of the epoch that wrote it: once there is a later one, no further page of it is ever named.
+        epoch: u64,
         /// Which.
         id: Uuid,
     },
@@ -88,6 +92,13 @@ pub enum ObjectName {
         /// Its place in the chain.
         number: u64,
     },
+    /// Made to see what time it is for the store, and deleted at once.
+    Clock {
+        /// Whoever asked did so for this job.
+        job: Name,
+        /// Which.
+        id: Uuid,
+    },
     /// A file of a savepoint.
     SavepointFile {
         /// The job that it was taken of.
@@ -113,12 +124,13 @@ impl ObjectName {
         match self {
             Self::Segment { job, instance, number } => segments(job).join(instance.to_string()).join(numbered(*number)),
             Self::Manifest { backend, number } => manifests(backend).join(numbered(*number)),
-            Self::IndexPage { backend, id } => index_pages(backend).join(id.to_string()),
+            Self::IndexPage { backend, epoch, id } => index_pages(backend).join(epoch.to_string()).join(id.to_string()),
             Self::SnapshotFile { backend, instance, file } => {
                 snapshots(backend).join(instance.to_string()).join(file.as_str())
             }
             Self::Pin { job, id } => pins(job).join(id.to_string()),
             Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
+            Self::Clock { job, id } => Path::from_iter([job.as_str(), CLOCK]).join(id.to_string()),
             Self::SavepointFile { job, savepoint: name, file } => {
                 file.iter().fold(savepoint(job, name), |path, part| path.join(part.as_str()))
             }
@@ -149,6 +161,7 @@ impl ObjectName {
             Self::Segment { job, .. }
             | Self::Pin { job, .. }
             | Self::JobRecord { job, .. }
+            | Self::Clock { job, .. }
             | Self::SavepointFile { job, .. } => job,
             Self::Manifest { backend, .. } | Self::IndexPage { backend, .. } | Self::SnapshotFile { backend, .. } => {
                 &backend.job
@@ -261,6 +274,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
         }
         [PINS, id] => Some(ObjectName::Pin { job, id: id.parse().ok()? }),
         [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
+        [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
         [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
             let file = file.iter().map(|part| name(part)).collect::<Option<_>>()?;
             Some(ObjectName::SavepointFile { job, savepoint: name(savepoint)?, file })
@@ -272,7 +286,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
 fn parse_of_backend(backend: BackendId, rest: &[&str]) -> Option<ObjectName> {
     match *rest {
         [MANIFEST, number] => Some(ObjectName::Manifest { backend, number: number.parse().ok()? }),
-        [INDEX, id] => Some(ObjectName::IndexPage { backend, id: id.parse().ok()? }),
+        [INDEX, epoch, id] => Some(ObjectName::IndexPage { backend, epoch: epoch.parse().ok()?, id: id.parse().ok()? }),
         [SNAPSHOT, instance, file] => {
             Some(ObjectName::SnapshotFile { backend, instance: instance.parse().ok()?, file: name(file)? })
         }
@@ -315,7 +329,11 @@ mod tests {
                 number
             }),
             (backends(), any::<u64>()).prop_map(|(backend, number)| ObjectName::Manifest { backend, number }),
-            (backends(), uuids()).prop_map(|(backend, id)| ObjectName::IndexPage { backend, id }),
+            (backends(), any::<u64>(), uuids()).prop_map(|(backend, epoch, id)| ObjectName::IndexPage {
+                backend,
+                epoch,
+                id
+            }),
             (backends(), uuids(), names()).prop_map(|(backend, instance, file)| ObjectName::SnapshotFile {
                 backend,
                 instance,
@@ -323,6 +341,7 @@ mod tests {
             }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
+            (names(), uuids()).prop_map(|(job, id)| ObjectName::Clock { job, id }),
             (names(), names(), prop::collection::vec(names(), 1..4))
                 .prop_map(|(job, savepoint, file)| ObjectName::SavepointFile { job, savepoint, file }),
         ]
@@ -370,8 +389,8 @@ mod tests {
                 "wc/operators/segments/3/manifest/18446744073709551615",
             ),
             (
-                ObjectName::IndexPage { backend: backend.clone(), id },
-                "wc/operators/segments/3/index/00000000-0000-0000-0000-000000000001",
+                ObjectName::IndexPage { backend: backend.clone(), epoch: 12, id },
+                "wc/operators/segments/3/index/12/00000000-0000-0000-0000-000000000001",
             ),
             (
                 ObjectName::SnapshotFile { backend, instance: id, file: name("a.sst") },
@@ -379,6 +398,7 @@ mod tests {
             ),
             (ObjectName::Pin { job: name("wc"), id }, "wc/pins/00000000-0000-0000-0000-000000000001"),
             (ObjectName::JobRecord { job: name("wc"), number: 0 }, "wc/job/00000000000000000000"),
+            (ObjectName::Clock { job: name("wc"), id }, "wc/clock/00000000-0000-0000-0000-000000000001"),
             (
                 ObjectName::SavepointFile { job: name("wc"), savepoint: name("s"), file: vec![name("a"), name("b")] },
                 "wc/savepoints/s/a/b",

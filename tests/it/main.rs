@@ -5,5 +5,8 @@
 mod backend;
 mod config;
 mod sim;
+mod demo;
+mod deploy;
+mod python;
 mod support;
 mod tidy;

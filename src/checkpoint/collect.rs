@@ -1,0 +1,169 @@
+//! Garbage collection: finds the objects of a job that nothing names and nobody can still name, and deletes them.
+//!
+//! ```text
+//!   LIST the job's objects ──▶ read every chain's head, its pages, the older manifests ──▶ list pins ──▶ verdict per object
+//!                                     ▲                                                                     │ garbage
+//!                                     └───────── again before each batch of deletions ◀─────────────────────┘
+//! ```
+//!
+//! A sweep may run beside owners at work, and with any grace, even none. What it relies on:
+//!
+//! 1. **Only heads name.** The highest manifest of each chain is the authority; each is derived from the one before, and what
+//!    one of them dropped none of its successors names again.
+//! 2. **Who can name a segment was there when it was listed.** A change set is handed to the uploads after its owner's opening
+//!    manifest was durable. So the owner of every change set in a segment that the first LIST returned is found when the
+//!    heads are read *after* it. If the chain's head is by then of another daemon instance, its owner is fenced and publishes
+//!    nothing more. If it is of the segment's own instance, its `segment_low_water` decides: the owner promises that segments
+//!    below it which that manifest does not name will never be named. An owner that closed promised so of all.
+//! 3. **Pages belong to an epoch**, which their path tells. Only that epoch's owner names new ones, and a head of a later epoch
+//!    says that it is fenced.
+//! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a fenced
+//!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever, as
+//!    do the records of the job's chain. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
+//!    delayed request create one of those again, it is below the head and so means nothing: an opener that created it lists
+//!    the chain and sees that.
+//! 5. **A temporary goes when its target exists, or would be garbage itself.** Deleting one that a living process still
+//!    writes makes a later one of the same name possible, half written when the first process links it to the target. That is
+//!    harmless exactly then: a target that exists is not replaced, and garbage may be torn.
+//!
+//! So a verdict of garbage never turns, whatever the owners do meanwhile. From this follows that **several sweeps may run at
+//! once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once. It also follows
+//! that the heads need not be read again before deleting; it is done all the same, batch by batch, as a net under mistakes
+//! (somebody who repairs a chain by hand, say).
+//!
+//! A reader that does not fence first writes a pin and then reads the head again; heads are read here before pins are listed,
+//! so one of the two sees the other. This version writes no pins and does not know what they hold: where there are any,
+//! nothing of the job is deleted.
+//!
+//! Grace is a net as well: an object younger than it, by the store's clock, stays. What this version does not make (snapshots,
+//! savepoints) or does not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of
+//! the job is deleted.
+
+mod judge;
+mod observe;
+mod sweep;
+
+pub use self::{
+    judge::{Chain, View},
+    observe::jobs,
+    sweep::{Finding, SweepError, SweepOptions, SweepReport, Tally, store_time, sweep},
+};
+use crate::types::BackendId;
+
+#[cfg(doc)]
+use super::chain;
+
+/// What becomes of an object, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is needed.
+    Live(Live),
+    /// Nothing names it, but it stays for now.
+    Kept(Kept),
+    /// Nothing needs it, now or ever.
+    Garbage(Garbage),
+    /// Not an object that this version makes: it is never touched.
+    Unknown,
+}
+
+/// Why an object is needed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Live {
+    /// A segment or page.
+    #[error("named by the head of `{0}`")]
+    Named(BackendId),
+    /// A manifest.
+    #[error("the head of its chain")]
+    Head,
+    /// A manifest.
+    #[error("one of the newest of its chain")]
+    Recent,
+    /// A manifest.
+    #[error("opened epoch {0}, so fences its predecessor")]
+    Opens(u64),
+    /// A manifest.
+    #[error("the last one of epoch {0}, whose owner may not know that it is durable")]
+    Ends(u64),
+    /// A job record.
+    #[error("tells every late subtask what its attempt restores")]
+    JobRecord,
+    /// A file of a savepoint.
+    #[error("savepoints are deleted by those who took them")]
+    Savepoint,
+}
+
+/// Why an object that nothing names stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Kept {
+    /// Too young.
+    #[error("garbage, but younger than the grace")]
+    Grace,
+    /// The job has pins, which this version cannot read.
+    #[error("garbage, but the job has pins, which this version cannot read")]
+    Pins,
+    /// A segment or page, or what may become one.
+    #[error("the owner of `{0}` may still name it")]
+    MayBeNamed(BackendId),
+    /// A temporary.
+    #[error("may be in the making")]
+    InTheMaking,
+    /// A manifest below the head.
+    #[error("a manifest that cannot be read: damaged, or deleted meanwhile")]
+    Unreadable,
+    /// Its chain, or all chains of the job, are gone.
+    #[error("there is no manifest that could tell whether it is needed")]
+    NoChain,
+    /// A pin, or a file of a snapshot.
+    #[error("this version neither makes nor reads such objects")]
+    Foreign,
+}
+
+/// Why an object is garbage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Garbage {
+    /// A segment.
+    #[error("no head names it, and no owner that could still do so remains")]
+    Unnamed,
+    /// A page.
+    #[error("no head names it, and epoch {0}, which wrote it, has a successor")]
+    Outdated(u64),
+    /// A manifest.
+    #[error("superseded within its epoch")]
+    Superseded,
+    /// A temporary.
+    #[error("left behind by a process that was killed")]
+    Temporary,
+    /// What [`store_time`] makes.
+    #[error("made to read the store's clock")]
+    Clock,
+}
+
+impl Verdict {
+    /// `live`, `kept`, `garbage` or `unknown`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Live(_) => "live",
+            Self::Kept(_) => "kept",
+            Self::Garbage(_) => "garbage",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The reason, for people.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Live(why) => why.to_string(),
+            Self::Kept(why) => why.to_string(),
+            Self::Garbage(why) => why.to_string(),
+            Self::Unknown => "not a name that this version makes".to_owned(),
+        }
+    }
+
+    /// Whether it may be deleted.
+    #[must_use]
+    pub fn is_garbage(&self) -> bool {
+        matches!(self, Self::Garbage(_))
+    }
+}

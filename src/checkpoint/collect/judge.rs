@@ -1,0 +1,182 @@
+//! The decision: what becomes of an object, given what the chains of its job say. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::{Garbage, Kept, Live, Verdict};
+use crate::{
+    checkpoint::{chain::KEPT_MANIFESTS, manifest::Manifest},
+    object::ObjectName,
+    types::{BackendId, Epoch},
+};
+
+/// What the manifest chain of one backend says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Number of its head.
+    pub head: u64,
+    /// The owner that wrote the head.
+    pub epoch: Epoch,
+    /// The daemon instance of that owner.
+    pub instance: Uuid,
+    /// Segments of `instance` below this number that the head does not name will never be named.
+    pub segment_low_water: u64,
+    /// Every segment that the head names, directly or through pages: instance and number.
+    pub segments: BTreeSet<(Uuid, u64)>,
+    /// Every page that the head names, directly or through pages: epoch and id.
+    pub pages: BTreeSet<(u64, Uuid)>,
+    /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
+    pub older: BTreeMap<u64, (Epoch, bool)>,
+}
+
+/// What is known of a job, read after its objects were listed: chains first, then pins.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    chains: BTreeMap<BackendId, Chain>,
+    /// Every named segment, and a chain that names it.
+    named: BTreeMap<(Uuid, u64), BackendId>,
+    /// By daemon instance: the chain whose owner's low water is lowest.
+    low_waters: BTreeMap<Uuid, (u64, BackendId)>,
+    /// By chain: the manifests below the head that stay, and why.
+    fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
+    has_pins: bool,
+}
+
+impl Chain {
+    /// What `head` says, without pages and older manifests.
+    #[must_use]
+    pub fn new(head: &Manifest) -> Self {
+        let handles = head.runs.values().flat_map(|run| &run.handles);
+        Self {
+            head: head.number,
+            epoch: head.owner().epoch,
+            instance: head.instance,
+            segment_low_water: head.segment_low_water,
+            segments: handles.map(|handle| (handle.segment.instance, handle.segment.number)).collect(),
+            pages: BTreeSet::new(),
+            older: BTreeMap::new(),
+        }
+    }
+
+    /// The manifests below the head that stay for ever: the first and the last of each epoch.
+    fn fences(&self) -> BTreeMap<u64, Live> {
+        let mut last = BTreeMap::new();
+        for (number, (epoch, _)) in &self.older {
+            last.insert((epoch.number, epoch.owner), *number);
+        }
+        let present = (self.epoch.number, self.epoch.owner);
+        let ends = last.into_iter().filter(|(epoch, _)| *epoch != present);
+        let mut fences: BTreeMap<u64, Live> = ends.map(|((epoch, _), number)| (number, Live::Ends(epoch))).collect();
+        let opening = self.older.iter().filter(|(_, (_, opens))| *opens);
+        fences.extend(opening.map(|(number, (epoch, _))| (*number, Live::Opens(epoch.number))));
+        fences
+    }
+}
+
+impl View {
+    /// A view of `chains`; `has_pins` must have been read after they were.
+    #[must_use]
+    pub fn new(chains: BTreeMap<BackendId, Chain>, has_pins: bool) -> Self {
+        let mut view = Self { has_pins, ..Self::default() };
+        for (id, chain) in &chains {
+            for segment in &chain.segments {
+                view.named.entry(*segment).or_insert_with(|| id.clone());
+            }
+            let lowest = view.low_waters.entry(chain.instance).or_insert((u64::MAX, id.clone()));
+            if chain.segment_low_water < lowest.0 {
+                *lowest = (chain.segment_low_water, id.clone());
+            }
+            view.fences.insert(id.clone(), chain.fences());
+        }
+        view.chains = chains;
+        view
+    }
+
+    /// The chains that were read.
+    #[must_use]
+    pub fn chains(&self) -> &BTreeMap<BackendId, Chain> {
+        &self.chains
+    }
+
+    /// What becomes of the object `name`, listed before this view was read. `is_young`: it is within grace. `exists` tells
+    /// whether an object was listed.
+    #[must_use]
+    pub fn judge(&self, name: &ObjectName, is_young: bool, exists: impl Fn(&ObjectName) -> bool) -> Verdict {
+        let verdict = match name {
+            ObjectName::Temporary { of, .. } if exists(of) => Verdict::Garbage(Garbage::Temporary),
+            ObjectName::Temporary { of, .. } => self.unfinished(of),
+            whole => self.whole(whole),
+        };
+        match verdict {
+            Verdict::Garbage(_) if self.has_pins => Verdict::Kept(Kept::Pins),
+            Verdict::Garbage(_) if is_young => Verdict::Kept(Kept::Grace),
+            verdict => verdict,
+        }
+    }
+
+    fn whole(&self, name: &ObjectName) -> Verdict {
+        match name {
+            ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
+            ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
+            ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
+            ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
+            ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
+            ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
+            ObjectName::SnapshotFile { .. } | ObjectName::Pin { .. } | ObjectName::Temporary { .. } => {
+                Verdict::Kept(Kept::Foreign)
+            }
+        }
+    }
+
+    fn segment(&self, instance: Uuid, number: u64) -> Verdict {
+        if self.chains.is_empty() {
+            return Verdict::Kept(Kept::NoChain);
+        }
+        if let Some(by) = self.named.get(&(instance, number)) {
+            return Verdict::Live(Live::Named(by.clone()));
+        }
+        match self.low_waters.get(&instance) {
+            Some((low_water, owner)) if number >= *low_water => Verdict::Kept(Kept::MayBeNamed(owner.clone())),
+            _ => Verdict::Garbage(Garbage::Unnamed),
+        }
+    }
+
+    fn page(&self, backend: &BackendId, epoch: u64, id: Uuid) -> Verdict {
+        match self.chains.get(backend) {
+            None => Verdict::Kept(Kept::NoChain),
+            Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
+            Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            Some(_) => Verdict::Kept(Kept::MayBeNamed(backend.clone())),
+        }
+    }
+
+    fn manifest(&self, backend: &BackendId, number: u64) -> Verdict {
+        let Some(chain) = self.chains.get(backend) else { return Verdict::Kept(Kept::NoChain) };
+        if number >= chain.head {
+            return Verdict::Live(Live::Head);
+        }
+        if let Some(why) = self.fences.get(backend).and_then(|fences| fences.get(&number)) {
+            return Verdict::Live(why.clone());
+        }
+        if number + KEPT_MANIFESTS > chain.head {
+            return Verdict::Live(Live::Recent);
+        }
+        match chain.older.get(&number) {
+            Some(_) => Verdict::Garbage(Garbage::Superseded),
+            None => Verdict::Kept(Kept::Unreadable),
+        }
+    }
+
+    /// What becomes of a temporary whose target does not exist: it goes if the target would be garbage.
+    fn unfinished(&self, target: &ObjectName) -> Verdict {
+        let is_garbage = match target {
+            // Freed, as everything below the head that is not there.
+            ObjectName::Manifest { backend, number } => {
+                self.chains.get(backend).is_some_and(|chain| *number <= chain.head)
+            }
+            target => self.whole(target).is_garbage(),
+        };
+        if is_garbage { Verdict::Garbage(Garbage::Temporary) } else { Verdict::Kept(Kept::InTheMaking) }
+    }
+}

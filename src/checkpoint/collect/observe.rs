@@ -1,0 +1,204 @@
+//! Reads what the chains of a job say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use uuid::Uuid;
+
+use super::{Chain, SweepError, View};
+use crate::{
+    checkpoint::{
+        chain::{self, ChainError},
+        index::{Page, PageRef},
+        manifest::Manifest,
+    },
+    object::{
+        ObjectMeta, Retry, Store, StoreError,
+        layout::{self, ObjectName},
+    },
+    types::{BackendId, Name},
+};
+
+/// Requests in flight at once.
+const CONCURRENT_READS: usize = 16;
+
+/// How often a chain is read anew whose owner moves on, and others delete what it dropped, while its pages are read.
+const CHAIN_ATTEMPTS: usize = 16;
+
+/// A job to observe. What never changes is read once: pages, and the manifests below a head.
+pub(super) struct Observer<'a> {
+    store: &'a Store,
+    job: &'a Name,
+    retry: Retry,
+    pages: BTreeMap<Uuid, PageContents>,
+    older: BTreeMap<BackendId, BTreeMap<u64, (crate::types::Epoch, bool)>>,
+    /// The highest manifest of each chain that was ever seen.
+    seen: BTreeMap<BackendId, u64>,
+}
+
+/// What a page names.
+#[derive(Debug, Clone, Default)]
+struct PageContents {
+    segments: Vec<(Uuid, u64)>,
+    pages: Vec<PageRef>,
+}
+
+impl<'a> Observer<'a> {
+    /// An observer of `job` whose objects were listed as `listed`. Reads the manifests below the heads. Cancel-safe.
+    pub(super) async fn new(
+        store: &'a Store,
+        job: &'a Name,
+        listed: &[(ObjectMeta, Option<ObjectName>)],
+        retry: Retry,
+    ) -> Result<Self, SweepError> {
+        let mut observer =
+            Self { store, job, retry, pages: BTreeMap::new(), older: BTreeMap::new(), seen: BTreeMap::new() };
+        let mut manifests = vec![];
+        for (_, name) in listed {
+            if let Some(ObjectName::Manifest { backend, number }) = name {
+                observer.saw(backend, *number);
+                manifests.push((backend.clone(), *number));
+            }
+        }
+        let reads = manifests.into_iter().map(|(backend, number)| read_older(store, backend, number, retry));
+        let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
+        for (backend, number, manifest) in read {
+            let older = observer.older.entry(backend).or_default();
+            older.extend(manifest.map(|m| (number, (m.owner().epoch, m.opens_epoch))));
+        }
+        Ok(observer)
+    }
+
+    /// Reads every chain's head with the pages that it names, then lists the pins. Cancel-safe.
+    pub(super) async fn observe(&mut self) -> Result<View, SweepError> {
+        let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
+        for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
+            if let ObjectName::Manifest { backend, number } = name {
+                self.saw(&backend, number);
+            }
+        }
+        let backends: Vec<BackendId> = self.seen.keys().cloned().collect();
+        let (store, retry) = (self.store, self.retry);
+        let reads = backends.iter().map(|backend| async move { chain::read_head(store, backend, retry).await });
+        let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
+        let mut chains = BTreeMap::new();
+        for (backend, head) in backends.into_iter().zip(heads) {
+            let manifest = self.newest(&backend, head.map(|head| head.manifest))?;
+            let mut chain = self.follow(manifest).await?;
+            let older = self.older.get(&backend).cloned().unwrap_or_default();
+            chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
+            chains.insert(backend, chain);
+        }
+        let pins = self.store.list(&layout::pins(self.job), self.retry).await?;
+        Ok(View::new(chains, !pins.is_empty()))
+    }
+
+    fn saw(&mut self, backend: &BackendId, number: u64) {
+        let seen = self.seen.entry(backend.clone()).or_default();
+        *seen = number.max(*seen);
+    }
+
+    /// Checks that a chain's head is not below what was seen of the chain.
+    fn newest(&mut self, backend: &BackendId, head: Option<Manifest>) -> Result<Manifest, SweepError> {
+        let seen = self.seen.get(backend).copied().unwrap_or_default();
+        let head = head
+            .filter(|head| head.number >= seen)
+            .ok_or_else(|| SweepError::HeadLost { object: chain::manifest_name(backend, seen).path().to_string() })?;
+        self.saw(backend, head.number);
+        Ok(head)
+    }
+
+    /// What `head`, or one after it, says, pages included.
+    async fn follow(&mut self, head: Manifest) -> Result<Chain, SweepError> {
+        let mut head = head;
+        for _ in 0..CHAIN_ATTEMPTS {
+            let missing = match self.expand(&head).await? {
+                Ok(chain) => return Ok(chain),
+                Err(missing) => missing,
+            };
+            // Another sweep deletes what a later manifest has dropped.
+            let now = chain::read_head(self.store, &head.backend, self.retry).await?.map(|head| head.manifest);
+            let now = self.newest(&head.backend, now)?;
+            if now.number == head.number {
+                return Err(SweepError::PageMissing { object: missing, backend: head.backend });
+            }
+            head = now;
+        }
+        Err(ChainError::Contended(head.backend).into())
+    }
+
+    /// What `head` says, pages included; or the path of a page that is missing.
+    async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
+        let mut chain = Chain::new(head);
+        let mut open: Vec<PageRef> = head.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
+        while !open.is_empty() {
+            let new = open.iter().filter(|page| !self.pages.contains_key(&page.uuid));
+            let reads = new.map(|page| read_page(self.store, &head.backend, *page, self.retry));
+            let reads: Vec<_> = reads.collect();
+            let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
+            for (page, contents) in read {
+                match contents {
+                    Some(contents) => self.pages.insert(page.uuid, contents),
+                    None => return Ok(Err(page.name(&head.backend).path().to_string())),
+                };
+            }
+            let mut below = vec![];
+            for page in open {
+                chain.pages.insert((page.range.from.epoch(), page.uuid));
+                let contents = self.pages.get(&page.uuid).expect("just read");
+                chain.segments.extend(contents.segments.iter().copied());
+                below.extend(contents.pages.iter().copied());
+            }
+            open = below;
+        }
+        Ok(Ok(chain))
+    }
+}
+
+/// One manifest as listed; `None` if it is damaged or was deleted meanwhile.
+async fn read_older(
+    store: &Store,
+    backend: BackendId,
+    number: u64,
+    retry: Retry,
+) -> Result<(BackendId, u64, Option<Manifest>), SweepError> {
+    let bytes = store.get_optional(&chain::manifest_name(&backend, number).path(), retry).await?;
+    let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
+    let manifest = manifest.filter(|manifest| manifest.number == number && manifest.backend == backend);
+    Ok((backend, number, manifest))
+}
+
+/// One page; no contents if it is missing.
+async fn read_page(
+    store: &Store,
+    backend: &BackendId,
+    page: PageRef,
+    retry: Retry,
+) -> Result<(PageRef, Option<PageContents>), SweepError> {
+    let path = page.name(backend).path();
+    let bytes = match store.get(&path, retry).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok((page, None)),
+        Err(error) => return Err(error.into()),
+    };
+    let contents = match Page::decode(&backend.job, &page, &bytes) {
+        Ok(Page::Handles(handles)) => {
+            let segments = handles.iter().map(|handle| (handle.segment.instance, handle.segment.number)).collect();
+            PageContents { segments, pages: vec![] }
+        }
+        Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
+        Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
+    };
+    Ok((page, Some(contents)))
+}
+
+/// The jobs that have objects in `store`, in order. Lists the whole store. Cancel-safe.
+///
+/// # Errors
+/// Those of the store.
+pub async fn jobs(store: &Store, retry: Retry) -> Result<Vec<Name>, StoreError> {
+    let objects = store.list(&crate::object::Path::default(), retry).await?;
+    let jobs: BTreeSet<Name> =
+        objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).map(|name| name.job().clone()).collect();
+    Ok(jobs.into_iter().collect())
+}

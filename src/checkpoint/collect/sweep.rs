@@ -1,0 +1,190 @@
+//! The sweep: lists, observes, judges, deletes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Verdict, View, observe::Observer};
+use crate::{
+    checkpoint::{chain::ChainError, envelope::EnvelopeError},
+    object::{
+        ObjectMeta, Path, PutPayload, Retry, Store, StoreError,
+        layout::{self, ObjectName},
+    },
+    random::Random,
+    types::{BackendId, Name, TimeMs},
+};
+
+/// Objects that are judged again, then deleted, at a time.
+const BATCH_OBJECTS: usize = 10_000;
+
+/// How often [`store_time`] tries when sweeps without grace delete what it makes.
+const CLOCK_ATTEMPTS: usize = 16;
+
+/// How to sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SweepOptions {
+    /// What is younger stays. May be zero: no owner's work is at risk.
+    pub grace: Duration,
+    /// What time it is for the store: see [`store_time`]. Not looked at without grace.
+    pub now_ms: TimeMs,
+    /// Delete the garbage, rather than only tell.
+    pub delete: bool,
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SweepReport {
+    /// The job.
+    pub job: Name,
+    /// Every object of the job as listed at the beginning, by path.
+    pub findings: Vec<Finding>,
+}
+
+/// One object and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where it is, its size and its time.
+    pub meta: ObjectMeta,
+    /// Why it stays or goes.
+    pub verdict: Verdict,
+    /// Whether this sweep deleted it.
+    pub deleted: bool,
+}
+
+/// A number of objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why a job was not swept, or not to the end. No object that is needed was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// A head cannot be read.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// A manifest that was there is gone, and none after it is there.
+    #[error("manifest `{object}` was the newest of its chain and is gone: somebody else deletes objects of this job")]
+    HeadLost {
+        /// Its path.
+        object: String,
+    },
+    /// A page that a head names is damaged.
+    #[error("page `{object}` of a log index is damaged: {source}")]
+    PageDamaged {
+        /// Its path.
+        object: String,
+        /// Where and how.
+        source: EnvelopeError,
+    },
+    /// A page that a head names is missing.
+    #[error("page `{object}` of a log index is missing, though the head of `{backend}` names it")]
+    PageMissing {
+        /// Its path.
+        object: String,
+        /// Whose.
+        backend: BackendId,
+    },
+    /// What was made to read the store's clock vanishes each time.
+    #[error("the store's clock cannot be read: objects below `{0}` vanish")]
+    Clock(Path),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl SweepReport {
+    /// Sums over the objects whose verdict is `word`, see [`Verdict::word`].
+    #[must_use]
+    pub fn tally(&self, word: &str) -> Tally {
+        Tally::of(self.findings.iter().filter(|finding| finding.verdict.word() == word))
+    }
+
+    /// Sums over what was deleted.
+    #[must_use]
+    pub fn deleted(&self) -> Tally {
+        Tally::of(self.findings.iter().filter(|finding| finding.deleted))
+    }
+}
+
+impl Tally {
+    /// Sums over `findings`.
+    #[must_use]
+    pub fn of<'a>(findings: impl Iterator<Item = &'a Finding>) -> Self {
+        findings.fold(Self::default(), |tally, finding| Self {
+            objects: tally.objects + 1,
+            bytes: tally.bytes + finding.meta.size,
+        })
+    }
+}
+
+/// Judges every object of `job` and, if asked to, deletes the garbage. Safe beside owners at work and other sweeps, with any
+/// grace. Cancel-safe: dropped, part of the garbage may be deleted.
+///
+/// # Errors
+/// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then part of
+/// the garbage may be deleted.
+pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Retry) -> Result<SweepReport, SweepError> {
+    // Before any head is read: the whole argument rests on it.
+    let objects = store.list(&layout::job(job), retry).await?;
+    let listed: Vec<_> = objects
+        .into_iter()
+        .map(|meta| {
+            let name = ObjectName::parse(&meta.path);
+            (meta, name)
+        })
+        .collect();
+    let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
+    let mut observer = Observer::new(store, job, &listed, retry).await?;
+    let view = observer.observe().await?;
+    let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
+        Some(name) => view.judge(name, is_young(options, meta), |other| names.contains(other)),
+        None => Verdict::Unknown,
+    };
+    let verdicts: Vec<Verdict> = listed.iter().map(|object| judge(&view, object)).collect();
+    let mut findings: Vec<Finding> = listed
+        .iter()
+        .zip(verdicts)
+        .map(|((meta, _), verdict)| Finding { meta: meta.clone(), verdict, deleted: false })
+        .collect();
+    if options.delete {
+        let mut garbage: Vec<_> =
+            findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
+        for batch in garbage.chunks_mut(BATCH_OBJECTS) {
+            let view = observer.observe().await?;
+            for (finding, object) in batch.iter_mut() {
+                finding.verdict = judge(&view, object);
+                finding.deleted = finding.verdict.is_garbage();
+            }
+            let going = batch.iter().filter(|(finding, _)| finding.deleted);
+            store.delete_all(going.map(|(finding, _)| finding.meta.path.clone()).collect(), retry).await?;
+        }
+    }
+    Ok(SweepReport { job: job.clone(), findings })
+}
+
+fn is_young(options: &SweepOptions, meta: &ObjectMeta) -> bool {
+    let age = Duration::from_millis(options.now_ms.saturating_sub(meta.modified_ms));
+    age < options.grace
+}
+
+/// What time it is for the store: the time of an object made for that and deleted again. One that a kill leaves behind is
+/// found by the next sweep of `job`. Not cancel-safe in that sense.
+///
+/// # Errors
+/// Those of the store.
+pub async fn store_time(store: &Store, job: &Name, random: &Random, retry: Retry) -> Result<TimeMs, SweepError> {
+    let mut path = Path::default();
+    for _ in 0..CLOCK_ATTEMPTS {
+        path = ObjectName::Clock { job: job.clone(), id: random.uuid() }.path();
+        store.create(&path, PutPayload::from_static(b""), retry).await?;
+        let made = store.head(&path, retry).await?;
+        store.delete(&path, retry).await?;
+        if let Some(made) = made {
+            return Ok(made.modified_ms);
+        }
+    }
+    Err(SweepError::Clock(path))
+}
