@@ -126,8 +126,9 @@ pub(super) async fn open(
     }
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(&manifest.shape)?;
-    let states_to = checkpoint.as_ref().map_or(0, |record| record.states_to);
-    let states = States::restored(&manifest.states, states_to);
+    let states = States::restored(&manifest.states, |id| {
+        checkpoint.as_ref().is_some_and(|record| id.0 <= record.states_to && !record.missing_states.contains(&id))
+    });
     for (id, descriptor) in states.iter() {
         inner.register(id, descriptor);
     }
