@@ -4,9 +4,9 @@
 
 mod backend;
 mod config;
-mod sim;
 mod demo;
 mod deploy;
 mod python;
+mod sim;
 mod support;
 mod tidy;

@@ -80,7 +80,9 @@ impl Truth {
         }
         for record in records {
             let key = (record.identity.epoch, record.identity.id);
-            let cut = self.cuts.get(&key).unwrap_or_else(|| panic!("nobody asked for checkpoint {key:?}"));
+            let cut = self.cuts.get_mut(&key).unwrap_or_else(|| panic!("nobody asked for checkpoint {key:?}"));
+            // An open that nobody waited for completed what it restored.
+            cut.completed |= record.completed;
             assert_eq!(
                 (record.attempt, record.applied_to, &record.attachment),
                 (cut.attempt, cut.applied_to, &cut.attachment),

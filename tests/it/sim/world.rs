@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dstl::{
     backend::Description,
-    checkpoint::{chain, manifest::CheckpointRecord, manifest::Manifest},
+    checkpoint::{
+        chain,
+        collect::{SweepOptions, sweep},
+        manifest::{CheckpointRecord, Manifest},
+    },
     clock::Clock,
     metrics::Metrics,
     object::{
@@ -27,6 +31,9 @@ use super::{
     trace::Trace,
     truth::{CutKey, JobTruth, Truth},
 };
+
+/// Deletes all that may be deleted.
+const SWEEP: SweepOptions = SweepOptions { grace: Duration::ZERO, now_ms: 0, delete: true };
 
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -87,7 +94,7 @@ impl World {
             sleep(peace).await;
             let hosts = self.hosts();
             let host = hosts.get(random.below(hosts.len().max(1) as u64) as usize);
-            match (random.below(8), host) {
+            match (random.below(10), host) {
                 (0, Some(host)) => {
                     self.trace.note(|| format!("{} crashes", host.name));
                     host.life.crash();
@@ -100,6 +107,7 @@ impl World {
                     self.faults.set_outage(false);
                 }
                 (4 | 5, _) => self.start_hosts(),
+                (6 | 7, Some(host)) => self.start_sweep(host),
                 _ => {
                     let weather = Plan::weather(random);
                     self.trace.note(|| format!("weather {weather:?}"));
@@ -107,6 +115,25 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Lets a daemon sweep beside whatever else goes on. Without grace.
+    fn start_sweep(&self, host: &Host) {
+        let (store, job) = (host.directory.environment().store.clone(), self.plan.seats[0].id.job.clone());
+        let (trace, name) = (self.trace.clone(), host.name.clone());
+        host.directory.environment().tasks.spawn(async move {
+            let retry = Retry::until(Instant::now() + Duration::from_secs(5));
+            let swept = sweep(&store, &job, &SWEEP, retry).await;
+            trace.note(|| format!("{name} swept: {:?}", swept.map(|report| report.deleted())));
+        });
+    }
+
+    /// What a sweep leaves that nothing needs, as paths with the reason.
+    pub(super) async fn left_after_sweep(&self) -> Vec<String> {
+        let job = &self.plan.seats[0].id.job;
+        let report = sweep(&self.raw, job, &SWEEP, Retry::none()).await.unwrap();
+        let left = report.findings.iter().filter(|finding| !finding.deleted && finding.verdict.word() != "live");
+        left.map(|finding| format!("{}: {}", finding.meta.path, finding.verdict.reason())).collect()
     }
 
     /// Ends all misfortune.
