@@ -146,6 +146,7 @@ impl Core {
             changes,
             states_to: self.states.last_id(),
             base: self.base.as_ref().filter(|base| base.complete_at <= self.writer.next()).map(|base| base.uuid),
+            missing_states: self.states.unbound().collect(),
         });
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {

@@ -350,6 +350,7 @@ mod tests {
             changes: 0,
             states_to: 0,
             base: None,
+            missing_states: vec![],
         }
     }
 

@@ -161,8 +161,10 @@ pub struct CheckpointRecord {
     pub incremental_bytes: u64,
     /// Changes likewise.
     pub changes: u64,
-    /// States with ids up to this one existed at the cut.
+    /// States with ids up to this one existed at the cut, without `missing_states`.
     pub states_to: u32,
+    /// Ids of states that an owner registered whose changes are no part of the checkpoint.
+    pub missing_states: Vec<StateId>,
     /// The materialization of its own epoch that it builds on; `None` if it builds on what its epoch began with.
     pub base: Option<Uuid>,
 }
@@ -285,6 +287,7 @@ pub(crate) mod tests {
             changes: 7,
             states_to: 1,
             base: None,
+            missing_states: vec![],
         };
         let run = |epoch, n| (epoch, Run { pages: vec![], handles: handles(epoch, n) });
         Manifest {

@@ -9,5 +9,6 @@ mod deploy;
 mod gc;
 mod materialization;
 mod python;
+mod sim;
 mod support;
 mod tidy;

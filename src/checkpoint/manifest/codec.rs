@@ -257,6 +257,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         changes: record.changes,
         states_to: record.states_to,
         base: encode_base(record.base),
+        missing_states: record.missing_states.iter().map(|id| id.0).collect(),
     }
 }
 
@@ -280,6 +281,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         changes: message.changes,
         states_to: message.states_to,
         base: decode_base(&message.base)?,
+        missing_states: message.missing_states.iter().copied().map(StateId).collect(),
     })
 }
 
