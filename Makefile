@@ -15,20 +15,22 @@ DSTL := $(TARGET)/release/dstl
 CHECKED := --release --config 'profile.release.package.dstl.debug-assertions=true'
 MIN_RUST := 1.95
 
-.PHONY: help demo test verify bench check-tools fmt-check lint doc doc-test client-check audit
+.PHONY: help demo test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: check-tools ## Build dstl and run the demo (ARGS="--kills 3 PATH…")
-	$(CARGO) build --release --locked
-	$(DSTL) demo $(ARGS)
+	@if [ ! -x '$(DSTL)' ]; then echo 'demo: building dstl with optimizations first; this takes some minutes, once'; fi
+	$(CARGO) build --release --locked --bin dstl
+	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
+	@$(DSTL) demo $(ARGS)
 
 test: check-tools ## Run the unit and integration tests
 	$(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
 
 # The tests come last: their summary is the last thing to be seen.
-verify: check-tools fmt-check lint doc doc-test client-check audit ## Run everything that a change must pass
+verify: check-tools check-promtool fmt-check lint doc doc-test client-check audit ## Run everything that a change must pass
 	$(CARGO) test $(CHECKED) --locked --lib --test it
 
 fmt-check: ## Check the formatting
@@ -57,6 +59,18 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 
 bench: check-tools ## Measure speed against a real daemon (ARGS="--json")
 	$(CARGO) bench --locked --bench load -- $(ARGS)
+
+# Alerts, dashboard and metrics are checked with it; their tests leave it out where it is missing, but not in CI.
+check-promtool: ## Check for promtool; as root on Debian, install it
+	@if ! command -v promtool >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'check-promtool: promtool is missing; installing prometheus'; \
+			{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; } \
+				|| [ "$${CI:-}" != true ]; \
+		else \
+			echo 'check-promtool: LEFT OUT, promtool is not installed (apt-get install prometheus)'; \
+		fi; \
+	fi
 
 check-tools: ## Check for cargo, rustc and a C compiler; as root on Debian, install the compiler
 	@missing=''; \

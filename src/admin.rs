@@ -3,7 +3,7 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/metrics` | every metric as OpenMetrics text |
+//! | `/metrics` | every metric, as OpenMetrics for whoever accepts that, else as Prometheus text |
 //! | `/live` | 200 as long as the process serves |
 //! | `/ready` | 200 `ready`, or 503 `starting` / `draining`; an outage of the object store changes neither |
 //! | `/` | what is open, for people |
@@ -25,8 +25,8 @@ use axum::{
     Router,
     extract::State,
     http::{
-        StatusCode,
-        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
+        HeaderMap, HeaderValue, StatusCode,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
     response::IntoResponse,
     routing::get,
@@ -39,6 +39,7 @@ pub use self::readiness::{Readiness, ReadinessState};
 use crate::metrics::Metrics;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// No resource is loaded and no script run, whatever a job calls itself.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -196,8 +197,13 @@ fn router(sources: AdminSources) -> Router {
         .with_state(sources)
 }
 
-async fn metrics(State(sources): State<AdminSources>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, OPENMETRICS)], sources.metrics.encode())
+async fn metrics(State(sources): State<AdminSources>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = |header: &HeaderValue| header.to_str().is_ok_and(|it| it.contains("application/openmetrics-text"));
+    if headers.get_all(ACCEPT).iter().any(accepts) {
+        ([(CONTENT_TYPE, OPENMETRICS)], sources.metrics.encode())
+    } else {
+        ([(CONTENT_TYPE, PLAIN)], sources.metrics.encode_plain())
+    }
 }
 
 async fn ready(State(sources): State<AdminSources>) -> impl IntoResponse {

@@ -33,6 +33,7 @@ pub use self::{
     fault::{Fault, Faults, Origin, Quoted},
     host::Host,
     listing::{OptionRow, example, list, list_json, option_rows},
+    size::parse as parse_size,
     typed::{File, Flag, Sources},
 };
 use crate::types::Limits;

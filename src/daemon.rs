@@ -267,6 +267,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
             config::Compression::Zstd => compression::Compression::Zstd,
         },
     };
+    register_limits(config, metrics);
     let (tasks, random) = (Tasks::default(), Random::from_os());
     let instance = random.uuid();
     let uploads = Registry::new(
@@ -287,6 +288,21 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
         metrics: BackendMetrics::register(metrics),
+    }
+}
+
+/// What alerts compare what is held with.
+fn register_limits(config: &Config, metrics: &Metrics) {
+    let limits = [
+        ("state_limit_bytes", "Bytes that the inner backends may hold (memory.state)", config.memory.state_bytes),
+        (
+            "changelog_pending_limit_bytes",
+            "Bytes of changes that may be not yet durable (upload.max-in-flight)",
+            config.changelog.upload.max_in_flight_bytes as u64,
+        ),
+    ];
+    for (name, help, bytes) in limits {
+        metrics.register(name, help, Gauge::<i64>::default()).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 

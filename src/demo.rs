@@ -1,1 +1,311 @@
-//! The demo.
+//! The demo: real work that survives real crashes.
+//!
+//! ```text
+//!   supervisor ──starts, kill -9, starts again──▶ daemon (`dstl serve`) ◀──────▶ store
+//!       │  ▲                                         ▲
+//!       │  │ reports                                 │ socket
+//!       └──┴────starts, kill -9, starts again──▶ task (`dstl demo-task`)
+//! ```
+//!
+//! The task counts words over real text with the client library alone and checkpoints twice a second. The supervisor kills the
+//! one or the other at random moments and starts it again; the state comes back from the store, the task goes on at the
+//! position that its checkpoint has as attachment. At the end the supervisor restores the last checkpoint once more, compares
+//! every entry with a straightforward count in memory, and sweeps the store: nothing unreferenced may be left in it.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `input` | the text |
+//! | `states` | the states and the attachment |
+//! | [`task`] | the task |
+//! | `report` | what task and supervisor tell each other |
+//! | `schedule` | when to kill whom |
+//! | `process`, `supervisor` | starting, killing, starting again |
+//! | `count`, `verify` | the straightforward count, the comparison |
+//! | `store` | the store, probed and swept |
+//! | `progress`, [`outcome`] | what is shown meanwhile and at the end |
+
+mod count;
+mod input;
+pub mod outcome;
+mod process;
+mod progress;
+mod report;
+mod schedule;
+mod states;
+mod store;
+mod supervisor;
+pub mod task;
+mod verify;
+
+use std::{
+    env, fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use self::{
+    count::Count,
+    input::Input,
+    outcome::{Objects, Outcome, grouped},
+    process::{Place, TaskStart},
+    progress::Display,
+    states::{Cursor, OPERATOR},
+    supervisor::{Interrupts, Supervisor, Work},
+    verify::Comparison,
+};
+use crate::{
+    client::{Client, ClientError, OpenOptions, Restore},
+    object::Store,
+    random::Random,
+    types::Name,
+};
+
+/// Exit code of a task that lost its daemon; `EX_TEMPFAIL` of sysexits(3).
+pub const EXIT_DAEMON_GONE: u8 = 75;
+
+/// Time that the work takes at least for each kill and one more, so that kills hit it however small the input is.
+const TIME_PER_KILL: Duration = Duration::from_millis(800);
+
+/// Longest path of a folder that still leaves room for a socket in it.
+const MAX_FOLDER_BYTES: usize = 60;
+
+/// What to demonstrate.
+#[derive(Debug, Clone)]
+pub struct DemoOptions {
+    /// Where changelogs go; `None` for a temporary folder.
+    pub store: Option<String>,
+    /// Of the random choices; `None` for a random one.
+    pub seed: Option<u64>,
+    /// How often to kill.
+    pub kills: u32,
+    /// Most bytes of text.
+    pub max_bytes: u64,
+    /// Files and folders; none for the source tree here and cargo's registry.
+    pub paths: Vec<PathBuf>,
+    /// Show nothing meanwhile.
+    pub quiet: bool,
+}
+
+/// Why a demo has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// What was asked for makes no sense here.
+    #[error("{0}")]
+    Usage(String),
+    /// The store does not answer; nothing was begun.
+    #[error("{0}")]
+    Store(String),
+    /// A signal came.
+    #[error("interrupted")]
+    Interrupted,
+    /// A process or a file could not be made.
+    #[error("running the demo: {0}")]
+    Start(#[source] io::Error),
+    /// Something did not work as it should.
+    #[error("the demo failed: {0}")]
+    Failed(String),
+}
+
+impl DemoError {
+    fn start(error: io::Error) -> Self {
+        Self::Start(error)
+    }
+
+    fn failed(what: impl std::fmt::Display) -> Self {
+        Self::Failed(what.to_string())
+    }
+}
+
+/// Runs a demo to its end.
+///
+/// # Errors
+/// [`DemoError`]. No process is left behind; the temporary folder with the logs is kept unless the options were at fault.
+pub async fn run(options: DemoOptions) -> Result<Outcome, DemoError> {
+    let mut interrupts = Interrupts::listen().map_err(DemoError::start)?;
+    let random = Random::from_os();
+    let input =
+        Input::collect(&options.paths, options.max_bytes).map_err(|error| DemoError::Usage(error.to_string()))?;
+    let mut folder = Folder::make(&random).map_err(DemoError::start)?;
+    let ran = run_in(&folder.path, &input, &options, &mut interrupts).await;
+    let keep = match &ran {
+        Ok(outcome) => !outcome.ok,
+        Err(error) => !matches!(error, DemoError::Usage(_) | DemoError::Store(_) | DemoError::Interrupted),
+    };
+    if keep {
+        folder.keep();
+    }
+    ran
+}
+
+async fn run_in(
+    folder: &Path,
+    input: &Input,
+    options: &DemoOptions,
+    interrupts: &mut Interrupts,
+) -> Result<Outcome, DemoError> {
+    let seed = options.seed.unwrap_or_else(|| Random::from_os().below(1_000_000));
+    let random = Random::seeded(seed);
+    let place = place(folder, options.store.as_deref())?;
+    let opening = store::open(&place.store, &random);
+    let store = tokio::select! {
+        biased;
+        () = interrupts.any() => return Err(DemoError::Interrupted),
+        store = opening => store.map_err(|error| unusable(&place.store, &error))?,
+    };
+    input.save(folder).map_err(DemoError::start)?;
+    let records = input.records();
+    let plan = schedule::plan(&random, options.kills, records);
+    let mut display = Display::new(records, options.quiet);
+    display.say(&format!(
+        "counting {} words of {} files, seed {seed}, job `{}` in {}",
+        grouped(records),
+        grouped(input.files.len() as u64),
+        place.job,
+        options.store.as_deref().unwrap_or("a temporary folder")
+    ));
+    let at_least = TIME_PER_KILL * (options.kills + 1);
+    let rate = if options.kills == 0 { 0 } else { (records * 1_000 / at_least.as_millis() as u64).max(1) };
+    let start = TaskStart { attempt: 1, records, rate };
+    let work = Supervisor::start(&place, start, plan, &mut display).await?.run(interrupts).await?;
+    display.phase("comparing with the count in memory");
+    let count = count::count(input);
+    let examination = examine(&place, &work, input, &count, &store);
+    let (comparison, objects) = tokio::select! {
+        biased;
+        () = interrupts.any() => return Err(DemoError::Interrupted),
+        examined = examination => examined?,
+    };
+    display.finish();
+    for difference in &comparison.told {
+        eprintln!("dstl: {difference}");
+    }
+    let survived = work.kills.daemon + work.kills.task == options.kills;
+    let seconds = work.elapsed.as_secs_f64();
+    let outcome = Outcome {
+        ok: comparison.mismatches == 0 && objects.unreferenced == 0 && survived,
+        inner: "hashmap",
+        seed,
+        store: options.store.clone().unwrap_or_else(|| "temporary".to_owned()),
+        job: place.job.clone(),
+        files: input.files.len() as u64,
+        input_bytes: input.text.len() as u64,
+        input_bounded: input.bounded,
+        records,
+        updates: work.updates,
+        updates_per_second: work.updates as f64 / seconds,
+        seconds,
+        entries: comparison.entries,
+        mismatches: comparison.mismatches,
+        kills: work.kills,
+        checkpoints: work.checkpoints.summary(),
+        // The hash map's whole log is replayed: nothing is materialized.
+        materializations: 0,
+        recoveries_ms: work.recoveries_ms,
+        objects,
+    };
+    supervisor::stop(work.daemon).await;
+    Ok(outcome)
+}
+
+/// Restores the last checkpoint as one more owner, compares it, and sweeps the store.
+async fn examine(
+    place: &Place,
+    work: &Work,
+    input: &Input,
+    count: &Count<'_>,
+    store: &Store,
+) -> Result<(Comparison, Objects), DemoError> {
+    let mut comparison = restore_and_compare(place, work, input, count)
+        .await
+        .map_err(|error| DemoError::failed(format!("comparing: {error}")))?;
+    if work.updates != count.updates {
+        comparison.mismatches += 1;
+        comparison.told.push(format!("the task made {} updates and should have made {}", work.updates, count.updates));
+    }
+    let job = Name::new(place.job.as_str()).map_err(DemoError::failed)?;
+    let objects = store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))?;
+    Ok((comparison, objects))
+}
+
+async fn restore_and_compare(
+    place: &Place,
+    work: &Work,
+    input: &Input,
+    count: &Count<'_>,
+) -> Result<Comparison, ClientError> {
+    let client = Client::connect(place.socket()).await?;
+    let open =
+        OpenOptions::new(&place.job, OPERATOR).attempt(work.attempt + 1).restore(Restore::Latest { or_empty: false });
+    let backend = client.open(open).await?;
+    let mut comparison = verify::compare(&client, &backend, input, count).await?;
+    let record = Cursor::decode(backend.attachment()).map(|cursor| cursor.record);
+    if record != Some(count.records) {
+        comparison.mismatches += 1;
+        comparison.told.push(format!("the last checkpoint is at record {record:?} of {}", count.records));
+    }
+    backend.close().await?;
+    Ok(comparison)
+}
+
+/// Names what the processes share. A job's name is new each time, so that nothing older is found in the store.
+fn place(folder: &Path, store: Option<&str>) -> Result<Place, DemoError> {
+    let store = match store {
+        None => folder.join("store").display().to_string(),
+        Some(url) if url.contains("://") => url.to_owned(),
+        Some(path) => std::path::absolute(path)
+            .map_err(|error| DemoError::Usage(format!("store `{path}`: {error}")))?
+            .display()
+            .to_string(),
+    };
+    let job = format!("demo-{}", Random::from_os().uuid().simple());
+    Ok(Place { folder: folder.to_owned(), store, job })
+}
+
+fn unusable(store: &str, error: &store::UnusableStore) -> DemoError {
+    let mut text = format!("store `{store}` cannot be used: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        // Some errors tell their causes themselves.
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    match error {
+        store::UnusableStore::Silent(_) => DemoError::Store(text),
+        _ => DemoError::Usage(text),
+    }
+}
+
+/// A temporary folder, gone when it is dropped.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Folder {
+    fn make(random: &Random) -> io::Result<Self> {
+        let temporary = env::temp_dir();
+        let base = if temporary.as_os_str().len() > MAX_FOLDER_BYTES { PathBuf::from("/tmp") } else { temporary };
+        let path = base.join(format!("dstl-demo-{:08x}", random.below(1 << 32)));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self { path, kept: false })
+    }
+
+    fn keep(&mut self) {
+        self.kept = true;
+        eprintln!("dstl: kept for a look: `{}` (daemon.log, task.log)", self.path.display());
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}

@@ -1,21 +1,31 @@
 //! The registry of metrics and what all of them share. The metrics themselves live beside the code that they measure.
 //!
 //! Names: `dstl_<part>_<noun>_<unit>[_total]`, base units (bytes, seconds), labels only `job`, `operator`, `subtask` and
-//! enumerations. Registering happens once, in constructors; the text is made by [`Metrics::encode`].
+//! enumerations. Registering happens once, in constructors; the text is made by [`Metrics::encode`], and for scrapers that do
+//! not speak OpenMetrics by [`Metrics::encode_plain`].
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
+    metrics::MetricType,
     registry::{Metric, Registry},
 };
+
+/// The prefix of every name.
+const PREFIX: &str = "dstl";
 
 use crate::types::BackendId;
 
 /// All metrics of one daemon. Cheap to clone.
 #[derive(Clone)]
-pub struct Metrics(Arc<Mutex<Registry>>);
+pub struct Metrics(Arc<Shared>);
+
+struct Shared {
+    registry: Mutex<Registry>,
+    samples: Mutex<Vec<String>>,
+}
 
 /// Labels of what belongs to one job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,22 +55,57 @@ impl Metrics {
     /// An empty registry whose names begin with `dstl_`.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Registry::with_prefix("dstl"))))
+        let registry = Mutex::new(Registry::with_prefix(PREFIX));
+        Self(Arc::new(Shared { registry, samples: Mutex::default() }))
     }
 
     /// Registers `metric` and returns it. `name` without the prefix and, for counters, without `_total`; `help` is one
     /// sentence without its full stop.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
-        self.0.lock().register(name, help, metric.clone());
+        let suffixes: &[&str] = match metric.metric_type() {
+            MetricType::Counter => &["_total"],
+            MetricType::Histogram => &["_bucket", "_count", "_sum"],
+            MetricType::Gauge | MetricType::Info | MetricType::Unknown => &[""],
+        };
+        self.0.samples.lock().extend(suffixes.iter().map(|suffix| format!("{PREFIX}_{name}{suffix}")));
+        self.0.registry.lock().register(name, help, metric.clone());
         metric
     }
 
-    /// The Prometheus (OpenMetrics) text of all metrics.
+    /// The names of all samples that can ever be in the text, in the order of registration; one that is there twice was
+    /// registered twice.
+    #[must_use]
+    pub fn sample_names(&self) -> Vec<String> {
+        self.0.samples.lock().clone()
+    }
+
+    /// The OpenMetrics text of all metrics.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        text::encode(&mut out, &self.0.lock()).expect("writing to a string cannot fail");
+        text::encode(&mut out, &self.0.registry.lock()).expect("writing to a string cannot fail");
         out
+    }
+
+    /// The same in Prometheus's older text format, version 0.0.4, which promtool and old scrapers read: there a counter is
+    /// described by the name of its samples, `_total` included, and nothing marks the end.
+    #[must_use]
+    pub fn encode_plain(&self) -> String {
+        let text = self.encode();
+        let counter = |line| str::strip_prefix(line, "# TYPE ")?.strip_suffix(" counter");
+        let counters: BTreeSet<&str> = text.lines().filter_map(counter).collect();
+        let mut plain = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some(keyword), Some(name), Some(rest)) if counters.contains(name) => {
+                    plain.push_str(&format!("# {keyword} {name}_total {rest}"));
+                }
+                _ => plain.push_str(line),
+            }
+            plain.push('\n');
+        }
+        plain
     }
 }
 
@@ -73,5 +118,33 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
+
+    use super::*;
+
+    #[test]
+    fn the_plain_text_describes_counters_by_their_samples() {
+        let metrics = Metrics::new();
+        metrics.register("a_things", "Things, as in # HELP", Counter::<u64>::default()).inc();
+        metrics.register("a_level", "A level", Gauge::<i64>::default()).set(7);
+        let expected = "# HELP dstl_a_things_total Things, as in # HELP.\n# TYPE dstl_a_things_total counter\n\
+                        dstl_a_things_total 1\n# HELP dstl_a_level A level.\n# TYPE dstl_a_level gauge\ndstl_a_level 7\n";
+        assert_eq!(metrics.encode_plain(), expected);
+    }
+
+    #[test]
+    fn names_are_known_before_there_is_a_value() {
+        let metrics = Metrics::new();
+        metrics.register("a_things", "Things", Family::<JobLabels, Counter>::default());
+        metrics.register("a_size_bytes", "Sizes", Histogram::new([1.0]));
+        metrics.register("a_level", "A level", Gauge::<i64>::default());
+        let expected = ["a_things_total", "a_size_bytes_bucket", "a_size_bytes_count", "a_size_bytes_sum", "a_level"];
+        assert_eq!(metrics.sample_names(), expected.map(|name| format!("dstl_{name}")));
     }
 }

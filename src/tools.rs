@@ -5,12 +5,15 @@
 //! | [`gc`] | says of each object why it lives or goes; deletes what goes |
 //! | [`dump`] | says what one object is |
 //! | [`checkpoints`] | lists what can be restored |
+//! | [`health`] | asks a daemon whether it is ready |
 //!
-//! Each makes an [`outline::Node`], which prints as text for people or as JSON for programs. They need a store and no daemon.
+//! The first three need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
+//! for programs.
 
 pub mod checkpoints;
 pub mod dump;
 pub mod gc;
+pub mod health;
 pub mod outline;
 
 use std::time::{Duration, UNIX_EPOCH};

@@ -40,8 +40,12 @@ async fn start() -> Running {
 
 /// The status line and headers, and the body.
 async fn request(address: SocketAddr, method: &str, path: &str) -> (String, String) {
+    request_with(address, method, path, "").await
+}
+
+async fn request_with(address: SocketAddr, method: &str, path: &str, headers: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -65,11 +69,12 @@ async fn ready_follows_the_daemons_life_and_live_does_not() {
 }
 
 #[tokio::test]
-async fn metrics_are_openmetrics_text() {
+async fn metrics_are_openmetrics_text_for_whoever_accepts_it() {
     let running = start().await;
     let counter: Counter = running.metrics.register("admin_test_things", "Things of a test", Counter::default());
     counter.inc_by(3);
-    let (head, body) = request(running.address, "GET", "/metrics").await;
+    let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let (head, body) = request_with(running.address, "GET", "/metrics", accept).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.contains(&format!("content-type: {OPENMETRICS}")), "{head}");
     assert_eq!(
@@ -77,6 +82,9 @@ async fn metrics_are_openmetrics_text() {
         "# HELP dstl_admin_test_things Things of a test.\n# TYPE dstl_admin_test_things counter\n\
          dstl_admin_test_things_total 3\n# EOF\n"
     );
+    let (head, body) = request(running.address, "GET", "/metrics").await;
+    assert!(head.contains(&format!("content-type: {PLAIN}")), "{head}");
+    assert!(body.starts_with("# HELP dstl_admin_test_things_total "), "{body}");
 }
 
 #[tokio::test]

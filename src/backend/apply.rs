@@ -66,16 +66,7 @@ impl Core {
             self.time = self.time.max(self.env.clock.now_ms());
             self.writer.begin_batch(number, self.time);
         }
-        let answers = match self.execute(operations) {
-            Ok(answers) => answers,
-            Err(fault) => {
-                let error = error::failsafe(&self.id, &fault);
-                tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
-                self.env.metrics.failed_safe(&self.id);
-                self.condition = Condition::Failsafe(fault);
-                return Err(error);
-            }
-        };
+        let answers = self.execute(operations)?;
         let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
@@ -88,8 +79,20 @@ impl Core {
         Ok((BatchResult { number, answers, repeated: false }, appended))
     }
 
-    /// Rolls over the active block and hands it to the uploads. `urgent` if it shall not wait for the change sets of other backends
-    /// that could share its segment.
+    /// Answers a batch that only reads, beside the numbering: it takes no number.
+    ///
+    /// # Errors
+    /// If it is malformed, or with [`Reason::Failsafe`].
+    pub(super) fn read_batch(&mut self, operations: &[Operation<'_>]) -> Result<BatchResult, Error> {
+        let writes = self.check_batch(operations)?;
+        assert!(!writes, "the caller checks that there are only reads");
+        let answers = self.execute(operations)?;
+        self.env.metrics.batch_applied(operations.len(), 0);
+        Ok(BatchResult { number: self.next_batch, answers, repeated: false })
+    }
+
+    /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
+    /// durable; checkpoints and persist requests wait out the persist delay, so that neighbours share their segment.
     pub(super) fn roll_over(&mut self, urgent: bool) {
         if let Some(set) = self.writer.roll_over() {
             self.submit(set, urgent);
@@ -153,8 +156,18 @@ impl Core {
         })
     }
 
-    /// Carries out checked operations.
-    fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
+    /// Carries out checked operations; a fault of the inner backend ends in failsafe.
+    fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
+        self.try_execute(operations).map_err(|fault| {
+            let error = error::failsafe(&self.id, &fault);
+            tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+            self.env.metrics.failed_safe(&self.id);
+            self.condition = Condition::Failsafe(fault);
+            error
+        })
+    }
+
+    fn try_execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];

@@ -160,11 +160,13 @@ impl Directory {
 
     /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
     pub async fn close_all(&self) {
-        for backend in self.backends() {
+        // All at once: each may wait for the store, and whoever stops the daemon waits for all of them.
+        let closing = self.backends().into_iter().map(|backend| async move {
             if let Err(error) = self.close(backend.id(), backend.epoch()).await {
                 tracing::debug!(backend = %backend.id(), %error, "closing");
             }
-        }
+        });
+        futures::future::join_all(closing).await;
     }
 
     /// Decides what an opener does: find its own running backend, or proceed after ending older ones.
@@ -178,7 +180,7 @@ impl Directory {
         let slot = inner.slots.entry(spec.id.clone()).or_default();
         if let Some(running) = slot.running.as_ref().filter(|running| !running.has_ended()) {
             if running.attempt() == spec.attempt {
-                return Ok(Found::Running(Box::new(open::reconnect(running))));
+                return Ok(Found::Running(Box::new(open::reconnect(&self.env, spec, running)?)));
             }
             if running.attempt() > spec.attempt {
                 return Err(outdated(&spec.id, spec.attempt, running.attempt()));

@@ -92,8 +92,8 @@ impl Backend {
         Ok(plan.ids)
     }
 
-    /// Applies one batch outside a session. Waits until there is credit for its `cost`. Cancel-safe: dropped, the batch is
-    /// not applied.
+    /// Applies one batch outside a session. Waits until there is credit for its `cost` (0 if it only reads). Without a number
+    /// a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped, the batch is not applied.
     ///
     /// # Errors
     /// The batch was not applied.
@@ -116,6 +116,8 @@ impl Backend {
                         return Ok((result, core.acknowledgement()));
                     }
                     Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
+                    None if cost == 0 => return Ok((core.read_batch(operations)?, core.acknowledgement())),
+                    None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }
                 if core.account.grant_exactly(cost, &outbox) {
@@ -253,6 +255,15 @@ impl fmt::Debug for Backend {
 /// A batch number that is not the next one.
 pub(super) fn out_of_order(backend: &BackendId, number: u64, next: u64) -> Error {
     let text = format!("backend `{backend}`: batch {number} came where {next} is next; numbers are consecutive");
+    Error::new(Reason::BatchOutOfOrder, text)
+}
+
+/// A batch that would take a number which the session counts on.
+fn beside_session(backend: &BackendId, next: u64) -> Error {
+    let text = format!(
+        "backend `{backend}`: a session writes, whose next batch is {next}; send writes there, or end it first (batches that \
+         only read are welcome)"
+    );
     Error::new(Reason::BatchOutOfOrder, text)
 }
 

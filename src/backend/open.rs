@@ -38,6 +38,9 @@ use crate::{
 /// How often an opener derives its first manifest anew when others open the same backend.
 const FENCE_ATTEMPTS: usize = 16;
 
+/// How often a restore tries each of its reads before it gives up.
+const RESTORE_READ_ATTEMPTS: u32 = 12;
+
 /// What a backend shall be opened as.
 #[derive(Debug, Clone)]
 pub struct OpenSpec {
@@ -136,7 +139,8 @@ pub(super) async fn open(
                 manifest: &manifest,
                 checkpoint,
                 parallel_reads: env.options.download_parallelism,
-                retry,
+                // Each read by itself: a restore takes as long as the state is large.
+                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
             };
             restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
         }
@@ -188,6 +192,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
+        withdrawing: false,
         closing: false,
         sealed: false,
         flights: BTreeMap::new(),
@@ -216,7 +221,7 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
         Shared { core: Mutex::new(core), wake: Notify::new(), store }
     });
     tasks.spawn(worker::run(shared.clone()));
-    let mut opened = reconnect(&Backend::new(shared));
+    let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
     opened.checkpoint = checkpoint.as_ref().map(|record| record.identity);
     opened.attachment = checkpoint.map(|record| record.attachment).unwrap_or_default();
@@ -234,7 +239,16 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
 }
 
 /// What an owner that reconnects to its running backend is told.
-pub(super) fn reconnect(backend: &Backend) -> Opened {
+///
+/// # Errors
+/// If it asks for another shape than it opened with.
+pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -> Result<Opened, Error> {
+    let running = backend.shared.core.lock().manifest.shape;
+    shape(env, spec, Some(&running), false)?;
+    Ok(describe(backend))
+}
+
+fn describe(backend: &Backend) -> Opened {
     let core = backend.shared.core.lock();
     let restored = core.manifest.owner().restored.map(|(identity, _)| identity);
     let record = restored.and_then(|identity| core.ledger.retained().iter().find(|r| r.identity == identity));
@@ -260,7 +274,17 @@ async fn fence(
 ) -> Result<(Manifest, u32, Option<CheckpointRecord>), Error> {
     for _ in 0..FENCE_ATTEMPTS {
         let head = chain::read_head(&env.store, &spec.id, retry).await?;
-        let shape = shape(env, spec, head.as_ref())?;
+        if let Some(owner) = head.as_ref().map(|head| head.manifest.owner())
+            && owner.attempt > spec.attempt
+        {
+            let text = format!(
+                "backend `{}`: attempt {} is outdated, attempt {} has opened it; stop, or open with a higher attempt",
+                spec.id, spec.attempt, owner.attempt
+            );
+            return Err(Error::new(Reason::Fenced, text));
+        }
+        let binding = head.as_ref().map(|head| &head.manifest.shape);
+        let shape = shape(env, spec, binding, spec.restore == RestoreFrom::Empty)?;
         let checkpoint = choose(env, spec, head.as_ref(), retry).await?;
         let manifest = derive(env, spec, shape, head, checkpoint.as_ref())?;
         match chain::append(&env.store, &manifest, retry).await {
@@ -325,20 +349,9 @@ fn derive(
     Ok(manifest)
 }
 
-/// What the backend is opened as, given what there is.
-fn shape(env: &Environment, spec: &OpenSpec, head: Option<&Head>) -> Result<Shape, Error> {
+/// What the backend is opened as, given what is known of it, which binds unless it begins empty.
+fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Shape>, begins_empty: bool) -> Result<Shape, Error> {
     let mismatch = |text: String| Error::new(Reason::BackendMismatch, format!("backend `{}`: {text}", spec.id));
-    let known = head.map(|head| &head.manifest.shape);
-    let begins_empty = spec.restore == RestoreFrom::Empty;
-    if let Some(owner) = head.map(|head| head.manifest.owner())
-        && owner.attempt > spec.attempt
-    {
-        let text = format!(
-            "backend `{}`: attempt {} is outdated, attempt {} has opened it; stop, or open with a higher attempt",
-            spec.id, spec.attempt, owner.attempt
-        );
-        return Err(Error::new(Reason::Fenced, text));
-    }
     let max_parallelism = match (spec.max_parallelism, known) {
         (Some(wanted), Some(known)) if wanted != known.max_parallelism && !begins_empty => {
             return Err(mismatch(format!(

@@ -20,7 +20,7 @@ pub struct UploadMetrics {
     uploads: Family<JobLabels, Counter>,
     failures: Family<JobLabels, Counter>,
     conflicts: Family<JobLabels, Counter>,
-    appended: Family<JobLabels, Counter>,
+    uploaded: Family<JobLabels, Counter>,
     stored: Family<JobLabels, Counter>,
     attempts: Histograms,
     duration: Histograms,
@@ -41,7 +41,7 @@ pub struct JobUploadMetrics {
     /// Uploads that found another object under their name, and took another.
     pub conflicts: Counter,
     /// Bytes of the uploaded change sets before compression.
-    pub appended: Counter,
+    pub uploaded: Counter,
     /// Bytes of the uploaded segments as stored.
     pub stored: Counter,
     /// Attempts against the store per successful upload.
@@ -74,7 +74,7 @@ impl UploadMetrics {
             uploads: counter("changelog_uploads", "Segments whose upload began"),
             failures: counter("changelog_upload_failures", "Segments whose upload failed for good"),
             conflicts: counter("changelog_upload_conflicts", "Segments that found their name taken and took another"),
-            appended: counter("changelog_appended_bytes", "Bytes of uploaded change sets before compression"),
+            uploaded: counter("changelog_uploaded_bytes", "Bytes of uploaded change sets before compression"),
             stored: counter("changelog_stored_bytes", "Bytes of uploaded segments"),
             attempts: histogram(
                 "changelog_upload_attempts",
@@ -106,7 +106,7 @@ impl UploadMetrics {
             uploads: self.uploads.get_or_create_owned(&labels),
             failures: self.failures.get_or_create_owned(&labels),
             conflicts: self.conflicts.get_or_create_owned(&labels),
-            appended: self.appended.get_or_create_owned(&labels),
+            uploaded: self.uploaded.get_or_create_owned(&labels),
             stored: self.stored.get_or_create_owned(&labels),
             attempts: self.attempts.get_or_create_owned(&labels),
             duration: self.duration.get_or_create_owned(&labels),

@@ -35,13 +35,13 @@ pub struct ChangeBlock {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// An object is not what was written.
-    #[error("object `{object}`, byte {offset}: {what}")]
+    #[error("object `{object}`, {what}")]
     Corrupt {
         /// Its path.
         object: String,
         /// Where in the object, from 0.
         offset: u64,
-        /// What was expected and found.
+        /// Where, what was expected and found.
         what: String,
     },
     /// An object is not there.
@@ -113,7 +113,10 @@ fn path(id: &SegmentId) -> Path {
 }
 
 fn corrupt(id: &SegmentId, error: &SegmentError) -> ReadError {
-    ReadError::Corrupt { object: path(id).to_string(), offset: error.offset(), what: error.to_string() }
+    let text = error.to_string();
+    // Every segment error begins with its offset, which the read error says itself.
+    let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what).to_owned();
+    ReadError::Corrupt { object: path(id).to_string(), offset: error.offset(), what }
 }
 
 fn store_error(path: &Path, error: StoreError) -> ReadError {

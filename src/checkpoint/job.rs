@@ -75,7 +75,7 @@ pub enum JobError {
     )]
     Inconsistent(Name),
     /// A record is damaged.
-    #[error("job record `{object}` is damaged: {source}")]
+    #[error("job record `{object}` is damaged: {source}; restore by id or handle, which needs no job record")]
     Corrupt {
         /// Its path.
         object: String,

@@ -2,11 +2,15 @@
 
 use super::{
     CliError,
-    args::{Command, ConfigArgs, ConfigCommand, ServeArgs},
+    args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
     output, tools,
 };
-use crate::config::{self, Config, Host};
+use crate::{
+    config::{self, Config, Host},
+    demo::{self, DemoError, DemoOptions, task::TaskOptions},
+    tools::health,
+};
 
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
@@ -19,6 +23,9 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Gc(args) => tools::gc(&args),
         Command::Checkpoints(args) => tools::checkpoints(&args),
         Command::Dump(args) => tools::dump(&args),
+        Command::Health(args) => ask_health(args),
+        Command::Demo(args) => demo(args),
+        Command::DemoTask(args) => demo_task(args),
     }
 }
 
@@ -38,6 +45,37 @@ fn check(args: &ConfigArgs) -> Result<(), CliError> {
     output::print("configuration is valid\n")
 }
 
+/// Says that the daemon is ready, or fails.
+fn ask_health(args: HealthArgs) -> Result<(), CliError> {
+    let config = resolve(&ConfigArgs { config: args.config, admin: args.admin, ..ConfigArgs::default() })?;
+    health::ask(config.admin.address).map_err(CliError::runtime)?;
+    output::print("ready\n")
+}
+
 fn resolve(args: &ConfigArgs) -> Result<Config, CliError> {
     Ok(Config::resolve(&args.sources(), &Host::detect())?)
+}
+
+/// Runs the demo and shows its outcome, which is a fault if it is not as it should be.
+fn demo(args: DemoArgs) -> Result<(), CliError> {
+    if args.inner == Inner::Rocksdb {
+        let what = "`--inner rocksdb`: RocksDB is not built into this binary; `hashmap` is";
+        return Err(DemoError::Usage(what.to_owned()).into());
+    }
+    let DemoArgs { store, seed, kills, max_bytes, json, paths, .. } = args;
+    let options = DemoOptions { store, seed, kills, max_bytes, paths, quiet: json };
+    let outcome = runtime()?.block_on(demo::run(options))?;
+    output::print(&if json { outcome.json() } else { outcome.table() })?;
+    if outcome.ok { Ok(()) } else { Err(DemoError::Failed("the outcome is not as it should be".to_owned()).into()) }
+}
+
+/// Runs one life of the demo's task.
+fn demo_task(args: DemoTaskArgs) -> Result<(), CliError> {
+    let DemoTaskArgs { socket, input, job, attempt, records, rate } = args;
+    let options = TaskOptions { socket, input, job, attempt, records, rate };
+    Ok(runtime()?.block_on(demo::task::run(options))?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::runtime)
 }

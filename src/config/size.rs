@@ -10,7 +10,8 @@ const UNITS: [(&str, u32, &[&str]); 5] = [
 
 /// Bytes of `text`: digits (`_` between them is ignored), then a unit in any case; `None` for anything else and for what
 /// 64 bits do not hold.
-pub(super) fn parse(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);

@@ -12,7 +12,7 @@ use tonic::{Code, Status, Streaming};
 use super::{convert, status};
 use crate::{
     backend::{Acknowledgement, Directory, Refusal, Session, SessionEvent},
-    error::{Error, Reason},
+    error::{Error, Reason, Scope},
     proto::v1::{self, SessionRequest, SessionResponse, session_request::Request, session_response::Response},
 };
 
@@ -221,9 +221,14 @@ impl Wire {
         Some(Response::Acknowledgement(convert::to_acknowledgement(now.0, now.1)))
     }
 
+    /// Ends the session with `error`, which spoils the session at least.
     fn finish(&mut self, error: &Error) {
         self.open = false;
-        self.end = Some(Err(status::status(error)));
+        let error = match error.scope {
+            Scope::Unspecified | Scope::Batch => error.clone().in_scope(Scope::Session),
+            Scope::Session | Scope::Backend | Scope::Daemon => error.clone(),
+        };
+        self.end = Some(Err(status::status(&error)));
     }
 }
 

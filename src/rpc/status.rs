@@ -4,12 +4,12 @@ use prost::Message as _;
 use tonic::{
     Code, Status,
     body::Body,
-    codegen::http::{HeaderValue, Response},
+    codegen::http::Response,
     metadata::{MetadataMap, MetadataValue},
 };
 
 use crate::{
-    error::{Error, Reason},
+    error::{Error, Reason, Scope},
     proto::v1,
 };
 
@@ -72,7 +72,6 @@ fn code(reason: Reason) -> Code {
         | Reason::UnknownState
         | Reason::WrongKind
         | Reason::WrongKeyGroup
-        | Reason::MessageTooLarge
         | Reason::LimitExceeded => Code::InvalidArgument,
         Reason::IncompatibleProtocol
         | Reason::StateMismatch
@@ -84,6 +83,7 @@ fn code(reason: Reason) -> Code {
         | Reason::NoConsistentCheckpoint
         | Reason::Failsafe => Code::FailedPrecondition,
         Reason::Unsupported => Code::Unimplemented,
+        Reason::MessageTooLarge => Code::OutOfRange,
         Reason::BackendNotOpen | Reason::CheckpointNotFound => Code::NotFound,
         Reason::Fenced | Reason::SessionReplaced | Reason::CheckpointAborted => Code::Aborted,
         Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed => Code::Unavailable,
@@ -106,14 +106,13 @@ pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
 /// `limit` bytes.
 pub fn describe_refusals(response: Response<Body>, limit: usize) -> Response<Body> {
     let headers = response.headers();
-    let refused = headers.get("grpc-status").is_some_and(|code| code.as_bytes() == b"11");
-    if !refused || headers.contains_key(REASON_TRAILER) {
-        return response;
+    let refused = Status::from_header_map(headers).filter(|status| status.code() == Code::OutOfRange);
+    match refused {
+        Some(refused) if !headers.contains_key(REASON_TRAILER) => {
+            status(&too_large(refused.message(), limit).in_scope(Scope::Batch)).into_http()
+        }
+        _ => response,
     }
-    let says = headers.get("grpc-message").and_then(|text| text.to_str().ok()).unwrap_or_default().to_owned();
-    let mut described = status(&too_large(&says, limit)).into_http();
-    described.headers_mut().insert("grpc-status", HeaderValue::from_static("11"));
-    described
 }
 
 #[cfg(test)]
@@ -131,5 +130,18 @@ mod tests {
         let details = RpcStatus::decode(status.details()).unwrap();
         let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
         assert_eq!(decoded, message(&error));
+    }
+
+    #[test]
+    fn a_refusal_of_the_grpc_library_is_described_in_details_of_the_same_code() {
+        let library = Status::out_of_range("decoded message length too large: found 9 bytes").into_http();
+        let described = describe_refusals(library, 4);
+        let status = Status::from_header_map(described.headers()).unwrap();
+        assert_eq!(status.code(), Code::OutOfRange);
+        assert!(status.message().contains("too large: found 9 bytes"), "{}", status.message());
+        let details = RpcStatus::decode(status.details()).unwrap();
+        assert_eq!((details.code, details.message.as_str()), (Code::OutOfRange.into(), status.message()));
+        let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
+        assert_eq!((decoded.reason(), decoded.scope()), (Reason::MessageTooLarge, Scope::Batch));
     }
 }

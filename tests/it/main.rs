@@ -4,6 +4,9 @@
 
 mod backend;
 mod config;
+mod demo;
+mod deploy;
 mod gc;
+mod python;
 mod support;
 mod tidy;

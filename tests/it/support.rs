@@ -33,45 +33,45 @@ use object_store::ObjectStore;
 
 /// The store of a test and its clock.
 #[derive(Clone)]
-pub struct World {
-    pub objects: Arc<dyn ObjectStore>,
-    pub time: Arc<AtomicU64>,
+pub(crate) struct World {
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) time: Arc<AtomicU64>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { objects: Arc::new(object_store::memory::InMemory::new()), time: Arc::new(AtomicU64::new(1_000)) }
     }
 
-    pub fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         let time = self.time.clone();
         Clock::new(move || time.load(Ordering::Relaxed))
     }
 
     /// The store without any daemon.
-    pub fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         Store::new(self.objects.clone(), Path::default(), RetryOptions::default(), &Metrics::new(), Random::seeded(9))
     }
 
     /// Paths of all objects that contain `part`, sorted.
-    pub async fn paths(&self, part: &str) -> Vec<String> {
+    pub(crate) async fn paths(&self, part: &str) -> Vec<String> {
         let all = self.store().list(&Path::default(), Retry::none()).await.unwrap();
         all.iter().map(|meta| meta.path.to_string()).filter(|path| path.contains(part)).collect()
     }
 }
 
 /// One daemon without its wire.
-pub struct Daemon {
-    pub directory: Directory,
-    pub faults: Faults,
-    pub metrics: Metrics,
+pub(crate) struct Daemon {
+    pub(crate) directory: Directory,
+    pub(crate) faults: Faults,
+    pub(crate) metrics: Metrics,
 }
 
 /// Settings of [`Daemon::start`].
-pub struct Settings {
-    pub options: BackendOptions,
-    pub budget: u64,
-    pub seed: u64,
+pub(crate) struct Settings {
+    pub(crate) options: BackendOptions,
+    pub(crate) budget: u64,
+    pub(crate) seed: u64,
 }
 
 impl Default for Settings {
@@ -81,7 +81,7 @@ impl Default for Settings {
 }
 
 impl Daemon {
-    pub fn start(world: &World, settings: Settings) -> Self {
+    pub(crate) fn start(world: &World, settings: Settings) -> Self {
         let (metrics, tasks, random) = (Metrics::new(), Tasks::default(), Random::seeded(settings.seed));
         let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(settings.seed + 1), Tasks::default());
         let faults = faulty.faults();
@@ -112,16 +112,16 @@ impl Daemon {
     }
 
     /// Ends the daemon as kill -9 does.
-    pub fn crash(self) {
+    pub(crate) fn crash(self) {
         self.directory.environment().tasks.abort_all();
     }
 
     /// Opens `job/op/0` and starts a session; state 1 is a value, 2 a sum.
-    pub async fn task(&self, attempt: u64, restore: RestoreFrom) -> Result<Task, Error> {
+    pub(crate) async fn task(&self, attempt: u64, restore: RestoreFrom) -> Result<Task, Error> {
         self.subtask(0, 1, attempt, restore).await
     }
 
-    pub async fn subtask(
+    pub(crate) async fn subtask(
         &self,
         subtask: u32,
         parallelism: u32,
@@ -137,7 +137,7 @@ impl Daemon {
     }
 }
 
-pub fn states() -> Vec<StateDescriptor> {
+pub(crate) fn states() -> Vec<StateDescriptor> {
     let state = |name: &str, merge| StateDescriptor {
         name: name.to_owned(),
         kind: StateKind::Value,
@@ -147,7 +147,7 @@ pub fn states() -> Vec<StateDescriptor> {
     vec![state("value", None), state("sum", Some(dstl::types::MergeFunction::SumI64))]
 }
 
-pub fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
+pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
     let name = |name: &str| Name::new(name).unwrap();
     OpenSpec {
         id: BackendId { job: name("job"), operator: name("op"), subtask },
@@ -164,14 +164,14 @@ pub fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
 }
 
 /// A task with its session.
-pub struct Task {
-    pub opened: dstl::backend::Opened,
-    pub session: Session,
+pub(crate) struct Task {
+    pub(crate) opened: dstl::backend::Opened,
+    pub(crate) session: Session,
 }
 
 impl Task {
     /// Applies one batch of puts to state 1.
-    pub fn put(&mut self, number: u64, entries: &[(&str, &[u8])]) {
+    pub(crate) fn put(&mut self, number: u64, entries: &[(&str, &[u8])]) {
         let group = u32::from(self.opened.shape.key_groups.first().0);
         let operations: Vec<Operation<'_>> = entries
             .iter()
@@ -189,7 +189,7 @@ impl Task {
     }
 
     /// Reads a value of state 1, as batch `number`.
-    pub fn get(&mut self, number: u64, key: &str) -> Option<Vec<u8>> {
+    pub(crate) fn get(&mut self, number: u64, key: &str) -> Option<Vec<u8>> {
         let operation = Operation {
             state: StateId(1),
             key_group: Some(u32::from(self.opened.shape.key_groups.first().0)),
@@ -205,13 +205,13 @@ impl Task {
     }
 
     /// Sends a barrier.
-    pub fn barrier(&mut self, id: u64) {
+    pub(crate) fn barrier(&mut self, id: u64) {
         let request = dstl::backend::BarrierRequest { id, attachment: format!("at {id}").into(), timeout: None };
         self.session.barrier(request).unwrap();
     }
 
     /// The next event of the session.
-    pub async fn event(&mut self) -> SessionEvent {
+    pub(crate) async fn event(&mut self) -> SessionEvent {
         loop {
             if let Some(event) = self.session.outbox().pop() {
                 return event;
@@ -221,7 +221,7 @@ impl Task {
     }
 
     /// Sends a barrier and waits until its checkpoint is restorable.
-    pub async fn checkpoint(&mut self, id: u64) -> dstl::backend::CompletedCheckpoint {
+    pub(crate) async fn checkpoint(&mut self, id: u64) -> dstl::backend::CompletedCheckpoint {
         self.barrier(id);
         match self.event().await {
             SessionEvent::CheckpointCompleted(completed) => *completed,
@@ -229,7 +229,7 @@ impl Task {
         }
     }
 
-    pub fn notice(&mut self, kind: dstl::checkpoint::ledger::NoticeKind, id: u64) {
+    pub(crate) fn notice(&mut self, kind: dstl::checkpoint::ledger::NoticeKind, id: u64) {
         let epoch = self.opened.backend.epoch().number;
         let target = dstl::checkpoint::ledger::NoticeTarget { epoch, id, uuid: None };
         self.session.notice(kind, target).unwrap();

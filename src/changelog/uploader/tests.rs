@@ -146,7 +146,7 @@ async fn metrics_count_exactly() {
         ("uploads_total", "2".to_owned()),
         ("upload_failures_total", "0".to_owned()),
         ("upload_conflicts_total", "0".to_owned()),
-        ("appended_bytes_total", "300".to_owned()),
+        ("uploaded_bytes_total", "300".to_owned()),
         ("stored_bytes_total", stored.to_string()),
         ("segment_size_bytes_sum", format!("{stored}.0")),
         ("segment_size_bytes_count", "2".to_owned()),

@@ -1,0 +1,67 @@
+//! The supervisor's own view of the store: whether it can be used at all, and what is left in it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::outcome::Objects;
+use crate::{
+    checkpoint::collect::{self, SweepError, SweepOptions},
+    clock::Clock,
+    config::{Config, Faults, Flag, Host, Sources},
+    metrics::Metrics,
+    object::{OpenError, Retry, RetryOptions, Store, StoreError, StoreOptions, open},
+    random::Random,
+    types::Name,
+};
+
+/// How long a store is tried that does not answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the sweep may take.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnusableStore {
+    /// The URL, or the environment, is faulty.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// The settings do not make a store.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It is in the memory of one process.
+    #[error("`memory://` is gone with its process, which the demo kills; name a folder or a cloud store")]
+    Memory,
+    /// It does not answer.
+    #[error(transparent)]
+    Silent(#[from] StoreError),
+}
+
+/// Opens the store at `url` as the daemon will, with the options of the environment, and asks it something.
+pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableStore> {
+    let flag = Flag::Named { name: "--store", key: "state.changelog.dstl.dfs.base-path", value: url.to_owned() };
+    let sources = Sources { file: None, environment: std::env::vars_os().collect(), flags: vec![flag] };
+    let changelog = Config::resolve(&sources, &Host::detect())?.changelog;
+    if changelog.base_path.scheme() == "memory" {
+        return Err(UnusableStore::Memory);
+    }
+    let options = StoreOptions {
+        url: changelog.base_path.to_string(),
+        options: changelog.store_options.0,
+        retry: RetryOptions { attempt_timeout: changelog.upload.timeout, ..RetryOptions::default() },
+    };
+    let store = open::open(&options, &Metrics::new(), &Clock::system(), random.clone())?;
+    store.probe(Retry::until(Instant::now() + PROBE_TIMEOUT)).await?;
+    Ok(store)
+}
+
+/// Deletes every object of `job` that nothing references, then counts what is there.
+pub(super) async fn sweep(store: &Store, job: &Name) -> Result<Objects, SweepError> {
+    let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
+    let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
+    let swept = collect::sweep(store, job, &options, retry).await?.deleted().objects;
+    let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
+    let live = left.tally("live").objects;
+    Ok(Objects { live, unreferenced: left.findings.len() as u64 - live, swept })
+}

@@ -1,0 +1,343 @@
+"""Every kind of operation: what it does, what it refuses, and its limits."""
+
+import math
+import struct
+
+from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, state_pb2
+from world import scenario
+
+LIMIT_REACHED = state_pb2.OUTCOME_LIMIT_REACHED
+ASK_AGAIN = state_pb2.OUTCOME_ASK_AGAIN
+MAX_VALUE = 1 << 20
+MAX_KEY = 32 << 10
+
+
+def i64(number):
+    return struct.pack("<q", number)
+
+
+def f64(number):
+    return struct.pack("<d", number)
+
+
+def merge(name):
+    return Merge.Value(f"MERGE_FUNCTION_{name}")
+
+
+def opened(world, *states):
+    """A fresh backend with states: (client, ref, ids)."""
+    client = world.client()
+    ref = client.open(world.job).backend
+    return client, ref, client.register(ref, *states)
+
+
+@scenario
+def values_are_put_read_and_cleared_per_key_and_namespace(world):
+    client, ref, (state, other) = opened(world, descriptor("v"), descriptor("w"))
+    session = client.session(ref)
+    found = session.read(
+        get(state, b"k"),
+        put(state, b"k", b"one"),
+        get(state, b"k"),
+        put(state, b"k", b"two", ns=b"window"),
+        get(state, b"k"),
+        get(state, b"k", ns=b"window"),
+        get(other, b"k"),
+        put(state, b"e", b""),
+        get(state, b"e"),
+        op("CLEAR", state, b"k"),
+        get(state, b"k"),
+        get(state, b"k", ns=b"window"),
+    )
+    seen = [(r.operation, r.found, r.value) for r in found]
+    assert seen == [
+        (0, False, b""),
+        (2, True, b"one"),
+        (4, True, b"one"),
+        (5, True, b"two"),
+        (6, False, b""),
+        (8, True, b""),
+        (10, False, b""),
+        (11, True, b"two"),
+    ], seen
+    session.finish()
+
+
+@scenario
+def maps_keep_their_entries_in_order_of_the_bytes(world):
+    client, ref, (state,) = opened(world, descriptor("m", MAP))
+    session = client.session(ref)
+    keys = [b"", b"\x00", b"a", b"a\x00", b"b", b"\x7f", b"\x80", b"\xff"]
+    session.batch(*[op("MAP_PUT", state, b"k", map_key=key, value=b"v" + key) for key in reversed(keys)])
+    (page,) = session.read(op("MAP_ENTRIES", state, b"k"))
+    assert [(e.key, e.value) for e in page.entries] == [(key, b"v" + key) for key in sorted(keys)]
+    assert page.found and not page.more
+    first, following, tail = session.read(
+        op("MAP_ENTRIES", state, b"k", limit=3),
+        op("MAP_ENTRIES", state, b"k", map_key=b"a\x00", limit=2),
+        op("MAP_ENTRIES", state, b"k", map_key=b"\x80", limit=2),
+    )
+    assert [e.key for e in first.entries] == [b"", b"\x00", b"a"] and first.more
+    assert [e.key for e in following.entries] == [b"a\x00", b"b"] and following.more
+    assert [e.key for e in tail.entries] == [b"\x80", b"\xff"] and not tail.more
+    found = session.read(
+        op("MAP_COUNT", state, b"k"),
+        op("MAP_CONTAINS", state, b"k", map_key=b"a"),
+        op("MAP_REMOVE", state, b"k", map_key=b"a"),
+        op("MAP_REMOVE", state, b"k", map_key=b"a"),
+        op("MAP_CONTAINS", state, b"k", map_key=b"a"),
+        op("MAP_GET", state, b"k", map_key=b"b"),
+        op("MAP_GET", state, b"k", map_key=b"a"),
+        op("MAP_COUNT", state, b"k"),
+        op("MAP_COUNT", state, b"nobody"),
+        op("MAP_ENTRIES", state, b"nobody"),
+        op("CLEAR", state, b"k"),
+        op("MAP_COUNT", state, b"k"),
+    )
+    seen = [(r.operation, r.found, r.count or r.value) for r in found]
+    assert seen == [
+        (0, True, 8),
+        (1, True, b""),
+        (4, False, b""),
+        (5, True, b"vb"),
+        (6, False, b""),
+        (7, True, 7),
+        (8, False, b""),
+        (9, False, b""),
+        (11, False, b""),
+    ], seen
+    session.finish()
+
+
+@scenario
+def lists_append_replace_and_page(world):
+    client, ref, (state,) = opened(world, descriptor("l", LIST))
+    session = client.session(ref)
+    found = session.read(
+        op("LIST_ADD", state, b"k", value=b"0"),
+        op("LIST_ADD_ALL", state, b"k", values=[b"1", b"", b"3"]),
+        op("LIST_ADD_ALL", state, b"k", values=[]),
+        op("LIST_GET", state, b"k"),
+        op("LIST_GET", state, b"k", start=1, limit=2),
+        op("LIST_GET", state, b"k", start=3, limit=2),
+        op("LIST_GET", state, b"k", start=4),
+        op("LIST_GET", state, b"k", start=2**64 - 1, limit=2**64 - 1),
+        op("LIST_COUNT", state, b"k"),
+    )
+    seen = [(list(r.elements), r.more, r.count) for r in found]
+    assert seen == [
+        ([b"0", b"1", b"", b"3"], False, 0),
+        ([b"1", b""], True, 0),
+        ([b"3"], False, 0),
+        ([], False, 0),
+        ([], False, 0),
+        ([], False, 4),
+    ], seen
+    found = session.read(
+        op("LIST_UPDATE", state, b"k", values=[b"x", b"y"]),
+        op("LIST_GET", state, b"k"),
+        op("LIST_UPDATE", state, b"k", values=[]),
+        op("LIST_COUNT", state, b"k"),
+        op("LIST_ADD", state, b"k", value=b"z"),
+        op("LIST_GET", state, b"k"),
+    )
+    assert list(found[0].elements) == [b"x", b"y"] and not found[1].found and list(found[2].elements) == [b"z"]
+    session.finish()
+
+
+@scenario
+def merges_of_numbers_have_defined_results_overflow_and_nan_included(world):
+    names = ["SUM_I64", "MIN_I64", "MAX_I64", "SUM_F64", "MIN_F64", "MAX_F64"]
+    kinds = [descriptor(name, VALUE, merge(name)) for name in names]
+    maps = [descriptor("map " + name, MAP, merge(name)) for name in names]
+    client, ref, ids = opened(world, *kinds, *maps)
+    states, tables = dict(zip(names, ids)), dict(zip(names, ids[len(names) :]))
+    low, high = -(2**63), 2**63 - 1
+    nan, infinite = math.nan, math.inf
+    cases = [
+        ("SUM_I64", [5], 5),
+        ("SUM_I64", [high, 1], low),
+        ("SUM_I64", [low, -1], high),
+        ("SUM_I64", [high, high, 2], 0),
+        ("MIN_I64", [3, -4, 7], -4),
+        ("MIN_I64", [low, high], low),
+        ("MAX_I64", [3, -4, 7], 7),
+        ("MAX_I64", [low, high], high),
+        ("SUM_F64", [0.5, 0.25], 0.75),
+        ("SUM_F64", [1e308, 1e308], infinite),
+        ("SUM_F64", [infinite, -infinite], nan),
+        ("MIN_F64", [nan, 2.0, nan, 3.0], 2.0),
+        ("MIN_F64", [nan, nan], nan),
+        ("MIN_F64", [-infinite, 1.0], -infinite),
+        ("MAX_F64", [2.0, nan, 3.0], 3.0),
+        ("MAX_F64", [nan], nan),
+    ]
+    session = client.session(ref)
+    for index, (name, operands, expected) in enumerate(cases):
+        pack = i64 if name.endswith("I64") else f64
+        key = b"%d" % index
+        session.batch(*[op("MERGE", states[name], key, value=pack(o)) for o in operands])
+        session.batch(*[op("MAP_MERGE", tables[name], key, map_key=b"e", value=pack(o)) for o in operands])
+        value, entry = session.read(get(states[name], key), op("MAP_GET", tables[name], key, map_key=b"e"))
+        assert value.value == entry.value and value.found, (name, operands)
+        (result,) = struct.unpack("<q" if pack is i64 else "<d", value.value)
+        assert result == expected or (math.isnan(expected) and math.isnan(result)), (name, operands, result)
+    session.batch(put(states["SUM_I64"], b"put", i64(40)), op("MERGE", states["SUM_I64"], b"put", value=i64(2)))
+    (found,) = session.read(get(states["SUM_I64"], b"put"))
+    assert found.value == i64(42)
+    session.finish()
+    for name in names:
+        for kind, state in (("PUT", states[name]), ("MERGE", states[name])):
+            for wrong in (b"", b"1234567", b"123456789"):
+                with refused("REASON_INVALID_ARGUMENT", "operation 0"):
+                    client.apply(ref, op(kind, state, b"k", value=wrong))
+        with refused("REASON_INVALID_ARGUMENT", "operation 0"):
+            client.apply(ref, op("MAP_PUT", tables[name], b"k", map_key=b"e", value=b"short"))
+
+
+@scenario
+def an_append_that_would_grow_too_long_leaves_the_value_and_says_so(world):
+    client, ref, (state, table) = opened(
+        world, descriptor("a", VALUE, merge("APPEND")), descriptor("m", MAP, merge("APPEND"))
+    )
+    session = client.session(ref)
+    half = b"x" * (MAX_VALUE // 2)
+    for merged, target in (
+        ("MERGE", {"state": state}),
+        ("MAP_MERGE", {"state": table, "map_key": b"e"}),
+    ):
+        fields = dict(target)
+        number = fields.pop("state")
+        session.batch(op(merged, number, b"k", value=half, **fields), op(merged, number, b"k", value=half, **fields))
+        said = session.read(op(merged, number, b"k", value=b"!", **fields), op(merged, number, b"k", value=b"", **fields))
+        assert [(r.operation, r.outcome) for r in said] == [(0, LIMIT_REACHED)], said
+        (found,) = session.read(op(merged.replace("MERGE", "GET"), number, b"k", **fields))
+        assert found.value == half + half
+    session.finish()
+
+
+@scenario
+def an_operation_that_does_not_fit_its_state_is_refused(world):
+    states = {"v": VALUE, "l": LIST, "m": MAP}
+    client, ref, ids = opened(world, *[descriptor(name, kind) for name, kind in states.items()])
+    value, items, table = ids
+    fields = {
+        "PUT": dict(value=b"x"),
+        "GET": {},
+        "MAP_PUT": dict(map_key=b"x", value=b"x"),
+        "MAP_GET": dict(map_key=b"x"),
+        "MAP_REMOVE": dict(map_key=b"x"),
+        "MAP_CONTAINS": dict(map_key=b"x"),
+        "MAP_ENTRIES": {},
+        "MAP_COUNT": {},
+        "LIST_ADD": dict(value=b"x"),
+        "LIST_ADD_ALL": dict(values=[b"x"]),
+        "LIST_UPDATE": dict(values=[b"x"]),
+        "LIST_GET": {},
+        "LIST_COUNT": {},
+    }
+    for kind, extra in fields.items():
+        own = table if kind.startswith("MAP") else items if kind.startswith("LIST") else value
+        client.apply(ref, op(kind, own, b"k", **extra))
+        for state in ids:
+            if state != own:
+                with refused("REASON_WRONG_KIND", "operation 1", scope="SCOPE_BATCH"):
+                    client.apply(ref, get(value, b"k"), op(kind, state, b"k", **extra))
+    for state, kind in ((value, "MERGE"), (table, "MAP_MERGE"), (items, "MERGE")):
+        with refused("REASON_WRONG_KIND"):
+            client.apply(ref, op(kind, state, b"k", value=b"x"))
+    for state in ids:
+        client.apply(ref, op("CLEAR", state, b"k"))
+    for unknown in (0, 4, 2**32 - 1):
+        with refused("REASON_UNKNOWN_STATE", "operation 0", unknown):
+            client.apply(ref, get(unknown, b"k"))
+
+
+@scenario
+def a_malformed_operation_is_refused_and_nothing_of_its_batch_applied(world):
+    client, ref, (state, table, items) = opened(
+        world, descriptor("v"), descriptor("m", MAP), descriptor("l", LIST)
+    )
+    for reason, wrong in (
+        ("REASON_INVALID_ARGUMENT", state_pb2.Operation(state=state, key=b"k")),
+        ("REASON_INVALID_ARGUMENT", state_pb2.Operation(kind=99, state=state, key=b"k")),
+        ("REASON_INVALID_ARGUMENT", put(state, b"", b"v")),
+        ("REASON_INVALID_ARGUMENT", get(state, b"k", value=b"v")),
+        ("REASON_INVALID_ARGUMENT", get(state, b"k", limit=1)),
+        ("REASON_INVALID_ARGUMENT", put(state, b"k", b"v", map_key=b"m")),
+        ("REASON_INVALID_ARGUMENT", put(state, b"k", b"v", values=[b"v"])),
+        ("REASON_INVALID_ARGUMENT", op("MAP_ENTRIES", table, b"k", start=1)),
+        ("REASON_LIMIT_EXCEEDED", put(state, b"k" * (MAX_KEY + 1), b"v")),
+        ("REASON_LIMIT_EXCEEDED", put(state, b"k", b"v", ns=b"n" * (MAX_KEY + 1))),
+        ("REASON_LIMIT_EXCEEDED", put(state, b"k", b"v" * (MAX_VALUE + 1))),
+        ("REASON_LIMIT_EXCEEDED", op("MAP_PUT", table, b"k", map_key=b"m" * (MAX_KEY + 1), value=b"v")),
+        ("REASON_LIMIT_EXCEEDED", op("LIST_ADD_ALL", items, b"k", values=[b"", b"v" * (MAX_VALUE + 1)])),
+    ):
+        with refused(reason, "operation 1", scope="SCOPE_BATCH"):
+            client.apply(ref, put(state, b"first", b"applied"), wrong)
+    with refused("REASON_LIMIT_EXCEEDED", 100_000):
+        client.apply(ref, *[get(state, b"k")] * 100_001)
+    (found,) = client.read(ref, get(state, b"first"))
+    assert not found.found
+    longest = b"k" * MAX_KEY
+    client.apply(ref, put(state, longest, b"v" * MAX_VALUE, ns=longest))
+    client.apply(ref, op("MAP_PUT", table, longest, map_key=longest, value=b""))
+    (found,) = client.read(ref, get(state, longest, ns=longest))
+    assert found.value == b"v" * MAX_VALUE
+    (page,) = client.read(ref, op("MAP_ENTRIES", table, longest, map_key=longest + b"\x00"))
+    assert not page.entries and not page.more, "the place after the longest key can be asked for"
+
+
+@scenario
+def reads_that_fill_a_message_are_paged_and_none_is_lost(world):
+    client, ref, (value, items, table) = opened(world, descriptor("v"), descriptor("l", LIST), descriptor("m", MAP))
+    big = b"x" * 300_000
+    for index in range(30):
+        client.apply(
+            ref,
+            put(value, b"%d" % index, big + b"%d" % index),
+            op("LIST_ADD", items, b"k", value=big + b"%d" % index),
+            op("MAP_PUT", table, b"k", map_key=b"%02d" % index, value=big),
+        )
+    session = client.session(ref)
+    wanted, asked = list(range(30)), 0
+    while wanted:
+        results = session.read(*[get(value, b"%d" % index) for index in wanted])
+        assert [r.operation for r in results] == list(range(len(wanted)))
+        assert results[0].outcome != ASK_AGAIN, "the first read is always carried out"
+        for index, result in zip(wanted, results):
+            assert result.outcome == ASK_AGAIN or result.value == big + b"%d" % index
+        wanted = [index for index, result in zip(wanted, results) if result.outcome == ASK_AGAIN]
+        asked += 1
+    assert asked > 2
+    elements = []
+    while True:
+        (page,) = session.read(op("LIST_GET", items, b"k", start=len(elements)))
+        elements += page.elements
+        if not page.more:
+            break
+    assert elements == [big + b"%d" % index for index in range(30)]
+    keys, after = [], b""
+    while True:
+        (page,) = session.read(op("MAP_ENTRIES", table, b"k", map_key=after))
+        keys += [entry.key for entry in page.entries]
+        after = keys[-1] + b"\x00"
+        if not page.more:
+            break
+    assert keys == [b"%02d" % index for index in range(30)]
+    session.finish()
+
+
+@scenario
+def a_unary_batch_takes_the_next_number_and_one_sent_again_applies_once(world):
+    client, ref, (state,) = opened(world, descriptor("s", VALUE, merge("SUM_I64")))
+    one = op("MERGE", state, b"k", value=i64(1))
+    reply = client.apply(ref, one)
+    assert (reply.result.number, reply.acknowledgement.applied_to, reply.acknowledgement.credit) == (0, 1, 0)
+    assert client.apply(ref, one, number=1).acknowledgement.applied_to == 2
+    again = client.apply(ref, one, number=1)
+    assert again.result.repeated_batch and not again.result.results and again.result.number == 1
+    with refused("REASON_BATCH_OUT_OF_ORDER", 5, 2):
+        client.apply(ref, one, number=5)
+    (found,) = client.read(ref, get(state, b"k"))
+    assert found.value == i64(2)
