@@ -8,13 +8,17 @@ mod args;
 mod logging;
 mod output;
 mod run;
+mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 
 pub use self::{
-    args::{Args, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
+    args::{
+        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DumpArgs, GcArgs,
+        HealthArgs, Inner, ServeArgs, StoreArgs,
+    },
     logging::init as init_logging,
 };
 use crate::{
@@ -34,6 +38,9 @@ pub enum CliError {
     /// The configuration is faulty.
     #[error(transparent)]
     Config(#[from] Faults),
+    /// The command line asks for what there cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// The demo has no outcome, or a bad one.
     #[error("{0}")]
     Demo(#[from] DemoError),
@@ -53,7 +60,7 @@ impl CliError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Demo(DemoError::Usage(_)) => ExitCode::from(EXIT_USAGE),
+            Self::Config(_) | Self::Usage(_) | Self::Demo(DemoError::Usage(_)) => ExitCode::from(EXIT_USAGE),
             Self::Demo(DemoError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
             Self::DemoTask(TaskError::DaemonGone(_)) => ExitCode::from(EXIT_DAEMON_GONE),
             Self::Demo(_) | Self::DemoTask(_) | Self::Runtime(_) => ExitCode::FAILURE,

@@ -1,3 +1,41 @@
-//! Tools.
+//! Tools for people who run jobs: what a store holds, which checkpoints can be restored, what is garbage.
+//!
+//! | | |
+//! | --- | --- |
+//! | [`gc`] | says of each object why it lives or goes; deletes what goes |
+//! | [`dump`] | says what one object is |
+//! | [`checkpoints`] | lists what can be restored |
+//! | [`health`] | asks a daemon whether it is ready |
+//!
+//! The first three need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
+//! for programs.
 
+pub mod checkpoints;
+pub mod dump;
+pub mod gc;
 pub mod health;
+pub mod outline;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use self::outline::Node;
+use crate::{object::Retry, types::TimeMs};
+
+/// How often a request to the store is made before a tool gives up.
+const REQUEST_ATTEMPTS: u32 = 8;
+
+/// How long tools keep trying.
+#[must_use]
+pub fn retry() -> Retry {
+    Retry::forever().at_most(REQUEST_ATTEMPTS)
+}
+
+/// A time as RFC 3339.
+fn time(ms: TimeMs) -> Node {
+    Node::text(humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)))
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -167,3 +167,7 @@ impl Verdict {
         matches!(self, Self::Garbage(_))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

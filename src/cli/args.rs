@@ -1,10 +1,13 @@
 //! Low arguments: what clap reads, one line of help per flag.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::config::{File, Flag, Sources, parse_size};
+use crate::{
+    config::{File, Flag, Sources, parse_size},
+    types::{Name, NameError},
+};
 
 /// A changelog state-backend daemon for stream processors.
 #[derive(Debug, Parser)]
@@ -24,6 +27,12 @@ pub enum Command {
     /// List, explain and check configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Say of each object of a store whether it is garbage and why; delete the garbage if told to.
+    Gc(GcArgs),
+    /// List the checkpoints that can be restored.
+    Checkpoints(CheckpointsArgs),
+    /// Say what objects or checkpoint handles are, verifying their checksums.
+    Dump(DumpArgs),
     /// Succeed if the daemon of this configuration is ready.
     Health(HealthArgs),
     /// Show that work survives kill -9: a word count whose processes are killed at random.
@@ -106,6 +115,81 @@ pub struct ServeArgs {
     /// Only say whether the configuration is valid [default: serve] [env: none].
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// Which store a tool looks at.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct StoreArgs {
+    /// Look at this store [default: as configured] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Read options from this TOML file [default: none].
+    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Set any option; may be repeated [default: none] [env: DSTL_…].
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl StoreArgs {
+    /// The file, the environment of this process and these flags; `store` stands for the flag `--store` if it is given.
+    #[must_use]
+    pub fn sources(&self, store: Option<String>) -> Sources {
+        let (config, set) = (self.config.clone(), self.set.clone());
+        ConfigArgs { config, set, store: store.or_else(|| self.store.clone()), ..ConfigArgs::default() }.sources()
+    }
+}
+
+/// Arguments of `gc`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct GcArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Sweep only this job [default: all jobs of the store] [env: none].
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    pub job: Option<Name>,
+    /// Keep what is younger, for example `1h` or `0s` [default: as configured] [env: DSTL_GC_GRACE_PERIOD].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub grace: Option<Duration>,
+    /// Delete the garbage [default: only say what it is] [env: none].
+    #[arg(long)]
+    pub delete: bool,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `checkpoints`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct CheckpointsArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// List only this job [default: all jobs of the store] [env: none].
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    pub job: Option<Name>,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `dump`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct DumpArgs {
+    /// Which store; without `--store`, objects are files, URLs or handles.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Print a JSON array instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+    /// Paths within `--store`; or files, URLs of objects, or checkpoint handles in hexadecimal or base64.
+    #[arg(value_name = "OBJECT", required = true)]
+    pub objects: Vec<String>,
+}
+
+fn job_name(name: &str) -> Result<Name, NameError> {
+    Name::new(name)
 }
 
 /// Arguments of `health`.
@@ -218,6 +302,22 @@ mod tests {
             Flag::Named { name: "--socket", key: "rpc.socket", value: "/run/a.sock".into() },
         ];
         assert_eq!(serve.config.sources().flags, expected);
+    }
+
+    #[test]
+    fn gc_is_a_dry_run_unless_told_otherwise() {
+        let parsed = |line: &[&str]| match Args::try_parse_from(line) {
+            Ok(Args { command: Command::Gc(gc) }) => Ok(gc),
+            Ok(_) => unreachable!("the line says gc"),
+            Err(error) => Err(error.to_string()),
+        };
+        let gc = parsed(&["dstl", "gc", "--store", "/srv", "--job", "wc", "--grace", "90m"]).unwrap();
+        assert!(!gc.delete);
+        assert_eq!((gc.grace, gc.job.unwrap().as_str()), (Some(Duration::from_secs(5400)), "wc"));
+        let store = Flag::Named { name: "--store", key: "state.changelog.dstl.dfs.base-path", value: "/srv".into() };
+        assert_eq!(gc.store.sources(None).flags, [store]);
+        assert!(parsed(&["dstl", "gc", "--job", "a/b"]).unwrap_err().contains("names consist of"));
+        assert!(parsed(&["dstl", "gc", "--grace", "soon"]).is_err());
     }
 
     #[test]

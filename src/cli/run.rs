@@ -4,7 +4,7 @@ use super::{
     CliError,
     args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
-    output,
+    output, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -20,6 +20,9 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Options { json: false }) => output::print(&config::list()),
         Command::Config(ConfigCommand::Example) => output::print(&config::example()),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Gc(args) => tools::gc(&args),
+        Command::Checkpoints(args) => tools::checkpoints(&args),
+        Command::Dump(args) => tools::dump(&args),
         Command::Health(args) => ask_health(args),
         Command::Demo(args) => demo(args),
         Command::DemoTask(args) => demo_task(args),

@@ -6,6 +6,7 @@ mod backend;
 mod config;
 mod demo;
 mod deploy;
+mod gc;
 mod python;
 mod support;
 mod tidy;

@@ -1,0 +1,117 @@
+//! The tools, run on the store that the command line names.
+
+use std::path::Path as FilePath;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::{
+    CliError,
+    args::{CheckpointsArgs, DumpArgs, GcArgs, StoreArgs},
+    output,
+};
+use crate::{
+    clock::Clock,
+    config::{Config, Host},
+    daemon,
+    metrics::Metrics,
+    object::{Path, Store},
+    random::Random,
+    tools::{
+        self,
+        dump::{decode_handle, describe},
+        gc,
+        outline::Node,
+    },
+};
+
+/// Sweeps, or tells what a sweep would do.
+pub(super) fn gc(args: &GcArgs) -> Result<(), CliError> {
+    let (config, store) = open(&args.store, None)?;
+    let grace = args.grace.unwrap_or(config.gc.grace_period);
+    let options = gc::Options { job: args.job.clone(), grace, delete: args.delete };
+    let (clock, random) = (Clock::system(), Random::from_os());
+    let swept = runtime()?.block_on(gc::run(&store, &options, &clock, &random));
+    let outcome = swept.map_err(CliError::runtime)?;
+    output::print(&if args.json { json(outcome.outline().to_json()) } else { outcome.to_text() })?;
+    complain_of(&outcome.faults())
+}
+
+/// Lists what can be restored.
+pub(super) fn checkpoints(args: &CheckpointsArgs) -> Result<(), CliError> {
+    let (_, store) = open(&args.store, None)?;
+    let listed = runtime()?.block_on(tools::checkpoints::run(&store, args.job.clone()));
+    let (node, faults) = listed.map_err(CliError::runtime)?;
+    print(&node, args.json)?;
+    complain_of(&faults)
+}
+
+/// Says what objects are; goes on with the others when one cannot be told.
+pub(super) fn dump(args: &DumpArgs) -> Result<(), CliError> {
+    let (runtime, mut nodes, mut faults) = (runtime()?, vec![], vec![]);
+    for object in &args.objects {
+        let bytes = read(&runtime, &args.store, object);
+        let described = bytes.and_then(|bytes| describe(object, &bytes).map_err(CliError::runtime));
+        match described {
+            Ok(node) => nodes.push(node),
+            Err(CliError::Runtime(fault)) => faults.push(fault.to_string()),
+            Err(usage) => return Err(usage),
+        }
+    }
+    if args.json {
+        output::print(&json(nodes.iter().map(Node::to_json).collect()))?;
+    } else {
+        let texts: Vec<String> = nodes.iter().map(Node::to_text).collect();
+        output::print(&texts.join("\n"))?;
+    }
+    complain_of(&faults)
+}
+
+/// The bytes of an object, a file or a handle.
+fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliError> {
+    let get = |store: &Store, path: &str| {
+        let path = Path::parse(path).map_err(CliError::runtime)?;
+        runtime.block_on(store.get(&path, tools::retry())).map_err(CliError::runtime)
+    };
+    if let Some((folder, name)) = object.rsplit_once('/').filter(|(folder, _)| folder.contains("://")) {
+        return get(&open(args, Some(folder.to_owned()))?.1, name);
+    }
+    if args.store.is_some() {
+        return get(&open(args, None)?.1, object);
+    }
+    match std::fs::read(object) {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => decode_handle(object).ok_or_else(|| {
+            CliError::Usage(format!("`{object}` is neither a file, a URL of an object, nor a checkpoint handle"))
+        }),
+        Err(error) => Err(CliError::runtime(format!("reading `{object}`: {error}"))),
+    }
+}
+
+/// The configuration and the store that it names; `url` wins.
+fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
+    let config = Config::resolve(&args.sources(url), &Host::detect())?;
+    let folder = config.changelog.base_path.to_file_path();
+    if let Some(folder) = folder.ok().filter(|folder| !FilePath::is_dir(folder)) {
+        return Err(CliError::runtime(format!("there is no store: no directory `{}`", folder.display())));
+    }
+    let store = daemon::store(&config, &Metrics::new(), &Clock::system(), Random::from_os());
+    Ok((config, store.map_err(CliError::runtime)?))
+}
+
+fn runtime() -> Result<Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::runtime)
+}
+
+fn print(node: &Node, as_json: bool) -> Result<(), CliError> {
+    output::print(&if as_json { json(node.to_json()) } else { node.to_text() })
+}
+
+fn json(value: Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn complain_of(faults: &[String]) -> Result<(), CliError> {
+    if faults.is_empty() { Ok(()) } else { Err(CliError::runtime(faults.join("\n"))) }
+}

@@ -1,0 +1,80 @@
+//! `dstl checkpoints`: what can be restored.
+
+use super::{gc::GcError, hex, outline::Node, retry, time};
+use crate::{
+    checkpoint::{
+        chain::ChainError,
+        collect,
+        handle::CheckpointHandle,
+        job::{self, Latest},
+        manifest::{CheckpointRecord, Manifest},
+    },
+    object::Store,
+    types::Name,
+};
+
+/// The checkpoints of one job, or of all that the store has, and what hindered reading single jobs. Cancel-safe.
+///
+/// # Errors
+/// If the store fails, or has no such job.
+pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>), GcError> {
+    let jobs = match &job {
+        Some(job) => vec![job.clone()],
+        None => collect::jobs(store, retry()).await?,
+    };
+    let (mut nodes, mut faults) = (vec![], vec![]);
+    for name in jobs {
+        match of_job(store, &name).await {
+            Ok(None) if job.is_some() => return Err(GcError::NoJob(name)),
+            Ok(node) => nodes.extend(node),
+            Err(error) => faults.push(format!("job `{name}` cannot be read: {error}")),
+        }
+    }
+    Ok((Node::Fields(vec![("jobs", Node::List(nodes))]), faults))
+}
+
+async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
+    let heads = job::read_heads(store, job, retry()).await?;
+    if heads.is_empty() {
+        return Ok(None);
+    }
+    let latest = match job::latest(&heads) {
+        Latest::Nothing => Node::text("none: no subtask has completed one"),
+        Latest::Inconsistent => Node::text("none: there is no checkpoint that every subtask retains"),
+        Latest::Checkpoint(latest) => Node::Fields(vec![("id", latest.id.into()), ("attempt", latest.attempt.into())]),
+    };
+    let backends = Node::list(heads.iter().map(of_backend));
+    Ok(Some(Node::Fields(vec![("job", Node::text(job)), ("latest", latest), ("backends", backends)])))
+}
+
+fn of_backend(head: &Manifest) -> Node {
+    Node::Fields(vec![
+        ("backend", Node::text(&head.backend)),
+        ("manifest", head.number.into()),
+        ("epoch", head.owner().epoch.number.into()),
+        ("attempt", head.owner().attempt.into()),
+        ("checkpoints", Node::list(head.checkpoints.iter().map(|record| of_checkpoint(head, record)))),
+    ])
+}
+
+/// One checkpoint of `head`.
+pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node {
+    let handle = CheckpointHandle { backend: head.backend.clone(), checkpoint: record.identity };
+    let runs = head.contents(record).into_iter().filter_map(|source| head.runs.get(&source.epoch));
+    Node::Fields(vec![
+        ("id", record.identity.id.into()),
+        ("epoch", record.identity.epoch.into()),
+        ("uuid", Node::text(record.identity.uuid)),
+        ("attempt", record.attempt.into()),
+        ("completed", record.completed.into()),
+        ("pinned", record.pinned.into()),
+        ("subsumed", record.subsumed.into()),
+        ("triggered", time(record.triggered_at)),
+        ("cut", Node::text(record.cut)),
+        ("applied_to", record.applied_to.into()),
+        ("bytes_to_read_at_most", runs.map(|run| run.totals().stored_bytes).sum::<u64>().into()),
+        ("changes", record.changes.into()),
+        ("attachment", Node::text(hex(&record.attachment))),
+        ("handle", Node::text(hex(&handle.encode()))),
+    ])
+}

@@ -1,0 +1,316 @@
+//! `dstl dump`: says what an object is, after verifying all its checksums.
+//!
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, checkpoint handles.
+//! Where the path tells what an object should be, an object under another one's name is damaged.
+
+mod decode;
+
+pub use self::decode::decode_handle;
+
+use bytes::Bytes;
+
+use super::{checkpoints::of_checkpoint, hex, outline::Node};
+use crate::{
+    changelog::segment::{self, BlockHandle, SegmentHandle},
+    checkpoint::{
+        envelope::{self, EnvelopeError, Kind},
+        handle::CheckpointHandle,
+        index::{Page, PageRef, Run, Totals},
+        manifest::{EpochRecord, Manifest, Source},
+    },
+    object::{ObjectName, Path},
+    proto::store,
+    types::{Name, Sqn},
+};
+
+/// Why an object cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// None of ours.
+    #[error(
+        "`{object}` begins with none of the magics of segments, manifests, index pages, job records and checkpoint handles"
+    )]
+    Unrecognized {
+        /// As given.
+        object: String,
+    },
+    /// One of ours, and damaged.
+    #[error("`{object}` is damaged: {what}")]
+    Damaged {
+        /// As given.
+        object: String,
+        /// Where and how.
+        what: String,
+    },
+}
+
+/// What the object `bytes` is. `object` is its path or URL, or how it was given otherwise.
+///
+/// # Errors
+/// [`DumpError`] names the object and says where it is damaged.
+pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
+    let damaged = |what: String| DumpError::Damaged { object: object.to_owned(), what };
+    let of_envelope = |error: EnvelopeError| damaged(error.to_string());
+    let name = name_of(object);
+    let unrecognized = || DumpError::Unrecognized { object: object.to_owned() };
+    let magic: &[u8; 8] = bytes.first_chunk().ok_or_else(unrecognized)?;
+    let (kind, fields, is_named_so) = match magic {
+        b"DSTLSEG1" => {
+            let index = segment::verify(bytes).map_err(|error| damaged(error.to_string()))?;
+            let named = name.as_ref().is_none_or(|name| {
+                matches!(name, ObjectName::Segment { instance, number, .. }
+                    if (*instance, *number) == (index.instance, index.number))
+            });
+            ("segment", segment_fields(&index), named)
+        }
+        b"DSTLMANI" => {
+            let manifest = Manifest::decode(bytes).map_err(of_envelope)?;
+            let own = ObjectName::Manifest { backend: manifest.backend.clone(), number: manifest.number };
+            ("manifest", manifest_fields(&manifest), name.is_none_or(|name| name == own))
+        }
+        b"DSTLPAGE" => {
+            let unknown = || Name::new("unknown").expect("a valid name");
+            let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
+            let page = Page::read(&job, bytes).map_err(of_envelope)?;
+            ("page of a log index", page_fields(&page), named_as_page(name.as_ref(), &page))
+        }
+        b"DSTLJOBR" => {
+            let record: store::JobRecord = envelope::open(Kind::JobRecord, bytes).map_err(of_envelope)?;
+            let named =
+                name.is_none_or(|name| matches!(name, ObjectName::JobRecord { number, .. } if number == record.number));
+            ("job record", job_record_fields(&record), named)
+        }
+        b"DSTLHAND" => {
+            let handle = CheckpointHandle::decode(bytes).map_err(of_envelope)?;
+            ("checkpoint handle", handle_fields(&handle), true)
+        }
+        _ => return Err(unrecognized()),
+    };
+    if !is_named_so {
+        return Err(damaged(format!("it is a whole {kind}, but lies under another object's name")));
+    }
+    let mut all =
+        vec![("kind", Node::text(kind)), ("object", Node::text(object)), ("bytes", (bytes.len() as u64).into())];
+    all.extend(fields);
+    Ok(Node::Fields(all))
+}
+
+/// The name that a path or URL of an object ends with.
+fn name_of(object: &str) -> Option<ObjectName> {
+    let starts = std::iter::once(0).chain(object.match_indices('/').map(|(at, _)| at + 1));
+    starts.filter_map(|at| Path::parse(object.get(at..)?).ok()).find_map(|path| ObjectName::parse(&path))
+}
+
+fn named_as_page(name: Option<&ObjectName>, page: &Page) -> bool {
+    let epochs = || match page {
+        Page::Handles(handles) => handles.iter().map(|handle| handle.range.from.epoch()).collect::<Vec<_>>(),
+        Page::Pages(pages) => pages.iter().map(|page| page.range.from.epoch()).collect(),
+    };
+    name.is_none_or(
+        |name| matches!(name, ObjectName::IndexPage { epoch, .. } if epochs().iter().all(|found| found == epoch)),
+    )
+}
+
+fn segment_fields(index: &segment::SegmentIndex) -> Vec<(&'static str, Node)> {
+    let sets = index.sets.iter().map(|set| {
+        Node::Fields(vec![
+            ("backend", Node::text(format_args!("{}/{}", set.operator, set.subtask))),
+            ("epoch", set.epoch.into()),
+            ("sqns", Node::text(set.range)),
+            ("changes", set.changes.into()),
+            ("blocks", Node::list(set.blocks.iter().map(block))),
+        ])
+    });
+    vec![("instance", Node::text(index.instance)), ("number", index.number.into()), ("change_sets", Node::list(sets))]
+}
+
+fn block(block: &BlockHandle) -> Node {
+    Node::Fields(vec![
+        ("offset", block.offset.into()),
+        ("stored_bytes", block.stored_length.into()),
+        ("bytes", block.length.into()),
+        ("compression", Node::text(format_args!("{:?}", block.compression).to_string().to_lowercase())),
+        ("crc", crc(block.crc)),
+        ("key_groups", Node::text(block.key_groups)),
+    ])
+}
+
+fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
+    let shape = &manifest.shape;
+    let assignment = format!("{:?}", shape.assignment).to_lowercase();
+    let states = manifest.states.iter().map(|(id, state)| {
+        Node::Fields(vec![
+            ("id", id.0.into()),
+            ("name", Node::text(&state.name)),
+            ("kind", Node::text(format!("{:?}", state.kind).to_lowercase())),
+            ("merge", state.merge.map_or(Node::None, |merge| Node::text(format_args!("{merge:?}")))),
+            ("serializer", Node::text(&state.serializer)),
+        ])
+    });
+    let runs = manifest.runs.iter().map(|(epoch, of)| run(*epoch, of));
+    vec![
+        ("backend", Node::text(&manifest.backend)),
+        ("number", manifest.number.into()),
+        ("opens_epoch", manifest.opens_epoch.into()),
+        ("previous_crc", crc(manifest.previous_crc)),
+        ("parallelism", shape.parallelism.into()),
+        ("max_parallelism", shape.max_parallelism.into()),
+        ("key_groups", Node::text(shape.key_groups)),
+        ("key_group_assignment", Node::text(assignment)),
+        ("inner_backend", Node::text(shape.inner)),
+        ("changelog", shape.changelog.into()),
+        ("instance", Node::text(manifest.instance)),
+        ("segment_low_water", low_water(manifest.segment_low_water)),
+        ("epochs", Node::list(manifest.epochs.iter().map(epoch))),
+        ("states", Node::list(states)),
+        ("checkpoints", Node::list(manifest.checkpoints.iter().map(|record| of_checkpoint(manifest, record)))),
+        ("log", Node::list(runs)),
+    ]
+}
+
+fn low_water(number: u64) -> Node {
+    if number == u64::MAX { Node::text("closed: no further segment will be named") } else { number.into() }
+}
+
+fn epoch(record: &EpochRecord) -> Node {
+    let source = |source: &Source| Node::text(format_args!("epoch {} up to {}", source.epoch, source.to));
+    Node::Fields(vec![
+        ("epoch", record.epoch.number.into()),
+        ("owner", Node::text(record.epoch.owner)),
+        ("attempt", record.attempt.into()),
+        ("restored", record.restored.map_or(Node::None, |(identity, _)| Node::text(identity))),
+        ("began_with", Node::list(record.sources.iter().map(source))),
+    ])
+}
+
+fn run(epoch: u64, run: &Run) -> Node {
+    let Totals { change_sets, stored_bytes, changes } = run.totals();
+    Node::Fields(vec![
+        ("epoch", epoch.into()),
+        ("first", Node::text(Sqn::first_of(epoch))),
+        ("change_sets", change_sets.into()),
+        ("stored_bytes", stored_bytes.into()),
+        ("changes", changes.into()),
+        ("pages", Node::list(run.pages.iter().map(page_ref))),
+        ("handles", Node::list(run.handles.iter().map(handle))),
+    ])
+}
+
+fn page_fields(page: &Page) -> Vec<(&'static str, Node)> {
+    match page {
+        Page::Handles(handles) => vec![("level", 1_u32.into()), ("handles", Node::list(handles.iter().map(handle)))],
+        Page::Pages(pages) => {
+            let level = pages.first().map_or(1, |page| page.level) + 1;
+            vec![("level", level.into()), ("pages", Node::list(pages.iter().map(page_ref)))]
+        }
+    }
+}
+
+fn page_ref(page: &PageRef) -> Node {
+    Node::Fields(vec![
+        ("uuid", Node::text(page.uuid)),
+        ("level", page.level.into()),
+        ("sqns", Node::text(page.range)),
+        ("change_sets", page.totals.change_sets.into()),
+        ("stored_bytes", page.totals.stored_bytes.into()),
+        ("changes", page.totals.changes.into()),
+        ("crc", crc(page.crc)),
+    ])
+}
+
+fn handle(handle: &SegmentHandle) -> Node {
+    let blocks = handle.blocks.iter().map(|block| format!("{}+{}", block.offset, block.stored_length));
+    Node::Fields(vec![
+        ("sqns", Node::text(handle.range)),
+        ("changes", handle.changes.into()),
+        ("segment", Node::text(format_args!("{}/{}", handle.segment.instance, handle.segment.number))),
+        ("at", Node::text(blocks.collect::<Vec<_>>().join(" "))),
+    ])
+}
+
+fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
+    let restore = record.restore.as_ref();
+    let restore = restore.map(|c| Node::text(format_args!("checkpoint {} of attempt {}", c.id, c.attempt)));
+    vec![
+        ("number", record.number.into()),
+        ("attempt", record.attempt.into()),
+        ("restores", restore.unwrap_or_else(|| Node::text("nothing: it begins empty"))),
+    ]
+}
+
+fn handle_fields(handle: &CheckpointHandle) -> Vec<(&'static str, Node)> {
+    vec![
+        ("backend", Node::text(&handle.backend)),
+        ("id", handle.checkpoint.id.into()),
+        ("epoch", handle.checkpoint.epoch.into()),
+        ("uuid", Node::text(handle.checkpoint.uuid)),
+        ("hex", Node::text(hex(&handle.encode()))),
+    ]
+}
+
+fn crc(crc: u32) -> Node {
+    Node::text(format_args!("{crc:08x}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        changelog::segment::SegmentHandle,
+        checkpoint::{index::tests::handle as segment_handle, manifest::tests::sample},
+        types::{BackendId, CheckpointIdentity},
+    };
+
+    #[test]
+    fn tells_what_a_manifest_is_and_that_it_lies_under_another_name() {
+        let manifest = sample();
+        let path = ObjectName::Manifest { backend: manifest.backend.clone(), number: 12 }.path();
+        let node = describe(&format!("/srv/store/{path}"), &manifest.encode()).unwrap();
+        let text = node.to_text();
+        for line in ["kind: manifest", "backend: job/count/1", "segment low water: 41", "number: 12"] {
+            assert!(text.lines().any(|l| l == line), "`{line}` is not in\n{text}");
+        }
+        assert_eq!(node.to_json()["checkpoints"][1]["id"], 6);
+        let other = ObjectName::Manifest { backend: manifest.backend.clone(), number: 13 }.path();
+        let error = describe(other.as_ref(), &manifest.encode()).unwrap_err();
+        assert!(error.to_string().contains("under another object's name"), "{error}");
+        describe("copied.bin", &manifest.encode()).unwrap();
+    }
+
+    #[test]
+    fn names_what_is_damaged() {
+        let mut bytes = sample().encode().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let error = describe("m", &bytes.into()).unwrap_err();
+        assert!(matches!(&error, DumpError::Damaged { object, .. } if object == "m"), "{error}");
+        assert!(error.to_string().contains("checksum"), "{error}");
+        assert!(matches!(describe("x", &Bytes::from_static(b"hello world")), Err(DumpError::Unrecognized { .. })));
+        assert!(matches!(describe("x", &Bytes::new()), Err(DumpError::Unrecognized { .. })));
+    }
+
+    #[test]
+    fn tells_what_a_page_is() {
+        let handles: Vec<SegmentHandle> = vec![segment_handle(0, 10), segment_handle(10, 20)];
+        let bytes = Page::Handles(handles).encode();
+        let node = describe("page", &bytes).unwrap();
+        assert_eq!(node.to_json()["handles"].as_array().unwrap().len(), 2);
+        let backend = BackendId { job: Name::new("wc").unwrap(), operator: Name::new("op").unwrap(), subtask: 0 };
+        let at = |epoch| ObjectName::IndexPage { backend: backend.clone(), epoch, id: Uuid::nil() }.path();
+        describe(at(0).as_ref(), &bytes).unwrap();
+        describe(at(1).as_ref(), &bytes).unwrap_err();
+    }
+
+    #[test]
+    fn tells_what_a_handle_is_by_its_text() {
+        let backend = sample().backend;
+        let checkpoint = CheckpointIdentity { epoch: 3, id: 17, uuid: Uuid::from_u128(5) };
+        let bytes = CheckpointHandle { backend, checkpoint }.encode();
+        let decoded = decode_handle(&hex(&bytes)).unwrap();
+        assert_eq!(decoded, bytes);
+        let json = describe("handle", &decoded).unwrap().to_json();
+        assert_eq!((json["id"].as_u64(), json["epoch"].as_u64()), (Some(17), Some(3)));
+    }
+}
