@@ -232,7 +232,8 @@ impl Core {
         self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
         let persisted_to = self.writer.persisted_to();
         let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
-        if !self.ledger.is_ready(persisted_to) && !notices_due && self.publish_now.is_empty() {
+        let withdrawing = std::mem::take(&mut self.withdrawing);
+        if !self.ledger.is_ready(persisted_to) && !notices_due && !withdrawing && self.publish_now.is_empty() {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
@@ -298,6 +299,10 @@ impl Core {
             return NoticeOutcome::Done;
         }
         let outcome = self.ledger.notice(kind, target);
+        if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {
+            // The engine must not meet it again after a crash: a manifest without it goes out at once.
+            self.withdrawing = true;
+        }
         self.wake_session();
         outcome
     }

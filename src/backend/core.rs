@@ -91,6 +91,8 @@ pub(super) struct Core {
     pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    /// A published checkpoint was withdrawn: a manifest without it goes out at once.
+    pub(super) withdrawing: bool,
     /// An orderly close waits for the last manifest.
     pub(super) closing: bool,
     /// The last manifest has begun: it says that this owner names no further segment.

@@ -193,6 +193,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
+        withdrawing: false,
         closing: false,
         sealed: false,
         flights: BTreeMap::new(),
