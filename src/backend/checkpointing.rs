@@ -145,6 +145,7 @@ impl Core {
             incremental_bytes,
             changes,
             states_to: self.states.last_id(),
+            missing_states: self.states.unbound().collect(),
         });
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {

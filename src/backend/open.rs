@@ -126,8 +126,9 @@ pub(super) async fn open(
     }
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(&manifest.shape)?;
-    let states_to = checkpoint.as_ref().map_or(0, |record| record.states_to);
-    let states = States::restored(&manifest.states, states_to);
+    let states = States::restored(&manifest.states, |id| {
+        checkpoint.as_ref().is_some_and(|record| id.0 <= record.states_to && !record.missing_states.contains(&id))
+    });
     for (id, descriptor) in states.iter() {
         inner.register(id, descriptor);
     }
@@ -285,7 +286,19 @@ async fn fence(
         }
         let binding = head.as_ref().map(|head| &head.manifest.shape);
         let shape = shape(env, spec, binding, spec.restore == RestoreFrom::Empty)?;
-        let checkpoint = choose(env, spec, head.as_ref(), retry).await?;
+        let checkpoint = match choose(env, spec, head.as_ref(), retry).await {
+            Ok(checkpoint) => checkpoint,
+            Err(error) if error.reason == Reason::CheckpointNotFound => {
+                // An owner at work may have published it after its head was read.
+                let now = chain::read_head(&env.store, &spec.id, retry).await?;
+                let number = |head: &Option<Head>| head.as_ref().map(|head| head.manifest.number);
+                if number(&now) == number(&head) {
+                    return Err(error);
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let manifest = derive(env, spec, shape, head, checkpoint.as_ref())?;
         match chain::append(&env.store, &manifest, retry).await {
             Ok(crc) => return Ok((manifest, crc, checkpoint)),

@@ -24,22 +24,27 @@ pub(super) struct States {
 }
 
 impl States {
-    /// The states of a manifest, of which the restored checkpoint has ids up to `to`.
-    pub(super) fn restored(states: &BTreeMap<StateId, StateDescriptor>, to: u32) -> Self {
+    /// The states of a manifest, of which the restored checkpoint has those that `is_bound` tells.
+    pub(super) fn restored(states: &BTreeMap<StateId, StateDescriptor>, is_bound: impl Fn(StateId) -> bool) -> Self {
         let mut restored = Self::default();
-        let (bound, free): (Vec<_>, Vec<_>) = states.iter().partition(|(id, _)| id.0 <= to);
+        let (bound, free): (Vec<_>, Vec<_>) = states.iter().partition(|(id, _)| is_bound(**id));
         for (id, descriptor) in free.into_iter().chain(bound) {
             restored.by_name.insert(descriptor.name.clone(), *id);
         }
         restored.descriptors = states.values().cloned().collect();
         assert!(states.keys().zip(1..).all(|(id, n)| id.0 == n), "ids are dense");
-        restored.bound = states.keys().copied().take_while(|id| id.0 <= to).collect();
+        restored.bound = states.keys().copied().filter(|id| is_bound(*id)).collect();
         restored
     }
 
     /// States that have, or may have, contents, by id.
     pub(super) fn bound(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
         self.iter().filter(|(id, _)| self.bound.contains(id))
+    }
+
+    /// States that have no contents, and bind nobody.
+    pub(super) fn unbound(&self) -> impl Iterator<Item = StateId> + '_ {
+        self.iter().map(|(id, _)| id).filter(|id| !self.bound.contains(id))
     }
 
     /// The descriptor of `id`.
@@ -182,11 +187,12 @@ mod tests {
     fn a_state_that_the_restored_checkpoint_does_not_have_binds_nobody() {
         let known = [descriptor("a", StateKind::Value), descriptor("b", StateKind::Value)];
         let manifest: BTreeMap<_, _> = (1..).map(StateId).zip(known).collect();
-        let mut states = States::restored(&manifest, 1);
+        let mut states = States::restored(&manifest, |id| id == StateId(1));
         assert_eq!(states.bound().count(), 1);
         assert!(register(&mut states, &[descriptor("a", StateKind::Map)]).is_err());
         assert_eq!(register(&mut states, &[descriptor("b", StateKind::Map)]).unwrap(), [StateId(3)]);
         assert!(register(&mut states, &[descriptor("b", StateKind::Value)]).is_err());
+        assert_eq!(states.unbound().collect::<Vec<_>>(), [StateId(2)], "it has an id below that of a bound one");
     }
 
     #[test]

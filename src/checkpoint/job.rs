@@ -166,12 +166,13 @@ pub async fn choose(
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt);
         let alone = heads.len() <= 1 && own.is_none_or(|head| head.shape.parallelism <= 1);
+        let again_alone = opened_before && alone;
+        if !again_alone && own.is_some_and(|head| head.checkpoints.iter().any(|r| r.attempt == attempt)) {
+            return Err(JobError::Used { job: job.clone(), attempt });
+        }
         if let Some((_, chosen)) = record.as_ref().filter(|(_, newest)| newest.attempt == attempt)
-            && !(opened_before && alone)
+            && !again_alone
         {
-            if opened_before && own.is_some_and(|head| head.checkpoints.iter().any(|r| r.attempt == attempt)) {
-                return Err(JobError::Used { job: job.clone(), attempt });
-            }
             return Ok(chosen.restore.as_ref().map(|c| JobCheckpoint { attempt: c.attempt, id: c.id }));
         }
         let restore = match latest(&heads) {
@@ -179,7 +180,8 @@ pub async fn choose(
             Latest::Checkpoint(checkpoint) => Some(checkpoint),
             Latest::Inconsistent => return Err(JobError::Inconsistent(job.clone())),
         };
-        if opened_before {
+        // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
+        if again_alone {
             return Ok(restore);
         }
         let number = record.map_or(1, |(number, _)| number + 1);

@@ -344,6 +344,7 @@ mod tests {
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,
+            missing_states: vec![],
         }
     }
 

@@ -118,8 +118,10 @@ pub struct CheckpointRecord {
     pub incremental_bytes: u64,
     /// Changes likewise.
     pub changes: u64,
-    /// States with ids up to this one existed at the cut.
+    /// States with ids up to this one existed at the cut, without `missing_states`.
     pub states_to: u32,
+    /// Ids of states that an owner registered whose changes are no part of the checkpoint.
+    pub missing_states: Vec<StateId>,
 }
 
 impl Manifest {
@@ -207,6 +209,7 @@ pub(crate) mod tests {
             incremental_bytes: 100,
             changes: 7,
             states_to: 1,
+            missing_states: vec![],
         };
         let run = |epoch, n| (epoch, Run { pages: vec![], handles: handles(epoch, n) });
         Manifest {

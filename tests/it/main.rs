@@ -8,5 +8,6 @@ mod demo;
 mod deploy;
 mod gc;
 mod python;
+mod sim;
 mod support;
 mod tidy;

@@ -79,7 +79,8 @@ impl<'a> Observer<'a> {
         }
         let backends: Vec<BackendId> = self.seen.keys().cloned().collect();
         let (store, retry) = (self.store, self.retry);
-        let reads = backends.iter().map(|backend| async move { chain::read_head(store, backend, retry).await });
+        // Owned names: a closure over borrowed ones would make the sweep a future that cannot be spawned.
+        let reads = backends.iter().cloned().map(|backend| read_head(store, backend, retry));
         let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
         let mut chains = BTreeMap::new();
         for (backend, head) in backends.into_iter().zip(heads) {
@@ -153,6 +154,11 @@ impl<'a> Observer<'a> {
         }
         Ok(Ok(chain))
     }
+}
+
+/// The newest manifest of one chain.
+async fn read_head(store: &Store, backend: BackendId, retry: Retry) -> Result<Option<chain::Head>, ChainError> {
+    chain::read_head(store, &backend, retry).await
 }
 
 /// One manifest as listed; `None` if it is damaged or was deleted meanwhile.

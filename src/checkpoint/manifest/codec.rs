@@ -192,6 +192,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         incremental_bytes: record.incremental_bytes,
         changes: record.changes,
         states_to: record.states_to,
+        missing_states: record.missing_states.iter().map(|id| id.0).collect(),
     }
 }
 
@@ -214,6 +215,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         incremental_bytes: message.incremental_bytes,
         changes: message.changes,
         states_to: message.states_to,
+        missing_states: message.missing_states.iter().copied().map(StateId).collect(),
     })
 }
 

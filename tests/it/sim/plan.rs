@@ -1,0 +1,158 @@
+//! The shape of one run, drawn from its seed.
+
+use std::time::Duration;
+
+use dstl::{
+    backend::BackendOptions,
+    changelog::compression::Compression,
+    checkpoint::ledger::Retention,
+    object::{RetryOptions, faulty::FaultPlan},
+    random::Random,
+    types::{BackendId, KeyGroupAssignment, KeyGroupRange, Limits, Name},
+};
+
+use super::model::{Key, MAX_VALUE_BYTES, pick};
+
+pub(super) const MAX_PARALLELISM: u32 = 16;
+
+/// Room for answers beside what replies keep free, see `REPLY_OVERHEAD_BYTES`.
+const MESSAGE_BYTES: usize = 160 << 10;
+
+/// One backend of the job.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) id: BackendId,
+    pub(super) parallelism: u32,
+    pub(super) keys: Vec<Key>,
+    /// A key of another subtask, if there is one.
+    pub(super) foreign: Option<Key>,
+}
+
+/// How a run goes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) seats: Vec<Seat>,
+    pub(super) hosts: usize,
+    pub(super) attempts: u64,
+    pub(super) assignment: KeyGroupAssignment,
+    pub(super) retention: Retention,
+    pub(super) backend: BackendOptions,
+    pub(super) retry: RetryOptions,
+    pub(super) credit_bytes: u64,
+    pub(super) persist_delay: Duration,
+    pub(super) segment_bytes: u64,
+    pub(super) upload_threads: usize,
+    pub(super) compression: Compression,
+    /// Longest value that steps have.
+    pub(super) value_bytes: u64,
+    /// Between two actions of an engine, at most.
+    pub(super) pause: Duration,
+    /// How long an attempt lasts, at most.
+    pub(super) attempt: Duration,
+    /// Between two misfortunes, at most.
+    pub(super) peace: Duration,
+}
+
+impl Plan {
+    pub(super) fn random(random: &Random) -> Self {
+        let one_in = |n: u64| random.below(n) == 0;
+        let millis = |below: u64| Duration::from_millis(random.below(below));
+        let operators: &[(&str, u32)] = match random.below(3) {
+            0 => &[("op", 1)],
+            1 => &[("op", 2)],
+            _ => &[("op", 2), ("sink", 1)],
+        };
+        let assignment = if one_in(3) { KeyGroupAssignment::Given } else { KeyGroupAssignment::Hashed };
+        let seats: Vec<_> = operators
+            .iter()
+            .flat_map(|(operator, parallelism)| (0..*parallelism).map(move |subtask| (operator, subtask, *parallelism)))
+            .map(|(operator, subtask, parallelism)| Seat::new(operator, subtask, parallelism))
+            .collect();
+        // Each batch its own change set, and so many that the log index is paged.
+        let many = one_in(6);
+        let heavy = one_in(4);
+        let limits = Limits {
+            max_message_bytes: MESSAGE_BYTES,
+            max_key_bytes: 64,
+            max_value_bytes: MAX_VALUE_BYTES,
+            max_attachment_bytes: 64,
+            max_batch_operations: 200,
+            max_concurrent_checkpoints: if one_in(4) { 2 } else { 8 },
+            ..Limits::default()
+        };
+        let retention = if one_in(4) { Retention::Explicit } else { Retention::Count(1 + random.below(3) as usize) };
+        let backend = BackendOptions {
+            limits,
+            retention,
+            checkpoint_timeout: Duration::from_millis(300) + millis(4000),
+            preemptive_persist_threshold: if many { 1 } else { 200 + random.below(5000) },
+            state_memory: if one_in(8) { 30_000 } else { 1 << 30 },
+            download_parallelism: 1 + random.below(4) as usize,
+            notice_delay: millis(1500),
+            open_timeout: Duration::from_secs(20),
+            ..BackendOptions::default()
+        };
+        let accounts = 2 * seats.len() as u64;
+        Self {
+            credit_bytes: accounts * MESSAGE_BYTES as u64 + random.below(MESSAGE_BYTES as u64),
+            hosts: 1 + random.below(3) as usize,
+            attempts: 2 + random.below(4),
+            seats,
+            assignment,
+            retention,
+            backend,
+            retry: RetryOptions {
+                first_delay: Duration::from_millis(10),
+                longest_delay: Duration::from_millis(200),
+                attempt_timeout: Duration::from_millis(300),
+                ..RetryOptions::default()
+            },
+            persist_delay: if one_in(4) { Duration::ZERO } else { millis(50) },
+            segment_bytes: if one_in(4) { 0 } else { 1 + random.below(20_000) },
+            upload_threads: 1 + random.below(4) as usize,
+            compression: *pick(random, &[Compression::None, Compression::Lz4, Compression::Zstd]),
+            value_bytes: if heavy { 500 } else { 12 },
+            pause: if many { Duration::from_millis(12) } else { Duration::from_millis(60) },
+            attempt: Duration::from_millis(if many { 2500 } else { 4000 }),
+            peace: Duration::from_millis(if one_in(3) { 400 } else { 1500 }),
+        }
+    }
+
+    /// How the store behaves for a while.
+    pub(super) fn weather(random: &Random) -> FaultPlan {
+        let latency = Duration::from_millis(1)..Duration::from_millis(2 + random.below(60));
+        let delay = Duration::ZERO..Duration::from_secs(3);
+        let often = [0.0, 0.02, 0.1, 0.25][random.below(4) as usize];
+        let chance = || random.fraction() * often;
+        FaultPlan {
+            error_before: chance(),
+            error_after: chance(),
+            refused: chance(),
+            hang: chance(),
+            delayed: chance(),
+            latency,
+            delay,
+        }
+    }
+}
+
+impl Seat {
+    fn new(operator: &str, subtask: u32, parallelism: u32) -> Self {
+        let name = |name: &str| Name::new(name).unwrap();
+        let range = KeyGroupRange::of_subtask(subtask, parallelism, MAX_PARALLELISM).unwrap();
+        let all: Vec<_> = (0..200).map(|n| key(&format!("key-{n}"))).collect();
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|key| range.iter().any(|group| group.0 == key.group));
+        Self {
+            id: BackendId { job: name("job"), operator: name(operator), subtask },
+            parallelism,
+            keys: own.into_iter().take(4).collect(),
+            foreign: foreign.into_iter().next(),
+        }
+    }
+}
+
+fn key(key: &str) -> Key {
+    let hash = murmur3::murmur3_32(&mut key.as_bytes(), 0).unwrap();
+    Key { group: (hash % MAX_PARALLELISM) as u16, bytes: key.as_bytes().to_vec() }
+}

@@ -1,0 +1,147 @@
+//! What engines were told, and what therefore must hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use dstl::{
+    checkpoint::{handle::CheckpointHandle, ledger::Retention, manifest::CheckpointRecord},
+    types::{Attempt, CheckpointId, StateId},
+};
+
+use super::model::Model;
+
+/// Epoch and id: names a checkpoint of one backend.
+pub(super) type CutKey = (u64, CheckpointId);
+
+/// Attempt and id: names a checkpoint of the job.
+pub(super) type JobKey = (Attempt, CheckpointId);
+
+/// What was where a barrier cut.
+#[derive(Debug, Clone)]
+pub(super) struct Cut {
+    pub(super) attempt: Attempt,
+    pub(super) attachment: Bytes,
+    pub(super) applied_to: u64,
+    pub(super) model: Model,
+    pub(super) ids: BTreeMap<usize, StateId>,
+    /// From its answer: it is restorable.
+    pub(super) handle: Option<CheckpointHandle>,
+    /// The engine was told that it failed.
+    pub(super) failed: bool,
+    /// The daemon was told that it completed.
+    pub(super) completed: bool,
+    pub(super) pinned: bool,
+    /// Whether retention, or a notice, may have let it go.
+    pub(super) let_go: bool,
+}
+
+/// What is known of one backend.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) cuts: BTreeMap<CutKey, Cut>,
+    /// Per epoch, in order: its attempt, and which checkpoints its first manifest retains.
+    opened: BTreeMap<u64, (Attempt, BTreeSet<CutKey>)>,
+}
+
+impl Truth {
+    /// The newest owner's epoch; 0 before the first.
+    pub(super) fn epoch(&self) -> u64 {
+        self.opened.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The highest attempt that opened.
+    pub(super) fn attempt(&self) -> Attempt {
+        self.opened.values().map(|(attempt, _)| *attempt).max().unwrap_or(0)
+    }
+
+    /// Whether the checkpoint has to be restorable.
+    pub(super) fn must(&self, key: CutKey) -> bool {
+        self.cuts.get(&key).is_some_and(|cut| cut.handle.is_some() && (cut.pinned || !cut.let_go))
+    }
+
+    /// All that have to be, oldest first.
+    pub(super) fn musts(&self) -> Vec<CutKey> {
+        self.cuts.keys().copied().filter(|key| self.must(*key)).collect()
+    }
+
+    /// The newest checkpoint of the job's name, if it has to be restorable.
+    pub(super) fn must_of_job(&self, (attempt, id): JobKey) -> bool {
+        self.cuts.iter().any(|(key, cut)| (cut.attempt, key.1) == (attempt, id) && self.must(*key))
+    }
+
+    /// An owner has opened; its first manifest has `records`.
+    pub(super) fn open(&mut self, epoch: u64, attempt: Attempt, records: &[CheckpointRecord]) {
+        let newest = self.epoch();
+        assert!(epoch > newest, "epoch {epoch} opened after {newest}");
+        assert!(attempt >= self.attempt(), "attempt {attempt} opened after {}", self.attempt());
+        let found: BTreeSet<_> = records.iter().map(|record| (record.identity.epoch, record.identity.id)).collect();
+        for key in self.musts() {
+            assert!(found.contains(&key), "checkpoint {key:?} was answered, but epoch {epoch} does not find it");
+        }
+        // What an older owner was told and did not publish is forgotten.
+        self.cuts.values_mut().for_each(|cut| cut.let_go = true);
+        for record in records {
+            let key = (record.identity.epoch, record.identity.id);
+            let cut = self.cuts.get_mut(&key).unwrap_or_else(|| panic!("nobody asked for checkpoint {key:?}"));
+            (cut.completed, cut.pinned, cut.let_go) = (record.completed, record.pinned, record.subsumed);
+            assert_eq!(
+                (record.attempt, record.applied_to, &record.attachment),
+                (cut.attempt, cut.applied_to, &cut.attachment),
+                "{key:?}"
+            );
+        }
+        self.opened.insert(epoch, (attempt, found));
+    }
+
+    /// A checkpoint was answered: it is restorable now. A fenced owner's answer is good only if its successor found it.
+    pub(super) fn answered(&mut self, key: CutKey, handle: CheckpointHandle) {
+        if let Some((epoch, (_, found))) = self.opened.range(key.0 + 1..).next() {
+            assert!(found.contains(&key), "checkpoint {key:?} was answered, but epoch {epoch} had opened without it");
+        }
+        let cut = self.cuts.get_mut(&key).expect("a barrier was sent");
+        assert!(!cut.failed, "checkpoint {key:?} was answered twice, once as failed");
+        cut.handle = Some(handle);
+    }
+
+    /// A checkpoint was completed: retention lets older ones go.
+    pub(super) fn retain(&mut self, retention: Retention) {
+        let Retention::Count(count) = retention else { return };
+        let completed = self.cuts.iter().rev().filter(|(_, cut)| cut.completed && !cut.let_go).map(|(key, _)| *key);
+        let Some(oldest) = completed.take(count).nth(count - 1) else { return };
+        self.cuts.range_mut(..oldest).for_each(|(_, cut)| cut.let_go = true);
+    }
+}
+
+/// What is known of the job.
+#[derive(Debug, Default)]
+pub(super) struct JobTruth {
+    /// The newest attempt that was started.
+    pub(super) attempt: Attempt,
+    /// The newest barrier that was ordered.
+    pub(super) barrier: CheckpointId,
+    /// Which backends answered which checkpoint.
+    answers: BTreeMap<JobKey, BTreeSet<usize>>,
+    /// What the backends of each attempt restored when they asked for the latest.
+    latest: BTreeMap<Attempt, Option<JobKey>>,
+}
+
+impl JobTruth {
+    pub(super) fn answered(&mut self, key: JobKey, seat: usize) {
+        self.answers.entry(key).or_default().insert(seat);
+    }
+
+    pub(super) fn is_complete(&self, key: JobKey, seats: usize) -> bool {
+        self.answers.get(&key).is_some_and(|answers| answers.len() == seats)
+    }
+
+    /// Those that all `seats` backends answered, newest first.
+    pub(super) fn complete(&self, seats: usize) -> impl Iterator<Item = JobKey> + '_ {
+        self.answers.iter().rev().filter(move |(_, answers)| answers.len() == seats).map(|(key, _)| *key)
+    }
+
+    /// A backend of `attempt` restored the latest.
+    pub(super) fn restored_latest(&mut self, attempt: Attempt, found: Option<JobKey>) {
+        let first = *self.latest.entry(attempt).or_insert(found);
+        assert_eq!(first, found, "the subtasks of attempt {attempt} restored different checkpoints");
+    }
+}
