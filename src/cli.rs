@@ -17,7 +17,7 @@ use clap::Parser as _;
 pub use self::{
     args::{
         Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DumpArgs, GcArgs,
-        HealthArgs, Inner, ServeArgs,
+        HealthArgs, Inner, ServeArgs, StoreArgs,
     },
     logging::init as init_logging,
 };
@@ -38,15 +38,15 @@ pub enum CliError {
     /// The configuration is faulty.
     #[error(transparent)]
     Config(#[from] Faults),
+    /// The command line asks for what there cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// The demo has no outcome, or a bad one.
     #[error("{0}")]
     Demo(#[from] DemoError),
     /// The demo's task ended early.
     #[error("{0}")]
     DemoTask(#[from] TaskError),
-    /// The command line asks for what there cannot be.
-    #[error("{0}")]
-    Usage(String),
     /// Something failed while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -7,7 +7,8 @@
 //! | [`checkpoints`] | lists what can be restored |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
-//! Each makes an [`outline::Node`], which prints as text for people or as JSON for programs. They need a store and no daemon.
+//! The first three need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
+//! for programs.
 
 pub mod checkpoints;
 pub mod dump;

@@ -98,11 +98,23 @@ impl Account {
     /// Grants up to `wanted` more bytes, as far as there is room; returns how many. If it is less, `outbox` is woken when
     /// there may be more.
     pub fn grant(&mut self, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
+        self.grant_at_least(0, wanted, outbox)
+    }
+
+    /// Grants exactly `cost` more bytes, or nothing; returns whether. If not, `outbox` is woken when there may be room.
+    pub fn grant_exactly(&mut self, cost: u64, outbox: &Arc<Outbox>) -> bool {
+        self.grant_at_least(cost, cost, outbox) == cost
+    }
+
+    /// Grants as much of `wanted` as there is room for, but nothing if that is less than `least`. Giving back what is too little
+    /// would wake whoever waits, the caller itself among them.
+    fn grant_at_least(&mut self, least: u64, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
         let used = self.outstanding + self.held;
         let mut pool = self.pool.0.lock();
         let own = self.guaranteed.saturating_sub(used);
         let shared = pool.shared_size().saturating_sub(pool.shared_used);
-        let granted = wanted.min(own.saturating_add(shared));
+        let room = wanted.min(own.saturating_add(shared));
+        let granted = if room < least { 0 } else { room };
         pool.shared_used += (used + granted).saturating_sub(self.guaranteed) - used.saturating_sub(self.guaranteed);
         if granted < wanted && !pool.starved.iter().any(|waiting| std::ptr::eq(waiting.as_ptr(), Arc::as_ptr(outbox))) {
             pool.starved.push(Arc::downgrade(outbox));
@@ -110,15 +122,6 @@ impl Account {
         drop(pool);
         self.outstanding += granted;
         granted
-    }
-
-    /// Grants exactly `cost` more bytes, or nothing; returns whether. If not, `outbox` is woken when there may be room.
-    pub fn grant_exactly(&mut self, cost: u64, outbox: &Arc<Outbox>) -> bool {
-        let granted = self.grant(cost, outbox);
-        if granted < cost {
-            self.set_used(self.outstanding - granted, self.held);
-        }
-        granted == cost
     }
 
     /// Spends `cost` of the outstanding credit on a batch of which `held` bytes must be kept.
@@ -195,6 +198,21 @@ mod tests {
         assert_eq!(pool.shared().0, 0);
         let accounts: Vec<_> = std::iter::from_fn(|| pool.account()).collect();
         assert_eq!(accounts.len(), 3, "as many as the budget guarantees");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn asking_in_vain_wakes_nobody() {
+        let (pool, outbox) = (CreditPool::new(20, 10), Arc::new(Outbox::default()));
+        let mut account = pool.account().unwrap();
+        assert!(account.grant_exactly(20, &outbox));
+        account.spend(15, 15);
+        assert!(!account.grant_exactly(6, &outbox));
+        assert!(!account.grant_exactly(6, &outbox));
+        let woken = tokio::time::timeout(std::time::Duration::from_secs(1), outbox.changed()).await;
+        assert!(woken.is_err(), "it would ask again for ever");
+        account.release(15);
+        outbox.changed().await;
+        assert!(account.grant_exactly(6, &outbox));
     }
 
     #[tokio::test]

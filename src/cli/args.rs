@@ -27,6 +27,12 @@ pub enum Command {
     /// List, explain and check configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Say of each object of a store whether it is garbage and why; delete the garbage if told to.
+    Gc(GcArgs),
+    /// List the checkpoints that can be restored.
+    Checkpoints(CheckpointsArgs),
+    /// Say what objects or checkpoint handles are, verifying their checksums.
+    Dump(DumpArgs),
     /// Succeed if the daemon of this configuration is ready.
     Health(HealthArgs),
     /// Show that work survives kill -9: a word count whose processes are killed at random.
@@ -34,12 +40,6 @@ pub enum Command {
     /// Count words as the demo's task.
     #[command(hide = true)]
     DemoTask(DemoTaskArgs),
-    /// Say of each object of a store whether it is garbage and why; delete the garbage if told to.
-    Gc(GcArgs),
-    /// List the checkpoints that can be restored.
-    Checkpoints(CheckpointsArgs),
-    /// Say what objects or checkpoint handles are, verifying their checksums.
-    Dump(DumpArgs),
 }
 
 /// Lists, explains and checks configurations.
@@ -117,17 +117,6 @@ pub struct ServeArgs {
     pub check_config: bool,
 }
 
-/// Arguments of `health`.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct HealthArgs {
-    /// Read the daemon's options from this TOML file [default: none].
-    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
-    pub config: Option<PathBuf>,
-    /// Ask the daemon with this admin address [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<String>,
-}
-
 /// Which store a tool looks at.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct StoreArgs {
@@ -201,6 +190,17 @@ pub struct DumpArgs {
 
 fn job_name(name: &str) -> Result<Name, NameError> {
     Name::new(name)
+}
+
+/// Arguments of `health`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct HealthArgs {
+    /// Read the daemon's options from this TOML file [default: none].
+    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Ask the daemon with this admin address [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
 }
 
 /// Arguments of `demo`.

@@ -20,12 +20,12 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Options { json: false }) => output::print(&config::list()),
         Command::Config(ConfigCommand::Example) => output::print(&config::example()),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
-        Command::Health(args) => ask_health(args),
-        Command::Demo(args) => demo(args),
-        Command::DemoTask(args) => demo_task(args),
         Command::Gc(args) => tools::gc(&args),
         Command::Checkpoints(args) => tools::checkpoints(&args),
         Command::Dump(args) => tools::dump(&args),
+        Command::Health(args) => ask_health(args),
+        Command::Demo(args) => demo(args),
+        Command::DemoTask(args) => demo_task(args),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Garbage collection on real stores: what goes, what stays, what hinders it.
 
 use std::{
+    ops::Range,
     path::Path as FilePath,
     process::{Command, Output},
     sync::{Arc, atomic::AtomicU64},
@@ -146,24 +147,20 @@ async fn sweeps_without_grace_take_nothing_from_owners_at_work() {
         error_after: 0.05,
         refused: 0.05,
         hang: 0.0,
-        delayed: 0.05,
+        delayed: 0.02,
         delay: Duration::ZERO..Duration::from_secs(10),
     };
-    let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(77), Tasks::default());
-    faulty.faults().set_plan(trouble.clone());
-    let sweeper =
-        Store::new(Arc::new(faulty), Path::default(), RetryOptions::default(), &Metrics::new(), Random::seeded(78));
+    let sweeper = sweeper(&world, 77, Duration::ZERO..Duration::from_millis(20));
     let sweeping = async {
         loop {
-            let job = Name::new("job").unwrap();
-            collect::sweep(&sweeper, &job, &NO_GRACE, Retry::forever()).await.unwrap();
+            sweep(&sweeper, &NO_GRACE).await;
             everything_named_is_there(&world).await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let working = async {
         let mut completed = 0;
-        for attempt in 1..=6 {
+        for attempt in 1..=4 {
             let options = BackendOptions { preemptive_persist_threshold: 200, ..BackendOptions::default() };
             let daemon = Daemon::start(&world, Settings { options, ..settings(attempt * 100) });
             daemon.faults.set_plan(trouble.clone());
@@ -188,10 +185,43 @@ async fn sweeps_without_grace_take_nothing_from_owners_at_work() {
     everything_named_is_there(&world).await;
 }
 
-/// Ten checkpoints of two subtasks, with changes in between and after; returns the id of the last one.
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_comes_in_the_middle_of_a_sweep_loses_nothing() {
+    for offset in (0..20_000).step_by(500).map(Duration::from_millis) {
+        let world = World::new();
+        let daemon = Daemon::start(&world, settings(1));
+        daemon.task(1, LATEST).await.unwrap().checkpoint(1).await;
+        daemon.crash();
+        let sweeper = sweeper(&world, 5, Duration::from_secs(2)..Duration::from_millis(2001));
+        let daemon = Daemon::start(&world, settings(20));
+        let coming = async {
+            tokio::time::sleep(offset).await;
+            let mut task = daemon.task(2, LATEST).await.unwrap();
+            task.put(0, &[("key", b"1")]);
+            task.session.persist(1).unwrap();
+            task.event().await;
+            task
+        };
+        let (_, mut task) = tokio::join!(sweep(&sweeper, &NO_GRACE), coming);
+        task.checkpoint(2).await;
+        everything_named_is_there(&world).await;
+        daemon.crash();
+        restores(&world, 2, "key", b"1").await;
+    }
+}
+
+/// A store for a sweep, each of whose requests takes so long.
+fn sweeper(world: &World, seed: u64, latency: Range<Duration>) -> Store {
+    let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(seed), Tasks::default());
+    faulty.faults().set_plan(FaultPlan { latency, ..FaultPlan::none() });
+    let random = Random::seeded(seed + 1);
+    Store::new(Arc::new(faulty), Path::default(), RetryOptions::default(), &Metrics::new(), random)
+}
+
+/// Five checkpoints of two subtasks, with changes in between and after; returns the id of the last one.
 async fn work(task: &mut Task, other: &mut Task, last: u64) -> u64 {
     let mut number = 1;
-    for id in last + 1..=last + 10 {
+    for id in last + 1..=last + 5 {
         for _ in 0..5 {
             for task in [&mut *task, &mut *other] {
                 task.put(number, &[("key", id.to_string().as_bytes()), ("filler", &[7; 90])]);
@@ -206,7 +236,7 @@ async fn work(task: &mut Task, other: &mut Task, last: u64) -> u64 {
     for task in [task, other] {
         task.put(number, &[("key", b"after the last"), ("filler", &[7; 500])]);
     }
-    last + 10
+    last + 5
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,6 +288,24 @@ async fn a_backend_that_closed_names_nothing_more() {
     sweep(&world.store(), &NO_GRACE).await;
     everything_named_is_there(&world).await;
     restores(&world, 1, "key", b"1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_uploaded_while_a_backend_closes_is_not_named_any_more() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, settings(1));
+    let mut task = daemon.task(1, LATEST).await.unwrap();
+    let latency = Duration::from_millis(100)..Duration::from_millis(101);
+    daemon.faults.set_plan(FaultPlan { latency, ..FaultPlan::none() });
+    task.put(0, &[("key", b"1")]);
+    task.barrier(1);
+    // The upload ends while the last manifest, which promises to name nothing more, is being written.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    task.opened.backend.close(task.opened.backend.epoch()).await.unwrap();
+    sweep(&world.store(), &NO_GRACE).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.paths("segments").await, Vec::<String>::new());
+    everything_named_is_there(&world).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! A failure prints its seed. `DSTL_SIM_SEED=7` runs that seed alone, `DSTL_SIM_TRACE=1` prints what happens in it,
-//! `DSTL_SIM_SEEDS=5000` runs so many.
+//! `DSTL_SIM_SEEDS=5000` runs so many, from `DSTL_SIM_FIRST` on.
 
 mod engine;
 mod host;
 mod model;
 mod owner;
 mod plan;
+mod regressions;
 mod trace;
 mod truth;
 mod world;
@@ -38,7 +39,7 @@ use self::{
 };
 
 /// Seeds that a usual test run tries.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 
 /// Until the last consequence of the last misfortune is over: delayed effects, patience of requests.
 const SETTLED: Duration = Duration::from_secs(8);
@@ -242,6 +243,9 @@ fn jobs_survive_crashes_and_bad_networks() {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
                     if seed >= first + seeds {
                         return;
+                    }
+                    if (seed - first) % 500 == 499 {
+                        println!("{} of {seeds} seeds", seed - first);
                     }
                     if catch_unwind(|| run_named(seed)).is_err() {
                         failures.fetch_add(1, Ordering::SeqCst);

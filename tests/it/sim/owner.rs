@@ -48,6 +48,9 @@ pub(super) enum End {
 
 type Went<T = ()> = Result<T, End>;
 
+/// As a batch answers: by index of the operation.
+type Answers = Vec<(u32, Option<Answer>)>;
+
 pub(super) struct Owner<'a> {
     engine: &'a mut Engine,
     host: Arc<Host>,
@@ -264,13 +267,14 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn steps(&self, writes_too: bool) -> (Vec<Step>, Vec<(u32, Option<Answer>)>, Model) {
+    /// Random steps, what they answer, and what they lead to.
+    fn steps(&self) -> (Vec<Step>, Answers, Model) {
         let (mut model, mut steps, mut answers) = (self.model.clone(), vec![], vec![]);
         let (plan, states) = (&self.engine.world.plan, self.ids.keys().copied().collect::<Vec<_>>());
         let keys = &plan.seats[self.engine.seat].keys;
         while !states.is_empty() && steps.len() < 1 + self.below(READS as u64) as usize {
             let step = Step::random(&self.engine.random, &states, keys, plan.value_bytes);
-            if model.is_full(&step) || (step.op().is_write() && !writes_too) {
+            if model.is_full(&step) {
                 continue;
             }
             answers.extend(model.apply(&step).map(|answer| (steps.len() as u32, Some(answer))));
@@ -305,7 +309,7 @@ impl<'a> Owner<'a> {
     }
 
     async fn batch(&mut self) -> Went {
-        let (steps, answers, model) = self.steps(true);
+        let (steps, answers, model) = self.steps();
         let cost = cost(&steps);
         if !self.credit(cost).await? {
             return Ok(());
@@ -350,7 +354,7 @@ impl<'a> Owner<'a> {
     /// A batch that is refused, and what follows until its halt is ended.
     fn bad_batch(&mut self) -> Went {
         self.session()?;
-        let (steps, ..) = self.steps(true);
+        let (steps, ..) = self.steps();
         let (too_long, number) = (vec![0; MAX_VALUE_BYTES + 1], self.next);
         let mut operations = self.operations(&steps);
         let Some(good) = operations.first().copied() else { return Ok(()) };
@@ -386,7 +390,7 @@ impl<'a> Owner<'a> {
     }
 
     fn repeat_batch(&mut self) -> Went {
-        let (steps, ..) = self.steps(true);
+        let (steps, ..) = self.steps();
         self.session()?;
         let Some(number) = self.next.checked_sub(1 + self.below(3)) else { return Ok(()) };
         let operations = self.operations(&steps);
@@ -401,7 +405,7 @@ impl<'a> Owner<'a> {
     }
 
     async fn unary_batch(&mut self) -> Went {
-        let (steps, answers, model) = self.steps(true);
+        let (steps, answers, model) = self.steps();
         let (number, cost) = (self.one_in(2).then_some(self.next), cost(&steps));
         // A batch without number and writes takes none; with writes it must not come between those of a session.
         let (takes_none, intrudes) = (number.is_none() && cost == 0, number.is_none() && self.session.is_some());
@@ -463,7 +467,8 @@ impl<'a> Owner<'a> {
         };
         let old = self.engine.world.truths[self.engine.seat].lock().cuts.insert(self.key(id), cut);
         assert!(old.is_none(), "an engine sends ids once");
-        let timeout = self.one_in(4).then(|| Duration::from_millis(1 + self.below(500)));
+        let hurried = self.engine.control.phase() == Phase::Run && self.one_in(4);
+        let timeout = hurried.then(|| Duration::from_millis(1 + self.below(500)));
         BarrierRequest { id, attachment, timeout }
     }
 
@@ -684,8 +689,15 @@ impl<'a> Owner<'a> {
             return self.check_unknown(key, &kind);
         }
         let mut truth = self.engine.world.truths[self.engine.seat].lock();
+        if truth.epoch() != self.backend.epoch().number {
+            return;
+        }
         match kind {
-            NoticeKind::Complete => truth.cuts.get_mut(&key).expect("it was picked").completed = true,
+            NoticeKind::Complete if outcome == NoticeOutcome::Done => {
+                truth.cuts.get_mut(&key).expect("it was picked").completed = true;
+                truth.retain(self.engine.world.plan.retention);
+            }
+            NoticeKind::Complete => {}
             NoticeKind::Abort | NoticeKind::Discard => {
                 truth.cuts.get_mut(&key).expect("it was picked").let_go = true;
             }
@@ -693,7 +705,6 @@ impl<'a> Owner<'a> {
                 truth.cuts.range_mut((key.0, 0)..=key).for_each(|(_, cut)| cut.let_go = true);
             }
         }
-        truth.retain(self.engine.world.plan.retention);
     }
 
     /// The daemon does not know the checkpoint: right unless its owner asks for one that must be there.
@@ -713,7 +724,9 @@ impl<'a> Owner<'a> {
         let (epoch, target) = (self.backend.epoch(), NoticeTarget { epoch: key.0, id: key.1, uuid: None });
         let set = |pinned| {
             let mut truth = self.engine.world.truths[self.engine.seat].lock();
-            truth.cuts.get_mut(&key).expect("it was picked").pinned = pinned;
+            if truth.epoch() == self.backend.epoch().number {
+                truth.cuts.get_mut(&key).expect("it was picked").pinned = pinned;
+            }
         };
         if pinned {
             set(false);

@@ -78,11 +78,12 @@ impl Truth {
         for key in self.musts() {
             assert!(found.contains(&key), "checkpoint {key:?} was answered, but epoch {epoch} does not find it");
         }
+        // What an older owner was told and did not publish is forgotten.
+        self.cuts.values_mut().for_each(|cut| cut.let_go = true);
         for record in records {
             let key = (record.identity.epoch, record.identity.id);
             let cut = self.cuts.get_mut(&key).unwrap_or_else(|| panic!("nobody asked for checkpoint {key:?}"));
-            // An open that nobody waited for completed what it restored.
-            cut.completed |= record.completed;
+            (cut.completed, cut.pinned, cut.let_go) = (record.completed, record.pinned, record.subsumed);
             assert_eq!(
                 (record.attempt, record.applied_to, &record.attachment),
                 (cut.attempt, cut.applied_to, &cut.attachment),
@@ -102,7 +103,7 @@ impl Truth {
         cut.handle = Some(handle);
     }
 
-    /// Learns of what may let checkpoints go; call after each change.
+    /// A checkpoint was completed: retention lets older ones go.
     pub(super) fn retain(&mut self, retention: Retention) {
         let Retention::Count(count) = retention else { return };
         let completed = self.cuts.iter().rev().filter(|(_, cut)| cut.completed && !cut.let_go).map(|(key, _)| *key);
