@@ -182,6 +182,13 @@ impl World {
         assert!(cut > Sqn::first_of(epoch.number));
         let Some(mut record) = manifest.checkpoints.last().cloned() else { return };
         (record.identity.epoch, record.cut) = (epoch.number, cut);
+        let newest = manifest.materializations.iter().rev().find(|base| base.from.epoch() == epoch.number);
+        record.base = match newest {
+            Some(base) if base.complete_at <= cut => Some(base.uuid),
+            // The log before it may be truncated, and a cut before it is served by nothing.
+            Some(_) => return,
+            None => None,
+        };
         manifest.checkpoints = vec![record.clone()];
         let difference = self.difference(&manifest, &record, expected, ids).await;
         let difference = difference.unwrap_or_else(|error| Some(error.to_string()));
