@@ -171,7 +171,7 @@ async fn run_in(
     display.phase("comparing with the count in memory");
     let count = count::count(input);
     let examination = examine(&place, &work, input, &count, &store);
-    let (comparison, objects) = tokio::select! {
+    let (comparison, objects, materializations) = tokio::select! {
         biased;
         () = interrupts.any() => return Err(DemoError::Interrupted),
         examined = examination => examined?,
@@ -199,8 +199,7 @@ async fn run_in(
         mismatches: comparison.mismatches,
         kills: work.kills,
         checkpoints: work.checkpoints.summary(),
-        // The hash map's whole log is replayed: nothing is materialized.
-        materializations: 0,
+        materializations,
         recoveries_ms: work.recoveries_ms,
         objects,
     };
@@ -215,7 +214,7 @@ async fn examine(
     input: &Input,
     count: &Count<'_>,
     store: &Store,
-) -> Result<(Comparison, Objects), DemoError> {
+) -> Result<(Comparison, Objects, u64), DemoError> {
     let mut comparison = restore_and_compare(place, work, input, count)
         .await
         .map_err(|error| DemoError::failed(format!("comparing: {error}")))?;
@@ -224,8 +223,9 @@ async fn examine(
         comparison.told.push(format!("the task made {} updates and should have made {}", work.updates, count.updates));
     }
     let job = Name::new(place.job.as_str()).map_err(DemoError::failed)?;
-    let objects = store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))?;
-    Ok((comparison, objects))
+    let (objects, materializations) =
+        store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))?;
+    Ok((comparison, objects, materializations))
 }
 
 async fn restore_and_compare(

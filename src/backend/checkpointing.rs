@@ -267,7 +267,7 @@ impl Core {
         self.manifest.checkpoints = records;
         self.manifest.states = self.states.iter().map(|(id, descriptor)| (id, descriptor.clone())).collect();
         self.manifest.segment_low_water = low_water;
-        self.manifest.snapshot_low_water = self.snapshot_low_water;
+        self.manifest.snapshot_low_water = if low_water == u64::MAX { u64::MAX } else { self.snapshot_low_water };
         let in_flight: Vec<_> = self.ledger.in_flight_records().map(|record| self.manifest.contents(record)).collect();
         self.manifest.prune(&in_flight);
         Publication { pages, manifest: self.manifest.clone() }

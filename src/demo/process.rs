@@ -16,6 +16,9 @@ use tokio::{
 
 use super::report::{Order, Report};
 
+/// So that materializations and truncation happen under the kills.
+const MATERIALIZE_OFTEN: &str = "state.changelog.periodic-materialize.interval=3 s";
+
 /// Where the processes find each other.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -69,6 +72,7 @@ impl Daemon {
             .arg(place.socket())
             .args(["--store", &place.store, "--admin", "off", "--set", "rpc.tcp.address=off"])
             .args(["--set", &set("dstl.data-dir", &place.folder)])
+            .args(["--set", MATERIALIZE_OFTEN])
             .env_remove("DSTL_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     config::{Config, Faults, Flag, Host, Sources},
     metrics::Metrics,
-    object::{OpenError, Retry, RetryOptions, Store, StoreError, StoreOptions, open},
+    object::{ObjectName, OpenError, Path, Retry, RetryOptions, Store, StoreError, StoreOptions, open},
     random::Random,
     types::Name,
 };
@@ -56,12 +56,19 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
     Ok(store)
 }
 
-/// Deletes every object of `job` that nothing references, then counts what is there.
-pub(super) async fn sweep(store: &Store, job: &Name) -> Result<Objects, SweepError> {
+/// Deletes every object of `job` that nothing references, then counts what is there. Returns that, and how many materializations
+/// there were: nobody swept before.
+pub(super) async fn sweep(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
     let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
     let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
-    let swept = collect::sweep(store, job, &options, retry).await?.deleted().objects;
+    let first = collect::sweep(store, job, &options, retry).await?;
+    let is_index = |path: &Path| match ObjectName::parse(path) {
+        Some(ObjectName::SnapshotFile { file, .. }) => file.as_str().ends_with(".index"),
+        _ => false,
+    };
+    let materializations = first.findings.iter().filter(|finding| is_index(&finding.meta.path)).count() as u64;
+    let swept = first.deleted().objects;
     let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
     let live = left.tally("live").objects;
-    Ok(Objects { live, unreferenced: left.findings.len() as u64 - live, swept })
+    Ok((Objects { live, unreferenced: left.findings.len() as u64 - live, swept }, materializations))
 }
