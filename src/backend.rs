@@ -11,7 +11,7 @@
 //!   worker: publishes manifests ─────────┴──────────────┘
 //! ```
 //!
-//! One write: [`Core`](core::Core) checks the whole batch (shape, ids, sizes: never state), reads the clock once, lets each operation decide its
+//! One write: the core checks the whole batch (shape, ids, sizes: never state), reads the clock once, lets each operation decide its
 //! changes against the inner backend, which applies them, while the same bytes go into the writer's active block. Then the
 //! batch is *applied*. Rolled-over change sets become *persisted* when their segment is on the store; checkpoints whose cut is
 //! persisted are published in one manifest and answered; a completion notice makes them *confirmed*.

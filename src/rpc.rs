@@ -5,7 +5,7 @@
 //!                                             └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
-//! [`convert`] alone names both protobuf and domain types, [`status`] alone makes gRPC statuses. A session is a stream that
+//! `convert` alone names both protobuf and domain types, `status` alone makes gRPC statuses. A session is a stream that
 //! does its own work: reading a request, applying it and answering happen in one task, without a hand-over between.
 
 mod authority;

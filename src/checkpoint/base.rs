@@ -1,6 +1,6 @@
 //! The index of a materialization: which piece of the state lies where, and at which sqn it was copied.
 //!
-//! An [`envelope`](super::envelope) around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
+//! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
 //! materialization. The pieces cover every (state, key group, stable hash) exactly once, empty ones included, so a replay can
 //! decide of each change whether its piece has it already: it has every change below its sqn.
 

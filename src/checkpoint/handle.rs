@@ -1,6 +1,6 @@
 //! Checkpoint handles: the small opaque bytes by which an engine remembers a checkpoint.
 //!
-//! An [`envelope`](super::envelope) around the names of backend and checkpoint; at most 1 KiB. It lists no objects: those
+//! An [`super::envelope`] around the names of backend and checkpoint; at most 1 KiB. It lists no objects: those
 //! are found through the manifest chain, which may move them (materialization, paging) while the handle stays valid.
 
 use bytes::Bytes;
