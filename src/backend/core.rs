@@ -261,6 +261,11 @@ impl Core {
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
         self.count_state_bytes(0);
+        // The workers hold the backend, and its state, until they see that it has ended.
+        if let Some(shared) = self.shared.upgrade() {
+            shared.wake.notify_one();
+            shared.materialize.notify_one();
+        }
     }
 
     /// Accounts for `bytes` of state in the daemon's total.

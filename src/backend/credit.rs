@@ -38,6 +38,7 @@ pub struct Account {
     guaranteed: u64,
     outstanding: u64,
     held: u64,
+    closed: bool,
 }
 
 impl CreditPool {
@@ -57,7 +58,7 @@ impl CreditPool {
             return None;
         }
         pool.accounts += 1;
-        Some(Account { pool: self.clone(), guaranteed: pool.guaranteed, outstanding: 0, held: 0 })
+        Some(Account { pool: self.clone(), guaranteed: pool.guaranteed, outstanding: 0, held: 0, closed: false })
     }
 
     /// (bytes that accounts use beyond their guarantees, bytes that they may).
@@ -138,9 +139,15 @@ impl Account {
         self.set_used(0, self.held);
     }
 
-    /// Gives everything back: the backend has ended.
+    /// Gives everything back, its guarantee too: the backend has ended. Idempotent.
     pub fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
         self.set_used(0, 0);
+        let mut pool = self.pool.0.lock();
+        pool.accounts -= 1;
+        pool.wake_starved();
     }
 
     /// Gives back `bytes` that became durable.
@@ -162,10 +169,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.set_used(0, 0);
-        let mut pool = self.pool.0.lock();
-        pool.accounts -= 1;
-        pool.wake_starved();
+        self.close();
     }
 }
 
