@@ -168,6 +168,11 @@ impl Engine {
                 return None;
             }
         };
+        // Another owner opened, on another daemon, while this one replayed: it is fenced, and will hear of it when it publishes.
+        if self.world.truths[self.seat].lock().epoch() > opened.backend.epoch().number {
+            self.note(|| format!("opened as epoch {}, fenced already", opened.backend.epoch().number));
+            return None;
+        }
         assert!(!outdated, "attempt {} opened after a higher one", self.attempt);
         assert!(!opened.reconnected, "nobody ran there");
         assert_eq!(opened.applied_to, 0, "a new owner's batches begin at 0");
