@@ -73,7 +73,7 @@ impl Core {
         self.env.metrics.batch_applied(operations.len(), appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
-        self.count_state_bytes(self.inner.bytes());
+        self.count_state_bytes(self.inner.memory_bytes());
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }

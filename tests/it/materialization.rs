@@ -57,7 +57,7 @@ impl Modelled {
     /// Asserts that the state equals the model, to the last entry.
     fn check(&mut self) {
         let description = self.task.opened.backend.describe();
-        assert_eq!(description.states[0].2, self.model.len() as u64);
+        assert_eq!(description.states[0].entries, self.model.len() as u64);
         for (key, value) in self.model.clone() {
             assert_eq!(self.task.get(self.number, &key).as_ref(), Some(&value), "{key}");
             self.number += 1;

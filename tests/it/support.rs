@@ -106,6 +106,7 @@ impl Daemon {
             uploads,
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
+            local: None,
             materializing: Arc::new(tokio::sync::Semaphore::new(1)),
             metrics: BackendMetrics::register(&metrics),
         };
