@@ -193,8 +193,8 @@ impl Restore<'_> {
                 }
                 inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
-            inner.finish_batch().map_err(|source| self.inner_error(source))?;
         }
+        inner.finish_batch().map_err(|source| self.inner_error(source))?;
         restored.progress.changes += replayed;
         Ok(replayed)
     }

@@ -13,6 +13,7 @@ use crate::{
         Address,
         op::{self, Answer, Op, OpContext},
     },
+    tasks,
     types::{KeyGroup, KeyGroupAssignment, StateId},
 };
 
@@ -159,7 +160,11 @@ impl Core {
 
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
     fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
-        self.try_execute(operations).map_err(|fault| {
+        // A disk may take its time.
+        let on_disk = self.inner.pieces().is_none();
+        let executed =
+            if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
+        executed.map_err(|fault| {
             let error = error::failsafe(&self.id, &fault);
             tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
             self.env.metrics.failed_safe(&self.id);

@@ -13,7 +13,8 @@
 //! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory is
 //! bounded for all backends of a daemon together by one block cache, in which the memtables are counted (`resources`).
 //!
-//! Reads and writes may block for as long as the disk takes. A write is visible to the next read.
+//! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are handed to RocksDB
+//! a batch at a time.
 
 mod image;
 mod key;
@@ -22,10 +23,8 @@ mod shard;
 
 use std::ops::ControlFlow;
 
-use rocksdb::WriteBatch;
-
 pub use self::resources::{PredefinedOptions, ResourceOptions, Resources};
-use self::shard::Shard;
+use self::shard::{HandOn, Shard};
 use super::{
     Action, Address, Change, ImageSnapshots, PageLimit, StateBackend, StateError,
     folder::Folder,
@@ -35,6 +34,12 @@ use crate::types::{KeyGroupRange, StateDescriptor, StateId, StateKind};
 
 /// Most shards of one operator's key groups.
 pub const PARTS: u32 = 4;
+
+/// Pending bytes of one shard at which they are written although their batch goes on.
+const PENDING_BYTES: usize = 2 << 20;
+
+/// Pending bytes of a backend from which on its shards are written by threads of their own.
+const PARALLEL_BYTES: usize = 256 << 10;
 
 /// An inner backend that keeps everything in RocksDB.
 pub struct RocksDbBackend {
@@ -124,13 +129,20 @@ impl Place<'_> {
     fn apply(self, change: &Change<'_>) -> Result<(), StateError> {
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
         match (change.action, self.kind) {
-            (Action::Clear, StateKind::Value) => self.shard.delete(self.key),
+            (Action::Clear, StateKind::Value) => {
+                self.shard.delete(self.key);
+                Ok(())
+            }
             (Action::Clear, StateKind::Map | StateKind::List) => self.shard.clear(self.key),
-            (Action::Put(value), StateKind::Value) => self.shard.put(self.key, value),
+            (Action::Put(value), StateKind::Value) => {
+                self.shard.put(self.key, value);
+                Ok(())
+            }
             (Action::Append(value), StateKind::Value) => self.append(value),
             (Action::MapPut { map_key, value }, StateKind::Map) => {
                 self.key.extend_from_slice(map_key);
-                self.shard.put(self.key, value)
+                self.shard.put(self.key, value);
+                Ok(())
             }
             (Action::MapAppend { map_key, value }, StateKind::Map) => {
                 self.key.extend_from_slice(map_key);
@@ -138,7 +150,8 @@ impl Place<'_> {
             }
             (Action::MapRemove { map_key }, StateKind::Map) => {
                 self.key.extend_from_slice(map_key);
-                self.shard.delete(self.key)
+                self.shard.delete(self.key);
+                Ok(())
             }
             (Action::ListPut { index, element }, StateKind::List) => {
                 if !self.put_element(index, element)? {
@@ -155,7 +168,8 @@ impl Place<'_> {
     fn append(self, value: &[u8]) -> Result<(), StateError> {
         let mut whole = self.shard.get(self.key)?.map(|stored| stored.to_vec()).unwrap_or_default();
         whole.extend_from_slice(value);
-        self.shard.put(self.key, &whole)
+        self.shard.put(self.key, &whole);
+        Ok(())
     }
 
     /// Returns whether the index is of an element there is, or of the next.
@@ -164,13 +178,11 @@ impl Place<'_> {
         if index > length {
             return Ok(false);
         }
-        let mut batch = WriteBatch::default();
         if index == length {
-            batch.put(&self.key, (length + 1).to_le_bytes());
+            self.shard.put(self.key, &(length + 1).to_le_bytes());
         }
         key::push_index(index, self.key);
-        batch.put(&self.key, element);
-        self.shard.write(batch)?;
+        self.shard.put(self.key, element);
         Ok(true)
     }
 }
@@ -187,7 +199,12 @@ impl StateBackend for RocksDbBackend {
         let stamp = self.stamp;
         let place = self.place(change.at)?;
         place.shard.changed = stamp;
-        place.apply(change)
+        place.apply(change)?;
+        if self.shards.iter().any(|shard| shard.pending_bytes() >= PENDING_BYTES) {
+            self.finish_batch()
+        } else {
+            Ok(())
+        }
     }
 
     fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
@@ -290,6 +307,21 @@ impl StateBackend for RocksDbBackend {
 
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
         Some(self)
+    }
+
+    /// Writes what is pending: where it is much, as in a restore, to all shards at a time.
+    fn finish_batch(&mut self) -> Result<(), StateError> {
+        let bytes: usize = self.shards.iter().map(Shard::pending_bytes).sum();
+        let mut pending = self.shards.iter().filter_map(Shard::handing_on);
+        if bytes < PARALLEL_BYTES {
+            return pending.try_for_each(HandOn::run);
+        }
+        let pending: Vec<HandOn<'_>> = pending.collect();
+        std::thread::scope(|scope| {
+            let writes: Vec<_> = pending.into_iter().map(|pending| scope.spawn(|| pending.run())).collect();
+            let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
+            joined.fold(Ok(()), Result::and)
+        })
     }
 
     fn set_stamp(&mut self, stamp: u64) {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Entries' bytes after which a file that is to be ingested is full.
-const INGEST_BYTES: u64 = 32 << 20;
+const INGEST_BYTES: usize = 32 << 20;
 
 /// Copies the entries of an image into `shards`, as far as they belong there, by sorted files that are ingested whole. Where
 /// an id differs, entry by entry.
@@ -50,7 +50,7 @@ fn ingest(resources: &Resources, source: &Shard, states: &StateIds, into: &Shard
         if !states.contains_key(&key::parse(key)?.at.state) {
             return Ok(ControlFlow::Continue(()));
         }
-        if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES) {
+        if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES as u64) {
             finish(&mut open, into)?;
         }
         if open.is_none() {
@@ -83,10 +83,14 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
         if let Some(state) = states.get(&parsed.at.state) {
             key::prefix(Address { state: *state, ..parsed.at }, &mut renamed);
             renamed.extend_from_slice(parsed.rest);
-            into.put(&renamed, value)?;
+            into.put(&renamed, value);
+        }
+        if into.pending_bytes() >= INGEST_BYTES {
+            into.hand_on()?
         }
         Ok(ControlFlow::Continue(()))
-    })
+    })?;
+    into.hand_on()
 }
 
 /// The first key of a range, and the one behind its last.

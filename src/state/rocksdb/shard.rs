@@ -1,8 +1,12 @@
 //! One database: the entries of one part of a backend's key groups.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
+
+use hashbrown::HashSet;
 
 use rocksdb::{DB, DBPinnableSlice, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     key,
@@ -36,15 +40,40 @@ const TABLE: &str = ".sst";
 /// Takes an entry's key and value; breaks a scan off.
 pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StateError>;
 
-/// One open database. Its folder is removed with it.
+/// Writes that the database does not have yet.
+#[derive(Default)]
+struct Pending {
+    batch: WriteBatch,
+    /// Hashes of the keys in it: a read of any other key need not wait for them.
+    keys: HashSet<u64>,
+    /// Whether a whole range is among them.
+    ranges: bool,
+}
+
+/// One open database. Writes are collected, and handed on when a read may need them or their batch ends. Its folder is removed with it.
 pub(super) struct Shard {
     pub(super) key_groups: KeyGroupRange,
     /// The highest stamp of any change.
     pub(super) changed: u64,
     db: Arc<DB>,
     writes: WriteOptions,
+    pending: RefCell<Pending>,
     /// Dropped after the database is closed.
     folder: Folder,
+}
+
+/// Pending writes on their way.
+pub(super) struct HandOn<'a> {
+    db: &'a DB,
+    writes: &'a WriteOptions,
+    batch: WriteBatch,
+}
+
+impl HandOn<'_> {
+    /// Writes them, whole or not at all.
+    pub(super) fn run(self) -> Result<(), StateError> {
+        self.db.write_opt(self.batch, self.writes).map_err(local)
+    }
 }
 
 impl Shard {
@@ -60,7 +89,7 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        Ok(Self { key_groups, changed: 0, db, writes, folder })
+        Ok(Self { key_groups, changed: 0, db, writes, pending: RefCell::default(), folder })
     }
 
     /// The database of an image, whose folder it takes.
@@ -82,40 +111,66 @@ impl Shard {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StateError> {
+        let is_pending = {
+            let pending = self.pending.borrow();
+            pending.ranges || (!pending.keys.is_empty() && pending.keys.contains(&xxh3_64(key)))
+        };
+        if is_pending {
+            self.hand_on()?;
+        }
         self.db.get_pinned(key).map_err(local)
     }
 
-    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.db.put_opt(key, value, &self.writes).map_err(local)
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) {
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.put(key, value);
+        pending.keys.insert(xxh3_64(key));
     }
 
-    pub(super) fn delete(&self, key: &[u8]) -> Result<(), StateError> {
-        self.db.delete_opt(key, &self.writes).map_err(local)
+    pub(super) fn delete(&self, key: &[u8]) {
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.delete(key);
+        pending.keys.insert(xxh3_64(key));
     }
 
-    pub(super) fn write(&self, batch: WriteBatch) -> Result<(), StateError> {
-        self.db.write_opt(batch, &self.writes).map_err(local)
+    /// Bytes of writes that the database does not have yet.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending.borrow().batch.size_in_bytes()
+    }
+
+    /// What hands the pending writes to the database; they count as done from now on.
+    pub(super) fn handing_on(&self) -> Option<HandOn<'_>> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.batch.is_empty() {
+            return None;
+        }
+        pending.keys.clear();
+        pending.ranges = false;
+        let batch = std::mem::take(&mut pending.batch);
+        Some(HandOn { db: &self.db, writes: &self.writes, batch })
+    }
+
+    /// Hands the pending writes to the database.
+    pub(super) fn hand_on(&self) -> Result<(), StateError> {
+        self.handing_on().map_or(Ok(()), HandOn::run)
     }
 
     /// Removes every entry that begins with `prefix`.
     pub(super) fn clear(&self, prefix: &[u8]) -> Result<(), StateError> {
-        let (mut batch, mut last, mut count) = (WriteBatch::default(), vec![], 0);
+        let mut keys: Vec<Vec<u8>> = vec![];
         self.scan(prefix, prefix, &mut |key, _| {
-            count += 1;
-            if count <= RANGE_CLEAR_ENTRIES {
-                batch.delete(key);
-                return Ok(ControlFlow::Continue(()));
-            }
-            last = key.to_vec();
-            Ok(ControlFlow::Break(()))
+            keys.push(key.to_vec());
+            Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if count > RANGE_CLEAR_ENTRIES {
-            batch.clear();
-            // All keys of the prefix lie below it: no key continues with so many bytes.
-            let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
-            batch.delete_range(prefix, &end);
+        if keys.len() <= RANGE_CLEAR_ENTRIES {
+            keys.iter().for_each(|key| self.delete(key));
+            return Ok(());
         }
-        self.write(batch)
+        let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.delete_range(prefix, &end);
+        pending.ranges = true;
+        Ok(())
     }
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
@@ -125,6 +180,7 @@ impl Shard {
 
     /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
     pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        self.hand_on()?;
         let mut options = ReadOptions::default();
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
@@ -153,6 +209,7 @@ impl Shard {
 
     /// Links the files of everything that was written so far.
     pub(super) fn image(&self) -> Result<LocalImage, StateError> {
+        self.hand_on()?;
         let folder = self.folder.sibling()?;
         // RocksDB makes the folder itself.
         let path = folder.path().join("image");
@@ -173,8 +230,9 @@ impl Shard {
         Ok(LocalImage { key_groups: self.key_groups, folder, files, changes: keys.unwrap_or(0) })
     }
 
-    /// Adds a file of sorted entries.
+    /// Adds a file of sorted entries, over what is there.
     pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
+        self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
