@@ -9,6 +9,8 @@ mod deploy;
 mod gc;
 mod materialization;
 mod python;
+mod s3;
 mod sim;
 mod support;
 mod tidy;
+mod venv;
