@@ -12,5 +12,6 @@ mod python;
 mod s3;
 mod sim;
 mod support;
+mod sweeping;
 mod tidy;
 mod venv;
