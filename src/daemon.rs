@@ -328,6 +328,11 @@ fn register_limits(config: &Config, metrics: &Metrics) {
             "Bytes of changes that may be not yet durable (upload.max-in-flight)",
             config.changelog.upload.max_in_flight_bytes as u64,
         ),
+        (
+            "backend_replay_limit_seconds",
+            "How long a replay may take before the writer waits (recovery.max-replay-time)",
+            config.materialization.max_replay.as_secs(),
+        ),
     ];
     for (name, help, limit) in limits {
         metrics.register(name, help, Gauge::<i64>::default()).set(i64::try_from(limit).unwrap_or(i64::MAX));
@@ -373,6 +378,9 @@ fn status_source(directory: Directory) -> crate::admin::StatusSource {
                     "state bytes": backend.state_bytes,
                     "pending bytes": backend.pending_bytes,
                     "checkpoints": backend.manifest.checkpoints.len(),
+                    "replay seconds": backend.replay.as_secs(),
+                    "writer waits for a materialization": backend.pushed_back,
+                    "failed materializations": backend.materialization_failures,
                     "failsafe": backend.failsafe,
                 })
             })

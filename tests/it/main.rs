@@ -8,6 +8,8 @@ mod demo;
 mod deploy;
 mod gc;
 mod materialization;
+mod picky;
+mod pushback;
 mod python;
 mod s3;
 mod sim;
