@@ -31,6 +31,7 @@ mod materialize;
 mod metrics;
 mod open;
 mod outbox;
+mod pushback;
 mod session;
 mod states;
 mod worker;

@@ -55,6 +55,8 @@ pub struct Progress {
 pub struct Restored {
     /// How much.
     pub progress: Progress,
+    /// How many of the changes were of the log.
+    pub log_changes: u64,
     /// The time of the newest batch: the clock of the state.
     pub time: TimeMs,
     /// The materialization that it began with.
@@ -196,6 +198,7 @@ impl Restore<'_> {
         }
         inner.finish_batch().map_err(|source| self.inner_error(source))?;
         restored.progress.changes += replayed;
+        restored.log_changes += replayed;
         Ok(replayed)
     }
 

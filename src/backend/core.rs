@@ -6,6 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
@@ -17,6 +18,7 @@ use super::{
     error,
     handle::Shared,
     outbox::{Outbox, SessionEvent},
+    pushback::PushBack,
     states::States,
 };
 use crate::{
@@ -125,6 +127,10 @@ pub(super) struct Core {
     pub(super) previous: Option<Arc<BaseIndex>>,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
+    /// Whether that is so long that the writer waits.
+    pub(super) push_back: PushBack,
+    /// Materializations that failed since the last one that did not.
+    pub(super) materialization_failures: u32,
     /// Who asked for a materialization.
     pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
     /// The next number of a snapshot file of this epoch.
@@ -169,6 +175,12 @@ pub struct Description {
     pub state_bytes: u64,
     /// Bytes of changes that are not durable.
     pub pending_bytes: u64,
+    /// How long a replay of the changelog would take, as estimated.
+    pub replay: Duration,
+    /// Whether the writer waits for a materialization because of that.
+    pub pushed_back: bool,
+    /// Materializations that failed since the last one that did not.
+    pub materialization_failures: u32,
     /// Why writes are refused; empty while all is well.
     pub failsafe: String,
 }
@@ -276,6 +288,7 @@ impl Core {
         self.env.metrics.ended(&self.id);
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
+        self.push_back.wake();
         self.count_state_bytes(0);
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
@@ -322,6 +335,9 @@ impl Core {
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
+            replay: self.replay_time(),
+            pushed_back: self.push_back.is_on(),
+            materialization_failures: self.materialization_failures,
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),

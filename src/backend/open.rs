@@ -17,6 +17,7 @@ use super::{
     handle::{Backend, Shared},
     materialize,
     metrics::Restores,
+    pushback::PushBack,
     states::States,
     worker,
 };
@@ -214,7 +215,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         time: restored.time,
         base: None,
         previous: restored.base,
-        log_changes: restored.progress.changes,
+        log_changes: restored.log_changes,
+        push_back: PushBack::default(),
+        materialization_failures: 0,
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
         snapshot_low_water: 0,

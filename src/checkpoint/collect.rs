@@ -29,7 +29,8 @@
 //!    harmless exactly then: a target that exists is not replaced, and garbage may be torn.
 //!
 //! So a verdict of garbage never turns, whatever the owners do meanwhile. From this follows that **several sweeps may run at
-//! once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once. It also follows
+//! once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once. (Daemons, which
+//! sweep by [`schedule`], take a lease all the same, only to save the work.) It also follows
 //! that the heads need not be read again before deleting; it is done all the same, batch by batch, as a net under mistakes
 //! (somebody who repairs a chain by hand, say).
 //!
@@ -41,7 +42,10 @@
 //! the job is deleted.
 
 mod judge;
+mod lease;
+pub mod metrics;
 mod observe;
+pub mod schedule;
 mod sweep;
 
 pub use self::{
@@ -88,6 +92,9 @@ pub enum Live {
     /// A job record.
     #[error("tells every late subtask what its attempt restores")]
     JobRecord,
+    /// What a daemon's sweep by schedule makes.
+    #[error("tells daemons when the job was last swept; the next sweep deletes it")]
+    SweepLease,
     /// A file of a savepoint.
     #[error("savepoints are deleted by those who took them")]
     Savepoint,
