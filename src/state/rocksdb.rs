@@ -17,6 +17,8 @@
 
 mod image;
 mod key;
+mod metrics;
+mod overrides;
 mod resources;
 mod shard;
 
@@ -24,8 +26,12 @@ use std::ops::ControlFlow;
 
 use rocksdb::WriteBatch;
 
-pub use self::resources::{PredefinedOptions, ResourceOptions, Resources};
 use self::shard::Shard;
+pub use self::{
+    metrics::register_metrics,
+    overrides::refused_options,
+    resources::{PredefinedOptions, ResourceOptions, Resources},
+};
 use super::{
     Action, Address, Change, ImageSnapshots, PageLimit, StateBackend, StateError,
     folder::Folder,
