@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod deploy;
 mod gc;
+mod local;
 mod materialization;
 mod picky;
 mod pushback;
