@@ -424,9 +424,9 @@ fn status_source(directory: Directory) -> crate::admin::StatusSource {
     Arc::new(move || {
         let env = directory.environment();
         let backends: Vec<_> = directory
-            .describe(None)
-            .unwrap_or_default()
+            .backends()
             .iter()
+            .map(crate::backend::Backend::outline)
             .map(|backend| {
                 json!({
                     "backend": backend.id.to_string(),
