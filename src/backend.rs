@@ -39,7 +39,7 @@ mod worker;
 pub use self::{
     apply::{BatchResult, Operation},
     checkpointing::{BarrierRequest, CompletedCheckpoint},
-    core::{Acknowledgement, Description},
+    core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,
     environment::{BackendOptions, Environment},

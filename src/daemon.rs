@@ -314,6 +314,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         uploads,
         credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
+        local: None,
         materializing: Arc::new(Semaphore::new(1)),
         metrics: BackendMetrics::register(metrics),
     }

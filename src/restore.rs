@@ -1,7 +1,7 @@
 //! Restore: load a base (or begin with the empty state) and replay the changelog up to a checkpoint's cut.
 //!
 //! ```text
-//!   manifest, checkpoint ──▶ base: pieces of a snapshot ──read ahead, verified──▶ load into the inner backend
+//!   manifest, checkpoint ──▶ base: pieces or images ──read ahead, verified──▶ load into the inner backend
 //!                       └──▶ sources: runs, each from and up to a sequence number
 //!        ──expand pages──▶ handles of all change sets, in order ──▶ read ahead, verified ──▶ replay
 //! ```
@@ -11,6 +11,7 @@
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it, the checkpoints that it spoils and those that do not need it.
 
+mod images;
 mod load;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::{
         manifest::{CheckpointRecord, Contents, Manifest, Source},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
-    state::{Change, StateBackend, StateError, stable_hash},
+    state::{Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
     types::{CheckpointId, Sqn, SqnRange, TimeMs},
 };
@@ -88,6 +89,20 @@ pub enum RestoreError {
         /// Why.
         source: StateError,
     },
+    /// The base was made by an inner backend on local disk, and this daemon has none.
+    #[error("checkpoint {checkpoint} was made with inner backend `rocksdb`, which is not built into this daemon")]
+    NoLocalBackends {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// A local folder cannot be written.
+    #[error("writing `{}` for a restore; is there room in `state.backend.rocksdb.localdir`?", path.display())]
+    Folder {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The daemon stops.
     #[error("the restore was stopped")]
     Stopped,
@@ -100,6 +115,8 @@ pub struct Restore<'a> {
     pub store: &'a Store,
     /// Where reads run.
     pub tasks: &'a Tasks,
+    /// Inner backends on local disk, if the daemon has any.
+    pub local: Option<&'a dyn LocalBackends>,
     /// What the backend consists of.
     pub manifest: &'a Manifest,
     /// What to restore.
@@ -126,12 +143,12 @@ impl Restore<'_> {
         let handles = self.plan(&contents).await?;
         let mut restored = Restored { base: base.clone().map(Arc::new), ..Restored::default() };
         let logged: u64 = handles.iter().map(|handle| handle.stored_bytes).sum();
-        let stored: u64 =
-            base.iter().flat_map(BaseIndex::stored).map(|(_, block)| u64::from(block.stored_length)).sum();
+        let stored = base.as_ref().map_or(0, |base| base.extent().0);
         restored.progress.bytes_total = logged + stored;
         progress(restored.progress);
         if let Some(base) = &base {
             self.load(inner, base, &mut restored.progress, &mut progress).await?;
+            self.load_images(inner, base, &mut restored.progress, &mut progress).await?;
         }
         let options = ReplayOptions {
             key_groups: self.manifest.shape.key_groups,
@@ -178,8 +195,8 @@ impl Restore<'_> {
                 }
                 inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
-            inner.finish_batch().map_err(|source| self.inner_error(source))?;
         }
+        inner.finish_batch().map_err(|source| self.inner_error(source))?;
         restored.progress.changes += replayed;
         restored.log_changes += replayed;
         Ok(replayed)
@@ -280,8 +297,8 @@ impl Restore<'_> {
 /// Whether the piece of a change has it already.
 fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
-    let piece = base.find(at.state, at.key_group, stable_hash(at.key, at.namespace));
-    piece.is_some_and(|piece| sqn < piece.sqn)
+    let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));
+    covered_to.is_some_and(|covered_to| sqn < covered_to)
 }
 
 /// Whether what `source` replays lies, in part, in `range`.

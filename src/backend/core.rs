@@ -37,6 +37,9 @@ use crate::{
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
 };
 
+/// Entries that an inner backend counts for one description, at most.
+const COUNTED_ENTRIES: u64 = 100_000;
+
 /// Events kept for a session that is not there, at most.
 const UNDELIVERED_EVENTS: usize = 256;
 
@@ -142,6 +145,19 @@ pub(super) struct Core {
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
 
+/// One state, for people and tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSummary {
+    /// Its id.
+    pub id: StateId,
+    /// What it was registered as.
+    pub descriptor: StateDescriptor,
+    /// Its entries: keys for values, map entries, list elements.
+    pub entries: u64,
+    /// Whether there may be more entries: nobody counted on.
+    pub at_least: bool,
+}
+
 /// What a backend consists of, for people and tools.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -151,8 +167,8 @@ pub struct Description {
     pub epoch: Epoch,
     /// The newest manifest.
     pub manifest: Manifest,
-    /// Every state with its number of entries.
-    pub states: Vec<(StateId, StateDescriptor, u64)>,
+    /// Every state.
+    pub states: Vec<StateSummary>,
     /// Durability of batches.
     pub acknowledgement: Acknowledgement,
     /// As the inner backend accounts for them.
@@ -293,6 +309,20 @@ impl Core {
         self.counted_state_bytes = bytes;
     }
 
+    fn summarize(&self) -> Vec<StateSummary> {
+        let mut to_count = COUNTED_ENTRIES;
+        let summarize = |(id, descriptor): (StateId, &StateDescriptor)| {
+            // A local store that fails shows in failsafe; here it only means that nobody knows.
+            let entries = self.inner.entries(id, to_count).unwrap_or(0);
+            let at_least = entries == to_count;
+            if self.inner.pieces().is_none() {
+                to_count -= entries.min(to_count);
+            }
+            StateSummary { id, descriptor: descriptor.clone(), entries, at_least }
+        };
+        self.states.bound().map(summarize).collect()
+    }
+
     /// What the backend consists of.
     pub(super) fn describe(&self) -> Description {
         let mut manifest = self.manifest.clone();
@@ -301,7 +331,7 @@ impl Core {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.states.bound().map(|(id, d)| (id, d.clone(), self.inner.entries(id))).collect(),
+            states: self.summarize(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),

@@ -67,6 +67,7 @@ pub struct BackendMetrics {
     materialization_failures: Family<BackendLabels, Gauge>,
     materialization_bytes: Histogram,
     materialization_uploaded: Counter,
+    materialization_pause: Histogram,
     restores: Counter,
     restore_duration: Histogram,
     restored_changes: Counter,
@@ -156,6 +157,11 @@ impl BackendMetrics {
                 size_buckets(),
             ),
             materialization_uploaded: counter("materialization_uploaded_bytes", "Bytes uploaded by materializations"),
+            materialization_pause: metrics.register(
+                "materialization_pause_seconds",
+                "How long writes waited for an image of a part of an inner backend on local disk",
+                durations(),
+            ),
             halts: counter("session_halts", "Batches that were rejected and halted their session"),
             restores: counter("restore_completed", "Restores of a checkpoint"),
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
@@ -257,6 +263,10 @@ impl BackendMetrics {
     pub(super) fn materialization_failed(&self, backend: &BackendId, consecutive: u32) {
         self.materializations_failed.inc();
         self.materialization_failures.get_or_create(&BackendLabels::from(backend)).set(consecutive.into());
+    }
+
+    pub(super) fn image_taken(&self, pause: Duration) {
+        self.materialization_pause.observe(pause.as_secs_f64());
     }
 
     pub(super) fn state_grew(&self, bytes: i64) {

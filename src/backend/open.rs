@@ -34,6 +34,7 @@ use crate::{
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, hashmap::HashMapBackend},
+    tasks,
     types::{
         Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Sqn,
         StateDescriptor, StateId, default_max_parallelism,
@@ -130,7 +131,7 @@ pub(super) async fn open(
         predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
     }
     let account = reserved.map_or_else(account, Ok)?;
-    let mut inner = inner_backend(&manifest.shape)?;
+    let mut inner = inner_backend(env, &manifest.shape)?;
     let states = States::restored(&manifest.states, |id| {
         checkpoint.as_ref().is_some_and(|record| id.0 <= record.states_to && !record.missing_states.contains(&id))
     });
@@ -142,6 +143,7 @@ pub(super) async fn open(
             let restore = Restore {
                 store: &env.store,
                 tasks: &env.tasks,
+                local: env.local.as_deref(),
                 manifest: &manifest,
                 checkpoint,
                 parallel_reads: env.options.download_parallelism,
@@ -223,7 +225,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         since_barrier: (0, 0),
         key_groups: vec![],
     };
-    core.count_state_bytes(core.inner.bytes());
+    core.count_state_bytes(core.inner.memory_bytes());
     core
 }
 
@@ -471,14 +473,21 @@ async fn choose(
     }
 }
 
-fn inner_backend(shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
-    match shape.inner {
-        InnerBackend::HashMap => Ok(Box::new(HashMapBackend::new(shape.key_groups))),
-        InnerBackend::RocksDb => {
+/// An empty inner backend.
+fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
+    let local = match (shape.inner, &env.local) {
+        (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),
+        (InnerBackend::RocksDb, Some(local)) => local,
+        (InnerBackend::RocksDb, None) => {
             let text = "inner backend `rocksdb` is not built into this daemon; open with `hashmap`";
-            Err(Error::new(Reason::Unsupported, text))
+            return Err(Error::new(Reason::Unsupported, text));
         }
-    }
+    };
+    let made = tasks::blocking(|| local.create(shape.key_groups, shape.max_parallelism));
+    made.map_err(|fault| {
+        let text = format!("{}; is there room in `state.backend.rocksdb.localdir`?", super::error::inner(&fault));
+        Error::new(Reason::Internal, text)
+    })
 }
 
 fn change_memory(backend: &BackendId) -> Error {
@@ -513,6 +522,8 @@ fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
         RestoreError::Inner { ref source, .. } => {
             Error::new(Reason::Internal, format!("{}: {}", text(&error), super::error::inner(source)))
         }
+        RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
+        RestoreError::Folder { .. } => Error::new(Reason::Internal, text(&error)),
         RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
     }
 }
