@@ -19,11 +19,11 @@ use dstl::{
     object::{Retry, faulty::FaultPlan},
     random::Random,
     state::op::Op,
-    types::{Name, StateId},
+    types::{InnerBackend, Name, StateId},
 };
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::support::{Daemon, Settings, Task, World};
+use crate::support::{Daemon, Settings, Task, World, group_of};
 
 /// Takeovers.
 const TAKEOVERS: u64 = 12;
@@ -34,9 +34,10 @@ const KEYS: u64 = 40;
 /// Ids of an attempt begin at its number times this.
 const IDS: u64 = 10_000;
 
-fn settings(seed: u64) -> Settings {
+fn settings(inner: InnerBackend, seed: u64) -> Settings {
     let materialization = ScheduleOptions { interval: Some(Duration::from_secs(2)), ..ScheduleOptions::default() };
     let options = BackendOptions {
+        inner,
         materialization,
         preemptive_persist_threshold: 300,
         notice_delay: Duration::from_secs(1),
@@ -78,14 +79,13 @@ impl Owner {
             let (acknowledgement, _) = self.task.session.acknowledgement();
             let keys: Vec<_> = (half * KEYS / 2..(half + 1) * KEYS / 2).map(|key| format!("key {key}")).collect();
             let value = value.to_string();
-            let put = |key| Operation {
-                state: StateId(1),
-                key_group: Some(0),
-                key,
-                namespace: &b""[..],
-                op: Op::Put(value.as_bytes()),
-            };
-            let operations: Vec<_> = keys.iter().map(|key| put(key.as_bytes())).collect();
+            let groups = self.task.opened.shape.key_groups;
+            let mut operations = vec![];
+            for key in &keys {
+                let (state, key_group) = (StateId(1), Some(group_of(groups, key)));
+                let op = Op::Put(value.as_bytes());
+                operations.push(Operation { state, key_group, key: key.as_bytes(), namespace: b"", op });
+            }
             self.task.session.apply(acknowledgement.applied_to, 0, &operations).map_err(|_| ())?;
         }
         Ok(())
@@ -146,9 +146,9 @@ async fn open(daemon: &Daemon, attempt: &mut u64, promised: &AtomicU64) -> Task 
     task
 }
 
-async fn fight(seed: u64) {
+async fn fight(inner: InnerBackend, seed: u64) {
     let world = World::new();
-    let daemons = [1, 2].map(|n| Daemon::start(&world, settings(seed * 100 + n * 10)));
+    let daemons = [1, 2].map(|n| Daemon::start(&world, settings(inner, seed * 100 + n * 10)));
     for daemon in &daemons {
         daemon.faults.set_plan(trouble());
     }
@@ -200,7 +200,7 @@ async fn fight(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn two_daemons_that_fight_while_sweeps_run_lose_nothing_and_leave_nothing() {
-    for seed in 1..=2 {
-        fight(seed).await;
+    for (seed, inner) in [(1, InnerBackend::HashMap), (2, InnerBackend::RocksDb)] {
+        fight(inner, seed).await;
     }
 }

@@ -87,7 +87,7 @@ async fn open(world: &World, restore: RestoreFrom) -> Result<(u64, Model), Error
     let daemon = Daemon::start(world, settings(77));
     let opened = tokio::time::timeout(HANG, daemon.subtask(0, 2, 3, restore)).await.expect("it does not hang");
     let mut task: Task = opened?;
-    let entries = task.opened.backend.describe().states[0].2;
+    let entries = task.opened.backend.describe().states[0].entries;
     let mut model = Model::new();
     for key in (0..40).map(|key| format!("key {key}")) {
         let number = task.session.acknowledgement().0.applied_to;
