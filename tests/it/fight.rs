@@ -135,11 +135,9 @@ async fn open(daemon: &Daemon, attempt: &mut u64, promised: &AtomicU64) -> Task 
     };
     let restored = task.opened.checkpoint.map_or(0, |checkpoint| checkpoint.id);
     assert!(restored >= at_least, "attempt {attempt} restored {restored}, and {at_least} was promised");
-    let mut number = task.opened.applied_to;
-    for key in 0..KEYS {
+    for (number, key) in (task.opened.applied_to..).zip(0..KEYS) {
         let value = task.get(number, &format!("key {key}"));
         assert_eq!(value, (restored > 0).then(|| restored.to_string().into_bytes()), "key {key} of {restored}");
-        number += 1;
     }
     let attachment = if restored > 0 { restored.to_string() } else { String::new() };
     assert_eq!(&task.opened.attachment[..], attachment.as_bytes());
