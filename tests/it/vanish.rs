@@ -114,66 +114,52 @@ async fn what_vanishes_is_named_with_what_it_spoils_or_does_not_matter() {
     for part in ["segments", "manifest", "/index/", ".index", ".pieces", "job/job"] {
         assert!(objects.iter().any(|path| path.contains(part)), "no {part} in {objects:?}");
     }
-    let heads: Vec<_> = [0, 1].map(|subtask| world_head(&objects, subtask)).into();
+    let heads: Vec<_> = [0, 1].map(|subtask| head_of(&objects, subtask)).into();
     let (mut exact, mut refused) = (0, 0);
     for victim in &objects {
-        let mut restores: Vec<_> = (1..=NEWEST).map(RestoreFrom::Id).collect();
-        restores.push(RestoreFrom::Latest { or_empty: false });
-        for restore in restores {
-            let answer = open(&copy_without(&world, victim).await, restore.clone()).await;
-            match answer {
-                Ok((id, model)) => {
-                    assert_eq!(model, models[&id], "{restore:?} without {victim}");
-                    match restore {
-                        RestoreFrom::Id(wanted) => assert_eq!(id, wanted),
-                        _ => {
-                            assert!(id == NEWEST || heads.contains(victim), "{id} is not the latest; without {victim}")
-                        }
-                    }
-                    exact += 1;
-                }
-                Err(error) => {
-                    check_refusal(&world, victim, &restore, &error, &models, &heads).await;
-                    refused += 1;
-                }
+        let mut answers = BTreeMap::new();
+        for id in 1..=NEWEST {
+            let answer = open(&copy_without(&world, victim).await, RestoreFrom::Id(id)).await;
+            if let Ok((restored, model)) = &answer {
+                assert_eq!((*restored, model), (id, &models[&id]), "without {victim}");
             }
+            answers.insert(id, answer.map(|_| ()));
         }
+        let is_head = heads.contains(victim);
+        let latest = open(&copy_without(&world, victim).await, RestoreFrom::Latest { or_empty: false }).await;
+        if let Ok((id, model)) = &latest {
+            assert_eq!(model, &models[id], "latest without {victim}");
+            assert!(*id == NEWEST || is_head, "{id} is not the latest; without {victim}");
+        }
+        for error in answers.values().chain([&latest.map(|_| ())]).filter_map(|answer| answer.as_ref().err()) {
+            check_refusal(victim, is_head, error, &answers);
+            refused += 1;
+        }
+        exact += answers.values().filter(|answer| answer.is_ok()).count();
     }
     assert!(exact > 300 && refused > 300, "{exact} exact, {refused} refused");
 }
 
 /// Path of the newest manifest of a subtask.
-fn world_head(objects: &[String], subtask: u32) -> String {
+fn head_of(objects: &[String], subtask: u32) -> String {
     let chain = format!("job/operators/op/{subtask}/manifest/");
     objects.iter().rfind(|path| path.starts_with(&chain)).unwrap().clone()
 }
 
-async fn check_refusal(
-    world: &World,
-    victim: &str,
-    restore: &RestoreFrom,
-    error: &Error,
-    models: &BTreeMap<u64, Model>,
-    heads: &[String],
-) {
-    let told = match error.reason {
+/// Asserts that `error` names what is missing, and that what it says of the other checkpoints is what they answered.
+fn check_refusal(victim: &str, is_head: bool, error: &Error, answers: &BTreeMap<u64, Result<(), Error>>) {
+    let restores = |id: &u64| answers[id].is_ok();
+    match error.reason {
         Reason::MissingObject => {
             assert!(error.message.contains(victim), "{error}");
-            let spoilt = ids(&error.message, "spoils: ");
-            if let RestoreFrom::Id(id) = restore {
-                assert!(spoilt.contains(id), "{error}");
-            }
-            for id in spoilt {
-                assert!(open(&copy_without(world, victim).await, RestoreFrom::Id(id)).await.is_err(), "{id}: {error}");
-            }
-            ids(&error.message, "that do not need it: ")
+            let (spoilt, whole) = (ids(&error.message, "spoils: "), ids(&error.message, "that do not need it: "));
+            assert!(!spoilt.iter().any(restores) && whole.iter().all(restores), "{error}");
+            assert_eq!(spoilt.len() + whole.len(), answers.len(), "{error}");
         }
-        // The newest manifest named it. What an older one names cannot be told from the truth, and is exact.
-        Reason::CheckpointNotFound if heads.iter().any(|head| head == victim) => ids(&error.message, "retained are: "),
-        _ => panic!("{restore:?} without {victim}: {error}"),
-    };
-    for id in told {
-        let (_, model) = open(&copy_without(world, victim).await, RestoreFrom::Id(id)).await.unwrap();
-        assert_eq!(model, models[&id], "{id} without {victim}");
+        // The newest manifest named it. What the one before it says cannot be told from the truth, and is exact.
+        Reason::CheckpointNotFound if is_head => {
+            assert!(ids(&error.message, "retained are: ").iter().all(restores), "{error}");
+        }
+        _ => panic!("without {victim}: {error}"),
     }
 }
