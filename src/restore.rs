@@ -90,7 +90,10 @@ pub enum RestoreError {
         source: StateError,
     },
     /// The base was made by an inner backend on local disk, and this daemon has none.
-    #[error("checkpoint {checkpoint} was made with inner backend `rocksdb`, which is not built into this daemon")]
+    #[error(
+        "checkpoint {checkpoint} was made with inner backend `rocksdb`, which this daemon has not: it was built without it, or \
+         cannot write `state.backend.rocksdb.localdir`"
+    )]
     NoLocalBackends {
         /// Which.
         checkpoint: CheckpointId,

@@ -18,13 +18,19 @@
 
 mod image;
 mod key;
+mod metrics;
+mod overrides;
 mod resources;
 mod shard;
 
 use std::ops::ControlFlow;
 
-pub use self::resources::{PredefinedOptions, ResourceOptions, Resources};
 use self::shard::{HandOn, Shard};
+pub use self::{
+    metrics::register_metrics,
+    overrides::refused_options,
+    resources::{PredefinedOptions, ResourceOptions, Resources},
+};
 use super::{
     Action, Address, Change, ImageSnapshots, PageLimit, StateBackend, StateError,
     folder::Folder,

@@ -8,6 +8,7 @@ mod demo;
 mod deploy;
 mod fight;
 mod gc;
+mod local;
 mod materialization;
 mod picky;
 mod pushback;
