@@ -194,7 +194,7 @@ impl Engine {
         let cut = &truth.cuts[&key.expect("one was picked")];
         let handle = cut.handle.clone().expect("it must be restorable");
         let by_id = self.one_in(2);
-        (if by_id { RestoreFrom::Id(handle.checkpoint.id) } else { RestoreFrom::Handle(handle) }, key)
+        (if by_id { RestoreFrom::Id(handle.checkpoint.id) } else { RestoreFrom::Handles(vec![handle]) }, key)
     }
 
     /// Whether the refusal of an open is right.
@@ -243,7 +243,9 @@ impl Engine {
         truth.open(opened.backend.epoch().number, self.attempt, &records);
         match restore {
             RestoreFrom::Empty => assert_eq!(key, None),
-            RestoreFrom::Handle(handle) => assert_eq!(opened.checkpoint, Some(handle.checkpoint)),
+            RestoreFrom::Handles(handles) => {
+                assert_eq!(opened.checkpoint, handles.first().map(|handle| handle.checkpoint));
+            }
             RestoreFrom::Id(id) => assert!(key.is_some_and(|key| key.1 == *id) && key >= wanted),
             RestoreFrom::Latest { .. } => {
                 let found = key.map(|key| (truth.cuts[&key].attempt, key.1));
