@@ -31,7 +31,7 @@ use crate::types::{
 /// The record of one backend at one moment.
 ///
 /// Invariants: epochs ascend and the last one wrote it; every source and checkpoint names an epoch that has a record, and a
-/// run where its part of the log is not empty; every import that an epoch names is there; checkpoints ascend by (epoch, id).
+/// run where its part of the log is not empty; every import that a checkpoint needs is there; checkpoints ascend by (epoch, id).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     /// Position in the chain, from 1.

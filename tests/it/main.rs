@@ -9,6 +9,7 @@ mod deploy;
 mod gc;
 mod materialization;
 mod python;
+mod rescale;
 mod sim;
 mod support;
 mod tidy;

@@ -102,9 +102,9 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
     if manifest.epochs.is_empty() {
         return Err("no epoch");
     }
-    let mut named = manifest.epochs.iter().flat_map(|record| &record.contents.imports);
-    if named.any(|uuid| manifest.import(*uuid).is_none()) {
-        return Err("an import that is not there");
+    let mut needed = manifest.checkpoints.iter().flat_map(|record| manifest.contents(record).imports);
+    if needed.any(|uuid| manifest.import(uuid).is_none()) {
+        return Err("a checkpoint that needs an import that is not there");
     }
     Ok(manifest)
 }

@@ -1,0 +1,313 @@
+//! Rescaling: what the subtasks of one generation had, those of the next one have, each entry exactly once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use dstl::{
+    backend::{BackendOptions, OpenSpec, Operation, RestoreFrom, Session},
+    checkpoint::{
+        chain,
+        collect::{self, SweepOptions, SweepReport},
+        handle::CheckpointHandle,
+        job,
+        ledger::{NoticeKind, Retention},
+        manifest::Manifest,
+    },
+    error::{Error, Reason},
+    materialization::schedule::ScheduleOptions,
+    object::Retry,
+    random::Random,
+    state::op::{Answer, Op},
+    types::{KeyGroupRange, MergeFunction, Name, StateDescriptor, StateId, StateKind},
+};
+
+use crate::support::{Daemon, Settings, Task, World, spec};
+
+const KEY_GROUPS: u32 = 128;
+const KEYS: u64 = 400;
+const NO_GRACE: SweepOptions = SweepOptions { grace: Duration::ZERO, now_ms: 0, delete: true };
+const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
+
+/// Settings under which only a request materializes.
+fn settings(seed: u64) -> Settings {
+    let materialization =
+        ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
+    Settings { seed, options: BackendOptions { materialization, ..BackendOptions::default() }, ..Settings::default() }
+}
+
+fn descriptor(name: &str) -> StateDescriptor {
+    let (kind, merge) = match name {
+        "value" => (StateKind::Value, None),
+        "sum" => (StateKind::Value, Some(MergeFunction::SumI64)),
+        _ => (StateKind::List, None),
+    };
+    StateDescriptor { name: name.to_owned(), kind, merge, serializer: String::new() }
+}
+
+/// What there is of one key.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Entry {
+    value: Option<Vec<u8>>,
+    sum: Option<i64>,
+    list: Vec<Vec<u8>>,
+}
+
+type Model = BTreeMap<u64, Entry>;
+
+/// One subtask. Its states have ids in an order of its own.
+struct Subtask {
+    task: Task,
+    next: u64,
+    ids: BTreeMap<&'static str, StateId>,
+}
+
+/// All subtasks of one generation.
+struct Fleet {
+    subtasks: Vec<Subtask>,
+    model: Model,
+    random: Random,
+    checkpoints: Vec<(u64, Model)>,
+    handles: Vec<CheckpointHandle>,
+}
+
+async fn open(daemon: &Daemon, spec: OpenSpec) -> Result<Subtask, Error> {
+    let opened = daemon.directory.open(spec, |_| {}).await?;
+    let backend = opened.backend.clone();
+    let mut names = ["value", "sum", "list"];
+    names.rotate_left(backend.id().subtask as usize % 3);
+    let states: Vec<_> = names.iter().map(|name| descriptor(name)).collect();
+    let ids = backend.register(backend.epoch(), &states)?;
+    let session = Session::start(backend.clone(), backend.epoch())?;
+    Ok(Subtask { task: Task { opened, session }, next: 0, ids: names.into_iter().zip(ids).collect() })
+}
+
+/// Opens all subtasks, in an order that `seed` tells.
+async fn open_all(
+    daemon: &Daemon,
+    (parallelism, attempt): (u32, u64),
+    restore: &RestoreFrom,
+    seed: u64,
+) -> Vec<Subtask> {
+    let mut subtasks = BTreeMap::new();
+    let shift = Random::seeded(seed).below(parallelism.into()) as u32;
+    for subtask in (0..parallelism).map(|subtask| (subtask + shift) % parallelism) {
+        let spec = OpenSpec { restore: restore.clone(), ..spec(subtask, parallelism, attempt) };
+        subtasks.insert(subtask, open(daemon, spec).await.unwrap());
+    }
+    subtasks.into_values().collect()
+}
+
+impl Subtask {
+    fn has(&self, key: u64) -> bool {
+        u32::from(self.task.opened.shape.key_groups.first().0) <= group(key)
+            && group(key) <= u32::from(self.task.opened.shape.key_groups.last().0)
+    }
+
+    fn apply(&mut self, key: u64, state: &str, op: Op<'_>) -> Vec<(u32, Option<Answer>)> {
+        let name = key.to_be_bytes();
+        let operation =
+            Operation { state: self.ids[state], key_group: Some(group(key)), key: &name, namespace: b"", op };
+        self.task.session.acknowledgement();
+        let cost = if operation.op.is_write() { 300 } else { 0 };
+        let result = self.task.session.apply(self.next, cost, &[operation]).unwrap().map(|result| result.answers);
+        self.next += 1;
+        result.unwrap_or_default()
+    }
+
+    fn read(&mut self, key: u64) -> Entry {
+        let value = |state, this: &mut Self| match &this.apply(key, state, Op::Get)[..] {
+            [(0, Some(Answer::Value(value)))] => value.as_ref().map(|value| value.to_vec()),
+            other => panic!("a get answers one value, not {other:?}"),
+        };
+        let (text, sum) = (value("value", self), value("sum", self));
+        let list = match &self.apply(key, "list", Op::ListGet { start: 0, limit: 0 })[..] {
+            [(0, Some(Answer::Elements { elements, .. }))] => elements.iter().map(|e| e.to_vec()).collect(),
+            other => panic!("a list answers its elements, not {other:?}"),
+        };
+        Entry { value: text, sum: sum.map(|sum| i64::from_le_bytes(sum.try_into().unwrap())), list }
+    }
+}
+
+fn group(key: u64) -> u32 {
+    (key % u64::from(KEY_GROUPS)) as u32
+}
+
+impl Fleet {
+    async fn start(
+        daemon: &Daemon,
+        generation: (u32, u64),
+        restore: &RestoreFrom,
+        (model, seed): (Model, u64),
+    ) -> Self {
+        let subtasks = open_all(daemon, generation, restore, seed).await;
+        let (checkpoints, handles) = Default::default();
+        Self { subtasks, model, random: Random::seeded(seed), checkpoints, handles }
+    }
+
+    fn write(&mut self, count: u64) {
+        for _ in 0..count {
+            let key = self.random.below(KEYS);
+            let subtask = self.subtasks.iter_mut().find(|subtask| subtask.has(key)).unwrap();
+            let entry = self.model.entry(key).or_default();
+            let text = vec![self.random.below(256) as u8; self.random.below(100) as usize];
+            match self.random.below(10) {
+                0..4 => {
+                    subtask.apply(key, "value", Op::Put(&text));
+                    entry.value = Some(text);
+                }
+                4 => {
+                    subtask.apply(key, "value", Op::Clear);
+                    entry.value = None;
+                }
+                5..8 => {
+                    subtask.apply(key, "sum", Op::Merge(&3_i64.to_le_bytes()));
+                    entry.sum = Some(entry.sum.unwrap_or(0) + 3);
+                }
+                8 => {
+                    subtask.apply(key, "list", Op::ListAdd(&text));
+                    entry.list.push(text);
+                }
+                _ => {
+                    subtask.apply(key, "list", Op::Clear);
+                    entry.list.clear();
+                }
+            }
+        }
+    }
+
+    /// Asserts that the subtasks have what the model has, and nothing else.
+    fn check(&mut self) {
+        for key in 0..KEYS {
+            let expected = self.model.get(&key).cloned().unwrap_or_default();
+            let subtask = self.subtasks.iter_mut().find(|subtask| subtask.has(key)).unwrap();
+            assert_eq!(subtask.read(key), expected, "key {key} of {}", subtask.task.opened.backend.id());
+        }
+        let count =
+            |entry: &Entry| u64::from(entry.value.is_some()) + u64::from(entry.sum.is_some()) + entry.list.len() as u64;
+        let expected: u64 = self.model.values().map(count).sum();
+        let states = self.subtasks.iter().flat_map(|subtask| subtask.task.opened.backend.describe().states);
+        assert_eq!(states.map(|(_, _, entries)| entries).sum::<u64>(), expected, "entries of all subtasks");
+    }
+
+    async fn checkpoint(&mut self, id: u64) {
+        let mut handles = vec![];
+        for subtask in &mut self.subtasks {
+            let completed = subtask.task.checkpoint(id).await;
+            handles.push(CheckpointHandle::decode(&completed.handle).unwrap());
+        }
+        for subtask in &mut self.subtasks {
+            subtask.task.notice(NoticeKind::Complete, id);
+        }
+        self.handles = handles;
+        self.checkpoints.push((id, self.model.clone()));
+    }
+
+    async fn materialize(&self, which: impl Fn(usize) -> bool) {
+        for (_, subtask) in self.subtasks.iter().enumerate().filter(|(n, _)| which(*n)) {
+            let backend = &subtask.task.opened.backend;
+            backend.materialize(backend.epoch()).await.unwrap();
+        }
+    }
+}
+
+async fn sweep(world: &World) -> SweepReport {
+    collect::sweep(&world.store(), &Name::new("job").unwrap(), &NO_GRACE, Retry::none()).await.unwrap()
+}
+
+async fn heads(world: &World) -> Vec<Manifest> {
+    job::read_heads(&world.store(), &Name::new("job").unwrap(), Retry::none()).await.unwrap()
+}
+
+/// How a generation restores what the one before had at its last checkpoint.
+fn restore(way: u64, fleet: &Fleet) -> RestoreFrom {
+    match way {
+        0 => RestoreFrom::Handles(fleet.handles.iter().rev().cloned().collect()),
+        1 => RestoreFrom::Id(fleet.checkpoints.last().unwrap().0),
+        _ => LATEST,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_to_three_to_two_to_five_keeps_every_entry_exactly_once() {
+    for seed in 1..=12 {
+        let world = World::new();
+        let random = Random::seeded(seed);
+        let (mut model, mut from) = (Model::new(), RestoreFrom::Empty);
+        for (attempt, parallelism) in (1..).zip([1, 3, 2, 5, 5, 1, 4]) {
+            let daemon = Daemon::start(&world, settings(seed * 1000 + attempt * 10));
+            let mut fleet = Fleet::start(&daemon, (parallelism, attempt), &from, (model, seed + attempt)).await;
+            fleet.check();
+            sweep(&world).await;
+            for id in 1..=1 + random.below(4) {
+                fleet.write(300);
+                if random.below(3) == 0 {
+                    let (part, of) = (random.below(3) as usize, 1 + random.below(3) as usize);
+                    fleet.materialize(|n| n % of == part % of).await;
+                    fleet.write(50);
+                }
+                fleet.checkpoint(id).await;
+                sweep(&world).await;
+            }
+            from = restore(random.below(3), &fleet);
+            model = fleet.checkpoints.last().unwrap().1.clone();
+            fleet.write(50);
+            if random.below(2) == 0 {
+                daemon.directory.close_all().await;
+            }
+            daemon.crash();
+            sweep(&world).await;
+        }
+        let daemon = Daemon::start(&world, settings(seed * 1000 + 99));
+        let mut fleet = Fleet::start(&daemon, (2, 99), &from, (model, seed)).await;
+        fleet.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanished_subtasks_keep_goes_in_the_end() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, settings(1));
+    let mut fleet = Fleet::start(&daemon, (5, 1), &RestoreFrom::Empty, (Model::new(), 3)).await;
+    fleet.write(1000);
+    fleet.checkpoint(1).await;
+    fleet.materialize(|n| n != 3).await;
+    fleet.write(100);
+    fleet.checkpoint(2).await;
+    daemon.crash();
+    let daemon = Daemon::start(&world, settings(20));
+    let mut fleet = Fleet::start(&daemon, (2, 2), &LATEST, (fleet.model, 4)).await;
+    fleet.check();
+    let old = sweep(&world).await;
+    assert_eq!(old.retired, [], "0 and 1 retain the checkpoint of which these are a part");
+    for id in 3..=6 {
+        fleet.write(10);
+        fleet.checkpoint(id).await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let report = sweep(&world).await;
+    let retired: Vec<_> = report.retired.iter().map(|chain| chain.backend.subtask).collect();
+    assert_eq!(retired, [2, 3, 4]);
+    let vanished = |path: &String| ["op/2/", "op/3/", "op/4/"].iter().any(|part| path.contains(part));
+    let left = |paths: Vec<String>| paths.into_iter().filter(vanished).count();
+    assert!(left(world.paths("snapshot").await) > 0, "imports name them");
+    assert_eq!(sweep(&world).await.retired, [], "once is enough");
+    fleet.materialize(|_| true).await;
+    for id in 7..=10 {
+        fleet.checkpoint(id).await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    sweep(&world).await;
+    let others = |paths: Vec<String>| paths.into_iter().filter(|path| !path.contains("/manifest/")).collect();
+    assert_eq!(left(others(world.paths("op/").await)), 0, "manifests alone are left of them");
+    let report = sweep(&world).await;
+    let left: Vec<_> = report.findings.iter().filter(|finding| finding.verdict.word() != "live").collect();
+    let may_be_named = |finding: &&&collect::Finding| finding.meta.path.as_ref().contains("snapshot");
+    assert_eq!(left.iter().filter(|finding| !may_be_named(finding)).count(), 0, "{left:?}");
+    let model = fleet.model.clone();
+    daemon.crash();
+    let daemon = Daemon::start(&world, settings(40));
+    Fleet::start(&daemon, (5, 3), &LATEST, (model, 5)).await.check();
+}
