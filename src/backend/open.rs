@@ -76,7 +76,7 @@ pub struct OpenSpec {
 pub enum RestoreFrom {
     /// Nothing.
     Empty,
-    /// The newest checkpoint with this id that has all key groups of this backend.
+    /// The checkpoint with this id: of the newest attempt that has it whole, or else all key groups of this backend.
     Id(u64),
     /// The checkpoint of these handles, which together must have all key groups of this backend.
     Handles(Vec<CheckpointHandle>),

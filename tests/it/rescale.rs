@@ -1,27 +1,22 @@
 //! Rescaling: what the subtasks of one generation had, those of the next one have, each entry exactly once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+mod rules;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use dstl::{
     backend::{BackendOptions, OpenSpec, Operation, RestoreFrom, Session},
     checkpoint::{
-        chain,
         collect::{self, SweepOptions, SweepReport},
         handle::CheckpointHandle,
-        job,
-        ledger::{NoticeKind, Retention},
-        manifest::Manifest,
+        ledger::NoticeKind,
     },
-    error::{Error, Reason},
+    error::Error,
     materialization::schedule::ScheduleOptions,
-    object::Retry,
+    object::{Retry, Store, faulty::FaultPlan},
     random::Random,
     state::op::{Answer, Op},
-    types::{KeyGroupRange, MergeFunction, Name, StateDescriptor, StateId, StateKind},
+    types::{MergeFunction, Name, StateDescriptor, StateId, StateKind},
 };
 
 use crate::support::{Daemon, Settings, Task, World, spec};
@@ -213,12 +208,12 @@ impl Fleet {
     }
 }
 
-async fn sweep(world: &World) -> SweepReport {
-    collect::sweep(&world.store(), &Name::new("job").unwrap(), &NO_GRACE, Retry::none()).await.unwrap()
+async fn sweep_by(store: &Store) -> SweepReport {
+    collect::sweep(store, &Name::new("job").unwrap(), &NO_GRACE, Retry::none()).await.unwrap()
 }
 
-async fn heads(world: &World) -> Vec<Manifest> {
-    job::read_heads(&world.store(), &Name::new("job").unwrap(), Retry::none()).await.unwrap()
+async fn sweep(world: &World) -> SweepReport {
+    sweep_by(&world.store()).await
 }
 
 /// How a generation restores what the one before had at its last checkpoint.
@@ -310,4 +305,76 @@ async fn what_vanished_subtasks_keep_goes_in_the_end() {
     daemon.crash();
     let daemon = Daemon::start(&world, settings(40));
     Fleet::start(&daemon, (5, 3), &LATEST, (model, 5)).await.check();
+}
+
+/// Opens all subtasks at once; `None` if one of them fails.
+async fn try_open_all(
+    daemon: &Daemon,
+    (parallelism, attempt): (u32, u64),
+    restore: &RestoreFrom,
+) -> Option<Vec<Subtask>> {
+    let spec = |subtask| OpenSpec { restore: restore.clone(), ..spec(subtask, parallelism, attempt) };
+    let opening = (0..parallelism).map(|subtask| open(daemon, spec(subtask)));
+    futures::future::try_join_all(opening).await.ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rescales_that_are_cut_short_and_sweeps_beside_them_lose_nothing() {
+    for seed in 1..=4 {
+        let world = World::new();
+        let random = Random::seeded(seed);
+        let weather = FaultPlan {
+            latency: Duration::ZERO..Duration::from_millis(40),
+            error_before: 0.03,
+            error_after: 0.03,
+            refused: 0.03,
+            delayed: 0.02,
+            delay: Duration::ZERO..Duration::from_secs(10),
+            ..FaultPlan::none()
+        };
+        let slow = crate::gc::sweeper(&world, seed + 500, Duration::ZERO..Duration::from_millis(30));
+        let sweeping = async {
+            loop {
+                sweep_by(&slow).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let rescaling = async {
+            let (mut model, mut from, mut zombies) = (Model::new(), RestoreFrom::Empty, vec![]);
+            for attempt in 1..=8 {
+                let daemon = Daemon::start(&world, settings(seed * 1000 + attempt * 10));
+                daemon.faults.set_plan(weather.clone());
+                let generation = (1 + random.below(5) as u32, attempt);
+                let patience = Duration::from_millis(if random.below(2) == 0 { 60_000 } else { random.below(1500) });
+                let opening = try_open_all(&daemon, generation, &from);
+                let Ok(Some(subtasks)) = tokio::time::timeout(patience, opening).await else {
+                    daemon.crash();
+                    continue;
+                };
+                let (checkpoints, handles) = Default::default();
+                let fleet_random = Random::seeded(seed + attempt);
+                let mut fleet = Fleet { subtasks, model, random: fleet_random, checkpoints, handles };
+                fleet.check();
+                for id in 1..=1 + random.below(5) {
+                    fleet.write(100);
+                    if random.below(2) == 0 {
+                        fleet.materialize(|n| n != 1).await;
+                    }
+                    fleet.checkpoint(id).await;
+                }
+                from = restore(random.below(3), &fleet);
+                model = fleet.checkpoints.last().unwrap().1.clone();
+                fleet.write(50);
+                // A daemon that goes on while others take over.
+                if random.below(2) == 0 { daemon.crash() } else { zombies.push((daemon, fleet)) }
+            }
+            let daemon = Daemon::start(&world, settings(seed * 1000 + 999));
+            Fleet::start(&daemon, (3, 99), &from, (model, seed)).await.check();
+        };
+        tokio::select! {
+            biased;
+            () = sweeping => {}
+            () = rescaling => {}
+        }
+    }
 }

@@ -51,7 +51,8 @@ pub(super) async fn choose(
     }
 }
 
-/// The parts of the newest attempt's checkpoint `id` that have all key groups.
+/// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
+/// the newest that has all key groups.
 async fn by_id(
     env: &Environment,
     spec: &OpenSpec,
@@ -61,8 +62,13 @@ async fn by_id(
     let heads = heads(env, spec, head, retry).await?;
     let records = heads.iter().flat_map(|head| &head.checkpoints);
     let attempts: BTreeSet<Attempt> = records.filter(|r| r.identity.id == id).map(|r| r.attempt).collect();
+    let operator = &spec.id.operator;
+    let is_whole = |attempt: &Attempt| {
+        generation::is_whole(&generation::parts(&heads, operator, JobCheckpoint { attempt: *attempt, id }))
+    };
+    let (whole, partial): (Vec<Attempt>, Vec<Attempt>) = attempts.into_iter().rev().partition(is_whole);
     let mut lacking = None;
-    for attempt in attempts.into_iter().rev() {
+    for attempt in whole.into_iter().chain(partial) {
         let parts = parts(&heads, spec, JobCheckpoint { attempt, id });
         let span = parts.first().map(Part::span);
         let missing = claim::shape(env, spec, span.as_ref())?.key_groups.without(spans(&parts));
