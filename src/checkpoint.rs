@@ -32,3 +32,7 @@ pub mod index;
 pub mod job;
 pub mod ledger;
 pub mod manifest;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod golden;
