@@ -9,6 +9,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 ARGS ?=
+STORE ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DSTL := $(TARGET)/release/dstl
 # Tests run the profile that ships, so that dependencies are compiled once; only this package gets debug assertions.
@@ -20,11 +21,11 @@ MIN_RUST := 1.95
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: check-tools ## Build dstl and run the demo (ARGS="--kills 3 PATH…")
+demo: check-tools ## Build dstl and run the demo (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
 	@if [ ! -x '$(DSTL)' ]; then echo 'demo: building dstl with optimizations first; this takes some minutes, once'; fi
 	$(CARGO) build --release --locked --bin dstl
 	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
-	@$(DSTL) demo $(ARGS)
+	@$(DSTL) demo $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: check-tools ## Run the unit and integration tests
 	$(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)

@@ -31,6 +31,7 @@ mod materialize;
 mod metrics;
 mod open;
 mod outbox;
+mod pushback;
 mod session;
 mod states;
 mod worker;
@@ -38,7 +39,7 @@ mod worker;
 pub use self::{
     apply::{BatchResult, Operation},
     checkpointing::{BarrierRequest, CompletedCheckpoint},
-    core::{Acknowledgement, Description},
+    core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,
     environment::{BackendOptions, Environment},

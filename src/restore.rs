@@ -1,7 +1,7 @@
 //! Restore: load a base (or begin with the empty state) and replay the changelog up to a checkpoint's cut.
 //!
 //! ```text
-//!   manifest, checkpoint ──▶ base: pieces of a snapshot ──read ahead, verified──▶ load into the inner backend
+//!   manifest, checkpoint ──▶ base: pieces or images ──read ahead, verified──▶ load into the inner backend
 //!                       └──▶ sources: runs, each from and up to a sequence number
 //!        ──expand pages──▶ handles of all change sets, in order ──▶ read ahead, verified ──▶ replay
 //! ```
@@ -15,6 +15,7 @@
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it, the checkpoints that it spoils and those that do not need it.
 
+mod images;
 mod load;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::{
         manifest::{CheckpointRecord, Contents, Import, Manifest, Source},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
-    state::{Address, Change, StateBackend, StateError, stable_hash},
+    state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
     types::{CheckpointId, KeyGroupRange, Sqn, StateId, TimeMs},
 };
@@ -58,6 +59,8 @@ pub struct Progress {
 pub struct Restored {
     /// How much.
     pub progress: Progress,
+    /// How many of the changes were of the log.
+    pub log_changes: u64,
     /// The time of the newest batch: the clock of the state.
     pub time: TimeMs,
     /// The materialization that it began with, if nothing was imported.
@@ -90,6 +93,20 @@ pub enum RestoreError {
         /// Why.
         source: StateError,
     },
+    /// The base was made by an inner backend on local disk, and this daemon has none.
+    #[error("checkpoint {checkpoint} was made with inner backend `rocksdb`, which is not built into this daemon")]
+    NoLocalBackends {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// A local folder cannot be written.
+    #[error("writing `{}` for a restore; is there room in `state.backend.rocksdb.localdir`?", path.display())]
+    Folder {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The daemon stops.
     #[error("the restore was stopped")]
     Stopped,
@@ -102,6 +119,8 @@ pub struct Restore<'a> {
     pub store: &'a Store,
     /// Where reads run.
     pub tasks: &'a Tasks,
+    /// Inner backends on local disk, if the daemon has any.
+    pub local: Option<&'a dyn LocalBackends>,
     /// What the backend consists of.
     pub manifest: &'a Manifest,
     /// What to restore.
@@ -159,6 +178,7 @@ impl Restore<'_> {
         for (part, plan) in &parts {
             if let Some(base) = &plan.base {
                 part.load(inner, base, &mut restored.progress, &mut progress).await?;
+                part.load_images(inner, base, &mut restored.progress, &mut progress).await?;
             }
             part.replay_log(inner, plan, &mut restored, &mut progress).await?;
         }
@@ -174,7 +194,7 @@ impl Restore<'_> {
         let view = |uuid: &uuid::Uuid| {
             let missing = || self.damaged_where(format!("the manifest has no import {uuid}"), true, |_| true);
             let import = self.manifest.import(*uuid).ok_or_else(missing)?;
-            let (manifest, checkpoint) = import.view(self.manifest.shape, self.checkpoint.identity.id);
+            let (manifest, checkpoint) = import.view(self.manifest, self.checkpoint.identity.id);
             Ok((import, manifest, checkpoint))
         };
         self.manifest.contents(self.checkpoint).imports.iter().map(view).collect()
@@ -237,9 +257,10 @@ impl Restore<'_> {
                 let change = self.renamed(change)?;
                 inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
-            inner.finish_batch().map_err(|source| self.inner_error(source))?;
         }
+        inner.finish_batch().map_err(|source| self.inner_error(source))?;
         restored.progress.changes += replayed;
+        restored.log_changes += replayed;
         Ok(replayed)
     }
 
@@ -364,18 +385,21 @@ impl Plan {
     fn bytes(&self, key_groups: KeyGroupRange) -> u64 {
         let pieces = self.base.iter().flat_map(BaseIndex::stored);
         let pieces = pieces.filter(|(piece, _)| piece.key_groups.overlaps(key_groups));
+        let images = self.base.iter().flat_map(BaseIndex::images);
+        let images = images.filter(|image| image.key_groups.overlaps(key_groups));
+        let files: u64 = images.flat_map(|image| &image.files).map(|stored| stored.file.bytes).sum();
         let blocks = self.handles.iter().flat_map(|handle| &handle.blocks);
         let blocks = blocks.filter(|block| block.key_groups.overlaps(key_groups));
         let stored: u64 = pieces.map(|(_, block)| u64::from(block.stored_length)).sum();
-        stored + blocks.map(|block| u64::from(block.stored_length)).sum::<u64>()
+        stored + files + blocks.map(|block| u64::from(block.stored_length)).sum::<u64>()
     }
 }
 
 /// Whether the piece of a change has it already.
 fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
-    let piece = base.find(at.state, at.key_group, stable_hash(at.key, at.namespace));
-    piece.is_some_and(|piece| sqn < piece.sqn)
+    let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));
+    covered_to.is_some_and(|covered_to| sqn < covered_to)
 }
 
 fn path_of(handle: &SegmentHandle) -> Path {

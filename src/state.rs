@@ -9,24 +9,33 @@
 //! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no user
 //! code at replay. So live application and replay are the same call.
 //!
-//! A backend does not know that it is logged, who owns it, or what a checkpoint is. It can be copied piece by piece while it
-//! changes in between ([`StateBackend::copy_piece`]): a *piece* is the contents of one (state, key group) whose stable
-//! hashes ([`stable_hash`]) are in one [`HashRange`]. Stamps that its owner puts on changes tell which of them a piece holds.
+//! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are handed out in one of two
+//! ways, with changes in between; stamps that its owner puts on changes tell which of them a copy holds.
+//!
+//! - [`PieceSnapshots`], a backend in memory: a *piece* is the contents of one (state, key group) whose stable hashes
+//!   ([`stable_hash`]) are in one [`HashRange`], as changes that any backend can apply.
+//! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
+//!   them are those of the image before.
 //!
 //! Every implementation passes [`conformance`].
 
 pub mod change;
 #[doc(hidden)]
 pub mod conformance;
+pub mod folder;
 pub mod hashmap;
+pub mod image;
 pub mod merge;
 pub mod op;
 mod piece;
+#[cfg(feature = "rocksdb")]
+pub mod rocksdb;
 pub mod snapshot;
 
 pub use self::{
     change::{Action, Change},
-    piece::{HashRange, stable_hash},
+    image::ImageSnapshots,
+    piece::{HashRange, PieceSnapshots, stable_hash},
 };
 
 use crate::types::{KeyGroup, StateDescriptor, StateId};
@@ -70,6 +79,12 @@ pub enum StateError {
     /// The local store of the backend failed.
     #[error("local state store")]
     Local(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<std::io::Error> for StateError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Local(error.into())
+    }
 }
 
 /// An inner state backend: keyed entries of registered states, written by one owner.
@@ -130,38 +145,35 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
-    /// Number of entries of a whole state, exact; 0 for one that is not registered.
-    fn entries(&self, state: StateId) -> u64;
+    /// Number of entries of a whole state; 0 for one that is not registered. Exact below `at_most`; a backend that has to
+    /// count them stops there.
+    ///
+    /// # Errors
+    /// [`StateError::Local`].
+    fn entries(&self, state: StateId, at_most: u64) -> Result<u64, StateError>;
 
-    /// Bytes of memory (or local disk) that the contents take, as the backend accounts for them.
+    /// Bytes of memory or local disk that the contents take, as the backend accounts for them.
     fn bytes(&self) -> u64;
+
+    /// Bytes of memory that belong to this backend alone; what backends share is accounted for where it is shared.
+    fn memory_bytes(&self) -> u64 {
+        self.bytes()
+    }
 
     /// Changes applied from now on carry `stamp`. It means nothing to the backend, never decreases, and is 0 at first.
     ///
-    /// Whoever wants to tell by [`changed`](Self::changed) what came after a copy raises it between the copy and the next
-    /// change.
+    /// Whoever wants to tell what came after a copy raises it between the copy and the next change.
     fn set_stamp(&mut self, stamp: u64);
 
-    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend, every cell
-    /// (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend chooses so that
-    /// the copy is bounded. Cells come in no particular order, the changes of one cell in theirs. Returns the last hash that
-    /// was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX` is the end: the whole of a key
-    /// group in which nothing was ever written is covered at once, without a change.
-    ///
-    /// # Errors
-    /// As [`apply`](Self::apply).
-    fn copy_piece(
-        &self,
-        state: StateId,
-        key_group: KeyGroup,
-        from: u64,
-        copy: &mut dyn FnMut(&Change<'_>),
-    ) -> Result<u64, StateError>;
+    /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
+    fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        None
+    }
 
-    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend may
-    /// look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does their
-    /// removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not there.
-    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
+    /// How its contents are copied as files; `None` for a backend of [`pieces`](Self::pieces).
+    fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
+        None
+    }
 
     /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the processor,
     /// for many places at once; it changes nothing, and ignores places that do not fit.

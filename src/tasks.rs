@@ -3,7 +3,10 @@
 use std::{future::Future, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::{AbortHandle, JoinSet},
+};
 
 /// Spawns tasks onto the current runtime and ends them together. Cheap to clone; when the last clone is dropped, every
 /// task that is still running is aborted.
@@ -25,4 +28,11 @@ impl Tasks {
     pub fn abort_all(&self) {
         self.0.lock().abort_all();
     }
+}
+
+/// Calls what may block its thread, for a disk; the other tasks of the thread go on elsewhere meanwhile, if there is an
+/// elsewhere.
+pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
+    let elsewhere = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if elsewhere { tokio::task::block_in_place(call) } else { call() }
 }

@@ -13,6 +13,7 @@ use crate::{
         Address,
         op::{self, Answer, Op, OpContext},
     },
+    tasks,
     types::{KeyGroup, KeyGroupAssignment, StateId},
 };
 
@@ -73,7 +74,7 @@ impl Core {
         self.env.metrics.batch_applied(operations.len(), appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
-        self.count_state_bytes(self.inner.bytes());
+        self.count_state_bytes(self.inner.memory_bytes());
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -159,7 +160,11 @@ impl Core {
 
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
     fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
-        self.try_execute(operations).map_err(|fault| {
+        // A disk may take its time.
+        let on_disk = self.inner.pieces().is_none();
+        let executed =
+            if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
+        executed.map_err(|fault| {
             let error = error::failsafe(&self.id, &fault);
             tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
             self.env.metrics.failed_safe(&self.id);

@@ -6,6 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
@@ -18,6 +19,7 @@ use super::{
     handle::Shared,
     open::RestoredPart,
     outbox::{Outbox, SessionEvent},
+    pushback::PushBack,
     states::States,
 };
 use crate::{
@@ -35,6 +37,9 @@ use crate::{
     state::StateBackend,
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
 };
+
+/// Entries that an inner backend counts for one description, at most.
+const COUNTED_ENTRIES: u64 = 100_000;
 
 /// Events kept for a session that is not there, at most.
 const UNDELIVERED_EVENTS: usize = 256;
@@ -125,6 +130,10 @@ pub(super) struct Core {
     pub(super) previous: Option<Arc<BaseIndex>>,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
+    /// Whether that is so long that the writer waits.
+    pub(super) push_back: PushBack,
+    /// Materializations that failed since the last one that did not.
+    pub(super) materialization_failures: u32,
     /// Who asked for a materialization.
     pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
     /// The next number of a snapshot file of this epoch.
@@ -139,6 +148,19 @@ pub(super) struct Core {
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
 
+/// One state, for people and tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSummary {
+    /// Its id.
+    pub id: StateId,
+    /// What it was registered as.
+    pub descriptor: StateDescriptor,
+    /// Its entries: keys for values, map entries, list elements.
+    pub entries: u64,
+    /// Whether there may be more entries: nobody counted on.
+    pub at_least: bool,
+}
+
 /// What a backend consists of, for people and tools.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -148,14 +170,20 @@ pub struct Description {
     pub epoch: Epoch,
     /// The newest manifest.
     pub manifest: Manifest,
-    /// Every state with its number of entries.
-    pub states: Vec<(StateId, StateDescriptor, u64)>,
+    /// Every state.
+    pub states: Vec<StateSummary>,
     /// Durability of batches.
     pub acknowledgement: Acknowledgement,
     /// As the inner backend accounts for them.
     pub state_bytes: u64,
     /// Bytes of changes that are not durable.
     pub pending_bytes: u64,
+    /// How long a replay of the changelog would take, as estimated.
+    pub replay: Duration,
+    /// Whether the writer waits for a materialization because of that.
+    pub pushed_back: bool,
+    /// Materializations that failed since the last one that did not.
+    pub materialization_failures: u32,
     /// Why writes are refused; empty while all is well.
     pub failsafe: String,
 }
@@ -263,6 +291,7 @@ impl Core {
         self.env.metrics.ended(&self.id);
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
+        self.push_back.wake();
         self.count_state_bytes(0);
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
@@ -283,6 +312,20 @@ impl Core {
         self.counted_state_bytes = bytes;
     }
 
+    fn summarize(&self) -> Vec<StateSummary> {
+        let mut to_count = COUNTED_ENTRIES;
+        let summarize = |(id, descriptor): (StateId, &StateDescriptor)| {
+            // A local store that fails shows in failsafe; here it only means that nobody knows.
+            let entries = self.inner.entries(id, to_count).unwrap_or(0);
+            let at_least = entries == to_count;
+            if self.inner.pieces().is_none() {
+                to_count -= entries.min(to_count);
+            }
+            StateSummary { id, descriptor: descriptor.clone(), entries, at_least }
+        };
+        self.states.bound().map(summarize).collect()
+    }
+
     /// What the backend consists of.
     pub(super) fn describe(&self) -> Description {
         let mut manifest = self.manifest.clone();
@@ -291,10 +334,13 @@ impl Core {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.states.bound().map(|(id, d)| (id, d.clone(), self.inner.entries(id))).collect(),
+            states: self.summarize(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
+            replay: self.replay_time(),
+            pushed_back: self.push_back.is_on(),
+            materialization_failures: self.materialization_failures,
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),

@@ -13,6 +13,7 @@ use crate::{
     materialization::schedule::ScheduleOptions,
     object::Store,
     random::Random,
+    state::image::LocalBackends,
     tasks::Tasks,
     types::{InnerBackend, Limits},
 };
@@ -90,6 +91,8 @@ pub struct Environment {
     pub credit: CreditPool,
     /// Memory that states take, over all backends.
     pub state_bytes: Arc<std::sync::atomic::AtomicU64>,
+    /// Inner backends on local disk, if the daemon has any.
+    pub local: Option<Arc<dyn LocalBackends>>,
     /// One materialization at a time.
     pub materializing: Arc<Semaphore>,
     /// Metrics.

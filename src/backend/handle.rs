@@ -122,14 +122,17 @@ impl Backend {
                     None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }
-                if core.account.grant_exactly(cost, &outbox) {
+                if cost > 0 && core.pushes_back() {
+                    core.wait_for_materialization(&outbox);
+                } else if core.account.grant_exactly(cost, &outbox) {
                     let applied = core.apply_batch(next, operations);
                     let held = applied.as_ref().map_or(0, |(_, appended)| *appended);
                     core.account.spend(cost, held);
                     let acknowledgement = core.acknowledgement();
                     return applied.map(|(result, _)| (result, acknowledgement));
+                } else {
+                    core.roll_over(true);
                 }
-                core.roll_over(true);
             }
             outbox.changed().await;
         }

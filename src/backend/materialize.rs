@@ -1,5 +1,5 @@
-//! Materializing one backend in the background: slice by slice between batches, so that the writer never waits longer than one
-//! slice takes to copy.
+//! Materializing one backend in the background, between batches: slice by slice, so that the writer never waits longer than one
+//! slice takes to copy; or image by image, so that it never waits longer than linking files takes.
 
 use std::sync::Arc;
 
@@ -11,16 +11,23 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        base::{BaseIndex, Piece},
+        base::{BaseIndex, Image, Piece},
         manifest::{Materialization, SnapshotFile},
     },
     error::{Error, Reason},
     materialization::{
+        images::ImageWriter,
+        pieces::PieceWriter,
         schedule::{Facts, Schedule},
-        writer::{Made, Target, Writer},
+        target::{Made, MaterializationError, Target},
     },
     object::Retry,
-    state::snapshot::{PieceBuilder, PieceContents},
+    state::{
+        StateError,
+        image::LocalImage,
+        snapshot::{PieceBuilder, PieceContents},
+    },
+    tasks,
     types::{HashRange, KeyGroup, Sqn, StateId},
 };
 
@@ -48,10 +55,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let now = Instant::now();
         let facts = {
-            let core = shared.core.lock();
+            let mut core = shared.core.lock();
             if matches!(core.condition, Condition::Ended(_)) {
                 return;
             }
+            core.note_replay();
             let requested = !core.materialization_requests.is_empty();
             Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested }
         };
@@ -75,6 +83,7 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
     let mut core = shared.core.lock();
     let now = Instant::now();
     core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+    core.materialization_failures = if made.is_ok() { 0 } else { schedule.consecutive_failures() + 1 };
     let result = match made {
         Ok((made, log_changes_before)) => {
             schedule.succeeded(now);
@@ -106,8 +115,8 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
 
 /// Makes one materialization. Returns it with the number of changes that the log had when it began.
 async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
-    let (target, states, groups, reusable, log_changes) = {
-        let core = shared.core.lock();
+    let (target, log_changes, parts) = {
+        let mut core = shared.core.lock();
         core.env.metrics.materialization_started();
         let target = Target {
             store: shared.store.clone(),
@@ -119,11 +128,33 @@ async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
             compression: core.env.options.compression,
             retry: Retry::until(Instant::now() + core.env.options.materialization_timeout),
         };
-        let states: Vec<StateId> = core.states.iter().map(|(id, _)| id).collect();
-        (target, states, core.manifest.shape.key_groups, Reusable::new(core.previous.clone()), core.log_changes)
+        (target, core.log_changes, core.inner.images().map(|images| images.parts().len()))
     };
-    let failed = |error: &dyn std::error::Error| Error::new(Reason::StoreUnavailable, error.to_string());
-    let mut writer = Writer::new(target);
+    let made = match parts {
+        None => pieces(shared, target).await?,
+        Some(parts) => images(shared, target, parts).await?,
+    };
+    Ok((made, log_changes))
+}
+
+fn failed(error: &MaterializationError) -> Error {
+    let reason =
+        if matches!(error, MaterializationError::Local { .. }) { Reason::Internal } else { Reason::StoreUnavailable };
+    Error::new(reason, error.to_string())
+}
+
+fn local(fault: &StateError) -> Error {
+    Error::new(Reason::Internal, super::error::inner(fault))
+}
+
+/// Copies an inner backend by pieces.
+async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
+    let (states, groups, reusable) = {
+        let core = shared.core.lock();
+        let states: Vec<StateId> = core.states.iter().map(|(id, _)| id).collect();
+        (states, core.manifest.shape.key_groups, Reusable::new(core.previous.clone()))
+    };
+    let mut writer = PieceWriter::new(target);
     for state in states {
         for group in groups.iter() {
             let mut from = Some(0);
@@ -145,8 +176,58 @@ async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
             tokio::task::yield_now().await;
         }
     }
-    let made = writer.finish().await.map_err(|error| failed(&error))?;
-    Ok((made, log_changes))
+    writer.finish().await.map_err(|error| failed(&error))
+}
+
+/// Copies an inner backend by images of its parts.
+async fn images(shared: &Shared, target: Target, parts: usize) -> Result<Made, Error> {
+    let mut writer = ImageWriter::new(target);
+    for part in 0..parts {
+        let flush = {
+            let mut core = shared.core.lock();
+            if let Condition::Ended(error) = &core.condition {
+                return Err(error.clone());
+            }
+            core.inner.images().map(|images| images.flush(part))
+        };
+        if let Some(flush) = flush {
+            tasks::blocking(flush).map_err(|fault| local(&fault))?;
+        }
+        match tasks::blocking(|| image(&mut shared.core.lock(), part))? {
+            Imaged::Unchanged(image, sqn) => writer.reuse(&image, sqn),
+            Imaged::Taken(image, sqn, previous) => {
+                writer.add(&image, sqn, previous.as_ref()).await.map_err(|error| failed(&error))?;
+            }
+        }
+    }
+    writer.finish().await.map_err(|error| failed(&error))
+}
+
+/// What became of one part.
+enum Imaged {
+    /// It is on the store already.
+    Unchanged(Image, Sqn),
+    /// It was taken; the image of the part before it.
+    Taken(LocalImage, Sqn, Option<Image>),
+}
+
+/// Takes an image of one part under the core's lock.
+fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
+    if let Condition::Ended(error) = &core.condition {
+        return Err(error.clone());
+    }
+    let sqn = core.writer.next();
+    let Core { inner, previous, env, .. } = core;
+    let images = inner.images().expect("a backend of images stays one");
+    let key_groups = images.parts().get(part).copied();
+    let known = previous.as_ref().and_then(|index| index.images().iter().find(|i| Some(i.key_groups) == key_groups));
+    if let Some(known) = known.filter(|known| images.changed(part) < known.sqn.0) {
+        return Ok(Imaged::Unchanged(known.clone(), sqn));
+    }
+    let began = std::time::Instant::now();
+    let image = images.image(part).map_err(|fault| local(&fault))?;
+    env.metrics.image_taken(began.elapsed());
+    Ok(Imaged::Taken(image, sqn, known.cloned()))
 }
 
 /// Does one step under the core's lock: `first` is the first hash that is not covered yet.
@@ -156,14 +237,15 @@ fn step(core: &mut Core, reusable: &Reusable, (state, group, first): (StateId, K
     }
     // Everything below is applied, nothing at or above it.
     let sqn = core.writer.next();
+    let pieces = core.inner.pieces().expect("a backend of pieces stays one");
     if let Some(piece) = reusable.find(state, group, first)
-        && core.inner.changed(state, group, piece.hashes) < piece.sqn.0
+        && pieces.changed(state, group, piece.hashes) < piece.sqn.0
     {
         return Ok(Step::Unchanged(piece.clone(), sqn));
     }
     let mut contents = PieceBuilder::default();
-    let last = core.inner.copy_piece(state, group, first, &mut |change| contents.push(change));
-    let last = last.map_err(|fault| Error::new(Reason::Internal, super::error::inner(&fault)))?;
+    let last = pieces.copy_piece(state, group, first, &mut |change| contents.push(change));
+    let last = last.map_err(|fault| local(&fault))?;
     Ok(Step::Copied { last, sqn, contents: contents.finish() })
 }
 

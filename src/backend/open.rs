@@ -23,6 +23,7 @@ use super::{
     handle::{Backend, Shared},
     materialize,
     metrics::Restores,
+    pushback::PushBack,
     states::States,
     worker,
 };
@@ -37,6 +38,7 @@ use crate::{
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, hashmap::HashMapBackend},
+    tasks,
     types::{
         Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
         StateDescriptor, StateId,
@@ -148,7 +150,7 @@ pub(super) async fn open(
     }
     on_fenced(&fenced);
     let account = reserved.map_or_else(account, Ok)?;
-    let mut inner = inner_backend(&manifest.shape)?;
+    let mut inner = inner_backend(env, &manifest.shape)?;
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.iter() {
         inner.register(id, descriptor);
@@ -158,6 +160,7 @@ pub(super) async fn open(
             let restore = Restore {
                 store: &env.store,
                 tasks: &env.tasks,
+                local: env.local.as_deref(),
                 manifest: &manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
@@ -232,7 +235,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         restored: parts,
         base: None,
         previous: restored.base,
-        log_changes: restored.progress.changes,
+        log_changes: restored.log_changes,
+        push_back: PushBack::default(),
+        materialization_failures: 0,
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
         snapshot_low_water: 0,
@@ -240,7 +245,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         since_barrier: (0, 0),
         key_groups: vec![],
     };
-    core.count_state_bytes(core.inner.bytes());
+    core.count_state_bytes(core.inner.memory_bytes());
     core
 }
 
@@ -307,14 +312,21 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-fn inner_backend(shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
-    match shape.inner {
-        InnerBackend::HashMap => Ok(Box::new(HashMapBackend::new(shape.key_groups))),
-        InnerBackend::RocksDb => {
+/// An empty inner backend.
+fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
+    let local = match (shape.inner, &env.local) {
+        (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),
+        (InnerBackend::RocksDb, Some(local)) => local,
+        (InnerBackend::RocksDb, None) => {
             let text = "inner backend `rocksdb` is not built into this daemon; open with `hashmap`";
-            Err(Error::new(Reason::Unsupported, text))
+            return Err(Error::new(Reason::Unsupported, text));
         }
-    }
+    };
+    let made = tasks::blocking(|| local.create(shape.key_groups, shape.max_parallelism));
+    made.map_err(|fault| {
+        let text = format!("{}; is there room in `state.backend.rocksdb.localdir`?", super::error::inner(&fault));
+        Error::new(Reason::Internal, text)
+    })
 }
 
 fn change_memory(backend: &BackendId) -> Error {
@@ -336,6 +348,8 @@ fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
         RestoreError::Inner { ref source, .. } => {
             Error::new(Reason::Internal, format!("{}: {}", text(&error), super::error::inner(source)))
         }
+        RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
+        RestoreError::Folder { .. } => Error::new(Reason::Internal, text(&error)),
         RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
     }
 }

@@ -1,8 +1,9 @@
-//! The index of a materialization: which piece of the state lies where, and at which sqn it was copied.
+//! The index of a materialization: which part of the state lies where, and at which sqn it was copied.
 //!
 //! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
-//! materialization. The pieces cover every (state, key group, stable hash) exactly once, empty ones included, so a replay can
-//! decide of each change whether its piece has it already: it has every change below its sqn.
+//! materialization. Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones
+//! included; images (of one on local disk) cover every key group exactly once. So a replay can decide of each change whether
+//! the base has it already: piece or image, it has every change below its sqn.
 
 use std::collections::BTreeMap;
 
@@ -96,13 +97,39 @@ impl PieceBlock {
     }
 }
 
-/// All pieces of one materialization.
+/// All states of some key groups, as files of an inner backend's local store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What it covers.
+    pub key_groups: KeyGroupRange,
+    /// It holds every change below this.
+    pub sqn: Sqn,
+    /// Its files, in order of their local names.
+    pub files: Vec<StoredFile>,
+    /// State changes that would rebuild it, as estimated.
+    pub changes: u64,
+}
+
+/// A local file that is stored whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its name in the local store: within one life of that store a name stands for the same bytes.
+    pub local: String,
+    /// The object.
+    pub file: SnapshotFile,
+    /// CRC-32 of its bytes.
+    pub crc: u32,
+}
+
+/// All pieces, or all images, of one materialization.
 ///
-/// Invariant: those of one (state, key group) cover all hashes without gap or overlap.
+/// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseIndex {
     /// By (state, key group), each in order of hashes.
     pieces: BTreeMap<(StateId, KeyGroup), Vec<Piece>>,
+    /// In order of key groups.
+    images: Vec<Image>,
 }
 
 impl BaseIndex {
@@ -135,6 +162,42 @@ impl BaseIndex {
         Ok(index)
     }
 
+    /// An index of `images`.
+    ///
+    /// # Errors
+    /// If they overlap.
+    pub fn of_images(images: impl IntoIterator<Item = Image>) -> Result<Self, &'static str> {
+        let mut images: Vec<Image> = images.into_iter().collect();
+        images.sort_by_key(|image| image.key_groups.first());
+        if images.is_sorted_by(|a, b| a.key_groups.last() < b.key_groups.first()) {
+            Ok(Self { pieces: BTreeMap::new(), images })
+        } else {
+            Err("images overlap")
+        }
+    }
+
+    /// Its images, in order of key groups.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        &self.images
+    }
+
+    /// Below which sqn the base has every change of a place; `None` for a state or key group that it does not have.
+    #[must_use]
+    pub fn covered_to(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<Sqn> {
+        let image = self.images.iter().find(|image| image.key_groups.contains(group));
+        image.map(|image| image.sqn).or_else(|| self.find(state, group, hash).map(|piece| piece.sqn))
+    }
+
+    /// Bytes as stored, and state changes, over all pieces and images.
+    #[must_use]
+    pub fn extent(&self) -> (u64, u64) {
+        let pieces = self.stored().map(|(_, block)| (u64::from(block.stored_length), block.changes));
+        let of_image = |image: &Image| (image.files.iter().map(|stored| stored.file.bytes).sum(), image.changes);
+        let sum = |(bytes, changes): (u64, u64), (more, others): (u64, u64)| (bytes + more, changes + others);
+        pieces.chain(self.images.iter().map(of_image)).fold((0, 0), sum)
+    }
+
     /// The piece that covers a place; `None` for a state or key group that the materialization does not have.
     #[must_use]
     pub fn find(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<&Piece> {
@@ -147,20 +210,22 @@ impl BaseIndex {
         self.pieces.values().flatten().filter_map(|piece| Some((piece, piece.block.as_ref()?)))
     }
 
-    /// Every object that holds a piece, with the bytes of it that are in use.
+    /// Every object that holds a piece or is a file of an image, with the bytes of it that are in use.
     #[must_use]
     pub fn files(&self) -> BTreeMap<SnapshotFile, u64> {
-        let mut files = BTreeMap::new();
+        let whole = self.images.iter().flat_map(|image| &image.files);
+        let mut files: BTreeMap<_, _> = whole.map(|stored| (stored.file.clone(), stored.file.bytes)).collect();
         for (_, block) in self.stored() {
             *files.entry(block.file.clone()).or_default() += u64::from(block.stored_length);
         }
         files
     }
 
-    /// Lowest and highest sqn of its pieces; `None` without any.
+    /// Lowest and highest sqn of its pieces or images; `None` without any.
     #[must_use]
     pub fn sqns(&self) -> Option<(Sqn, Sqn)> {
-        let sqns = || self.pieces.values().flatten().map(|piece| piece.sqn);
+        let images = || self.images.iter().map(|image| image.sqn);
+        let sqns = || self.pieces.values().flatten().map(|piece| piece.sqn).chain(images());
         Some((sqns().min()?, sqns().max()?))
     }
 
@@ -194,7 +259,9 @@ impl BaseIndex {
                 });
             }
         }
-        envelope::seal(Kind::BaseIndex, &store::BaseIndex { files: files.iter().map(encode_file).collect(), pieces })
+        let images = self.images.iter().map(|image| encode_image(&files, image)).collect();
+        let index = store::BaseIndex { files: files.iter().map(encode_file).collect(), pieces, images };
+        envelope::seal(Kind::BaseIndex, &index)
     }
 
     /// Reads an index.
@@ -207,14 +274,62 @@ impl BaseIndex {
         let files = message.files.iter().map(decode_file).collect::<Result<Vec<_>, _>>().map_err(contents)?;
         let pieces = message.pieces.iter().map(|piece| decode_piece(&files, piece));
         let pieces = pieces.collect::<Result<Vec<_>, _>>().map_err(contents)?;
-        Self::new(pieces).map_err(contents)
+        let images = message.images.iter().map(|image| decode_image(&files, image));
+        let images = images.collect::<Result<Vec<_>, _>>().map_err(contents)?;
+        match (pieces.is_empty(), images.is_empty()) {
+            (_, true) => Self::new(pieces).map_err(contents),
+            (true, false) => Self::of_images(images).map_err(contents),
+            (false, false) => Err(contents("pieces and images")),
+        }
     }
 }
 
+/// The position of an object in `files`.
+fn position(files: &[SnapshotFile], file: &SnapshotFile) -> u32 {
+    let position = files.binary_search(file).expect("the files are those of the index");
+    u32::try_from(position).expect("a materialization has far fewer files")
+}
+
+fn encode_image(files: &[SnapshotFile], image: &Image) -> store::Image {
+    let encode = |stored: &StoredFile| store::ImageFile {
+        name: stored.local.clone(),
+        file: position(files, &stored.file),
+        crc: stored.crc,
+    };
+    store::Image {
+        key_group_first: image.key_groups.first().0.into(),
+        key_group_last: image.key_groups.last().0.into(),
+        sqn: image.sqn.0,
+        files: image.files.iter().map(encode).collect(),
+        changes: image.changes,
+    }
+}
+
+fn decode_image(files: &[SnapshotFile], image: &store::Image) -> Result<Image, &'static str> {
+    let decode = |stored: &store::ImageFile| {
+        // The name becomes that of a local file.
+        let is_name = stored.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+        if !is_name || stored.name.starts_with('.') || stored.name.is_empty() {
+            return Err("a malformed name of a local file");
+        }
+        Ok(StoredFile {
+            local: stored.name.clone(),
+            file: files.get(stored.file as usize).ok_or("an image's file that is not listed")?.clone(),
+            crc: stored.crc,
+        })
+    };
+    Ok(Image {
+        key_groups: KeyGroupRange::new(image.key_group_first, image.key_group_last)
+            .map_err(|_| "a malformed range of key groups")?,
+        sqn: Sqn(image.sqn),
+        files: image.files.iter().map(decode).collect::<Result<_, _>>()?,
+        changes: image.changes,
+    })
+}
+
 fn encode_block(files: &[SnapshotFile], block: &PieceBlock) -> store::PieceBlock {
-    let file = files.binary_search(&block.file).expect("the files are those of the pieces");
     store::PieceBlock {
-        file: u32::try_from(file).expect("a materialization has far fewer files"),
+        file: position(files, &block.file),
         offset: block.offset,
         stored_bytes: block.stored_length,
         raw_bytes: block.length,
@@ -288,6 +403,33 @@ mod tests {
         let bytes = index.encode();
         assert!(bytes.len() < 250, "{} bytes: empty pieces are joined", bytes.len());
         assert_eq!(BaseIndex::decode(&bytes).unwrap(), index);
+    }
+
+    fn image(first: u32, last: u32, sqn: u64) -> Image {
+        let stored = |number: u128, local: &str| StoredFile {
+            local: local.to_owned(),
+            file: SnapshotFile { instance: Uuid::from_u128(number), name: Name::new("1.sst").unwrap(), bytes: 7 },
+            crc: 5,
+        };
+        let files = vec![stored(u128::from(first), "000009.sst"), stored(99, "MANIFEST-000007")];
+        Image { key_groups: KeyGroupRange::new(first, last).unwrap(), sqn: Sqn(sqn), files, changes: 3 }
+    }
+
+    #[test]
+    fn images_survive_their_bytes_and_cover_their_key_groups() {
+        let index = BaseIndex::of_images([image(8, 9, 6), image(2, 7, 5)]).unwrap();
+        assert_eq!(BaseIndex::decode(&index.encode()).unwrap(), index);
+        let covered = |group| index.covered_to(StateId(1), KeyGroup(group), 7).map(|sqn| sqn.0);
+        assert_eq!([1, 2, 7, 8, 10].map(covered), [None, Some(5), Some(5), Some(6), None]);
+        assert_eq!(index.sqns(), Some((Sqn(5), Sqn(6))));
+        assert_eq!(index.extent(), (28, 6));
+        assert_eq!(index.files().len(), 3, "one is shared");
+        assert!(BaseIndex::of_images([image(2, 8, 5), image(8, 9, 6)]).is_err());
+        for name in ["", "../x", ".", "a/b"] {
+            let mut index = index.clone();
+            name.clone_into(&mut index.images[0].files[0].local);
+            assert!(BaseIndex::decode(&index.encode()).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@
 //!
 //! So a verdict of garbage by two such views never turns, whatever the owners do meanwhile. From this follows that **several
 //! sweeps may run at once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once.
+//! (Daemons, which sweep by [`schedule`], take a lease all the same, only to save the work.)
 //!
 //! A reader that does not fence first writes a pin and then reads the head again; heads are read here before pins are listed, and
 //! then heads again, so one of the two sees the other. This version writes no pins and does not know what they hold: where
@@ -66,7 +67,10 @@
 //! not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of the job is deleted.
 
 mod judge;
+mod lease;
+pub mod metrics;
 mod observe;
+pub mod schedule;
 mod sweep;
 
 pub use self::{
@@ -113,6 +117,9 @@ pub enum Live {
     /// A job record.
     #[error("tells every late subtask what its attempt restores")]
     JobRecord,
+    /// What a daemon's sweep by schedule makes.
+    #[error("tells daemons when the job was last swept; the next sweep deletes it")]
+    SweepLease,
     /// A file of a savepoint.
     #[error("savepoints are deleted by those who took them")]
     Savepoint,

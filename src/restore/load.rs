@@ -88,12 +88,12 @@ impl Restore<'_> {
         Ok(())
     }
 
-    fn file_path(&self, file: &SnapshotFile) -> Path {
+    pub(super) fn file_path(&self, file: &SnapshotFile) -> Path {
         path(&self.manifest.backend, file)
     }
 
     /// Names an object of the base that is damaged, and the checkpoints that build on it.
-    fn base_damaged(&self, contents: &Contents, what: String, missing: bool) -> RestoreError {
+    pub(super) fn base_damaged(&self, contents: &Contents, what: String, missing: bool) -> RestoreError {
         self.damaged_where(what, missing, |other| other.base == contents.base)
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     backend::{
         Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
-        RestoreFrom, RestoredPart,
+        RestoreFrom, RestoredPart, StateSummary,
     },
     checkpoint::{
         handle::CheckpointHandle,
@@ -446,9 +446,10 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         let totals = run.totals();
         (bytes + totals.stored_bytes, sets + totals.change_sets)
     });
-    let state = |(id, descriptor, entries): &(StateId, StateDescriptor, u64)| v1::StateDescription {
-        state: Some(to_registered(*id, descriptor)),
-        entries: *entries,
+    let state = |state: &StateSummary| v1::StateDescription {
+        state: Some(to_registered(state.id, &state.descriptor)),
+        entries: state.entries,
+        entries_at_least: state.at_least,
     };
     v1::BackendDescription {
         backend: Some(to_backend_ref(&description.id, description.epoch)),

@@ -27,7 +27,7 @@ pub type Factory<'a> = &'a dyn Fn(KeyGroupRange) -> Box<dyn StateBackend>;
 /// A check of one behaviour.
 pub type Check = fn(Factory<'_>);
 
-/// Every check, with its name.
+/// Every check of any backend, with its name.
 pub const CHECKS: &[(&str, Check)] = &[
     ("values_are_set_read_and_cleared", values::values_are_set_read_and_cleared),
     ("states_keys_and_namespaces_are_independent", values::states_keys_and_namespaces_are_independent),
@@ -44,18 +44,23 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("entries_and_bytes_follow_the_contents", contract::entries_and_bytes_follow_the_contents),
     ("changes_that_do_not_fit_change_nothing", contract::changes_that_do_not_fit_change_nothing),
+];
+
+/// Every check of a backend that is copied by pieces, with its name.
+pub const PIECE_CHECKS: &[(&str, Check)] = &[
     ("pieces_rebuild_every_kind", pieces::pieces_rebuild_every_kind),
     ("pieces_start_where_they_are_told", pieces::pieces_start_where_they_are_told),
     ("nothing_is_copied_of_what_was_never_written", pieces::nothing_is_copied_of_what_was_never_written),
     ("stamps_of_changes_are_found", pieces::stamps_of_changes_are_found),
 ];
 
-/// Runs every check.
+/// Runs every check that fits the backend.
 ///
 /// # Panics
 /// Where the backend deviates.
 pub fn all(factory: Factory<'_>) {
-    for (name, check) in CHECKS {
+    let by_pieces = factory(bench::range()).pieces().is_some();
+    for (name, check) in CHECKS.iter().chain(PIECE_CHECKS.iter().filter(|_| by_pieces)) {
         tracing::debug!(check = name, "conformance");
         check(factory);
     }

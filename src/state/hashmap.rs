@@ -26,7 +26,7 @@ mod table;
 use std::hint::black_box;
 
 use self::table::{Misfit, Table};
-use super::{Address, Change, HashRange, PageLimit, StateBackend, StateError};
+use super::{Address, Change, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError};
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
 /// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
@@ -140,8 +140,12 @@ impl StateBackend for HashMapBackend {
         self.table(at.state)?.len(at).map_err(mismatch(at))
     }
 
-    fn entries(&self, state: StateId) -> u64 {
-        self.table(state).map_or(0, |table| table.usage().entries)
+    fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        Some(self)
+    }
+
+    fn entries(&self, state: StateId, _at_most: u64) -> Result<u64, StateError> {
+        Ok(self.table(state).map_or(0, |table| table.usage().entries))
     }
 
     fn bytes(&self) -> u64 {
@@ -151,22 +155,6 @@ impl StateBackend for HashMapBackend {
     fn set_stamp(&mut self, stamp: u64) {
         debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
         self.stamp = stamp;
-    }
-
-    /// Copies one slice, or what of it lies at or after `from`.
-    fn copy_piece(
-        &self,
-        state: StateId,
-        key_group: KeyGroup,
-        from: u64,
-        copy: &mut dyn FnMut(&Change<'_>),
-    ) -> Result<u64, StateError> {
-        let copied = self.table(state)?.copy_slice(state, key_group, from, copy);
-        copied.map_err(|what| StateError::Mismatch { state, what })
-    }
-
-    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
-        self.table(state).map_or(0, |table| table.changed(key_group, range))
     }
 
     /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket, block.
@@ -185,6 +173,24 @@ impl StateBackend for HashMapBackend {
                 return;
             }
         }
+    }
+}
+
+impl PieceSnapshots for HashMapBackend {
+    /// Copies one slice, or what of it lies at or after `from`.
+    fn copy_piece(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, StateError> {
+        let copied = self.table(state)?.copy_slice(state, key_group, from, copy);
+        copied.map_err(|what| StateError::Mismatch { state, what })
+    }
+
+    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
+        self.table(state).map_or(0, |table| table.changed(key_group, range))
     }
 }
 
@@ -328,7 +334,7 @@ mod tests {
             }
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE), 0);
+        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 0);
         assert_eq!(backend.slices(STATE, GROUP).len(), 1);
         assert!(backend.bytes() <= 2 * small, "{} bytes after {small}", backend.bytes());
     }
@@ -359,13 +365,13 @@ mod tests {
             apply(&mut backend, 7, Action::MapPut { map_key: &i.to_be_bytes(), value: &[1; 100] });
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE), 30_100);
+        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 30_100);
         let largest = backend.slices(STATE, GROUP).into_iter().max_by_key(|slice| slice.bytes).unwrap();
         assert!(largest.cells < MIN_SPLIT_CELLS && largest.bytes > MAX_SLICE_BYTES, "{largest:?}");
         for i in 0..30_000_u32 {
             apply(&mut backend, 7, Action::MapRemove { map_key: &i.to_be_bytes() });
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE), 100);
+        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 100);
     }
 }

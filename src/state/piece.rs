@@ -5,7 +5,33 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::{Change, StateError};
 pub use crate::types::HashRange;
+use crate::types::{KeyGroup, StateId};
+
+/// A backend whose contents are copied piece by piece, with changes in between.
+pub trait PieceSnapshots {
+    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend, every cell
+    /// (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend chooses so that
+    /// the copy is bounded. Cells come in no particular order, the changes of one cell in theirs. Returns the last hash that
+    /// was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX` is the end: the whole of a key
+    /// group in which nothing was ever written is covered at once, without a change.
+    ///
+    /// # Errors
+    /// [`StateError::Mismatch`] for a state that is not registered, or a foreign key group.
+    fn copy_piece(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        from: u64,
+        copy: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<u64, StateError>;
+
+    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend may
+    /// look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does their
+    /// removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not there.
+    fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
+}
 
 /// The hash of a key and namespace that is the same on every host and in every version: xxh3-64 of the key, seeded with
 /// xxh3-64 of the namespace, or with 0 for the void namespace.

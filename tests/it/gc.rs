@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     path::Path as FilePath,
     process::{Command, Output},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
@@ -80,7 +80,7 @@ async fn restores(world: &World, id: u64, key: &str, value: &[u8]) {
 /// retained checkpoints are 9 to 12, since the last notice came too late for a manifest; checkpoint n has `key` = n.
 async fn crashed(folder: &FilePath) -> World {
     let objects = Arc::new(LocalFileSystem::new_with_prefix(folder).unwrap());
-    let world = World { objects, time: Arc::new(AtomicU64::new(1_000)) };
+    let world = World { objects, ..World::new() };
     let daemon = Daemon::start(&world, settings(1));
     let mut task = daemon.task(1, LATEST).await.unwrap();
     for id in 1..=12 {

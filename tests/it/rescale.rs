@@ -16,7 +16,7 @@ use dstl::{
     object::{Retry, Store, faulty::FaultPlan},
     random::Random,
     state::op::{Answer, Op},
-    types::{MergeFunction, Name, StateDescriptor, StateId, StateKind},
+    types::{InnerBackend, MergeFunction, Name, StateDescriptor, StateId, StateKind},
 };
 
 use crate::support::{Daemon, Settings, Task, World, spec};
@@ -184,7 +184,7 @@ impl Fleet {
             |entry: &Entry| u64::from(entry.value.is_some()) + u64::from(entry.sum.is_some()) + entry.list.len() as u64;
         let expected: u64 = self.model.values().map(count).sum();
         let states = self.subtasks.iter().flat_map(|subtask| subtask.task.opened.backend.describe().states);
-        assert_eq!(states.map(|(_, _, entries)| entries).sum::<u64>(), expected, "entries of all subtasks");
+        assert_eq!(states.map(|state| state.entries).sum::<u64>(), expected, "entries of all subtasks");
     }
 
     async fn checkpoint(&mut self, id: u64) {
@@ -227,12 +227,25 @@ fn restore(way: u64, fleet: &Fleet) -> RestoreFrom {
 
 #[tokio::test(start_paused = true)]
 async fn one_to_three_to_two_to_five_keeps_every_entry_exactly_once() {
-    for seed in 1..=12 {
+    rescale_from_seeds(1..=8, |_| InnerBackend::HashMap).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rescales_on_and_between_both_inner_backends_keep_every_entry_exactly_once() {
+    rescale_from_seeds(20..=21, |_| InnerBackend::RocksDb).await;
+    let either = |random: &Random| [InnerBackend::HashMap, InnerBackend::RocksDb][random.below(2) as usize];
+    rescale_from_seeds(30..=32, either).await;
+}
+
+async fn rescale_from_seeds(seeds: impl Iterator<Item = u64>, inner: impl Fn(&Random) -> InnerBackend) {
+    for seed in seeds {
         let world = World::new();
         let random = Random::seeded(seed);
         let (mut model, mut from) = (Model::new(), RestoreFrom::Empty);
         for (attempt, parallelism) in (1..).zip([1, 3, 2, 5, 5, 1, 4]) {
-            let daemon = Daemon::start(&world, settings(seed * 1000 + attempt * 10));
+            let mut settings = settings(seed * 1000 + attempt * 10);
+            settings.options.inner = inner(&random);
+            let daemon = Daemon::start(&world, settings);
             let mut fleet = Fleet::start(&daemon, (parallelism, attempt), &from, (model, seed + attempt)).await;
             fleet.check();
             sweep(&world).await;

@@ -25,7 +25,11 @@ use dstl::{
         faulty::{Faults, FaultyStore},
     },
     random::Random,
-    state::op::{Answer, Op},
+    state::{
+        folder::Folders,
+        op::{Answer, Op},
+        rocksdb::{ResourceOptions, Resources},
+    },
     tasks::Tasks,
     types::{BackendId, Limits, Name, StateDescriptor, StateId, StateKind},
 };
@@ -36,11 +40,17 @@ use object_store::ObjectStore;
 pub(crate) struct World {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) time: Arc<AtomicU64>,
+    /// The local disk of its daemons.
+    pub(crate) disk: Arc<tempfile::TempDir>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { objects: Arc::new(object_store::memory::InMemory::new()), time: Arc::new(AtomicU64::new(1_000)) }
+        Self {
+            objects: Arc::new(object_store::memory::InMemory::new()),
+            time: Arc::new(AtomicU64::new(1_000)),
+            disk: Arc::new(tempfile::tempdir().unwrap()),
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -58,6 +68,12 @@ impl World {
         let all = self.store().list(&Path::default(), Retry::none()).await.unwrap();
         all.iter().map(|meta| meta.path.to_string()).filter(|path| path.contains(part)).collect()
     }
+}
+
+/// What a daemon has for RocksDB.
+fn local(world: &World, instance: uuid::Uuid) -> Resources {
+    let folders = Folders::new(&[world.disk.path().to_owned()], instance).unwrap();
+    Resources::new(ResourceOptions { memory_bytes: 16 << 20, ..ResourceOptions::default() }, folders).unwrap()
 }
 
 /// One daemon without its wire.
@@ -106,6 +122,7 @@ impl Daemon {
             uploads,
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
+            local: Some(Arc::new(local(world, instance))),
             materializing: Arc::new(tokio::sync::Semaphore::new(1)),
             metrics: BackendMetrics::register(&metrics),
         };
@@ -164,6 +181,12 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
     }
 }
 
+/// The key group of a key.
+fn group_of(groups: dstl::types::KeyGroupRange, key: &str) -> u32 {
+    let sum: usize = key.bytes().map(usize::from).sum();
+    groups.iter().nth(sum % groups.count()).unwrap().0.into()
+}
+
 /// A task with its session.
 pub(crate) struct Task {
     pub(crate) opened: dstl::backend::Opened,
@@ -173,12 +196,12 @@ pub(crate) struct Task {
 impl Task {
     /// Applies one batch of puts to state 1.
     pub(crate) fn put(&mut self, number: u64, entries: &[(&str, &[u8])]) {
-        let group = u32::from(self.opened.shape.key_groups.first().0);
+        let groups = self.opened.shape.key_groups;
         let operations: Vec<Operation<'_>> = entries
             .iter()
             .map(|(key, value)| Operation {
                 state: StateId(1),
-                key_group: Some(group),
+                key_group: Some(group_of(groups, key)),
                 key: key.as_bytes(),
                 namespace: b"",
                 op: Op::Put(value),
@@ -193,7 +216,7 @@ impl Task {
     pub(crate) fn get(&mut self, number: u64, key: &str) -> Option<Vec<u8>> {
         let operation = Operation {
             state: StateId(1),
-            key_group: Some(u32::from(self.opened.shape.key_groups.first().0)),
+            key_group: Some(group_of(self.opened.shape.key_groups, key)),
             key: key.as_bytes(),
             namespace: b"",
             op: Op::Get,

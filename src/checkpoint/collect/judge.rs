@@ -165,6 +165,7 @@ impl View {
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
             ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
+            ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
             ObjectName::SnapshotFile { backend, instance, file } => self.snapshot_file(backend, *instance, file),
             ObjectName::Pin { .. } | ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
@@ -236,6 +237,8 @@ impl View {
             ObjectName::Manifest { backend, number } => {
                 self.chains.get(backend).is_some_and(|chain| *number <= chain.head)
             }
+            // Nobody reads what a lease contains.
+            ObjectName::SweepLease { .. } => true,
             target => self.whole(target).is_garbage(),
         };
         if is_garbage { Verdict::Garbage(Garbage::Temporary) } else { Verdict::Kept(Kept::InTheMaking) }

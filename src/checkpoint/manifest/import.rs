@@ -50,11 +50,12 @@ impl Import {
         self.materialization.as_ref().map_or(0, |base| base.stored_bytes) + log
     }
 
-    /// The import as if it were a manifest of its origin, of a backend with just these key groups, and a checkpoint of that,
-    /// called `id`. `shape` is that of the importing backend.
+    /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key groups, and a
+    /// checkpoint of that, called `id`. States have the ids of the origin.
     #[must_use]
-    pub fn view(&self, shape: Shape, id: u64) -> (Manifest, CheckpointRecord) {
-        let shape = Shape { key_groups: self.key_groups, ..shape };
+    pub fn view(&self, by: &Manifest, id: u64) -> (Manifest, CheckpointRecord) {
+        let shape = Shape { key_groups: self.key_groups, ..by.shape };
+        let named = |(origin, own): (&StateId, &StateId)| Some((*origin, by.states.get(own)?.clone()));
         let contents = Contents {
             imports: vec![],
             base: self.materialization.as_ref().map(|base| base.uuid),
@@ -75,7 +76,7 @@ impl Import {
             backend: self.origin.clone(),
             shape,
             epochs: vec![epoch],
-            states: BTreeMap::new(),
+            states: self.states.iter().filter_map(named).collect(),
             runs: self.runs.clone(),
             checkpoints: vec![],
             materializations: self.materialization.iter().cloned().collect(),
@@ -209,8 +210,12 @@ mod tests {
 
     #[test]
     fn a_view_consists_of_what_the_import_has() {
-        let import = importer(&sample(), 7).imports.remove(0);
-        let (manifest, record) = import.view(sample().shape, 7);
+        let mut by = importer(&sample(), 7);
+        let descriptor = by.states[&StateId(1)].clone();
+        by.states.insert(StateId(4), descriptor.clone());
+        let import = by.imports[0].clone();
+        let (manifest, record) = import.view(&by, 7);
+        assert_eq!(manifest.states, BTreeMap::from([(StateId(1), descriptor)]), "by the ids of the origin");
         assert_eq!(manifest.contents(&record).sources, import.sources);
         assert_eq!((&manifest.backend, manifest.shape.key_groups), (&import.origin, import.key_groups));
     }

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 
 use super::{Bench, Factory, bench::*};
 use crate::{
@@ -127,14 +130,19 @@ fn assert_equals(bench: &mut Bench, model: &Model) {
     }
     for state in STATES {
         let expected: usize = model.iter().filter(|(place, _)| place.0 == state.0).map(|(_, at)| at.len()).sum();
-        assert_eq!(bench.backend.entries(state), expected as u64, "entries of {state:?}");
+        assert_eq!(bench.entries(state), expected as u64, "entries of {state:?}");
     }
 }
 
 /// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the log.
 pub(crate) fn random_operations_equal_the_model(factory: Factory<'_>) {
+    random_operations_equal_the_model_in(factory, Config::default().cases);
+}
+
+/// Likewise, in so many cases: for backends that take long to make.
+pub(crate) fn random_operations_equal_the_model_in(factory: Factory<'_>, cases: u32) {
     let steps = prop::collection::vec(Step::any(), 0..200);
-    let result = TestRunner::default().run(&steps, |steps| {
+    let result = TestRunner::new(Config { cases, ..Config::default() }).run(&steps, |steps| {
         let (mut bench, mut model) = (Bench::new(factory), Model::new());
         for step in &steps {
             let limited = step_model(&mut model, step);

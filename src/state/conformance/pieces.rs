@@ -2,7 +2,7 @@
 
 use super::{Bench, Factory, bench::*};
 use crate::{
-    state::{Action, Address, Change, HashRange, StateBackend, StateError, op::Op, stable_hash},
+    state::{Action, Address, Change, HashRange, PieceSnapshots, StateBackend, StateError, op::Op, stable_hash},
     types::{KeyGroup, StateId},
 };
 
@@ -18,7 +18,7 @@ pub(super) struct Piece {
 
 impl Piece {
     /// Copies the piece that begins at `from`.
-    pub(super) fn copy(backend: &dyn StateBackend, state: StateId, key_group: KeyGroup, from: u64) -> Self {
+    pub(super) fn copy(backend: &dyn PieceSnapshots, state: StateId, key_group: KeyGroup, from: u64) -> Self {
         let mut changes = Vec::new();
         let mut copy = |change: &Change<'_>| {
             let mut bytes = Vec::new();
@@ -37,7 +37,7 @@ impl Piece {
     }
 
     /// Copies every piece of a (state, key group) from the hash `from` on.
-    pub(super) fn copy_from(backend: &dyn StateBackend, state: StateId, key_group: KeyGroup, from: u64) -> Vec<Self> {
+    pub(super) fn copy_from(backend: &dyn PieceSnapshots, state: StateId, key_group: KeyGroup, from: u64) -> Vec<Self> {
         let mut pieces = vec![Self::copy(backend, state, key_group, from)];
         while let Some(from) = pieces.last().and_then(|piece| piece.range.last.checked_add(1)) {
             pieces.push(Self::copy(backend, state, key_group, from));
@@ -88,7 +88,7 @@ pub(super) fn pieces_rebuild_every_kind(factory: Factory<'_>) {
     let places = fill(&mut bench);
     for state in bench.states() {
         for key_group in range().iter() {
-            for piece in Piece::copy_from(&*bench.backend, state, key_group, 0) {
+            for piece in Piece::copy_from(bench.pieces(), state, key_group, 0) {
                 piece.load(&mut *rebuilt.backend);
             }
         }
@@ -102,7 +102,7 @@ pub(super) fn pieces_start_where_they_are_told(factory: Factory<'_>) {
     let places = fill(&mut bench);
     for &start in places.iter().filter(|place| place.state == LIST) {
         let copied_from = |from| -> Vec<(Vec<u8>, Vec<u8>)> {
-            let pieces = Piece::copy_from(&*bench.backend, start.state, start.key_group, from);
+            let pieces = Piece::copy_from(bench.pieces(), start.state, start.key_group, from);
             let cells = pieces.iter().flat_map(Piece::changes);
             let mut cells: Vec<_> =
                 cells.map(|change| (change.at.key.to_vec(), change.at.namespace.to_vec())).collect();
@@ -127,10 +127,10 @@ pub(super) fn nothing_is_copied_of_what_was_never_written(factory: Factory<'_>) 
     let mut bench = Bench::new(factory);
     let assert_untouched = |bench: &Bench, state, key_group| {
         for from in [0, 7, u64::MAX] {
-            let piece = Piece::copy(&*bench.backend, state, key_group, from);
+            let piece = Piece::copy(bench.pieces(), state, key_group, from);
             assert_eq!((piece.range.last, piece.changes.len()), (u64::MAX, 0), "{state:?} {key_group:?}");
         }
-        assert_eq!(bench.backend.changed(state, key_group, HashRange::ALL), 0);
+        assert_eq!(bench.pieces().changed(state, key_group, HashRange::ALL), 0);
     };
     bench.backend.set_stamp(3);
     range().iter().for_each(|key_group| assert_untouched(&bench, VALUE, key_group));
@@ -140,9 +140,9 @@ pub(super) fn nothing_is_copied_of_what_was_never_written(factory: Factory<'_>) 
     assert_untouched(&bench, LIST, written.key_group);
     let foreign = KeyGroup(range().last().0 + 1);
     for (state, key_group) in [(StateId(2), written.key_group), (VALUE, foreign), (OTHER_VALUE, foreign)] {
-        let error = bench.backend.copy_piece(state, key_group, 0, &mut |_| unreachable!("nothing is there"));
+        let error = bench.pieces().copy_piece(state, key_group, 0, &mut |_| unreachable!("nothing is there"));
         assert!(matches!(error, Err(StateError::Mismatch { state: named, .. }) if named == state), "{error:?}");
-        assert_eq!(bench.backend.changed(state, key_group, HashRange::ALL), 0);
+        assert_eq!(bench.pieces().changed(state, key_group, HashRange::ALL), 0);
     }
 }
 
@@ -168,20 +168,20 @@ pub(super) fn stamps_of_changes_are_found(factory: Factory<'_>) {
     ];
     for (stamp, (at, action)) in (1..).map(|i| i * 1_000_000_000_000).zip(changes) {
         let cell = HashRange { first: hash(at), last: hash(at) };
-        assert!(bench.backend.changed(at.state, at.key_group, HashRange::ALL) < stamp, "before {action:?}");
+        assert!(bench.pieces().changed(at.state, at.key_group, HashRange::ALL) < stamp, "before {action:?}");
         bench.backend.set_stamp(stamp);
-        assert!(bench.backend.changed(at.state, at.key_group, HashRange::ALL) < stamp, "a stamp alone is no change");
+        assert!(bench.pieces().changed(at.state, at.key_group, HashRange::ALL) < stamp, "a stamp alone is no change");
         bench.backend.apply(&Change { at, action }).unwrap();
         for range in [cell, HashRange { last: u64::MAX, ..cell }, HashRange { first: 0, ..cell }, HashRange::ALL] {
-            assert_eq!(bench.backend.changed(at.state, at.key_group, range), stamp, "after {action:?}");
+            assert_eq!(bench.pieces().changed(at.state, at.key_group, range), stamp, "after {action:?}");
         }
         bench.backend.finish_batch().unwrap();
-        assert_eq!(bench.backend.changed(at.state, at.key_group, cell), stamp, "after {action:?} and its batch");
+        assert_eq!(bench.pieces().changed(at.state, at.key_group, cell), stamp, "after {action:?} and its batch");
     }
-    let before = bench.backend.changed(value.state, value.key_group, HashRange::ALL);
+    let before = bench.pieces().changed(value.state, value.key_group, HashRange::ALL);
     bench.backend.set_stamp(u64::MAX);
     bench.value(value);
-    Piece::copy(&*bench.backend, value.state, value.key_group, 0);
-    let after = bench.backend.changed(value.state, value.key_group, HashRange::ALL);
+    Piece::copy(bench.pieces(), value.state, value.key_group, 0);
+    let after = bench.pieces().changed(value.state, value.key_group, HashRange::ALL);
     assert_eq!(after, before, "reads and copies are no changes");
 }

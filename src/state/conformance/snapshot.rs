@@ -115,7 +115,7 @@ impl Run {
     fn copy(&mut self) {
         let (place, from) = self.next;
         let Some(&(state, key_group)) = self.places.get(place) else { return };
-        let piece = Piece::copy(&*self.live.backend, state, key_group, from);
+        let piece = Piece::copy(self.live.pieces(), state, key_group, from);
         self.next = piece.range.last.checked_add(1).map_or((place + 1, 0), |from| (place, from));
         // What comes next is not in this piece.
         self.raise_stamp(1);
@@ -157,10 +157,10 @@ impl Run {
     /// Asserts that pieces whose cells did not change have the same contents still, and takes them for pieces of now.
     fn reuse_unchanged(&mut self) {
         for Copied { piece, upto } in &mut self.copied {
-            let changed = self.live.backend.changed(piece.state, piece.key_group, piece.range);
+            let changed = self.live.pieces().changed(piece.state, piece.key_group, piece.range);
             assert!(changed <= self.stamp, "no change has the stamp {changed} yet");
             if changed < *upto {
-                let again = Piece::copy_from(&*self.live.backend, piece.state, piece.key_group, piece.range.first);
+                let again = Piece::copy_from(self.live.pieces(), piece.state, piece.key_group, piece.range.first);
                 let again = cells(again.iter(), piece.range);
                 assert_eq!(again, cells([&*piece].into_iter(), piece.range), "{:?} is unchanged", piece.range);
                 *upto = self.stamp + 1;

@@ -125,6 +125,7 @@ impl Host {
             uploads,
             credit: CreditPool::new(plan.credit_bytes, plan.backend.limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
+            local: None,
             materializing: Arc::new(tokio::sync::Semaphore::new(1)),
             metrics: BackendMetrics::register(&metrics),
         });

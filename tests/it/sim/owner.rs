@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dstl::{
     backend::{
         Acknowledgement, Backend, BarrierRequest, CompletedCheckpoint, Opened, Operation, Refusal, RestoreFrom,
-        Session, SessionEvent,
+        Session, SessionEvent, StateSummary,
     },
     checkpoint::{
         handle::{CheckpointHandle, MAX_HANDLE_BYTES},
@@ -441,7 +441,7 @@ impl<'a> Owner<'a> {
             let (result, _) = outcome.map_err(|error| self.over(&error))?;
             assert_eq!(result.answers, expected, "epoch {}: {steps:?}", self.backend.epoch());
         }
-        for (id, descriptor, entries) in self.backend.describe().states {
+        for StateSummary { id, descriptor, entries, .. } in self.backend.describe().states {
             let state = self.ids.iter().find(|(_, known)| **known == id).map(|(state, _)| *state);
             let expected = state.map_or(0, |state| self.model.entries(state));
             assert_eq!(entries, expected, "entries of {descriptor:?}");

@@ -209,7 +209,16 @@ impl World {
             dstl::state::StateBackend::register(&mut inner, id, &descriptor);
         }
         let (store, tasks, retry) = (&self.raw, &self.tasks, Retry::none());
-        let restore = Restore { store, tasks, manifest, checkpoint: record, parallel_reads: 4, retry, imported: None };
+        let restore = Restore {
+            store,
+            tasks,
+            local: None,
+            manifest,
+            checkpoint: record,
+            parallel_reads: 4,
+            retry,
+            imported: None,
+        };
         restore.run(&mut inner, |_| {}).await?;
         Ok(expected.difference(&inner, ids))
     }

@@ -1,4 +1,4 @@
-//! Uploading a materialization: pieces are joined into files of bounded size, then the index follows.
+//! Uploading a materialization of pieces: they are joined into files of bounded size, then the index follows.
 //!
 //! ```text
 //!   0      │ magic "DSTLPIEC" │ version u32 │ reserved u32 │
@@ -9,24 +9,16 @@
 //! Numbers are little-endian. Where a piece lies is in the index alone (`checkpoint/base.rs`); magic and checksum of the
 //! whole serve tools. What is inside a piece: `state/snapshot.rs`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-
 use bytes::Bytes;
-use uuid::Uuid;
 
+use super::target::{Made, MaterializationError, Target};
 use crate::{
-    changelog::compression::Compression,
     checkpoint::{
         base::{BaseIndex, Piece, PieceBlock},
-        manifest::{Materialization, SnapshotFile},
+        manifest::SnapshotFile,
     },
-    object::{Created, PutPayload, Retry, Store, StoreError, layout::ObjectName},
-    random::Random,
     state::snapshot::PieceContents,
-    types::{BackendId, HashRange, KeyGroup, KeyGroupRange, Name, Sqn, StateId},
+    types::{HashRange, KeyGroup, KeyGroupRange, Name, Sqn, StateId},
 };
 
 const MAGIC: &[u8; 8] = b"DSTLPIEC";
@@ -37,44 +29,9 @@ const HEADER_BYTES: u64 = 16;
 /// Bytes of pieces after which a file is uploaded.
 const FILE_BYTES: usize = 16 << 20;
 
-/// Where a materialization goes.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// The store.
-    pub store: Store,
-    /// Whose.
-    pub backend: BackendId,
-    /// This daemon process.
-    pub instance: Uuid,
-    /// The owner's epoch, and its counter of files.
-    pub epoch: u64,
-    /// The next file's number.
-    pub numbers: Arc<AtomicU64>,
-    /// For the name of the materialization.
-    pub random: Random,
-    /// How pieces are stored.
-    pub compression: Compression,
-    /// For each upload.
-    pub retry: Retry,
-}
-
-/// Why a materialization was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum MaterializationError {
-    /// The store does not answer.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The pieces do not cover the state: a bug.
-    #[error("the snapshot is incomplete: {0}")]
-    Incomplete(&'static str),
-    /// A name was taken: by another owner of the same epoch number, which is fenced.
-    #[error("object `{0}` exists with other contents")]
-    Conflict(String),
-}
-
 /// A materialization being made. Dropped, it leaves files that nothing names, for the sweep.
 #[derive(Debug)]
-pub struct Writer {
+pub struct PieceWriter {
     target: Target,
     pieces: Vec<Piece>,
     /// The file that is being filled: its chunks and, for each of its pieces, where it stands in `pieces`.
@@ -85,18 +42,7 @@ pub struct Writer {
     uploaded_bytes: u64,
 }
 
-/// What was made.
-#[derive(Debug, Clone)]
-pub struct Made {
-    /// For the manifest.
-    pub materialization: Materialization,
-    /// Its pieces, for the next one.
-    pub index: BaseIndex,
-    /// Bytes uploaded now, the index included.
-    pub uploaded_bytes: u64,
-}
-
-impl Writer {
+impl PieceWriter {
     /// A materialization without pieces.
     #[must_use]
     pub fn new(target: Target) -> Self {
@@ -150,18 +96,7 @@ impl Writer {
             self.upload_file().await?;
         }
         let index = BaseIndex::new(std::mem::take(&mut self.pieces)).map_err(MaterializationError::Incomplete)?;
-        let (from, complete_at) = index.sqns().ok_or(MaterializationError::Incomplete("no pieces"))?;
-        let bytes = index.encode();
-        let name = self.target.file_name("index");
-        let file = SnapshotFile { instance: self.target.instance, name, bytes: bytes.len() as u64 };
-        self.create(&file, PutPayload::from_bytes(bytes)).await?;
-        let stored = |(bytes, changes): (u64, u64), (_, block): (&Piece, &PieceBlock)| {
-            (bytes + u64::from(block.stored_length), changes + block.changes)
-        };
-        let (stored_bytes, changes) = index.stored().fold((0, 0), stored);
-        let uuid = self.target.random.uuid();
-        let materialization = Materialization { uuid, from, complete_at, index: file, stored_bytes, changes };
-        Ok(Made { materialization, index, uploaded_bytes: self.uploaded_bytes })
+        self.target.publish(index, self.uploaded_bytes).await
     }
 
     async fn upload_file(&mut self) -> Result<(), MaterializationError> {
@@ -177,7 +112,8 @@ impl Writer {
         chunks.push(trailer.into());
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let file = SnapshotFile { instance: self.target.instance, name: self.name.clone(), bytes };
-        self.create(&file, chunks.into_iter().collect()).await?;
+        self.target.create(&file, chunks.into_iter().collect()).await?;
+        self.uploaded_bytes += bytes;
         for position in self.filling.drain(..) {
             if let Some(block) = self.pieces.get_mut(position).and_then(|piece| piece.block.as_mut()) {
                 block.file.bytes = bytes;
@@ -187,27 +123,8 @@ impl Writer {
         self.name = self.target.file_name("pieces");
         Ok(())
     }
-
-    async fn create(&mut self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
-        let Target { store, backend, retry, .. } = &self.target;
-        let name =
-            ObjectName::SnapshotFile { backend: backend.clone(), instance: file.instance, file: file.name.clone() };
-        let path = name.path();
-        match store.create(&path, payload, *retry).await? {
-            Created::New | Created::Identical => {}
-            Created::Conflict => return Err(MaterializationError::Conflict(path.to_string())),
-        }
-        self.uploaded_bytes += file.bytes;
-        Ok(())
-    }
 }
 
 fn one(group: KeyGroup) -> KeyGroupRange {
     KeyGroupRange::new(group.0.into(), group.0.into()).expect("a key group is in range")
-}
-
-impl Target {
-    fn file_name(&self, kind: &str) -> Name {
-        SnapshotFile::name(self.epoch, self.numbers.fetch_add(1, Ordering::Relaxed), kind)
-    }
 }

@@ -1,0 +1,85 @@
+//! Uploading a materialization of images: the files that the materialization before does not have, then the index.
+
+use bytes::Bytes;
+
+use super::target::{Made, MaterializationError, Target};
+use crate::{
+    checkpoint::{
+        base::{BaseIndex, Image, StoredFile},
+        manifest::SnapshotFile,
+    },
+    object::PutPayload,
+    state::image::{ImageFile, LocalImage},
+    types::Sqn,
+};
+
+/// A materialization being made. Dropped, it leaves files that nothing names, for the sweep.
+#[derive(Debug)]
+pub struct ImageWriter {
+    target: Target,
+    images: Vec<Image>,
+    uploaded_bytes: u64,
+}
+
+impl ImageWriter {
+    /// A materialization without images.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, images: vec![], uploaded_bytes: 0 }
+    }
+
+    /// Adds an image that is on the store already, stamped with a new sqn.
+    pub fn reuse(&mut self, image: &Image, sqn: Sqn) {
+        self.images.push(Image { sqn, ..image.clone() });
+    }
+
+    /// Adds an image that was taken at `sqn`. Files that `previous` has, an image of the same part of the same local store, are
+    /// not uploaded again. One file is held in memory at a time. Dropped, it leaves files that nothing names.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the store does not take it.
+    pub async fn add(
+        &mut self,
+        image: &LocalImage,
+        sqn: Sqn,
+        previous: Option<&Image>,
+    ) -> Result<(), MaterializationError> {
+        let mut files = vec![];
+        for file in &image.files {
+            let same = |stored: &&StoredFile| stored.local == file.name && stored.file.bytes == file.bytes;
+            // A manifest keeps its name while it grows.
+            let known = previous.filter(|_| file.name.ends_with(".sst")).and_then(|p| p.files.iter().find(same));
+            files.push(match known {
+                Some(stored) => stored.clone(),
+                None => self.upload(image, file).await?,
+            });
+        }
+        self.images.push(Image { key_groups: image.key_groups, sqn, files, changes: image.changes });
+        Ok(())
+    }
+
+    async fn upload(&mut self, image: &LocalImage, file: &ImageFile) -> Result<StoredFile, MaterializationError> {
+        let bytes = tokio::fs::read(image.path(file)).await;
+        let bytes =
+            Bytes::from(bytes.map_err(|source| MaterializationError::Local { name: file.name.clone(), source })?);
+        let kind = if file.name.ends_with(".sst") { "sst" } else { "manifest" };
+        let (instance, name) = (self.target.instance, self.target.file_name(kind));
+        let stored = StoredFile {
+            local: file.name.clone(),
+            file: SnapshotFile { instance, name, bytes: bytes.len() as u64 },
+            crc: crc32fast::hash(&bytes),
+        };
+        self.uploaded_bytes += stored.file.bytes;
+        self.target.create(&stored.file, PutPayload::from_bytes(bytes)).await?;
+        Ok(stored)
+    }
+
+    /// Uploads the index.
+    ///
+    /// # Errors
+    /// If the store does not take it, or the images overlap.
+    pub async fn finish(self) -> Result<Made, MaterializationError> {
+        let index = BaseIndex::of_images(self.images).map_err(MaterializationError::Incomplete)?;
+        self.target.publish(index, self.uploaded_bytes).await
+    }
+}

@@ -1,0 +1,104 @@
+//! Where a materialization goes, and its last step: the index, which makes it whole.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{
+    changelog::compression::Compression,
+    checkpoint::{
+        base::BaseIndex,
+        manifest::{Materialization, SnapshotFile},
+    },
+    object::{Created, PutPayload, Retry, Store, StoreError, layout::ObjectName},
+    random::Random,
+    types::{BackendId, Name},
+};
+
+/// Where a materialization goes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The store.
+    pub store: Store,
+    /// Whose.
+    pub backend: BackendId,
+    /// This daemon process.
+    pub instance: Uuid,
+    /// The owner's epoch, and its counter of files.
+    pub epoch: u64,
+    /// The next file's number.
+    pub numbers: Arc<AtomicU64>,
+    /// For the name of the materialization.
+    pub random: Random,
+    /// How pieces are stored.
+    pub compression: Compression,
+    /// For each upload.
+    pub retry: Retry,
+}
+
+/// Why a materialization was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum MaterializationError {
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A local file cannot be read.
+    #[error("reading the local file `{name}`")]
+    Local {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The pieces do not cover the state: a bug.
+    #[error("the snapshot is incomplete: {0}")]
+    Incomplete(&'static str),
+    /// A name was taken: by another owner of the same epoch number, which is fenced.
+    #[error("object `{0}` exists with other contents")]
+    Conflict(String),
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// For the manifest.
+    pub materialization: Materialization,
+    /// Its pieces, for the next one.
+    pub index: BaseIndex,
+    /// Bytes uploaded now, the index included.
+    pub uploaded_bytes: u64,
+}
+
+impl Target {
+    /// A name for the next file, of a kind that tells people what it is.
+    pub(super) fn file_name(&self, kind: &str) -> Name {
+        SnapshotFile::name(self.epoch, self.numbers.fetch_add(1, Ordering::Relaxed), kind)
+    }
+
+    /// Uploads one file.
+    pub(super) async fn create(&self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
+        let (backend, instance, name) = (self.backend.clone(), file.instance, file.name.clone());
+        let path = ObjectName::SnapshotFile { backend, instance, file: name }.path();
+        match self.store.create(&path, payload, self.retry).await? {
+            Created::New | Created::Identical => Ok(()),
+            Created::Conflict => Err(MaterializationError::Conflict(path.to_string())),
+        }
+    }
+
+    /// Uploads the index, after `uploaded_bytes` of what it lists.
+    pub(super) async fn publish(&self, index: BaseIndex, uploaded_bytes: u64) -> Result<Made, MaterializationError> {
+        let (from, complete_at) = index.sqns().ok_or(MaterializationError::Incomplete("nothing was copied"))?;
+        let bytes: Bytes = index.encode();
+        let file = SnapshotFile { instance: self.instance, name: self.file_name("index"), bytes: bytes.len() as u64 };
+        self.create(&file, PutPayload::from_bytes(bytes)).await?;
+        let (stored_bytes, changes) = index.extent();
+        let uploaded_bytes = uploaded_bytes + file.bytes;
+        let uuid = self.random.uuid();
+        let materialization = Materialization { uuid, from, complete_at, index: file, stored_bytes, changes };
+        Ok(Made { materialization, index, uploaded_bytes })
+    }
+}

@@ -1,0 +1,133 @@
+//! Loading a base of images: files, downloaded in parallel and verified, become local files of the inner backend, or are read
+//! into it.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::{fs::File, io::AsyncWriteExt as _};
+
+use super::{Imported, Progress, Restore, RestoreError};
+use crate::{
+    checkpoint::{
+        base::{BaseIndex, Image, StoredFile},
+        manifest::Contents,
+    },
+    object::{Store, StoreError},
+    state::{
+        Address, Change, StateBackend, StateError,
+        image::{ImageFile, LocalBackends, LocalImage, StateIds},
+    },
+    tasks,
+};
+
+/// Bytes that one read fetches, at most.
+const READ_BYTES: u64 = 4 << 20;
+
+impl Restore<'_> {
+    /// Loads every image that overlaps the backend's key groups.
+    pub(super) async fn load_images(
+        &self,
+        inner: &mut dyn StateBackend,
+        base: &BaseIndex,
+        progress: &mut Progress,
+        report: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), RestoreError> {
+        let key_groups = self.manifest.shape.key_groups;
+        let wanted: Vec<&Image> = base.images().iter().filter(|image| key_groups.overlaps(image.key_groups)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let checkpoint = self.checkpoint.identity.id;
+        let local = self.local.ok_or(RestoreError::NoLocalBackends { checkpoint })?;
+        for image in wanted {
+            let files = self.download(local, image, progress, report).await?;
+            let loaded = tasks::blocking(|| self.load_image(inner, local, files));
+            loaded.map_err(|source| self.inner_error(source))?;
+            progress.changes += image.changes;
+            report(*progress);
+        }
+        Ok(())
+    }
+
+    fn load_image(
+        &self,
+        inner: &mut dyn StateBackend,
+        local: &dyn LocalBackends,
+        image: LocalImage,
+    ) -> Result<(), StateError> {
+        let states: StateIds = match self.imported {
+            Some(imported) => imported.import.states.clone(),
+            None => self.manifest.states.keys().map(|id| (*id, *id)).collect(),
+        };
+        if let Some(images) = inner.images().filter(|_| self.is_wanted_whole(&image)) {
+            return images.load(image, &states).map(|_| ());
+        }
+        let kind = |id| self.manifest.states.get(&id).map(|descriptor| descriptor.kind);
+        local.read(image, self.manifest.shape.key_groups, &kind, &mut |change| {
+            let renamed = states.get(&change.at.state).map(|state| Address { state: *state, ..change.at });
+            let at = renamed.ok_or(StateError::Undecodable("a state that the checkpoint does not have"))?;
+            inner.apply(&Change { at, ..*change })
+        })?;
+        inner.finish_batch()
+    }
+
+    /// Whether all that the image has of the backend's key groups is meant: an import may mean less.
+    fn is_wanted_whole(&self, image: &LocalImage) -> bool {
+        let Some(Imported { by, .. }) = self.imported else { return true };
+        let (meant, own) = (self.manifest.shape.key_groups, by.shape.key_groups);
+        image.key_groups.intersection(own) == image.key_groups.intersection(meant)
+    }
+
+    /// Downloads the files of an image into a folder of their own.
+    async fn download(
+        &self,
+        local: &dyn LocalBackends,
+        image: &Image,
+        progress: &mut Progress,
+        report: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<LocalImage, RestoreError> {
+        let contents = self.manifest.contents(self.checkpoint);
+        let folder_error = |source| RestoreError::Folder { path: "the local folder".into(), source };
+        let folder = local.folder().map_err(folder_error)?;
+        let files = image.files.iter().map(|stored| ImageFile { name: stored.local.clone(), bytes: stored.file.bytes });
+        let local = LocalImage { key_groups: image.key_groups, folder, files: files.collect(), changes: image.changes };
+        let fetches = image.files.iter().map(|stored| self.fetch(&contents, &local, stored));
+        // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
+        let fetches: Vec<_> = fetches.collect();
+        let mut fetched = stream::iter(fetches).buffer_unordered(self.parallel_reads.max(1));
+        while let Some(bytes) = fetched.try_next().await? {
+            progress.bytes_done += bytes;
+            report(*progress);
+        }
+        drop(fetched);
+        Ok(local)
+    }
+
+    /// Downloads one file and verifies it; returns its length.
+    async fn fetch(&self, contents: &Contents, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
+        let object = self.file_path(&stored.file);
+        let path = image.folder.path().join(&stored.local);
+        let folder_error = |source| RestoreError::Folder { path: path.clone(), source };
+        let mut file = File::create(&path).await.map_err(folder_error)?;
+        let (mut from, mut hasher) = (0, crc32fast::Hasher::new());
+        let store: &Store = self.store;
+        while from < stored.file.bytes {
+            let to = (from + READ_BYTES).min(stored.file.bytes);
+            let bytes = store.get_range(&object, from..to, self.retry).await.map_err(|error| match error {
+                StoreError::NotFound { .. } => {
+                    self.base_damaged(contents, format!("object `{object}` is missing"), true)
+                }
+                StoreError::OutOfRange { .. } => self.base_damaged(contents, error.to_string(), false),
+                other => other.into(),
+            })?;
+            hasher.update(&bytes);
+            file.write_all(&bytes).await.map_err(folder_error)?;
+            from = to;
+        }
+        file.flush().await.map_err(folder_error)?;
+        let crc = hasher.finalize();
+        if crc != stored.crc {
+            let what = format!("object `{object}`: its checksum is {crc:08x}, {:08x} recorded", stored.crc);
+            return Err(self.base_damaged(contents, what, false));
+        }
+        Ok(stored.file.bytes)
+    }
+}

@@ -1,0 +1,415 @@
+//! The inner backend on local disk: RocksDB.
+//!
+//! ```text
+//!   backend ─▶ shard: an aligned part of its key groups, one database with one column family
+//!                     key group │ state │ key │ namespace │ map key or index ─▶ value            (`key`)
+//! ```
+//!
+//! A backend has one to a few shards: at most [`PARTS`] over all key groups of the operator, cut at the same key groups whatever
+//! the parallelism. So images stay usable when an operator is rescaled: a subtask reads only the shards that it overlaps, and
+//! loads by files alone where a shard is wholly its own. States share the database, so ten thousand of them cost nothing but
+//! their entries.
+//!
+//! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory is
+//! bounded for all backends of a daemon together by one block cache, in which the memtables are counted (`resources`).
+//!
+//! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are handed to RocksDB
+//! a batch at a time.
+
+mod image;
+mod key;
+mod resources;
+mod shard;
+
+use std::ops::ControlFlow;
+
+pub use self::resources::{PredefinedOptions, ResourceOptions, Resources};
+use self::shard::{HandOn, Shard};
+use super::{
+    Action, Address, Change, ImageSnapshots, PageLimit, StateBackend, StateError,
+    folder::Folder,
+    image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
+};
+use crate::types::{KeyGroupRange, StateDescriptor, StateId, StateKind};
+
+/// Most shards of one operator's key groups.
+pub const PARTS: u32 = 4;
+
+/// Pending bytes of one shard at which they are written although their batch goes on.
+const PENDING_BYTES: usize = 2 << 20;
+
+/// Pending bytes of a backend from which on its shards are written by threads of their own.
+const PARALLEL_BYTES: usize = 256 << 10;
+
+/// An inner backend that keeps everything in RocksDB.
+pub struct RocksDbBackend {
+    resources: Resources,
+    key_groups: KeyGroupRange,
+    /// In order of their key groups.
+    shards: Vec<Shard>,
+    /// Ordered by id.
+    states: Vec<(StateId, StateKind)>,
+    stamp: u64,
+    /// Scratch: the key at hand.
+    key: Vec<u8>,
+}
+
+/// What a change finds where it goes.
+struct Place<'a> {
+    shard: &'a mut Shard,
+    kind: StateKind,
+    key: &'a mut Vec<u8>,
+}
+
+impl RocksDbBackend {
+    /// An empty backend of `key_groups` of `max_parallelism`.
+    ///
+    /// # Errors
+    /// If its databases cannot be made.
+    pub fn new(resources: &Resources, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Self, StateError> {
+        let parts = parts(key_groups, max_parallelism);
+        let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
+        Ok(Self { resources: resources.clone(), key_groups, shards, states: vec![], stamp: 0, key: vec![] })
+    }
+
+    /// Whether writes wait for flushes or compactions; they would block.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shards.iter().any(Shard::is_stopped)
+    }
+
+    fn kind(&self, state: StateId) -> Result<StateKind, StateError> {
+        let found = self.states.binary_search_by_key(&state, |(id, _)| *id).ok();
+        let kind = found.and_then(|position| self.states.get(position)).map(|(_, kind)| *kind);
+        kind.ok_or(StateError::Mismatch { state, what: "the state is not registered" })
+    }
+
+    /// The position of the shard of a place.
+    fn position(&self, at: Address<'_>) -> Result<usize, StateError> {
+        let foreign = StateError::Mismatch { state: at.state, what: "the key group is not in the backend's range" };
+        if !self.key_groups.contains(at.key_group) {
+            return Err(foreign);
+        }
+        Ok(self.shards.partition_point(|shard| shard.key_groups.last() < at.key_group))
+    }
+
+    fn shard(&self, at: Address<'_>) -> Result<&Shard, StateError> {
+        Ok(self.shards.get(self.position(at)?).expect("the shards cover the range"))
+    }
+
+    fn place(&mut self, at: Address<'_>) -> Result<Place<'_>, StateError> {
+        let (kind, position) = (self.kind(at.state)?, self.position(at)?);
+        let shard = self.shards.get_mut(position).expect("the shards cover the range");
+        key::prefix(at, &mut self.key);
+        Ok(Place { shard, kind, key: &mut self.key })
+    }
+
+    /// Refuses a read of another kind.
+    fn expect(&self, at: Address<'_>, kind: StateKind, what: &'static str) -> Result<(&Shard, Vec<u8>), StateError> {
+        if self.kind(at.state)? != kind {
+            return Err(StateError::Mismatch { state: at.state, what });
+        }
+        let mut prefix = Vec::with_capacity(16 + at.key.len() + at.namespace.len());
+        key::prefix(at, &mut prefix);
+        Ok((self.shard(at)?, prefix))
+    }
+}
+
+/// The parts of `range`: cut where an operator with `max_parallelism` key groups is cut into [`PARTS`].
+fn parts(range: KeyGroupRange, max_parallelism: u32) -> impl Iterator<Item = KeyGroupRange> {
+    let width = max_parallelism.div_ceil(PARTS).max(1);
+    let (first, last) = (u32::from(range.first().0), u32::from(range.last().0));
+    (first / width..=last / width).map(move |part| {
+        let (from, to) = ((part * width).max(first), ((part + 1) * width - 1).min(last));
+        KeyGroupRange::new(from, to).expect("a part of a range is a range")
+    })
+}
+
+impl Place<'_> {
+    fn apply(self, change: &Change<'_>) -> Result<(), StateError> {
+        let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
+        match (change.action, self.kind) {
+            (Action::Clear, StateKind::Value) => {
+                self.shard.delete(self.key);
+                Ok(())
+            }
+            (Action::Clear, StateKind::Map | StateKind::List) => self.shard.clear(self.key),
+            (Action::Put(value), StateKind::Value) => {
+                self.shard.put(self.key, value);
+                Ok(())
+            }
+            (Action::Append(value), StateKind::Value) => self.append(value),
+            (Action::MapPut { map_key, value }, StateKind::Map) => {
+                self.key.extend_from_slice(map_key);
+                self.shard.put(self.key, value);
+                Ok(())
+            }
+            (Action::MapAppend { map_key, value }, StateKind::Map) => {
+                self.key.extend_from_slice(map_key);
+                self.append(value)
+            }
+            (Action::MapRemove { map_key }, StateKind::Map) => {
+                self.key.extend_from_slice(map_key);
+                self.shard.delete(self.key);
+                Ok(())
+            }
+            (Action::ListPut { index, element }, StateKind::List) => {
+                if !self.put_element(index, element)? {
+                    return misfit("a list element beyond the end");
+                }
+                Ok(())
+            }
+            (_, StateKind::Value) => misfit("a change of another kind for a value state"),
+            (_, StateKind::Map) => misfit("a change of another kind for a map state"),
+            (_, StateKind::List) => misfit("a change of another kind for a list state"),
+        }
+    }
+
+    fn append(self, value: &[u8]) -> Result<(), StateError> {
+        let mut whole = self.shard.get(self.key)?.map(|stored| stored.to_vec()).unwrap_or_default();
+        whole.extend_from_slice(value);
+        self.shard.put(self.key, &whole);
+        Ok(())
+    }
+
+    /// Returns whether the index is of an element there is, or of the next.
+    fn put_element(self, index: u64, element: &[u8]) -> Result<bool, StateError> {
+        let length = self.shard.get(self.key)?.map_or(Ok(0), |record| key::length(&record))?;
+        if index > length {
+            return Ok(false);
+        }
+        if index == length {
+            self.shard.put(self.key, &(length + 1).to_le_bytes());
+        }
+        key::push_index(index, self.key);
+        self.shard.put(self.key, element);
+        Ok(true)
+    }
+}
+
+impl StateBackend for RocksDbBackend {
+    fn register(&mut self, state: StateId, descriptor: &StateDescriptor) {
+        match self.states.binary_search_by_key(&state, |(id, _)| *id) {
+            Ok(_) => debug_assert!(false, "state {state:?} is registered twice"),
+            Err(position) => self.states.insert(position, (state, descriptor.kind)),
+        }
+    }
+
+    fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        let stamp = self.stamp;
+        let place = self.place(change.at)?;
+        place.shard.changed = stamp;
+        place.apply(change)?;
+        if self.shards.iter().any(|shard| shard.pending_bytes() >= PENDING_BYTES) {
+            self.finish_batch()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
+        let (shard, key) = self.expect(at, StateKind::Value, "a read of a value")?;
+        read(shard.get(&key)?.as_deref());
+        Ok(())
+    }
+
+    fn map_value(
+        &self,
+        at: Address<'_>,
+        map_key: &[u8],
+        read: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<(), StateError> {
+        let (shard, mut key) = self.expect(at, StateKind::Map, "a read of a map entry")?;
+        key.extend_from_slice(map_key);
+        read(shard.get(&key)?.as_deref());
+        Ok(())
+    }
+
+    fn map_page(
+        &self,
+        at: Address<'_>,
+        from: &[u8],
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        let (shard, prefix) = self.expect(at, StateKind::Map, "a read of map entries")?;
+        let start = [&prefix, from].concat();
+        let mut page = Page::new(limit);
+        shard.scan(&prefix, &start, &mut |key, value| {
+            let map_key = key.get(prefix.len()..).unwrap_or_default();
+            Ok(page.take(map_key.len() + value.len(), || read(map_key, value)))
+        })?;
+        Ok(page.more)
+    }
+
+    fn list_page(
+        &self,
+        at: Address<'_>,
+        from: u64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StateError> {
+        let (shard, prefix) = self.expect(at, StateKind::List, "a read of list elements")?;
+        let mut start = prefix.clone();
+        key::push_index(from, &mut start);
+        let mut page = Page::new(limit);
+        shard.scan(&prefix, &start, &mut |_, element| Ok(page.take(element.len(), || read(element))))?;
+        Ok(page.more)
+    }
+
+    fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
+        let kind = self.kind(at.state)?;
+        let (shard, prefix) = self.expect(at, kind, "a read of a length")?;
+        match kind {
+            StateKind::Value => Ok(u64::from(shard.get(&prefix)?.is_some())),
+            StateKind::List => shard.get(&prefix)?.map_or(Ok(0), |record| key::length(&record)),
+            StateKind::Map => {
+                let mut count = 0;
+                shard.scan(&prefix, &prefix, &mut |_, _| {
+                    count += 1;
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(count)
+            }
+        }
+    }
+
+    fn entries(&self, state: StateId, at_most: u64) -> Result<u64, StateError> {
+        let Ok(kind) = self.kind(state) else { return Ok(0) };
+        let mut count = 0;
+        for shard in &self.shards {
+            for group in shard.key_groups.iter() {
+                if count >= at_most {
+                    return Ok(count);
+                }
+                let mut prefix = vec![];
+                key::state_prefix(group, state, &mut prefix);
+                shard.scan(&prefix, &prefix, &mut |entry, _| {
+                    // The record of a list's length is no entry.
+                    if kind != StateKind::List || !key::parse(entry)?.rest.is_empty() {
+                        count += 1;
+                    }
+                    Ok(if count < at_most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                })?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.shards.iter().map(Shard::bytes).sum()
+    }
+
+    /// The block cache and the memtables are shared.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
+    fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
+        Some(self)
+    }
+
+    /// Writes what is pending: where it is much, as in a restore, to all shards at a time.
+    fn finish_batch(&mut self) -> Result<(), StateError> {
+        let bytes: usize = self.shards.iter().map(Shard::pending_bytes).sum();
+        let mut pending = self.shards.iter().filter_map(Shard::handing_on);
+        if bytes < PARALLEL_BYTES {
+            return pending.try_for_each(HandOn::run);
+        }
+        let pending: Vec<HandOn<'_>> = pending.collect();
+        std::thread::scope(|scope| {
+            let writes: Vec<_> = pending.into_iter().map(|pending| scope.spawn(|| pending.run())).collect();
+            let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
+            joined.fold(Ok(()), Result::and)
+        })
+    }
+
+    fn set_stamp(&mut self, stamp: u64) {
+        debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
+        self.stamp = stamp;
+    }
+}
+
+/// A page that is being read.
+struct Page {
+    entries: usize,
+    bytes: usize,
+    limit: PageLimit,
+    more: bool,
+}
+
+impl Page {
+    fn new(limit: PageLimit) -> Self {
+        Self { entries: 0, bytes: 0, limit, more: false }
+    }
+
+    /// Has the next entry read, if the page has room for it.
+    fn take(&mut self, bytes: usize, read: impl FnOnce()) -> ControlFlow<()> {
+        let after = self.bytes + bytes;
+        if self.entries > 0 && (self.entries >= self.limit.entries || after > self.limit.bytes) {
+            self.more = true;
+            return ControlFlow::Break(());
+        }
+        self.entries += 1;
+        self.bytes = after;
+        read();
+        ControlFlow::Continue(())
+    }
+}
+
+impl ImageSnapshots for RocksDbBackend {
+    fn parts(&self) -> Vec<KeyGroupRange> {
+        self.shards.iter().map(|shard| shard.key_groups).collect()
+    }
+
+    fn changed(&self, part: usize) -> u64 {
+        self.shards.get(part).map_or(0, |shard| shard.changed)
+    }
+
+    fn flush(&self, part: usize) -> Flush {
+        let db = self.shards.get(part).map(Shard::database);
+        Box::new(move || db.map_or(Ok(()), |db| db.flush().map_err(resources::local)))
+    }
+
+    fn image(&mut self, part: usize) -> Result<LocalImage, StateError> {
+        self.shards.get(part).ok_or(StateError::Undecodable("a part that is not there"))?.image()
+    }
+
+    fn load(&mut self, image: LocalImage, states: &StateIds) -> Result<Loaded, StateError> {
+        let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
+        match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
+            Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
+                *shard = Shard::adopt(&self.resources, image)?;
+                shard.changed = self.stamp;
+                Ok(Loaded::Adopted(part))
+            }
+            _ => {
+                image::copy(&self.resources, image, states, &self.shards)?;
+                Ok(Loaded::Copied)
+            }
+        }
+    }
+}
+
+impl LocalBackends for Resources {
+    fn create(&self, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Box<dyn StateBackend>, StateError> {
+        Ok(Box::new(RocksDbBackend::new(self, key_groups, max_parallelism)?))
+    }
+
+    fn folder(&self) -> std::io::Result<Folder> {
+        self.folders().create()
+    }
+
+    fn read(
+        &self,
+        image: LocalImage,
+        key_groups: KeyGroupRange,
+        kind: &dyn Fn(StateId) -> Option<StateKind>,
+        read: &mut dyn FnMut(&Change<'_>) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        image::read(self, image, key_groups, kind, read)
+    }
+}
+
+#[cfg(test)]
+mod tests;

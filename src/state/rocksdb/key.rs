@@ -1,0 +1,146 @@
+//! How entries are laid out as keys of RocksDB.
+//!
+//! ```text
+//!   key group: u16, big-endian │ state: varint │ key: varint length, bytes │ namespace: varint length, bytes │ rest, by kind
+//!
+//!   value    (nothing)                    ─▶ the value
+//!   map      map key…                     ─▶ its value
+//!   list     (nothing)                    ─▶ number of elements: u64, little-endian
+//!            index: u64, big-endian       ─▶ the element
+//! ```
+//!
+//! All of one key group lies together, in it all of one state, in it all of one (key, namespace), map entries in order of their
+//! keys and elements in order of their indices. Lengths make the part before the rest prefix-free.
+
+use crate::{
+    state::{Address, StateError},
+    types::{KeyGroup, StateId},
+};
+
+/// Bytes of the index of a list element.
+const INDEX_BYTES: usize = size_of::<u64>();
+
+/// A key, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parsed<'a> {
+    pub(super) at: Address<'a>,
+    pub(super) rest: &'a [u8],
+}
+
+/// Puts the prefix of all entries of (key, namespace) into `out`, which is emptied first.
+pub(super) fn prefix(at: Address<'_>, out: &mut Vec<u8>) {
+    out.clear();
+    state_prefix(at.key_group, at.state, out);
+    for part in [at.key, at.namespace] {
+        prost::encoding::encode_varint(part.len() as u64, out);
+        out.extend_from_slice(part);
+    }
+}
+
+/// Appends the prefix of all entries of (key group, state).
+pub(super) fn state_prefix(group: KeyGroup, state: StateId, out: &mut Vec<u8>) {
+    out.extend_from_slice(&group.0.to_be_bytes());
+    prost::encoding::encode_varint(u64::from(state.0), out);
+}
+
+/// Appends the rest of a list element's key.
+pub(super) fn push_index(index: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&index.to_be_bytes());
+}
+
+/// The first key behind all that begin with `prefix`; `None` if there can be none.
+pub(super) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut behind = prefix.get(..=kept)?.to_vec();
+    *behind.last_mut()? += 1;
+    Some(behind)
+}
+
+/// The first key of a key group; the one behind the last is the end.
+pub(super) fn group_start(group: u32) -> Vec<u8> {
+    // Key groups are below 2^15, so the one behind the last is one, too.
+    u16::try_from(group).unwrap_or(u16::MAX).to_be_bytes().to_vec()
+}
+
+/// The index of a list element, from the rest of its key; `None` for the record of the list's length.
+pub(super) fn index(rest: &[u8]) -> Result<Option<u64>, StateError> {
+    match <[u8; INDEX_BYTES]>::try_from(rest) {
+        Ok(index) => Ok(Some(u64::from_be_bytes(index))),
+        Err(_) if rest.is_empty() => Ok(None),
+        Err(_) => Err(StateError::Undecodable("the index of a list element")),
+    }
+}
+
+/// The number of elements of a list, from its record.
+pub(super) fn length(record: &[u8]) -> Result<u64, StateError> {
+    let bytes = record.try_into().map_err(|_| StateError::Undecodable("the length of a list"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Takes a key apart.
+pub(super) fn parse(key: &[u8]) -> Result<Parsed<'_>, StateError> {
+    let (group, rest) = key.split_first_chunk().ok_or(StateError::Undecodable("a key without key group"))?;
+    let (state, rest) = varint(rest)?;
+    let state = StateId(u32::try_from(state).map_err(|_| StateError::Undecodable("the state id of a key"))?);
+    let (key, rest) = part(rest)?;
+    let (namespace, rest) = part(rest)?;
+    let at = Address { state, key_group: KeyGroup(u16::from_be_bytes(*group)), key, namespace };
+    Ok(Parsed { at, rest })
+}
+
+fn varint(mut bytes: &[u8]) -> Result<(u64, &[u8]), StateError> {
+    let value = prost::encoding::decode_varint(&mut bytes).map_err(|_| StateError::Undecodable("a varint of a key"))?;
+    Ok((value, bytes))
+}
+
+fn part(bytes: &[u8]) -> Result<(&[u8], &[u8]), StateError> {
+    let (length, rest) = varint(bytes)?;
+    let length = usize::try_from(length).map_err(|_| StateError::Undecodable("a length of a key"))?;
+    rest.split_at_checked(length).ok_or(StateError::Undecodable("a key that ends early"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_come_apart_as_they_were_put_together(
+            (state, group) in (any::<u32>(), 0..u16::MAX),
+            (key, namespace, rest) in (prop::collection::vec(any::<u8>(), 0..200), prop::collection::vec(any::<u8>(), 0..9),
+                prop::collection::vec(any::<u8>(), 0..9)),
+        ) {
+            let at = Address { state: StateId(state), key_group: KeyGroup(group), key: &key, namespace: &namespace };
+            let mut bytes = vec![7];
+            prefix(at, &mut bytes);
+            let own = bytes.clone();
+            bytes.extend_from_slice(&rest);
+            prop_assert_eq!(parse(&bytes).unwrap(), Parsed { at, rest: &rest });
+            prop_assert!(behind(&own).is_none_or(|behind| own < behind && bytes < behind));
+        }
+
+        #[test]
+        fn damaged_keys_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            let _ = parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_key_never_change() {
+        let at = Address { state: StateId(300), key_group: KeyGroup(0x0102), key: b"key", namespace: b"ns" };
+        let mut bytes = vec![];
+        prefix(at, &mut bytes);
+        push_index(5, &mut bytes);
+        assert_eq!(bytes, b"\x01\x02\xac\x02\x03key\x02ns\0\0\0\0\0\0\0\x05");
+    }
+
+    #[test]
+    fn what_lies_behind_a_prefix() {
+        assert_eq!(behind(&[1, 2]), Some(vec![1, 3]));
+        assert_eq!(behind(&[1, 255]), Some(vec![2]));
+        assert_eq!(behind(&[255, 255]), None);
+    }
+}

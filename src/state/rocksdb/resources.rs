@@ -1,0 +1,206 @@
+//! What all RocksDB backends of a daemon share: memory, threads, options and local folders.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, Env, LogLevel, LruCacheOptions, Options,
+    WriteBufferManager,
+};
+
+use crate::state::{StateError, folder::Folders};
+
+/// Longest MANIFEST in bytes before RocksDB begins a new one: each image has a copy.
+const MANIFEST_BYTES: usize = 1 << 20;
+
+/// Longest SST file that a compaction aims at, in bytes: what one upload or download handles at a time.
+const FILE_BYTES: u64 = 32 << 20;
+
+/// Smallest block that a memtable allocates, in bytes: what an idle part of a backend costs.
+const ARENA_BLOCK_BYTES: usize = 64 << 10;
+
+/// Sets of options for kinds of disks, as Flink's `PredefinedOptions`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PredefinedOptions {
+    /// RocksDB's own.
+    #[default]
+    Default,
+    /// For disks that seek slowly.
+    SpinningDisk,
+    /// For disks that seek slowly, with a lot of memory.
+    SpinningDiskHighMemory,
+    /// For flash.
+    FlashSsd,
+}
+
+/// How RocksDB is set up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResourceOptions {
+    /// Bytes that block cache and memtables of all backends take together.
+    pub memory_bytes: u64,
+    /// The share of memtables in them.
+    pub write_buffer_ratio: f64,
+    /// Threads for flushes and compactions, each.
+    pub threads: u16,
+    /// The set of options.
+    pub predefined: PredefinedOptions,
+    /// Single options over it, by RocksDB's names, such as `max_open_files`.
+    pub overrides: BTreeMap<String, String>,
+}
+
+impl Default for ResourceOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            write_buffer_ratio: 0.5,
+            threads: 2,
+            predefined: PredefinedOptions::default(),
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+/// What all RocksDB backends of a daemon share. Cheap to clone.
+#[derive(Clone)]
+pub struct Resources(Arc<Shared>);
+
+struct Shared {
+    options: ResourceOptions,
+    cache: Cache,
+    memtables: WriteBufferManager,
+    env: Env,
+    folders: Folders,
+    open: Mutex<Vec<Weak<DB>>>,
+}
+
+impl std::fmt::Debug for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resources").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+impl Resources {
+    /// Sets up what is shared.
+    ///
+    /// # Errors
+    /// If RocksDB does not know an option, or not its value.
+    pub fn new(options: ResourceOptions, folders: Folders) -> Result<Self, StateError> {
+        // Flink's arithmetic: the write-buffer manager may exceed its limit by half, which the cache leaves free.
+        let capacity = share(options.memory_bytes, (3.0 - options.write_buffer_ratio) / 3.0);
+        let memtables = share(options.memory_bytes, 2.0 * options.write_buffer_ratio / 3.0);
+        let mut cache = LruCacheOptions::default();
+        cache.set_capacity(capacity);
+        let cache = Cache::new_lru_cache_opts(&cache);
+        let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(memtables, false, cache.clone());
+        let mut env = Env::new().map_err(local)?;
+        env.set_background_threads(options.threads.into());
+        env.set_high_priority_background_threads(options.threads.into());
+        let shared = Shared { options, cache, memtables, env, folders, open: Mutex::default() };
+        let resources = Self(Arc::new(shared));
+        resources.database_options()?;
+        Ok(resources)
+    }
+
+    /// Where local files go.
+    #[must_use]
+    pub fn folders(&self) -> &Folders {
+        &self.0.folders
+    }
+
+    /// Bytes of memory that the block cache holds, memtables included.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.cache.get_usage() as u64
+    }
+
+    /// Bytes of memory that memtables take.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> u64 {
+        self.0.memtables.get_usage() as u64
+    }
+
+    /// The sum of an integer property (`rocksdb.<name>`) over all open databases. For `block-cache-…`, which all share, the
+    /// value itself.
+    #[must_use]
+    pub fn property(&self, name: &str) -> u64 {
+        let open: Vec<Arc<DB>> = self.0.open.lock().iter().filter_map(Weak::upgrade).collect();
+        let values = open.iter().filter_map(|db| db.property_int_value(&format!("rocksdb.{name}")).ok().flatten());
+        if name.starts_with("block-cache-") { values.max().unwrap_or(0) } else { values.sum() }
+    }
+
+    pub(super) fn opened(&self, db: &Arc<DB>) {
+        let mut open = self.0.open.lock();
+        open.retain(|db| db.strong_count() > 0);
+        open.push(Arc::downgrade(db));
+    }
+
+    /// The options of one database.
+    pub(super) fn database_options(&self) -> Result<Options, StateError> {
+        let shared = &*self.0;
+        let mut options = Options::default();
+        options.set_env(&shared.env);
+        options.set_write_buffer_manager(&shared.memtables);
+        options.create_if_missing(true);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_target_file_size_base(FILE_BYTES);
+        options.set_arena_block_size(ARENA_BLOCK_BYTES);
+        options.set_max_manifest_file_size(MANIFEST_BYTES);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options.set_stats_dump_period_sec(0);
+        options.set_avoid_unnecessary_blocking_io(true);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&shared.cache);
+        table.set_bloom_filter(10.0, false);
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_cache_index_and_filter_blocks_with_high_priority(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        predefine(shared.options.predefined, &mut options, &mut table);
+        options.set_block_based_table_factory(&table);
+        if shared.options.overrides.is_empty() {
+            return Ok(options);
+        }
+        let single = shared.options.overrides.iter().map(|(name, value)| format!("{name}={value};"));
+        let mut options = options.get_options_from_string(single.collect::<String>()).map_err(local)?;
+        // The options made from text do not keep these alive.
+        options.set_env(&shared.env);
+        options.set_write_buffer_manager(&shared.memtables);
+        Ok(options)
+    }
+}
+
+fn predefine(predefined: PredefinedOptions, options: &mut Options, table: &mut BlockBasedOptions) {
+    if predefined == PredefinedOptions::Default {
+        return;
+    }
+    options.set_compaction_style(DBCompactionStyle::Level);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_background_jobs(4);
+    options.set_max_open_files(-1);
+    if predefined == PredefinedOptions::SpinningDiskHighMemory {
+        options.set_target_file_size_base(256 << 20);
+        options.set_max_bytes_for_level_base(1 << 30);
+        options.set_write_buffer_size(64 << 20);
+        options.set_min_write_buffer_number_to_merge(3);
+        options.set_max_write_buffer_number(4);
+        table.set_block_size(128 << 10);
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a share of a size"
+)]
+fn share(bytes: u64, of: f64) -> usize {
+    (bytes as f64 * of) as usize
+}
+
+pub(super) fn local(error: rocksdb::Error) -> StateError {
+    StateError::Local(error.into())
+}

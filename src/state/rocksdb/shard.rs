@@ -1,0 +1,240 @@
+//! One database: the entries of one part of a backend's key groups.
+
+use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
+
+use hashbrown::HashSet;
+
+use rocksdb::{DB, DBPinnableSlice, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    key,
+    resources::{Resources, local},
+};
+use crate::{
+    state::{
+        StateError,
+        folder::Folder,
+        image::{ImageFile, LocalImage},
+    },
+    types::KeyGroupRange,
+};
+
+/// From so many entries on, a clear writes one tombstone over their range rather than one for each: many range tombstones
+/// slow reads down.
+const RANGE_CLEAR_ENTRIES: usize = 512;
+
+/// Subfolder of the database in its folder.
+const DATABASE: &str = "db";
+
+/// The name of the file that names the manifest.
+pub(super) const CURRENT: &str = "CURRENT";
+
+/// The prefix of a database's manifest.
+pub(super) const MANIFEST: &str = "MANIFEST-";
+
+/// The suffix of table files.
+const TABLE: &str = ".sst";
+
+/// Takes an entry's key and value; breaks a scan off.
+pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StateError>;
+
+/// Writes that the database does not have yet.
+#[derive(Default)]
+struct Pending {
+    batch: WriteBatch,
+    /// Hashes of the keys in it: a read of any other key need not wait for them.
+    keys: HashSet<u64>,
+    /// Whether a whole range is among them.
+    ranges: bool,
+}
+
+/// One open database. Writes are collected, and handed on when a read may need them or their batch ends. Its folder is removed with it.
+pub(super) struct Shard {
+    pub(super) key_groups: KeyGroupRange,
+    /// The highest stamp of any change.
+    pub(super) changed: u64,
+    db: Arc<DB>,
+    writes: WriteOptions,
+    pending: RefCell<Pending>,
+    /// Dropped after the database is closed.
+    folder: Folder,
+}
+
+/// Pending writes on their way.
+pub(super) struct HandOn<'a> {
+    db: &'a DB,
+    writes: &'a WriteOptions,
+    batch: WriteBatch,
+}
+
+impl HandOn<'_> {
+    /// Writes them, whole or not at all.
+    pub(super) fn run(self) -> Result<(), StateError> {
+        self.db.write_opt(self.batch, self.writes).map_err(local)
+    }
+}
+
+impl Shard {
+    /// An empty one.
+    pub(super) fn create(resources: &Resources, key_groups: KeyGroupRange) -> Result<Self, StateError> {
+        Self::open(resources, key_groups, resources.folders().create()?)
+    }
+
+    /// The database whose files are in `folder`'s subfolder `db`, or an empty one.
+    pub(super) fn open(resources: &Resources, key_groups: KeyGroupRange, folder: Folder) -> Result<Self, StateError> {
+        let path = folder.path().join(DATABASE);
+        let db = Arc::new(DB::open(&resources.database_options()?, path).map_err(local)?);
+        resources.opened(&db);
+        let mut writes = WriteOptions::default();
+        writes.disable_wal(true);
+        Ok(Self { key_groups, changed: 0, db, writes, pending: RefCell::default(), folder })
+    }
+
+    /// The database of an image, whose folder it takes.
+    pub(super) fn adopt(resources: &Resources, image: LocalImage) -> Result<Self, StateError> {
+        let path = image.folder.path().join(DATABASE);
+        std::fs::create_dir(&path)?;
+        for file in &image.files {
+            std::fs::rename(image.path(file), path.join(&file.name))?;
+        }
+        let manifest = image.files.iter().find(|file| file.name.starts_with(MANIFEST));
+        let manifest = manifest.ok_or(StateError::Undecodable("an image without manifest"))?;
+        std::fs::write(path.join(CURRENT), format!("{}\n", manifest.name))?;
+        Self::open(resources, image.key_groups, image.folder)
+    }
+
+    /// The database itself, for what may take long.
+    pub(super) fn database(&self) -> Arc<DB> {
+        self.db.clone()
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StateError> {
+        let is_pending = {
+            let pending = self.pending.borrow();
+            pending.ranges || (!pending.keys.is_empty() && pending.keys.contains(&xxh3_64(key)))
+        };
+        if is_pending {
+            self.hand_on()?;
+        }
+        self.db.get_pinned(key).map_err(local)
+    }
+
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) {
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.put(key, value);
+        pending.keys.insert(xxh3_64(key));
+    }
+
+    pub(super) fn delete(&self, key: &[u8]) {
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.delete(key);
+        pending.keys.insert(xxh3_64(key));
+    }
+
+    /// Bytes of writes that the database does not have yet.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending.borrow().batch.size_in_bytes()
+    }
+
+    /// What hands the pending writes to the database; they count as done from now on.
+    pub(super) fn handing_on(&self) -> Option<HandOn<'_>> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.batch.is_empty() {
+            return None;
+        }
+        pending.keys.clear();
+        pending.ranges = false;
+        let batch = std::mem::take(&mut pending.batch);
+        Some(HandOn { db: &self.db, writes: &self.writes, batch })
+    }
+
+    /// Hands the pending writes to the database.
+    pub(super) fn hand_on(&self) -> Result<(), StateError> {
+        self.handing_on().map_or(Ok(()), HandOn::run)
+    }
+
+    /// Removes every entry that begins with `prefix`.
+    pub(super) fn clear(&self, prefix: &[u8]) -> Result<(), StateError> {
+        let mut keys: Vec<Vec<u8>> = vec![];
+        self.scan(prefix, prefix, &mut |key, _| {
+            keys.push(key.to_vec());
+            Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        if keys.len() <= RANGE_CLEAR_ENTRIES {
+            keys.iter().for_each(|key| self.delete(key));
+            return Ok(());
+        }
+        let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
+        let mut pending = self.pending.borrow_mut();
+        pending.batch.delete_range(prefix, &end);
+        pending.ranges = true;
+        Ok(())
+    }
+
+    /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
+    pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
+        self.scan_range(from, key::behind(prefix), read)
+    }
+
+    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        self.hand_on()?;
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut entries = self.db.raw_iterator_opt(options);
+        entries.seek(from);
+        while let Some((key, value)) = entries.item() {
+            if read(key, value)?.is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(local)
+    }
+
+    /// Bytes of memtables and live files.
+    pub(super) fn bytes(&self) -> u64 {
+        let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        property("rocksdb.cur-size-all-mem-tables") + property("rocksdb.live-sst-files-size")
+    }
+
+    /// Whether writes wait for flushes or compactions.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.db.property_int_value("rocksdb.is-write-stopped").ok().flatten() == Some(1)
+    }
+
+    /// Links the files of everything that was written so far.
+    pub(super) fn image(&self) -> Result<LocalImage, StateError> {
+        self.hand_on()?;
+        let folder = self.folder.sibling()?;
+        // RocksDB makes the folder itself.
+        let path = folder.path().join("image");
+        Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(&path)).map_err(local)?;
+        let mut files = vec![];
+        for entry in std::fs::read_dir(&path)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if name.ends_with(TABLE) || name.starts_with(MANIFEST) {
+                let bytes = entry.metadata()?.len();
+                std::fs::rename(entry.path(), folder.path().join(&name))?;
+                files.push(ImageFile { name, bytes });
+            }
+        }
+        std::fs::remove_dir_all(&path)?;
+        files.sort();
+        let keys = self.db.property_int_value("rocksdb.estimate-num-keys").map_err(local)?;
+        Ok(LocalImage { key_groups: self.key_groups, folder, files, changes: keys.unwrap_or(0) })
+    }
+
+    /// Adds a file of sorted entries, over what is there.
+    pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
+        self.hand_on()?;
+        let mut options = rocksdb::IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
+    }
+}

@@ -1,0 +1,233 @@
+//! Tests of the backend on local disk.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    state::{conformance, folder::Folders},
+    types::KeyGroup,
+};
+
+const VALUE: StateId = StateId(1);
+const MAP: StateId = StateId(2);
+const LIST: StateId = StateId(300);
+
+/// Resources in a folder that is removed with them.
+struct Home {
+    resources: Resources,
+    _root: tempfile::TempDir,
+}
+
+fn home(options: ResourceOptions) -> Home {
+    let root = tempfile::tempdir().unwrap();
+    let folders = Folders::new(&[root.path().to_owned()], Uuid::from_u128(1)).unwrap();
+    Home { resources: Resources::new(options, folders).unwrap(), _root: root }
+}
+
+fn small() -> Home {
+    home(ResourceOptions { memory_bytes: 16 << 20, ..ResourceOptions::default() })
+}
+
+fn range(first: u32, last: u32) -> KeyGroupRange {
+    KeyGroupRange::new(first, last).unwrap()
+}
+
+fn backend(home: &Home, key_groups: KeyGroupRange) -> RocksDbBackend {
+    let mut backend = RocksDbBackend::new(&home.resources, key_groups, 128).unwrap();
+    for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
+        backend.register(state, &StateDescriptor { name: String::new(), kind, merge: None, serializer: String::new() });
+    }
+    backend
+}
+
+fn at(state: StateId, key: u32) -> (StateId, KeyGroup, [u8; 4]) {
+    (state, KeyGroup(u16::try_from(key % 128).unwrap()), key.to_be_bytes())
+}
+
+fn apply(backend: &mut RocksDbBackend, (state, key_group, key): (StateId, KeyGroup, [u8; 4]), action: Action<'_>) {
+    backend.apply(&Change { at: Address { state, key_group, key: &key, namespace: b"" }, action }).unwrap();
+}
+
+fn fill(backend: &mut RocksDbBackend, keys: impl Iterator<Item = u32>) {
+    for key in
+        keys.filter(|key| backend.key_groups.contains(KeyGroup(u16::try_from(key % 128).unwrap()))).collect::<Vec<_>>()
+    {
+        apply(backend, at(VALUE, key), Action::Put(&key.to_le_bytes()));
+        apply(backend, at(MAP, key), Action::MapPut { map_key: b"", value: b"empty" });
+        apply(backend, at(MAP, key), Action::MapPut { map_key: b"m", value: &key.to_le_bytes() });
+        apply(backend, at(LIST, key), Action::ListPut { index: 0, element: b"first" });
+        apply(backend, at(LIST, key), Action::ListPut { index: 1, element: &key.to_le_bytes() });
+    }
+}
+
+/// Everything in the backend, as changes in order of their places.
+fn contents(backend: &RocksDbBackend) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut contents = BTreeMap::new();
+    for shard in &backend.shards {
+        shard
+            .scan_range(&[], None, &mut |key, value| {
+                assert!(contents.insert(key.to_vec(), value.to_vec()).is_none());
+                Ok(ControlFlow::Continue(()))
+            })
+            .unwrap();
+    }
+    contents
+}
+
+fn same_ids() -> StateIds {
+    [VALUE, MAP, LIST].map(|id| (id, id)).into()
+}
+
+#[test]
+fn conforms() {
+    let home = small();
+    conformance::all(&|range| Box::new(RocksDbBackend::new(&home.resources, range, 20).unwrap()));
+}
+
+#[test]
+fn random_operations_equal_the_model() {
+    let home = small();
+    let factory: conformance::Factory<'_> = &|range| Box::new(RocksDbBackend::new(&home.resources, range, 40).unwrap());
+    conformance::model::random_operations_equal_the_model_in(factory, 24);
+}
+
+#[test]
+fn parts_are_cut_at_the_same_key_groups_whatever_the_range() {
+    let cut = |first, last, max| parts(range(first, last), max).collect::<Vec<_>>();
+    assert_eq!(cut(0, 127, 128), [range(0, 31), range(32, 63), range(64, 95), range(96, 127)]);
+    assert_eq!(cut(43, 85, 128), [range(43, 63), range(64, 85)]);
+    assert_eq!(cut(64, 95, 128), [range(64, 95)]);
+    assert_eq!(cut(0, 0, 1), [range(0, 0)]);
+    assert_eq!(cut(0, 9, 10), [range(0, 2), range(3, 5), range(6, 8), range(9, 9)]);
+    assert_eq!(cut(0, 32_767, 32_768).len(), 4);
+}
+
+#[test]
+fn an_image_of_a_whole_part_is_adopted_and_its_files_keep_their_names() {
+    let home = small();
+    let mut original = backend(&home, range(0, 31));
+    fill(&mut original, 0..2_000);
+    let expected = contents(&original);
+    let image = original.image(0).unwrap();
+    fill(&mut original, 2_000..2_100);
+    apply(&mut original, at(VALUE, 0), Action::Clear);
+    let files = image.files.clone();
+    let mut restored = backend(&home, range(0, 31));
+    restored.set_stamp(7);
+    assert_eq!(restored.load(image, &same_ids()).unwrap(), Loaded::Adopted(0));
+    assert_eq!(contents(&restored), expected, "without what came later");
+    fill(&mut restored, 5_000..5_100);
+    let next = restored.image(0).unwrap();
+    let tables: Vec<_> = files.iter().filter(|file| file.name.ends_with(".sst")).collect();
+    assert!(!tables.is_empty() && tables.iter().all(|file| next.files.contains(file)), "{tables:?} {:?}", next.files);
+}
+
+#[test]
+fn images_are_copied_into_other_parts_by_range_and_by_id() {
+    let home = small();
+    let mut original = backend(&home, range(0, 127));
+    fill(&mut original, 0..3_000);
+    let images: Vec<_> = (0..4).map(|part| original.image(part).unwrap()).collect();
+    let mut narrow = backend(&home, range(20, 70));
+    for image in images {
+        narrow.load(image, &same_ids()).unwrap();
+    }
+    let mut expected = backend(&home, range(20, 70));
+    fill(&mut expected, 0..3_000);
+    assert_eq!(contents(&narrow), contents(&expected));
+    // Other ids, and a state that is not there.
+    let swapped: StateIds = [(VALUE, StateId(9)), (LIST, LIST)].into();
+    let mut renamed = backend(&home, range(20, 70));
+    renamed.register(
+        StateId(9),
+        &StateDescriptor { name: String::new(), kind: StateKind::Value, merge: None, serializer: String::new() },
+    );
+    for part in 0..3 {
+        renamed.load(narrow.image(part).unwrap(), &swapped).unwrap();
+    }
+    let count = |backend: &RocksDbBackend, state| backend.entries(state, u64::MAX).unwrap();
+    assert_eq!(count(&renamed, StateId(9)), count(&expected, VALUE));
+    assert_eq!(count(&renamed, LIST), count(&expected, LIST));
+    assert_eq!((count(&renamed, VALUE), count(&renamed, MAP)), (0, 0));
+    assert_eq!(count(&expected, MAP), 2 * count(&expected, VALUE));
+    assert_eq!(expected.entries(MAP, 10).unwrap(), 10, "nobody counts on");
+}
+
+#[test]
+fn an_image_is_read_into_any_backend_as_changes() {
+    let home = small();
+    let mut original = backend(&home, range(0, 31));
+    fill(&mut original, 0..1_000);
+    let mut rebuilt = backend(&home, range(0, 31));
+    let kind = |state| original.kind(state).ok();
+    let image = original.shards[0].image().unwrap();
+    home.resources.read(image, range(0, 31), &kind, &mut |change| rebuilt.apply(change)).unwrap();
+    assert_eq!(contents(&rebuilt), contents(&original));
+}
+
+#[test]
+fn a_giant_map_is_cleared_whole_and_only_it() {
+    let home = small();
+    let mut backend = backend(&home, range(0, 31));
+    let giant = |state, key: u32| at(state, key);
+    for i in 0..2_000_u32 {
+        apply(&mut backend, giant(MAP, 1), Action::MapPut { map_key: &i.to_be_bytes(), value: b"v" });
+        apply(&mut backend, giant(LIST, 1), Action::ListPut { index: i.into(), element: b"e" });
+    }
+    fill(&mut backend, [0, 2].into_iter());
+    let before = contents(&backend);
+    for state in [MAP, LIST] {
+        apply(&mut backend, giant(state, 1), Action::Clear);
+    }
+    let others: BTreeMap<_, _> = before
+        .into_iter()
+        .filter(|(key, _)| !key.ends_with(&[]) || key::parse(key).unwrap().at.key != 1_u32.to_be_bytes())
+        .collect();
+    assert_eq!(contents(&backend), others);
+    apply(&mut backend, giant(LIST, 1), Action::ListPut { index: 0, element: b"again" });
+    assert_eq!(backend.entries(LIST, u64::MAX).unwrap(), 5);
+}
+
+#[test]
+fn options_are_checked_by_name_and_value() {
+    let root = tempfile::tempdir().unwrap();
+    let with = |name: &str, value: &str| {
+        let folders = Folders::new(&[root.path().to_owned()], Uuid::new_v4()).unwrap();
+        let overrides = [(name.to_owned(), value.to_owned())].into();
+        Resources::new(ResourceOptions { overrides, ..ResourceOptions::default() }, folders)
+    };
+    for (name, value) in [("max_open_files", "500"), ("compression", "kZSTD"), ("write_buffer_size", "8388608")] {
+        let resources = with(name, value).unwrap();
+        RocksDbBackend::new(&resources, range(0, 3), 4).unwrap();
+    }
+    for (name, value) in [("max_opened_files", "500"), ("max_open_files", "many"), ("a;b", "1")] {
+        let error = with(name, value).unwrap_err();
+        assert!(matches!(error, StateError::Local(_)), "{name} {error}");
+    }
+    for predefined in
+        [PredefinedOptions::SpinningDisk, PredefinedOptions::SpinningDiskHighMemory, PredefinedOptions::FlashSsd]
+    {
+        let home = home(ResourceOptions { predefined, ..ResourceOptions::default() });
+        let mut backend = backend(&home, range(0, 127));
+        fill(&mut backend, 0..100);
+        assert_eq!(backend.entries(VALUE, u64::MAX).unwrap(), 100);
+    }
+}
+
+#[test]
+fn memory_is_shared_and_counted_once() {
+    let home = small();
+    let mut backends = [backend(&home, range(0, 63)), backend(&home, range(64, 127))];
+    for backend in &mut backends {
+        fill(backend, 0..20_000);
+        assert_eq!(backend.memory_bytes(), 0);
+        assert!(backend.bytes() > 100_000);
+    }
+    let used = home.resources.memory_bytes();
+    assert!(used > 0 && used < 20 << 20, "{used} bytes");
+    assert!(home.resources.memtable_bytes() <= used);
+    assert!(home.resources.property("estimate-num-keys") > 0);
+}
