@@ -35,20 +35,29 @@ impl Part {
     }
 }
 
-/// The parts of the checkpoint to restore, by subtask, those that are not needed included; none to begin empty. `head` is that of
-/// the backend's own chain.
+/// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
+/// empty. With them come those of subtasks that vanish, and all that were named by handles. `head` is that of the own chain.
 pub(super) async fn choose(
     env: &Environment,
     spec: &OpenSpec,
     head: Option<&Head>,
     retry: Retry,
 ) -> Result<Vec<Part>, Error> {
-    match &spec.restore {
-        RestoreFrom::Empty => Ok(vec![]),
-        RestoreFrom::Id(id) => by_id(env, spec, head, (*id, retry)).await,
-        RestoreFrom::Handles(handles) => by_handles(env, spec, head, (handles, retry)).await,
-        RestoreFrom::Latest { or_empty } => latest(env, spec, head, (*or_empty, retry)).await,
+    let mut parts = match &spec.restore {
+        RestoreFrom::Empty => vec![],
+        RestoreFrom::Id(id) => by_id(env, spec, head, (*id, retry)).await?,
+        RestoreFrom::Handles(handles) => by_handles(env, spec, head, (handles, retry)).await?,
+        RestoreFrom::Latest { or_empty } => latest(env, spec, head, (*or_empty, retry)).await?,
+    };
+    let Some(first) = parts.first() else { return Ok(parts) };
+    let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
+    // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
+    check(spec, &parts, key_groups)?;
+    if !matches!(spec.restore, RestoreFrom::Handles(_)) {
+        let vanishes = |part: &Part| part.manifest.backend.subtask >= spec.parallelism;
+        parts.retain(|part| part.span().key_groups.overlaps(key_groups) || vanishes(part));
     }
+    Ok(parts)
 }
 
 /// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
@@ -189,7 +198,7 @@ fn spans(parts: &[Part]) -> impl Iterator<Item = KeyGroupRange> + '_ {
 ///
 /// # Errors
 /// Says which are missing, and whose handles have them.
-pub(super) fn check(spec: &OpenSpec, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
+fn check(spec: &OpenSpec, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
     let mut needed: Vec<&Part> = parts.iter().filter(|part| part.span().key_groups.overlaps(key_groups)).collect();
     needed.sort_by_key(|part| part.span().key_groups.first());
     for (part, other) in needed.iter().zip(needed.iter().skip(1)) {

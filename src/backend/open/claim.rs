@@ -79,7 +79,6 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             }
             Err(error) => return Err(error),
         };
-        let chosen = needed(env, spec, chosen)?;
         plan(env, spec, head.as_ref(), chosen.clone())?;
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
@@ -118,16 +117,6 @@ fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
     Err(Error::new(Reason::Fenced, text))
 }
 
-/// The parts to read, and those of subtasks that vanish. Handles are all taken: who gives one means it.
-fn needed(env: &Environment, spec: &OpenSpec, mut parts: Vec<Part>) -> Result<Vec<Part>, Error> {
-    if let (Some(first), false) = (parts.first(), matches!(spec.restore, RestoreFrom::Handles(_))) {
-        let key_groups = shape(env, spec, Some(&first.span()))?.key_groups;
-        let vanishes = |part: &Part| part.manifest.backend.subtask >= spec.parallelism;
-        parts.retain(|part| part.span().key_groups.overlaps(key_groups) || vanishes(part));
-    }
-    Ok(parts)
-}
-
 /// Decides everything that the manifest will say. Pure.
 fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<Part>) -> Result<Plan, Error> {
     for part in &parts {
@@ -143,8 +132,9 @@ fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<
         );
         return Err(Error::new(Reason::BackendMismatch, text));
     }
-    choice::check(spec, &parts, shape.key_groups)?;
+    let is_empty = parts.is_empty();
     parts.retain(|part| part.span().key_groups.overlaps(shape.key_groups));
+    assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
         [] => true,
         [part] => part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
