@@ -47,6 +47,8 @@ pub struct Config {
     pub inner: InnerBackend,
     /// Budgets of memory.
     pub memory: MemoryConfig,
+    /// The inner backend on local disk.
+    pub rocksdb: RocksDbConfig,
     /// Changelogs and their store.
     pub changelog: ChangelogConfig,
     /// Checkpoints.
@@ -94,13 +96,49 @@ impl Config {
 pub enum InnerBackend {
     /// In memory.
     Hashmap,
+    /// On local disk.
+    Rocksdb,
 }
 
 /// Budgets of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {
+    /// Bytes that the whole process may use; the others fit it together.
+    pub budget_bytes: u64,
     /// Bytes of all state in memory.
     pub state_bytes: u64,
+    /// Bytes of block cache and memtables of all RocksDB backends.
+    pub rocksdb_bytes: u64,
+}
+
+/// The inner backend on local disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RocksDbConfig {
+    /// Where its files go, absolute; at least one.
+    pub local_dirs: Vec<PathBuf>,
+    /// The part of its memory that memtables may take, 0.1 to 0.9.
+    pub write_buffer_ratio: f64,
+    /// Threads for flushes and compactions, each; above 0.
+    pub threads: u16,
+    /// The set of options.
+    pub predefined: PredefinedOptions,
+    /// Single options over it, which RocksDB accepts.
+    pub options: BTreeMap<String, String>,
+    /// Names of the properties that become metrics.
+    pub metrics: Vec<&'static str>,
+}
+
+/// Sets of options of RocksDB for kinds of disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PredefinedOptions {
+    /// RocksDB's own.
+    Default,
+    /// For disks that seek slowly.
+    SpinningDisk,
+    /// For disks that seek slowly, with a lot of memory.
+    SpinningDiskHighMemory,
+    /// For flash.
+    FlashSsd,
 }
 
 /// Changelogs and their store.

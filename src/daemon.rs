@@ -20,6 +20,7 @@ use tokio::{
 };
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
+use uuid::Uuid;
 
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
@@ -52,6 +53,7 @@ use crate::{
         self,
         listener::{Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
     },
+    state::image::LocalBackends,
     tasks::Tasks,
     types::InnerBackend,
 };
@@ -78,6 +80,9 @@ pub enum DaemonError {
     /// The store of the configuration cannot be used.
     #[error("opening the object store")]
     Store(#[from] OpenError),
+    /// RocksDB is the default inner backend, and its folders cannot be written.
+    #[error("making the folders of `state.backend.rocksdb.localdir`")]
+    LocalFolders(#[source] std::io::Error),
     /// The gRPC address cannot be taken.
     #[error("listening for tasks")]
     Listen(#[from] ListenError),
@@ -114,7 +119,9 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let metrics = Metrics::new();
     metrics.register("build_info", "Always 1; the version is in the package", Gauge::<i64>::default()).set(1);
     let store = store(config, &metrics, &Clock::system(), Random::from_os())?;
-    let directory = Directory::new(environment(config, store, &metrics));
+    let instance = Random::from_os().uuid();
+    let local = local_backends(config, instance, &metrics)?;
+    let directory = Directory::new(environment(config, store, Local { instance, backends: local }, &metrics));
     sweep_by_schedule(config, &directory, &metrics);
     let readiness = Readiness::starting();
     let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
@@ -257,8 +264,59 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
     open::open(&options, metrics, clock, random)
 }
 
+/// This process, and what it has on local disk.
+struct Local {
+    instance: Uuid,
+    backends: Option<Arc<dyn LocalBackends>>,
+}
+
+/// Makes the local folders, removing those of dead daemons, and sets RocksDB up in them. A daemon whose folders cannot be written
+/// still serves backends in memory.
+#[cfg(feature = "rocksdb")]
+fn local_backends(
+    config: &Config,
+    instance: Uuid,
+    metrics: &Metrics,
+) -> Result<Option<Arc<dyn LocalBackends>>, DaemonError> {
+    use crate::state::{folder::Folders, rocksdb};
+    let settings = &config.rocksdb;
+    let folders = match Folders::new(&settings.local_dirs, instance) {
+        Ok(folders) => folders,
+        Err(error) if config.inner == config::InnerBackend::Hashmap => {
+            tracing::warn!(%error, "`state.backend.rocksdb.localdir` cannot be written: RocksDB is not offered");
+            return Ok(None);
+        }
+        Err(error) => return Err(DaemonError::LocalFolders(error)),
+    };
+    let options = rocksdb::ResourceOptions {
+        memory_bytes: config.memory.rocksdb_bytes,
+        write_buffer_ratio: settings.write_buffer_ratio,
+        threads: settings.threads,
+        predefined: match settings.predefined {
+            config::PredefinedOptions::Default => rocksdb::PredefinedOptions::Default,
+            config::PredefinedOptions::SpinningDisk => rocksdb::PredefinedOptions::SpinningDisk,
+            config::PredefinedOptions::SpinningDiskHighMemory => rocksdb::PredefinedOptions::SpinningDiskHighMemory,
+            config::PredefinedOptions::FlashSsd => rocksdb::PredefinedOptions::FlashSsd,
+        },
+        overrides: settings.options.clone(),
+    };
+    let resources = rocksdb::Resources::new(options, folders).map_err(start_error)?;
+    rocksdb::register_metrics(&resources, &settings.metrics, metrics);
+    Ok(Some(Arc::new(resources)))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+#[allow(clippy::unnecessary_wraps, reason = "as with RocksDB")]
+fn local_backends(
+    _config: &Config,
+    _instance: Uuid,
+    _metrics: &Metrics,
+) -> Result<Option<Arc<dyn LocalBackends>>, DaemonError> {
+    Ok(None)
+}
+
 /// What the backends of a daemon share, as configured.
-fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment {
+fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -> Environment {
     let limits = config.limits();
     let changelog = &config.changelog;
     let compression = match changelog.compression {
@@ -270,6 +328,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         limits,
         inner: match config.inner {
             config::InnerBackend::Hashmap => InnerBackend::HashMap,
+            config::InnerBackend::Rocksdb => InnerBackend::RocksDb,
         },
         changelog: changelog.enabled,
         retention: Retention::Count(config.checkpoint.num_retained),
@@ -296,11 +355,10 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
     };
     register_limits(config, metrics);
     let (tasks, random) = (Tasks::default(), Random::from_os());
-    let instance = random.uuid();
     let uploads = Registry::new(
         store.clone(),
         tasks.clone(),
-        SegmentNumbers::new(instance),
+        SegmentNumbers::new(local.instance),
         upload_options,
         UploadMetrics::register(metrics),
     );
@@ -309,12 +367,12 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
         clock: Clock::system(),
         random,
         tasks,
-        instance,
+        instance: local.instance,
         options: Arc::new(options),
         uploads,
         credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
-        local: None,
+        local: local.backends,
         materializing: Arc::new(Semaphore::new(1)),
         metrics: BackendMetrics::register(metrics),
     }
@@ -323,6 +381,7 @@ fn environment(config: &Config, store: Store, metrics: &Metrics) -> Environment 
 /// What alerts compare what is held with.
 fn register_limits(config: &Config, metrics: &Metrics) {
     let limits = [
+        ("memory_budget_bytes", "Bytes that the whole daemon may use (memory.budget)", config.memory.budget_bytes),
         ("state_limit_bytes", "Bytes that the inner backends may hold (memory.state)", config.memory.state_bytes),
         (
             "changelog_pending_limit_bytes",
@@ -365,9 +424,9 @@ fn status_source(directory: Directory) -> crate::admin::StatusSource {
     Arc::new(move || {
         let env = directory.environment();
         let backends: Vec<_> = directory
-            .describe(None)
-            .unwrap_or_default()
+            .backends()
             .iter()
+            .map(crate::backend::Backend::outline)
             .map(|backend| {
                 json!({
                     "backend": backend.id.to_string(),

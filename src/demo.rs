@@ -58,7 +58,7 @@ use crate::{
     client::{Client, ClientError, OpenOptions, Restore},
     object::Store,
     random::Random,
-    types::Name,
+    types::{InnerBackend, Name},
 };
 
 /// Exit code of a task that lost its daemon; `EX_TEMPFAIL` of sysexits(3).
@@ -73,6 +73,8 @@ const MAX_FOLDER_BYTES: usize = 60;
 /// What to demonstrate.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
+    /// Where the state is while the task runs.
+    pub inner: InnerBackend,
     /// Where changelogs go; `None` for a temporary folder.
     pub store: Option<String>,
     /// Of the random choices; `None` for a random one.
@@ -146,7 +148,7 @@ async fn run_in(
 ) -> Result<Outcome, DemoError> {
     let seed = options.seed.unwrap_or_else(|| Random::from_os().below(1_000_000));
     let random = Random::seeded(seed);
-    let place = place(folder, options.store.as_deref())?;
+    let place = place(folder, options)?;
     let opening = store::open(&place.store, &random);
     let store = tokio::select! {
         biased;
@@ -184,7 +186,7 @@ async fn run_in(
     let seconds = work.elapsed.as_secs_f64();
     let outcome = Outcome {
         ok: comparison.mismatches == 0 && objects.unreferenced == 0 && survived,
-        inner: "hashmap",
+        inner: options.inner.to_string(),
         seed,
         store: options.store.clone().unwrap_or_else(|| "temporary".to_owned()),
         job: place.job.clone(),
@@ -249,8 +251,8 @@ async fn restore_and_compare(
 }
 
 /// Names what the processes share. A job's name is new each time, so that nothing older is found in the store.
-fn place(folder: &Path, store: Option<&str>) -> Result<Place, DemoError> {
-    let store = match store {
+fn place(folder: &Path, options: &DemoOptions) -> Result<Place, DemoError> {
+    let store = match options.store.as_deref() {
         None => folder.join("store").display().to_string(),
         Some(url) if url.contains("://") => url.to_owned(),
         Some(path) => std::path::absolute(path)
@@ -259,7 +261,7 @@ fn place(folder: &Path, store: Option<&str>) -> Result<Place, DemoError> {
             .to_string(),
     };
     let job = format!("demo-{}", Random::from_os().uuid().simple());
-    Ok(Place { folder: folder.to_owned(), store, job })
+    Ok(Place { folder: folder.to_owned(), inner: options.inner, store, job })
 }
 
 fn unusable(store: &str, error: &store::UnusableStore) -> DemoError {

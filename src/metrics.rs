@@ -8,8 +8,9 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::MetricType,
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
+    metrics::{MetricType, gauge::ConstGauge},
     registry::{Metric, Registry},
 };
 
@@ -72,6 +73,14 @@ impl Metrics {
         metric
     }
 
+    /// Registers a gauge that is `read` whenever the text is made; it must not use these metrics itself. `name` and `help` as for
+    /// [`register`](Self::register).
+    pub fn read(&self, name: &str, help: &str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.0.samples.lock().push(format!("{PREFIX}_{name}"));
+        let gauge = Reading { name: name.to_owned(), help: format!("{help}."), read: Box::new(read) };
+        self.0.registry.lock().register_collector(Box::new(gauge));
+    }
+
     /// The names of all samples that can ever be in the text, in the order of registration; one that is there twice was
     /// registered twice.
     #[must_use]
@@ -106,6 +115,26 @@ impl Metrics {
             plain.push('\n');
         }
         plain
+    }
+}
+
+/// A gauge that is read when the text is made.
+struct Reading {
+    name: String,
+    help: String,
+    read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Collector for Reading {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = ConstGauge::new(i64::try_from((self.read)()).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(&self.name, &self.help, None, MetricType::Gauge)?)
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
-    types::{CheckpointId, KeyGroupRange, Sqn, StateId, TimeMs},
+    types::{CheckpointId, KeyGroupRange, Sqn, SqnRange, StateId, TimeMs},
 };
 
 /// Bytes of changelog that a restore holds in memory at most, besides the state itself.
@@ -94,7 +94,10 @@ pub enum RestoreError {
         source: StateError,
     },
     /// The base was made by an inner backend on local disk, and this daemon has none.
-    #[error("checkpoint {checkpoint} was made with inner backend `rocksdb`, which is not built into this daemon")]
+    #[error(
+        "checkpoint {checkpoint} was made with inner backend `rocksdb`, which this daemon has not: it was built without it, or \
+         cannot write `state.backend.rocksdb.localdir`"
+    )]
     NoLocalBackends {
         /// Which.
         checkpoint: CheckpointId,
@@ -321,16 +324,16 @@ impl Restore<'_> {
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {
         let path = page.name(&self.manifest.backend).path();
-        let of_page_epoch = |source: &Source| source.epoch == page.range.from.epoch() && source.to > page.range.from;
+        let reads_page = |source: &Source| reads(source, page.range);
         let bytes = match self.store.get(&path, self.retry).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => {
-                return Err(self.damaged(format!("object `{path}` is missing"), true, &of_page_epoch));
+                return Err(self.damaged(format!("object `{path}` is missing"), true, &reads_page));
             }
             Err(error) => return Err(error.into()),
         };
         Page::decode(&self.manifest.backend.job, page, &bytes)
-            .map_err(|error: EnvelopeError| self.damaged(format!("object `{path}`, {error}"), false, &of_page_epoch))
+            .map_err(|error: EnvelopeError| self.damaged(format!("object `{path}`, {error}"), false, &reads_page))
     }
 
     fn read_error(&self, error: ReadError, handles: &[SegmentHandle]) -> RestoreError {
@@ -340,10 +343,10 @@ impl Restore<'_> {
             ReadError::Corrupt { ref object, .. } => (object, false),
             ReadError::Missing { ref object } => (object, true),
         };
-        // The first change set that lies in the damaged object: every source that reaches it is spoilt.
-        let first =
-            handles.iter().filter(|handle| path_of(handle).as_ref() == object).map(|handle| handle.range.from).min();
-        let spoils = |source: &Source| first.is_some_and(|first| source.epoch == first.epoch() && source.to > first);
+        // What later checkpoints need of the object is newer than this one, so it is not yet in a page.
+        let known = handles.iter().chain(self.manifest.runs.values().flat_map(|run| &run.handles));
+        let lost: Vec<_> = known.filter(|h| path_of(h).as_ref() == object).map(|handle| handle.range).collect();
+        let spoils = |source: &Source| lost.iter().any(|range| reads(source, *range));
         self.damaged(error.to_string(), missing, &spoils)
     }
 
@@ -400,6 +403,11 @@ fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
     let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));
     covered_to.is_some_and(|covered_to| sqn < covered_to)
+}
+
+/// Whether what `source` replays lies, in part, in `range`.
+fn reads(source: &Source, range: SqnRange) -> bool {
+    source.epoch == range.from.epoch() && source.from < range.to && source.to > range.from
 }
 
 fn path_of(handle: &SegmentHandle) -> Path {

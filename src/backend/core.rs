@@ -38,9 +38,6 @@ use crate::{
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
 };
 
-/// Entries that an inner backend counts for one description, at most.
-const COUNTED_ENTRIES: u64 = 100_000;
-
 /// Events kept for a session that is not there, at most.
 const UNDELIVERED_EVENTS: usize = 256;
 
@@ -159,6 +156,12 @@ pub struct StateSummary {
     pub entries: u64,
     /// Whether there may be more entries: nobody counted on.
     pub at_least: bool,
+}
+
+impl StateSummary {
+    fn uncounted(id: StateId, descriptor: &StateDescriptor) -> Self {
+        Self { id, descriptor: descriptor.clone(), entries: 0, at_least: true }
+    }
 }
 
 /// What a backend consists of, for people and tools.
@@ -312,29 +315,15 @@ impl Core {
         self.counted_state_bytes = bytes;
     }
 
-    fn summarize(&self) -> Vec<StateSummary> {
-        let mut to_count = COUNTED_ENTRIES;
-        let summarize = |(id, descriptor): (StateId, &StateDescriptor)| {
-            // A local store that fails shows in failsafe; here it only means that nobody knows.
-            let entries = self.inner.entries(id, to_count).unwrap_or(0);
-            let at_least = entries == to_count;
-            if self.inner.pieces().is_none() {
-                to_count -= entries.min(to_count);
-            }
-            StateSummary { id, descriptor: descriptor.clone(), entries, at_least }
-        };
-        self.states.bound().map(summarize).collect()
-    }
-
-    /// What the backend consists of.
-    pub(super) fn describe(&self) -> Description {
+    /// What the backend consists of; nothing is counted.
+    pub(super) fn outline(&self) -> Description {
         let mut manifest = self.manifest.clone();
         manifest.checkpoints = self.ledger.retained().to_vec();
         Description {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.summarize(),
+            states: self.states.bound().map(|(id, d)| StateSummary::uncounted(id, d)).collect(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),

@@ -318,7 +318,8 @@ fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBacken
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),
         (InnerBackend::RocksDb, Some(local)) => local,
         (InnerBackend::RocksDb, None) => {
-            let text = "inner backend `rocksdb` is not built into this daemon; open with `hashmap`";
+            let text = "this daemon has no inner backend `rocksdb`: it was built without it, or cannot write \
+                        `state.backend.rocksdb.localdir` (its log says so); open with `hashmap`";
             return Err(Error::new(Reason::Unsupported, text));
         }
     };

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config, Host},
     demo::{self, DemoError, DemoOptions, task::TaskOptions},
     tools::health,
+    types::InnerBackend,
 };
 
 /// Runs `command` to its end.
@@ -58,12 +59,16 @@ fn resolve(args: &ConfigArgs) -> Result<Config, CliError> {
 
 /// Runs the demo and shows its outcome, which is a fault if it is not as it should be.
 fn demo(args: DemoArgs) -> Result<(), CliError> {
-    if args.inner == Inner::Rocksdb {
-        let what = "`--inner rocksdb`: RocksDB is not built into this binary; `hashmap` is";
-        return Err(DemoError::Usage(what.to_owned()).into());
-    }
+    let inner = match args.inner {
+        Inner::Hashmap => InnerBackend::HashMap,
+        Inner::Rocksdb if cfg!(feature = "rocksdb") => InnerBackend::RocksDb,
+        Inner::Rocksdb => {
+            let what = "`--inner rocksdb`: RocksDB is not built into this program; `hashmap` is";
+            return Err(DemoError::Usage(what.to_owned()).into());
+        }
+    };
     let DemoArgs { store, seed, kills, max_bytes, json, paths, .. } = args;
-    let options = DemoOptions { store, seed, kills, max_bytes, paths, quiet: json };
+    let options = DemoOptions { inner, store, seed, kills, max_bytes, paths, quiet: json };
     let outcome = runtime()?.block_on(demo::run(options))?;
     output::print(&if json { outcome.json() } else { outcome.table() })?;
     if outcome.ok { Ok(()) } else { Err(DemoError::Failed("the outcome is not as it should be".to_owned()).into()) }

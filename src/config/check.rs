@@ -3,7 +3,7 @@
 use std::{os::unix::ffi::OsStrExt as _, time::Duration};
 
 use super::{
-    Config,
+    Config, InnerBackend,
     resolved::{MAX_SOCKET_PATH_BYTES, Secured},
 };
 
@@ -20,7 +20,7 @@ pub(super) struct Rule {
     pub(super) holds: fn(&Config, &Secured) -> bool,
 }
 
-const MAX_IN_FLIGHT: &str = "state.changelog.dstl.dfs.upload.max-in-flight";
+pub(super) const MAX_IN_FLIGHT: &str = "state.changelog.dstl.dfs.upload.max-in-flight";
 const MAX_MESSAGE: &str = "rpc.max-message-size";
 
 /// Every rule, in the order in which faults are listed.
@@ -69,6 +69,24 @@ pub(super) static RULES: &[Rule] = &[
         holds: |config, _| config.memory.state_bytes >= config.rpc.max_message_bytes as u64,
     },
     Rule {
+        keys: &["memory.rocksdb", MAX_MESSAGE],
+        text: "the memory of RocksDB must hold the longest message",
+        holds: |config, _| config.memory.rocksdb_bytes >= config.rpc.max_message_bytes as u64,
+    },
+    Rule {
+        keys: &["memory.state", "memory.rocksdb", MAX_IN_FLIGHT, "memory.budget"],
+        text: "state in memory, RocksDB and changes that are not yet durable must fit the memory budget together",
+        holds: |config, _| {
+            let (memory, changes) = (&config.memory, config.changelog.upload.max_in_flight_bytes as u64);
+            memory.state_bytes.saturating_add(memory.rocksdb_bytes).saturating_add(changes) <= memory.budget_bytes
+        },
+    },
+    Rule {
+        keys: &["state.backend.type"],
+        text: "RocksDB is not built into this program; `hashmap` is",
+        holds: |config, _| config.inner == InnerBackend::Hashmap || cfg!(feature = "rocksdb"),
+    },
+    Rule {
         keys: &["rpc.max-key-size", "rpc.max-value-size", MAX_MESSAGE],
         text: "one message must hold a key, a namespace, a map key and a value, each of the longest, and 4 KiB",
         holds: |config, _| {
@@ -109,3 +127,16 @@ pub(super) static RULES: &[Rule] = &[
         },
     },
 ];
+
+#[cfg(all(test, not(feature = "rocksdb")))]
+mod tests {
+    use crate::config::{Config, Flag, Host, Sources};
+
+    #[test]
+    fn rocksdb_is_refused_where_it_is_not_built_in() {
+        let flags = vec![Flag::Set("state.backend.type=rocksdb".into()), Flag::Set("memory.budget=1 GiB".into())];
+        let faults = Config::resolve(&Sources { flags, ..Sources::default() }, &Host::default());
+        let said = faults.expect_err("there is no RocksDB").to_string();
+        assert!(said.contains("RocksDB is not built into this program; `hashmap` is; `state.backend.type`"), "{said}");
+    }
+}

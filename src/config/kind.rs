@@ -23,8 +23,10 @@ pub(super) enum Kind {
     Duration { min: Duration },
     /// Bytes; both bounds are inclusive.
     Size { min: u64, max: u64 },
-    /// Bytes, or a percentage of the memory that this process may use.
+    /// Bytes, or a percentage of something that the option names.
     Share,
+    /// A part of a whole, from 0.1 to 0.9.
+    Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// An absolute path; empty for none where that is allowed.
@@ -41,22 +43,29 @@ pub(super) enum Kind {
     Filter,
     /// A list of user ids.
     Ids,
-    /// A table of strings, which may be secret.
-    Table,
+    /// A list of absolute paths, at least one.
+    Paths,
+    /// A list of some of these words.
+    Words(&'static [&'static str]),
+    /// A table of strings. Secret ones are never shown.
+    Table { secret: bool },
 }
 
 /// A value of an option; the variant follows from its [`Kind`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Flag(bool),
     Number(u64),
     Duration(Duration),
     Share(Share),
+    Ratio(f64),
     Text(String),
     Path(Option<PathBuf>),
     Store(Url),
     Address(Option<SocketAddr>),
     Ids(Vec<u32>),
+    Paths(Vec<PathBuf>),
+    Words(Vec<&'static str>),
     Table(BTreeMap<String, String>),
 }
 
@@ -65,7 +74,7 @@ pub(super) enum Value {
 pub(super) enum Share {
     /// So many bytes.
     Bytes(u64),
-    /// So many hundredths of the memory that this process may use, 1 to 90.
+    /// So many hundredths of what the option is a share of, 1 to 90.
     Percent(u64),
 }
 
@@ -80,6 +89,7 @@ impl Kind {
             Self::Duration { .. } => "duration",
             Self::Size { .. } => "memory size",
             Self::Share => "memory size or percentage",
+            Self::Ratio => "number",
             Self::Choice(_) => "enum",
             Self::Path { .. } => "path",
             Self::Store => "URL or path",
@@ -88,7 +98,9 @@ impl Kind {
             Self::Text => "string",
             Self::Filter => "tracing filter",
             Self::Ids => "list of integers",
-            Self::Table => "table of strings",
+            Self::Paths => "list of paths",
+            Self::Words(_) => "list of enums",
+            Self::Table { .. } => "table of strings",
         }
     }
 
@@ -105,6 +117,7 @@ impl Kind {
                 format!("a memory size such as `64 MiB`, from `{}` to `{}`", size::format(min), size::format(max))
             }
             Self::Share => "a memory size such as `2 GiB`, or a percentage from `1%` to `90%`".into(),
+            Self::Ratio => "a number from `0.1` to `0.9`".into(),
             Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
             Self::Path { optional: false } => "an absolute path".into(),
             Self::Path { optional: true } => "an absolute path, or nothing".into(),
@@ -114,7 +127,11 @@ impl Kind {
             Self::Text => "a string".into(),
             Self::Filter => "a tracing filter such as `info` or `info,dstl::changelog=debug`".into(),
             Self::Ids => "a list of user ids such as `[1000, 1001]`, or `1000,1001` outside of the file".into(),
-            Self::Table => "a table of strings, or `name=value,name=value` outside of the file".into(),
+            Self::Paths => "a list of absolute paths such as `[\"/mnt/a\", \"/mnt/b\"]`, or `/mnt/a,/mnt/b`".into(),
+            Self::Words(words) => {
+                format!("a list of some of {}, separated by commas outside of the file", words.join(", "))
+            }
+            Self::Table { .. } => "a table of strings, or `name=value,name=value` outside of the file".into(),
         }
     }
 
@@ -129,6 +146,7 @@ impl Kind {
             Self::Duration { min } => humantime::parse_duration(text).ok().filter(|it| *it >= min).map(Value::Duration),
             Self::Size { min, max } => size::parse(text).filter(|it| (min..=max).contains(it)).map(Value::Number),
             Self::Share => share(text).map(Value::Share),
+            Self::Ratio => text.parse().ok().filter(|it| (0.1..=0.9).contains(it)).map(Value::Ratio),
             Self::Choice(words) => words.contains(&text).then(|| Value::Text(text.into())),
             Self::Path { optional } => path(text, optional).map(Value::Path),
             Self::Store => store(text).map(Value::Store),
@@ -138,7 +156,12 @@ impl Kind {
             Self::Text => Some(Value::Text(text.into())),
             Self::Filter => EnvFilter::try_new(text).is_ok().then(|| Value::Text(text.into())),
             Self::Ids => items(text).map(|it| it.parse().ok()).collect::<Option<_>>().map(Value::Ids),
-            Self::Table => items(text).map(assignment).collect::<Option<_>>().map(Value::Table),
+            Self::Paths => paths(text).map(Value::Paths),
+            Self::Words(words) => items(text)
+                .map(|item| words.iter().find(|word| **word == item).copied())
+                .collect::<Option<_>>()
+                .map(Value::Words),
+            Self::Table { .. } => items(text).map(assignment).collect::<Option<_>>().map(Value::Table),
         }
     }
 }
@@ -165,6 +188,11 @@ fn path(text: &str, optional: bool) -> Option<Option<PathBuf>> {
         "" => optional.then_some(None),
         text => Path::new(text).is_absolute().then(|| Some(text.into())),
     }
+}
+
+fn paths(text: &str) -> Option<Vec<PathBuf>> {
+    let paths: Vec<PathBuf> = items(text).map(PathBuf::from).collect();
+    (!paths.is_empty() && paths.iter().all(|path| path.is_absolute())).then_some(paths)
 }
 
 fn store(text: &str) -> Option<Url> {
@@ -221,7 +249,12 @@ mod tests {
             (Kind::Mode, "7777"),
             (Kind::Filter, "info,dstl=loud"),
             (Kind::Ids, "[1000]"),
-            (Kind::Table, "name"),
+            (Kind::Ratio, "1.0"),
+            (Kind::Ratio, "half"),
+            (Kind::Paths, "/mnt/a,mnt/b"),
+            (Kind::Paths, ""),
+            (Kind::Words(&["a", "b"]), "a,c"),
+            (Kind::Table { secret: true }, "name"),
         ] {
             assert_eq!(kind.parse(text), None, "{text}");
         }
@@ -240,7 +273,9 @@ mod tests {
     fn reads_lists_and_tables() {
         assert_eq!(Kind::Ids.parse("1000, 1001"), Some(Value::Ids(vec![1000, 1001])));
         assert_eq!(Kind::Ids.parse(""), Some(Value::Ids(vec![])));
+        assert_eq!(Kind::Paths.parse("/a, /b"), Some(Value::Paths(vec!["/a".into(), "/b".into()])));
+        assert_eq!(Kind::Words(&["a", "b"]).parse("b"), Some(Value::Words(vec!["b"])));
         let expected = BTreeMap::from([("a".to_string(), "x=y".to_string()), ("b".to_string(), String::new())]);
-        assert_eq!(Kind::Table.parse("a = x=y, b="), Some(Value::Table(expected)));
+        assert_eq!(Kind::Table { secret: true }.parse("a = x=y, b="), Some(Value::Table(expected)));
     }
 }

@@ -106,9 +106,13 @@ pub fn example() -> String {
 /// `text` as a TOML value of this type.
 fn literal(kind: Kind, text: &str) -> String {
     match kind {
-        Kind::Flag | Kind::Integer { .. } => text.into(),
+        Kind::Flag | Kind::Integer { .. } | Kind::Ratio => text.into(),
         Kind::Ids => format!("[{text}]"),
-        Kind::Table => "{}".into(),
+        Kind::Paths | Kind::Words(_) => {
+            let items = text.split(',').filter(|item| !item.is_empty()).map(|item| format!("\"{item}\""));
+            format!("[{}]", items.collect::<Vec<_>>().join(", "))
+        }
+        Kind::Table { .. } => "{}".into(),
         _ => format!("\"{text}\""),
     }
 }

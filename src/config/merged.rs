@@ -90,6 +90,26 @@ impl Merged {
         it
     }
 
+    pub(super) fn ratio(&mut self, key: &str) -> f64 {
+        let Value::Ratio(it) = self.take(key) else { mismatch(key) };
+        it
+    }
+
+    /// A number whose default is computed; `None` when it is not set.
+    pub(super) fn computed_count(&mut self, key: &str) -> Option<usize> {
+        let value = self.values.remove(key)?;
+        let Value::Number(it) = value else { mismatch(key) };
+        Some(usize::try_from(it).unwrap_or(usize::MAX))
+    }
+
+    /// Has faults quote what the default of `key` was computed to.
+    pub(super) fn quote_default(&mut self, key: &str, value: String) {
+        let quoted = self.quoted.get_mut(key).expect("every key of the table is quoted");
+        if quoted.origin == Origin::Default {
+            quoted.value = value;
+        }
+    }
+
     pub(super) fn text(&mut self, key: &str) -> String {
         let Value::Text(it) = self.take(key) else { mismatch(key) };
         it
@@ -122,6 +142,18 @@ impl Merged {
 
     pub(super) fn ids(&mut self, key: &str) -> Vec<u32> {
         let Value::Ids(it) = self.take(key) else { mismatch(key) };
+        it
+    }
+
+    /// Paths; `None` when they are not set.
+    pub(super) fn paths(&mut self, key: &str) -> Option<Vec<PathBuf>> {
+        let value = self.values.remove(key)?;
+        let Value::Paths(it) = value else { mismatch(key) };
+        Some(it)
+    }
+
+    pub(super) fn words(&mut self, key: &str) -> Vec<&'static str> {
+        let Value::Words(it) = self.take(key) else { mismatch(key) };
         it
     }
 

@@ -65,6 +65,7 @@ const fn at_least(min: u64) -> Kind {
 /// Every option, in the order of listings.
 pub(super) static SECTIONS: &[Section] = &[
     Section { title: "State", options: STATE },
+    Section { title: "RocksDB", options: ROCKSDB },
     Section { title: "Changelog", options: CHANGELOG },
     Section { title: "Materialization and recovery", options: MATERIALIZATION },
     Section { title: "Uploads and downloads", options: TRANSFER },
@@ -87,16 +88,106 @@ const STATE: &[Spec] = &[
     },
     text(
         "state.backend.type",
-        Kind::Choice(&["hashmap"]),
+        Kind::Choice(&["hashmap", "rocksdb"]),
         "hashmap",
-        "Inner backend of a backend whose engine names none: `hashmap` keeps state in memory.",
+        "Inner backend of a backend whose engine names none: `hashmap` keeps state in memory, `rocksdb` on local disk.",
+    ),
+    text(
+        "memory.budget",
+        Kind::Share,
+        "80%",
+        "What the whole daemon may use: a size, or a percentage of the memory that this process may use (the machine's or \
+         its cgroup's). memory.state, memory.rocksdb and state.changelog.dstl.dfs.upload.max-in-flight must fit it \
+         together; what they leave is for everything else.",
     ),
     text(
         "memory.state",
         Kind::Share,
         "50%",
-        "Budget of all state in memory: a size, or a percentage of the memory that this process may use (the machine's \
-         or its cgroup's). Growth beyond it is refused; reads and deletes go on.",
+        "Budget of all state in memory: a size, or a percentage of memory.budget. Growth beyond it is refused; reads and \
+         deletes go on.",
+    ),
+];
+
+/// Integer properties of RocksDB that can be metrics.
+const ROCKSDB_PROPERTIES: &[&str] = &[
+    "actual-delayed-write-rate",
+    "background-errors",
+    "block-cache-pinned-usage",
+    "block-cache-usage",
+    "compaction-pending",
+    "cur-size-all-mem-tables",
+    "estimate-live-data-size",
+    "estimate-num-keys",
+    "estimate-pending-compaction-bytes",
+    "estimate-table-readers-mem",
+    "is-write-stopped",
+    "live-sst-files-size",
+    "mem-table-flush-pending",
+    "num-deletes-active-mem-table",
+    "num-entries-active-mem-table",
+    "num-immutable-mem-table",
+    "num-live-versions",
+    "num-running-compactions",
+    "num-running-flushes",
+    "num-snapshots",
+    "total-sst-files-size",
+];
+
+const ROCKSDB: &[Spec] = &[
+    text(
+        "memory.rocksdb",
+        Kind::Share,
+        "25%",
+        "Memory of all RocksDB backends together, block cache and memtables: a size, or a percentage of memory.budget. \
+         Flink's state.backend.rocksdb.memory.managed and memory.fixed-per-slot. There is no \
+         state.backend.rocksdb.memory.high-prio-pool-ratio: the cache has no such pool; indexes and filters are \
+         in it like data.",
+    ),
+    text(
+        "state.backend.rocksdb.memory.write-buffer-ratio",
+        Kind::Ratio,
+        "0.5",
+        "The part of memory.rocksdb that memtables may take.",
+    ),
+    Spec {
+        key: "state.backend.rocksdb.localdir",
+        kind: Kind::Paths,
+        default: Default::Computed { how: "the folder `local` in dstl.data-dir", for_root: "/var/lib/dstl/local" },
+        doc: "Folders of RocksDB's files, best on different local disks: databases are spread over them. Daemons may share \
+              them. Nothing in them outlives its daemon; what a killed one left, the next one removes.",
+    },
+    text(
+        "state.backend.rocksdb.thread.num",
+        THREADS,
+        "2",
+        "Threads for the flushes of all RocksDB backends, and as many for their compactions.",
+    ),
+    text(
+        "state.backend.rocksdb.predefined-options",
+        Kind::Choice(&[
+            "DEFAULT",
+            "SPINNING_DISK_OPTIMIZED",
+            "SPINNING_DISK_OPTIMIZED_HIGH_MEM",
+            "FLASH_SSD_OPTIMIZED",
+        ]),
+        "DEFAULT",
+        "Options of RocksDB for a kind of disk, as Flink has them.",
+    ),
+    text(
+        "state.backend.rocksdb.options",
+        Kind::Table { secret: false },
+        "",
+        "Single options of RocksDB over the predefined ones, by RocksDB's own names, such as `max_open_files` or \
+         `write_buffer_size`; those of tables as `block_based_table_factory = \"{block_size=16K}\"`. RocksDB checks names \
+         and values. A single one can be set as `state.backend.rocksdb.options.<name>`.",
+    ),
+    text(
+        "state.backend.rocksdb.metrics",
+        Kind::Words(ROCKSDB_PROPERTIES),
+        "",
+        "Properties of RocksDB that become metrics, summed over all databases: `estimate-num-keys` is \
+         `dstl_rocksdb_estimate_num_keys`. Flink has an option for each instead. Some cost time with many databases.",
     ),
 ];
 
@@ -117,7 +208,7 @@ const CHANGELOG: &[Spec] = &[
     },
     text(
         "state.changelog.dstl.dfs.store-options",
-        Kind::Table,
+        Kind::Table { secret: true },
         "",
         "Options handed to the object store as they are, such as `aws_endpoint` or `aws_region`. Their values are never \
          shown. A single one can be set as `state.changelog.dstl.dfs.store-options.<name>`.",
@@ -178,12 +269,16 @@ const MATERIALIZATION: &[Spec] = &[
 
 const TRANSFER: &[Spec] = &[
     text("state.changelog.dstl.dfs.upload.num-threads", THREADS, "5", "Most segments that are uploaded at a time."),
-    text(
-        "state.changelog.dstl.dfs.upload.max-in-flight",
-        at_least(1 << 20),
-        "256 MiB",
-        "Budget of changes that are not yet durable. Writers are pushed back beyond it. Flink's default is 100 MB.",
-    ),
+    Spec {
+        key: "state.changelog.dstl.dfs.upload.max-in-flight",
+        kind: at_least(1 << 20),
+        default: Default::Computed {
+            how: "256 MiB or 15% of memory.budget, whichever is less, but enough for two of the longest messages and for the \
+                  thresholds of uploads",
+            for_root: "256 MiB",
+        },
+        doc: "Budget of changes that are not yet durable. Writers are pushed back beyond it. Flink's default is 100 MB.",
+    },
     text(
         "state.changelog.dstl.dfs.upload.timeout",
         Kind::Duration { min: Duration::from_millis(10) },
@@ -336,7 +431,7 @@ pub(super) fn find(key: &str) -> Option<&'static Spec> {
 /// The option with this name, or the table and the name of its entry (`<key of the table>.<name>`).
 pub(super) fn find_with_entry(key: &str) -> Option<(&'static Spec, Option<&str>)> {
     find(key).map(|spec| (spec, None)).or_else(|| {
-        let table = |spec: &Spec| spec.kind == Kind::Table;
+        let table = |spec: &Spec| matches!(spec.kind, Kind::Table { .. });
         all().filter(|spec| table(spec)).find_map(|spec| {
             let entry = key.strip_prefix(spec.key)?.strip_prefix('.')?;
             (!entry.is_empty()).then_some((spec, Some(entry)))

@@ -6,22 +6,34 @@ use url::Url;
 
 use super::{
     AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend, LogConfig,
-    LogFormat, MaterializationConfig, MemoryConfig, RpcConfig, StoreOptions, TcpConfig, TcpSecurity, UploadConfig,
-    check::{self, Rule},
+    LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig, RpcConfig, StoreOptions,
+    TcpConfig, TcpSecurity, UploadConfig,
+    check::{self, MAX_IN_FLIGHT, Rule},
     fault::{Fault, Faults},
     kind::Share,
     merged::Merged,
-    typed::Typed,
+    size,
+    typed::{Setting, Typed},
 };
 
 /// Longest path of a Unix socket in bytes (`sun_path` without its final zero).
 pub(super) const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// Most bytes that changes which are not yet durable get by default: enough for half a minute of a busy task.
+const MAX_IN_FLIGHT_BYTES: usize = 256 << 20;
+
+/// Hundredths of the memory budget that they get by default at most.
+const MAX_IN_FLIGHT_PERCENT: u64 = 15;
+
+/// The table of RocksDB's own options.
+const ROCKSDB_OPTIONS: &str = "state.backend.rocksdb.options";
+
 /// Resolves what was typed. Every fault of typing and of the rules is in the error; a rule about an option that is
 /// faulty by itself is not judged.
 pub(super) fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     let mut merged = Merged::new(&typed);
-    let Typed { mut faults, incomplete, .. } = typed;
+    let Typed { settings, mut faults, incomplete } = typed;
+    faults.extend(settings.iter().flat_map(rocksdb_faults));
     let faulty: BTreeSet<String> = faults
         .iter()
         .filter_map(|fault| match fault {
@@ -50,10 +62,18 @@ pub(super) struct Secured {
 fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, Secured) {
     let data_dir = merged.path("dstl.data-dir").unwrap_or_else(|| host.data_dir());
     let (rpc, secured) = rpc(merged, host);
+    let memory = memory(merged, host, faults);
+    let mut changelog = changelog(merged, data_dir.join("store"));
+    let max_in_flight = merged.computed_count(MAX_IN_FLIGHT);
+    changelog.upload.max_in_flight_bytes =
+        max_in_flight.unwrap_or_else(|| max_in_flight_bytes(&memory, &changelog, &rpc));
+    merged.quote_default(MAX_IN_FLIGHT, size::format(changelog.upload.max_in_flight_bytes as u64));
     let config = Config {
-        inner: merged.choice("state.backend.type", &[("hashmap", InnerBackend::Hashmap)]),
-        memory: memory(merged, host, faults),
-        changelog: changelog(merged, data_dir.join("store")),
+        inner: merged
+            .choice("state.backend.type", &[("hashmap", InnerBackend::Hashmap), ("rocksdb", InnerBackend::Rocksdb)]),
+        memory,
+        rocksdb: rocksdb(merged, data_dir.join("local")),
+        changelog,
         checkpoint: CheckpointConfig {
             num_retained: merged.count("execution.checkpointing.num-retained"),
             timeout: merged.duration("execution.checkpointing.timeout"),
@@ -83,15 +103,70 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
 }
 
 fn memory(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> MemoryConfig {
-    let state_bytes = match (merged.share("memory.state"), host.memory_bytes) {
+    let budget_bytes = match (merged.share("memory.budget"), host.memory_bytes) {
         (Share::Bytes(bytes), _) => bytes,
         (Share::Percent(percent), Some(all)) => all / 100 * percent,
         (Share::Percent(_), None) => {
-            faults.push(merged.malformed("memory.state", "a memory size, as this machine does not tell its memory"));
+            faults.push(merged.malformed("memory.budget", "a memory size, as this machine does not tell its memory"));
             u64::MAX
         }
     };
-    MemoryConfig { state_bytes }
+    let mut of_budget = |key| match merged.share(key) {
+        Share::Bytes(bytes) => bytes,
+        Share::Percent(percent) => budget_bytes / 100 * percent,
+    };
+    MemoryConfig { budget_bytes, state_bytes: of_budget("memory.state"), rocksdb_bytes: of_budget("memory.rocksdb") }
+}
+
+/// The default of the budget of changes that are not yet durable; no rule but that of the memory budget refuses it.
+fn max_in_flight_bytes(memory: &MemoryConfig, changelog: &ChangelogConfig, rpc: &RpcConfig) -> usize {
+    let share = usize::try_from(memory.budget_bytes / 100 * MAX_IN_FLIGHT_PERCENT).unwrap_or(usize::MAX);
+    let thresholds = changelog.preemptive_persist_bytes.max(changelog.persist_size_bytes);
+    share.min(MAX_IN_FLIGHT_BYTES).max(2 * rpc.max_message_bytes).max(thresholds)
+}
+
+fn rocksdb(merged: &mut Merged, default_folder: PathBuf) -> RocksDbConfig {
+    RocksDbConfig {
+        local_dirs: merged.paths("state.backend.rocksdb.localdir").unwrap_or_else(|| vec![default_folder]),
+        write_buffer_ratio: merged.ratio("state.backend.rocksdb.memory.write-buffer-ratio"),
+        threads: u16::try_from(merged.number("state.backend.rocksdb.thread.num"))
+            .expect("the option is bounded by 256"),
+        predefined: merged.choice(
+            "state.backend.rocksdb.predefined-options",
+            &[
+                ("DEFAULT", PredefinedOptions::Default),
+                ("SPINNING_DISK_OPTIMIZED", PredefinedOptions::SpinningDisk),
+                ("SPINNING_DISK_OPTIMIZED_HIGH_MEM", PredefinedOptions::SpinningDiskHighMemory),
+                ("FLASH_SSD_OPTIMIZED", PredefinedOptions::FlashSsd),
+            ],
+        ),
+        options: merged.table(ROCKSDB_OPTIONS),
+        metrics: merged.words("state.backend.rocksdb.metrics"),
+    }
+}
+
+/// What RocksDB says against the single options of a setting.
+#[cfg(feature = "rocksdb")]
+fn rocksdb_faults(setting: &Setting) -> Vec<Fault> {
+    use super::{fault::Quoted, kind::Value};
+    let Value::Table(options) = &setting.value else { return vec![] };
+    if setting.spec.key != ROCKSDB_OPTIONS {
+        return vec![];
+    }
+    let refused = crate::state::rocksdb::refused_options(options);
+    let fault = |(name, reason): (String, String)| {
+        let value = options.get(&name).cloned().unwrap_or_default();
+        let origin = setting.quoted.origin.clone();
+        let setting = Quoted { key: format!("{ROCKSDB_OPTIONS}.{name}"), value, origin };
+        Fault::Malformed { setting, allowed: format!("what RocksDB accepts: {reason}") }
+    };
+    refused.into_iter().map(fault).collect()
+}
+
+/// Nobody can say: RocksDB is not there, and no backend will use it.
+#[cfg(not(feature = "rocksdb"))]
+fn rocksdb_faults(_setting: &Setting) -> Vec<Fault> {
+    vec![]
 }
 
 fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
@@ -109,7 +184,7 @@ fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
         persist_size_bytes: merged.count("state.changelog.dstl.dfs.batch.persist-size-threshold"),
         upload: UploadConfig {
             num_threads: merged.count("state.changelog.dstl.dfs.upload.num-threads"),
-            max_in_flight_bytes: merged.count("state.changelog.dstl.dfs.upload.max-in-flight"),
+            max_in_flight_bytes: 0,
             timeout: merged.duration("state.changelog.dstl.dfs.upload.timeout"),
             next_attempt_delay: merged.duration("state.changelog.dstl.dfs.upload.next-attempt-delay"),
             max_attempt_delay: merged.duration("state.changelog.dstl.dfs.upload.max-attempt-delay"),

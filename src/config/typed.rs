@@ -130,8 +130,12 @@ impl Typed {
         let spec = options::find(key);
         match (item.get_ref(), spec) {
             (DeValue::String(text), _) => self.add(key, text, origin),
-            (DeValue::Array(items), Some(spec)) if spec.kind == Kind::Ids => {
-                let text = items.iter().map(|item| source.at(&item.span())).collect::<Vec<_>>().join(",");
+            (DeValue::Array(items), Some(spec)) if matches!(spec.kind, Kind::Ids | Kind::Paths | Kind::Words(_)) => {
+                let text = items.iter().map(|item| match item.get_ref() {
+                    DeValue::String(text) => text,
+                    _ => source.at(&item.span()),
+                });
+                let text = text.collect::<Vec<_>>().join(",");
                 self.add(key, &text, origin);
             }
             (DeValue::Array(_), Some(spec)) => self.malformed(spec, source.at(&item.span()), origin),
@@ -206,7 +210,7 @@ fn flatten<'a, 'i>(prefix: &str, table: &'a DeTable<'i>, items: &mut Vec<(String
 }
 
 fn quote(spec: &Spec, text: &str, origin: Origin) -> Quoted {
-    let value = if spec.kind == Kind::Table { HIDDEN } else { text };
+    let value = if spec.kind == (Kind::Table { secret: true }) { HIDDEN } else { text };
     Quoted { key: spec.key.into(), value: value.into(), origin }
 }
 

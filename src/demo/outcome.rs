@@ -11,7 +11,7 @@ pub struct Outcome {
     /// Whether the result is exact, every kill was survived, and nothing unreferenced is left in the store.
     pub ok: bool,
     /// The inner backend.
-    pub inner: &'static str,
+    pub inner: String,
     /// By which the kills can be repeated.
     pub seed: u64,
     /// The store, as given.
@@ -136,7 +136,7 @@ impl Outcome {
     #[must_use]
     pub fn table(&self) -> String {
         let mut rows: Vec<(&str, String)> = vec![
-            ("inner backend", self.inner.to_owned()),
+            ("inner backend", self.inner.clone()),
             ("seed", format!("{} (repeats the kills)", self.seed)),
             ("input", self.input()),
             ("records", grouped(self.records)),

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::report::{Order, Report};
+use crate::types::InnerBackend;
 
 /// So that materializations and truncation happen under the kills.
 const MATERIALIZE_OFTEN: &str = "state.changelog.periodic-materialize.interval=3 s";
@@ -24,6 +25,8 @@ const MATERIALIZE_OFTEN: &str = "state.changelog.periodic-materialize.interval=3
 pub(super) struct Place {
     /// Temporary folder of this demo.
     pub(super) folder: PathBuf,
+    /// Inner backend of what is opened.
+    pub(super) inner: InnerBackend,
     /// URL or absolute path.
     pub(super) store: String,
     /// The job's name.
@@ -72,7 +75,7 @@ impl Daemon {
             .arg(place.socket())
             .args(["--store", &place.store, "--admin", "off", "--set", "rpc.tcp.address=off"])
             .args(["--set", &set("dstl.data-dir", &place.folder)])
-            .args(["--set", MATERIALIZE_OFTEN])
+            .args(["--set", MATERIALIZE_OFTEN, "--set", &format!("state.backend.type={}", place.inner)])
             .env_remove("DSTL_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

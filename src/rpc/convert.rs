@@ -19,8 +19,8 @@ use crate::{
     proto::v1::{self, OperationKind},
     state::op::{Answer, Op},
     types::{
-        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Limits, MergeFunction,
-        Name, StateDescriptor, StateId, StateKind,
+        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits,
+        MergeFunction, Name, StateDescriptor, StateId, StateKind,
     },
 };
 
@@ -248,6 +248,8 @@ pub(super) struct Fields<'a> {
     pub(super) start: u64,
     pub(super) limit: u64,
     pub(super) key_group: Option<u32>,
+    pub(super) all_namespaces: bool,
+    pub(super) token: &'a [u8],
 }
 
 impl<'a> From<&'a v1::Operation> for Fields<'a> {
@@ -263,6 +265,8 @@ impl<'a> From<&'a v1::Operation> for Fields<'a> {
             start: wire.start,
             limit: wire.limit,
             key_group: wire.key_group,
+            all_namespaces: wire.all_namespaces,
+            token: &wire.token,
         }
     }
 }
@@ -294,6 +298,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListUpdate => Op::ListUpdate(wire.values),
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
+        OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
     Ok(Operation {
@@ -314,13 +319,16 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     );
     let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate);
-    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet);
+    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),
         ("values", values || wire.values.is_empty()),
         ("start", kind == Kind::ListGet || wire.start == 0),
         ("limit", limit || wire.limit == 0),
+        ("token", kind == Kind::Keys || wire.token.is_empty()),
+        ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
+        ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
     ];
     match unused.iter().find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
@@ -355,6 +363,16 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.found = !elements.is_empty();
             result.elements = elements;
             result.more = more;
+        }
+        Some(Answer::Keys { keys, token }) => {
+            result.found = !keys.is_empty();
+            let stored = |(group, key, namespace): (KeyGroup, Bytes, Bytes)| v1::StoredKey {
+                key,
+                namespace,
+                key_group: group.0.into(),
+            };
+            result.keys = keys.into_iter().map(stored).collect();
+            result.token = token.unwrap_or_default();
         }
         Some(Answer::Count(count)) => {
             result.found = count > 0;

@@ -18,19 +18,25 @@
 
 mod image;
 mod key;
+mod metrics;
+mod overrides;
 mod resources;
 mod shard;
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
-pub use self::resources::{PredefinedOptions, ResourceOptions, Resources};
 use self::shard::{HandOn, Shard};
+pub use self::{
+    metrics::register_metrics,
+    overrides::refused_options,
+    resources::{PredefinedOptions, ResourceOptions, Resources},
+};
 use super::{
-    Action, Address, Change, ImageSnapshots, PageLimit, StateBackend, StateError,
+    Action, Address, Change, Counting, Counts, ImageSnapshots, PageLimit, StateBackend, StateError,
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
-use crate::types::{KeyGroupRange, StateDescriptor, StateId, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind};
 
 /// Most shards of one operator's key groups.
 pub const PARTS: u32 = 4;
@@ -40,6 +46,9 @@ const PENDING_BYTES: usize = 2 << 20;
 
 /// Pending bytes of a backend from which on its shards are written by threads of their own.
 const PARALLEL_BYTES: usize = 256 << 10;
+
+/// Entries that are counted between two questions whether to go on.
+const COUNTED_BETWEEN: u64 = 10_000;
 
 /// An inner backend that keeps everything in RocksDB.
 pub struct RocksDbBackend {
@@ -274,26 +283,66 @@ impl StateBackend for RocksDbBackend {
         }
     }
 
-    fn entries(&self, state: StateId, at_most: u64) -> Result<u64, StateError> {
-        let Ok(kind) = self.kind(state) else { return Ok(0) };
-        let mut count = 0;
-        for shard in &self.shards {
-            for group in shard.key_groups.iter() {
-                if count >= at_most {
-                    return Ok(count);
-                }
-                let mut prefix = vec![];
-                key::state_prefix(group, state, &mut prefix);
-                shard.scan(&prefix, &prefix, &mut |entry, _| {
-                    // The record of a list's length is no entry.
-                    if kind != StateKind::List || !key::parse(entry)?.rest.is_empty() {
-                        count += 1;
-                    }
-                    Ok(if count < at_most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-                })?;
-            }
+    /// In order of the keys' lengths and bytes, then the namespaces'.
+    fn name_page(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        self.kind(state)?;
+        let at = Address { state, key_group, key: &[], namespace: &[] };
+        let (shard, mut all) = (self.shard(at)?, vec![]);
+        key::state_prefix(key_group, state, &mut all);
+        let (mut page, mut prefix) = (Page::new(limit), vec![]);
+        let mut from = Some(all.clone());
+        if let Some((key, namespace)) = after {
+            key::prefix(Address { key, namespace, ..at }, &mut prefix);
+            from = key::behind(&prefix);
         }
-        Ok(count)
+        // The other entries of a name are skipped by seeking what lies behind them.
+        shard.skip(&all, from, &mut |entry| {
+            let found = key::parse(entry)?.at;
+            if page.take(found.key.len() + found.namespace.len(), || read(found.key, found.namespace)).is_break() {
+                return Ok(None);
+            }
+            key::prefix(found, &mut prefix);
+            Ok(key::behind(&prefix))
+        })?;
+        Ok(page.more)
+    }
+
+    /// One pass over all keys, of what is there when it begins.
+    fn counting(&self) -> Counting {
+        let readers: Vec<_> = self.shards.iter().map(Shard::reader).collect();
+        let lists: Vec<StateId> =
+            self.states.iter().filter(|(_, kind)| *kind == StateKind::List).map(|(state, _)| *state).collect();
+        Box::new(move |go_on| {
+            let mut counts = Counts { entries: BTreeMap::new(), complete: true };
+            let mut since_asked = 0;
+            for reader in readers {
+                reader?.scan_range(&[], None, &mut |entry, _| {
+                    let key::Parsed { at, rest } = key::parse(entry)?;
+                    // The record of a list's length is no entry.
+                    if !rest.is_empty() || lists.binary_search(&at.state).is_err() {
+                        *counts.entries.entry(at.state).or_default() += 1;
+                    }
+                    since_asked += 1;
+                    if since_asked < COUNTED_BETWEEN {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    since_asked = 0;
+                    counts.complete = go_on();
+                    Ok(if counts.complete { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                })?;
+                if !counts.complete {
+                    break;
+                }
+            }
+            Ok(counts)
+        })
     }
 
     fn bytes(&self) -> u64 {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use dstl::config::{Compression, Config, Fault, Faults, File, Flag, Host, Sources, TcpSecurity, example, option_rows};
+use dstl::config::{InnerBackend, PredefinedOptions};
 
 fn root() -> Host {
     Host { uid: Some(0), memory_bytes: Some(8 << 30), ..Host::default() }
@@ -50,7 +51,69 @@ fn nothing_set_is_valid() {
     assert_eq!(config.admin.address, Some(SocketAddr::from(([127, 0, 0, 1], 9321))));
     assert_eq!(config.changelog.upload.max_in_flight_bytes, 256 << 20);
     assert_eq!((config.checkpoint.num_retained, config.drain_timeout), (3, Duration::from_secs(30)));
-    assert_eq!(config.memory.state_bytes, (8 << 30) / 100 * 50);
+    let budget = (8 << 30) / 100 * 80;
+    let memory = (config.memory.budget_bytes, config.memory.state_bytes, config.memory.rocksdb_bytes);
+    assert_eq!(memory, (budget, budget / 100 * 50, budget / 100 * 25));
+    assert_eq!(config.rocksdb.local_dirs, [PathBuf::from("/var/lib/dstl/local")]);
+}
+
+#[test]
+fn a_small_budget_is_shared_out_within_itself() {
+    for mib in [48, 64, 256, 512, 2048] {
+        let config = resolve(&flags(&[&format!("memory.budget={mib} MiB")])).expect("the shares follow the budget");
+        let (memory, changes) = (config.memory, config.changelog.upload.max_in_flight_bytes as u64);
+        assert_eq!(memory.budget_bytes, mib << 20);
+        assert!(memory.state_bytes + memory.rocksdb_bytes + changes <= memory.budget_bytes, "{mib}: {config:?}");
+        assert!((10 << 20..=256 << 20).contains(&changes));
+    }
+    let config = resolve(&flags(&["memory.budget=512 MiB"])).expect("as above");
+    assert_eq!(config.changelog.upload.max_in_flight_bytes, (512 << 20) / 100 * 15);
+    let config = resolve(&flags(&["rpc.max-message-size=256 MiB"])).expect("two of the longest messages fit");
+    assert_eq!(config.changelog.upload.max_in_flight_bytes, 512 << 20);
+}
+
+#[test]
+fn parts_that_do_not_fit_the_budget_are_refused_together() {
+    let shown = faults(&flags(&["memory.budget=1 GiB", "memory.state=700 MiB"]));
+    let expected = "state in memory, RocksDB and changes that are not yet durable must fit the memory budget together; \
+                    `memory.state` is `700 MiB` (flag --set), `memory.rocksdb` is `25%` (the default), \
+                    `state.changelog.dstl.dfs.upload.max-in-flight` is `161061270 B` (the default), `memory.budget` is `1 GiB` \
+                    (flag --set)";
+    assert_eq!(shown, [expected]);
+}
+
+#[test]
+fn rocksdb_is_set_up_by_the_file() {
+    let config = resolve(&file(
+        "state.backend.type = 'rocksdb'\n[state.backend.rocksdb]\nlocaldir = ['/mnt/a', '/mnt/b']\n\
+         memory.write-buffer-ratio = 0.25\nthread.num = 3\npredefined-options = 'FLASH_SSD_OPTIMIZED'\n\
+         metrics = ['estimate-num-keys', 'is-write-stopped']\n[state.backend.rocksdb.options]\nmax_open_files = 256\n\
+         compression = 'kZSTD'\n",
+    ))
+    .expect("all are valid");
+    let rocksdb = config.rocksdb;
+    assert_eq!((config.inner, rocksdb.threads, rocksdb.write_buffer_ratio), (InnerBackend::Rocksdb, 3, 0.25));
+    assert_eq!(rocksdb.predefined, PredefinedOptions::FlashSsd);
+    assert_eq!(rocksdb.local_dirs, [Path::new("/mnt/a"), Path::new("/mnt/b")]);
+    assert_eq!(rocksdb.metrics, ["estimate-num-keys", "is-write-stopped"]);
+    let options: Vec<_> = rocksdb.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(options, [("compression", "kZSTD"), ("max_open_files", "256")]);
+}
+
+#[test]
+fn rocksdbs_own_options_are_checked_by_name_and_value() {
+    let mut sources = file("[state.backend.rocksdb.options]\nmax_open_filez = 256\n");
+    sources.flags = flags(&["state.backend.rocksdb.options.max_open_files=many"]).flags;
+    let shown = faults(&sources);
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(
+        shown[0].starts_with("`state.backend.rocksdb.options.max_open_filez` is `256` (dstl.toml:2); "),
+        "{shown:?}"
+    );
+    assert!(
+        shown[1].starts_with("`state.backend.rocksdb.options.max_open_files` is `many` (flag --set); "),
+        "{shown:?}"
+    );
 }
 
 #[test]
@@ -166,11 +229,12 @@ fn a_missing_file_is_a_fault_beside_others() {
 #[test]
 fn rules_between_options_quote_both_sides() {
     let mut sources = file("state.changelog.dstl.dfs.batch.persist-size-threshold = '300 mb'\n");
-    sources.flags = flags(&["rpc.tcp.address=0.0.0.0:9322", "rpc.tcp.insecure=true"]).flags;
+    let max_in_flight = "state.changelog.dstl.dfs.upload.max-in-flight=256 MiB";
+    sources.flags = flags(&[max_in_flight, "rpc.tcp.address=0.0.0.0:9322", "rpc.tcp.insecure=true"]).flags;
     let expected = [
         "a batch of uploads must fit the budget of changes that are not yet durable; \
          `state.changelog.dstl.dfs.batch.persist-size-threshold` is `300 mb` (dstl.toml:1), \
-         `state.changelog.dstl.dfs.upload.max-in-flight` is `256 MiB` (the default)",
+         `state.changelog.dstl.dfs.upload.max-in-flight` is `256 MiB` (flag --set)",
         "TCP without TLS is allowed only on a loopback address; `rpc.tcp.address` is `0.0.0.0:9322` (flag --set), \
          `rpc.tcp.insecure` is `true` (flag --set)",
     ];
@@ -181,13 +245,15 @@ fn rules_between_options_quote_both_sides() {
 fn each_rule_is_enforced() {
     let prefix = "state.changelog.dstl.dfs";
     for broken in [
-        &[format!("{prefix}.preemptive-persist-threshold=257 mb")][..],
-        &["rpc.max-message-size=129 mb".into()],
+        &[format!("{prefix}.preemptive-persist-threshold=257 mb"), format!("{prefix}.upload.max-in-flight=256 mb")][..],
+        &["rpc.max-message-size=129 mb".into(), format!("{prefix}.upload.max-in-flight=256 mb")],
         &[format!("{prefix}.upload.next-attempt-delay=6 s")],
         &[format!("{prefix}.upload.timeout=11 min")],
         &["gc.grace-period=1 min".into()],
         &["gc.interval=999 ms".into()],
         &["memory.state=1 mb".into()],
+        &["memory.rocksdb=1 mb".into()],
+        &["memory.budget=32 mb".into()],
         &["rpc.max-value-size=4 mb".into()],
         &["rpc.max-key-size=1 mb".into()],
         &[format!("rpc.socket=/{}", "x".repeat(107))],
@@ -234,8 +300,8 @@ fn values_may_be_toml_of_their_own_type() {
 fn a_percentage_needs_a_machine_that_tells_its_memory() {
     let silent = Host { memory_bytes: None, ..root() };
     let faults = Config::resolve(&Sources::default(), &silent).expect_err("a half of unknown is unknown");
-    assert!(faults.to_string().contains("`memory.state` is `50%` (the default)"), "{faults}");
-    assert!(Config::resolve(&flags(&["memory.state=1 GiB"]), &silent).is_ok());
+    assert!(faults.to_string().contains("`memory.budget` is `80%` (the default)"), "{faults}");
+    assert!(Config::resolve(&flags(&["memory.budget=1 GiB"]), &silent).is_ok());
 }
 
 #[test]
@@ -268,10 +334,10 @@ fn help_and_version_exit_with_0() {
 
 #[test]
 fn a_configuration_is_checked_from_the_command_line() {
-    let valid = dstl(&["config", "check", "--set", "memory.state=1g"]);
+    let valid = dstl(&["config", "check", "--set", "memory.budget=1g"]);
     assert_eq!((valid.status.code(), valid.stdout.as_slice()), (Some(0), &b"configuration is valid\n"[..]));
     let faulty =
-        dstl(&["config", "check", "--admin", "nowhere", "--set", "log.format=xml", "--set", "memory.state=1g"]);
+        dstl(&["config", "check", "--admin", "nowhere", "--set", "log.format=xml", "--set", "memory.budget=1g"]);
     assert_eq!((faulty.status.code(), faulty.stdout.len()), (Some(64), 0));
     let shown = String::from_utf8(faulty.stderr).expect("faults are text");
     assert!(shown.starts_with("dstl: the configuration has 2 faults:\n"), "{shown}");

@@ -24,14 +24,23 @@ fn write_text(folder: &Path) {
 
 #[test]
 fn the_demo_survives_its_kills_and_is_exact() {
+    survives("hashmap");
+}
+
+#[test]
+fn the_demo_survives_its_kills_with_state_on_disk() {
+    survives("rocksdb");
+}
+
+fn survives(inner: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (text, store) = (dir.path().join("text"), dir.path().join("store"));
     write_text(&text);
     let [text, store] = [&text, &store].map(|path| path.to_str().unwrap());
-    let (code, out, err) = demo(&["--kills", "3", "--seed", "11", "--json", "--store", store, text]);
+    let (code, out, err) = demo(&["--inner", inner, "--kills", "3", "--seed", "11", "--json", "--store", store, text]);
     assert_eq!(code, Some(0), "{out}{err}");
     let outcome: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&outcome["ok"], &outcome["inner"]), (&Value::from(true), &Value::from("hashmap")), "{out}");
+    assert_eq!((&outcome["ok"], &outcome["inner"]), (&Value::from(true), &Value::from(inner)), "{out}");
     assert_eq!((&outcome["mismatches"], &outcome["records"]), (&Value::from(0), &Value::from(45_000)), "{out}");
     let kills = ["daemon", "task"].map(|victim| outcome["kills"][victim].as_u64().unwrap());
     assert!(kills.iter().all(|times| *times >= 1) && kills.iter().sum::<u64>() == 3, "{out}");
@@ -48,7 +57,6 @@ fn the_demo_says_what_it_cannot_do() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
     for (arguments, expected) in [
-        (&["--inner", "rocksdb"][..], "RocksDB is not built into this binary"),
         (&["--store", "memory://", "Cargo.toml"][..], "is gone with its process"),
         (&["--store", "ftp://host/dir", "Cargo.toml"][..], "ftp"),
         (&["/no/such/file"][..], "`/no/such/file` cannot be read"),

@@ -78,6 +78,8 @@ impl Daemon {
             .arg(folder.path().join("s"))
             .arg("--store")
             .arg(folder.path().join("store"))
+            .args(["--set", &format!("dstl.data-dir={}", folder.path().display())])
+            .args(["--set", "state.backend.rocksdb.metrics=is-write-stopped,background-errors,estimate-num-keys"])
             .env_clear()
             .env("NO_COLOR", "1")
             .stderr(Stdio::piped())

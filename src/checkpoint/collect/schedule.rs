@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn names(names: &[&str]) -> BTreeSet<Name> {
-        names.iter().map(|name| Name::new(*name).unwrap()).collect()
+        names.iter().map(|name| Name::new(name).unwrap()).collect()
     }
 
     #[tokio::test(start_paused = true)]

@@ -110,6 +110,12 @@ impl Resources {
         &self.0.folders
     }
 
+    /// Bytes of memory that may be used, as set.
+    #[must_use]
+    pub fn memory_limit_bytes(&self) -> u64 {
+        self.0.options.memory_bytes
+    }
+
     /// Bytes of memory that the block cache holds, memtables included.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

@@ -40,6 +40,9 @@ const TABLE: &str = ".sst";
 /// Takes an entry's key and value; breaks a scan off.
 pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StateError>;
 
+/// Takes an entry's key; says where to seek next.
+pub(super) type ReadKey<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, StateError>;
+
 /// Writes that the database does not have yet.
 #[derive(Default)]
 struct Pending {
@@ -178,22 +181,35 @@ impl Shard {
         self.scan_range(from, key::behind(prefix), read)
     }
 
-    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
-    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+    /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
+    /// the next one.
+    pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
         self.hand_on()?;
         let mut options = ReadOptions::default();
-        if let Some(to) = to {
+        if let Some(to) = key::behind(prefix) {
             options.set_iterate_upper_bound(to);
         }
         let mut entries = self.db.raw_iterator_opt(options);
-        entries.seek(from);
-        while let Some((key, value)) = entries.item() {
-            if read(key, value)?.is_break() {
-                return Ok(());
-            }
-            entries.next();
+        let mut next = from;
+        while let Some(from) = next {
+            entries.seek(&from);
+            next = match entries.key() {
+                Some(key) => read(key)?,
+                None => None,
+            };
         }
         entries.status().map_err(local)
+    }
+
+    /// As [`Reader::scan_range`], of everything that was written.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        self.reader()?.scan_range(from, to, read)
+    }
+
+    /// What reads beside the writer.
+    pub(super) fn reader(&self) -> Result<Reader, StateError> {
+        self.hand_on()?;
+        Ok(Reader(self.db.clone()))
     }
 
     /// Bytes of memtables and live files.
@@ -236,5 +252,27 @@ impl Shard {
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
+    }
+}
+
+/// Reads a database beside its writer.
+pub(super) struct Reader(Arc<DB>);
+
+impl Reader {
+    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut entries = self.0.raw_iterator_opt(options);
+        entries.seek(from);
+        while let Some((key, value)) = entries.item() {
+            if read(key, value)?.is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(local)
     }
 }

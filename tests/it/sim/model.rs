@@ -216,13 +216,9 @@ impl Model {
                 return Some(format!("state {state}, key {key:?}, `{namespace}`: {found:?} instead of {expected:?}"));
             }
         }
-        let wrong = ids.iter().find(|(state, id)| inner.entries(**id, u64::MAX).unwrap() != self.entries(**state));
+        let wrong = ids.iter().find(|(state, id)| inner.entries(**id).unwrap() != self.entries(**state));
         wrong.map(|(state, id)| {
-            format!(
-                "state {state} has {} entries instead of {}",
-                inner.entries(*id, u64::MAX).unwrap(),
-                self.entries(*state)
-            )
+            format!("state {state} has {} entries instead of {}", inner.entries(*id).unwrap(), self.entries(*state))
         })
     }
 }

@@ -1,0 +1,72 @@
+//! Metrics of RocksDB: its memory always, its own properties by choice.
+
+use super::Resources;
+use crate::metrics::Metrics;
+
+/// Registers the memory of `resources` and the integer properties that `properties` names, such as `estimate-num-keys`. All
+/// are read when they are scraped.
+pub fn register_metrics(resources: &Resources, properties: &[&'static str], metrics: &Metrics) {
+    let limit = resources.memory_limit_bytes();
+    metrics.read("rocksdb_memory_limit_bytes", "Bytes of memory that RocksDB may use (memory.rocksdb)", move || limit);
+    let shared = resources.clone();
+    metrics.read(
+        "rocksdb_memory_bytes",
+        "Bytes of memory that RocksDB uses: block cache and memtables of all backends",
+        move || shared.memory_bytes(),
+    );
+    let shared = resources.clone();
+    let help = "Bytes of memory that the memtables of RocksDB take, of those of all backends";
+    metrics.read("rocksdb_memtable_bytes", help, move || shared.memtable_bytes());
+    for &property in properties {
+        let shared = resources.clone();
+        let name = format!("rocksdb_{}", property.replace('-', "_"));
+        let help = format!("The property {property} of RocksDB, over all databases");
+        metrics.read(&name, &help, move || shared.property(property));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        state::{
+            Action, Address, Change, StateBackend as _,
+            folder::Folders,
+            rocksdb::{ResourceOptions, RocksDbBackend},
+        },
+        types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind},
+    };
+
+    #[test]
+    fn what_rocksdb_holds_is_read_when_it_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = Folders::new(&[root.path().to_owned()], Uuid::from_u128(1)).unwrap();
+        let options = ResourceOptions { memory_bytes: 64 << 20, ..ResourceOptions::default() };
+        let (resources, metrics) = (Resources::new(options, folders).unwrap(), Metrics::new());
+        register_metrics(&resources, &["estimate-num-keys", "is-write-stopped"], &metrics);
+        let value = |name: &str| -> u64 {
+            let text = metrics.encode_plain();
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+        };
+        assert_eq!(value("dstl_rocksdb_memory_limit_bytes"), 64 << 20);
+        assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 0);
+        let mut backend = RocksDbBackend::new(&resources, KeyGroupRange::new(0, 127).unwrap(), 128).unwrap();
+        let before = value("dstl_rocksdb_memtable_bytes");
+        let (name, serializer) = ("a".to_owned(), String::new());
+        backend.register(StateId(1), &StateDescriptor { name, kind: StateKind::Value, merge: None, serializer });
+        for key in 0..100_u16 {
+            let at = Address { state: StateId(1), key_group: KeyGroup(key), key: &key.to_be_bytes(), namespace: b"" };
+            backend.apply(&Change { at, action: Action::Put(&[7; 4096]) }).unwrap();
+        }
+        assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 100);
+        assert_eq!(value("dstl_rocksdb_is_write_stopped"), 0);
+        assert!(value("dstl_rocksdb_memtable_bytes") >= before + 100 * 4096);
+        assert!(value("dstl_rocksdb_memory_bytes") >= value("dstl_rocksdb_memtable_bytes"));
+        drop(backend);
+        assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 0);
+    }
+}
