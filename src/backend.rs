@@ -45,7 +45,7 @@ pub use self::{
     environment::{BackendOptions, Environment},
     handle::Backend,
     metrics::BackendMetrics,
-    open::{OpenSpec, Opened, RestoreFrom},
+    open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     session::{Refusal, Session},
 };

@@ -17,6 +17,7 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    open::RestoredPart,
     outbox::{Outbox, SessionEvent},
     pushback::PushBack,
     states::States,
@@ -118,6 +119,8 @@ pub(super) struct Core {
     pub(super) next_batch: u64,
     /// Time of the newest batch: never goes back.
     pub(super) time: TimeMs,
+    /// What it began with.
+    pub(super) restored: Vec<RestoredPart>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
     /// Pieces that the next materialization may use again.

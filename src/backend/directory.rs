@@ -88,7 +88,7 @@ impl Directory {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open(&self.env, &spec, predecessor, progress) => opened,
+            opened = open::open(&self.env, &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
         self.env.metrics.open_backends(self.count());
@@ -182,6 +182,20 @@ impl Directory {
         futures::future::join_all(closing).await;
     }
 
+    /// Ends the backends of subtasks that an open fenced to restore from: many of them never come back.
+    fn end_fenced(&self, fenced: &[(BackendId, Epoch)]) {
+        for (id, by) in fenced {
+            let mut inner = self.inner.lock();
+            let Some(slot) = inner.slots.get_mut(id) else { continue };
+            let Some(ended) = slot.running.take_if(|running| running.epoch().number < by.number) else { continue };
+            if slot.opening.is_none() {
+                inner.slots.remove(id);
+            }
+            drop(inner);
+            ended.end(&error::fenced_by(id, *by));
+        }
+    }
+
     /// Decides what an opener does: find its own running backend, or proceed after ending older ones.
     fn begin(&self, spec: &OpenSpec) -> Result<Found, Error> {
         let mut inner = self.inner.lock();
@@ -259,7 +273,7 @@ impl RestoreFrom {
         match self {
             Self::Empty => "empty",
             Self::Id(_) => "id",
-            Self::Handle(_) => "handle",
+            Self::Handles(_) => "handles",
             Self::Latest { .. } => "latest",
         }
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     backend::{
         Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
-        RestoreFrom, StateSummary,
+        RestoreFrom, RestoredPart, StateSummary,
     },
     checkpoint::{
         handle::CheckpointHandle,
@@ -111,14 +111,13 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
         Restore::Empty(_) => Ok(RestoreFrom::Empty),
         Restore::Id(id) => Ok(RestoreFrom::Id(*id)),
         Restore::Latest(latest) => Ok(RestoreFrom::Latest { or_empty: latest.or_empty }),
-        Restore::Handles(handles) => match handles.handles.as_slice() {
-            [handle] => {
-                let decoded = CheckpointHandle::decode(handle);
-                Ok(RestoreFrom::Handle(decoded.map_err(|error| invalid(format!("the checkpoint handle: {error}")))?))
-            }
-            [] => Err(invalid("`restore.handles` is empty")),
-            _ => Err(Error::new(Reason::Unsupported, "restoring from several handles (rescaling) is not offered yet")),
-        },
+        Restore::Handles(handles) if handles.handles.is_empty() => Err(invalid("`restore.handles` is empty")),
+        Restore::Handles(handles) => {
+            let decode = |handle: &Bytes| {
+                CheckpointHandle::decode(handle).map_err(|error| invalid(format!("a checkpoint handle: {error}")))
+            };
+            Ok(RestoreFrom::Handles(handles.handles.iter().map(decode).collect::<Result<_, _>>()?))
+        }
         Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
     }
 }
@@ -147,6 +146,16 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         restored_changes: opened.restored.changes,
         restored_bytes: opened.restored.bytes_done,
         last_checkpoint_id: opened.last_checkpoint_id,
+        parts: opened.parts.iter().map(to_part).collect(),
+    }
+}
+
+fn to_part(part: &RestoredPart) -> v1::RestoredPart {
+    v1::RestoredPart {
+        subtask: part.backend.subtask,
+        checkpoint: Some(to_identity(&part.checkpoint)),
+        key_groups: Some(to_range(part.key_groups)),
+        attachment: part.attachment.clone(),
     }
 }
 

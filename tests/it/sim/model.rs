@@ -9,7 +9,7 @@ use dstl::{
         Address, PageLimit, StateBackend,
         op::{Answer, Op},
     },
-    types::{KeyGroup, MergeFunction, StateDescriptor, StateId, StateKind},
+    types::{KeyGroup, KeyGroupRange, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
 use MergeFunction::{Append, MaxI64, SumI64};
@@ -182,6 +182,12 @@ impl Model {
             self.0.insert(place, shared);
         }
         answer
+    }
+
+    /// Takes what `other` has of `key_groups`.
+    pub(super) fn take(&mut self, other: &Self, key_groups: KeyGroupRange) {
+        let own = other.0.iter().filter(|(place, _)| key_groups.contains(KeyGroup(place.1.group)));
+        self.0.extend(own.map(|(place, entries)| (place.clone(), entries.clone())));
     }
 
     /// Whether appending to the list of `step` would make it longer than answers have room for.
