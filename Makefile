@@ -9,6 +9,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 ARGS ?=
+STORE ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DSTL := $(TARGET)/release/dstl
 # Tests run the profile that ships, so that dependencies are compiled once; only this package gets debug assertions.
@@ -27,7 +28,7 @@ help: ## List these tasks
 
 # RocksDB takes long to compile. Where it is not compiled yet, the first demo does without it; the second build adds it and
 # compiles nothing else again but dstl itself.
-demo: check-tools ## Build dstl and run the demo on both inner backends (ARGS="--kills 3 PATH…")
+demo: check-tools ## Build dstl and run the demo on both inner backends (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
 ifeq ($(ROCKSDB_BUILT),)
 	@echo 'demo: building dstl with optimizations, without RocksDB first; this takes some minutes, once'
 	$(CARGO) build --release --locked $(WITHOUT_ROCKSDB) --bin dstl
@@ -35,13 +36,13 @@ else
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
 endif
 	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
-	@$(DSTL) demo $(ARGS)
+	@$(DSTL) demo $(if $(STORE),--store '$(STORE)') $(ARGS)
 ifeq ($(ROCKSDB_BUILT),)
 	@echo 'demo: now the same with state on disk. RocksDB is compiled for it, once: about 15 minutes on two cores'
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
 endif
 	@echo 'demo: the same with the inner backend rocksdb'
-	@$(DSTL) demo --inner rocksdb $(ARGS)
+	@$(DSTL) demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)

@@ -31,6 +31,7 @@ mod materialize;
 mod metrics;
 mod open;
 mod outbox;
+mod pushback;
 mod session;
 mod states;
 mod worker;
@@ -44,7 +45,7 @@ pub use self::{
     environment::{BackendOptions, Environment},
     handle::Backend,
     metrics::BackendMetrics,
-    open::{OpenSpec, Opened, RestoreFrom},
+    open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     session::{Refusal, Session},
 };

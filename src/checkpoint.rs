@@ -17,14 +17,22 @@
 //!
 //! What no head names and nobody can still name is found and deleted by [`collect`].
 //!
-//! [`ledger`], [`manifest`] and [`index`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
+//! An operator may go on with another number of subtasks: its new backends *import* from the chains of the old ones
+//! ([`generation`]).
+//!
+//! [`ledger`], [`manifest`], [`index`] and [`generation`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
 pub mod collect;
 pub mod envelope;
+pub mod generation;
 pub mod handle;
 pub mod index;
 pub mod job;
 pub mod ledger;
 pub mod manifest;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod golden;

@@ -216,6 +216,8 @@ pub struct CheckpointConfig {
 pub struct GcConfig {
     /// Age, by the store's clock, below which unreferenced objects are kept.
     pub grace_period: Duration,
+    /// Time between two sweeps of a job by its daemons; `None` for only by hand.
+    pub interval: Option<Duration>,
 }
 
 /// The gRPC service.

@@ -32,7 +32,13 @@ use crate::{
         registry::Registry,
         uploader::{SegmentNumbers, UploadOptions},
     },
-    checkpoint::ledger::Retention,
+    checkpoint::{
+        collect::{
+            metrics::GcMetrics,
+            schedule::{Collector, ScheduleOptions as SweepSchedule},
+        },
+        ledger::Retention,
+    },
     clock::Clock,
     config::{self, Config, TcpSecurity},
     materialization::schedule::ScheduleOptions,
@@ -116,6 +122,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let instance = Random::from_os().uuid();
     let local = local_backends(config, instance, &metrics)?;
     let directory = Directory::new(environment(config, store, Local { instance, backends: local }, &metrics));
+    sweep_by_schedule(config, &directory, &metrics);
     let readiness = Readiness::starting();
     let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
     let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
@@ -157,6 +164,16 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         Ok(Err(panicked)) => Err(start_error(panicked)),
         Err(_still_open) => Ok(()),
     }
+}
+
+/// Sweeps the jobs of `directory` in the background, as configured.
+fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) {
+    let gc_metrics = GcMetrics::register(metrics);
+    let Some(interval) = config.gc.interval else { return };
+    let (env, directory) = (directory.environment(), directory.clone());
+    let options = SweepSchedule { interval, grace: config.gc.grace_period };
+    let collector = Collector::new(env.store.clone(), env.random.clone(), options, gc_metrics);
+    env.tasks.spawn(collector.run(move || directory.jobs()));
 }
 
 async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
@@ -371,9 +388,14 @@ fn register_limits(config: &Config, metrics: &Metrics) {
             "Bytes of changes that may be not yet durable (upload.max-in-flight)",
             config.changelog.upload.max_in_flight_bytes as u64,
         ),
+        (
+            "backend_replay_limit_seconds",
+            "How long a replay may take before the writer waits (recovery.max-replay-time)",
+            config.materialization.max_replay.as_secs(),
+        ),
     ];
-    for (name, help, bytes) in limits {
-        metrics.register(name, help, Gauge::<i64>::default()).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    for (name, help, limit) in limits {
+        metrics.register(name, help, Gauge::<i64>::default()).set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 }
 
@@ -402,9 +424,9 @@ fn status_source(directory: Directory) -> crate::admin::StatusSource {
     Arc::new(move || {
         let env = directory.environment();
         let backends: Vec<_> = directory
-            .describe(None)
-            .unwrap_or_default()
+            .backends()
             .iter()
+            .map(crate::backend::Backend::outline)
             .map(|backend| {
                 json!({
                     "backend": backend.id.to_string(),
@@ -416,6 +438,9 @@ fn status_source(directory: Directory) -> crate::admin::StatusSource {
                     "state bytes": backend.state_bytes,
                     "pending bytes": backend.pending_bytes,
                     "checkpoints": backend.manifest.checkpoints.len(),
+                    "replay seconds": backend.replay.as_secs(),
+                    "writer waits for a materialization": backend.pushed_back,
+                    "failed materializations": backend.materialization_failures,
                     "failsafe": backend.failsafe,
                 })
             })

@@ -8,6 +8,10 @@
 //!
 //! The pieces of a snapshot were copied at different moments: a change that a piece has already is skipped.
 //!
+//! After a rescale the state comes in several parts, of other chains, each with its base and its sources: the imports. They are
+//! restored one after the other into the same inner backend, each only with its key groups and under the ids that its
+//! states have here; what comes later wins.
+//!
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it, the checkpoints that it spoils and those that do not need it.
 
@@ -25,12 +29,12 @@ use crate::{
         base::BaseIndex,
         envelope::EnvelopeError,
         index::{Page, PageRef},
-        manifest::{CheckpointRecord, Contents, Manifest, Source},
+        manifest::{CheckpointRecord, Contents, Import, Manifest, Source},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
-    state::{Change, StateBackend, StateError, image::LocalBackends, stable_hash},
+    state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
-    types::{CheckpointId, Sqn, TimeMs},
+    types::{CheckpointId, KeyGroupRange, Sqn, SqnRange, StateId, TimeMs},
 };
 
 /// Bytes of changelog that a restore holds in memory at most, besides the state itself.
@@ -55,9 +59,11 @@ pub struct Progress {
 pub struct Restored {
     /// How much.
     pub progress: Progress,
+    /// How many of the changes were of the log.
+    pub log_changes: u64,
     /// The time of the newest batch: the clock of the state.
     pub time: TimeMs,
-    /// The materialization that it began with.
+    /// The materialization that it began with, if nothing was imported.
     pub base: Option<Arc<BaseIndex>>,
 }
 
@@ -126,6 +132,23 @@ pub struct Restore<'a> {
     pub parallel_reads: usize,
     /// For each read.
     pub retry: Retry,
+    /// `None` for the backend's own chain: then what its checkpoint imports is restored too.
+    pub imported: Option<Imported<'a>>,
+}
+
+/// Of an import, whose [view](Import::view) is what is restored.
+#[derive(Debug, Clone, Copy)]
+pub struct Imported<'a> {
+    /// It.
+    pub import: &'a Import,
+    /// The manifest that it stands in.
+    pub by: &'a Manifest,
+}
+
+/// What one part of a restore reads.
+struct Plan {
+    base: Option<BaseIndex>,
+    handles: Vec<SegmentHandle>,
 }
 
 impl Restore<'_> {
@@ -139,31 +162,68 @@ impl Restore<'_> {
         inner: &mut dyn StateBackend,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Restored, RestoreError> {
-        let contents = self.manifest.contents(self.checkpoint);
-        let base = self.read_base(&contents).await?;
-        let handles = self.plan(&contents).await?;
-        let mut restored = Restored { base: base.clone().map(Arc::new), ..Restored::default() };
-        let logged: u64 = handles.iter().map(|handle| handle.stored_bytes).sum();
-        let stored = base.as_ref().map_or(0, |base| base.extent().0);
-        restored.progress.bytes_total = logged + stored;
-        progress(restored.progress);
-        if let Some(base) = &base {
-            self.load(inner, base, &mut restored.progress, &mut progress).await?;
-            self.load_images(inner, base, &mut restored.progress, &mut progress).await?;
+        let views = self.imports()?;
+        let imports = views.iter().map(|(import, manifest, checkpoint)| Restore {
+            manifest,
+            checkpoint,
+            imported: Some(Imported { import, by: self.manifest }),
+            ..*self
+        });
+        let own = Restore { ..*self };
+        let mut parts = vec![];
+        let mut restored = Restored::default();
+        for part in imports.chain([own]) {
+            let plan = part.plan().await?;
+            restored.progress.bytes_total += plan.bytes(part.manifest.shape.key_groups);
+            parts.push((part, plan));
         }
+        progress(restored.progress);
+        for (part, plan) in &parts {
+            if let Some(base) = &plan.base {
+                part.load(inner, base, &mut restored.progress, &mut progress).await?;
+                part.load_images(inner, base, &mut restored.progress, &mut progress).await?;
+            }
+            part.replay_log(inner, plan, &mut restored, &mut progress).await?;
+        }
+        // Stamps compare with the sqns of the own chain alone.
+        if views.is_empty() {
+            restored.base = parts.pop().and_then(|(_, plan)| plan.base).map(Arc::new);
+        }
+        Ok(restored)
+    }
+
+    /// What the checkpoint imports, each as a manifest of its origin, in order.
+    fn imports(&self) -> Result<Vec<(&Import, Manifest, CheckpointRecord)>, RestoreError> {
+        let view = |uuid: &uuid::Uuid| {
+            let missing = || self.damaged_where(format!("the manifest has no import {uuid}"), true, |_| true);
+            let import = self.manifest.import(*uuid).ok_or_else(missing)?;
+            let (manifest, checkpoint) = import.view(self.manifest, self.checkpoint.identity.id);
+            Ok((import, manifest, checkpoint))
+        };
+        self.manifest.contents(self.checkpoint).imports.iter().map(view).collect()
+    }
+
+    /// Replays the log of one part.
+    async fn replay_log(
+        &self,
+        inner: &mut dyn StateBackend,
+        plan: &Plan,
+        restored: &mut Restored,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), RestoreError> {
         let options = ReplayOptions {
             key_groups: self.manifest.shape.key_groups,
             parallel_reads: self.parallel_reads,
             max_bytes: READ_AHEAD_BYTES,
             retry: self.retry,
         };
-        let mut stream = ReplayStream::new(self.store.clone(), self.tasks.clone(), &handles, options);
+        let mut stream = ReplayStream::new(self.store.clone(), self.tasks.clone(), &plan.handles, options);
         let mut since_turn = 0;
         while let Some(block) = stream.next().await {
-            let block = block.map_err(|error| self.read_error(error, &handles))?;
+            let block = block.map_err(|error| self.read_error(error, &plan.handles))?;
             // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the block's
             // size bounds how long one lasts.
-            let changes = self.replay(inner, &block, &mut restored, &handles)?;
+            let changes = self.replay(inner, &block, plan, restored)?;
             since_turn += changes;
             restored.progress.bytes_done += u64::from(block.handle.stored_length);
             progress(restored.progress);
@@ -172,43 +232,61 @@ impl Restore<'_> {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(restored)
+        Ok(())
     }
 
     fn replay(
         &self,
         inner: &mut dyn StateBackend,
         block: &crate::changelog::reader::ChangeBlock,
+        plan: &Plan,
         restored: &mut Restored,
-        handles: &[SegmentHandle],
     ) -> Result<u64, RestoreError> {
         let key_groups = self.manifest.shape.key_groups;
         let mut replayed = 0;
         for batch in block.batches() {
-            let batch = batch.map_err(|error| self.read_error(error, handles))?;
+            let batch = batch.map_err(|error| self.read_error(error, &plan.handles))?;
             restored.time = restored.time.max(batch.time);
-            inner.set_stamp(batch.sqn.0);
+            // Sqns of other chains are no stamps: what is imported counts as changed before all else.
+            if self.imported.is_none() {
+                inner.set_stamp(batch.sqn.0);
+            }
             for (key_group, bytes) in batch.changes.filter(|(group, _)| key_groups.contains(*group)) {
                 let change = Change::decode(key_group, bytes).map_err(|source| self.inner_error(source))?;
                 replayed += 1;
-                if restored.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
+                if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
                     continue;
                 }
+                let change = self.renamed(change)?;
                 inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
-            inner.finish_batch().map_err(|source| self.inner_error(source))?;
         }
+        inner.finish_batch().map_err(|source| self.inner_error(source))?;
         restored.progress.changes += replayed;
+        restored.log_changes += replayed;
         Ok(replayed)
     }
 
-    /// Handles of all change sets of the checkpoint, in order.
-    async fn plan(&self, contents: &Contents) -> Result<Vec<SegmentHandle>, RestoreError> {
+    /// A change as it stands in the objects, with the id that its state has here.
+    fn renamed<'a>(&self, change: Change<'a>) -> Result<Change<'a>, RestoreError> {
+        let Some(Imported { import, .. }) = self.imported else { return Ok(change) };
+        let unknown = || {
+            let what = format!("`{}` has a change of state {} that it did not have", import.origin, change.at.state.0);
+            self.damaged_where(what, false, |_| true)
+        };
+        let state: StateId = import.states.get(&change.at.state).copied().ok_or_else(unknown)?;
+        Ok(Change { at: Address { state, ..change.at }, ..change })
+    }
+
+    /// The base of the checkpoint without its imports, and handles of all change sets after it, in order.
+    async fn plan(&self) -> Result<Plan, RestoreError> {
+        let contents = self.manifest.contents(self.checkpoint);
+        let base = self.read_base(&contents).await?;
         let mut handles = vec![];
         for source in &contents.sources {
             handles.extend(self.expand(*source).await?);
         }
-        Ok(handles)
+        Ok(Plan { base, handles })
     }
 
     /// Handles of the change sets of one source: its run's pages opened.
@@ -246,16 +324,16 @@ impl Restore<'_> {
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {
         let path = page.name(&self.manifest.backend).path();
-        let of_page_epoch = |source: &Source| source.epoch == page.range.from.epoch() && source.to > page.range.from;
+        let reads_page = |source: &Source| reads(source, page.range);
         let bytes = match self.store.get(&path, self.retry).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => {
-                return Err(self.damaged(format!("object `{path}` is missing"), true, &of_page_epoch));
+                return Err(self.damaged(format!("object `{path}` is missing"), true, &reads_page));
             }
             Err(error) => return Err(error.into()),
         };
         Page::decode(&self.manifest.backend.job, page, &bytes)
-            .map_err(|error: EnvelopeError| self.damaged(format!("object `{path}`, {error}"), false, &of_page_epoch))
+            .map_err(|error: EnvelopeError| self.damaged(format!("object `{path}`, {error}"), false, &reads_page))
     }
 
     fn read_error(&self, error: ReadError, handles: &[SegmentHandle]) -> RestoreError {
@@ -265,10 +343,10 @@ impl Restore<'_> {
             ReadError::Corrupt { ref object, .. } => (object, false),
             ReadError::Missing { ref object } => (object, true),
         };
-        // The first change set that lies in the damaged object: every source that reaches it is spoilt.
-        let first =
-            handles.iter().filter(|handle| path_of(handle).as_ref() == object).map(|handle| handle.range.from).min();
-        let spoils = |source: &Source| first.is_some_and(|first| source.epoch == first.epoch() && source.to > first);
+        // What later checkpoints need of the object is newer than this one, so it is not yet in a page.
+        let known = handles.iter().chain(self.manifest.runs.values().flat_map(|run| &run.handles));
+        let lost: Vec<_> = known.filter(|h| path_of(h).as_ref() == object).map(|handle| handle.range).collect();
+        let spoils = |source: &Source| lost.iter().any(|range| reads(source, *range));
         self.damaged(error.to_string(), missing, &spoils)
     }
 
@@ -278,14 +356,25 @@ impl Restore<'_> {
 
     /// Names damage and the retained checkpoints that it spoils: those whose contents `spoils` says so of.
     fn damaged_where(&self, what: String, missing: bool, spoils: impl Fn(&Contents) -> bool) -> RestoreError {
-        let (spoilt, intact): (Vec<_>, Vec<_>) =
-            self.manifest.checkpoints.iter().partition(|record| spoils(&self.manifest.contents(record)));
+        let manifest = self.imported.map_or(self.manifest, |imported| imported.by);
+        let (spoilt, intact): (Vec<_>, Vec<_>) = manifest.checkpoints.iter().partition(|record| {
+            let contents = manifest.contents(record);
+            match self.imported {
+                Some(imported) => contents.imports.contains(&imported.import.uuid),
+                None => spoils(&contents),
+            }
+        });
         let ids = |records: Vec<&CheckpointRecord>| {
             let ids: Vec<String> = records.iter().map(|record| record.identity.id.to_string()).collect();
             if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
         };
-        let advice =
+        let mut advice =
             format!("retained checkpoints that it spoils: {}; that do not need it: {}", ids(spoilt), ids(intact));
+        if let Some(Imported { import, by }) =
+            self.imported.filter(|imported| imported.by.backend != imported.import.origin)
+        {
+            advice.push_str(&format!("; it is of `{}`, which may retain others than `{}`", import.origin, by.backend));
+        }
         RestoreError::Damaged { checkpoint: self.checkpoint.identity.id, what, advice, missing }
     }
 
@@ -294,11 +383,31 @@ impl Restore<'_> {
     }
 }
 
+impl Plan {
+    /// Stored bytes to read for `key_groups`.
+    fn bytes(&self, key_groups: KeyGroupRange) -> u64 {
+        let pieces = self.base.iter().flat_map(BaseIndex::stored);
+        let pieces = pieces.filter(|(piece, _)| piece.key_groups.overlaps(key_groups));
+        let images = self.base.iter().flat_map(BaseIndex::images);
+        let images = images.filter(|image| image.key_groups.overlaps(key_groups));
+        let files: u64 = images.flat_map(|image| &image.files).map(|stored| stored.file.bytes).sum();
+        let blocks = self.handles.iter().flat_map(|handle| &handle.blocks);
+        let blocks = blocks.filter(|block| block.key_groups.overlaps(key_groups));
+        let stored: u64 = pieces.map(|(_, block)| u64::from(block.stored_length)).sum();
+        stored + files + blocks.map(|block| u64::from(block.stored_length)).sum::<u64>()
+    }
+}
+
 /// Whether the piece of a change has it already.
 fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
     let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));
     covered_to.is_some_and(|covered_to| sqn < covered_to)
+}
+
+/// Whether what `source` replays lies, in part, in `range`.
+fn reads(source: &Source, range: SqnRange) -> bool {
+    source.epoch == range.from.epoch() && source.from < range.to && source.to > range.from
 }
 
 fn path_of(handle: &SegmentHandle) -> Path {

@@ -38,6 +38,8 @@ pub use self::{
     piece::{HashRange, PieceSnapshots, stable_hash},
 };
 
+use std::collections::BTreeMap;
+
 use crate::types::{KeyGroup, StateDescriptor, StateId};
 
 /// Where an entry (or all entries) of a key and namespace live.
@@ -86,6 +88,18 @@ impl From<std::io::Error> for StateError {
         Self::Local(error.into())
     }
 }
+
+/// Numbers of entries by state: keys of values, map entries, list elements.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Without states that have none.
+    pub entries: BTreeMap<StateId, u64>,
+    /// Whether all were counted.
+    pub complete: bool,
+}
+
+/// Counts, and asks now and then whether to go on. Blocks its thread.
+pub type Counting = Box<dyn FnOnce(&mut dyn FnMut() -> bool) -> Result<Counts, StateError> + Send>;
 
 /// An inner state backend: keyed entries of registered states, written by one owner.
 ///
@@ -145,12 +159,31 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
-    /// Number of entries of a whole state; 0 for one that is not registered. Exact below `at_most`; a backend that has to
-    /// count them stops there.
+    /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order that
+    /// does not change while others come and go: those behind `after`, which need not be there any more. Returns whether
+    /// others follow the page.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn name_page(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError>;
+
+    /// What counts the entries of every state, beside the writer: it may take as long as reading all of them.
+    fn counting(&self) -> Counting;
+
+    /// Number of entries of a state; 0 for one that is not registered.
     ///
     /// # Errors
     /// [`StateError::Local`].
-    fn entries(&self, state: StateId, at_most: u64) -> Result<u64, StateError>;
+    fn entries(&self, state: StateId) -> Result<u64, StateError> {
+        Ok(self.counting()(&mut || true)?.entries.get(&state).copied().unwrap_or(0))
+    }
 
     /// Bytes of memory or local disk that the contents take, as the backend accounts for them.
     fn bytes(&self) -> u64;

@@ -13,7 +13,8 @@ use crate::{
         Address,
         op::{self, Answer, Op, OpContext},
     },
-    types::{KeyGroup, KeyGroupAssignment, StateId},
+    tasks,
+    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId},
 };
 
 /// Bytes of a reply that are kept free for its framing.
@@ -122,6 +123,10 @@ impl Core {
             self.key_groups.push(key_group);
             let at = address(operation, key_group);
             op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
+            if let Op::Keys { token, .. } = operation.op {
+                let checked = op::scan::check_token(token, operation.state, scope(self.epoch));
+                checked.map_err(|fault| error::operation(index, &fault))?;
+            }
             writes |= operation.op.is_write();
             grows |= operation.op.grows();
         }
@@ -140,6 +145,8 @@ impl Core {
         let shape = &self.manifest.shape;
         let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
         let group = match (shape.assignment, operation.key_group) {
+            // It reads all of them.
+            (_, None) if matches!(operation.op, Op::Keys { .. }) => return Ok(shape.key_groups.first()),
             (KeyGroupAssignment::Hashed, None) => hash_key_group(operation.key, shape.max_parallelism),
             (KeyGroupAssignment::Given, Some(group)) => group,
             (KeyGroupAssignment::Hashed, Some(group)) => {
@@ -159,7 +166,11 @@ impl Core {
 
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
     fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
-        self.try_execute(operations).map_err(|fault| {
+        // A disk may take its time.
+        let on_disk = self.inner.pieces().is_none();
+        let executed =
+            if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
+        executed.map_err(|fault| {
             let error = error::failsafe(&self.id, &fault);
             tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
             self.env.metrics.failed_safe(&self.id);
@@ -172,7 +183,7 @@ impl Core {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
-        let Self { inner, states, writer, key_groups, since_barrier, log_changes, .. } = self;
+        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
         let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
@@ -182,7 +193,13 @@ impl Core {
                 answers.push((position, None));
                 continue;
             }
-            let context = OpContext { descriptor, max_value_bytes: limits.max_value_bytes, page_bytes: room };
+            let context = OpContext {
+                descriptor,
+                max_value_bytes: limits.max_value_bytes,
+                page_bytes: room,
+                key_groups: manifest.shape.key_groups,
+                scope: scope(*epoch),
+            };
             let at = address(operation, *key_group);
             let mut log = |change: &crate::state::Change<'_>| {
                 since_barrier.1 += 1;
@@ -231,8 +248,14 @@ fn reply_bytes(answer: &Answer) -> usize {
             Answer::Value(value) => value.as_ref().map_or(0, bytes::Bytes::len),
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
             Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
+            Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),
             Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
         }
+}
+
+/// Of the tokens of an owner.
+fn scope(epoch: Epoch) -> u64 {
+    epoch.owner.as_u64_pair().0 ^ epoch.number
 }
 
 fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {

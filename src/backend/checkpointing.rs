@@ -20,7 +20,7 @@ use crate::{
     checkpoint::{
         handle::CheckpointHandle,
         ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
-        manifest::{CheckpointRecord, Manifest},
+        manifest::{CheckpointRecord, Import, Manifest},
     },
     error::{Error, Reason},
     types::{CheckpointId, CheckpointIdentity},
@@ -322,7 +322,10 @@ impl Core {
         let contents = self.manifest.contents(record);
         let run_bytes = |epoch| self.manifest.runs.get(&epoch).map_or(0, |run| run.totals().stored_bytes);
         let base = contents.base.and_then(|uuid| self.manifest.materialization(uuid));
-        base.map_or(0, |base| base.stored_bytes) + contents.sources.iter().map(|s| run_bytes(s.epoch)).sum::<u64>()
+        let imports = contents.imports.iter().filter_map(|uuid| self.manifest.import(*uuid));
+        base.map_or(0, |base| base.stored_bytes)
+            + imports.map(Import::stored_bytes).sum::<u64>()
+            + contents.sources.iter().map(|s| run_bytes(s.epoch)).sum::<u64>()
     }
 
     fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {

@@ -6,6 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
@@ -16,7 +17,9 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    open::RestoredPart,
     outbox::{Outbox, SessionEvent},
+    pushback::PushBack,
     states::States,
 };
 use crate::{
@@ -34,9 +37,6 @@ use crate::{
     state::StateBackend,
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
 };
-
-/// Entries that an inner backend counts for one description, at most.
-const COUNTED_ENTRIES: u64 = 100_000;
 
 /// Events kept for a session that is not there, at most.
 const UNDELIVERED_EVENTS: usize = 256;
@@ -119,12 +119,18 @@ pub(super) struct Core {
     pub(super) next_batch: u64,
     /// Time of the newest batch: never goes back.
     pub(super) time: TimeMs,
+    /// What it began with.
+    pub(super) restored: Vec<RestoredPart>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
     /// Pieces that the next materialization may use again.
     pub(super) previous: Option<Arc<BaseIndex>>,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
+    /// Whether that is so long that the writer waits.
+    pub(super) push_back: PushBack,
+    /// Materializations that failed since the last one that did not.
+    pub(super) materialization_failures: u32,
     /// Who asked for a materialization.
     pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
     /// The next number of a snapshot file of this epoch.
@@ -152,6 +158,12 @@ pub struct StateSummary {
     pub at_least: bool,
 }
 
+impl StateSummary {
+    fn uncounted(id: StateId, descriptor: &StateDescriptor) -> Self {
+        Self { id, descriptor: descriptor.clone(), entries: 0, at_least: true }
+    }
+}
+
 /// What a backend consists of, for people and tools.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -169,6 +181,12 @@ pub struct Description {
     pub state_bytes: u64,
     /// Bytes of changes that are not durable.
     pub pending_bytes: u64,
+    /// How long a replay of the changelog would take, as estimated.
+    pub replay: Duration,
+    /// Whether the writer waits for a materialization because of that.
+    pub pushed_back: bool,
+    /// Materializations that failed since the last one that did not.
+    pub materialization_failures: u32,
     /// Why writes are refused; empty while all is well.
     pub failsafe: String,
 }
@@ -276,6 +294,7 @@ impl Core {
         self.env.metrics.ended(&self.id);
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
+        self.push_back.wake();
         self.count_state_bytes(0);
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
@@ -296,32 +315,21 @@ impl Core {
         self.counted_state_bytes = bytes;
     }
 
-    fn summarize(&self) -> Vec<StateSummary> {
-        let mut to_count = COUNTED_ENTRIES;
-        let summarize = |(id, descriptor): (StateId, &StateDescriptor)| {
-            // A local store that fails shows in failsafe; here it only means that nobody knows.
-            let entries = self.inner.entries(id, to_count).unwrap_or(0);
-            let at_least = entries == to_count;
-            if self.inner.pieces().is_none() {
-                to_count -= entries.min(to_count);
-            }
-            StateSummary { id, descriptor: descriptor.clone(), entries, at_least }
-        };
-        self.states.bound().map(summarize).collect()
-    }
-
-    /// What the backend consists of.
-    pub(super) fn describe(&self) -> Description {
+    /// What the backend consists of; nothing is counted.
+    pub(super) fn outline(&self) -> Description {
         let mut manifest = self.manifest.clone();
         manifest.checkpoints = self.ledger.retained().to_vec();
         Description {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.summarize(),
+            states: self.states.bound().map(|(id, d)| StateSummary::uncounted(id, d)).collect(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
+            replay: self.replay_time(),
+            pushed_back: self.push_back.is_on(),
+            materialization_failures: self.materialization_failures,
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),

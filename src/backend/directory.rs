@@ -1,6 +1,9 @@
 //! Which backends this daemon has open.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -15,7 +18,7 @@ use super::{
 use crate::{
     error::{Error, Reason},
     restore::Progress,
-    types::{Attempt, BackendId, Epoch},
+    types::{Attempt, BackendId, Epoch, Name},
 };
 
 /// The backends of one daemon. Cheap to clone.
@@ -30,6 +33,8 @@ struct Inner {
     draining: bool,
     slots: BTreeMap<BackendId, Slot>,
     openings: u64,
+    /// Jobs of which a backend opened since [`Directory::jobs`] was last asked.
+    opened: BTreeSet<Name>,
 }
 
 /// One backend's place.
@@ -83,7 +88,7 @@ impl Directory {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open(&self.env, &spec, predecessor, progress) => opened,
+            opened = open::open(&self.env, &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
         self.env.metrics.open_backends(self.count());
@@ -153,6 +158,14 @@ impl Directory {
         self.backends().iter().filter(|backend| !backend.has_ended()).count()
     }
 
+    /// The jobs of which a backend is open, or was since this was last asked.
+    #[must_use]
+    pub fn jobs(&self) -> BTreeSet<Name> {
+        let mut jobs = std::mem::take(&mut self.inner.lock().opened);
+        jobs.extend(self.backends().iter().filter(|b| !b.has_ended()).map(|b| b.id().job.clone()));
+        jobs
+    }
+
     /// Refuses opens from now on.
     pub fn drain(&self) {
         self.inner.lock().draining = true;
@@ -167,6 +180,20 @@ impl Directory {
             }
         });
         futures::future::join_all(closing).await;
+    }
+
+    /// Ends the backends of subtasks that an open fenced to restore from: many of them never come back.
+    fn end_fenced(&self, fenced: &[(BackendId, Epoch)]) {
+        for (id, by) in fenced {
+            let mut inner = self.inner.lock();
+            let Some(slot) = inner.slots.get_mut(id) else { continue };
+            let Some(ended) = slot.running.take_if(|running| running.epoch().number < by.number) else { continue };
+            if slot.opening.is_none() {
+                inner.slots.remove(id);
+            }
+            drop(inner);
+            ended.end(&error::fenced_by(id, *by));
+        }
     }
 
     /// Decides what an opener does: find its own running backend, or proceed after ending older ones.
@@ -209,6 +236,7 @@ impl Guard<'_> {
     /// Puts the opened backend in its place; an older one there ends.
     fn finish(self, backend: &Backend) -> Result<(), Error> {
         let mut inner = self.directory.inner.lock();
+        inner.opened.insert(self.id.job.clone());
         let slot = inner.slots.entry(self.id.clone()).or_default();
         let taken_over = slot.opening.as_ref().is_none_or(|opening| opening.number != self.number);
         let loser = if taken_over { Some(backend.clone()) } else { slot.running.replace(backend.clone()) };
@@ -245,7 +273,7 @@ impl RestoreFrom {
         match self {
             Self::Empty => "empty",
             Self::Id(_) => "id",
-            Self::Handle(_) => "handle",
+            Self::Handles(_) => "handles",
             Self::Latest { .. } => "latest",
         }
     }

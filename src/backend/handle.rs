@@ -16,11 +16,15 @@ use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
     error::{Error, Reason},
     object::Store,
+    tasks,
     types::{Attempt, BackendId, Epoch, KeyGroupRange, StateDescriptor, StateId},
 };
 
 /// How long an orderly close waits for its last manifest.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a description counts entries, at most.
+const COUNTING_TIME: Duration = Duration::from_secs(10);
 
 /// The core and what wakes its worker.
 pub(super) struct Shared {
@@ -122,14 +126,17 @@ impl Backend {
                     None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }
-                if core.account.grant_exactly(cost, &outbox) {
+                if cost > 0 && core.pushes_back() {
+                    core.wait_for_materialization(&outbox);
+                } else if core.account.grant_exactly(cost, &outbox) {
                     let applied = core.apply_batch(next, operations);
                     let held = applied.as_ref().map_or(0, |(_, appended)| *appended);
                     core.account.spend(cost, held);
                     let acknowledgement = core.acknowledgement();
                     return applied.map(|(result, _)| (result, acknowledgement));
+                } else {
+                    core.roll_over(true);
                 }
-                core.roll_over(true);
             }
             outbox.changed().await;
         }
@@ -210,10 +217,28 @@ impl Backend {
         Ok(released)
     }
 
-    /// What the backend consists of.
+    /// What the backend consists of; the entries of its states are not counted.
+    #[must_use]
+    pub fn outline(&self) -> Description {
+        self.shared.core.lock().outline()
+    }
+
+    /// What the backend consists of. Blocks for as long as an inner backend on disk takes to count its entries, within
+    /// bounds; the writer goes on meanwhile.
     #[must_use]
     pub fn describe(&self) -> Description {
-        self.shared.core.lock().describe()
+        let (mut description, counting) = {
+            let core = self.shared.core.lock();
+            (core.outline(), core.inner.counting())
+        };
+        let until = std::time::Instant::now() + COUNTING_TIME;
+        // A local store that fails shows in failsafe; here it only means that nobody knows.
+        let counts = tasks::blocking(|| counting(&mut || std::time::Instant::now() < until)).unwrap_or_default();
+        for state in &mut description.states {
+            state.entries = counts.entries.get(&state.id).copied().unwrap_or(0);
+            state.at_least = !counts.complete;
+        }
+        description
     }
 
     /// Ends this owner. Waits, within bounds, until the newest retained set of checkpoints is in a manifest.

@@ -55,10 +55,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let now = Instant::now();
         let facts = {
-            let core = shared.core.lock();
+            let mut core = shared.core.lock();
             if matches!(core.condition, Condition::Ended(_)) {
                 return;
             }
+            core.note_replay();
             let requested = !core.materialization_requests.is_empty();
             Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested }
         };
@@ -82,6 +83,7 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
     let mut core = shared.core.lock();
     let now = Instant::now();
     core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+    core.materialization_failures = if made.is_ok() { 0 } else { schedule.consecutive_failures() + 1 };
     let result = match made {
         Ok((made, log_changes_before)) => {
             schedule.succeeded(now);

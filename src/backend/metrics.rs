@@ -3,7 +3,7 @@
 //! Counters and histograms are kept over all backends of the daemon; what must be seen per backend (how much a restore would read,
 //! how many checkpoints are retained, failsafe) is a gauge with its name, which goes when the backend does.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -58,6 +58,9 @@ pub struct BackendMetrics {
     pending_bytes: Gauge,
     sessions: Gauge,
     halts: Counter,
+    replay: Family<BackendLabels, Gauge<f64, AtomicU64>>,
+    pushed_back: Family<BackendLabels, Gauge>,
+    push_backs: Counter,
     materializations_started: Counter,
     materializations: Counter,
     materializations_failed: Counter,
@@ -131,6 +134,16 @@ impl BackendMetrics {
             state_bytes: gauge("state_bytes", "Bytes that the inner backends hold, as they account for them"),
             pending_bytes: gauge("changelog_pending_bytes", "Bytes of changes that are not yet durable"),
             sessions: gauge("session_open", "Sessions that write"),
+            replay: metrics.register(
+                "backend_replay_seconds",
+                "How long a restore would replay the changelog, as estimated by recovery.replay-rate",
+                Family::default(),
+            ),
+            pushed_back: family(
+                "backend_pushed_back",
+                "1 for a backend whose writer waits for a materialization because that would take too long",
+            ),
+            push_backs: counter("backend_push_backs", "Times that a writer had to wait for a materialization"),
             materializations_started: counter("materialization_started", "Materializations begun"),
             materializations: counter("materialization_completed", "Materializations made"),
             materializations_failed: counter("materialization_failed", "Materializations that failed"),
@@ -215,6 +228,24 @@ impl BackendMetrics {
         self.full_bytes.remove(&labels);
         self.failsafe.remove(&labels);
         self.materialization_failures.remove(&labels);
+        self.replay.remove(&labels);
+        self.pushed_back.remove(&labels);
+    }
+
+    /// How long a replay would take.
+    pub(super) fn replay(&self, backend: &BackendId, time: Duration) {
+        self.replay.get_or_create(&BackendLabels::from(backend)).set(time.as_secs_f64());
+    }
+
+    /// That is too long: the writer waits from now on.
+    pub(super) fn pushed_back(&self, backend: &BackendId) {
+        self.push_backs.inc();
+        self.pushed_back.get_or_create(&BackendLabels::from(backend)).set(1);
+    }
+
+    /// It goes on.
+    pub(super) fn relieved(&self, backend: &BackendId) {
+        self.pushed_back.get_or_create(&BackendLabels::from(backend)).set(0);
     }
 
     pub(super) fn materialization_started(&self) {

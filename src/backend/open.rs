@@ -1,7 +1,12 @@
-//! Opening a backend: validate, fence, restore, serve.
+//! Opening a backend: choose, validate, fence, restore, serve.
 //!
-//! Everything that can be refused is refused before the chain is touched (an owner that is running goes on). Then a manifest
+//! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
+//!
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+
+mod choice;
+mod claim;
 
 use std::{
     collections::BTreeMap,
@@ -11,23 +16,23 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+use self::claim::Claim;
 use super::{
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
     materialize,
     metrics::Restores,
+    pushback::PushBack,
     states::States,
     worker,
 };
 use crate::{
     changelog::{pending::Pending, writer::Writer},
     checkpoint::{
-        chain::{self, ChainError, Head},
         handle::CheckpointHandle,
-        job::{self, JobError},
         ledger::{Ledger, Retention},
-        manifest::{CheckpointRecord, Contents, EpochRecord, Manifest, Shape},
+        manifest::{Manifest, Shape},
     },
     error::{Error, Reason},
     object::Retry,
@@ -35,13 +40,10 @@ use crate::{
     state::{StateBackend, hashmap::HashMapBackend},
     tasks,
     types::{
-        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Sqn,
-        StateDescriptor, StateId, default_max_parallelism,
+        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
+        StateDescriptor, StateId,
     },
 };
-
-/// How often an opener derives its first manifest anew when others open the same backend.
-const FENCE_ATTEMPTS: usize = 16;
 
 /// How often a restore tries each of its reads before it gives up.
 const RESTORE_READ_ATTEMPTS: u32 = 12;
@@ -76,10 +78,10 @@ pub struct OpenSpec {
 pub enum RestoreFrom {
     /// Nothing.
     Empty,
-    /// The newest checkpoint of this backend with this id.
+    /// The checkpoint with this id: of the newest attempt that has it whole, or else all key groups of this backend.
     Id(u64),
-    /// The checkpoint of this handle.
-    Handle(CheckpointHandle),
+    /// The checkpoint of these handles, which together must have all key groups of this backend.
+    Handles(Vec<CheckpointHandle>),
     /// The newest that every subtask of the job can restore.
     Latest {
         /// Begin empty where no subtask has a completed one.
@@ -92,10 +94,12 @@ pub enum RestoreFrom {
 pub struct Opened {
     /// It.
     pub backend: Backend,
-    /// What was restored.
+    /// What was restored: of several parts the first.
     pub checkpoint: Option<CheckpointIdentity>,
-    /// The task's bytes of it.
+    /// The task's bytes of it; empty if there are several parts.
     pub attachment: bytes::Bytes,
+    /// Every part of what was restored, by subtask.
+    pub parts: Vec<RestoredPart>,
     /// The batch number that is expected next.
     pub applied_to: u64,
     /// Its states.
@@ -110,8 +114,21 @@ pub struct Opened {
     pub last_checkpoint_id: u64,
 }
 
-/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced. Cancel-safe,
-/// except that older owners may be fenced by then.
+/// What one subtask had of a checkpoint that was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredPart {
+    /// The subtask's backend.
+    pub backend: BackendId,
+    /// Its part of the checkpoint.
+    pub checkpoint: CheckpointIdentity,
+    /// The key groups that it had.
+    pub key_groups: KeyGroupRange,
+    /// The task's bytes of it.
+    pub attachment: bytes::Bytes,
+}
+
+/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced; `on_fenced`
+/// hears of the other chains whose owners were fenced, and by whom. Cancel-safe, except that older owners may be fenced by then.
 ///
 /// # Errors
 /// Says what to change, or to try again.
@@ -119,48 +136,50 @@ pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
     predecessor: Option<Backend>,
+    on_fenced: impl FnOnce(&[(BackendId, Epoch)]),
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let reserved = if predecessor.is_none() { Some(account()?) } else { None };
-    let (manifest, crc, checkpoint) = fence(env, spec, retry).await?;
+    let claim = claim::claim(env, spec, retry).await?;
+    let Claim { manifest, crc, bound, parts, fenced } = claim;
     if let Some(predecessor) = predecessor {
         predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
     }
+    on_fenced(&fenced);
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(env, &manifest.shape)?;
-    let states = States::restored(&manifest.states, |id| {
-        checkpoint.as_ref().is_some_and(|record| id.0 <= record.states_to && !record.missing_states.contains(&id))
-    });
+    let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.iter() {
         inner.register(id, descriptor);
     }
-    let restored = match &checkpoint {
-        Some(checkpoint) => {
+    let restored = match parts.first() {
+        Some(part) => {
             let restore = Restore {
                 store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
                 manifest: &manifest,
-                checkpoint,
+                checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
                 // Each read by itself: a restore takes as long as the state is large.
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                imported: None,
             };
             restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
         }
         None => Restored::default(),
     };
     env.metrics.restored(Restores {
-        replayed: checkpoint.is_some(),
+        replayed: !parts.is_empty(),
         duration: started.elapsed(),
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored });
-    Ok(serve(core, checkpoint, progress))
+    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
+    Ok(serve(core, progress))
 }
 
 struct Assembly {
@@ -170,11 +189,12 @@ struct Assembly {
     states: States,
     account: super::credit::Account,
     restored: Restored,
+    parts: Vec<RestoredPart>,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, parts } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -212,9 +232,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         undelivered: vec![],
         next_batch: 0,
         time: restored.time,
+        restored: parts,
         base: None,
         previous: restored.base,
-        log_changes: restored.progress.changes,
+        log_changes: restored.log_changes,
+        push_back: PushBack::default(),
+        materialization_failures: 0,
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
         snapshot_low_water: 0,
@@ -227,7 +250,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
 }
 
 /// Starts the background work of an owner.
-fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -> Opened {
+fn serve(core: Core, restored: Progress) -> Opened {
     let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
@@ -238,14 +261,13 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
     tasks.spawn(materialize::run(shared.clone()));
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
-    opened.checkpoint = checkpoint.as_ref().map(|record| record.identity);
-    opened.attachment = checkpoint.map(|record| record.attachment).unwrap_or_default();
     opened.restored = restored;
     tracing::info!(
         backend = %opened.backend.id(),
         epoch = opened.backend.epoch().number,
         attempt = opened.backend.attempt(),
         checkpoint = opened.checkpoint.map(|c| c.id),
+        parts = opened.parts.len(),
         changes = restored.changes,
         bytes = restored.bytes_done,
         "backend opened"
@@ -259,214 +281,34 @@ fn serve(core: Core, checkpoint: Option<CheckpointRecord>, restored: Progress) -
 /// If it asks for another shape than it opened with.
 pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -> Result<Opened, Error> {
     let running = backend.shared.core.lock().manifest.shape;
-    shape(env, spec, Some(&running), false)?;
+    let wanted = claim::shape(env, spec, Some(&running.span()))?;
+    if wanted.key_groups != running.key_groups {
+        let text = format!(
+            "backend `{}`: key groups {} were asked for, it runs with {}; to rescale, open with a higher attempt",
+            spec.id, wanted.key_groups, running.key_groups
+        );
+        return Err(Error::new(Reason::BackendMismatch, text));
+    }
     Ok(describe(backend))
 }
 
 fn describe(backend: &Backend) -> Opened {
     let core = backend.shared.core.lock();
-    let restored = core.manifest.owner().restored.map(|(identity, _)| identity);
-    let record = restored.and_then(|identity| core.ledger.retained().iter().find(|r| r.identity == identity));
+    let attachment = match core.restored.as_slice() {
+        [part] => part.attachment.clone(),
+        _ => bytes::Bytes::new(),
+    };
     Opened {
         backend: backend.clone(),
-        checkpoint: restored,
-        attachment: record.map(|record| record.attachment.clone()).unwrap_or_default(),
+        checkpoint: core.restored.first().map(|part| part.checkpoint),
+        attachment,
+        parts: core.restored.clone(),
         applied_to: core.next_batch,
         states: core.states.bound().map(|(id, descriptor)| (id, descriptor.clone())).collect(),
         reconnected: true,
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
-    }
-}
-
-/// Validates the request against the newest manifest and makes the manifest that opens the new epoch. Returns it, its
-/// checksum, and what to restore.
-async fn fence(
-    env: &Environment,
-    spec: &OpenSpec,
-    retry: Retry,
-) -> Result<(Manifest, u32, Option<CheckpointRecord>), Error> {
-    for _ in 0..FENCE_ATTEMPTS {
-        let head = chain::read_head(&env.store, &spec.id, retry).await?;
-        if let Some(owner) = head.as_ref().map(|head| head.manifest.owner())
-            && owner.attempt > spec.attempt
-        {
-            let text = format!(
-                "backend `{}`: attempt {} is outdated, attempt {} has opened it; stop, or open with a higher attempt",
-                spec.id, spec.attempt, owner.attempt
-            );
-            return Err(Error::new(Reason::Fenced, text));
-        }
-        let binding = head.as_ref().map(|head| &head.manifest.shape);
-        let shape = shape(env, spec, binding, spec.restore == RestoreFrom::Empty)?;
-        let checkpoint = match choose(env, spec, head.as_ref(), retry).await {
-            Ok(checkpoint) => checkpoint,
-            Err(error) if error.reason == Reason::CheckpointNotFound => {
-                // An owner at work may have published it after its head was read.
-                let now = chain::read_head(&env.store, &spec.id, retry).await?;
-                let number = |head: &Option<Head>| head.as_ref().map(|head| head.manifest.number);
-                if number(&now) == number(&head) {
-                    return Err(error);
-                }
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let manifest = derive(env, spec, shape, head, checkpoint.as_ref())?;
-        match chain::append(&env.store, &manifest, retry).await {
-            Ok(crc) => return Ok((manifest, crc, checkpoint)),
-            Err(ChainError::Fenced { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ChainError::Contended(spec.id.clone()).into())
-}
-
-/// The manifest that opens the next epoch.
-fn derive(
-    env: &Environment,
-    spec: &OpenSpec,
-    shape: Shape,
-    head: Option<Head>,
-    checkpoint: Option<&CheckpointRecord>,
-) -> Result<Manifest, Error> {
-    let number = head.as_ref().map_or(0, |head| head.manifest.owner().epoch.number) + 1;
-    if number > Sqn::MAX_EPOCH {
-        let text = format!("backend `{}` was opened {} times, the most there may be", spec.id, Sqn::MAX_EPOCH);
-        return Err(Error::new(Reason::LimitExceeded, text));
-    }
-    let contents = match (checkpoint, &head) {
-        (Some(checkpoint), Some(head)) => head.manifest.contents(checkpoint),
-        _ => Contents::default(),
-    };
-    let record = EpochRecord {
-        epoch: Epoch { number, owner: env.random.uuid() },
-        attempt: spec.attempt,
-        restored: checkpoint.map(|record| (record.identity, record.attempt)),
-        contents,
-    };
-    let mut manifest = match head {
-        Some(Head { manifest, crc }) => Manifest { number: manifest.number + 1, previous_crc: crc, ..manifest },
-        None => Manifest {
-            number: 1,
-            backend: spec.id.clone(),
-            shape,
-            epochs: vec![],
-            states: BTreeMap::new(),
-            runs: BTreeMap::new(),
-            checkpoints: vec![],
-            instance: env.instance,
-            segment_low_water: 0,
-            snapshot_low_water: 0,
-            materializations: vec![],
-            previous_crc: 0,
-            opens_epoch: true,
-        },
-    };
-    manifest.shape = shape;
-    manifest.epochs.push(record);
-    manifest.instance = env.instance;
-    manifest.segment_low_water = 0;
-    manifest.snapshot_low_water = 0;
-    manifest.opens_epoch = true;
-    // The engine restores only what completed, whether or not the notice came in time.
-    let restored = checkpoint.map(|record| record.identity);
-    for record in manifest.checkpoints.iter_mut().filter(|record| Some(record.identity) == restored) {
-        record.completed = true;
-    }
-    manifest.prune(&[]);
-    Ok(manifest)
-}
-
-/// What the backend is opened as, given what is known of it, which binds unless it begins empty.
-fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Shape>, begins_empty: bool) -> Result<Shape, Error> {
-    let mismatch = |text: String| Error::new(Reason::BackendMismatch, format!("backend `{}`: {text}", spec.id));
-    let max_parallelism = match (spec.max_parallelism, known) {
-        (Some(wanted), Some(known)) if wanted != known.max_parallelism && !begins_empty => {
-            return Err(mismatch(format!(
-                "max parallelism {wanted} was asked for, the state has {}, fixed for its life; ask for that, or 0",
-                known.max_parallelism
-            )));
-        }
-        (Some(wanted), _) => wanted,
-        (None, Some(known)) => known.max_parallelism,
-        (None, None) => default_max_parallelism(spec.parallelism),
-    };
-    let computed = KeyGroupRange::of_subtask(spec.id.subtask, spec.parallelism, max_parallelism);
-    let computed = computed.map_err(|error| Error::new(Reason::InvalidArgument, error.to_string()))?;
-    let key_groups = spec.key_groups.unwrap_or(computed);
-    if u32::from(key_groups.last().0) >= max_parallelism {
-        let text = format!("key groups {key_groups} reach beyond max parallelism {max_parallelism}");
-        return Err(Error::new(Reason::InvalidArgument, text));
-    }
-    if let Some(known) = known.filter(|known| known.key_groups != key_groups && !begins_empty) {
-        return Err(mismatch(format!(
-            "key groups {key_groups} were asked for, the state has {}; rescaling is not offered yet",
-            known.key_groups
-        )));
-    }
-    let assignment = match (spec.assignment, known) {
-        (Some(wanted), Some(known)) if wanted != known.assignment && !begins_empty => {
-            return Err(mismatch(format!(
-                "key-group assignment {wanted:?} was asked for, the state has {:?}, fixed for its life",
-                known.assignment
-            )));
-        }
-        (Some(wanted), _) => wanted,
-        (None, known) => known.map_or(KeyGroupAssignment::Hashed, |known| known.assignment),
-    };
-    let inner = spec.inner.unwrap_or(env.options.inner);
-    let changelog = spec.changelog.unwrap_or(env.options.changelog);
-    if !changelog {
-        let text = "a backend without changelog is not offered yet; open it with CHANGELOG_MODE_ENABLED";
-        return Err(Error::new(Reason::Unsupported, text));
-    }
-    Ok(Shape { parallelism: spec.parallelism, max_parallelism, key_groups, assignment, inner, changelog })
-}
-
-/// The checkpoint to restore; `None` to begin empty.
-async fn choose(
-    env: &Environment,
-    spec: &OpenSpec,
-    head: Option<&Head>,
-    retry: Retry,
-) -> Result<Option<CheckpointRecord>, Error> {
-    let manifest = head.map(|head| &head.manifest);
-    let not_found = |what: String| {
-        let retained: Vec<String> =
-            manifest.map(|m| m.checkpoints.iter().map(|r| r.identity.id.to_string()).collect()).unwrap_or_default();
-        let retained = if retained.is_empty() { "none".to_owned() } else { retained.join(", ") };
-        let text = format!("backend `{}` retains no checkpoint {what}; retained are: {retained}", spec.id);
-        Error::new(Reason::CheckpointNotFound, text)
-    };
-    match &spec.restore {
-        RestoreFrom::Empty => Ok(None),
-        RestoreFrom::Id(id) => {
-            let found = manifest.and_then(|manifest| manifest.checkpoint_by_id(*id));
-            Ok(Some(found.ok_or_else(|| not_found(id.to_string()))?.clone()))
-        }
-        RestoreFrom::Handle(handle) => {
-            if handle.backend != spec.id {
-                let text = format!(
-                    "the handle is of backend `{}`, not of `{}`; restoring other backends' checkpoints is not offered yet",
-                    handle.backend, spec.id
-                );
-                return Err(Error::new(Reason::Unsupported, text));
-            }
-            let same = |record: &&CheckpointRecord| record.identity == handle.checkpoint;
-            let found = manifest.and_then(|manifest| manifest.checkpoints.iter().find(same));
-            Ok(Some(found.ok_or_else(|| not_found(handle.checkpoint.to_string()))?.clone()))
-        }
-        RestoreFrom::Latest { or_empty } => {
-            let chosen = job::choose(&env.store, &spec.id, spec.attempt, retry).await.map_err(job_error)?;
-            let Some(chosen) = chosen else {
-                return if *or_empty { Ok(None) } else { Err(not_found("at all that completed".to_owned())) };
-            };
-            let same = |record: &&CheckpointRecord| record.attempt == chosen.attempt && record.identity.id == chosen.id;
-            let found = manifest.and_then(|manifest| manifest.checkpoints.iter().rev().find(same));
-            Ok(Some(found.ok_or_else(|| not_found(format!("{} of attempt {}", chosen.id, chosen.attempt)))?.clone()))
-        }
     }
 }
 
@@ -494,19 +336,6 @@ fn change_memory(backend: &BackendId) -> Error {
          batch; close one, or raise `state.changelog.dstl.dfs.upload.max-in-flight`"
     );
     Error::new(Reason::ChangeMemory, text)
-}
-
-fn job_error(error: JobError) -> Error {
-    let reason = match &error {
-        JobError::Outdated { .. } | JobError::Used { .. } => Reason::Fenced,
-        JobError::Inconsistent(_) => Reason::NoConsistentCheckpoint,
-        JobError::Corrupt { .. } => Reason::CorruptObject,
-        JobError::Chain(_) => {
-            let JobError::Chain(source) = error else { unreachable!("matched above") };
-            return source.into();
-        }
-    };
-    Error::new(reason, error.to_string())
 }
 
 fn restore_error(backend: &BackendId, error: RestoreError) -> Error {

@@ -74,8 +74,11 @@ impl Session {
     pub fn acknowledgement(&mut self) -> (Acknowledgement, u64) {
         let mut core = self.backend.shared.core.lock();
         if core.session.as_ref().is_some_and(|session| session.number == self.number) {
-            let wanted = self.window.saturating_sub(core.account.outstanding());
-            if wanted >= self.window / 4 {
+            // So that little is on its way when the log reaches its limit. The largest batch must always fit.
+            let is_near = core.env.options.materialization.is_near_limit(core.log_changes);
+            let (window, least) = if is_near { (self.largest, 1) } else { (self.window, self.window / 4) };
+            let wanted = window.saturating_sub(core.account.outstanding());
+            if wanted >= least && !core.pushes_back() {
                 let granted = core.account.grant(wanted, &self.outbox);
                 self.granted += granted;
                 if core.account.outstanding() < self.largest {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    checkpoint::manifest::{CheckpointRecord, Manifest},
     error::{Error, Reason},
     types::{Limits, StateDescriptor, StateId, StateKind},
 };
@@ -106,6 +107,70 @@ impl States {
     }
 }
 
+/// The states of a backend that begins with parts of a checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Adopted {
+    /// All that it knows.
+    pub(super) known: BTreeMap<StateId, StateDescriptor>,
+    /// Those that the checkpoint has.
+    pub(super) bound: BTreeSet<StateId>,
+    /// For each part: its ids, and what they are called here.
+    pub(super) names: Vec<BTreeMap<StateId, StateId>>,
+}
+
+/// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others get new
+/// ones. With `is_own`, the parts are its own and keep their ids. Pure.
+///
+/// # Errors
+/// If two parts have different states of one name.
+pub(super) fn adopt(
+    known: BTreeMap<StateId, StateDescriptor>,
+    parts: &[(&Manifest, &CheckpointRecord)],
+    is_own: bool,
+) -> Result<Adopted, Error> {
+    let mut adopted = Adopted { known, ..Adopted::default() };
+    let mut by_name: BTreeMap<&str, (&StateDescriptor, StateId, &Manifest)> = BTreeMap::new();
+    for (manifest, record) in parts {
+        let mut names = BTreeMap::new();
+        for (id, descriptor) in manifest.states.iter().filter(|(id, _)| record.has_state(**id)) {
+            let own = match by_name.get(descriptor.name.as_str()) {
+                Some((other, own, _)) if *other == descriptor => *own,
+                Some((other, _, of)) => {
+                    let text = format!(
+                        "state `{}` has {} in the checkpoint of `{}` but {} in that of `{}`",
+                        descriptor.name,
+                        show(other),
+                        of.backend,
+                        show(descriptor),
+                        manifest.backend
+                    );
+                    return Err(Error::new(Reason::StateMismatch, text));
+                }
+                None if is_own => *id,
+                None => adopted.id_of(descriptor),
+            };
+            by_name.insert(&descriptor.name, (descriptor, own, manifest));
+            adopted.bound.insert(own);
+            names.insert(*id, own);
+        }
+        adopted.names.push(names);
+    }
+    Ok(adopted)
+}
+
+impl Adopted {
+    /// The id of the newest state that is just like `wanted`, or a new one.
+    fn id_of(&mut self, wanted: &StateDescriptor) -> StateId {
+        let known = self.known.iter().rev().find(|(_, known)| *known == wanted);
+        if let Some((id, _)) = known {
+            return *id;
+        }
+        let id = StateId(self.known.keys().next_back().map_or(0, |last| last.0) + 1);
+        self.known.insert(id, wanted.clone());
+        id
+    }
+}
+
 /// What registering states gives.
 #[derive(Debug)]
 pub(super) struct Registration {
@@ -131,11 +196,12 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
     Ok(())
 }
 
+fn show(descriptor: &StateDescriptor) -> String {
+    let merge = descriptor.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
+    format!("kind {:?}, merge {merge}, serializer `{}`", descriptor.kind, descriptor.serializer)
+}
+
 fn mismatch(known: &StateDescriptor, wanted: &StateDescriptor) -> Error {
-    let show = |d: &StateDescriptor| {
-        let merge = d.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
-        format!("kind {:?}, merge {merge}, serializer `{}`", d.kind, d.serializer)
-    };
     let text = format!(
         "state `{}` is registered with {} but was asked for with {}; use the registered descriptor or another name",
         known.name,
@@ -193,6 +259,36 @@ mod tests {
         assert_eq!(register(&mut states, &[descriptor("b", StateKind::Map)]).unwrap(), [StateId(3)]);
         assert!(register(&mut states, &[descriptor("b", StateKind::Value)]).is_err());
         assert_eq!(states.unbound().collect::<Vec<_>>(), [StateId(2)], "it has an id below that of a bound one");
+    }
+
+    #[test]
+    fn parts_name_their_states_in_any_order_and_agree_on_what_they_are() {
+        use crate::checkpoint::manifest::tests::sample;
+        let with = |states: &[StateDescriptor]| {
+            let mut manifest = sample();
+            manifest.states = (1..).map(StateId).zip(states.iter().cloned()).collect();
+            let mut record = manifest.checkpoints[0].clone();
+            (record.states_to, record.missing_states) = (2, vec![]);
+            (manifest, record)
+        };
+        let (a, b, c) =
+            (descriptor("a", StateKind::Value), descriptor("b", StateKind::Map), descriptor("c", StateKind::List));
+        let one = with(&[a.clone(), b.clone(), descriptor("later", StateKind::Value)]);
+        let mut two = with(&[b.clone(), c.clone(), a.clone()]);
+        two.1.states_to = 3;
+        two.1.missing_states = vec![StateId(2)];
+        let own = BTreeMap::from([(StateId(1), c.clone()), (StateId(2), b.clone())]);
+        let adopted = adopt(own, &[(&one.0, &one.1), (&two.0, &two.1)], false).unwrap();
+        let ids = |pairs: &[(u32, u32)]| -> BTreeMap<_, _> {
+            pairs.iter().map(|(from, to)| (StateId(*from), StateId(*to))).collect()
+        };
+        assert_eq!(adopted.names, [ids(&[(1, 3), (2, 2)]), ids(&[(1, 2), (3, 3)])]);
+        assert_eq!(adopted.bound, BTreeSet::from([StateId(2), StateId(3)]), "`c` is no part of the checkpoint");
+        assert_eq!(adopted.known.get(&StateId(3)), Some(&a));
+        let other = with(&[descriptor("b", StateKind::Value)]);
+        let error = adopt(BTreeMap::new(), &[(&one.0, &one.1), (&other.0, &other.1)], false).unwrap_err();
+        assert_eq!(error.reason, Reason::StateMismatch);
+        assert!(error.message.contains("kind Map") && error.message.contains("kind Value"), "{error}");
     }
 
     #[test]

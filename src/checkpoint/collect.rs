@@ -3,7 +3,7 @@
 //! ```text
 //!   LIST the job's objects ──▶ read every chain's head, its pages, the older manifests ──▶ list pins ──▶ verdict per object
 //!                                     ▲                                                                     │ garbage
-//!                                     └───────── again before each batch of deletions ◀─────────────────────┘
+//!                                     └──────── again before each batch of deletions, and compared ◀────────┘
 //! ```
 //!
 //! A sweep may run beside owners at work, and with any grace, even none. What it relies on:
@@ -28,20 +28,49 @@
 //!    writes makes a later one of the same name possible, half written when the first process links it to the target. That is
 //!    harmless exactly then: a target that exists is not replaced, and garbage may be torn.
 //!
-//! So a verdict of garbage never turns, whatever the owners do meanwhile. From this follows that **several sweeps may run at
-//! once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once. It also follows
-//! that the heads need not be read again before deleting; it is done all the same, batch by batch, as a net under mistakes
-//! (somebody who repairs a chain by hand, say).
+//! # Imports
 //!
-//! A reader that does not fence first writes a pin and then reads the head again; heads are read here before pins are listed,
-//! so one of the two sees the other. This version writes no pins and does not know what they hold: where there are any,
-//! nothing of the job is deleted.
+//! After a rescale, heads name objects of other chains. What an import names is live, wherever it lies. An import is the one way
+//! in which an object comes to be named by a chain that it was not made for, so it needs an argument of its own. It is made
+//! only in a manifest that opens an epoch, of a checkpoint that the source's head retains; and it counts only if the source's
+//! head, read again *after* that manifest is durable, retains the checkpoint still. Else its owner gives up at once. A checkpoint
+//! is retained from its making until it is dropped, once, so it was retained all the while.
 //!
-//! Grace is a net as well: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of
-//! the job is deleted.
+//! 6. **What nobody names at one moment is never named again by an import that counts.** Take the first such manifest after
+//!    that moment. Its source retained the checkpoint after it was durable, so from its making to then. Whoever makes a checkpoint
+//!    names its objects all the while that it is in the making: since the source's epoch opened, or since they were new. If that
+//!    was before the moment, the source named the object then; if after, the source's own opening named it by an import
+//!    earlier than the first. Neither can be.
+//! 7. **Two views between which no chain was opened enclose such a moment.** Within an epoch, a head names ever fewer of the
+//!    objects that are not its own. So what the first view's heads do not name, no head names once that view was complete; nor
+//!    does a new epoch's, until the second view began. Therefore a batch is deleted only if both views say garbage, and
+//!    where a chain was opened in between, the sweep looks a third time, and so on; in the end it leaves the batch to the next
+//!    sweep.
+//!
+//! The manifest of an owner that gave up may name what is gone. If its pages are missing, they are passed over, as long as that
+//! manifest is the head and no checkpoint needs the import; any other missing page ends the sweep.
+//!
+//! Chains of subtasks that the operator no longer has are retired first: see [`super::generation`]. Everything that only they named
+//! is then garbage.
+//!
+//! # Several sweeps, pins, grace
+//!
+//! So a verdict of garbage by two such views never turns, whatever the owners do meanwhile. From this follows that **several
+//! sweeps may run at once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once.
+//! (Daemons, which sweep by [`schedule`], take a lease all the same, only to save the work.)
+//!
+//! A reader that does not fence first writes a pin and then reads the head again; heads are read here before pins are listed, and
+//! then heads again, so one of the two sees the other. This version writes no pins and does not know what they hold: where
+//! there are any, nothing of the job is deleted.
+//!
+//! Grace is a net: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does
+//! not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of the job is deleted.
 
 mod judge;
+mod lease;
+pub mod metrics;
 mod observe;
+pub mod schedule;
 mod sweep;
 
 pub use self::{
@@ -88,6 +117,9 @@ pub enum Live {
     /// A job record.
     #[error("tells every late subtask what its attempt restores")]
     JobRecord,
+    /// What a daemon's sweep by schedule makes.
+    #[error("tells daemons when the job was last swept; the next sweep deletes it")]
+    SweepLease,
     /// A file of a savepoint.
     #[error("savepoints are deleted by those who took them")]
     Savepoint,

@@ -1,7 +1,7 @@
 //! The view over a job: what every subtask can restore, and the choice that all subtasks of one attempt share.
 //!
 //! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. One is
-//! *consistent* if every subtask of every operator retains it.
+//! *consistent* if every operator retains it whole: all subtasks of the generation that made it do, however many there are now.
 //!
 //! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
 //! the first to ask records its choice in the job's chain (`<job>/job/<number>`, create-if-absent), and the others follow it.
@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     chain::{self, ChainError},
     envelope::{self, EnvelopeError, Kind},
-    manifest::Manifest,
+    generation,
+    manifest::{CheckpointRecord, Manifest},
 };
 use crate::{
     object::{
-        Created, PutPayload, Retry, Store,
+        Created, Path, PutPayload, Retry, Store,
         layout::{self, ObjectName},
     },
     proto::store,
@@ -34,12 +35,20 @@ pub struct JobCheckpoint {
     pub id: CheckpointId,
 }
 
+impl JobCheckpoint {
+    /// The checkpoint that `record` is a part of.
+    #[must_use]
+    pub fn of(record: &CheckpointRecord) -> Self {
+        Self { attempt: record.attempt, id: record.identity.id }
+    }
+}
+
 /// What the newest consistent state of a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Latest {
     /// No subtask has a completed checkpoint.
     Nothing,
-    /// Every subtask retains this one.
+    /// Every operator retains this one whole.
     Checkpoint(JobCheckpoint),
     /// Some subtasks have completed checkpoints, but there is none that all retain.
     Inconsistent,
@@ -61,7 +70,7 @@ pub enum JobError {
     /// This attempt restored another state already.
     #[error(
         "job `{job}`: attempt {attempt} has made checkpoints since it began; to take all subtasks back to the newest \
-         consistent one, open them with a higher attempt"
+         consistent one, or to rescale, open them with a higher attempt"
     )]
     Used {
         /// The job.
@@ -96,22 +105,17 @@ impl From<crate::object::StoreError> for JobError {
 /// The newest consistent checkpoint over `heads`, the newest manifests of all subtasks of a job. Pure.
 #[must_use]
 pub fn latest(heads: &[Manifest]) -> Latest {
-    let mut operators: BTreeMap<&Name, Vec<&Manifest>> = BTreeMap::new();
+    let mut operators: BTreeMap<&Name, BTreeSet<JobCheckpoint>> = BTreeMap::new();
     for head in heads {
-        operators.entry(&head.backend.operator).or_default().push(head);
+        let retained = operators.entry(&head.backend.operator).or_default();
+        retained.extend(head.checkpoints.iter().map(JobCheckpoint::of));
     }
     let mut common: Option<BTreeSet<JobCheckpoint>> = None;
-    for chains in operators.values() {
-        let newest = chains.iter().max_by_key(|head| (head.owner().attempt, head.owner().epoch.number));
-        let parallelism = newest.map_or(0, |head| head.shape.parallelism);
-        for subtask in 0..parallelism {
-            let chain = chains.iter().find(|head| head.backend.subtask == subtask);
-            let own: BTreeSet<_> = chain.map(|head| retained(head).collect()).unwrap_or_default();
-            common = Some(match common {
-                Some(common) => common.intersection(&own).copied().collect(),
-                None => own,
-            });
-        }
+    for (operator, retained) in operators {
+        let is_whole =
+            |checkpoint: &JobCheckpoint| generation::is_whole(&generation::parts(heads, operator, *checkpoint));
+        let of_before = |checkpoint: &JobCheckpoint| common.as_ref().is_none_or(|common| common.contains(checkpoint));
+        common = Some(retained.iter().copied().filter(of_before).filter(is_whole).collect());
     }
     match common.and_then(|common| common.last().copied()) {
         Some(checkpoint) => Latest::Checkpoint(checkpoint),
@@ -120,16 +124,49 @@ pub fn latest(heads: &[Manifest]) -> Latest {
     }
 }
 
-fn retained(head: &Manifest) -> impl Iterator<Item = JobCheckpoint> + '_ {
-    head.checkpoints.iter().map(|record| JobCheckpoint { attempt: record.attempt, id: record.identity.id })
-}
-
 /// The newest manifests of all subtasks of `job`. Cancel-safe.
 ///
 /// # Errors
 /// If one cannot be read.
 pub async fn read_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
-    let objects = store.list(&layout::operators(job), retry).await?;
+    heads_below(store, &layout::operators(job), retry).await
+}
+
+/// The newest manifests of all subtasks of one operator, whichever generation, by subtask. Cancel-safe.
+///
+/// # Errors
+/// If one cannot be read.
+pub async fn read_operator(
+    store: &Store,
+    job: &Name,
+    operator: &Name,
+    retry: Retry,
+) -> Result<Vec<Manifest>, ChainError> {
+    heads_below(store, &layout::operator(job, operator), retry).await
+}
+
+/// The numbers of the newest manifests of all subtasks of the operator of `backend`. Cancel-safe.
+///
+/// # Errors
+/// Those of the store.
+pub async fn head_numbers(
+    store: &Store,
+    backend: &BackendId,
+    retry: Retry,
+) -> Result<BTreeMap<BackendId, u64>, ChainError> {
+    let objects = store.list(&layout::operator(&backend.job, &backend.operator), retry).await?;
+    let mut numbers = BTreeMap::new();
+    for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
+        if let ObjectName::Manifest { backend, number } = name {
+            let newest = numbers.entry(backend).or_insert(number);
+            *newest = number.max(*newest);
+        }
+    }
+    Ok(numbers)
+}
+
+async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
+    let objects = store.list(prefix, retry).await?;
     let backend = |name| match name {
         ObjectName::Manifest { backend, .. } => Some(backend),
         _ => None,
@@ -143,14 +180,15 @@ pub async fn read_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<M
     Ok(heads)
 }
 
-/// What `backend` restores when it opens with `attempt` and asks for the latest; `None` to begin empty. The first subtask of
-/// an attempt decides, the others follow. Cancel-safe.
+/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest; `None` to begin
+/// empty. The first subtask of an attempt decides, the others follow. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
 pub async fn choose(
     store: &Store,
     backend: &BackendId,
+    parallelism: u32,
     attempt: Attempt,
     retry: Retry,
 ) -> Result<Option<JobCheckpoint>, JobError> {
@@ -164,10 +202,16 @@ pub async fn choose(
         }
         let heads = read_heads(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
-        let opened_before = own.is_some_and(|head| head.owner().attempt == attempt);
-        let alone = heads.len() <= 1 && own.is_none_or(|head| head.shape.parallelism <= 1);
+        let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
+        let alone = heads.len() <= 1 && parallelism <= 1 && own.is_none_or(|head| head.shape.parallelism <= 1);
         let again_alone = opened_before && alone;
-        if !again_alone && own.is_some_and(|head| head.checkpoints.iter().any(|r| r.attempt == attempt)) {
+        // Those of a generation that had the same attempt would be lost to the subtasks that are new.
+        let is_used = |head: &Manifest| {
+            let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
+            used.any(|record| head.backend == *backend || head.span(record).parallelism != parallelism)
+        };
+        let mut operator = heads.iter().filter(|head| head.backend.operator == backend.operator);
+        if !again_alone && operator.any(is_used) {
             return Err(JobError::Used { job: job.clone(), attempt });
         }
         if let Some((_, chosen)) = record.as_ref().filter(|(_, newest)| newest.attempt == attempt)
@@ -217,15 +261,18 @@ async fn newest_record(store: &Store, job: &Name, retry: Retry) -> Result<Option
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::checkpoint::manifest::tests::sample;
 
     /// The head of a subtask of an operator with `parallelism` subtasks that retains `checkpoints` as (attempt, id).
-    fn head(subtask: u32, parallelism: u32, checkpoints: &[(u64, u64)], completed: bool) -> Manifest {
+    pub(crate) fn head(subtask: u32, parallelism: u32, checkpoints: &[(u64, u64)], completed: bool) -> Manifest {
         let mut head = sample();
         head.backend.subtask = subtask;
         head.shape.parallelism = parallelism;
+        for epoch in &mut head.epochs {
+            epoch.span.parallelism = parallelism;
+        }
         let template = head.checkpoints[0].clone();
         let record = |&(attempt, id)| {
             let mut record = template.clone();
@@ -242,6 +289,29 @@ mod tests {
         assert_eq!(latest(&common), Latest::Checkpoint(JobCheckpoint { attempt: 1, id: 5 }));
         let ids_used_again = [head(0, 2, &[(1, 5), (2, 6)], true), head(1, 2, &[(1, 5), (1, 6)], true)];
         assert_eq!(latest(&ids_used_again), Latest::Checkpoint(JobCheckpoint { attempt: 1, id: 5 }));
+    }
+
+    #[test]
+    fn the_latest_of_another_generation_is_what_all_its_subtasks_retain() {
+        // From 3 to 2: subtask 0 is open again, has made a checkpoint that subtask 1 has not, and retains the one it restored.
+        let mut first = head(0, 3, &[(1, 4), (1, 5)], true);
+        let mut record = first.owner().clone();
+        (record.epoch.number, record.attempt, record.span.parallelism) = (3, 2, 2);
+        first.epochs.push(record);
+        let mut newer = first.checkpoints[0].clone();
+        (newer.identity.epoch, newer.identity.id, newer.attempt, newer.completed) = (3, 6, 2, false);
+        first.checkpoints.push(newer.clone());
+        let mut second = head(1, 3, &[(1, 4), (1, 5)], true);
+        let third = head(2, 3, &[(1, 4), (1, 5)], true);
+        let heads = [first.clone(), second.clone(), third.clone()];
+        assert_eq!(latest(&heads), Latest::Checkpoint(JobCheckpoint { attempt: 1, id: 5 }));
+        assert_eq!(latest(&heads[..2]), Latest::Inconsistent, "without the vanishing one");
+        second.epochs.push(first.owner().clone());
+        second.checkpoints.push(newer);
+        let heads = [first.clone(), second.clone(), third.clone()];
+        let newest = Latest::Checkpoint(JobCheckpoint { attempt: 2, id: 6 });
+        assert_eq!(latest(&heads), newest, "the vanished one is not asked");
+        assert_eq!(latest(&[first, second]), newest, "nor when it is gone");
     }
 
     #[test]

@@ -10,14 +10,18 @@
 //! number. The contents of a checkpoint are its epoch's sources and then its epoch's run up to the cut. What an owner logged
 //! beyond the checkpoint that its successor restored (░) belongs to no later state; it stays for as long as a retained
 //! checkpoint has it.
+//!
+//! An epoch that began with what lies in other chains, because the operator was rescaled, names it as [`imports`](Import).
 
 pub(super) mod codec;
+mod import;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::import::Import;
 use super::index::Run;
 use crate::types::{
     Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
@@ -27,7 +31,7 @@ use crate::types::{
 /// The record of one backend at one moment.
 ///
 /// Invariants: epochs ascend and the last one wrote it; every source and checkpoint names an epoch that has a record, and a
-/// run where its part of the log is not empty; checkpoints ascend by (epoch, id).
+/// run where its part of the log is not empty; every import that a checkpoint needs is there; checkpoints ascend by (epoch, id).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     /// Position in the chain, from 1.
@@ -46,6 +50,8 @@ pub struct Manifest {
     pub checkpoints: Vec<CheckpointRecord>,
     /// Materializations that those or the present owner need, oldest first.
     pub materializations: Vec<Materialization>,
+    /// What epochs began with that lies elsewhere, oldest first.
+    pub imports: Vec<Import>,
     /// The daemon instance that `segment_low_water` speaks of.
     pub instance: Uuid,
     /// Segments of `instance` below this number that no manifest names by now will never be named.
@@ -86,11 +92,33 @@ pub struct EpochRecord {
     pub restored: Option<(CheckpointIdentity, Attempt)>,
     /// What it began with.
     pub contents: Contents,
+    /// What it was opened as.
+    pub span: Span,
+    /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale, or
+    /// retires it, makes one.
+    pub is_fence: bool,
 }
 
-/// A state: a materialization (none: the empty state) and the parts of the log after it, in order.
+/// Which part of the operator's state an owner has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Subtasks of the operator.
+    pub parallelism: u32,
+    /// Key groups of the operator.
+    pub max_parallelism: u32,
+    /// Those of the subtask.
+    pub key_groups: KeyGroupRange,
+    /// Who computes them.
+    pub assignment: KeyGroupAssignment,
+}
+
+/// A state: imports, then a materialization (none: the empty state), then the parts of the log after it, in order.
+///
+/// Invariant: a materialization has what the imports have, so that nothing names both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
+    /// Names the imports: what comes later wins.
+    pub imports: Vec<Uuid>,
     /// Names the materialization.
     pub base: Option<Uuid>,
     /// Not empty, one per run.
@@ -169,6 +197,14 @@ pub struct CheckpointRecord {
     pub base: Option<Uuid>,
 }
 
+impl CheckpointRecord {
+    /// Whether the state `id` is part of the checkpoint.
+    #[must_use]
+    pub fn has_state(&self, id: StateId) -> bool {
+        id.0 <= self.states_to && !self.missing_states.contains(&id)
+    }
+}
+
 impl SnapshotFile {
     /// The name of file `number` of `epoch`, of a kind that tells people what it is.
     #[must_use]
@@ -182,6 +218,15 @@ impl SnapshotFile {
         let (epoch, rest) = name.split_once('-')?;
         let (number, _kind) = rest.split_once('.')?;
         Some((epoch.parse().ok()?, number.parse().ok()?))
+    }
+}
+
+impl Shape {
+    /// Which part of the operator's state it is.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        let Self { parallelism, max_parallelism, key_groups, assignment, .. } = *self;
+        Span { parallelism, max_parallelism, key_groups, assignment }
     }
 }
 
@@ -210,6 +255,48 @@ impl Manifest {
         self.materializations.iter().find(|materialization| materialization.uuid == uuid)
     }
 
+    /// The import called `uuid`.
+    #[must_use]
+    pub fn import(&self, uuid: Uuid) -> Option<&Import> {
+        self.imports.iter().find(|import| import.uuid == uuid)
+    }
+
+    /// Which part of the operator's state `checkpoint` has.
+    #[must_use]
+    pub fn span(&self, checkpoint: &CheckpointRecord) -> Span {
+        let of_epoch = self.epoch(checkpoint.identity.epoch).map(|record| record.span);
+        of_epoch.unwrap_or_else(|| self.shape.span())
+    }
+
+    /// The newest epoch whose owner served, rather than only fenced; `None` if no such is remembered.
+    #[must_use]
+    pub fn served(&self) -> Option<&EpochRecord> {
+        self.epochs.iter().rev().find(|record| !record.is_fence)
+    }
+
+    /// The checkpoint that the state was at when its present epoch began: what a restore of this epoch restores, called `id`.
+    #[must_use]
+    pub fn beginning(&self, id: u64) -> CheckpointRecord {
+        let owner = self.owner();
+        let epoch = owner.epoch.number;
+        CheckpointRecord {
+            identity: CheckpointIdentity { epoch, id, uuid: Uuid::nil() },
+            attempt: owner.attempt,
+            cut: Sqn::first_of(epoch),
+            applied_to: 0,
+            attachment: Bytes::new(),
+            completed: true,
+            pinned: false,
+            subsumed: false,
+            triggered_at: 0,
+            incremental_bytes: 0,
+            changes: 0,
+            states_to: 0,
+            missing_states: vec![],
+            base: None,
+        }
+    }
+
     /// What `checkpoint` consists of.
     #[must_use]
     pub fn contents(&self, checkpoint: &CheckpointRecord) -> Contents {
@@ -222,7 +309,7 @@ impl Manifest {
         let (mut contents, from) = match base {
             Some(uuid) => {
                 let from = self.materialization(uuid).map_or(Sqn::first_of(epoch), |base| base.from);
-                (Contents { base, sources: vec![] }, from)
+                (Contents { base, ..Contents::default() }, from)
             }
             None => {
                 let began = self.epoch(epoch).map(|record| record.contents.clone()).unwrap_or_default();
@@ -235,7 +322,7 @@ impl Manifest {
         contents
     }
 
-    /// Removes epochs, materializations and the parts of runs that neither a retained checkpoint, nor one in flight, nor the
+    /// Removes epochs, imports, materializations and the parts of runs that neither a retained checkpoint, nor one in flight, nor the
     /// present owner needs. `in_flight` are the contents of checkpoints that are not in `checkpoints` yet.
     pub fn prune(&mut self, in_flight: &[Contents]) {
         let present = self.owner().epoch.number;
@@ -258,6 +345,8 @@ impl Manifest {
         self.epochs.retain(|record| keep.contains(&record.epoch.number));
         let bases: Vec<Uuid> = all.iter().filter_map(|contents| contents.base).chain(newest).collect();
         self.materializations.retain(|base| bases.contains(&base.uuid));
+        let imports: Vec<Uuid> = all.iter().flat_map(|contents| contents.imports.iter().copied()).collect();
+        self.imports.retain(|import| imports.contains(&import.uuid));
     }
 }
 
@@ -290,27 +379,37 @@ pub(crate) mod tests {
             missing_states: vec![],
         };
         let run = |epoch, n| (epoch, Run { pages: vec![], handles: handles(epoch, n) });
+        let shape = Shape {
+            parallelism: 2,
+            max_parallelism: 128,
+            key_groups: KeyGroupRange::new(64, 127).unwrap(),
+            assignment: KeyGroupAssignment::Hashed,
+            inner: InnerBackend::HashMap,
+            changelog: true,
+        };
         Manifest {
             number: 12,
             backend: BackendId { job: name("job"), operator: name("count"), subtask: 1 },
-            shape: Shape {
-                parallelism: 2,
-                max_parallelism: 128,
-                key_groups: KeyGroupRange::new(64, 127).unwrap(),
-                assignment: KeyGroupAssignment::Hashed,
-                inner: InnerBackend::HashMap,
-                changelog: true,
-            },
+            shape,
             epochs: vec![
-                EpochRecord { epoch: epoch(1), attempt: 1, restored: None, contents: Contents::default() },
+                EpochRecord {
+                    epoch: epoch(1),
+                    attempt: 1,
+                    restored: None,
+                    contents: Contents::default(),
+                    span: shape.span(),
+                    is_fence: false,
+                },
                 EpochRecord {
                     epoch: epoch(2),
                     attempt: 2,
                     restored: Some((CheckpointIdentity { epoch: 1, id: 5, uuid: Uuid::from_u128(5) }, 1)),
                     contents: Contents {
-                        base: None,
                         sources: vec![Source { epoch: 1, from: Sqn::first_of(1), to: Sqn(Sqn::first_of(1).0 + 20) }],
+                        ..Contents::default()
                     },
+                    span: shape.span(),
+                    is_fence: false,
                 },
             ],
             states: BTreeMap::from([(
@@ -325,6 +424,7 @@ pub(crate) mod tests {
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),
             checkpoints: vec![checkpoint(1, 5, 20), checkpoint(1, 6, 30), checkpoint(2, 7, 20)],
             materializations: vec![],
+            imports: vec![],
             instance: Uuid::from_u128(99),
             segment_low_water: 41,
             snapshot_low_water: 3,

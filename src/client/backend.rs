@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     proto::v1::{
-        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, StateDescriptor,
+        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, RestoredPart,
+        StateDescriptor,
     },
     types::StateKind,
 };
@@ -51,10 +52,17 @@ impl Backend {
         self.opened.checkpoint.as_ref()
     }
 
-    /// The attachment of the restored checkpoint; empty if it had none.
+    /// The attachment of the restored checkpoint; empty if it had none, or has several [parts](Self::parts).
     #[must_use]
     pub fn attachment(&self) -> &Bytes {
         &self.opened.attachment
+    }
+
+    /// What the subtasks of the time of the restored checkpoint had of it, each with its attachment, by subtask: one part, unless the
+    /// operator was rescaled.
+    #[must_use]
+    pub fn parts(&self) -> &[RestoredPart] {
+        &self.opened.parts
     }
 
     /// The batch number that was expected at open: 0, or more if a running backend was found.

@@ -120,6 +120,7 @@ pub(super) fn is_read(kind: OperationKind) -> bool {
             | OperationKind::MapCount
             | OperationKind::ListGet
             | OperationKind::ListCount
+            | OperationKind::Keys
     )
 }
 

@@ -28,6 +28,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         start,
         limit,
         key_group,
+        ..Default::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! Rules between options: settings that are right alone and wrong together.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::{os::unix::ffi::OsStrExt as _, time::Duration};
 
 use super::{
     Config, InnerBackend,
@@ -57,6 +57,11 @@ pub(super) static RULES: &[Rule] = &[
         keys: &["gc.grace-period", "execution.checkpointing.timeout"],
         text: "the grace period must be at least as long as a checkpoint may last",
         holds: |config, _| config.gc.grace_period >= config.checkpoint.timeout,
+    },
+    Rule {
+        keys: &["gc.interval"],
+        text: "sweeps must be off (`0 s`) or at least a second apart",
+        holds: |config, _| config.gc.interval.is_none_or(|interval| interval >= Duration::from_secs(1)),
     },
     Rule {
         keys: &["memory.state", MAX_MESSAGE],

@@ -256,7 +256,8 @@ const MATERIALIZATION: &[Spec] = &[
         "recovery.max-replay-time",
         Kind::Duration { min: Duration::from_secs(1) },
         "1 min",
-        "How long the replay of a changelog may take, as estimated. A materialization begins at half of it.",
+        "How long the replay of a changelog may take, as estimated. A materialization begins at half of it; at the limit the writer \
+         waits for one.",
     ),
     text(
         "recovery.replay-rate",
@@ -329,6 +330,13 @@ const CHECKPOINTS: &[Spec] = &[
         AT_LEAST_1_S,
         "1 h",
         "Unreferenced objects younger than this, by the store's clock, are not deleted.",
+    ),
+    text(
+        "gc.interval",
+        ANY_DURATION,
+        "1 h",
+        "Time between two sweeps of each job of which this daemon has a backend; the first comes at a random moment within it. `0 s` \
+         turns them off: then `dstl gc --delete` has to be run by a timer.",
     ),
 ];
 

@@ -86,7 +86,10 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             max_replay: merged.duration("recovery.max-replay-time"),
             replay_rate: merged.number("recovery.replay-rate"),
         },
-        gc: GcConfig { grace_period: merged.duration("gc.grace-period") },
+        gc: GcConfig {
+            grace_period: merged.duration("gc.grace-period"),
+            interval: Some(merged.duration("gc.interval")).filter(|interval| !interval.is_zero()),
+        },
         rpc,
         admin: AdminConfig { address: merged.address("admin.address") },
         log: LogConfig {

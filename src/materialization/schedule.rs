@@ -27,6 +27,28 @@ impl Default for ScheduleOptions {
     }
 }
 
+impl ScheduleOptions {
+    /// How long a replay of so many changes takes, as estimated.
+    #[must_use]
+    pub fn replay_time(&self, log_changes: u64) -> Duration {
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = log_changes as f64 / self.replay_rate;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    /// Whether that nears the limit, so that a materialization must begin.
+    #[must_use]
+    pub fn is_near_limit(&self, log_changes: u64) -> bool {
+        self.replay_time(log_changes) >= self.max_replay.mul_f64(BEGIN_AT)
+    }
+
+    /// Whether nothing may be added before there is one.
+    #[must_use]
+    pub fn is_at_limit(&self, log_changes: u64) -> bool {
+        self.replay_time(log_changes) >= self.max_replay
+    }
+}
+
 /// What is known when a decision is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
@@ -64,7 +86,7 @@ impl Schedule {
             return true;
         }
         let by_time = self.due.is_some_and(|due| due <= facts.now);
-        facts.changed && self.not_before <= facts.now && (by_time || self.is_long(facts.log_changes))
+        facts.changed && self.not_before <= facts.now && (by_time || self.options.is_near_limit(facts.log_changes))
     }
 
     /// When to ask again, if nothing happens before.
@@ -91,13 +113,6 @@ impl Schedule {
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
         self.failures
-    }
-
-    /// Whether the replay of so many changes nears the limit.
-    fn is_long(&self, log_changes: u64) -> bool {
-        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = log_changes as f64 / self.options.replay_rate;
-        seconds >= self.options.max_replay.as_secs_f64() * BEGIN_AT
     }
 }
 
@@ -129,6 +144,9 @@ mod tests {
         assert!(!schedule.is_due(facts(start, 14_999_999)));
         assert!(schedule.is_due(facts(start, 15_000_000)), "30 s at 0.5 M/s");
         assert!(schedule.is_due(Facts { requested: true, ..facts(start, 0) }));
+        let options = ScheduleOptions::default();
+        assert!(!options.is_at_limit(29_999_999));
+        assert!(options.is_at_limit(30_000_000), "60 s at 0.5 M/s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,12 +10,13 @@
 //! <job>/pins/<uuid>
 //! <job>/job/<number>
 //! <job>/clock/<uuid>
+//! <job>/sweeps/<number>
 //! <job>/savepoints/<savepoint>/<file, one or more levels>
 //! ```
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests and job records have 20 digits with leading zeros, so that the order of the names
+//! * Numbers of segments, manifests, job records and sweep leases have 20 digits with leading zeros, so that the order of the names
 //!   is the order of the numbers. Subtasks and epochs are plain decimals. UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
@@ -36,6 +37,7 @@ const SNAPSHOT: &str = "snapshot";
 const PINS: &str = "pins";
 const JOB: &str = "job";
 const CLOCK: &str = "clock";
+const SWEEPS: &str = "sweeps";
 const SAVEPOINTS: &str = "savepoints";
 
 /// Digits of a number in a name: as many as the largest `u64` has.
@@ -99,6 +101,13 @@ pub enum ObjectName {
         /// Which.
         id: Uuid,
     },
+    /// Says when the sweep of a job began, so that no other daemon begins one at the same time.
+    SweepLease {
+        /// What is swept.
+        job: Name,
+        /// Counts the sweeps by schedule.
+        number: u64,
+    },
     /// A file of a savepoint.
     SavepointFile {
         /// The job that it was taken of.
@@ -131,6 +140,7 @@ impl ObjectName {
             Self::Pin { job, id } => pins(job).join(id.to_string()),
             Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
             Self::Clock { job, id } => Path::from_iter([job.as_str(), CLOCK]).join(id.to_string()),
+            Self::SweepLease { job, number } => sweep_leases(job).join(numbered(*number)),
             Self::SavepointFile { job, savepoint: name, file } => {
                 file.iter().fold(savepoint(job, name), |path, part| path.join(part.as_str()))
             }
@@ -162,6 +172,7 @@ impl ObjectName {
             | Self::Pin { job, .. }
             | Self::JobRecord { job, .. }
             | Self::Clock { job, .. }
+            | Self::SweepLease { job, .. }
             | Self::SavepointFile { job, .. } => job,
             Self::Manifest { backend, .. } | Self::IndexPage { backend, .. } | Self::SnapshotFile { backend, .. } => {
                 &backend.job
@@ -243,6 +254,12 @@ pub fn job_records(job: &Name) -> Path {
     Path::from_iter([job.as_str(), JOB])
 }
 
+/// The leases of sweeps of `job`.
+#[must_use]
+pub fn sweep_leases(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), SWEEPS])
+}
+
 /// The savepoints of `job`.
 #[must_use]
 pub fn savepoints(job: &Name) -> Path {
@@ -275,6 +292,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
         [PINS, id] => Some(ObjectName::Pin { job, id: id.parse().ok()? }),
         [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
         [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
+        [SWEEPS, number] => Some(ObjectName::SweepLease { job, number: number.parse().ok()? }),
         [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
             let file = file.iter().map(|part| name(part)).collect::<Option<_>>()?;
             Some(ObjectName::SavepointFile { job, savepoint: name(savepoint)?, file })
@@ -307,8 +325,18 @@ mod tests {
 
     fn names() -> impl Strategy<Value = Name> {
         prop_oneof![
-            prop::sample::select(vec!["segments", "operators", "manifest", "pins", "job", "savepoints", "0", "..."])
-                .prop_map(|name| Name::new(name).unwrap()),
+            prop::sample::select(vec![
+                "segments",
+                "operators",
+                "manifest",
+                "pins",
+                "job",
+                "sweeps",
+                "savepoints",
+                "0",
+                "..."
+            ])
+            .prop_map(|name| Name::new(name).unwrap()),
             "[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}".prop_map(|name| Name::new(&name).unwrap()),
         ]
     }
@@ -342,6 +370,7 @@ mod tests {
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Clock { job, id }),
+            (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::SweepLease { job, number }),
             (names(), names(), prop::collection::vec(names(), 1..4))
                 .prop_map(|(job, savepoint, file)| ObjectName::SavepointFile { job, savepoint, file }),
         ]
@@ -399,6 +428,7 @@ mod tests {
             (ObjectName::Pin { job: name("wc"), id }, "wc/pins/00000000-0000-0000-0000-000000000001"),
             (ObjectName::JobRecord { job: name("wc"), number: 0 }, "wc/job/00000000000000000000"),
             (ObjectName::Clock { job: name("wc"), id }, "wc/clock/00000000-0000-0000-0000-000000000001"),
+            (ObjectName::SweepLease { job: name("wc"), number: 7 }, "wc/sweeps/00000000000000000007"),
             (
                 ObjectName::SavepointFile { job: name("wc"), savepoint: name("s"), file: vec![name("a"), name("b")] },
                 "wc/savepoints/s/a/b",

@@ -4,7 +4,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
-use super::{Progress, Restore, RestoreError};
+use super::{Imported, Progress, Restore, RestoreError};
 use crate::{
     checkpoint::{
         base::{BaseIndex, Image, StoredFile},
@@ -12,7 +12,7 @@ use crate::{
     },
     object::{Store, StoreError},
     state::{
-        StateBackend,
+        Address, Change, StateBackend, StateError,
         image::{ImageFile, LocalBackends, LocalImage, StateIds},
     },
     tasks,
@@ -52,14 +52,28 @@ impl Restore<'_> {
         inner: &mut dyn StateBackend,
         local: &dyn LocalBackends,
         image: LocalImage,
-    ) -> Result<(), crate::state::StateError> {
-        if let Some(images) = inner.images() {
-            let states: StateIds = self.manifest.states.keys().map(|id| (*id, *id)).collect();
+    ) -> Result<(), StateError> {
+        let states: StateIds = match self.imported {
+            Some(imported) => imported.import.states.clone(),
+            None => self.manifest.states.keys().map(|id| (*id, *id)).collect(),
+        };
+        if let Some(images) = inner.images().filter(|_| self.is_wanted_whole(&image)) {
             return images.load(image, &states).map(|_| ());
         }
         let kind = |id| self.manifest.states.get(&id).map(|descriptor| descriptor.kind);
-        local.read(image, self.manifest.shape.key_groups, &kind, &mut |change| inner.apply(change))?;
+        local.read(image, self.manifest.shape.key_groups, &kind, &mut |change| {
+            let renamed = states.get(&change.at.state).map(|state| Address { state: *state, ..change.at });
+            let at = renamed.ok_or(StateError::Undecodable("a state that the checkpoint does not have"))?;
+            inner.apply(&Change { at, ..*change })
+        })?;
         inner.finish_batch()
+    }
+
+    /// Whether all that the image has of the backend's key groups is meant: an import may mean less.
+    fn is_wanted_whole(&self, image: &LocalImage) -> bool {
+        let Some(Imported { by, .. }) = self.imported else { return true };
+        let (meant, own) = (self.manifest.shape.key_groups, by.shape.key_groups);
+        image.key_groups.intersection(own) == image.key_groups.intersection(meant)
     }
 
     /// Downloads the files of an image into a folder of their own.

@@ -203,6 +203,7 @@ mod tests {
                 start,
                 limit,
                 key_group,
+                ..Default::default()
             },
         )
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     backend::{
         Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
-        RestoreFrom, StateSummary,
+        RestoreFrom, RestoredPart, StateSummary,
     },
     checkpoint::{
         handle::CheckpointHandle,
@@ -19,8 +19,8 @@ use crate::{
     proto::v1::{self, OperationKind},
     state::op::{Answer, Op},
     types::{
-        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Limits, MergeFunction,
-        Name, StateDescriptor, StateId, StateKind,
+        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits,
+        MergeFunction, Name, StateDescriptor, StateId, StateKind,
     },
 };
 
@@ -111,14 +111,13 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
         Restore::Empty(_) => Ok(RestoreFrom::Empty),
         Restore::Id(id) => Ok(RestoreFrom::Id(*id)),
         Restore::Latest(latest) => Ok(RestoreFrom::Latest { or_empty: latest.or_empty }),
-        Restore::Handles(handles) => match handles.handles.as_slice() {
-            [handle] => {
-                let decoded = CheckpointHandle::decode(handle);
-                Ok(RestoreFrom::Handle(decoded.map_err(|error| invalid(format!("the checkpoint handle: {error}")))?))
-            }
-            [] => Err(invalid("`restore.handles` is empty")),
-            _ => Err(Error::new(Reason::Unsupported, "restoring from several handles (rescaling) is not offered yet")),
-        },
+        Restore::Handles(handles) if handles.handles.is_empty() => Err(invalid("`restore.handles` is empty")),
+        Restore::Handles(handles) => {
+            let decode = |handle: &Bytes| {
+                CheckpointHandle::decode(handle).map_err(|error| invalid(format!("a checkpoint handle: {error}")))
+            };
+            Ok(RestoreFrom::Handles(handles.handles.iter().map(decode).collect::<Result<_, _>>()?))
+        }
         Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
     }
 }
@@ -147,6 +146,16 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         restored_changes: opened.restored.changes,
         restored_bytes: opened.restored.bytes_done,
         last_checkpoint_id: opened.last_checkpoint_id,
+        parts: opened.parts.iter().map(to_part).collect(),
+    }
+}
+
+fn to_part(part: &RestoredPart) -> v1::RestoredPart {
+    v1::RestoredPart {
+        subtask: part.backend.subtask,
+        checkpoint: Some(to_identity(&part.checkpoint)),
+        key_groups: Some(to_range(part.key_groups)),
+        attachment: part.attachment.clone(),
     }
 }
 
@@ -239,6 +248,8 @@ pub(super) struct Fields<'a> {
     pub(super) start: u64,
     pub(super) limit: u64,
     pub(super) key_group: Option<u32>,
+    pub(super) all_namespaces: bool,
+    pub(super) token: &'a [u8],
 }
 
 impl<'a> From<&'a v1::Operation> for Fields<'a> {
@@ -254,6 +265,8 @@ impl<'a> From<&'a v1::Operation> for Fields<'a> {
             start: wire.start,
             limit: wire.limit,
             key_group: wire.key_group,
+            all_namespaces: wire.all_namespaces,
+            token: &wire.token,
         }
     }
 }
@@ -285,6 +298,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListUpdate => Op::ListUpdate(wire.values),
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
+        OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
     Ok(Operation {
@@ -305,13 +319,16 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     );
     let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate);
-    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet);
+    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),
         ("values", values || wire.values.is_empty()),
         ("start", kind == Kind::ListGet || wire.start == 0),
         ("limit", limit || wire.limit == 0),
+        ("token", kind == Kind::Keys || wire.token.is_empty()),
+        ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
+        ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
     ];
     match unused.iter().find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
@@ -346,6 +363,16 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.found = !elements.is_empty();
             result.elements = elements;
             result.more = more;
+        }
+        Some(Answer::Keys { keys, token }) => {
+            result.found = !keys.is_empty();
+            let stored = |(group, key, namespace): (KeyGroup, Bytes, Bytes)| v1::StoredKey {
+                key,
+                namespace,
+                key_group: group.0.into(),
+            };
+            result.keys = keys.into_iter().map(stored).collect();
+            result.token = token.unwrap_or_default();
         }
         Some(Answer::Count(count)) => {
             result.found = count > 0;

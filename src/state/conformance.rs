@@ -42,6 +42,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("list_pages_join_to_the_whole", lists::list_pages_join_to_the_whole),
     ("reads_are_never_logged", contract::reads_are_never_logged),
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
+    ("names_are_paged_in_a_lasting_order", contract::names_are_paged_in_a_lasting_order),
     ("entries_and_bytes_follow_the_contents", contract::entries_and_bytes_follow_the_contents),
     ("changes_that_do_not_fit_change_nothing", contract::changes_that_do_not_fit_change_nothing),
 ];

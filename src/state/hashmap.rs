@@ -26,7 +26,7 @@ mod table;
 use std::hint::black_box;
 
 use self::table::{Misfit, Table};
-use super::{Address, Change, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError};
+use super::{Address, Change, Counting, Counts, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError};
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
 /// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
@@ -144,8 +144,24 @@ impl StateBackend for HashMapBackend {
         Some(self)
     }
 
-    fn entries(&self, state: StateId, _at_most: u64) -> Result<u64, StateError> {
-        Ok(self.table(state).map_or(0, |table| table.usage().entries))
+    /// In order of stable hashes.
+    fn name_page(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        let page = self.table(state)?.name_page(key_group, after, limit, read);
+        page.map_err(|what| StateError::Mismatch { state, what })
+    }
+
+    /// They are counted already.
+    fn counting(&self) -> Counting {
+        let counts = self.states.iter().map(|(state, table)| (*state, table.usage().entries));
+        let counts = Counts { entries: counts.filter(|(_, count)| *count > 0).collect(), complete: true };
+        Box::new(move |_| Ok(counts))
     }
 
     fn bytes(&self) -> u64 {
@@ -334,7 +350,7 @@ mod tests {
             }
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 0);
+        assert_eq!(backend.entries(STATE).unwrap(), 0);
         assert_eq!(backend.slices(STATE, GROUP).len(), 1);
         assert!(backend.bytes() <= 2 * small, "{} bytes after {small}", backend.bytes());
     }
@@ -365,13 +381,13 @@ mod tests {
             apply(&mut backend, 7, Action::MapPut { map_key: &i.to_be_bytes(), value: &[1; 100] });
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 30_100);
+        assert_eq!(backend.entries(STATE).unwrap(), 30_100);
         let largest = backend.slices(STATE, GROUP).into_iter().max_by_key(|slice| slice.bytes).unwrap();
         assert!(largest.cells < MIN_SPLIT_CELLS && largest.bytes > MAX_SLICE_BYTES, "{largest:?}");
         for i in 0..30_000_u32 {
             apply(&mut backend, 7, Action::MapRemove { map_key: &i.to_be_bytes() });
         }
         audit(&backend);
-        assert_eq!(backend.entries(STATE, u64::MAX).unwrap(), 100);
+        assert_eq!(backend.entries(STATE).unwrap(), 100);
     }
 }

@@ -5,6 +5,7 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod scan;
 
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ use super::{
     Action, Address, Change, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
 };
-use crate::types::{StateDescriptor, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind};
 
 /// One operation on one (key, namespace) of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,15 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
+    /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
+    Keys {
+        /// Of every namespace, rather than of the operation's.
+        all_namespaces: bool,
+        /// Empty for the first page, then what the page before gave.
+        token: &'a [u8],
+        /// Most keys; 0 for as many as fit a page.
+        limit: u64,
+    },
 }
 
 /// What an operation is executed under.
@@ -90,6 +100,10 @@ pub struct OpContext<'a> {
     pub max_value_bytes: usize,
     /// Most bytes of keys and values in one answer; a first entry is always in it.
     pub page_bytes: usize,
+    /// Those of the backend.
+    pub key_groups: KeyGroupRange,
+    /// Of the owner that executes: its tokens are good for no other.
+    pub scope: u64,
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.
@@ -115,6 +129,13 @@ pub enum Answer {
     },
     /// The count of `MapCount` and `ListCount`.
     Count(u64),
+    /// A page of `Keys`.
+    Keys {
+        /// Key group, key and namespace of each.
+        keys: Vec<(KeyGroup, Bytes, Bytes)>,
+        /// Where the next page begins; `None` after the last one.
+        token: Option<Bytes>,
+    },
     /// The value would have become longer than `max_value_bytes`; it was left as it is.
     LimitReached,
 }
@@ -139,7 +160,8 @@ impl Op<'_> {
             | Self::MapEntries { .. }
             | Self::MapCount
             | Self::ListGet { .. }
-            | Self::ListCount => false,
+            | Self::ListCount
+            | Self::Keys { .. } => false,
         }
     }
 
@@ -157,7 +179,7 @@ impl Op<'_> {
     #[must_use]
     pub fn kind(&self) -> Option<StateKind> {
         match self {
-            Self::Clear => None,
+            Self::Clear | Self::Keys { .. } => None,
             Self::Put(_) | Self::Get | Self::Merge(_) => Some(StateKind::Value),
             Self::MapPut { .. }
             | Self::MapGet { .. }
@@ -220,6 +242,11 @@ pub fn execute<B: StateBackend + ?Sized>(
         | Op::MapCount
         | Op::ListGet { .. }
         | Op::ListCount => return read(backend, at, op, context.page_bytes),
+        Op::Keys { all_namespaces, token, limit } => {
+            let namespace = (!all_namespaces).then_some(at.namespace);
+            let keys = scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context)?;
+            return Ok(Some(keys));
+        }
     }
     Ok(None)
 }

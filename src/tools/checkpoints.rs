@@ -7,7 +7,7 @@ use crate::{
         collect,
         handle::CheckpointHandle,
         job::{self, Latest},
-        manifest::{CheckpointRecord, Manifest},
+        manifest::{CheckpointRecord, Import, Manifest},
     },
     object::Store,
     types::Name,
@@ -64,11 +64,16 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
     let base = contents.base.and_then(|uuid| head.materialization(uuid));
     let runs = contents.sources.iter().filter_map(|source| head.runs.get(&source.epoch));
     let log_bytes: u64 = runs.map(|run| run.totals().stored_bytes).sum();
+    let imports = contents.imports.iter().filter_map(|uuid| head.import(*uuid));
+    let imported_bytes: u64 = imports.map(Import::stored_bytes).sum();
+    let span = head.span(record);
     Node::Fields(vec![
         ("id", record.identity.id.into()),
         ("epoch", record.identity.epoch.into()),
         ("uuid", Node::text(record.identity.uuid)),
         ("attempt", record.attempt.into()),
+        ("parallelism", span.parallelism.into()),
+        ("key_groups", Node::text(span.key_groups)),
         ("completed", record.completed.into()),
         ("pinned", record.pinned.into()),
         ("subsumed", record.subsumed.into()),
@@ -76,7 +81,7 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
         ("cut", Node::text(record.cut)),
         ("applied_to", record.applied_to.into()),
         ("materialization", contents.base.map_or(Node::None, Node::text)),
-        ("bytes_to_read_at_most", (log_bytes + base.map_or(0, |base| base.stored_bytes)).into()),
+        ("bytes_to_read_at_most", (imported_bytes + log_bytes + base.map_or(0, |base| base.stored_bytes)).into()),
         ("changes", record.changes.into()),
         ("attachment", Node::text(hex(&record.attachment))),
         ("handle", Node::text(hex(&handle.encode()))),

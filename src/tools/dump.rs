@@ -16,7 +16,7 @@ use crate::{
         envelope::{self, EnvelopeError, Kind},
         handle::CheckpointHandle,
         index::{Page, PageRef, Run, Totals},
-        manifest::{EpochRecord, Manifest, Materialization, Source},
+        manifest::{EpochRecord, Import, Manifest, Materialization, Source},
     },
     object::{ObjectName, Path},
     proto::store,
@@ -165,6 +165,7 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
         ("states", Node::list(states)),
         ("checkpoints", Node::list(manifest.checkpoints.iter().map(|record| of_checkpoint(manifest, record)))),
         ("materializations", Node::list(manifest.materializations.iter().map(materialization))),
+        ("imports", Node::list(manifest.imports.iter().map(import))),
         ("log", Node::list(runs)),
     ]
 }
@@ -180,18 +181,37 @@ fn materialization(base: &Materialization) -> Node {
     ])
 }
 
+fn import(import: &Import) -> Node {
+    let names = import.states.iter().map(|(origin, own)| Node::text(format_args!("{} is {}", origin.0, own.0)));
+    Node::Fields(vec![
+        ("uuid", Node::text(import.uuid)),
+        ("of", Node::text(&import.origin)),
+        ("key_groups", Node::text(import.key_groups)),
+        ("states", Node::list(names)),
+        ("materialization", import.materialization.as_ref().map_or(Node::None, materialization)),
+        ("sources", Node::list(import.sources.iter().map(source))),
+        ("log", Node::list(import.runs.iter().map(|(epoch, of)| run(*epoch, of)))),
+    ])
+}
+
+fn source(source: &Source) -> Node {
+    Node::text(format_args!("epoch {} from {} up to {}", source.epoch, source.from, source.to))
+}
+
 fn low_water(number: u64) -> Node {
     if number == u64::MAX { Node::text("closed: no further segment will be named") } else { number.into() }
 }
 
 fn epoch(record: &EpochRecord) -> Node {
-    let source =
-        |source: &Source| Node::text(format_args!("epoch {} from {} up to {}", source.epoch, source.from, source.to));
     Node::Fields(vec![
         ("epoch", record.epoch.number.into()),
         ("owner", Node::text(record.epoch.owner)),
         ("attempt", record.attempt.into()),
         ("restored", record.restored.map_or(Node::None, |(identity, _)| Node::text(identity))),
+        ("fence", record.is_fence.into()),
+        ("parallelism", record.span.parallelism.into()),
+        ("key_groups", Node::text(record.span.key_groups)),
+        ("began_with_imports", Node::list(record.contents.imports.iter().map(Node::text))),
         ("began_with_materialization", record.contents.base.map_or(Node::None, Node::text)),
         ("began_with", Node::list(record.contents.sources.iter().map(source))),
     ])

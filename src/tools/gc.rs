@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{outline::Node, retry, time};
 use crate::{
     checkpoint::collect::{self, Finding, SweepError, SweepOptions, SweepReport, Tally},
+    checkpoint::generation::Retired,
     clock::Clock,
     object::{Store, StoreError},
     random::Random,
@@ -113,6 +114,10 @@ impl Outcome {
                 let (path, size, why) = (&finding.meta.path, finding.meta.size, finding.verdict.reason());
                 out.push_str(&format!("{word:<8} {path} ({size} bytes): {why}\n"));
             }
+            for chain in &report.retired {
+                let word = if self.deletes { "retired" } else { "vanished" };
+                out.push_str(&format!("{word:<8} {}: {}\n", chain.backend, why_retired(chain)));
+            }
             out.push_str(&self.summary(report));
         }
         if self.jobs.is_empty() {
@@ -132,6 +137,14 @@ impl Outcome {
         };
         format!("job `{}`: {parts}; {done}\n", report.job)
     }
+}
+
+fn why_retired(chain: &Retired) -> String {
+    format!(
+        "the operator has {} subtasks since attempt {}, none of which retains a checkpoint of this one; what only its chain \
+         names goes when `--delete` is given",
+        chain.parallelism, chain.attempt
+    )
 }
 
 fn tally_text(tally: Tally, word: &str) -> String {
@@ -156,6 +169,7 @@ fn outline_of(report: &SweepReport) -> Vec<(&'static str, Node)> {
         ("garbage", tally(report.tally("garbage"))),
         ("unknown", tally(report.tally("unknown"))),
         ("deleted", tally(report.deleted())),
+        ("vanished", Node::list(report.retired.iter().map(|chain| Node::text(&chain.backend)))),
         ("objects", Node::list(report.findings.iter().map(object))),
     ]
 }

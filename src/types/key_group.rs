@@ -105,6 +105,31 @@ impl KeyGroupRange {
         self.first <= other.last && other.first <= self.last
     }
 
+    /// The key groups that both have; `None` if there are none.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        let both = Self { first: self.first.max(other.first), last: self.last.min(other.last) };
+        (both.first <= both.last).then_some(both)
+    }
+
+    /// The key groups of this range that none of `others` has, as ranges in order.
+    #[must_use]
+    pub fn without(self, others: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut others: Vec<Self> = others.into_iter().filter(|other| self.overlaps(*other)).collect();
+        others.sort_by_key(|other| other.first);
+        let (mut missing, mut first) = (vec![], self.first);
+        for other in others {
+            if other.first > first {
+                missing.push(Self { first, last: other.first - 1 });
+            }
+            first = first.max(other.last + 1);
+        }
+        if first <= self.last {
+            missing.push(Self { first, last: self.last });
+        }
+        missing
+    }
+
     /// The position of `group` within the range, from 0; `None` outside.
     #[must_use]
     pub fn index(self, group: KeyGroup) -> Option<usize> {
@@ -189,6 +214,19 @@ mod tests {
         for (parallelism, expected) in cases {
             assert_eq!(default_max_parallelism(parallelism), expected, "{parallelism}");
         }
+    }
+
+    #[test]
+    fn what_others_do_not_have_is_what_is_missing() {
+        let range = |first, last| KeyGroupRange::new(first, last).unwrap();
+        assert_eq!(range(3, 9).intersection(range(9, 12)), Some(range(9, 9)));
+        assert_eq!(range(3, 9).intersection(range(10, 12)), None);
+        assert_eq!(range(3, 9).without([]), [range(3, 9)]);
+        assert_eq!(range(3, 9).without([range(0, 20)]), []);
+        assert_eq!(range(3, 9).without([range(8, 9), range(0, 4)]), [range(5, 7)]);
+        assert_eq!(range(3, 9).without([range(5, 6), range(4, 7), range(5, 5)]), [range(3, 3), range(8, 9)]);
+        assert_eq!(range(0, 32_767).without([range(1, 32_767)]), [range(0, 0)]);
+        assert_eq!(range(0, 3).without([range(0, 0), range(2, 2)]), [range(1, 1), range(3, 3)]);
     }
 
     #[test]

@@ -78,7 +78,7 @@ async fn a_checkpoint_restores_on_another_daemon_and_later_changes_do_not() {
     task.event().await;
     daemon.crash();
     let handle = dstl::checkpoint::handle::CheckpointHandle::decode(&completed.handle).unwrap();
-    for (attempt, restore) in [(2, LATEST), (3, RestoreFrom::Id(1)), (4, RestoreFrom::Handle(handle))] {
+    for (attempt, restore) in [(2, LATEST), (3, RestoreFrom::Id(1)), (4, RestoreFrom::Handles(vec![handle]))] {
         let other = Daemon::start(&world, Settings { seed: attempt * 10, ..Settings::default() });
         let mut task = other.task(attempt, restore).await.unwrap();
         assert_eq!(task.opened.attachment, "at 1".as_bytes());

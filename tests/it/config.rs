@@ -250,6 +250,7 @@ fn each_rule_is_enforced() {
         &[format!("{prefix}.upload.next-attempt-delay=6 s")],
         &[format!("{prefix}.upload.timeout=11 min")],
         &["gc.grace-period=1 min".into()],
+        &["gc.interval=999 ms".into()],
         &["memory.state=1 mb".into()],
         &["memory.rocksdb=1 mb".into()],
         &["memory.budget=32 mb".into()],

@@ -14,6 +14,7 @@ use clap::Parser as _;
 use dstl::{
     backend::BackendMetrics,
     changelog::metrics::UploadMetrics,
+    checkpoint::collect::metrics::GcMetrics,
     cli::{Args, Command as Cli},
     client::{Client, OpenOptions, StateOptions},
     config::{Config, File, Host, Sources},
@@ -133,7 +134,7 @@ impl Drop for Daemon {
 /// Every name that a daemon's text can ever hold: what each part registers, and what a running daemon serves.
 async fn known_names(served: &str) -> Vec<String> {
     let metrics = Metrics::new();
-    let _ = BackendMetrics::register(&metrics);
+    let _ = (BackendMetrics::register(&metrics), GcMetrics::register(&metrics));
     let _ = (UploadMetrics::register(&metrics), StoreMetrics::register(&metrics));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let options = ListenerOptions { socket: folder.path().join("s"), ..ListenerOptions::default() };

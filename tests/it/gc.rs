@@ -211,7 +211,7 @@ async fn an_owner_that_comes_in_the_middle_of_a_sweep_loses_nothing() {
 }
 
 /// A store for a sweep, each of whose requests takes so long.
-fn sweeper(world: &World, seed: u64, latency: Range<Duration>) -> Store {
+pub(crate) fn sweeper(world: &World, seed: u64, latency: Range<Duration>) -> Store {
     let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(seed), Tasks::default());
     faulty.faults().set_plan(FaultPlan { latency, ..FaultPlan::none() });
     let random = Random::seeded(seed + 1);

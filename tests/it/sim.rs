@@ -120,10 +120,14 @@ impl Simulation {
         world.trace.note(|| format!("attempt {attempt} begins with {wanted:?}, newest is {newest:?}"));
         let mut controls = vec![];
         for seat in 0..world.plan.seats.len() {
+            let Some(own) = world.plan.seat(seat, attempt) else {
+                world.truths[seat].lock().vanish();
+                continue;
+            };
             let control = Arc::new(Control::default());
             let random = Random::seeded(world.random.below(u64::MAX));
-            let engine =
-                Engine { world: world.clone(), seat, attempt, random, control: control.clone(), newest, barrier: 0 };
+            let (world, control_of) = (world.clone(), control.clone());
+            let engine = Engine { world, seat, own, attempt, random, control: control_of, newest, barrier: 0 };
             self.engines.spawn(engine.run(wanted));
             controls.push(control);
         }
@@ -134,7 +138,9 @@ impl Simulation {
     fn newest_common(&self) -> Option<JobKey> {
         let truths = &self.world.truths;
         let job = self.world.job.lock();
-        job.complete(truths.len()).find(|key| truths.iter().all(|truth| truth.lock().must_of_job(*key)))
+        let plan = &self.world.plan;
+        let is_there = |key: &JobKey| plan.seats_of(key.0).iter().all(|seat| truths[*seat].lock().must_of_job(*key));
+        job.complete(plan).find(is_there)
     }
 
     /// Lets time pass and orders barriers.
@@ -198,7 +204,7 @@ impl Simulation {
         self.finish().await;
         let left = world.left_after_sweep().await;
         assert!(left.is_empty(), "nothing needs these, yet they stay: {left:#?}");
-        for seat in 0..world.truths.len() {
+        for seat in world.plan.seats_of(world.plan.attempts + 1) {
             let newest = world.truths[seat].lock().musts().into_iter().next_back();
             world.check_restorable(seat, newest.expect("it completed a moment ago")).await;
         }

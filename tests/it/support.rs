@@ -182,7 +182,7 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
 }
 
 /// The key group of a key.
-fn group_of(groups: dstl::types::KeyGroupRange, key: &str) -> u32 {
+pub(crate) fn group_of(groups: dstl::types::KeyGroupRange, key: &str) -> u32 {
     let sum: usize = key.bytes().map(usize::from).sum();
     groups.iter().nth(sum % groups.count()).unwrap().0.into()
 }

@@ -8,7 +8,7 @@ use super::{Garbage, Kept, Live, Verdict};
 use crate::{
     checkpoint::{
         chain::KEPT_MANIFESTS,
-        manifest::{Manifest, SnapshotFile},
+        manifest::{Import, Manifest, SnapshotFile},
     },
     object::ObjectName,
     types::{BackendId, Epoch, Name},
@@ -31,6 +31,8 @@ pub struct Chain {
     pub pages: BTreeSet<(u64, Uuid)>,
     /// Every snapshot file that the head names, directly or through the index of a materialization: instance and name.
     pub snapshots: BTreeSet<(Uuid, Name)>,
+    /// Every page and snapshot file that the head names in imports, directly or through others.
+    pub imported: BTreeSet<ObjectName>,
     /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
     pub snapshot_low_water: u64,
     /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
@@ -43,6 +45,8 @@ pub struct View {
     chains: BTreeMap<BackendId, Chain>,
     /// Every named segment, and a chain that names it.
     named: BTreeMap<(Uuid, u64), BackendId>,
+    /// What imports name, and a chain that has such an import.
+    imported: BTreeMap<ObjectName, BackendId>,
     /// By daemon instance: the chain whose owner's low water is lowest.
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
     /// By chain: the manifests below the head that stay, and why.
@@ -54,7 +58,13 @@ impl Chain {
     /// What `head` says, without pages and older manifests.
     #[must_use]
     pub fn new(head: &Manifest) -> Self {
-        let handles = head.runs.values().flat_map(|run| &run.handles);
+        let imported = head.imports.iter().flat_map(|import| import.runs.values());
+        let handles = head.runs.values().chain(imported).flat_map(|run| &run.handles);
+        let index = |import: &Import| {
+            let file = &import.materialization.as_ref()?.index;
+            let (backend, instance) = (import.origin.clone(), file.instance);
+            Some(ObjectName::SnapshotFile { backend, instance, file: file.name.clone() })
+        };
         Self {
             head: head.number,
             epoch: head.owner().epoch,
@@ -67,6 +77,7 @@ impl Chain {
                 .iter()
                 .map(|base| (base.index.instance, base.index.name.clone()))
                 .collect(),
+            imported: head.imports.iter().filter_map(index).collect(),
             snapshot_low_water: head.snapshot_low_water,
             older: BTreeMap::new(),
         }
@@ -96,6 +107,9 @@ impl View {
             for segment in &chain.segments {
                 view.named.entry(*segment).or_insert_with(|| id.clone());
             }
+            for name in &chain.imported {
+                view.imported.entry(name.clone()).or_insert_with(|| id.clone());
+            }
             let lowest = view.low_waters.entry(chain.instance).or_insert((u64::MAX, id.clone()));
             if chain.segment_low_water < lowest.0 {
                 *lowest = (chain.segment_low_water, id.clone());
@@ -110,6 +124,19 @@ impl View {
     #[must_use]
     pub fn chains(&self) -> &BTreeMap<BackendId, Chain> {
         &self.chains
+    }
+
+    /// Whether the job has pins.
+    #[must_use]
+    pub fn has_pins(&self) -> bool {
+        self.has_pins
+    }
+
+    /// Whether no chain was opened between this view and `other`.
+    #[must_use]
+    pub fn is_of_the_same_owners(&self, other: &Self) -> bool {
+        let owners = |view: &Self| view.chains.iter().map(|(id, chain)| (id.clone(), chain.epoch)).collect::<Vec<_>>();
+        owners(self) == owners(other)
     }
 
     /// What becomes of the object `name`, listed before this view was read. `is_young`: it is within grace. `exists` tells
@@ -129,12 +156,16 @@ impl View {
     }
 
     fn whole(&self, name: &ObjectName) -> Verdict {
+        if let Some(by) = self.imported.get(name) {
+            return Verdict::Live(Live::Named(by.clone()));
+        }
         match name {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
             ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
             ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
+            ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
             ObjectName::SnapshotFile { backend, instance, file } => self.snapshot_file(backend, *instance, file),
             ObjectName::Pin { .. } | ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
@@ -206,6 +237,8 @@ impl View {
             ObjectName::Manifest { backend, number } => {
                 self.chains.get(backend).is_some_and(|chain| *number <= chain.head)
             }
+            // Nobody reads what a lease contains.
+            ObjectName::SweepLease { .. } => true,
             target => self.whole(target).is_garbage(),
         };
         if is_garbage { Verdict::Garbage(Garbage::Temporary) } else { Verdict::Kept(Kept::InTheMaking) }

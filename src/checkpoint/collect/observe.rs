@@ -37,6 +37,17 @@ pub(super) struct Observer<'a> {
     older: BTreeMap<BackendId, BTreeMap<u64, (crate::types::Epoch, bool)>>,
     /// The highest manifest of each chain that was ever seen.
     seen: BTreeMap<BackendId, u64>,
+    /// The heads as last observed.
+    heads: Vec<Manifest>,
+}
+
+/// A part of a head whose objects are to be followed.
+struct Named<'h> {
+    /// In whose chain they lie.
+    origin: &'h BackendId,
+    is_import: bool,
+    /// Some may be gone: the head may be that of an owner that looked whether they are still there, and gave up.
+    may_lack: bool,
 }
 
 /// What a page names.
@@ -62,6 +73,7 @@ impl<'a> Observer<'a> {
             bases: BTreeMap::new(),
             older: BTreeMap::new(),
             seen: BTreeMap::new(),
+            heads: vec![],
         };
         let mut manifests = vec![];
         for (_, name) in listed {
@@ -93,15 +105,22 @@ impl<'a> Observer<'a> {
         let reads = backends.iter().cloned().map(|backend| read_head(store, backend, retry));
         let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
         let mut chains = BTreeMap::new();
+        self.heads.clear();
         for (backend, head) in backends.into_iter().zip(heads) {
             let manifest = self.newest(&backend, head.map(|head| head.manifest))?;
-            let mut chain = self.follow(manifest).await?;
+            let (mut chain, head) = self.follow(manifest).await?;
+            self.heads.push(head);
             let older = self.older.get(&backend).cloned().unwrap_or_default();
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
         let pins = self.store.list(&layout::pins(self.job), self.retry).await?;
         Ok(View::new(chains, !pins.is_empty()))
+    }
+
+    /// The heads as last observed.
+    pub(super) fn heads(&self) -> &[Manifest] {
+        &self.heads
     }
 
     fn saw(&mut self, backend: &BackendId, number: u64) {
@@ -119,12 +138,12 @@ impl<'a> Observer<'a> {
         Ok(head)
     }
 
-    /// What `head`, or one after it, says, pages included.
-    async fn follow(&mut self, head: Manifest) -> Result<Chain, SweepError> {
+    /// What `head`, or one after it, says, pages included; and which it is.
+    async fn follow(&mut self, head: Manifest) -> Result<(Chain, Manifest), SweepError> {
         let mut head = head;
         for _ in 0..CHAIN_ATTEMPTS {
             let missing = match self.expand(&head).await? {
-                Ok(chain) => return Ok(chain),
+                Ok(chain) => return Ok((chain, head)),
                 Err(missing) => missing,
             };
             // Another sweep deletes what a later manifest has dropped.
@@ -141,40 +160,89 @@ impl<'a> Observer<'a> {
     /// What `head` says, pages included; or the path of a page that is missing.
     async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
         let mut chain = Chain::new(head);
-        let mut open: Vec<PageRef> = head.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
+        let own = Named { origin: &head.backend, is_import: false, may_lack: false };
+        let runs = head.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
+        if let Err(missing) = self.pages(&mut chain, &own, runs).await? {
+            return Ok(Err(missing));
+        }
+        if let Err(missing) = self.bases(&mut chain, &own, &head.materializations).await? {
+            return Ok(Err(missing));
+        }
+        for import in &head.imports {
+            let is_needed = |record| head.contents(record).imports.contains(&import.uuid);
+            let may_lack = head.opens_epoch && !head.checkpoints.iter().any(is_needed);
+            let named = Named { origin: &import.origin, is_import: true, may_lack };
+            let runs = import.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
+            if let Err(missing) = self.pages(&mut chain, &named, runs).await? {
+                return Ok(Err(missing));
+            }
+            if let Err(missing) = self.bases(&mut chain, &named, import.materialization.as_slice()).await? {
+                return Ok(Err(missing));
+            }
+        }
+        Ok(Ok(chain))
+    }
+
+    /// Adds what `open` and the pages below name; or returns the path of one that is missing.
+    async fn pages(
+        &mut self,
+        chain: &mut Chain,
+        named: &Named<'_>,
+        mut open: Vec<PageRef>,
+    ) -> Result<Result<(), String>, SweepError> {
         while !open.is_empty() {
             let new = open.iter().filter(|page| !self.pages.contains_key(&page.uuid));
-            let reads = new.map(|page| read_page(self.store, &head.backend, *page, self.retry));
-            let reads: Vec<_> = reads.collect();
+            let reads: Vec<_> = new.map(|page| read_page(self.store, named.origin, *page, self.retry)).collect();
             let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
             for (page, contents) in read {
                 match contents {
-                    Some(contents) => self.pages.insert(page.uuid, contents),
-                    None => return Ok(Err(page.name(&head.backend).path().to_string())),
-                };
+                    Some(contents) => drop(self.pages.insert(page.uuid, contents)),
+                    None if named.may_lack => {}
+                    None => return Ok(Err(page.name(named.origin).path().to_string())),
+                }
             }
             let mut below = vec![];
             for page in open {
-                chain.pages.insert((page.range.from.epoch(), page.uuid));
-                let contents = self.pages.get(&page.uuid).expect("just read");
+                let Some(contents) = self.pages.get(&page.uuid) else { continue };
+                if named.is_import {
+                    chain.imported.insert(page.name(named.origin));
+                } else {
+                    chain.pages.insert((page.range.from.epoch(), page.uuid));
+                }
                 chain.segments.extend(contents.segments.iter().copied());
                 below.extend(contents.pages.iter().copied());
             }
             open = below;
         }
-        let new = head.materializations.iter().filter(|base| !self.bases.contains_key(&base.uuid));
-        let reads: Vec<_> = new.map(|base| read_base(self.store, &head.backend, base, self.retry)).collect();
+        Ok(Ok(()))
+    }
+
+    /// Adds the files of `bases`; or returns the path of an index that is missing.
+    async fn bases(
+        &mut self,
+        chain: &mut Chain,
+        named: &Named<'_>,
+        bases: &[Materialization],
+    ) -> Result<Result<(), String>, SweepError> {
+        let new = bases.iter().filter(|base| !self.bases.contains_key(&base.uuid));
+        let reads: Vec<_> = new.map(|base| read_base(self.store, named.origin, base, self.retry)).collect();
         let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
         for (base, files) in read {
             match files {
-                Some(files) => self.bases.insert(base.uuid, files),
-                None => return Ok(Err(snapshot_path(&head.backend, &base.index).to_string())),
-            };
+                Some(files) => drop(self.bases.insert(base.uuid, files)),
+                None if named.may_lack => {}
+                None => return Ok(Err(snapshot_path(named.origin, &base.index).to_string())),
+            }
         }
-        for base in &head.materializations {
-            chain.snapshots.extend(self.bases.get(&base.uuid).expect("just read").iter().cloned());
+        for (instance, file) in bases.iter().filter_map(|base| self.bases.get(&base.uuid)).flatten() {
+            if named.is_import {
+                let (backend, instance) = (named.origin.clone(), *instance);
+                chain.imported.insert(ObjectName::SnapshotFile { backend, instance, file: file.clone() });
+            } else {
+                chain.snapshots.insert((*instance, file.clone()));
+            }
         }
-        Ok(Ok(chain))
+        Ok(Ok(()))
     }
 }
 

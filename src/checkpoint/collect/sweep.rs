@@ -2,9 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use uuid::Uuid;
+
 use super::{Verdict, View, observe::Observer};
 use crate::{
-    checkpoint::{chain::ChainError, envelope::EnvelopeError},
+    checkpoint::{
+        chain::{self, ChainError},
+        envelope::EnvelopeError,
+        generation::{self, Retired},
+    },
     object::{
         ObjectMeta, Path, PutPayload, Retry, Store, StoreError,
         layout::{self, ObjectName},
@@ -15,6 +21,9 @@ use crate::{
 
 /// Objects that are judged again, then deleted, at a time.
 const BATCH_OBJECTS: usize = 10_000;
+
+/// How often a batch is judged anew because chains are being opened, before it is left for the next sweep.
+const SETTLE_ATTEMPTS: usize = 16;
 
 /// How often [`store_time`] tries when sweeps without grace delete what it makes.
 const CLOCK_ATTEMPTS: usize = 16;
@@ -37,6 +46,9 @@ pub struct SweepReport {
     pub job: Name,
     /// Every object of the job as listed at the beginning, by path.
     pub findings: Vec<Finding>,
+    /// Chains of subtasks that an operator no longer has and nothing needs, as they were found: retired if this sweep deletes.
+    /// What only they name is garbage by then.
+    pub retired: Vec<Retired>,
 }
 
 /// One object and what becomes of it.
@@ -138,7 +150,14 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         .collect();
     let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
     let mut observer = Observer::new(store, job, &listed, retry).await?;
-    let view = observer.observe().await?;
+    let mut view = observer.observe().await?;
+    let retired = if view.has_pins() { vec![] } else { generation::retired(observer.heads()) };
+    if options.delete && !retired.is_empty() {
+        for chain in &retired {
+            retire(store, chain, retry).await?;
+        }
+        view = observer.observe().await?;
+    }
     let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
         Some(name) => view.judge(name, is_young(options, meta), |other| names.contains(other)),
         None => Verdict::Unknown,
@@ -153,16 +172,41 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         let mut garbage: Vec<_> =
             findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
-            let view = observer.observe().await?;
-            for (finding, object) in batch.iter_mut() {
-                finding.verdict = judge(&view, object);
-                finding.deleted = finding.verdict.is_garbage();
+            // What nobody names in two views between which no chain was opened, nobody names again: see the front page.
+            for _ in 0..SETTLE_ATTEMPTS {
+                let now = observer.observe().await?;
+                let is_settled = now.is_of_the_same_owners(&view);
+                for (finding, object) in batch.iter_mut() {
+                    let (before, verdict) = (judge(&view, object), judge(&now, object));
+                    finding.deleted = is_settled && before.is_garbage() && verdict.is_garbage();
+                    finding.verdict = if verdict.is_garbage() { before } else { verdict };
+                }
+                view = now;
+                if is_settled {
+                    break;
+                }
             }
             let going = batch.iter().filter(|(finding, _)| finding.deleted);
             store.delete_all(going.map(|(finding, _)| finding.meta.path.clone()).collect(), retry).await?;
         }
     }
-    Ok(SweepReport { job: job.clone(), findings })
+    Ok(SweepReport { job: job.clone(), findings, retired })
+}
+
+/// Retires a chain, unless somebody opens it meanwhile. Two sweeps make the same manifest.
+async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), SweepError> {
+    let Some(head) = chain::read_head(store, &chain.backend, retry).await? else { return Ok(()) };
+    // As it was found to be retired, or further behind: only an opener raises the attempt.
+    if head.manifest.owner().attempt > chain.attempt || head.manifest.checkpoints.iter().any(|record| record.pinned) {
+        return Ok(());
+    }
+    let Some(manifest) = generation::retirement(&head, chain.attempt, Uuid::nil()) else { return Ok(()) };
+    match chain::append(store, &manifest, retry).await {
+        Ok(_) => tracing::info!(backend = %chain.backend, "retired the chain of a subtask that vanished"),
+        Err(ChainError::Fenced { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 fn is_young(options: &SweepOptions, meta: &ObjectMeta) -> bool {

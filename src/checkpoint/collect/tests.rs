@@ -125,11 +125,10 @@ impl World {
 
     fn open(&mut self, subtask: u32, on: usize) {
         if self.instances.is_empty() || on.is_multiple_of(3) {
-            let id = self.id();
-            self.instances.push(Instance { id, next: 1, in_flight: BTreeSet::new() });
+            let (id, in_flight) = (self.id(), BTreeSet::new());
+            self.instances.push(Instance { id, next: 1, in_flight });
         }
-        let instance = on % self.instances.len();
-        let owner = self.id();
+        let (instance, owner) = (on % self.instances.len(), self.id());
         let head = self.head(subtask).map(|paper| paper.chain.clone());
         let number = head.as_ref().map_or(1, |head| head.epoch.number + 1);
         let chain = Chain {
@@ -140,6 +139,7 @@ impl World {
             segments: head.as_ref().map(|head| head.segments.clone()).unwrap_or_default(),
             pages: head.map(|head| head.pages).unwrap_or_default(),
             snapshots: BTreeSet::new(),
+            imported: BTreeSet::new(),
             snapshot_low_water: 0,
             older: BTreeMap::new(),
         };
@@ -398,8 +398,8 @@ impl World {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             sweep.chains.insert(backend(subtask), chain);
         } else {
-            let view = View::new(std::mem::take(&mut sweep.chains), false);
-            let exists = |name: &ObjectName| sweep.listed.contains(name);
+            let (chains, exists) = (std::mem::take(&mut sweep.chains), |name: &ObjectName| sweep.listed.contains(name));
+            let view = View::new(chains, false);
             let garbage = sweep.listed.iter().filter(|name| view.judge(name, false, exists).is_garbage());
             sweep.garbage = Some(garbage.cloned().collect());
         }
@@ -490,6 +490,7 @@ fn chain_of(head: u64, instance: u128, low_water: u64) -> Chain {
         segments: BTreeSet::from([(Uuid::from_u128(7), 3)]),
         pages: BTreeSet::from([(1, Uuid::from_u128(5))]),
         snapshots: BTreeSet::from([(Uuid::from_u128(7), SnapshotFile::name(1, 3, "pieces"))]),
+        imported: BTreeSet::new(),
         snapshot_low_water: 5,
         older: BTreeMap::new(),
     }

@@ -1,9 +1,13 @@
 //! Manifests as bytes: protobuf (`proto/dstl/store/v1/manifest.proto`) in an [`envelope`].
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Shape, SnapshotFile, Source};
+use super::{
+    CheckpointRecord, Contents, EpochRecord, Import, Manifest, Materialization, Shape, SnapshotFile, Source, Span,
+};
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
@@ -34,10 +38,7 @@ impl Manifest {
                 max_parallelism: shape.max_parallelism,
                 key_group_first: shape.key_groups.first().0.into(),
                 key_group_last: shape.key_groups.last().0.into(),
-                key_group_assignment: match shape.assignment {
-                    KeyGroupAssignment::Hashed => 1,
-                    KeyGroupAssignment::Given => 2,
-                },
+                key_group_assignment: encode_assignment(shape.assignment),
                 inner: match shape.inner {
                     InnerBackend::HashMap => 1,
                     InnerBackend::RocksDb => 2,
@@ -53,6 +54,7 @@ impl Manifest {
                 previous_crc: self.previous_crc,
                 opens_epoch: self.opens_epoch,
                 materializations: self.materializations.iter().map(encode_materialization).collect(),
+                imports: self.imports.iter().map(|import| encode_import(&self.backend, import)).collect(),
             },
         )
     }
@@ -69,21 +71,14 @@ impl Manifest {
 
 fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
     let name = |name: &str| Name::new(name).map_err(|_| "a malformed name");
-    let job = name(&message.job)?;
-    let decode_run = |run: &store::Run| Ok((run.epoch, Run::decode(&job, run)?));
+    let backend = BackendId { job: name(&message.job)?, operator: name(&message.operator)?, subtask: message.subtask };
     let manifest = Manifest {
         number: message.number,
-        backend: BackendId { job: job.clone(), operator: name(&message.operator)?, subtask: message.subtask },
         shape: Shape {
             parallelism: message.parallelism,
             max_parallelism: message.max_parallelism,
-            key_groups: KeyGroupRange::new(message.key_group_first, message.key_group_last)
-                .map_err(|_| "a malformed range of key groups")?,
-            assignment: match message.key_group_assignment {
-                1 => KeyGroupAssignment::Hashed,
-                2 => KeyGroupAssignment::Given,
-                _ => return Err("an unknown key-group assignment"),
-            },
+            key_groups: decode_range(message.key_group_first, message.key_group_last)?,
+            assignment: decode_assignment(message.key_group_assignment)?,
             inner: match message.inner {
                 1 => InnerBackend::HashMap,
                 2 => InnerBackend::RocksDb,
@@ -93,7 +88,7 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         },
         epochs: message.epochs.iter().map(decode_epoch).collect::<Result<_, _>>()?,
         states: message.states.iter().map(decode_state).collect::<Result<_, _>>()?,
-        runs: message.runs.iter().map(decode_run).collect::<Result<_, &'static str>>()?,
+        runs: decode_runs(&backend, &message.runs)?,
         checkpoints: message.checkpoints.iter().map(decode_checkpoint).collect::<Result<_, _>>()?,
         instance: Uuid::from_slice(&message.instance).map_err(|_| "a malformed UUID")?,
         segment_low_water: message.segment_low_water,
@@ -101,27 +96,94 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         previous_crc: message.previous_crc,
         opens_epoch: message.opens_epoch,
         materializations: message.materializations.iter().map(decode_materialization).collect::<Result<_, _>>()?,
+        imports: message.imports.iter().map(|import| decode_import(&backend, import)).collect::<Result<_, _>>()?,
+        backend,
     };
     if manifest.epochs.is_empty() {
         return Err("no epoch");
     }
+    let mut needed = manifest.checkpoints.iter().flat_map(|record| manifest.contents(record).imports);
+    if needed.any(|uuid| manifest.import(uuid).is_none()) {
+        return Err("a checkpoint that needs an import that is not there");
+    }
     Ok(manifest)
 }
 
+fn encode_assignment(assignment: KeyGroupAssignment) -> u32 {
+    match assignment {
+        KeyGroupAssignment::Hashed => 1,
+        KeyGroupAssignment::Given => 2,
+    }
+}
+
+fn decode_assignment(code: u32) -> Result<KeyGroupAssignment, &'static str> {
+    match code {
+        1 => Ok(KeyGroupAssignment::Hashed),
+        2 => Ok(KeyGroupAssignment::Given),
+        _ => Err("an unknown key-group assignment"),
+    }
+}
+
+fn decode_runs(backend: &BackendId, runs: &[store::Run]) -> Result<BTreeMap<u64, Run>, &'static str> {
+    runs.iter().map(|run| Ok((run.epoch, Run::decode(&backend.job, run)?))).collect()
+}
+
+fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
+    let own = (&backend.job, &backend.operator);
+    assert_eq!((&import.origin.job, &import.origin.operator), own, "imports are of the same operator");
+    store::Import {
+        uuid: Bytes::copy_from_slice(import.uuid.as_bytes()),
+        origin_subtask: import.origin.subtask,
+        key_group_first: import.key_groups.first().0.into(),
+        key_group_last: import.key_groups.last().0.into(),
+        states: import.states.iter().map(|(from, to)| store::ImportedState { origin_id: from.0, id: to.0 }).collect(),
+        materialization: import.materialization.as_ref().map(encode_materialization),
+        runs: import.runs.iter().map(|(epoch, run)| run.encode(*epoch)).collect(),
+        sources: import.sources.iter().map(encode_source).collect(),
+    }
+}
+
+fn decode_import(backend: &BackendId, message: &store::Import) -> Result<Import, &'static str> {
+    Ok(Import {
+        uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
+        origin: BackendId { subtask: message.origin_subtask, ..backend.clone() },
+        key_groups: decode_range(message.key_group_first, message.key_group_last)?,
+        states: message.states.iter().map(|state| (StateId(state.origin_id), StateId(state.id))).collect(),
+        materialization: message.materialization.as_ref().map(decode_materialization).transpose()?,
+        runs: decode_runs(backend, &message.runs)?,
+        sources: message.sources.iter().map(decode_source).collect(),
+    })
+}
+
+fn decode_range(first: u32, last: u32) -> Result<KeyGroupRange, &'static str> {
+    KeyGroupRange::new(first, last).map_err(|_| "a malformed range of key groups")
+}
+
+fn encode_source(source: &Source) -> store::Source {
+    store::Source { epoch: source.epoch, from: source.from.0, to: source.to.0 }
+}
+
+fn decode_source(message: &store::Source) -> Source {
+    Source { epoch: message.epoch, from: Sqn(message.from), to: Sqn(message.to) }
+}
+
 fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
+    let span = &record.span;
     store::EpochRecord {
         number: record.epoch.number,
         owner: Bytes::copy_from_slice(record.epoch.owner.as_bytes()),
         attempt: record.attempt,
         restored: record.restored.as_ref().map(|(identity, _)| name_of(identity)),
         restored_attempt: record.restored.map_or(0, |(_, attempt)| attempt),
-        sources: record
-            .contents
-            .sources
-            .iter()
-            .map(|s| store::Source { epoch: s.epoch, from: s.from.0, to: s.to.0 })
-            .collect(),
+        sources: record.contents.sources.iter().map(encode_source).collect(),
         base: encode_base(record.contents.base),
+        imports: record.contents.imports.iter().map(|uuid| Bytes::copy_from_slice(uuid.as_bytes())).collect(),
+        parallelism: span.parallelism,
+        max_parallelism: span.max_parallelism,
+        key_group_first: span.key_groups.first().0.into(),
+        key_group_last: span.key_groups.last().0.into(),
+        key_group_assignment: encode_assignment(span.assignment),
+        fence: record.is_fence,
     }
 }
 
@@ -181,18 +243,23 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
     if message.number == 0 || message.number > Sqn::MAX_EPOCH {
         return Err("an epoch number out of range");
     }
+    let imports = message.imports.iter().map(|uuid| Uuid::from_slice(uuid).map_err(|_| "a malformed UUID"));
     Ok(EpochRecord {
         epoch: Epoch { number: message.number, owner },
         attempt: message.attempt,
         restored,
         contents: Contents {
+            imports: imports.collect::<Result<_, _>>()?,
             base: decode_base(&message.base)?,
-            sources: message
-                .sources
-                .iter()
-                .map(|s| Source { epoch: s.epoch, from: Sqn(s.from), to: Sqn(s.to) })
-                .collect(),
+            sources: message.sources.iter().map(decode_source).collect(),
         },
+        span: Span {
+            parallelism: message.parallelism,
+            max_parallelism: message.max_parallelism,
+            key_groups: decode_range(message.key_group_first, message.key_group_last)?,
+            assignment: decode_assignment(message.key_group_assignment)?,
+        },
+        is_fence: message.fence,
     })
 }
 

@@ -93,7 +93,13 @@ impl Bench {
         let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
         let limits = Limits { max_value_bytes: MAX_VALUE_BYTES, ..Limits::default() };
         check(&op, &at, descriptor, &limits).unwrap();
-        let context = OpContext { descriptor, max_value_bytes: MAX_VALUE_BYTES, page_bytes: PAGE_BYTES };
+        let context = OpContext {
+            descriptor,
+            max_value_bytes: MAX_VALUE_BYTES,
+            page_bytes: PAGE_BYTES,
+            key_groups: range(),
+            scope: 7,
+        };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();
             change.encode(&mut bytes);
@@ -162,7 +168,7 @@ impl Bench {
 
     /// Number of entries of a state.
     pub(super) fn entries(&self, state: StateId) -> u64 {
-        self.backend.entries(state, u64::MAX).unwrap()
+        self.backend.entries(state).unwrap()
     }
 
     /// The backend as one that is copied by pieces.

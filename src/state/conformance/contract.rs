@@ -2,7 +2,7 @@
 
 use super::{Bench, Factory, bench::*};
 use crate::{
-    state::{Action, Address, Change, StateError, op::Op},
+    state::{Action, Address, Change, PageLimit, StateError, op::Op},
     types::{KeyGroup, StateId},
 };
 
@@ -40,6 +40,54 @@ pub(super) fn what_changes_nothing_is_not_logged(factory: Factory<'_>) {
     }
     bench.write(at(MAP, "key"), Op::MapRemove { map_key: b"n" }, &[]);
     bench.write(at_namespace(MAP, "key", "ns"), Op::Clear, &[]);
+}
+
+pub(super) fn names_are_paged_in_a_lasting_order(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    let keys: Vec<_> = (0..200).map(|i| format!("key {i}")).collect();
+    for (key, namespace) in keys.iter().flat_map(|key| ["", "ns"].map(|namespace| (key, namespace))) {
+        bench.run(at_namespace(VALUE, key, namespace), Op::Put(b"v"));
+        bench.run(at_namespace(LIST, key, namespace), Op::ListAddAll(&elements(&["a", "b"])));
+        for map_key in [&b""[..], b"m", b"n"] {
+            bench.run(at_namespace(MAP, key, namespace), Op::MapPut { map_key, value: b"v" });
+        }
+    }
+    // Those behind `after`, page by page.
+    let names = |bench: &Bench, state, group, after: Option<(Vec<u8>, Vec<u8>)>, entries| {
+        let (mut names, mut after) = (vec![], after);
+        loop {
+            let last = after.as_ref().map(|(key, namespace)| (&key[..], &namespace[..]));
+            let mut page: Vec<(Vec<u8>, Vec<u8>)> = vec![];
+            let limit = PageLimit { entries, bytes: usize::MAX };
+            let mut read = |key: &[u8], namespace: &[u8]| page.push((key.to_vec(), namespace.to_vec()));
+            let more = bench.backend.name_page(state, group, last, limit, &mut read).unwrap();
+            assert!(page.len() == entries || !more);
+            names.append(&mut page);
+            if !more {
+                return names;
+            }
+            after = names.last().cloned();
+        }
+    };
+    for state in [VALUE, LIST, MAP] {
+        let all: Vec<_> = range().iter().flat_map(|group| names(&bench, state, group, None, 7)).collect();
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!((all.len(), distinct.len()), (400, 400), "{state:?}");
+        let group = at(state, "key 7").key_group;
+        let before = names(&bench, state, group, None, 3);
+        assert_eq!(before, names(&bench, state, group, None, usize::MAX));
+        let (gone, rest) = before.split_at(before.len() / 2);
+        let last = gone.last().unwrap().clone();
+        for (key, namespace) in gone {
+            let at = at_namespace(state, std::str::from_utf8(key).unwrap(), std::str::from_utf8(namespace).unwrap());
+            bench.run(at, Op::Clear);
+        }
+        assert_eq!(names(&bench, state, group, Some(last), 5), rest, "what others follow need not be there");
+    }
+    let outside = KeyGroup(range().last().0 + 1);
+    let limit = PageLimit { entries: 1, bytes: 1 };
+    assert!(bench.backend.name_page(VALUE, outside, None, limit, &mut |_, _| ()).is_err());
+    assert!(bench.backend.name_page(StateId(2), range().first(), None, limit, &mut |_, _| ()).is_err());
 }
 
 pub(super) fn entries_and_bytes_follow_the_contents(factory: Factory<'_>) {

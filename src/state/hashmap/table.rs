@@ -106,6 +106,21 @@ impl Table {
         }
     }
 
+    /// Names of cells behind `after`, in order of their hashes, slice by slice.
+    pub(super) fn name_page(
+        &self,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, Misfit> {
+        match self {
+            Self::Value(groups) => groups.name_page(key_group, after, limit, read),
+            Self::List(groups) => groups.name_page(key_group, after, limit, read),
+            Self::Map(groups) => groups.name_page(key_group, after, limit, read),
+        }
+    }
+
     pub(super) fn apply(&mut self, at: Address<'_>, action: Action<'_>) -> Result<(), Misfit> {
         let name = Name::new(at.key, at.namespace);
         match (self, action) {
@@ -263,6 +278,35 @@ impl<C: Cell> Groups<C> {
             cell.rebuild(&mut |action| copy(&Change { at, action }));
         }
         Ok(slice.last())
+    }
+
+    fn name_page(
+        &self,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, Misfit> {
+        let index = self.range.index(key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        let Some(directory) = self.directories.get(index) else { return Ok(false) };
+        // Equal hashes are told apart by the names themselves.
+        let after = after.map(|(key, namespace)| (stable_hash(key, namespace), (key, namespace)));
+        let mut page = Page::new(limit);
+        let mut from = Some(after.map_or(0, |(hash, _)| hash));
+        while let Some(first) = from {
+            let slice = directory.slice_of(first);
+            let names = slice.cells().map(|cell| (cell.hash(), read_name(cell.block())));
+            let mut names: Vec<_> = names.filter(|name| after.is_none_or(|after| *name > after)).collect();
+            names.sort_unstable();
+            for (_, (key, namespace)) in names {
+                if !page.takes(key.len() + namespace.len()) {
+                    return Ok(true);
+                }
+                read(key, namespace);
+            }
+            from = slice.last().checked_add(1);
+        }
+        Ok(false)
     }
 
     #[inline]

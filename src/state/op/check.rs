@@ -20,6 +20,12 @@ pub enum OpError {
     /// The key is empty.
     #[error("the key is empty: keys have 1 byte or more")]
     EmptyKey,
+    /// A key, where the operation reads many.
+    #[error("a key, but the operation reads the keys of the whole state: leave `key` empty")]
+    KeyPresent,
+    /// A token that this owner did not make for this state.
+    #[error("the token is of another state, or of another owner of the backend: begin with an empty one")]
+    ForeignToken,
     /// A field is too long.
     #[error("a {} of {bytes} bytes: at most {limit} are allowed", .field.name())]
     TooLong {
@@ -79,8 +85,11 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     {
         return Err(OpError::WrongKind { operation, state: descriptor.kind });
     }
-    if at.key.is_empty() {
-        return Err(OpError::EmptyKey);
+    match (op, at.key) {
+        (Op::Keys { .. }, []) => {}
+        (Op::Keys { .. }, _) => return Err(OpError::KeyPresent),
+        (_, []) => return Err(OpError::EmptyKey),
+        _ => {}
     }
     within(OpField::Key, at.key, limits.max_key_bytes)?;
     within(OpField::Namespace, at.namespace, limits.max_key_bytes)?;
@@ -101,7 +110,7 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         Op::ListAddAll(elements) | Op::ListUpdate(elements) => {
             elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
         }
-        Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount => Ok(()),
+        Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount | Op::Keys { .. } => Ok(()),
     }
 }
 

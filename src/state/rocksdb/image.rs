@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Entries' bytes after which a file that is to be ingested is full.
-const INGEST_BYTES: u64 = 32 << 20;
+const INGEST_BYTES: usize = 32 << 20;
 
 /// Copies the entries of an image into `shards`, as far as they belong there, by sorted files that are ingested whole. Where
 /// an id differs, entry by entry.
@@ -50,7 +50,7 @@ fn ingest(resources: &Resources, source: &Shard, states: &StateIds, into: &Shard
         if !states.contains_key(&key::parse(key)?.at.state) {
             return Ok(ControlFlow::Continue(()));
         }
-        if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES) {
+        if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES as u64) {
             finish(&mut open, into)?;
         }
         if open.is_none() {
@@ -82,11 +82,16 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
         let parsed = key::parse(key)?;
         if let Some(state) = states.get(&parsed.at.state) {
             key::prefix(Address { state: *state, ..parsed.at }, &mut renamed);
+            let prefix = renamed.len();
             renamed.extend_from_slice(parsed.rest);
-            into.put(&renamed, value)?;
+            into.put(&renamed, prefix, value);
+        }
+        if into.buffered_bytes() >= INGEST_BYTES {
+            into.hand_on()?
         }
         Ok(ControlFlow::Continue(()))
-    })
+    })?;
+    into.hand_on()
 }
 
 /// The first key of a range, and the one behind its last.

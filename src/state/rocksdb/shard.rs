@@ -1,10 +1,11 @@
 //! One database: the entries of one part of a backend's key groups.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
 
-use rocksdb::{DB, DBPinnableSlice, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+use rocksdb::{DB, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
 
 use super::{
+    buffer::Buffer,
     key,
     resources::{Resources, local},
 };
@@ -36,15 +37,33 @@ const TABLE: &str = ".sst";
 /// Takes an entry's key and value; breaks a scan off.
 pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StateError>;
 
-/// One open database. Its folder is removed with it.
+/// Takes an entry's key; says where to seek next.
+pub(super) type ReadKey<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, StateError>;
+
+/// One open database behind its write buffer. Its folder is removed with it.
 pub(super) struct Shard {
     pub(super) key_groups: KeyGroupRange,
     /// The highest stamp of any change.
     pub(super) changed: u64,
     db: Arc<DB>,
     writes: WriteOptions,
+    buffer: RefCell<Buffer>,
     /// Dropped after the database is closed.
     folder: Folder,
+}
+
+/// Buffered writes on their way.
+pub(super) struct HandOn<'a> {
+    db: &'a DB,
+    writes: &'a WriteOptions,
+    batch: WriteBatch,
+}
+
+impl HandOn<'_> {
+    /// Writes them, whole or not at all.
+    pub(super) fn run(self) -> Result<(), StateError> {
+        self.db.write_opt(self.batch, self.writes).map_err(local)
+    }
 }
 
 impl Shard {
@@ -60,7 +79,7 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        Ok(Self { key_groups, changed: 0, db, writes, folder })
+        Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), folder })
     }
 
     /// The database of an image, whose folder it takes.
@@ -81,69 +100,101 @@ impl Shard {
         self.db.clone()
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StateError> {
-        self.db.get_pinned(key).map_err(local)
+    /// Reads the value of a key.
+    pub(super) fn get<T>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, StateError> {
+        if let Some(written) = self.buffer.borrow().get(key) {
+            return Ok(read(written));
+        }
+        Ok(read(self.db.get_pinned(key).map_err(local)?.as_deref()))
     }
 
-    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.db.put_opt(key, value, &self.writes).map_err(local)
+    /// Writes a key, of which the first `prefix` bytes are what scans name.
+    pub(super) fn put(&self, key: &[u8], prefix: usize, value: &[u8]) {
+        self.buffer.borrow_mut().write(key, prefix, Some(value));
     }
 
-    pub(super) fn delete(&self, key: &[u8]) -> Result<(), StateError> {
-        self.db.delete_opt(key, &self.writes).map_err(local)
+    /// Removes a key, likewise.
+    pub(super) fn delete(&self, key: &[u8], prefix: usize) {
+        self.buffer.borrow_mut().write(key, prefix, None);
     }
 
-    pub(super) fn write(&self, batch: WriteBatch) -> Result<(), StateError> {
-        self.db.write_opt(batch, &self.writes).map_err(local)
+    /// Bytes of writes that the database does not have yet.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.buffer.borrow().bytes()
+    }
+
+    /// What hands the buffered writes to the database; they must be handed on before anything is read.
+    pub(super) fn handing_on(&self) -> HandOn<'_> {
+        HandOn { db: &self.db, writes: &self.writes, batch: self.buffer.borrow_mut().take() }
+    }
+
+    /// Hands the buffered writes to the database.
+    pub(super) fn hand_on(&self) -> Result<(), StateError> {
+        if self.buffer.borrow().is_empty() { Ok(()) } else { self.handing_on().run() }
     }
 
     /// Removes every entry that begins with `prefix`.
     pub(super) fn clear(&self, prefix: &[u8]) -> Result<(), StateError> {
-        let (mut batch, mut last, mut count) = (WriteBatch::default(), vec![], 0);
+        let mut keys: Vec<Vec<u8>> = vec![];
         self.scan(prefix, prefix, &mut |key, _| {
-            count += 1;
-            if count <= RANGE_CLEAR_ENTRIES {
-                batch.delete(key);
-                return Ok(ControlFlow::Continue(()));
-            }
-            last = key.to_vec();
-            Ok(ControlFlow::Break(()))
+            keys.push(key.to_vec());
+            Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if count > RANGE_CLEAR_ENTRIES {
-            batch.clear();
-            // All keys of the prefix lie below it: no key continues with so many bytes.
-            let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
-            batch.delete_range(prefix, &end);
+        if keys.len() <= RANGE_CLEAR_ENTRIES {
+            keys.iter().for_each(|key| self.delete(key, prefix.len()));
+            return Ok(());
         }
-        self.write(batch)
+        let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
+        // The scan has emptied the buffer of what lies there.
+        let mut batch = WriteBatch::default();
+        batch.delete_range(prefix, &end);
+        self.db.write_opt(batch, &self.writes).map_err(local)
     }
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
-        self.scan_range(from, key::behind(prefix), read)
+        if self.buffer.borrow().has_prefix(prefix) {
+            self.hand_on()?;
+        }
+        Reader(self.db.clone()).scan_range(from, key::behind(prefix), read)
     }
 
-    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
-    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+    /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
+    /// the next one.
+    pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
+        self.hand_on()?;
         let mut options = ReadOptions::default();
-        if let Some(to) = to {
+        if let Some(to) = key::behind(prefix) {
             options.set_iterate_upper_bound(to);
         }
         let mut entries = self.db.raw_iterator_opt(options);
-        entries.seek(from);
-        while let Some((key, value)) = entries.item() {
-            if read(key, value)?.is_break() {
-                return Ok(());
-            }
-            entries.next();
+        let mut next = from;
+        while let Some(from) = next {
+            entries.seek(&from);
+            next = match entries.key() {
+                Some(key) => read(key)?,
+                None => None,
+            };
         }
         entries.status().map_err(local)
     }
 
-    /// Bytes of memtables and live files.
+    /// As [`Reader::scan_range`], of everything that was written.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        self.reader()?.scan_range(from, to, read)
+    }
+
+    /// What reads beside the writer.
+    pub(super) fn reader(&self) -> Result<Reader, StateError> {
+        self.hand_on()?;
+        Ok(Reader(self.db.clone()))
+    }
+
+    /// Bytes of the buffer, memtables and live files.
     pub(super) fn bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.cur-size-all-mem-tables") + property("rocksdb.live-sst-files-size")
+        let stored = property("rocksdb.cur-size-all-mem-tables") + property("rocksdb.live-sst-files-size");
+        stored + self.buffered_bytes() as u64
     }
 
     /// Whether writes wait for flushes or compactions.
@@ -153,6 +204,7 @@ impl Shard {
 
     /// Links the files of everything that was written so far.
     pub(super) fn image(&self) -> Result<LocalImage, StateError> {
+        self.hand_on()?;
         let folder = self.folder.sibling()?;
         // RocksDB makes the folder itself.
         let path = folder.path().join("image");
@@ -173,10 +225,33 @@ impl Shard {
         Ok(LocalImage { key_groups: self.key_groups, folder, files, changes: keys.unwrap_or(0) })
     }
 
-    /// Adds a file of sorted entries.
+    /// Adds a file of sorted entries, over what is there.
     pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
+        self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
+    }
+}
+
+/// Reads a database beside its writer.
+pub(super) struct Reader(Arc<DB>);
+
+impl Reader {
+    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut entries = self.0.raw_iterator_opt(options);
+        entries.seek(from);
+        while let Some((key, value)) = entries.item() {
+            if read(key, value)?.is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(local)
     }
 }

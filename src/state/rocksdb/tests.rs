@@ -148,12 +148,14 @@ fn images_are_copied_into_other_parts_by_range_and_by_id() {
     for part in 0..3 {
         renamed.load(narrow.image(part).unwrap(), &swapped).unwrap();
     }
-    let count = |backend: &RocksDbBackend, state| backend.entries(state, u64::MAX).unwrap();
+    let count = |backend: &RocksDbBackend, state| backend.entries(state).unwrap();
     assert_eq!(count(&renamed, StateId(9)), count(&expected, VALUE));
     assert_eq!(count(&renamed, LIST), count(&expected, LIST));
     assert_eq!((count(&renamed, VALUE), count(&renamed, MAP)), (0, 0));
     assert_eq!(count(&expected, MAP), 2 * count(&expected, VALUE));
-    assert_eq!(expected.entries(MAP, 10).unwrap(), 10, "nobody counts on");
+    fill(&mut expected, 3_000..20_000);
+    let stopped = expected.counting()(&mut || false).unwrap();
+    assert!(!stopped.complete && stopped.entries.values().sum::<u64>() > 1_000, "nobody counts on: {stopped:?}");
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn a_giant_map_is_cleared_whole_and_only_it() {
         .collect();
     assert_eq!(contents(&backend), others);
     apply(&mut backend, giant(LIST, 1), Action::ListPut { index: 0, element: b"again" });
-    assert_eq!(backend.entries(LIST, u64::MAX).unwrap(), 5);
+    assert_eq!(backend.entries(LIST).unwrap(), 5);
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn options_are_checked_by_name_and_value() {
         let home = home(ResourceOptions { predefined, ..ResourceOptions::default() });
         let mut backend = backend(&home, range(0, 127));
         fill(&mut backend, 0..100);
-        assert_eq!(backend.entries(VALUE, u64::MAX).unwrap(), 100);
+        assert_eq!(backend.entries(VALUE).unwrap(), 100);
     }
 }
 
@@ -223,7 +225,7 @@ fn memory_is_shared_and_counted_once() {
     let mut backends = [backend(&home, range(0, 63)), backend(&home, range(64, 127))];
     for backend in &mut backends {
         fill(backend, 0..20_000);
-        assert_eq!(backend.memory_bytes(), 0);
+        assert!(backend.memory_bytes() <= 8 << 20, "only the write buffers");
         assert!(backend.bytes() > 100_000);
     }
     let used = home.resources.memory_bytes();

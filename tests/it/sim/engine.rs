@@ -1,6 +1,7 @@
 //! A scripted engine: opens one backend over and over for one attempt of the job, wherever a daemon runs.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -12,7 +13,7 @@ use dstl::{
     backend::{OpenSpec, Opened, RestoreFrom},
     error::{Error, Reason},
     random::Random,
-    types::Attempt,
+    types::{Attempt, StateId},
 };
 use tokio::{
     sync::Notify,
@@ -21,10 +22,10 @@ use tokio::{
 
 use super::{
     host::Host,
-    model::pick,
+    model::{self, EITHER, Model, pick},
     owner::{End, Owner},
-    plan::MAX_PARALLELISM,
-    truth::{Cut, CutKey, JobKey},
+    plan::{MAX_PARALLELISM, Seat},
+    truth::{Cut, CutKey, JobKey, Truth},
     world::World,
 };
 
@@ -83,9 +84,26 @@ pub(super) enum Wanted {
     Own,
 }
 
+/// What a backend begins with.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) model: Model,
+    pub(super) ids: BTreeMap<usize, StateId>,
+}
+
+/// What an open asks for, and which checkpoint is meant, if one must be there: of the backend alone, or of the job.
+#[derive(Debug, Clone)]
+struct Asked {
+    restore: RestoreFrom,
+    key: Option<CutKey>,
+    job: Option<JobKey>,
+}
+
 pub(super) struct Engine {
     pub(super) world: Arc<World>,
     pub(super) seat: usize,
+    /// As this attempt has it.
+    pub(super) own: Seat,
     pub(super) attempt: Attempt,
     pub(super) random: Random,
     pub(super) control: Arc<Control>,
@@ -127,7 +145,7 @@ impl Engine {
     }
 
     pub(super) fn note(&self, text: impl FnOnce() -> String) {
-        let who = || format!("{} attempt {}: {}", self.world.plan.seats[self.seat].id, self.attempt, text());
+        let who = || format!("{} attempt {}: {}", self.own.id, self.attempt, text());
         self.world.trace.note(who);
     }
 
@@ -136,7 +154,7 @@ impl Engine {
     }
 
     pub(super) fn spec(&self, restore: RestoreFrom) -> OpenSpec {
-        let (plan, seat) = (&self.world.plan, &self.world.plan.seats[self.seat]);
+        let (plan, seat) = (&self.world.plan, &self.own);
         OpenSpec {
             id: seat.id.clone(),
             parallelism: seat.parallelism,
@@ -152,11 +170,11 @@ impl Engine {
     }
 
     /// Opens, and learns what that tells. `None` if it did not work, for a good reason.
-    async fn open(&self, host: &Host, wanted: Wanted) -> Option<(Opened, Option<CutKey>)> {
-        let (restore, key) = self.restore(wanted);
+    async fn open(&self, host: &Host, wanted: Wanted) -> Option<(Opened, Restored)> {
+        let asked = self.ask(wanted);
         let outdated = self.world.truths[self.seat].lock().attempt() > self.attempt;
-        self.note(|| format!("opens on {} with {restore:?}", host.name));
-        let open = host.directory.open(self.spec(restore.clone()), |_| {});
+        self.note(|| format!("opens on {} with {asked:?}", host.name));
+        let open = host.directory.open(self.spec(asked.restore.clone()), |_| {});
         let patience = if self.one_in(6) { self.random.below(200) } else { 60_000 };
         let opened = timeout(Duration::from_millis(patience), open).await.ok()?;
         let opened = match opened {
@@ -164,7 +182,7 @@ impl Engine {
             Err(_) if host.life.is_over() => return None,
             Err(error) => {
                 self.note(|| format!("open: {error}"));
-                self.judge(&error, &restore, key);
+                self.judge(&error, &asked);
                 return None;
             }
         };
@@ -176,93 +194,158 @@ impl Engine {
         assert!(!outdated, "attempt {} opened after a higher one", self.attempt);
         assert!(!opened.reconnected, "nobody ran there");
         assert_eq!(opened.applied_to, 0, "a new owner's batches begin at 0");
-        Some(self.learn(opened, &restore, key))
+        Some(self.learn(opened, &asked))
     }
 
-    /// What to ask for, and the checkpoint that is meant, if it must be there.
-    fn restore(&self, wanted: Wanted) -> (RestoreFrom, Option<CutKey>) {
+    /// What to ask for.
+    fn ask(&self, wanted: Wanted) -> Asked {
+        let none = |restore| Asked { restore, key: None, job: None };
+        if let Wanted::Job(job) = wanted
+            && self.world.plan.seat(self.seat, job.0).map(|seat| seat.parallelism) != Some(self.own.parallelism)
+        {
+            return self.ask_others(job).unwrap_or_else(|| none(RestoreFrom::Empty));
+        }
         let truth = self.world.truths[self.seat].lock();
-        let musts = truth.musts();
+        // What it had of another generation is not what it has to have now.
+        let of_now = |key: &CutKey| {
+            let then = self.world.plan.seat(self.seat, truth.cuts[key].attempt);
+            then.is_some_and(|then| then.parallelism == self.own.parallelism)
+        };
+        let musts: Vec<_> = truth.musts().into_iter().filter(of_now).collect();
         let of_job = |(attempt, id)| musts.iter().rev().find(|key| truth.cuts[*key].attempt == attempt && key.1 == id);
         let key = match wanted {
-            Wanted::Empty => return (RestoreFrom::Empty, None),
-            Wanted::Latest { or_empty } => return (RestoreFrom::Latest { or_empty }, None),
+            Wanted::Empty => return none(RestoreFrom::Empty),
+            Wanted::Latest { or_empty } => return none(RestoreFrom::Latest { or_empty }),
             Wanted::Job(job) if of_job(job).is_some() => of_job(job).copied(),
-            _ if musts.is_empty() => return (RestoreFrom::Empty, None),
+            _ if musts.is_empty() => return none(RestoreFrom::Empty),
             _ => Some(*pick(&self.random, &musts)),
         };
         let cut = &truth.cuts[&key.expect("one was picked")];
         let handle = cut.handle.clone().expect("it must be restorable");
         let by_id = self.one_in(2);
-        (if by_id { RestoreFrom::Id(handle.checkpoint.id) } else { RestoreFrom::Handle(handle) }, key)
+        let restore = if by_id { RestoreFrom::Id(handle.checkpoint.id) } else { RestoreFrom::Handles(vec![handle]) };
+        Asked { restore, key, job: None }
+    }
+
+    /// Asks for a checkpoint that another generation made; `None` if it may be gone.
+    fn ask_others(&self, job: JobKey) -> Option<Asked> {
+        let plan = &self.world.plan;
+        let of_operator = |seat: &usize| plan.seats[*seat].operator == self.own.id.operator;
+        let handle = |seat: usize| {
+            let truth = self.world.truths[seat].lock();
+            let is_it = |(key, cut): &(&CutKey, &Cut)| (cut.attempt, key.1) == job && truth.must_of_job(job);
+            truth.cuts.iter().rev().find(is_it).and_then(|(_, cut)| cut.handle.clone())
+        };
+        let handles: Option<Vec<_>> = plan.seats_of(job.0).into_iter().filter(of_operator).map(handle).collect();
+        let restore = if self.one_in(2) { RestoreFrom::Id(job.1) } else { RestoreFrom::Handles(handles?) };
+        Some(Asked { restore, key: None, job: Some(job) })
     }
 
     /// Whether the refusal of an open is right.
-    fn judge(&self, error: &Error, restore: &RestoreFrom, key: Option<CutKey>) {
-        let job = self.world.job.lock();
-        let truth = self.world.truths[self.seat].lock();
+    fn judge(&self, error: &Error, asked: &Asked) {
+        let attempt = self.world.job.lock().attempt;
         let right = match error.reason {
             Reason::Fenced => {
-                let used = matches!(restore, RestoreFrom::Latest { .. }) && truth.attempt() == self.attempt;
-                job.attempt > self.attempt || used
+                let opened = self.world.truths[self.seat].lock().attempt();
+                let used = matches!(asked.restore, RestoreFrom::Latest { .. }) && opened == self.attempt;
+                attempt > self.attempt || used
             }
             Reason::StoreUnavailable | Reason::ChangeMemory => true,
-            Reason::CheckpointNotFound | Reason::NoConsistentCheckpoint => {
-                drop(truth);
-                match key {
-                    Some(key) => !self.world.truths[self.seat].lock().must(key),
-                    // An owner of the attempt before may have let go what the first open of this attempt chose.
-                    None => self.newest.is_none_or(|newest| self.may_be_gone(newest)) || job.attempt > self.attempt,
-                }
-            }
+            Reason::CheckpointNotFound | Reason::NoConsistentCheckpoint => match (asked.key, asked.job) {
+                (Some(key), _) => !self.world.truths[self.seat].lock().must(key),
+                (_, Some(job)) => !self.is_common(job) || attempt > self.attempt,
+                // An owner of the attempt before may have let go what the first open of this attempt chose.
+                _ => self.newest.is_none_or(|newest| self.may_be_gone(newest)) || attempt > self.attempt,
+            },
+            // Subtasks chose either shape of one name.
+            Reason::StateMismatch => self.world.plan.rescales() && self.have_either(),
             _ => false,
         };
-        assert!(right, "{restore:?} {key:?}, newest {:?}: {:?} {error}", self.newest, error.reason);
+        assert!(right, "{asked:?}, newest {:?}: {:?} {error}", self.newest, error.reason);
+    }
+
+    /// Whether checkpoints have both shapes of the one name.
+    fn have_either(&self) -> bool {
+        let has = |state: &usize| {
+            self.world.truths.iter().any(|truth| truth.lock().cuts.values().any(|cut| cut.ids.contains_key(state)))
+        };
+        EITHER.iter().all(has)
     }
 
     /// Whether this checkpoint, or a newer one, may be gone.
     fn may_be_gone(&self, key: JobKey) -> bool {
-        let truth = self.world.truths[self.seat].lock();
-        let newer = |(own, _): &(&CutKey, &Cut)| (truth.cuts[*own].attempt, own.1) > key;
-        let gone = truth.cuts.iter().filter(newer).any(|(own, _)| !truth.must(*own));
-        drop(truth);
-        gone || !self.is_common(key)
+        let is_gone = |truth: &Truth| {
+            let newer = |(own, cut): &(&CutKey, &Cut)| (cut.attempt, own.1) > key;
+            truth.cuts.iter().filter(newer).any(|(own, _)| !truth.must(*own))
+        };
+        let rescales = self.world.plan.rescales();
+        let truths = self.world.truths.iter().enumerate().filter(|(seat, _)| rescales || *seat == self.seat);
+        truths.into_iter().any(|(_, truth)| is_gone(&truth.lock())) || !self.is_common(key)
     }
 
-    /// Whether every backend must be able to restore it.
+    /// Whether every backend of its attempt must be able to restore it.
     fn is_common(&self, key: JobKey) -> bool {
-        self.world.truths.iter().all(|truth| truth.lock().must_of_job(key))
+        self.world.plan.seats_of(key.0).iter().all(|seat| self.world.truths[*seat].lock().must_of_job(key))
     }
 
-    /// Checks what was opened against what is known. Returns the checkpoint too.
-    fn learn(&self, opened: Opened, restore: &RestoreFrom, wanted: Option<CutKey>) -> (Opened, Option<CutKey>) {
-        let key = opened.checkpoint.map(|checkpoint| (checkpoint.epoch, checkpoint.id));
-        self.note(|| format!("opened as epoch {}, checkpoint {key:?}", opened.backend.epoch().number));
+    /// Checks what was opened against what is known. Returns what it has to have.
+    fn learn(&self, opened: Opened, asked: &Asked) -> (Opened, Restored) {
+        let epoch = opened.backend.epoch().number;
+        self.note(|| format!("opened as epoch {epoch}, {:?}", opened.parts));
         let records = opened.backend.describe().manifest.checkpoints;
-        let mut truth = self.world.truths[self.seat].lock();
-        truth.open(opened.backend.epoch().number, self.attempt, &records);
-        match restore {
+        self.world.truths[self.seat].lock().open(epoch, self.attempt, &records);
+        let (restored, found) = self.restored(&opened);
+        let key = opened.checkpoint.map(|checkpoint| (checkpoint.epoch, checkpoint.id));
+        match &asked.restore {
             RestoreFrom::Empty => assert_eq!(key, None),
-            RestoreFrom::Handle(handle) => assert_eq!(opened.checkpoint, Some(handle.checkpoint)),
-            RestoreFrom::Id(id) => assert!(key.is_some_and(|key| key.1 == *id) && key >= wanted),
+            RestoreFrom::Handles(handles) => {
+                let asked: Vec<_> = handles.iter().map(|handle| handle.checkpoint).collect();
+                assert_eq!(opened.parts.iter().map(|part| part.checkpoint).collect::<Vec<_>>(), asked);
+            }
+            RestoreFrom::Id(id) if asked.job.is_some() => {
+                assert_eq!(found, asked.job, "by id {id}");
+            }
+            RestoreFrom::Id(id) => {
+                // Of an older attempt only if all have it: a newer one may not be complete.
+                let seats = |job: JobKey| self.world.plan.seats_of(job.0).len();
+                let is_whole = found.is_some_and(|job| self.world.job.lock().is_complete(job, seats(job)));
+                assert!(key.is_some_and(|key| key.1 == *id) && (key >= asked.key || is_whole));
+            }
             RestoreFrom::Latest { .. } => {
-                let found = key.map(|key| (truth.cuts[&key].attempt, key.1));
-                drop(truth);
-                let mut job = self.world.job.lock();
-                if self.world.truths.len() > 1 {
-                    job.restored_latest(self.attempt, found);
+                if self.world.plan.seats_of(self.attempt).len() > 1 {
+                    self.world.job.lock().restored_latest(self.attempt, found);
                 }
                 let newest = self.newest.filter(|newest| self.is_common(*newest));
-                assert!(found >= newest || job.attempt > self.attempt, "{found:?} is restored, {newest:?} is there");
-                drop(job);
-                truth = self.world.truths[self.seat].lock();
+                let outdated = self.world.job.lock().attempt > self.attempt;
+                assert!(found >= newest || outdated, "{found:?} is restored, {newest:?} is there");
             }
         }
-        if let Some(key) = key {
-            let cut = truth.cuts.get(&key).expect("it is retained, so it is known");
-            assert!(cut.completed, "whatever is restored completed");
-            assert_eq!(opened.attachment, cut.attachment, "the attachment of {key:?}");
+        (opened, restored)
+    }
+
+    /// What the parts that were restored had, and which checkpoint of the job they are of.
+    fn restored(&self, opened: &Opened) -> (Restored, Option<JobKey>) {
+        let (mut restored, mut found) = (Restored::default(), None);
+        for part in &opened.parts {
+            let seat = self.world.plan.seats.iter().position(|seat| *seat == part.backend).expect("one of the job's");
+            let key = (part.checkpoint.epoch, part.checkpoint.id);
+            let cut = self.world.truths[seat].lock().cuts.get(&key).cloned().expect("it is retained, so it is known");
+            let is_own = seat == self.seat && part.key_groups == self.own.key_groups;
+            assert!(cut.completed || !is_own, "whatever is restored completed");
+            assert_eq!(part.attachment, cut.attachment, "the attachment of {key:?}");
+            assert!(found.is_none_or(|found| found == (cut.attempt, key.1)), "parts of different checkpoints");
+            found = Some((cut.attempt, key.1));
+            if !part.key_groups.overlaps(self.own.key_groups) {
+                continue;
+            }
+            restored.model.take(&cut.model, self.own.key_groups);
+            for (state, id) in &cut.ids {
+                let mut known = opened.states.iter().filter(|(_, known)| *known == model::descriptor(*state));
+                let known = known.next().map(|(id, _)| *id).expect("a state that the checkpoint has");
+                assert!(known == *id || !is_own, "state {state} keeps its id");
+                restored.ids.insert(*state, known);
+            }
         }
-        (opened, key)
+        (restored, found)
     }
 }

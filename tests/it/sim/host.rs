@@ -34,6 +34,9 @@ use tokio::sync::Notify;
 
 use super::{plan::Plan, trace::Trace};
 
+/// How wrong the clock of a daemon is, at most.
+const SKEW_MS: u64 = 600_000;
+
 /// Whether a daemon lives, and what dies with it.
 #[derive(Debug, Default)]
 pub(super) struct Life {
@@ -117,7 +120,7 @@ impl Host {
         let uploads = Registry::new(store.clone(), tasks.clone(), numbers, options, UploadMetrics::register(&metrics));
         let directory = Directory::new(Environment {
             store,
-            clock: ground.clock.clone(),
+            clock: skewed(&ground.clock, random.below(2 * SKEW_MS)),
             random,
             tasks,
             instance,
@@ -131,6 +134,12 @@ impl Host {
         });
         Self { name, directory, life }
     }
+}
+
+/// A clock of its own: wrong by up to [`SKEW_MS`] either way, and as fast as the store's.
+fn skewed(clock: &Clock, ahead_ms: u64) -> Clock {
+    let clock = clock.clone();
+    Clock::new(move || clock.now_ms() + ahead_ms - SKEW_MS)
 }
 
 impl Drop for Host {

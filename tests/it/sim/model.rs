@@ -9,7 +9,7 @@ use dstl::{
         Address, PageLimit, StateBackend,
         op::{Answer, Op},
     },
-    types::{KeyGroup, MergeFunction, StateDescriptor, StateId, StateKind},
+    types::{KeyGroup, KeyGroupRange, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
 use MergeFunction::{Append, MaxI64, SumI64};
@@ -184,6 +184,12 @@ impl Model {
         answer
     }
 
+    /// Takes what `other` has of `key_groups`.
+    pub(super) fn take(&mut self, other: &Self, key_groups: KeyGroupRange) {
+        let own = other.0.iter().filter(|(place, _)| key_groups.contains(KeyGroup(place.1.group)));
+        self.0.extend(own.map(|(place, entries)| (place.clone(), entries.clone())));
+    }
+
     /// Whether appending to the list of `step` would make it longer than answers have room for.
     pub(super) fn is_full(&self, step: &Step) -> bool {
         let place = (step.state, step.key.clone(), step.namespace);
@@ -210,13 +216,9 @@ impl Model {
                 return Some(format!("state {state}, key {key:?}, `{namespace}`: {found:?} instead of {expected:?}"));
             }
         }
-        let wrong = ids.iter().find(|(state, id)| inner.entries(**id, u64::MAX).unwrap() != self.entries(**state));
+        let wrong = ids.iter().find(|(state, id)| inner.entries(**id).unwrap() != self.entries(**state));
         wrong.map(|(state, id)| {
-            format!(
-                "state {state} has {} entries instead of {}",
-                inner.entries(*id, u64::MAX).unwrap(),
-                self.entries(*state)
-            )
+            format!("state {state} has {} entries instead of {}", inner.entries(*id).unwrap(), self.entries(*state))
         })
     }
 }

@@ -23,7 +23,7 @@ use dstl::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    engine::{Engine, Phase},
+    engine::{Engine, Phase, Restored},
     host::Host,
     model::{self, EITHER, MAX_VALUE_BYTES, Model, STATE_COUNT, Step, pick},
     truth::{Cut, CutKey},
@@ -76,15 +76,8 @@ pub(super) struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    pub(super) fn start(engine: &'a mut Engine, host: Arc<Host>, opened: Opened, restored: Option<CutKey>) -> Self {
-        let truth = engine.world.truths[engine.seat].lock();
-        let cut = restored.map(|key| truth.cuts[&key].clone());
-        drop(truth);
-        let (model, ids) = cut.map(|cut| (cut.model, cut.ids)).unwrap_or_default();
-        for (state, id) in &ids {
-            let same = opened.states.iter().find(|(known, _)| known == id).map(|(_, descriptor)| descriptor);
-            assert_eq!(same, Some(&model::descriptor(*state)), "state {state} is {id:?} at {restored:?}");
-        }
+    pub(super) fn start(engine: &'a mut Engine, host: Arc<Host>, opened: Opened, restored: Restored) -> Self {
+        let Restored { model, ids } = restored;
         let mut owner = Self {
             engine,
             host,
@@ -271,7 +264,7 @@ impl<'a> Owner<'a> {
     fn steps(&self) -> (Vec<Step>, Answers, Model) {
         let (mut model, mut steps, mut answers) = (self.model.clone(), vec![], vec![]);
         let (plan, states) = (&self.engine.world.plan, self.ids.keys().copied().collect::<Vec<_>>());
-        let keys = &plan.seats[self.engine.seat].keys;
+        let keys = &self.engine.own.keys;
         while !states.is_empty() && steps.len() < 1 + self.below(READS as u64) as usize {
             let step = Step::random(&self.engine.random, &states, keys, plan.value_bytes);
             if model.is_full(&step) {
@@ -358,8 +351,8 @@ impl<'a> Owner<'a> {
         let (too_long, number) = (vec![0; MAX_VALUE_BYTES + 1], self.next);
         let mut operations = self.operations(&steps);
         let Some(good) = operations.first().copied() else { return Ok(()) };
-        let seat = &self.engine.world.plan.seats[self.engine.seat];
-        let bad = match (self.engine.random.below(5), &seat.foreign) {
+        let foreign = self.engine.own.foreign.clone();
+        let bad = match (self.engine.random.below(5), &foreign) {
             (0, _) => Operation { state: StateId(999), ..good },
             (1, _) => Operation { key: b"", key_group: good.key_group, ..good },
             (2, _) => Operation { op: Op::MapPut { map_key: &too_long, value: b"" }, ..good },
@@ -432,7 +425,7 @@ impl<'a> Owner<'a> {
     /// Reads everything.
     async fn verify(&mut self) -> Went {
         let states: Vec<_> = self.ids.keys().copied().collect();
-        let keys = &self.engine.world.plan.seats[self.engine.seat].keys;
+        let keys = &self.engine.own.keys;
         for steps in Step::read_all(&states, keys).chunks(READS) {
             let mut model = self.model.clone();
             let expected: Vec<_> = (0..).zip(steps).map(|(n, step)| (n, Some(model.apply(step).unwrap()))).collect();
@@ -464,6 +457,7 @@ impl<'a> Owner<'a> {
             completed: false,
             pinned: false,
             let_go: false,
+            vanished: false,
         };
         let old = self.engine.world.truths[self.engine.seat].lock().cuts.insert(self.key(id), cut);
         assert!(old.is_none(), "an engine sends ids once");
@@ -655,7 +649,8 @@ impl<'a> Owner<'a> {
         let truth = world.truths[self.engine.seat].lock();
         let (cut, barrier) = (truth.cuts[&key].clone(), world.job.lock().barrier);
         drop(truth);
-        let complete = world.job.lock().is_complete((cut.attempt, key.1), world.truths.len());
+        let seats = world.plan.seats_of(cut.attempt).len();
+        let complete = world.job.lock().is_complete((cut.attempt, key.1), seats);
         let kind = match self.below(30) {
             0 => NoticeKind::Discard,
             1 | 2 => NoticeKind::Subsume,
@@ -751,7 +746,7 @@ impl<'a> Owner<'a> {
         self.barrier(id)?;
         self.persist()?;
         let begun = Instant::now();
-        let seats = self.engine.world.truths.len();
+        let seats = self.engine.world.plan.seats_of(self.engine.attempt).len();
         let job = (self.engine.attempt, id);
         while !self.engine.world.job.lock().is_complete(job, seats) || !self.tokens.is_empty() {
             assert!(begun.elapsed() < PROMPT, "{id} is not complete in time, {:?} are due", self.tokens);

@@ -1,6 +1,6 @@
 //! The shape of one run, drawn from its seed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use dstl::{
     backend::BackendOptions,
@@ -9,21 +9,25 @@ use dstl::{
     materialization::schedule::ScheduleOptions,
     object::{RetryOptions, faulty::FaultPlan},
     random::Random,
-    types::{BackendId, KeyGroupAssignment, KeyGroupRange, Limits, Name},
+    types::{Attempt, BackendId, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name},
 };
 
 use super::model::{Key, MAX_VALUE_BYTES, pick};
 
 pub(super) const MAX_PARALLELISM: u32 = 16;
 
+/// Parallelisms of attempts that follow each other.
+const RESCALES: [&[u32]; 4] = [&[1, 3], &[2, 3], &[3, 2, 1], &[1, 3, 2, 4]];
+
 /// Room for answers beside what replies keep free, see `REPLY_OVERHEAD_BYTES`.
 const MESSAGE_BYTES: usize = 160 << 10;
 
-/// One backend of the job.
-#[derive(Debug)]
+/// One backend of the job, as one attempt has it.
+#[derive(Debug, Clone)]
 pub(super) struct Seat {
     pub(super) id: BackendId,
     pub(super) parallelism: u32,
+    pub(super) key_groups: KeyGroupRange,
     pub(super) keys: Vec<Key>,
     /// A key of another subtask, if there is one.
     pub(super) foreign: Option<Key>,
@@ -32,7 +36,11 @@ pub(super) struct Seat {
 /// How a run goes.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) seats: Vec<Seat>,
+    /// Every backend that any attempt has.
+    pub(super) seats: Vec<BackendId>,
+    /// By operator: its parallelism, attempt by attempt, and then again.
+    generations: BTreeMap<Name, Vec<u32>>,
+    keys: Vec<Key>,
     pub(super) hosts: usize,
     pub(super) attempts: u64,
     pub(super) assignment: KeyGroupAssignment,
@@ -58,17 +66,25 @@ impl Plan {
     pub(super) fn random(random: &Random) -> Self {
         let one_in = |n: u64| random.below(n) == 0;
         let millis = |below: u64| Duration::from_millis(random.below(below));
-        let operators: &[(&str, u32)] = match random.below(3) {
-            0 => &[("op", 1)],
-            1 => &[("op", 2)],
-            _ => &[("op", 2), ("sink", 1)],
+        let rescaled = *pick(random, &RESCALES);
+        let operators: Vec<(&str, &[u32])> = match random.below(5) {
+            0 => vec![("op", &[1])],
+            1 => vec![("op", &[2])],
+            2 => vec![("op", &[2]), ("sink", &[1])],
+            3 => vec![("op", rescaled)],
+            _ => vec![("op", rescaled), ("sink", &[1])],
         };
         let assignment = if one_in(3) { KeyGroupAssignment::Given } else { KeyGroupAssignment::Hashed };
-        let seats: Vec<_> = operators
-            .iter()
-            .flat_map(|(operator, parallelism)| (0..*parallelism).map(move |subtask| (operator, subtask, *parallelism)))
-            .map(|(operator, subtask, parallelism)| Seat::new(operator, subtask, parallelism))
-            .collect();
+        let name = |name: &str| Name::new(name).unwrap();
+        let most = |generations: &[u32]| generations.iter().copied().max().unwrap_or(1);
+        let ids = |(operator, generations): &(&str, &[u32])| {
+            let operator = name(operator);
+            let id = move |subtask| BackendId { job: name("job"), operator: operator.clone(), subtask };
+            (0..most(generations)).map(id).collect::<Vec<_>>()
+        };
+        let seats: Vec<_> = operators.iter().flat_map(ids).collect();
+        let finest = operators.iter().map(|(_, generations)| most(generations)).max().unwrap_or(1);
+        let generations = operators.iter().map(|(operator, of)| (name(operator), of.to_vec())).collect();
         // Each batch its own change set, and so many that the log index is paged.
         let many = one_in(6);
         let heavy = one_in(4);
@@ -104,6 +120,8 @@ impl Plan {
             hosts: 1 + random.below(3) as usize,
             attempts: 2 + random.below(4),
             seats,
+            generations,
+            keys: keys(finest),
             assignment,
             retention,
             backend,
@@ -142,20 +160,39 @@ impl Plan {
     }
 }
 
-impl Seat {
-    fn new(operator: &str, subtask: u32, parallelism: u32) -> Self {
-        let name = |name: &str| Name::new(name).unwrap();
-        let range = KeyGroupRange::of_subtask(subtask, parallelism, MAX_PARALLELISM).unwrap();
-        let all: Vec<_> = (0..200).map(|n| key(&format!("key-{n}"))).collect();
-        let (own, foreign): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|key| range.iter().any(|group| group.0 == key.group));
-        Self {
-            id: BackendId { job: name("job"), operator: name(operator), subtask },
-            parallelism,
-            keys: own.into_iter().take(4).collect(),
-            foreign: foreign.into_iter().next(),
-        }
+impl Plan {
+    /// A backend as `attempt` has it; `None` if it does not.
+    pub(super) fn seat(&self, seat: usize, attempt: Attempt) -> Option<Seat> {
+        let id = self.seats[seat].clone();
+        let generations = &self.generations[&id.operator];
+        let parallelism = generations[(attempt as usize - 1) % generations.len()];
+        let key_groups = KeyGroupRange::of_subtask(id.subtask, parallelism, MAX_PARALLELISM).ok()?;
+        let is_own = |key: &&Key| key_groups.contains(KeyGroup(key.group));
+        let keys = self.keys.iter().filter(is_own).cloned().collect();
+        let foreign = self.keys.iter().find(|key| !is_own(key)).cloned();
+        Some(Seat { id, parallelism, key_groups, keys, foreign })
     }
+
+    /// The backends that `attempt` has.
+    pub(super) fn seats_of(&self, attempt: Attempt) -> Vec<usize> {
+        (0..self.seats.len()).filter(|seat| self.seat(*seat, attempt).is_some()).collect()
+    }
+
+    /// Whether any operator ever has another parallelism.
+    pub(super) fn rescales(&self) -> bool {
+        self.generations.values().any(|generations| generations.len() > 1)
+    }
+}
+
+/// Some keys for each of `parts` subtasks.
+fn keys(parts: u32) -> Vec<Key> {
+    let all: Vec<_> = (0..200).map(|n| key(&format!("key-{n}"))).collect();
+    let own = |subtask| {
+        let range = KeyGroupRange::of_subtask(subtask, parts, MAX_PARALLELISM).unwrap();
+        let own = all.iter().filter(move |key| range.contains(KeyGroup(key.group)));
+        own.take(if parts > 2 { 2 } else { 4 }).cloned().collect::<Vec<_>>()
+    };
+    (0..parts).flat_map(own).collect()
 }
 
 fn key(key: &str) -> Key {

@@ -23,7 +23,9 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let seeds = (0..).map(World::new);
-        let fits = |world: &World| world.plan.seats.len() == 2 && world.plan.retention == Retention::Explicit;
+        let fits = |world: &World| {
+            world.plan.seats.len() == 2 && !world.plan.rescales() && world.plan.retention == Retention::Explicit
+        };
         let world = seeds.into_iter().find(fits).unwrap();
         world.start_hosts();
         Self { world: Arc::new(world) }
@@ -31,7 +33,8 @@ impl Pair {
 
     async fn open(&self, seat: usize, attempt: u64, restore: RestoreFrom) -> Result<Opened, Reason> {
         let (world, random, control) = (self.world.clone(), Random::seeded(0), Arc::new(Control::default()));
-        let engine = Engine { world, seat, attempt, random, control, newest: None, barrier: 0 };
+        let own = world.plan.seat(seat, attempt).unwrap();
+        let engine = Engine { world, seat, own, attempt, random, control, newest: None, barrier: 0 };
         let opened = self.world.hosts()[0].directory.open(engine.spec(restore), |_| {}).await;
         opened.map_err(|error| error.reason)
     }

@@ -8,7 +8,7 @@ use dstl::{
     types::{Attempt, CheckpointId, StateId},
 };
 
-use super::model::Model;
+use super::{model::Model, plan::Plan};
 
 /// Epoch and id: names a checkpoint of one backend.
 pub(super) type CutKey = (u64, CheckpointId);
@@ -33,6 +33,14 @@ pub(super) struct Cut {
     pub(super) pinned: bool,
     /// Whether retention, or a notice, may have let it go.
     pub(super) let_go: bool,
+    /// Whether a later attempt did not have the backend: then it stays only as long as those that it has retain theirs.
+    pub(super) vanished: bool,
+}
+
+impl Cut {
+    fn is_retained(&self) -> bool {
+        self.handle.is_some() && (self.pinned || !self.let_go)
+    }
 }
 
 /// What is known of one backend.
@@ -56,7 +64,7 @@ impl Truth {
 
     /// Whether the checkpoint has to be restorable.
     pub(super) fn must(&self, key: CutKey) -> bool {
-        self.cuts.get(&key).is_some_and(|cut| cut.handle.is_some() && (cut.pinned || !cut.let_go))
+        self.cuts.get(&key).is_some_and(|cut| !cut.vanished && cut.is_retained())
     }
 
     /// All that have to be, oldest first.
@@ -64,9 +72,14 @@ impl Truth {
         self.cuts.keys().copied().filter(|key| self.must(*key)).collect()
     }
 
-    /// The newest checkpoint of the job's name, if it has to be restorable.
+    /// Whether its part of the job's checkpoint has to be restorable, given that all others retain theirs.
     pub(super) fn must_of_job(&self, (attempt, id): JobKey) -> bool {
-        self.cuts.iter().any(|(key, cut)| (cut.attempt, key.1) == (attempt, id) && self.must(*key))
+        self.cuts.iter().any(|(key, cut)| (cut.attempt, key.1) == (attempt, id) && cut.is_retained())
+    }
+
+    /// An attempt began that does not have the backend.
+    pub(super) fn vanish(&mut self) {
+        self.cuts.values_mut().for_each(|cut| cut.vanished = true);
     }
 
     /// An owner has opened; its first manifest has `records`.
@@ -95,7 +108,8 @@ impl Truth {
 
     /// A checkpoint was answered: it is restorable now. A fenced owner's answer is good only if its successor found it.
     pub(super) fn answered(&mut self, key: CutKey, handle: CheckpointHandle) {
-        if let Some((epoch, (_, found))) = self.opened.range(key.0 + 1..).next() {
+        let vanished = self.cuts.get(&key).is_some_and(|cut| cut.vanished);
+        if let Some((epoch, (_, found))) = self.opened.range(key.0 + 1..).next().filter(|_| !vanished) {
             assert!(found.contains(&key), "checkpoint {key:?} was answered, but epoch {epoch} had opened without it");
         }
         let cut = self.cuts.get_mut(&key).expect("a barrier was sent");
@@ -134,9 +148,10 @@ impl JobTruth {
         self.answers.get(&key).is_some_and(|answers| answers.len() == seats)
     }
 
-    /// Those that all `seats` backends answered, newest first.
-    pub(super) fn complete(&self, seats: usize) -> impl Iterator<Item = JobKey> + '_ {
-        self.answers.iter().rev().filter(move |(_, answers)| answers.len() == seats).map(|(key, _)| *key)
+    /// Those that all backends of their attempt answered, newest first.
+    pub(super) fn complete<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = JobKey> + 'a {
+        let is_complete = |(key, answers): &(&JobKey, &BTreeSet<usize>)| answers.len() == plan.seats_of(key.0).len();
+        self.answers.iter().rev().filter(is_complete).map(|(key, _)| *key)
     }
 
     /// A backend of `attempt` restored the latest.

@@ -6,7 +6,7 @@ use dstl::{
     backend::Description,
     checkpoint::{
         chain,
-        collect::{SweepOptions, sweep},
+        collect::{Kept, SweepOptions, Verdict, sweep},
         manifest::{CheckpointRecord, Manifest},
     },
     clock::Clock,
@@ -19,7 +19,7 @@ use dstl::{
     restore::{Restore, RestoreError},
     state::hashmap::HashMapBackend,
     tasks::Tasks,
-    types::{Sqn, StateId},
+    types::{BackendId, Sqn, StateId},
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -119,7 +119,7 @@ impl World {
 
     /// Lets a daemon sweep beside whatever else goes on. Without grace.
     fn start_sweep(&self, host: &Host) {
-        let (store, job) = (host.directory.environment().store.clone(), self.plan.seats[0].id.job.clone());
+        let (store, job) = (host.directory.environment().store.clone(), self.plan.seats[0].job.clone());
         let (trace, name) = (self.trace.clone(), host.name.clone());
         host.directory.environment().tasks.spawn(async move {
             let retry = Retry::until(Instant::now() + Duration::from_secs(5));
@@ -130,9 +130,18 @@ impl World {
 
     /// What a sweep leaves that nothing needs, as paths with the reason.
     pub(super) async fn left_after_sweep(&self) -> Vec<String> {
-        let job = &self.plan.seats[0].id.job;
+        let job = &self.plan.seats[0].job;
         let report = sweep(&self.raw, job, &SWEEP, Retry::none()).await.unwrap();
-        let left = report.findings.iter().filter(|finding| !finding.deleted && finding.verdict.word() != "live");
+        // Who vanished and is still needed was not fenced by anybody who began empty.
+        let newest = self.job.lock().attempt;
+        let is_vanished = |backend: &BackendId| {
+            let seat = self.plan.seats.iter().position(|seat| seat == backend);
+            seat.is_none_or(|seat| self.plan.seat(seat, newest).is_none())
+        };
+        let left = report.findings.iter().filter(|finding| match &finding.verdict {
+            Verdict::Kept(Kept::MayBeNamed(by)) => !is_vanished(by),
+            verdict => !finding.deleted && verdict.word() != "live",
+        });
         left.map(|finding| format!("{}: {}", finding.meta.path, finding.verdict.reason())).collect()
     }
 
@@ -152,7 +161,7 @@ impl World {
     /// Whether the checkpoint can be restored by anybody who has only the store, and is what it was, to the last entry.
     pub(super) async fn check_restorable(&self, seat: usize, key: CutKey) {
         let may_be_gone = || !self.truths[seat].lock().must(key);
-        let id = &self.plan.seats[seat].id;
+        let id = &self.plan.seats[seat];
         let head = chain::read_head(&self.raw, id, Retry::none()).await.unwrap();
         let Some(manifest) = head.map(|head| head.manifest) else { panic!("{id} has no manifest") };
         let of_key = |record: &&CheckpointRecord| (record.identity.epoch, record.identity.id) == key;
@@ -202,6 +211,9 @@ impl World {
         expected: &Model,
         ids: &BTreeMap<usize, StateId>,
     ) -> Result<Option<String>, RestoreError> {
+        let mut manifest = manifest.clone();
+        manifest.shape.key_groups = manifest.span(record).key_groups;
+        let manifest = &manifest;
         let mut inner = HashMapBackend::new(manifest.shape.key_groups);
         let known = manifest.states.iter().map(|(id, descriptor)| (*id, descriptor.clone()));
         let own = ids.iter().map(|(state, id)| (*id, model::descriptor(*state)));
@@ -209,7 +221,16 @@ impl World {
             dstl::state::StateBackend::register(&mut inner, id, &descriptor);
         }
         let (store, tasks, retry) = (&self.raw, &self.tasks, Retry::none());
-        let restore = Restore { store, tasks, local: None, manifest, checkpoint: record, parallel_reads: 4, retry };
+        let restore = Restore {
+            store,
+            tasks,
+            local: None,
+            manifest,
+            checkpoint: record,
+            parallel_reads: 4,
+            retry,
+            imported: None,
+        };
         restore.run(&mut inner, |_| {}).await?;
         Ok(expected.difference(&inner, ids))
     }

@@ -1,0 +1,264 @@
+//! What a backend begins with: which checkpoint, and in which chains its parts are.
+//!
+//! The generation that made the checkpoint may have had another parallelism. Then the parts of several subtasks together have the
+//! key groups that are wanted, or of one a bigger range than that.
+
+use std::collections::BTreeSet;
+
+use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim};
+use crate::{
+    checkpoint::{
+        chain::{self, Head},
+        generation,
+        handle::CheckpointHandle,
+        job::{self, JobCheckpoint, JobError},
+        manifest::{CheckpointRecord, Manifest, Span},
+    },
+    error::{Error, Reason},
+    object::Retry,
+    types::{Attempt, BackendId, KeyGroupRange},
+};
+
+/// What one chain retains of the checkpoint to restore.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    /// The head of the chain.
+    pub(super) manifest: Manifest,
+    /// The checkpoint there.
+    pub(super) record: CheckpointRecord,
+}
+
+impl Part {
+    /// Which part of the operator's state it has.
+    pub(super) fn span(&self) -> Span {
+        self.manifest.span(&self.record)
+    }
+}
+
+/// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
+/// empty. With them come those of subtasks that vanish, and all that were named by handles. `head` is that of the own chain.
+pub(super) async fn choose(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    retry: Retry,
+) -> Result<Vec<Part>, Error> {
+    let mut parts = match &spec.restore {
+        RestoreFrom::Empty => vec![],
+        RestoreFrom::Id(id) => by_id(env, spec, head, (*id, retry)).await?,
+        RestoreFrom::Handles(handles) => by_handles(env, spec, head, (handles, retry)).await?,
+        RestoreFrom::Latest { or_empty } => latest(env, spec, head, (*or_empty, retry)).await?,
+    };
+    let Some(first) = parts.first() else { return Ok(parts) };
+    let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
+    // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
+    check(spec, &parts, key_groups)?;
+    if !matches!(spec.restore, RestoreFrom::Handles(_)) {
+        let vanishes = |part: &Part| part.manifest.backend.subtask >= spec.parallelism;
+        parts.retain(|part| part.span().key_groups.overlaps(key_groups) || vanishes(part));
+    }
+    Ok(parts)
+}
+
+/// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
+/// the newest that has all key groups.
+async fn by_id(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    (id, retry): (u64, Retry),
+) -> Result<Vec<Part>, Error> {
+    let heads = heads(env, spec, head, retry).await?;
+    let records = heads.iter().flat_map(|head| &head.checkpoints);
+    let attempts: BTreeSet<Attempt> = records.filter(|r| r.identity.id == id).map(|r| r.attempt).collect();
+    let operator = &spec.id.operator;
+    let is_whole = |attempt: &Attempt| {
+        generation::is_whole(&generation::parts(&heads, operator, JobCheckpoint { attempt: *attempt, id }))
+    };
+    let (whole, partial): (Vec<Attempt>, Vec<Attempt>) = attempts.into_iter().rev().partition(is_whole);
+    let mut lacking = None;
+    for attempt in whole.into_iter().chain(partial) {
+        let parts = parts(&heads, spec, JobCheckpoint { attempt, id });
+        let span = parts.first().map(Part::span);
+        let missing = claim::shape(env, spec, span.as_ref())?.key_groups.without(spans(&parts));
+        if missing.is_empty() {
+            return Ok(parts);
+        }
+        lacking.get_or_insert((attempt, missing));
+    }
+    Err(match lacking {
+        Some((attempt, missing)) => {
+            let text = format!(
+                "backend `{}`: of checkpoint {id} of attempt {attempt}, no subtask retains key groups {}",
+                spec.id,
+                list(&missing)
+            );
+            Error::new(Reason::CheckpointNotFound, text)
+        }
+        None => not_found(spec, head, &id.to_string()),
+    })
+}
+
+/// The parts that the handles name.
+async fn by_handles(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    (handles, retry): (&[CheckpointHandle], Retry),
+) -> Result<Vec<Part>, Error> {
+    let invalid = |text: String| Error::new(Reason::InvalidArgument, format!("backend `{}`: {text}", spec.id));
+    let mut parts: Vec<Part> = vec![];
+    for handle in handles {
+        let of = &handle.backend;
+        if (&of.job, &of.operator) != (&spec.id.job, &spec.id.operator) {
+            let text = format!(
+                "the handle is of backend `{of}`, not of the same operator as `{}`; restoring checkpoints of other jobs and \
+                 operators is not offered yet",
+                spec.id
+            );
+            return Err(Error::new(Reason::Unsupported, text));
+        }
+        if let Some(other) = parts.iter().find(|part| part.manifest.backend == *of) {
+            if other.record.identity == handle.checkpoint {
+                continue;
+            }
+            let (one, two) = (other.record.identity, handle.checkpoint);
+            return Err(invalid(format!("two handles are of `{of}`: {one} and {two}; give one")));
+        }
+        let read = if *of == spec.id { None } else { chain::read_head(&env.store, of, retry).await? };
+        let head = if *of == spec.id { head } else { read.as_ref() };
+        let same = |record: &&CheckpointRecord| record.identity == handle.checkpoint;
+        let Some((head, record)) = head.and_then(|head| Some((head, head.manifest.checkpoints.iter().find(same)?)))
+        else {
+            return Err(not_found_in(of, head, &handle.checkpoint.to_string()));
+        };
+        let part = Part { manifest: head.manifest.clone(), record: record.clone() };
+        if let Some(first) = parts.first().filter(|first| JobCheckpoint::of(&first.record) != JobCheckpoint::of(record))
+        {
+            let name = |record: &CheckpointRecord| format!("{} of attempt {}", record.identity.id, record.attempt);
+            return Err(invalid(format!(
+                "the handles are of different checkpoints: `{}` of {}, `{of}` of {}; give those of one",
+                first.manifest.backend,
+                name(&first.record),
+                name(record)
+            )));
+        }
+        parts.push(part);
+    }
+    parts.sort_by_key(|part| part.manifest.backend.subtask);
+    Ok(parts)
+}
+
+/// The parts of the newest checkpoint that is consistent over the job.
+async fn latest(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    (or_empty, retry): (bool, Retry),
+) -> Result<Vec<Part>, Error> {
+    let chosen = job::choose(&env.store, &spec.id, spec.parallelism, spec.attempt, retry).await.map_err(job_error)?;
+    let Some(chosen) = chosen else {
+        return if or_empty { Ok(vec![]) } else { Err(not_found(spec, head, "at all that completed")) };
+    };
+    let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == chosen;
+    if let Some(Head { manifest, .. }) = head
+        && let Some(record) = manifest.checkpoints.iter().rev().find(same)
+    {
+        let part = Part { manifest: manifest.clone(), record: record.clone() };
+        if claim::shape(env, spec, Some(&part.span()))?.key_groups == part.span().key_groups {
+            return Ok(vec![part]);
+        }
+    }
+    let heads = heads(env, spec, head, retry).await?;
+    let parts = parts(&heads, spec, chosen);
+    if parts.is_empty() {
+        return Err(not_found(spec, head, &format!("{} of attempt {}", chosen.id, chosen.attempt)));
+    }
+    Ok(parts)
+}
+
+/// The heads of the operator's chains, that of the own chain being `head`.
+async fn heads(env: &Environment, spec: &OpenSpec, head: Option<&Head>, retry: Retry) -> Result<Vec<Manifest>, Error> {
+    let mut heads = job::read_operator(&env.store, &spec.id.job, &spec.id.operator, retry).await?;
+    heads.retain(|other| other.backend != spec.id);
+    heads.extend(head.map(|head| head.manifest.clone()));
+    Ok(heads)
+}
+
+fn parts(heads: &[Manifest], spec: &OpenSpec, checkpoint: JobCheckpoint) -> Vec<Part> {
+    let parts = generation::parts(heads, &spec.id.operator, checkpoint);
+    parts.into_iter().map(|(head, record)| Part { manifest: head.clone(), record: record.clone() }).collect()
+}
+
+fn spans(parts: &[Part]) -> impl Iterator<Item = KeyGroupRange> + '_ {
+    parts.iter().map(|part| part.span().key_groups)
+}
+
+/// Checks that `parts` of one checkpoint have each of `key_groups` once. Pure.
+///
+/// # Errors
+/// Says which are missing, and whose handles have them.
+fn check(spec: &OpenSpec, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
+    let mut needed: Vec<&Part> = parts.iter().filter(|part| part.span().key_groups.overlaps(key_groups)).collect();
+    needed.sort_by_key(|part| part.span().key_groups.first());
+    for (part, other) in needed.iter().zip(needed.iter().skip(1)) {
+        if part.span().key_groups.last() >= other.span().key_groups.first() {
+            let text = format!(
+                "backend `{}`: `{}` and `{}` have key groups in common in that checkpoint; give handles of subtasks that have \
+                 none in common",
+                spec.id, part.manifest.backend, other.manifest.backend
+            );
+            return Err(Error::new(Reason::InvalidArgument, text));
+        }
+    }
+    let missing = key_groups.without(spans(parts));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(span) = parts.first().map(Part::span) else { return Ok(()) };
+    let has_missing = |subtask: &u32| {
+        let range = KeyGroupRange::of_subtask(*subtask, span.parallelism, span.max_parallelism);
+        range.is_ok_and(|range| missing.iter().any(|missing| missing.overlaps(range)))
+    };
+    let subtasks: Vec<String> = (0..span.parallelism).filter(has_missing).map(|subtask| subtask.to_string()).collect();
+    let (what, reason) = match &spec.restore {
+        RestoreFrom::Handles(_) => ("handles", Reason::InvalidArgument),
+        _ => ("parts", Reason::CheckpointNotFound),
+    };
+    let text = format!(
+        "backend `{}`: key groups {} are in none of the {what}: those of subtasks {} of {} are missing",
+        spec.id,
+        list(&missing),
+        subtasks.join(", "),
+        span.parallelism
+    );
+    Err(Error::new(reason, text))
+}
+
+fn list(ranges: &[KeyGroupRange]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn not_found(spec: &OpenSpec, head: Option<&Head>, what: &str) -> Error {
+    not_found_in(&spec.id, head, what)
+}
+
+fn not_found_in(backend: &BackendId, head: Option<&Head>, what: &str) -> Error {
+    let ids = |head: &Head| head.manifest.checkpoints.iter().map(|r| r.identity.id.to_string()).collect::<Vec<_>>();
+    let retained = head.map(ids).filter(|ids| !ids.is_empty()).map_or_else(|| "none".to_owned(), |ids| ids.join(", "));
+    let text = format!("backend `{backend}` retains no checkpoint {what}; retained are: {retained}");
+    Error::new(Reason::CheckpointNotFound, text)
+}
+
+fn job_error(error: JobError) -> Error {
+    let reason = match &error {
+        JobError::Outdated { .. } | JobError::Used { .. } => Reason::Fenced,
+        JobError::Inconsistent(_) => Reason::NoConsistentCheckpoint,
+        JobError::Corrupt { .. } => Reason::CorruptObject,
+        JobError::Chain(_) => {
+            let JobError::Chain(source) = error else { unreachable!("matched above") };
+            return source.into();
+        }
+    };
+    Error::new(reason, error.to_string())
+}

@@ -1,0 +1,335 @@
+//! Claiming a backend: the manifest that opens the next epoch, and fences in the chains of others that are read.
+//!
+//! ```text
+//!   heads ──▶ parts of the checkpoint ──▶ validate ──▶ fence the other chains ──▶ own manifest: imports
+//!     ▲                                                                              │
+//!     └──────── an import's checkpoint was let go meanwhile ◀── heads again ◀────────┘
+//! ```
+//!
+//! What a source's head names may be dropped from it, and swept, before this backend's manifest names it. So the sources are read
+//! again *after* that manifest is durable. Either a source retains the checkpoint still: then every sweep that began after it let
+//! go sees the import (see [`crate::checkpoint::collect`]). Or not: then the import is worth nothing, and the whole begins anew.
+//! The manifest itself is the pin.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    super::{environment::Environment, states},
+    OpenSpec, RestoreFrom, RestoredPart,
+    choice::{self, Part},
+};
+use crate::{
+    checkpoint::{
+        chain::{self, ChainError, Head},
+        generation, job,
+        manifest::{Contents, EpochRecord, Import, Manifest, Shape, Span},
+    },
+    error::{Error, Reason},
+    object::Retry,
+    types::{BackendId, Epoch, KeyGroupAssignment, KeyGroupRange, Sqn, StateId, default_max_parallelism},
+};
+
+/// How often an opener derives its first manifest anew when others open the same backend.
+const CLAIM_ATTEMPTS: usize = 16;
+
+/// A backend that is claimed.
+#[derive(Debug)]
+pub(super) struct Claim {
+    /// The manifest that opened the epoch.
+    pub(super) manifest: Manifest,
+    /// Its checksum.
+    pub(super) crc: u32,
+    /// States that have, or may have, contents.
+    pub(super) bound: BTreeSet<StateId>,
+    /// What it begins with; none if empty.
+    pub(super) parts: Vec<RestoredPart>,
+    /// Other chains whose owners were fenced, and by whom.
+    pub(super) fenced: Vec<(BackendId, Epoch)>,
+}
+
+/// What the manifest will say, all of it valid.
+struct Plan {
+    shape: Shape,
+    /// What is restored.
+    parts: Vec<Part>,
+    /// The one part is this backend's own, as it was.
+    is_own: bool,
+    states: states::Adopted,
+}
+
+/// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest that opens
+/// the new epoch.
+pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Claim, Error> {
+    let (mut fenced, mut missed) = (vec![], None);
+    for _ in 0..CLAIM_ATTEMPTS {
+        let head = chain::read_head(&env.store, &spec.id, retry).await?;
+        if let Some(head) = &head {
+            refuse_outdated(spec, &head.manifest)?;
+        }
+        let chosen = match choice::choose(env, spec, head.as_ref(), retry).await {
+            Ok(chosen) => chosen,
+            Err(error) if error.reason == Reason::CheckpointNotFound => {
+                // An owner at work may have published it after its head was read.
+                let now = Some(job::head_numbers(&env.store, &spec.id, retry).await?);
+                if missed == now {
+                    return Err(error);
+                }
+                missed = now;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        plan(env, spec, head.as_ref(), chosen.clone())?;
+        let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
+        let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
+        let manifest = derive(env, spec, head, &plan)?;
+        match chain::append(&env.store, &manifest, retry).await {
+            Ok(crc) if plan.is_own || are_retained(env, spec, &plan.parts, retry).await? => {
+                let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
+                let parts = listed.iter().map(restored).collect();
+                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced });
+            }
+            Ok(_) | Err(ChainError::Fenced { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ChainError::Contended(spec.id.clone()).into())
+}
+
+fn restored(part: &Part) -> RestoredPart {
+    RestoredPart {
+        backend: part.manifest.backend.clone(),
+        checkpoint: part.record.identity,
+        key_groups: part.span().key_groups,
+        attachment: part.record.attachment.clone(),
+    }
+}
+
+fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
+    let newest = head.owner().attempt;
+    if newest <= spec.attempt {
+        return Ok(());
+    }
+    let text = format!(
+        "backend `{}`: attempt {} is outdated, attempt {newest} has opened `{}`; stop, or open with a higher attempt",
+        spec.id, spec.attempt, head.backend
+    );
+    Err(Error::new(Reason::Fenced, text))
+}
+
+/// Decides everything that the manifest will say. Pure.
+fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<Part>) -> Result<Plan, Error> {
+    for part in &parts {
+        refuse_outdated(spec, &part.manifest)?;
+    }
+    let known = parts.first().map(Part::span);
+    let shape = shape(env, spec, known.as_ref())?;
+    let fixed = |span: Span| (span.max_parallelism, span.assignment);
+    if let Some(other) = parts.iter().find(|part| known.is_some_and(|known| fixed(part.span()) != fixed(known))) {
+        let text = format!(
+            "backend `{}`: `{}` has another max parallelism or key-group assignment than the other parts of its checkpoint",
+            spec.id, other.manifest.backend
+        );
+        return Err(Error::new(Reason::BackendMismatch, text));
+    }
+    let is_empty = parts.is_empty();
+    parts.retain(|part| part.span().key_groups.overlaps(shape.key_groups));
+    assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
+    let is_own = match parts.as_slice() {
+        [] => true,
+        [part] => part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
+        _ => false,
+    };
+    let own = head.map(|head| &head.manifest.states);
+    let of_parts: Vec<_> = parts.iter().map(|part| (&part.manifest, &part.record)).collect();
+    let states = states::adopt(own.cloned().unwrap_or_default(), &of_parts, is_own)?;
+    if states.known.len() > env.options.limits.max_states {
+        let text = format!(
+            "backend `{}` would have {} states: a backend has at most {}",
+            spec.id,
+            states.known.len(),
+            env.options.limits.max_states
+        );
+        return Err(Error::new(Reason::TooManyStates, text));
+    }
+    Ok(Plan { shape, parts, is_own, states })
+}
+
+/// Fences the chains of `parts` but the own one; `None` if one has let go of the checkpoint. Returns the parts as the
+/// chains have them then.
+async fn fence_all(
+    env: &Environment,
+    spec: &OpenSpec,
+    parts: Vec<Part>,
+    (fenced, retry): (&mut Vec<(BackendId, Epoch)>, Retry),
+) -> Result<Option<Vec<Part>>, Error> {
+    let mut current = vec![];
+    for part in parts {
+        if part.manifest.backend == spec.id {
+            current.push(part);
+            continue;
+        }
+        let manifest = fence(env, spec, &part.manifest.backend, (fenced, retry)).await?;
+        let Some(record) = manifest.checkpoints.iter().find(|record| record.identity == part.record.identity) else {
+            return Ok(None);
+        };
+        current.push(Part { record: record.clone(), manifest });
+    }
+    Ok(Some(current))
+}
+
+/// Sees to it that no owner before this attempt writes to the chain of `backend`. Returns its head.
+async fn fence(
+    env: &Environment,
+    spec: &OpenSpec,
+    backend: &BackendId,
+    (fenced, retry): (&mut Vec<(BackendId, Epoch)>, Retry),
+) -> Result<Manifest, Error> {
+    for _ in 0..CLAIM_ATTEMPTS {
+        let Some(head) = chain::read_head(&env.store, backend, retry).await? else { break };
+        refuse_outdated(spec, &head.manifest)?;
+        let owner = head.manifest.owner();
+        // One of another generation under the same attempt is of the old one: its subtasks never open again.
+        let is_of_this_attempt = owner.attempt == spec.attempt;
+        if is_of_this_attempt && (owner.is_fence || owner.span.parallelism == spec.parallelism) {
+            return Ok(head.manifest);
+        }
+        let Some(manifest) = generation::fence(&head, spec.attempt, env.random.uuid()) else {
+            return Err(too_many_epochs(backend));
+        };
+        match chain::append(&env.store, &manifest, retry).await {
+            Ok(_) => {
+                tracing::info!(%backend, by = %spec.id, attempt = spec.attempt, "fenced to restore from it");
+                fenced.push((backend.clone(), manifest.owner().epoch));
+                return Ok(manifest);
+            }
+            Err(ChainError::Fenced { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ChainError::Contended(backend.clone()).into())
+}
+
+/// Whether the chains of `parts` still retain them.
+async fn are_retained(env: &Environment, spec: &OpenSpec, parts: &[Part], retry: Retry) -> Result<bool, Error> {
+    for part in parts.iter().filter(|part| part.manifest.backend != spec.id) {
+        let head = chain::read_head(&env.store, &part.manifest.backend, retry).await?;
+        let has = |head: Head| head.manifest.checkpoints.iter().any(|r| r.identity == part.record.identity);
+        if !head.is_some_and(has) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The manifest that opens the next epoch.
+fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -> Result<Manifest, Error> {
+    let number = head.as_ref().map_or(0, |head| head.manifest.owner().epoch.number) + 1;
+    if number > Sqn::MAX_EPOCH {
+        return Err(too_many_epochs(&spec.id));
+    }
+    let imports = imports(env, plan);
+    let contents = match (plan.is_own, plan.parts.first()) {
+        (true, Some(part)) => part.manifest.contents(&part.record),
+        _ => Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() },
+    };
+    let shape = plan.shape;
+    let record = EpochRecord {
+        epoch: Epoch { number, owner: env.random.uuid() },
+        attempt: spec.attempt,
+        restored: plan.parts.first().map(|part| (part.record.identity, part.record.attempt)),
+        contents,
+        span: shape.span(),
+        is_fence: false,
+    };
+    let mut manifest = match head {
+        Some(Head { manifest, crc }) => Manifest { number: manifest.number + 1, previous_crc: crc, ..manifest },
+        None => Manifest {
+            number: 1,
+            backend: spec.id.clone(),
+            shape,
+            epochs: vec![],
+            states: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            checkpoints: vec![],
+            instance: env.instance,
+            segment_low_water: 0,
+            snapshot_low_water: 0,
+            materializations: vec![],
+            imports: vec![],
+            previous_crc: 0,
+            opens_epoch: true,
+        },
+    };
+    manifest.shape = shape;
+    manifest.epochs.push(record);
+    manifest.states = plan.states.known.clone();
+    manifest.imports.extend(imports);
+    manifest.instance = env.instance;
+    manifest.segment_low_water = 0;
+    manifest.snapshot_low_water = 0;
+    manifest.opens_epoch = true;
+    // The engine restores only what completed, whether or not the notice came in time.
+    let restored: Vec<_> = plan.parts.iter().filter(|part| part.manifest.backend == spec.id).collect();
+    for record in &mut manifest.checkpoints {
+        record.completed |= restored.iter().any(|part| part.record.identity == record.identity);
+    }
+    manifest.prune(&[]);
+    Ok(manifest)
+}
+
+/// What the epoch begins with, as far as it is not the own chain's as it was.
+fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
+    if plan.is_own {
+        return vec![];
+    }
+    let export = |(part, names): (&Part, _)| {
+        part.manifest.export(&part.record, plan.shape.key_groups, names, || env.random.uuid())
+    };
+    plan.parts.iter().zip(&plan.states.names).flat_map(export).collect()
+}
+
+/// What the backend is opened as, given what is known of its state, which binds.
+pub(super) fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Span>) -> Result<Shape, Error> {
+    let mismatch = |text: String| Error::new(Reason::BackendMismatch, format!("backend `{}`: {text}", spec.id));
+    let max_parallelism = match (spec.max_parallelism, known) {
+        (Some(wanted), Some(known)) if wanted != known.max_parallelism => {
+            return Err(mismatch(format!(
+                "max parallelism {wanted} was asked for, the state has {}, fixed for its life; ask for that, or 0",
+                known.max_parallelism
+            )));
+        }
+        (Some(wanted), _) => wanted,
+        (None, Some(known)) => known.max_parallelism,
+        (None, None) => default_max_parallelism(spec.parallelism),
+    };
+    let computed = KeyGroupRange::of_subtask(spec.id.subtask, spec.parallelism, max_parallelism);
+    let computed = computed.map_err(|error| Error::new(Reason::InvalidArgument, error.to_string()))?;
+    let key_groups = spec.key_groups.unwrap_or(computed);
+    if u32::from(key_groups.last().0) >= max_parallelism {
+        let text = format!("key groups {key_groups} reach beyond max parallelism {max_parallelism}");
+        return Err(Error::new(Reason::InvalidArgument, text));
+    }
+    let assignment = match (spec.assignment, known) {
+        (Some(wanted), Some(known)) if wanted != known.assignment => {
+            return Err(mismatch(format!(
+                "key-group assignment {wanted:?} was asked for, the state has {:?}, fixed for its life",
+                known.assignment
+            )));
+        }
+        (Some(wanted), _) => wanted,
+        (None, known) => known.map_or(KeyGroupAssignment::Hashed, |known| known.assignment),
+    };
+    let inner = spec.inner.unwrap_or(env.options.inner);
+    let changelog = spec.changelog.unwrap_or(env.options.changelog);
+    if !changelog {
+        let text = "a backend without changelog is not offered yet; open it with CHANGELOG_MODE_ENABLED";
+        return Err(Error::new(Reason::Unsupported, text));
+    }
+    Ok(Shape { parallelism: spec.parallelism, max_parallelism, key_groups, assignment, inner, changelog })
+}
+
+fn too_many_epochs(backend: &BackendId) -> Error {
+    let text = format!("backend `{backend}` was opened {} times, the most there may be", Sqn::MAX_EPOCH);
+    Error::new(Reason::LimitExceeded, text)
+}

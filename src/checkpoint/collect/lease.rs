@@ -1,0 +1,124 @@
+//! The lease of a sweep by schedule: of the daemons that have a job's backends, one at a time sweeps it.
+//!
+//! ```text
+//!   <job>/sweeps/7  made at 12:00 ──▶ whoever comes within the term leaves the job alone
+//!   <job>/sweeps/8  made at 13:02 ──▶ create-if-absent: one of several who come at once gets it, sweeps, deletes number 7
+//! ```
+//!
+//! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder still lives, how long it
+//! takes, or whether somebody deleted the lease: it is never renewed or released, and whether its term is over is told by the
+//! store's clock alone. Each has a new name, so that a holder who comes late meets no successor's.
+
+use std::time::Duration;
+
+use super::{SweepError, store_time};
+use crate::{
+    object::{
+        Created, PutPayload, Retry, Store,
+        layout::{self, ObjectName},
+    },
+    random::Random,
+    types::{Name, TimeMs},
+};
+
+/// The permission to sweep a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lease {
+    job: Name,
+    /// What time it was for the store just before.
+    pub(super) now_ms: TimeMs,
+    /// Those before it.
+    older: Vec<u64>,
+}
+
+impl Lease {
+    /// Takes the lease of `job`, unless there is one younger than `term`. Cancel-safe: dropped, it may be taken.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn take(
+        store: &Store,
+        job: &Name,
+        term: Duration,
+        random: &Random,
+        retry: Retry,
+    ) -> Result<Option<Self>, SweepError> {
+        let now_ms = store_time(store, job, random, retry).await?;
+        let mut older = vec![];
+        for meta in store.list(&layout::sweep_leases(job), retry).await? {
+            let Some(ObjectName::SweepLease { number, .. }) = ObjectName::parse(&meta.path) else { continue };
+            if Duration::from_millis(now_ms.saturating_sub(meta.modified_ms)) < term {
+                return Ok(None);
+            }
+            older.push(number);
+        }
+        let number = older.iter().max().map_or(1, |newest| newest.saturating_add(1));
+        let path = ObjectName::SweepLease { job: job.clone(), number }.path();
+        // Bytes of its own, so that only its maker finds them identical.
+        let payload = PutPayload::from(random.uuid().to_string());
+        match store.create(&path, payload, retry).await? {
+            Created::New | Created::Identical => Ok(Some(Self { job: job.clone(), now_ms, older })),
+            Created::Conflict => Ok(None),
+        }
+    }
+
+    /// Deletes the leases before this one. Best effort: the next one's holder finds what stays.
+    pub(super) async fn supersede(self, store: &Store, retry: Retry) {
+        let path = |number| ObjectName::SweepLease { job: self.job.clone(), number }.path();
+        if let Err(error) = store.delete_all(self.older.iter().copied().map(path).collect(), retry).await {
+            tracing::debug!(job = %self.job, %error, "leases of older sweeps stay for the next one");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        metrics::Metrics,
+        object::{MemoryStore, Path, RetryOptions},
+    };
+
+    const TERM: Duration = Duration::from_secs(10);
+
+    fn store() -> (Store, Arc<AtomicU64>) {
+        let time = Arc::new(AtomicU64::new(1_000_000));
+        let clock = time.clone();
+        let memory = Arc::new(MemoryStore::new(Clock::new(move || clock.load(Ordering::Relaxed))));
+        let random = Random::seeded(1);
+        (Store::new(memory, Path::default(), RetryOptions::default(), &Metrics::new(), random), time)
+    }
+
+    async fn take(store: &Store, random: &Random) -> Option<Lease> {
+        Lease::take(store, &Name::new("job").unwrap(), TERM, random, Retry::none()).await.unwrap()
+    }
+
+    async fn leases(store: &Store) -> Vec<String> {
+        let all = store.list(&Path::default(), Retry::none()).await.unwrap();
+        all.into_iter().map(|meta| meta.path.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn one_of_many_gets_it_and_the_next_only_after_its_term_by_the_stores_clock() {
+        let (store, time) = store();
+        let randoms: Vec<_> = (0..8).map(Random::seeded).collect();
+        let all = futures::future::join_all(randoms.iter().map(|random| take(&store, random))).await;
+        let taken: Vec<_> = all.into_iter().flatten().collect();
+        assert_eq!(taken.iter().map(|lease| lease.now_ms).collect::<Vec<_>>(), [1_000_000]);
+        time.store(1_009_999, Ordering::Relaxed);
+        assert_eq!(take(&store, &Random::seeded(9)).await, None);
+        // Nobody released it: its holder died, or has long finished.
+        time.store(1_010_000, Ordering::Relaxed);
+        let second = take(&store, &Random::seeded(9)).await.unwrap();
+        assert_eq!(second.older, [1]);
+        second.supersede(&store, Retry::none()).await;
+        assert_eq!(leases(&store).await, ["job/sweeps/00000000000000000002"]);
+    }
+}

@@ -1,0 +1,193 @@
+//! Generations: the subtasks of an operator that ran together with one parallelism.
+//!
+//! A rescale begins a new one. Chains of the old generation go on with the new one where the subtask's number stays; the others
+//! *vanish*. What they retain is still what the new generation is restored from, and its imports name their objects.
+//!
+//! # Fences
+//!
+//! A backend that restores from the chain of another subtask first adds a manifest to it that opens an epoch under its own
+//! attempt: a **fence**. It keeps all checkpoints and begins nothing, so that the subtask of that number opens the chain
+//! as it would without, be it before or after: who comes later finds the same attempt.
+//!
+//! # Retirement
+//!
+//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt and id):
+//! none of them is a restore point of the job any more, and the survivors never get one back. Retiring adds a fence without
+//! checkpoints, so the chain names nothing; what imports name stays. Retired is only what is behind: by its own newest attempt
+//! (whoever restores from it raised that), by the newest generation that served, and without pinned checkpoints. An opener
+//! that comes meanwhile conflicts with the retirement in the chain; one of the two looks again.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{
+    chain::Head,
+    job::JobCheckpoint,
+    manifest::{CheckpointRecord, Contents, EpochRecord, Manifest},
+};
+use crate::types::{Attempt, BackendId, Epoch, Name, Sqn};
+
+/// What the chains of `heads` retain of `checkpoint` for `operator`, by subtask; the newest of each. Pure.
+pub fn parts<'a>(
+    heads: &'a [Manifest],
+    operator: &Name,
+    checkpoint: JobCheckpoint,
+) -> Vec<(&'a Manifest, &'a CheckpointRecord)> {
+    let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == checkpoint;
+    let part = |head: &'a Manifest| Some((head, head.checkpoints.iter().rev().find(same)?));
+    let mut parts: Vec<_> = heads.iter().filter(|head| head.backend.operator == *operator).filter_map(part).collect();
+    parts.sort_by_key(|(head, _)| head.backend.subtask);
+    parts
+}
+
+/// Whether `parts` of one checkpoint, by subtask, are those of all subtasks of their generation. Pure.
+#[must_use]
+pub fn is_whole(parts: &[(&Manifest, &CheckpointRecord)]) -> bool {
+    let whole = parts.first().map_or(0, |(head, record)| head.span(record).parallelism);
+    let fits = |(part, subtask): (&(&Manifest, &CheckpointRecord), u32)| {
+        let (head, record) = part;
+        head.backend.subtask == subtask && head.span(record).parallelism == whole
+    };
+    whole > 0 && parts.len() == whole as usize && parts.iter().zip(0..).all(fits)
+}
+
+/// The manifest after `head` that outdates its owner for `attempt` and keeps everything else; `None` if no epoch is left. Pure.
+#[must_use]
+pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
+    let before = head.manifest.owner();
+    let number = before.epoch.number + 1;
+    if number > Sqn::MAX_EPOCH {
+        return None;
+    }
+    let record = EpochRecord {
+        epoch: Epoch { number, owner },
+        attempt,
+        restored: None,
+        contents: Contents::default(),
+        span: before.span,
+        is_fence: true,
+    };
+    let mut manifest = Manifest {
+        number: head.manifest.number + 1,
+        previous_crc: head.crc,
+        opens_epoch: true,
+        // Nobody: no segment or snapshot file will be named.
+        instance: Uuid::nil(),
+        segment_low_water: u64::MAX,
+        snapshot_low_water: u64::MAX,
+        ..head.manifest.clone()
+    };
+    manifest.epochs.push(record);
+    manifest.prune(&[]);
+    Some(manifest)
+}
+
+/// The manifest after `head` that retires the chain; `None` if no epoch is left. Pure.
+#[must_use]
+pub fn retirement(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
+    let mut manifest = fence(head, attempt, owner)?;
+    manifest.checkpoints.clear();
+    manifest.prune(&[]);
+    Some(manifest)
+}
+
+/// A chain that may be retired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// Whose.
+    pub backend: BackendId,
+    /// Of the newest generation.
+    pub attempt: Attempt,
+    /// Subtasks of the newest generation.
+    pub parallelism: u32,
+}
+
+/// The chains of `heads`, all of one job, to retire. Pure.
+#[must_use]
+pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
+    let mut newest: BTreeMap<&Name, (Attempt, u32)> = BTreeMap::new();
+    for head in heads {
+        let Some(served) = head.served() else { continue };
+        let of_operator = newest.entry(&head.backend.operator).or_default();
+        // Of two parallelisms under one attempt the higher retires less.
+        *of_operator = (*of_operator).max((served.attempt, served.span.parallelism));
+    }
+    let is_retired = |head: &&Manifest| {
+        let Some(&(attempt, parallelism)) = newest.get(&head.backend.operator) else { return false };
+        let survivors = || {
+            heads
+                .iter()
+                .filter(|other| other.backend.operator == head.backend.operator)
+                .filter(|other| other.backend.subtask < parallelism)
+        };
+        let is_retained = |record: &CheckpointRecord| {
+            let same = |other: &CheckpointRecord| JobCheckpoint::of(other) == JobCheckpoint::of(record);
+            record.pinned || survivors().any(|survivor| survivor.checkpoints.iter().any(same))
+        };
+        let is_done = head.owner().is_fence && head.checkpoints.is_empty();
+        head.backend.subtask >= parallelism
+            && head.owner().attempt <= attempt
+            && !is_done
+            && !head.checkpoints.iter().any(is_retained)
+    };
+    let retired = |head: &Manifest| {
+        let (attempt, parallelism) = newest.get(&head.backend.operator).copied().unwrap_or_default();
+        Retired { backend: head.backend.clone(), attempt, parallelism }
+    };
+    heads.iter().filter(is_retired).map(retired).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{job::tests::head, manifest::tests::sample};
+
+    fn names(retired: &[Retired]) -> Vec<u32> {
+        retired.iter().map(|retired| retired.backend.subtask).collect()
+    }
+
+    #[test]
+    fn a_fence_keeps_the_checkpoints_and_drops_what_the_owner_alone_needs() {
+        let head = Head { manifest: sample(), crc: 77 };
+        let fenced = fence(&head, 9, Uuid::from_u128(1)).unwrap();
+        assert_eq!((fenced.number, fenced.previous_crc, fenced.opens_epoch), (13, 77, true));
+        assert_eq!(fenced.checkpoints, head.manifest.checkpoints);
+        for record in &fenced.checkpoints {
+            assert_eq!(fenced.contents(record), head.manifest.contents(record));
+            assert_eq!(fenced.span(record), head.manifest.span(record));
+        }
+        assert_eq!((fenced.owner().attempt, fenced.owner().epoch.number, fenced.owner().is_fence), (9, 3, true));
+        assert_eq!(fenced.runs[&2].handles.len(), 2, "the third is beyond every cut");
+        assert_eq!(fenced.served().unwrap().attempt, 2);
+        assert_eq!(Manifest::decode(&fenced.encode()).unwrap(), fenced);
+        let retired = retirement(&head, 9, Uuid::from_u128(1)).unwrap();
+        assert_eq!((retired.checkpoints.len(), retired.runs.len(), retired.epochs.len()), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_vanished_chain_is_retired_once_no_survivor_retains_its_checkpoints() {
+        let old = |subtask, checkpoints: &[(u64, u64)]| head(subtask, 3, checkpoints, true);
+        let new = |subtask, checkpoints: &[(u64, u64)]| {
+            let mut head = head(subtask, 2, checkpoints, true);
+            head.epochs.last_mut().unwrap().attempt = 3;
+            head
+        };
+        assert_eq!(retired(&[old(0, &[(2, 1)]), old(1, &[(2, 1)]), old(2, &[(2, 1)])]), []);
+        assert_eq!(retired(&[new(0, &[(2, 1)]), old(1, &[(2, 1)]), old(2, &[(2, 1)])]), []);
+        assert_eq!(retired(&[new(0, &[(3, 2)]), new(1, &[(2, 1), (3, 2)]), old(2, &[(2, 1)])]), []);
+        let heads = [new(0, &[(3, 2)]), new(1, &[(3, 2)]), old(2, &[(2, 1)])];
+        assert_eq!(names(&retired(&heads)), [2]);
+        let mut pinned = heads.clone();
+        pinned[2].checkpoints[0].pinned = true;
+        assert_eq!(retired(&pinned), []);
+        let mut read_meanwhile = heads.clone();
+        let reader = Head { manifest: heads[2].clone(), crc: 0 };
+        read_meanwhile[2] = fence(&reader, 4, Uuid::from_u128(1)).unwrap();
+        assert_eq!(retired(&read_meanwhile), [], "a later attempt is about to restore from it");
+        let mut done = heads.clone();
+        done[2] = retirement(&reader, 3, Uuid::from_u128(1)).unwrap();
+        assert_eq!(retired(&done), [], "once is enough");
+    }
+}

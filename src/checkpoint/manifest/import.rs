@@ -1,0 +1,262 @@
+//! Imports: what an epoch began with that lies in other chains, after a rescale.
+//!
+//! ```text
+//!   chain 0, key groups 0..=42     ▒▒▒▒▒▒▒▒▒░░   checkpoint 9 ─┐  those of 0..=63: all
+//!   chain 1, key groups 43..=85    ▒▒▒▒▒▒▒▒▒▒░   checkpoint 9 ─┴▶ chain 0, key groups 0..=63, epoch 5 = two imports
+//!                                                                 those of 0..=63: 43..=63
+//! ```
+//!
+//! An import says what of its origin's objects is needed as the origin's manifest said it. It stands for itself: the origin may
+//! forget the checkpoint, and be swept, as long as the sweep takes what imports name for needed. It is dropped once a
+//! materialization of its own chain has what it has and no retained checkpoint builds on it.
+//!
+//! A checkpoint that builds on imports itself is imported as those, restricted, and then its own part: an import never leads to
+//! another one.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Shape, Source};
+use crate::{
+    checkpoint::index::Run,
+    types::{BackendId, Epoch, KeyGroupRange, StateId},
+};
+
+/// A part of a checkpoint, by key groups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Import {
+    /// Names it within the manifest.
+    pub uuid: Uuid,
+    /// In whose chain its objects lie; of the same operator.
+    pub origin: BackendId,
+    /// What it has. The objects may hold others, which are not meant.
+    pub key_groups: KeyGroupRange,
+    /// Ids of states in its objects, and what they are called here.
+    pub states: BTreeMap<StateId, StateId>,
+    /// What it begins with; `None`: the empty state.
+    pub materialization: Option<Materialization>,
+    /// The origin's runs, as far as `sources` need them.
+    pub runs: BTreeMap<u64, Run>,
+    /// What comes then, in order.
+    pub sources: Vec<Source>,
+}
+
+impl Import {
+    /// Stored bytes that a restore of it reads, at most.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let log: u64 = self.runs.values().map(|run| run.totals().stored_bytes).sum();
+        self.materialization.as_ref().map_or(0, |base| base.stored_bytes) + log
+    }
+
+    /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key groups, and a
+    /// checkpoint of that, called `id`. States have the ids of the origin.
+    #[must_use]
+    pub fn view(&self, by: &Manifest, id: u64) -> (Manifest, CheckpointRecord) {
+        let shape = Shape { key_groups: self.key_groups, ..by.shape };
+        let named = |(origin, own): (&StateId, &StateId)| Some((*origin, by.states.get(own)?.clone()));
+        let contents = Contents {
+            imports: vec![],
+            base: self.materialization.as_ref().map(|base| base.uuid),
+            sources: self.sources.clone(),
+        };
+        // Where nothing was logged, any epoch does.
+        let newest = self.sources.last().map_or(1, |source| source.epoch);
+        let epoch = EpochRecord {
+            epoch: Epoch { number: newest, owner: Uuid::nil() },
+            attempt: 0,
+            restored: None,
+            contents,
+            span: shape.span(),
+            is_fence: false,
+        };
+        let manifest = Manifest {
+            number: 0,
+            backend: self.origin.clone(),
+            shape,
+            epochs: vec![epoch],
+            states: self.states.iter().filter_map(named).collect(),
+            runs: self.runs.clone(),
+            checkpoints: vec![],
+            materializations: self.materialization.iter().cloned().collect(),
+            imports: vec![],
+            instance: Uuid::nil(),
+            segment_low_water: 0,
+            snapshot_low_water: 0,
+            previous_crc: 0,
+            opens_epoch: false,
+        };
+        let beginning = manifest.beginning(id);
+        (manifest, beginning)
+    }
+}
+
+impl Manifest {
+    /// What `checkpoint` has of `key_groups`, for the manifest of another backend, or of this one under another shape: in order,
+    /// imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
+    #[must_use]
+    pub fn export(
+        &self,
+        checkpoint: &CheckpointRecord,
+        key_groups: KeyGroupRange,
+        states: &BTreeMap<StateId, StateId>,
+        mut uuid: impl FnMut() -> Uuid,
+    ) -> Vec<Import> {
+        let contents = self.contents(checkpoint);
+        let mut exported = vec![];
+        for import in contents.imports.iter().filter_map(|uuid| self.import(*uuid)) {
+            let Some(key_groups) = import.key_groups.intersection(key_groups) else { continue };
+            let named = |(origin, own): (&StateId, &StateId)| Some((*origin, *states.get(own)?));
+            let states = import.states.iter().filter_map(named).collect();
+            exported.push(Import { uuid: uuid(), key_groups, states, ..import.clone() });
+        }
+        let own = self.span(checkpoint).key_groups.intersection(key_groups);
+        let is_empty = contents.base.is_none() && contents.sources.is_empty();
+        if let Some(key_groups) = own.filter(|_| !is_empty) {
+            let materialization = contents.base.and_then(|uuid| self.materialization(uuid)).cloned();
+            exported.push(Import {
+                uuid: uuid(),
+                origin: self.backend.clone(),
+                key_groups,
+                states: states.clone(),
+                materialization,
+                runs: self.runs_of(&contents.sources),
+                sources: contents.sources,
+            });
+        }
+        exported
+    }
+
+    /// The parts of the runs that `sources` need.
+    fn runs_of(&self, sources: &[Source]) -> BTreeMap<u64, Run> {
+        let part = |source: &Source| {
+            let mut run = self.runs.get(&source.epoch)?.clone();
+            run.drop_before(source.from);
+            run.drop_from(source.to);
+            Some((source.epoch, run))
+        };
+        sources.iter().filter_map(part).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::manifest::tests::sample,
+        types::{CheckpointIdentity, Sqn},
+    };
+
+    fn range(first: u32, last: u32) -> KeyGroupRange {
+        KeyGroupRange::new(first, last).unwrap()
+    }
+
+    fn ids(pairs: &[(u32, u32)]) -> BTreeMap<StateId, StateId> {
+        pairs.iter().map(|(from, to)| (StateId(*from), StateId(*to))).collect()
+    }
+
+    fn names() -> impl FnMut() -> Uuid {
+        let mut next = 1000;
+        move || {
+            next += 1;
+            Uuid::from_u128(next)
+        }
+    }
+
+    /// A manifest of subtask 5 with the key groups 60 to 99, whose epoch began with what `of` has.
+    fn importer(of: &Manifest, id: u64) -> Manifest {
+        let mut manifest = sample();
+        manifest.backend.subtask = 5;
+        manifest.shape.key_groups = range(60, 99);
+        manifest.imports =
+            of.export(of.checkpoint_by_id(id).unwrap(), manifest.shape.key_groups, &ids(&[(1, 4)]), names());
+        manifest.epochs.remove(0);
+        manifest.epochs[0].span = manifest.shape.span();
+        manifest.epochs[0].contents =
+            Contents { imports: manifest.imports.iter().map(|import| import.uuid).collect(), ..Contents::default() };
+        manifest.checkpoints.retain(|record| record.identity.epoch == 2);
+        manifest.runs.remove(&1);
+        manifest
+    }
+
+    #[test]
+    fn an_import_has_the_common_key_groups_and_what_the_checkpoint_needs() {
+        let origin = sample();
+        let imports = importer(&origin, 7).imports;
+        assert_eq!(imports.len(), 1);
+        assert_eq!((&imports[0].origin, imports[0].key_groups), (&origin.backend, range(64, 99)));
+        assert_eq!(imports[0].sources, origin.contents(origin.checkpoint_by_id(7).unwrap()).sources);
+        let handles: Vec<_> = imports[0].runs.values().map(|run| run.handles.len()).collect();
+        assert_eq!(handles, [2, 2], "up to the cuts only");
+        let none = origin.export(origin.checkpoint_by_id(7).unwrap(), range(0, 63), &ids(&[]), names());
+        assert_eq!(none, []);
+    }
+
+    #[test]
+    fn imports_of_imports_are_flat_restricted_and_in_order() {
+        let origin = sample();
+        let middle = importer(&origin, 6);
+        let record = middle.checkpoint_by_id(7).unwrap();
+        let imports = middle.export(record, range(90, 127), &ids(&[(4, 2), (1, 3)]), names());
+        let found: Vec<_> = imports.iter().map(|import| (import.origin.subtask, import.key_groups)).collect();
+        assert_eq!(found, [(1, range(90, 99)), (5, range(90, 99))]);
+        assert_eq!(imports[0].states, ids(&[(1, 2)]), "1 is 4 there, which is 2 here");
+        assert_eq!(imports[1].states, ids(&[(4, 2), (1, 3)]));
+        let outside_the_import = middle.export(record, range(60, 63), &ids(&[]), names());
+        assert_eq!(outside_the_import.len(), 1, "its own part: {outside_the_import:?}");
+    }
+
+    #[test]
+    fn a_view_consists_of_what_the_import_has() {
+        let mut by = importer(&sample(), 7);
+        let descriptor = by.states[&StateId(1)].clone();
+        by.states.insert(StateId(4), descriptor.clone());
+        let import = by.imports[0].clone();
+        let (manifest, record) = import.view(&by, 7);
+        assert_eq!(manifest.states, BTreeMap::from([(StateId(1), descriptor)]), "by the ids of the origin");
+        assert_eq!(manifest.contents(&record).sources, import.sources);
+        assert_eq!((&manifest.backend, manifest.shape.key_groups), (&import.origin, import.key_groups));
+    }
+
+    #[test]
+    fn imports_go_when_neither_checkpoint_nor_owner_needs_them() {
+        let mut manifest = importer(&sample(), 7);
+        manifest.prune(&[]);
+        assert_eq!(manifest.imports.len(), 1);
+        assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
+        let at = |n| Sqn(Sqn::first_of(2).0 + n);
+        let base = Materialization {
+            uuid: Uuid::from_u128(8),
+            from: at(25),
+            complete_at: at(25),
+            index: crate::checkpoint::manifest::SnapshotFile {
+                instance: Uuid::nil(),
+                name: crate::types::Name::new("x.index").unwrap(),
+                bytes: 1,
+            },
+            stored_bytes: 9,
+            changes: 9,
+        };
+        manifest.materializations.push(base.clone());
+        manifest.prune(&[]);
+        assert_eq!(manifest.imports.len(), 1, "a checkpoint needs it");
+        let in_flight = manifest.contents_at(2, None, at(22));
+        manifest.checkpoints.clear();
+        manifest.prune(std::slice::from_ref(&in_flight));
+        assert_eq!(manifest.imports.len(), 1, "one in flight does");
+        manifest.prune(&[]);
+        assert_eq!(manifest.imports, []);
+        let newer = manifest.contents_at(2, Some(base.uuid), at(26));
+        assert_eq!((newer.imports.len(), newer.base), (0, Some(base.uuid)));
+    }
+
+    #[test]
+    fn the_beginning_of_an_epoch_is_what_it_began_with() {
+        let manifest = importer(&sample(), 7);
+        let beginning = manifest.beginning(7);
+        assert_eq!(manifest.contents(&beginning), manifest.owner().contents);
+        assert_eq!(beginning.identity, CheckpointIdentity { epoch: 2, id: 7, uuid: Uuid::nil() });
+    }
+}

@@ -1,0 +1,169 @@
+//! Reading the keys of a state, page by page.
+//!
+//! ```text
+//!   token: version u8 │ scope u64 │ state u32 │ key group u16 │ key length u32 │ key │ namespace
+//! ```
+//!
+//! Numbers are little-endian. A token says behind which (key, namespace) of which key group the next page begins; without key it
+//! is the beginning of the key group. The scope is the owner that made it: another owner may keep its keys in another order.
+//!
+//! Keys come in an order that does not change while others come and go: a key that is there from the first page to the last
+//! is on exactly one page, however the same session writes in between; one that comes or goes meanwhile may be or not.
+
+use bytes::Bytes;
+
+use super::{Answer, OpContext, OpError};
+use crate::{
+    state::{PageLimit, StateBackend, StateError},
+    types::{KeyGroup, StateId},
+};
+
+const VERSION: u8 = 1;
+
+/// Names that one page looks at, at most: those of other namespaces are skipped.
+const MAX_LOOKED_AT: usize = 10_000;
+
+/// Key groups that one page looks at, at most.
+const MAX_KEY_GROUPS: usize = 256;
+
+/// Where a page begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Position {
+    key_group: KeyGroup,
+    /// Key and namespace; `None` for the beginning of the key group.
+    after: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scan<'a> {
+    pub(super) state: StateId,
+    /// `None` for keys of all namespaces.
+    pub(super) namespace: Option<&'a [u8]>,
+    /// Empty for the first page.
+    pub(super) token: &'a [u8],
+    /// Most keys of the page; 0 for as many as fit.
+    pub(super) limit: u64,
+}
+
+/// Checks that a token is one of this owner, for this state.
+///
+/// # Errors
+/// [`OpError::ForeignToken`].
+pub fn check_token(token: &[u8], state: StateId, scope: u64) -> Result<(), OpError> {
+    if token.is_empty() || Position::decode(token, state, scope).is_some() {
+        Ok(())
+    } else {
+        Err(OpError::ForeignToken)
+    }
+}
+
+/// Reads one page.
+pub(super) fn keys<B: StateBackend + ?Sized>(
+    backend: &B,
+    scan: Scan<'_>,
+    context: &OpContext<'_>,
+) -> Result<Answer, StateError> {
+    let range = context.key_groups;
+    let mut position = match scan.token {
+        [] => Position { key_group: range.first(), after: None },
+        token => Position::decode(token, scan.state, context.scope)
+            .ok_or(StateError::Mismatch { state: scan.state, what: "a token of another owner" })?,
+    };
+    let most = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
+    let (mut keys, mut looked_at, mut bytes) = (vec![], 0, 0);
+    let mut groups = 0;
+    loop {
+        let limit = PageLimit {
+            entries: (MAX_LOOKED_AT - looked_at).min(most - keys.len()),
+            bytes: context.page_bytes.saturating_sub(bytes),
+        };
+        let after = position.after.take();
+        let mut last = None;
+        let more = backend.name_page(
+            scan.state,
+            position.key_group,
+            after.as_ref().map(|(key, namespace)| (&key[..], &namespace[..])),
+            limit,
+            &mut |key, namespace| {
+                looked_at += 1;
+                if scan.namespace.is_none_or(|wanted| wanted == namespace) {
+                    bytes += key.len() + namespace.len();
+                    let (key, namespace) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace));
+                    keys.push((position.key_group, key, namespace));
+                }
+                last = Some((key.to_vec(), namespace.to_vec()));
+            },
+        )?;
+        groups += 1;
+        if more {
+            position.after = last.or(after);
+        } else if let Some(next) = range.iter().find(|group| *group > position.key_group) {
+            position.key_group = next;
+        } else {
+            return Ok(Answer::Keys { keys, token: None });
+        }
+        let is_full = keys.len() >= most || looked_at >= MAX_LOOKED_AT || bytes >= context.page_bytes;
+        if more || is_full || groups >= MAX_KEY_GROUPS {
+            let token = position.encode(scan.state, context.scope);
+            return Ok(Answer::Keys { keys, token: Some(token.into()) });
+        }
+    }
+}
+
+impl Position {
+    fn encode(&self, state: StateId, scope: u64) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend(scope.to_le_bytes());
+        out.extend(state.0.to_le_bytes());
+        out.extend(self.key_group.0.to_le_bytes());
+        if let Some((key, namespace)) = &self.after {
+            out.extend(u32::try_from(key.len()).expect("keys are bounded far below").to_le_bytes());
+            out.extend_from_slice(key);
+            out.extend_from_slice(namespace);
+        }
+        out
+    }
+
+    fn decode(token: &[u8], state: StateId, scope: u64) -> Option<Self> {
+        let rest = token.strip_prefix(&[VERSION])?;
+        let (of, rest) = rest.split_first_chunk()?;
+        let (id, rest) = rest.split_first_chunk()?;
+        let (group, rest) = rest.split_first_chunk()?;
+        if u64::from_le_bytes(*of) != scope || u32::from_le_bytes(*id) != state.0 {
+            return None;
+        }
+        let after = match rest.split_first_chunk() {
+            None if rest.is_empty() => None,
+            None => return None,
+            Some((length, rest)) => {
+                let (key, namespace) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+                Some((key.to_vec(), namespace.to_vec()))
+            }
+        };
+        Some(Self { key_group: KeyGroup(u16::from_le_bytes(*group)), after })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_for_its_owner_and_state_alone() {
+        for after in [None, Some((b"key".to_vec(), vec![])), Some((b"key".to_vec(), b"ns".to_vec()))] {
+            let position = Position { key_group: KeyGroup(300), after };
+            let token = position.encode(StateId(7), 99);
+            assert_eq!(Position::decode(&token, StateId(7), 99), Some(position));
+            assert_eq!(check_token(&token, StateId(7), 99), Ok(()));
+            for (state, scope) in [(StateId(8), 99), (StateId(7), 98)] {
+                assert_eq!(check_token(&token, state, scope), Err(OpError::ForeignToken));
+            }
+        }
+        assert_eq!(check_token(b"", StateId(7), 99), Ok(()));
+        for token in [&b"x"[..], &[1; 14], &[1; 17]] {
+            assert_eq!(check_token(token, StateId(7), 99), Err(OpError::ForeignToken));
+        }
+    }
+}
