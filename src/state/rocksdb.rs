@@ -13,9 +13,10 @@
 //! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory is
 //! bounded for all backends of a daemon together by one block cache, in which the memtables are counted (`resources`).
 //!
-//! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are handed to RocksDB
-//! a batch at a time.
+//! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are collected
+//! (`buffer`) and handed to RocksDB thousands at a time.
 
+mod buffer;
 mod image;
 mod key;
 mod metrics;
@@ -41,11 +42,8 @@ use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind}
 /// Most shards of one operator's key groups.
 pub const PARTS: u32 = 4;
 
-/// Pending bytes of one shard at which they are written although their batch goes on.
-const PENDING_BYTES: usize = 2 << 20;
-
-/// Pending bytes of a backend from which on its shards are written by threads of their own.
-const PARALLEL_BYTES: usize = 256 << 10;
+/// Bytes of one shard's write buffer at which it is handed to the database.
+const BUFFER_BYTES: usize = 2 << 20;
 
 /// Entries that are counted between two questions whether to go on.
 const COUNTED_BETWEEN: u64 = 10_000;
@@ -85,6 +83,17 @@ impl RocksDbBackend {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shards.iter().any(Shard::is_stopped)
+    }
+
+    /// Hands the writes of every shard whose buffer is nearly full to its database, all at a time.
+    fn hand_on(&self) -> Result<(), StateError> {
+        let full = self.shards.iter().filter(|shard| shard.buffered_bytes() >= BUFFER_BYTES / 2);
+        let full: Vec<HandOn<'_>> = full.map(Shard::handing_on).collect();
+        std::thread::scope(|scope| {
+            let writes: Vec<_> = full.into_iter().map(|writes| scope.spawn(|| writes.run())).collect();
+            let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
+            joined.fold(Ok(()), Result::and)
+        })
     }
 
     fn kind(&self, state: StateId) -> Result<StateKind, StateError> {
@@ -135,65 +144,57 @@ fn parts(range: KeyGroupRange, max_parallelism: u32) -> impl Iterator<Item = Key
 }
 
 impl Place<'_> {
-    fn apply(self, change: &Change<'_>) -> Result<(), StateError> {
+    /// Applies a change; returns the bytes that the shard has buffered.
+    fn apply(self, change: &Change<'_>) -> Result<usize, StateError> {
+        let Place { shard, kind, key } = self;
+        let shard: &Shard = shard;
+        let prefix = key.len();
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
-        match (change.action, self.kind) {
-            (Action::Clear, StateKind::Value) => {
-                self.shard.delete(self.key);
-                Ok(())
-            }
-            (Action::Clear, StateKind::Map | StateKind::List) => self.shard.clear(self.key),
-            (Action::Put(value), StateKind::Value) => {
-                self.shard.put(self.key, value);
-                Ok(())
-            }
-            (Action::Append(value), StateKind::Value) => self.append(value),
+        match (change.action, kind) {
+            (Action::Clear, StateKind::Value) => shard.delete(key, prefix),
+            (Action::Clear, StateKind::Map | StateKind::List) => shard.clear(key)?,
+            (Action::Put(value), StateKind::Value) => shard.put(key, prefix, value),
+            (Action::Append(value), StateKind::Value) => append(shard, key, prefix, value)?,
             (Action::MapPut { map_key, value }, StateKind::Map) => {
-                self.key.extend_from_slice(map_key);
-                self.shard.put(self.key, value);
-                Ok(())
+                key.extend_from_slice(map_key);
+                shard.put(key, prefix, value);
             }
             (Action::MapAppend { map_key, value }, StateKind::Map) => {
-                self.key.extend_from_slice(map_key);
-                self.append(value)
+                key.extend_from_slice(map_key);
+                append(shard, key, prefix, value)?;
             }
             (Action::MapRemove { map_key }, StateKind::Map) => {
-                self.key.extend_from_slice(map_key);
-                self.shard.delete(self.key);
-                Ok(())
+                key.extend_from_slice(map_key);
+                shard.delete(key, prefix);
             }
             (Action::ListPut { index, element }, StateKind::List) => {
-                if !self.put_element(index, element)? {
+                let length = list_length(shard, key)?;
+                if index > length {
                     return misfit("a list element beyond the end");
                 }
-                Ok(())
+                if index == length {
+                    shard.put(key, prefix, &(length + 1).to_le_bytes());
+                }
+                key::push_index(index, key);
+                shard.put(key, prefix, element);
             }
-            (_, StateKind::Value) => misfit("a change of another kind for a value state"),
-            (_, StateKind::Map) => misfit("a change of another kind for a map state"),
-            (_, StateKind::List) => misfit("a change of another kind for a list state"),
+            (_, StateKind::Value) => return misfit("a change of another kind for a value state"),
+            (_, StateKind::Map) => return misfit("a change of another kind for a map state"),
+            (_, StateKind::List) => return misfit("a change of another kind for a list state"),
         }
+        Ok(shard.buffered_bytes())
     }
+}
 
-    fn append(self, value: &[u8]) -> Result<(), StateError> {
-        let mut whole = self.shard.get(self.key)?.map(|stored| stored.to_vec()).unwrap_or_default();
-        whole.extend_from_slice(value);
-        self.shard.put(self.key, &whole);
-        Ok(())
-    }
+fn append(shard: &Shard, key: &[u8], prefix: usize, value: &[u8]) -> Result<(), StateError> {
+    let mut whole = shard.get(key, |stored| stored.map(<[u8]>::to_vec))?.unwrap_or_default();
+    whole.extend_from_slice(value);
+    shard.put(key, prefix, &whole);
+    Ok(())
+}
 
-    /// Returns whether the index is of an element there is, or of the next.
-    fn put_element(self, index: u64, element: &[u8]) -> Result<bool, StateError> {
-        let length = self.shard.get(self.key)?.map_or(Ok(0), |record| key::length(&record))?;
-        if index > length {
-            return Ok(false);
-        }
-        if index == length {
-            self.shard.put(self.key, &(length + 1).to_le_bytes());
-        }
-        key::push_index(index, self.key);
-        self.shard.put(self.key, element);
-        Ok(true)
-    }
+fn list_length(shard: &Shard, prefix: &[u8]) -> Result<u64, StateError> {
+    shard.get(prefix, |record| record.map_or(Ok(0), key::length))?
 }
 
 impl StateBackend for RocksDbBackend {
@@ -208,18 +209,12 @@ impl StateBackend for RocksDbBackend {
         let stamp = self.stamp;
         let place = self.place(change.at)?;
         place.shard.changed = stamp;
-        place.apply(change)?;
-        if self.shards.iter().any(|shard| shard.pending_bytes() >= PENDING_BYTES) {
-            self.finish_batch()
-        } else {
-            Ok(())
-        }
+        if place.apply(change)? >= BUFFER_BYTES { self.hand_on() } else { Ok(()) }
     }
 
     fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
         let (shard, key) = self.expect(at, StateKind::Value, "a read of a value")?;
-        read(shard.get(&key)?.as_deref());
-        Ok(())
+        shard.get(&key, read)
     }
 
     fn map_value(
@@ -230,8 +225,7 @@ impl StateBackend for RocksDbBackend {
     ) -> Result<(), StateError> {
         let (shard, mut key) = self.expect(at, StateKind::Map, "a read of a map entry")?;
         key.extend_from_slice(map_key);
-        read(shard.get(&key)?.as_deref());
-        Ok(())
+        shard.get(&key, read)
     }
 
     fn map_page(
@@ -270,8 +264,8 @@ impl StateBackend for RocksDbBackend {
         let kind = self.kind(at.state)?;
         let (shard, prefix) = self.expect(at, kind, "a read of a length")?;
         match kind {
-            StateKind::Value => Ok(u64::from(shard.get(&prefix)?.is_some())),
-            StateKind::List => shard.get(&prefix)?.map_or(Ok(0), |record| key::length(&record)),
+            StateKind::Value => shard.get(&prefix, |stored| u64::from(stored.is_some())),
+            StateKind::List => list_length(shard, &prefix),
             StateKind::Map => {
                 let mut count = 0;
                 shard.scan(&prefix, &prefix, &mut |_, _| {
@@ -351,26 +345,11 @@ impl StateBackend for RocksDbBackend {
 
     /// The block cache and the memtables are shared.
     fn memory_bytes(&self) -> u64 {
-        0
+        self.shards.iter().map(|shard| shard.buffered_bytes() as u64).sum()
     }
 
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
         Some(self)
-    }
-
-    /// Writes what is pending: where it is much, as in a restore, to all shards at a time.
-    fn finish_batch(&mut self) -> Result<(), StateError> {
-        let bytes: usize = self.shards.iter().map(Shard::pending_bytes).sum();
-        let mut pending = self.shards.iter().filter_map(Shard::handing_on);
-        if bytes < PARALLEL_BYTES {
-            return pending.try_for_each(HandOn::run);
-        }
-        let pending: Vec<HandOn<'_>> = pending.collect();
-        std::thread::scope(|scope| {
-            let writes: Vec<_> = pending.into_iter().map(|pending| scope.spawn(|| pending.run())).collect();
-            let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
-            joined.fold(Ok(()), Result::and)
-        })
     }
 
     fn set_stamp(&mut self, stamp: u64) {
@@ -416,8 +395,10 @@ impl ImageSnapshots for RocksDbBackend {
     }
 
     fn flush(&self, part: usize) -> Flush {
-        let db = self.shards.get(part).map(Shard::database);
-        Box::new(move || db.map_or(Ok(()), |db| db.flush().map_err(resources::local)))
+        let shard = self.shards.get(part);
+        let handed_on = shard.map_or(Ok(()), Shard::hand_on);
+        let db = shard.map(Shard::database);
+        Box::new(move || handed_on.and_then(|()| db.map_or(Ok(()), |db| db.flush().map_err(resources::local))))
     }
 
     fn image(&mut self, part: usize) -> Result<LocalImage, StateError> {

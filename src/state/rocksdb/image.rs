@@ -82,10 +82,11 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
         let parsed = key::parse(key)?;
         if let Some(state) = states.get(&parsed.at.state) {
             key::prefix(Address { state: *state, ..parsed.at }, &mut renamed);
+            let prefix = renamed.len();
             renamed.extend_from_slice(parsed.rest);
-            into.put(&renamed, value);
+            into.put(&renamed, prefix, value);
         }
-        if into.pending_bytes() >= INGEST_BYTES {
+        if into.buffered_bytes() >= INGEST_BYTES {
             into.hand_on()?
         }
         Ok(ControlFlow::Continue(()))

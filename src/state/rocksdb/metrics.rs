@@ -58,13 +58,15 @@ mod tests {
         let before = value("dstl_rocksdb_memtable_bytes");
         let (name, serializer) = ("a".to_owned(), String::new());
         backend.register(StateId(1), &StateDescriptor { name, kind: StateKind::Value, merge: None, serializer });
+        // Each shard's share is more than it buffers.
         for key in 0..100_u16 {
             let at = Address { state: StateId(1), key_group: KeyGroup(key), key: &key.to_be_bytes(), namespace: b"" };
-            backend.apply(&Change { at, action: Action::Put(&[7; 4096]) }).unwrap();
+            backend.apply(&Change { at, action: Action::Put(&[7; 100_000]) }).unwrap();
         }
-        assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 100);
+        let keys = value("dstl_rocksdb_estimate_num_keys");
+        assert!((60..=100).contains(&keys), "{keys} handed on");
         assert_eq!(value("dstl_rocksdb_is_write_stopped"), 0);
-        assert!(value("dstl_rocksdb_memtable_bytes") >= before + 100 * 4096);
+        assert!(value("dstl_rocksdb_memtable_bytes") >= before + 60 * 100_000);
         assert!(value("dstl_rocksdb_memory_bytes") >= value("dstl_rocksdb_memtable_bytes"));
         drop(backend);
         assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 0);

@@ -2,13 +2,10 @@
 
 use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
 
-use hashbrown::HashSet;
-
-use rocksdb::{DB, DBPinnableSlice, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
-
-use xxhash_rust::xxh3::xxh3_64;
+use rocksdb::{DB, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
 
 use super::{
+    buffer::Buffer,
     key,
     resources::{Resources, local},
 };
@@ -43,29 +40,19 @@ pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<Contro
 /// Takes an entry's key; says where to seek next.
 pub(super) type ReadKey<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, StateError>;
 
-/// Writes that the database does not have yet.
-#[derive(Default)]
-struct Pending {
-    batch: WriteBatch,
-    /// Hashes of the keys in it: a read of any other key need not wait for them.
-    keys: HashSet<u64>,
-    /// Whether a whole range is among them.
-    ranges: bool,
-}
-
-/// One open database. Writes are collected, and handed on when a read may need them or their batch ends. Its folder is removed with it.
+/// One open database behind its write buffer. Its folder is removed with it.
 pub(super) struct Shard {
     pub(super) key_groups: KeyGroupRange,
     /// The highest stamp of any change.
     pub(super) changed: u64,
     db: Arc<DB>,
     writes: WriteOptions,
-    pending: RefCell<Pending>,
+    buffer: RefCell<Buffer>,
     /// Dropped after the database is closed.
     folder: Folder,
 }
 
-/// Pending writes on their way.
+/// Buffered writes on their way.
 pub(super) struct HandOn<'a> {
     db: &'a DB,
     writes: &'a WriteOptions,
@@ -92,7 +79,7 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        Ok(Self { key_groups, changed: 0, db, writes, pending: RefCell::default(), folder })
+        Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), folder })
     }
 
     /// The database of an image, whose folder it takes.
@@ -113,49 +100,37 @@ impl Shard {
         self.db.clone()
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StateError> {
-        let is_pending = {
-            let pending = self.pending.borrow();
-            pending.ranges || (!pending.keys.is_empty() && pending.keys.contains(&xxh3_64(key)))
-        };
-        if is_pending {
-            self.hand_on()?;
+    /// Reads the value of a key.
+    pub(super) fn get<T>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, StateError> {
+        if let Some(written) = self.buffer.borrow().get(key) {
+            return Ok(read(written));
         }
-        self.db.get_pinned(key).map_err(local)
+        Ok(read(self.db.get_pinned(key).map_err(local)?.as_deref()))
     }
 
-    pub(super) fn put(&self, key: &[u8], value: &[u8]) {
-        let mut pending = self.pending.borrow_mut();
-        pending.batch.put(key, value);
-        pending.keys.insert(xxh3_64(key));
+    /// Writes a key, of which the first `prefix` bytes are what scans name.
+    pub(super) fn put(&self, key: &[u8], prefix: usize, value: &[u8]) {
+        self.buffer.borrow_mut().write(key, prefix, Some(value));
     }
 
-    pub(super) fn delete(&self, key: &[u8]) {
-        let mut pending = self.pending.borrow_mut();
-        pending.batch.delete(key);
-        pending.keys.insert(xxh3_64(key));
+    /// Removes a key, likewise.
+    pub(super) fn delete(&self, key: &[u8], prefix: usize) {
+        self.buffer.borrow_mut().write(key, prefix, None);
     }
 
     /// Bytes of writes that the database does not have yet.
-    pub(super) fn pending_bytes(&self) -> usize {
-        self.pending.borrow().batch.size_in_bytes()
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.buffer.borrow().bytes()
     }
 
-    /// What hands the pending writes to the database; they count as done from now on.
-    pub(super) fn handing_on(&self) -> Option<HandOn<'_>> {
-        let mut pending = self.pending.borrow_mut();
-        if pending.batch.is_empty() {
-            return None;
-        }
-        pending.keys.clear();
-        pending.ranges = false;
-        let batch = std::mem::take(&mut pending.batch);
-        Some(HandOn { db: &self.db, writes: &self.writes, batch })
+    /// What hands the buffered writes to the database; they must be handed on before anything is read.
+    pub(super) fn handing_on(&self) -> HandOn<'_> {
+        HandOn { db: &self.db, writes: &self.writes, batch: self.buffer.borrow_mut().take() }
     }
 
-    /// Hands the pending writes to the database.
+    /// Hands the buffered writes to the database.
     pub(super) fn hand_on(&self) -> Result<(), StateError> {
-        self.handing_on().map_or(Ok(()), HandOn::run)
+        if self.buffer.borrow().is_empty() { Ok(()) } else { self.handing_on().run() }
     }
 
     /// Removes every entry that begins with `prefix`.
@@ -166,19 +141,22 @@ impl Shard {
             Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if keys.len() <= RANGE_CLEAR_ENTRIES {
-            keys.iter().for_each(|key| self.delete(key));
+            keys.iter().for_each(|key| self.delete(key, prefix.len()));
             return Ok(());
         }
         let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
-        let mut pending = self.pending.borrow_mut();
-        pending.batch.delete_range(prefix, &end);
-        pending.ranges = true;
-        Ok(())
+        // The scan has emptied the buffer of what lies there.
+        let mut batch = WriteBatch::default();
+        batch.delete_range(prefix, &end);
+        self.db.write_opt(batch, &self.writes).map_err(local)
     }
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
-        self.scan_range(from, key::behind(prefix), read)
+        if self.buffer.borrow().has_prefix(prefix) {
+            self.hand_on()?;
+        }
+        Reader(self.db.clone()).scan_range(from, key::behind(prefix), read)
     }
 
     /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
@@ -212,10 +190,11 @@ impl Shard {
         Ok(Reader(self.db.clone()))
     }
 
-    /// Bytes of memtables and live files.
+    /// Bytes of the buffer, memtables and live files.
     pub(super) fn bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.cur-size-all-mem-tables") + property("rocksdb.live-sst-files-size")
+        let stored = property("rocksdb.cur-size-all-mem-tables") + property("rocksdb.live-sst-files-size");
+        stored + self.buffered_bytes() as u64
     }
 
     /// Whether writes wait for flushes or compactions.

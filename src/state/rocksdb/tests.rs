@@ -225,7 +225,7 @@ fn memory_is_shared_and_counted_once() {
     let mut backends = [backend(&home, range(0, 63)), backend(&home, range(64, 127))];
     for backend in &mut backends {
         fill(backend, 0..20_000);
-        assert_eq!(backend.memory_bytes(), 0);
+        assert!(backend.memory_bytes() <= 8 << 20, "only the write buffers");
         assert!(backend.bytes() > 100_000);
     }
     let used = home.resources.memory_bytes();

@@ -1,0 +1,136 @@
+//! The write buffer of a shard: the newest writes by key, before the database has them.
+//!
+//! RocksDB's own buffer is a skip list, in which a write at a random key waits for memory a dozen times. Here it waits once; handed
+//! on in order, thousands at a time, neighbours find their places in the list from one another. Overwritten values are never
+//! handed on. Nothing is lost that the database would have kept: neither has a write-ahead log.
+
+use hashbrown::{HashSet, HashTable};
+use rocksdb::WriteBatch;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The newest write of a key.
+struct Entry {
+    hash: u64,
+    key: Span,
+    /// `None` removes it.
+    value: Option<Span>,
+}
+
+/// A part of the arena.
+#[derive(Clone, Copy)]
+struct Span {
+    at: usize,
+    length: usize,
+}
+
+/// Writes by key.
+#[derive(Default)]
+pub(super) struct Buffer {
+    entries: HashTable<Entry>,
+    /// Keys and values, overwritten ones included.
+    arena: Vec<u8>,
+    /// Hashes of the prefixes below which keys were written.
+    prefixes: HashSet<u64>,
+}
+
+impl Buffer {
+    /// Bytes of memory that are in use.
+    pub(super) fn bytes(&self) -> usize {
+        self.arena.len() + self.entries.len() * size_of::<Entry>() + self.prefixes.len() * size_of::<u64>()
+    }
+
+    /// The newest write of `key`: its value, or `None` inside if it was removed.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let hash = xxh3_64(key);
+        let found = self.entries.find(hash, |entry| entry.hash == hash && slice(&self.arena, entry.key) == key)?;
+        Some(found.value.map(|value| slice(&self.arena, value)))
+    }
+
+    /// Whether there are writes below `prefix`.
+    pub(super) fn has_prefix(&self, prefix: &[u8]) -> bool {
+        !self.prefixes.is_empty() && self.prefixes.contains(&xxh3_64(prefix))
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together.
+    pub(super) fn write(&mut self, key: &[u8], prefix: usize, value: Option<&[u8]>) {
+        let Self { entries, arena, prefixes } = self;
+        let hash = xxh3_64(key);
+        let value = value.map(|value| push(arena, value));
+        if let Some(entry) = entries.find_mut(hash, |entry| entry.hash == hash && slice(arena, entry.key) == key) {
+            entry.value = value;
+            return;
+        }
+        let entry = Entry { hash, key: push(arena, key), value };
+        entries.insert_unique(hash, entry, |entry| entry.hash);
+        if let Some(prefix) = key.get(..prefix) {
+            prefixes.insert(xxh3_64(prefix));
+        }
+    }
+
+    /// Empties it: all writes in order of their keys.
+    pub(super) fn take(&mut self) -> WriteBatch {
+        let arena = &self.arena;
+        let mut entries: Vec<(&[u8], Option<Span>)> =
+            self.entries.iter().map(|entry| (slice(arena, entry.key), entry.value)).collect();
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let mut batch = WriteBatch::with_capacity_bytes(arena.len() + entries.len() * 16);
+        for (key, value) in entries {
+            match value {
+                Some(value) => batch.put(key, slice(arena, value)),
+                None => batch.delete(key),
+            }
+        }
+        self.entries.clear();
+        self.arena.clear();
+        self.prefixes.clear();
+        batch
+    }
+}
+
+fn push(arena: &mut Vec<u8>, bytes: &[u8]) -> Span {
+    let at = arena.len();
+    arena.extend_from_slice(bytes);
+    Span { at, length: bytes.len() }
+}
+
+fn slice(arena: &[u8], span: Span) -> &[u8] {
+    arena.get(span.at..span.at + span.length).expect("spans lie in their arena")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_write_of_a_key_counts() {
+        let mut buffer = Buffer::default();
+        for round in 0..3_u32 {
+            for key in 0..1_000_u32 {
+                buffer.write(
+                    &key.to_be_bytes(),
+                    2,
+                    (key % 3 != round).then(|| round.to_le_bytes()).as_ref().map(|v| &v[..]),
+                );
+            }
+        }
+        for key in 0..1_000_u32 {
+            let expected = (key % 3 != 2).then_some(2_u32.to_le_bytes());
+            assert_eq!(buffer.get(&key.to_be_bytes()).unwrap(), expected.as_ref().map(|v| &v[..]));
+        }
+        assert_eq!(buffer.get(&1_000_u32.to_be_bytes()), None);
+        assert!(buffer.has_prefix(&[0, 0]) && !buffer.has_prefix(&[0, 1]));
+        assert!(buffer.bytes() > 12_000);
+        let batch = buffer.take();
+        assert_eq!(batch.len(), 1_000, "each key once");
+        assert!(buffer.is_empty() && buffer.bytes() == 0 && !buffer.has_prefix(&[0, 0]));
+    }
+}
