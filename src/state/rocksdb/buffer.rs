@@ -80,7 +80,7 @@ impl Buffer {
         let arena = &self.arena;
         let mut entries: Vec<(&[u8], Option<Span>)> =
             self.entries.iter().map(|entry| (slice(arena, entry.key), entry.value)).collect();
-        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        entries.sort_unstable_by_key(|(a, _)| *a);
         let mut batch = WriteBatch::with_capacity_bytes(arena.len() + entries.len() * 16);
         for (key, value) in entries {
             match value {
