@@ -6,14 +6,14 @@
 #   docker run --rm -v /run/dstl:/run/dstl -v dstl:/var/lib/dstl dstl
 #
 # /run/dstl      holds the socket; share it with the task. User 10001 must be able to write there.
-# /var/lib/dstl  holds the data folder, and the store where none is configured. Give it a volume.
+# /var/lib/dstl  holds the data folder: RocksDB's files, and the store where none is configured. Give it a volume.
 
 ARG RUST_VERSION=1.95
 
 FROM rust:${RUST_VERSION}-bookworm AS build
-# The image brings cc; RocksDB and its bindings need a C++ compiler and libclang as well.
+# The image brings compilers for C and C++; the bindings of RocksDB need libclang as well.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends clang cmake libclang-dev \
+    && apt-get install -y --no-install-recommends libclang-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Dependencies are built on a skeleton of the package, so that this layer lasts until Cargo.lock or the protocol changes.

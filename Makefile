@@ -15,39 +15,59 @@ DSTL := $(TARGET)/release/dstl
 # Tests run the profile that ships, so that dependencies are compiled once; only this package gets debug assertions.
 CHECKED := --release --config 'profile.release.package.dstl.debug-assertions=true'
 MIN_RUST := 1.95
+# What is built without RocksDB has everything else.
+WITHOUT_ROCKSDB := --no-default-features --features server
+# RocksDB's bindings need libclang: found, or installed, once.
+WITH_LIBCLANG := found=$$(.ci/libclang); eval "$$found";
+ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocksdb.a)
 
-.PHONY: help demo test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check audit
+.PHONY: help demo test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: check-tools ## Build dstl and run the demo (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
-	@if [ ! -x '$(DSTL)' ]; then echo 'demo: building dstl with optimizations first; this takes some minutes, once'; fi
-	$(CARGO) build --release --locked --bin dstl
+# RocksDB takes long to compile. Where it is not compiled yet, the first demo does without it; the second build adds it and
+# compiles nothing else again but dstl itself.
+demo: check-tools ## Build dstl and run the demo on both inner backends (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
+ifeq ($(ROCKSDB_BUILT),)
+	@echo 'demo: building dstl with optimizations, without RocksDB first; this takes some minutes, once'
+	$(CARGO) build --release --locked $(WITHOUT_ROCKSDB) --bin dstl
+else
+	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
+endif
 	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
 	@$(DSTL) demo $(if $(STORE),--store '$(STORE)') $(ARGS)
+ifeq ($(ROCKSDB_BUILT),)
+	@echo 'demo: now the same with state on disk. RocksDB is compiled for it, once: about 15 minutes on two cores'
+	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
+endif
+	@echo 'demo: the same with the inner backend rocksdb'
+	@$(DSTL) demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: check-tools ## Run the unit and integration tests
-	$(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
 
 # The tests come last: their summary is the last thing to be seen.
-verify: check-tools check-promtool fmt-check lint doc doc-test client-check audit ## Run everything that a change must pass
-	$(CARGO) test $(CHECKED) --locked --lib --test it
+verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit ## Run everything that a change must pass
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it
 
 fmt-check: ## Check the formatting
 	$(CARGO) fmt --check
 
 lint: ## Run clippy; warnings are errors
-	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(WITH_LIBCLANG) $(CARGO) clippy --release --locked --all-targets -- -D warnings
 
 doc: ## Build the documentation; warnings are errors
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
+	$(WITH_LIBCLANG) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
 doc-test: ## Run the examples of the documentation
-	$(CARGO) test $(CHECKED) --locked --doc
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --doc
 
 client-check: ## Check that the client alone compiles, without the daemon's dependencies
 	$(CARGO) check --release --locked --no-default-features --features client
+
+server-check: ## Check that the daemon compiles without RocksDB
+	$(CARGO) check --release --locked $(WITHOUT_ROCKSDB)
 
 audit: ## Look for advisories against the dependencies, where cargo-audit or cargo-deny is installed
 	@if $(CARGO) audit --version >/dev/null 2>&1; then \
@@ -59,7 +79,7 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 	fi
 
 bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
-	$(CARGO) bench --locked --bench load -- $(ARGS)
+	$(WITH_LIBCLANG) $(CARGO) bench --locked --bench load -- $(ARGS)
 
 # Alerts, dashboard and metrics are checked with it; their tests leave it out where it is missing, but not in CI.
 check-promtool: ## Check for promtool; as root on Debian, install it
@@ -73,14 +93,15 @@ check-promtool: ## Check for promtool; as root on Debian, install it
 		fi; \
 	fi
 
-check-tools: ## Check for cargo, rustc and a C compiler; as root on Debian, install the compiler
-	@missing=''; \
-	if ! command -v cc >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo 'check-tools: a C compiler is missing; installing gcc and libc6-dev'; \
-			apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev; \
+check-tools: ## Check for cargo, rustc and compilers for C and C++; on Debian, as root or with sudo, install the compilers
+	@missing=''; root=''; \
+	if [ "$$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then root='sudo -n'; fi; \
+	if ! command -v cc >/dev/null || ! command -v c++ >/dev/null; then \
+		if { [ "$$(id -u)" = 0 ] || [ -n "$$root" ]; } && command -v apt-get >/dev/null; then \
+			echo 'check-tools: a C or C++ compiler is missing; installing g++ and libc6-dev'; \
+			$$root apt-get update -q && $$root apt-get install -qy --no-install-recommends gcc g++ libc6-dev; \
 		else \
-			missing+=$$'\n  a C compiler (cc): install the packages gcc and libc6-dev, as root: apt-get install gcc libc6-dev'; \
+			missing+=$$'\n  compilers for C and C++ (cc, c++): install the packages g++ and libc6-dev, as root: apt-get install g++ libc6-dev'; \
 		fi; \
 	fi; \
 	if ! command -v $(CARGO) >/dev/null; then \

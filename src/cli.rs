@@ -4,6 +4,7 @@
 //! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 1 for a fault while running. Results go
 //! to standard output, everything else to standard error; a reader of standard output may leave at any time.
 
+mod allocator;
 mod args;
 mod logging;
 mod output;

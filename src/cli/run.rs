@@ -1,7 +1,7 @@
 //! High arguments: each command resolved and run.
 
 use super::{
-    CliError,
+    CliError, allocator,
     args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
     output, tools,
@@ -36,6 +36,7 @@ fn serve(args: &ServeArgs) -> Result<(), CliError> {
         return check(&args.config);
     }
     let config = resolve(&args.config)?;
+    allocator::set_up();
     init_logging(&config.log)?;
     crate::daemon::serve(&config).map_err(CliError::runtime)
 }
