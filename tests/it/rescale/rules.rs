@@ -277,23 +277,18 @@ async fn imports_are_dropped_once_a_materialization_has_what_they_have() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_is_published_after_its_head_was_read_is_not_taken_for_the_empty_state() {
-    // Once the own head lacked the chosen checkpoint, other subtasks had their parts, and none of those was needed.
+async fn a_part_that_was_let_go_is_not_taken_for_the_empty_state() {
     let world = World::new();
-    let (daemon, mut fleet) = generation(&world, 2, false).await;
-    fleet.write(100);
-    fleet.subtasks[1].task.checkpoint(2).await;
-    let slow = Daemon::start(&world, settings(20));
-    let latency = Duration::from_millis(50)..Duration::from_millis(51);
-    slow.faults.set_plan(FaultPlan { latency, ..FaultPlan::none() });
-    let opening = open(&slow, OpenSpec { restore: LATEST, ..spec(0, 2, 2) });
-    let publishing = async {
-        // After the own head was read, before those of all are.
-        tokio::time::sleep(Duration::from_millis(130)).await;
-        fleet.subtasks[0].task.checkpoint(2).await
-    };
-    let (opened, _) = tokio::join!(opening, publishing);
-    let parts = opened.unwrap().task.opened.parts;
-    assert_eq!(parts.iter().map(|part| part.checkpoint.id).collect::<Vec<_>>(), [2]);
-    drop(daemon);
+    let (old, mut fleet) = generation(&world, 2, false).await;
+    let new = Daemon::start(&world, settings(20));
+    let latest = |subtask, parallelism| OpenSpec { restore: LATEST, ..spec(subtask, parallelism, 2) };
+    let second = open(&new, latest(1, 2)).await.unwrap();
+    assert_eq!(second.task.opened.parts.len(), 1, "it chose for both");
+    fleet.subtasks[0].task.notice(NoticeKind::Discard, 1);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // What the other subtask retains has none of its key groups.
+    let error = refusal(&new, latest(0, 2)).await;
+    assert_eq!(error.reason, Reason::CheckpointNotFound);
+    assert!(error.message.contains("key groups 0..=63"), "{error}");
+    old.crash();
 }

@@ -169,6 +169,12 @@ impl Engine {
         }
     }
 
+    /// Whether an attempt after this one does not have the backend.
+    pub(super) fn has_vanished(&self) -> bool {
+        let newest = self.world.job.lock().attempt;
+        (self.attempt + 1..=newest).any(|attempt| self.world.plan.seat(self.seat, attempt).is_none())
+    }
+
     /// Opens, and learns what that tells. `None` if it did not work, for a good reason.
     async fn open(&self, host: &Host, wanted: Wanted) -> Option<(Opened, Restored)> {
         let asked = self.ask(wanted);

@@ -457,7 +457,7 @@ impl<'a> Owner<'a> {
             completed: false,
             pinned: false,
             let_go: false,
-            vanished: false,
+            vanished: self.engine.has_vanished(),
         };
         let old = self.engine.world.truths[self.engine.seat].lock().cuts.insert(self.key(id), cut);
         assert!(old.is_none(), "an engine sends ids once");

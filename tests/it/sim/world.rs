@@ -7,6 +7,7 @@ use dstl::{
     checkpoint::{
         chain,
         collect::{Kept, SweepOptions, Verdict, sweep},
+        index::PageRef,
         manifest::{CheckpointRecord, Manifest},
     },
     clock::Clock,
@@ -186,7 +187,16 @@ impl World {
         ids: &BTreeMap<usize, StateId>,
     ) {
         let Description { id, epoch, mut manifest, .. } = description;
-        let own = manifest.runs.get(&epoch.number).and_then(|run| run.handles.last());
+        let own = manifest.runs.get(&epoch.number);
+        for page in own.iter().flat_map(|run| &run.pages) {
+            // It is under way, and what it lists was persisted as part of the manifest before.
+            if self.raw.head(&page.name(&id).path(), Retry::none()).await.unwrap().is_none()
+                && !self.is_named(&id, page).await
+            {
+                return;
+            }
+        }
+        let own = own.and_then(|run| run.handles.last());
         let Some(cut) = own.map(|handle| handle.range.to) else { return };
         assert!(cut > Sqn::first_of(epoch.number));
         let Some(mut record) = manifest.checkpoints.last().cloned() else { return };
@@ -201,7 +211,18 @@ impl World {
         manifest.checkpoints = vec![record.clone()];
         let difference = self.difference(&manifest, &record, expected, ids).await;
         let difference = difference.unwrap_or_else(|error| Some(error.to_string()));
+        // What an owner that was fenced did not publish is nobody's, whether it knows or not.
+        let head = chain::read_head(&self.raw, &id, Retry::none()).await.unwrap();
+        if head.is_some_and(|head| head.manifest.owner().epoch != epoch) {
+            return;
+        }
         assert_eq!(difference, None, "{id}: what is persisted up to {cut}");
+    }
+
+    /// Whether the newest manifest names the page itself.
+    async fn is_named(&self, id: &BackendId, page: &PageRef) -> bool {
+        let head = chain::read_head(&self.raw, id, Retry::none()).await.unwrap();
+        head.is_some_and(|head| head.manifest.runs.values().any(|run| run.pages.contains(page)))
     }
 
     async fn difference(
