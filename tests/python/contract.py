@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Proves the engine contract (`proto/dstl/v1`) against a real daemon, with stock grpcio over the Unix socket.
 
-    contract.py [--binary target/release/dstl] [--workers N] [--keep] [WORD…]
+    contract.py [--binary target/release/dstl] [--set KEY=VALUE] [--workers N] [--keep] [WORD…]
 
 Runs every scenario, or those whose names contain one of the words, each against `dstl serve` processes that it starts
 itself. Ends with `N passed, N failed`; the exit code is 1 if any failed. The binary can also be named by `DSTL_BINARY`.
@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 
+import support
 import world
 
 # The order is that of the life of a backend; scenarios run beside each other all the same.
@@ -53,10 +54,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = pathlib.Path(__file__).resolve().parents[2] / "target/release/dstl"
     parser.add_argument("--binary", default=os.environ.get("DSTL_BINARY", str(default)))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set an option of every daemon")
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--keep", action="store_true", help="keep the folder of stores and logs")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
+    support.SETTINGS[:] = options.set
     faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)
     # Socket paths are limited to 107 bytes, so that deep default folders do not do.
     root = tempfile.mkdtemp(prefix="dstl-py-", dir="/tmp")

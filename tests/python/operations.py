@@ -110,6 +110,49 @@ def maps_keep_their_entries_in_order_of_the_bytes(world):
 
 
 @scenario
+def the_keys_of_a_state_are_read_page_by_page(world):
+    client, ref, (values, maps) = opened(world, descriptor("v"), descriptor("m", MAP))
+    session = client.session(ref)
+    names = {(b"key %d" % n, namespace) for n in range(300) for namespace in (b"", b"w")}
+    session.batch(*[op("PUT", values, key, namespace=namespace, value=b"v") for key, namespace in names])
+    session.batch(*[op("MAP_PUT", maps, b"k", namespace=b"n", map_key=bytes([n]), value=b"v") for n in range(3)])
+
+    def pages(state, **fields):
+        found, token = [], b""
+        while True:
+            (page,) = session.read(op("KEYS", state, b"", token=token, **fields))
+            found += [(key.key, key.namespace) for key in page.keys]
+            token = page.token
+            if not token:
+                return found
+
+    every = pages(values, all_namespaces=True, limit=7)
+    assert len(every) == 600 and set(every) == names, len(every)
+    assert pages(values, all_namespaces=True) == every, "in an order that lasts"
+    assert sorted(pages(values, namespace=b"w", limit=100)) == sorted(name for name in names if name[1] == b"w")
+    assert pages(values, namespace=b"nobody") == []
+    assert pages(maps, all_namespaces=True) == [(b"k", b"n")], "each once, however many entries it has"
+    (first,) = session.read(op("KEYS", values, b"", all_namespaces=True, limit=50))
+    seen = {(key.key, key.namespace) for key in first.keys}
+    gone = next(name for name in names if name not in seen)
+    session.batch(op("CLEAR", values, gone[0], namespace=gone[1]), op("PUT", values, b"new", value=b"v"))
+    rest, token = [], first.token
+    while token:
+        (page,) = session.read(op("KEYS", values, b"", all_namespaces=True, token=token))
+        rest += [(key.key, key.namespace) for key in page.keys]
+        token = page.token
+    assert not seen & set(rest) and gone not in rest and seen | set(rest) >= names - {gone}
+    session.finish()
+    again = client.open(world.job, attempt=2).backend
+    client.register(again, descriptor("v"), descriptor("m", MAP))
+    for wrong in (dict(key=b"k"), dict(key=b"", token=b"x"), dict(key=b"", token=first.token), dict(key=b"", value=b"v")):
+        with refused("REASON_INVALID_ARGUMENT"):
+            client.apply(again, op("KEYS", values, all_namespaces=True, **wrong))
+    with refused("REASON_INVALID_ARGUMENT"):
+        client.apply(again, op("KEYS", values, b"", all_namespaces=True, namespace=b"w"))
+
+
+@scenario
 def lists_append_replace_and_page(world):
     client, ref, (state,) = opened(world, descriptor("l", LIST))
     session = client.session(ref)

@@ -165,6 +165,10 @@ def retain(count=None):
     return service_pb2.Retention(count=count)
 
 
+# Options of every daemon (`key=value`).
+SETTINGS = []
+
+
 class Daemon:
     """One `dstl serve` process with a socket, a store and an admin address of its own."""
 
@@ -177,7 +181,7 @@ class Daemon:
             probe.bind(("127.0.0.1", 0))
             self.admin = "127.0.0.1:%d" % probe.getsockname()[1]
         self.command = [binary, "serve", "--socket", str(self.socket), "--store", str(store), "--admin", self.admin]
-        for setting in (f"dstl.data-dir={folder}/data", *settings):
+        for setting in (f"dstl.data-dir={folder}/data", *SETTINGS, *settings):
             self.command += ["--set", setting]
         self.process = None
 

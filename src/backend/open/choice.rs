@@ -52,7 +52,7 @@ pub(super) async fn choose(
     let Some(first) = parts.first() else { return Ok(parts) };
     let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
     // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
-    check(spec, &parts, key_groups)?;
+    check(spec, head, &parts, key_groups)?;
     if !matches!(spec.restore, RestoreFrom::Handles(_)) {
         let vanishes = |part: &Part| part.manifest.backend.subtask >= spec.parallelism;
         parts.retain(|part| part.span().key_groups.overlaps(key_groups) || vanishes(part));
@@ -89,9 +89,10 @@ async fn by_id(
     Err(match lacking {
         Some((attempt, missing)) => {
             let text = format!(
-                "backend `{}`: of checkpoint {id} of attempt {attempt}, no subtask retains key groups {}",
+                "backend `{}`: of checkpoint {id} of attempt {attempt}, no subtask retains key groups {}; retained are: {}",
                 spec.id,
-                list(&missing)
+                list(&missing),
+                retained(head)
             );
             Error::new(Reason::CheckpointNotFound, text)
         }
@@ -198,7 +199,7 @@ fn spans(parts: &[Part]) -> impl Iterator<Item = KeyGroupRange> + '_ {
 ///
 /// # Errors
 /// Says which are missing, and whose handles have them.
-fn check(spec: &OpenSpec, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
+fn check(spec: &OpenSpec, head: Option<&Head>, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
     let mut needed: Vec<&Part> = parts.iter().filter(|part| part.span().key_groups.overlaps(key_groups)).collect();
     needed.sort_by_key(|part| part.span().key_groups.first());
     for (part, other) in needed.iter().zip(needed.iter().skip(1)) {
@@ -226,11 +227,16 @@ fn check(spec: &OpenSpec, parts: &[Part], key_groups: KeyGroupRange) -> Result<(
         _ => ("parts", Reason::CheckpointNotFound),
     };
     let text = format!(
-        "backend `{}`: key groups {} are in none of the {what}: those of subtasks {} of {} are missing",
+        "backend `{}`: key groups {} are in none of the {what}: those of subtasks {} of {} are missing{}",
         spec.id,
         list(&missing),
         subtasks.join(", "),
-        span.parallelism
+        span.parallelism,
+        if reason == Reason::CheckpointNotFound {
+            format!("; retained are: {}", retained(head))
+        } else {
+            String::new()
+        }
     );
     Err(Error::new(reason, text))
 }
@@ -244,10 +250,14 @@ fn not_found(spec: &OpenSpec, head: Option<&Head>, what: &str) -> Error {
 }
 
 fn not_found_in(backend: &BackendId, head: Option<&Head>, what: &str) -> Error {
-    let ids = |head: &Head| head.manifest.checkpoints.iter().map(|r| r.identity.id.to_string()).collect::<Vec<_>>();
-    let retained = head.map(ids).filter(|ids| !ids.is_empty()).map_or_else(|| "none".to_owned(), |ids| ids.join(", "));
-    let text = format!("backend `{backend}` retains no checkpoint {what}; retained are: {retained}");
+    let text = format!("backend `{backend}` retains no checkpoint {what}; retained are: {}", retained(head));
     Error::new(Reason::CheckpointNotFound, text)
+}
+
+/// The ids of the checkpoints that a chain retains.
+fn retained(head: Option<&Head>) -> String {
+    let ids = |head: &Head| head.manifest.checkpoints.iter().map(|r| r.identity.id.to_string()).collect::<Vec<_>>();
+    head.map(ids).filter(|ids| !ids.is_empty()).map_or_else(|| "none".to_owned(), |ids| ids.join(", "))
 }
 
 fn job_error(error: JobError) -> Error {
