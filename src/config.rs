@@ -11,18 +11,26 @@
 //! it as a commented file. A configuration with faults is refused as a whole, with *all* its faults, each naming the key,
 //! the value, where that came from and what is allowed. Unknown keys and unknown `DSTL_` variables are faults too.
 //!
+//! Names and values of Flink that are others here get an answer that says what to write instead, from one table (`legacy`);
+//! [`translate()`] makes a file of ours from one of Flink's by the same table.
+//!
 //! [`Config`] is plain data. It owes nothing to the components; the daemon makes their options from it.
 
+mod carry;
 mod check;
 mod fault;
+mod flink_file;
+mod foreign;
 mod host;
 mod kind;
+mod legacy;
 mod listing;
 mod merged;
 mod options;
 mod resolved;
 mod size;
 mod suggest;
+mod translate;
 mod typed;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -31,9 +39,11 @@ use url::Url;
 
 pub use self::{
     fault::{Fault, Faults, Origin, Quoted},
+    flink_file::Unusable,
     host::Host,
     listing::{OptionRow, example, list, list_json, option_rows},
     size::parse as parse_size,
+    translate::{Translation, translate},
     typed::{File, Flag, Sources},
 };
 use crate::types::Limits;

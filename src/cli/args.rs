@@ -24,7 +24,7 @@ pub struct Args {
 pub enum Command {
     /// Serve state backends until a signal ends it.
     Serve(ServeArgs),
-    /// List, explain and check configurations.
+    /// List, explain, check and translate configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Say of each object of a store whether it is garbage and why; delete the garbage if told to.
@@ -42,7 +42,7 @@ pub enum Command {
     DemoTask(DemoTaskArgs),
 }
 
-/// Lists, explains and checks configurations.
+/// Lists, explains, checks and translates configurations.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// List every option with its type, default, environment variable and meaning.
@@ -55,6 +55,12 @@ pub enum ConfigCommand {
     Example,
     /// Say whether a configuration is valid, naming all its faults.
     Check(ConfigArgs),
+    /// Print the state part of a Flink configuration as a configuration file of dstl.
+    Translate {
+        /// Flink's `config.yaml` or `flink-conf.yaml`; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// Where the configuration of `serve` comes from.

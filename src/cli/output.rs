@@ -13,6 +13,11 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// Writes what is no part of a result to standard error.
+pub(super) fn remark(text: &str) {
+    let _ = write!(io::stderr().lock(), "dstl: {text}");
+}
+
 /// Writes an error and its causes to standard error.
 pub(super) fn complain(error: &CliError) {
     let mut text = format!("dstl: {error}");

@@ -21,6 +21,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Options { json: false }) => output::print(&config::list()),
         Command::Config(ConfigCommand::Example) => output::print(&config::example()),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Config(ConfigCommand::Translate { file }) => tools::translate(&file),
         Command::Gc(args) => tools::gc(&args),
         Command::Checkpoints(args) => tools::checkpoints(&args),
         Command::Dump(args) => tools::dump(&args),

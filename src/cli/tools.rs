@@ -1,6 +1,6 @@
-//! The tools, run on the store that the command line names.
+//! The tools, run on the store or the file that the command line names.
 
-use std::path::Path as FilePath;
+use std::{io::Read as _, path::Path as FilePath};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Config, Host},
+    config::{self, Config, Host},
     daemon,
     metrics::Metrics,
     object::{Path, Store},
@@ -25,6 +25,9 @@ use crate::{
         outline::Node,
     },
 };
+
+/// More than a configuration of Flink may have, so that reading ends whatever is read.
+const MAX_FLINK_BYTES: u64 = 2 << 20;
 
 /// Sweeps, or tells what a sweep would do.
 pub(super) fn gc(args: &GcArgs) -> Result<(), CliError> {
@@ -66,6 +69,23 @@ pub(super) fn dump(args: &DumpArgs) -> Result<(), CliError> {
         output::print(&texts.join("\n"))?;
     }
     complain_of(&faults)
+}
+
+/// Translates a configuration of Flink; what became of its settings goes to standard error.
+pub(super) fn translate(file: &FilePath) -> Result<(), CliError> {
+    let unusable = |error: &dyn std::fmt::Display| {
+        CliError::Usage(format!("`{}` is not a configuration of Flink: {error}", file.display()))
+    };
+    let mut text = String::new();
+    let read = if file == FilePath::new("-") {
+        std::io::stdin().lock().take(MAX_FLINK_BYTES).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|opened| opened.take(MAX_FLINK_BYTES).read_to_string(&mut text))
+    };
+    read.map_err(|error| unusable(&error))?;
+    let translation = config::translate(&text, &Host::detect()).map_err(|error| unusable(&error))?;
+    output::remark(&translation.summary);
+    output::print(&translation.toml)
 }
 
 /// The bytes of an object, a file or a handle.

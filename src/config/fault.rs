@@ -77,6 +77,14 @@ pub enum Fault {
         /// The nearest key of the table.
         advice: Option<String>,
     },
+    /// A name or a value of Flink's that is another one here, or that dstl does not have.
+    #[error("{setting}, as in Flink; {advice}")]
+    Legacy {
+        /// The setting.
+        setting: Quoted,
+        /// The option and value to write instead, or why there is none and what to do.
+        advice: String,
+    },
     /// An environment variable of ours that names no option.
     #[error("environment variable `{name}` names no option{}", suggestion(advice))]
     UnknownVariable {

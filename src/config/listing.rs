@@ -104,21 +104,37 @@ pub fn example() -> String {
 }
 
 /// `text` as a TOML value of this type.
-fn literal(kind: Kind, text: &str) -> String {
+pub(super) fn literal(kind: Kind, text: &str) -> String {
     match kind {
         Kind::Flag | Kind::Integer { .. } | Kind::Ratio => text.into(),
         Kind::Ids => format!("[{text}]"),
         Kind::Paths | Kind::Words(_) => {
-            let items = text.split(',').filter(|item| !item.is_empty()).map(|item| format!("\"{item}\""));
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(quoted);
             format!("[{}]", items.collect::<Vec<_>>().join(", "))
         }
         Kind::Table { .. } => "{}".into(),
-        _ => format!("\"{text}\""),
+        _ => quoted(text),
     }
 }
 
+/// `text` as a TOML string of one line.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// Appends `text` in lines that begin with `prefix`.
-fn wrap(out: &mut String, prefix: &str, text: &str) {
+pub(super) fn wrap(out: &mut String, prefix: &str, text: &str) {
     let mut column = 0;
     for word in text.split_whitespace() {
         let length = word.chars().count();

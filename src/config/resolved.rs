@@ -11,6 +11,7 @@ use super::{
     check::{self, MAX_IN_FLIGHT, Rule},
     fault::{Fault, Faults},
     kind::Share,
+    legacy::ROCKSDB_OPTIONS,
     merged::Merged,
     size,
     typed::{Setting, Typed},
@@ -24,9 +25,6 @@ const MAX_IN_FLIGHT_BYTES: usize = 256 << 20;
 
 /// Hundredths of the memory budget that they get by default at most.
 const MAX_IN_FLIGHT_PERCENT: u64 = 15;
-
-/// The table of RocksDB's own options.
-const ROCKSDB_OPTIONS: &str = "state.backend.rocksdb.options";
 
 /// Resolves what was typed. Every fault of typing and of the rules is in the error; a rule about an option that is
 /// faulty by itself is not judged.

@@ -1,15 +1,23 @@
 //! The nearest known name to one that a person typed.
 
+/// Edits of a word that is only mistyped.
+const SLIPS: usize = 2;
+
 /// The one of `known` that `typed` most likely meant: what it is a part of (`state.backend` of `state.backend.type`,
 /// `persist-delay` of the key that ends so), else the fewest edits away, up to a third of its length.
 pub(super) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let typed = typed.to_ascii_lowercase();
     let part = known.clone().find(|name| extends(name, &typed));
     let (edits, close) = known.map(|name| (distance(&typed, name), name)).min_by_key(|(edits, _)| *edits)?;
-    if edits <= 2 {
+    if edits <= SLIPS {
         return Some(close);
     }
     part.or_else(|| (edits <= typed.chars().count() / 3).then_some(close))
+}
+
+/// The one of `known` that is `typed` but for a slip of the finger or two.
+pub(super) fn misspelt<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known.map(|name| (distance(typed, name), name)).filter(|(edits, _)| *edits <= SLIPS).min().map(|(_, name)| name)
 }
 
 /// Whether `name` begins or ends with `typed`, cut at a separator.

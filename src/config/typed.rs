@@ -14,6 +14,7 @@ use toml::{
 
 use super::{
     fault::{Fault, Origin, Quoted},
+    foreign,
     kind::{Kind, Value},
     options::{self, Spec},
     suggest,
@@ -26,7 +27,7 @@ const OTHER_VARIABLES: [&str; 1] = ["DSTL_CONFIG"];
 const LOG_VARIABLE: &str = "DSTL_LOG";
 
 /// Shown in place of a secret.
-const HIDDEN: &str = "…";
+pub(super) const HIDDEN: &str = "…";
 
 /// Where settings come from; later fields win.
 #[derive(Debug, Clone, Default)]
@@ -154,9 +155,7 @@ impl Typed {
         for (name, value) in variables {
             let key = options::all().map(|spec| spec.key).find(|key| options::variable(key) == name);
             let Some(key) = key.or_else(|| (name == LOG_VARIABLE).then_some("log.level")) else {
-                let known: Vec<_> = options::all().map(|spec| options::variable(spec.key)).collect();
-                let advice = suggest::nearest(name, known.iter().map(String::as_str)).map(Into::into);
-                self.faults.push(Fault::UnknownVariable { name: name.into(), advice });
+                self.unknown_variable(name, &value.to_string_lossy());
                 continue;
             };
             let origin = Origin::Environment(name.into());
@@ -165,6 +164,19 @@ impl Typed {
                 (text, _) => self.add(key, text.unwrap_or_default(), origin),
             }
         }
+    }
+
+    fn unknown_variable(&mut self, name: &str, value: &str) {
+        let known: Vec<_> = options::all().map(|spec| options::variable(spec.key)).collect();
+        let known = || known.iter().map(String::as_str);
+        let misspelt = suggest::misspelt(name, known()).is_some();
+        let fault = match foreign::variable(name, value, misspelt) {
+            Some(fault) => fault,
+            None => {
+                Fault::UnknownVariable { name: name.into(), advice: suggest::nearest(name, known()).map(Into::into) }
+            }
+        };
+        self.faults.push(fault);
     }
 
     fn read_flag(&mut self, flag: &Flag) {
@@ -179,8 +191,13 @@ impl Typed {
 
     fn add(&mut self, key: &str, text: &str, origin: Origin) {
         let Some((spec, entry)) = options::find_with_entry(key) else {
-            let advice = suggest::nearest(key, options::all().map(|spec| spec.key)).map(Into::into);
-            return self.faults.push(Fault::UnknownKey { key: key.into(), origin, advice });
+            let known = || options::all().map(|spec| spec.key);
+            let misspelt = suggest::misspelt(key, known()).is_some();
+            let fault = foreign::key(key, text, &origin, misspelt).unwrap_or_else(|| {
+                let advice = suggest::nearest(key, known()).map(Into::into);
+                Fault::UnknownKey { key: key.into(), origin, advice }
+            });
+            return self.faults.push(fault);
         };
         let value = match entry {
             Some(entry) => Some(Value::Table([(entry.to_string(), text.to_string())].into())),
@@ -188,7 +205,10 @@ impl Typed {
         };
         match value {
             Some(value) => self.settings.push(Setting { spec, value, quoted: quote(spec, text, origin) }),
-            None => self.malformed(spec, text, origin),
+            None => match foreign::value(spec.key, text, &origin) {
+                Some(fault) => self.faults.push(fault),
+                None => self.malformed(spec, text, origin),
+            },
         }
     }
 

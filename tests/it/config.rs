@@ -182,7 +182,7 @@ fn all_faults_are_reported_at_once_with_their_origins() {
     sources.flags = flags(&["drain-timeout=-1", "execution.checkpointing.num-retained=0", "oops"]).flags;
     let expected = [
         "`rpc.max-value-size` is `1 parsec` (dstl.toml:1); allowed is a memory size such as `64 MiB`, from `1 B` to `512 MiB`",
-        "`state.backend` (dstl.toml:2) is not an option; did you mean `state.backend.type`?",
+        "`state.backend` is `rocksdb` (dstl.toml:2), as in Flink; here it is `state.backend.type = \"rocksdb\"`",
         "`log.format` is `xml` (dstl.toml:5); allowed is `text` or `json`",
         "`rpc.tcp.address` is `[1]` (dstl.toml:7); allowed is an address with port such as `127.0.0.1:9321` or \
          `[::1]:9321`, or `off`",
@@ -197,17 +197,72 @@ fn all_faults_are_reported_at_once_with_their_origins() {
 }
 
 #[test]
-fn legacy_and_foreign_keys_get_advice() {
-    let shown =
-        faults(&file("taskmanager.numberOfTaskSlots = 4\nstate.changelog.dstl.dfs.upload.max-inflight = '1g'\n"));
-    assert_eq!(
-        shown,
-        [
-            "`taskmanager.numberOfTaskSlots` (dstl.toml:1) is not an option; `dstl config options` lists them",
-            "`state.changelog.dstl.dfs.upload.max-inflight` (dstl.toml:2) is not an option; did you mean \
-             `state.changelog.dstl.dfs.upload.max-in-flight`?",
-        ]
+fn misspelt_keys_get_advice() {
+    let shown = faults(&file(
+        "no.such-thing = 4\nstate.changelog.dstl.dfs.upload.max-inflight = '1g'\nexecution.checkpointing.num-retaind = 2\n",
+    ));
+    let expected = [
+        "`no.such-thing` (dstl.toml:1) is not an option; `dstl config options` lists them",
+        "`state.changelog.dstl.dfs.upload.max-inflight` (dstl.toml:2) is not an option; did you mean \
+         `state.changelog.dstl.dfs.upload.max-in-flight`?",
+        "`execution.checkpointing.num-retaind` (dstl.toml:3) is not an option; did you mean `execution.checkpointing.num-retained`?",
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn flinks_names_get_ours_in_every_source() {
+    let mut sources = file(
+        "state.backend.type = 'org.apache.flink.runtime.state.memory.MemoryStateBackend'\nstate.savepoints.dir = '/s'\n\
+         taskmanager.numberOfTaskSlots = 4\n[dstl.dfs]\nupload.timeout = '1500 ms'\ncompression.enabled = true\n",
     );
+    let variables = [
+        ("DSTL_EXECUTION_SAVEPOINT_RESTORE_MODE", "CLAIM"),
+        ("DSTL_STATE_BACKEND", "EmbeddedRocksDBStateBackend"),
+        ("DSTL_STATE_BACKEND_ROCKSDB_METRICS_ESTIMATE_NUM_KEYS", "true"),
+        ("DSTL_STATE_BACKEND_ROCKSDB_WRITEBUFFER_SIZE", "32 mb"),
+        ("DSTL_STATE_BACKEND_CHANGELOG_ENABLED", "true"),
+    ];
+    sources.environment = environment(&variables).environment;
+    let arguments = [
+        "state.checkpoints.dir=s3://bucket/a",
+        "state.checkpoints.num-retained=0",
+        "state.backend.rocksdb.memory.managed=true",
+        "s3.secret-key=hush",
+    ];
+    sources.flags = flags(&arguments).flags;
+    let shown = faults(&sources);
+    let expected = [
+        "`state.backend.type` is `org.apache.flink.runtime.state.memory.MemoryStateBackend` (dstl.toml:1), as in Flink; here it is \
+         `state.backend.type = \"hashmap\"`; checkpoints go to the store of state.changelog.dstl.dfs.base-path, not to the JobManager",
+        "`state.savepoints.dir` is `/s` (dstl.toml:2), as in Flink; dstl has no such option: dstl writes no savepoints so far; ",
+        "`taskmanager.numberOfTaskSlots` is `4` (dstl.toml:3), as in Flink; dstl has no such option: it is about Flink's own processes",
+        "`dstl.dfs.upload.timeout` is `1500 ms` (dstl.toml:5), as in Flink; here it is \
+         `state.changelog.dstl.dfs.upload.timeout = \"1s 500ms\"`",
+        "`dstl.dfs.compression.enabled` is `true` (dstl.toml:6), as in Flink; here it is `state.changelog.dstl.dfs.compression = \"lz4\"`",
+        "`DSTL_EXECUTION_SAVEPOINT_RESTORE_MODE` is `CLAIM` (environment variable DSTL_EXECUTION_SAVEPOINT_RESTORE_MODE), as in Flink; \
+         dstl has no such option: what is restored is kept",
+        "`DSTL_STATE_BACKEND` is `EmbeddedRocksDBStateBackend` (environment variable DSTL_STATE_BACKEND), as in Flink; here it is \
+         `DSTL_STATE_BACKEND_TYPE=rocksdb`",
+        "`DSTL_STATE_BACKEND_CHANGELOG_ENABLED` is `true` (environment variable DSTL_STATE_BACKEND_CHANGELOG_ENABLED), as in Flink; \
+         here it is `DSTL_STATE_CHANGELOG_ENABLED=true`",
+        "`DSTL_STATE_BACKEND_ROCKSDB_METRICS_ESTIMATE_NUM_KEYS` is `true` (environment variable \
+         DSTL_STATE_BACKEND_ROCKSDB_METRICS_ESTIMATE_NUM_KEYS), as in Flink; here it is \
+         `DSTL_STATE_BACKEND_ROCKSDB_METRICS=estimate-num-keys`",
+        "`DSTL_STATE_BACKEND_ROCKSDB_WRITEBUFFER_SIZE` is `32 mb` (environment variable \
+         DSTL_STATE_BACKEND_ROCKSDB_WRITEBUFFER_SIZE), as in Flink; here it is \
+         `DSTL_STATE_BACKEND_ROCKSDB_OPTIONS=write_buffer_size=33554432`",
+        "`state.checkpoints.dir` is `s3://bucket/a` (flag --set), as in Flink; here it is \
+         `--set state.changelog.dstl.dfs.base-path=s3://bucket/a`; changelogs and checkpoints lie in one store",
+        "`state.checkpoints.num-retained` is `0` (flag --set), as in Flink; here it is `execution.checkpointing.num-retained`, and \
+         this value cannot stay: ",
+        "`state.backend.rocksdb.memory.managed` is `true` (flag --set), as in Flink; dstl has no such option: ",
+        "`s3.secret-key` is `…` (flag --set), as in Flink; dstl has no such option: credentials come from the environment",
+    ];
+    assert_eq!(shown.len(), expected.len(), "{shown:#?}");
+    for (shown, expected) in shown.iter().zip(expected) {
+        assert!(shown.starts_with(expected), "{shown}\n{expected}");
+    }
 }
 
 #[test]
@@ -365,4 +420,95 @@ fn the_options_are_listed_as_json() {
     let delay =
         rows.iter().find(|row| row["key"] == "state.changelog.dstl.dfs.batch.persist-delay").expect("it is listed");
     assert_eq!((delay["type"].as_str(), delay["default"].as_str()), (Some("duration"), Some("10 ms")));
+}
+
+fn flink(name: &str) -> String {
+    format!("{}/tests/fixtures/flink/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What `dstl config translate` makes of a fixture: the settings, the whole file, and what it said.
+fn translated(name: &str) -> (Vec<String>, String, String) {
+    let output = dstl(&["config", "translate", &flink(name)]);
+    let said = String::from_utf8(output.stderr).expect("remarks are text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let toml = String::from_utf8(output.stdout).expect("TOML is text");
+    let settings = toml.lines().filter(|it| !it.is_empty() && !it.starts_with('#')).map(Into::into).collect();
+    (settings, toml, said)
+}
+
+#[test]
+fn a_flat_flink_configuration_is_translated() {
+    let (settings, toml, said) = translated("flink-conf.yaml");
+    let expected = [
+        "state.backend.type = \"rocksdb\"",
+        "state.changelog.dstl.dfs.base-path = \"s3://bucket/changelog\"",
+        "execution.checkpointing.num-retained = 2",
+        "state.changelog.dstl.dfs.store-options.aws_endpoint = \"http://127.0.0.1:9000\"",
+        "state.changelog.dstl.dfs.store-options.aws_virtual_hosted_style_request = \"false\"",
+        "state.changelog.enabled = true",
+        "state.changelog.periodic-materialize.interval = \"5m\"",
+        "state.changelog.dstl.dfs.upload.timeout = \"1s\"",
+    ];
+    assert_eq!(settings, expected, "{toml}");
+    assert!(toml.contains("# dstl.dfs.upload.timeout: 1 s (line 26)\n#     Changed in meaning: "), "{toml}");
+    assert!(toml.contains("# state.savepoints.dir: s3://bucket/savepoints (line 12)\n#     Left out: "), "{toml}");
+    assert!(!toml.contains("not-to-be-seen"), "{toml}");
+    let counts = "dstl: 26 settings of Flink: 0 taken over, 5 renamed, 3 changed in meaning, 15 left out, 0 unknown, 3 unrelated";
+    assert!(said.starts_with(counts), "{said}");
+    assert!(said.contains("unrelated to state: `jobmanager.rpc.address`, `taskmanager.numberOfTaskSlots`, "), "{said}");
+}
+
+#[test]
+fn a_nested_flink_configuration_is_translated() {
+    let (settings, toml, said) = translated("config.yaml");
+    let expected = [
+        "state.changelog.dstl.dfs.base-path = \"file:///var/lib/flink/checkpoints\"",
+        "execution.checkpointing.num-retained = 5",
+        "execution.checkpointing.timeout = \"2h\"",
+        "state.backend.type = \"rocksdb\"",
+        "state.backend.rocksdb.localdir = [\"/mnt/a\", \"/mnt/b\"]",
+        "state.backend.rocksdb.predefined-options = \"FLASH_SSD_OPTIMIZED\"",
+        "memory.rocksdb = \"64 MiB\"",
+        "state.backend.rocksdb.memory.write-buffer-ratio = 0.4",
+        "state.backend.rocksdb.options.write_buffer_size = \"33554432\"",
+        "state.backend.rocksdb.options.block_based_table_factory = \"{block_size=16384}\"",
+        "state.backend.rocksdb.options.compaction_style = \"kCompactionStyleLevel\"",
+        "state.backend.rocksdb.metrics = [\"estimate-num-keys\", \"num-running-flushes\"]",
+        "state.changelog.enabled = true",
+        "state.changelog.dstl.dfs.compression = \"lz4\"",
+        "state.changelog.dstl.dfs.upload.timeout = \"1s\"",
+        "state.changelog.dstl.dfs.upload.max-in-flight = \"100 MiB\"",
+        "gc.grace-period = \"2h\"",
+    ];
+    assert_eq!(settings, expected, "{toml}");
+    assert!(said.contains("1 unknown, 3 unrelated to state\n  unknown: `state.changelog.misspelt`\n"), "{said}");
+}
+
+#[test]
+fn what_was_translated_is_valid() {
+    for name in ["flink-conf.yaml", "config.yaml"] {
+        let (_, toml, _) = translated(name);
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let path = folder.path().join("dstl.toml");
+        std::fs::write(&path, &toml).expect("the folder is ours");
+        let output = dstl(&["serve", "--check-config", "--config", path.to_str().expect("the path is text")]);
+        assert_eq!(output.status.code(), Some(0), "{}\n{toml}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn what_is_no_flink_configuration_exits_with_64() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let written = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder is ours");
+        path.to_str().expect("the path is text").to_owned()
+    };
+    let files = ["/no/such/flink-conf.yaml".to_owned(), written("list", b"- a\n"), written("binary", b"a: \xff\xfe\n")];
+    for file in files {
+        let output = dstl(&["config", "translate", &file]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{file}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with(&format!("dstl: `{file}` is not a configuration of Flink: ")), "{said}");
+    }
 }

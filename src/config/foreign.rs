@@ -1,0 +1,89 @@
+//! Faults of settings that are Flink's: what to write instead, in the notation of the source, or why there is nothing to write.
+
+use super::{
+    carry::{Carried, carry},
+    fault::{Fault, Origin, Quoted},
+    legacy::{self, Answer, BACKEND, Carry, Found},
+    options::{self, find_with_entry},
+    typed::HIDDEN,
+};
+
+/// The fault of the setting `key`, which is no option, if it is one of Flink's. One that may be a misspelt option must be in the
+/// table as a whole.
+pub(super) fn key(key: &str, value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
+    let present = legacy::present_name(key);
+    let current = present.as_deref().unwrap_or(key);
+    if present.is_some() && find_with_entry(current).is_some() {
+        let advice = written(carry(Carry::AsIs, current, current, value), current, origin);
+        return Some(fault(key, value, origin, advice));
+    }
+    answered(legacy::find(current)?, (key, current), value, origin, misspelt)
+}
+
+/// As [`key`], of the environment variable `name`.
+pub(super) fn variable(name: &str, value: &str, misspelt: bool) -> Option<Fault> {
+    let origin = Origin::Environment(name.into());
+    if let Some(key) = options::all().map(|spec| spec.key).find(|key| moved(key, name)) {
+        let advice = written(carry(Carry::AsIs, key, key, value), key, &origin);
+        return Some(fault(name, value, &origin, advice));
+    }
+    let present = legacy::MOVED.iter().find_map(|(old, new)| {
+        Some(format!("{}{}", options::variable(new), name.strip_prefix(&options::variable(old))?))
+    });
+    let current = present.as_deref().unwrap_or(name);
+    // What a key ends with is lost in the name of a variable but for letter case and dashes.
+    let key = current.to_ascii_lowercase();
+    let key = key.strip_prefix("dstl_state_backend_rocksdb_metrics_").unwrap_or(&key).replace('_', "-");
+    answered(legacy::find_variable(current)?, (name, &key), value, &origin, misspelt)
+}
+
+/// The fault of a value of the option `key` that it does not allow, if it is a value of Flink's.
+pub(super) fn value(key: &str, value: &str, origin: &Origin) -> Option<Fault> {
+    let (_, note) = legacy::backend(value.trim()).filter(|_| key == BACKEND)?;
+    let advice = with(written(carry(Carry::Backend, key, key, value), key, origin), note);
+    Some(fault(key, value, origin, advice))
+}
+
+/// Whether the variable `name` is that of the option `key` when its name began otherwise.
+fn moved(key: &str, name: &str) -> bool {
+    let old = legacy::MOVED.iter().filter_map(|(old, new)| Some(format!("{old}{}", key.strip_prefix(new)?)));
+    old.map(|old| options::variable(&old)).any(|variable| variable == name)
+}
+
+fn answered(found: Found, names: (&str, &str), value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
+    if misspelt && !found.whole {
+        return None;
+    }
+    let (key, current) = names;
+    let advice = match found.answer {
+        Answer::Renamed { to, carry: Carry::Backend } => {
+            let note = legacy::backend(value.trim()).map_or("", |(_, note)| note);
+            with(written(carry(Carry::Backend, current, to, value), to, origin), note)
+        }
+        Answer::Renamed { to, carry: how } => written(carry(*how, current, to, value), to, origin),
+        Answer::Changed { to, carry: how, note } => with(written(carry(*how, current, to, value), to, origin), note),
+        Answer::Missing(why) | Answer::Foreign(why) => format!("dstl has no such option: {why}"),
+        Answer::Secret(why) => return Some(fault(key, HIDDEN, origin, format!("dstl has no such option: {why}"))),
+    };
+    Some(fault(key, value, origin, advice))
+}
+
+/// What to write, as the source of the setting has it.
+fn written(carried: Result<Option<Carried>, String>, to: &str, origin: &Origin) -> String {
+    match (carried, origin) {
+        (Ok(Some(carried)), Origin::Environment(_)) => format!("here it is `{}`", carried.variable()),
+        (Ok(Some(carried)), Origin::Flag(_)) => format!("here it is `{}`", carried.flag()),
+        (Ok(Some(carried)), _) => format!("here it is `{}`", carried.toml()),
+        (Ok(None), _) => format!("here it is `{to}`, without which it is off; remove it"),
+        (Err(allowed), _) => format!("here it is `{to}`, and this value cannot stay: {allowed}"),
+    }
+}
+
+fn with(advice: String, note: &str) -> String {
+    if note.is_empty() { advice } else { format!("{advice}; {note}") }
+}
+
+fn fault(key: &str, value: &str, origin: &Origin, advice: String) -> Fault {
+    let setting = Quoted { key: key.into(), value: value.into(), origin: origin.clone() };
+    Fault::Legacy { setting, advice }
+}
