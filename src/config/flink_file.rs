@@ -254,7 +254,7 @@ mod tests {
             ("- a\n- b\n", 1, "a list"),
             ("just words\n", 1, "not a table"),
             ("a: 1\n---\nb: 2\n", 2, "second document"),
-            ("a: [1, 2\n  b: {\n", 3, "not YAML"),
+            ("a: [1, 2\n  b: {\n", 2, "not YAML"),
             ("? [a]\n: b\n", 1, "a key must be a word"),
             ("a: &x {b: 1}\nc: *x\n", 2, "an alias"),
             (&format!("a: {}", "[".repeat(80)), 1, "nested too deep"),

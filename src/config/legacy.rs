@@ -193,7 +193,14 @@ pub(super) static TABLE: &[Legacy] = &[
         &["state.changelog.dstl.dfs.upload.max-attempts", "state.changelog.dstl.dfs.upload.retry-policy"],
         "an upload is repeated until the checkpoint's timeout; set execution.checkpointing.timeout",
     ),
-    carried(&["state.changelog.dstl.dfs.compression.enabled"], COMPRESSION, Carry::Compression),
+    Legacy {
+        names: &["state.changelog.dstl.dfs.compression.enabled"],
+        answer: Answer::Changed {
+            to: COMPRESSION,
+            carry: Carry::Compression,
+            note: "Flink compresses with Snappy, which dstl does not have",
+        },
+    },
     missing(
         &["state.changelog.dstl.dfs.discard.num-threads"],
         "segments are deleted by sweeps, see gc.interval and gc.grace-period",

@@ -68,10 +68,12 @@ enum Fate {
     Renamed,
     Changed,
     LeftOut,
+    /// It is not of Flink; another one needs it.
+    Added,
 }
 
 impl Fate {
-    const ALL: [Self; 4] = [Self::TakenOver, Self::Renamed, Self::Changed, Self::LeftOut];
+    const OF_FLINK: [Self; 4] = [Self::TakenOver, Self::Renamed, Self::Changed, Self::LeftOut];
 
     fn name(self) -> &'static str {
         match self {
@@ -79,6 +81,7 @@ impl Fate {
             Self::Renamed => "renamed",
             Self::Changed => "changed in meaning",
             Self::LeftOut => "left out",
+            Self::Added => "added",
         }
     }
 }
@@ -86,7 +89,7 @@ impl Fate {
 /// A setting of Flink, as a comment tells it.
 #[derive(Debug)]
 struct Told {
-    /// `key: value (line N)`
+    /// `key: value (line N)`, or the key of what was added.
     setting: String,
     fate: Fate,
     note: String,
@@ -115,7 +118,7 @@ impl Draft {
         let key = present.as_deref().unwrap_or(&setting.key);
         let same = options::find(key).filter(|_| STATE_PART.iter().any(|part| key.starts_with(part)));
         let found = legacy::find(key);
-        let left_out = |why: &str| (Fate::LeftOut, why.to_owned(), Ok(None));
+        let left_out = |why: &str| (Fate::LeftOut, why.trim_end_matches("; remove it").to_owned(), Ok(None));
         let is_secret = matches!(found.map(|it| it.answer), Some(Answer::Secret(_)));
         let (fate, note, carried) = match (same, found.map(|it| it.answer)) {
             _ if again.is_some() => left_out("it is set again further down"),
@@ -186,8 +189,8 @@ impl Draft {
                 self.blocks.iter().filter_map(|it| it.carried.as_ref()).find(|it| it.key == key).map(|it| &it.text);
             let longer = text.filter(|text| longer_than_default(text, companion)).cloned();
             if let Some(text) = longer {
-                let note = format!("{companion} follows {key}: {why}");
-                let told = Told { setting: note, fate: Fate::TakenOver, note: String::new(), rank: 0 };
+                let note = format!("it follows {key}, as {why}");
+                let told = Told { setting: companion.into(), fate: Fate::Added, note, rank: 0 };
                 let carried = Carried { key: companion.into(), text, join: Join::Replace };
                 self.blocks.push(Block { told: vec![told], carried: Some(carried) });
             }
@@ -220,7 +223,7 @@ impl Draft {
         let named = |block: &&mut Block| block.carried.as_ref().is_some_and(|it| keys.contains(&it.key.as_str()));
         let Some(block) = self.blocks.iter_mut().find(named) else { return false };
         block.carried = None;
-        for told in &mut block.told {
+        for told in block.told.iter_mut().filter(|it| it.fate != Fate::Added) {
             (told.fate, told.note) = (Fate::LeftOut, format!("not valid here: {why}"));
         }
         true
@@ -260,10 +263,9 @@ impl Draft {
 
     fn summary(&self, settings: usize) -> String {
         let mut counts = BTreeMap::<Fate, usize>::new();
-        // What follows another setting is none of Flink's.
-        let told = self.blocks.iter().flat_map(|it| &it.told).filter(|it| it.setting.ends_with(')'));
-        told.for_each(|it| *counts.entry(it.fate).or_default() += 1);
-        let counts = Fate::ALL.map(|fate| format!("{} {}", counts.get(&fate).unwrap_or(&0), fate.name())).join(", ");
+        self.blocks.iter().flat_map(|it| &it.told).for_each(|it| *counts.entry(it.fate).or_default() += 1);
+        let counts =
+            Fate::OF_FLINK.map(|fate| format!("{} {}", counts.get(&fate).unwrap_or(&0), fate.name())).join(", ");
         let (unknown, unrelated) = (self.unknown.len(), self.unrelated.len());
         let mut out =
             format!("{settings} settings of Flink: {counts}, {unknown} unknown, {unrelated} unrelated to state\n");
