@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Parser, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 /// Longest file in bytes.
 const MAX_BYTES: usize = 1 << 20;
@@ -32,12 +32,20 @@ pub enum Unusable {
     #[error("it is longer than {MAX_BYTES} bytes")]
     TooLong,
     /// It is not YAML, nor lines `key: value`.
-    #[error("line {line}: {reason}")]
+    #[error("line {line}: this is not YAML: {reason}")]
     Syntax {
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// What the parser said.
         reason: String,
+    },
+    /// It is YAML, but not a table of settings.
+    #[error("line {line}: {reason}")]
+    Shape {
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        reason: &'static str,
     },
 }
 
@@ -46,7 +54,10 @@ pub(super) fn read(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
     if text.len() > MAX_BYTES {
         return Err(Unusable::TooLong);
     }
-    nested(text).or_else(|unusable| flat(text).ok_or(unusable))
+    nested(text).or_else(|unusable| match unusable {
+        Unusable::Syntax { .. } => flat(text).ok_or(unusable),
+        _ => Err(unusable),
+    })
 }
 
 /// The settings of a file with a line `key: value` for each; `None` where any line is something else.
@@ -73,13 +84,9 @@ fn flat(text: &str) -> Option<Vec<FlinkSetting>> {
 fn nested(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
     let mut reader = Reader::default();
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| {
-            let reason = format!("this is not YAML: {}", error.info());
-            Unusable::Syntax { line: error.marker().line(), reason }
-        })?;
-        reader
-            .take(event, span)
-            .map_err(|reason| Unusable::Syntax { line: span.start.line(), reason: reason.into() })?;
+        let syntax = |error: ScanError| Unusable::Syntax { line: error.marker().line(), reason: error.info().into() };
+        let (event, span) = event.map_err(syntax)?;
+        reader.take(event, span).map_err(|reason| Unusable::Shape { line: span.start.line(), reason })?;
     }
     Ok(reader.settings)
 }
@@ -121,7 +128,7 @@ impl Reader {
                 _ => Ok(()),
             },
             Event::Scalar(text, style, anchor, _) => {
-                let plain = style == saphyr_parser::ScalarStyle::Plain;
+                let plain = style == ScalarStyle::Plain;
                 let text = if plain && matches!(&*text, "~" | "null" | "Null" | "NULL") { "".into() } else { text };
                 if anchor > 0 {
                     self.anchors.insert(anchor, text.to_string());
@@ -259,9 +266,8 @@ mod tests {
             ("a: &x {b: 1}\nc: *x\n", 2, "an alias"),
             (&format!("a: {}", "[".repeat(80)), 1, "nested too deep"),
         ] {
-            let Err(Unusable::Syntax { line: at, reason }) = read(text) else { panic!("{text} is read") };
-            assert!(reason.contains(part), "{text}: {reason}");
-            assert_eq!(at, line, "{text}: {reason}");
+            let said = read(text).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("line {line}: ")) && said.contains(part), "{text}: {said}");
         }
         assert_eq!(read(&" ".repeat(MAX_BYTES + 1)), Err(Unusable::TooLong));
         assert_eq!(read(""), Ok(vec![]));

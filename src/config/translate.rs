@@ -220,10 +220,15 @@ impl Draft {
             }
             _ => return false,
         };
-        let named = |block: &&mut Block| block.carried.as_ref().is_some_and(|it| keys.contains(&it.key.as_str()));
-        let Some(block) = self.blocks.iter_mut().find(named) else { return false };
+        let named = |block: &Block| block.carried.as_ref().is_some_and(|it| keys.contains(&it.key.as_str()));
+        let Some(index) = self.blocks.iter().position(named) else { return false };
+        let Some(block) = self.blocks.get_mut(index) else { return false };
+        if block.told.iter().all(|it| it.fate == Fate::Added) {
+            self.blocks.remove(index);
+            return true;
+        }
         block.carried = None;
-        for told in block.told.iter_mut().filter(|it| it.fate != Fate::Added) {
+        for told in &mut block.told {
             (told.fate, told.note) = (Fate::LeftOut, format!("not valid here: {why}"));
         }
         true
