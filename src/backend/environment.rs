@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{credit::CreditPool, metrics::BackendMetrics};
+use super::{credit::CreditPool, metrics::BackendMetrics, turns::Turns};
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
@@ -97,7 +96,7 @@ pub struct Environment {
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<Arc<dyn LocalBackends>>,
     /// One materialization at a time.
-    pub materializing: Arc<Semaphore>,
+    pub materializing: Turns,
     /// Metrics.
     pub metrics: BackendMetrics,
 }
