@@ -225,4 +225,22 @@ mod tests {
         assert_eq!(released, sets.iter().map(|set| set.body.length()).collect::<Vec<_>>());
         assert_eq!((writer.unpersisted_bytes(), writer.persisted_to()), (0, writer.next()));
     }
+
+    #[test]
+    fn an_abandoned_batch_leaves_what_was_before_to_be_made_durable() {
+        let name = |name| Name::new(name).unwrap();
+        let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 1, ChangeSetBuilder::new(parts, 100));
+        writer.begin_batch(0, 5).push(KeyGroup(3), |out| out.push(1));
+        writer.abandon_batch();
+        assert_eq!((writer.roll_over(), writer.persisted_batches(1)), (None, 1));
+        writer.begin_batch(1, 6).push(KeyGroup(3), |out| out.push(1));
+        let appended = writer.end_batch(0);
+        writer.begin_batch(2, 7).push(KeyGroup(4), |out| out.push(2));
+        writer.abandon_batch();
+        assert_eq!(writer.persisted_batches(3), 1);
+        let body = writer.roll_over().unwrap().body;
+        assert_eq!((body.changes, body.length(), writer.unpersisted_bytes()), (1, appended, appended));
+    }
 }

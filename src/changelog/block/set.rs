@@ -147,7 +147,9 @@ impl ChangeSetBuilder {
 
     /// The position of the part of `key_group`; of the last one if it is beyond all.
     fn part(&self, key_group: KeyGroup) -> usize {
-        self.parts.iter().position(|part| key_group <= part.last()).unwrap_or(self.parts.len() - 1)
+        // Without branches: key groups come in no order, and a wrong guess costs more than the few comparisons.
+        let before = self.parts.iter().filter(|part| part.last() < key_group).count();
+        before.min(self.parts.len() - 1)
     }
 
     /// The block of `key_group`, after the split.
