@@ -125,6 +125,23 @@ impl BatchBuilder {
         self.one(state, OperationKind::Merge, key, NO, value)
     }
 
+    /// Merges an operand that has another form than the value: what a `HyperLogLog` is to count, the number of an average,
+    /// `()` to count one.
+    #[inline]
+    pub fn merge_operand<K, V, Q>(
+        &mut self,
+        state: &ValueState<K, V>,
+        key: &Q,
+        operand: &(impl Encode + ?Sized),
+    ) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::Merge, key, NO, operand)
+    }
+
     /// Reads a value; [`Applied::value`] returns it.
     #[inline]
     pub fn get<K, V, Q>(&mut self, state: &ValueState<K, V>, key: &Q) -> usize
@@ -168,6 +185,26 @@ impl BatchBuilder {
         W: Encode + ?Sized,
     {
         self.one(state, OperationKind::MapMerge, key, map_key, value)
+    }
+
+    /// Merges an operand that has another form than the value into one entry of a map; see
+    /// [`merge_operand`](Self::merge_operand).
+    #[inline]
+    pub fn map_merge_operand<K, M, V, Q, N>(
+        &mut self,
+        state: &MapState<K, M, V>,
+        key: &Q,
+        map_key: &N,
+        operand: &(impl Encode + ?Sized),
+    ) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapMerge, key, map_key, operand)
     }
 
     /// Reads one entry of a map; [`Applied::value`] returns it.

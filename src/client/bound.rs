@@ -118,8 +118,8 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         self.run(OperationKind::Put, key, NO, value).await.map(drop)
     }
 
-    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that an append would have become too long and
-    /// was not done.
+    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that the result would have become too long, and
+    /// nothing was done.
     ///
     /// # Errors
     /// As for every operation.
@@ -131,6 +131,19 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         W: Encode + ?Sized,
     {
         Ok(self.run(OperationKind::Merge, key, NO, value).await?.outcome())
+    }
+
+    /// Merges an operand that has another form than the value; see
+    /// [`BatchBuilder::merge_operand`](super::BatchBuilder::merge_operand).
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_operand<Q>(&self, key: &Q, operand: &(impl Encode + ?Sized)) -> Result<Outcome, ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        Ok(self.run(OperationKind::Merge, key, NO, operand).await?.outcome())
     }
 }
 
@@ -194,6 +207,25 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         W: Encode + ?Sized,
     {
         Ok(self.run(OperationKind::MapMerge, key, map_key, value).await?.outcome())
+    }
+
+    /// Merges an operand that has another form than the value into one entry.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_operand<Q, N>(
+        &self,
+        key: &Q,
+        map_key: &N,
+        operand: &(impl Encode + ?Sized),
+    ) -> Result<Outcome, ClientError>
+    where
+        K: Borrow<Q>,
+        M: Borrow<N>,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        Ok(self.run(OperationKind::MapMerge, key, map_key, operand).await?.outcome())
     }
 
     /// Removes one entry, if it is there.

@@ -10,6 +10,7 @@ mod bench;
 mod contract;
 mod lists;
 mod maps;
+mod merges;
 #[cfg(test)]
 pub(crate) mod model;
 mod pieces;
@@ -33,6 +34,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("states_keys_and_namespaces_are_independent", values::states_keys_and_namespaces_are_independent),
     ("numbers_merge", values::numbers_merge),
     ("appends_stop_at_the_limit", values::appends_stop_at_the_limit),
+    ("counts_and_averages_merge", merges::counts_and_averages_merge),
+    ("sets_and_sketches_grow_by_what_is_new", merges::sets_and_sketches_grow_by_what_is_new),
+    ("sets_and_sketches_stop_at_the_limit", merges::sets_and_sketches_stop_at_the_limit),
+    ("what_does_not_fit_its_function_is_refused", merges::what_does_not_fit_its_function_is_refused),
     ("maps_are_ordered", maps::maps_are_ordered),
     ("map_pages_join_to_the_whole", maps::map_pages_join_to_the_whole),
     ("map_entries_are_removed_and_cleared", maps::map_entries_are_removed_and_cleared),

@@ -96,7 +96,7 @@ pub enum Op<'a> {
 pub struct OpContext<'a> {
     /// Of the operation's state.
     pub descriptor: &'a StateDescriptor,
-    /// Longest result of an append, in bytes.
+    /// Longest result of a merge, in bytes.
     pub max_value_bytes: usize,
     /// Most bytes of keys and values in one answer; a first entry is always in it.
     pub page_bytes: usize,
@@ -196,7 +196,7 @@ impl Op<'_> {
 }
 
 /// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
-/// changes nothing (a removal of what is not there) logs nothing; setting an equal value is logged.
+/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.
@@ -342,8 +342,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         let state = self.at.state;
         let function = context.descriptor.merge;
         let function = function.ok_or(StateError::Mismatch { state, what: "the state has no merge function" })?;
-        let mut length = 0;
-        let mut merged = combine(function, None, operand);
+        let (mut length, mut merged) = (0, Ok(Merged::Unchanged));
         let mut merge = |stored: Option<&[u8]>| {
             length = stored.map_or(0, <[u8]>::len);
             merged = combine(function, stored, operand);
@@ -353,14 +352,23 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
             Some(map_key) => self.backend.map_value(self.at, map_key, &mut merge)?,
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
-        if merged == Merged::Append && length.saturating_add(operand.len()) > context.max_value_bytes {
+        let value = match &merged {
+            Merged::Unchanged => return Ok(None),
+            Merged::Append => operand,
+            Merged::Number(number) => number,
+            Merged::Average(average) => average,
+            Merged::Bytes(bytes) => bytes,
+        };
+        let is_append = matches!(merged, Merged::Append);
+        let kept = if is_append { length } else { 0 };
+        if value.len().saturating_add(kept) > context.max_value_bytes {
             return Ok(Some(Answer::LimitReached));
         }
-        let action = match (&merged, map_key) {
-            (Merged::Number(number), None) => Action::Put(number),
-            (Merged::Number(number), Some(map_key)) => Action::MapPut { map_key, value: number },
-            (Merged::Append, None) => Action::Append(operand),
-            (Merged::Append, Some(map_key)) => Action::MapAppend { map_key, value: operand },
+        let action = match (is_append, map_key) {
+            (true, None) => Action::Append(value),
+            (true, Some(map_key)) => Action::MapAppend { map_key, value },
+            (false, None) => Action::Put(value),
+            (false, Some(map_key)) => Action::MapPut { map_key, value },
         };
         self.write(action)?;
         Ok(None)

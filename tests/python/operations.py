@@ -238,6 +238,98 @@ def merges_of_numbers_have_defined_results_overflow_and_nan_included(world):
             client.apply(ref, op("MAP_PUT", tables[name], b"k", map_key=b"e", value=b"short"))
 
 
+def members(*of):
+    """A set as bytes: its members ascending, each after its length."""
+    return b"".join(struct.pack("<I", len(member)) + member for member in sorted(of))
+
+
+def estimated(sketch):
+    """About how many distinct operands a sketch had, as the protocol documents it."""
+    if len(sketch) == 4096:
+        ranks = list(sketch)
+    else:
+        ranks = [0] * 4096
+        for at in range(0, len(sketch), 3):
+            register, rank = struct.unpack(">HB", sketch[at : at + 3])
+            ranks[register] = rank
+    estimate = 0.7213 / (1 + 1.079 / 4096) * 4096**2 / sum(2.0**-rank for rank in ranks)
+    none = ranks.count(0)
+    return 4096 * math.log(4096 / none) if estimate <= 2.5 * 4096 and none else estimate
+
+
+@scenario
+def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
+    names = ["COUNT", "AVERAGE_I64", "AVERAGE_F64", "SET_UNION", "HYPER_LOG_LOG"]
+    kinds = [descriptor(name, VALUE, merge(name)) for name in names]
+    maps = [descriptor("map " + name, MAP, merge(name)) for name in names]
+    client, ref, ids = opened(world, *kinds, *maps)
+    states, tables = dict(zip(names, ids)), dict(zip(names, ids[len(names) :]))
+    low, high = -(2**63), 2**63 - 1
+    cases = [
+        ("COUNT", [b""], i64(1)),
+        ("COUNT", [b"", i64(5), i64(-2), b""], i64(5)),
+        ("COUNT", [i64(high), b""], i64(low)),
+        ("AVERAGE_I64", [i64(7)], i64(7) + i64(1)),
+        ("AVERAGE_I64", [i64(7), i64(-2), i64(30) + i64(4)], i64(35) + i64(6)),
+        ("AVERAGE_I64", [i64(high), i64(1)], i64(low) + i64(2)),
+        ("AVERAGE_F64", [f64(0.5), f64(1.0)], f64(1.5) + i64(2)),
+        ("AVERAGE_F64", [f64(1e308), f64(1e308)], f64(math.inf) + i64(2)),
+        ("SET_UNION", [b""], b""),
+        ("SET_UNION", [members(b"b"), members(b"a", b""), members(b"b", b"c")], members(b"", b"a", b"b", b"c")),
+        ("HYPER_LOG_LOG", [b"key", b"", b"key"], bytes.fromhex("02d002 0bbe01")),
+    ]
+    session = client.session(ref)
+    for index, (name, operands, expected) in enumerate(cases):
+        key = b"%d" % index
+        session.batch(*[op("MERGE", states[name], key, value=o) for o in operands])
+        session.batch(*[op("MAP_MERGE", tables[name], key, map_key=b"e", value=o) for o in operands])
+        value, entry = session.read(get(states[name], key), op("MAP_GET", tables[name], key, map_key=b"e"))
+        assert value.found and value.value == entry.value == expected, (name, operands, value.value)
+        session.batch(put(states[name], b"put", expected))
+        (found,) = session.read(get(states[name], b"put"))
+        assert found.value == expected
+    sketch = states["HYPER_LOG_LOG"]
+    for count in (100, 3_000, 60_000):
+        key = b"%d things" % count
+        things = [b"thing %d" % number for number in range(count)]
+        for at in range(0, count, 20_000):
+            session.batch(*[op("MERGE", sketch, key, value=thing) for thing in things[at : at + 20_000]])
+        session.batch(*[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
+        (found,) = session.read(get(sketch, key))
+        assert abs(estimated(found.value) / count - 1) < 0.07, (count, estimated(found.value))
+    session.finish()
+    for name, wrong in (
+        ("COUNT", b"1234567"),
+        ("AVERAGE_I64", b""),
+        ("AVERAGE_F64", b"123456789"),
+        ("SET_UNION", b"member"),
+        ("SET_UNION", members(b"b") + members(b"a")),
+        ("SET_UNION", members(b"a", b"a")),
+    ):
+        for kind, state, more in (("MERGE", states[name], {}), ("MAP_MERGE", tables[name], {"map_key": b"e"})):
+            with refused("REASON_INVALID_ARGUMENT", "operation 0", scope="SCOPE_BATCH"):
+                client.apply(ref, op(kind, state, b"0", value=wrong, **more))
+    for name, wrong in (("COUNT", b""), ("AVERAGE_I64", i64(1)), ("SET_UNION", b"x"), ("HYPER_LOG_LOG", b"not a sketch!")):
+        with refused("REASON_INVALID_ARGUMENT", "operation 1", scope="SCOPE_BATCH"):
+            client.apply(ref, get(states[name], b"0"), put(states[name], b"0", wrong))
+
+
+@scenario
+def a_set_that_would_grow_too_long_is_left_and_says_so(world):
+    client, ref, (state,) = opened(world, descriptor("s", VALUE, merge("SET_UNION")))
+    session = client.session(ref)
+    halves = [bytes([n]) * (MAX_VALUE // 2 - 4) for n in (1, 2)]
+    session.batch(*[op("MERGE", state, b"k", value=members(half)) for half in halves])
+    said = session.read(
+        op("MERGE", state, b"k", value=members(b"one more")),
+        op("MERGE", state, b"k", value=members(halves[0])),
+        get(state, b"k"),
+    )
+    assert [(r.operation, r.outcome) for r in said] == [(0, LIMIT_REACHED), (2, 0)], said
+    assert said[1].value == members(*halves)
+    session.finish()
+
+
 @scenario
 def an_append_that_would_grow_too_long_leaves_the_value_and_says_so(world):
     client, ref, (state, table) = opened(

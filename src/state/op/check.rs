@@ -2,8 +2,11 @@
 
 use super::Op;
 use crate::{
-    state::Address,
-    types::{Limits, MergeFunction, StateDescriptor, StateKind},
+    state::{
+        Address,
+        merge::{Unfit, check_operand, check_value},
+    },
+    types::{Limits, StateDescriptor, StateKind},
 };
 
 /// Why an operation cannot be executed, whatever the state holds.
@@ -39,16 +42,9 @@ pub enum OpError {
     /// A merge, but the state was registered without a merge function.
     #[error("a merge, but the state has no merge function")]
     NoMergeFunction,
-    /// The state's merge function prescribes the length of values.
-    #[error("a value of {bytes} bytes: the state's merge function is numeric, so values have {width}")]
-    WrongWidth {
-        /// The function.
-        function: MergeFunction,
-        /// The value's length in bytes.
-        bytes: usize,
-        /// The prescribed length in bytes.
-        width: usize,
-    },
+    /// A value or operand that the state's merge function cannot take.
+    #[error("a value of {0}")]
+    Unfit(#[from] Unfit),
 }
 
 /// A field of an operation that has a limit.
@@ -94,15 +90,12 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     within(OpField::Key, at.key, limits.max_key_bytes)?;
     within(OpField::Namespace, at.namespace, limits.max_key_bytes)?;
     let map_key = |map_key: &[u8]| within(OpField::MapKey, map_key, limits.max_key_bytes);
-    let value = |value: &[u8]| check_value(value, descriptor, limits);
+    let value = |value: &[u8]| stored(value, descriptor, limits);
     match *op {
         Op::Put(put) => value(put),
-        Op::Merge(operand) => check_merge(descriptor).and_then(|()| value(operand)),
+        Op::Merge(operand) => merged(operand, descriptor, limits),
         Op::MapPut { map_key: key, value: put } => map_key(key).and_then(|()| value(put)),
-        Op::MapMerge { map_key: key, operand } => {
-            check_merge(descriptor)?;
-            map_key(key).and_then(|()| value(operand))
-        }
+        Op::MapMerge { map_key: key, operand } => map_key(key).and_then(|()| merged(operand, descriptor, limits)),
         Op::MapGet { map_key: key } | Op::MapRemove { map_key: key } | Op::MapContains { map_key: key } => map_key(key),
         // The page after the one that ends with the longest key begins one byte later.
         Op::MapEntries { from, .. } => within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1)),
@@ -114,19 +107,17 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     }
 }
 
-fn check_merge(descriptor: &StateDescriptor) -> Result<(), OpError> {
-    if descriptor.merge.is_none() { Err(OpError::NoMergeFunction) } else { Ok(()) }
+/// Checks the operand of a merge.
+fn merged(operand: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+    let function = descriptor.merge.ok_or(OpError::NoMergeFunction)?;
+    within(OpField::Value, operand, limits.max_value_bytes)?;
+    Ok(check_operand(function, operand)?)
 }
 
-fn check_value(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+/// Checks a value that is stored as it is.
+fn stored(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
     within(OpField::Value, value, limits.max_value_bytes)?;
-    if let Some(function) = descriptor.merge
-        && let Some(width) = function.width()
-        && width != value.len()
-    {
-        return Err(OpError::WrongWidth { function, bytes: value.len(), width });
-    }
-    Ok(())
+    descriptor.merge.map_or(Ok(()), |function| Ok(check_value(function, value)?))
 }
 
 fn within(field: OpField, value: &[u8], limit: usize) -> Result<(), OpError> {
@@ -147,7 +138,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::types::{KeyGroup, StateId};
+    use crate::types::{KeyGroup, MergeFunction, StateId};
 
     const LIMITS: fn() -> Limits = || Limits { max_key_bytes: 4, max_value_bytes: 16, ..Limits::default() };
 
@@ -204,19 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn merges_need_a_function_and_numeric_states_hold_numbers_only() {
-        let function = MergeFunction::SumI64;
-        let wrong = Err(OpError::WrongWidth { function, bytes: 3, width: 8 });
+    fn merges_need_a_function_and_what_is_stored_has_its_form() {
+        let unfit = |checked: Result<(), OpError>| matches!(checked, Err(OpError::Unfit(Unfit { bytes: 3, .. })));
         assert_eq!(checked(Op::Merge(b"abc"), StateKind::Value, None), Err(OpError::NoMergeFunction));
         let merge = Op::MapMerge { map_key: b"", operand: b"abc" };
         assert_eq!(checked(merge, StateKind::Map, None), Err(OpError::NoMergeFunction));
-        assert_eq!(checked(merge, StateKind::Map, Some(function)), wrong);
         assert_eq!(checked(merge, StateKind::Map, Some(MergeFunction::Append)), Ok(()));
-        for op in [Op::Put(b"abc"), Op::Merge(b"abc")] {
-            assert_eq!(checked(op, StateKind::Value, Some(function)), wrong);
-        }
-        assert_eq!(checked(Op::Put(&[0; 8]), StateKind::Value, Some(function)), Ok(()));
         let put = Op::MapPut { map_key: b"", value: b"abc" };
-        assert_eq!(checked(put, StateKind::Map, Some(function)), wrong);
+        for function in MergeFunction::ALL.into_iter().filter(|function| *function != MergeFunction::Append) {
+            let takes_all = function == MergeFunction::HyperLogLog;
+            assert_eq!(unfit(checked(merge, StateKind::Map, Some(function))), !takes_all, "{function:?}");
+            assert_eq!(unfit(checked(Op::Merge(b"abc"), StateKind::Value, Some(function))), !takes_all);
+            assert!(unfit(checked(put, StateKind::Map, Some(function))), "{function:?}");
+            assert!(unfit(checked(Op::Put(b"abc"), StateKind::Value, Some(function))), "{function:?}");
+        }
+        let count = Some(MergeFunction::Count);
+        assert_eq!(checked(Op::Put(&[0; 8]), StateKind::Value, count), Ok(()));
+        assert_eq!(checked(Op::Merge(b""), StateKind::Value, count), Ok(()));
+        let error = checked(Op::Put(b""), StateKind::Value, count).unwrap_err();
+        let text = "a value of 0 bytes that do not fit the merge function of the state: numbers have 8 bytes";
+        assert_eq!(error.to_string(), text);
     }
 }
