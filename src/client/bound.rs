@@ -56,6 +56,22 @@ impl<S: State> Bound<S> {
         self.run(OperationKind::Clear, key, NO, NO).await.map(drop)
     }
 
+    /// Merges all that `sources` have of `key` into this namespace, and clears them: session windows that meet. `key` must be of
+    /// the handle's key type. The sources are distinct, and none is this namespace. [`Outcome::LimitReached`] says that a
+    /// result would have become too long, and nothing was done.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_namespaces<N: Encode>(
+        &self,
+        key: &(impl Encode + ?Sized),
+        sources: &[N],
+    ) -> Result<Outcome, ClientError> {
+        let mut operation = BatchBuilder::new();
+        operation.merge_namespaces(&self.state, key, sources);
+        Ok(self.session.operate(operation).await?.outcome())
+    }
+
     async fn run<K, M, V>(
         &self,
         kind: OperationKind,

@@ -284,6 +284,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListUpdate => Op::ListUpdate(wire.values),
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
+        OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -304,7 +305,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         Kind::MapPut | Kind::MapGet | Kind::MapRemove | Kind::MapContains | Kind::MapMerge | Kind::MapEntries
     );
     let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
-    let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate);
+    let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),

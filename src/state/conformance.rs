@@ -13,6 +13,7 @@ mod maps;
 mod merges;
 #[cfg(test)]
 pub(crate) mod model;
+mod namespaces;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod snapshot;
@@ -45,6 +46,11 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("lists_keep_their_order", lists::lists_keep_their_order),
     ("lists_are_replaced_and_cleared", lists::lists_are_replaced_and_cleared),
     ("list_pages_join_to_the_whole", lists::list_pages_join_to_the_whole),
+    ("namespaces_of_values_merge", namespaces::namespaces_of_values_merge),
+    ("namespaces_of_lists_merge_in_order", namespaces::namespaces_of_lists_merge_in_order),
+    ("namespaces_of_maps_unite", namespaces::namespaces_of_maps_unite),
+    ("namespaces_beyond_the_limit_stay_as_they_are", namespaces::namespaces_beyond_the_limit_stay_as_they_are),
+    ("namespaces_without_anything_log_nothing", namespaces::namespaces_without_anything_log_nothing),
     ("reads_are_never_logged", contract::reads_are_never_logged),
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("names_are_paged_in_a_lasting_order", contract::names_are_paged_in_a_lasting_order),

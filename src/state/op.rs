@@ -5,6 +5,7 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod namespaces;
 pub mod scan;
 
 use bytes::Bytes;
@@ -80,6 +81,8 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
+    /// Merges all that these namespaces have of the key into the operation's, of any kind: see [`namespaces`].
+    MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
         /// Of every namespace, rather than of the operation's.
@@ -136,7 +139,7 @@ pub enum Answer {
         /// Where the next page begins; `None` after the last one.
         token: Option<Bytes>,
     },
-    /// The value would have become longer than `max_value_bytes`; it was left as it is.
+    /// A value would have become longer than `max_value_bytes`; all was left as it is.
     LimitReached,
 }
 
@@ -153,7 +156,8 @@ impl Op<'_> {
             | Self::MapMerge { .. }
             | Self::ListAdd(_)
             | Self::ListAddAll(_)
-            | Self::ListUpdate(_) => true,
+            | Self::ListUpdate(_)
+            | Self::MergeNamespaces(_) => true,
             Self::Get
             | Self::MapGet { .. }
             | Self::MapContains { .. }
@@ -165,11 +169,11 @@ impl Op<'_> {
         }
     }
 
-    /// Whether it may add bytes to the state.
+    /// Whether it may add bytes to the state. A merge of namespaces frees what it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {
-            Self::Clear | Self::MapRemove { .. } => false,
+            Self::Clear | Self::MapRemove { .. } | Self::MergeNamespaces(_) => false,
             Self::ListAddAll(elements) | Self::ListUpdate(elements) => !elements.is_empty(),
             _ => self.is_write(),
         }
@@ -179,7 +183,7 @@ impl Op<'_> {
     #[must_use]
     pub fn kind(&self) -> Option<StateKind> {
         match self {
-            Self::Clear | Self::Keys { .. } => None,
+            Self::Clear | Self::MergeNamespaces(_) | Self::Keys { .. } => None,
             Self::Put(_) | Self::Get | Self::Merge(_) => Some(StateKind::Value),
             Self::MapPut { .. }
             | Self::MapGet { .. }
@@ -214,6 +218,7 @@ pub fn execute<B: StateBackend + ?Sized>(
         Op::Merge(operand) => return writer.merge(None, operand, context),
         Op::MapMerge { map_key, operand } => return writer.merge(Some(map_key), operand, context),
         Op::Clear => writer.clear(context.descriptor.kind)?,
+        Op::MergeNamespaces(sources) => return namespaces::merge(&mut writer, sources, context),
         Op::MapRemove { map_key } => {
             let mut found = false;
             writer.backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
@@ -392,7 +397,13 @@ mod tests {
             Op::ListAddAll(&elements),
             Op::ListUpdate(&elements),
         ];
-        let shrinking = [Op::Clear, Op::MapRemove { map_key }, Op::ListAddAll(&[]), Op::ListUpdate(&[])];
+        let shrinking = [
+            Op::Clear,
+            Op::MapRemove { map_key },
+            Op::ListAddAll(&[]),
+            Op::ListUpdate(&[]),
+            Op::MergeNamespaces(&elements),
+        ];
         let reads = [
             Op::Get,
             Op::MapGet { map_key },

@@ -3,7 +3,7 @@
 import math
 import struct
 
-from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, state_pb2
+from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, restore_latest, state_pb2
 from world import scenario
 
 LIMIT_REACHED = state_pb2.OUTCOME_LIMIT_REACHED
@@ -288,16 +288,16 @@ def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
         session.batch(put(states[name], b"put", expected))
         (found,) = session.read(get(states[name], b"put"))
         assert found.value == expected
+    session.finish()
     sketch = states["HYPER_LOG_LOG"]
-    for count in (100, 3_000, 60_000):
+    for count in (100, 3_000, 30_000):
         key = b"%d things" % count
         things = [b"thing %d" % number for number in range(count)]
-        for at in range(0, count, 20_000):
-            session.batch(*[op("MERGE", sketch, key, value=thing) for thing in things[at : at + 20_000]])
-        session.batch(*[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
-        (found,) = session.read(get(sketch, key))
+        for at in range(0, count, 10_000):
+            client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[at : at + 10_000]])
+        client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
+        (found,) = client.read(ref, get(sketch, key))
         assert abs(estimated(found.value) / count - 1) < 0.07, (count, estimated(found.value))
-    session.finish()
     for name, wrong in (
         ("COUNT", b"1234567"),
         ("AVERAGE_I64", b""),
@@ -349,6 +349,111 @@ def an_append_that_would_grow_too_long_leaves_the_value_and_says_so(world):
         (found,) = session.read(op(merged.replace("MERGE", "GET"), number, b"k", **fields))
         assert found.value == half + half
     session.finish()
+
+
+def window_states():
+    functions = ["SUM_I64", "AVERAGE_I64", "SET_UNION", "HYPER_LOG_LOG"]
+    values = [descriptor(name, VALUE, merge(name)) for name in functions]
+    return [*values, descriptor("plain"), descriptor("l", LIST), descriptor("m", MAP), descriptor("c", MAP, merge("COUNT"))]
+
+
+@scenario
+def session_windows_merge_for_every_kind_and_survive_a_kill(world):
+    daemon = world.start()
+    client = world.client(daemon)
+    ref = client.open(world.job).backend
+    total, average, union, sketch, plain, items, table, counts = ids = client.register(ref, *window_states())
+    session = client.session(ref)
+
+    def record(window, number, tag):
+        return [
+            op("MERGE", total, b"k", namespace=window, value=i64(number)),
+            op("MERGE", average, b"k", namespace=window, value=i64(number)),
+            op("MERGE", union, b"k", namespace=window, value=members(tag)),
+            op("MERGE", sketch, b"k", namespace=window, value=tag),
+            put(plain, b"k", tag, ns=window),
+            op("LIST_ADD", items, b"k", namespace=window, value=tag),
+            op("MAP_PUT", table, b"k", namespace=window, map_key=tag, value=i64(number)),
+            op("MAP_MERGE", counts, b"k", namespace=window, map_key=tag),
+        ]
+
+    def merges(target, *sources):
+        return [op("MERGE_NAMESPACES", state, b"k", namespace=target, values=sources) for state in ids]
+
+    def contents(client_or_session, window, *first):
+        reads = [get(state, b"k", ns=window) for state in ids[:5]]
+        reads.append(op("LIST_GET", items, b"k", namespace=window))
+        reads += [op("MAP_ENTRIES", state, b"k", namespace=window) for state in (table, counts)]
+        results = client_or_session.read(*first, *reads)
+        values = [(r.found, r.value) for r in results[:5]]
+        return values, list(results[5].elements), [[(e.key, e.value) for e in r.entries] for r in results[6:]]
+
+    empty = ([(False, b"")] * 5, [], [[], []])
+    session.batch(*record(b"w1", 5, b"x"), *record(b"w2", 7, b"y"), *record(b"w2", 9, b"x"), *record(b"", 1, b"z"))
+    session.batch(*merges(b"all", b"w2", b"nothing", b"w1"))
+    expected = (
+        [
+            (True, i64(21)),
+            (True, i64(21) + i64(3)),
+            (True, members(b"x", b"y")),
+            (True, contents(session, b"all")[0][3][1]),
+            (True, b"x"),
+        ],
+        [b"y", b"x", b"x"],
+        [[(b"x", i64(5)), (b"y", i64(7))], [(b"x", i64(2)), (b"y", i64(1))]],
+    )
+    assert contents(session, b"all") == expected, contents(session, b"all")
+    assert round(estimated(expected[0][3][1])) == 2
+    assert contents(session, b"w1") == contents(session, b"w2") == empty
+    session.batch(*merges(b"all"), *merges(b"all", b"nothing"))
+    assert contents(session, b"all") == expected
+    session.checkpoint(1)
+    session.batch(*merges(b"all", b""))
+    session.finish()
+    daemon.kill()
+    client = world.client(daemon.start())
+    ref = client.open(world.job, attempt=2, restore=restore_latest()).backend
+    assert client.register(ref, *window_states()) == ids
+    session = client.session(ref)
+    assert contents(session, b"all") == expected
+    assert contents(session, b"w1") == contents(session, b"w2") == empty
+    assert contents(session, b"")[1] == [b"z"], "what was not confirmed is as it was"
+    session.finish()
+
+
+@scenario
+def merges_of_namespaces_that_cannot_be_are_refused_and_change_nothing(world):
+    client, ref, ids = opened(world, descriptor("v", VALUE, merge("APPEND")), descriptor("l", LIST), descriptor("m", MAP))
+    state, items, table = ids
+    half = b"x" * (MAX_VALUE // 2)
+    client.apply(ref, put(state, b"k", half, ns=b"a"), put(state, b"k", half + b"x", ns=b"b"))
+
+    def merged(state, sources, **fields):
+        return op("MERGE_NAMESPACES", state, b"k", values=sources, **{"namespace": b"t", **fields})
+
+    for number in ids:
+        for reason, wrong in (
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a", b"t"])),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b""], namespace=b"")),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a", b"b", b"a"])),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a"], value=b"b")),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a"], map_key=b"b")),
+            ("REASON_INVALID_ARGUMENT", op("MERGE_NAMESPACES", number, b"", values=[b"a"])),
+            ("REASON_LIMIT_EXCEEDED", merged(number, [b"n" * (MAX_KEY + 1)])),
+            ("REASON_LIMIT_EXCEEDED", merged(number, [b"%d" % n for n in range(1001)])),
+        ):
+            with refused(reason, "operation 1", scope="SCOPE_BATCH"):
+                client.apply(ref, put(state, b"first", b"applied"), wrong)
+    results = client.read(
+        ref,
+        merged(state, [b"a", b"b"]),
+        get(state, b"k", ns=b"t"),
+        get(state, b"k", ns=b"a"),
+        get(state, b"k", ns=b"b"),
+        get(state, b"first"),
+    )
+    assert results[0].outcome == LIMIT_REACHED and not results[1].found and not results[4].found
+    assert (results[2].value, results[3].value) == (half, half + b"x")
 
 
 @scenario

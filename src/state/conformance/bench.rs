@@ -136,6 +136,22 @@ impl Bench {
         assert_eq!(logged, expected, "what {op:?} logs");
     }
 
+    /// Merges namespaces of `key` into `target`, which must log exactly `changes`: namespace and action of each.
+    pub(super) fn merge_namespaces(
+        &mut self,
+        (state, key): (StateId, &str),
+        target: &str,
+        sources: &[&str],
+        changes: &[(&str, crate::state::Action<'_>)],
+    ) {
+        let from = self.log.len();
+        let merged = self.run(at_namespace(state, key, target), Op::MergeNamespaces(&elements(sources)));
+        assert_eq!(merged, None);
+        let logged: Vec<_> = self.changes(from).collect();
+        let change = |&(namespace, action)| Change { at: at_namespace(state, key, namespace), action };
+        assert_eq!(logged, changes.iter().map(change).collect::<Vec<_>>());
+    }
+
     /// Runs a read, which must log nothing.
     pub(super) fn read(&mut self, at: Address<'_>, op: Op<'_>) -> Answer {
         let logged = self.logged();

@@ -1,6 +1,10 @@
 //! What can be wrong with an operation by itself: its kind, its ids, its sizes. Never what the state holds.
 
-use super::Op;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Op, namespaces::MAX_SOURCES};
 use crate::{
     state::{
         Address,
@@ -42,6 +46,15 @@ pub enum OpError {
     /// A merge, but the state was registered without a merge function.
     #[error("a merge, but the state has no merge function")]
     NoMergeFunction,
+    /// Namespaces are merged into one of them.
+    #[error("source {0} is the target: a namespace cannot be merged into itself")]
+    SourceIsTarget(usize),
+    /// A namespace is to be merged twice.
+    #[error("source {1} is source {0} again: each namespace is given once")]
+    SourceTwice(usize, usize),
+    /// More namespaces than one operation merges.
+    #[error("{0} sources: at most {MAX_SOURCES} namespaces are merged at once")]
+    TooManySources(usize),
     /// A value or operand that the state's merge function cannot take.
     #[error("a value of {0}")]
     Unfit(#[from] Unfit),
@@ -103,6 +116,7 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         Op::ListAddAll(elements) | Op::ListUpdate(elements) => {
             elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
         }
+        Op::MergeNamespaces(namespaces) => sources(namespaces, at, limits),
         Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount | Op::Keys { .. } => Ok(()),
     }
 }
@@ -120,6 +134,24 @@ fn stored(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result
     descriptor.merge.map_or(Ok(()), |function| Ok(check_value(function, value)?))
 }
 
+/// Checks namespaces that are merged into that of `at`.
+fn sources(namespaces: &[Bytes], at: &Address<'_>, limits: &Limits) -> Result<(), OpError> {
+    if namespaces.len() > MAX_SOURCES {
+        return Err(OpError::TooManySources(namespaces.len()));
+    }
+    let mut seen = BTreeMap::new();
+    for (index, source) in namespaces.iter().enumerate() {
+        within(OpField::Namespace, source, limits.max_key_bytes)?;
+        if source == at.namespace {
+            return Err(OpError::SourceIsTarget(index));
+        }
+        if let Some(first) = seen.insert(source, index) {
+            return Err(OpError::SourceTwice(first, index));
+        }
+    }
+    Ok(())
+}
+
 fn within(field: OpField, value: &[u8], limit: usize) -> Result<(), OpError> {
     if value.len() > limit { Err(OpError::TooLong { field, bytes: value.len(), limit }) } else { Ok(()) }
 }
@@ -135,8 +167,6 @@ fn kind_name(kind: StateKind) -> &'static str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::types::{KeyGroup, MergeFunction, StateId};
 
@@ -192,6 +222,24 @@ mod tests {
         assert_eq!(checked(b"", b""), Err(OpError::EmptyKey));
         assert_eq!(checked(b"12345", b""), Err(OpError::TooLong { field: OpField::Key, bytes: 5, limit: 4 }));
         assert_eq!(checked(b"1", b"12345"), Err(OpError::TooLong { field: OpField::Namespace, bytes: 5, limit: 4 }));
+    }
+
+    #[test]
+    fn namespaces_are_merged_once_and_not_into_themselves() {
+        let checked = |sources: &[&'static str]| {
+            let sources: Vec<_> = sources.iter().map(|source| Bytes::from_static(source.as_bytes())).collect();
+            let descriptor =
+                StateDescriptor { name: "s".to_owned(), kind: StateKind::List, merge: None, serializer: String::new() };
+            let at = Address { state: StateId(1), key_group: KeyGroup(0), key: b"key", namespace: b"w" };
+            check(&Op::MergeNamespaces(&sources), &at, &descriptor, &LIMITS())
+        };
+        assert_eq!(checked(&[]), Ok(()));
+        assert_eq!(checked(&["a", "", "b"]), Ok(()));
+        assert_eq!(checked(&["a", "w"]), Err(OpError::SourceIsTarget(1)));
+        assert_eq!(checked(&["", "b", ""]), Err(OpError::SourceTwice(0, 2)));
+        let too_long = OpError::TooLong { field: OpField::Namespace, bytes: 5, limit: 4 };
+        assert_eq!(checked(&["12345"]), Err(too_long));
+        assert_eq!(checked(&["a"; MAX_SOURCES + 1]), Err(OpError::TooManySources(MAX_SOURCES + 1)));
     }
 
     #[test]
