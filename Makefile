@@ -30,18 +30,18 @@ help: ## List these tasks
 # compiles nothing else again but dstl itself.
 demo: check-tools ## Build dstl and run the demo on both inner backends (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
 ifeq ($(ROCKSDB_BUILT),)
-	@echo 'demo: building dstl with optimizations, without RocksDB first; this takes some minutes, once'
+	@echo 'demo: building dstl with optimizations, without RocksDB first; this takes some minutes, once' >&2
 	$(CARGO) build --release --locked $(WITHOUT_ROCKSDB) --bin dstl
 else
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
 endif
-	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)'
+	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)' >&2
 	@$(DSTL) demo $(if $(STORE),--store '$(STORE)') $(ARGS)
 ifeq ($(ROCKSDB_BUILT),)
-	@echo 'demo: now the same with state on disk. RocksDB is compiled for it, once: about 15 minutes on two cores'
+	@echo 'demo: now the same with state on disk. RocksDB is compiled for it, once: about 15 minutes on two cores' >&2
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
 endif
-	@echo 'demo: the same with the inner backend rocksdb'
+	@echo 'demo: the same with the inner backend rocksdb' >&2
 	@$(DSTL) demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 test: check-tools ## Run the unit and integration tests

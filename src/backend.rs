@@ -34,6 +34,7 @@ mod outbox;
 mod pushback;
 mod session;
 mod states;
+mod turns;
 mod worker;
 
 pub use self::{
@@ -48,4 +49,5 @@ pub use self::{
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     session::{Refusal, Session},
+    turns::Turns,
 };

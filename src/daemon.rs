@@ -14,17 +14,14 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Semaphore,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 use uuid::Uuid;
 
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
-    backend::{BackendMetrics, BackendOptions, CreditPool, Directory, Environment},
+    backend::{BackendMetrics, BackendOptions, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         compression,
@@ -373,7 +370,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: local.backends,
-        materializing: Arc::new(Semaphore::new(1)),
+        materializing: Turns::default(),
         metrics: BackendMetrics::register(metrics),
     }
 }

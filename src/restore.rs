@@ -65,6 +65,8 @@ pub struct Restored {
     pub time: TimeMs,
     /// The materialization that it began with, if nothing was imported.
     pub base: Option<Arc<BaseIndex>>,
+    /// The highest stamp so far.
+    stamp: Sqn,
 }
 
 /// Why a checkpoint cannot be restored.
@@ -249,7 +251,10 @@ impl Restore<'_> {
             restored.time = restored.time.max(batch.time);
             // Sqns of other chains are no stamps: what is imported counts as changed before all else.
             if self.imported.is_none() {
-                inner.set_stamp(batch.sqn.0);
+                // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher one than
+                // that of the batch only tells of a change later.
+                restored.stamp = restored.stamp.max(batch.sqn);
+                inner.set_stamp(restored.stamp.0);
             }
             for (key_group, bytes) in batch.changes.filter(|(group, _)| key_groups.contains(*group)) {
                 let change = Change::decode(key_group, bytes).map_err(|source| self.inner_error(source))?;

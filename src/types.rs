@@ -16,7 +16,7 @@ pub use self::{
     checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
     descriptor::{MergeFunction, StateDescriptor, StateId, StateKind},
     key_group::{
-        HashRange, KeyGroup, KeyGroupAssignment, KeyGroupError, KeyGroupRange, MAX_PARALLELISM_LIMIT,
+        HashRange, KEY_GROUP_PARTS, KeyGroup, KeyGroupAssignment, KeyGroupError, KeyGroupRange, MAX_PARALLELISM_LIMIT,
         default_max_parallelism,
     },
     limits::Limits,

@@ -68,7 +68,12 @@ impl Core {
             self.time = self.time.max(self.env.clock.now_ms());
             self.writer.begin_batch(number, self.time);
         }
-        let answers = self.execute(operations)?;
+        let executed = self.execute(operations);
+        if executed.is_err() {
+            // What was applied before can still be made durable.
+            self.writer.abandon_batch();
+        }
+        let answers = executed?;
         let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);

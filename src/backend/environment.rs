@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{credit::CreditPool, metrics::BackendMetrics};
+use super::{credit::CreditPool, metrics::BackendMetrics, turns::Turns};
 use crate::{
-    changelog::{compression::Compression, registry::Registry},
+    changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
     clock::Clock,
     materialization::schedule::ScheduleOptions,
@@ -33,6 +32,8 @@ pub struct BackendOptions {
     pub checkpoint_timeout: Duration,
     /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
     pub preemptive_persist_threshold: u64,
+    /// Bytes of a change set from which on it is cut into a block for each part of the key groups.
+    pub block_split_threshold: usize,
     /// Bytes of state that all backends of the daemon may hold in memory.
     pub state_memory: u64,
     /// Range reads of one restore in flight.
@@ -59,6 +60,7 @@ impl Default for BackendOptions {
             retention: Retention::Count(3),
             checkpoint_timeout: Duration::from_secs(600),
             preemptive_persist_threshold: 5 << 20,
+            block_split_threshold: SPLIT_BYTES,
             state_memory: 4 << 30,
             download_parallelism: 4,
             notice_delay: Duration::from_secs(5),
@@ -94,7 +96,7 @@ pub struct Environment {
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<Arc<dyn LocalBackends>>,
     /// One materialization at a time.
-    pub materializing: Arc<Semaphore>,
+    pub materializing: Turns,
     /// Metrics.
     pub metrics: BackendMetrics,
 }

@@ -47,7 +47,7 @@ enum Step {
 
 /// Materializes whenever the schedule says so, until the backend ends.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let (options, fraction, permits) = {
+    let (options, fraction, turns) = {
         let core = shared.core.lock();
         (core.env.options.materialization.clone(), core.env.random.fraction(), core.env.materializing.clone())
     };
@@ -64,7 +64,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested }
         };
         if schedule.is_due(facts) {
-            let Ok(_permit) = permits.acquire().await else { return };
+            let is_urgent = || {
+                let core = shared.core.lock();
+                core.env.options.materialization.is_near_limit(core.log_changes)
+            };
+            let _turn = tokio::select! {
+                biased;
+                // A backend that has ended must not wait with all its state.
+                () = shared.materialize.notified() => continue,
+                turn = turns.wait(is_urgent) => turn,
+            };
             let made = materialize(&shared).await;
             finish(&shared, &mut schedule, made);
             continue;

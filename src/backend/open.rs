@@ -28,7 +28,7 @@ use super::{
     worker,
 };
 use crate::{
-    changelog::{pending::Pending, writer::Writer},
+    changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
         ledger::{Ledger, Retention},
@@ -198,6 +198,8 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
+    let parts_of_log = manifest.shape.key_groups.parts(manifest.shape.max_parallelism).collect();
+    let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
@@ -209,7 +211,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         condition: Condition::Serving,
         inner,
         states,
-        writer: Writer::new(spec.id.clone(), epoch.number),
+        writer: Writer::new(spec.id.clone(), epoch.number, blocks),
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),

@@ -157,7 +157,7 @@ impl<T> Batcher<T> {
 }
 
 fn size(set: &ChangeSet) -> u64 {
-    set.body.bytes.len() as u64
+    set.body.length()
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ fn size(set: &ChangeSet) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        changelog::block::ChangeSetBody,
+        changelog::block::{BlockBody, ChangeSetBody},
         types::{KeyGroupRange, Name, Sqn, SqnRange},
     };
 
@@ -176,7 +176,11 @@ mod tests {
         ChangeSet {
             backend: BackendId { job: name("job"), operator: name("op"), subtask },
             epoch: 1,
-            body: ChangeSetBody { bytes: vec![0; bytes].into(), range, key_groups, changes: 1 },
+            body: ChangeSetBody {
+                blocks: vec![BlockBody { bytes: vec![0; bytes].into(), key_groups }],
+                range,
+                changes: 1,
+            },
         }
     }
 

@@ -1,4 +1,7 @@
-//! The bytes of one change set: a block of batch records, before compression.
+//! The bytes of change sets: blocks of batch records, before compression.
+//!
+//! A change set is one block, or one per part of its backend's key groups ([`ChangeSetBuilder`]); then a batch has a record in
+//! each block that one of its changes lies in.
 //!
 //! ```text
 //!   block   = batch, batch, … to the end of the block; at least one
@@ -20,6 +23,7 @@
 
 mod builder;
 mod reader;
+mod set;
 mod varint;
 
 use bytes::Bytes;
@@ -27,23 +31,42 @@ use bytes::Bytes;
 pub use self::{
     builder::BlockBuilder,
     reader::{Batch, BlockReader, Changes},
+    set::ChangeSetBuilder,
 };
 use crate::types::{KeyGroupRange, Sqn, SqnRange};
 
 /// Most bytes of one block before compression. The writer rolls over long before; a reader refuses more.
 pub const MAX_BLOCK_BYTES: usize = 1 << 30;
 
+/// Bytes from which on a change set is cut into several blocks: below, a reader gains less than its requests cost it.
+pub const SPLIT_BYTES: usize = 64 << 10;
+
 /// The contents of one finished change set. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeSetBody {
-    /// The block, uncompressed; never empty.
-    pub bytes: Bytes,
+    /// At least one, of disjoint key groups, in their order.
+    pub blocks: Vec<BlockBody>,
     /// From the first batch's sqn to one beyond the last batch's.
     pub range: SqnRange,
+    /// Number of changes in all blocks, at least 1.
+    pub changes: u64,
+}
+
+/// The contents of one finished block. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockBody {
+    /// Uncompressed; never empty.
+    pub bytes: Bytes,
     /// From the lowest to the highest key group that is changed.
     pub key_groups: KeyGroupRange,
-    /// Number of changes, at least 1.
-    pub changes: u64,
+}
+
+impl ChangeSetBody {
+    /// Bytes of all blocks, uncompressed.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.blocks.iter().map(|block| block.bytes.len() as u64).sum()
+    }
 }
 
 /// Why bytes are no block.

@@ -6,12 +6,13 @@
 //!     └───────────────────────┴─────────────────────────────┴───────────────────┘
 //! ```
 //!
-//! Uploads may finish in any order; `persisted_to` only passes a change set when all before it are durable.
+//! Uploads may finish in any order; `persisted_to` only passes a change set when all before it are durable. The active block is in
+//! truth one or several: see [`ChangeSetBuilder`].
 
 use std::collections::VecDeque;
 
 use super::{
-    block::BlockBuilder,
+    block::ChangeSetBuilder,
     segment::{ChangeSet, SegmentHandle},
 };
 use crate::types::{BackendId, Sqn, SqnRange, TimeMs};
@@ -24,7 +25,7 @@ use crate::types::{BackendId, Sqn, SqnRange, TimeMs};
 pub struct Writer {
     backend: BackendId,
     epoch: u64,
-    active: BlockBuilder,
+    active: ChangeSetBuilder,
     /// Number of the first batch in the active block; `None` while it is empty.
     active_first_batch: Option<u64>,
     /// Bytes appended to the active block.
@@ -55,14 +56,14 @@ pub struct Uploaded {
 }
 
 impl Writer {
-    /// A writer without changes, at the first sequence number of `epoch`.
+    /// A writer without changes, at the first sequence number of `epoch`; `active` must be empty.
     #[must_use]
-    pub fn new(backend: BackendId, epoch: u64) -> Self {
+    pub fn new(backend: BackendId, epoch: u64, active: ChangeSetBuilder) -> Self {
         let first = Sqn::first_of(epoch);
         Self {
             backend,
             epoch,
-            active: BlockBuilder::default(),
+            active,
             active_first_batch: None,
             active_bytes: 0,
             sets: VecDeque::new(),
@@ -111,15 +112,16 @@ impl Writer {
         self.sets.iter().filter_map(|set| set.handle.as_ref()).map(|handle| handle.segment.number).min()
     }
 
-    /// Begins batch `number`, read at `time`; hand its changes to the returned builder, then call [`Self::end_batch`].
-    pub fn begin_batch(&mut self, number: u64, time: TimeMs) -> &mut BlockBuilder {
+    /// Begins batch `number`, read at `time`, which never goes back; hand its changes to the returned builder, then call
+    /// [`Self::end_batch`] or [`Self::abandon_batch`].
+    pub fn begin_batch(&mut self, number: u64, time: TimeMs) -> &mut ChangeSetBuilder {
         self.active_first_batch.get_or_insert(number);
         self.active.begin_batch(self.next, time);
         &mut self.active
     }
 
     /// The builder of the batch that was begun.
-    pub fn builder(&mut self) -> &mut BlockBuilder {
+    pub fn builder(&mut self) -> &mut ChangeSetBuilder {
         &mut self.active
     }
 
@@ -138,6 +140,14 @@ impl Writer {
         self.active_bytes += appended;
         self.unpersisted_bytes += appended;
         appended
+    }
+
+    /// Ends the batch as if it had never begun. Without an open batch, nothing happens.
+    pub fn abandon_batch(&mut self) {
+        self.active.abandon_batch();
+        if self.active.is_empty() {
+            self.active_first_batch = None;
+        }
     }
 
     /// Closes the active block into a change set to upload; `None` if there are no changes since the last one.
@@ -169,5 +179,50 @@ impl Writer {
         }
         assert!(self.persisted_to <= self.rolled_to && self.rolled_to <= self.next);
         uploaded
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        changelog::{
+            compression::Compression,
+            segment::{SegmentId, encode},
+        },
+        types::{KeyGroup, KeyGroupRange, Name},
+    };
+
+    #[test]
+    fn what_is_appended_is_what_change_sets_have_and_release_with_any_number_of_blocks() {
+        let name = |name| Name::new(name).unwrap();
+        let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 1, ChangeSetBuilder::new(parts, 3_000));
+        let (mut sets, mut appended) = (vec![], 0);
+        for number in 0..100_u64 {
+            let before = writer.active_bytes();
+            let builder = writer.begin_batch(number, 1_000 + number);
+            for change in 0..number % 7 {
+                let group = KeyGroup(u16::try_from((number * 5 + change * 31) % 128).unwrap());
+                builder.push(group, |out| out.extend_from_slice(&vec![7; usize::try_from(number).unwrap()]));
+            }
+            appended += writer.end_batch(before);
+            if number % 40 == 3 {
+                sets.extend(writer.roll_over());
+            }
+        }
+        sets.extend(writer.roll_over());
+        assert_eq!(sets.iter().map(|set| set.body.blocks.len()).collect::<Vec<_>>(), [1, 4, 4, 4]);
+        assert_eq!(sets.iter().map(|set| set.body.length()).sum::<u64>(), appended);
+        assert_eq!(writer.unpersisted_bytes(), appended);
+        let id = SegmentId { job: name("job"), instance: Uuid::nil(), number: 1 };
+        let handles = encode(id, &sets, Compression::None).handles;
+        let released: Vec<_> = handles.into_iter().map(|handle| writer.on_uploaded(handle).released_bytes).collect();
+        assert_eq!(released, sets.iter().map(|set| set.body.length()).collect::<Vec<_>>());
+        assert_eq!((writer.unpersisted_bytes(), writer.persisted_to()), (0, writer.next()));
     }
 }

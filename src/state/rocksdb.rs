@@ -5,7 +5,7 @@
 //!                     key group │ state │ key │ namespace │ map key or index ─▶ value            (`key`)
 //! ```
 //!
-//! A backend has one to a few shards: at most [`PARTS`] over all key groups of the operator, cut at the same key groups whatever
+//! A backend has one to a few shards: at most [`KEY_GROUP_PARTS`](crate::types::KEY_GROUP_PARTS) over all key groups of the operator, cut at the same key groups whatever
 //! the parallelism. So images stay usable when an operator is rescaled: a subtask reads only the shards that it overlaps, and
 //! loads by files alone where a shard is wholly its own. States share the database, so ten thousand of them cost nothing but
 //! their entries.
@@ -39,9 +39,6 @@ use super::{
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind};
 
-/// Most shards of one operator's key groups.
-pub const PARTS: u32 = 4;
-
 /// Bytes of one shard's write buffer at which it is handed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
 
@@ -74,7 +71,7 @@ impl RocksDbBackend {
     /// # Errors
     /// If its databases cannot be made.
     pub fn new(resources: &Resources, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Self, StateError> {
-        let parts = parts(key_groups, max_parallelism);
+        let parts = key_groups.parts(max_parallelism);
         let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
         Ok(Self { resources: resources.clone(), key_groups, shards, states: vec![], stamp: 0, key: vec![] })
     }
@@ -131,16 +128,6 @@ impl RocksDbBackend {
         key::prefix(at, &mut prefix);
         Ok((self.shard(at)?, prefix))
     }
-}
-
-/// The parts of `range`: cut where an operator with `max_parallelism` key groups is cut into [`PARTS`].
-fn parts(range: KeyGroupRange, max_parallelism: u32) -> impl Iterator<Item = KeyGroupRange> {
-    let width = max_parallelism.div_ceil(PARTS).max(1);
-    let (first, last) = (u32::from(range.first().0), u32::from(range.last().0));
-    (first / width..=last / width).map(move |part| {
-        let (from, to) = ((part * width).max(first), ((part + 1) * width - 1).min(last));
-        KeyGroupRange::new(from, to).expect("a part of a range is a range")
-    })
 }
 
 impl Place<'_> {

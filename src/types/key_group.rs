@@ -5,6 +5,9 @@ use std::fmt;
 /// Highest number of key groups of a backend.
 pub const MAX_PARALLELISM_LIMIT: u32 = 1 << 15;
 
+/// Most parts that [`KeyGroupRange::parts`] cuts the key groups of an operator into.
+pub const KEY_GROUP_PARTS: u32 = 4;
+
 /// Lowest default number of key groups.
 const DEFAULT_MAX_PARALLELISM_LOW: u64 = 1 << 7;
 
@@ -130,6 +133,17 @@ impl KeyGroupRange {
         missing
     }
 
+    /// The parts of this range, in order: cut where an operator with `max_parallelism` key groups is cut into
+    /// [`KEY_GROUP_PARTS`], so at the same key groups whatever the parallelism.
+    pub fn parts(self, max_parallelism: u32) -> impl Iterator<Item = Self> {
+        let width = max_parallelism.div_ceil(KEY_GROUP_PARTS).max(1);
+        let (first, last) = (u32::from(self.first), u32::from(self.last));
+        (first / width..=last / width).map(move |part| {
+            let (from, to) = ((part * width).max(first), ((part + 1) * width - 1).min(last));
+            Self::new(from, to).expect("a part of a range is a range")
+        })
+    }
+
     /// The position of `group` within the range, from 0; `None` outside.
     #[must_use]
     pub fn index(self, group: KeyGroup) -> Option<usize> {
@@ -227,6 +241,18 @@ mod tests {
         assert_eq!(range(3, 9).without([range(5, 6), range(4, 7), range(5, 5)]), [range(3, 3), range(8, 9)]);
         assert_eq!(range(0, 32_767).without([range(1, 32_767)]), [range(0, 0)]);
         assert_eq!(range(0, 3).without([range(0, 0), range(2, 2)]), [range(1, 1), range(3, 3)]);
+    }
+
+    #[test]
+    fn parts_are_cut_at_the_same_key_groups_whatever_the_range() {
+        let range = |first, last| KeyGroupRange::new(first, last).unwrap();
+        let cut = |first, last, max| range(first, last).parts(max).collect::<Vec<_>>();
+        assert_eq!(cut(0, 127, 128), [range(0, 31), range(32, 63), range(64, 95), range(96, 127)]);
+        assert_eq!(cut(43, 85, 128), [range(43, 63), range(64, 85)]);
+        assert_eq!(cut(64, 95, 128), [range(64, 95)]);
+        assert_eq!(cut(0, 0, 1), [range(0, 0)]);
+        assert_eq!(cut(0, 9, 10), [range(0, 2), range(3, 5), range(6, 8), range(9, 9)]);
+        assert_eq!(cut(0, 32_767, 32_768).len(), 4);
     }
 
     #[test]

@@ -245,6 +245,9 @@ async fn rescale_from_seeds(seeds: impl Iterator<Item = u64>, inner: impl Fn(&Ra
         for (attempt, parallelism) in (1..).zip([1, 3, 2, 5, 5, 1, 4]) {
             let mut settings = settings(seed * 1000 + attempt * 10);
             settings.options.inner = inner(&random);
+            if attempt % 2 == 1 {
+                settings.options.block_split_threshold = 500;
+            }
             let daemon = Daemon::start(&world, settings);
             let mut fleet = Fleet::start(&daemon, (parallelism, attempt), &from, (model, seed + attempt)).await;
             fleet.check();
@@ -355,7 +358,9 @@ async fn rescales_that_are_cut_short_and_sweeps_beside_them_lose_nothing() {
         let rescaling = async {
             let (mut model, mut from, mut zombies) = (Model::new(), RestoreFrom::Empty, vec![]);
             for attempt in 1..=8 {
-                let daemon = Daemon::start(&world, settings(seed * 1000 + attempt * 10));
+                let mut settings = settings(seed * 1000 + attempt * 10);
+                settings.options.block_split_threshold = 300 * attempt as usize;
+                let daemon = Daemon::start(&world, settings);
                 daemon.faults.set_plan(weather.clone());
                 let generation = (1 + random.below(5) as u32, attempt);
                 let patience = Duration::from_millis(if random.below(2) == 0 { 60_000 } else { random.below(1500) });

@@ -8,7 +8,7 @@ use std::sync::{
 use dstl::{
     backend::{
         BackendMetrics, BackendOptions, CreditPool, Directory, Environment, OpenSpec, Operation, RestoreFrom, Session,
-        SessionEvent,
+        SessionEvent, Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -123,7 +123,7 @@ impl Daemon {
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: Some(Arc::new(local(world, instance))),
-            materializing: Arc::new(tokio::sync::Semaphore::new(1)),
+            materializing: Turns::default(),
             metrics: BackendMetrics::register(&metrics),
         };
         Self { directory: Directory::new(env), faults, metrics }

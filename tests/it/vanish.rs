@@ -8,6 +8,7 @@ use dstl::{
     error::{Error, Reason},
     materialization::schedule::ScheduleOptions,
     object::Path,
+    types::InnerBackend,
 };
 use object_store::ObjectStoreExt as _;
 
@@ -23,10 +24,11 @@ const HANG: Duration = Duration::from_secs(3600);
 
 type Model = BTreeMap<String, Vec<u8>>;
 
-fn settings(seed: u64) -> Settings {
+fn settings(inner: InnerBackend, seed: u64) -> Settings {
     let materialization =
         ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
     let options = BackendOptions {
+        inner,
         materialization,
         retention: Retention::Count(10),
         // Every batch is a segment, so that the log index gets pages.
@@ -38,10 +40,10 @@ fn settings(seed: u64) -> Settings {
 
 /// Two subtasks with 5 checkpoints each: 1 and 2 of the log alone, 3 after a takeover, 4 and 5 on a materialization. Returns what the
 /// first subtask had at each.
-async fn prepare(world: &World) -> BTreeMap<u64, Model> {
+async fn prepare(world: &World, inner: InnerBackend) -> BTreeMap<u64, Model> {
     let (mut model, mut models) = (Model::new(), BTreeMap::new());
     for attempt in 1..=2 {
-        let daemon = Daemon::start(world, settings(attempt * 10));
+        let daemon = Daemon::start(world, settings(inner, attempt * 10));
         let mut tasks = vec![];
         for subtask in 0..2 {
             tasks.push(daemon.subtask(subtask, 2, attempt, LATEST).await.unwrap());
@@ -83,8 +85,8 @@ async fn copy_without(world: &World, path: &str) -> World {
 }
 
 /// Opens the first subtask and returns its checkpoint's id and all that it has.
-async fn open(world: &World, restore: RestoreFrom) -> Result<(u64, Model), Error> {
-    let daemon = Daemon::start(world, settings(77));
+async fn open(world: &World, inner: InnerBackend, restore: RestoreFrom) -> Result<(u64, Model), Error> {
+    let daemon = Daemon::start(world, settings(inner, 77));
     let opened = tokio::time::timeout(HANG, daemon.subtask(0, 2, 3, restore)).await.expect("it does not hang");
     let mut task: Task = opened?;
     let entries = task.opened.backend.describe().states[0].entries;
@@ -108,25 +110,36 @@ fn ids(message: &str, words: &str) -> Vec<u64> {
 
 #[tokio::test(start_paused = true)]
 async fn what_vanishes_is_named_with_what_it_spoils_or_does_not_matter() {
+    vanish(InnerBackend::HashMap, &[".pieces"], |_| true).await;
+}
+
+/// Only what is different from the hash map: the files of images.
+#[tokio::test(start_paused = true)]
+async fn so_it_is_of_state_on_disk() {
+    vanish(InnerBackend::RocksDb, &[".sst", ".manifest"], |path| path.contains("/snapshot/")).await;
+}
+
+/// Takes away, one by one, the objects that `chosen` chooses.
+async fn vanish(inner: InnerBackend, snapshots: &[&str], chosen: impl Fn(&str) -> bool) {
     let world = World::new();
-    let models = prepare(&world).await;
+    let models = prepare(&world, inner).await;
     let objects = world.paths("").await;
-    for part in ["segments", "manifest", "/index/", ".index", ".pieces", "job/job"] {
+    for part in ["segments", "manifest", "/index/", ".index", "job/job"].iter().chain(snapshots) {
         assert!(objects.iter().any(|path| path.contains(part)), "no {part} in {objects:?}");
     }
     let heads: Vec<_> = [0, 1].map(|subtask| head_of(&objects, subtask)).into();
     let (mut exact, mut refused) = (0, 0);
-    for victim in &objects {
+    for victim in objects.iter().filter(|path| chosen(path)) {
         let mut answers = BTreeMap::new();
         for id in 1..=NEWEST {
-            let answer = open(&copy_without(&world, victim).await, RestoreFrom::Id(id)).await;
+            let answer = open(&copy_without(&world, victim).await, inner, RestoreFrom::Id(id)).await;
             if let Ok((restored, model)) = &answer {
                 assert_eq!((*restored, model), (id, &models[&id]), "without {victim}");
             }
             answers.insert(id, answer.map(|_| ()));
         }
         let is_head = heads.contains(victim);
-        let latest = open(&copy_without(&world, victim).await, RestoreFrom::Latest { or_empty: false }).await;
+        let latest = open(&copy_without(&world, victim).await, inner, RestoreFrom::Latest { or_empty: false }).await;
         if let Ok((id, model)) = &latest {
             assert_eq!(model, &models[id], "latest without {victim}");
             assert!(*id == NEWEST || is_head, "{id} is not the latest; without {victim}");
@@ -137,7 +150,8 @@ async fn what_vanishes_is_named_with_what_it_spoils_or_does_not_matter() {
         }
         exact += answers.values().filter(|answer| answer.is_ok()).count();
     }
-    assert!(exact > 300 && refused > 300, "{exact} exact, {refused} refused");
+    let least = if inner == InnerBackend::HashMap { 300 } else { 5 };
+    assert!(exact > least && refused > least, "{exact} exact, {refused} refused");
 }
 
 /// Path of the newest manifest of a subtask.

@@ -173,7 +173,13 @@ async fn latest(
     let heads = heads(env, spec, head, retry).await?;
     let parts = parts(&heads, spec, chosen);
     if parts.is_empty() {
-        return Err(not_found(spec, head, &format!("{} of attempt {}", chosen.id, chosen.attempt)));
+        let mut error = not_found(spec, head, &format!("{} of attempt {}", chosen.id, chosen.attempt));
+        let advice = format!(
+            "; attempt {} chose it before it was let go: open with a higher attempt to choose anew",
+            spec.attempt
+        );
+        error.message.push_str(&advice);
+        return Err(error);
     }
     Ok(parts)
 }

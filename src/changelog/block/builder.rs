@@ -1,8 +1,6 @@
 //! Makes blocks: the writer's hot path.
 
-use bytes::Bytes;
-
-use super::{ChangeSetBody, varint};
+use super::{BlockBody, ChangeSetBody, varint};
 use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
 
 /// Capacity of a first block, and the least of every further one, in bytes.
@@ -14,7 +12,7 @@ const MAX_CAPACITY: usize = 8 << 20;
 /// Widest length that is ever padded for: changes are far shorter than 2^35 bytes.
 const MAX_LENGTH_WIDTH: usize = 5;
 
-/// Builds the block of one change set after the other.
+/// Builds one block after the other, each a change set by itself unless it is one [of a part](Self::of_part).
 ///
 /// ```text
 ///   begin_batch (push…) end_batch | abandon_batch    … again and again …    finish, and so on
@@ -33,6 +31,8 @@ pub struct BlockBuilder {
     length_width: usize,
     /// No batch may have a sequence number below.
     next: Sqn,
+    /// Where the change set begins; `None` if that is the first batch.
+    from: Option<Sqn>,
 }
 
 /// What is in the block so far.
@@ -65,7 +65,22 @@ impl BlockBuilder {
     /// An empty builder.
     #[must_use]
     pub fn new() -> Self {
-        Self { bytes: Vec::with_capacity(MIN_CAPACITY), done: None, open: None, length_width: 1, next: Sqn::default() }
+        Self::with_capacity(MIN_CAPACITY, Sqn::default())
+    }
+
+    /// An empty builder with room for `capacity` bytes, as far as that makes sense, of batches from `next` on.
+    pub(super) fn with_capacity(capacity: usize, next: Sqn) -> Self {
+        let bytes = Vec::with_capacity(capacity.clamp(MIN_CAPACITY, MAX_CAPACITY));
+        Self { bytes, done: None, open: None, length_width: 1, next, from: None }
+    }
+
+    /// A builder with room for `capacity` bytes for a part of what `whole` has: its change set begins where that of `whole`
+    /// does, though it may have nothing of the first batches.
+    pub(super) fn of_part(whole: &Self, capacity: usize) -> Self {
+        let open = whole.open.as_ref().map(|open| open.sqn);
+        let from = whole.range().map(|range| range.from).or(open).unwrap_or(whole.next);
+        let part = Self::with_capacity(capacity, from);
+        Self { from: Some(from), length_width: whole.length_width, ..part }
     }
 
     /// Opens the batch `sqn`, applied at `time`. Writes nothing yet.
@@ -83,19 +98,38 @@ impl BlockBuilder {
     /// # Panics
     /// If no batch is open.
     pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.count(key_group);
+        varint::put(&mut self.bytes, u64::from(key_group.0) + 1);
+        self.put_framed(encode);
+    }
+
+    /// Appends one change of `key_group` to the open batch as it stands in another block.
+    ///
+    /// # Panics
+    /// If no batch is open.
+    pub(super) fn push_record(&mut self, key_group: KeyGroup, record: &[u8]) {
+        self.count(key_group);
+        self.bytes.extend_from_slice(record);
+    }
+
+    /// Counts one change of the open batch, which begins with its first one.
+    fn count(&mut self, key_group: KeyGroup) {
         let open = self.open.as_mut().expect("a change is pushed between `begin_batch` and `end_batch`");
         let contents = match &mut open.contents {
             Some(contents) => contents,
             none => {
-                put_header(&mut self.bytes, open.sqn, open.time, self.done.as_ref());
+                let (expected, before) = match &self.done {
+                    Some(done) => (done.range.to, done.time),
+                    None => (self.from.unwrap_or(open.sqn), 0),
+                };
+                varint::put(&mut self.bytes, open.sqn.0 - expected.0);
+                varint::put(&mut self.bytes, varint::zigzag(open.time.wrapping_sub(before).cast_signed()));
                 none.insert(Contents { lowest: key_group, highest: key_group, changes: 0 })
             }
         };
         contents.lowest = contents.lowest.min(key_group);
         contents.highest = contents.highest.max(key_group);
         contents.changes += 1;
-        varint::put(&mut self.bytes, u64::from(key_group.0) + 1);
-        self.put_framed(encode);
     }
 
     /// Reserves the length, lets `encode` append, then fills the length in.
@@ -129,7 +163,7 @@ impl BlockBuilder {
         let to = Sqn(open.sqn.0 + 1);
         self.next = to;
         let done = match self.done {
-            None => Summary { range: SqnRange { from: open.sqn, to }, time: open.time, contents },
+            None => Summary { range: SqnRange { from: self.from.unwrap_or(open.sqn), to }, time: open.time, contents },
             Some(done) => Summary {
                 range: SqnRange { from: done.range.from, to },
                 time: open.time,
@@ -172,18 +206,35 @@ impl BlockBuilder {
         self.done.map_or(0, |done| done.contents.changes)
     }
 
+    /// The lowest and the highest key group that is changed so far, in an open batch too; `None` without a change.
+    pub(super) fn bounds(&self) -> Option<(KeyGroup, KeyGroup)> {
+        let open = self.open.as_ref().and_then(|open| open.contents);
+        let both = self.done.map(|done| done.contents).into_iter().chain(open).reduce(Contents::and);
+        both.map(|contents| (contents.lowest, contents.highest))
+    }
+
     /// Hands out the block and starts the next one, with room for as much again; `None` if it [is empty](Self::is_empty).
     ///
     /// # Panics
     /// If a batch is open.
     pub fn finish(&mut self) -> Option<ChangeSetBody> {
         assert!(self.open.is_none(), "a change set ends inside of a batch");
-        let Summary { range, contents, .. } = self.done.take()?;
-        let hint = self.bytes.len().clamp(MIN_CAPACITY, MAX_CAPACITY);
-        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, Vec::with_capacity(hint)));
+        self.done?;
+        let next = Self { length_width: self.length_width, ..Self::with_capacity(self.bytes.len(), self.next) };
+        std::mem::replace(self, next).close()
+    }
+
+    /// Hands out the last block; `None` if it [is empty](Self::is_empty).
+    ///
+    /// # Panics
+    /// If a batch is open.
+    pub(super) fn close(self) -> Option<ChangeSetBody> {
+        assert!(self.open.is_none(), "a change set ends inside of a batch");
+        let Summary { range, contents, .. } = self.done?;
         let key_groups = KeyGroupRange::new(u32::from(contents.lowest.0), u32::from(contents.highest.0))
             .expect("a change's key group exists, and the lowest is not above the highest");
-        Some(ChangeSetBody { bytes, range, key_groups, changes: contents.changes })
+        let block = BlockBody { bytes: self.bytes.into(), key_groups };
+        Some(ChangeSetBody { blocks: vec![block], range, changes: contents.changes })
     }
 
     /// Lets the next batch begin with the average length of this one's changes in mind.
@@ -208,10 +259,4 @@ impl Contents {
             changes: self.changes + other.changes,
         }
     }
-}
-
-fn put_header(bytes: &mut Vec<u8>, sqn: Sqn, time: TimeMs, done: Option<&Summary>) {
-    let (expected, before) = done.map_or((sqn, 0), |done| (done.range.to, done.time));
-    varint::put(bytes, sqn.0 - expected.0);
-    varint::put(bytes, varint::zigzag(time.wrapping_sub(before).cast_signed()));
 }

@@ -86,6 +86,15 @@ impl<'a> Iterator for BlockReader<'a> {
     }
 }
 
+impl<'a> Changes<'a> {
+    /// The next change: its key group, and its record as it stands in the block.
+    pub(super) fn next_record(&mut self) -> Option<(KeyGroup, &'a [u8])> {
+        let before = self.rest;
+        let (key_group, _) = self.next()?;
+        Some((key_group, before.get(..before.len() - self.rest.len())?))
+    }
+}
+
 impl<'a> Iterator for Changes<'a> {
     type Item = (KeyGroup, &'a [u8]);
 

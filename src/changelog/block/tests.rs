@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{KeyGroup, TimeMs};
+use crate::types::{KeyGroup, MAX_PARALLELISM_LIMIT, TimeMs};
 
 /// A batch as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +29,7 @@ fn build(builder: &mut BlockBuilder, batches: &[Plain]) -> Option<ChangeSetBody>
 }
 
 fn read(body: &ChangeSetBody) -> Vec<Plain> {
-    BlockReader::new(&body.bytes, body.range)
+    BlockReader::new(&body.blocks[0].bytes, body.range)
         .map(|batch| {
             let Batch { sqn, time, changes } = batch.unwrap();
             let expected = changes.len();
@@ -52,7 +54,76 @@ fn batches() -> impl Strategy<Value = Vec<Plain>> {
     })
 }
 
+/// What became of each key group: sqn and time of the batch, and the change.
+type Histories = BTreeMap<KeyGroup, Vec<(Sqn, TimeMs, Vec<u8>)>>;
+
+fn histories(batches: &[Plain]) -> Histories {
+    let mut histories = Histories::new();
+    for Plain { sqn, time, changes } in batches {
+        for (key_group, bytes) in changes {
+            histories.entry(*key_group).or_default().push((*sqn, *time, bytes.clone()));
+        }
+    }
+    histories
+}
+
+/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets.
+fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<Plain>) {
+    let width = range.count() as u16;
+    let mut times: Vec<_> = batches.iter().map(|batch| batch.time >> 20).collect();
+    times.sort_unstable();
+    for (batch, time) in batches.iter_mut().zip(times) {
+        batch.time = time;
+        batch.changes.iter_mut().for_each(|(group, _)| *group = KeyGroup(range.first().0 + group.0 % width));
+    }
+    let parts: Vec<_> = range.parts(MAX_PARALLELISM_LIMIT).collect();
+    let (mut split, mut whole) = (ChangeSetBuilder::new(parts.clone(), split_bytes), BlockBuilder::new());
+    let (first, second) = batches.split_at(batches.len() / 2);
+    for set in [first, second] {
+        for Plain { sqn, time, changes } in set {
+            let before = split.len();
+            split.begin_batch(*sqn, *time);
+            changes.iter().for_each(|(group, bytes)| split.push(*group, |out| out.extend_from_slice(bytes)));
+            assert_eq!(split.end_batch(), !changes.is_empty());
+            assert!(split.len() >= before + usize::from(!changes.is_empty()));
+        }
+        let length = split.len();
+        let (body, expected) = (split.finish(), build(&mut whole, set));
+        assert_eq!((split.len(), split.is_empty()), (0, true));
+        let (Some(body), Some(expected)) = (&body, &expected) else {
+            assert_eq!(body, expected);
+            continue;
+        };
+        assert_eq!((body.range, body.changes, body.length()), (expected.range, expected.changes, length as u64));
+        let read = |block: &BlockBody| {
+            read(&ChangeSetBody { blocks: vec![block.clone()], range: body.range, changes: body.changes })
+        };
+        if length < split_bytes {
+            assert_eq!(body.blocks.len(), 1);
+        }
+        let mut all = Histories::new();
+        for block in &body.blocks {
+            let of_block = histories(&read(block));
+            assert_eq!(*of_block.first_key_value().unwrap().0, block.key_groups.first());
+            assert_eq!(*of_block.last_key_value().unwrap().0, block.key_groups.last());
+            assert!(all.last_key_value().is_none_or(|(last, _)| *last < block.key_groups.first()), "in order");
+            let overlapping = parts.iter().filter(|part| part.overlaps(block.key_groups)).count();
+            assert!(overlapping == 1 || body.blocks.len() == 1 && length <= split_bytes, "in one part");
+            all.extend(of_block);
+        }
+        assert_eq!(all, histories(set));
+    }
+}
+
 proptest! {
+    #[test]
+    fn blocks_of_parts_have_together_what_one_block_has(
+        batches in batches(), ends: (u16, u16), split_bytes in prop_oneof![0..400usize, 0..40_000usize],
+    ) {
+        let (first, last) = (u32::from(ends.0.min(ends.1) >> 1), u32::from(ends.0.max(ends.1) >> 1));
+        assert_split_like(KeyGroupRange::new(first, last).unwrap(), split_bytes, batches);
+    }
+
     #[test]
     fn reads_back_what_was_built(first in batches(), second in batches()) {
         let mut builder = BlockBuilder::new();
@@ -67,8 +138,8 @@ proptest! {
             prop_assert_eq!(body.range.from, kept[0].sqn);
             prop_assert_eq!(body.range.to.0, kept.last().unwrap().sqn.0 + 1);
             let groups = || kept.iter().flat_map(|batch| batch.changes.iter().map(|change| change.0));
-            prop_assert_eq!(body.key_groups.first(), groups().min().unwrap());
-            prop_assert_eq!(body.key_groups.last(), groups().max().unwrap());
+            prop_assert_eq!(body.blocks[0].key_groups.first(), groups().min().unwrap());
+            prop_assert_eq!(body.blocks[0].key_groups.last(), groups().max().unwrap());
             prop_assert_eq!(body.changes, groups().count() as u64);
             prop_assert_eq!(read(&body), kept);
         }
@@ -94,8 +165,8 @@ proptest! {
     fn every_truncation_loses_whole_batches_or_is_refused(set in batches(), cut in any::<prop::sample::Index>()) {
         let Some(body) = build(&mut BlockBuilder::new(), &set) else { return Ok(()) };
         let whole = read(&body);
-        let cut = cut.index(body.bytes.len());
-        let batches: Vec<_> = BlockReader::new(&body.bytes[..cut], body.range).collect();
+        let cut = cut.index(body.blocks[0].bytes.len());
+        let batches: Vec<_> = BlockReader::new(&body.blocks[0].bytes[..cut], body.range).collect();
         let good = batches.iter().filter(|batch| batch.is_ok()).count();
         prop_assert!(good < whole.len());
         prop_assert!(batches.iter().take(good).zip(&whole).all(|(read, whole)| read.as_ref().unwrap().sqn == whole.sqn));
@@ -111,7 +182,7 @@ fn consecutive_batches_of_short_changes_cost_three_bytes_each_and_two_per_change
         Plain { sqn: sqn.next(), time: 50, changes: vec![change(5)] },
     ];
     let body = build(&mut BlockBuilder::new(), &set).unwrap();
-    assert_eq!(body.bytes.len(), 2 * 3 + 3 * (2 + 20));
+    assert_eq!(body.blocks[0].bytes.len(), 2 * 3 + 3 * (2 + 20));
 }
 
 #[test]
@@ -135,8 +206,30 @@ fn a_batch_without_changes_or_abandoned_leaves_no_trace() {
     builder.push(KeyGroup(4), |out| out.push(2));
     assert!(builder.end_batch());
     let body = builder.finish().unwrap();
-    assert_eq!(body.key_groups, KeyGroupRange::new(4, 4).unwrap());
+    assert_eq!(body.blocks[0].key_groups, KeyGroupRange::new(4, 4).unwrap());
     assert_eq!(read(&body), [Plain { sqn: Sqn(1), time: 12, changes: vec![(KeyGroup(4), vec![2])] }]);
+}
+
+#[test]
+fn a_batch_that_is_abandoned_after_the_split_leaves_no_trace() {
+    let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+    let mut builder = ChangeSetBuilder::new(parts, 50);
+    let mut batch = |sqn, groups: &[u16], end| {
+        builder.begin_batch(Sqn(sqn), sqn);
+        groups.iter().for_each(|group| builder.push(KeyGroup(*group), |out| out.extend_from_slice(&[1; 20])));
+        if end { _ = builder.end_batch() } else { builder.abandon_batch() }
+    };
+    batch(7, &[0, 40, 80, 120], false);
+    batch(7, &[1, 2], true);
+    batch(8, &[3, 100, 4], false);
+    batch(8, &[99], true);
+    let body = builder.finish().unwrap();
+    assert_eq!(body.range, SqnRange { from: Sqn(7), to: Sqn(9) });
+    let groups: Vec<_> =
+        body.blocks.iter().map(|block| (block.key_groups.first().0, block.key_groups.last().0)).collect();
+    assert_eq!(groups, [(1, 2), (99, 99)]);
+    assert_eq!(body.changes, 3);
+    assert!(builder.finish().is_none());
 }
 
 #[test]

@@ -5,7 +5,10 @@ use crc32fast::Hasher;
 use object_store::PutPayload;
 
 use super::{BlockHandle, ChangeSet, END_MAGIC, HEADER_BYTES, MAGIC, SegmentHandle, SegmentId, TRAILER_BYTES, VERSION};
-use crate::changelog::{block::MAX_BLOCK_BYTES, compression::Compression};
+use crate::changelog::{
+    block::{BlockBody, MAX_BLOCK_BYTES},
+    compression::Compression,
+};
 
 /// A segment ready for upload.
 #[derive(Debug, Clone)]
@@ -73,36 +76,42 @@ impl SegmentEncoder {
     /// Compresses and appends one change set. Takes as long as compressing it does.
     ///
     /// # Panics
-    /// If the set's block exceeds [`MAX_BLOCK_BYTES`], is empty, or belongs to another job.
+    /// If a block of the set exceeds [`MAX_BLOCK_BYTES`] or is empty, there is none, or the set belongs to another job.
     pub fn push(&mut self, set: &ChangeSet) {
         let ChangeSet { backend, epoch, body } = set;
-        assert!((1..=MAX_BLOCK_BYTES).contains(&body.bytes.len()), "a block of {} bytes", body.bytes.len());
         assert_eq!(backend.job, self.id.job, "a segment holds change sets of one job");
+        assert!(!body.blocks.is_empty(), "a change set has a block");
+        let blocks: Vec<_> = body.blocks.iter().map(|block| self.push_block(block)).collect();
+        let handle = SegmentHandle {
+            segment: self.id.clone(),
+            range: body.range,
+            changes: body.changes,
+            stored_bytes: blocks.iter().map(|block| u64::from(block.stored_length)).sum(),
+            blocks,
+        };
+        put_set(&mut self.index, set, *epoch, &handle);
+        self.handles.push(handle);
+    }
 
-        let (compression, stored) = self.compression.compress(&body.bytes);
+    fn push_block(&mut self, block: &BlockBody) -> BlockHandle {
+        let BlockBody { bytes, key_groups } = block;
+        assert!((1..=MAX_BLOCK_BYTES).contains(&bytes.len()), "a block of {} bytes", bytes.len());
+        let (compression, stored) = self.compression.compress(bytes);
         let mut hasher = Hasher::new();
         hasher.update(&stored);
         self.hasher.combine(&hasher);
         let narrow = |length: usize| u32::try_from(length).expect("at most the bound asserted above");
-        let block = BlockHandle {
-            key_groups: body.key_groups,
+        let handle = BlockHandle {
+            key_groups: *key_groups,
             offset: self.offset,
             stored_length: narrow(stored.len()),
-            length: narrow(body.bytes.len()),
+            length: narrow(bytes.len()),
             compression,
             crc: hasher.finalize(),
         };
-        self.offset += u64::from(block.stored_length);
+        self.offset += u64::from(handle.stored_length);
         self.parts.push(stored);
-        let handle = SegmentHandle {
-            segment: self.id.clone(),
-            blocks: vec![block],
-            range: body.range,
-            changes: body.changes,
-            stored_bytes: u64::from(block.stored_length),
-        };
-        put_set(&mut self.index, set, *epoch, &handle);
-        self.handles.push(handle);
+        handle
     }
 
     /// Bytes of the segment so far, without index and trailer.

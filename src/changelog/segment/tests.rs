@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    changelog::block::{BlockBuilder, BlockReader},
+    changelog::block::{BlockBuilder, BlockReader, ChangeSetBuilder},
     types::{KeyGroup, Sqn},
 };
 
@@ -42,6 +42,24 @@ fn sets() -> Vec<ChangeSet> {
     vec![set("count", 0, 5), set("count", 1, 1), set("windows", 0, 12)]
 }
 
+/// A change set of three quarters of 128 key groups, between two of one block.
+fn sets_of_several_blocks() -> Vec<ChangeSet> {
+    let mut builder = ChangeSetBuilder::new(KeyGroupRange::new(0, 127).unwrap().parts(128).collect(), 300);
+    let mut sqn = Sqn::first_of(2);
+    for batch in 0..12_u16 {
+        builder.begin_batch(sqn, 1_700_000_000_000 + 10 * u64::from(batch));
+        for change in 0..=batch {
+            let group = KeyGroup(32 + (7 * batch + 11 * change) % 96);
+            builder.push(group, |out| out.extend_from_slice(format!("{} of {batch}", group.0).as_bytes()));
+        }
+        builder.end_batch();
+        sqn = sqn.next();
+    }
+    let middle = ChangeSet { body: builder.finish().unwrap(), ..set("count", 1, 1) };
+    assert_eq!(middle.body.blocks.len(), 3);
+    vec![set("count", 0, 2), middle, set("windows", 0, 2)]
+}
+
 fn encoded(compression: Compression) -> (Bytes, Vec<SegmentHandle>) {
     let EncodedSegment { payload, handles, bytes } = encode(id(), &sets(), compression);
     assert_eq!(payload.content_length() as u64, bytes);
@@ -62,8 +80,8 @@ fn assert_holds_the_sets(bytes: &Bytes) {
         assert_eq!((indexed.epoch, indexed.range), (set.epoch, set.body.range));
         assert_eq!(indexed.changes, set.body.changes);
         let [block] = indexed.blocks.as_slice() else { panic!("one block per set") };
-        assert_eq!(block.key_groups, set.body.key_groups);
-        assert_eq!(open_block(block, &stored(bytes, block)).unwrap(), set.body.bytes);
+        assert_eq!(block.key_groups, set.body.blocks[0].key_groups);
+        assert_eq!(open_block(block, &stored(bytes, block)).unwrap(), set.body.blocks[0].bytes);
     }
 }
 
@@ -88,6 +106,23 @@ fn the_bytes_of_version_1_are_golden() {
 }
 
 #[test]
+fn the_bytes_of_a_change_set_of_several_blocks_are_golden() {
+    let sets = sets_of_several_blocks();
+    let EncodedSegment { payload, handles, .. } = encode(id(), &sets, Compression::None);
+    let now: Bytes = payload.into();
+    let golden = fixture("segment-v1-blocks.bin", &now);
+    assert_eq!(golden, now);
+    let index = verify(&golden).unwrap();
+    assert_eq!(index.sets.iter().map(|set| set.handle(&id())).collect::<Vec<_>>(), handles);
+    for (handle, set) in handles.iter().zip(&sets) {
+        let contents: Vec<_> = handle.blocks.iter().map(|b| open_block(b, &stored(&golden, b)).unwrap()).collect();
+        assert_eq!(contents, set.body.blocks.iter().map(|block| block.bytes.clone()).collect::<Vec<_>>());
+        assert_eq!(handle.stored_bytes, set.body.length());
+        assert_eq!((handle.range, handle.changes), (set.body.range, set.body.changes));
+    }
+}
+
+#[test]
 fn handles_agree_with_the_index_and_lead_to_the_change_sets() {
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
         let (bytes, handles) = encoded(compression);
@@ -107,7 +142,7 @@ fn uncompressed_blocks_are_not_copied() {
     let sets = sets();
     let payload = encode(id(), &sets, Compression::None).payload;
     for (part, set) in payload.iter().skip(1).zip(&sets) {
-        assert_eq!(part.as_ptr(), set.body.bytes.as_ptr());
+        assert_eq!(part.as_ptr(), set.body.blocks[0].bytes.as_ptr());
     }
 }
 

@@ -98,7 +98,7 @@ async fn change_sets_of_several_backends_share_a_segment_and_read_back() {
         let handle = outcome.await.unwrap();
         let key_groups = KeyGroupRange::new(0, 127).unwrap();
         let blocks = read_change_set(&fixture.store, &handle, key_groups, Retry::forever()).await.unwrap();
-        assert_eq!(blocks[0].bytes, set.body.bytes);
+        assert_eq!(blocks[0].bytes, set.body.blocks[0].bytes);
         assert_eq!(handle.range, set.body.range);
         numbers.push(handle.segment.number);
     }

@@ -66,7 +66,7 @@ impl Upload {
         };
         match &outcome {
             Ok(_) => {
-                metrics.uploaded.inc_by(sets.iter().map(|set| set.body.bytes.len() as u64).sum());
+                metrics.uploaded.inc_by(sets.iter().map(|set| set.body.length()).sum());
                 metrics.change_sets.observe(observed(sets.len() as u64));
             }
             Err(_) => {

@@ -95,17 +95,6 @@ fn random_operations_equal_the_model() {
 }
 
 #[test]
-fn parts_are_cut_at_the_same_key_groups_whatever_the_range() {
-    let cut = |first, last, max| parts(range(first, last), max).collect::<Vec<_>>();
-    assert_eq!(cut(0, 127, 128), [range(0, 31), range(32, 63), range(64, 95), range(96, 127)]);
-    assert_eq!(cut(43, 85, 128), [range(43, 63), range(64, 85)]);
-    assert_eq!(cut(64, 95, 128), [range(64, 95)]);
-    assert_eq!(cut(0, 0, 1), [range(0, 0)]);
-    assert_eq!(cut(0, 9, 10), [range(0, 2), range(3, 5), range(6, 8), range(9, 9)]);
-    assert_eq!(cut(0, 32_767, 32_768).len(), 4);
-}
-
-#[test]
 fn an_image_of_a_whole_part_is_adopted_and_its_files_keep_their_names() {
     let home = small();
     let mut original = backend(&home, range(0, 31));

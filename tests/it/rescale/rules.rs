@@ -67,6 +67,44 @@ async fn a_third_of_the_key_groups_reads_about_a_third_of_the_pieces() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_of_the_key_groups_reads_the_blocks_of_its_quarters_from_the_log() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, settings(1));
+    let mut fleet = Fleet::start(&daemon, (1, 1), &RestoreFrom::Empty, (Model::new(), 3)).await;
+    for id in 1..=3 {
+        fleet.write(2500);
+        fleet.checkpoint(id).await;
+    }
+    fleet.write(100);
+    fleet.checkpoint(4).await;
+    daemon.crash();
+    let head = heads(&world).await.remove(0);
+    let log: Vec<_> = head.runs.values().flat_map(|run| &run.handles).collect();
+    assert_eq!(log.iter().map(|handle| handle.blocks.len()).collect::<Vec<_>>(), [4, 4, 4, 1], "the last one is small");
+    let whole: u64 = log.iter().map(|handle| handle.stored_bytes).sum();
+    let daemon = Daemon::start(&world, settings(20));
+    // Of parallelism 4 each has a quarter, of 3 each shares two.
+    for (attempt, parallelism, percent) in [(2, 4, 24..30), (3, 3, 45..55), (4, 2, 48..55), (5, 1, 100..101)] {
+        for subtask in 0..parallelism {
+            let before = read_bytes(&daemon);
+            let restore = RestoreFrom::Handles(fleet.handles.clone());
+            let opened = open(&daemon, OpenSpec { restore, ..spec(subtask, parallelism, attempt) }).await.unwrap();
+            let opened = opened.task.opened;
+            let blocks = log.iter().flat_map(|handle| &handle.blocks);
+            let blocks = blocks.filter(|block| block.key_groups.overlaps(opened.shape.key_groups));
+            let expected: u64 = blocks.map(|block| u64::from(block.stored_length)).sum();
+            assert_eq!((opened.restored.bytes_done, opened.restored.bytes_total), (expected, expected));
+            assert!(percent.contains(&(expected * 100 / whole)), "{expected} of {whole} bytes by 1 of {parallelism}");
+            // Beside them: manifests.
+            let all = read_bytes(&daemon) - before;
+            assert!(all < expected + 30_000, "{all} bytes for {expected} of blocks of {whole}");
+        }
+    }
+    let mut fleet = Fleet::start(&daemon, (3, 6), &RestoreFrom::Handles(fleet.handles), (fleet.model, 5)).await;
+    fleet.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn handles_that_lack_key_groups_are_refused_with_what_is_missing_and_change_nothing() {
     let world = World::new();
     let (daemon, fleet) = generation(&world, 5, false).await;

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use dstl::{
-    backend::{BackendMetrics, CreditPool, Directory, Environment},
+    backend::{BackendMetrics, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         metrics::UploadMetrics,
@@ -129,7 +129,7 @@ impl Host {
             credit: CreditPool::new(plan.credit_bytes, plan.backend.limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: None,
-            materializing: Arc::new(tokio::sync::Semaphore::new(1)),
+            materializing: Turns::default(),
             metrics: BackendMetrics::register(&metrics),
         });
         Self { name, directory, life }

@@ -98,7 +98,7 @@ impl Plan {
             ..Limits::default()
         };
         let retention = if one_in(4) { Retention::Explicit } else { Retention::Count(1 + random.below(3) as usize) };
-        let backend = BackendOptions {
+        let mut backend = BackendOptions {
             limits,
             retention,
             checkpoint_timeout: Duration::from_millis(300) + millis(4000),
@@ -114,6 +114,8 @@ impl Plan {
             materialization_timeout: millis(5000) + Duration::from_millis(100),
             ..BackendOptions::default()
         };
+        // Change sets of one block and of several.
+        backend.block_split_threshold = backend.preemptive_persist_threshold as usize / 3;
         let accounts = 2 * seats.len() as u64;
         Self {
             credit_bytes: accounts * MESSAGE_BYTES as u64 + random.below(MESSAGE_BYTES as u64),

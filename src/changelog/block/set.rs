@@ -1,0 +1,166 @@
+//! Makes change sets: one block while they are short, then one for each part of the key groups.
+//!
+//! ```text
+//!   whole ──SPLIT_BYTES──▶ blocks: part 0 │ part 1 │ …      each change goes to the block of its key group's part
+//! ```
+//!
+//! So a reader of some key groups fetches some blocks, and a small checkpoint stays small. What costs a copy is the short beginning
+//! alone, once per change set; later changes go to their block directly. The order of a key's changes stays: they share a
+//! key group, and so a block.
+
+use super::{BlockReader, ChangeSetBody, builder::BlockBuilder};
+use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
+
+/// Builds one change set after the other, as [`BlockBuilder`] builds blocks.
+///
+/// Invariants: `blocks` is empty or has one builder per part, all of them with the same batch open or none; then `whole` is
+/// empty.
+#[derive(Debug)]
+pub struct ChangeSetBuilder {
+    /// At least one, disjoint, in order.
+    parts: Vec<KeyGroupRange>,
+    split_bytes: usize,
+    whole: BlockBuilder,
+    blocks: Vec<BlockBuilder>,
+    /// Lengths of the last change set's blocks: the next ones may need as much.
+    last_lengths: Vec<usize>,
+    open: Option<(Sqn, TimeMs)>,
+}
+
+impl ChangeSetBuilder {
+    /// An empty builder of change sets of the key groups `parts`, which are disjoint and in order. A change set of
+    /// `split_bytes` or more has a block for each part that it changes.
+    ///
+    /// # Panics
+    /// If there are no parts.
+    #[must_use]
+    pub fn new(parts: Vec<KeyGroupRange>, split_bytes: usize) -> Self {
+        assert!(!parts.is_empty(), "change sets have key groups");
+        let split_bytes = if parts.len() == 1 { usize::MAX } else { split_bytes };
+        Self { parts, split_bytes, whole: BlockBuilder::new(), blocks: vec![], last_lengths: vec![], open: None }
+    }
+
+    /// Opens the batch `sqn`, applied at `time`. Writes nothing yet. As long as time does not go back, appending never makes a
+    /// change set shorter, not where it is split either.
+    ///
+    /// # Panics
+    /// If a batch is open, or `sqn` is not above all earlier ones.
+    pub fn begin_batch(&mut self, sqn: Sqn, time: TimeMs) {
+        self.builders().iter_mut().for_each(|builder| builder.begin_batch(sqn, time));
+        self.open = Some((sqn, time));
+    }
+
+    /// Appends one change to the open batch; `encode` appends its bytes and must not touch what is already there.
+    ///
+    /// # Panics
+    /// If no batch is open.
+    pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.blocks.is_empty() {
+            self.whole.push(key_group, encode);
+            if self.whole.len() >= self.split_bytes {
+                self.split();
+            }
+        } else {
+            self.block(key_group).push(key_group, encode);
+        }
+    }
+
+    /// Ends the open batch; says whether it had changes, and so uses its sequence number.
+    ///
+    /// # Panics
+    /// If no batch is open.
+    pub fn end_batch(&mut self) -> bool {
+        self.open = None;
+        self.builders().iter_mut().fold(false, |changed, builder| builder.end_batch() | changed)
+    }
+
+    /// Ends the open batch as if it had never begun: its changes are dropped. Without an open batch, nothing happens.
+    pub fn abandon_batch(&mut self) {
+        self.open = None;
+        self.builders().iter_mut().for_each(BlockBuilder::abandon_batch);
+    }
+
+    /// Bytes of the change set so far, an open batch included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.whole_or_blocks().iter().map(BlockBuilder::len).sum()
+    }
+
+    /// Whether no batch with changes has ended since the change set was started.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.whole_or_blocks().iter().all(BlockBuilder::is_empty)
+    }
+
+    /// Hands out the change set and starts the next one; `None` if it [is empty](Self::is_empty).
+    ///
+    /// # Panics
+    /// If a batch is open.
+    pub fn finish(&mut self) -> Option<ChangeSetBody> {
+        assert!(self.open.is_none(), "a change set ends inside of a batch");
+        if self.blocks.is_empty() {
+            return self.whole.finish();
+        }
+        let blocks = std::mem::take(&mut self.blocks);
+        self.last_lengths = blocks.iter().map(BlockBuilder::len).collect();
+        let body = blocks.into_iter().filter_map(BlockBuilder::close).reduce(|mut all, more| {
+            all.blocks.extend(more.blocks);
+            all.range = SqnRange { from: all.range.from, to: all.range.to.max(more.range.to) };
+            all.changes += more.changes;
+            all
+        });
+        self.whole =
+            BlockBuilder::with_capacity(self.split_bytes, body.as_ref().map_or(Sqn::default(), |b| b.range.to));
+        body
+    }
+
+    /// Goes over to one block per part, in the middle of the open batch.
+    #[cold]
+    fn split(&mut self) {
+        let (sqn, time) = self.open.expect("changes are pushed to an open batch");
+        let (lowest, highest) = self.whole.bounds().expect("a change was pushed");
+        let (first, last) = (self.part(lowest), self.part(highest));
+        let lengths = self.last_lengths.iter().copied().chain(std::iter::repeat(self.split_bytes));
+        let lengths = lengths.take(self.parts.len());
+        self.blocks = lengths.map(|length| BlockBuilder::of_part(&self.whole, length)).collect();
+        let mut whole = std::mem::take(&mut self.whole);
+        if first == last {
+            // Nothing of the other parts so far.
+            self.blocks.iter_mut().for_each(|block| block.begin_batch(sqn, time));
+            *self.block(lowest) = whole;
+            return;
+        }
+        whole.end_batch();
+        let body = whole.close().expect("it has a change");
+        let bytes = body.blocks.first().map(|block| block.bytes.clone()).unwrap_or_default();
+        for batch in BlockReader::new(&bytes, body.range) {
+            let mut batch = batch.expect("what was built reads back");
+            self.blocks.iter_mut().for_each(|block| block.begin_batch(batch.sqn, batch.time));
+            while let Some((key_group, record)) = batch.changes.next_record() {
+                self.block(key_group).push_record(key_group, record);
+            }
+            if batch.sqn != sqn {
+                self.blocks.iter_mut().for_each(|block| _ = block.end_batch());
+            }
+        }
+    }
+
+    /// The position of the part of `key_group`; of the last one if it is beyond all.
+    fn part(&self, key_group: KeyGroup) -> usize {
+        self.parts.iter().position(|part| key_group <= part.last()).unwrap_or(self.parts.len() - 1)
+    }
+
+    /// The block of `key_group`, after the split.
+    fn block(&mut self, key_group: KeyGroup) -> &mut BlockBuilder {
+        let part = self.part(key_group);
+        self.blocks.get_mut(part).expect("there is a block per part")
+    }
+
+    fn whole_or_blocks(&self) -> &[BlockBuilder] {
+        if self.blocks.is_empty() { std::slice::from_ref(&self.whole) } else { &self.blocks }
+    }
+
+    fn builders(&mut self) -> &mut [BlockBuilder] {
+        if self.blocks.is_empty() { std::slice::from_mut(&mut self.whole) } else { &mut self.blocks }
+    }
+}
