@@ -43,6 +43,7 @@
 //!
 //! What a [`Session`] does about rejected batches and broken streams is told there.
 
+mod aggregate;
 mod backend;
 mod batch;
 mod book;
@@ -78,6 +79,7 @@ use crate::proto::v1::{
 };
 
 pub use self::{
+    aggregate::Average,
     backend::Backend,
     batch::{Applied, BatchBuilder, RawOperation},
     bound::Bound,

@@ -9,6 +9,7 @@ mod descriptor;
 mod key_group;
 mod limits;
 mod sequence;
+mod sketch;
 
 pub use self::{
     backend::{BackendId, Epoch, InnerBackend, Name, NameError},
@@ -20,6 +21,7 @@ pub use self::{
     },
     limits::Limits,
     sequence::{Sqn, SqnRange},
+    sketch::Sketch,
 };
 
 /// Milliseconds since the Unix epoch.

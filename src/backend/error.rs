@@ -32,7 +32,7 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
 pub(super) fn operation(index: usize, error: &OpError) -> Error {
     let reason = match error {
         OpError::WrongKind { .. } | OpError::NoMergeFunction => Reason::WrongKind,
-        OpError::TooLong { .. } => Reason::LimitExceeded,
+        OpError::TooLong { .. } | OpError::TooManySources(_) => Reason::LimitExceeded,
         _ => Reason::InvalidArgument,
     };
     Error::new(reason, format!("operation {index}: {error}"))

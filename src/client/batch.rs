@@ -125,6 +125,23 @@ impl BatchBuilder {
         self.one(state, OperationKind::Merge, key, NO, value)
     }
 
+    /// Merges an operand that has another form than the value: what a `HyperLogLog` is to count, the number of an average,
+    /// `()` to count one.
+    #[inline]
+    pub fn merge_operand<K, V, Q>(
+        &mut self,
+        state: &ValueState<K, V>,
+        key: &Q,
+        operand: &(impl Encode + ?Sized),
+    ) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::Merge, key, NO, operand)
+    }
+
     /// Reads a value; [`Applied::value`] returns it.
     #[inline]
     pub fn get<K, V, Q>(&mut self, state: &ValueState<K, V>, key: &Q) -> usize
@@ -140,6 +157,17 @@ impl BatchBuilder {
     #[inline]
     pub fn clear(&mut self, state: &impl State, key: &(impl Encode + ?Sized)) -> usize {
         self.one(state, OperationKind::Clear, key, NO, NO)
+    }
+
+    /// Merges all that `sources` have of `key` into the handle's namespace, and clears them: session windows that meet. `key` must
+    /// be of the handle's key type. The sources are distinct, and none is the handle's namespace.
+    pub fn merge_namespaces<N: Encode>(
+        &mut self,
+        state: &impl State,
+        key: &(impl Encode + ?Sized),
+        sources: &[N],
+    ) -> usize {
+        self.elements(state, OperationKind::MergeNamespaces, key, sources)
     }
 
     /// Sets one entry of a map.
@@ -168,6 +196,26 @@ impl BatchBuilder {
         W: Encode + ?Sized,
     {
         self.one(state, OperationKind::MapMerge, key, map_key, value)
+    }
+
+    /// Merges an operand that has another form than the value into one entry of a map; see
+    /// [`merge_operand`](Self::merge_operand).
+    #[inline]
+    pub fn map_merge_operand<K, M, V, Q, N>(
+        &mut self,
+        state: &MapState<K, M, V>,
+        key: &Q,
+        map_key: &N,
+        operand: &(impl Encode + ?Sized),
+    ) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        M: Borrow<N> + ?Sized,
+        V: ?Sized,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        self.one(state, OperationKind::MapMerge, key, map_key, operand)
     }
 
     /// Reads one entry of a map; [`Applied::value`] returns it.
@@ -408,7 +456,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::proto::v1::Batch;
+    use crate::{client::Average, proto::v1::Batch, types::Sketch};
 
     #[test]
     fn typed_operations_are_those_of_the_protocol() {
@@ -428,6 +476,40 @@ mod tests {
         batch.push(&expected);
         let decoded = Batch::decode(Bytes::from(batch.bytes)).unwrap();
         assert_eq!(decoded.operations, [expected.clone(), expected]);
+    }
+
+    #[test]
+    fn operands_and_sources_are_those_of_the_protocol() {
+        let things: ValueState<str, Sketch> = ValueState::from_id(4);
+        let means: MapState<str, str, Average<i64>> = MapState::from_id(5);
+        let mut batch = BatchBuilder::new();
+        batch.merge_operand(&things, "k", "thing");
+        batch.map_merge_operand(&means, "k", "m", &7_i64);
+        batch.map_merge(&means, "k", "m", &Average { sum: 7, count: 1 });
+        batch.merge_namespaces(&things.namespace("all"), "k", &["a", ""]);
+        let operation = |kind: OperationKind, state| Operation {
+            kind: kind.into(),
+            state,
+            key: "k".into(),
+            ..Operation::default()
+        };
+        let seven = 7_i64.to_le_bytes();
+        let average = [seven, 1_i64.to_le_bytes()].concat();
+        let merge = Operation { map_key: "m".into(), ..operation(OperationKind::MapMerge, 5) };
+        let expected = [
+            Operation { value: "thing".into(), ..operation(OperationKind::Merge, 4) },
+            Operation { value: seven.to_vec().into(), ..merge.clone() },
+            Operation { value: average.into(), ..merge },
+            Operation {
+                namespace: "all".into(),
+                values: vec!["a".into(), Bytes::new()],
+                ..operation(OperationKind::MergeNamespaces, 4)
+            },
+        ];
+        let batch = batch.seal(&Limits { max_message_bytes: 1000, max_batch_operations: 4, ..Limits::default() });
+        let batch = batch.unwrap();
+        assert_eq!((batch.count, batch.reads), (4, 0));
+        assert_eq!(Batch::decode(batch.operations).unwrap().operations, expected);
     }
 
     #[test]

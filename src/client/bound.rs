@@ -56,6 +56,22 @@ impl<S: State> Bound<S> {
         self.run(OperationKind::Clear, key, NO, NO).await.map(drop)
     }
 
+    /// Merges all that `sources` have of `key` into this namespace, and clears them: session windows that meet. `key` must be of
+    /// the handle's key type. The sources are distinct, and none is this namespace. [`Outcome::LimitReached`] says that a
+    /// result would have become too long, and nothing was done.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_namespaces<N: Encode>(
+        &self,
+        key: &(impl Encode + ?Sized),
+        sources: &[N],
+    ) -> Result<Outcome, ClientError> {
+        let mut operation = BatchBuilder::new();
+        operation.merge_namespaces(&self.state, key, sources);
+        Ok(self.session.operate(operation).await?.outcome())
+    }
+
     async fn run<K, M, V>(
         &self,
         kind: OperationKind,
@@ -118,8 +134,8 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         self.run(OperationKind::Put, key, NO, value).await.map(drop)
     }
 
-    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that an append would have become too long and
-    /// was not done.
+    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that the result would have become too long, and
+    /// nothing was done.
     ///
     /// # Errors
     /// As for every operation.
@@ -131,6 +147,19 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         W: Encode + ?Sized,
     {
         Ok(self.run(OperationKind::Merge, key, NO, value).await?.outcome())
+    }
+
+    /// Merges an operand that has another form than the value; see
+    /// [`BatchBuilder::merge_operand`](super::BatchBuilder::merge_operand).
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_operand<Q>(&self, key: &Q, operand: &(impl Encode + ?Sized)) -> Result<Outcome, ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        Ok(self.run(OperationKind::Merge, key, NO, operand).await?.outcome())
     }
 }
 
@@ -194,6 +223,25 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         W: Encode + ?Sized,
     {
         Ok(self.run(OperationKind::MapMerge, key, map_key, value).await?.outcome())
+    }
+
+    /// Merges an operand that has another form than the value into one entry.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn merge_operand<Q, N>(
+        &self,
+        key: &Q,
+        map_key: &N,
+        operand: &(impl Encode + ?Sized),
+    ) -> Result<Outcome, ClientError>
+    where
+        K: Borrow<Q>,
+        M: Borrow<N>,
+        Q: Encode + ?Sized,
+        N: Encode + ?Sized,
+    {
+        Ok(self.run(OperationKind::MapMerge, key, map_key, operand).await?.outcome())
     }
 
     /// Removes one entry, if it is there.

@@ -30,7 +30,7 @@ pub trait Decode: Sized {
 }
 
 /// The error for bytes that are no `T`.
-fn malformed<T>(bytes: usize) -> ClientError {
+pub(super) fn malformed<T>(bytes: usize) -> ClientError {
     ClientError::Malformed { what: "a stored value", bytes, expected: std::any::type_name::<T>() }
 }
 

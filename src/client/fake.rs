@@ -135,6 +135,16 @@ impl State {
                 result.value = self.values.get(&key).cloned().unwrap_or_default();
                 return Some(result);
             }
+            Kind::MergeNamespaces => {
+                let number = |bytes: &Bytes| i64::from_le_bytes(bytes[..].try_into().unwrap());
+                let own = self.values.get(&key).map(number);
+                let taken = op.values.iter().filter_map(|source| {
+                    self.values.remove(&(op.state, source.clone(), op.key.clone())).as_ref().map(number)
+                });
+                if let Some(sum) = own.into_iter().chain(taken).reduce(|a, b| a + b) {
+                    self.values.insert(key, sum.to_le_bytes().to_vec().into());
+                }
+            }
             Kind::Clear => drop(self.values.remove(&key)),
             Kind::MapPut => drop(self.maps.entry(pair).or_default().insert(op.map_key.clone(), op.value.clone())),
             Kind::MapRemove => drop(self.maps.entry(pair).or_default().remove(&op.map_key)),

@@ -27,7 +27,9 @@ impl StateOptions {
         Self::default()
     }
 
-    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type.
+    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type, the averages
+    /// [`Average`](super::Average), the union a `BTreeSet` of `String`, `Vec<u8>` or `Bytes`, and `HyperLogLog` a
+    /// [`Sketch`](crate::types::Sketch).
     #[must_use]
     pub fn with_merge(mut self, merge: MergeFunction) -> Self {
         self.merge = Some(merge);
@@ -49,19 +51,10 @@ impl StateOptions {
             StateKind::List => v1::StateKind::List,
             StateKind::Map => v1::StateKind::Map,
         };
-        let merge = self.merge.map_or(v1::MergeFunction::Unspecified, |merge| match merge {
-            MergeFunction::SumI64 => v1::MergeFunction::SumI64,
-            MergeFunction::MinI64 => v1::MergeFunction::MinI64,
-            MergeFunction::MaxI64 => v1::MergeFunction::MaxI64,
-            MergeFunction::SumF64 => v1::MergeFunction::SumF64,
-            MergeFunction::MinF64 => v1::MergeFunction::MinF64,
-            MergeFunction::MaxF64 => v1::MergeFunction::MaxF64,
-            MergeFunction::Append => v1::MergeFunction::Append,
-        });
         v1::StateDescriptor {
             name: name.to_owned(),
             kind: kind.into(),
-            merge: merge.into(),
+            merge: self.merge.map_or(0, |merge| merge.number().into()),
             serializer: self.serializer,
         }
     }

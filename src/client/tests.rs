@@ -11,7 +11,7 @@ use super::{
     fake::{Event, Fake},
     *,
 };
-use crate::types::MergeFunction;
+use crate::{proto::v1::Outcome, types::MergeFunction};
 
 struct Setup {
     fake: Fake,
@@ -73,6 +73,20 @@ async fn a_task_opens_writes_reads_and_closes() {
     assert!(matches!(closed.send(BatchBuilder::new()).await, Err(ClientError::Closed)));
     assert!(setup.backend.clone().close().await.unwrap());
     assert_eq!(setup.events().last(), Some(&Event::Ended));
+}
+
+#[tokio::test]
+async fn session_windows_that_meet_are_merged() {
+    let setup = setup(|_| {}).await;
+    let session = setup.session().await;
+    let counts = setup.counts.on(&session);
+    let (first, second, both) = ((0_u64, 10_u64), (5_u64, 20_u64), (0_u64, 20_u64));
+    counts.namespace(&first).merge("a", &2).await.unwrap();
+    counts.namespace(&second).merge("a", &3).await.unwrap();
+    assert_eq!(counts.namespace(&both).merge_namespaces("a", &[first, second]).await.unwrap(), Outcome::Done);
+    assert_eq!(counts.namespace(&both).get("a").await.unwrap(), Some(5));
+    assert_eq!(counts.namespace(&first).get("a").await.unwrap(), None);
+    session.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -183,16 +183,12 @@ pub(super) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<StateDescri
         Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
         Err(_) => return Err(unknown_value("kind", descriptor.kind)),
     };
-    let merge = match v1::MergeFunction::try_from(descriptor.merge) {
-        Ok(v1::MergeFunction::Unspecified) => None,
-        Ok(v1::MergeFunction::SumI64) => Some(MergeFunction::SumI64),
-        Ok(v1::MergeFunction::MinI64) => Some(MergeFunction::MinI64),
-        Ok(v1::MergeFunction::MaxI64) => Some(MergeFunction::MaxI64),
-        Ok(v1::MergeFunction::SumF64) => Some(MergeFunction::SumF64),
-        Ok(v1::MergeFunction::MinF64) => Some(MergeFunction::MinF64),
-        Ok(v1::MergeFunction::MaxF64) => Some(MergeFunction::MaxF64),
-        Ok(v1::MergeFunction::Append) => Some(MergeFunction::Append),
-        Err(_) => return Err(unknown_value("merge", descriptor.merge)),
+    let merge = match descriptor.merge {
+        0 => None,
+        number => {
+            let function = u32::try_from(number).ok().and_then(MergeFunction::from_number);
+            Some(function.ok_or_else(|| unknown_value("merge", number))?)
+        }
     };
     Ok(StateDescriptor { name: state.clone(), kind, merge, serializer: descriptor.serializer.clone() })
 }
@@ -203,20 +199,10 @@ pub(super) fn to_registered(id: StateId, descriptor: &StateDescriptor) -> v1::Re
         StateKind::List => v1::StateKind::List,
         StateKind::Map => v1::StateKind::Map,
     };
-    let merge = match descriptor.merge {
-        None => v1::MergeFunction::Unspecified,
-        Some(MergeFunction::SumI64) => v1::MergeFunction::SumI64,
-        Some(MergeFunction::MinI64) => v1::MergeFunction::MinI64,
-        Some(MergeFunction::MaxI64) => v1::MergeFunction::MaxI64,
-        Some(MergeFunction::SumF64) => v1::MergeFunction::SumF64,
-        Some(MergeFunction::MinF64) => v1::MergeFunction::MinF64,
-        Some(MergeFunction::MaxF64) => v1::MergeFunction::MaxF64,
-        Some(MergeFunction::Append) => v1::MergeFunction::Append,
-    };
     let descriptor = v1::StateDescriptor {
         name: descriptor.name.clone(),
         kind: kind.into(),
-        merge: merge.into(),
+        merge: descriptor.merge.map_or(0, |merge| merge.number().into()),
         serializer: descriptor.serializer.clone(),
     };
     v1::RegisteredState { id: id.0, descriptor: Some(descriptor) }
@@ -298,6 +284,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListUpdate => Op::ListUpdate(wire.values),
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
+        OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -318,7 +305,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         Kind::MapPut | Kind::MapGet | Kind::MapRemove | Kind::MapContains | Kind::MapMerge | Kind::MapEntries
     );
     let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
-    let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate);
+    let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),

@@ -10,8 +10,10 @@ mod bench;
 mod contract;
 mod lists;
 mod maps;
+mod merges;
 #[cfg(test)]
 pub(crate) mod model;
+mod namespaces;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod snapshot;
@@ -33,6 +35,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("states_keys_and_namespaces_are_independent", values::states_keys_and_namespaces_are_independent),
     ("numbers_merge", values::numbers_merge),
     ("appends_stop_at_the_limit", values::appends_stop_at_the_limit),
+    ("counts_and_averages_merge", merges::counts_and_averages_merge),
+    ("sets_and_sketches_grow_by_what_is_new", merges::sets_and_sketches_grow_by_what_is_new),
+    ("sets_and_sketches_stop_at_the_limit", merges::sets_and_sketches_stop_at_the_limit),
+    ("what_does_not_fit_its_function_is_refused", merges::what_does_not_fit_its_function_is_refused),
     ("maps_are_ordered", maps::maps_are_ordered),
     ("map_pages_join_to_the_whole", maps::map_pages_join_to_the_whole),
     ("map_entries_are_removed_and_cleared", maps::map_entries_are_removed_and_cleared),
@@ -40,6 +46,11 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("lists_keep_their_order", lists::lists_keep_their_order),
     ("lists_are_replaced_and_cleared", lists::lists_are_replaced_and_cleared),
     ("list_pages_join_to_the_whole", lists::list_pages_join_to_the_whole),
+    ("namespaces_of_values_merge", namespaces::namespaces_of_values_merge),
+    ("namespaces_of_lists_merge_in_order", namespaces::namespaces_of_lists_merge_in_order),
+    ("namespaces_of_maps_unite", namespaces::namespaces_of_maps_unite),
+    ("namespaces_beyond_the_limit_stay_as_they_are", namespaces::namespaces_beyond_the_limit_stay_as_they_are),
+    ("namespaces_without_anything_log_nothing", namespaces::namespaces_without_anything_log_nothing),
     ("reads_are_never_logged", contract::reads_are_never_logged),
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("names_are_paged_in_a_lasting_order", contract::names_are_paged_in_a_lasting_order),

@@ -1,61 +1,175 @@
 //! The built-in merge functions.
 //!
+//! Every function combines two values in the form that is stored; [`check_value`] says which bytes have it. The operand of a merge
+//! may have another form ([`check_operand`]), which [`combine`] brings into the stored one first:
+//!
+//! | function | stored | operand |
+//! | --- | --- | --- |
+//! | sums, minimum, maximum | a number | the same |
+//! | append | any bytes | the same |
+//! | count | a number | the same, or nothing for 1 |
+//! | averages | sum, count (i64) | the same, or one number |
+//! | set union | a [set](set) | the same |
+//! | `HyperLogLog` | a [`Sketch`] | any bytes, of which the sketch takes the xxh3-64 hash |
+//!
 //! Numbers are 8 bytes, little-endian. A missing value takes the operand. NaN counts as missing for the minimum and the
-//! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. What a function returns for
-//! given bytes never changes.
+//! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. Integers wrap around. What a function
+//! returns for given bytes never changes.
+
+pub mod set;
+
+use std::borrow::Cow;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::StateError;
-use crate::types::{MergeFunction, StateId};
+use crate::types::{MergeFunction, Sketch, StateId};
 
 /// What a merge does to its entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
     /// Sets it to this number.
     Number([u8; 8]),
+    /// Sets it to this sum and count.
+    Average([u8; 16]),
+    /// Sets it to these bytes.
+    Bytes(Vec<u8>),
     /// Appends the operand to it: the result is not made here, since it may be long.
     Append,
+    /// Leaves it: the set or sketch has all of the operand.
+    Unchanged,
 }
 
-/// A number that is not 8 bytes long.
+/// Bytes that a merge function cannot take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a number of {0} bytes: numbers have 8")]
-pub struct WrongWidth(pub usize);
+#[error("{bytes} bytes that do not fit the merge function of the state: {expected}")]
+pub struct Unfit {
+    /// How many there are.
+    pub bytes: usize,
+    /// What the function takes.
+    pub expected: &'static str,
+}
 
-impl WrongWidth {
+impl Unfit {
     /// The same, as found in the stored value of `state`.
     #[must_use]
     pub fn stored(self, state: StateId) -> StateError {
-        StateError::Mismatch { state, what: "a stored number is not 8 bytes long" }
+        StateError::Mismatch { state, what: "a stored value does not fit the merge function" }
     }
 }
 
-/// Combines the stored value, if there is one, with the operand.
+/// Checks that `value` has the form that `function` stores.
 ///
 /// # Errors
-/// [`WrongWidth`] if the function is numeric and either is no number.
-pub fn combine(function: MergeFunction, current: Option<&[u8]>, operand: &[u8]) -> Result<Merged, WrongWidth> {
-    let number = match function {
-        MergeFunction::Append => return Ok(Merged::Append),
-        MergeFunction::SumI64 => integers(current, operand, i64::wrapping_add)?,
-        MergeFunction::MinI64 => integers(current, operand, i64::min)?,
-        MergeFunction::MaxI64 => integers(current, operand, i64::max)?,
-        MergeFunction::SumF64 => floats(current, operand, |a, b| a + b)?,
-        MergeFunction::MinF64 => floats(current, operand, |a, b| prefer(a, b, a.total_cmp(&b).is_le()))?,
-        MergeFunction::MaxF64 => floats(current, operand, |a, b| prefer(a, b, a.total_cmp(&b).is_ge()))?,
+/// [`Unfit`] if not.
+pub fn check_value(function: MergeFunction, value: &[u8]) -> Result<(), Unfit> {
+    use MergeFunction as F;
+    match function {
+        F::Append => Ok(()),
+        F::SumI64 | F::MinI64 | F::MaxI64 | F::SumF64 | F::MinF64 | F::MaxF64 | F::Count => number(value).map(drop),
+        F::AverageI64 | F::AverageF64 => average(value).map(drop),
+        F::SetUnion => set::check(value),
+        F::HyperLogLog => sketch(value).map(drop),
+    }
+}
+
+/// Checks that `function` takes `operand`.
+///
+/// # Errors
+/// [`Unfit`] if not.
+pub fn check_operand(function: MergeFunction, operand: &[u8]) -> Result<(), Unfit> {
+    use MergeFunction as F;
+    let unfit = |expected| Unfit { bytes: operand.len(), expected };
+    match (function, operand.len()) {
+        (F::Count, 0 | 8) | (F::AverageI64 | F::AverageF64, 8 | 16) | (F::HyperLogLog, _) => Ok(()),
+        (F::Count, _) => Err(unfit("how many to count has 8 bytes, or none for 1")),
+        (F::AverageI64 | F::AverageF64, _) => Err(unfit("a number has 8 bytes, a sum with its count 16")),
+        _ => check_value(function, operand),
+    }
+}
+
+/// Combines the stored value, if there is one, with the operand of a merge.
+///
+/// # Errors
+/// [`Unfit`] if either has not its form.
+pub fn combine(function: MergeFunction, current: Option<&[u8]>, operand: &[u8]) -> Result<Merged, Unfit> {
+    use MergeFunction as F;
+    check_operand(function, operand)?;
+    let one = 1_i64.to_le_bytes();
+    let value: Cow<'_, [u8]> = match (function, operand.len()) {
+        (F::Count, 0) => Cow::Owned(one.to_vec()),
+        (F::AverageI64 | F::AverageF64, 8) => Cow::Owned([operand, &one[..]].concat()),
+        (F::HyperLogLog, _) => {
+            let mut sketch = Sketch::new();
+            sketch.insert_hash(xxh3_64(operand));
+            Cow::Owned(sketch.encode())
+        }
+        _ => Cow::Borrowed(operand),
     };
-    Ok(Merged::Number(number))
+    join(function, current, &value)
 }
 
-fn integers(current: Option<&[u8]>, operand: &[u8], combine: fn(i64, i64) -> i64) -> Result<[u8; 8], WrongWidth> {
-    let operand = number(operand)?;
-    let Some(current) = current else { return Ok(operand) };
-    Ok(combine(i64::from_le_bytes(number(current)?), i64::from_le_bytes(operand)).to_le_bytes())
+/// Combines the stored value, if there is one, with another one of the same form.
+///
+/// # Errors
+/// [`Unfit`] if either has not that form.
+pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Result<Merged, Unfit> {
+    Ok(match function {
+        MergeFunction::Append => Merged::Append,
+        MergeFunction::SumI64 | MergeFunction::Count => integers(current, value, i64::wrapping_add)?,
+        MergeFunction::MinI64 => integers(current, value, i64::min)?,
+        MergeFunction::MaxI64 => integers(current, value, i64::max)?,
+        MergeFunction::SumF64 => floats(current, value, |a, b| a + b)?,
+        MergeFunction::MinF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_le()))?,
+        MergeFunction::MaxF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_ge()))?,
+        MergeFunction::AverageI64 => averages(current, value, add_integers)?,
+        MergeFunction::AverageF64 => {
+            averages(current, value, |a, b| (f64::from_le_bytes(a) + f64::from_le_bytes(b)).to_le_bytes())?
+        }
+        MergeFunction::SetUnion => {
+            set::check(value)?;
+            match current {
+                None => Merged::Bytes(value.to_vec()),
+                Some(current) => set::union(current, value)?.map_or(Merged::Unchanged, Merged::Bytes),
+            }
+        }
+        MergeFunction::HyperLogLog => {
+            let value = sketch(value)?;
+            let mut all = current.map(sketch).transpose()?.unwrap_or_default();
+            if all.unite(&value) || current.is_none() { Merged::Bytes(all.encode()) } else { Merged::Unchanged }
+        }
+    })
 }
 
-fn floats(current: Option<&[u8]>, operand: &[u8], combine: fn(f64, f64) -> f64) -> Result<[u8; 8], WrongWidth> {
-    let operand = number(operand)?;
-    let Some(current) = current else { return Ok(operand) };
-    Ok(combine(f64::from_le_bytes(number(current)?), f64::from_le_bytes(operand)).to_le_bytes())
+fn integers(current: Option<&[u8]>, value: &[u8], combine: fn(i64, i64) -> i64) -> Result<Merged, Unfit> {
+    let value = number(value)?;
+    let Some(current) = current else { return Ok(Merged::Number(value)) };
+    let combined = combine(i64::from_le_bytes(number(current)?), i64::from_le_bytes(value));
+    Ok(Merged::Number(combined.to_le_bytes()))
+}
+
+fn floats(current: Option<&[u8]>, value: &[u8], combine: fn(f64, f64) -> f64) -> Result<Merged, Unfit> {
+    let value = number(value)?;
+    let Some(current) = current else { return Ok(Merged::Number(value)) };
+    let combined = combine(f64::from_le_bytes(number(current)?), f64::from_le_bytes(value));
+    Ok(Merged::Number(combined.to_le_bytes()))
+}
+
+fn averages(current: Option<&[u8]>, value: &[u8], add: fn([u8; 8], [u8; 8]) -> [u8; 8]) -> Result<Merged, Unfit> {
+    let (mut sum, mut count) = average(value)?;
+    if let Some(current) = current {
+        let (sum_before, count_before) = average(current)?;
+        (sum, count) = (add(sum_before, sum), add_integers(count_before, count));
+    }
+    let mut out = [0; 16];
+    let (first, second) = out.split_at_mut(8);
+    first.copy_from_slice(&sum);
+    second.copy_from_slice(&count);
+    Ok(Merged::Average(out))
+}
+
+fn add_integers(a: [u8; 8], b: [u8; 8]) -> [u8; 8] {
+    i64::from_le_bytes(a).wrapping_add(i64::from_le_bytes(b)).to_le_bytes()
 }
 
 /// `a` if `a_wins`, else `b`; a NaN never wins against a number.
@@ -63,74 +177,22 @@ fn prefer(a: f64, b: f64, a_wins: bool) -> f64 {
     if b.is_nan() || (a_wins && !a.is_nan()) { a } else { b }
 }
 
-fn number(bytes: &[u8]) -> Result<[u8; 8], WrongWidth> {
-    bytes.try_into().map_err(|_| WrongWidth(bytes.len()))
+fn number(bytes: &[u8]) -> Result<[u8; 8], Unfit> {
+    bytes.try_into().map_err(|_| Unfit { bytes: bytes.len(), expected: "numbers have 8 bytes" })
+}
+
+/// Sum and count.
+fn average(bytes: &[u8]) -> Result<([u8; 8], [u8; 8]), Unfit> {
+    match bytes.as_chunks() {
+        ([sum, count], []) => Ok((*sum, *count)),
+        _ => Err(Unfit { bytes: bytes.len(), expected: "averages have 16 bytes, the sum and the count" }),
+    }
+}
+
+fn sketch(bytes: &[u8]) -> Result<Sketch, Unfit> {
+    Sketch::decode(bytes).ok_or(Unfit { bytes: bytes.len(), expected: "sketches have the registers above 0, or all" })
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
-    use super::*;
-
-    fn integer(function: MergeFunction, current: i64, operand: i64) -> i64 {
-        match combine(function, Some(&current.to_le_bytes()), &operand.to_le_bytes()).unwrap() {
-            Merged::Number(bytes) => i64::from_le_bytes(bytes),
-            Merged::Append => panic!("a number"),
-        }
-    }
-
-    fn float(function: MergeFunction, current: f64, operand: f64) -> f64 {
-        match combine(function, Some(&current.to_le_bytes()), &operand.to_le_bytes()).unwrap() {
-            Merged::Number(bytes) => f64::from_le_bytes(bytes),
-            Merged::Append => panic!("a number"),
-        }
-    }
-
-    #[test]
-    fn a_missing_value_takes_the_operand() {
-        use MergeFunction::{MaxF64, MaxI64, MinF64, MinI64, SumF64, SumI64};
-        for function in [SumI64, MinI64, MaxI64, SumF64, MinF64, MaxF64] {
-            let operand = f64::NAN.to_le_bytes();
-            assert_eq!(combine(function, None, &operand), Ok(Merged::Number(operand)));
-        }
-    }
-
-    #[test]
-    fn integers_sum_around_and_compare_signed() {
-        assert_eq!(integer(MergeFunction::SumI64, 40, 2), 42);
-        assert_eq!(integer(MergeFunction::SumI64, i64::MAX, 1), i64::MIN);
-        assert_eq!(integer(MergeFunction::MinI64, -1, 1), -1);
-        assert_eq!(integer(MergeFunction::MaxI64, -1, 1), 1);
-    }
-
-    #[test]
-    fn nan_spreads_in_sums_and_counts_as_missing_elsewhere() {
-        assert!(float(MergeFunction::SumF64, f64::NAN, 1.0).is_nan());
-        assert!(float(MergeFunction::SumF64, f64::INFINITY, f64::NEG_INFINITY).is_nan());
-        for function in [MergeFunction::MinF64, MergeFunction::MaxF64] {
-            for nan in [f64::NAN, -f64::NAN] {
-                assert_eq!(float(function, nan, 3.0).to_bits(), 3.0_f64.to_bits());
-                assert_eq!(float(function, 3.0, nan).to_bits(), 3.0_f64.to_bits());
-                assert!(float(function, nan, nan).is_nan());
-            }
-        }
-    }
-
-    #[test]
-    fn floats_compare_with_infinities_and_signed_zeros() {
-        assert_eq!(float(MergeFunction::SumF64, 0.5, 0.25).to_bits(), 0.75_f64.to_bits());
-        assert_eq!(float(MergeFunction::MinF64, f64::NEG_INFINITY, 1.0), f64::NEG_INFINITY);
-        assert_eq!(float(MergeFunction::MaxF64, f64::INFINITY, 1.0), f64::INFINITY);
-        for (a, b) in [(0.0, -0.0), (-0.0, 0.0)] {
-            assert_eq!(float(MergeFunction::MinF64, a, b).to_bits(), (-0.0_f64).to_bits());
-            assert_eq!(float(MergeFunction::MaxF64, a, b).to_bits(), 0.0_f64.to_bits());
-        }
-    }
-
-    #[test]
-    fn numbers_of_another_width_are_refused() {
-        assert_eq!(combine(MergeFunction::SumI64, None, &[0; 7]), Err(WrongWidth(7)));
-        assert_eq!(combine(MergeFunction::MinF64, Some(&[0; 9]), &[0; 8]), Err(WrongWidth(9)));
-        assert_eq!(combine(MergeFunction::Append, Some(b"any"), b""), Ok(Merged::Append));
-    }
-}
+#[path = "merge/tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod namespaces;
 pub mod scan;
 
 use bytes::Bytes;
@@ -80,6 +81,8 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
+    /// Merges all that these namespaces have of the key into the operation's, of any kind: see [`namespaces`].
+    MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
         /// Of every namespace, rather than of the operation's.
@@ -96,7 +99,7 @@ pub enum Op<'a> {
 pub struct OpContext<'a> {
     /// Of the operation's state.
     pub descriptor: &'a StateDescriptor,
-    /// Longest result of an append, in bytes.
+    /// Longest result of a merge, in bytes.
     pub max_value_bytes: usize,
     /// Most bytes of keys and values in one answer; a first entry is always in it.
     pub page_bytes: usize,
@@ -136,7 +139,7 @@ pub enum Answer {
         /// Where the next page begins; `None` after the last one.
         token: Option<Bytes>,
     },
-    /// The value would have become longer than `max_value_bytes`; it was left as it is.
+    /// A value would have become longer than `max_value_bytes`; all was left as it is.
     LimitReached,
 }
 
@@ -153,7 +156,8 @@ impl Op<'_> {
             | Self::MapMerge { .. }
             | Self::ListAdd(_)
             | Self::ListAddAll(_)
-            | Self::ListUpdate(_) => true,
+            | Self::ListUpdate(_)
+            | Self::MergeNamespaces(_) => true,
             Self::Get
             | Self::MapGet { .. }
             | Self::MapContains { .. }
@@ -165,11 +169,11 @@ impl Op<'_> {
         }
     }
 
-    /// Whether it may add bytes to the state.
+    /// Whether it may add bytes to the state. A merge of namespaces frees what it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {
-            Self::Clear | Self::MapRemove { .. } => false,
+            Self::Clear | Self::MapRemove { .. } | Self::MergeNamespaces(_) => false,
             Self::ListAddAll(elements) | Self::ListUpdate(elements) => !elements.is_empty(),
             _ => self.is_write(),
         }
@@ -179,7 +183,7 @@ impl Op<'_> {
     #[must_use]
     pub fn kind(&self) -> Option<StateKind> {
         match self {
-            Self::Clear | Self::Keys { .. } => None,
+            Self::Clear | Self::MergeNamespaces(_) | Self::Keys { .. } => None,
             Self::Put(_) | Self::Get | Self::Merge(_) => Some(StateKind::Value),
             Self::MapPut { .. }
             | Self::MapGet { .. }
@@ -196,7 +200,7 @@ impl Op<'_> {
 }
 
 /// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
-/// changes nothing (a removal of what is not there) logs nothing; setting an equal value is logged.
+/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.
@@ -214,6 +218,7 @@ pub fn execute<B: StateBackend + ?Sized>(
         Op::Merge(operand) => return writer.merge(None, operand, context),
         Op::MapMerge { map_key, operand } => return writer.merge(Some(map_key), operand, context),
         Op::Clear => writer.clear(context.descriptor.kind)?,
+        Op::MergeNamespaces(sources) => return namespaces::merge(&mut writer, sources, context),
         Op::MapRemove { map_key } => {
             let mut found = false;
             writer.backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
@@ -342,8 +347,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         let state = self.at.state;
         let function = context.descriptor.merge;
         let function = function.ok_or(StateError::Mismatch { state, what: "the state has no merge function" })?;
-        let mut length = 0;
-        let mut merged = combine(function, None, operand);
+        let (mut length, mut merged) = (0, Ok(Merged::Unchanged));
         let mut merge = |stored: Option<&[u8]>| {
             length = stored.map_or(0, <[u8]>::len);
             merged = combine(function, stored, operand);
@@ -353,14 +357,23 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
             Some(map_key) => self.backend.map_value(self.at, map_key, &mut merge)?,
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
-        if merged == Merged::Append && length.saturating_add(operand.len()) > context.max_value_bytes {
+        let value = match &merged {
+            Merged::Unchanged => return Ok(None),
+            Merged::Append => operand,
+            Merged::Number(number) => number,
+            Merged::Average(average) => average,
+            Merged::Bytes(bytes) => bytes,
+        };
+        let is_append = matches!(merged, Merged::Append);
+        let kept = if is_append { length } else { 0 };
+        if value.len().saturating_add(kept) > context.max_value_bytes {
             return Ok(Some(Answer::LimitReached));
         }
-        let action = match (&merged, map_key) {
-            (Merged::Number(number), None) => Action::Put(number),
-            (Merged::Number(number), Some(map_key)) => Action::MapPut { map_key, value: number },
-            (Merged::Append, None) => Action::Append(operand),
-            (Merged::Append, Some(map_key)) => Action::MapAppend { map_key, value: operand },
+        let action = match (is_append, map_key) {
+            (true, None) => Action::Append(value),
+            (true, Some(map_key)) => Action::MapAppend { map_key, value },
+            (false, None) => Action::Put(value),
+            (false, Some(map_key)) => Action::MapPut { map_key, value },
         };
         self.write(action)?;
         Ok(None)
@@ -384,7 +397,13 @@ mod tests {
             Op::ListAddAll(&elements),
             Op::ListUpdate(&elements),
         ];
-        let shrinking = [Op::Clear, Op::MapRemove { map_key }, Op::ListAddAll(&[]), Op::ListUpdate(&[])];
+        let shrinking = [
+            Op::Clear,
+            Op::MapRemove { map_key },
+            Op::ListAddAll(&[]),
+            Op::ListUpdate(&[]),
+            Op::MergeNamespaces(&elements),
+        ];
         let reads = [
             Op::Get,
             Op::MapGet { map_key },

@@ -7,7 +7,7 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Longest key, namespace and map key in bytes.
     pub max_key_bytes: usize,
-    /// Longest value, list element or result of an append in bytes.
+    /// Longest value, list element or result of a merge in bytes.
     pub max_value_bytes: usize,
     /// Longest attachment of a barrier in bytes.
     pub max_attachment_bytes: usize,

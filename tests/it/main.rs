@@ -21,3 +21,4 @@ mod sweeping;
 mod tidy;
 mod vanish;
 mod venv;
+mod windows;

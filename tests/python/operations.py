@@ -3,7 +3,7 @@
 import math
 import struct
 
-from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, state_pb2
+from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, restore_latest, state_pb2
 from world import scenario
 
 LIMIT_REACHED = state_pb2.OUTCOME_LIMIT_REACHED
@@ -238,6 +238,98 @@ def merges_of_numbers_have_defined_results_overflow_and_nan_included(world):
             client.apply(ref, op("MAP_PUT", tables[name], b"k", map_key=b"e", value=b"short"))
 
 
+def members(*of):
+    """A set as bytes: its members ascending, each after its length."""
+    return b"".join(struct.pack("<I", len(member)) + member for member in sorted(of))
+
+
+def estimated(sketch):
+    """About how many distinct operands a sketch had, as the protocol documents it."""
+    if len(sketch) == 4096:
+        ranks = list(sketch)
+    else:
+        ranks = [0] * 4096
+        for at in range(0, len(sketch), 3):
+            register, rank = struct.unpack(">HB", sketch[at : at + 3])
+            ranks[register] = rank
+    estimate = 0.7213 / (1 + 1.079 / 4096) * 4096**2 / sum(2.0**-rank for rank in ranks)
+    none = ranks.count(0)
+    return 4096 * math.log(4096 / none) if estimate <= 2.5 * 4096 and none else estimate
+
+
+@scenario
+def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
+    names = ["COUNT", "AVERAGE_I64", "AVERAGE_F64", "SET_UNION", "HYPER_LOG_LOG"]
+    kinds = [descriptor(name, VALUE, merge(name)) for name in names]
+    maps = [descriptor("map " + name, MAP, merge(name)) for name in names]
+    client, ref, ids = opened(world, *kinds, *maps)
+    states, tables = dict(zip(names, ids)), dict(zip(names, ids[len(names) :]))
+    low, high = -(2**63), 2**63 - 1
+    cases = [
+        ("COUNT", [b""], i64(1)),
+        ("COUNT", [b"", i64(5), i64(-2), b""], i64(5)),
+        ("COUNT", [i64(high), b""], i64(low)),
+        ("AVERAGE_I64", [i64(7)], i64(7) + i64(1)),
+        ("AVERAGE_I64", [i64(7), i64(-2), i64(30) + i64(4)], i64(35) + i64(6)),
+        ("AVERAGE_I64", [i64(high), i64(1)], i64(low) + i64(2)),
+        ("AVERAGE_F64", [f64(0.5), f64(1.0)], f64(1.5) + i64(2)),
+        ("AVERAGE_F64", [f64(1e308), f64(1e308)], f64(math.inf) + i64(2)),
+        ("SET_UNION", [b""], b""),
+        ("SET_UNION", [members(b"b"), members(b"a", b""), members(b"b", b"c")], members(b"", b"a", b"b", b"c")),
+        ("HYPER_LOG_LOG", [b"key", b"", b"key"], bytes.fromhex("02d002 0bbe01")),
+    ]
+    session = client.session(ref)
+    for index, (name, operands, expected) in enumerate(cases):
+        key = b"%d" % index
+        session.batch(*[op("MERGE", states[name], key, value=o) for o in operands])
+        session.batch(*[op("MAP_MERGE", tables[name], key, map_key=b"e", value=o) for o in operands])
+        value, entry = session.read(get(states[name], key), op("MAP_GET", tables[name], key, map_key=b"e"))
+        assert value.found and value.value == entry.value == expected, (name, operands, value.value)
+        session.batch(put(states[name], b"put", expected))
+        (found,) = session.read(get(states[name], b"put"))
+        assert found.value == expected
+    session.finish()
+    sketch = states["HYPER_LOG_LOG"]
+    for count in (100, 3_000, 30_000):
+        key = b"%d things" % count
+        things = [b"thing %d" % number for number in range(count)]
+        for at in range(0, count, 10_000):
+            client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[at : at + 10_000]])
+        client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
+        (found,) = client.read(ref, get(sketch, key))
+        assert abs(estimated(found.value) / count - 1) < 0.07, (count, estimated(found.value))
+    for name, wrong in (
+        ("COUNT", b"1234567"),
+        ("AVERAGE_I64", b""),
+        ("AVERAGE_F64", b"123456789"),
+        ("SET_UNION", b"member"),
+        ("SET_UNION", members(b"b") + members(b"a")),
+        ("SET_UNION", members(b"a", b"a")),
+    ):
+        for kind, state, more in (("MERGE", states[name], {}), ("MAP_MERGE", tables[name], {"map_key": b"e"})):
+            with refused("REASON_INVALID_ARGUMENT", "operation 0", scope="SCOPE_BATCH"):
+                client.apply(ref, op(kind, state, b"0", value=wrong, **more))
+    for name, wrong in (("COUNT", b""), ("AVERAGE_I64", i64(1)), ("SET_UNION", b"x"), ("HYPER_LOG_LOG", b"not a sketch!")):
+        with refused("REASON_INVALID_ARGUMENT", "operation 1", scope="SCOPE_BATCH"):
+            client.apply(ref, get(states[name], b"0"), put(states[name], b"0", wrong))
+
+
+@scenario
+def a_set_that_would_grow_too_long_is_left_and_says_so(world):
+    client, ref, (state,) = opened(world, descriptor("s", VALUE, merge("SET_UNION")))
+    session = client.session(ref)
+    halves = [bytes([n]) * (MAX_VALUE // 2 - 4) for n in (1, 2)]
+    session.batch(*[op("MERGE", state, b"k", value=members(half)) for half in halves])
+    said = session.read(
+        op("MERGE", state, b"k", value=members(b"one more")),
+        op("MERGE", state, b"k", value=members(halves[0])),
+        get(state, b"k"),
+    )
+    assert [(r.operation, r.outcome) for r in said] == [(0, LIMIT_REACHED), (2, 0)], said
+    assert said[1].value == members(*halves)
+    session.finish()
+
+
 @scenario
 def an_append_that_would_grow_too_long_leaves_the_value_and_says_so(world):
     client, ref, (state, table) = opened(
@@ -257,6 +349,111 @@ def an_append_that_would_grow_too_long_leaves_the_value_and_says_so(world):
         (found,) = session.read(op(merged.replace("MERGE", "GET"), number, b"k", **fields))
         assert found.value == half + half
     session.finish()
+
+
+def window_states():
+    functions = ["SUM_I64", "AVERAGE_I64", "SET_UNION", "HYPER_LOG_LOG"]
+    values = [descriptor(name, VALUE, merge(name)) for name in functions]
+    return [*values, descriptor("plain"), descriptor("l", LIST), descriptor("m", MAP), descriptor("c", MAP, merge("COUNT"))]
+
+
+@scenario
+def session_windows_merge_for_every_kind_and_survive_a_kill(world):
+    daemon = world.start()
+    client = world.client(daemon)
+    ref = client.open(world.job).backend
+    total, average, union, sketch, plain, items, table, counts = ids = client.register(ref, *window_states())
+    session = client.session(ref)
+
+    def record(window, number, tag):
+        return [
+            op("MERGE", total, b"k", namespace=window, value=i64(number)),
+            op("MERGE", average, b"k", namespace=window, value=i64(number)),
+            op("MERGE", union, b"k", namespace=window, value=members(tag)),
+            op("MERGE", sketch, b"k", namespace=window, value=tag),
+            put(plain, b"k", tag, ns=window),
+            op("LIST_ADD", items, b"k", namespace=window, value=tag),
+            op("MAP_PUT", table, b"k", namespace=window, map_key=tag, value=i64(number)),
+            op("MAP_MERGE", counts, b"k", namespace=window, map_key=tag),
+        ]
+
+    def merges(target, *sources):
+        return [op("MERGE_NAMESPACES", state, b"k", namespace=target, values=sources) for state in ids]
+
+    def contents(client_or_session, window, *first):
+        reads = [get(state, b"k", ns=window) for state in ids[:5]]
+        reads.append(op("LIST_GET", items, b"k", namespace=window))
+        reads += [op("MAP_ENTRIES", state, b"k", namespace=window) for state in (table, counts)]
+        results = client_or_session.read(*first, *reads)
+        values = [(r.found, r.value) for r in results[:5]]
+        return values, list(results[5].elements), [[(e.key, e.value) for e in r.entries] for r in results[6:]]
+
+    empty = ([(False, b"")] * 5, [], [[], []])
+    session.batch(*record(b"w1", 5, b"x"), *record(b"w2", 7, b"y"), *record(b"w2", 9, b"x"), *record(b"", 1, b"z"))
+    session.batch(*merges(b"all", b"w2", b"nothing", b"w1"))
+    expected = (
+        [
+            (True, i64(21)),
+            (True, i64(21) + i64(3)),
+            (True, members(b"x", b"y")),
+            (True, contents(session, b"all")[0][3][1]),
+            (True, b"x"),
+        ],
+        [b"y", b"x", b"x"],
+        [[(b"x", i64(5)), (b"y", i64(7))], [(b"x", i64(2)), (b"y", i64(1))]],
+    )
+    assert contents(session, b"all") == expected, contents(session, b"all")
+    assert round(estimated(expected[0][3][1])) == 2
+    assert contents(session, b"w1") == contents(session, b"w2") == empty
+    session.batch(*merges(b"all"), *merges(b"all", b"nothing"))
+    assert contents(session, b"all") == expected
+    session.checkpoint(1)
+    session.batch(*merges(b"all", b""))
+    session.finish()
+    daemon.kill()
+    client = world.client(daemon.start())
+    ref = client.open(world.job, attempt=2, restore=restore_latest()).backend
+    assert client.register(ref, *window_states()) == ids
+    session = client.session(ref)
+    assert contents(session, b"all") == expected
+    assert contents(session, b"w1") == contents(session, b"w2") == empty
+    assert contents(session, b"")[1] == [b"z"], "what was not confirmed is as it was"
+    session.finish()
+
+
+@scenario
+def merges_of_namespaces_that_cannot_be_are_refused_and_change_nothing(world):
+    client, ref, ids = opened(world, descriptor("v", VALUE, merge("APPEND")), descriptor("l", LIST), descriptor("m", MAP))
+    state, items, table = ids
+    half = b"x" * (MAX_VALUE // 2)
+    client.apply(ref, put(state, b"k", half, ns=b"a"), put(state, b"k", half + b"x", ns=b"b"))
+
+    def merged(state, sources, **fields):
+        return op("MERGE_NAMESPACES", state, b"k", values=sources, **{"namespace": b"t", **fields})
+
+    for number in ids:
+        for reason, wrong in (
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a", b"t"])),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b""], namespace=b"")),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a", b"b", b"a"])),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a"], value=b"b")),
+            ("REASON_INVALID_ARGUMENT", merged(number, [b"a"], map_key=b"b")),
+            ("REASON_INVALID_ARGUMENT", op("MERGE_NAMESPACES", number, b"", values=[b"a"])),
+            ("REASON_LIMIT_EXCEEDED", merged(number, [b"n" * (MAX_KEY + 1)])),
+            ("REASON_LIMIT_EXCEEDED", merged(number, [b"%d" % n for n in range(1001)])),
+        ):
+            with refused(reason, "operation 1", scope="SCOPE_BATCH"):
+                client.apply(ref, put(state, b"first", b"applied"), wrong)
+    results = client.read(
+        ref,
+        merged(state, [b"a", b"b"]),
+        get(state, b"k", ns=b"t"),
+        get(state, b"k", ns=b"a"),
+        get(state, b"k", ns=b"b"),
+        get(state, b"first"),
+    )
+    assert results[0].outcome == LIMIT_REACHED and not results[1].found and not results[4].found
+    assert (results[2].value, results[3].value) == (half, half + b"x")
 
 
 @scenario

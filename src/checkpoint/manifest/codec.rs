@@ -272,16 +272,7 @@ fn encode_state(id: StateId, state: &StateDescriptor) -> store::State {
             StateKind::List => 2,
             StateKind::Map => 3,
         },
-        merge: match state.merge {
-            None => 0,
-            Some(MergeFunction::SumI64) => 1,
-            Some(MergeFunction::MinI64) => 2,
-            Some(MergeFunction::MaxI64) => 3,
-            Some(MergeFunction::SumF64) => 4,
-            Some(MergeFunction::MinF64) => 5,
-            Some(MergeFunction::MaxF64) => 6,
-            Some(MergeFunction::Append) => 7,
-        },
+        merge: state.merge.map_or(0, |merge| merge.number().into()),
         serializer: state.serializer.clone(),
     }
 }
@@ -295,14 +286,7 @@ fn decode_state(message: &store::State) -> Result<(StateId, StateDescriptor), &'
     };
     let merge = match message.merge {
         0 => None,
-        1 => Some(MergeFunction::SumI64),
-        2 => Some(MergeFunction::MinI64),
-        3 => Some(MergeFunction::MaxI64),
-        4 => Some(MergeFunction::SumF64),
-        5 => Some(MergeFunction::MinF64),
-        6 => Some(MergeFunction::MaxF64),
-        7 => Some(MergeFunction::Append),
-        _ => return Err("an unknown merge function"),
+        number => Some(MergeFunction::from_number(number).ok_or("an unknown merge function")?),
     };
     let descriptor =
         StateDescriptor { name: message.name.clone(), kind, merge, serializer: message.serializer.clone() };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Factory;
 use crate::{
     state::{
-        Address, Change, PieceSnapshots, StateBackend,
+        Address, Change, PieceSnapshots, StateBackend, StateError,
         op::{Answer, Op, OpContext, check, execute},
     },
     types::{KeyGroup, KeyGroupRange, Limits, MergeFunction, StateDescriptor, StateId, StateKind},
@@ -18,7 +18,7 @@ pub(super) const MAX_VALUE_BYTES: usize = 64;
 pub(super) const PAGE_BYTES: usize = 256;
 
 /// States of the bench: name, kind, merge function. Their ids count from 1, with a gap after the first.
-const STATES: [(StateId, StateKind, Option<MergeFunction>); 12] = [
+const STATES: [(StateId, StateKind, Option<MergeFunction>); 19] = [
     (VALUE, StateKind::Value, None),
     (OTHER_VALUE, StateKind::Value, None),
     (LIST, StateKind::List, None),
@@ -31,6 +31,13 @@ const STATES: [(StateId, StateKind, Option<MergeFunction>); 12] = [
     (APPEND, StateKind::Value, Some(MergeFunction::Append)),
     (MAP_SUM, StateKind::Map, Some(MergeFunction::SumI64)),
     (MAP_APPEND, StateKind::Map, Some(MergeFunction::Append)),
+    (COUNT, StateKind::Value, Some(MergeFunction::Count)),
+    (AVERAGE, StateKind::Value, Some(MergeFunction::AverageI64)),
+    (AVERAGE_F64, StateKind::Value, Some(MergeFunction::AverageF64)),
+    (SET, StateKind::Value, Some(MergeFunction::SetUnion)),
+    (SKETCH, StateKind::Value, Some(MergeFunction::HyperLogLog)),
+    (MAP_SET, StateKind::Map, Some(MergeFunction::SetUnion)),
+    (MAP_COUNT, StateKind::Map, Some(MergeFunction::Count)),
 ];
 
 pub(super) const VALUE: StateId = StateId(1);
@@ -45,6 +52,13 @@ pub(super) const MIN_F64: StateId = StateId(10);
 pub(super) const APPEND: StateId = StateId(11);
 pub(super) const MAP_SUM: StateId = StateId(12);
 pub(super) const MAP_APPEND: StateId = StateId(13);
+pub(super) const COUNT: StateId = StateId(14);
+pub(super) const AVERAGE: StateId = StateId(15);
+pub(super) const AVERAGE_F64: StateId = StateId(16);
+pub(super) const SET: StateId = StateId(17);
+pub(super) const SKETCH: StateId = StateId(18);
+pub(super) const MAP_SET: StateId = StateId(19);
+pub(super) const MAP_COUNT: StateId = StateId(20);
 
 /// Key groups of the bench.
 pub(super) fn range() -> KeyGroupRange {
@@ -90,6 +104,11 @@ impl Bench {
 
     /// Checks and executes an operation, and keeps what it logs.
     pub(super) fn run(&mut self, at: Address<'_>, op: Op<'_>) -> Option<Answer> {
+        self.try_run(at, op).unwrap()
+    }
+
+    /// Likewise, if the backend can.
+    pub(super) fn try_run(&mut self, at: Address<'_>, op: Op<'_>) -> Result<Option<Answer>, StateError> {
         let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
         let limits = Limits { max_value_bytes: MAX_VALUE_BYTES, ..Limits::default() };
         check(&op, &at, descriptor, &limits).unwrap();
@@ -105,7 +124,7 @@ impl Bench {
             change.encode(&mut bytes);
             self.log.push((change.at.key_group, bytes));
         };
-        execute(&mut *self.backend, at, &op, &context, &mut log).unwrap()
+        execute(&mut *self.backend, at, &op, &context, &mut log)
     }
 
     /// Runs a write that has nothing to say and must log exactly `changes`.
@@ -115,6 +134,22 @@ impl Bench {
         let logged: Vec<_> = self.changes(from).collect();
         let expected: Vec<_> = changes.iter().map(|&action| Change { at, action }).collect();
         assert_eq!(logged, expected, "what {op:?} logs");
+    }
+
+    /// Merges namespaces of `key` into `target`, which must log exactly `changes`: namespace and action of each.
+    pub(super) fn merge_namespaces(
+        &mut self,
+        (state, key): (StateId, &str),
+        target: &str,
+        sources: &[&str],
+        changes: &[(&str, crate::state::Action<'_>)],
+    ) {
+        let from = self.log.len();
+        let merged = self.run(at_namespace(state, key, target), Op::MergeNamespaces(&elements(sources)));
+        assert_eq!(merged, None);
+        let logged: Vec<_> = self.changes(from).collect();
+        let change = |&(namespace, action)| Change { at: at_namespace(state, key, namespace), action };
+        assert_eq!(logged, changes.iter().map(change).collect::<Vec<_>>());
     }
 
     /// Runs a read, which must log nothing.

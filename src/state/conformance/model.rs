@@ -19,9 +19,9 @@ use crate::{
     types::StateId,
 };
 
-const STATES: [StateId; 7] = [VALUE, LIST, MAP, SUM, APPEND, MAP_SUM, MAP_APPEND];
+const STATES: [StateId; 9] = [VALUE, LIST, MAP, SUM, APPEND, SET, MAP_SUM, MAP_APPEND, MAP_SET];
 const KEYS: [&str; 4] = ["a", "b", "ab", "c"];
-const NAMESPACES: [&str; 2] = ["", "b"];
+const NAMESPACES: [&str; 3] = ["", "b", "c"];
 
 /// A random operation: what to do, where, with which data.
 #[derive(Debug, Clone)]
@@ -33,6 +33,7 @@ pub(super) struct Step {
     map_key: Vec<u8>,
     value: Vec<u8>,
     values: Vec<Bytes>,
+    sources: Vec<Bytes>,
 }
 
 impl Step {
@@ -41,12 +42,19 @@ impl Step {
             (prop::sample::select(&STATES[..]), prop::sample::select(&KEYS[..]), prop::sample::select(&NAMESPACES[..]));
         let value = || prop::collection::vec(0..3_u8, 0..20);
         let values = prop::collection::vec(value().prop_map(Bytes::from), 0..4);
-        (place, 0..6_u8, prop::collection::vec(0..3_u8, 0..3), value(), any::<i64>(), values).prop_map(
-            |((state, key, namespace), verb, map_key, mut value, number, values)| {
+        let sources = prop::sample::subsequence(&NAMESPACES[..], 0..3).prop_shuffle();
+        let data = (prop::collection::vec(0..3_u8, 0..3), value(), any::<i64>(), values);
+        (place, 0..7_u8, data, sources).prop_map(
+            |((state, key, namespace), verb, (map_key, mut value, number, values), sources)| {
                 if state == SUM || state == MAP_SUM {
                     value = number.to_le_bytes().to_vec();
                 }
-                Self { state, key, namespace, verb, map_key, value, values }
+                if state == SET || state == MAP_SET {
+                    value = encode_set(&values.iter().map(|value| value.to_vec()).collect());
+                    value.truncate(if value.len() > MAX_VALUE_BYTES { 0 } else { value.len() });
+                }
+                let sources = sources.into_iter().filter(|source| *source != namespace).map(Bytes::from).collect();
+                Self { state, key, namespace, verb, map_key, value, values, sources }
             },
         )
     }
@@ -59,13 +67,14 @@ impl Step {
         let (map_key, value) = (&self.map_key[..], &self.value[..]);
         match (self.state, self.verb) {
             (_, 0) => Op::Clear,
-            (SUM | APPEND, 1..4) => Op::Merge(value),
-            (VALUE | SUM | APPEND, _) => Op::Put(value),
+            (_, 6) => Op::MergeNamespaces(&self.sources),
+            (SUM | APPEND | SET, 1..4) => Op::Merge(value),
+            (VALUE | SUM | APPEND | SET, _) => Op::Put(value),
             (LIST, 1) => Op::ListUpdate(&self.values),
             (LIST, 2) => Op::ListAddAll(&self.values),
             (LIST, _) => Op::ListAdd(value),
             (_, 1) => Op::MapRemove { map_key },
-            (MAP_SUM | MAP_APPEND, 2..5) => Op::MapMerge { map_key, operand: value },
+            (MAP_SUM | MAP_APPEND | MAP_SET, 2..=4) => Op::MapMerge { map_key, operand: value },
             _ => Op::MapPut { map_key, value },
         }
     }
@@ -77,19 +86,62 @@ type Place = (u32, &'static str, &'static str);
 /// What is at each place: map entries, list elements by big-endian index, or a value under the empty key.
 type Model = BTreeMap<Place, BTreeMap<Vec<u8>, Vec<u8>>>;
 
+type Set = std::collections::BTreeSet<Vec<u8>>;
+
+fn encode_set(set: &Set) -> Vec<u8> {
+    set.iter().flat_map(|member| [&(member.len() as u32).to_le_bytes()[..], member].concat()).collect()
+}
+
+fn decode_set(mut bytes: &[u8]) -> Set {
+    let mut set = Set::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (member, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        set.insert(member.to_vec());
+        bytes = rest;
+    }
+    set
+}
+
+/// What two values become, in a merge or where namespaces meet.
+fn merged(state: StateId, stored: Option<&Vec<u8>>, value: &[u8]) -> Vec<u8> {
+    let Some(stored) = stored else { return value.to_vec() };
+    match state {
+        SUM | MAP_SUM => {
+            let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap());
+            number(stored).wrapping_add(number(value)).to_le_bytes().to_vec()
+        }
+        SET | MAP_SET => encode_set(&(&decode_set(stored) | &decode_set(value))),
+        APPEND | MAP_APPEND => [stored, value].concat(),
+        VALUE => stored.clone(),
+        _ => value.to_vec(),
+    }
+}
+
+/// Merges namespaces of the model. Returns whether a limit kept it from it.
+fn merge_namespaces(model: &mut Model, step: &Step) -> bool {
+    let place = |namespace| (step.state.0, step.key, namespace);
+    let mut target = model.get(&place(step.namespace)).cloned().unwrap_or_default();
+    let sources = step.sources.iter().map(|source| NAMESPACES.into_iter().find(|name| source == name).unwrap());
+    let places: Vec<_> = sources.map(place).collect();
+    for (map_key, value) in places.iter().filter_map(|place| model.get(place)).flatten() {
+        let map_key = if step.state == LIST { target.len().to_be_bytes().to_vec() } else { map_key.clone() };
+        let value = merged(step.state, target.get(&map_key), value);
+        target.insert(map_key, value);
+    }
+    if step.state != LIST && target.values().any(|value| value.len() > MAX_VALUE_BYTES) {
+        return true;
+    }
+    places.iter().for_each(|place| _ = model.remove(place));
+    model.insert(place(step.namespace), target);
+    false
+}
+
 /// Does the step to the model. Returns whether a limit kept it from it.
 fn step_model(model: &mut Model, step: &Step) -> bool {
+    if let Op::MergeNamespaces(_) = step.op() {
+        return merge_namespaces(model, step);
+    }
     let place = model.entry((step.state.0, step.key, step.namespace)).or_default();
-    let merge = |stored: Option<&Vec<u8>>, operand: &[u8]| -> Vec<u8> {
-        match stored {
-            Some(stored) if step.state == SUM || step.state == MAP_SUM => {
-                let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap());
-                number(stored).wrapping_add(number(operand)).to_le_bytes().to_vec()
-            }
-            Some(stored) => [stored, operand].concat(),
-            None => operand.to_vec(),
-        }
-    };
     match step.op() {
         Op::Clear => place.clear(),
         Op::Put(value) => _ = place.insert(Vec::new(), value.to_vec()),
@@ -97,7 +149,7 @@ fn step_model(model: &mut Model, step: &Step) -> bool {
         Op::MapRemove { map_key } => _ = place.remove(map_key),
         Op::Merge(operand) | Op::MapMerge { operand, .. } => {
             let map_key = if matches!(step.op(), Op::Merge(_)) { Vec::new() } else { step.map_key.clone() };
-            let merged = merge(place.get(&map_key), operand);
+            let merged = merged(step.state, place.get(&map_key), operand);
             if merged.len() > MAX_VALUE_BYTES {
                 return true;
             }
@@ -121,7 +173,7 @@ fn assert_equals(bench: &mut Bench, model: &Model) {
     for (&(state, key, namespace), expected) in model {
         let state = StateId(state);
         let contents = bench.contents(at_namespace(state, key, namespace));
-        if [MAP, MAP_SUM, MAP_APPEND].contains(&state) {
+        if [MAP, MAP_SUM, MAP_APPEND, MAP_SET].contains(&state) {
             let keys: Vec<_> = contents.iter().map(|(map_key, _)| map_key.to_vec()).collect();
             assert_eq!(keys, expected.keys().cloned().collect::<Vec<_>>());
         }

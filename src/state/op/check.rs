@@ -1,9 +1,16 @@
 //! What can be wrong with an operation by itself: its kind, its ids, its sizes. Never what the state holds.
 
-use super::Op;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Op, namespaces::MAX_SOURCES};
 use crate::{
-    state::Address,
-    types::{Limits, MergeFunction, StateDescriptor, StateKind},
+    state::{
+        Address,
+        merge::{Unfit, check_operand, check_value},
+    },
+    types::{Limits, StateDescriptor, StateKind},
 };
 
 /// Why an operation cannot be executed, whatever the state holds.
@@ -39,16 +46,18 @@ pub enum OpError {
     /// A merge, but the state was registered without a merge function.
     #[error("a merge, but the state has no merge function")]
     NoMergeFunction,
-    /// The state's merge function prescribes the length of values.
-    #[error("a value of {bytes} bytes: the state's merge function is numeric, so values have {width}")]
-    WrongWidth {
-        /// The function.
-        function: MergeFunction,
-        /// The value's length in bytes.
-        bytes: usize,
-        /// The prescribed length in bytes.
-        width: usize,
-    },
+    /// Namespaces are merged into one of them.
+    #[error("source {0} is the target: a namespace cannot be merged into itself")]
+    SourceIsTarget(usize),
+    /// A namespace is to be merged twice.
+    #[error("source {1} is source {0} again: each namespace is given once")]
+    SourceTwice(usize, usize),
+    /// More namespaces than one operation merges.
+    #[error("{0} sources: at most {MAX_SOURCES} namespaces are merged at once")]
+    TooManySources(usize),
+    /// A value or operand that the state's merge function cannot take.
+    #[error("a value of {0}")]
+    Unfit(#[from] Unfit),
 }
 
 /// A field of an operation that has a limit.
@@ -94,15 +103,12 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     within(OpField::Key, at.key, limits.max_key_bytes)?;
     within(OpField::Namespace, at.namespace, limits.max_key_bytes)?;
     let map_key = |map_key: &[u8]| within(OpField::MapKey, map_key, limits.max_key_bytes);
-    let value = |value: &[u8]| check_value(value, descriptor, limits);
+    let value = |value: &[u8]| stored(value, descriptor, limits);
     match *op {
         Op::Put(put) => value(put),
-        Op::Merge(operand) => check_merge(descriptor).and_then(|()| value(operand)),
+        Op::Merge(operand) => merged(operand, descriptor, limits),
         Op::MapPut { map_key: key, value: put } => map_key(key).and_then(|()| value(put)),
-        Op::MapMerge { map_key: key, operand } => {
-            check_merge(descriptor)?;
-            map_key(key).and_then(|()| value(operand))
-        }
+        Op::MapMerge { map_key: key, operand } => map_key(key).and_then(|()| merged(operand, descriptor, limits)),
         Op::MapGet { map_key: key } | Op::MapRemove { map_key: key } | Op::MapContains { map_key: key } => map_key(key),
         // The page after the one that ends with the longest key begins one byte later.
         Op::MapEntries { from, .. } => within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1)),
@@ -110,21 +116,38 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         Op::ListAddAll(elements) | Op::ListUpdate(elements) => {
             elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
         }
+        Op::MergeNamespaces(namespaces) => sources(namespaces, at, limits),
         Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount | Op::Keys { .. } => Ok(()),
     }
 }
 
-fn check_merge(descriptor: &StateDescriptor) -> Result<(), OpError> {
-    if descriptor.merge.is_none() { Err(OpError::NoMergeFunction) } else { Ok(()) }
+/// Checks the operand of a merge.
+fn merged(operand: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+    let function = descriptor.merge.ok_or(OpError::NoMergeFunction)?;
+    within(OpField::Value, operand, limits.max_value_bytes)?;
+    Ok(check_operand(function, operand)?)
 }
 
-fn check_value(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
+/// Checks a value that is stored as it is.
+fn stored(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
     within(OpField::Value, value, limits.max_value_bytes)?;
-    if let Some(function) = descriptor.merge
-        && let Some(width) = function.width()
-        && width != value.len()
-    {
-        return Err(OpError::WrongWidth { function, bytes: value.len(), width });
+    descriptor.merge.map_or(Ok(()), |function| Ok(check_value(function, value)?))
+}
+
+/// Checks namespaces that are merged into that of `at`.
+fn sources(namespaces: &[Bytes], at: &Address<'_>, limits: &Limits) -> Result<(), OpError> {
+    if namespaces.len() > MAX_SOURCES {
+        return Err(OpError::TooManySources(namespaces.len()));
+    }
+    let mut seen = BTreeMap::new();
+    for (index, source) in namespaces.iter().enumerate() {
+        within(OpField::Namespace, source, limits.max_key_bytes)?;
+        if source == at.namespace {
+            return Err(OpError::SourceIsTarget(index));
+        }
+        if let Some(first) = seen.insert(source, index) {
+            return Err(OpError::SourceTwice(first, index));
+        }
     }
     Ok(())
 }
@@ -144,10 +167,8 @@ fn kind_name(kind: StateKind) -> &'static str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::types::{KeyGroup, StateId};
+    use crate::types::{KeyGroup, MergeFunction, StateId};
 
     const LIMITS: fn() -> Limits = || Limits { max_key_bytes: 4, max_value_bytes: 16, ..Limits::default() };
 
@@ -204,19 +225,43 @@ mod tests {
     }
 
     #[test]
-    fn merges_need_a_function_and_numeric_states_hold_numbers_only() {
-        let function = MergeFunction::SumI64;
-        let wrong = Err(OpError::WrongWidth { function, bytes: 3, width: 8 });
+    fn namespaces_are_merged_once_and_not_into_themselves() {
+        let checked = |sources: &[&'static str]| {
+            let sources: Vec<_> = sources.iter().map(|source| Bytes::from_static(source.as_bytes())).collect();
+            let descriptor =
+                StateDescriptor { name: "s".to_owned(), kind: StateKind::List, merge: None, serializer: String::new() };
+            let at = Address { state: StateId(1), key_group: KeyGroup(0), key: b"key", namespace: b"w" };
+            check(&Op::MergeNamespaces(&sources), &at, &descriptor, &LIMITS())
+        };
+        assert_eq!(checked(&[]), Ok(()));
+        assert_eq!(checked(&["a", "", "b"]), Ok(()));
+        assert_eq!(checked(&["a", "w"]), Err(OpError::SourceIsTarget(1)));
+        assert_eq!(checked(&["", "b", ""]), Err(OpError::SourceTwice(0, 2)));
+        let too_long = OpError::TooLong { field: OpField::Namespace, bytes: 5, limit: 4 };
+        assert_eq!(checked(&["12345"]), Err(too_long));
+        assert_eq!(checked(&["a"; MAX_SOURCES + 1]), Err(OpError::TooManySources(MAX_SOURCES + 1)));
+    }
+
+    #[test]
+    fn merges_need_a_function_and_what_is_stored_has_its_form() {
+        let unfit = |checked: Result<(), OpError>| matches!(checked, Err(OpError::Unfit(Unfit { bytes: 3, .. })));
         assert_eq!(checked(Op::Merge(b"abc"), StateKind::Value, None), Err(OpError::NoMergeFunction));
         let merge = Op::MapMerge { map_key: b"", operand: b"abc" };
         assert_eq!(checked(merge, StateKind::Map, None), Err(OpError::NoMergeFunction));
-        assert_eq!(checked(merge, StateKind::Map, Some(function)), wrong);
         assert_eq!(checked(merge, StateKind::Map, Some(MergeFunction::Append)), Ok(()));
-        for op in [Op::Put(b"abc"), Op::Merge(b"abc")] {
-            assert_eq!(checked(op, StateKind::Value, Some(function)), wrong);
-        }
-        assert_eq!(checked(Op::Put(&[0; 8]), StateKind::Value, Some(function)), Ok(()));
         let put = Op::MapPut { map_key: b"", value: b"abc" };
-        assert_eq!(checked(put, StateKind::Map, Some(function)), wrong);
+        for function in MergeFunction::ALL.into_iter().filter(|function| *function != MergeFunction::Append) {
+            let takes_all = function == MergeFunction::HyperLogLog;
+            assert_eq!(unfit(checked(merge, StateKind::Map, Some(function))), !takes_all, "{function:?}");
+            assert_eq!(unfit(checked(Op::Merge(b"abc"), StateKind::Value, Some(function))), !takes_all);
+            assert!(unfit(checked(put, StateKind::Map, Some(function))), "{function:?}");
+            assert!(unfit(checked(Op::Put(b"abc"), StateKind::Value, Some(function))), "{function:?}");
+        }
+        let count = Some(MergeFunction::Count);
+        assert_eq!(checked(Op::Put(&[0; 8]), StateKind::Value, count), Ok(()));
+        assert_eq!(checked(Op::Merge(b""), StateKind::Value, count), Ok(()));
+        let error = checked(Op::Put(b""), StateKind::Value, count).unwrap_err();
+        let text = "a value of 0 bytes that do not fit the merge function of the state: numbers have 8 bytes";
+        assert_eq!(error.to_string(), text);
     }
 }

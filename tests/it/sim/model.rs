@@ -87,6 +87,7 @@ enum Verb {
     ListUpdate,
     ListGet,
     ListCount,
+    MergeNamespaces,
 }
 
 impl Step {
@@ -96,24 +97,39 @@ impl Step {
         let state = *pick(random, states);
         let (_, kind, merge) = STATES[state];
         let verbs: &[Verb] = match (kind, merge) {
-            (Value, None) => &[Put, Put, Put, Get, Clear],
-            (Value, Some(_)) => &[Merge, Merge, Merge, Put, Get, Clear],
-            (List, _) => &[ListAdd, ListAdd, ListAddAll, ListUpdate, ListGet, ListCount, Clear],
-            (Map, None) => &[MapPut, MapPut, MapPut, MapRemove, MapGet, MapContains, MapEntries, MapCount, Clear],
-            (Map, Some(_)) => &[MapMerge, MapMerge, MapPut, MapRemove, MapGet, MapEntries, MapCount, Clear],
+            (Value, None) => &[Put, Put, Put, Get, Clear, MergeNamespaces],
+            (Value, Some(_)) => &[Merge, Merge, Merge, Put, Get, Clear, MergeNamespaces],
+            (List, _) => &[ListAdd, ListAdd, ListAddAll, ListUpdate, ListGet, ListCount, Clear, MergeNamespaces],
+            (Map, None) => {
+                &[MapPut, MapPut, MapPut, MapRemove, MapGet, MapContains, MapEntries, MapCount, Clear, MergeNamespaces]
+            }
+            (Map, Some(_)) => {
+                &[MapMerge, MapMerge, MapPut, MapRemove, MapGet, MapEntries, MapCount, Clear, MergeNamespaces]
+            }
         };
         let value = match merge {
             Some(SumI64 | MaxI64) => (random.below(2000) as i64 - 1000).to_le_bytes().to_vec(),
             _ => bytes(random, longest),
         };
+        let (namespace, verb) = (NAMESPACES[random.below(3) as usize], *pick(random, verbs));
+        let elements = match verb {
+            MergeNamespaces => {
+                let mut sources: Vec<Bytes> =
+                    NAMESPACES.into_iter().filter(|n| *n != namespace).map(Bytes::from).collect();
+                sources.rotate_left(random.below(2) as usize);
+                sources.truncate(random.below(3) as usize);
+                sources
+            }
+            _ => (0..random.below(4)).map(|_| bytes(random, longest).into()).collect(),
+        };
         Self {
             state,
             key: pick(random, keys).clone(),
-            namespace: NAMESPACES[random.below(3) as usize],
-            verb: *pick(random, verbs),
+            namespace,
+            verb,
             map_key: map_key(random.below(MAP_KEYS)),
             value,
-            elements: (0..random.below(4)).map(|_| bytes(random, longest).into()).collect(),
+            elements,
             start: random.below(5),
             limit: random.below(4),
         }
@@ -155,6 +171,7 @@ impl Step {
             Verb::ListUpdate => Op::ListUpdate(elements),
             Verb::ListGet => Op::ListGet { start: *start, limit: *limit },
             Verb::ListCount => Op::ListCount,
+            Verb::MergeNamespaces => Op::MergeNamespaces(elements),
         }
     }
 
@@ -172,6 +189,9 @@ pub(super) struct Model(BTreeMap<Place, Arc<Entries>>);
 impl Model {
     /// Does what `step` does; returns what it answers.
     pub(super) fn apply(&mut self, step: &Step) -> Option<Answer> {
+        if let Verb::MergeNamespaces = step.verb {
+            return self.merge_namespaces(step);
+        }
         let place = (step.state, step.key.clone(), step.namespace);
         let mut shared = self.0.remove(&place).unwrap_or_default();
         let answer = match read(&shared, &step.op()) {
@@ -184,6 +204,31 @@ impl Model {
         answer
     }
 
+    fn merge_namespaces(&mut self, step: &Step) -> Option<Answer> {
+        let place = |namespace| (step.state, step.key.clone(), namespace);
+        let (_, kind, function) = STATES[step.state];
+        let mut target = self.0.get(&place(step.namespace)).map(|shared| (**shared).clone()).unwrap_or_default();
+        let named = |source: &Bytes| NAMESPACES.into_iter().find(|name| source == name).unwrap();
+        let sources: Vec<_> = step.elements.iter().map(|source| place(named(source))).collect();
+        for (map_key, value) in sources.iter().filter_map(|source| self.0.get(source)).flat_map(|shared| &**shared) {
+            match (kind, function) {
+                (List, _) => _ = target.insert(index(target.len()), value.clone()),
+                (Map, None) => _ = target.insert(map_key.clone(), value.clone()),
+                (Value, None) => _ = target.entry(map_key.clone()).or_insert_with(|| value.clone()),
+                (_, Some(_)) => {
+                    if let Some(limited) = merge(&mut target, step.state, map_key, value) {
+                        return Some(limited);
+                    }
+                }
+            }
+        }
+        sources.iter().for_each(|source| _ = self.0.remove(source));
+        if !target.is_empty() {
+            self.0.insert(place(step.namespace), target.into());
+        }
+        None
+    }
+
     /// Takes what `other` has of `key_groups`.
     pub(super) fn take(&mut self, other: &Self, key_groups: KeyGroupRange) {
         let own = other.0.iter().filter(|(place, _)| key_groups.contains(KeyGroup(place.1.group)));
@@ -192,9 +237,15 @@ impl Model {
 
     /// Whether appending to the list of `step` would make it longer than answers have room for.
     pub(super) fn is_full(&self, step: &Step) -> bool {
-        let place = (step.state, step.key.clone(), step.namespace);
-        matches!(step.verb, Verb::ListAdd | Verb::ListAddAll)
-            && self.0.get(&place).is_some_and(|entries| entries.len() >= LONGEST_LIST)
+        let length =
+            |namespace| self.0.get(&(step.state, step.key.clone(), namespace)).map_or(0, |entries| entries.len());
+        match step.verb {
+            Verb::ListAdd | Verb::ListAddAll => length(step.namespace) >= LONGEST_LIST,
+            Verb::MergeNamespaces if STATES[step.state].1 == List => {
+                NAMESPACES.into_iter().map(length).sum::<usize>() > LONGEST_LIST
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn entries(&self, state: usize) -> u64 {

@@ -1,0 +1,229 @@
+//! Merging namespaces: what a session window does when it meets others.
+//!
+//! All that the sources have of a key goes to the target, then the sources are cleared. What is logged is what it came to: values,
+//! entries and elements of the target, and clears. So replay needs neither the sources nor the merge function.
+//!
+//! Whether every result keeps to its limit is found out before anything is changed. Memory is bounded by a page and one result.
+
+use super::{Answer, OpContext, Writer};
+use crate::{
+    state::{
+        Action, Address, Change, PageLimit, StateBackend, StateError,
+        merge::{Merged, join},
+    },
+    types::{MergeFunction, StateKind},
+};
+
+use bytes::Bytes;
+
+/// Most namespaces that one operation merges into the target.
+pub const MAX_SOURCES: usize = 1_000;
+
+/// What is looked at in one go.
+const PAGE: PageLimit = PageLimit { entries: 1_000, bytes: 64 << 10 };
+
+/// A result beyond the limit.
+#[derive(Debug)]
+struct TooLong;
+
+/// Whether to change anything yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Dry,
+    Real,
+}
+
+/// Merges `sources` into the writer's namespace. They are distinct, and none is the target.
+pub(super) fn merge<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    sources: &[Bytes],
+    context: &OpContext<'_>,
+) -> Result<Option<Answer>, StateError> {
+    let kind = context.descriptor.kind;
+    let target: Address<'_> = writer.at;
+    let sources: Vec<_> = sources.iter().map(|namespace| Address { namespace, ..target }).collect();
+    let merged = match kind {
+        StateKind::Value => values(writer, &sources, context)?,
+        StateKind::List => lists(writer, &sources).map(Ok)?,
+        StateKind::Map => maps(writer, &sources, context)?,
+    };
+    if merged.is_err() {
+        return Ok(Some(Answer::LimitReached));
+    }
+    for at in sources {
+        Writer { backend: &mut *writer.backend, at, log: &mut *writer.log }.clear(kind)?;
+    }
+    Ok(None)
+}
+
+fn values<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    sources: &[Address<'_>],
+    context: &OpContext<'_>,
+) -> Result<Result<(), TooLong>, StateError> {
+    let mut joined = Joined::new(writer.at, context, First::Wins);
+    writer.backend.value(writer.at, &mut |stored| joined.add(stored))?;
+    joined.is_changed = false;
+    for source in sources {
+        writer.backend.value(*source, &mut |stored| joined.add(stored))?;
+    }
+    Ok(match joined.finish()? {
+        Ok(Some(value)) => Ok(writer.write(Action::Put(&value))?),
+        Ok(None) => Ok(()),
+        Err(too_long) => Err(too_long),
+    })
+}
+
+fn lists<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    sources: &[Address<'_>],
+) -> Result<(), StateError> {
+    let mut end = writer.backend.len(writer.at)?;
+    for source in sources {
+        let mut start = 0;
+        loop {
+            let mut page = Vec::new();
+            let mut read = |element: &[u8]| page.push(Bytes::copy_from_slice(element));
+            let more = writer.backend.list_page(*source, start, PAGE, &mut read)?;
+            writer.put_elements(end, &page)?;
+            (start, end) = (start + page.len() as u64, end + page.len() as u64);
+            if !more {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn maps<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    sources: &[Address<'_>],
+    context: &OpContext<'_>,
+) -> Result<Result<(), TooLong>, StateError> {
+    // Without function a result is a value that is there.
+    if context.descriptor.merge.is_some() && unite(writer, sources, context, Run::Dry)?.is_err() {
+        return Ok(Err(TooLong));
+    }
+    unite(writer, sources, context, Run::Real)
+}
+
+/// Goes through all entries of the sources. A map key is done where the first source has it, with the values of all.
+fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    sources: &[Address<'_>],
+    context: &OpContext<'_>,
+    run: Run,
+) -> Result<Result<(), TooLong>, StateError> {
+    for (index, source) in sources.iter().enumerate() {
+        let (before, from_here) = sources.split_at(index);
+        let mut from = Vec::new();
+        loop {
+            let mut page = Vec::new();
+            let more = writer.backend.map_page(*source, &from, PAGE, &mut |key, _| page.push(key.to_vec()))?;
+            for map_key in &page {
+                let result = entry(writer, map_key, (before, from_here), context)?;
+                let Ok(value) = result else { return Ok(Err(TooLong)) };
+                if let (Some(value), Run::Real) = (value, run) {
+                    writer.write(Action::MapPut { map_key, value: &value })?;
+                }
+            }
+            match page.pop() {
+                Some(last) if more => {
+                    from = last;
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// What becomes of one map key in the target; nothing if it stays, or if a source before had it.
+fn entry<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &Writer<'_, B, L>,
+    map_key: &[u8],
+    (before, from_here): (&[Address<'_>], &[Address<'_>]),
+    context: &OpContext<'_>,
+) -> Result<Result<Option<Vec<u8>>, TooLong>, StateError> {
+    for source in before {
+        let mut is_done = false;
+        writer.backend.map_value(*source, map_key, &mut |stored| is_done = stored.is_some())?;
+        if is_done {
+            return Ok(Ok(None));
+        }
+    }
+    let mut joined = Joined::new(writer.at, context, First::Yields);
+    writer.backend.map_value(writer.at, map_key, &mut |stored| joined.add(stored))?;
+    joined.is_changed = false;
+    for source in from_here {
+        writer.backend.map_value(*source, map_key, &mut |stored| joined.add(stored))?;
+    }
+    joined.finish()
+}
+
+/// What an earlier value does where there is no merge function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Wins,
+    Yields,
+}
+
+/// Values joined one after the other.
+#[derive(Debug)]
+struct Joined<'a> {
+    at: Address<'a>,
+    function: Option<MergeFunction>,
+    first: First,
+    limit: usize,
+    value: Option<Vec<u8>>,
+    is_changed: bool,
+    stopped: Option<Stopped>,
+}
+
+/// Why no more is joined.
+#[derive(Debug)]
+enum Stopped {
+    TooLong,
+    Unfit(StateError),
+}
+
+impl<'a> Joined<'a> {
+    fn new(at: Address<'a>, context: &OpContext<'_>, first: First) -> Self {
+        let function = context.descriptor.merge;
+        let limit = context.max_value_bytes;
+        Self { at, function, first, limit, value: None, is_changed: false, stopped: None }
+    }
+
+    fn add(&mut self, stored: Option<&[u8]>) {
+        let Some(stored) = stored.filter(|_| self.stopped.is_none()) else { return };
+        match (self.function, &mut self.value) {
+            (Some(function), value) => match join(function, value.as_deref(), stored) {
+                Ok(Merged::Unchanged) => return,
+                Ok(Merged::Append) => value.get_or_insert_default().extend_from_slice(stored),
+                Ok(Merged::Number(number)) => *value = Some(number.to_vec()),
+                Ok(Merged::Average(average)) => *value = Some(average.to_vec()),
+                Ok(Merged::Bytes(bytes)) => *value = Some(bytes),
+                Err(unfit) => self.stopped = Some(Stopped::Unfit(unfit.stored(self.at.state))),
+            },
+            (None, Some(_)) if self.first == First::Wins => return,
+            (None, value) => *value = Some(stored.to_vec()),
+        }
+        self.is_changed = true;
+        if self.stopped.is_none()
+            && self.function.is_some()
+            && self.value.as_ref().is_some_and(|value| value.len() > self.limit)
+        {
+            self.stopped = Some(Stopped::TooLong);
+        }
+    }
+
+    /// The result, if it differs from what was there first.
+    fn finish(self) -> Result<Result<Option<Vec<u8>>, TooLong>, StateError> {
+        match self.stopped {
+            Some(Stopped::Unfit(error)) => Err(error),
+            Some(Stopped::TooLong) => Ok(Err(TooLong)),
+            None => Ok(Ok(self.value.filter(|_| self.is_changed))),
+        }
+    }
+}
