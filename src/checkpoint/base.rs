@@ -121,13 +121,28 @@ pub struct StoredFile {
     pub crc: u32,
 }
 
+impl Piece {
+    /// Lets an empty piece stand for an empty one of the key group behind it, too, if it has the same sqn. Returns whether it
+    /// does. A state has a piece for each of its key groups, thousands of states have millions, and most are empty.
+    pub fn join(&mut self, next: &Self) -> bool {
+        let is_whole = |piece: &Self| piece.block.is_none() && piece.hashes == HashRange::ALL;
+        let follows = u32::from(self.key_groups.last().0) + 1 == u32::from(next.key_groups.first().0);
+        if (self.state, self.sqn) != (next.state, next.sqn) || !follows || !is_whole(self) || !is_whole(next) {
+            return false;
+        }
+        let (first, last) = (self.key_groups.first().0, next.key_groups.last().0);
+        self.key_groups = KeyGroupRange::new(first.into(), last.into()).expect("the ranges follow each other");
+        true
+    }
+}
+
 /// All pieces, or all images, of one materialization.
 ///
 /// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseIndex {
-    /// By (state, key group), each in order of hashes.
-    pieces: BTreeMap<(StateId, KeyGroup), Vec<Piece>>,
+    /// By state, in order of key groups and hashes. More than one key group only where it is empty.
+    pieces: BTreeMap<StateId, Vec<Piece>>,
     /// In order of key groups.
     images: Vec<Image>,
 }
@@ -140,24 +155,12 @@ impl BaseIndex {
     pub fn new(pieces: impl IntoIterator<Item = Piece>) -> Result<Self, &'static str> {
         let mut index = Self::default();
         for piece in pieces {
-            for group in piece.key_groups.iter() {
-                let one = KeyGroupRange::new(group.0.into(), group.0.into()).expect("a key group is in range");
-                let of_group = Piece { key_groups: one, ..piece.clone() };
-                index.pieces.entry((piece.state, group)).or_default().push(of_group);
-            }
+            index.pieces.entry(piece.state).or_default().push(piece);
         }
         for pieces in index.pieces.values_mut() {
-            pieces.sort_by_key(|piece| piece.hashes.first);
-            let mut next = Some(0);
-            for piece in &*pieces {
-                if next != Some(piece.hashes.first) || piece.hashes.last < piece.hashes.first {
-                    return Err("pieces leave a gap or overlap");
-                }
-                next = piece.hashes.last.checked_add(1);
-            }
-            if next.is_some() {
-                return Err("pieces leave a gap or overlap");
-            }
+            pieces.sort_by_key(|piece| (piece.key_groups.first(), piece.hashes.first));
+            pieces.dedup_by(|next, last| last.join(next));
+            check(pieces)?;
         }
         Ok(index)
     }
@@ -201,8 +204,9 @@ impl BaseIndex {
     /// The piece that covers a place; `None` for a state or key group that the materialization does not have.
     #[must_use]
     pub fn find(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<&Piece> {
-        let pieces = self.pieces.get(&(state, group))?;
-        pieces.get(pieces.partition_point(|piece| piece.hashes.last < hash))
+        let pieces = self.pieces.get(&state)?;
+        let before = |piece: &Piece| (piece.key_groups.last(), piece.hashes.last) < (group, hash);
+        pieces.get(pieces.partition_point(before)).filter(|piece| piece.key_groups.contains(group))
     }
 
     /// Every piece with contents, by state and key group.
@@ -233,32 +237,16 @@ impl BaseIndex {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let files: Vec<SnapshotFile> = self.files().into_keys().collect();
-        let mut pieces: Vec<store::Piece> = vec![];
-        for ((state, group), found) in &self.pieces {
-            for piece in found {
-                let group = u32::from(group.0);
-                // An empty piece of the key group before goes on here.
-                if let Some(last) = pieces.last_mut()
-                    && piece.block.is_none()
-                    && piece.hashes == HashRange::ALL
-                    && last.block.is_none()
-                    && (last.state, last.sqn, last.key_group_last + 1) == (state.0, piece.sqn.0, group)
-                    && (last.hash_first, last.hash_last) == (0, u64::MAX)
-                {
-                    last.key_group_last = group;
-                    continue;
-                }
-                pieces.push(store::Piece {
-                    state: state.0,
-                    key_group_first: group,
-                    key_group_last: group,
-                    hash_first: piece.hashes.first,
-                    hash_last: piece.hashes.last,
-                    sqn: piece.sqn.0,
-                    block: piece.block.as_ref().map(|block| encode_block(&files, block)),
-                });
-            }
-        }
+        let piece = |piece: &Piece| store::Piece {
+            state: piece.state.0,
+            key_group_first: piece.key_groups.first().0.into(),
+            key_group_last: piece.key_groups.last().0.into(),
+            hash_first: piece.hashes.first,
+            hash_last: piece.hashes.last,
+            sqn: piece.sqn.0,
+            block: piece.block.as_ref().map(|block| encode_block(&files, block)),
+        };
+        let pieces = self.pieces.values().flatten().map(piece).collect();
         let images = self.images.iter().map(|image| encode_image(&files, image)).collect();
         let index = store::BaseIndex { files: files.iter().map(encode_file).collect(), pieces, images };
         envelope::seal(Kind::BaseIndex, &index)
@@ -282,6 +270,28 @@ impl BaseIndex {
             (false, false) => Err(contents("pieces and images")),
         }
     }
+}
+
+/// Checks that pieces of one state, in order, cover all hashes of their key groups once.
+fn check(pieces: &[Piece]) -> Result<(), &'static str> {
+    let gap = Err("pieces leave a gap or overlap");
+    // The key group that was begun, and from which hash on it is not covered; none between two key groups.
+    let mut begun: Option<(KeyGroup, u64)> = None;
+    let mut done: Option<KeyGroup> = None;
+    for piece in pieces {
+        let (first, last) = (piece.key_groups.first(), piece.key_groups.last());
+        let fits = match begun {
+            Some((group, hash)) => (first, last, piece.hashes.first) == (group, group, hash),
+            None => piece.hashes.first == 0 && done.is_none_or(|done| done < first),
+        };
+        let is_one = first == last || (piece.block.is_none() && piece.hashes == HashRange::ALL);
+        if !fits || !is_one || piece.hashes.last < piece.hashes.first {
+            return gap;
+        }
+        begun = piece.hashes.last.checked_add(1).map(|hash| (first, hash));
+        done = Some(last);
+    }
+    if begun.is_some() { gap } else { Ok(()) }
 }
 
 /// The position of an object in `files`.

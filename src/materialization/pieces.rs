@@ -52,7 +52,7 @@ impl PieceWriter {
 
     /// Adds a piece that is on the store already, stamped with a new sqn.
     pub fn reuse(&mut self, piece: &Piece, group: KeyGroup, sqn: Sqn) {
-        self.pieces.push(Piece { sqn, key_groups: one(group), ..piece.clone() });
+        self.push(Piece { sqn, key_groups: one(group), ..piece.clone() });
     }
 
     /// Adds a piece that was copied at `sqn`; without contents it is empty. Uploads a file when one is full.
@@ -83,8 +83,14 @@ impl PieceWriter {
             self.filling.push(self.pieces.len());
             block
         });
-        self.pieces.push(Piece { state, key_groups: one(group), hashes, sqn, block });
+        self.push(Piece { state, key_groups: one(group), hashes, sqn, block });
         if self.bytes >= FILE_BYTES { self.upload_file().await } else { Ok(()) }
+    }
+
+    fn push(&mut self, piece: Piece) {
+        if !self.pieces.last_mut().is_some_and(|last| last.join(&piece)) {
+            self.pieces.push(piece);
+        }
     }
 
     /// Uploads what is left and the index.
