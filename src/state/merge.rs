@@ -9,7 +9,7 @@
 //! | append | any bytes | the same |
 //! | count | a number | the same, or nothing for 1 |
 //! | averages | sum, count (i64) | the same, or one number |
-//! | set union | a [set](set) | the same |
+//! | set union | a [set] | the same |
 //! | `HyperLogLog` | a [`Sketch`] | any bytes, of which the sketch takes the xxh3-64 hash |
 //!
 //! Numbers are 8 bytes, little-endian. A missing value takes the operand. NaN counts as missing for the minimum and the

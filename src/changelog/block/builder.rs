@@ -12,7 +12,7 @@ const MAX_CAPACITY: usize = 8 << 20;
 /// Widest length that is ever padded for: changes are far shorter than 2^35 bytes.
 const MAX_LENGTH_WIDTH: usize = 5;
 
-/// Builds one block after the other, each a change set by itself unless it is one [of a part](Self::of_part).
+/// Builds one block after the other, each a change set by itself unless it is made for a part of one.
 ///
 /// ```text
 ///   begin_batch (push…) end_batch | abandon_batch    … again and again …    finish, and so on
