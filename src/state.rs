@@ -27,6 +27,7 @@ pub mod hashmap;
 pub mod image;
 pub mod merge;
 pub mod op;
+mod page;
 mod piece;
 #[cfg(feature = "rocksdb")]
 pub mod rocksdb;
@@ -35,11 +36,13 @@ pub mod snapshot;
 pub use self::{
     change::{Action, Change},
     image::ImageSnapshots,
+    page::PageLimit,
     piece::{HashRange, PieceSnapshots, stable_hash},
 };
 
 use std::collections::BTreeMap;
 
+use self::page::Page;
 use crate::types::{KeyGroup, StateDescriptor, StateId};
 
 /// Where an entry (or all entries) of a key and namespace live.
@@ -53,15 +56,6 @@ pub struct Address<'a> {
     pub key: &'a [u8],
     /// Empty is the void namespace.
     pub namespace: &'a [u8],
-}
-
-/// Bounds one page of a read: it ends before it exceeds either, but a first entry is always returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageLimit {
-    /// Most entries.
-    pub entries: usize,
-    /// Most bytes of keys and values.
-    pub bytes: usize,
 }
 
 /// Why an inner backend could not do what it was asked.

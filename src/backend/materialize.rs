@@ -92,7 +92,6 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
     let mut core = shared.core.lock();
     let now = Instant::now();
     core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
-    core.materialization_failures = if made.is_ok() { 0 } else { schedule.consecutive_failures() + 1 };
     let result = match made {
         Ok((made, log_changes_before)) => {
             schedule.succeeded(now);
@@ -117,6 +116,7 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
             Err(error)
         }
     };
+    core.materialization_failures = schedule.consecutive_failures();
     for reply in std::mem::take(&mut core.materialization_requests) {
         let _ = reply.send(result.clone());
     }

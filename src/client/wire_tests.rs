@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::{hint::black_box, time::Instant};
-
 use proptest::prelude::*;
 
 use super::*;
@@ -96,28 +94,4 @@ proptest! {
             let _ = parts.iter().filter(|part| part_is_read(part)).count();
         }
     }
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn measures_how_many_puts_a_core_encodes() {
-    const BATCHES: u64 = 20_000;
-    const OPERATIONS: u64 = 500;
-    let value = [7_u8; 100];
-    let started = Instant::now();
-    for batch in 0..BATCHES {
-        let mut out = Vec::with_capacity(64 << 10);
-        for operation in 0..OPERATIONS {
-            let target = Target { kind: OperationKind::Put, state: 1, namespace: &[], key_group: None };
-            let key = batch * OPERATIONS + operation;
-            put_operation(
-                &mut out,
-                &target,
-                &Fields { key: &key, map_key: &(), value: &value[..], start: 0, limit: 0 },
-            );
-        }
-        black_box(out);
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    println!("{:.1} million puts per second", (BATCHES * OPERATIONS) as f64 / seconds / 1e6);
 }

@@ -47,8 +47,7 @@ impl ImageWriter {
         let mut files = vec![];
         for file in &image.files {
             let same = |stored: &&StoredFile| stored.local == file.name && stored.file.bytes == file.bytes;
-            // A manifest keeps its name while it grows.
-            let known = previous.filter(|_| file.name.ends_with(".sst")).and_then(|p| p.files.iter().find(same));
+            let known = previous.filter(|_| file.is_immutable).and_then(|image| image.files.iter().find(same));
             files.push(match known {
                 Some(stored) => stored.clone(),
                 None => self.upload(image, file).await?,
@@ -62,7 +61,7 @@ impl ImageWriter {
         let bytes = tokio::fs::read(image.path(file)).await;
         let bytes =
             Bytes::from(bytes.map_err(|source| MaterializationError::Local { name: file.name.clone(), source })?);
-        let kind = if file.name.ends_with(".sst") { "sst" } else { "manifest" };
+        let kind = if file.is_immutable { "sst" } else { "manifest" };
         let (instance, name) = (self.target.instance, self.target.file_name(kind));
         let stored = StoredFile {
             local: file.name.clone(),

@@ -10,7 +10,6 @@ use crate::{
         base::{BaseIndex, Image, StoredFile},
         manifest::Contents,
     },
-    object::{Store, StoreError},
     state::{
         Address, Change, StateBackend, StateError,
         image::{ImageFile, LocalBackends, LocalImage, StateIds},
@@ -87,7 +86,12 @@ impl Restore<'_> {
         let contents = self.manifest.contents(self.checkpoint);
         let folder_error = |source| RestoreError::Folder { path: "the local folder".into(), source };
         let folder = local.folder().map_err(folder_error)?;
-        let files = image.files.iter().map(|stored| ImageFile { name: stored.local.clone(), bytes: stored.file.bytes });
+        let files = image.files.iter().map(|stored| ImageFile {
+            name: stored.local.clone(),
+            bytes: stored.file.bytes,
+            // Names begin anew with the part that this becomes.
+            is_immutable: false,
+        });
         let local = LocalImage { key_groups: image.key_groups, folder, files: files.collect(), changes: image.changes };
         let fetches = image.files.iter().map(|stored| self.fetch(&contents, &local, stored));
         // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
@@ -108,16 +112,10 @@ impl Restore<'_> {
         let folder_error = |source| RestoreError::Folder { path: path.clone(), source };
         let mut file = File::create(&path).await.map_err(folder_error)?;
         let (mut from, mut hasher) = (0, crc32fast::Hasher::new());
-        let store: &Store = self.store;
         while from < stored.file.bytes {
             let to = (from + READ_BYTES).min(stored.file.bytes);
-            let bytes = store.get_range(&object, from..to, self.retry).await.map_err(|error| match error {
-                StoreError::NotFound { .. } => {
-                    self.base_damaged(contents, format!("object `{object}` is missing"), true)
-                }
-                StoreError::OutOfRange { .. } => self.base_damaged(contents, error.to_string(), false),
-                other => other.into(),
-            })?;
+            let bytes = self.store.get_range(&object, from..to, self.retry).await;
+            let bytes = bytes.map_err(|error| self.base_unreadable(contents, &object, error))?;
             hasher.update(&bytes);
             file.write_all(&bytes).await.map_err(folder_error)?;
             from = to;

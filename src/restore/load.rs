@@ -33,13 +33,8 @@ impl Restore<'_> {
             return Err(self.base_damaged(contents, format!("the manifest has no materialization {uuid}"), true));
         };
         let path = self.file_path(&base.index);
-        let bytes = match self.store.get(&path, self.retry).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(self.base_damaged(contents, format!("object `{path}` is missing"), true));
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let bytes = self.store.get(&path, self.retry).await;
+        let bytes = bytes.map_err(|error| self.base_unreadable(contents, &path, error))?;
         let index = BaseIndex::decode(&bytes)
             .map_err(|error| self.base_damaged(contents, format!("object `{path}`, {error}"), false))?;
         Ok(Some(index))
@@ -60,13 +55,7 @@ impl Restore<'_> {
         let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
         while let Some((read, bytes)) = fetched.next().await {
             let path = self.file_path(&read.file);
-            let bytes = bytes.map_err(|error| match error {
-                StoreError::NotFound { .. } => {
-                    self.base_damaged(&contents, format!("object `{path}` is missing"), true)
-                }
-                StoreError::OutOfRange { .. } => self.base_damaged(&contents, error.to_string(), false),
-                other => other.into(),
-            })?;
+            let bytes = bytes.map_err(|error| self.base_unreadable(&contents, &path, error))?;
             for (group, block) in &read.pieces {
                 let from = usize::try_from(block.offset - read.from).unwrap_or(usize::MAX);
                 let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
@@ -90,6 +79,15 @@ impl Restore<'_> {
 
     pub(super) fn file_path(&self, file: &SnapshotFile) -> Path {
         path(&self.manifest.backend, file)
+    }
+
+    /// What it means that an object of the base cannot be read.
+    pub(super) fn base_unreadable(&self, contents: &Contents, object: &Path, error: StoreError) -> RestoreError {
+        match error {
+            StoreError::NotFound { .. } => self.base_damaged(contents, format!("object `{object}` is missing"), true),
+            StoreError::OutOfRange { .. } => self.base_damaged(contents, error.to_string(), false),
+            other => other.into(),
+        }
     }
 
     /// Names an object of the base that is damaged, and the checkpoints that build on it.

@@ -12,10 +12,12 @@ use crate::types::{KeyGroupRange, StateId, StateKind};
 /// A file of an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageFile {
-    /// In the folder of the image. Immutable: a name stands for the same bytes for as long as the part lives.
+    /// In the folder of the image.
     pub name: String,
     /// Its length.
     pub bytes: u64,
+    /// Whether the name is known to stand for the same bytes for as long as the part lives.
+    pub is_immutable: bool,
 }
 
 /// An image on local disk; its folder is removed with it.

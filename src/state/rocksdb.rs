@@ -33,7 +33,7 @@ pub use self::{
     resources::{PredefinedOptions, ResourceOptions, Resources},
 };
 use super::{
-    Action, Address, Change, Counting, Counts, ImageSnapshots, PageLimit, StateBackend, StateError,
+    Action, Address, Change, Counting, Counts, ImageSnapshots, Page, PageLimit, StateBackend, StateError,
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
@@ -74,12 +74,6 @@ impl RocksDbBackend {
         let parts = key_groups.parts(max_parallelism);
         let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
         Ok(Self { resources: resources.clone(), key_groups, shards, states: vec![], stamp: 0, key: vec![] })
-    }
-
-    /// Whether writes wait for flushes or compactions; they would block.
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        self.shards.iter().any(Shard::is_stopped)
     }
 
     /// Hands the writes of every shard whose buffer is nearly full to its database, all at a time.
@@ -135,13 +129,14 @@ impl Place<'_> {
     fn apply(self, change: &Change<'_>) -> Result<usize, StateError> {
         let Place { shard, kind, key } = self;
         let shard: &Shard = shard;
-        let prefix = key.len();
+        // What scans of the entries of a map or list name; values are not scanned.
+        let prefix = Some(key.len());
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
         match (change.action, kind) {
-            (Action::Clear, StateKind::Value) => shard.delete(key, prefix),
+            (Action::Clear, StateKind::Value) => shard.delete(key, None),
             (Action::Clear, StateKind::Map | StateKind::List) => shard.clear(key)?,
-            (Action::Put(value), StateKind::Value) => shard.put(key, prefix, value),
-            (Action::Append(value), StateKind::Value) => append(shard, key, prefix, value)?,
+            (Action::Put(value), StateKind::Value) => shard.put(key, None, value),
+            (Action::Append(value), StateKind::Value) => append(shard, key, None, value)?,
             (Action::MapPut { map_key, value }, StateKind::Map) => {
                 key.extend_from_slice(map_key);
                 shard.put(key, prefix, value);
@@ -173,7 +168,7 @@ impl Place<'_> {
     }
 }
 
-fn append(shard: &Shard, key: &[u8], prefix: usize, value: &[u8]) -> Result<(), StateError> {
+fn append(shard: &Shard, key: &[u8], prefix: Option<usize>, value: &[u8]) -> Result<(), StateError> {
     let mut whole = shard.get(key, |stored| stored.map(<[u8]>::to_vec))?.unwrap_or_default();
     whole.extend_from_slice(value);
     shard.put(key, prefix, &whole);
@@ -224,12 +219,17 @@ impl StateBackend for RocksDbBackend {
     ) -> Result<bool, StateError> {
         let (shard, prefix) = self.expect(at, StateKind::Map, "a read of map entries")?;
         let start = [&prefix, from].concat();
-        let mut page = Page::new(limit);
+        let (mut page, mut more) = (Page::new(limit), false);
         shard.scan(&prefix, &start, &mut |key, value| {
             let map_key = key.get(prefix.len()..).unwrap_or_default();
-            Ok(page.take(map_key.len() + value.len(), || read(map_key, value)))
+            if !page.takes(map_key.len() + value.len()) {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            read(map_key, value);
+            Ok(ControlFlow::Continue(()))
         })?;
-        Ok(page.more)
+        Ok(more)
     }
 
     fn list_page(
@@ -242,9 +242,16 @@ impl StateBackend for RocksDbBackend {
         let (shard, prefix) = self.expect(at, StateKind::List, "a read of list elements")?;
         let mut start = prefix.clone();
         key::push_index(from, &mut start);
-        let mut page = Page::new(limit);
-        shard.scan(&prefix, &start, &mut |_, element| Ok(page.take(element.len(), || read(element))))?;
-        Ok(page.more)
+        let (mut page, mut more) = (Page::new(limit), false);
+        shard.scan(&prefix, &start, &mut |_, element| {
+            if !page.takes(element.len()) {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            read(element);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(more)
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
@@ -277,7 +284,7 @@ impl StateBackend for RocksDbBackend {
         let at = Address { state, key_group, key: &[], namespace: &[] };
         let (shard, mut all) = (self.shard(at)?, vec![]);
         key::state_prefix(key_group, state, &mut all);
-        let (mut page, mut prefix) = (Page::new(limit), vec![]);
+        let (mut page, mut more, mut prefix) = (Page::new(limit), false, vec![]);
         let mut from = Some(all.clone());
         if let Some((key, namespace)) = after {
             key::prefix(Address { key, namespace, ..at }, &mut prefix);
@@ -286,13 +293,15 @@ impl StateBackend for RocksDbBackend {
         // The other entries of a name are skipped by seeking what lies behind them.
         shard.skip(&all, from, &mut |entry| {
             let found = key::parse(entry)?.at;
-            if page.take(found.key.len() + found.namespace.len(), || read(found.key, found.namespace)).is_break() {
+            if !page.takes(found.key.len() + found.namespace.len()) {
+                more = true;
                 return Ok(None);
             }
+            read(found.key, found.namespace);
             key::prefix(found, &mut prefix);
             Ok(key::behind(&prefix))
         })?;
-        Ok(page.more)
+        Ok(more)
     }
 
     /// One pass over all keys, of what is there when it begins.
@@ -342,33 +351,6 @@ impl StateBackend for RocksDbBackend {
     fn set_stamp(&mut self, stamp: u64) {
         debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
         self.stamp = stamp;
-    }
-}
-
-/// A page that is being read.
-struct Page {
-    entries: usize,
-    bytes: usize,
-    limit: PageLimit,
-    more: bool,
-}
-
-impl Page {
-    fn new(limit: PageLimit) -> Self {
-        Self { entries: 0, bytes: 0, limit, more: false }
-    }
-
-    /// Has the next entry read, if the page has room for it.
-    fn take(&mut self, bytes: usize, read: impl FnOnce()) -> ControlFlow<()> {
-        let after = self.bytes + bytes;
-        if self.entries > 0 && (self.entries >= self.limit.entries || after > self.limit.bytes) {
-            self.more = true;
-            return ControlFlow::Break(());
-        }
-        self.entries += 1;
-        self.bytes = after;
-        read();
-        ControlFlow::Continue(())
     }
 }
 

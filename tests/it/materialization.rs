@@ -5,32 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use dstl::{
     backend::{BackendOptions, RestoreFrom},
     checkpoint::ledger::NoticeKind,
-    materialization::schedule::ScheduleOptions,
     random::Random,
     types::InnerBackend,
 };
 
-use crate::support::{Daemon, Settings, Task, World};
+use crate::support::{Daemon, Settings, Task, World, on_both};
 
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
-
-/// Runs a test on both inner backends.
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod hashmap {
-            $(#[tokio::test(start_paused = true)]
-            async fn $test() {
-                super::$test(dstl::types::InnerBackend::HashMap).await;
-            })*
-        }
-        mod rocksdb {
-            $(#[tokio::test(start_paused = true)]
-            async fn $test() {
-                super::$test(dstl::types::InnerBackend::RocksDb).await;
-            })*
-        }
-    };
-}
 
 on_both! {
     a_snapshot_and_the_log_after_it_restore_the_state
@@ -40,17 +21,6 @@ on_both! {
     materializes_by_itself_in_time_and_not_when_idle
     damage_to_a_snapshot_is_named_with_what_it_spoils
     a_checkpoint_is_restored_into_the_other_inner_backend
-}
-
-/// Settings under which only a request materializes.
-fn on_request(inner: InnerBackend, seed: u64) -> Settings {
-    let materialization =
-        ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
-    Settings {
-        seed,
-        options: BackendOptions { materialization, inner, ..BackendOptions::default() },
-        ..Settings::default()
-    }
 }
 
 /// A task and what its state should be.
@@ -100,7 +70,7 @@ impl Modelled {
 
 async fn a_snapshot_and_the_log_after_it_restore_the_state(inner: InnerBackend) {
     let world = World::new();
-    let daemon = Daemon::start(&world, on_request(inner, 1));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut state = Modelled::new(daemon.task(1, LATEST).await.unwrap(), BTreeMap::new(), 5);
     state.write(3000, 2000);
     state.checkpoint(1).await;
@@ -118,7 +88,7 @@ async fn a_snapshot_and_the_log_after_it_restore_the_state(inner: InnerBackend) 
     state.checkpoint(2).await;
     let model = state.model.clone();
     daemon.crash();
-    let daemon = Daemon::start(&world, on_request(inner, 2));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 2));
     let mut restored = Modelled::new(daemon.task(2, LATEST).await.unwrap(), model, 6);
     restored.check();
     let replayed = restored.task.opened.restored.changes;
@@ -127,7 +97,7 @@ async fn a_snapshot_and_the_log_after_it_restore_the_state(inner: InnerBackend) 
 
 async fn what_did_not_change_is_not_uploaded_again_by_this_owner_or_the_next(inner: InnerBackend) {
     let world = World::new();
-    let daemon = Daemon::start(&world, on_request(inner, 1));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut state = Modelled::new(daemon.task(1, LATEST).await.unwrap(), BTreeMap::new(), 5);
     state.write(20_000, 20_000);
     let first = state.materialize().await;
@@ -146,7 +116,7 @@ async fn what_did_not_change_is_not_uploaded_again_by_this_owner_or_the_next(inn
     state.checkpoint(1).await;
     let model = state.model.clone();
     daemon.crash();
-    let daemon = Daemon::start(&world, on_request(inner, 2));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 2));
     let mut restored = Modelled::new(daemon.task(2, LATEST).await.unwrap(), model, 6);
     restored.check();
     restored.write(1, 20_000);
@@ -155,13 +125,13 @@ async fn what_did_not_change_is_not_uploaded_again_by_this_owner_or_the_next(inn
     restored.checkpoint(2).await;
     let model = restored.model.clone();
     daemon.crash();
-    let daemon = Daemon::start(&world, on_request(inner, 3));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 3));
     Modelled::new(daemon.task(3, LATEST).await.unwrap(), model, 7).check();
 }
 
 async fn the_log_before_a_materialization_is_truncated_once_no_checkpoint_needs_it(inner: InnerBackend) {
     let world = World::new();
-    let daemon = Daemon::start(&world, on_request(inner, 1));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut state = Modelled::new(daemon.task(1, LATEST).await.unwrap(), BTreeMap::new(), 5);
     for id in 1..=5 {
         state.write(10, 100);
@@ -183,7 +153,7 @@ async fn the_log_before_a_materialization_is_truncated_once_no_checkpoint_needs_
     let model = state.model.clone();
     daemon.crash();
     for (attempt, id) in [(2, 9), (3, 7)] {
-        let daemon = Daemon::start(&world, on_request(inner, attempt * 10));
+        let daemon = Daemon::start(&world, Settings::on_request(inner, attempt * 10));
         let mut restored =
             Modelled::new(daemon.task(attempt, RestoreFrom::Id(id)).await.unwrap(), model.clone(), attempt);
         if id == 9 {
@@ -194,7 +164,7 @@ async fn the_log_before_a_materialization_is_truncated_once_no_checkpoint_needs_
 
 async fn a_failed_materialization_keeps_the_previous_base_and_checkpoints_go_on(inner: InnerBackend) {
     let world = World::new();
-    let mut settings = on_request(inner, 1);
+    let mut settings = Settings::on_request(inner, 1);
     settings.options.materialization_timeout = Duration::from_secs(5);
     let daemon = Daemon::start(&world, settings);
     let mut state = Modelled::new(daemon.task(1, LATEST).await.unwrap(), BTreeMap::new(), 5);
@@ -215,7 +185,7 @@ async fn a_failed_materialization_keeps_the_previous_base_and_checkpoints_go_on(
     state.checkpoint(3).await;
     let model = state.model.clone();
     daemon.crash();
-    let daemon = Daemon::start(&world, on_request(inner, 2));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 2));
     Modelled::new(daemon.task(2, LATEST).await.unwrap(), model, 6).check();
 }
 
@@ -238,7 +208,7 @@ async fn materializes_by_itself_in_time_and_not_when_idle(inner: InnerBackend) {
 
 async fn damage_to_a_snapshot_is_named_with_what_it_spoils(inner: InnerBackend) {
     let world = World::new();
-    let daemon = Daemon::start(&world, on_request(inner, 1));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut state = Modelled::new(daemon.task(1, LATEST).await.unwrap(), BTreeMap::new(), 5);
     state.write(100, 100);
     state.checkpoint(1).await;
@@ -254,14 +224,14 @@ async fn damage_to_a_snapshot_is_named_with_what_it_spoils(inner: InnerBackend) 
         bad[middle] ^= 8;
         store.delete(&path, dstl::object::Retry::none()).await.unwrap();
         store.create(&path, bad.into(), dstl::object::Retry::none()).await.unwrap();
-        let daemon = Daemon::start(&world, on_request(inner, attempt * 10));
+        let daemon = Daemon::start(&world, Settings::on_request(inner, attempt * 10));
         let error = daemon.task(attempt, RestoreFrom::Id(2)).await.err().unwrap();
         assert!(error.message.contains(path.as_ref()), "{error}");
         assert!(error.message.contains("spoils: 2; that do not need it: 1"), "{error}");
         store.delete(&path, dstl::object::Retry::none()).await.unwrap();
         store.create(&path, good.into(), dstl::object::Retry::none()).await.unwrap();
     }
-    let daemon = Daemon::start(&world, on_request(inner, 99));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 99));
     Modelled::new(daemon.task(99, RestoreFrom::Id(2)).await.unwrap(), state.model.clone(), 9).check();
 }
 
@@ -270,7 +240,7 @@ async fn a_checkpoint_is_restored_into_the_other_inner_backend(inner: InnerBacke
     let other = if inner == InnerBackend::HashMap { InnerBackend::RocksDb } else { InnerBackend::HashMap };
     let mut model = BTreeMap::new();
     for (attempt, inner) in (1..).zip([inner, other, inner, other]) {
-        let daemon = Daemon::start(&world, on_request(inner, attempt));
+        let daemon = Daemon::start(&world, Settings::on_request(inner, attempt));
         let mut state = Modelled::new(daemon.task(attempt, LATEST).await.unwrap(), model, attempt);
         assert_eq!(state.task.opened.shape.inner, inner);
         state.check();
@@ -281,6 +251,6 @@ async fn a_checkpoint_is_restored_into_the_other_inner_backend(inner: InnerBacke
         model = state.model.clone();
         daemon.crash();
     }
-    let daemon = Daemon::start(&world, on_request(other, 9));
+    let daemon = Daemon::start(&world, Settings::on_request(other, 9));
     Modelled::new(daemon.task(9, LATEST).await.unwrap(), model, 9).check();
 }

@@ -5,14 +5,13 @@ mod rules;
 use std::{collections::BTreeMap, time::Duration};
 
 use dstl::{
-    backend::{BackendOptions, OpenSpec, Operation, RestoreFrom, Session},
+    backend::{OpenSpec, Operation, RestoreFrom, Session},
     checkpoint::{
         collect::{self, SweepOptions, SweepReport},
         handle::CheckpointHandle,
         ledger::NoticeKind,
     },
     error::Error,
-    materialization::schedule::ScheduleOptions,
     object::{Retry, Store, faulty::FaultPlan},
     random::Random,
     state::op::{Answer, Op},
@@ -26,11 +25,8 @@ const KEYS: u64 = 400;
 const NO_GRACE: SweepOptions = SweepOptions { grace: Duration::ZERO, now_ms: 0, delete: true };
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
 
-/// Settings under which only a request materializes.
 fn settings(seed: u64) -> Settings {
-    let materialization =
-        ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
-    Settings { seed, options: BackendOptions { materialization, ..BackendOptions::default() }, ..Settings::default() }
+    Settings::on_request(InnerBackend::HashMap, seed)
 }
 
 fn descriptor(name: &str) -> StateDescriptor {

@@ -1,8 +1,11 @@
 //! What several integration tests need: daemons without their wire, over one store in memory.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use dstl::{
@@ -19,6 +22,7 @@ use dstl::{
     },
     clock::Clock,
     error::Error,
+    materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
         Path, Retry, RetryOptions, Store,
@@ -31,7 +35,7 @@ use dstl::{
         rocksdb::{ResourceOptions, Resources},
     },
     tasks::Tasks,
-    types::{BackendId, Limits, Name, StateDescriptor, StateId, StateKind},
+    types::{BackendId, InnerBackend, Limits, Name, StateDescriptor, StateId, StateKind},
 };
 use object_store::ObjectStore;
 
@@ -95,6 +99,40 @@ impl Default for Settings {
         Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1 }
     }
 }
+
+impl Settings {
+    /// Only a request materializes.
+    pub(crate) fn on_request(inner: InnerBackend, seed: u64) -> Self {
+        let materialization =
+            ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
+        let options = BackendOptions { materialization, inner, ..BackendOptions::default() };
+        Self { seed, options, ..Self::default() }
+    }
+}
+
+/// Runs tests on both inner backends: each is an async function of the inner backend, or named (`name: function;`).
+macro_rules! on_both {
+    ($($test:ident: $call:expr;)*) => {
+        mod hashmap {
+            $(#[tokio::test(start_paused = true)]
+            async fn $test() {
+                let call = $call;
+                call(dstl::types::InnerBackend::HashMap).await;
+            })*
+        }
+        mod rocksdb {
+            $(#[tokio::test(start_paused = true)]
+            async fn $test() {
+                let call = $call;
+                call(dstl::types::InnerBackend::RocksDb).await;
+            })*
+        }
+    };
+    ($($test:ident)*) => {
+        $crate::support::on_both! { $($test: super::$test;)* }
+    };
+}
+pub(crate) use on_both;
 
 impl Daemon {
     pub(crate) fn start(world: &World, settings: Settings) -> Self {

@@ -6,7 +6,6 @@ use dstl::{
     backend::{BackendOptions, RestoreFrom},
     checkpoint::ledger::{NoticeKind, Retention},
     error::{Error, Reason},
-    materialization::schedule::ScheduleOptions,
     object::Path,
     types::InnerBackend,
 };
@@ -25,17 +24,14 @@ const HANG: Duration = Duration::from_secs(3600);
 type Model = BTreeMap<String, Vec<u8>>;
 
 fn settings(inner: InnerBackend, seed: u64) -> Settings {
-    let materialization =
-        ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
+    let settings = Settings::on_request(inner, seed);
     let options = BackendOptions {
-        inner,
-        materialization,
         retention: Retention::Count(10),
         // Every batch is a segment, so that the log index gets pages.
         preemptive_persist_threshold: 1,
-        ..BackendOptions::default()
+        ..settings.options
     };
-    Settings { options, seed, ..Settings::default() }
+    Settings { options, ..settings }
 }
 
 /// Two subtasks with 5 checkpoints each: 1 and 2 of the log alone, 3 after a takeover, 4 and 5 on a materialization. Returns what the

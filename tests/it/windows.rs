@@ -1,29 +1,18 @@
 //! Session windows: merges of namespaces, and what is left of them after a crash.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use dstl::{
-    backend::{BackendOptions, Operation, RestoreFrom},
+    backend::{Operation, RestoreFrom},
     checkpoint::ledger::NoticeKind,
-    materialization::schedule::ScheduleOptions,
     state::op::{Answer, Op},
     types::{InnerBackend, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
-use crate::support::{Daemon, Settings, Task, World, group_of};
+use crate::support::{Daemon, Settings, Task, World, group_of, on_both};
 
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
 const WINDOWS: [&str; 4] = ["12:00-12:10", "12:05-12:20", "12:15-12:30", "12:00-12:30"];
 const KEYS: [&str; 3] = ["a", "b", "c"];
-
-/// Settings under which only a request materializes.
-fn settings(inner: InnerBackend, seed: u64) -> Settings {
-    let materialization =
-        ScheduleOptions { interval: None, max_replay: Duration::from_secs(1 << 30), ..ScheduleOptions::default() };
-    let options = BackendOptions { materialization, inner, ..BackendOptions::default() };
-    Settings { seed, options, ..Settings::default() }
-}
 
 /// A task with states of every kind, and the number of its next batch.
 struct Windows {
@@ -105,7 +94,7 @@ impl Windows {
 /// Records in three windows that come to overlap, merged before or after a base is made, if at all; then kill -9 and replay.
 async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     let world = World::new();
-    let daemon = Daemon::start(&world, settings(inner, 1));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut windows = Windows::open(&daemon, 1).await;
     for (number, key) in (1..=30).zip(KEYS.into_iter().cycle()) {
         windows.record(key, WINDOWS[number as usize % 7 % 3], number);
@@ -134,7 +123,7 @@ async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     let sources_of_a = [&expected[0], &expected[1], &expected[2]].map(|window| &window[0]);
     assert_eq!(sources_of_a, [&Some(Answer::Value(None)); 3]);
     daemon.crash();
-    let daemon = Daemon::start(&world, settings(inner, 2));
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 2));
     let mut restored = Windows::open(&daemon, 2).await;
     assert_eq!(restored.contents(), expected, "base {base:?}");
     // Merging goes on where it was.
@@ -142,26 +131,9 @@ async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     assert_eq!(number(&restored.apply("c", WINDOWS[3], &[(0, Op::Get)])[0]), 30);
 }
 
-macro_rules! on_both {
-    ($($test:ident: $base:expr)*) => {
-        mod hashmap {
-            $(#[tokio::test(start_paused = true)]
-            async fn $test() {
-                super::merge_crash_and_compare(dstl::types::InnerBackend::HashMap, $base).await;
-            })*
-        }
-        mod rocksdb {
-            $(#[tokio::test(start_paused = true)]
-            async fn $test() {
-                super::merge_crash_and_compare(dstl::types::InnerBackend::RocksDb, $base).await;
-            })*
-        }
-    };
-}
-
 // In Flink's changelog backend merged namespaces cannot be replayed: replaying them would need the user's functions.
 on_both! {
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_from_the_log_alone: None
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_without_them: Some(true)
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_with_them: Some(false)
+    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_from_the_log_alone: |inner| super::merge_crash_and_compare(inner, None);
+    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_without_them: |inner| super::merge_crash_and_compare(inner, Some(true));
+    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_with_them: |inner| super::merge_crash_and_compare(inner, Some(false));
 }

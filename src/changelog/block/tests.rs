@@ -257,26 +257,3 @@ fn sequence_numbers_never_go_back() {
     build(&mut builder, &[Plain { sqn: Sqn(5), time: 0, changes: vec![(KeyGroup(0), vec![])] }]);
     builder.begin_batch(Sqn(5), 0);
 }
-
-/// `cargo test --release --lib append_rate -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn append_rate() {
-    let value = [7u8; 120];
-    let mut builder = BlockBuilder::new();
-    let start = std::time::Instant::now();
-    let mut sqn = Sqn::first_of(1);
-    let changes = 20_000_000u32;
-    for _ in 0..changes / 500 {
-        builder.begin_batch(sqn, 1_700_000_000_000);
-        for group in 0..500u16 {
-            builder.push(KeyGroup(group % 128), |out| out.extend_from_slice(&value));
-        }
-        builder.end_batch();
-        sqn = sqn.next();
-        if builder.len() > 5 << 20 {
-            std::hint::black_box(builder.finish());
-        }
-    }
-    println!("{:.1} M changes/s", f64::from(changes) / start.elapsed().as_secs_f64() / 1e6);
-}

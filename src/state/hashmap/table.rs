@@ -1,6 +1,6 @@
 //! The contents of one state: its directories, one per key group, and its usage.
 
-use std::{mem, ops::Bound};
+use std::ops::Bound;
 
 #[cfg(test)]
 use super::slice::Slice;
@@ -11,7 +11,7 @@ use super::{
     slice::{Tally, Usage},
 };
 use crate::{
-    state::{Action, Address, Change, HashRange, PageLimit, stable_hash},
+    state::{Action, Address, Change, HashRange, Page, PageLimit, stable_hash},
     types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
@@ -357,46 +357,5 @@ impl<C: Cell> Groups<C> {
     fn allocate(&mut self) {
         self.directories = self.range.iter().map(|_| Directory::new()).collect();
         self.tally.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
-    }
-}
-
-/// A page being filled.
-struct Page {
-    left: PageLimit,
-    is_first: bool,
-}
-
-impl Page {
-    fn new(limit: PageLimit) -> Self {
-        Self { left: limit, is_first: true }
-    }
-
-    /// Whether an entry of so many bytes is on the page; the first one always is.
-    fn takes(&mut self, bytes: usize) -> bool {
-        let fits = self.left.entries > 0 && self.left.bytes >= bytes;
-        self.left = if fits {
-            PageLimit { entries: self.left.entries - 1, bytes: self.left.bytes - bytes }
-        } else {
-            PageLimit { entries: 0, bytes: 0 }
-        };
-        mem::take(&mut self.is_first) || fits
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_ends_before_it_exceeds_a_limit_but_has_a_first_entry() {
-        let takes = |entries, bytes, sizes: &[usize]| {
-            let mut page = Page::new(PageLimit { entries, bytes });
-            sizes.iter().take_while(|&&size| page.takes(size)).count()
-        };
-        assert_eq!(takes(2, 100, &[1, 1, 1]), 2);
-        assert_eq!(takes(9, 10, &[5, 5, 1]), 2);
-        assert_eq!(takes(0, 0, &[5, 0]), 1);
-        assert_eq!(takes(9, 4, &[5, 0]), 1);
     }
 }

@@ -59,8 +59,8 @@ impl Buffer {
         self.entries.is_empty()
     }
 
-    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together.
-    pub(super) fn write(&mut self, key: &[u8], prefix: usize, value: Option<&[u8]>) {
+    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together, if any are.
+    pub(super) fn write(&mut self, key: &[u8], prefix: Option<usize>, value: Option<&[u8]>) {
         let Self { entries, arena, prefixes } = self;
         let hash = xxh3_64(key);
         let value = value.map(|value| push(arena, value));
@@ -70,7 +70,7 @@ impl Buffer {
         }
         let entry = Entry { hash, key: push(arena, key), value };
         entries.insert_unique(hash, entry, |entry| entry.hash);
-        if let Some(prefix) = key.get(..prefix) {
+        if let Some(prefix) = prefix.and_then(|length| key.get(..length)) {
             prefixes.insert(xxh3_64(prefix));
         }
     }
@@ -117,7 +117,7 @@ mod tests {
             for key in 0..1_000_u32 {
                 buffer.write(
                     &key.to_be_bytes(),
-                    2,
+                    Some(2),
                     (key % 3 != round).then(|| round.to_le_bytes()).as_ref().map(|v| &v[..]),
                 );
             }

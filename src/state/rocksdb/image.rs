@@ -82,7 +82,7 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
         let parsed = key::parse(key)?;
         if let Some(state) = states.get(&parsed.at.state) {
             key::prefix(Address { state: *state, ..parsed.at }, &mut renamed);
-            let prefix = renamed.len();
+            let prefix = Some(renamed.len());
             renamed.extend_from_slice(parsed.rest);
             into.put(&renamed, prefix, value);
         }

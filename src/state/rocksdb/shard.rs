@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
 
-use rocksdb::{DB, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+use rocksdb::{DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
 
 use super::{
     buffer::Buffer,
@@ -108,13 +108,13 @@ impl Shard {
         Ok(read(self.db.get_pinned(key).map_err(local)?.as_deref()))
     }
 
-    /// Writes a key, of which the first `prefix` bytes are what scans name.
-    pub(super) fn put(&self, key: &[u8], prefix: usize, value: &[u8]) {
+    /// Writes a key, of which the first `prefix` bytes are what scans name, if any do.
+    pub(super) fn put(&self, key: &[u8], prefix: Option<usize>, value: &[u8]) {
         self.buffer.borrow_mut().write(key, prefix, Some(value));
     }
 
     /// Removes a key, likewise.
-    pub(super) fn delete(&self, key: &[u8], prefix: usize) {
+    pub(super) fn delete(&self, key: &[u8], prefix: Option<usize>) {
         self.buffer.borrow_mut().write(key, prefix, None);
     }
 
@@ -141,7 +141,7 @@ impl Shard {
             Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if keys.len() <= RANGE_CLEAR_ENTRIES {
-            keys.iter().for_each(|key| self.delete(key, prefix.len()));
+            keys.iter().for_each(|key| self.delete(key, Some(prefix.len())));
             return Ok(());
         }
         let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
@@ -162,12 +162,8 @@ impl Shard {
     /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
     /// the next one.
     pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
-        self.hand_on()?;
-        let mut options = ReadOptions::default();
-        if let Some(to) = key::behind(prefix) {
-            options.set_iterate_upper_bound(to);
-        }
-        let mut entries = self.db.raw_iterator_opt(options);
+        let reader = self.reader()?;
+        let mut entries = reader.entries(key::behind(prefix));
         let mut next = from;
         while let Some(from) = next {
             entries.seek(&from);
@@ -197,11 +193,6 @@ impl Shard {
         stored + self.buffered_bytes() as u64
     }
 
-    /// Whether writes wait for flushes or compactions.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.db.property_int_value("rocksdb.is-write-stopped").ok().flatten() == Some(1)
-    }
-
     /// Links the files of everything that was written so far.
     pub(super) fn image(&self) -> Result<LocalImage, StateError> {
         self.hand_on()?;
@@ -216,7 +207,8 @@ impl Shard {
             if name.ends_with(TABLE) || name.starts_with(MANIFEST) {
                 let bytes = entry.metadata()?.len();
                 std::fs::rename(entry.path(), folder.path().join(&name))?;
-                files.push(ImageFile { name, bytes });
+                let is_immutable = name.ends_with(TABLE);
+                files.push(ImageFile { name, bytes, is_immutable });
             }
         }
         std::fs::remove_dir_all(&path)?;
@@ -238,13 +230,18 @@ impl Shard {
 pub(super) struct Reader(Arc<DB>);
 
 impl Reader {
-    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
-    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+    /// All entries below `to`.
+    fn entries(&self, to: Option<Vec<u8>>) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
         }
-        let mut entries = self.0.raw_iterator_opt(options);
+        self.0.raw_iterator_opt(options)
+    }
+
+    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
+    pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
+        let mut entries = self.entries(to);
         entries.seek(from);
         while let Some((key, value)) = entries.item() {
             if read(key, value)?.is_break() {

@@ -213,7 +213,8 @@ fn memory_is_shared_and_counted_once() {
     let home = small();
     let mut backends = [backend(&home, range(0, 63)), backend(&home, range(64, 127))];
     for backend in &mut backends {
-        fill(backend, 0..20_000);
+        // More than is buffered.
+        fill(backend, 0..40_000);
         assert!(backend.memory_bytes() <= 8 << 20, "only the write buffers");
         assert!(backend.bytes() > 100_000);
     }

@@ -1,0 +1,462 @@
+//! A model: owners that open, upload, publish, truncate, close, crash and go on as zombies, beside two sweeps without grace
+//! whose every step may fall between any two of theirs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::{checkpoint::chain, object::ObjectName, types::Epoch};
+
+const BACKENDS: u32 = 2;
+
+/// A manifest: `older` of the chain is not part of it.
+#[derive(Debug, Clone, PartialEq)]
+struct Paper {
+    chain: Chain,
+    opens: bool,
+}
+
+/// A daemon process.
+#[derive(Debug, Clone)]
+struct Instance {
+    id: Uuid,
+    next: u64,
+    in_flight: BTreeSet<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    /// Nothing is being written.
+    Idle,
+    /// The pages of this manifest are to be written.
+    Pages(Paper),
+    /// This manifest is to be created.
+    Create(Paper),
+    /// It was created, or not, and is tried again.
+    Again(Paper),
+    Ended,
+}
+
+#[derive(Debug, Clone)]
+struct Owner {
+    subtask: u32,
+    instance: usize,
+    /// As the next manifest will have it, but for the low water.
+    paper: Paper,
+    step: Step,
+    opened: u64,
+    /// Segments with its change sets in order, and whether they are durable; those that passed are in `paper`.
+    sets: Vec<(u64, bool)>,
+    closing: bool,
+    sealed: bool,
+    deleted_below: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Sweeping {
+    listed: Vec<ObjectName>,
+    older: BTreeMap<u32, BTreeMap<u64, (Epoch, bool)>>,
+    chains: BTreeMap<BackendId, Chain>,
+    garbage: Option<Vec<ObjectName>>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    objects: BTreeSet<ObjectName>,
+    papers: BTreeMap<(u32, u64), Paper>,
+    /// Every manifest that ever was, for requests that arrive late.
+    history: Vec<(u32, Paper)>,
+    instances: Vec<Instance>,
+    owners: Vec<Owner>,
+    sweeps: [Option<Sweeping>; 2],
+    ids: u128,
+}
+
+impl World {
+    fn id(&mut self) -> Uuid {
+        self.ids += 1;
+        Uuid::from_u128(self.ids)
+    }
+
+    fn numbers(&self, subtask: u32) -> impl DoubleEndedIterator<Item = u64> + '_ {
+        self.papers.keys().filter(move |(of, _)| *of == subtask).map(|(_, number)| *number)
+    }
+
+    fn head(&self, subtask: u32) -> Option<&Paper> {
+        self.numbers(subtask).next_back().map(|number| &self.papers[&(subtask, number)])
+    }
+
+    fn act(&mut self, kind: u8, a: usize, b: usize) {
+        match kind % 16 {
+            0 => self.open(u32::try_from(a).unwrap() % BACKENDS, b),
+            1 => self.upload(a, b),
+            2 | 3 => self.finish(a, b),
+            4 => self.prepare(a, b),
+            5..=8 => self.write(a, b),
+            9 => self.crash(a, b),
+            10 => self.truncate(a, b),
+            11 | 12 => self.sweep_step(a % 2),
+            13 | 14 => self.publish(a, b),
+            _ => self.sweep_whole(a % 2),
+        }
+    }
+
+    fn open(&mut self, subtask: u32, on: usize) {
+        if self.instances.is_empty() || on.is_multiple_of(3) {
+            let (id, in_flight) = (self.id(), BTreeSet::new());
+            self.instances.push(Instance { id, next: 1, in_flight });
+        }
+        let (instance, owner) = (on % self.instances.len(), self.id());
+        let head = self.head(subtask).map(|paper| paper.chain.clone());
+        let number = head.as_ref().map_or(1, |head| head.epoch.number + 1);
+        let chain = Chain {
+            head: head.as_ref().map_or(1, |head| head.head + 1),
+            epoch: Epoch { number, owner },
+            instance: self.instances[instance].id,
+            segment_low_water: 0,
+            segments: head.as_ref().map(|head| head.segments.clone()).unwrap_or_default(),
+            pages: head.map(|head| head.pages).unwrap_or_default(),
+            snapshots: BTreeSet::new(),
+            imported: BTreeSet::new(),
+            snapshot_low_water: 0,
+            older: BTreeMap::new(),
+        };
+        let paper = Paper { chain, opens: true };
+        let (step, opened) = (Step::Create(paper.clone()), paper.chain.head);
+        self.owners.push(Owner {
+            subtask,
+            instance,
+            paper,
+            step,
+            opened,
+            sets: vec![],
+            closing: false,
+            sealed: false,
+            deleted_below: 0,
+        });
+    }
+
+    /// An owner that serves.
+    fn serving(&self, which: usize) -> Option<usize> {
+        let serves = |o: &Owner| match &o.step {
+            Step::Ended => false,
+            Step::Idle => true,
+            Step::Pages(paper) | Step::Create(paper) | Step::Again(paper) => !paper.opens,
+        };
+        let serving: Vec<usize> = (0..self.owners.len()).filter(|i| serves(&self.owners[*i])).collect();
+        (!serving.is_empty()).then(|| serving[which % serving.len()])
+    }
+
+    /// One segment of one instance begins, with change sets of the owner `a` and perhaps a neighbour.
+    fn upload(&mut self, a: usize, b: usize) {
+        let Some(first) = self.serving(a) else { return };
+        let instance = self.owners[first].instance;
+        let number = self.instances[instance].next;
+        self.instances[instance].next += 1;
+        self.instances[instance].in_flight.insert(number);
+        self.owners[first].sets.push((number, false));
+        if let Some(second) = self.serving(b).filter(|i| *i != first && self.owners[*i].instance == instance) {
+            self.owners[second].sets.push((number, false));
+        }
+    }
+
+    fn finish(&mut self, a: usize, b: usize) {
+        if self.instances.is_empty() {
+            return;
+        }
+        let at = a % self.instances.len();
+        let instance = &mut self.instances[at];
+        let flights: Vec<u64> = instance.in_flight.iter().copied().collect();
+        let Some(number) = flights.get(b % flights.len().max(1)) else { return };
+        self.objects.insert(segment((instance.id, *number)));
+        if b.is_multiple_of(4) {
+            // Durable, but the uploader does not know yet.
+            return;
+        }
+        for owner in self.owners.iter_mut().filter(|owner| owner.instance == at) {
+            owner.sets.iter_mut().filter(|(n, _)| n == number).for_each(|(_, durable)| *durable = true);
+            if owner.step == Step::Ended {
+                continue;
+            }
+            while owner.sets.first().is_some_and(|(_, durable)| *durable) {
+                let (number, _) = owner.sets.remove(0);
+                owner.paper.chain.segments.insert((instance.id, number));
+            }
+        }
+        instance.in_flight.remove(number);
+    }
+
+    /// Derives a manifest; sometimes the last one.
+    fn prepare(&mut self, a: usize, b: usize) {
+        let Some(at) = self.serving(a) else { return };
+        let page = b.is_multiple_of(2).then(|| self.id());
+        let owner = &mut self.owners[at];
+        if owner.step != Step::Idle || owner.sealed {
+            return;
+        }
+        owner.closing |= b.is_multiple_of(7);
+        owner.sealed = owner.closing;
+        let instance = &self.instances[owner.instance];
+        let uploading = instance.in_flight.first().copied().unwrap_or(instance.next);
+        let unlisted = owner.sets.iter().filter(|(_, durable)| *durable).map(|(number, _)| *number).min();
+        let paper = &mut owner.paper;
+        paper.opens = false;
+        paper.chain.head += 1;
+        paper.chain.segment_low_water =
+            if owner.sealed { u64::MAX } else { unlisted.map_or(uploading, |unlisted| unlisted.min(uploading)) };
+        let epoch = paper.chain.epoch.number;
+        paper.chain.pages.extend(page.map(|id| (epoch, id)));
+        owner.step = Step::Pages(paper.clone());
+    }
+
+    fn write(&mut self, a: usize, b: usize) {
+        let busy: Vec<usize> = (0..self.owners.len())
+            .filter(|i| matches!(self.owners[*i].step, Step::Pages(_) | Step::Create(_) | Step::Again(_)))
+            .collect();
+        let Some(at) = busy.get(a % busy.len().max(1)).copied() else { return };
+        let subtask = self.owners[at].subtask;
+        match self.owners[at].step.clone() {
+            Step::Pages(paper) => {
+                let own = paper.chain.pages.iter().filter(|page| page.0 == paper.chain.epoch.number);
+                let unnamed = own.filter(|page| self.head(subtask).is_none_or(|head| !head.chain.pages.contains(page)));
+                let new: Vec<_> = unnamed.map(|at| page(subtask, *at)).collect();
+                self.objects.extend(new);
+                self.owners[at].step = Step::Create(paper);
+            }
+            Step::Create(paper) | Step::Again(paper) => {
+                let created = self.create(subtask, &paper);
+                if b.is_multiple_of(3) {
+                    // No answer came.
+                    self.owners[at].step = Step::Again(paper);
+                } else {
+                    self.created(at, &paper, created);
+                }
+            }
+            Step::Idle | Step::Ended => unreachable!("not busy"),
+        }
+    }
+
+    /// Whether these bytes are the object.
+    fn create(&mut self, subtask: u32, paper: &Paper) -> bool {
+        let key = (subtask, paper.chain.head);
+        if let Some(there) = self.papers.get(&key) {
+            return there == paper;
+        }
+        let newest = self.numbers(subtask).next_back().unwrap_or(0);
+        assert!(paper.opens || paper.chain.head > newest, "a stale owner published {key:?}");
+        self.put(subtask, paper.clone());
+        true
+    }
+
+    fn put(&mut self, subtask: u32, paper: Paper) {
+        self.objects.insert(ObjectName::Manifest { backend: backend(subtask), number: paper.chain.head });
+        self.history.push((subtask, paper.clone()));
+        self.papers.insert((subtask, paper.chain.head), paper);
+    }
+
+    /// The owner learns the outcome.
+    fn created(&mut self, at: usize, paper: &Paper, is_ours: bool) {
+        let (number, subtask) = (paper.chain.head, self.owners[at].subtask);
+        let is_head = self.numbers(subtask).next_back() == Some(number);
+        let owner = &mut self.owners[at];
+        owner.step = if !is_ours || (paper.opens && !is_head) || owner.sealed { Step::Ended } else { Step::Idle };
+        if !is_ours || paper.opens {
+            return;
+        }
+        let gone = chain::deletable(owner.deleted_below, owner.opened, number);
+        owner.deleted_below = gone.end;
+        for number in gone {
+            self.papers.remove(&(subtask, number));
+            self.objects.remove(&ObjectName::Manifest { backend: backend(subtask), number });
+        }
+    }
+
+    /// An owner publishes often enough that its older manifests may go, while whatever others wait for goes on waiting.
+    fn publish(&mut self, a: usize, b: usize) {
+        let Some(at) = self.serving(a) else { return };
+        for _ in 0..b % 12 {
+            let owner = &mut self.owners[at];
+            if owner.step != Step::Idle || owner.sealed {
+                return;
+            }
+            owner.paper.opens = false;
+            owner.paper.chain.head += 1;
+            let (subtask, paper) = (owner.subtask, owner.paper.clone());
+            let created = self.create(subtask, &paper);
+            self.created(at, &paper, created);
+        }
+    }
+
+    /// A sweep goes on to its end, or one that ended begins and ends.
+    fn sweep_whole(&mut self, which: usize) {
+        self.sweep_step(which);
+        while self.sweeps[which].is_some() {
+            self.sweep_step(which);
+        }
+    }
+
+    /// A daemon dies; its requests may arrive late, its store may be a directory. Odd ones leave one owner as a zombie that
+    /// does not know that others are about to take over.
+    fn crash(&mut self, a: usize, b: usize) {
+        if self.instances.is_empty() {
+            return;
+        }
+        let at = a % self.instances.len();
+        let id = self.instances[at].id;
+        for number in self.instances[at].in_flight.clone() {
+            let name = segment((id, number));
+            if b.is_multiple_of(2) {
+                self.objects.insert(name);
+            } else {
+                self.objects.insert(ObjectName::Temporary { of: Box::new(name), number: 1 });
+            }
+        }
+        for i in (0..self.owners.len()).filter(|i| self.owners[*i].instance == at).collect::<Vec<_>>() {
+            let step = std::mem::replace(&mut self.owners[i].step, Step::Ended);
+            let subtask = self.owners[i].subtask;
+            if let Step::Create(paper) | Step::Again(paper) = step {
+                let name = ObjectName::Manifest { backend: backend(subtask), number: paper.chain.head };
+                if b.is_multiple_of(3) {
+                    self.create(subtask, &paper);
+                } else {
+                    self.objects.insert(ObjectName::Temporary { of: Box::new(name), number: 1 });
+                }
+            }
+        }
+        self.instances[at].in_flight.clear();
+        // A request of long ago arrives.
+        if let Some((subtask, paper)) = self.history.get(b % self.history.len().max(1)).cloned()
+            && !self.papers.contains_key(&(subtask, paper.chain.head))
+        {
+            self.put(subtask, paper);
+        }
+    }
+
+    /// An owner lets a checkpoint go: some of what it inherited or wrote is no longer named.
+    fn truncate(&mut self, a: usize, b: usize) {
+        let Some(at) = self.serving(a) else { return };
+        let chain = &mut self.owners[at].paper.chain;
+        let keep = |i: usize| !(i + b).is_multiple_of(3);
+        chain.segments = chain.segments.iter().copied().enumerate().filter(|(i, _)| keep(*i)).map(|(_, s)| s).collect();
+        let own = chain.epoch.number;
+        chain.pages = chain
+            .pages
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(i, (epoch, _))| *epoch == own || keep(*i))
+            .map(|(_, page)| page)
+            .collect();
+    }
+
+    /// One step of a sweep: list, then read one chain at a time, then delete one object at a time.
+    fn sweep_step(&mut self, which: usize) {
+        let Some(mut sweep) = self.sweeps[which].take() else {
+            let listed = self.objects.iter().cloned().collect();
+            let mut older: BTreeMap<u32, BTreeMap<u64, _>> = BTreeMap::new();
+            for ((subtask, number), paper) in &self.papers {
+                older.entry(*subtask).or_default().insert(*number, (paper.chain.epoch, paper.opens));
+            }
+            self.sweeps[which] = Some(Sweeping { listed, older, ..Sweeping::default() });
+            return;
+        };
+        if let Some(garbage) = &mut sweep.garbage {
+            let Some(name) = garbage.pop() else { return };
+            self.objects.remove(&name);
+            if let ObjectName::Manifest { backend, number } = &name {
+                self.papers.remove(&(backend.subtask, *number));
+            }
+            self.sweeps[which] = Some(sweep);
+            return;
+        }
+        let unread = (0..BACKENDS).find(|s| self.head(*s).is_some() && !sweep.chains.contains_key(&backend(*s)));
+        if let Some(subtask) = unread {
+            let mut chain = self.head(subtask).unwrap().chain.clone();
+            let older = sweep.older.get(&subtask).cloned().unwrap_or_default();
+            chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
+            sweep.chains.insert(backend(subtask), chain);
+        } else {
+            let (chains, exists) = (std::mem::take(&mut sweep.chains), |name: &ObjectName| sweep.listed.contains(name));
+            let view = View::new(chains, false);
+            let garbage = sweep.listed.iter().filter(|name| view.judge(name, false, exists).is_garbage());
+            sweep.garbage = Some(garbage.cloned().collect());
+        }
+        self.sweeps[which] = Some(sweep);
+    }
+
+    fn check(&self) {
+        for subtask in 0..BACKENDS {
+            let Some(head) = self.head(subtask) else { continue };
+            for at in &head.chain.segments {
+                assert!(self.objects.contains(&segment(*at)), "{at:?} is named and gone");
+            }
+            for at in &head.chain.pages {
+                assert!(self.objects.contains(&page(subtask, *at)), "page {at:?} is named and gone");
+            }
+        }
+    }
+
+    /// Everything ends, each backend is opened and closed once more; then one undisturbed sweep.
+    fn settle(&mut self) {
+        for at in 0..self.instances.len() {
+            self.crash(at, 2);
+        }
+        for subtask in 0..BACKENDS {
+            self.open(subtask, 0);
+            let at = self.owners.len() - 1;
+            let opening = self.owners[at].paper.clone();
+            self.create(subtask, &opening);
+            self.created(at, &opening, true);
+            let last = &mut self.owners[at].paper;
+            (last.opens, last.chain.segment_low_water) = (false, u64::MAX);
+            last.chain.head += 1;
+            let last = last.clone();
+            self.create(subtask, &last);
+            self.check();
+        }
+        self.sweeps = [None, None];
+        self.sweep_whole(0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deletes_what_nobody_can_name_and_nothing_else(
+        actions in prop::collection::vec((any::<u8>(), 0..16_usize, 0..64_usize), 1..200)
+    ) {
+        let mut world = World::default();
+        for (kind, a, b) in actions {
+            world.act(kind, a, b);
+            world.check();
+        }
+        world.settle();
+        world.check();
+        let named: BTreeSet<ObjectName> = (0..BACKENDS)
+            .flat_map(|subtask| {
+                let chain = &world.head(subtask).unwrap().chain;
+                let segments = chain.segments.iter().map(|at| segment(*at));
+                segments.chain(chain.pages.iter().map(move |at| page(subtask, *at))).collect::<Vec<_>>()
+            })
+            .collect();
+        let fences: usize = (0..BACKENDS)
+            .map(|subtask| {
+                let epochs: BTreeSet<_> = world.history.iter().filter(|(s, _)| *s == subtask).map(|(_, p)| p.chain.epoch.owner).collect();
+                2 * epochs.len() + usize::try_from(chain::KEPT_MANIFESTS).unwrap()
+            })
+            .sum();
+        let (manifests, rest): (Vec<_>, Vec<_>) =
+            world.objects.iter().partition(|name| matches!(name, ObjectName::Manifest { .. }));
+        for name in rest {
+            // What was in the making above a head may still be, until the chain gets there.
+            let in_the_making = matches!(name, ObjectName::Temporary { of, .. }
+                if matches!(**of, ObjectName::Manifest { ref backend, number }
+                    if number > world.head(backend.subtask).unwrap().chain.head));
+            prop_assert!(in_the_making || named.contains(name), "{} stays", name);
+        }
+        prop_assert!(manifests.len() <= fences, "{} manifests", manifests.len());
+    }
+}
