@@ -10,11 +10,12 @@ mod key_group;
 mod limits;
 mod sequence;
 mod sketch;
+mod ttl;
 
 pub use self::{
     backend::{BackendId, Epoch, InnerBackend, Name, NameError},
     checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
-    descriptor::{MergeFunction, StateDescriptor, StateId, StateKind},
+    descriptor::{MergeFunction, Redistribution, Schema, Serializer, StateDescriptor, StateId, StateKind},
     key_group::{
         HashRange, KEY_GROUP_PARTS, KeyGroup, KeyGroupAssignment, KeyGroupError, KeyGroupRange, MAX_PARALLELISM_LIMIT,
         default_max_parallelism,
@@ -22,6 +23,7 @@ pub use self::{
     limits::Limits,
     sequence::{Sqn, SqnRange},
     sketch::Sketch,
+    ttl::{CompactionCleanup, IncrementalCleanup, Ttl, TtlCleanup, TtlUpdate, TtlVisibility},
 };
 
 /// Milliseconds since the Unix epoch.

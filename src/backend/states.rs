@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     checkpoint::manifest::{CheckpointRecord, Manifest},
     error::{Error, Reason},
-    types::{Limits, StateDescriptor, StateId, StateKind},
+    types::{Limits, Schema, Serializer, StateDescriptor, StateId, StateKind},
 };
 
 /// Longest name or serializer id of a state, in bytes.
@@ -182,12 +182,18 @@ pub(super) struct Registration {
 
 fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
     let length = descriptor.name.len();
-    if length == 0 || length > MAX_NAME_BYTES || descriptor.serializer.len() > MAX_NAME_BYTES {
+    let Schema { key, namespace, value } = &descriptor.schema;
+    let is_long = |serializer: &Serializer| serializer.id.len() > MAX_NAME_BYTES;
+    if length == 0 || length > MAX_NAME_BYTES || [key, namespace, value].into_iter().any(is_long) {
         let text = format!(
             "state `{}`: a name has 1 to {MAX_NAME_BYTES} bytes, a serializer id up to as many",
             descriptor.name
         );
         return Err(Error::new(Reason::LimitExceeded, text));
+    }
+    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
+        let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
+        return Err(Error::new(Reason::Unsupported, text));
     }
     if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
         let text = format!("state `{}`: a list has no merge function; use LIST_ADD", descriptor.name);
@@ -198,7 +204,7 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
 
 fn show(descriptor: &StateDescriptor) -> String {
     let merge = descriptor.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
-    format!("kind {:?}, merge {merge}, serializer `{}`", descriptor.kind, descriptor.serializer)
+    format!("kind {:?}, merge {merge}, serializers: {}", descriptor.kind, descriptor.schema)
 }
 
 fn mismatch(known: &StateDescriptor, wanted: &StateDescriptor) -> Error {
@@ -218,7 +224,7 @@ mod tests {
     use crate::types::MergeFunction;
 
     fn descriptor(name: &str, kind: StateKind) -> StateDescriptor {
-        StateDescriptor { name: name.into(), kind, merge: None, serializer: String::new() }
+        StateDescriptor::new(name, kind)
     }
 
     fn register(states: &mut States, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {

@@ -15,6 +15,7 @@
 
 pub(super) mod codec;
 mod import;
+mod states;
 
 use std::collections::BTreeMap;
 
@@ -354,7 +355,11 @@ impl Manifest {
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{changelog::segment::SegmentHandle, checkpoint::index::tests::handle, types::Name};
+    use crate::{
+        changelog::segment::SegmentHandle,
+        checkpoint::index::tests::handle,
+        types::{MergeFunction, Name, Schema, Serializer, StateKind, Ttl},
+    };
 
     pub(crate) fn sample() -> Manifest {
         let name = |s: &str| Name::new(s).unwrap();
@@ -415,10 +420,13 @@ pub(crate) mod tests {
             states: BTreeMap::from([(
                 StateId(1),
                 StateDescriptor {
-                    name: "count".into(),
-                    kind: crate::types::StateKind::Value,
-                    merge: Some(crate::types::MergeFunction::SumI64),
-                    serializer: "i64".into(),
+                    schema: Schema {
+                        value: Serializer { id: "i64".into(), version: 3 },
+                        namespace: Serializer { id: "window".into(), version: 0 },
+                        ..Schema::default()
+                    },
+                    ttl: Some(Ttl::new(60_000)),
+                    ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
                 },
             )]),
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),

@@ -82,7 +82,8 @@ impl Backend {
     /// # Errors
     /// What the daemon refused, as another descriptor under the same name.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
-        let request = RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec() };
+        let request =
+            RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec(), changes: vec![] };
         let registered = self.client.stub().register_states(request).await?.into_inner().states;
         if registered.len() == states.len() { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
     }

@@ -288,6 +288,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl StateBackendService for Fake {
     type OpenStream = Answers<pb::OpenResponse>;
+    type QueryStream = Answers<pb::QueryResponse>;
     type SessionStream = Answers<SessionResponse>;
 
     async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
@@ -299,6 +300,10 @@ impl StateBackendService for Fake {
             limits: Some(limits),
             ..Default::default()
         }))
+    }
+
+    async fn query(&self, _: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
+        Err(Status::unimplemented("query"))
     }
 
     async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
@@ -328,7 +333,7 @@ impl StateBackendService for Fake {
                 return Err(status_of(Code::FailedPrecondition, &error));
             }
             let id = u32::try_from(index).unwrap() + 1;
-            states.push(pb::RegisteredState { id, descriptor: Some(descriptor) });
+            states.push(pb::RegisteredState { id, descriptor: Some(descriptor), ..Default::default() });
         }
         Ok(Response::new(pb::RegisterStatesResponse { states }))
     }

@@ -10,18 +10,18 @@ use bytes::Bytes;
 use super::{Bound, Encode, Session, wire::Target};
 use crate::{
     proto::v1::{self, OperationKind},
-    types::{MergeFunction, StateKind},
+    types::{MergeFunction, Schema, Serializer, StateKind},
 };
 
 /// What a typed state may be given beside its name and kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateOptions {
     merge: Option<MergeFunction>,
-    serializer: String,
+    schema: Schema,
 }
 
 impl StateOptions {
-    /// No merges, no serializer.
+    /// No merges, no serializers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -36,10 +36,10 @@ impl StateOptions {
         self
     }
 
-    /// Opaque ids of the serializers; a later registration must bring the same.
+    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change.
     #[must_use]
-    pub fn with_serializer(mut self, serializer: impl Into<String>) -> Self {
-        self.serializer = serializer.into();
+    pub fn with_schema(mut self, schema: Schema) -> Self {
+        self.schema = schema;
         self
     }
 
@@ -55,9 +55,16 @@ impl StateOptions {
             name: name.to_owned(),
             kind: kind.into(),
             merge: self.merge.map_or(0, |merge| merge.number().into()),
-            serializer: self.serializer,
+            key_serializer: serializer(self.schema.key),
+            namespace_serializer: serializer(self.schema.namespace),
+            value_serializer: serializer(self.schema.value),
+            ..v1::StateDescriptor::default()
         }
     }
+}
+
+fn serializer(serializer: Serializer) -> Option<v1::Serializer> {
+    (serializer != Serializer::default()).then_some(v1::Serializer { id: serializer.id, version: serializer.version })
 }
 
 /// A state, a namespace in it and, where the client assigns key groups, the key group.

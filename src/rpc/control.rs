@@ -94,6 +94,12 @@ impl StateBackendService for Service {
         }))
     }
 
+    type QueryStream = ResponseStream<v1::QueryResponse>;
+
+    async fn query(&self, _: Request<Streaming<v1::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
+        reply(Err(Error::new(Reason::Unsupported, "queries are not offered yet")))
+    }
+
     type OpenStream = ResponseStream<v1::OpenResponse>;
 
     async fn open(&self, request: Request<v1::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {

@@ -5,6 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+mod descriptor;
+
+pub(super) use self::descriptor::{descriptor, to_registered};
+
 use crate::{
     backend::{
         Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
@@ -19,8 +23,8 @@ use crate::{
     proto::v1::{self, OperationKind},
     state::op::{Answer, Op},
     types::{
-        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits,
-        MergeFunction, Name, StateDescriptor, StateId, StateKind,
+        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name,
+        StateId,
     },
 };
 
@@ -173,41 +177,6 @@ pub(super) fn to_limits(limits: &Limits) -> v1::Limits {
     }
 }
 
-/// A state that a client declares.
-pub(super) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<StateDescriptor, Error> {
-    let state = &descriptor.name;
-    let kind = match v1::StateKind::try_from(descriptor.kind) {
-        Ok(v1::StateKind::Value) => StateKind::Value,
-        Ok(v1::StateKind::List) => StateKind::List,
-        Ok(v1::StateKind::Map) => StateKind::Map,
-        Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
-        Err(_) => return Err(unknown_value("kind", descriptor.kind)),
-    };
-    let merge = match descriptor.merge {
-        0 => None,
-        number => {
-            let function = u32::try_from(number).ok().and_then(MergeFunction::from_number);
-            Some(function.ok_or_else(|| unknown_value("merge", number))?)
-        }
-    };
-    Ok(StateDescriptor { name: state.clone(), kind, merge, serializer: descriptor.serializer.clone() })
-}
-
-pub(super) fn to_registered(id: StateId, descriptor: &StateDescriptor) -> v1::RegisteredState {
-    let kind = match descriptor.kind {
-        StateKind::Value => v1::StateKind::Value,
-        StateKind::List => v1::StateKind::List,
-        StateKind::Map => v1::StateKind::Map,
-    };
-    let descriptor = v1::StateDescriptor {
-        name: descriptor.name.clone(),
-        kind: kind.into(),
-        merge: descriptor.merge.map_or(0, |merge| merge.number().into()),
-        serializer: descriptor.serializer.clone(),
-    };
-    v1::RegisteredState { id: id.0, descriptor: Some(descriptor) }
-}
-
 /// The operations of a batch, borrowed from it.
 pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error> {
     let one = |(index, operation): (usize, _)| {
@@ -236,6 +205,9 @@ pub(super) struct Fields<'a> {
     pub(super) key_group: Option<u32>,
     pub(super) all_namespaces: bool,
     pub(super) token: &'a [u8],
+    pub(super) time: i64,
+    pub(super) map_key_to: &'a [u8],
+    pub(super) map_prefix: &'a [u8],
 }
 
 impl<'a> From<&'a v1::Operation> for Fields<'a> {
@@ -253,6 +225,9 @@ impl<'a> From<&'a v1::Operation> for Fields<'a> {
             key_group: wire.key_group,
             all_namespaces: wire.all_namespaces,
             token: &wire.token,
+            time: wire.time,
+            map_key_to: &wire.map_key_to,
+            map_prefix: &wire.map_prefix,
         }
     }
 }
@@ -285,6 +260,10 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
         OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
+        OperationKind::TimerRegister
+        | OperationKind::TimerDelete
+        | OperationKind::Timers
+        | OperationKind::TimersFire => return Err("timers are not offered yet".to_owned()),
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -306,14 +285,18 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     );
     let value = matches!(kind, Kind::Put | Kind::Merge | Kind::MapPut | Kind::MapMerge | Kind::ListAdd);
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
-    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys);
+    let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys | Kind::Timers | Kind::TimersFire);
+    let timer = matches!(kind, Kind::TimerRegister | Kind::TimerDelete | Kind::Timers | Kind::TimersFire);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),
         ("values", values || wire.values.is_empty()),
         ("start", kind == Kind::ListGet || wire.start == 0),
         ("limit", limit || wire.limit == 0),
-        ("token", kind == Kind::Keys || wire.token.is_empty()),
+        ("token", matches!(kind, Kind::Keys | Kind::Timers) || wire.token.is_empty()),
+        ("time", timer || wire.time == 0),
+        ("map_key_to", wire.map_key_to.is_empty()),
+        ("map_prefix", wire.map_prefix.is_empty()),
         ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
         ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
     ];

@@ -231,8 +231,7 @@ mod tests {
 
     fn backend(kind: StateKind) -> HashMapBackend {
         let mut backend = HashMapBackend::new(KeyGroupRange::new(3, 4).unwrap());
-        backend
-            .register(STATE, &StateDescriptor { name: "s".to_owned(), kind, merge: None, serializer: String::new() });
+        backend.register(STATE, &StateDescriptor::new("s", kind));
         backend
     }
 

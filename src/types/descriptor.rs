@@ -1,4 +1,10 @@
-//! What a state is: its kind, its merge function, its serializer.
+//! What a state is: its kind, its merge function, its serializers, how long its entries live.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::Ttl;
 
 /// The id of a state within its backend, at least 1, fixed for the backend's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +81,61 @@ impl MergeFunction {
     }
 }
 
+/// A serializer of the engine: what its bytes mean. Never looked into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Serializer {
+    /// Empty for none.
+    pub id: String,
+    /// Of what it writes.
+    pub version: u32,
+}
+
+/// What the bytes of a state mean to the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Schema {
+    /// Of keys.
+    pub key: Serializer,
+    /// Of namespaces.
+    pub namespace: Serializer,
+    /// Of values, list elements, map keys and map values.
+    pub value: Serializer,
+}
+
+impl fmt::Display for Serializer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id.as_str() {
+            "" if self.version == 0 => f.write_str("none"),
+            id => write!(f, "`{id}` version {}", self.version),
+        }
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {}, namespace {}, value {}", self.key, self.namespace, self.value)
+    }
+}
+
+/// How a restore gives the operator state of some subtasks to those of another parallelism. Its number stands for it in
+/// messages and manifests; 0 stands for keyed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Redistribution {
+    /// The elements of all subtasks are cut evenly.
+    Split = 1,
+    /// Every subtask gets the elements of all.
+    Union = 2,
+    /// Every subtask gets one of the copies.
+    Broadcast = 3,
+}
+
+impl Redistribution {
+    /// The one with this number; `None` if there is none.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Split, Self::Union, Self::Broadcast].into_iter().find(|one| *one as u32 == number)
+    }
+}
+
 /// How the engine declared a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDescriptor {
@@ -84,8 +145,36 @@ pub struct StateDescriptor {
     pub kind: StateKind,
     /// How merges combine, for values and maps.
     pub merge: Option<MergeFunction>,
-    /// Opaque ids of the engine's serializers.
-    pub serializer: String,
+    /// What its bytes mean.
+    pub schema: Schema,
+    /// How long its entries live; `None` for until they are removed.
+    pub ttl: Option<Ttl>,
+    /// For operator state; `None` for keyed state.
+    pub redistribution: Option<Redistribution>,
+    /// For values: what a read answers where there is none.
+    pub default_value: Bytes,
+}
+
+impl StateDescriptor {
+    /// A keyed state that has nothing but a name and a kind.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kind: StateKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            merge: None,
+            schema: Schema::default(),
+            ttl: None,
+            redistribution: None,
+            default_value: Bytes::new(),
+        }
+    }
+
+    /// The same with a merge function, or none.
+    #[must_use]
+    pub fn with_merge(self, merge: impl Into<Option<MergeFunction>>) -> Self {
+        Self { merge: merge.into(), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn descriptor(name: &str) -> StateDescriptor {
         "sum" => (StateKind::Value, Some(MergeFunction::SumI64)),
         _ => (StateKind::List, None),
     };
-    StateDescriptor { name: name.to_owned(), kind, merge, serializer: String::new() }
+    StateDescriptor::new(name, kind).with_merge(merge)
 }
 
 /// What there is of one key.

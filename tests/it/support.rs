@@ -194,12 +194,7 @@ impl Daemon {
 }
 
 pub(crate) fn states() -> Vec<StateDescriptor> {
-    let state = |name: &str, merge| StateDescriptor {
-        name: name.to_owned(),
-        kind: StateKind::Value,
-        merge,
-        serializer: String::new(),
-    };
+    let state = |name: &str, merge| StateDescriptor::new(name, StateKind::Value).with_merge(merge);
     vec![state("value", None), state("sum", Some(dstl::types::MergeFunction::SumI64))]
 }
 

@@ -25,8 +25,7 @@ impl Windows {
     async fn open(daemon: &Daemon, attempt: u64) -> Self {
         let task = daemon.task(attempt, LATEST).await.unwrap();
         let backend = &task.opened.backend;
-        let state =
-            |name: &str, kind, merge| StateDescriptor { name: name.to_owned(), kind, merge, serializer: String::new() };
+        let state = |name: &str, kind, merge| StateDescriptor::new(name, kind).with_merge(merge);
         let states = [
             state("reducing", StateKind::Value, Some(MergeFunction::MaxI64)),
             state("aggregating", StateKind::Value, Some(MergeFunction::AverageI64)),

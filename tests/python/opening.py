@@ -20,6 +20,7 @@ from support import (
     restore_latest,
     service_pb2,
     session_pb2,
+    state_pb2,
 )
 from world import scenario
 
@@ -287,17 +288,21 @@ def calls_without_a_backend_or_for_one_that_is_not_open_are_refused(world):
             client.call(method, request)
 
 
+def long(version):
+    return state_pb2.Serializer(id="long", version=version)
+
+
 @scenario
 def registering_states_is_idempotent_and_a_mismatch_names_both_sides(world):
     client = world.client()
     ref = client.open(world.job).backend
-    states = [descriptor("a", serializer="long v1"), descriptor("b", LIST), descriptor("c", MAP, Merge.Value("MERGE_FUNCTION_SUM_I64"))]
+    states = [descriptor("a", value_serializer=long(1)), descriptor("b", LIST), descriptor("c", MAP, Merge.Value("MERGE_FUNCTION_SUM_I64"))]
     ids = client.register(ref, *states)
     assert len(set(ids)) == 3 and min(ids) >= 1
     assert client.register(ref, *reversed(states)) == ids[::-1]
     assert client.register(ref, states[1], states[1]) == [ids[1], ids[1]]
     for wrong, words in (
-        (descriptor("a", serializer="long v2"), ("long v1", "long v2")),
+        (descriptor("a", value_serializer=long(2)), ("`long` version 1", "`long` version 2")),
         (descriptor("b", MAP), ("list", "map")),
         (descriptor("c", MAP, Merge.Value("MERGE_FUNCTION_MAX_I64")), ("sum", "max")),
     ):

@@ -139,8 +139,8 @@ def get(state, key, **fields):
     return op("GET", state, key, **fields)
 
 
-def descriptor(name, kind=None, merge=0, serializer=""):
-    return state_pb2.StateDescriptor(name=name, kind=kind or VALUE, merge=merge, serializer=serializer)
+def descriptor(name, kind=None, merge=0, **more):
+    return state_pb2.StateDescriptor(name=name, kind=kind or VALUE, merge=merge, **more)
 
 
 def restore_latest(or_empty=True):

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     CheckpointRecord, Contents, EpochRecord, Import, Manifest, Materialization, Shape, SnapshotFile, Source, Span,
+    states::{decode_state, encode_state},
 };
 use crate::{
     checkpoint::{
@@ -15,10 +16,7 @@ use crate::{
         index::Run,
     },
     proto::store,
-    types::{
-        BackendId, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, MergeFunction, Name, Sqn, StateDescriptor,
-        StateId, StateKind,
-    },
+    types::{BackendId, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId},
 };
 
 impl Manifest {
@@ -261,36 +259,6 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
         },
         is_fence: message.fence,
     })
-}
-
-fn encode_state(id: StateId, state: &StateDescriptor) -> store::State {
-    store::State {
-        id: id.0,
-        name: state.name.clone(),
-        kind: match state.kind {
-            StateKind::Value => 1,
-            StateKind::List => 2,
-            StateKind::Map => 3,
-        },
-        merge: state.merge.map_or(0, |merge| merge.number().into()),
-        serializer: state.serializer.clone(),
-    }
-}
-
-fn decode_state(message: &store::State) -> Result<(StateId, StateDescriptor), &'static str> {
-    let kind = match message.kind {
-        1 => StateKind::Value,
-        2 => StateKind::List,
-        3 => StateKind::Map,
-        _ => return Err("an unknown kind of state"),
-    };
-    let merge = match message.merge {
-        0 => None,
-        number => Some(MergeFunction::from_number(number).ok_or("an unknown merge function")?),
-    };
-    let descriptor =
-        StateDescriptor { name: message.name.clone(), kind, merge, serializer: message.serializer.clone() };
-    Ok((StateId(message.id), descriptor))
 }
 
 fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {

@@ -94,8 +94,7 @@ impl Bench {
         let mut backend = factory(range());
         let mut descriptors = Vec::new();
         for (state, kind, merge) in STATES {
-            let descriptor =
-                StateDescriptor { name: format!("state-{}", state.0), kind, merge, serializer: String::new() };
+            let descriptor = StateDescriptor::new(format!("state-{}", state.0), kind).with_merge(merge);
             backend.register(state, &descriptor);
             descriptors.push((state, descriptor));
         }

@@ -173,7 +173,7 @@ mod tests {
     const LIMITS: fn() -> Limits = || Limits { max_key_bytes: 4, max_value_bytes: 16, ..Limits::default() };
 
     fn checked(op: Op<'_>, kind: StateKind, merge: Option<MergeFunction>) -> Result<(), OpError> {
-        let descriptor = StateDescriptor { name: "s".to_owned(), kind, merge, serializer: String::new() };
+        let descriptor = StateDescriptor::new("s", kind).with_merge(merge);
         let at = Address { state: StateId(1), key_group: KeyGroup(0), key: b"key", namespace: b"" };
         check(&op, &at, &descriptor, &LIMITS())
     }
@@ -212,8 +212,7 @@ mod tests {
 
     #[test]
     fn keys_are_present_and_bounded() {
-        let descriptor =
-            StateDescriptor { name: "s".to_owned(), kind: StateKind::Value, merge: None, serializer: String::new() };
+        let descriptor = StateDescriptor::new("s", StateKind::Value);
         let checked = |key: &[u8], namespace: &[u8]| {
             let at = Address { state: StateId(1), key_group: KeyGroup(0), key, namespace };
             check(&Op::Get, &at, &descriptor, &LIMITS())
@@ -228,8 +227,7 @@ mod tests {
     fn namespaces_are_merged_once_and_not_into_themselves() {
         let checked = |sources: &[&'static str]| {
             let sources: Vec<_> = sources.iter().map(|source| Bytes::from_static(source.as_bytes())).collect();
-            let descriptor =
-                StateDescriptor { name: "s".to_owned(), kind: StateKind::List, merge: None, serializer: String::new() };
+            let descriptor = StateDescriptor::new("s", StateKind::List);
             let at = Address { state: StateId(1), key_group: KeyGroup(0), key: b"key", namespace: b"w" };
             check(&Op::MergeNamespaces(&sources), &at, &descriptor, &LIMITS())
         };

@@ -56,8 +56,7 @@ mod tests {
         assert_eq!(value("dstl_rocksdb_estimate_num_keys"), 0);
         let mut backend = RocksDbBackend::new(&resources, KeyGroupRange::new(0, 127).unwrap(), 128).unwrap();
         let before = value("dstl_rocksdb_memtable_bytes");
-        let (name, serializer) = ("a".to_owned(), String::new());
-        backend.register(StateId(1), &StateDescriptor { name, kind: StateKind::Value, merge: None, serializer });
+        backend.register(StateId(1), &StateDescriptor::new("a", StateKind::Value));
         // Each shard's share is more than it buffers.
         for key in 0..100_u16 {
             let at = Address { state: StateId(1), key_group: KeyGroup(key), key: &key.to_be_bytes(), namespace: b"" };

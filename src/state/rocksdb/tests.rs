@@ -38,7 +38,7 @@ fn range(first: u32, last: u32) -> KeyGroupRange {
 fn backend(home: &Home, key_groups: KeyGroupRange) -> RocksDbBackend {
     let mut backend = RocksDbBackend::new(&home.resources, key_groups, 128).unwrap();
     for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
-        backend.register(state, &StateDescriptor { name: String::new(), kind, merge: None, serializer: String::new() });
+        backend.register(state, &StateDescriptor::new("", kind));
     }
     backend
 }
@@ -130,10 +130,7 @@ fn images_are_copied_into_other_parts_by_range_and_by_id() {
     // Other ids, and a state that is not there.
     let swapped: StateIds = [(VALUE, StateId(9)), (LIST, LIST)].into();
     let mut renamed = backend(&home, range(20, 70));
-    renamed.register(
-        StateId(9),
-        &StateDescriptor { name: String::new(), kind: StateKind::Value, merge: None, serializer: String::new() },
-    );
+    renamed.register(StateId(9), &StateDescriptor::new("", StateKind::Value));
     for part in 0..3 {
         renamed.load(narrow.image(part).unwrap(), &swapped).unwrap();
     }

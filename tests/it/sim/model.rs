@@ -39,7 +39,7 @@ const NAMESPACES: [&str; 3] = ["", "window-1", "window-2"];
 
 pub(super) fn descriptor(state: usize) -> StateDescriptor {
     let (name, kind, merge) = STATES[state];
-    StateDescriptor { name: name.to_owned(), kind, merge, serializer: format!("{kind:?}") }
+    StateDescriptor::new(name, kind).with_merge(merge)
 }
 
 /// A key and its key group.

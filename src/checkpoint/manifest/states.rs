@@ -1,0 +1,111 @@
+//! The descriptors of states in manifests.
+
+use crate::{
+    proto::store,
+    types::{
+        CompactionCleanup, IncrementalCleanup, MergeFunction, Redistribution, Schema, Serializer, StateDescriptor,
+        StateId, StateKind, Ttl, TtlCleanup, TtlUpdate, TtlVisibility,
+    },
+};
+
+pub(super) fn encode_state(id: StateId, state: &StateDescriptor) -> store::State {
+    store::State {
+        id: id.0,
+        name: state.name.clone(),
+        kind: match state.kind {
+            StateKind::Value => 1,
+            StateKind::List => 2,
+            StateKind::Map => 3,
+        },
+        merge: state.merge.map_or(0, |merge| merge.number().into()),
+        key_serializer: encode_serializer(&state.schema.key),
+        namespace_serializer: encode_serializer(&state.schema.namespace),
+        value_serializer: encode_serializer(&state.schema.value),
+        ttl: state.ttl.as_ref().map(encode_ttl),
+        redistribution: state.redistribution.map_or(0, |redistribution| redistribution as u32),
+        default_value: state.default_value.clone(),
+    }
+}
+
+pub(super) fn decode_state(message: &store::State) -> Result<(StateId, StateDescriptor), &'static str> {
+    let kind = match message.kind {
+        1 => StateKind::Value,
+        2 => StateKind::List,
+        3 => StateKind::Map,
+        _ => return Err("an unknown kind of state"),
+    };
+    let merge = match message.merge {
+        0 => None,
+        number => Some(MergeFunction::from_number(number).ok_or("an unknown merge function")?),
+    };
+    let redistribution = match message.redistribution {
+        0 => None,
+        number => Some(Redistribution::from_number(number).ok_or("an unknown redistribution")?),
+    };
+    let descriptor = StateDescriptor {
+        name: message.name.clone(),
+        kind,
+        merge,
+        schema: Schema {
+            key: decode_serializer(message.key_serializer.as_ref()),
+            namespace: decode_serializer(message.namespace_serializer.as_ref()),
+            value: decode_serializer(message.value_serializer.as_ref()),
+        },
+        ttl: message.ttl.as_ref().map(decode_ttl).transpose()?,
+        redistribution,
+        default_value: message.default_value.clone(),
+    };
+    Ok((StateId(message.id), descriptor))
+}
+
+fn encode_serializer(serializer: &Serializer) -> Option<store::Serializer> {
+    let Serializer { id, version } = serializer;
+    (*serializer != Serializer::default()).then(|| store::Serializer { id: id.clone(), version: *version })
+}
+
+fn decode_serializer(message: Option<&store::Serializer>) -> Serializer {
+    message.map(|message| Serializer { id: message.id.clone(), version: message.version }).unwrap_or_default()
+}
+
+fn encode_ttl(ttl: &Ttl) -> store::Ttl {
+    let TtlCleanup { at_materialization, incremental, compaction } = ttl.cleanup;
+    store::Ttl {
+        duration_ms: ttl.duration_ms,
+        update: match ttl.update {
+            TtlUpdate::OnCreateAndWrite => 1,
+            TtlUpdate::OnReadAndWrite => 2,
+        },
+        visibility: match ttl.visibility {
+            TtlVisibility::NeverReturnExpired => 1,
+            TtlVisibility::ReturnExpiredIfNotCleanedUp => 2,
+        },
+        cleanup_at_materialization: at_materialization,
+        incremental_entries: incremental.map_or(0, |incremental| incremental.entries),
+        incremental_every_batch: incremental.is_some_and(|incremental| incremental.every_batch),
+        compaction_time_every_entries: compaction.map_or(0, |compaction| compaction.time_every_entries),
+        compaction_periodic_ms: compaction.map_or(0, |compaction| compaction.periodic_ms),
+    }
+}
+
+fn decode_ttl(message: &store::Ttl) -> Result<Ttl, &'static str> {
+    let update = match message.update {
+        1 => TtlUpdate::OnCreateAndWrite,
+        2 => TtlUpdate::OnReadAndWrite,
+        _ => return Err("an unknown update type of TTL"),
+    };
+    let visibility = match message.visibility {
+        1 => TtlVisibility::NeverReturnExpired,
+        2 => TtlVisibility::ReturnExpiredIfNotCleanedUp,
+        _ => return Err("an unknown visibility of TTL"),
+    };
+    let incremental = (message.incremental_entries > 0).then_some(IncrementalCleanup {
+        entries: message.incremental_entries,
+        every_batch: message.incremental_every_batch,
+    });
+    let compaction = (message.compaction_time_every_entries > 0).then_some(CompactionCleanup {
+        time_every_entries: message.compaction_time_every_entries,
+        periodic_ms: message.compaction_periodic_ms,
+    });
+    let cleanup = TtlCleanup { at_materialization: message.cleanup_at_materialization, incremental, compaction };
+    Ok(Ttl { duration_ms: message.duration_ms, update, visibility, cleanup })
+}
