@@ -32,6 +32,7 @@ mod piece;
 #[cfg(feature = "rocksdb")]
 pub mod rocksdb;
 pub mod snapshot;
+pub mod ttl;
 
 pub use self::{
     change::{Action, Change},
