@@ -201,12 +201,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let uploads = env.uploads.of_job(&spec.id.job);
     let parts_of_log = manifest.shape.key_groups.parts(manifest.shape.max_parallelism).collect();
     let changelog = manifest.shape.changelog;
-    let writer = if changelog {
-        let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
-        Writer::new(spec.id.clone(), epoch.number, blocks)
-    } else {
-        Writer::silent(spec.id.clone(), epoch.number)
-    };
+    let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
+    let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
+    let writer = if changelog { writer } else { writer.silenced() };
     let previous = owner.contents.base.zip(restored.base);
     let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);

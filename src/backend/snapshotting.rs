@@ -273,6 +273,13 @@ impl Core {
             Ok(made) => made,
             Err(error) => {
                 tracing::warn!(backend = %self.id, checkpoint = id, %error, "snapshot failed");
+                // The store was tried until the end of the checkpoint's time.
+                let late =
+                    |error: &Error| format!("backend `{}`: checkpoint {id} was not durable in time: {error}", self.id);
+                let error = match error.reason {
+                    Reason::StoreUnavailable => Error::new(Reason::CheckpointTimeout, late(&error)),
+                    _ => error,
+                };
                 self.fail_checkpoint(id, error);
                 return;
             }

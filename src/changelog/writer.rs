@@ -90,9 +90,8 @@ impl Writer {
 
     /// The same without log: nothing is appended, nothing rolled over.
     #[must_use]
-    pub fn silent(backend: BackendId, epoch: u64) -> Self {
-        let active = ChangeSetBuilder::new(vec![], usize::MAX);
-        Self { silent: Some(Silent::default()), ..Self::new(backend, epoch, active) }
+    pub fn silenced(self) -> Self {
+        Self { silent: Some(Silent::default()), ..self }
     }
 
     /// Whether there is no log.
@@ -291,7 +290,8 @@ mod tests {
     fn a_silent_writer_counts_and_is_as_durable_as_its_newest_snapshot() {
         let name = |name| Name::new(name).unwrap();
         let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
-        let mut writer = Writer::silent(backend, 3);
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 3, ChangeSetBuilder::new(parts, 100)).silenced();
         let batch = |writer: &mut Writer, number, changes: bool| {
             writer.begin_batch(number, 5);
             if changes {

@@ -145,8 +145,7 @@ impl Cut {
         }
         let slice = backend.slice(state, key_group, hash);
         let hashes = HashRange { first: gap.first.max(slice.first), last: gap.last.min(slice.last) };
-        let is_same =
-            |piece: &&CutPiece| (piece.state, piece.key_group, piece.hashes) == (state, key_group, hashes);
+        let is_same = |piece: &&CutPiece| (piece.state, piece.key_group, piece.hashes) == (state, key_group, hashes);
         let piece = match copied.as_ref().filter(is_same) {
             Some(piece) => piece.clone(),
             None => copied.insert(copy(backend, state, key_group, hashes)?).clone(),

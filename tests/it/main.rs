@@ -16,6 +16,7 @@ mod python;
 mod rescale;
 mod s3;
 mod sim;
+mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;
