@@ -144,7 +144,8 @@ async fn sweep(world: &World) -> Vec<String> {
 
 async fn checkpoints_in_flight_are_each_what_was_there_at_their_barrier(inner: InnerBackend) {
     const KEYS: u64 = 6_000;
-    for seed in 1..=3 {
+    let seeds = if inner == InnerBackend::HashMap { 1..=3 } else { 1..=1 };
+    for seed in seeds {
         let world = World::new();
         let daemon = Daemon::start(&world, settings(inner, seed * 100));
         let mut state = State::open_explicit(&daemon, 1).await;
@@ -176,7 +177,8 @@ async fn checkpoints_in_flight_are_each_what_was_there_at_their_barrier(inner: I
 
 async fn failures_aborts_and_subsumption_leave_retained_checkpoints_whole_and_nothing_else(inner: InnerBackend) {
     const KEYS: u64 = 3_000;
-    for seed in 1..=4 {
+    let seeds = if inner == InnerBackend::HashMap { 1..=4 } else { 1..=2 };
+    for seed in seeds {
         let world = World::new();
         let random = Random::seeded(seed);
         let mut options = settings(inner, seed * 100);
@@ -487,7 +489,7 @@ async fn copies_take_write_credit_until_they_are_uploaded_or_given_up() {
     let world = World::new();
     let mut options = settings(InnerBackend::HashMap, 1);
     options.options.limits.max_message_bytes = 256 << 10;
-    options.budget = 768 << 10;
+    options.budget = 384 << 10;
     let daemon = Daemon::start(&world, options);
     let mut state = State::open(&daemon, 1, LATEST, Model::new()).await;
     state.write(30_000, KEYS);
@@ -497,7 +499,7 @@ async fn copies_take_write_credit_until_they_are_uploaded_or_given_up() {
     while state.task.session.acknowledgement().1 >= 1000 * (state.number + 1) {
         state.write(5, KEYS);
         batches += 1;
-        assert!(batches < 50_000, "the writer is pushed back");
+        assert!(batches < 20_000, "the writer is pushed back");
     }
     let pending = |daemon: &Daemon| {
         let text = daemon.metrics.encode();
