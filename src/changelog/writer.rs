@@ -45,7 +45,9 @@ pub struct Writer {
 /// What a writer without log counts.
 #[derive(Debug, Default)]
 struct Silent {
-    /// Whether the batch at hand changed anything.
+    /// The batch at hand.
+    batch: u64,
+    /// Whether it changed anything.
     changed: bool,
     /// Batches below this are in a snapshot.
     persisted_batches: u64,
@@ -145,7 +147,7 @@ impl Writer {
     /// [`Self::end_batch`] or [`Self::abandon_batch`].
     pub fn begin_batch(&mut self, number: u64, time: TimeMs) {
         if let Some(silent) = &mut self.silent {
-            silent.changed = false;
+            (silent.batch, silent.changed) = (number, false);
             return;
         }
         self.active_first_batch.get_or_insert(number);
@@ -166,6 +168,10 @@ impl Writer {
     pub fn end_batch(&mut self, len_before: usize) -> u64 {
         if let Some(silent) = &mut self.silent {
             if std::mem::take(&mut silent.changed) {
+                // Batches since the snapshot that changed nothing are as durable as it is, and stay so.
+                if self.persisted_to == self.next {
+                    silent.persisted_batches = silent.batch;
+                }
                 self.next = self.next.next();
             }
             return 0;
@@ -304,7 +310,7 @@ mod tests {
         assert_eq!((writer.next(), writer.persisted_batches(1)), (Sqn::first_of(3), 1));
         batch(&mut writer, 1, true);
         let cut = writer.next();
-        assert_eq!((cut, writer.persisted_batches(2)), (Sqn::first_of(3).next(), 0));
+        assert_eq!((cut, writer.persisted_batches(2)), (Sqn::first_of(3).next(), 1));
         batch(&mut writer, 2, true);
         writer.on_snapshot(cut, 2);
         assert_eq!((writer.persisted_to(), writer.persisted_batches(3)), (cut, 2));
@@ -312,6 +318,8 @@ mod tests {
         batch(&mut writer, 3, false);
         writer.on_snapshot(cut, 2);
         assert_eq!((writer.persisted_to(), writer.persisted_batches(4)), (writer.next(), 4));
+        batch(&mut writer, 4, true);
+        assert_eq!(writer.persisted_batches(5), 4, "it never goes back");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::hint::black_box;
 
 use self::table::{Misfit, Table};
 use super::{
-    Address, Change, Counting, Counts, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError,
+    Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
     cut::{CutPiece, Cuts, Kept},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
@@ -135,11 +135,11 @@ impl StateBackend for HashMapBackend {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.table(at.state)?.map_page(at, from, limit, read).map_err(mismatch(at))
+        self.table(at.state)?.map_page(at, keys, limit, read).map_err(mismatch(at))
     }
 
     fn list_page(
