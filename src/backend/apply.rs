@@ -254,9 +254,11 @@ fn reply_bytes(answer: &Answer) -> usize {
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
             Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
             Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),
-            Answer::Timers { timers, .. } | Answer::Fired { timers, .. } => {
-                timers.iter().map(|timer| timer.as_ref().page_bytes()).sum()
+            Answer::Timers { timers, token } => {
+                let token = token.as_ref().map_or(0, bytes::Bytes::len);
+                timers.iter().map(|timer| timer.as_ref().page_bytes()).sum::<usize>() + token
             }
+            Answer::Fired { timers, .. } => timers.iter().map(|timer| timer.as_ref().page_bytes()).sum(),
             Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
         }
 }

@@ -32,7 +32,8 @@ use std::hint::black_box;
 pub(super) use self::name::{Name, read_name};
 use self::table::{Misfit, Table};
 use super::{
-    Address, Change, Counting, Counts, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError, TimerRef,
+    Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+    TimerRef,
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
@@ -126,11 +127,11 @@ impl StateBackend for HashMapBackend {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.table(at.state)?.map_page(at, from, limit, read).map_err(mismatch(at))
+        self.table(at.state)?.map_page(at, keys, limit, read).map_err(mismatch(at))
     }
 
     fn list_page(
