@@ -29,6 +29,7 @@ mod error;
 mod handle;
 mod materialize;
 mod metrics;
+mod migrate;
 mod open;
 mod outbox;
 mod pushback;
@@ -49,5 +50,6 @@ pub use self::{
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     session::{Refusal, Session},
+    states::RegisteredState,
     turns::Turns,
 };

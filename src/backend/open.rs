@@ -24,7 +24,7 @@ use super::{
     materialize,
     metrics::Restores,
     pushback::PushBack,
-    states::States,
+    states::{RegisteredState, States},
     worker,
 };
 use crate::{
@@ -39,10 +39,7 @@ use crate::{
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, hashmap::HashMapBackend},
     tasks,
-    types::{
-        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
-        StateDescriptor, StateId,
-    },
+    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange},
 };
 
 /// How often a restore tries each of its reads before it gives up.
@@ -103,7 +100,7 @@ pub struct Opened {
     /// The batch number that is expected next.
     pub applied_to: u64,
     /// Its states.
-    pub states: Vec<(StateId, StateDescriptor)>,
+    pub states: Vec<RegisteredState>,
     /// Whether it was running already.
     pub reconnected: bool,
     /// As it was opened.
@@ -152,7 +149,7 @@ pub(super) async fn open(
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(env, &manifest.shape)?;
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
-    for (id, descriptor) in states.iter() {
+    for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
     let restored = match parts.first() {
@@ -306,7 +303,7 @@ fn describe(backend: &Backend) -> Opened {
         attachment,
         parts: core.restored.clone(),
         applied_to: core.next_batch,
-        states: core.states.bound().map(|(id, descriptor)| (id, descriptor.clone())).collect(),
+        states: core.states.in_force().collect(),
         reconnected: true,
         shape: core.manifest.shape,
         restored: Progress::default(),
