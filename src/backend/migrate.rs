@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    state::{Action, Address, Change, PageLimit, StateBackend, StateError, ttl},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
@@ -280,7 +280,7 @@ impl Mover<'_> {
 
     fn map(&mut self, from: Address<'_>, to: Address<'_>) -> Result<bool, StateError> {
         let mut entries = vec![];
-        let more = self.inner.map_page(from, &[], self.left, &mut |map_key, value| {
+        let more = self.inner.map_page(from, MapKeys::default(), self.left, &mut |map_key, value| {
             entries.push((map_key.to_vec(), value.to_vec()));
         })?;
         for (map_key, value) in &entries {
@@ -344,3 +344,6 @@ fn rewritten(rewrite: Rewrite, time: TimeMs, stored: &[u8]) -> Result<Option<Cow
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,6 @@ impl States {
         self.by_data = by_data;
     }
 }
+
+#[cfg(test)]
+mod tests;

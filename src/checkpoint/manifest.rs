@@ -25,8 +25,8 @@ use uuid::Uuid;
 pub use self::{import::Import, states::Registration};
 use super::index::Run;
 use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
-    StateId, TimeMs,
+    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId,
+    TimeMs,
 };
 
 /// The record of one backend at one moment.
@@ -419,15 +419,18 @@ pub(crate) mod tests {
             ],
             states: BTreeMap::from([(
                 StateId(1),
-                Registration::first(StateId(1), StateDescriptor {
-                    schema: Schema {
-                        value: Serializer { id: "i64".into(), version: 3 },
-                        namespace: Serializer { id: "window".into(), version: 0 },
-                        ..Schema::default()
+                Registration::first(
+                    StateId(1),
+                    StateDescriptor {
+                        schema: Schema {
+                            value: Serializer { id: "i64".into(), version: 3 },
+                            namespace: Serializer { id: "window".into(), version: 0 },
+                            ..Schema::default()
+                        },
+                        ttl: Some(Ttl::new(60_000)),
+                        ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
                     },
-                    ttl: Some(Ttl::new(60_000)),
-                    ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
-                }),
+                ),
             )]),
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),
             checkpoints: vec![checkpoint(1, 5, 20), checkpoint(1, 6, 30), checkpoint(2, 7, 20)],

@@ -15,6 +15,7 @@ mod pushback;
 mod python;
 mod rescale;
 mod s3;
+mod schema;
 mod sim;
 mod support;
 mod sweeping;

@@ -80,12 +80,23 @@ impl States {
         filled: &BTreeSet<StateId>,
         limits: &Limits,
     ) -> Result<Plan, Error> {
+        wanted.iter().try_for_each(|wanted| check(wanted, limits))?;
+        self.plan_checked(wanted, changes, filled, limits)
+    }
+
+    /// The same for descriptors that are well-formed.
+    pub(super) fn plan_checked(
+        &self,
+        wanted: &[StateDescriptor],
+        changes: &[SchemaChange],
+        filled: &BTreeSet<StateId>,
+        limits: &Limits,
+    ) -> Result<Plan, Error> {
         let modes = modes(wanted, changes)?;
         let plan = Plan { ids: vec![], new: vec![], bound: self.bound.clone(), moves: vec![] };
         let mut draft = Draft { states: self, filled, plan };
         let mut seen: BTreeMap<&str, (&StateDescriptor, StateId)> = BTreeMap::new();
         for descriptor in wanted {
-            check(descriptor, limits)?;
             let id = match seen.get(descriptor.name.as_str()) {
                 Some((known, id)) if *known == descriptor => *id,
                 Some((known, _)) => return Err(mismatch(known, descriptor)),
@@ -96,7 +107,8 @@ impl States {
         }
         let count = self.registrations.len() + draft.plan.new.len();
         if !draft.plan.new.is_empty() && count > limits.max_states {
-            let text = format!("{count} states, earlier forms of them included: a backend has at most {}", limits.max_states);
+            let text =
+                format!("{count} states, earlier forms of them included: a backend has at most {}", limits.max_states);
             return Err(Error::new(Reason::TooManyStates, text));
         }
         Ok(draft.plan)
@@ -215,10 +227,7 @@ pub(super) fn same_shape(one: &StateDescriptor, other: &StateDescriptor) -> bool
 }
 
 /// The declared changes by name.
-fn modes<'a>(
-    wanted: &[StateDescriptor],
-    changes: &'a [SchemaChange],
-) -> Result<BTreeMap<&'a str, SchemaMode>, Error> {
+fn modes<'a>(wanted: &[StateDescriptor], changes: &'a [SchemaChange]) -> Result<BTreeMap<&'a str, SchemaMode>, Error> {
     let mut modes = BTreeMap::new();
     for SchemaChange { state, mode } in changes {
         if !wanted.iter().any(|wanted| wanted.name == *state) {
@@ -244,7 +253,7 @@ fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
+    if descriptor.redistribution.is_some() {
         let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));
     }

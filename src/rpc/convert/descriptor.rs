@@ -123,7 +123,11 @@ pub(in crate::rpc) fn to_registered(state: &RegisteredState) -> v1::RegisteredSt
         redistribution: descriptor.redistribution.map_or(0, |redistribution| redistribution as i32),
         default_value: descriptor.default_value.clone(),
     };
-    v1::RegisteredState { id: id.0, descriptor: Some(descriptor), migrating_from: migrating_from.map_or(0, |from| from.0) }
+    v1::RegisteredState {
+        id: id.0,
+        descriptor: Some(descriptor),
+        migrating_from: migrating_from.map_or(0, |from| from.0),
+    }
 }
 
 fn to_serializer(serializer: &Serializer) -> Option<v1::Serializer> {
