@@ -1,5 +1,6 @@
 //! Descriptors that change: what is refused, what stays, what moves; and that every checkpoint gives back those of its cut.
 
+mod client;
 mod rescaled;
 mod ttl;
 
@@ -34,11 +35,7 @@ impl Owner {
         Self { backend: opened.backend.clone(), opened }
     }
 
-    async fn try_register(
-        &self,
-        wanted: &StateDescriptor,
-        mode: Option<SchemaMode>,
-    ) -> Result<RegisteredState, Error> {
+    async fn try_register(&self, wanted: &StateDescriptor, mode: Option<SchemaMode>) -> Result<RegisteredState, Error> {
         let change = mode.map(|mode| SchemaChange { state: wanted.name.clone(), mode });
         let wanted = std::slice::from_ref(wanted);
         let registered = self.backend.register_states(self.backend.epoch(), wanted, change.as_slice()).await?;
@@ -150,7 +147,11 @@ async fn every_difference_is_refused_with_both_sides_after_a_restore_too(inner: 
     for field in ["key", "namespace"] {
         let mut other = version(1);
         let serializer = Serializer { id: "other".to_owned(), version: 4 };
-        if field == "key" { other.schema.key = serializer } else { other.schema.namespace = serializer }
+        if field == "key" {
+            other.schema.key = serializer
+        } else {
+            other.schema.namespace = serializer
+        }
         cases.push((other, "none", "`other` version 4"));
     }
     for (other, one_side, other_side) in cases {

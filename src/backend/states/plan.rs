@@ -253,7 +253,7 @@ fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    if descriptor.redistribution.is_some() {
+    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
         let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));
     }
