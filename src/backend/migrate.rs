@@ -337,10 +337,12 @@ impl Mover<'_> {
 fn rewritten(rewrite: Rewrite, time: TimeMs, stored: &[u8]) -> Result<Option<Cow<'_, [u8]>>, StateError> {
     Ok(match rewrite {
         Rewrite::Keep => Some(Cow::Borrowed(stored)),
-        Rewrite::Stamp => Some(Cow::Owned(ttl::stamp(time, stored))),
+        // Nothing is touched at the time 0, which stands for elements that were removed from a list.
+        Rewrite::Stamp => Some(Cow::Owned(ttl::stamp(time.max(1), stored))),
         Rewrite::Strip(duration_ms) => {
             let (touched, value) = ttl::split(stored)?;
-            (time.saturating_sub(touched) < duration_ms).then_some(Cow::Borrowed(value))
+            let lives = touched > 0 && time.saturating_sub(touched) < duration_ms;
+            lives.then_some(Cow::Borrowed(value))
         }
     })
 }

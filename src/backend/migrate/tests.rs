@@ -135,6 +135,8 @@ fn what_loses_its_ttl_is_dropped_if_it_is_expired() {
     });
     assert!(rewritten(Rewrite::Strip(1), 5, &ttl::stamp(9, b"of a later clock")).unwrap().is_some());
     assert!(rewritten(Rewrite::Strip(1), 5, b"short").is_err());
+    let removed = ttl::stamp(0, b"");
+    assert!(rewritten(Rewrite::Strip(100), 5, &removed).unwrap().is_none(), "however little time has passed");
 }
 
 #[test]
