@@ -88,7 +88,8 @@ impl Backend {
     /// Moves everything that lies behind a cursor which begins at the first key group.
     async fn move_all(&self, epoch: Epoch, of: Move) -> Result<(), Error> {
         let outbox = Arc::new(Outbox::default());
-        let mut cursor = Cursor { group: Some(self.key_groups().first()), after: None };
+        let groups = self.shared.core.lock().groups_of(of.from);
+        let mut cursor = Cursor { group: Some(groups.first()), after: None };
         tracing::info!(backend = %self.id(), from = of.from.0, to = of.to.0, rewrite = ?of.rewrite, "moving entries");
         loop {
             let next = {
@@ -135,11 +136,11 @@ impl Core {
 
     /// Which of some data have entries.
     fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
-        let (inner, groups) = (self.inner.as_ref(), self.manifest.shape.key_groups);
+        let inner = self.inner.as_ref();
         let look = || -> Result<BTreeSet<StateId>, StateError> {
             let mut filled = BTreeSet::new();
             for state in data {
-                if has_entries(inner, state, groups)? {
+                if has_entries(inner, state, self.groups_of(state))? {
                     filled.insert(state);
                 }
             }
@@ -147,6 +148,11 @@ impl Core {
         };
         let looked = if inner.pieces().is_none() { tasks::blocking(look) } else { look() };
         looked.map_err(|fault| Error::new(Reason::Internal, error::inner(&fault)))
+    }
+
+    /// Where the entries of a state lie.
+    fn groups_of(&self, _state: StateId) -> KeyGroupRange {
+        self.manifest.shape.key_groups
     }
 
     /// Moves one batch, or says what to wait for before.
@@ -175,7 +181,7 @@ impl Core {
         self.inner.set_stamp(self.writer.next().0);
         self.time = self.time.max(self.env.clock.now_ms());
         self.writer.begin_batch(self.next_batch, self.time);
-        let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.manifest.shape.key_groups, self.time);
+        let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
         let Self { inner, writer, since_barrier, log_changes, .. } = self;
         let builder = writer.builder();
         let mut log = |change: &Change<'_>| {
