@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::claim::Claim;
 use super::{
+    cleanup::CleanUps,
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
@@ -41,7 +42,7 @@ use crate::{
     tasks,
     types::{
         Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
-        StateDescriptor, StateId,
+        StateDescriptor, StateId, TimeMs,
     },
 };
 
@@ -125,6 +126,8 @@ pub struct RestoredPart {
     pub key_groups: KeyGroupRange,
     /// The task's bytes of it.
     pub attachment: bytes::Bytes,
+    /// The time of the newest batch that it has.
+    pub time: TimeMs,
 }
 
 /// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced; `on_fenced`
@@ -203,6 +206,8 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
+    // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
+    let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -210,6 +215,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         epoch,
         condition: Condition::Serving,
         inner,
+        clean_ups: CleanUps::new(&states),
         states,
         writer: Writer::new(spec.id.clone(), epoch.number, blocks),
         _registered: uploads.writer(),
@@ -233,7 +239,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         sessions: 0,
         undelivered: vec![],
         next_batch: 0,
-        time: restored.time,
+        time,
         restored: parts,
         base: None,
         previous: restored.base,

@@ -191,8 +191,8 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
-        let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
+    if descriptor.redistribution.is_some() {
+        let text = format!("state `{}`: operator state is not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));
     }
     if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
