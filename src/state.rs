@@ -37,7 +37,7 @@ pub mod ttl;
 pub use self::{
     change::{Action, Change},
     image::ImageSnapshots,
-    page::PageLimit,
+    page::{MapKeys, PageLimit},
     piece::{HashRange, PieceSnapshots, stable_hash},
 };
 
@@ -123,15 +123,15 @@ pub trait StateBackend: Send {
     fn map_value(&self, at: Address<'_>, map_key: &[u8], read: &mut dyn FnMut(Option<&[u8]>))
     -> Result<(), StateError>;
 
-    /// Reads map entries in order of their keys, from `from` on (inclusive), handing each (key, value) to `read`.
-    /// Returns whether entries follow the page.
+    /// Reads the map entries of `keys` in order, handing each (key, value) to `read`. Returns whether others of them follow the
+    /// page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
@@ -163,7 +163,7 @@ pub trait StateBackend: Send {
         let mut found = false;
         match kind {
             StateKind::Value => self.value(at, &mut |stored| found = stored.is_some())?,
-            StateKind::Map => _ = self.map_page(at, &[], first, &mut |_, _| found = true)?,
+            StateKind::Map => _ = self.map_page(at, MapKeys::default(), first, &mut |_, _| found = true)?,
             StateKind::List => _ = self.list_page(at, 0, first, &mut |_| found = true)?,
         }
         Ok(found)
@@ -211,13 +211,8 @@ pub trait StateBackend: Send {
     /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may be dropped.
     fn set_time(&mut self, _time: TimeMs) {}
 
-    /// How long the entries of a registered state with TTL live from now on, if it differs from its descriptor.
-    ///
-    /// # Errors
-    /// [`StateError::Local`].
-    fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) -> Result<(), StateError> {
-        Ok(())
-    }
+    /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
+    fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) {}
 
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {

@@ -18,7 +18,7 @@ pub use self::{
     upkeep::Upkeep,
 };
 use super::{
-    Action, Address, Change, PageLimit, StateBackend, StateError,
+    Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind, TimeMs};
@@ -65,8 +65,8 @@ pub enum Op<'a> {
     },
     /// Reads map entries in order of their keys.
     MapEntries {
-        /// Where to begin, inclusive; may be one byte longer than a key.
-        from: &'a [u8],
+        /// Which.
+        keys: MapKeys<'a>,
         /// Most entries; 0 for as many as fit a page.
         limit: u64,
     },
@@ -308,9 +308,9 @@ fn read<B: StateBackend + ?Sized>(
             backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
             Answer::Found(found)
         }
-        Op::MapEntries { from, limit } => {
+        Op::MapEntries { keys, limit } => {
             let mut entries = Vec::new();
-            let more = backend.map_page(at, from, page(limit), &mut |map_key, value| {
+            let more = backend.map_page(at, keys, page(limit), &mut |map_key, value| {
                 entries.push((Bytes::copy_from_slice(map_key), Bytes::copy_from_slice(value)));
             })?;
             Answer::Entries { entries, more }
@@ -438,7 +438,7 @@ mod tests {
             Op::Get,
             Op::MapGet { map_key },
             Op::MapContains { map_key },
-            Op::MapEntries { from: map_key, limit: 0 },
+            Op::MapEntries { keys: MapKeys::default(), limit: 0 },
             Op::MapCount,
             Op::ListGet { start: 0, limit: 0 },
             Op::ListCount,

@@ -17,6 +17,7 @@
 //! (`buffer`) and handed to RocksDB thousands at a time.
 
 mod buffer;
+mod expiry;
 mod image;
 mod key;
 mod metrics;
@@ -26,18 +27,21 @@ mod shard;
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-use self::shard::{HandOn, Shard};
+use self::{
+    expiry::Expiry,
+    shard::{HandOn, Shard},
+};
 pub use self::{
     metrics::register_metrics,
     overrides::refused_options,
     resources::{PredefinedOptions, ResourceOptions, Resources},
 };
 use super::{
-    Action, Address, Change, Counting, Counts, ImageSnapshots, Page, PageLimit, StateBackend, StateError,
+    Action, Address, Change, Counting, Counts, ImageSnapshots, MapKeys, Page, PageLimit, StateBackend, StateError,
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// Bytes of one shard's write buffer at which it is handed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
@@ -54,6 +58,10 @@ pub struct RocksDbBackend {
     /// Ordered by id.
     states: Vec<(StateId, StateKind)>,
     stamp: u64,
+    /// What compactions remove.
+    expiry: Expiry,
+    /// The age of files that are compacted for that alone; 0 for none.
+    periodic_seconds: u64,
     /// Scratch: the key at hand.
     key: Vec<u8>,
 }
@@ -72,8 +80,10 @@ impl RocksDbBackend {
     /// If its databases cannot be made.
     pub fn new(resources: &Resources, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Self, StateError> {
         let parts = key_groups.parts(max_parallelism);
-        let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
-        Ok(Self { resources: resources.clone(), key_groups, shards, states: vec![], stamp: 0, key: vec![] })
+        let expiry = Expiry::new(resources.expired().clone());
+        let shards = parts.map(|part| Shard::create(resources, part, &expiry)).collect::<Result<_, _>>()?;
+        let (resources, states, key) = (resources.clone(), vec![], vec![]);
+        Ok(Self { resources, key_groups, shards, states, stamp: 0, expiry, periodic_seconds: 0, key })
     }
 
     /// Hands the writes of every shard whose buffer is nearly full to its database, all at a time.
@@ -85,6 +95,15 @@ impl RocksDbBackend {
             let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
             joined.fold(Ok(()), Result::and)
         })
+    }
+
+    /// Has files compacted that are so old that the most impatient state wants it.
+    fn compact_periodically(&mut self) {
+        let seconds = self.expiry.periodic_seconds().unwrap_or(0);
+        if seconds != self.periodic_seconds {
+            self.periodic_seconds = seconds;
+            self.shards.iter().for_each(|shard| shard.compact_every(seconds));
+        }
     }
 
     fn kind(&self, state: StateId) -> Result<StateKind, StateError> {
@@ -185,6 +204,10 @@ impl StateBackend for RocksDbBackend {
             Ok(_) => debug_assert!(false, "state {state:?} is registered twice"),
             Err(position) => self.states.insert(position, (state, descriptor.kind)),
         }
+        if let Some(ttl) = descriptor.ttl {
+            self.expiry.set(state, descriptor.kind, ttl);
+            self.compact_periodically();
+        }
     }
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
@@ -213,15 +236,18 @@ impl StateBackend for RocksDbBackend {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         let (shard, prefix) = self.expect(at, StateKind::Map, "a read of map entries")?;
-        let start = [&prefix, from].concat();
+        let start = [&prefix, keys.first()].concat();
         let (mut page, mut more) = (Page::new(limit), false);
         shard.scan(&prefix, &start, &mut |key, value| {
             let map_key = key.get(prefix.len()..).unwrap_or_default();
+            if keys.end_before(map_key) {
+                return Ok(ControlFlow::Break(()));
+            }
             if !page.takes(map_key.len() + value.len()) {
                 more = true;
                 return Ok(ControlFlow::Break(()));
@@ -352,6 +378,17 @@ impl StateBackend for RocksDbBackend {
         debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
         self.stamp = stamp;
     }
+
+    fn set_time(&mut self, time: TimeMs) {
+        self.expiry.set_time(time);
+    }
+
+    fn set_ttl(&mut self, state: StateId, ttl: Ttl) {
+        if let Ok(kind) = self.kind(state) {
+            self.expiry.set(state, kind, ttl);
+            self.compact_periodically();
+        }
+    }
 }
 
 impl ImageSnapshots for RocksDbBackend {
@@ -378,8 +415,11 @@ impl ImageSnapshots for RocksDbBackend {
         let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
         match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
             Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
-                *shard = Shard::adopt(&self.resources, image)?;
+                *shard = Shard::adopt(&self.resources, image, Some(&self.expiry))?;
                 shard.changed = self.stamp;
+                if self.periodic_seconds > 0 {
+                    shard.compact_every(self.periodic_seconds);
+                }
                 Ok(Loaded::Adopted(part))
             }
             _ => {

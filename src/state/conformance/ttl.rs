@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Factory, bench};
 use crate::{
     state::{
-        Action, Address, Change, StateBackend,
+        Action, Address, Change, MapKeys, StateBackend,
         op::{
             Answer, Op, OpContext, Upkeep, check, execute,
             incremental::{Cursor, Target, clean},
@@ -156,7 +156,7 @@ impl Timeline {
 
     /// Map keys and values of `k` likewise.
     pub(super) fn map(&mut self) -> Vec<(Bytes, Bytes)> {
-        let answer = self.look(at("k", ""), Op::MapEntries { from: b"", limit: 0 });
+        let answer = self.look(at("k", ""), Op::MapEntries { keys: MapKeys::default(), limit: 0 });
         let Answer::Entries { entries, more: false } = answer else { unreachable!("one page of entries") };
         let count = Answer::Count(entries.len() as u64);
         assert_eq!(self.look(at("k", ""), Op::MapCount), count);
@@ -265,7 +265,7 @@ pub(super) fn reads_touch_where_they_are_told_to(factory: Factory<'_>) {
     line.run(at("k", ""), Op::MapGet { map_key: b"a" });
     line.run(at("k", ""), Op::MapContains { map_key: b"b" });
     line.run(at("k", ""), Op::MapContains { map_key: b"x" });
-    line.run(at("k", ""), Op::MapEntries { from: b"c", limit: 1 });
+    line.run(at("k", ""), Op::MapEntries { keys: MapKeys::from(b"c"), limit: 1 });
     line.run(at("k", ""), Op::MapCount);
     let touched = [put(105, b"a"), put(105, b"b"), put(105, b"c")];
     line.assert_logged(&touched.each_ref().map(|(value, map_key)| Action::MapPut { map_key, value }));
@@ -303,10 +303,10 @@ pub(super) fn map_entries_expire_by_themselves(factory: Factory<'_>) {
     line.now = 112;
     assert_eq!(line.map(), [entry(b"b", b"b"), entry(b"c", b"c")]);
     assert_eq!(line.look(at("k", ""), Op::MapContains { map_key: b"a" }), Answer::Found(false));
-    let page = line.look(at("k", ""), Op::MapEntries { from: b"", limit: 1 });
+    let page = line.look(at("k", ""), Op::MapEntries { keys: MapKeys::default(), limit: 1 });
     assert_eq!(page, Answer::Entries { entries: vec![entry(b"b", b"b")], more: true });
     line.now = 113;
-    let page = line.look(at("k", ""), Op::MapEntries { from: b"", limit: 1 });
+    let page = line.look(at("k", ""), Op::MapEntries { keys: MapKeys::default(), limit: 1 });
     assert_eq!(page, Answer::Entries { entries: vec![entry(b"c", b"c")], more: false }, "no more that lives");
     line.forget_log();
     assert_eq!(line.run(at("k", ""), Op::MapCount), Some(Answer::Count(1)));

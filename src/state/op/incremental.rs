@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     state::{
-        Action, Address, Change, PageLimit, StateBackend, StateError,
+        Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
         ttl::{Entry, Lifespan, REMOVED},
     },
     types::{KeyGroup, KeyGroupRange, StateId, StateKind, TimeMs},
@@ -190,7 +190,7 @@ impl Look<'_> {
     ) -> Result<Within, StateError> {
         let from = if let Within::Map(from) = within { from } else { vec![] };
         let (life, mut expired, mut last, mut fault) = (self.life, vec![], None, None);
-        let more = writer.backend.map_page(writer.at, &from, self.limit(), &mut |map_key, stored| {
+        let more = writer.backend.map_page(writer.at, MapKeys::from(&from), self.limit(), &mut |map_key, stored| {
             match life.entry(stored) {
                 Ok(entry) if self.sees(&entry) => expired.push(map_key.to_vec()),
                 Ok(_) => {}

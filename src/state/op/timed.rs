@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     state::{
-        Action, Address, Change, Counting, Page, PageLimit, StateBackend, StateError,
+        Action, Address, Change, Counting, MapKeys, Page, PageLimit, StateBackend, StateError,
         ttl::{Entry, Lifespan, REMOVED, stamp},
     },
     types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl, TtlUpdate},
@@ -148,7 +148,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         let all = PageLimit { entries: usize::MAX, bytes: usize::MAX };
         let mut count = 0;
         match kind {
-            StateKind::Map => _ = self.map_page(at, &[], all, &mut |_, _| count += 1)?,
+            StateKind::Map => _ = self.map_page(at, MapKeys::default(), all, &mut |_, _| count += 1)?,
             _ => _ = self.list_page(at, 0, all, &mut |_| count += 1)?,
         }
         Ok(count)
@@ -259,16 +259,16 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
-        let mut from = from.to_vec();
+        let mut from = keys.from.to_vec();
         let chunk = PageLimit { entries: limit.entries.saturating_add(1).min(CHUNK.entries), ..CHUNK };
         loop {
             let mut last = vec![];
-            let more = self.inner.map_page(at, &from, chunk, &mut |map_key, stored| {
+            let more = self.inner.map_page(at, MapKeys { from: &from, ..keys }, chunk, &mut |map_key, stored| {
                 last.clear();
                 last.extend_from_slice(map_key);
                 match self.life.entry(stored) {

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use super::Writer;
 use crate::{
     state::{
-        Action, Address, Change, PageLimit, StateBackend, StateError,
+        Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
         ttl::{Entry, Lifespan, stamp},
     },
     types::StateKind,
@@ -152,11 +152,16 @@ fn each_entry<B: StateBackend + ?Sized>(
     let (mut from, mut goes_on, mut entries) = (vec![], true, FIRST_ENTRIES);
     loop {
         let mut last = vec![];
-        let more = backend.map_page(at, &from, PageLimit { entries, bytes: MOST_BYTES }, &mut |map_key, stored| {
-            goes_on = goes_on && read(map_key, stored);
-            last.clear();
-            last.extend_from_slice(map_key);
-        })?;
+        let more = backend.map_page(
+            at,
+            MapKeys::from(&from),
+            PageLimit { entries, bytes: MOST_BYTES },
+            &mut |map_key, stored| {
+                goes_on = goes_on && read(map_key, stored);
+                last.clear();
+                last.extend_from_slice(map_key);
+            },
+        )?;
         if !more || !goes_on {
             return Ok(());
         }
