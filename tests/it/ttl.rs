@@ -255,11 +255,13 @@ async fn entries_expire_after_a_rescale(inner: InnerBackend) {
     let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut aging = Aging::open(&daemon, 1, quiet()).await;
     let keys: Vec<_> = (0..40).map(|i| format!("key {i}")).collect();
-    for (i, key) in keys.iter().enumerate() {
-        at(&world, 1_000 + i as u64 % 2 * 50);
-        aging.write(key, "a");
-        if i == 20 {
-            aging.materialize().await;
+    for (odd, time) in [(0, 1_000), (1, 1_050)] {
+        at(&world, time);
+        for (i, key) in keys.iter().enumerate().filter(|(i, _)| i % 2 == odd) {
+            aging.write(key, "a");
+            if i == 20 {
+                aging.materialize().await;
+            }
         }
     }
     let groups = aging.task.opened.shape.key_groups;
