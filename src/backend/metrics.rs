@@ -110,6 +110,11 @@ fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
 }
 
+fn removed_entries(metrics: &Metrics) -> Family<CauseLabels, Counter> {
+    let help = "Expired entries removed, by cause: reads, incremental clean-up, left out of materializations";
+    metrics.register("state_ttl_removed_entries", help, Family::default())
+}
+
 impl BackendMetrics {
     /// Registers all of them.
     #[must_use]
@@ -183,11 +188,7 @@ impl BackendMetrics {
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
-            ttl_removed: metrics.register(
-                "state_ttl_removed_entries",
-                "Expired entries removed, by cause: reads, incremental clean-up, left out of materializations",
-                Family::default(),
-            ),
+            ttl_removed: removed_entries(metrics),
         }
     }
 

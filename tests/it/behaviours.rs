@@ -5,6 +5,7 @@
 //! alone, from a snapshot and the log after it, or into another parallelism.
 
 mod keyed;
+mod ttl;
 
 use dstl::{
     backend::{OpenSpec, Operation, RestoreFrom, Session},

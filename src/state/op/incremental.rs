@@ -28,6 +28,9 @@ const NAMES: PageLimit = PageLimit { entries: 512, bytes: 64 << 10 };
 /// Key groups in which one batch looks for names, at most.
 const MAX_KEY_GROUPS: usize = 8;
 
+/// Key and namespace.
+type StoredName = (Vec<u8>, Vec<u8>);
+
 /// How far the clean-up of one state has come.
 #[derive(Debug, Default)]
 pub struct Cursor {
@@ -36,7 +39,7 @@ pub struct Cursor {
     /// Where to look within the first of `names`.
     within: Within,
     /// Where names are to be read on; `None` between turns.
-    next: Option<(KeyGroup, Option<(Vec<u8>, Vec<u8>)>)>,
+    next: Option<(KeyGroup, Option<StoredName>)>,
     /// When the next turn is worth while.
     due: TimeMs,
 }
