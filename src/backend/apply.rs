@@ -102,6 +102,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -231,12 +232,12 @@ impl Core {
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, clean_ups, .. } =
             self;
+        let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
-        let builder = writer.builder();
         let mut log = |change: &crate::state::Change<'_>| {
             since_barrier.1 += 1;
-            *log_changes += 1;
-            builder.push(change.at.key_group, |buffer| change.encode(buffer));
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
