@@ -24,6 +24,7 @@
 
 mod apply;
 mod checkpointing;
+mod cleanup;
 mod core;
 mod credit;
 mod directory;

@@ -18,12 +18,14 @@ use tokio::sync::oneshot;
 use super::{
     Backend, RegisteredState,
     checkpointing::PersistWaiter,
+    cleanup::CleanUps,
     core::{Core, signed},
     error,
     outbox::Outbox,
     states::{Move, Plan, Rewrite},
 };
 use crate::{
+    checkpoint::manifest::Registration,
     error::{Error, Reason},
     state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, ttl},
     tasks,
@@ -129,7 +131,13 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         }
+        for (id, Registration { data, descriptor, .. }) in &plan.new {
+            if let Some(ttl) = descriptor.ttl.filter(|_| data != id) {
+                self.inner.set_ttl(*data, ttl);
+            }
+        }
         self.states.carry_out(&plan);
+        self.clean_ups = CleanUps::new(&self.states);
         let registered = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
         Ok((plan, registered))
     }
