@@ -185,7 +185,8 @@ pub(crate) async fn everywhere_with(
     use Course::{Live, LogAlone, Rescaled, SnapshotAlone, SnapshotAndLog};
     let on_disk = services.iter().map(|timers| (InnerBackend::RocksDb, *timers));
     for (inner, timers) in on_disk.chain([(InnerBackend::HashMap, TimerService::default())]) {
-        for (changelog, courses) in [(true, &[Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled][..])] {
+        let (logged, unlogged) = ([Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled], [SnapshotAlone, Rescaled]);
+        for (changelog, courses) in [(true, &logged[..]), (false, &unlogged[..])] {
             for &course in courses {
                 let setting = Setting { inner, changelog, course, timers };
                 let mut bench = Bench::start(setting, states.clone()).await;

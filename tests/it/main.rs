@@ -17,6 +17,7 @@ mod python;
 mod rescale;
 mod s3;
 mod sim;
+mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;
