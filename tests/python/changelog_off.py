@@ -38,7 +38,7 @@ def without_changelog_every_barrier_cuts_exactly_and_writes_no_segment(world):
     session.wait("persisted", 19)
     assert session.ack.persisted_to < 20, "the last batch is in no snapshot"
     session.finish()
-    assert not [path for path in objects(world.store, world.job) if "segments" in str(path)]
+    assert not [path for path in objects(world.daemon.store, world.job) if "segments" in str(path)]
     for attempt, number in enumerate((7, 10, 1), start=2):
         ref = client.open(world.job, attempt=attempt, changelog=OFF, restore=restore_handles(done[number].handle)).backend
         found = client.read(
@@ -90,7 +90,7 @@ def without_changelog_an_outage_fails_one_checkpoint_and_not_the_next(world):
     session = client.session(ref)
     session.batch(put(state, b"k", b"1"))
     # The folder of its snapshots is a file for a while.
-    snapshots = world.daemon.store / world.job / "op" / "0" / "snapshot"
+    snapshots = world.daemon.store / world.job / "operators" / "op" / "0" / "snapshot"
     snapshots.write_text("not a folder")
     session.barrier(1, timeout_ms=1500)
     session.batch(put(state, b"k", b"2"))
