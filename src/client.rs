@@ -50,6 +50,7 @@ mod book;
 mod bound;
 mod codec;
 mod error;
+mod migration;
 mod open;
 mod outgoing;
 mod session;
@@ -85,6 +86,7 @@ pub use self::{
     bound::Bound,
     codec::{Decode, Encode},
     error::{ClientError, DaemonError, Lost, Reason, Scope},
+    migration::{OldEntries, OldKey},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
     state::{ListState, MapState, State, StateOptions, ValueState},

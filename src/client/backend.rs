@@ -7,10 +7,7 @@ use super::{
     Client, ClientError, ListState, MapState, Session, SessionOptions, StateOptions, ValueState, worker::Worker,
 };
 use crate::{
-    proto::v1::{
-        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, RestoredPart,
-        StateDescriptor,
-    },
+    proto::v1::{BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, StateDescriptor},
     types::StateKind,
 };
 
@@ -82,10 +79,11 @@ impl Backend {
     /// # Errors
     /// What the daemon refused, as another descriptor under the same name.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
-        let request =
-            RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec(), changes: vec![] };
-        let registered = self.client.stub().register_states(request).await?.into_inner().states;
-        if registered.len() == states.len() { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
+        self.register_with(states, &[]).await
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     async fn register_one(&self, name: &str, kind: StateKind, options: StateOptions) -> Result<u32, ClientError> {
