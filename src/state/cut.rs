@@ -305,6 +305,8 @@ mod tests {
 
     type Model = BTreeMap<(u32, u16, Vec<u8>), Vec<u8>>;
 
+    type Seen = BTreeSet<(u32, u16, u64)>;
+
     struct Random(u64);
 
     impl Random {
@@ -315,7 +317,7 @@ mod tests {
     }
 
     /// Adds what a piece holds to what was there; asserts that its hashes are covered once.
-    fn collect(piece: &CutPiece, into: &mut Model, seen: &mut BTreeSet<(u32, u16, u64)>) {
+    fn collect(piece: &CutPiece, into: &mut Model, seen: &mut Seen) {
         assert!(seen.insert((piece.state.0, piece.key_group.0, piece.hashes.first)), "{piece:?} came twice");
         let CutContents::Copied(contents) = &piece.contents else { panic!("nothing is kept") };
         for change in contents.iter().flat_map(|contents| changes(piece.key_group, &contents.bytes)) {
