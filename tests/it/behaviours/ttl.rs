@@ -31,9 +31,10 @@ fn states(ttl: Ttl) -> Vec<StateDescriptor> {
     kinds.into_iter().chain([sum]).map(|state| StateDescriptor { ttl: Some(ttl), ..state }).collect()
 }
 
-fn cleaned(at_materialization: bool) -> Ttl {
+/// With every clean-up that batches and materializations have.
+fn cleaned() -> Ttl {
     let incremental = Some(IncrementalCleanup { entries: 3, every_batch: true });
-    Ttl { cleanup: TtlCleanup { at_materialization, incremental, compaction: None }, ..Ttl::new(LIVES) }
+    Ttl { cleanup: TtlCleanup { at_materialization: true, incremental, compaction: None }, ..Ttl::new(LIVES) }
 }
 
 fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -73,41 +74,39 @@ fn assert_has(bench: &mut Bench, place: (&str, &str), texts: &[&'static str], su
 
 #[tokio::test(start_paused = true)]
 async fn entries_expire_one_by_one_in_every_key_and_namespace() {
-    for at_materialization in [false, true] {
-        everywhere(states(cleaned(at_materialization)), async |bench| {
-            for (text, time) in [("a", 1_000), ("b", 1_040)] {
-                pass(bench, time);
-                places().for_each(|place| write(bench, place, text));
-                bench.halfway().await;
-            }
-            pass(bench, 1_099);
-            bench.turn().await;
-            places().for_each(|place| assert_has(bench, place, &["a", "b"], Some(2)));
-            pass(bench, 1_100);
-            bench.turn().await;
-            places().for_each(|place| assert_has(bench, place, &["b"], Some(2)));
+    everywhere(states(cleaned()), async |bench| {
+        for (text, time) in [("a", 1_000), ("b", 1_040)] {
+            pass(bench, time);
+            places().for_each(|place| write(bench, place, text));
             bench.halfway().await;
-            places().step_by(2).for_each(|place| write(bench, place, "c"));
-            bench.turn().await;
-            pass(bench, 1_140);
-            for (position, place) in places().enumerate() {
-                let (texts, sum) = if position % 2 == 0 { (&["c"][..], Some(3)) } else { (&[][..], None) };
-                assert_has(bench, place, texts, sum);
-            }
-            bench.turn().await;
-            pass(bench, 1_200);
-            places().for_each(|place| assert_has(bench, place, &[], None));
-            places().for_each(|place| write(bench, place, "d"));
-            bench.turn().await;
-            places().for_each(|place| assert_has(bench, place, &["d"], Some(1)));
-        })
-        .await;
-    }
+        }
+        pass(bench, 1_099);
+        bench.turn().await;
+        places().for_each(|place| assert_has(bench, place, &["a", "b"], Some(2)));
+        pass(bench, 1_100);
+        bench.turn().await;
+        places().for_each(|place| assert_has(bench, place, &["b"], Some(2)));
+        bench.halfway().await;
+        places().step_by(2).for_each(|place| write(bench, place, "c"));
+        bench.turn().await;
+        pass(bench, 1_140);
+        for (position, place) in places().enumerate() {
+            let (texts, sum) = if position % 2 == 0 { (&["c"][..], Some(3)) } else { (&[][..], None) };
+            assert_has(bench, place, texts, sum);
+        }
+        bench.turn().await;
+        pass(bench, 1_200);
+        places().for_each(|place| assert_has(bench, place, &[], None));
+        places().for_each(|place| write(bench, place, "d"));
+        bench.turn().await;
+        places().for_each(|place| assert_has(bench, place, &["d"], Some(1)));
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_read_lives_on_where_reads_touch() {
-    let touching = Ttl { update: TtlUpdate::OnReadAndWrite, ..cleaned(true) };
+    let touching = Ttl { update: TtlUpdate::OnReadAndWrite, ..cleaned() };
     everywhere(states(touching), async |bench| {
         for place in places() {
             write(bench, place, "a");
