@@ -13,7 +13,7 @@
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{futures::OwnedNotified, oneshot};
 
 use super::{
     Backend, RegisteredState,
@@ -53,6 +53,8 @@ enum Next {
     Done,
     /// Wait until what is logged is durable.
     Durable(oneshot::Receiver<Result<u64, Error>>),
+    /// Wait until a snapshot is over.
+    Copied(OwnedNotified),
     /// Wait until the outbox is woken.
     Woken,
 }
@@ -100,6 +102,7 @@ impl Backend {
             match next {
                 Next::Done => return Ok(()),
                 Next::Batch => tokio::task::yield_now().await,
+                Next::Copied(copied) => copied.await,
                 Next::Woken => outbox.changed().await,
                 // If it ended, the next look at the core says why.
                 Next::Durable(durable) => drop(durable.await),
@@ -167,8 +170,11 @@ impl Core {
         }
         // What a backend is guaranteed to be allowed to hold.
         if self.account.held() >= self.env.options.limits.max_message_bytes as u64 {
+            if self.is_unlogged() {
+                return Ok(Next::Copied(self.snapshots.one_over()));
+            }
             let (reply, durable) = oneshot::channel();
-            self.persist(PersistWaiter::Call(reply));
+            self.persist(PersistWaiter::Call(reply))?;
             return Ok(Next::Durable(durable));
         }
         self.move_batch(of, cursor)?;
@@ -183,11 +189,11 @@ impl Core {
         self.writer.begin_batch(self.next_batch, self.time);
         let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
         let Self { inner, writer, since_barrier, log_changes, .. } = self;
-        let builder = writer.builder();
+        let logged = u64::from(!writer.is_silent());
         let mut log = |change: &Change<'_>| {
             since_barrier.1 += 1;
-            *log_changes += 1;
-            builder.push(change.at.key_group, |buffer| change.encode(buffer));
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let mut run = || {
             let mut mover = Mover { inner: inner.as_mut(), of, time, log: &mut log, left: BATCH };
@@ -200,11 +206,12 @@ impl Core {
             return Err(self.fail_safe(error::inner(&fault)));
         }
         let appended = self.writer.end_batch(bytes_before);
-        self.account.spend(0, appended);
+        self.account.hold(appended);
         self.env.metrics.batch_applied(0, appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }

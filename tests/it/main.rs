@@ -18,6 +18,7 @@ mod rescale;
 mod s3;
 mod schema;
 mod sim;
+mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;
