@@ -243,6 +243,12 @@ struct Mover<'a> {
 impl Mover<'_> {
     /// Moves what lies behind the cursor until the batch is full, and the cursor with it.
     fn run(&mut self, cursor: &mut Cursor, groups: KeyGroupRange) -> Result<(), StateError> {
+        if self.of.kind == StateKind::Timer {
+            if !self.timers()? {
+                cursor.group = None;
+            }
+            return Ok(());
+        }
         for _ in 0..GROUPS_PER_BATCH {
             let Some(group) = cursor.group else { return Ok(()) };
             let mut names: Vec<(Bytes, Bytes)> = vec![];
@@ -288,7 +294,22 @@ impl Mover<'_> {
             }
             StateKind::Map => self.map(from, to),
             StateKind::List => self.list(from, to).map(|()| true),
+            StateKind::Timer => Ok(true),
         }
+    }
+
+    /// Moves the earliest timers, of all keys; returns whether others follow.
+    fn timers(&mut self) -> Result<bool, StateError> {
+        let mut timers = vec![];
+        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
+            timers.push((timer.time, timer.key_group, timer.key.to_vec(), timer.namespace.to_vec()));
+        })?;
+        for (time, key_group, key, namespace) in timers {
+            let from = Address { state: self.of.from, key_group, key: &key, namespace: &namespace };
+            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time })?;
+            self.write(from, Action::TimerRemove { time })?;
+        }
+        Ok(more)
     }
 
     fn map(&mut self, from: Address<'_>, to: Address<'_>) -> Result<bool, StateError> {

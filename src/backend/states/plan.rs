@@ -253,6 +253,14 @@ fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
+    let StateDescriptor { merge, ttl, redistribution, default_value, .. } = descriptor;
+    if descriptor.kind == StateKind::Timer
+        && (merge.is_some() || ttl.is_some() || redistribution.is_some() || !default_value.is_empty())
+    {
+        let text =
+            format!("state `{}`: timers have no merge function, TTL, redistribution or default value", descriptor.name);
+        return Err(Error::new(Reason::InvalidArgument, text));
+    }
     if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
         let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));

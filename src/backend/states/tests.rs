@@ -265,6 +265,16 @@ fn refuses_what_no_state_can_be() {
     assert_eq!(reason(&mut states, default(StateKind::Value, most + 1)), Reason::LimitExceeded);
     let sum = |bytes| default(StateKind::Value, bytes).with_merge(MergeFunction::SumI64);
     assert_eq!(reason(&mut states, sum(7)), Reason::InvalidArgument, "a sum has 8 bytes");
+    let timer = || descriptor("t", StateKind::Timer);
+    let misfits = [
+        timer().with_merge(MergeFunction::Count),
+        with_ttl(timer(), 5),
+        StateDescriptor { redistribution: Some(Redistribution::Split), ..timer() },
+        default(StateKind::Timer, 1),
+    ];
+    for misfit in misfits {
+        assert_eq!(reason(&mut states, misfit), Reason::InvalidArgument);
+    }
     assert_eq!(states.last_id(), 0);
     assert!(register(&mut states, &[default(StateKind::Value, most)]).is_ok());
     assert!(register(&mut States::default(), &[sum(8)]).is_ok());

@@ -47,6 +47,7 @@ pub(super) fn encode_state(id: StateId, registration: &Registration) -> store::S
             StateKind::Value => 1,
             StateKind::List => 2,
             StateKind::Map => 3,
+            StateKind::Timer => 4,
         },
         merge: state.merge.map_or(0, |merge| merge.number().into()),
         key_serializer: encode_serializer(&state.schema.key),
@@ -63,6 +64,7 @@ pub(super) fn decode_state(message: &store::State) -> Result<(StateId, Registrat
         1 => StateKind::Value,
         2 => StateKind::List,
         3 => StateKind::Map,
+        4 => StateKind::Timer,
         _ => return Err("an unknown kind of state"),
     };
     let merge = match message.merge {

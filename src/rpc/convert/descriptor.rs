@@ -3,7 +3,7 @@
 use super::{invalid, unknown_value};
 use crate::{
     backend::RegisteredState,
-    error::{Error, Reason},
+    error::Error,
     proto::v1::{self, ttl},
     types::{
         CompactionCleanup, IncrementalCleanup, MergeFunction, Redistribution, Schema, SchemaChange, SchemaMode,
@@ -18,9 +18,7 @@ pub(in crate::rpc) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<Sta
         Ok(v1::StateKind::Value) => StateKind::Value,
         Ok(v1::StateKind::List) => StateKind::List,
         Ok(v1::StateKind::Map) => StateKind::Map,
-        Ok(v1::StateKind::Timer) => {
-            return Err(Error::new(Reason::Unsupported, format!("state `{state}`: timers are not offered yet")));
-        }
+        Ok(v1::StateKind::Timer) => StateKind::Timer,
         Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
         Err(_) => return Err(unknown_value("kind", descriptor.kind)),
     };
@@ -111,6 +109,7 @@ pub(in crate::rpc) fn to_registered(state: &RegisteredState) -> v1::RegisteredSt
         StateKind::Value => v1::StateKind::Value,
         StateKind::List => v1::StateKind::List,
         StateKind::Map => v1::StateKind::Map,
+        StateKind::Timer => v1::StateKind::Timer,
     };
     let descriptor = v1::StateDescriptor {
         name: descriptor.name.clone(),
@@ -178,7 +177,7 @@ mod tests {
             ..StateDescriptor::new("full", StateKind::Map).with_merge(MergeFunction::Count)
         };
         let usual = StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("usual", StateKind::List) };
-        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Value)] {
+        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Timer)] {
             let (id, migrating_from) = (crate::types::StateId(3), Some(crate::types::StateId(2)));
             let wire = to_registered(&RegisteredState { id, descriptor: declared.clone(), migrating_from });
             assert_eq!((wire.id, wire.migrating_from), (3, 2));
