@@ -305,6 +305,7 @@ mod tests {
 
     type Model = BTreeMap<(u32, u16, Vec<u8>), Vec<u8>>;
 
+    /// State, key group and first hash of pieces.
     type Seen = BTreeSet<(u32, u16, u64)>;
 
     struct Random(u64);
@@ -327,9 +328,6 @@ mod tests {
             into.insert((piece.state.0, piece.key_group.0, change.at.key.to_vec()), value.to_vec());
         }
     }
-
-    /// State, key group and first hash of pieces.
-    type Seen = BTreeSet<(u32, u16, u64)>;
 
     #[test]
     fn every_cut_is_what_was_there_when_it_began_whatever_is_written_meanwhile() {
