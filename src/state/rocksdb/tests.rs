@@ -220,3 +220,12 @@ fn memory_is_shared_and_counted_once() {
     assert!(home.resources.memtable_bytes() <= used);
     assert!(home.resources.property("estimate-num-keys") > 0);
 }
+
+#[test]
+fn marks_equal_copies_of_the_model() {
+    let home = small();
+    crate::state::undo::tests::marks_equal_copies_of_the_model(
+        &|range| Box::new(RocksDbBackend::new(&home.resources, range, 128).unwrap()),
+        40,
+    );
+}
