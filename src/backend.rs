@@ -8,6 +8,7 @@
 //!   Session ─ batches, barriers ─────────┤              ▼
 //!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
 //!                                        │              │ segment handles
+//!   Query ─ batches of reads ────────────┤              │
 //!   worker: publishes manifests ─────────┴──────────────┘
 //! ```
 //!
@@ -27,11 +28,13 @@ mod directory;
 mod environment;
 mod error;
 mod handle;
+mod marks;
 mod materialize;
 mod metrics;
 mod open;
 mod outbox;
 mod pushback;
+mod query;
 mod session;
 mod states;
 mod turns;
@@ -48,6 +51,7 @@ pub use self::{
     metrics::BackendMetrics,
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
+    query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},
     turns::Turns,
 };

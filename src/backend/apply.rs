@@ -10,8 +10,8 @@ use super::{
 use crate::{
     error::{Error, Reason},
     state::{
-        Address,
-        op::{self, Answer, Op, OpContext},
+        Address, StateBackend,
+        op::{self, Answer, Op, OpContext, scan::Reach},
     },
     tasks,
     types::{Epoch, KeyGroup, KeyGroupAssignment, StateId},
@@ -80,6 +80,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.tend_marks();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -117,21 +118,8 @@ impl Core {
         let (mut writes, mut grows) = (false, false);
         self.key_groups.clear();
         for (index, operation) in operations.iter().enumerate() {
-            let Some(descriptor) = self.states.get(operation.state) else {
-                let text = format!(
-                    "operation {index}: state id {} is not registered; ids come from RegisterStates",
-                    operation.state.0
-                );
-                return Err(Error::new(Reason::UnknownState, text));
-            };
-            let key_group = self.key_group(index, operation)?;
+            let key_group = self.check_operation(index, operation)?;
             self.key_groups.push(key_group);
-            let at = address(operation, key_group);
-            op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
-            if let Op::Keys { token, .. } = operation.op {
-                let checked = op::scan::check_token(token, operation.state, scope(self.epoch));
-                checked.map_err(|fault| error::operation(index, &fault))?;
-            }
             writes |= operation.op.is_write();
             grows |= operation.op.grows();
         }
@@ -144,6 +132,26 @@ impl Core {
             return Err(Error::new(Reason::StateMemory, text));
         }
         Ok(writes)
+    }
+
+    /// Checks one operation by its shape, ids and sizes; returns its key group.
+    pub(super) fn check_operation(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+        let Some(descriptor) = self.states.get(operation.state) else {
+            let text = format!(
+                "operation {index}: state id {} is not registered; ids come from RegisterStates",
+                operation.state.0
+            );
+            return Err(Error::new(Reason::UnknownState, text));
+        };
+        let key_group = self.key_group(index, operation)?;
+        let at = address(operation, key_group);
+        let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
+        checked.map_err(|fault| error::operation(index, &fault))?;
+        if let Op::Keys { token, .. } = operation.op {
+            let checked = op::scan::check_token(token, operation.state, scope(self.epoch));
+            checked.map_err(|fault| error::operation(index, &fault))?;
+        }
+        Ok(key_group)
     }
 
     fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
@@ -188,7 +196,7 @@ impl Core {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
-        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
+        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, marks, .. } = self;
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
         let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
@@ -204,6 +212,7 @@ impl Core {
                 page_bytes: room,
                 key_groups: manifest.shape.key_groups,
                 scope: scope(*epoch),
+                reach: Reach::default(),
             };
             let at = address(operation, *key_group);
             let mut log = |change: &crate::state::Change<'_>| {
@@ -211,7 +220,15 @@ impl Core {
                 *log_changes += 1;
                 builder.push(change.at.key_group, |buffer| change.encode(buffer));
             };
-            let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
+            let mut recording;
+            let target: &mut dyn StateBackend = match marks {
+                Some(marks) if marks.undo.is_recording() => {
+                    recording = marks.undo.recording(inner.as_mut(), descriptor.kind);
+                    &mut recording
+                }
+                _ => inner.as_mut(),
+            };
+            let answer = op::execute(target, at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
                 answers.push((position, Some(answer)));
@@ -245,7 +262,7 @@ fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
 }
 
 /// Bytes that an answer takes in a reply, at most.
-fn reply_bytes(answer: &Answer) -> usize {
+pub(super) fn reply_bytes(answer: &Answer) -> usize {
     /// Tags and lengths of one result or entry.
     const FRAME: usize = 24;
     FRAME
@@ -259,11 +276,11 @@ fn reply_bytes(answer: &Answer) -> usize {
 }
 
 /// Of the tokens of an owner.
-fn scope(epoch: Epoch) -> u64 {
+pub(super) fn scope(epoch: Epoch) -> u64 {
     epoch.owner.as_u64_pair().0 ^ epoch.number
 }
 
-fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
+pub(super) fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
     Address { state: operation.state, key_group, key: operation.key, namespace: operation.namespace }
 }
 

@@ -15,6 +15,9 @@ use prometheus_client::{
     },
 };
 
+mod query;
+
+use self::query::QueryMetrics;
 use super::checkpointing::CompletedCheckpoint;
 use crate::{
     metrics::{BackendLabels, Metrics},
@@ -72,6 +75,8 @@ pub struct BackendMetrics {
     restore_duration: Histogram,
     restored_changes: Counter,
     restored_bytes: Counter,
+    /// Of readers.
+    pub(super) queries: QueryMetrics,
 }
 
 /// One open that succeeded.
@@ -167,6 +172,7 @@ impl BackendMetrics {
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
+            queries: QueryMetrics::register(metrics),
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
+    marks::Marks,
     materialize,
     metrics::Restores,
     pushback::PushBack,
@@ -203,6 +204,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
+    let began_with = parts.first().map(|part| part.checkpoint);
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -245,6 +247,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
+        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());

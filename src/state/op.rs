@@ -107,6 +107,8 @@ pub struct OpContext<'a> {
     pub key_groups: KeyGroupRange,
     /// Of the owner that executes: its tokens are good for no other.
     pub scope: u64,
+    /// How much one page of keys looks at.
+    pub reach: scan::Reach,
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.

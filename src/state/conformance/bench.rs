@@ -117,6 +117,7 @@ impl Bench {
             page_bytes: PAGE_BYTES,
             key_groups: range(),
             scope: 7,
+            reach: Default::default(),
         };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();
