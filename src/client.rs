@@ -52,6 +52,7 @@ mod codec;
 mod error;
 mod open;
 mod outgoing;
+mod query;
 mod session;
 mod state;
 mod wire;
@@ -86,6 +87,7 @@ pub use self::{
     codec::{Decode, Encode},
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    query::Query,
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
     state::{ListState, MapState, State, StateOptions, ValueState},
 };

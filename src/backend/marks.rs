@@ -81,11 +81,11 @@ impl Core {
 
     /// Does a little of what is left to do about marks. To be called after each batch.
     pub(super) fn tend_marks(&mut self) {
-        let Some(Marks { undo, counted, .. }) = &mut self.marks else { return };
+        let Some(Marks { undo, completed, counted, .. }) = &mut self.marks else { return };
         undo.settle(SETTLED_PER_BATCH);
         let now = (undo.bytes(), undo.dropped());
         self.env.metrics.queries.undone(signed(now.0) - signed(counted.0), now.1 - counted.1);
-        if now.1 > counted.1 {
+        if now.1 > counted.1 && completed.is_some_and(|(_, mark)| !undo.has(mark)) {
             tracing::warn!(
                 backend = %self.id,
                 limit_bytes = self.env.options.undo_memory,

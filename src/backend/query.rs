@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, Reason, Scope},
     state::{
-        PageLimit, StateBackend, StateError,
+        MapKeys, PageLimit, StateBackend, StateError,
         op::{self, Answer, Op, OpContext, scan::Reach},
         undo::Mark,
     },
@@ -84,7 +84,7 @@ pub struct Query {
     view: View,
     /// States as the reader knows them.
     states: Vec<(StateId, StateDescriptor)>,
-    /// The owner that it knows, and what that one calls those states, if otherwise than the first owner did.
+    /// The owner that it knows, and what that one calls those states; `None` for the first owner.
     owner: Epoch,
     names: Option<BTreeMap<StateId, StateId>>,
 }
@@ -152,15 +152,18 @@ impl Query {
         operations: &[Operation<'a>],
     ) -> Result<Option<Vec<Operation<'a>>>, Error> {
         if backend.epoch() != self.owner {
+            (self.names, self.owner) = (Some(BTreeMap::new()), backend.epoch());
+        }
+        let Some(names) = &mut self.names else { return Ok(None) };
+        if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
+            // The owner may have registered it since.
             let core = backend.shared.core.lock();
             let same = |known: &StateDescriptor| {
                 let mut bound = core.states.bound();
                 bound.find(|(_, other)| other.name == known.name && other.kind == known.kind).map(|(id, _)| id)
             };
-            let names = self.states.iter().filter_map(|(id, known)| Some((*id, same(known)?)));
-            (self.names, self.owner) = (Some(names.collect()), backend.epoch());
+            names.extend(self.states.iter().filter_map(|(id, known)| Some((*id, same(known)?))));
         }
-        let Some(names) = &self.names else { return Ok(None) };
         let name = |(index, operation): (usize, &Operation<'a>)| match names.get(&operation.state) {
             Some(state) => Ok(Operation { state: *state, ..*operation }),
             None => {
@@ -282,7 +285,7 @@ impl<'a> Reading<'a> {
     fn count(&mut self, reads: &dyn StateBackend, at: crate::state::Address<'_>) -> Result<(), StateError> {
         let (mut count, mut from) = self.counted.take().unwrap_or_default();
         let (limit, mut last) = (PageLimit { entries: STEP_COUNT, bytes: STEP_BYTES }, None);
-        let more = reads.map_page(at, &from, limit, &mut |key, _| {
+        let more = reads.map_page(at, MapKeys::from(&from), limit, &mut |key, _| {
             count += 1;
             last = Some(key.to_vec());
         })?;

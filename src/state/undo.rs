@@ -30,7 +30,7 @@ use std::{
 };
 
 pub use self::view::View;
-use super::{Address, Change, Counting, PageLimit, StateBackend, StateError};
+use super::{Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError};
 use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind};
 
 /// What a recorded cell takes beside its bytes: its places in trees, its lengths, the allocator's cost of its blocks.
@@ -266,11 +266,11 @@ impl StateBackend for Recording<'_> {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.live.map_page(at, from, limit, read)
+        self.live.map_page(at, keys, limit, read)
     }
 
     fn list_page(

@@ -4,7 +4,7 @@ use std::{collections::btree_map::Entry, mem};
 
 use super::{Address, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, Undo, put_id};
 use crate::{
-    state::{Action, PageLimit, StateBackend, StateError},
+    state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::StateKind,
 };
 
@@ -95,7 +95,9 @@ impl Undo {
         let mut from = Vec::new();
         loop {
             let mut page: Vec<(Box<[u8]>, Box<[u8]>)> = vec![];
-            let more = live.map_page(cell.at, &from, PAGE, &mut |key, value| page.push((key.into(), value.into())))?;
+            let more = live.map_page(cell.at, MapKeys::from(&from), PAGE, &mut |key, value| {
+                page.push((key.into(), value.into()))
+            })?;
             let last = page.last().map(|(key, _)| key.to_vec());
             for (map_key, value) in page {
                 if !self.has_entry(cell, &map_key) {

@@ -2,7 +2,7 @@
 
 use super::{Address, Cell, Change, Layer, Mark, Old, Undo, View};
 use crate::{
-    state::{Action, PageLimit, StateBackend, StateError},
+    state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::{KeyGroup, StateId},
 };
 
@@ -121,7 +121,7 @@ impl Restoring<'_> {
     fn clear_map(&mut self) -> Result<(), StateError> {
         let mut is_there = false;
         let first = PageLimit { entries: 1, bytes: 0 };
-        self.live.map_page(self.at, &[], first, &mut |_, _| is_there = true)?;
+        self.live.map_page(self.at, MapKeys::default(), first, &mut |_, _| is_there = true)?;
         if is_there { self.write(Action::Clear) } else { Ok(()) }
     }
 

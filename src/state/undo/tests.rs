@@ -232,18 +232,21 @@ fn compare_map(backend: &dyn StateBackend, place: Place, cell: &BTreeMap<Vec<u8>
         backend.map_value(at(place), &map_key, &mut |stored| value = stored.map(<[u8]>::to_vec)).unwrap();
         assert_eq!(value.as_ref(), cell.get(&map_key), "{place:?} {map_key:?}");
     }
-    for (first, entries) in [(0, 1), (2, 2), (0, usize::MAX)] {
+    for (first, to, prefix, entries) in [(0, 9, None, 1), (2, 9, None, 2), (1, 4, None, 1), (0, 9, Some(3), 1)] {
         let (mut found, mut from) = (vec![], vec![first]);
+        let prefix: Vec<u8> = prefix.into_iter().collect();
         loop {
             let limit = PageLimit { entries, bytes: usize::MAX };
             let mut read = |key: &[u8], value: &[u8]| found.push((key.to_vec(), value.to_vec()));
-            if !backend.map_page(at(place), &from, limit, &mut read).unwrap() {
+            let keys = MapKeys { from: &from, to: &[to], prefix: &prefix };
+            if !backend.map_page(at(place), keys, limit, &mut read).unwrap() {
                 break;
             }
             from = [&found.last().unwrap().0[..], &[0]].concat();
         }
-        let expected: Vec<_> = cell.range(vec![first]..).map(|(key, value)| (key.clone(), value.clone())).collect();
-        assert_eq!(found, expected, "{place:?} from {first}, {entries} at a time");
+        let expected = cell.range(vec![first]..vec![to]).filter(|(key, _)| key.starts_with(&prefix));
+        let expected: Vec<_> = expected.map(|(key, value)| (key.clone(), value.clone())).collect();
+        assert_eq!(found, expected, "{place:?} from {first} to {to}, {entries} at a time");
     }
 }
 

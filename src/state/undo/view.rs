@@ -8,7 +8,7 @@ use std::{
 
 use super::{Address, Cell, Layer, Old, OldList, OldMap, put_group, put_id};
 use crate::{
-    state::{Change, Counting, Counts, PageLimit, StateBackend, StateError, page::Page},
+    state::{Change, Counting, Counts, MapKeys, PageLimit, StateBackend, StateError, page::Page},
     types::{KeyGroup, StateDescriptor, StateId},
 };
 
@@ -75,20 +75,20 @@ impl<'a> View<'a> {
         Ok(lists)
     }
 
-    /// Hands the entries of a map that has records to `visit`, from `from` on, until it says to stop. Returns whether it did.
+    /// Hands the entries of `keys` of a map that has records to `visit`, until it says to stop. Returns whether it did.
     fn scan_map(
         &self,
         at: Address<'_>,
         maps: &[&OldMap],
-        from: &[u8],
+        keys: MapKeys<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<bool, StateError> {
         let mut live: Live<(Vec<u8>, Vec<u8>)> = Live::new(maps.last().is_none_or(|map| !map.is_whole));
-        let (mut next, mut position) = (from.to_vec(), Included(from));
+        let (mut next, mut position) = (keys.first().to_vec(), Included(keys.first()));
         loop {
             if live.page.is_empty() && live.more {
                 let read = &mut |key: &[u8], value: &[u8]| live.page.push_back((key.to_vec(), value.to_vec()));
-                live.more = self.live.map_page(at, &next, LIVE_PAGE, read)?;
+                live.more = self.live.map_page(at, MapKeys { from: &next, ..keys }, LIVE_PAGE, read)?;
                 if let Some((last, _)) = live.page.back() {
                     next.clone_from(last);
                     next.push(0);
@@ -96,7 +96,7 @@ impl<'a> View<'a> {
             }
             // Of equal keys, the oldest record.
             let entries = maps.iter().filter_map(|map| map.entries.range::<[u8], _>((position, Unbounded)).next());
-            let recorded = entries.min_by(|(a, _), (b, _)| a.cmp(b));
+            let recorded = entries.min_by(|(a, _), (b, _)| a.cmp(b)).filter(|(key, _)| !keys.end_before(key));
             let is_live = match (live.page.front(), recorded) {
                 (None, None) => return Ok(false),
                 (Some((key, _)), Some((recorded, _))) => key[..] < recorded[..],
@@ -141,7 +141,7 @@ impl<'a> View<'a> {
             None => true,
             Some(Old::Value(old)) => old.is_some(),
             Some(Old::List(list)) => list.length > 0,
-            Some(Old::Map(_)) => self.scan_map(at, &self.maps(at)?, &[], &mut |_, _| false)?,
+            Some(Old::Map(_)) => self.scan_map(at, &self.maps(at)?, MapKeys::default(), &mut |_, _| false)?,
         })
     }
 }
@@ -182,16 +182,16 @@ impl StateBackend for View<'_> {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         let maps = self.maps(at)?;
         if maps.is_empty() {
-            return self.live.map_page(at, from, limit, read);
+            return self.live.map_page(at, keys, limit, read);
         }
         let mut page = Page::new(limit);
-        self.scan_map(at, &maps, from, &mut |key, value| {
+        self.scan_map(at, &maps, keys, &mut |key, value| {
             let fits = page.takes(key.len() + value.len());
             if fits {
                 read(key, value);
