@@ -302,7 +302,10 @@ impl StateBackendService for Fake {
         }))
     }
 
-    async fn query(&self, request: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
+    async fn query(
+        &self,
+        request: Request<Streaming<pb::QueryRequest>>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
         use pb::{query_request::Request as Ask, query_response::Response as Answer};
         let fake = self.clone();
         let answers = tokio_stream::StreamExt::map(request.into_inner(), move |request| {
@@ -310,7 +313,8 @@ impl StateBackendService for Fake {
             let response = match request?.request {
                 Some(Ask::Start(_)) => {
                     let states = (1..).zip(state.states.iter().cloned());
-                    let states = states.map(|(id, d)| pb::RegisteredState { id, descriptor: Some(d), migrating_from: 0 });
+                    let states =
+                        states.map(|(id, d)| pb::RegisteredState { id, descriptor: Some(d), migrating_from: 0 });
                     Answer::Started(pb::QueryStarted { states: states.collect(), ..Default::default() })
                 }
                 Some(Ask::Batch(pb::QueryBatch { number, operations })) if operations.is_empty() => {

@@ -68,21 +68,24 @@ struct Layer {
     /// Whether the mark can be read; else the records serve those before.
     is_open: bool,
     /// By state, key group, rank of the name.
-    cells: BTreeMap<Box<[u8]>, Cell>,
+    cells: BTreeMap<Blob, Cell>,
     bytes: u64,
 }
 
 /// What was recorded of one (key, namespace).
 #[derive(Debug)]
 struct Cell {
-    key: Box<[u8]>,
-    namespace: Box<[u8]>,
+    key: Blob,
+    namespace: Blob,
     old: Old,
 }
 
+/// Bytes of a key or value.
+type Blob = Box<[u8]>;
+
 #[derive(Debug)]
 enum Old {
-    Value(Option<Box<[u8]>>),
+    Value(Option<Blob>),
     Map(OldMap),
     List(OldList),
 }
@@ -90,7 +93,7 @@ enum Old {
 #[derive(Debug, Default)]
 struct OldMap {
     /// `None` for an entry that was not there.
-    entries: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
+    entries: BTreeMap<Blob, Option<Blob>>,
     /// Whether every other entry was not there either.
     is_whole: bool,
     /// Of the entries.
@@ -101,7 +104,7 @@ struct OldMap {
 struct OldList {
     length: u64,
     /// Those below the length that changed.
-    elements: BTreeMap<u64, Box<[u8]>>,
+    elements: BTreeMap<u64, Blob>,
     /// Whether all of them are recorded, here or in layers between this one and the newest open mark before.
     is_whole: bool,
     /// Of the elements.

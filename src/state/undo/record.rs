@@ -2,7 +2,7 @@
 
 use std::{collections::btree_map::Entry, mem};
 
-use super::{Address, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, Undo, put_id};
+use super::{Address, Blob, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, Undo, put_id};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::StateKind,
@@ -79,7 +79,7 @@ impl Undo {
             .any(|old| matches!(old, Old::Map(map) if map.is_whole || map.entries.contains_key(map_key)))
     }
 
-    fn note_entry(&mut self, cell: Place<'_>, map_key: &[u8], old: Option<Box<[u8]>>) {
+    fn note_entry(&mut self, cell: Place<'_>, map_key: &[u8], old: Option<Blob>) {
         self.note(cell, Old::Map(OldMap::default()), |recorded| {
             if let Old::Map(map) = recorded {
                 map.insert(map_key.into(), old);
@@ -94,7 +94,7 @@ impl Undo {
         }
         let mut from = Vec::new();
         loop {
-            let mut page: Vec<(Box<[u8]>, Box<[u8]>)> = vec![];
+            let mut page: Vec<(Blob, Blob)> = vec![];
             let more = live.map_page(cell.at, MapKeys::from(&from), PAGE, &mut |key, value| {
                 page.push((key.into(), value.into()))
             })?;
@@ -143,7 +143,7 @@ impl Undo {
             .any(|old| matches!(old, Old::List(list) if list.is_whole || list.elements.contains_key(&index)))
     }
 
-    fn note_element(&mut self, cell: Place<'_>, length: u64, index: u64, element: Box<[u8]>) {
+    fn note_element(&mut self, cell: Place<'_>, length: u64, index: u64, element: Blob) {
         self.note(cell, Old::List(OldList::new(length)), |recorded| {
             if let Old::List(list) = recorded {
                 list.insert(index, element);
@@ -172,7 +172,7 @@ impl Undo {
         }
         let mut from = 0;
         while from < length {
-            let mut page: Vec<Box<[u8]>> = vec![];
+            let mut page: Vec<Blob> = vec![];
             let more = live.list_page(cell.at, from, PAGE, &mut |element| page.push(element.into()))?;
             let next = from + page.len() as u64;
             for (index, element) in (from..length).zip(page) {
@@ -274,7 +274,7 @@ impl Old {
 }
 
 impl OldMap {
-    fn insert(&mut self, map_key: Box<[u8]>, old: Option<Box<[u8]>>) {
+    fn insert(&mut self, map_key: Blob, old: Option<Blob>) {
         if let Entry::Vacant(vacant) = self.entries.entry(map_key) {
             self.bytes += entry_bytes(vacant.key(), old.as_deref());
             vacant.insert(old);
@@ -300,7 +300,7 @@ impl OldList {
         Self { length, elements: std::collections::BTreeMap::new(), is_whole: false, bytes: 0 }
     }
 
-    fn insert(&mut self, index: u64, element: Box<[u8]>) {
+    fn insert(&mut self, index: u64, element: Blob) {
         if index < self.length
             && let Entry::Vacant(vacant) = self.elements.entry(index)
         {

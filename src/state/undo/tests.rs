@@ -163,8 +163,8 @@ impl Layer {
             Old::Value(old) => old.as_ref().map_or(0, |old| old.len() as u64),
             Old::Map(map) => {
                 let bytes =
-                    |(key, old): (&Box<[u8]>, &Option<Box<[u8]>>)| key.len() + old.as_ref().map_or(0, |o| o.len());
-                map.entries.iter().map(|entry| ENTRY_BYTES + bytes(entry) as u64).sum()
+                    |key: &[u8], old: Option<&[u8]>| ENTRY_BYTES + (key.len() + old.map_or(0, <[u8]>::len)) as u64;
+                map.entries.iter().map(|(key, old)| bytes(key, old.as_deref())).sum()
             }
             Old::List(list) => list.elements.values().map(|element| ENTRY_BYTES + element.len() as u64).sum(),
         };

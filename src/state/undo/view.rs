@@ -170,10 +170,10 @@ impl StateBackend for View<'_> {
         read: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<(), StateError> {
         for map in self.maps(at)? {
-            match map.entries.get(map_key) {
-                Some(old) => return Ok(read(old.as_deref())),
-                None if map.is_whole => return Ok(read(None)),
-                None => {}
+            let recorded = map.entries.get(map_key);
+            if recorded.is_some() || map.is_whole {
+                read(recorded.and_then(|old| old.as_deref()));
+                return Ok(());
             }
         }
         self.live.map_value(at, map_key, read)
