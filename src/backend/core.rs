@@ -350,5 +350,6 @@ pub(super) fn signed(bytes: u64) -> i64 {
 impl Drop for Core {
     fn drop(&mut self) {
         self.count_state_bytes(0);
+        self.drop_marks();
     }
 }

@@ -111,26 +111,29 @@ impl Core {
     /// # Errors
     /// There is none, or its mark went.
     pub(super) fn begin_reading(&mut self) -> Result<(CheckpointIdentity, Mark), Error> {
-        let retryable = |text: String| Error { retryable: true, ..Error::new(Reason::CheckpointNotFound, text) };
-        let marks = self.marks.as_mut();
-        let Some((marks, (identity, mark))) = marks.and_then(|m| m.completed.map(|completed| (m, completed))) else {
-            let text = format!("backend `{}`: its owner has no completed checkpoint yet", self.id);
-            return Err(retryable(text));
+        let Some((identity, mark)) = self.marks.as_ref().and_then(|marks| marks.completed) else {
+            return Err(not_yet(format!("backend `{}`: its owner has no completed checkpoint yet", self.id)));
         };
-        if !marks.undo.has(mark) {
-            return Err(retryable(self.lost_mark(identity.id)));
+        self.check_mark(identity.id, mark)?;
+        if let Some(marks) = &mut self.marks {
+            *marks.readers.entry(mark).or_default() += 1;
         }
-        *marks.readers.entry(mark).or_default() += 1;
         Ok((identity, mark))
     }
 
-    /// Why the mark of a completed checkpoint is not there.
-    pub(super) fn lost_mark(&self, id: CheckpointId) -> String {
-        format!(
+    /// Whether the mark of a completed checkpoint is still there.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn check_mark(&self, id: CheckpointId, mark: Mark) -> Result<(), Error> {
+        if self.marks.as_ref().is_some_and(|marks| marks.undo.has(mark)) {
+            return Ok(());
+        }
+        Err(not_yet(format!(
             "backend `{}`: more has changed since checkpoint {id} than `memory.undo` ({} bytes) can hold; ask again once the \
              next one is completed, or raise the setting",
             self.id, self.env.options.undo_memory
-        )
+        )))
     }
 
     /// A reader of `mark` has ended.
@@ -144,4 +147,9 @@ impl Core {
         }
         self.retain_marks();
     }
+}
+
+/// There is no completed checkpoint to read, but there will be.
+fn not_yet(text: String) -> Error {
+    Error { retryable: true, ..Error::new(Reason::CheckpointNotFound, text) }
 }

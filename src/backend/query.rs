@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use parking_lot::MutexGuard;
+
 use super::{
     apply::{Operation, address, scope},
     core::{Condition, Core},
@@ -158,11 +160,9 @@ impl Query {
         if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
             // The owner may have registered it since.
             let core = backend.shared.core.lock();
-            let same = |known: &StateDescriptor| {
-                let mut bound = core.states.bound();
-                bound.find(|(_, other)| other.name == known.name && other.kind == known.kind).map(|(id, _)| id)
-            };
-            names.extend(self.states.iter().filter_map(|(id, known)| Some((*id, same(known)?))));
+            let bound: BTreeMap<&str, _> = core.states.bound().map(|(id, d)| (d.name.as_str(), (id, d.kind))).collect();
+            let same = |known: &StateDescriptor| bound.get(known.name.as_str()).filter(|(_, kind)| *kind == known.kind);
+            names.extend(self.states.iter().filter_map(|(id, known)| Some((*id, same(known)?.0))));
         }
         let name = |(index, operation): (usize, &Operation<'a>)| match names.get(&operation.state) {
             Some(state) => Ok(Operation { state: *state, ..*operation }),
@@ -232,6 +232,8 @@ impl<'a> Reading<'a> {
                 break;
             }
         }
+        // A writer that waits comes first, however soon the next step begins.
+        MutexGuard::unlock_fair(core);
         Ok(self.answers.len() == self.operations.len())
     }
 
@@ -248,21 +250,19 @@ impl<'a> Reading<'a> {
             self.answers.push(None);
             return Ok(());
         }
-        let lost = self.mark.map(|(identity, _)| core.lost_mark(identity.id));
+        if let Some((identity, mark)) = self.mark {
+            core.check_mark(identity.id, mark)?;
+        }
         let Core { inner, states, marks, manifest, epoch, .. } = core;
-        let Some(descriptor) = states.get(operation.state) else { return Ok(()) };
+        let descriptor = states.get(operation.state).expect("a checked operation has a state");
         let at = address(operation, key_group);
         let mut at_mark;
         let reads: &mut dyn StateBackend = match (self.mark, marks) {
-            (None, _) => inner.as_mut(),
-            (Some((_, mark)), Some(marks)) if marks.undo.has(mark) => {
-                at_mark = marks.undo.view(inner.as_mut(), mark).expect("the mark is open");
+            (Some((_, mark)), Some(marks)) => {
+                at_mark = marks.undo.view(inner.as_mut(), mark).expect("a checked mark is open");
                 &mut at_mark
             }
-            (Some(_), _) => {
-                let lost = Error::new(Reason::CheckpointNotFound, lost.unwrap_or_default());
-                return Err(Error { retryable: true, ..lost });
-            }
+            _ => inner.as_mut(),
         };
         if matches!(operation.op, Op::MapCount) && (self.on_disk || self.mark.is_some()) {
             return self.count(reads, at).map_err(|fault| faulty(&fault));

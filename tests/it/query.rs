@@ -391,7 +391,7 @@ async fn metrics_of_queries_have_exact_values() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_readers_delays_no_write_for_long() {
+async fn a_write_waits_for_steps_of_readers_and_not_for_their_batches() {
     let (_world, daemon) = start(InnerBackend::HashMap);
     let mut task = daemon.task(1, RestoreFrom::Empty).await.unwrap();
     let keys: Arc<Vec<String>> = Arc::new((0..20_000).map(|key| format!("key {key}")).collect());
@@ -405,7 +405,7 @@ async fn a_storm_of_readers_delays_no_write_for_long() {
         .map(|view| {
             let (mut query, keys, stop) = (query(&daemon, &task, view), keys.clone(), stop.clone());
             tokio::spawn(async move {
-                let mut reads = 0;
+                let mut shortest = Duration::MAX;
                 while !stop.load(Ordering::Relaxed) {
                     let gets: Vec<_> = keys
                         .iter()
@@ -417,22 +417,26 @@ async fn a_storm_of_readers_delays_no_write_for_long() {
                             op: Op::Get,
                         })
                         .collect();
-                    reads += query.read(&gets).await.unwrap().answers.len();
+                    let began = std::time::Instant::now();
+                    assert_eq!(query.read(&gets).await.unwrap().answers.len(), keys.len());
+                    shortest = shortest.min(began.elapsed());
                 }
-                reads
+                shortest
             })
         })
         .into();
-    let mut longest = Duration::ZERO;
+    let mut waits = vec![];
     for round in 0..500 {
         let began = std::time::Instant::now();
         put(&mut task, &keys[round * 7], "2");
-        longest = longest.max(began.elapsed());
+        waits.push(began.elapsed());
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     stop.store(true, Ordering::Relaxed);
+    waits.sort();
     for reader in readers {
-        assert!(reader.await.unwrap() >= 20_000);
+        let shortest = reader.await.unwrap();
+        // The machine may be busy with other things: most of the writes count.
+        assert!(10 * waits[250] < shortest, "a write took {:?}, a batch {shortest:?}", waits[250]);
     }
-    assert!(longest < Duration::from_millis(500), "one whole batch takes longer: {longest:?}");
 }
