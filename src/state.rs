@@ -24,6 +24,7 @@
 pub mod change;
 #[doc(hidden)]
 pub mod conformance;
+pub mod cut;
 pub mod folder;
 pub mod hashmap;
 pub mod image;
@@ -202,6 +203,11 @@ pub trait StateBackend: Send {
 
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        None
+    }
+
+    /// The same, to begin and end snapshots.
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         None
     }
 

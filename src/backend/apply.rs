@@ -81,6 +81,7 @@ impl Core {
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
         self.tend_marks();
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -197,8 +198,8 @@ impl Core {
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, marks, .. } = self;
+        let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
-        let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
@@ -217,8 +218,8 @@ impl Core {
             let at = address(operation, *key_group);
             let mut log = |change: &crate::state::Change<'_>| {
                 since_barrier.1 += 1;
-                *log_changes += 1;
-                builder.push(change.at.key_group, |buffer| change.encode(buffer));
+                *log_changes += logged;
+                writer.push(change.at.key_group, |buffer| change.encode(buffer));
             };
             let mut recording;
             let target: &mut dyn StateBackend = match marks {

@@ -28,6 +28,7 @@ use std::hint::black_box;
 use self::table::{Misfit, Table};
 use super::{
     Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+    cut::{CutPiece, Cuts, Kept},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
@@ -43,6 +44,8 @@ pub struct HashMapBackend {
     bytes: u64,
     /// Of the next change.
     stamp: u64,
+    /// Snapshots under way whose slices are copied before they change.
+    cuts: Cuts,
 }
 
 /// The extent of one slice.
@@ -58,7 +61,7 @@ impl HashMapBackend {
     /// An empty backend for the key groups of `range`.
     #[must_use]
     pub fn new(range: KeyGroupRange) -> Self {
-        Self { range, states: Vec::new(), bytes: 0, stamp: 0 }
+        Self { range, states: Vec::new(), bytes: 0, stamp: 0, cuts: Cuts::default() }
     }
 
     /// The slices of one (state, key group), in no particular order; none for what is not there.
@@ -66,6 +69,14 @@ impl HashMapBackend {
     pub fn slices(&self, state: StateId, group: KeyGroup) -> Vec<SliceExtent> {
         let slices = self.table(state).map(|table| table.slices(group)).unwrap_or_default();
         slices.into_iter().map(|(cells, bytes)| SliceExtent { cells, bytes }).collect()
+    }
+
+    /// Calls `call` with the cuts and the rest, which is only read meanwhile.
+    fn with_cuts<T>(&mut self, call: impl FnOnce(&mut Cuts, &Self) -> T) -> T {
+        let mut cuts = std::mem::take(&mut self.cuts);
+        let result = call(&mut cuts, self);
+        self.cuts = cuts;
+        result
     }
 
     fn position(&self, state: StateId) -> Option<usize> {
@@ -91,6 +102,9 @@ impl StateBackend for HashMapBackend {
     }
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        if !self.cuts.is_empty() {
+            self.with_cuts(|cuts, backend| cuts.before(backend, change.at))?;
+        }
         let state = change.at.state;
         let table = self.position(state).and_then(|position| self.states.get_mut(position));
         let Some((_, table)) = table else {
@@ -143,6 +157,10 @@ impl StateBackend for HashMapBackend {
     }
 
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        Some(self)
+    }
+
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         Some(self)
     }
 
@@ -222,6 +240,31 @@ impl PieceSnapshots for HashMapBackend {
 
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
         self.table(state).map_or(0, |table| table.changed(key_group, range))
+    }
+
+    fn slice(&self, state: StateId, key_group: KeyGroup, hash: u64) -> HashRange {
+        self.table(state).map_or(HashRange::ALL, |table| table.slice(key_group, hash))
+    }
+
+    fn begin_cut(&mut self, number: u64, kept: Kept) {
+        let states = self.states.iter().map(|(state, _)| *state).collect();
+        self.cuts.begin(number, states, self.range, kept);
+    }
+
+    fn keep(&mut self, number: u64, kept: Kept) {
+        self.cuts.keep(number, kept);
+    }
+
+    fn next_of_cut(&mut self, number: u64) -> Result<Option<CutPiece>, StateError> {
+        self.with_cuts(|cuts, backend| cuts.next(backend, number))
+    }
+
+    fn end_cut(&mut self, number: u64) {
+        self.cuts.end(number);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.cuts.held_bytes()
     }
 }
 

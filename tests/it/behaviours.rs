@@ -169,7 +169,8 @@ fn group(key: &str) -> u32 {
 pub(crate) async fn everywhere(states: Vec<StateDescriptor>, behaviour: impl AsyncFn(&mut Bench)) {
     use Course::{Live, LogAlone, Rescaled, SnapshotAlone, SnapshotAndLog};
     for inner in [InnerBackend::HashMap, InnerBackend::RocksDb] {
-        for (changelog, courses) in [(true, &[Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled][..])] {
+        let (logged, unlogged) = ([Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled], [SnapshotAlone, Rescaled]);
+        for (changelog, courses) in [(true, &logged[..]), (false, &unlogged[..])] {
             for &course in courses {
                 let setting = Setting { inner, changelog, course };
                 let mut bench = Bench::start(setting, states.clone()).await;

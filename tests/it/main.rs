@@ -18,6 +18,7 @@ mod query;
 mod rescale;
 mod s3;
 mod sim;
+mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;

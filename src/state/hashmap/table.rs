@@ -91,6 +91,15 @@ impl Table {
         }
     }
 
+    /// The hashes of the slice of `hash`.
+    pub(super) fn slice(&self, group: KeyGroup, hash: u64) -> HashRange {
+        match self {
+            Self::Value(groups) => groups.slice(group, hash),
+            Self::List(groups) => groups.slice(group, hash),
+            Self::Map(groups) => groups.slice(group, hash),
+        }
+    }
+
     /// Copies the cells of the slice of the hash `from` that are at or after it. Returns the slice's last hash.
     pub(super) fn copy_slice(
         &self,
@@ -263,6 +272,12 @@ impl<C: Cell> Groups<C> {
     fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
         let directory = self.range.index(group).and_then(|index| self.directories.get(index));
         directory.map_or(0, |directory| directory.changed(range))
+    }
+
+    fn slice(&self, group: KeyGroup, hash: u64) -> HashRange {
+        let directory = self.range.index(group).and_then(|index| self.directories.get(index));
+        let slice = directory.map(|directory| directory.slice_of(hash));
+        slice.map_or(HashRange::ALL, |slice| HashRange { first: slice.first(), last: slice.last() })
     }
 
     fn copy_slice(
