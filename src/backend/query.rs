@@ -23,7 +23,9 @@ use crate::{
         undo::Mark,
     },
     tasks,
-    types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateDescriptor, StateId},
+    types::{
+        BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateDescriptor, StateId, StateKind,
+    },
 };
 
 /// Operations of one step, at most, where state is in memory.
@@ -252,6 +254,10 @@ impl<'a> Reading<'a> {
         }
         if let Some((identity, mark)) = self.mark {
             core.check_mark(identity.id, mark)?;
+            if core.states.get(operation.state).is_some_and(|descriptor| descriptor.kind == StateKind::Timer) {
+                let text = format!("operation {index}: timers of a completed checkpoint cannot be queried");
+                return Err(Error::new(Reason::Unsupported, text));
+            }
         }
         let Core { inner, states, marks, manifest, epoch, .. } = core;
         let descriptor = states.get(operation.state).expect("a checked operation has a state");

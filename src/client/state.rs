@@ -50,6 +50,7 @@ impl StateOptions {
             StateKind::Value => v1::StateKind::Value,
             StateKind::List => v1::StateKind::List,
             StateKind::Map => v1::StateKind::Map,
+            StateKind::Timer => v1::StateKind::Timer,
         };
         v1::StateDescriptor {
             name: name.to_owned(),

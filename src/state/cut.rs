@@ -326,6 +326,9 @@ mod tests {
         }
     }
 
+    /// A cut, what it is to be, what of it was handed out, and where each piece began.
+    type Running = (u64, Model, Model, BTreeSet<(u32, u16, u64)>);
+
     #[test]
     fn every_cut_is_what_was_there_when_it_began_whatever_is_written_meanwhile() {
         for seed in 0..6 {
@@ -335,7 +338,7 @@ mod tests {
             backend.register(StateId(1), &descriptor);
             backend.register(StateId(4), &descriptor);
             let mut model = Model::new();
-            let mut running: Vec<(u64, Model, Model, BTreeSet<(u32, u16, u64)>)> = vec![];
+            let mut running: Vec<Running> = vec![];
             let (mut number, mut done) = (0, 0);
             // Growing, so that slices split, then shrinking, so that they merge.
             for step in 0..60_000_u64 {

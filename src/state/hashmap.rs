@@ -4,12 +4,15 @@
 //!   state ─▶ key group ─▶ directory ─▶ slice ─▶ cell: one (key, namespace)
 //!                         by hash bits  hash table   value: name and value in one block
 //!                                                    map:   B-tree     list: vector
+//!                                                    timer: B-tree of times, or one
 //! ```
 //!
 //! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one is
 //! split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time and
 //! never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and whose last
 //! change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
+//!
+//! The timers of a state are in an index over all of its key groups, too (`timers`), in order of time.
 //!
 //! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear of it
 //! takes as long as freeing its entries does, and a copy as long as reading them.
@@ -22,12 +25,15 @@ mod directory;
 mod name;
 mod slice;
 mod table;
+mod timers;
 
 use std::hint::black_box;
 
+pub(super) use self::name::{Name, read_name};
 use self::table::{Misfit, Table};
 use super::{
     Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+    TimerRef,
     cut::{CutPiece, Cuts, Kept},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
@@ -150,6 +156,22 @@ impl StateBackend for HashMapBackend {
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError> {
         self.table(at.state)?.list_page(at, from, limit, read).map_err(mismatch(at))
+    }
+
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.table(at.state)?.timer(at, time).map_err(mismatch(at))
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        let page = self.table(state)?.timer_page(after, up_to, limit, read);
+        page.map_err(|what| StateError::Mismatch { state, what })
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {

@@ -10,6 +10,8 @@
 //! length of its list; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
 //! contents, once per mark.
 //!
+//! Of timers nothing is kept so far: a view refuses to read them.
+//!
 //! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
 //!
 //! - [Released](Undo::release), the oldest mark goes with its records. One behind it leaves its records to the mark before, which
@@ -30,7 +32,7 @@ use std::{
 };
 
 pub use self::view::View;
-use super::{Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError};
+use super::{Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError, TimerRef};
 use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind};
 
 /// What a recorded cell takes beside its bytes: its places in trees, its lengths, the allocator's cost of its blocks.
@@ -284,6 +286,21 @@ impl StateBackend for Recording<'_> {
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError> {
         self.live.list_page(at, from, limit, read)
+    }
+
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.live.timer(at, time)
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        self.live.timer_page(state, after, up_to, limit, read)
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {

@@ -5,11 +5,15 @@
 //! alone, from a snapshot and the log after it, or into another parallelism.
 
 mod keyed;
+mod timers;
 
 use dstl::{
     backend::{OpenSpec, Operation, RestoreFrom, Session},
     checkpoint::ledger::NoticeKind,
-    state::op::{Answer, Op},
+    state::{
+        op::{Answer, Op},
+        rocksdb::TimerService,
+    },
     types::{InnerBackend, KeyGroup, StateDescriptor, StateId},
 };
 
@@ -41,6 +45,7 @@ pub(crate) struct Setting {
     pub(crate) inner: InnerBackend,
     pub(crate) changelog: bool,
     pub(crate) course: Course,
+    pub(crate) timers: TimerService,
 }
 
 /// The subtasks of one operator.
@@ -68,8 +73,9 @@ impl Bench {
 
     /// A new daemon with all subtasks, as a later attempt.
     async fn open(&mut self, restore: RestoreFrom) {
-        let Setting { inner, changelog, course } = self.setting;
-        let daemon = Daemon::start(&self.world, Settings::on_request(inner, 10 * (self.attempt + 1)));
+        let Setting { inner, changelog, course, timers } = self.setting;
+        let settings = Settings { timers, ..Settings::on_request(inner, 10 * (self.attempt + 1)) };
+        let daemon = Daemon::start(&self.world, settings);
         let turn = if course == Course::Rescaled { self.attempt as usize % PARALLELISMS.len() } else { 0 };
         self.attempt += 1;
         self.subtasks.clear();
@@ -167,12 +173,22 @@ fn group(key: &str) -> u32 {
 
 /// Runs a behaviour in every setting.
 pub(crate) async fn everywhere(states: Vec<StateDescriptor>, behaviour: impl AsyncFn(&mut Bench)) {
+    everywhere_with(&[TimerService::default()], states, behaviour).await;
+}
+
+/// Likewise, with each of `services` for the timers of RocksDB.
+pub(crate) async fn everywhere_with(
+    services: &[TimerService],
+    states: Vec<StateDescriptor>,
+    behaviour: impl AsyncFn(&mut Bench),
+) {
     use Course::{Live, LogAlone, Rescaled, SnapshotAlone, SnapshotAndLog};
-    for inner in [InnerBackend::HashMap, InnerBackend::RocksDb] {
+    let on_disk = services.iter().map(|timers| (InnerBackend::RocksDb, *timers));
+    for (inner, timers) in on_disk.chain([(InnerBackend::HashMap, TimerService::default())]) {
         let (logged, unlogged) = ([Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled], [SnapshotAlone, Rescaled]);
         for (changelog, courses) in [(true, &logged[..]), (false, &unlogged[..])] {
             for &course in courses {
-                let setting = Setting { inner, changelog, course };
+                let setting = Setting { inner, changelog, course, timers };
                 let mut bench = Bench::start(setting, states.clone()).await;
                 behaviour(&mut bench).await;
             }

@@ -33,7 +33,8 @@ impl Undo {
             ) => self.record_entry(live, cell, map_key),
             (StateKind::List, Action::Clear) => self.record_list(live, cell),
             (StateKind::List, Action::ListPut { index, .. }) => self.record_element(live, cell, index),
-            (StateKind::Map | StateKind::List, _) => Ok(()),
+            // A misfit; or a timer, of which nothing is kept so far.
+            (StateKind::Map | StateKind::List | StateKind::Timer, _) => Ok(()),
         };
         self.id = id;
         self.keep_to_limit();

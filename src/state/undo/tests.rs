@@ -108,7 +108,7 @@ impl Bench {
                     (StateKind::Map, 3) => Action::MapAppend { map_key, value },
                     (StateKind::Map, _) => Action::MapPut { map_key, value },
                     (StateKind::List, 1..3) => Action::ListPut { index: u64::from(*entry).min(length), element: value },
-                    (StateKind::List, _) => Action::ListPut { index: length, element: value },
+                    _ => Action::ListPut { index: length, element: value },
                 };
                 self.change(place, kind, action);
             }
@@ -183,6 +183,7 @@ fn apply(model: &mut Model, place: Place, action: Action<'_>) {
         Action::MapRemove { map_key } => drop(cell.remove(map_key)),
         Action::MapAppend { map_key, value } => cell.entry(map_key.to_vec()).or_default().extend_from_slice(value),
         Action::ListPut { index, element } => drop(cell.insert(index.to_be_bytes().to_vec(), element.to_vec())),
+        Action::TimerPut { .. } | Action::TimerRemove { .. } => unreachable!("none is registered"),
     }
     if cell.is_empty() {
         model.remove(&place);
@@ -205,6 +206,7 @@ fn compare(backend: &dyn StateBackend, model: &Model) {
                 }
                 StateKind::Map => compare_map(backend, place, cell),
                 StateKind::List => compare_list(backend, place, cell),
+                StateKind::Timer => unreachable!("none is registered"),
             }
         }
         for entries in [1, 2, usize::MAX] {

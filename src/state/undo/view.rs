@@ -8,7 +8,7 @@ use std::{
 
 use super::{Address, Cell, Layer, Old, OldList, OldMap, put_group, put_id};
 use crate::{
-    state::{Change, Counting, Counts, MapKeys, PageLimit, StateBackend, StateError, page::Page},
+    state::{Change, Counting, Counts, MapKeys, PageLimit, StateBackend, StateError, TimerRef, page::Page},
     types::{KeyGroup, StateDescriptor, StateId},
 };
 
@@ -231,6 +231,21 @@ impl StateBackend for View<'_> {
             read(element);
         }
         Ok(false)
+    }
+
+    fn timer(&self, at: Address<'_>, _time: i64) -> Result<bool, StateError> {
+        Err(mismatch(at))
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        _after: Option<TimerRef<'_>>,
+        _up_to: i64,
+        _limit: PageLimit,
+        _read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        Err(StateError::Mismatch { state, what: "a read of timers at a mark" })
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {

@@ -278,12 +278,13 @@ impl<'a> Owner<'a> {
 
     fn operations<'s>(&self, steps: &'s [Step]) -> Vec<Operation<'s>> {
         let given = self.engine.world.plan.assignment == KeyGroupAssignment::Given;
-        let operation = |step: &'s Step| Operation {
-            state: self.ids[&step.state],
-            key_group: given.then_some(u32::from(step.key.group)),
-            key: &step.key.bytes,
-            namespace: step.namespace.as_bytes(),
-            op: step.op(),
+        let operation = |step: &'s Step| {
+            let (state, op) = (self.ids[&step.state], step.op());
+            if !op.is_keyed() {
+                return Operation { state, key_group: None, key: b"", namespace: b"", op };
+            }
+            let key_group = given.then_some(u32::from(step.key.group));
+            Operation { state, key_group, key: &step.key.bytes, namespace: step.namespace.as_bytes(), op }
         };
         steps.iter().map(operation).collect()
     }
@@ -350,7 +351,7 @@ impl<'a> Owner<'a> {
         let (steps, ..) = self.steps();
         let (too_long, number) = (vec![0; MAX_VALUE_BYTES + 1], self.next);
         let mut operations = self.operations(&steps);
-        let Some(good) = operations.first().copied() else { return Ok(()) };
+        let Some(good) = operations.iter().find(|operation| operation.op.is_keyed()).copied() else { return Ok(()) };
         let foreign = self.engine.own.foreign.clone();
         let bad = match (self.engine.random.below(5), &foreign) {
             (0, _) => Operation { state: StateId(999), ..good },
