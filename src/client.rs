@@ -53,6 +53,7 @@ mod error;
 mod migration;
 mod open;
 mod outgoing;
+mod query;
 mod session;
 mod state;
 mod wire;
@@ -88,6 +89,7 @@ pub use self::{
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     migration::{OldEntries, OldKey},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    query::Query,
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
     state::{ListState, MapState, State, StateOptions, ValueState},
 };

@@ -73,6 +73,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The daemon's own log.
     pub log: LogConfig,
+    /// Whether clients may read beside the writers.
+    pub queries: bool,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
 }
@@ -119,6 +121,8 @@ pub struct MemoryConfig {
     pub state_bytes: u64,
     /// Bytes of block cache and memtables of all RocksDB backends.
     pub rocksdb_bytes: u64,
+    /// Bytes that each backend may keep of what was overwritten.
+    pub undo_bytes: u64,
 }
 
 /// The inner backend on local disk.

@@ -344,6 +344,8 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
             replay_rate: config.materialization.replay_rate as f64,
         },
         compression,
+        queries: config.queries,
+        undo_memory: config.memory.undo_bytes,
         ..BackendOptions::default()
     };
     let upload_options = UploadOptions {

@@ -168,6 +168,7 @@ impl Core {
             }
         }
         self.flights.insert(request.id, flight);
+        self.mark_checkpoint(request.id);
         if unlogged {
             self.upload_snapshot(request.id);
         }
@@ -216,6 +217,7 @@ impl Core {
     /// Fails one checkpoint in flight.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
         self.ledger.fail(id);
+        self.retain_marks();
         self.give_up_snapshot(id, &error);
         let Some(flight) = self.flights.remove(&id) else { return };
         self.env.metrics.checkpoint_failed();
@@ -328,6 +330,10 @@ impl Core {
             // The engine must not meet it again after a crash: a manifest without it goes out at once.
             self.withdrawing = true;
         }
+        if kind == NoticeKind::Complete {
+            self.mark_completed(target, outcome);
+        }
+        self.retain_marks();
         self.wake_session();
         outcome
     }

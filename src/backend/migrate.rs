@@ -21,6 +21,7 @@ use super::{
     cleanup::CleanUps,
     core::{Core, signed},
     error,
+    marks::Live,
     outbox::Outbox,
     states::{Move, Plan, Rewrite},
 };
@@ -196,7 +197,7 @@ impl Core {
         self.time = self.time.max(self.env.clock.now_ms());
         self.writer.begin_batch(self.next_batch, self.time);
         let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
-        let Self { inner, writer, since_barrier, log_changes, .. } = self;
+        let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
         let logged = u64::from(!writer.is_silent());
         let mut log = |change: &Change<'_>| {
             since_barrier.1 += 1;
@@ -204,7 +205,8 @@ impl Core {
             writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let mut run = || {
-            let mut mover = Mover { inner: inner.as_mut(), of, time, log: &mut log, left: BATCH };
+            let mut live = Live::new(marks, inner.as_mut(), of.kind);
+            let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
             mover.run(cursor, groups)?;
             inner.finish_batch()
         };

@@ -316,7 +316,12 @@ pub(super) static TABLE: &[Legacy] = &[
         "latencies and sizes are always measured, see `/metrics` at admin.address",
     ),
     missing(&["table.exec.state.ttl"], "time to live is said of each state when it is registered, not here"),
-    missing(&["queryable-state.*"], "dstl has no query server; tools read through the socket"),
+    changed(
+        &["queryable-state.enable"],
+        "queryable-state.enabled",
+        "there is no query server: clients read through the socket, with the call Query",
+    ),
+    missing(&["queryable-state.*"], "dstl has no query server or proxy; clients read through the socket"),
     carried(&["s3.endpoint", "fs.s3a.endpoint"], STORE_OPTIONS, Carry::Entry("aws_endpoint")),
     carried(&["s3.region", "s3.endpoint.region", "fs.s3a.endpoint.region"], STORE_OPTIONS, Carry::Entry("aws_region")),
     carried(

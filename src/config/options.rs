@@ -101,6 +101,13 @@ const STATE: &[Spec] = &[
          together; what they leave is for everything else.",
     ),
     text(
+        "memory.undo",
+        at_least(1),
+        "16 MiB",
+        "Budget of each backend for what was overwritten since its newest completed checkpoint, which queries read \
+         (queryable-state.enabled; without it nothing is kept). Beyond it they have to wait until the next one completes.",
+    ),
+    text(
         "memory.state",
         Kind::Share,
         "50%",
@@ -409,6 +416,13 @@ const LIMITS: &[Spec] = &[
 ];
 
 const OPERATION: &[Spec] = &[
+    text(
+        "queryable-state.enabled",
+        Kind::Flag,
+        "false",
+        "Whether clients may read backends beside their writers (the call Query): what is applied, or the newest completed \
+         checkpoint. Whoever reaches the socket may, then.",
+    ),
     text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
     text(
         "drain-timeout",

@@ -94,6 +94,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             format: merged.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: merged.text("log.level"),
         },
+        queries: merged.flag("queryable-state.enabled"),
         drain_timeout: merged.duration("drain-timeout"),
         data_dir,
     };
@@ -113,7 +114,8 @@ fn memory(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> MemoryCo
         Share::Bytes(bytes) => bytes,
         Share::Percent(percent) => budget_bytes / 100 * percent,
     };
-    MemoryConfig { budget_bytes, state_bytes: of_budget("memory.state"), rocksdb_bytes: of_budget("memory.rocksdb") }
+    let (state_bytes, rocksdb_bytes) = (of_budget("memory.state"), of_budget("memory.rocksdb"));
+    MemoryConfig { budget_bytes, state_bytes, rocksdb_bytes, undo_bytes: merged.number("memory.undo") }
 }
 
 /// The default of the budget of changes that are not yet durable; no rule but that of the memory budget refuses it.

@@ -228,6 +228,7 @@ fn flinks_names_get_ours_in_every_source() {
         "state.checkpoints.dir=s3://bucket/a",
         "state.checkpoints.num-retained=0",
         "state.backend.rocksdb.memory.managed=true",
+        "queryable-state.enable=true",
         "s3.secret-key=hush",
     ];
     sources.flags = flags(&arguments).flags;
@@ -257,6 +258,8 @@ fn flinks_names_get_ours_in_every_source() {
         "`state.checkpoints.num-retained` is `0` (flag --set), as in Flink; here it is `execution.checkpointing.num-retained`, and \
          this value cannot stay: ",
         "`state.backend.rocksdb.memory.managed` is `true` (flag --set), as in Flink; dstl has no such option: ",
+        "`queryable-state.enable` is `true` (flag --set), as in Flink; here it is `--set queryable-state.enabled=true`; there is no \
+         query server: ",
         "`s3.secret-key` is `…` (flag --set), as in Flink; dstl has no such option: credentials come from the environment",
     ];
     assert_eq!(shown.len(), expected.len(), "{shown:#?}");

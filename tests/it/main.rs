@@ -14,6 +14,7 @@ mod materialization;
 mod picky;
 mod pushback;
 mod python;
+mod query;
 mod rescale;
 mod s3;
 mod schema;
