@@ -10,6 +10,7 @@ mod deploy;
 mod fight;
 mod gc;
 mod local;
+mod local_recovery;
 mod materialization;
 mod picky;
 mod pushback;
