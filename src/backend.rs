@@ -26,6 +26,7 @@
 mod apply;
 mod checkpointing;
 mod cleanup;
+mod copies;
 mod core;
 mod credit;
 mod directory;

@@ -63,6 +63,8 @@ pub struct Config {
     pub changelog: ChangelogConfig,
     /// Checkpoints.
     pub checkpoint: CheckpointConfig,
+    /// Local recovery.
+    pub local_copies: LocalCopiesConfig,
     /// Garbage collection.
     pub gc: GcConfig,
     /// Snapshots.
@@ -234,6 +236,21 @@ pub struct CheckpointConfig {
     pub timeout: Duration,
     /// Most of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
+}
+
+/// Local copies of what is uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalCopiesConfig {
+    /// Whether they are made.
+    pub backup: bool,
+    /// Whether restores read them.
+    pub recovery: bool,
+    /// Where they lie; not empty.
+    pub dirs: Vec<PathBuf>,
+    /// Most bytes of all.
+    pub max_bytes: u64,
+    /// After which those of a backend that is not open go.
+    pub idle_timeout: Duration,
 }
 
 /// Garbage collection.

@@ -323,6 +323,7 @@ impl Core {
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && self.ledger.means_in_flight(target) {
             let text = format!("backend `{}`: checkpoint {} was aborted by notice", self.id, target.id);
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
+            self.want_copies();
             return NoticeOutcome::Done;
         }
         let outcome = self.ledger.notice(kind, target);
@@ -334,6 +335,7 @@ impl Core {
             self.mark_completed(target, outcome);
         }
         self.retain_marks();
+        self.want_copies();
         self.wake_session();
         outcome
     }
@@ -346,7 +348,7 @@ impl Core {
     }
 
     /// The same for snapshot files of this epoch.
-    fn snapshot_low_water(&self) -> u64 {
+    pub(super) fn snapshot_low_water(&self) -> u64 {
         if self.is_unlogged() {
             self.snapshots.low_water(self.snapshot_files.load(Ordering::Relaxed))
         } else {

@@ -299,6 +299,7 @@ impl Core {
             self.env.metrics.session_ended();
         }
         self.env.metrics.ended(&self.id);
+        self.release_copies();
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
         self.push_back.wake();

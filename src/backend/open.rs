@@ -262,6 +262,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
+    core.want_copies();
     core
 }
 

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 use url::Url;
 
 use super::{
-    AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend, LogConfig,
-    LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig, RpcConfig, StoreOptions,
-    TcpConfig, TcpSecurity, TimerService, UploadConfig,
+    AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend,
+    LocalCopiesConfig, LogConfig, LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig,
+    RpcConfig, StoreOptions, TcpConfig, TcpSecurity, TimerService, UploadConfig,
     check::{self, MAX_IN_FLIGHT, Rule},
     fault::{Fault, Faults},
     kind::Share,
@@ -76,6 +76,15 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             num_retained: merged.count("execution.checkpointing.num-retained"),
             timeout: merged.duration("execution.checkpointing.timeout"),
             max_concurrent: merged.count("execution.checkpointing.max-concurrent-checkpoints"),
+        },
+        local_copies: LocalCopiesConfig {
+            backup: merged.flag("execution.checkpointing.local-backup.enabled"),
+            recovery: merged.flag("execution.state-recovery.from-local"),
+            dirs: merged
+                .paths("execution.checkpointing.local-backup.dirs")
+                .unwrap_or_else(|| vec![data_dir.join("copies")]),
+            max_bytes: merged.count("execution.checkpointing.local-backup.max-size") as u64,
+            idle_timeout: merged.duration("state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms"),
         },
         materialization: MaterializationConfig {
             interval: merged
