@@ -12,6 +12,7 @@
 //! cut gives back the descriptors of that moment, in the middle of a move or migration too.
 
 mod adopt;
+mod check;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,13 +1,16 @@
 //! An opened backend.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use bytes::Bytes;
+use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
     Client, ClientError, ListState, MapState, Session, SessionOptions, StateOptions, ValueState, worker::Worker,
 };
 use crate::{
-    proto::v1::{BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, StateDescriptor},
+    proto::v1::{BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, StateDescriptor, ttl},
     types::StateKind,
 };
 
@@ -17,12 +20,16 @@ pub struct Backend {
     client: Client,
     backend: BackendRef,
     opened: Opened,
+    /// Ids of states whose entries are touched by reads, so that these cost credit.
+    touched_by_reads: Arc<watch::Sender<BTreeSet<u32>>>,
 }
 
 impl Backend {
     pub(super) fn new(client: Client, opened: Opened) -> Result<Self, ClientError> {
         let backend = opened.backend.clone().ok_or(ClientError::Incomplete("the opened backend"))?;
-        Ok(Self { client, backend, opened })
+        let touched_by_reads = Arc::new(watch::Sender::default());
+        note_touched(&touched_by_reads, &opened.states);
+        Ok(Self { client, backend, opened, touched_by_reads })
     }
 
     /// Everything that the daemon told when it opened.
@@ -80,6 +87,11 @@ impl Backend {
     /// What the daemon refused, as another descriptor under the same name.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
         self.register_with(states, &[]).await
+    }
+
+    /// Learns which states are touched by reads.
+    pub(super) fn note_registered(&self, states: &[RegisteredState]) {
+        note_touched(&self.touched_by_reads, states);
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -140,7 +152,8 @@ impl Backend {
     /// # Errors
     /// As for [`session`](Self::session).
     pub async fn session_with(&self, options: SessionOptions) -> Result<Session, ClientError> {
-        let (worker, ends) = Worker::start(self.client.clone(), self.backend.clone(), options).await?;
+        let touched = self.touched_by_reads.subscribe();
+        let (worker, ends) = Worker::start(self.client.clone(), (self.backend.clone(), touched), options).await?;
         let id = self.backend.id.clone().unwrap_or_default();
         let span = tracing::info_span!("session", job = id.job, operator = id.operator, subtask = id.subtask);
         tokio::spawn(worker.run().instrument(span));
@@ -154,4 +167,18 @@ impl Backend {
     pub async fn close(self) -> Result<bool, ClientError> {
         self.client.close(&self.backend).await
     }
+}
+
+/// Notes which of these states are touched by reads, as they are registered now.
+fn note_touched(touched: &watch::Sender<BTreeSet<u32>>, states: &[RegisteredState]) {
+    touched.send_modify(|touched| {
+        for state in states {
+            let ttl = state.descriptor.as_ref().and_then(|descriptor| descriptor.ttl.as_ref());
+            if ttl.is_some_and(|ttl| ttl.update() == ttl::Update::OnReadAndWrite) {
+                touched.insert(state.id);
+            } else {
+                touched.remove(&state.id);
+            }
+        }
+    });
 }

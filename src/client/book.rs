@@ -14,7 +14,9 @@
 
 mod recovery;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tokio::sync::watch;
 
 use super::{
     ClientError,
@@ -85,10 +87,16 @@ pub(super) struct Book {
     acknowledged: Acknowledgement,
     granted: u64,
     used: u64,
+    /// Ids of states whose entries are touched by reads.
+    touched_by_reads: watch::Receiver<BTreeSet<u32>>,
 }
 
 impl Book {
-    pub(super) fn new(limits: Limits, started: &SessionStarted) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        started: &SessionStarted,
+        touched_by_reads: watch::Receiver<BTreeSet<u32>>,
+    ) -> Self {
         Self {
             limits,
             collector: BatchBuilder::new(),
@@ -105,6 +113,7 @@ impl Book {
             acknowledged: Acknowledgement { applied_to: started.applied_to, ..Acknowledgement::default() },
             granted: started.credit,
             used: 0,
+            touched_by_reads,
         }
     }
 
@@ -228,8 +237,9 @@ impl Book {
 
     fn send_batch(&mut self, mut outgoing: Outgoing) -> Frame {
         let number = self.next;
-        self.used += cost(number, &outgoing.sealed);
-        assert!(self.used <= self.granted || !outgoing.sealed.writes(), "credit covers what is sent");
+        let cost = self.cost(number, &outgoing.sealed);
+        self.used += cost;
+        assert!(self.used <= self.granted || cost == 0, "credit covers what is sent");
         self.next += 1;
         if let Some(accepted) = outgoing.accepted.take() {
             let _ = accepted.send(());
@@ -240,10 +250,21 @@ impl Book {
         Frame::Batch { number, operations }
     }
 
+    /// What sending a batch as `number` takes off the credit.
+    fn cost(&self, number: u64, sealed: &Sealed) -> u64 {
+        let touched = self.touched_by_reads.borrow();
+        let touches = || {
+            let parts = wire::split_operations(&sealed.operations).unwrap_or_default();
+            parts.iter().any(|part| touched.contains(&wire::part_state(part)))
+        };
+        let costs = sealed.writes() || (!touched.is_empty() && touches());
+        if costs { wire::batch_len(number, &sealed.operations) as u64 } else { 0 }
+    }
+
     fn fits(&self, item: &Item) -> bool {
         match item {
             Item::Batch(outgoing) => {
-                let cost = cost(self.next, &outgoing.sealed);
+                let cost = self.cost(self.next, &outgoing.sealed);
                 self.window_is_open() && (cost == 0 || self.used + cost <= self.granted)
             }
             // A checkpoint id is in flight once; a second barrier with it waits for the first one's answer.
@@ -363,11 +384,6 @@ impl Book {
 
 fn request(request: Request) -> Frame {
     Frame::Request(SessionRequest { request: Some(request) })
-}
-
-/// What sending a batch as `number` takes off the credit.
-fn cost(number: u64, sealed: &Sealed) -> u64 {
-    if sealed.writes() { wire::batch_len(number, &sealed.operations) as u64 } else { 0 }
 }
 
 /// Whether a reply's notice is the one that was sent; the daemon may fill in a missing UUID.

@@ -22,7 +22,7 @@ use tonic::{
 };
 
 use super::{ClientError, Encode};
-use crate::proto::v1::{OperationKind, SessionRequest, SessionResponse};
+use crate::proto::v1::{Operation, OperationKind, SessionRequest, SessionResponse};
 
 /// Most bytes that a request has around the operations of its batch: two tags with the number and the length.
 pub(super) const BATCH_OVERHEAD: usize = 17;
@@ -153,6 +153,13 @@ pub(super) fn split_operations(operations: &Bytes) -> Result<Vec<Bytes>, ClientE
 /// Whether one slice of [`split_operations`] is a read. Its kind is its first field, unless it has none.
 pub(super) fn part_is_read(part: &Bytes) -> bool {
     part_kind(part).is_some_and(is_read)
+}
+
+/// The id of the state of one slice of [`split_operations`]; 0 if it has none.
+pub(super) fn part_state(part: &Bytes) -> u32 {
+    let mut cursor = part.clone();
+    let operation = cursor.try_get_u8().is_ok().then(|| Operation::decode_length_delimited(cursor));
+    operation.and_then(Result::ok).map_or(0, |operation| operation.state)
 }
 
 fn part_kind(part: &Bytes) -> Option<OperationKind> {

@@ -1,6 +1,6 @@
 //! The actor of a session: moves messages between its callers, its [`Book`] and the stream.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -86,16 +86,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Opens the first stream. The worker does nothing until it runs.
+    /// Opens the first stream. The worker does nothing until it runs. Reads of the states with the ids given cost credit.
     pub(super) async fn start(
         client: Client,
-        backend: BackendRef,
+        (backend, touched_by_reads): (BackendRef, watch::Receiver<BTreeSet<u32>>),
         options: SessionOptions,
     ) -> Result<(Self, Ends), ClientError> {
         let (link, started) = open_stream(&client, &backend).await?;
         let (messages, messages_of_callers) = mpsc::channel(MAX_MESSAGES);
         let (notices, notices_of_callers) = mpsc::channel(MAX_NOTICES);
-        let book = Book::new(*client.limits(), &started);
+        let book = Book::new(*client.limits(), &started, touched_by_reads);
         let (acknowledged, watched) = watch::channel(book.acknowledged().into());
         let failure = Failure::default();
         let ends = Ends { messages, notices, acknowledged: watched, failure: failure.clone() };

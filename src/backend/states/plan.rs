@@ -2,16 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::States;
+use super::{States, check::check};
 use crate::{
     checkpoint::manifest::Registration,
     error::{Error, Reason},
-    state::merge::check_value,
-    types::{Limits, Schema, SchemaChange, SchemaMode, Serializer, StateDescriptor, StateId, StateKind},
+    types::{Limits, SchemaChange, SchemaMode, StateDescriptor, StateId, StateKind},
 };
-
-/// Longest name or serializer id of a state, in bytes.
-const MAX_NAME_BYTES: usize = 200;
 
 /// What registering states comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -240,56 +236,6 @@ fn modes<'a>(wanted: &[StateDescriptor], changes: &'a [SchemaChange]) -> Result<
         }
     }
     Ok(modes)
-}
-
-fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
-    let length = descriptor.name.len();
-    let Schema { key, namespace, value } = &descriptor.schema;
-    let is_long = |serializer: &Serializer| serializer.id.len() > MAX_NAME_BYTES;
-    if length == 0 || length > MAX_NAME_BYTES || [key, namespace, value].into_iter().any(is_long) {
-        let text = format!(
-            "state `{}`: a name has 1 to {MAX_NAME_BYTES} bytes, a serializer id up to as many",
-            descriptor.name
-        );
-        return Err(Error::new(Reason::LimitExceeded, text));
-    }
-    let StateDescriptor { merge, ttl, redistribution, default_value, .. } = descriptor;
-    if descriptor.kind == StateKind::Timer
-        && (merge.is_some() || ttl.is_some() || redistribution.is_some() || !default_value.is_empty())
-    {
-        let text =
-            format!("state `{}`: timers have no merge function, TTL, redistribution or default value", descriptor.name);
-        return Err(Error::new(Reason::InvalidArgument, text));
-    }
-    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
-        let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
-        return Err(Error::new(Reason::Unsupported, text));
-    }
-    if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
-        let text = format!("state `{}`: a list has no merge function; use LIST_ADD", descriptor.name);
-        return Err(Error::new(Reason::InvalidArgument, text));
-    }
-    check_default(descriptor, limits)
-}
-
-fn check_default(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
-    let StateDescriptor { name, default_value, .. } = descriptor;
-    let invalid = |text: String| Err(Error::new(Reason::InvalidArgument, format!("state `{name}`: {text}")));
-    if default_value.is_empty() {
-        return Ok(());
-    }
-    if descriptor.kind != StateKind::Value {
-        return invalid("a default value, which only value states have".to_owned());
-    }
-    if default_value.len() > limits.max_value_bytes {
-        let (bytes, most) = (default_value.len(), limits.max_value_bytes);
-        let text = format!("state `{name}`: a default value of {bytes} bytes, at most {most} are allowed");
-        return Err(Error::new(Reason::LimitExceeded, text));
-    }
-    match descriptor.merge.map(|function| check_value(function, default_value)) {
-        Some(Err(unfit)) => invalid(format!("a default value of {unfit}")),
-        None | Some(Ok(())) => Ok(()),
-    }
 }
 
 /// What has to agree, for messages.

@@ -266,10 +266,17 @@ fn refuses_what_no_state_can_be() {
     let sum = |bytes| default(StateKind::Value, bytes).with_merge(MergeFunction::SumI64);
     assert_eq!(reason(&mut states, sum(7)), Reason::InvalidArgument, "a sum has 8 bytes");
     let timer = || descriptor("t", StateKind::Timer);
+    let redistributed = |redistribution, of| StateDescriptor { redistribution: Some(redistribution), ..of };
     let misfits = [
         timer().with_merge(MergeFunction::Count),
-        with_ttl(timer(), 5),
-        StateDescriptor { redistribution: Some(Redistribution::Split), ..timer() },
+        StateDescriptor { ttl: Some(Ttl::new(5)), ..timer() },
+        redistributed(Redistribution::Split, timer()),
+        redistributed(Redistribution::Union, descriptor("u", StateKind::Map)),
+        redistributed(Redistribution::Broadcast, descriptor("b", StateKind::List)),
+        redistributed(
+            Redistribution::Split,
+            StateDescriptor { ttl: Some(Ttl::new(5)), ..descriptor("s", StateKind::List) },
+        ),
         default(StateKind::Timer, 1),
     ];
     for misfit in misfits {
