@@ -125,7 +125,7 @@ impl Core {
     }
 
     /// Reads the clock. What was expired for one batch stays so for all later ones.
-    fn pass_time(&mut self) {
+    pub(super) fn pass_time(&mut self) {
         self.time = self.time.max(self.env.clock.now_ms());
         self.inner.set_time(self.time);
     }
