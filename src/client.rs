@@ -50,10 +50,15 @@ mod book;
 mod bound;
 mod codec;
 mod error;
+mod fold;
 mod open;
 mod outgoing;
+mod scan;
 mod session;
 mod state;
+mod timer;
+mod touched;
+mod ttl;
 mod wire;
 mod worker;
 
@@ -83,11 +88,14 @@ pub use self::{
     backend::Backend,
     batch::{Applied, BatchBuilder, RawOperation},
     bound::Bound,
-    codec::{Decode, Encode},
+    codec::{Decode, Encode, Ordered},
     error::{ClientError, DaemonError, Lost, Reason, Scope},
+    fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
-    state::{ListState, MapState, State, StateOptions, ValueState},
+    state::{ListState, MapState, State, StateOptions, TimerState, ValueState},
+    timer::{Fired, Timer},
 };
 
 const PROTOCOL: u32 = 1;
