@@ -19,6 +19,7 @@ mod sim;
 mod support;
 mod sweeping;
 mod tidy;
+mod typed;
 mod vanish;
 mod venv;
 mod windows;
