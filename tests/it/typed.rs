@@ -14,7 +14,7 @@ use crate::local::Daemon;
 /// Opens a backend on each inner backend of a new daemon. The settings keep results in small messages.
 async fn on_both(test: impl AsyncFn(Backend)) {
     let folder = tempfile::tempdir().unwrap();
-    let settings = ["rpc.max-message-size=64 KiB", "rpc.max-value-size=16 KiB", "rpc.max-key-size=1 KiB"];
+    let settings = ["rpc.max-message-size=128 KiB", "rpc.max-value-size=16 KiB", "rpc.max-key-size=1 KiB"];
     let daemon = Daemon::start(folder.path(), &settings.map(str::to_owned));
     for inner in [InnerBackend::Hashmap, InnerBackend::Rocksdb] {
         let options = OpenOptions::new("job", inner.as_str_name()).inner(inner).attempt(1);
@@ -66,7 +66,7 @@ async fn reads_that_one_message_cannot_answer_are_all_answered() {
     on_both(async |backend| {
         let session = backend.session().await.unwrap();
         let texts: ValueState<u64, String> = backend.value_state("texts", StateOptions::new()).await.unwrap();
-        let text = |number: u64| number.to_string().repeat(4000);
+        let text = |number: u64| number.to_string().repeat(8000);
         for number in 0..20 {
             texts.on(&session).put(&number, &text(number)).await.unwrap();
         }
