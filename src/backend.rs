@@ -16,6 +16,9 @@
 //! batch is *applied*. Rolled-over change sets become *persisted* when their segment is on the store; checkpoints whose cut is
 //! persisted are published in one manifest and answered; a completion notice makes them *confirmed*.
 //!
+//! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which makes the
+//! batches before it persisted ([`snapshotting`]).
+//!
 //! The core is synchronous and never waits; whoever holds its lock holds it for microseconds. Every call names its epoch,
 //! which is checked under that lock: a fenced owner changes nothing.
 
@@ -33,6 +36,7 @@ mod open;
 mod outbox;
 mod pushback;
 mod session;
+mod snapshotting;
 mod states;
 mod turns;
 mod worker;

@@ -132,10 +132,21 @@ pub struct RocksDbConfig {
     pub threads: u16,
     /// The set of options.
     pub predefined: PredefinedOptions,
+    /// What keeps timers in order.
+    pub timers: TimerService,
     /// Single options over it, which RocksDB accepts.
     pub options: BTreeMap<String, String>,
     /// Names of the properties that become metrics.
     pub metrics: Vec<&'static str>,
+}
+
+/// What keeps the timers of RocksDB backends in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerService {
+    /// The database.
+    RocksDb,
+    /// Memory.
+    Heap,
 }
 
 /// Sets of options of RocksDB for kinds of disks.

@@ -295,6 +295,10 @@ fn local_backends(
             config::PredefinedOptions::SpinningDiskHighMemory => rocksdb::PredefinedOptions::SpinningDiskHighMemory,
             config::PredefinedOptions::FlashSsd => rocksdb::PredefinedOptions::FlashSsd,
         },
+        timers: match settings.timers {
+            config::TimerService::RocksDb => rocksdb::TimerService::RocksDb,
+            config::TimerService::Heap => rocksdb::TimerService::Heap,
+        },
         overrides: settings.options.clone(),
     };
     let resources = rocksdb::Resources::new(options, folders).map_err(start_error)?;

@@ -22,6 +22,7 @@
 pub mod change;
 #[doc(hidden)]
 pub mod conformance;
+pub mod cut;
 pub mod folder;
 pub mod hashmap;
 pub mod image;
@@ -32,6 +33,7 @@ mod piece;
 #[cfg(feature = "rocksdb")]
 pub mod rocksdb;
 pub mod snapshot;
+mod timer;
 pub mod ttl;
 
 pub use self::{
@@ -39,6 +41,7 @@ pub use self::{
     image::ImageSnapshots,
     page::{MapKeys, PageLimit},
     piece::{HashRange, PieceSnapshots, stable_hash},
+    timer::TimerRef,
 };
 
 use std::collections::BTreeMap;
@@ -84,7 +87,7 @@ impl From<std::io::Error> for StateError {
     }
 }
 
-/// Numbers of entries by state: keys of values, map entries, list elements.
+/// Numbers of entries by state: keys of values, map entries, list elements, timers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Without states that have none.
@@ -148,7 +151,28 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Number of entries of (key, namespace): 0 or 1 for a value, map entries, list elements.
+    /// Whether there is a timer.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError>;
+
+    /// Hands the timers of a state, of all key groups, to `read`, in order of time, key, namespace and key group: those behind
+    /// `after`, which need not be there any more, and at or before `up_to`. Each takes [`TimerRef::page_bytes`] of the page.
+    /// Returns whether others follow the page.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError>;
+
+    /// Number of entries of (key, namespace): 0 or 1 for a value, map entries, list elements, timers.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -156,7 +180,7 @@ pub trait StateBackend: Send {
 
     /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order that
     /// does not change while others come and go: those behind `after`, which need not be there any more. Returns whether
-    /// others follow the page.
+    /// others follow the page. Of timers this may take as long as reading all of the key group.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -195,6 +219,11 @@ pub trait StateBackend: Send {
 
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        None
+    }
+
+    /// The same, to begin and end snapshots.
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         None
     }
 

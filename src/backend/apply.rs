@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Reason},
     state::{
-        Address,
+        Address, TimerRef,
         op::{self, Answer, Op, OpContext},
     },
     tasks,
@@ -40,8 +40,8 @@ pub struct Operation<'a> {
 pub struct BatchResult {
     /// Its number.
     pub number: u64,
-    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read that was
-    /// not carried out because the answers before it fill a message.
+    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read, or a firing
+    /// of timers, that was not carried out because the answers before it fill a message.
     pub answers: Vec<(u32, Option<Answer>)>,
     /// Whether it had been applied before, so that nothing was done now.
     pub repeated: bool,
@@ -80,6 +80,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -128,10 +129,8 @@ impl Core {
             self.key_groups.push(key_group);
             let at = address(operation, key_group);
             op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
-            if let Op::Keys { token, .. } = operation.op {
-                let checked = op::scan::check_token(token, operation.state, scope(self.epoch));
-                checked.map_err(|fault| error::operation(index, &fault))?;
-            }
+            let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
+            token.map_err(|fault| error::operation(index, &fault))?;
             writes |= operation.op.is_write();
             grows |= operation.op.grows();
         }
@@ -151,7 +150,7 @@ impl Core {
         let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
         let group = match (shape.assignment, operation.key_group) {
             // It reads all of them.
-            (_, None) if matches!(operation.op, Op::Keys { .. }) => return Ok(shape.key_groups.first()),
+            (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),
             (KeyGroupAssignment::Hashed, None) => hash_key_group(operation.key, shape.max_parallelism),
             (KeyGroupAssignment::Given, Some(group)) => group,
             (KeyGroupAssignment::Hashed, Some(group)) => {
@@ -189,12 +188,14 @@ impl Core {
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
+        let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
-        let builder = writer.builder();
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
-            if !operation.op.is_write() && !answers.is_empty() && room < limits.max_value_bytes {
+            // A timer has a key and a namespace.
+            let longest = limits.max_value_bytes.max(2 * limits.max_key_bytes + TimerRef::FRAME_BYTES);
+            if operation.op.answers() && !answers.is_empty() && room < longest {
                 answers.push((position, None));
                 continue;
             }
@@ -208,8 +209,8 @@ impl Core {
             let at = address(operation, *key_group);
             let mut log = |change: &crate::state::Change<'_>| {
                 since_barrier.1 += 1;
-                *log_changes += 1;
-                builder.push(change.at.key_group, |buffer| change.encode(buffer));
+                *log_changes += logged;
+                writer.push(change.at.key_group, |buffer| change.encode(buffer));
             };
             let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
@@ -254,6 +255,11 @@ fn reply_bytes(answer: &Answer) -> usize {
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
             Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
             Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),
+            Answer::Timers { timers, token } => {
+                let token = token.as_ref().map_or(0, bytes::Bytes::len);
+                timers.iter().map(|timer| timer.as_ref().page_bytes()).sum::<usize>() + token
+            }
+            Answer::Fired { timers, .. } => timers.iter().map(|timer| timer.as_ref().page_bytes()).sum(),
             Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
         }
 }

@@ -17,9 +17,11 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    materialize::Reusable,
     open::RestoredPart,
     outbox::{Outbox, SessionEvent},
     pushback::PushBack,
+    snapshotting::Snapshots,
     states::States,
 };
 use crate::{
@@ -29,7 +31,6 @@ use crate::{
         writer::Writer,
     },
     checkpoint::{
-        base::BaseIndex,
         ledger::Ledger,
         manifest::{Manifest, Materialization},
     },
@@ -123,8 +124,10 @@ pub(super) struct Core {
     pub(super) restored: Vec<RestoredPart>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
-    /// Pieces that the next materialization may use again.
-    pub(super) previous: Option<Arc<BaseIndex>>,
+    /// What the next materialization may use again.
+    pub(super) previous: Option<Arc<Reusable>>,
+    /// Checkpoints that are being made without changelog.
+    pub(super) snapshots: Snapshots,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
     /// Whether that is so long that the writer waits.

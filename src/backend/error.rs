@@ -31,7 +31,7 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
 /// A batch is refused because of one operation.
 pub(super) fn operation(index: usize, error: &OpError) -> Error {
     let reason = match error {
-        OpError::WrongKind { .. } | OpError::NoMergeFunction => Reason::WrongKind,
+        OpError::WrongKind { .. } | OpError::NoMergeFunction | OpError::OneByOne => Reason::WrongKind,
         OpError::TooLong { .. } | OpError::TooManySources(_) => Reason::LimitExceeded,
         _ => Reason::InvalidArgument,
     };

@@ -148,6 +148,7 @@ impl Backend {
     /// There is no such checkpoint.
     pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
         let (reply, answer) = oneshot::channel();
+        self.flush();
         {
             let mut core = self.shared.core.lock();
             core.check_owner(epoch)?;
@@ -160,13 +161,13 @@ impl Backend {
     /// Makes what is applied durable; returns the batch number below which everything is. Cancel-safe.
     ///
     /// # Errors
-    /// If the backend ends first.
+    /// If the backend has no changelog, or ends first.
     pub async fn persist(&self, epoch: Epoch) -> Result<u64, Error> {
         let (reply, answer) = oneshot::channel();
         {
             let mut core = self.shared.core.lock();
             core.check_owner(epoch)?;
-            core.persist(PersistWaiter::Call(reply));
+            core.persist(PersistWaiter::Call(reply))?;
         }
         answer.await.map_err(|_| closed(&self.id))?
     }

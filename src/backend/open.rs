@@ -21,9 +21,10 @@ use super::{
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
-    materialize,
+    materialize::{self, Reusable},
     metrics::Restores,
     pushback::PushBack,
+    snapshotting::Snapshots,
     states::States,
     worker,
 };
@@ -199,7 +200,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
     let parts_of_log = manifest.shape.key_groups.parts(manifest.shape.max_parallelism).collect();
+    let changelog = manifest.shape.changelog;
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
+    let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
+    let writer = if changelog { writer } else { writer.silenced() };
+    let previous = owner.contents.base.zip(restored.base);
+    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
@@ -211,7 +217,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         condition: Condition::Serving,
         inner,
         states,
-        writer: Writer::new(spec.id.clone(), epoch.number, blocks),
+        writer,
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
@@ -236,8 +242,10 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         time: restored.time,
         restored: parts,
         base: None,
-        previous: restored.base,
-        log_changes: restored.log_changes,
+        previous,
+        snapshots: Snapshots::default(),
+        // Without a log, replays grow no longer.
+        log_changes: if changelog { restored.log_changes } else { 0 },
         push_back: PushBack::default(),
         materialization_failures: 0,
         materialization_requests: vec![],
@@ -254,13 +262,16 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
     let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
+    let changelog = core.manifest.shape.changelog;
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
         core.shared = weak.clone();
         Shared { core: Mutex::new(core), wake: Notify::new(), materialize: Notify::new(), store }
     });
     tasks.spawn(worker::run(shared.clone()));
-    tasks.spawn(materialize::run(shared.clone()));
+    if changelog {
+        tasks.spawn(materialize::run(shared.clone()));
+    }
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
     opened.restored = restored;
@@ -288,6 +299,16 @@ pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -
         let text = format!(
             "backend `{}`: key groups {} were asked for, it runs with {}; to rescale, open with a higher attempt",
             spec.id, wanted.key_groups, running.key_groups
+        );
+        return Err(Error::new(Reason::BackendMismatch, text));
+    }
+    if let Some(changelog) = spec.changelog.filter(|changelog| *changelog != running.changelog) {
+        let mode = |on| if on { "enabled" } else { "disabled" };
+        let text = format!(
+            "backend `{}`: changelog {} was asked for, it runs with changelog {}; to switch, open with a higher attempt",
+            spec.id,
+            mode(changelog),
+            mode(running.changelog)
         );
         return Err(Error::new(Reason::BackendMismatch, text));
     }

@@ -149,6 +149,7 @@ impl Session {
     /// # Errors
     /// Nothing was cut.
     pub fn barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
+        self.backend.flush();
         {
             let mut core = self.backend.shared.core.lock();
             self.check(&core)?;
@@ -176,12 +177,11 @@ impl Session {
     /// Asks that everything applied be made durable; the outbox hears of it with `token`.
     ///
     /// # Errors
-    /// If the session is over.
+    /// If the session is over, or the backend has no changelog.
     pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
         let mut core = self.backend.shared.core.lock();
         self.check(&core)?;
-        core.persist(PersistWaiter::Session { token });
-        Ok(())
+        core.persist(PersistWaiter::Session { token }).map_err(Refusal::Request)
     }
 
     /// Ends a halt: `number` is what the refusals named.

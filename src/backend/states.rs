@@ -191,6 +191,14 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
+    let StateDescriptor { merge, ttl, redistribution, default_value, .. } = descriptor;
+    if descriptor.kind == StateKind::Timer
+        && (merge.is_some() || ttl.is_some() || redistribution.is_some() || !default_value.is_empty())
+    {
+        let text =
+            format!("state `{}`: timers have no merge function, TTL, redistribution or default value", descriptor.name);
+        return Err(Error::new(Reason::InvalidArgument, text));
+    }
     if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
         let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));
@@ -298,10 +306,21 @@ mod tests {
     }
 
     #[test]
-    fn refuses_nameless_states_and_merging_lists() {
+    fn refuses_nameless_states_merging_lists_and_timers_that_are_more() {
         let mut states = States::default();
         assert!(register(&mut states, &[descriptor("", StateKind::Value)]).is_err());
         let list = StateDescriptor { merge: Some(MergeFunction::Append), ..descriptor("l", StateKind::List) };
         assert!(register(&mut states, &[list]).is_err());
+        let timer = || descriptor("t", StateKind::Timer);
+        let misfits = [
+            timer().with_merge(MergeFunction::Count),
+            StateDescriptor { ttl: Some(crate::types::Ttl::new(5)), ..timer() },
+            StateDescriptor { redistribution: Some(crate::types::Redistribution::Split), ..timer() },
+            StateDescriptor { default_value: bytes::Bytes::from_static(b"d"), ..timer() },
+        ];
+        for misfit in misfits {
+            assert_eq!(register(&mut states, &[misfit]).unwrap_err().reason, Reason::InvalidArgument);
+        }
+        assert_eq!(register(&mut states, &[timer()]).unwrap(), [StateId(1)]);
     }
 }

@@ -234,8 +234,8 @@ pub(super) static TABLE: &[Legacy] = &[
         "it bounds what a restore reads at a time; uploads have state.changelog.dstl.dfs.upload.num-threads",
     ),
     missing(
-        &["state.backend.rocksdb.timer-service.factory", "state.backend.rocksdb.timer-service.cache-size"],
-        "dstl has no choice of where timers are kept; remove it",
+        &["state.backend.rocksdb.timer-service.cache-size"],
+        "how many timers of a key group are in memory follows from the number of key groups; remove it",
     ),
     missing(
         &["state.backend.rocksdb.options-factory"],

@@ -175,6 +175,13 @@ const ROCKSDB: &[Spec] = &[
         "Options of RocksDB for a kind of disk, as Flink has them.",
     ),
     text(
+        "state.backend.rocksdb.timer-service.factory",
+        Kind::Choice(&["ROCKSDB", "HEAP"]),
+        "ROCKSDB",
+        "What keeps the timers of RocksDB backends in order: `ROCKSDB` itself, with the first ones of each key group in memory, \
+         or an index of all of them in memory, `HEAP`. On disk they are either way, so it may change at any restart.",
+    ),
+    text(
         "state.backend.rocksdb.options",
         Kind::Table { secret: false },
         "",

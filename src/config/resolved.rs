@@ -7,7 +7,7 @@ use url::Url;
 use super::{
     AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend, LogConfig,
     LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig, RpcConfig, StoreOptions,
-    TcpConfig, TcpSecurity, UploadConfig,
+    TcpConfig, TcpSecurity, TimerService, UploadConfig,
     check::{self, MAX_IN_FLIGHT, Rule},
     fault::{Fault, Faults},
     kind::Share,
@@ -137,6 +137,10 @@ fn rocksdb(merged: &mut Merged, default_folder: PathBuf) -> RocksDbConfig {
                 ("SPINNING_DISK_OPTIMIZED_HIGH_MEM", PredefinedOptions::SpinningDiskHighMemory),
                 ("FLASH_SSD_OPTIMIZED", PredefinedOptions::FlashSsd),
             ],
+        ),
+        timers: merged.choice(
+            "state.backend.rocksdb.timer-service.factory",
+            &[("ROCKSDB", TimerService::RocksDb), ("HEAP", TimerService::Heap)],
         ),
         options: merged.table(ROCKSDB_OPTIONS),
         metrics: merged.words("state.backend.rocksdb.metrics"),

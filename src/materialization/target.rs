@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
@@ -38,7 +39,12 @@ pub struct Target {
     pub compression: Compression,
     /// For each upload.
     pub retry: Retry,
+    /// Until when to try again what the store refuses for good (permissions, configuration).
+    pub insist_until: Option<Instant>,
 }
+
+/// How long to wait before such an upload is tried again.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a materialization was not made.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +89,17 @@ impl Target {
     pub(super) async fn create(&self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
         let (backend, instance, name) = (self.backend.clone(), file.instance, file.name.clone());
         let path = ObjectName::SnapshotFile { backend, instance, file: name }.path();
-        match self.store.create(&path, payload, self.retry).await? {
-            Created::New | Created::Identical => Ok(()),
-            Created::Conflict => Err(MaterializationError::Conflict(path.to_string())),
+        loop {
+            return match self.store.create(&path, payload.clone(), self.retry).await {
+                Ok(Created::New | Created::Identical) => Ok(()),
+                Ok(Created::Conflict) => Err(MaterializationError::Conflict(path.to_string())),
+                Err(error) if self.insist_until.is_some_and(|until| Instant::now() + REFUSED_DELAY < until) => {
+                    tracing::warn!(%path, %error, "the store refuses a snapshot file; trying again");
+                    sleep(REFUSED_DELAY).await;
+                    continue;
+                }
+                Err(error) => Err(error.into()),
+            };
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
     proto::v1::{self, OperationKind},
     state::{
         MapKeys,
-        op::{Answer, Op},
+        op::{Answer, Op, Timer},
     },
     types::{
         BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name,
@@ -266,10 +266,10 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
         OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
-        OperationKind::TimerRegister
-        | OperationKind::TimerDelete
-        | OperationKind::Timers
-        | OperationKind::TimersFire => return Err("timers are not offered yet".to_owned()),
+        OperationKind::TimerRegister => Op::TimerRegister { time: wire.time },
+        OperationKind::TimerDelete => Op::TimerDelete { time: wire.time },
+        OperationKind::Timers => Op::Timers { up_to: wire.time, token: wire.token, limit: wire.limit },
+        OperationKind::TimersFire => Op::TimersFire { up_to: wire.time, limit: wire.limit },
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -293,6 +293,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys | Kind::Timers | Kind::TimersFire);
     let timer = matches!(kind, Kind::TimerRegister | Kind::TimerDelete | Kind::Timers | Kind::TimersFire);
+    let of_all = matches!(kind, Kind::Timers | Kind::TimersFire);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),
@@ -304,7 +305,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         ("map_key_to", kind == Kind::MapEntries || wire.map_key_to.is_empty()),
         ("map_prefix", kind == Kind::MapEntries || wire.map_prefix.is_empty()),
         ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
-        ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
+        ("namespace", wire.namespace.is_empty() || !(wire.all_namespaces || of_all)),
     ];
     match unused.iter().find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
@@ -350,12 +351,26 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.keys = keys.into_iter().map(stored).collect();
             result.token = token.unwrap_or_default();
         }
+        Some(Answer::Timers { timers, token }) => {
+            result.found = !timers.is_empty();
+            result.timers = timers.into_iter().map(to_timer).collect();
+            result.token = token.unwrap_or_default();
+        }
+        Some(Answer::Fired { timers, more }) => {
+            result.found = !timers.is_empty();
+            result.timers = timers.into_iter().map(to_timer).collect();
+            result.more = more;
+        }
         Some(Answer::Count(count)) => {
             result.found = count > 0;
             result.count = count;
         }
     }
     result
+}
+
+fn to_timer(timer: Timer) -> v1::Timer {
+    v1::Timer { time: timer.time, key: timer.key, namespace: timer.namespace, key_group: timer.key_group.0.into() }
 }
 
 pub(super) fn to_acknowledgement(acknowledgement: Acknowledgement, credit: u64) -> v1::Acknowledgement {

@@ -17,6 +17,7 @@ mod namespaces;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod snapshot;
+mod timers;
 mod values;
 
 use self::bench::Bench;
@@ -52,6 +53,11 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("namespaces_of_maps_unite", namespaces::namespaces_of_maps_unite),
     ("namespaces_beyond_the_limit_stay_as_they_are", namespaces::namespaces_beyond_the_limit_stay_as_they_are),
     ("namespaces_without_anything_log_nothing", namespaces::namespaces_without_anything_log_nothing),
+    ("timers_come_in_order_of_time_key_and_namespace", timers::timers_come_in_order_of_time_key_and_namespace),
+    ("timers_are_there_once_and_deleted_once", timers::timers_are_there_once_and_deleted_once),
+    ("timers_fire_up_to_a_time_and_a_limit", timers::timers_fire_up_to_a_time_and_a_limit),
+    ("pages_of_timers_join_to_the_whole_while_some_come_and_go", timers::pages_join_while_some_come_and_go),
+    ("many_timers_fire_while_others_are_registered", timers::many_timers_fire_while_others_are_registered),
     ("reads_are_never_logged", contract::reads_are_never_logged),
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("names_are_paged_in_a_lasting_order", contract::names_are_paged_in_a_lasting_order),

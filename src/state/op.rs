@@ -7,10 +7,14 @@
 mod check;
 pub mod namespaces;
 pub mod scan;
+mod timers;
 
 use bytes::Bytes;
 
-pub use self::check::{OpError, OpField, check};
+pub use self::{
+    check::{OpError, OpField, check},
+    timers::Timer,
+};
 use super::{
     Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
@@ -20,7 +24,7 @@ use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind};
 /// One operation on one (key, namespace) of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Removes all of (key, namespace), of any kind.
+    /// Removes all of (key, namespace), of any kind but timers.
     Clear,
     /// Sets a value.
     Put(&'a [u8]),
@@ -81,7 +85,7 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
-    /// Merges all that these namespaces have of the key into the operation's, of any kind: see [`namespaces`].
+    /// Merges all that these namespaces have of the key into the operation's, of any kind but timers: see [`namespaces`].
     MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
@@ -90,6 +94,32 @@ pub enum Op<'a> {
         /// Empty for the first page, then what the page before gave.
         token: &'a [u8],
         /// Most keys; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Registers a timer, if it is not there.
+    TimerRegister {
+        /// Above the lowest `i64`.
+        time: i64,
+    },
+    /// Deletes a timer, if it is there.
+    TimerDelete {
+        /// Above the lowest `i64`.
+        time: i64,
+    },
+    /// Reads the timers of all key groups of the backend, in order of time, key and namespace.
+    Timers {
+        /// Those at or before.
+        up_to: i64,
+        /// Empty for the first page, then what the page before gave.
+        token: &'a [u8],
+        /// Most timers; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Likewise from the first one on, and deletes what it returns.
+    TimersFire {
+        /// Those at or before.
+        up_to: i64,
+        /// Most timers; 0 for as many as fit a page.
         limit: u64,
     },
 }
@@ -139,6 +169,20 @@ pub enum Answer {
         /// Where the next page begins; `None` after the last one.
         token: Option<Bytes>,
     },
+    /// A page of `Timers`, in order.
+    Timers {
+        /// In order.
+        timers: Vec<Timer>,
+        /// Where the next page begins; `None` after the last one.
+        token: Option<Bytes>,
+    },
+    /// What `TimersFire` deleted.
+    Fired {
+        /// In order.
+        timers: Vec<Timer>,
+        /// Whether others follow.
+        more: bool,
+    },
     /// A value would have become longer than `max_value_bytes`; all was left as it is.
     LimitReached,
 }
@@ -157,7 +201,10 @@ impl Op<'_> {
             | Self::ListAdd(_)
             | Self::ListAddAll(_)
             | Self::ListUpdate(_)
-            | Self::MergeNamespaces(_) => true,
+            | Self::MergeNamespaces(_)
+            | Self::TimerRegister { .. }
+            | Self::TimerDelete { .. }
+            | Self::TimersFire { .. } => true,
             Self::Get
             | Self::MapGet { .. }
             | Self::MapContains { .. }
@@ -165,15 +212,32 @@ impl Op<'_> {
             | Self::MapCount
             | Self::ListGet { .. }
             | Self::ListCount
-            | Self::Keys { .. } => false,
+            | Self::Keys { .. }
+            | Self::Timers { .. } => false,
         }
+    }
+
+    /// Whether it is of one key, rather than of all that the backend has.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        !matches!(self, Self::Keys { .. } | Self::Timers { .. } | Self::TimersFire { .. })
+    }
+
+    /// Whether it always answers: so it must not be carried out where there is no room for its answer.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        !self.is_write() || matches!(self, Self::TimersFire { .. })
     }
 
     /// Whether it may add bytes to the state. A merge of namespaces frees what it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {
-            Self::Clear | Self::MapRemove { .. } | Self::MergeNamespaces(_) => false,
+            Self::Clear
+            | Self::MapRemove { .. }
+            | Self::MergeNamespaces(_)
+            | Self::TimerDelete { .. }
+            | Self::TimersFire { .. } => false,
             Self::ListAddAll(elements) | Self::ListUpdate(elements) => !elements.is_empty(),
             _ => self.is_write(),
         }
@@ -194,6 +258,9 @@ impl Op<'_> {
             | Self::MapCount => Some(StateKind::Map),
             Self::ListAdd(_) | Self::ListAddAll(_) | Self::ListUpdate(_) | Self::ListGet { .. } | Self::ListCount => {
                 Some(StateKind::List)
+            }
+            Self::TimerRegister { .. } | Self::TimerDelete { .. } | Self::Timers { .. } | Self::TimersFire { .. } => {
+                Some(StateKind::Timer)
             }
         }
     }
@@ -239,6 +306,16 @@ pub fn execute<B: StateBackend + ?Sized>(
         Op::ListUpdate(elements) => {
             writer.clear(StateKind::List)?;
             writer.put_elements(0, elements)?;
+        }
+        Op::TimerRegister { time } => timers::set(&mut writer, time, true)?,
+        Op::TimerDelete { time } => timers::set(&mut writer, time, false)?,
+        Op::Timers { up_to, token, limit } => {
+            let scan = timers::Scan { state: at.state, up_to, token, limit };
+            return timers::read(backend, scan, context).map(Some);
+        }
+        Op::TimersFire { up_to, limit } => {
+            let scan = timers::Scan { state: at.state, up_to, token: &[], limit };
+            return timers::fire(&mut writer, scan, context).map(Some);
         }
         Op::Get
         | Op::MapGet { .. }
@@ -333,6 +410,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
             StateKind::List => {
                 self.backend.list_page(self.at, 0, first, &mut |_| found = true)?;
             }
+            StateKind::Timer => {}
         }
         if found { self.write(Action::Clear) } else { Ok(()) }
     }
@@ -396,6 +474,7 @@ mod tests {
             Op::ListAdd(value),
             Op::ListAddAll(&elements),
             Op::ListUpdate(&elements),
+            Op::TimerRegister { time: 0 },
         ];
         let shrinking = [
             Op::Clear,
@@ -403,6 +482,8 @@ mod tests {
             Op::ListAddAll(&[]),
             Op::ListUpdate(&[]),
             Op::MergeNamespaces(&elements),
+            Op::TimerDelete { time: 0 },
+            Op::TimersFire { up_to: 0, limit: 0 },
         ];
         let reads = [
             Op::Get,
@@ -412,6 +493,7 @@ mod tests {
             Op::MapCount,
             Op::ListGet { start: 0, limit: 0 },
             Op::ListCount,
+            Op::Timers { up_to: 0, token: b"", limit: 0 },
         ];
         assert!(growing.iter().all(|op| op.is_write() && op.grows()));
         assert!(shrinking.iter().all(|op| op.is_write() && !op.grows()));

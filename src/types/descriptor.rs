@@ -19,6 +19,8 @@ pub enum StateKind {
     List,
     /// A map, ordered by the bytes of its keys.
     Map,
+    /// A set of times, each with a key and a namespace, in order of time over all keys of the backend.
+    Timer,
 }
 
 /// A built-in, versioned merge of one entry. The meaning of a variant never changes; a new meaning is a new variant. Its

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod backend;
+mod behaviours;
 mod config;
 mod demo;
 mod deploy;
@@ -16,6 +17,7 @@ mod python;
 mod rescale;
 mod s3;
 mod sim;
+mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;

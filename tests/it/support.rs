@@ -32,7 +32,7 @@ use dstl::{
     state::{
         folder::Folders,
         op::{Answer, Op},
-        rocksdb::{ResourceOptions, Resources},
+        rocksdb::{ResourceOptions, Resources, TimerService},
     },
     tasks::Tasks,
     types::{BackendId, InnerBackend, Limits, Name, StateDescriptor, StateId, StateKind},
@@ -75,9 +75,9 @@ impl World {
 }
 
 /// What a daemon has for RocksDB.
-fn local(world: &World, instance: uuid::Uuid) -> Resources {
+fn local(world: &World, instance: uuid::Uuid, timers: TimerService) -> Resources {
     let folders = Folders::new(&[world.disk.path().to_owned()], instance).unwrap();
-    Resources::new(ResourceOptions { memory_bytes: 16 << 20, ..ResourceOptions::default() }, folders).unwrap()
+    Resources::new(ResourceOptions { memory_bytes: 16 << 20, timers, ..ResourceOptions::default() }, folders).unwrap()
 }
 
 /// One daemon without its wire.
@@ -92,11 +92,12 @@ pub(crate) struct Settings {
     pub(crate) options: BackendOptions,
     pub(crate) budget: u64,
     pub(crate) seed: u64,
+    pub(crate) timers: TimerService,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1 }
+        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1, timers: TimerService::default() }
     }
 }
 
@@ -160,7 +161,7 @@ impl Daemon {
             uploads,
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
-            local: Some(Arc::new(local(world, instance))),
+            local: Some(Arc::new(local(world, instance, settings.timers))),
             materializing: Turns::default(),
             metrics: BackendMetrics::register(&metrics),
         };

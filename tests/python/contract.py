@@ -24,6 +24,7 @@ import world
 # The order is that of the life of a backend; scenarios run beside each other all the same.
 import opening  # noqa: F401
 import operations  # noqa: F401
+import timers  # noqa: F401
 import sessions  # noqa: F401
 import checkpoints  # noqa: F401
 import service  # noqa: F401

@@ -322,10 +322,6 @@ pub(super) fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Span>) ->
     };
     let inner = spec.inner.unwrap_or(env.options.inner);
     let changelog = spec.changelog.unwrap_or(env.options.changelog);
-    if !changelog {
-        let text = "a backend without changelog is not offered yet; open it with CHANGELOG_MODE_ENABLED";
-        return Err(Error::new(Reason::Unsupported, text));
-    }
     Ok(Shape { parallelism: spec.parallelism, max_parallelism, key_groups, assignment, inner, changelog })
 }
 

@@ -16,6 +16,7 @@ pub(super) fn encode_state(id: StateId, state: &StateDescriptor) -> store::State
             StateKind::Value => 1,
             StateKind::List => 2,
             StateKind::Map => 3,
+            StateKind::Timer => 4,
         },
         merge: state.merge.map_or(0, |merge| merge.number().into()),
         key_serializer: encode_serializer(&state.schema.key),
@@ -32,6 +33,7 @@ pub(super) fn decode_state(message: &store::State) -> Result<(StateId, StateDesc
         1 => StateKind::Value,
         2 => StateKind::List,
         3 => StateKind::Map,
+        4 => StateKind::Timer,
         _ => return Err("an unknown kind of state"),
     };
     let merge = match message.merge {

@@ -2,7 +2,7 @@
 
 use super::{invalid, unknown_value};
 use crate::{
-    error::{Error, Reason},
+    error::Error,
     proto::v1::{self, ttl},
     types::{
         CompactionCleanup, IncrementalCleanup, MergeFunction, Redistribution, Schema, Serializer, StateDescriptor,
@@ -17,9 +17,7 @@ pub(in crate::rpc) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<Sta
         Ok(v1::StateKind::Value) => StateKind::Value,
         Ok(v1::StateKind::List) => StateKind::List,
         Ok(v1::StateKind::Map) => StateKind::Map,
-        Ok(v1::StateKind::Timer) => {
-            return Err(Error::new(Reason::Unsupported, format!("state `{state}`: timers are not offered yet")));
-        }
+        Ok(v1::StateKind::Timer) => StateKind::Timer,
         Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
         Err(_) => return Err(unknown_value("kind", descriptor.kind)),
     };
@@ -96,6 +94,7 @@ pub(in crate::rpc) fn to_registered(id: StateId, descriptor: &StateDescriptor) -
         StateKind::Value => v1::StateKind::Value,
         StateKind::List => v1::StateKind::List,
         StateKind::Map => v1::StateKind::Map,
+        StateKind::Timer => v1::StateKind::Timer,
     };
     let descriptor = v1::StateDescriptor {
         name: descriptor.name.clone(),
@@ -159,7 +158,7 @@ mod tests {
             ..StateDescriptor::new("full", StateKind::Map).with_merge(MergeFunction::Count)
         };
         let usual = StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("usual", StateKind::List) };
-        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Value)] {
+        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Timer)] {
             let wire = to_registered(StateId(3), &declared);
             assert_eq!(descriptor(&wire.descriptor.unwrap()).unwrap(), declared);
         }

@@ -46,6 +46,9 @@ pub(super) fn merge<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
         StateKind::Value => values(writer, &sources, context)?,
         StateKind::List => lists(writer, &sources).map(Ok)?,
         StateKind::Map => maps(writer, &sources, context)?,
+        StateKind::Timer => {
+            return Err(StateError::Mismatch { state: target.state, what: "namespaces of timers are merged" });
+        }
     };
     if merged.is_err() {
         return Ok(Some(Answer::LimitReached));

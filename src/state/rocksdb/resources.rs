@@ -36,6 +36,16 @@ pub enum PredefinedOptions {
     FlashSsd,
 }
 
+/// What keeps the timers of RocksDB backends in order. Their rows are written either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TimerService {
+    /// The rows themselves; the first ones of each key group are in memory, too.
+    #[default]
+    RocksDb,
+    /// An index of all of them in memory.
+    Heap,
+}
+
 /// How RocksDB is set up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResourceOptions {
@@ -47,6 +57,8 @@ pub struct ResourceOptions {
     pub threads: u16,
     /// The set of options.
     pub predefined: PredefinedOptions,
+    /// What keeps timers in order.
+    pub timers: TimerService,
     /// Single options over it, by RocksDB's names, such as `max_open_files`.
     pub overrides: BTreeMap<String, String>,
 }
@@ -58,6 +70,7 @@ impl Default for ResourceOptions {
             write_buffer_ratio: 0.5,
             threads: 2,
             predefined: PredefinedOptions::default(),
+            timers: TimerService::default(),
             overrides: BTreeMap::new(),
         }
     }
@@ -108,6 +121,11 @@ impl Resources {
     #[must_use]
     pub fn folders(&self) -> &Folders {
         &self.0.folders
+    }
+
+    /// What keeps timers in order.
+    pub(super) fn timers(&self) -> TimerService {
+        self.0.options.timers
     }
 
     /// Bytes of memory that may be used, as set.

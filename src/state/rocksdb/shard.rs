@@ -153,7 +153,7 @@ impl Shard {
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
-        if self.buffer.borrow().has_prefix(prefix) {
+        if self.buffers(prefix) {
             self.hand_on()?;
         }
         Reader(self.db.clone()).scan_range(from, key::behind(prefix), read)
@@ -173,6 +173,11 @@ impl Shard {
             };
         }
         entries.status().map_err(local)
+    }
+
+    /// Whether there are writes below `prefix` that the database does not have yet.
+    pub(super) fn buffers(&self, prefix: &[u8]) -> bool {
+        self.buffer.borrow().has_prefix(prefix)
     }
 
     /// As [`Reader::scan_range`], of everything that was written.
