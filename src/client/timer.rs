@@ -1,24 +1,4 @@
 //! Timers of a session.
-//!
-//! What a timer leads to has to be one with its deletion, or a crash between the two does it twice or never. So either
-//! [`due`](Bound::due) timers are read, and each is deleted in the batch that writes what it leads to:
-//!
-//! ```no_run
-//! # use dstl::client::{ClientError, Session, TimerState, ValueState};
-//! # async fn fire(session: &Session, timers: &TimerState<String, i64>, fired: &ValueState<String, i64>,
-//! #     watermark: i64) -> Result<(), ClientError> {
-//! let mut due = timers.on(session).due(watermark);
-//! let mut batch = session.batch();
-//! while let Some(timer) = due.next().await? {
-//!     batch.timer_delete(&timers.namespace(&timer.namespace), &timer.key, timer.time);
-//!     batch.merge(fired, &timer.key, &1);
-//! }
-//! session.send(batch).await?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! or [`fire`](Bound::fire) reads and deletes, and no barrier comes before what it leads to is written.
 
 use std::borrow::Borrow;
 
@@ -34,7 +14,7 @@ pub struct Timer<K, N> {
     pub key: K,
     /// In which namespace.
     pub namespace: N,
-    /// The key's.
+    /// The key's; to delete it where the backend's assignment is GIVEN.
     pub key_group: u32,
 }
 
@@ -89,9 +69,27 @@ where
     K: ToOwned<Owned: Decode> + ?Sized,
     N: ToOwned<Owned: Decode> + ?Sized,
 {
-    /// The timers of all keys and namespaces at or before `up_to`, in order of time, then key, then namespace (by their bytes).
-    pub fn due(&self, up_to: i64) -> Scan<Timer<K::Owned, N::Owned>> {
-        Scan::new(self.session(), self.of_all(OperationKind::Timers, up_to), |result, operation| {
+    /// The timers of all keys and namespaces at or before `time`, in order of time, then key, then namespace (by their bytes).
+    ///
+    /// What a timer leads to has to be one with its deletion, or a crash between the two does it twice or never. So each is deleted in
+    /// the batch that writes what it leads to:
+    ///
+    /// ```no_run
+    /// # use dstl::client::{ClientError, Session, TimerState, ValueState};
+    /// # async fn fire(session: &Session, timers: &TimerState<String, i64>, fired: &ValueState<String, i64>,
+    /// #     watermark: i64) -> Result<(), ClientError> {
+    /// let mut due = timers.on(session).due(watermark);
+    /// let mut batch = session.batch();
+    /// while let Some(timer) = due.next().await? {
+    ///     batch.timer_delete(&timers.namespace(&timer.namespace), &timer.key, timer.time);
+    ///     batch.merge(fired, &timer.key, &1);
+    /// }
+    /// session.send(batch).await?.applied().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn due(&self, time: i64) -> Scan<Timer<K::Owned, N::Owned>> {
+        Scan::new(self.session(), self.of_all(OperationKind::Timers, time), |result, operation| {
             operation.token = result.token.clone();
             Ok((timers(result)?, !operation.token.is_empty()))
         })
@@ -105,15 +103,16 @@ where
         self.due(i64::MAX).page_of(1).next().await
     }
 
-    /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them. See the front of
-    /// this module for when to use which. Not cancel-safe: timers may be deleted that nobody hears of.
+    /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them: one round trip less,
+    /// for tasks that trigger no barrier until what this leads to is written. Not cancel-safe: timers may be deleted that nobody
+    /// hears of.
     ///
     /// # Errors
     /// As for [`peek`](Self::peek); [`ClientError::AnswerLost`] if the stream broke when timers were deleted, but before they were
     /// told.
-    pub async fn fire(&self, up_to: i64, limit: u64) -> Result<Fired<K::Owned, N::Owned>, ClientError> {
+    pub async fn fire(&self, time: i64, limit: u64) -> Result<Fired<K::Owned, N::Owned>, ClientError> {
         let mut batch = BatchBuilder::new();
-        let fire = batch.push(&Operation { limit, ..self.of_all(OperationKind::TimersFire, up_to) });
+        let fire = batch.push(&Operation { limit, ..self.of_all(OperationKind::TimersFire, time) });
         let mut applied = self.session().send(batch).await?.applied().await?;
         let at = applied.results.iter().position(|result| result.operation as usize == fire);
         let result = at.map(|at| applied.results.swap_remove(at)).ok_or(ClientError::AnswerLost("fired timers"))?;
