@@ -32,6 +32,7 @@ mod error;
 mod handle;
 mod materialize;
 mod metrics;
+mod migrate;
 mod open;
 mod outbox;
 mod pushback;
@@ -53,5 +54,6 @@ pub use self::{
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     session::{Refusal, Session},
+    states::RegisteredState,
     turns::Turns,
 };

@@ -71,6 +71,7 @@ mod bound;
 mod codec;
 mod error;
 mod fold;
+mod migration;
 mod open;
 mod outgoing;
 mod scan;
@@ -111,6 +112,7 @@ pub use self::{
     codec::{Decode, Encode, Ordered},
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
+    migration::{OldEntries, OldKey},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
     scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},

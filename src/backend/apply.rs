@@ -134,15 +134,22 @@ impl Core {
             writes |= operation.op.is_write();
             grows |= operation.op.grows();
         }
-        if grows && self.env.state_bytes.load(Ordering::Relaxed) >= self.env.options.state_memory {
-            let text = format!(
-                "state takes {} bytes, `memory.state` allows {}; deletes and reads still work, or raise the setting",
-                self.env.state_bytes.load(Ordering::Relaxed),
-                self.env.options.state_memory
-            );
-            return Err(Error::new(Reason::StateMemory, text));
+        if grows {
+            self.check_state_memory()?;
         }
         Ok(writes)
+    }
+
+    /// Refuses what would add to state that has outgrown its memory.
+    pub(super) fn check_state_memory(&self) -> Result<(), Error> {
+        let (taken, allowed) = (self.env.state_bytes.load(Ordering::Relaxed), self.env.options.state_memory);
+        if taken < allowed {
+            return Ok(());
+        }
+        let text = format!(
+            "state takes {taken} bytes, `memory.state` allows {allowed}; deletes and reads still work, or raise the setting"
+        );
+        Err(Error::new(Reason::StateMemory, text))
     }
 
     fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
@@ -174,13 +181,16 @@ impl Core {
         let on_disk = self.inner.pieces().is_none();
         let executed =
             if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
-        executed.map_err(|fault| {
-            let error = error::failsafe(&self.id, &fault);
-            tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
-            self.env.metrics.failed_safe(&self.id);
-            self.condition = Condition::Failsafe(fault);
-            error
-        })
+        executed.map_err(|fault| self.fail_safe(fault))
+    }
+
+    /// Refuses writes from now on, because of a fault of the inner backend. Returns what to tell the caller.
+    pub(super) fn fail_safe(&mut self, fault: String) -> Error {
+        let error = error::failsafe(&self.id, &fault);
+        tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+        self.env.metrics.failed_safe(&self.id);
+        self.condition = Condition::Failsafe(fault);
+        error
     }
 
     fn try_execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
@@ -252,6 +262,7 @@ fn reply_bytes(answer: &Answer) -> usize {
     FRAME
         + match answer {
             Answer::Value(value) => value.as_ref().map_or(0, bytes::Bytes::len),
+            Answer::Default(value) => value.len(),
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
             Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
             Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),

@@ -285,7 +285,7 @@ impl Core {
         self.manifest.previous_crc = self.manifest_crc;
         self.manifest.opens_epoch = false;
         self.manifest.checkpoints = records;
-        self.manifest.states = self.states.iter().map(|(id, descriptor)| (id, descriptor.clone())).collect();
+        self.manifest.states = self.states.registrations().map(|(id, it)| (id, it.clone())).collect();
         self.manifest.segment_low_water = low_water;
         self.manifest.snapshot_low_water = if low_water == u64::MAX { u64::MAX } else { self.snapshot_low_water() };
         let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));

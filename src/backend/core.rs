@@ -22,7 +22,7 @@ use super::{
     outbox::{Outbox, SessionEvent},
     pushback::PushBack,
     snapshotting::Snapshots,
-    states::States,
+    states::{RegisteredState, States},
 };
 use crate::{
     changelog::{
@@ -36,7 +36,7 @@ use crate::{
     },
     error::{Error, Reason},
     state::StateBackend,
-    types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
+    types::{BackendId, CheckpointId, Epoch, TimeMs},
 };
 
 /// Events kept for a session that is not there, at most.
@@ -151,10 +151,8 @@ pub(super) struct Core {
 /// One state, for people and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateSummary {
-    /// Its id.
-    pub id: StateId,
-    /// What it was registered as.
-    pub descriptor: StateDescriptor,
+    /// What is in force.
+    pub state: RegisteredState,
     /// Its entries: keys for values, map entries, list elements.
     pub entries: u64,
     /// Whether there may be more entries: nobody counted on.
@@ -162,8 +160,8 @@ pub struct StateSummary {
 }
 
 impl StateSummary {
-    fn uncounted(id: StateId, descriptor: &StateDescriptor) -> Self {
-        Self { id, descriptor: descriptor.clone(), entries: 0, at_least: true }
+    fn uncounted(state: RegisteredState) -> Self {
+        Self { state, entries: 0, at_least: true }
     }
 }
 
@@ -326,7 +324,7 @@ impl Core {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.states.bound().map(|(id, d)| StateSummary::uncounted(id, d)).collect(),
+            states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),

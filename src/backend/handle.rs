@@ -83,19 +83,16 @@ impl Backend {
         matches!(self.shared.core.lock().condition, Condition::Ended(_))
     }
 
-    /// Registers states, all or none; returns their ids in order.
+    /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their ids in
+    /// order. Where entries have to move, the ids are good only once that registered them again.
     ///
     /// # Errors
     /// If one is malformed or differs from what is registered.
     pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
         let mut core = self.shared.core.lock();
         core.check_owner(epoch)?;
-        let plan = core.states.plan(wanted, &core.env.options.limits)?;
-        for (id, descriptor) in &plan.new {
-            core.inner.register(*id, descriptor);
-        }
-        core.states.register(&plan);
-        Ok(plan.ids)
+        let (_, registered) = core.register(wanted, &[])?;
+        Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
     /// Applies one batch outside a session. Waits until there is credit for its `cost` (0 if it only reads). Without a number
@@ -236,7 +233,7 @@ impl Backend {
         // A local store that fails shows in failsafe; here it only means that nobody knows.
         let counts = tasks::blocking(|| counting(&mut || std::time::Instant::now() < until)).unwrap_or_default();
         for state in &mut description.states {
-            state.entries = counts.entries.get(&state.id).copied().unwrap_or(0);
+            state.entries = counts.entries.get(&state.state.id).copied().unwrap_or(0);
             state.at_least = !counts.complete;
         }
         description

@@ -168,7 +168,7 @@ pub(super) fn local(fault: &StateError) -> Error {
 async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
     let (states, groups, reusable) = {
         let core = shared.core.lock();
-        let states: Vec<StateId> = core.states.iter().map(|(id, _)| id).collect();
+        let states: Vec<StateId> = core.states.data().map(|(id, _)| id).collect();
         (states, core.manifest.shape.key_groups, core.previous.clone())
     };
     let mut writer = PieceWriter::new(target);

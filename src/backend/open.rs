@@ -25,7 +25,7 @@ use super::{
     metrics::Restores,
     pushback::PushBack,
     snapshotting::Snapshots,
-    states::States,
+    states::{RegisteredState, States},
     worker,
 };
 use crate::{
@@ -40,10 +40,7 @@ use crate::{
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, hashmap::HashMapBackend},
     tasks,
-    types::{
-        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
-        StateDescriptor, StateId,
-    },
+    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange},
 };
 
 /// How often a restore tries each of its reads before it gives up.
@@ -104,7 +101,7 @@ pub struct Opened {
     /// The batch number that is expected next.
     pub applied_to: u64,
     /// Its states.
-    pub states: Vec<(StateId, StateDescriptor)>,
+    pub states: Vec<RegisteredState>,
     /// Whether it was running already.
     pub reconnected: bool,
     /// As it was opened.
@@ -153,7 +150,7 @@ pub(super) async fn open(
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = inner_backend(env, &manifest.shape)?;
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
-    for (id, descriptor) in states.iter() {
+    for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
     let restored = match parts.first() {
@@ -327,7 +324,7 @@ fn describe(backend: &Backend) -> Opened {
         attachment,
         parts: core.restored.clone(),
         applied_to: core.next_batch,
-        states: core.states.bound().map(|(id, descriptor)| (id, descriptor.clone())).collect(),
+        states: core.states.in_force().collect(),
         reconnected: true,
         shape: core.manifest.shape,
         restored: Progress::default(),

@@ -22,11 +22,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
-pub use self::import::Import;
+pub use self::{import::Import, states::Registration};
 use super::index::Run;
 use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
-    StateDescriptor, StateId, TimeMs,
+    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId,
+    TimeMs,
 };
 
 /// The record of one backend at one moment.
@@ -43,8 +43,8 @@ pub struct Manifest {
     pub shape: Shape,
     /// Owners, oldest first.
     pub epochs: Vec<EpochRecord>,
-    /// Registered states by id.
-    pub states: BTreeMap<StateId, StateDescriptor>,
+    /// What was registered, by the ids of the registrations, which are dense from 1.
+    pub states: BTreeMap<StateId, Registration>,
     /// The changelog by epoch.
     pub runs: BTreeMap<u64, Run>,
     /// Retained checkpoints, oldest first.
@@ -190,16 +190,16 @@ pub struct CheckpointRecord {
     pub incremental_bytes: u64,
     /// Changes likewise.
     pub changes: u64,
-    /// States with ids up to this one existed at the cut, without `missing_states`.
+    /// Registrations with ids up to this one were in force at the cut, without `missing_states`.
     pub states_to: u32,
-    /// Ids of states that an owner registered whose changes are no part of the checkpoint.
+    /// Ids of registrations that others had replaced, or of an owner whose changes are no part of the checkpoint.
     pub missing_states: Vec<StateId>,
     /// The materialization of its own epoch that it builds on; `None` if it builds on what its epoch began with.
     pub base: Option<Uuid>,
 }
 
 impl CheckpointRecord {
-    /// Whether the state `id` is part of the checkpoint.
+    /// Whether the registration `id` was in force at the cut.
     #[must_use]
     pub fn has_state(&self, id: StateId) -> bool {
         id.0 <= self.states_to && !self.missing_states.contains(&id)
@@ -358,7 +358,7 @@ pub(crate) mod tests {
     use crate::{
         changelog::segment::SegmentHandle,
         checkpoint::index::tests::handle,
-        types::{MergeFunction, Name, Schema, Serializer, StateKind, Ttl},
+        types::{MergeFunction, Name, Schema, Serializer, StateDescriptor, StateKind, Ttl},
     };
 
     pub(crate) fn sample() -> Manifest {
@@ -419,15 +419,18 @@ pub(crate) mod tests {
             ],
             states: BTreeMap::from([(
                 StateId(1),
-                StateDescriptor {
-                    schema: Schema {
-                        value: Serializer { id: "i64".into(), version: 3 },
-                        namespace: Serializer { id: "window".into(), version: 0 },
-                        ..Schema::default()
+                Registration::first(
+                    StateId(1),
+                    StateDescriptor {
+                        schema: Schema {
+                            value: Serializer { id: "i64".into(), version: 3 },
+                            namespace: Serializer { id: "window".into(), version: 0 },
+                            ..Schema::default()
+                        },
+                        ttl: Some(Ttl::new(60_000)),
+                        ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
                     },
-                    ttl: Some(Ttl::new(60_000)),
-                    ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
-                },
+                ),
             )]),
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),
             checkpoints: vec![checkpoint(1, 5, 20), checkpoint(1, 6, 30), checkpoint(2, 7, 20)],

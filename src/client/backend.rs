@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     proto::v1::{
-        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, RestoredPart,
-        StateDescriptor, StateKind,
+        BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, SchemaChange, StateDescriptor,
+        StateKind, schema_change::Mode,
     },
     types::Redistribution,
 };
@@ -86,15 +86,21 @@ impl Backend {
     /// # Errors
     /// What the daemon refused, as another descriptor under the same name.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
-        let request =
-            RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec(), changes: vec![] };
-        let registered = self.client.stub().register_states(request).await?.into_inner().states;
-        self.touched.learn(&registered);
-        if registered.len() == states.len() { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
+        self.register_with(states, &[]).await
+    }
+
+    pub(super) fn touched(&self) -> &Touched {
+        &self.touched
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     async fn register_one(&self, name: &str, kind: StateKind, options: StateOptions) -> Result<u32, ClientError> {
-        let registered = self.register(&[options.descriptor(name, kind)]).await?;
+        let state = name.to_owned();
+        let change = options.is_compatible().then_some(SchemaChange { state, mode: Mode::Compatible.into() });
+        let registered = self.register_with(&[options.descriptor(name, kind)], change.as_slice()).await?;
         registered.first().map(|state| state.id).ok_or(ClientError::Incomplete("the registered state"))
     }
 

@@ -21,6 +21,7 @@ pub struct StateOptions {
     ttl: Option<Ttl>,
     redistribution: Option<Redistribution>,
     default_value: Bytes,
+    compatible: bool,
 }
 
 impl StateOptions {
@@ -39,7 +40,8 @@ impl StateOptions {
         self
     }
 
-    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change.
+    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change: see
+    /// [`compatible`](Self::compatible).
     #[must_use]
     pub fn with_schema(mut self, schema: Schema) -> Self {
         self.schema = schema;
@@ -58,6 +60,18 @@ impl StateOptions {
     pub fn with_default(mut self, value: &(impl Encode + ?Sized)) -> Self {
         self.default_value = encoded(value);
         self
+    }
+
+    /// Declares that these serializers read what those of an earlier registration wrote: entries stay, and the state carries the new
+    /// schema. Otherwise a difference is refused; [`Backend::migrate`](super::Backend::migrate) rewrites entries.
+    #[must_use]
+    pub fn compatible(mut self) -> Self {
+        self.compatible = true;
+        self
+    }
+
+    pub(super) fn is_compatible(&self) -> bool {
+        self.compatible
     }
 
     pub(super) fn redistributed(mut self, redistribution: Redistribution) -> Self {

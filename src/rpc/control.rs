@@ -29,6 +29,8 @@ const FEATURES: &[&str] = &[
     "state.list",
     "state.map",
     "merge.builtin",
+    "state.default-value",
+    "state.schema-change",
     "restore.empty",
     "restore.id",
     "restore.handles",
@@ -124,11 +126,13 @@ impl StateBackendService for Service {
     ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
         let request = request.into_inner();
         let (backend, epoch) = self.backend(request.backend.as_ref())?;
-        let registered =
-            request.states.iter().map(convert::descriptor).collect::<Result<Vec<_>, _>>().and_then(|states| {
-                let ids = backend.register(epoch, &states)?;
-                Ok(ids.iter().zip(&states).map(|(id, state)| convert::to_registered(*id, state)).collect())
-            });
+        let states: Result<Vec<_>, _> = request.states.iter().map(convert::descriptor).collect();
+        let changes: Result<Vec<_>, _> = request.changes.iter().map(convert::schema_change).collect();
+        let registered = match (states, changes) {
+            (Ok(states), Ok(changes)) => backend.register_states(epoch, &states, &changes).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        let registered = registered.map(|states| states.iter().map(convert::to_registered).collect());
         reply(registered.map(|states| v1::RegisterStatesResponse { states }))
     }
 

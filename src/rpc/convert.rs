@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 mod descriptor;
 
-pub(super) use self::descriptor::{descriptor, to_registered};
+pub(super) use self::descriptor::{descriptor, schema_change, to_registered};
 
 use crate::{
     backend::{
@@ -144,7 +144,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         backend: Some(to_backend_ref(opened.backend.id(), opened.backend.epoch())),
         checkpoint: opened.checkpoint.as_ref().map(to_identity),
         applied_to: opened.applied_to,
-        states: opened.states.iter().map(|(id, descriptor)| to_registered(*id, descriptor)).collect(),
+        states: opened.states.iter().map(to_registered).collect(),
         attachment: opened.attachment.clone(),
         reconnected: opened.reconnected,
         key_groups: Some(to_range(opened.shape.key_groups)),
@@ -330,6 +330,7 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.found = value.is_some();
             result.value = value.unwrap_or_default();
         }
+        Some(Answer::Default(value)) => result.value = value,
         Some(Answer::Found(found)) => result.found = found,
         Some(Answer::Entries { entries, more }) => {
             result.found = !entries.is_empty();
@@ -456,7 +457,7 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         (bytes + totals.stored_bytes, sets + totals.change_sets)
     });
     let state = |state: &StateSummary| v1::StateDescription {
-        state: Some(to_registered(state.id, &state.descriptor)),
+        state: Some(to_registered(&state.state)),
         entries: state.entries,
         entries_at_least: state.at_least,
     };

@@ -144,6 +144,8 @@ pub struct OpContext<'a> {
 pub enum Answer {
     /// The value of `Get` and `MapGet`, if there is one.
     Value(Option<Bytes>),
+    /// There is no value for `Get`: what the state has in its stead.
+    Default(Bytes),
     /// Whether the entry of `MapContains` is there.
     Found(bool),
     /// A page of `MapEntries`.
@@ -323,7 +325,7 @@ pub fn execute<B: StateBackend + ?Sized>(
         | Op::MapEntries { .. }
         | Op::MapCount
         | Op::ListGet { .. }
-        | Op::ListCount => return read(backend, at, op, context.page_bytes),
+        | Op::ListCount => return read(backend, at, op, context),
         Op::Keys { all_namespaces, token, limit } => {
             let namespace = (!all_namespaces).then_some(at.namespace);
             let keys = scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context)?;
@@ -338,17 +340,18 @@ fn read<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,
     op: &Op<'_>,
-    page_bytes: usize,
+    context: &OpContext<'_>,
 ) -> Result<Option<Answer>, StateError> {
     let page = |limit: u64| {
         let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-        PageLimit { entries, bytes: page_bytes }
+        PageLimit { entries, bytes: context.page_bytes }
     };
     Ok(Some(match *op {
         Op::Get => {
             let mut value = None;
             backend.value(at, &mut |stored| value = stored.map(Bytes::copy_from_slice))?;
-            Answer::Value(value)
+            let default = &context.descriptor.default_value;
+            if value.is_none() && !default.is_empty() { Answer::Default(default.clone()) } else { Answer::Value(value) }
         }
         Op::MapGet { map_key } => {
             let mut value = None;

@@ -179,6 +179,24 @@ impl StateDescriptor {
     }
 }
 
+/// Declares what becomes of a state whose registered schema differs from the descriptor asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// The name of the state.
+    pub state: String,
+    /// What the new serializers can read.
+    pub mode: SchemaMode,
+}
+
+/// How the serializers of a [`SchemaChange`] go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchemaMode {
+    /// The new ones read what the old ones wrote: the entries stay.
+    Compatible,
+    /// They do not: the client rewrites the entries from the old state to the new one.
+    Migrate,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

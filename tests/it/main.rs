@@ -16,6 +16,7 @@ mod pushback;
 mod python;
 mod rescale;
 mod s3;
+mod schema;
 mod sim;
 mod snapshots;
 mod support;

@@ -5,7 +5,7 @@ use dstl::{
         Aggregate, AggregatingState, Backend, ClientError, InnerBackend, ListState, MapState, OpenOptions, Ordered,
         Reason, StateOptions, StoredKey, Timer, TimerState, ValueState,
     },
-    types::{MergeFunction, Redistribution, Ttl, TtlUpdate},
+    types::{MergeFunction, Redistribution, Schema, Serializer, Ttl, TtlUpdate},
 };
 use tokio::task::JoinSet;
 
@@ -205,6 +205,25 @@ async fn ttl_and_default_values_are_typed() {
         let refused: Result<TimerState<String, ()>, ClientError> =
             backend.timer_state("timers", StateOptions::new().with_ttl(Ttl::new(1))).await;
         assert_eq!(refused.unwrap_err().reason(), Reason::InvalidArgument);
+        session.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn serializers_that_read_the_old_ones_are_declared_so() {
+    on_both(async |backend| {
+        let version = |version| {
+            let value = Serializer { id: "text".to_owned(), version };
+            StateOptions::new().with_schema(Schema { value, ..Schema::default() })
+        };
+        let old: ValueState<u64, String> = backend.value_state("state", version(1)).await.unwrap();
+        let session = backend.session().await.unwrap();
+        old.on(&session).put(&1, &"old".to_owned()).await.unwrap();
+        let refused = backend.value_state::<u64, String>("state", version(2)).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::StateMismatch);
+        let new: ValueState<u64, String> = backend.value_state("state", version(2).compatible()).await.unwrap();
+        assert_eq!(new.on(&session).get(&1).await.unwrap().as_deref(), Some("old"));
         session.close().await.unwrap();
     })
     .await;

@@ -100,6 +100,9 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
     if manifest.epochs.is_empty() {
         return Err("no epoch");
     }
+    if manifest.states.values().any(|registration| !manifest.states.contains_key(&registration.data)) {
+        return Err("a registration of entries that no state has");
+    }
     let mut needed = manifest.checkpoints.iter().flat_map(|record| manifest.contents(record).imports);
     if needed.any(|uuid| manifest.import(uuid).is_none()) {
         return Err("a checkpoint that needs an import that is not there");

@@ -351,8 +351,8 @@ impl Engine {
             }
             restored.model.take(&cut.model, self.own.key_groups);
             for (state, id) in &cut.ids {
-                let mut known = opened.states.iter().filter(|(_, known)| *known == model::descriptor(*state));
-                let known = known.next().map(|(id, _)| *id).expect("a state that the checkpoint has");
+                let mut known = opened.states.iter().filter(|known| known.descriptor == model::descriptor(*state));
+                let known = known.next().map(|known| known.id).expect("a state that the checkpoint has");
                 assert!(known == *id || !is_own, "state {state} keeps its id");
                 restored.ids.insert(*state, known);
             }

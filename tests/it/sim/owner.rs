@@ -435,7 +435,8 @@ impl<'a> Owner<'a> {
             let (result, _) = outcome.map_err(|error| self.over(&error))?;
             assert_eq!(result.answers, expected, "epoch {}: {steps:?}", self.backend.epoch());
         }
-        for StateSummary { id, descriptor, entries, .. } in self.backend.describe().states {
+        for StateSummary { state, entries, .. } in self.backend.describe().states {
+            let dstl::backend::RegisteredState { id, descriptor, .. } = state;
             let state = self.ids.iter().find(|(_, known)| **known == id).map(|(state, _)| *state);
             let expected = state.map_or(0, |state| self.model.entries(state));
             assert_eq!(entries, expected, "entries of {descriptor:?}");
