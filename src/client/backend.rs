@@ -10,9 +10,9 @@ use super::{
 use crate::{
     proto::v1::{
         BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, SchemaChange, StateDescriptor,
-        StateKind, schema_change::Mode,
+        schema_change::Mode,
     },
-    types::Redistribution,
+    types::{Redistribution, StateKind},
 };
 
 /// A backend as its owner has it. Cheap to clone; dropping it closes nothing.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Bound, Encode, Session, ttl, wire::Target};
 use crate::{
     proto::v1::{self, Operation, OperationKind},
-    types::{MergeFunction, Redistribution, Schema, Serializer, Ttl},
+    types::{MergeFunction, Redistribution, Schema, Serializer, StateKind, Ttl},
 };
 
 /// What a typed state may be given beside its name and kind.
@@ -81,7 +81,13 @@ impl StateOptions {
 
     /// The descriptor of a state with these options.
     #[must_use]
-    pub fn descriptor(self, name: &str, kind: v1::StateKind) -> v1::StateDescriptor {
+    pub fn descriptor(self, name: &str, kind: StateKind) -> v1::StateDescriptor {
+        let kind = match kind {
+            StateKind::Value => v1::StateKind::Value,
+            StateKind::List => v1::StateKind::List,
+            StateKind::Map => v1::StateKind::Map,
+            StateKind::Timer => v1::StateKind::Timer,
+        };
         v1::StateDescriptor {
             name: name.to_owned(),
             kind: kind.into(),
