@@ -62,6 +62,8 @@ impl Daemon {
             .args(["--socket".as_ref(), folder.join("dstl.sock").as_os_str()])
             .args(["--store".as_ref(), folder.join("store").as_os_str()])
             .args(["--admin", "off", "--set", "rpc.tcp.address=off", "--set", &data])
+            // The daemon takes variables with its name for options.
+            .env_remove("DSTL_BIN")
             .env_remove("DSTL_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -213,7 +215,7 @@ where
                 Ok(found) if is_last => return check(found).map_err(Fault::from),
                 Ok(_) => return Err("the task was done before the daemon was killed".into()),
                 Err(error) if !is_last && is_about_a_dead_daemon(&error) => {
-                    println!("{}: life {attempt} ended with its daemon: {error}", job.name);
+                    println!("{}: life {attempt} lost its daemon", job.name);
                 }
                 Err(error) => {
                     let log = std::fs::read_to_string(folder.path().join("daemon.log")).unwrap_or_default();
@@ -246,7 +248,8 @@ where
     F: Future<Output = Result<T, ClientError>> + Send + 'static,
 {
     let daemon = Daemon::start(folder)?;
-    let client = connect(&folder.join("dstl.sock")).await?;
+    // Only what happens to the task counts as its end.
+    let client = connect(&folder.join("dstl.sock")).await.map_err(|error| format!("no daemon: {error}"))?;
     let ready = AtomicU32::new(0);
     let shared = Arc::new(Shared { daemon, parallelism, crash_after, ready, published: Mutex::default() });
     // They open at the same time: the latest checkpoint of a job is found by all of its subtasks together.
@@ -257,10 +260,11 @@ where
     }
     let mut lives = Vec::new();
     for opened in opening.join_all().await {
-        lives.push(opened?);
+        lives.push(opened.map_err(|error| format!("opening: {error}"))?);
     }
-    let from: Vec<_> = lives.iter().map(|life| life.backend.checkpoint().map_or(0, |it| it.checkpoint_id)).collect();
-    println!("{}: life {attempt} of {parallelism} subtasks restored checkpoints {from:?}", job.name);
+    let restored = lives.first().and_then(|life| life.backend.checkpoint()).map(|checkpoint| checkpoint.checkpoint_id);
+    let restored = restored.map_or("began empty".to_owned(), |id| format!("restored checkpoint {id}"));
+    println!("{}: life {attempt} of {parallelism} subtask(s) {restored}", job.name);
     let mut subtasks = JoinSet::new();
     for life in lives {
         subtasks.spawn(task(life));
