@@ -17,13 +17,14 @@
 //! persisted are published in one manifest and answered; a completion notice makes them *confirmed*.
 //!
 //! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which makes the
-//! batches before it persisted ([`snapshotting`]).
+//! batches before it persisted (`snapshotting`).
 //!
 //! The core is synchronous and never waits; whoever holds its lock holds it for microseconds. Every call names its epoch,
 //! which is checked under that lock: a fenced owner changes nothing.
 
 mod apply;
 mod checkpointing;
+mod cleanup;
 mod core;
 mod credit;
 mod directory;

@@ -249,6 +249,7 @@ impl Restore<'_> {
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error, &plan.handles))?;
             restored.time = restored.time.max(batch.time);
+            inner.set_time(restored.time);
             // Sqns of other chains are no stamps: what is imported counts as changed before all else.
             if self.imported.is_none() {
                 // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher one than

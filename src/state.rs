@@ -47,7 +47,7 @@ pub use self::{
 use std::collections::BTreeMap;
 
 use self::page::Page;
-use crate::types::{KeyGroup, StateDescriptor, StateId};
+use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// Where an entry (or all entries) of a key and namespace live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +178,22 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
+    /// Whether (key, namespace) of a state of this kind has entries. Need not count them, which not every backend has at hand.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
+        let first = PageLimit { entries: 1, bytes: 0 };
+        let mut found = false;
+        match kind {
+            StateKind::Value => self.value(at, &mut |stored| found = stored.is_some())?,
+            StateKind::Map => _ = self.map_page(at, MapKeys::default(), first, &mut |_, _| found = true)?,
+            StateKind::List => _ = self.list_page(at, 0, first, &mut |_| found = true)?,
+            StateKind::Timer => found = self.len(at)? > 0,
+        }
+        Ok(found)
+    }
+
     /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order that
     /// does not change while others come and go: those behind `after`, which need not be there any more. Returns whether
     /// others follow the page. Of timers this may take as long as reading all of the key group.
@@ -216,6 +232,12 @@ pub trait StateBackend: Send {
     ///
     /// Whoever wants to tell what came after a copy raises it between the copy and the next change.
     fn set_stamp(&mut self, stamp: u64);
+
+    /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may be dropped.
+    fn set_time(&mut self, _time: TimeMs) {}
+
+    /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
+    fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) {}
 
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {

@@ -11,10 +11,10 @@ use crate::{
     error::{Error, Reason},
     state::{
         Address, TimerRef,
-        op::{self, Answer, Op, OpContext},
+        op::{self, Answer, Op, OpContext, Upkeep},
     },
     tasks,
-    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId},
+    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId, TtlUpdate},
 };
 
 /// Bytes of a reply that are kept free for its framing.
@@ -47,7 +47,26 @@ pub struct BatchResult {
     pub repeated: bool,
 }
 
+/// What the operations of a batch may do, by their kinds and states.
+#[derive(Debug, Clone, Copy, Default)]
+struct Effects {
+    /// One of them is a write.
+    writes: bool,
+    /// Reads may clean up, or touch what they read.
+    reads_change: bool,
+}
+
 impl Core {
+    /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose entries
+    /// reads touch.
+    pub(super) fn writes(&self, operations: &[Operation<'_>]) -> bool {
+        let touches = |operation: &Operation<'_>| {
+            let ttl = self.states.get(operation.state).and_then(|descriptor| descriptor.ttl);
+            ttl.is_some_and(|ttl| ttl.update == TtlUpdate::OnReadAndWrite)
+        };
+        operations.iter().any(|operation| operation.op.is_write() || touches(operation))
+    }
+
     /// Applies batch `number`, which must be the next one, of which `cost` bytes of credit were reserved by the caller.
     ///
     /// # Errors
@@ -58,23 +77,26 @@ impl Core {
         operations: &[Operation<'_>],
     ) -> Result<(BatchResult, u64), Error> {
         assert_eq!(number, self.next_batch, "the caller checks the number");
-        let writes = self.check_batch(operations)?;
+        let Effects { writes, reads_change } = self.check_batch(operations)?;
         if writes {
             self.check_writable()?;
         }
+        self.pass_time();
+        // Reads go on in failsafe, without upkeep.
+        let upkeep = (reads_change && self.check_writable().is_ok()).then(Upkeep::default);
+        let logs = writes || upkeep.is_some();
         let bytes_before = self.writer.active_bytes();
-        if writes {
+        if logs {
             self.inner.set_stamp(self.writer.next().0);
-            self.time = self.time.max(self.env.clock.now_ms());
             self.writer.begin_batch(number, self.time);
         }
-        let executed = self.execute(operations);
+        let executed = self.execute(operations, upkeep.as_ref());
         if executed.is_err() {
             // What was applied before can still be made durable.
             self.writer.abandon_batch();
         }
         let answers = executed?;
-        let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
+        let appended = if logs { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
         self.env.metrics.pending_grew(signed(appended));
@@ -92,11 +114,18 @@ impl Core {
     /// # Errors
     /// If it is malformed, or with [`Reason::Failsafe`].
     pub(super) fn read_batch(&mut self, operations: &[Operation<'_>]) -> Result<BatchResult, Error> {
-        let writes = self.check_batch(operations)?;
-        assert!(!writes, "the caller checks that there are only reads");
-        let answers = self.execute(operations)?;
+        let effects = self.check_batch(operations)?;
+        assert!(!effects.writes, "the caller checks that there are only reads");
+        self.pass_time();
+        let answers = self.execute(operations, None)?;
         self.env.metrics.batch_applied(operations.len(), 0);
         Ok(BatchResult { number: self.next_batch, answers, repeated: false })
+    }
+
+    /// Reads the clock. What was expired for one batch stays so for all later ones.
+    fn pass_time(&mut self) {
+        self.time = self.time.max(self.env.clock.now_ms());
+        self.inner.set_time(self.time);
     }
 
     /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
@@ -107,15 +136,15 @@ impl Core {
         }
     }
 
-    /// Checks every operation by its shape, ids and sizes; returns whether any writes. Leaves the key groups in
-    /// `self.key_groups`.
-    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<bool, Error> {
+    /// Checks every operation by its shape, ids and sizes. Leaves the key groups in `self.key_groups`.
+    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
         let limits = self.env.options.limits;
         if operations.len() > limits.max_batch_operations {
             let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
             return Err(Error::new(Reason::LimitExceeded, text));
         }
-        let (mut writes, mut grows) = (false, false);
+        let mut effects = Effects { writes: false, reads_change: self.clean_ups.is_for_every_batch() };
+        let mut grows = false;
         self.key_groups.clear();
         for (index, operation) in operations.iter().enumerate() {
             let Some(descriptor) = self.states.get(operation.state) else {
@@ -131,13 +160,14 @@ impl Core {
             op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
             let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
             token.map_err(|fault| error::operation(index, &fault))?;
-            writes |= operation.op.is_write();
+            effects.writes |= operation.op.is_write();
+            effects.reads_change |= descriptor.ttl.is_some();
             grows |= operation.op.grows();
         }
         if grows {
             self.check_state_memory()?;
         }
-        Ok(writes)
+        Ok(effects)
     }
 
     /// Refuses what would add to state that has outgrown its memory.
@@ -176,11 +206,18 @@ impl Core {
     }
 
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
-    fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
+    fn execute(
+        &mut self,
+        operations: &[Operation<'_>],
+        upkeep: Option<&Upkeep>,
+    ) -> Result<Vec<(u32, Option<Answer>)>, Error> {
         // A disk may take its time.
         let on_disk = self.inner.pieces().is_none();
-        let executed =
-            if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
+        let executed = if on_disk {
+            tasks::blocking(|| self.try_execute(operations, upkeep))
+        } else {
+            self.try_execute(operations, upkeep)
+        };
         executed.map_err(|fault| self.fail_safe(fault))
     }
 
@@ -193,13 +230,23 @@ impl Core {
         error
     }
 
-    fn try_execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
+    fn try_execute(
+        &mut self,
+        operations: &[Operation<'_>],
+        upkeep: Option<&Upkeep>,
+    ) -> Result<Vec<(u32, Option<Answer>)>, String> {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
-        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
+        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, clean_ups, .. } =
+            self;
         let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
+        let mut log = |change: &crate::state::Change<'_>| {
+            since_barrier.1 += 1;
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
+        };
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
@@ -215,20 +262,24 @@ impl Core {
                 page_bytes: room,
                 key_groups: manifest.shape.key_groups,
                 scope: scope(*epoch),
+                time: self.time,
+                upkeep,
             };
             let at = address(operation, *key_group);
-            let mut log = |change: &crate::state::Change<'_>| {
-                since_barrier.1 += 1;
-                *log_changes += logged;
-                writer.push(change.at.key_group, |buffer| change.encode(buffer));
-            };
+            if descriptor.ttl.is_some() {
+                clean_ups.touched(operation.state, descriptor);
+            }
             let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
                 answers.push((position, Some(answer)));
             }
         }
+        let incremental = upkeep.map(|_| Upkeep::default());
+        let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
+        clean_ups.settle(inner.as_mut(), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
+        self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
         Ok(answers)
     }
 

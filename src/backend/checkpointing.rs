@@ -152,6 +152,7 @@ impl Core {
             pinned: false,
             subsumed: false,
             triggered_at: self.env.clock.now_ms(),
+            time: self.time,
             incremental_bytes,
             changes,
             states_to: self.states.last_id(),

@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     checkpointing::{Flight, PersistWaiter},
+    cleanup::CleanUps,
     credit::Account,
     environment::Environment,
     error,
@@ -87,6 +88,8 @@ pub(super) struct Core {
     pub(super) condition: Condition,
     pub(super) inner: Box<dyn StateBackend>,
     pub(super) states: States,
+    /// Of `states`.
+    pub(super) clean_ups: CleanUps,
     pub(super) writer: Writer,
     pub(super) uploads: Uploads,
     pub(super) _registered: WriterGuard,

@@ -95,7 +95,7 @@ impl Backend {
         Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
-    /// Applies one batch outside a session. Waits until there is credit for its `cost` (0 if it only reads). Without a number
+    /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads. Without a number
     /// a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped, the batch is not applied.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Backend {
         &self,
         epoch: Epoch,
         number: Option<u64>,
-        cost: u64,
+        bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<(BatchResult, Acknowledgement), Error> {
         let outbox = Arc::new(Outbox::default());
@@ -112,14 +112,15 @@ impl Backend {
             {
                 let mut core = self.shared.core.lock();
                 core.check_owner(epoch)?;
-                let next = core.next_batch;
+                let (next, writes) = (core.next_batch, core.writes(operations));
+                let cost = if writes { bytes } else { 0 };
                 match number {
                     Some(number) if number < next => {
                         let result = BatchResult { number, answers: vec![], repeated: true };
                         return Ok((result, core.acknowledgement()));
                     }
                     Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
-                    None if cost == 0 => return Ok((core.read_batch(operations)?, core.acknowledgement())),
+                    None if !writes => return Ok((core.read_batch(operations)?, core.acknowledgement())),
                     None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }

@@ -27,6 +27,7 @@ use crate::{
         StateError,
         image::LocalImage,
         snapshot::{PieceBuilder, PieceContents},
+        ttl::Lifespan,
     },
     tasks,
     types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateId},
@@ -265,7 +266,21 @@ fn step(
         return Ok(Step::Unchanged(piece.clone(), sqn));
     }
     let mut contents = PieceBuilder::default();
-    let last = pieces.copy_piece(state, group, first, &mut |change| contents.push(change));
+    let ttl = core.states.get(state).and_then(|descriptor| descriptor.ttl);
+    let last = match ttl.filter(|ttl| ttl.cleanup.at_materialization) {
+        None => pieces.copy_piece(state, group, first, &mut |change| contents.push(change)),
+        Some(ttl) => {
+            // By the time of the last batch, at or before that of every checkpoint that builds on this.
+            let (life, mut left_out) = (Lifespan::new(ttl, core.time), 0);
+            let last = pieces.copy_piece(state, group, first, &mut |change| {
+                let kept = life.without_expired(*change);
+                left_out += u64::from(kept != Some(*change));
+                kept.iter().for_each(|change| contents.push(change));
+            });
+            core.env.metrics.ttl_left_out(left_out);
+            last
+        }
+    };
     let last = last.map_err(|fault| local(&fault))?;
     Ok(Step::Copied { last, sqn, contents: contents.finish() })
 }

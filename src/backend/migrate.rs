@@ -13,19 +13,21 @@
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{futures::OwnedNotified, oneshot};
 
 use super::{
     Backend, RegisteredState,
     checkpointing::PersistWaiter,
+    cleanup::CleanUps,
     core::{Core, signed},
     error,
     outbox::Outbox,
     states::{Move, Plan, Rewrite},
 };
 use crate::{
+    checkpoint::manifest::Registration,
     error::{Error, Reason},
-    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, ttl},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
@@ -53,6 +55,8 @@ enum Next {
     Done,
     /// Wait until what is logged is durable.
     Durable(oneshot::Receiver<Result<u64, Error>>),
+    /// Wait until a snapshot is over.
+    Copied(OwnedNotified),
     /// Wait until the outbox is woken.
     Woken,
 }
@@ -100,6 +104,7 @@ impl Backend {
             match next {
                 Next::Done => return Ok(()),
                 Next::Batch => tokio::task::yield_now().await,
+                Next::Copied(copied) => copied.await,
                 Next::Woken => outbox.changed().await,
                 // If it ended, the next look at the core says why.
                 Next::Durable(durable) => drop(durable.await),
@@ -129,7 +134,13 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         }
+        for (id, Registration { data, descriptor, .. }) in &plan.new {
+            if let Some(ttl) = descriptor.ttl.filter(|_| data != id) {
+                self.inner.set_ttl(*data, ttl);
+            }
+        }
         self.states.carry_out(&plan);
+        self.clean_ups = CleanUps::new(&self.states);
         let registered = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
         Ok((plan, registered))
     }
@@ -167,6 +178,9 @@ impl Core {
         }
         // What a backend is guaranteed to be allowed to hold.
         if self.account.held() >= self.env.options.limits.max_message_bytes as u64 {
+            if self.is_unlogged() {
+                return Ok(Next::Copied(self.snapshots.one_over()));
+            }
             let (reply, durable) = oneshot::channel();
             self.persist(PersistWaiter::Call(reply))?;
             return Ok(Next::Durable(durable));
@@ -200,11 +214,12 @@ impl Core {
             return Err(self.fail_safe(error::inner(&fault)));
         }
         let appended = self.writer.end_batch(bytes_before);
-        self.account.spend(0, appended);
+        self.account.hold(appended);
         self.env.metrics.batch_applied(0, appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -237,7 +252,10 @@ impl Mover<'_> {
     /// Moves what lies behind the cursor until the batch is full, and the cursor with it.
     fn run(&mut self, cursor: &mut Cursor, groups: KeyGroupRange) -> Result<(), StateError> {
         if self.of.kind == StateKind::Timer {
-            return self.timers(cursor);
+            if !self.timers()? {
+                cursor.group = None;
+            }
+            return Ok(());
         }
         for _ in 0..GROUPS_PER_BATCH {
             let Some(group) = cursor.group else { return Ok(()) };
@@ -263,24 +281,6 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Moves the earliest timers of all key groups.
-    fn timers(&mut self, cursor: &mut Cursor) -> Result<(), StateError> {
-        let mut timers = vec![];
-        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
-            let TimerRef { time, key, namespace, key_group } = timer;
-            timers.push((time, Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace), key_group));
-        })?;
-        for (time, key, namespace, key_group) in &timers {
-            let from = Address { state: self.of.from, key_group: *key_group, key, namespace };
-            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time: *time })?;
-            self.write(from, Action::TimerRemove { time: *time })?;
-        }
-        if !more {
-            *cursor = Cursor { group: None, after: None };
-        }
-        Ok(())
-    }
-
     fn is_full(&self) -> bool {
         self.left.entries == 0 || self.left.bytes == 0
     }
@@ -302,8 +302,22 @@ impl Mover<'_> {
             }
             StateKind::Map => self.map(from, to),
             StateKind::List => self.list(from, to).map(|()| true),
-            StateKind::Timer => Err(StateError::Mismatch { state: from.state, what: "timers have no cells" }),
+            StateKind::Timer => Ok(true),
         }
+    }
+
+    /// Moves the earliest timers, of all keys; returns whether others follow.
+    fn timers(&mut self) -> Result<bool, StateError> {
+        let mut timers = vec![];
+        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
+            timers.push((timer.time, timer.key_group, timer.key.to_vec(), timer.namespace.to_vec()));
+        })?;
+        for (time, key_group, key, namespace) in timers {
+            let from = Address { state: self.of.from, key_group, key: &key, namespace: &namespace };
+            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time })?;
+            self.write(from, Action::TimerRemove { time })?;
+        }
+        Ok(more)
     }
 
     fn map(&mut self, from: Address<'_>, to: Address<'_>) -> Result<bool, StateError> {

@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::claim::Claim;
 use super::{
+    cleanup::CleanUps,
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
@@ -40,7 +41,7 @@ use crate::{
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, hashmap::HashMapBackend},
     tasks,
-    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange},
+    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
 
 /// How often a restore tries each of its reads before it gives up.
@@ -123,6 +124,8 @@ pub struct RestoredPart {
     pub key_groups: KeyGroupRange,
     /// The task's bytes of it.
     pub attachment: bytes::Bytes,
+    /// The time of the newest batch that it has.
+    pub time: TimeMs,
 }
 
 /// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced; `on_fenced`
@@ -206,6 +209,8 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
+    // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
+    let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -213,6 +218,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         epoch,
         condition: Condition::Serving,
         inner,
+        clean_ups: CleanUps::new(&states),
         states,
         writer,
         _registered: uploads.writer(),
@@ -236,7 +242,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         sessions: 0,
         undelivered: vec![],
         next_batch: 0,
-        time: restored.time,
+        time,
         restored: parts,
         base: None,
         previous,

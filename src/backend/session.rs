@@ -90,19 +90,20 @@ impl Session {
         (core.acknowledgement(), self.granted)
     }
 
-    /// Applies one batch that costs `cost` credit (0 for one that only reads). Returns `None` if there is nothing to tell but
-    /// the acknowledgement.
+    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is nothing to tell
+    /// but the acknowledgement.
     ///
     /// # Errors
     /// Nothing of the batch was applied.
     pub fn apply(
         &mut self,
         number: u64,
-        cost: u64,
+        bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<Option<BatchResult>, Refusal> {
         let mut core = self.backend.shared.core.lock();
         self.check(&core)?;
+        let cost = if core.writes(operations) { bytes } else { 0 };
         if cost > core.account.outstanding() {
             let text = format!(
                 "batch {number} of {cost} bytes exceeds the {} bytes of credit that are left; wait for acknowledgements",

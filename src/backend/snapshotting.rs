@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, futures::OwnedNotified},
     task::AbortHandle,
     time::{Instant, sleep_until},
 };
@@ -121,6 +121,11 @@ impl Snapshots {
     /// Files below this number are uploaded or given up, if the next one is `next`.
     pub(super) fn low_water(&self, next: u64) -> u64 {
         self.running.values().filter_map(|snapshot| snapshot.first_file).fold(next, u64::min)
+    }
+
+    /// Waits until one of them is over, from now on.
+    pub(super) fn one_over(&self) -> OwnedNotified {
+        self.over.clone().notified_owned()
     }
 
     fn turn(&self, id: CheckpointId, now: Instant) -> Turn {

@@ -379,6 +379,7 @@ mod tests {
             pinned: false,
             subsumed: false,
             triggered_at: 0,
+            time: 0,
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,

@@ -186,6 +186,8 @@ pub struct CheckpointRecord {
     pub subsumed: bool,
     /// When its barrier came.
     pub triggered_at: TimeMs,
+    /// The time of the newest batch that it has, reads included: the clock of the state.
+    pub time: TimeMs,
     /// Bytes of log between the checkpoint before and it, before compression.
     pub incremental_bytes: u64,
     /// Changes likewise.
@@ -290,6 +292,7 @@ impl Manifest {
             pinned: false,
             subsumed: false,
             triggered_at: 0,
+            time: 0,
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,
@@ -377,6 +380,7 @@ pub(crate) mod tests {
             pinned: false,
             subsumed: false,
             triggered_at: 1_700_000_000_000,
+            time: 0,
             incremental_bytes: 100,
             changes: 7,
             states_to: 1,

@@ -203,7 +203,8 @@ const CHANGELOG: &[Spec] = &[
         "state.changelog.enabled",
         Kind::Flag,
         "true",
-        "Whether a backend whose engine does not say gets a changelog. Without one a checkpoint writes the whole state. \
+        "Whether a backend whose engine does not say gets a changelog. Without one a checkpoint is a snapshot of \
+         what changed since the last one, and takes as long as that does. \
          Flink's default is `false`.",
     ),
     Spec {

@@ -28,6 +28,7 @@ const FEATURES: &[&str] = &[
     "state.value",
     "state.list",
     "state.map",
+    "state.ttl",
     "merge.builtin",
     "state.default-value",
     "state.schema-change",
@@ -156,9 +157,8 @@ impl StateBackendService for Service {
         let batch = request.batch.unwrap_or_default();
         let applied = match convert::operations(&batch) {
             Ok(operations) => {
-                let cost = if convert::has_write(&operations) { batch.encoded_len() as u64 } else { 0 };
                 let number = request.numbered.then_some(batch.number);
-                backend.apply_batch(epoch, number, cost, &operations).await
+                backend.apply_batch(epoch, number, batch.encoded_len() as u64, &operations).await
             }
             Err(error) => Err(error),
         };

@@ -188,11 +188,6 @@ pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error>
     batch.operations.iter().enumerate().map(one).collect()
 }
 
-/// Whether a batch has a write, and so costs credit.
-pub(super) fn has_write(operations: &[Operation<'_>]) -> bool {
-    operations.iter().any(|operation| operation.op.is_write())
-}
-
 /// The fields of an operation, borrowed from its message.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Fields<'a> {

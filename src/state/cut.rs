@@ -305,6 +305,9 @@ mod tests {
 
     type Model = BTreeMap<(u32, u16, Vec<u8>), Vec<u8>>;
 
+    /// State, key group and first hash of pieces.
+    type Seen = BTreeSet<(u32, u16, u64)>;
+
     struct Random(u64);
 
     impl Random {
@@ -315,7 +318,7 @@ mod tests {
     }
 
     /// Adds what a piece holds to what was there; asserts that its hashes are covered once.
-    fn collect(piece: &CutPiece, into: &mut Model, seen: &mut BTreeSet<(u32, u16, u64)>) {
+    fn collect(piece: &CutPiece, into: &mut Model, seen: &mut Seen) {
         assert!(seen.insert((piece.state.0, piece.key_group.0, piece.hashes.first)), "{piece:?} came twice");
         let CutContents::Copied(contents) = &piece.contents else { panic!("nothing is kept") };
         for change in contents.iter().flat_map(|contents| changes(piece.key_group, &contents.bytes)) {
@@ -335,7 +338,7 @@ mod tests {
             backend.register(StateId(1), &descriptor);
             backend.register(StateId(4), &descriptor);
             let mut model = Model::new();
-            let mut running: Vec<(u64, Model, Model, BTreeSet<(u32, u16, u64)>)> = vec![];
+            let mut running: Vec<(u64, Model, Model, Seen)> = vec![];
             let (mut number, mut done) = (0, 0);
             // Growing, so that slices split, then shrinking, so that they merge.
             for step in 0..60_000_u64 {

@@ -326,6 +326,11 @@ mod tests {
     }
 
     #[test]
+    fn equals_the_model_as_time_passes() {
+        conformance::aging::random_operations_equal_the_model(&|range| Box::new(HashMapBackend::new(range)), 256);
+    }
+
+    #[test]
     fn pieces_copied_amid_changes_rebuild_it() {
         let factory: conformance::Factory<'_> = &|range| Box::new(HashMapBackend::new(range));
         conformance::snapshot::pieces_copied_amid_changes_rebuild_the_backend(factory);

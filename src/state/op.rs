@@ -5,21 +5,25 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod incremental;
 pub mod namespaces;
 pub mod scan;
+mod timed;
 mod timers;
+mod upkeep;
 
 use bytes::Bytes;
 
 pub use self::{
     check::{OpError, OpField, check},
     timers::Timer,
+    upkeep::Upkeep,
 };
 use super::{
     Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind, TimeMs};
 
 /// One operation on one (key, namespace) of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +141,10 @@ pub struct OpContext<'a> {
     pub key_groups: KeyGroupRange,
     /// Of the owner that executes: its tokens are good for no other.
     pub scope: u64,
+    /// Of the batch; never goes back. Entries with TTL live by it.
+    pub time: TimeMs,
+    /// What reads may change of entries with TTL, over the whole batch; `None` where they change nothing.
+    pub upkeep: Option<&'a Upkeep>,
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.
@@ -269,11 +277,26 @@ impl Op<'_> {
 }
 
 /// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
-/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged.
+/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged,
+/// and so is whatever touches an entry with TTL.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.
 pub fn execute<B: StateBackend + ?Sized>(
+    backend: &mut B,
+    at: Address<'_>,
+    op: &Op<'_>,
+    context: &OpContext<'_>,
+    log: &mut (impl FnMut(&Change<'_>) + Send),
+) -> Result<Option<Answer>, StateError> {
+    match context.descriptor.ttl {
+        None => run(backend, at, op, context, log),
+        Some(ttl) => timed::execute(backend, at, op, (context, ttl), log),
+    }
+}
+
+/// Executes an operation on entries as they are stored.
+fn run<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
     op: &Op<'_>,
@@ -401,21 +424,24 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         (first..).zip(elements).try_for_each(|(index, element)| self.write(Action::ListPut { index, element }))
     }
 
-    /// Clears what is there. Asks for the first entry rather than the count, which not every backend has at hand.
+    /// Clears what is there.
     fn clear(&mut self, kind: StateKind) -> Result<(), StateError> {
-        let first = PageLimit { entries: 1, bytes: 0 };
-        let mut found = false;
-        match kind {
-            StateKind::Value => self.backend.value(self.at, &mut |stored| found = stored.is_some())?,
-            StateKind::Map => {
-                self.backend.map_page(self.at, MapKeys::default(), first, &mut |_, _| found = true)?;
-            }
-            StateKind::List => {
-                self.backend.list_page(self.at, 0, first, &mut |_| found = true)?;
-            }
-            StateKind::Timer => {}
+        if self.backend.has_entries(self.at, kind)? { self.write(Action::Clear) } else { Ok(()) }
+    }
+
+    /// Writes what is there again.
+    fn touch(&mut self, map_key: Option<&[u8]>) -> Result<(), StateError> {
+        let mut value = None;
+        let mut read = |stored: Option<&[u8]>| value = stored.map(<[u8]>::to_vec);
+        match map_key {
+            None => self.backend.value(self.at, &mut read)?,
+            Some(map_key) => self.backend.map_value(self.at, map_key, &mut read)?,
         }
-        if found { self.write(Action::Clear) } else { Ok(()) }
+        match (value, map_key) {
+            (None, _) => Ok(()),
+            (Some(value), None) => self.write(Action::Put(&value)),
+            (Some(value), Some(map_key)) => self.write(Action::MapPut { map_key, value: &value }),
+        }
     }
 
     /// Merges into the value, or into a map entry.
@@ -439,7 +465,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
         let value = match &merged {
-            Merged::Unchanged => return Ok(None),
+            Merged::Unchanged if context.descriptor.ttl.is_none() => return Ok(None),
+            Merged::Unchanged => return self.touch(map_key).map(|()| None),
             Merged::Append => operand,
             Merged::Number(number) => number,
             Merged::Average(average) => average,

@@ -18,6 +18,7 @@
 //! (`buffer`) and handed to RocksDB thousands at a time.
 
 mod buffer;
+mod expiry;
 mod image;
 mod key;
 mod metrics;
@@ -28,14 +29,15 @@ mod timers;
 
 use std::{cell::RefCell, collections::BTreeMap, ops::ControlFlow};
 
+use self::{
+    expiry::Expiry,
+    shard::{HandOn, Shard},
+    timers::Timers,
+};
 pub use self::{
     metrics::register_metrics,
     overrides::refused_options,
     resources::{PredefinedOptions, ResourceOptions, Resources, TimerService},
-};
-use self::{
-    shard::{HandOn, Shard},
-    timers::Timers,
 };
 use super::{
     Action, Address, Change, Counting, Counts, ImageSnapshots, MapKeys, Page, PageLimit, StateBackend, StateError,
@@ -43,7 +45,7 @@ use super::{
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// Bytes of one shard's write buffer at which it is handed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
@@ -64,6 +66,10 @@ pub struct RocksDbBackend {
     timers: BTreeMap<StateId, RefCell<Timers>>,
     /// Whether all that the databases have was applied here: none of it was loaded.
     is_known: bool,
+    /// What compactions remove.
+    expiry: Expiry,
+    /// The age of files that are compacted for that alone; 0 for none.
+    periodic_seconds: u64,
     /// Scratch: the key at hand.
     key: Vec<u8>,
 }
@@ -82,7 +88,8 @@ impl RocksDbBackend {
     /// If its databases cannot be made.
     pub fn new(resources: &Resources, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Self, StateError> {
         let parts = key_groups.parts(max_parallelism);
-        let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
+        let expiry = Expiry::new(resources.expired().clone());
+        let shards = parts.map(|part| Shard::create(resources, part, &expiry)).collect::<Result<_, _>>()?;
         Ok(Self {
             resources: resources.clone(),
             key_groups,
@@ -91,6 +98,8 @@ impl RocksDbBackend {
             stamp: 0,
             timers: BTreeMap::new(),
             is_known: true,
+            expiry,
+            periodic_seconds: 0,
             key: vec![],
         })
     }
@@ -104,6 +113,15 @@ impl RocksDbBackend {
             let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
             joined.fold(Ok(()), Result::and)
         })
+    }
+
+    /// Has files compacted that are so old that the most impatient state wants it.
+    fn compact_periodically(&mut self) {
+        let seconds = self.expiry.periodic_seconds().unwrap_or(0);
+        if seconds != self.periodic_seconds {
+            self.periodic_seconds = seconds;
+            self.shards.iter().for_each(|shard| shard.compact_every(seconds));
+        }
     }
 
     fn kind(&self, state: StateId) -> Result<StateKind, StateError> {
@@ -208,6 +226,10 @@ impl StateBackend for RocksDbBackend {
         if descriptor.kind == StateKind::Timer {
             let timers = Timers::new(self.resources.timers(), self.key_groups, self.is_known);
             self.timers.insert(state, RefCell::new(timers));
+        }
+        if let Some(ttl) = descriptor.ttl {
+            self.expiry.set(state, descriptor.kind, ttl);
+            self.compact_periodically();
         }
     }
 
@@ -400,6 +422,17 @@ impl StateBackend for RocksDbBackend {
         debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
         self.stamp = stamp;
     }
+
+    fn set_time(&mut self, time: TimeMs) {
+        self.expiry.set_time(time);
+    }
+
+    fn set_ttl(&mut self, state: StateId, ttl: Ttl) {
+        if let Ok(kind) = self.kind(state) {
+            self.expiry.set(state, kind, ttl);
+            self.compact_periodically();
+        }
+    }
 }
 
 impl ImageSnapshots for RocksDbBackend {
@@ -428,8 +461,11 @@ impl ImageSnapshots for RocksDbBackend {
         let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
         match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
             Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
-                *shard = Shard::adopt(&self.resources, image)?;
+                *shard = Shard::adopt(&self.resources, image, Some(&self.expiry))?;
                 shard.changed = self.stamp;
+                if self.periodic_seconds > 0 {
+                    shard.compact_every(self.periodic_seconds);
+                }
                 Ok(Loaded::Adopted(part))
             }
             _ => {

@@ -6,6 +6,7 @@
 
 mod keyed;
 mod timers;
+mod ttl;
 
 use dstl::{
     backend::{OpenSpec, Operation, RestoreFrom, Session},

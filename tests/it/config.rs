@@ -470,6 +470,7 @@ fn a_nested_flink_configuration_is_translated() {
         "state.backend.rocksdb.predefined-options = \"FLASH_SSD_OPTIMIZED\"",
         "memory.rocksdb = \"64 MiB\"",
         "state.backend.rocksdb.memory.write-buffer-ratio = 0.4",
+        "state.backend.rocksdb.timer-service.factory = \"HEAP\"",
         "state.backend.rocksdb.options.write_buffer_size = \"33554432\"",
         "state.backend.rocksdb.options.block_based_table_factory = \"{block_size=16384}\"",
         "state.backend.rocksdb.options.compaction_style = \"kCompactionStyleLevel\"",

@@ -22,6 +22,7 @@ mod snapshots;
 mod support;
 mod sweeping;
 mod tidy;
+mod ttl;
 mod typed;
 mod vanish;
 mod venv;

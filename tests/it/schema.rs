@@ -84,7 +84,11 @@ impl Owner {
         self.backend.checkpoint(self.backend.epoch(), request).await.unwrap();
     }
 
+    /// Where there is a changelog to truncate.
     async fn materialize(&self) {
+        if !self.opened.shape.changelog {
+            return;
+        }
         self.backend.materialize(self.backend.epoch()).await.unwrap();
     }
 
@@ -111,6 +115,13 @@ fn group(key: &str) -> u32 {
 
 fn start(world: &World, inner: InnerBackend, seed: u64) -> Daemon {
     Daemon::start(world, Settings::on_request(inner, seed))
+}
+
+/// One whose backends have a changelog or not.
+fn start_logging(world: &World, inner: InnerBackend, seed: u64, changelog: bool) -> Daemon {
+    let mut settings = Settings::on_request(inner, seed);
+    settings.options.changelog = changelog;
+    Daemon::start(world, settings)
 }
 
 fn version(version: u32) -> StateDescriptor {
@@ -162,9 +173,9 @@ async fn every_difference_is_refused_with_both_sides_after_a_restore_too(inner: 
     assert_eq!(owner.register(&version(1), None).await.id, StateId(1), "nothing was changed");
 }
 
-async fn a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch(inner: InnerBackend) {
+async fn a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch(inner: InnerBackend, changelog: bool) {
     let world = World::new();
-    let daemon = start(&world, inner, 1);
+    let daemon = start_logging(&world, inner, 1, changelog);
     let compatible = Some(SchemaMode::Compatible);
     let (old, new, all) = (rows(0, 50), rows(50, 100), rows(0, 100));
     let owner = Owner::open(&daemon, 1, RestoreFrom::Empty).await;
@@ -193,10 +204,10 @@ async fn a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch(inner
     }
 }
 
-async fn a_migration_goes_on_after_a_crash_in_its_middle(inner: InnerBackend) {
+async fn a_migration_goes_on_after_a_crash_in_its_middle(inner: InnerBackend, changelog: bool) {
     for materialized in [false, true] {
         let world = World::new();
-        let daemon = start(&world, inner, 1);
+        let daemon = start_logging(&world, inner, 1, changelog);
         let migrate = Some(SchemaMode::Migrate);
         let rows = rows(0, 30);
         let owner = Owner::open(&daemon, 1, RestoreFrom::Empty).await;
@@ -213,7 +224,7 @@ async fn a_migration_goes_on_after_a_crash_in_its_middle(inner: InnerBackend) {
         owner.checkpoint(2).await;
         owner.rewrite((old, new), &rows, 10).await;
         daemon.crash();
-        let daemon = start(&world, inner, 2);
+        let daemon = start_logging(&world, inner, 2, changelog);
         let owner = Owner::open(&daemon, 2, RestoreFrom::Id(2)).await;
         assert_eq!(owner.told(), [(1, version(1), None), (2, version(2), Some(1))]);
         assert_eq!(owner.get(old, &rows).await.len(), 20);
@@ -255,8 +266,20 @@ async fn a_default_value_is_told_where_there_is_none_and_may_change(inner: Inner
 }
 
 on_both! {
-    every_difference_is_refused_with_both_sides_after_a_restore_too
-    a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch
-    a_migration_goes_on_after_a_crash_in_its_middle
-    a_default_value_is_told_where_there_is_none_and_may_change
+    every_difference_is_refused_with_both_sides_after_a_restore_too:
+        super::every_difference_is_refused_with_both_sides_after_a_restore_too;
+    a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch: |inner| {
+        super::a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch(inner, true)
+    };
+    a_restore_without_changelog_gives_back_the_descriptor_of_its_cut: |inner| {
+        super::a_restore_gives_back_the_descriptor_of_its_cut_along_every_branch(inner, false)
+    };
+    a_migration_goes_on_after_a_crash_in_its_middle: |inner| {
+        super::a_migration_goes_on_after_a_crash_in_its_middle(inner, true)
+    };
+    a_migration_without_changelog_goes_on_after_a_crash_in_its_middle: |inner| {
+        super::a_migration_goes_on_after_a_crash_in_its_middle(inner, false)
+    };
+    a_default_value_is_told_where_there_is_none_and_may_change:
+        super::a_default_value_is_told_where_there_is_none_and_may_change;
 }

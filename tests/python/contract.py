@@ -26,7 +26,9 @@ import opening  # noqa: F401
 import operations  # noqa: F401
 import timers  # noqa: F401
 import sessions  # noqa: F401
+import ttl  # noqa: F401
 import checkpoints  # noqa: F401
+import changelog_off  # noqa: F401
 import service  # noqa: F401
 import crashes  # noqa: F401
 import damage  # noqa: F401

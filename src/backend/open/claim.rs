@@ -102,6 +102,7 @@ fn restored(part: &Part) -> RestoredPart {
         checkpoint: part.record.identity,
         key_groups: part.span().key_groups,
         attachment: part.record.attachment.clone(),
+        time: part.record.time,
     }
 }
 

@@ -275,6 +275,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         pinned: record.pinned,
         subsumed: record.subsumed,
         triggered_at_ms: record.triggered_at,
+        time_ms: record.time,
         incremental_bytes: record.incremental_bytes,
         changes: record.changes,
         states_to: record.states_to,
@@ -299,6 +300,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         pinned: message.pinned,
         subsumed: message.subsumed,
         triggered_at: message.triggered_at_ms,
+        time: message.time_ms,
         incremental_bytes: message.incremental_bytes,
         changes: message.changes,
         states_to: message.states_to,
@@ -314,7 +316,8 @@ mod tests {
 
     #[test]
     fn a_manifest_survives_its_bytes() {
-        let manifest = super::super::tests::sample();
+        let mut manifest = super::super::tests::sample();
+        manifest.checkpoints[0].time = 1_700_000_000_001;
         assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
     }
 

@@ -124,6 +124,8 @@ impl Bench {
             page_bytes: PAGE_BYTES,
             key_groups: range(),
             scope: 7,
+            time: 0,
+            upkeep: None,
         };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();

@@ -12,9 +12,9 @@
 
 use bytes::Bytes;
 
-use super::{Answer, Op, OpContext, OpError, timers};
+use super::{Answer, Op, OpContext, OpError, timed, timers};
 use crate::{
-    state::{PageLimit, StateBackend, StateError},
+    state::{Address, PageLimit, StateBackend, StateError},
     types::{KeyGroup, StateId},
 };
 
@@ -96,7 +96,7 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
             bytes: context.page_bytes.saturating_sub(bytes),
         };
         let after = position.after.take();
-        let mut last = None;
+        let (mut last, mut fault) = (None, None);
         let more = backend.name_page(
             scan.state,
             position.key_group,
@@ -104,7 +104,14 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
             limit,
             &mut |key, namespace| {
                 looked_at += 1;
-                if scan.namespace.is_none_or(|wanted| wanted == namespace) {
+                let at = Address { state: scan.state, key_group: position.key_group, key, namespace };
+                let mut is_there = || {
+                    timed::has_visible(backend, at, context).unwrap_or_else(|error| {
+                        fault = Some(error);
+                        false
+                    })
+                };
+                if scan.namespace.is_none_or(|wanted| wanted == namespace) && is_there() {
                     bytes += key.len() + namespace.len();
                     let (key, namespace) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace));
                     keys.push((position.key_group, key, namespace));
@@ -112,6 +119,9 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
                 last = Some((key.to_vec(), namespace.to_vec()));
             },
         )?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
         groups += 1;
         if more {
             position.after = last.or(after);

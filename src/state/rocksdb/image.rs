@@ -28,7 +28,7 @@ pub(super) fn copy(
     states: &StateIds,
     shards: &[Shard],
 ) -> Result<(), StateError> {
-    let source = Shard::adopt(resources, image)?;
+    let source = Shard::adopt(resources, image, None)?;
     let same = states.iter().all(|(there, here)| there == here);
     for shard in shards.iter().filter(|shard| shard.key_groups.overlaps(source.key_groups)) {
         if same {
@@ -109,7 +109,7 @@ pub(super) fn read(
     kind: &dyn Fn(StateId) -> Option<StateKind>,
     read: &mut dyn FnMut(&Change<'_>) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
-    let source = Shard::adopt(resources, image)?;
+    let source = Shard::adopt(resources, image, None)?;
     let (from, to) = bounds(key_groups);
     source.scan_range(&from, Some(to), &mut |key, value| {
         let head = key::head(key)?;

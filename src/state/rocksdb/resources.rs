@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
@@ -87,6 +87,7 @@ struct Shared {
     env: Env,
     folders: Folders,
     open: Mutex<Vec<Weak<DB>>>,
+    expired: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Resources {
@@ -111,7 +112,8 @@ impl Resources {
         let mut env = Env::new().map_err(local)?;
         env.set_background_threads(options.threads.into());
         env.set_high_priority_background_threads(options.threads.into());
-        let shared = Shared { options, cache, memtables, env, folders, open: Mutex::default() };
+        let shared =
+            Shared { options, cache, memtables, env, folders, open: Mutex::default(), expired: Arc::default() };
         let resources = Self(Arc::new(shared));
         resources.database_options()?;
         Ok(resources)
@@ -155,6 +157,12 @@ impl Resources {
         if name.starts_with("block-cache-") { values.max().unwrap_or(0) } else { values.sum() }
     }
 
+    /// Expired entries that compactions left out.
+    #[must_use]
+    pub fn expired(&self) -> &Arc<AtomicU64> {
+        &self.0.expired
+    }
+
     pub(super) fn opened(&self, db: &Arc<DB>) {
         let mut open = self.0.open.lock();
         open.retain(|db| db.strong_count() > 0);
@@ -177,6 +185,8 @@ impl Resources {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_avoid_unnecessary_blocking_io(true);
+        // With a compaction filter, RocksDB has one of its own accord.
+        options.set_periodic_compaction_seconds(0);
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&shared.cache);
         table.set_bloom_filter(10.0, false);

@@ -7,7 +7,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    state::{conformance, folder::Folders},
+    state::{
+        conformance,
+        folder::Folders,
+        ttl::{REMOVED, stamp},
+    },
     types::KeyGroup,
 };
 
@@ -172,6 +176,13 @@ fn random_operations_equal_the_model() {
 }
 
 #[test]
+fn equals_the_model_as_time_passes() {
+    let home = small();
+    let factory: conformance::Factory<'_> = &|range| Box::new(RocksDbBackend::new(&home.resources, range, 40).unwrap());
+    conformance::aging::random_operations_equal_the_model(factory, 24);
+}
+
+#[test]
 fn an_image_of_a_whole_part_is_adopted_and_its_files_keep_their_names() {
     let home = small();
     let mut original = backend(&home, range(0, 31));
@@ -300,4 +311,98 @@ fn memory_is_shared_and_counted_once() {
     assert!(used > 0 && used < 20 << 20, "{used} bytes");
     assert!(home.resources.memtable_bytes() <= used);
     assert!(home.resources.property("estimate-num-keys") > 0);
+}
+
+/// Touched at 100, living for 10.
+fn aging_backend(home: &Home, update: impl Fn(StateKind) -> crate::types::TtlCleanup) -> RocksDbBackend {
+    let mut backend = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
+    for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
+        let ttl = Ttl { cleanup: update(kind), ..Ttl::new(10) };
+        backend.register(state, &StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("", kind) });
+    }
+    let (old, new) = (stamp(100, b"old"), stamp(105, b"new"));
+    for (key, value) in [(0, &old), (1, &new)] {
+        apply(&mut backend, at(VALUE, key), Action::Put(value));
+    }
+    for (map_key, value) in [(&b"a"[..], &old), (b"b", &new), (b"c", &old)] {
+        apply(&mut backend, at(MAP, 2), Action::MapPut { map_key, value });
+    }
+    for (index, element) in [(0, &old), (1, &new), (2, &old)] {
+        apply(&mut backend, at(LIST, 3), Action::ListPut { index, element });
+    }
+    backend
+}
+
+fn compact(backend: &RocksDbBackend) {
+    for shard in &backend.shards {
+        shard.hand_on().unwrap();
+        shard.database().flush().unwrap();
+        shard.database().compact_range(None::<&[u8]>, None::<&[u8]>);
+    }
+}
+
+#[test]
+fn compactions_leave_out_what_was_expired_at_the_last_batch() {
+    let home = small();
+    let mut backend = aging_backend(&home, |_| crate::types::TtlCleanup::default());
+    let expired = || home.resources.expired().load(std::sync::atomic::Ordering::Relaxed);
+    let all = contents(&backend);
+    // Older versions below must not come up.
+    compact(&backend);
+    backend.set_time(109);
+    compact(&backend);
+    assert_eq!((contents(&backend), expired()), (all.clone(), 0));
+    backend.set_time(110);
+    compact(&backend);
+    assert_eq!(contents(&backend).len(), all.len() - 3);
+    assert_eq!(expired(), 5);
+    let elements = |backend: &RocksDbBackend| {
+        let (state, key_group, key) = at(LIST, 3);
+        let (mut elements, limit) = (vec![], PageLimit { entries: 10, bytes: 1_000 });
+        let at = Address { state, key_group, key: &key, namespace: b"" };
+        backend.list_page(at, 0, limit, &mut |element| elements.push(element.to_vec())).unwrap();
+        assert_eq!(backend.len(at).unwrap(), elements.len() as u64);
+        elements
+    };
+    let new = stamp(105, b"new");
+    assert_eq!(elements(&backend), [REMOVED, &new[..], REMOVED]);
+    // Replay goes on where elements are.
+    apply(&mut backend, at(LIST, 3), Action::ListPut { index: 0, element: &new });
+    apply(&mut backend, at(LIST, 3), Action::ListPut { index: 3, element: &new });
+    assert_eq!(elements(&backend), [&new[..], &new, REMOVED, &new]);
+    backend.set_time(115);
+    compact(&backend);
+    assert_eq!(elements(&backend), [REMOVED; 4]);
+    assert_eq!(contents(&backend).len(), 5, "the list alone");
+    compact(&backend);
+    assert_eq!(expired(), 5 + 5);
+}
+
+#[test]
+fn compactions_keep_what_no_state_wants_to_be_cleaned_up() {
+    let home = small();
+    let without = crate::types::TtlCleanup { compaction: None, ..crate::types::TtlCleanup::default() };
+    let cleanup = |kind| if kind == StateKind::Map { crate::types::TtlCleanup::default() } else { without };
+    let mut backend = aging_backend(&home, cleanup);
+    let all = contents(&backend);
+    backend.set_time(1_000);
+    compact(&backend);
+    assert_eq!(contents(&backend).len(), all.len() - 3, "the map alone");
+    // Another TTL counts from then on, in a loaded image, too.
+    let image = backend.image(0).unwrap();
+    let mut loaded = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
+    loaded.register(
+        VALUE,
+        &StateDescriptor { ttl: Some(Ttl::new(10_000)), ..StateDescriptor::new("", StateKind::Value) },
+    );
+    loaded.register(MAP, &StateDescriptor::new("", StateKind::Map));
+    loaded.register(LIST, &StateDescriptor::new("", StateKind::List));
+    loaded.set_time(1_000);
+    assert_eq!(loaded.load(image, &same_ids()).unwrap(), Loaded::Adopted(0));
+    compact(&loaded);
+    assert_eq!(contents(&loaded).len(), all.len() - 3);
+    loaded.set_ttl(VALUE, Ttl::new(896));
+    compact(&loaded);
+    assert_eq!(contents(&loaded).len(), all.len() - 4, "one lives on");
+    assert_eq!(loaded.periodic_seconds, 30 * 24 * 3600);
 }
