@@ -1,17 +1,18 @@
 //! An opened backend.
 
-use std::{collections::BTreeSet, sync::Arc};
-
 use bytes::Bytes;
-use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
-    Client, ClientError, ListState, MapState, Session, SessionOptions, StateOptions, ValueState, worker::Worker,
+    Aggregate, AggregatingState, Client, ClientError, ListState, MapState, Reduce, ReducingState, Session,
+    SessionOptions, StateOptions, TimerState, ValueState, touched::Touched, worker::Worker,
 };
 use crate::{
-    proto::v1::{BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, StateDescriptor, ttl},
-    types::StateKind,
+    proto::v1::{
+        BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, SchemaChange, StateDescriptor,
+        schema_change::Mode,
+    },
+    types::{Redistribution, StateKind},
 };
 
 /// A backend as its owner has it. Cheap to clone; dropping it closes nothing.
@@ -20,16 +21,15 @@ pub struct Backend {
     client: Client,
     backend: BackendRef,
     opened: Opened,
-    /// Ids of states whose entries are touched by reads, so that these cost credit.
-    touched_by_reads: Arc<watch::Sender<BTreeSet<u32>>>,
+    touched: Touched,
 }
 
 impl Backend {
     pub(super) fn new(client: Client, opened: Opened) -> Result<Self, ClientError> {
         let backend = opened.backend.clone().ok_or(ClientError::Incomplete("the opened backend"))?;
-        let touched_by_reads = Arc::new(watch::Sender::default());
-        note_touched(&touched_by_reads, &opened.states);
-        Ok(Self { client, backend, opened, touched_by_reads })
+        let touched = Touched::default();
+        touched.learn(&opened.states);
+        Ok(Self { client, backend, opened, touched })
     }
 
     /// Everything that the daemon told when it opened.
@@ -89,9 +89,8 @@ impl Backend {
         self.register_with(states, &[]).await
     }
 
-    /// Learns which states are touched by reads.
-    pub(super) fn note_registered(&self, states: &[RegisteredState]) {
-        note_touched(&self.touched_by_reads, states);
+    pub(super) fn touched(&self) -> &Touched {
+        &self.touched
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -99,7 +98,9 @@ impl Backend {
     }
 
     async fn register_one(&self, name: &str, kind: StateKind, options: StateOptions) -> Result<u32, ClientError> {
-        let registered = self.register(&[options.descriptor(name, kind)]).await?;
+        let state = name.to_owned();
+        let change = options.is_compatible().then_some(SchemaChange { state, mode: Mode::Compatible.into() });
+        let registered = self.register_with(&[options.descriptor(name, kind)], change.as_slice()).await?;
         registered.first().map(|state| state.id).ok_or(ClientError::Incomplete("the registered state"))
     }
 
@@ -139,6 +140,75 @@ impl Backend {
         Ok(ListState::from_id(self.register_one(name, StateKind::List, options).await?))
     }
 
+    /// Registers timers.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn timer_state<K: ?Sized, N: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<TimerState<K, N>, ClientError> {
+        Ok(TimerState::from_id(self.register_one(name, StateKind::Timer, options).await?))
+    }
+
+    /// Registers a state with one value per key that `function` folds inputs into, here, in the client. The daemon knows it as a
+    /// value state; where one of its [merge functions](crate::types::MergeFunction) does, that saves reading.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn aggregating_state<K: ?Sized, A: Aggregate>(
+        &self,
+        name: &str,
+        function: A,
+        options: StateOptions,
+    ) -> Result<AggregatingState<K, A>, ClientError> {
+        Ok(AggregatingState::new(self.value_state(name, options).await?, function))
+    }
+
+    /// The same where inputs, what is stored and the result are of one type, and `function` makes one of two.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn reducing_state<K: ?Sized, V, F>(
+        &self,
+        name: &str,
+        function: F,
+        options: StateOptions,
+    ) -> Result<ReducingState<K, V, F>, ClientError>
+    where
+        Reduce<V, F>: Aggregate<Accumulator = V>,
+    {
+        self.aggregating_state(name, Reduce::new(function), options).await
+    }
+
+    /// Registers operator state: a list of the subtask, not of a key, which is `&()`. With [`Redistribution::Split`] a restore with
+    /// another parallelism cuts the elements of all subtasks evenly, with [`Redistribution::Union`] every restore gives each
+    /// subtask the elements of all.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn operator_list<V: ?Sized>(
+        &self,
+        name: &str,
+        redistribution: Redistribution,
+        options: StateOptions,
+    ) -> Result<ListState<(), V>, ClientError> {
+        self.list_state(name, options.redistributed(redistribution)).await
+    }
+
+    /// Registers operator state: a map of the subtask, with the key `&()`, that is the same in every subtask.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn broadcast_map<M: ?Sized, V: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<MapState<(), M, V>, ClientError> {
+        self.map_state(name, options.redistributed(Redistribution::Broadcast)).await
+    }
+
     /// Opens the writer's session with default options; an older session of this backend ends.
     ///
     /// # Errors
@@ -152,8 +222,8 @@ impl Backend {
     /// # Errors
     /// As for [`session`](Self::session).
     pub async fn session_with(&self, options: SessionOptions) -> Result<Session, ClientError> {
-        let touched = self.touched_by_reads.subscribe();
-        let (worker, ends) = Worker::start(self.client.clone(), (self.backend.clone(), touched), options).await?;
+        let (worker, ends) =
+            Worker::start(self.client.clone(), self.backend.clone(), self.touched.clone(), options).await?;
         let id = self.backend.id.clone().unwrap_or_default();
         let span = tracing::info_span!("session", job = id.job, operator = id.operator, subtask = id.subtask);
         tokio::spawn(worker.run().instrument(span));
@@ -167,18 +237,4 @@ impl Backend {
     pub async fn close(self) -> Result<bool, ClientError> {
         self.client.close(&self.backend).await
     }
-}
-
-/// Notes which of these states are touched by reads, as they are registered now.
-fn note_touched(touched: &watch::Sender<BTreeSet<u32>>, states: &[RegisteredState]) {
-    touched.send_modify(|touched| {
-        for state in states {
-            let ttl = state.descriptor.as_ref().and_then(|descriptor| descriptor.ttl.as_ref());
-            if ttl.is_some_and(|ttl| ttl.update() == ttl::Update::OnReadAndWrite) {
-                touched.insert(state.id);
-            } else {
-                touched.remove(&state.id);
-            }
-        }
-    });
 }

@@ -14,15 +14,14 @@
 
 mod recovery;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-use tokio::sync::watch;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     ClientError,
     batch::{BatchBuilder, Sealed},
     error::violation,
     outgoing::{Outgoing, Reply},
+    touched::Touched,
     wire::{self, Frame},
 };
 use crate::proto::v1::{
@@ -72,6 +71,7 @@ enum Asked {
 #[derive(Debug)]
 pub(super) struct Book {
     limits: Limits,
+    touched: Touched,
     collector: BatchBuilder,
     callers: Vec<Reply<OperationResult>>,
     queue: VecDeque<Item>,
@@ -87,18 +87,13 @@ pub(super) struct Book {
     acknowledged: Acknowledgement,
     granted: u64,
     used: u64,
-    /// Ids of states whose entries are touched by reads.
-    touched_by_reads: watch::Receiver<BTreeSet<u32>>,
 }
 
 impl Book {
-    pub(super) fn new(
-        limits: Limits,
-        started: &SessionStarted,
-        touched_by_reads: watch::Receiver<BTreeSet<u32>>,
-    ) -> Self {
+    pub(super) fn new(limits: Limits, touched: Touched, started: &SessionStarted) -> Self {
         Self {
             limits,
+            touched,
             collector: BatchBuilder::new(),
             callers: Vec::new(),
             queue: VecDeque::new(),
@@ -113,7 +108,6 @@ impl Book {
             acknowledged: Acknowledgement { applied_to: started.applied_to, ..Acknowledgement::default() },
             granted: started.credit,
             used: 0,
-            touched_by_reads,
         }
     }
 
@@ -157,7 +151,14 @@ impl Book {
 
     pub(super) fn add_batch(&mut self, batch: Outgoing) {
         self.seal_collected();
-        self.queue.push_back(Item::Batch(batch));
+        let item = self.item(batch);
+        self.queue.push_back(item);
+    }
+
+    /// What a batch that was made just now waits as.
+    fn item(&self, mut batch: Outgoing) -> Item {
+        batch.sealed.look_for_touches(&self.touched);
+        Item::Batch(batch)
     }
 
     pub(super) fn add_barrier(&mut self, barrier: Barrier, reply: Reply<CheckpointCompleted>) {
@@ -188,7 +189,10 @@ impl Book {
         }
         let replies = std::mem::take(&mut self.callers);
         match std::mem::take(&mut self.collector).seal(&self.limits) {
-            Ok(sealed) => self.queue.push_back(Item::Batch(Outgoing::shared(sealed, replies))),
+            Ok(sealed) => {
+                let item = self.item(Outgoing::shared(sealed, replies));
+                self.queue.push_back(item);
+            }
             Err(error) => {
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
@@ -237,9 +241,8 @@ impl Book {
 
     fn send_batch(&mut self, mut outgoing: Outgoing) -> Frame {
         let number = self.next;
-        let cost = self.cost(number, &outgoing.sealed);
-        self.used += cost;
-        assert!(self.used <= self.granted || cost == 0, "credit covers what is sent");
+        self.used += cost(number, &outgoing.sealed);
+        assert!(self.used <= self.granted || !outgoing.sealed.writes(), "credit covers what is sent");
         self.next += 1;
         if let Some(accepted) = outgoing.accepted.take() {
             let _ = accepted.send(());
@@ -250,21 +253,10 @@ impl Book {
         Frame::Batch { number, operations }
     }
 
-    /// What sending a batch as `number` takes off the credit.
-    fn cost(&self, number: u64, sealed: &Sealed) -> u64 {
-        let touched = self.touched_by_reads.borrow();
-        let touches = || {
-            let parts = wire::split_operations(&sealed.operations).unwrap_or_default();
-            parts.iter().any(|part| touched.contains(&wire::part_state(part)))
-        };
-        let costs = sealed.writes() || (!touched.is_empty() && touches());
-        if costs { wire::batch_len(number, &sealed.operations) as u64 } else { 0 }
-    }
-
     fn fits(&self, item: &Item) -> bool {
         match item {
             Item::Batch(outgoing) => {
-                let cost = self.cost(self.next, &outgoing.sealed);
+                let cost = cost(self.next, &outgoing.sealed);
                 self.window_is_open() && (cost == 0 || self.used + cost <= self.granted)
             }
             // A checkpoint id is in flight once; a second barrier with it waits for the first one's answer.
@@ -313,25 +305,23 @@ impl Book {
         Ok(())
     }
 
-    /// Answers a batch; one that had been applied before has its reads asked again.
+    /// Answers a batch. Reads of one that had been applied before are asked again, and those that the message had no room for.
     pub(super) fn on_result(&mut self, result: BatchResult) -> Result<(), ClientError> {
         let number = result.number;
         if result.repeated_batch {
-            if let Some(outgoing) = self.unanswered.remove(&number) {
-                return self.ask_again(outgoing, number);
-            }
-            if let Some(outgoing) = self.find_sent(number) {
-                let placeholder =
-                    Outgoing { sealed: outgoing.sealed.clone(), accepted: None, waiter: None, again: None };
-                let outgoing = std::mem::replace(outgoing, placeholder);
-                return self.ask_again(outgoing, number);
-            }
-            return Ok(());
+            let waiting = self.unanswered.remove(&number);
+            let waiting = waiting.or_else(|| self.find_sent(number).map(Outgoing::take));
+            return waiting.map_or(Ok(()), |outgoing| self.ask_again(outgoing, number));
         }
-        if let Some(mut outgoing) = self.unanswered.remove(&number) {
-            outgoing.complete(number, result.results);
+        let rest = if let Some(mut outgoing) = self.unanswered.remove(&number) {
+            outgoing.answer(number, result.results)?
         } else if let Some(outgoing) = self.find_sent(number) {
-            outgoing.complete(number, result.results);
+            outgoing.answer(number, result.results)?
+        } else {
+            None
+        };
+        if let Some(rest) = rest {
+            self.ask_first(rest);
         }
         Ok(())
     }
@@ -384,6 +374,11 @@ impl Book {
 
 fn request(request: Request) -> Frame {
     Frame::Request(SessionRequest { request: Some(request) })
+}
+
+/// What sending a batch as `number` takes off the credit.
+fn cost(number: u64, sealed: &Sealed) -> u64 {
+    if sealed.writes() { wire::batch_len(number, &sealed.operations) as u64 } else { 0 }
 }
 
 /// Whether a reply's notice is the one that was sent; the daemon may fill in a missing UUID.

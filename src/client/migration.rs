@@ -85,7 +85,7 @@ impl Backend {
         let count = states.len();
         let request = RegisterStatesRequest { backend: Some(self.reference().clone()), states, changes };
         let registered = self.client().stub().register_states(request).await?.into_inner().states;
-        self.note_registered(&registered);
+        self.touched().learn(&registered);
         if registered.len() == count { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
     }
 

@@ -1,6 +1,6 @@
 //! The actor of a session: moves messages between its callers, its [`Book`] and the stream.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -15,6 +15,7 @@ use super::{
     error::{Lost, after_break, violation},
     outgoing::{Outgoing, Reply},
     session::{Ends, Failure},
+    touched::Touched,
     wire::{Frame, SessionCodec},
 };
 use crate::proto::v1::{
@@ -86,16 +87,17 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Opens the first stream. The worker does nothing until it runs. Reads of the states with the ids given cost credit.
+    /// Opens the first stream. The worker does nothing until it runs.
     pub(super) async fn start(
         client: Client,
-        (backend, touched_by_reads): (BackendRef, watch::Receiver<BTreeSet<u32>>),
+        backend: BackendRef,
+        touched: Touched,
         options: SessionOptions,
     ) -> Result<(Self, Ends), ClientError> {
         let (link, started) = open_stream(&client, &backend).await?;
         let (messages, messages_of_callers) = mpsc::channel(MAX_MESSAGES);
         let (notices, notices_of_callers) = mpsc::channel(MAX_NOTICES);
-        let book = Book::new(*client.limits(), &started, touched_by_reads);
+        let book = Book::new(*client.limits(), touched, &started);
         let (acknowledged, watched) = watch::channel(book.acknowledged().into());
         let failure = Failure::default();
         let ends = Ends { messages, notices, acknowledged: watched, failure: failure.clone() };

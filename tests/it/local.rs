@@ -12,13 +12,13 @@ use dstl::{
 };
 
 /// A daemon of the real binary in a folder that outlives it.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
 }
 
 impl Daemon {
-    fn start(folder: &Path, settings: &[String]) -> Self {
+    pub(crate) fn start(folder: &Path, settings: &[String]) -> Self {
         let socket = folder.join("s");
         let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
         command.args(["serve", "--admin", "off", "--socket"]).arg(&socket).env_clear();
@@ -30,7 +30,7 @@ impl Daemon {
         Self { child, socket }
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         for _ in 0..200 {
             match Client::connect(&self.socket).await {
                 Ok(client) => return client,

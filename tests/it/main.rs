@@ -27,6 +27,7 @@ mod support;
 mod sweeping;
 mod tidy;
 mod ttl;
+mod typed;
 mod vanish;
 mod venv;
 mod windows;
