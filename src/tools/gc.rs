@@ -68,7 +68,7 @@ async fn sweep(
     options: &Options,
     (clock, random): (&Clock, &Random),
 ) -> Result<SweepReport, SweepError> {
-    let now_ms = if options.delete && !options.grace.is_zero() {
+    let now_ms = if options.delete {
         collect::store_time(store, job, random, retry()).await?
     } else {
         clock.now_ms()
