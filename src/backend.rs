@@ -30,6 +30,7 @@ mod copies;
 mod core;
 mod credit;
 mod directory;
+mod discard;
 mod environment;
 mod error;
 mod handle;
@@ -53,10 +54,11 @@ pub use self::{
     core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,
+    discard::{Discard, Discarded},
     environment::{BackendOptions, Environment},
     handle::Backend,
     metrics::BackendMetrics,
-    open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
+    open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},

@@ -62,7 +62,9 @@ fn usual(reason: Reason) -> (Scope, bool) {
         | Reason::CorruptObject
         | Reason::MissingObject
         | Reason::Failsafe => (Scope::Backend, false),
-        Reason::StoreUnavailable | Reason::ChangeMemory | Reason::BackendClosed | Reason::PinExpired => (Scope::Backend, true),
+        Reason::StoreUnavailable | Reason::ChangeMemory | Reason::BackendClosed | Reason::PinExpired => {
+            (Scope::Backend, true)
+        }
         Reason::IncompatibleProtocol => (Scope::Daemon, false),
         Reason::Draining => (Scope::Daemon, true),
     }

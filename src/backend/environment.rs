@@ -43,6 +43,8 @@ pub struct BackendOptions {
     pub notice_delay: Duration,
     /// How long opening tries to reach the store.
     pub open_timeout: Duration,
+    /// How long what a clone reads is kept for it after it last said that it still reads.
+    pub pin_lease: Duration,
     /// When backends materialize.
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
@@ -69,6 +71,7 @@ impl Default for BackendOptions {
             download_parallelism: 4,
             notice_delay: Duration::from_secs(5),
             open_timeout: Duration::from_secs(120),
+            pin_lease: Duration::from_secs(600),
             materialization: ScheduleOptions::default(),
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,

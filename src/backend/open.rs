@@ -3,10 +3,15 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is another
+//! job's is read under a pin, without fencing anybody ([`clone`]).
+//!
+//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state is
+//! in a materialization of its own: so each of its checkpoints builds on that, and needs nothing of what was restored.
 
 mod choice;
 mod claim;
+mod clone;
 
 use std::{
     collections::BTreeMap,
@@ -71,6 +76,24 @@ pub struct OpenSpec {
     pub restore: RestoreFrom,
     /// `None` as configured.
     pub retention: Option<Retention>,
+    /// `None`: claimed if it is of the same operator.
+    pub claim: Option<ClaimMode>,
+}
+
+/// Who owns the checkpoint that is restored from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimMode {
+    /// The new owner, which builds on it and lets it go.
+    Claim,
+    /// Nobody: it stays until a user lets it go, and the new owner needs nothing of it from its first checkpoint on.
+    NoClaim,
+}
+
+impl OpenSpec {
+    /// Whether what is restored shall not be claimed.
+    fn is_no_claim(&self) -> bool {
+        self.claim == Some(ClaimMode::NoClaim) || clone::is_clone(self)
+    }
 }
 
 /// What a backend begins with.
@@ -112,6 +135,8 @@ pub struct Opened {
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
+    /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
+    pub self_sustained_since: u64,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -146,25 +171,60 @@ pub(super) async fn open(
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced } = claim;
+    let Claim { manifest, crc, bound, parts, fenced, source } = claim;
     if let Some(predecessor) = predecessor {
         predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
     }
     on_fenced(&fenced);
     let account = reserved.map_or_else(account, Ok)?;
+    let begun = Begun { started, account, manifest, crc, bound, parts };
+    match source {
+        None => begin(env, spec, begun, None, progress).await,
+        Some(source) => {
+            let clone::Source { reads, mut pin } = source;
+            let begun = tokio::select! {
+                biased;
+                lost = pin.keep() => Err(clone::lost(&spec.id, &lost)),
+                begun = begin(env, spec, begun, Some(&reads), progress) => begun,
+            };
+            clone::conclude(env, &spec.id, pin, begun).await
+        }
+    }
+}
+
+/// An owner that has begun.
+struct Begun {
+    started: Instant,
+    account: super::credit::Account,
+    manifest: Manifest,
+    crc: u32,
+    bound: std::collections::BTreeSet<crate::types::StateId>,
+    parts: Vec<RestoredPart>,
+}
+
+/// Restores what the manifest says, or `reads` does, and serves.
+async fn begin(
+    env: &Environment,
+    spec: &OpenSpec,
+    begun: Begun,
+    reads: Option<&Manifest>,
+    progress: impl FnMut(Progress) + Send,
+) -> Result<Opened, Error> {
+    let Begun { started, account, manifest, crc, bound, parts } = begun;
     let mut inner = inner_backend(env, &manifest.shape)?;
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
-    let restored = match parts.first() {
+    let mut restored = match parts.first() {
         Some(part) => {
+            let reads = reads.unwrap_or(&manifest);
             let restore = Restore {
                 store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
-                manifest: &manifest,
-                checkpoint: &manifest.beginning(part.checkpoint.id),
+                manifest: reads,
+                checkpoint: &reads.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
                 // Each read by itself: a restore takes as long as the state is large.
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
@@ -180,8 +240,49 @@ pub(super) async fn open(
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
-    Ok(serve(core, progress))
+    let no_claim = spec.is_no_claim() && !parts.is_empty();
+    if no_claim {
+        // What it makes names no file of what it restored.
+        restored.base = None;
+    }
+    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, no_claim });
+    let opened = serve(core, progress);
+    if no_claim && opened.shape.changelog {
+        let ends = EndsUnless::done(&opened.backend);
+        opened.backend.materialize(opened.backend.epoch()).await.map_err(|error| not_sustained(&spec.id, error))?;
+        ends.forget();
+    }
+    Ok(opened)
+}
+
+/// Ends a backend that nobody has yet, unless it is [forgotten](Self::forget).
+struct EndsUnless(Option<Backend>);
+
+impl EndsUnless {
+    fn done(backend: &Backend) -> Self {
+        Self(Some(backend.clone()))
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndsUnless {
+    fn drop(&mut self) {
+        if let Some(backend) = &self.0 {
+            let text = format!("backend `{}` was given up before it had opened", backend.id());
+            backend.end(&Error::new(Reason::BackendClosed, text));
+        }
+    }
+}
+
+fn not_sustained(backend: &BackendId, error: Error) -> Error {
+    let text = format!(
+        "backend `{backend}`: its first materialization, without which it would need what it restored and may not claim: {}",
+        error.message
+    );
+    Error { message: text, ..error }
 }
 
 struct Assembly {
@@ -192,11 +293,12 @@ struct Assembly {
     account: super::credit::Account,
     restored: Restored,
     parts: Vec<RestoredPart>,
+    no_claim: bool,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, parts } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, parts, no_claim } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -246,6 +348,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         next_batch: 0,
         time,
         restored: parts,
+        self_sustained_since: no_claim.then_some(0),
         base: None,
         previous,
         snapshots: Snapshots::default(),
@@ -339,6 +442,7 @@ fn describe(backend: &Backend) -> Opened {
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
+        self_sustained_since: core.self_sustained_since.unwrap_or(0),
     }
 }
 

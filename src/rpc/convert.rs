@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub(super) mod claim;
 mod descriptor;
 mod query;
 
@@ -112,6 +113,7 @@ pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
         attempt: request.attempt,
         restore: restore(request.restore.as_ref())?,
         retention: retention(request.retention.as_ref())?,
+        claim: claim::mode(request.claim_mode)?,
     })
 }
 
@@ -158,6 +160,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         restored_bytes: opened.restored.bytes_done,
         last_checkpoint_id: opened.last_checkpoint_id,
         parts: opened.parts.iter().map(to_part).collect(),
+        self_sustained_since: opened.self_sustained_since,
     }
 }
 
@@ -446,6 +449,7 @@ pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCo
         persist_ms: ms(checkpoint.persist),
         publish_ms: ms(checkpoint.publish),
         total_ms: ms(checkpoint.total),
+        self_sustained_since: checkpoint.self_sustained_since,
     }
 }
 
@@ -479,6 +483,7 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         log_bytes,
         log_change_sets,
         failsafe: description.failsafe.clone(),
+        self_sustained_since: description.self_sustained_since,
     }
 }
 

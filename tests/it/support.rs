@@ -225,6 +225,7 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
         attempt,
         restore: RestoreFrom::Empty,
         retention: None,
+        claim: None,
     }
 }
 

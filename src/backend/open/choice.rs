@@ -111,13 +111,8 @@ async fn by_handles(
     let mut parts: Vec<Part> = vec![];
     for handle in handles {
         let of = &handle.backend;
-        if (&of.job, &of.operator) != (&spec.id.job, &spec.id.operator) {
-            let text = format!(
-                "the handle is of backend `{of}`, not of the same operator as `{}`; restoring checkpoints of other jobs and \
-                 operators is not offered yet",
-                spec.id
-            );
-            return Err(Error::new(Reason::Unsupported, text));
+        if let Some(first) = handles.first().filter(|first| !same_operator(&first.backend, of)) {
+            return Err(invalid(format!("the handles are of different operators: `{}` and `{of}`", first.backend)));
         }
         if let Some(other) = parts.iter().find(|part| part.manifest.backend == *of) {
             if other.record.identity == handle.checkpoint {
@@ -148,6 +143,11 @@ async fn by_handles(
     }
     parts.sort_by_key(|part| part.manifest.backend.subtask);
     Ok(parts)
+}
+
+/// Whether both are subtasks of one operator of one job.
+pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
+    (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
 /// The parts of the newest checkpoint that is consistent over the job.

@@ -144,7 +144,10 @@ pub(in crate::checkpoint) fn encode_import(backend: &BackendId, import: &Import)
     }
 }
 
-pub(in crate::checkpoint) fn decode_import(backend: &BackendId, message: &store::Import) -> Result<Import, &'static str> {
+pub(in crate::checkpoint) fn decode_import(
+    backend: &BackendId,
+    message: &store::Import,
+) -> Result<Import, &'static str> {
     Ok(Import {
         uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
         origin: BackendId { subtask: message.origin_subtask, ..backend.clone() },

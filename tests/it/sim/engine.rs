@@ -166,6 +166,7 @@ impl Engine {
             attempt: self.attempt,
             restore,
             retention: None,
+            claim: None,
         }
     }
 
