@@ -109,8 +109,8 @@ mod tests {
         let refused = query.read(vec![]).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::BackendNotOpen, "{refused}");
         // Its answer comes all the same, and is not taken for that of the next one.
-        let dropped = tokio::time::timeout(std::time::Duration::ZERO, query.read(vec![get(), get(), get()])).await;
-        assert!(dropped.is_err());
+        let dropped = futures::FutureExt::now_or_never(query.read(vec![get(), get(), get()]));
+        assert!(dropped.is_none());
         assert_eq!(query.read(vec![get()]).await.unwrap().results.len(), 1);
     }
 }
