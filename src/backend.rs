@@ -8,6 +8,7 @@
 //!   Session ─ batches, barriers ─────────┤              ▼
 //!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
 //!                                        │              │ segment handles
+//!   Query ─ batches of reads ────────────┤              │
 //!   worker: publishes manifests ─────────┴──────────────┘
 //! ```
 //!
@@ -25,18 +26,21 @@
 mod apply;
 mod checkpointing;
 mod cleanup;
+mod copies;
 mod core;
 mod credit;
 mod directory;
 mod environment;
 mod error;
 mod handle;
+mod marks;
 mod materialize;
 mod metrics;
 mod migrate;
 mod open;
 mod outbox;
 mod pushback;
+mod query;
 mod session;
 mod snapshotting;
 mod states;
@@ -54,6 +58,7 @@ pub use self::{
     metrics::BackendMetrics,
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
+    query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},
     states::RegisteredState,
     turns::Turns,

@@ -74,6 +74,7 @@ mod fold;
 mod migration;
 mod open;
 mod outgoing;
+mod query;
 mod scan;
 mod session;
 mod state;
@@ -114,6 +115,7 @@ pub use self::{
     fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
     migration::{OldEntries, OldKey},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    query::Query,
     scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
     state::{ListState, MapState, State, StateOptions, TimerState, ValueState},

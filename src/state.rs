@@ -17,6 +17,8 @@
 //! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
 //!   them are those of the image before.
 //!
+//! What the contents were at an earlier moment is kept, as far as it has changed since, in [`undo`].
+//!
 //! Every implementation passes [`conformance`].
 
 pub mod change;
@@ -35,6 +37,7 @@ pub mod rocksdb;
 pub mod snapshot;
 mod timer;
 pub mod ttl;
+pub mod undo;
 
 pub use self::{
     change::{Action, Change},
@@ -208,6 +211,10 @@ pub trait StateBackend: Send {
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
+
+    /// Appends bytes to `rank` that are different for each name, and in the order in which [`name_page`](Self::name_page) hands
+    /// names out.
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>);
 
     /// What counts the entries of every state, beside the writer: it may take as long as reading all of them.
     fn counting(&self) -> Counting;

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use super::{
     core::{Condition, Core, signed},
     error,
+    marks::Live,
     outbox::SessionEvent,
 };
 use crate::{
     error::{Error, Reason},
     state::{
         Address, TimerRef,
-        op::{self, Answer, Op, OpContext, Upkeep},
+        op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
     types::{Epoch, KeyGroup, KeyGroupAssignment, StateId, TtlUpdate},
@@ -102,6 +103,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.tend_marks();
         self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
@@ -123,7 +125,7 @@ impl Core {
     }
 
     /// Reads the clock. What was expired for one batch stays so for all later ones.
-    fn pass_time(&mut self) {
+    pub(super) fn pass_time(&mut self) {
         self.time = self.time.max(self.env.clock.now_ms());
         self.inner.set_time(self.time);
     }
@@ -147,21 +149,10 @@ impl Core {
         let mut grows = false;
         self.key_groups.clear();
         for (index, operation) in operations.iter().enumerate() {
-            let Some(descriptor) = self.states.get(operation.state) else {
-                let text = format!(
-                    "operation {index}: state id {} is not registered; ids come from RegisterStates",
-                    operation.state.0
-                );
-                return Err(Error::new(Reason::UnknownState, text));
-            };
-            let key_group = self.key_group(index, operation)?;
+            let key_group = self.check_operation(index, operation)?;
             self.key_groups.push(key_group);
-            let at = address(operation, key_group);
-            op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
-            let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
-            token.map_err(|fault| error::operation(index, &fault))?;
             effects.writes |= operation.op.is_write();
-            effects.reads_change |= descriptor.ttl.is_some();
+            effects.reads_change |= self.states.get(operation.state).is_some_and(|descriptor| descriptor.ttl.is_some());
             grows |= operation.op.grows();
         }
         if grows {
@@ -180,6 +171,24 @@ impl Core {
             "state takes {taken} bytes, `memory.state` allows {allowed}; deletes and reads still work, or raise the setting"
         );
         Err(Error::new(Reason::StateMemory, text))
+    }
+
+    /// Checks one operation by its shape, ids and sizes; returns its key group.
+    pub(super) fn check_operation(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+        let Some(descriptor) = self.states.get(operation.state) else {
+            let text = format!(
+                "operation {index}: state id {} is not registered; ids come from RegisterStates",
+                operation.state.0
+            );
+            return Err(Error::new(Reason::UnknownState, text));
+        };
+        let key_group = self.key_group(index, operation)?;
+        let at = address(operation, key_group);
+        let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
+        checked.map_err(|fault| error::operation(index, &fault))?;
+        let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
+        token.map_err(|fault| error::operation(index, &fault))?;
+        Ok(key_group)
     }
 
     fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
@@ -238,8 +247,8 @@ impl Core {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
-        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, clean_ups, .. } =
-            self;
+        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
+        let Self { clean_ups, marks, .. } = self;
         let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
         let mut log = |change: &crate::state::Change<'_>| {
@@ -264,12 +273,14 @@ impl Core {
                 scope: scope(*epoch),
                 time: self.time,
                 upkeep,
+                reach: Reach::default(),
             };
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
             }
-            let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
+            let mut live = Live::new(marks, inner.as_mut(), descriptor.kind);
+            let answer = op::execute(live.backend(), at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
                 answers.push((position, Some(answer)));
@@ -277,7 +288,7 @@ impl Core {
         }
         let incremental = upkeep.map(|_| Upkeep::default());
         let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
-        clean_ups.settle(inner.as_mut(), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
+        clean_ups.settle((marks, inner.as_mut()), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
         Ok(answers)
@@ -307,7 +318,7 @@ fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
 }
 
 /// Bytes that an answer takes in a reply, at most.
-fn reply_bytes(answer: &Answer) -> usize {
+pub(super) fn reply_bytes(answer: &Answer) -> usize {
     /// Tags and lengths of one result or entry.
     const FRAME: usize = 24;
     FRAME
@@ -327,11 +338,11 @@ fn reply_bytes(answer: &Answer) -> usize {
 }
 
 /// Of the tokens of an owner.
-fn scope(epoch: Epoch) -> u64 {
+pub(super) fn scope(epoch: Epoch) -> u64 {
     epoch.owner.as_u64_pair().0 ^ epoch.number
 }
 
-fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
+pub(super) fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
     Address { state: operation.state, key_group, key: operation.key, namespace: operation.namespace }
 }
 

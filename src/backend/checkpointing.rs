@@ -168,6 +168,7 @@ impl Core {
             }
         }
         self.flights.insert(request.id, flight);
+        self.mark_checkpoint(request.id);
         if unlogged {
             self.upload_snapshot(request.id);
         }
@@ -216,6 +217,7 @@ impl Core {
     /// Fails one checkpoint in flight.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
         self.ledger.fail(id);
+        self.retain_marks();
         self.give_up_snapshot(id, &error);
         let Some(flight) = self.flights.remove(&id) else { return };
         self.env.metrics.checkpoint_failed();
@@ -321,6 +323,7 @@ impl Core {
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && self.ledger.means_in_flight(target) {
             let text = format!("backend `{}`: checkpoint {} was aborted by notice", self.id, target.id);
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
+            self.want_copies();
             return NoticeOutcome::Done;
         }
         let outcome = self.ledger.notice(kind, target);
@@ -328,6 +331,11 @@ impl Core {
             // The engine must not meet it again after a crash: a manifest without it goes out at once.
             self.withdrawing = true;
         }
+        if kind == NoticeKind::Complete {
+            self.mark_completed(target, outcome);
+        }
+        self.retain_marks();
+        self.want_copies();
         self.wake_session();
         outcome
     }
@@ -340,7 +348,7 @@ impl Core {
     }
 
     /// The same for snapshot files of this epoch.
-    fn snapshot_low_water(&self) -> u64 {
+    pub(super) fn snapshot_low_water(&self) -> u64 {
         if self.is_unlogged() {
             self.snapshots.low_water(self.snapshot_files.load(Ordering::Relaxed))
         } else {

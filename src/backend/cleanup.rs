@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::states::{RegisteredState, States};
+use super::{
+    marks::{Live, Marks},
+    states::{RegisteredState, States},
+};
 use crate::{
     state::{
         Change, StateBackend, StateError,
@@ -54,7 +57,7 @@ impl CleanUps {
     /// Looks at what the batch owes. Without `upkeep` nothing is owed.
     pub(super) fn settle(
         &mut self,
-        inner: &mut dyn StateBackend,
+        (marks, inner): (&mut Option<Marks>, &mut dyn StateBackend),
         states: &States,
         (key_groups, time, upkeep): (KeyGroupRange, TimeMs, Option<&Upkeep>),
         log: &mut impl FnMut(&Change<'_>),
@@ -69,7 +72,8 @@ impl CleanUps {
             let Some(ttl) = descriptor.ttl else { continue };
             let life = Lifespan::new(ttl, time);
             let target = Target { state, kind: descriptor.kind, key_groups, life };
-            clean(inner, &target, self.cursors.entry(state).or_default(), (entries, upkeep), log)?;
+            let mut live = Live::new(marks, &mut *inner, descriptor.kind);
+            clean(live.backend(), &target, self.cursors.entry(state).or_default(), (entries, upkeep), log)?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    marks::Marks,
     materialize::Reusable,
     open::RestoredPart,
     outbox::{Outbox, SessionEvent},
@@ -147,6 +148,8 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
+    /// Marks of checkpoints, if queries are allowed.
+    pub(super) marks: Option<Marks>,
     /// Scratch: key groups of the batch at hand.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
@@ -296,10 +299,12 @@ impl Core {
             self.env.metrics.session_ended();
         }
         self.env.metrics.ended(&self.id);
+        self.release_copies();
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
+        self.drop_marks();
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
             shared.wake.notify_one();
@@ -350,5 +355,6 @@ pub(super) fn signed(bytes: u64) -> i64 {
 impl Drop for Core {
     fn drop(&mut self) {
         self.count_state_bytes(0);
+        self.drop_marks();
     }
 }

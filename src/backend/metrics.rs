@@ -15,6 +15,9 @@ use prometheus_client::{
     },
 };
 
+mod query;
+
+use self::query::QueryMetrics;
 use super::checkpointing::CompletedCheckpoint;
 use crate::{
     metrics::{BackendLabels, Metrics},
@@ -88,6 +91,8 @@ pub struct BackendMetrics {
     restored_changes: Counter,
     restored_bytes: Counter,
     ttl_removed: Family<CauseLabels, Counter>,
+    /// Of readers.
+    pub(super) queries: QueryMetrics,
 }
 
 /// One open that succeeded.
@@ -189,6 +194,7 @@ impl BackendMetrics {
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
             ttl_removed: removed_entries(metrics),
+            queries: QueryMetrics::register(metrics),
         }
     }
 

@@ -21,13 +21,13 @@ use super::{
     cleanup::CleanUps,
     core::{Core, signed},
     error,
+    marks::Live,
     outbox::Outbox,
     states::{Move, Plan, Rewrite},
 };
 use crate::{
-    checkpoint::manifest::Registration,
     error::{Error, Reason},
-    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, ttl},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
@@ -134,14 +134,15 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         }
-        for (id, Registration { data, descriptor, .. }) in &plan.new {
-            if let Some(ttl) = descriptor.ttl.filter(|_| data != id) {
-                self.inner.set_ttl(*data, ttl);
-            }
-        }
         self.states.carry_out(&plan);
         self.clean_ups = CleanUps::new(&self.states);
-        let registered = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
+        let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
+        // A form of long ago that is in force again is no new registration.
+        for RegisteredState { id, descriptor, .. } in &registered {
+            if let Some(ttl) = descriptor.ttl {
+                self.inner.set_ttl(*id, ttl);
+            }
+        }
         Ok((plan, registered))
     }
 
@@ -193,10 +194,10 @@ impl Core {
     fn move_batch(&mut self, of: Move, cursor: &mut Cursor) -> Result<(), Error> {
         let bytes_before = self.writer.active_bytes();
         self.inner.set_stamp(self.writer.next().0);
-        self.time = self.time.max(self.env.clock.now_ms());
+        self.pass_time();
         self.writer.begin_batch(self.next_batch, self.time);
         let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
-        let Self { inner, writer, since_barrier, log_changes, .. } = self;
+        let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
         let logged = u64::from(!writer.is_silent());
         let mut log = |change: &Change<'_>| {
             since_barrier.1 += 1;
@@ -204,7 +205,8 @@ impl Core {
             writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let mut run = || {
-            let mut mover = Mover { inner: inner.as_mut(), of, time, log: &mut log, left: BATCH };
+            let mut live = Live::new(marks, inner.as_mut(), of.kind);
+            let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
             mover.run(cursor, groups)?;
             inner.finish_batch()
         };
@@ -252,10 +254,7 @@ impl Mover<'_> {
     /// Moves what lies behind the cursor until the batch is full, and the cursor with it.
     fn run(&mut self, cursor: &mut Cursor, groups: KeyGroupRange) -> Result<(), StateError> {
         if self.of.kind == StateKind::Timer {
-            if !self.timers()? {
-                cursor.group = None;
-            }
-            return Ok(());
+            return self.timers(cursor);
         }
         for _ in 0..GROUPS_PER_BATCH {
             let Some(group) = cursor.group else { return Ok(()) };
@@ -281,6 +280,24 @@ impl Mover<'_> {
         Ok(())
     }
 
+    /// Moves the earliest timers of all key groups.
+    fn timers(&mut self, cursor: &mut Cursor) -> Result<(), StateError> {
+        let mut timers = vec![];
+        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
+            let TimerRef { time, key, namespace, key_group } = timer;
+            timers.push((time, Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace), key_group));
+        })?;
+        for (time, key, namespace, key_group) in &timers {
+            let from = Address { state: self.of.from, key_group: *key_group, key, namespace };
+            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time: *time })?;
+            self.write(from, Action::TimerRemove { time: *time })?;
+        }
+        if !more {
+            *cursor = Cursor { group: None, after: None };
+        }
+        Ok(())
+    }
+
     fn is_full(&self) -> bool {
         self.left.entries == 0 || self.left.bytes == 0
     }
@@ -302,22 +319,8 @@ impl Mover<'_> {
             }
             StateKind::Map => self.map(from, to),
             StateKind::List => self.list(from, to).map(|()| true),
-            StateKind::Timer => Ok(true),
+            StateKind::Timer => Err(StateError::Mismatch { state: from.state, what: "timers have no cells" }),
         }
-    }
-
-    /// Moves the earliest timers, of all keys; returns whether others follow.
-    fn timers(&mut self) -> Result<bool, StateError> {
-        let mut timers = vec![];
-        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
-            timers.push((timer.time, timer.key_group, timer.key.to_vec(), timer.namespace.to_vec()));
-        })?;
-        for (time, key_group, key, namespace) in timers {
-            let from = Address { state: self.of.from, key_group, key: &key, namespace: &namespace };
-            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time })?;
-            self.write(from, Action::TimerRemove { time })?;
-        }
-        Ok(more)
     }
 
     fn map(&mut self, from: Address<'_>, to: Address<'_>) -> Result<bool, StateError> {

@@ -22,6 +22,7 @@ use super::{
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
+    marks::Marks,
     materialize::{self, Reusable},
     metrics::Restores,
     pushback::PushBack,
@@ -211,6 +212,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let retention = spec.retention.unwrap_or(env.options.retention);
     // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
+    let began_with = parts.first().map(|part| part.checkpoint);
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -256,9 +258,11 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
+        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
+    core.want_copies();
     core
 }
 

@@ -24,9 +24,12 @@ use uuid::Uuid;
 
 pub use self::{import::Import, states::Registration};
 use super::index::Run;
-use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId,
-    TimeMs,
+use crate::{
+    object::{ObjectName, Path},
+    types::{
+        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
+        StateId, TimeMs,
+    },
 };
 
 /// The record of one backend at one moment.
@@ -221,6 +224,13 @@ impl SnapshotFile {
         let (epoch, rest) = name.split_once('-')?;
         let (number, _kind) = rest.split_once('.')?;
         Some((epoch.parse().ok()?, number.parse().ok()?))
+    }
+
+    /// Where it lies, if it is of `backend`.
+    #[must_use]
+    pub fn path(&self, backend: &BackendId) -> Path {
+        let (backend, file) = (backend.clone(), self.name.clone());
+        ObjectName::SnapshotFile { backend, instance: self.instance, file }.path()
     }
 }
 

@@ -365,8 +365,35 @@ impl StateBackendService for Fake {
         }))
     }
 
-    async fn query(&self, _: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
-        Err(Status::unimplemented("query"))
+    async fn query(
+        &self,
+        request: Request<Streaming<pb::QueryRequest>>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        use pb::{query_request::Request as Ask, query_response::Response as Answer};
+        let fake = self.clone();
+        let answers = tokio_stream::StreamExt::map(request.into_inner(), move |request| {
+            let mut state = fake.state();
+            let response = match request?.request {
+                Some(Ask::Start(_)) => {
+                    let states = (1..).zip(state.states.iter().cloned());
+                    let states =
+                        states.map(|(id, d)| pb::RegisteredState { id, descriptor: Some(d), migrating_from: 0 });
+                    Answer::Started(pb::QueryStarted { states: states.collect(), ..Default::default() })
+                }
+                Some(Ask::Batch(pb::QueryBatch { number, operations })) if operations.is_empty() => {
+                    let error = Some(error(Reason::BackendNotOpen, Scope::Batch));
+                    Answer::Failed(pb::QueryFailed { number, error })
+                }
+                Some(Ask::Batch(batch)) => {
+                    let results = (0..).zip(&batch.operations).filter_map(|(index, op)| state.operate(index, op));
+                    let results = results.collect();
+                    Answer::Result(pb::QueryResult { number: batch.number, results, ..Default::default() })
+                }
+                None => return Err(Status::invalid_argument("nothing")),
+            };
+            Ok(pb::QueryResponse { response: Some(response) })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{codec::Incoming, convert, session, status};
+use super::{codec::Incoming, convert, query, session, status};
 use crate::{
     backend::{Backend, Directory},
     error::{Error, Reason},
@@ -46,6 +46,9 @@ const FEATURES: &[&str] = &[
     "store.gs",
     "store.az",
 ];
+
+/// Likewise, where the daemon allows it.
+const QUERY: &str = "query";
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -86,21 +89,25 @@ impl StateBackendService for Service {
         }
         tracing::debug!(client = request.client, "hello");
         let env = self.directory.environment();
+        let allowed = env.options.queries.then_some(&QUERY);
         reply(Ok(v1::HelloResponse {
             protocol: PROTOCOL,
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
             daemon_instance: env.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+            features: FEATURES.iter().chain(allowed).map(|&feature| feature.to_owned()).collect(),
             limits: Some(convert::to_limits(&env.options.limits)),
         }))
     }
 
     type QueryStream = ResponseStream<v1::QueryResponse>;
 
-    async fn query(&self, _: Request<Streaming<v1::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
-        reply(Err(Error::new(Reason::Unsupported, "queries are not offered yet")))
+    async fn query(
+        &self,
+        request: Request<Streaming<v1::QueryRequest>>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        Ok(Response::new(query::serve(self.directory.clone(), request.into_inner())))
     }
 
     type OpenStream = ResponseStream<v1::OpenResponse>;

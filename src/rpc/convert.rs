@@ -6,8 +6,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 mod descriptor;
+mod query;
 
-pub(super) use self::descriptor::{descriptor, schema_change, to_registered};
+pub(super) use self::{
+    descriptor::{descriptor, schema_change, to_registered},
+    query::{query_operations, query_start, to_query_result, to_query_started},
+};
 
 use crate::{
     backend::{

@@ -199,6 +199,19 @@ impl StateBackend for HashMapBackend {
         page.map_err(|what| StateError::Mismatch { state, what })
     }
 
+    /// The stable hash; equal ones are told apart by the names, whose keys end with two zero bytes.
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        rank.extend(super::stable_hash(key, namespace).to_be_bytes());
+        for &byte in key {
+            rank.push(byte);
+            if byte == 0 {
+                rank.push(u8::MAX);
+            }
+        }
+        rank.extend([0, 0]);
+        rank.extend_from_slice(namespace);
+    }
+
     /// They are counted already.
     fn counting(&self) -> Counting {
         let counts = self.states.iter().map(|(state, table)| (*state, table.usage().entries));

@@ -145,6 +145,8 @@ pub struct OpContext<'a> {
     pub time: TimeMs,
     /// What reads may change of entries with TTL, over the whole batch; `None` where they change nothing.
     pub upkeep: Option<&'a Upkeep>,
+    /// How much one page of keys looks at.
+    pub reach: scan::Reach,
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.

@@ -373,6 +373,10 @@ impl StateBackend for RocksDbBackend {
         Ok(more)
     }
 
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        key::push_name(key, namespace, rank);
+    }
+
     /// One pass over all keys, of what is there when it begins.
     fn counting(&self) -> Counting {
         let readers: Vec<_> = self.shards.iter().map(Shard::reader).collect();

@@ -85,6 +85,31 @@ async fn state_in_rocksdb_survives_a_killed_daemon_whose_local_files_go() {
 }
 
 #[tokio::test]
+async fn a_killed_daemons_copies_restore_what_it_uploaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["execution.checkpointing.local-backup.enabled=true", "execution.state-recovery.from-local=true"];
+    let (copies, segments) = (folder.path().join("copies/objects/job"), folder.path().join("store/job/segments"));
+    for attempt in 1..=2_u64 {
+        let daemon = Daemon::start(folder.path(), &settings.map(str::to_owned));
+        let client = daemon.client().await;
+        let backend = client.open(OpenOptions::new("job", "operator").attempt(attempt)).await.unwrap();
+        let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.unwrap();
+        let session = backend.session().await.unwrap();
+        assert_eq!(state.on(&session).get("word").await.unwrap(), (attempt > 1).then_some(1));
+        if attempt == 2 {
+            break;
+        }
+        state.on(&session).put("word", &1).await.unwrap();
+        session.barrier(attempt, "").await.unwrap().await.unwrap();
+        while !copies.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        daemon.end("KILL");
+        std::fs::remove_dir_all(&segments).expect("the checkpoint has a segment");
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_cannot_be_written_leaves_the_backends_in_memory() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

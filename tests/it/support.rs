@@ -25,7 +25,7 @@ use dstl::{
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Path, Retry, RetryOptions, Store,
+        Copies, Path, Retry, RetryOptions, Store,
         faulty::{Faults, FaultyStore},
     },
     random::Random,
@@ -137,10 +137,23 @@ pub(crate) use on_both;
 
 impl Daemon {
     pub(crate) fn start(world: &World, settings: Settings) -> Self {
+        Self::start_with_copies(world, settings, |_| None)
+    }
+
+    /// With the local copies that `copies` makes.
+    pub(crate) fn start_with_copies(
+        world: &World,
+        settings: Settings,
+        copies: impl FnOnce(&Metrics) -> Option<Copies>,
+    ) -> Self {
         let (metrics, tasks, random) = (Metrics::new(), Tasks::default(), Random::seeded(settings.seed));
         let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(settings.seed + 1), Tasks::default());
         let faults = faulty.faults();
         let store = Store::new(Arc::new(faulty), Path::default(), RetryOptions::default(), &metrics, random.clone());
+        let store = store.with_copies(copies(&metrics));
+        if let Some(copies) = store.copies() {
+            tasks.spawn(copies.clone().run());
+        }
         let instance = random.uuid();
         let limits: Limits = settings.options.limits;
         let upload = UploadOptions { batch: BatchOptions::default(), num_threads: 5, compression: Compression::None };

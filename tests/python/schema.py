@@ -2,7 +2,7 @@
 
 import threading
 
-from support import LIST, MAP, VALUE, Merge, Refused, descriptor, get, op, put, refused, restore_id, service_pb2, state_pb2
+from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, restore_id, service_pb2, state_pb2
 from world import scenario
 
 COMPATIBLE = state_pb2.SchemaChange.MODE_COMPATIBLE
@@ -200,11 +200,7 @@ def ttl_goes_on_and_off_with_every_entry(world):
     for attempt, ttl in enumerate((lives, None, lives, None), 2):
         ref = client.open(world.job, attempt=attempt, restore=restore_id(checkpoint)).backend
         for name, kind in kinds.items():
-            try:
-                number = register(client, ref, descriptor(name, kind, ttl=ttl)).id
-            except Refused as error:
-                assert error.reason == "REASON_UNSUPPORTED", error
-                return
+            number = register(client, ref, descriptor(name, kind, ttl=ttl)).id
             assert read(kind, number) == before[name], (name, ttl)
             checkpoint += 1
             client.checkpoint(ref, checkpoint)

@@ -126,6 +126,7 @@ impl Bench {
             scope: 7,
             time: 0,
             upkeep: None,
+            reach: Default::default(),
         };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();

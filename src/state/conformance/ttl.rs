@@ -9,6 +9,7 @@ use crate::{
         op::{
             Answer, Op, OpContext, Upkeep, check, execute,
             incremental::{Cursor, Target, clean},
+            scan::Reach,
         },
         ttl::{Lifespan, REMOVED, stamp},
     },
@@ -79,6 +80,7 @@ impl Timeline {
             scope: 7,
             time: self.now,
             upkeep,
+            reach: Reach::default(),
         };
         self.backend.set_time(self.now);
         let log = &mut self.log;

@@ -20,11 +20,20 @@ use crate::{
 
 const VERSION: u8 = 1;
 
-/// Names that one page looks at, at most: those of other namespaces are skipped.
-const MAX_LOOKED_AT: usize = 10_000;
+/// How much one page looks at, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Names; those of other namespaces are skipped.
+    pub names: usize,
+    /// Key groups.
+    pub key_groups: usize,
+}
 
-/// Key groups that one page looks at, at most.
-const MAX_KEY_GROUPS: usize = 256;
+impl Default for Reach {
+    fn default() -> Self {
+        Self { names: 10_000, key_groups: 256 }
+    }
+}
 
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +101,7 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
     let mut groups = 0;
     loop {
         let limit = PageLimit {
-            entries: (MAX_LOOKED_AT - looked_at).min(most - keys.len()),
+            entries: (context.reach.names - looked_at).min(most - keys.len()),
             bytes: context.page_bytes.saturating_sub(bytes),
         };
         let after = position.after.take();
@@ -130,8 +139,8 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
         } else {
             return Ok(Answer::Keys { keys, token: None });
         }
-        let is_full = keys.len() >= most || looked_at >= MAX_LOOKED_AT || bytes >= context.page_bytes;
-        if more || is_full || groups >= MAX_KEY_GROUPS {
+        let is_full = keys.len() >= most || looked_at >= context.reach.names || bytes >= context.page_bytes;
+        if more || is_full || groups >= context.reach.key_groups {
             let token = position.encode(scan.state, context.scope);
             return Ok(Answer::Keys { keys, token: Some(token.into()) });
         }

@@ -378,6 +378,10 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         self.inner.name_page(state, key_group, after, limit, read)
     }
 
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        self.inner.name_rank(key, namespace, rank);
+    }
+
     fn counting(&self) -> Counting {
         self.inner.counting()
     }

@@ -61,7 +61,12 @@ pub(super) struct Parsed<'a> {
 pub(super) fn prefix(at: Address<'_>, out: &mut Vec<u8>) {
     out.clear();
     state_prefix(at.key_group, at.state, out);
-    for part in [at.key, at.namespace] {
+    push_name(at.key, at.namespace, out);
+}
+
+/// Appends what tells the (key, namespace) of one (key group, state) apart.
+pub(super) fn push_name(key: &[u8], namespace: &[u8], out: &mut Vec<u8>) {
+    for part in [key, namespace] {
         prost::encoding::encode_varint(part.len() as u64, out);
         out.extend_from_slice(part);
     }

@@ -406,3 +406,12 @@ fn compactions_keep_what_no_state_wants_to_be_cleaned_up() {
     assert_eq!(contents(&loaded).len(), all.len() - 4, "one lives on");
     assert_eq!(loaded.periodic_seconds, 30 * 24 * 3600);
 }
+
+#[test]
+fn marks_equal_copies_of_the_model() {
+    let home = small();
+    crate::state::undo::tests::marks_equal_copies_of_the_model(
+        &|range| Box::new(RocksDbBackend::new(&home.resources, range, 128).unwrap()),
+        40,
+    );
+}
