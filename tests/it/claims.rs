@@ -5,7 +5,7 @@ mod stepping;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use dstl::{
-    backend::{ClaimMode, Discard, OpenSpec, RestoreFrom, Session},
+    backend::{ClaimMode, Directory, Discard, OpenSpec, RestoreFrom, Session},
     checkpoint::{
         collect::{self, SweepOptions, SweepReport, Verdict},
         handle::CheckpointHandle,
@@ -50,8 +50,8 @@ fn spec_of(job: &str, attempt: u64, restore: RestoreFrom, claim: Option<ClaimMod
     OpenSpec { id: BackendId { job: Name::new(job).unwrap(), ..plain.id.clone() }, restore, claim, ..plain }
 }
 
-async fn open(daemon: &Daemon, spec: OpenSpec) -> Result<Task, Error> {
-    let opened = daemon.directory.open(spec, |_| {}).await?;
+async fn open(directory: &Directory, spec: OpenSpec) -> Result<Task, Error> {
+    let opened = directory.open(spec, |_| {}).await?;
     let backend = opened.backend.clone();
     backend.register(backend.epoch(), &states())?;
     let session = Session::start(backend.clone(), backend.epoch())?;
@@ -81,7 +81,7 @@ async fn checkpoint(task: &mut Task, id: u64) -> RestoreFrom {
 
 /// A source at work: checkpoint 1 has a base and some log. Returns its handle.
 async fn source(daemon: &Daemon) -> (Task, RestoreFrom) {
-    let mut task = open(daemon, spec_of("job", 1, LATEST, None)).await.unwrap();
+    let mut task = open(&daemon.directory, spec_of("job", 1, LATEST, None)).await.unwrap();
     fill(&mut task, 0);
     task.opened.backend.materialize(task.opened.backend.epoch()).await.unwrap();
     fill(&mut task, 1);
@@ -98,7 +98,7 @@ async fn a_clone_survives_the_deletion_of_its_whole_source_after_its_first_check
     let world = dated();
     let (one, two) = (Daemon::start(&world, settings(inner, 1)), Daemon::start(&world, settings(inner, 100)));
     let (mut running, handle) = source(&one).await;
-    let mut clone = open(&two, spec_of("other", 1, handle.clone(), None)).await.unwrap();
+    let mut clone = open(&two.directory, spec_of("other", 1, handle.clone(), None)).await.unwrap();
     assert_eq!(clone.opened.self_sustained_since, 0);
     assert_eq!(clone.opened.checkpoint.map(|c| c.id), Some(1));
     assert_eq!(&clone.opened.attachment[..], b"at 1");
@@ -128,7 +128,7 @@ async fn a_clone_survives_the_deletion_of_its_whole_source_after_its_first_check
     let three = Daemon::start(&world, settings(inner, 200));
     for restore in [RestoreFrom::Id(1), LATEST] {
         let attempt = if restore == LATEST { 3 } else { 2 };
-        let mut again = open(&three, spec_of("other", attempt, restore, None)).await.unwrap();
+        let mut again = open(&three.directory, spec_of("other", attempt, restore, None)).await.unwrap();
         check(&mut again, 7);
     }
 }
@@ -141,7 +141,7 @@ async fn without_a_claim_the_restored_checkpoint_stays_and_nothing_of_it_is_need
     one.crash();
     let two = Daemon::start(&world, settings(inner, 100));
     let no_claim = Some(ClaimMode::NoClaim);
-    let mut task = open(&two, spec_of("job", 2, LATEST, no_claim)).await.unwrap();
+    let mut task = open(&two.directory, spec_of("job", 2, LATEST, no_claim)).await.unwrap();
     check(&mut task, 1);
     fill(&mut task, 5);
     assert_eq!(task.checkpoint(2).await.self_sustained_since, 2);
@@ -164,7 +164,7 @@ async fn without_a_claim_the_restored_checkpoint_stays_and_nothing_of_it_is_need
     assert!(count(&world, &old).await > 0);
     two.crash();
     let three = Daemon::start(&world, settings(inner, 200));
-    let mut first = open(&three, spec_of("job", 3, RestoreFrom::Id(1), None)).await.unwrap();
+    let mut first = open(&three.directory, spec_of("job", 3, RestoreFrom::Id(1), None)).await.unwrap();
     check(&mut first, 1);
     let refused = three.directory.discard(&Discard::Job(Name::new("job").unwrap()), true).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InUse);
@@ -190,15 +190,16 @@ async fn a_clone_that_dies_before_its_first_checkpoint_is_cloned_again_and_its_p
     }
     two.crash();
     fill(&mut running, 2);
+    running.opened.backend.materialize(running.opened.backend.epoch()).await.unwrap();
     checkpoint(&mut running, 2).await;
     fill(&mut running, 3);
     let newest = checkpoint(&mut running, 3).await;
     let kept = sweep_job(&world, "job").await;
     assert!(kept.findings.iter().any(|f| matches!(f.verdict, Verdict::Live(collect::Live::Pinned(_)))));
     let three = Daemon::start(&world, settings(inner, 200));
-    let gone = open(&three, spec_of("other", 2, handle, None)).await.unwrap_err();
+    let gone = open(&three.directory, spec_of("other", 2, handle, None)).await.err().unwrap();
     assert_eq!(gone.reason, Reason::CheckpointNotFound, "the pin was not its own: {gone}");
-    let mut clone = open(&three, spec_of("other", 2, newest, None)).await.unwrap();
+    let mut clone = open(&three.directory, spec_of("other", 2, newest, None)).await.unwrap();
     check(&mut clone, 3);
     assert_eq!(count(&world, "/pins/").await, 1, "that of the dead one");
     world.time.fetch_add(700_000, Ordering::Relaxed);
@@ -229,7 +230,7 @@ async fn a_checkpoint_that_is_not_open_is_discarded_by_handle_and_its_owner_else
     sweep_job(&world, "job").await;
     assert_eq!(count(&world, "job/segments").await, 0);
     assert_eq!(count(&world, "/snapshot/").await, 0);
-    let gone = open(&two, spec_of("job", 2, RestoreFrom::Id(1), None)).await.unwrap_err();
+    let gone = open(&two.directory, spec_of("job", 2, RestoreFrom::Id(1), None)).await.err().unwrap();
     assert_eq!(gone.reason, Reason::CheckpointNotFound);
     let missing = Discard::Job(Name::new("nobody").unwrap());
     assert_eq!(two.directory.discard(&missing, false).await.unwrap(), dstl::backend::Discarded::default());
@@ -239,7 +240,7 @@ async fn claiming_what_is_anothers_and_mixing_operators_are_refused(inner: Inner
     let world = dated();
     let one = Daemon::start(&world, settings(inner, 1));
     let (_running, handle) = source(&one).await;
-    let refused = |spec| async { open(&one, spec).await.unwrap_err().reason };
+    let refused = |spec| async { open(&one.directory, spec).await.err().unwrap().reason };
     let claim = spec_of("other", 1, handle.clone(), Some(ClaimMode::Claim));
     assert_eq!(refused(claim).await, Reason::InvalidArgument);
     let RestoreFrom::Handles(mut handles) = handle else { unreachable!() };
