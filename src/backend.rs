@@ -30,6 +30,7 @@ mod handle;
 mod materialize;
 mod metrics;
 mod open;
+mod operator;
 mod outbox;
 mod pushback;
 mod session;

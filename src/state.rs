@@ -27,6 +27,7 @@ pub mod hashmap;
 pub mod image;
 pub mod merge;
 pub mod op;
+pub mod operator;
 mod page;
 mod piece;
 #[cfg(feature = "rocksdb")]
@@ -51,9 +52,9 @@ use crate::types::{KeyGroup, StateDescriptor, StateId};
 pub struct Address<'a> {
     /// A registered state.
     pub state: StateId,
-    /// Inside the backend's range.
+    /// Inside the backend's range, or [`KeyGroup::OPERATOR`].
     pub key_group: KeyGroup,
-    /// 1 or more bytes.
+    /// 1 or more bytes; none for operator state.
     pub key: &'a [u8],
     /// Empty is the void namespace.
     pub namespace: &'a [u8],

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Reason},
     state::{
-        Address,
+        Address, StateBackend as _,
         op::{self, Answer, Op, OpContext},
     },
     tasks,
@@ -25,9 +25,9 @@ const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
 pub struct Operation<'a> {
     /// Which state.
     pub state: StateId,
-    /// Present exactly where the client assigns key groups.
+    /// Present exactly where the client assigns key groups; never for operator state.
     pub key_group: Option<u32>,
-    /// The key.
+    /// The key; empty for operator state.
     pub key: &'a [u8],
     /// The namespace.
     pub namespace: &'a [u8],
@@ -124,7 +124,7 @@ impl Core {
                 );
                 return Err(Error::new(Reason::UnknownState, text));
             };
-            let key_group = self.key_group(index, operation)?;
+            let key_group = self.key_group(index, operation, descriptor.redistribution.is_some())?;
             self.key_groups.push(key_group);
             let at = address(operation, key_group);
             op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
@@ -146,9 +146,16 @@ impl Core {
         Ok(writes)
     }
 
-    fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+    fn key_group(&self, index: usize, operation: &Operation<'_>, is_operator_state: bool) -> Result<KeyGroup, Error> {
         let shape = &self.manifest.shape;
         let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
+        match operation.key_group {
+            _ if !is_operator_state => {}
+            None => return Ok(KeyGroup::OPERATOR),
+            Some(group) => {
+                return Err(wrong(format!("key group {group} is given, but operator state has none; leave it out")));
+            }
+        }
         let group = match (shape.assignment, operation.key_group) {
             // It reads all of them.
             (_, None) if matches!(operation.op, Op::Keys { .. }) => return Ok(shape.key_groups.first()),
@@ -172,7 +179,7 @@ impl Core {
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
     fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
         // A disk may take its time.
-        let on_disk = self.inner.pieces().is_none();
+        let on_disk = self.inner.is_on_disk();
         let executed =
             if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
         executed.map_err(|fault| {
@@ -211,7 +218,7 @@ impl Core {
                 *log_changes += 1;
                 builder.push(change.at.key_group, |buffer| change.encode(buffer));
             };
-            let answer = op::execute(inner.as_mut(), at, &operation.op, &context, &mut log);
+            let answer = op::execute(inner, at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
                 answers.push((position, Some(answer)));

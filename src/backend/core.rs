@@ -34,7 +34,7 @@ use crate::{
         manifest::{Manifest, Materialization},
     },
     error::{Error, Reason},
-    state::StateBackend,
+    state::{StateBackend as _, operator::WithOperatorState},
     types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
 };
 
@@ -84,7 +84,7 @@ pub(super) struct Core {
     pub(super) id: BackendId,
     pub(super) epoch: Epoch,
     pub(super) condition: Condition,
-    pub(super) inner: Box<dyn StateBackend>,
+    pub(super) inner: WithOperatorState,
     pub(super) states: States,
     pub(super) writer: Writer,
     pub(super) uploads: Uploads,

@@ -3,10 +3,12 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
+//! is redistributed ([`operator`]).
 
 mod choice;
 mod claim;
+mod operator;
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +39,7 @@ use crate::{
     error::{Error, Reason},
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, hashmap::HashMapBackend},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
     types::{
         Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
@@ -144,18 +146,20 @@ pub(super) async fn open(
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced } = claim;
+    let Claim { manifest, crc, bound, parts, fenced, operator } = claim;
     if let Some(predecessor) = predecessor {
         predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
     }
     on_fenced(&fenced);
     let account = reserved.map_or_else(account, Ok)?;
-    let mut inner = inner_backend(env, &manifest.shape)?;
+    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.iter() {
         inner.register(id, descriptor);
     }
-    let restored = match parts.first() {
+    // Each read by itself: a restore takes as long as the state is large.
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let mut restored = match parts.first() {
         Some(part) => {
             let restore = Restore {
                 store: &env.store,
@@ -164,28 +168,34 @@ pub(super) async fn open(
                 manifest: &manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                // Each read by itself: a restore takes as long as the state is large.
-                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                retry,
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
+            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&spec.id, error))?
         }
         None => Restored::default(),
     };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         duration: started.elapsed(),
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
+    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
+    core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     Ok(serve(core, progress))
 }
 
 struct Assembly {
     manifest: Manifest,
     crc: u32,
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     account: super::credit::Account,
     restored: Restored,
@@ -314,7 +324,7 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-/// An empty inner backend.
+/// An empty inner backend of keyed state.
 fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
     let local = match (shape.inner, &env.local) {
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),

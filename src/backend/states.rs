@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     checkpoint::manifest::{CheckpointRecord, Manifest},
     error::{Error, Reason},
-    types::{Limits, Schema, Serializer, StateDescriptor, StateId, StateKind},
+    types::{Limits, Redistribution, Schema, Serializer, StateDescriptor, StateId, StateKind},
 };
 
 /// Longest name or serializer id of a state, in bytes.
@@ -116,23 +116,29 @@ pub(super) struct Adopted {
     pub(super) bound: BTreeSet<StateId>,
     /// For each part: its ids, and what they are called here.
     pub(super) names: Vec<BTreeMap<StateId, StateId>>,
+    /// For each of those of operator state alone, likewise.
+    pub(super) operator_names: Vec<BTreeMap<StateId, StateId>>,
 }
 
 /// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others get new
-/// ones. With `is_own`, the parts are its own and keep their ids. Pure.
+/// ones. With `is_own`, the parts are its own and keep their ids. Of `operator`, operator state alone is adopted. Pure.
 ///
 /// # Errors
 /// If two parts have different states of one name.
 pub(super) fn adopt(
     known: BTreeMap<StateId, StateDescriptor>,
     parts: &[(&Manifest, &CheckpointRecord)],
+    operator: &[(&Manifest, &CheckpointRecord)],
     is_own: bool,
 ) -> Result<Adopted, Error> {
     let mut adopted = Adopted { known, ..Adopted::default() };
     let mut by_name: BTreeMap<&str, (&StateDescriptor, StateId, &Manifest)> = BTreeMap::new();
-    for (manifest, record) in parts {
+    let wholly = parts.iter().map(|part| (part, true)).chain(operator.iter().map(|part| (part, false)));
+    for ((manifest, record), wholly) in wholly {
         let mut names = BTreeMap::new();
-        for (id, descriptor) in manifest.states.iter().filter(|(id, _)| record.has_state(**id)) {
+        let is_adopted =
+            |id: StateId, state: &StateDescriptor| record.has_state(id) && (wholly || state.redistribution.is_some());
+        for (id, descriptor) in manifest.states.iter().filter(|(id, state)| is_adopted(**id, state)) {
             let own = match by_name.get(descriptor.name.as_str()) {
                 Some((other, own, _)) if *other == descriptor => *own,
                 Some((other, _, of)) => {
@@ -146,14 +152,15 @@ pub(super) fn adopt(
                     );
                     return Err(Error::new(Reason::StateMismatch, text));
                 }
-                None if is_own => *id,
+                None if is_own && wholly => *id,
                 None => adopted.id_of(descriptor),
             };
             by_name.insert(&descriptor.name, (descriptor, own, manifest));
             adopted.bound.insert(own);
             names.insert(*id, own);
         }
-        adopted.names.push(names);
+        let of_kind = if wholly { &mut adopted.names } else { &mut adopted.operator_names };
+        of_kind.push(names);
     }
     Ok(adopted)
 }
@@ -191,8 +198,11 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    if descriptor.ttl.is_some() || descriptor.redistribution.is_some() {
-        let text = format!("state `{}`: TTL and operator state are not offered yet", descriptor.name);
+    if let Some(redistribution) = descriptor.redistribution {
+        check_operator_state(descriptor, redistribution)?;
+    }
+    if descriptor.ttl.is_some() {
+        let text = format!("state `{}`: TTL is not offered yet", descriptor.name);
         return Err(Error::new(Reason::Unsupported, text));
     }
     if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
@@ -202,9 +212,26 @@ fn check(descriptor: &StateDescriptor) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks what only operator state must be.
+fn check_operator_state(descriptor: &StateDescriptor, redistribution: Redistribution) -> Result<(), Error> {
+    let wanted = match redistribution {
+        Redistribution::Split | Redistribution::Union => StateKind::List,
+        Redistribution::Broadcast => StateKind::Map,
+    };
+    let what = if descriptor.kind != wanted {
+        format!("redistribution {redistribution:?} is for states of kind {wanted:?}, not {:?}", descriptor.kind)
+    } else if descriptor.ttl.is_some() {
+        "operator state has no TTL".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Reason::InvalidArgument, format!("state `{}`: {what}", descriptor.name)))
+}
+
 fn show(descriptor: &StateDescriptor) -> String {
     let merge = descriptor.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
-    format!("kind {:?}, merge {merge}, serializers: {}", descriptor.kind, descriptor.schema)
+    let redistribution = descriptor.redistribution.map(|one| format!(", redistribution {one:?}")).unwrap_or_default();
+    format!("kind {:?}, merge {merge}{redistribution}, serializers: {}", descriptor.kind, descriptor.schema)
 }
 
 fn mismatch(known: &StateDescriptor, wanted: &StateDescriptor) -> Error {
@@ -284,7 +311,7 @@ mod tests {
         two.1.states_to = 3;
         two.1.missing_states = vec![StateId(2)];
         let own = BTreeMap::from([(StateId(1), c.clone()), (StateId(2), b.clone())]);
-        let adopted = adopt(own, &[(&one.0, &one.1), (&two.0, &two.1)], false).unwrap();
+        let adopted = adopt(own, &[(&one.0, &one.1), (&two.0, &two.1)], &[], false).unwrap();
         let ids = |pairs: &[(u32, u32)]| -> BTreeMap<_, _> {
             pairs.iter().map(|(from, to)| (StateId(*from), StateId(*to))).collect()
         };
@@ -292,9 +319,32 @@ mod tests {
         assert_eq!(adopted.bound, BTreeSet::from([StateId(2), StateId(3)]), "`c` is no part of the checkpoint");
         assert_eq!(adopted.known.get(&StateId(3)), Some(&a));
         let other = with(&[descriptor("b", StateKind::Value)]);
-        let error = adopt(BTreeMap::new(), &[(&one.0, &one.1), (&other.0, &other.1)], false).unwrap_err();
+        let error = adopt(BTreeMap::new(), &[(&one.0, &one.1), (&other.0, &other.1)], &[], false).unwrap_err();
         assert_eq!(error.reason, Reason::StateMismatch);
         assert!(error.message.contains("kind Map") && error.message.contains("kind Value"), "{error}");
+    }
+
+    #[test]
+    fn operator_state_is_of_the_kind_that_its_redistribution_is_for() {
+        use Redistribution::{Broadcast, Split, Union};
+        let mut states = States::default();
+        let operator = |name: &str, kind, redistribution| StateDescriptor {
+            redistribution: Some(redistribution),
+            ..descriptor(name, kind)
+        };
+        for (redistribution, fits) in [(Split, StateKind::List), (Union, StateKind::List), (Broadcast, StateKind::Map)]
+        {
+            for kind in [StateKind::Value, StateKind::List, StateKind::Map] {
+                let registered =
+                    register(&mut states, &[operator(&format!("{redistribution:?}"), kind, redistribution)]);
+                assert_eq!(registered.is_ok(), kind == fits, "{redistribution:?} {kind:?}");
+            }
+        }
+        let error = register(&mut states, &[operator("Split", StateKind::List, Union)]).unwrap_err();
+        assert_eq!(error.reason, Reason::StateMismatch);
+        assert!(error.message.contains("Split") && error.message.contains("Union"), "{error}");
+        let ttl = StateDescriptor { ttl: Some(crate::types::Ttl::new(9)), ..operator("t", StateKind::List, Split) };
+        assert_eq!(register(&mut states, &[ttl]).unwrap_err().reason, Reason::InvalidArgument);
     }
 
     #[test]

@@ -25,8 +25,8 @@ use uuid::Uuid;
 pub use self::import::Import;
 use super::index::Run;
 use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
-    StateDescriptor, StateId, TimeMs,
+    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name,
+    Redistribution, Sqn, StateDescriptor, StateId, TimeMs,
 };
 
 /// The record of one backend at one moment.
@@ -51,7 +51,7 @@ pub struct Manifest {
     pub checkpoints: Vec<CheckpointRecord>,
     /// Materializations that those or the present owner need, oldest first.
     pub materializations: Vec<Materialization>,
-    /// What epochs began with that lies elsewhere, oldest first.
+    /// What epochs began with that lies elsewhere, oldest first; and what a new owner is about to read.
     pub imports: Vec<Import>,
     /// The daemon instance that `segment_low_water` speaks of.
     pub instance: Uuid,
@@ -296,6 +296,12 @@ impl Manifest {
             missing_states: vec![],
             base: None,
         }
+    }
+
+    /// How the operator state that `checkpoint` has is redistributed; nothing if it has none.
+    pub fn redistributions(&self, checkpoint: &CheckpointRecord) -> impl Iterator<Item = Redistribution> {
+        let states = self.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
+        states.filter_map(|(_, descriptor)| descriptor.redistribution)
     }
 
     /// What `checkpoint` consists of.

@@ -10,6 +10,7 @@ mod fight;
 mod gc;
 mod local;
 mod materialization;
+mod operator_state;
 mod picky;
 mod pushback;
 mod python;
