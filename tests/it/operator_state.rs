@@ -94,7 +94,7 @@ impl Subtask {
         Ok(Self { task: Task { opened, session }, next: 0, ids })
     }
 
-    fn try_apply(&mut self, state: &str, key: Option<u64>, op: Op<'_>) -> Result<Option<Answer>, Error> {
+    fn apply(&mut self, state: &str, key: Option<u64>, op: Op<'_>) -> Option<Answer> {
         let name = key.map(u64::to_be_bytes);
         let operation = Operation {
             state: self.ids[state],
@@ -105,16 +105,9 @@ impl Subtask {
         };
         self.task.session.acknowledgement();
         let cost = if operation.op.is_write() { 300 } else { 0 };
-        let mut answers = match self.task.session.apply(self.next, cost, &[operation]) {
-            Ok(result) => result.unwrap().answers,
-            Err(refusal) => panic!("{refusal:?}"),
-        };
+        let result = self.task.session.apply(self.next, cost, &[operation]).unwrap();
         self.next += 1;
-        Ok(answers.pop().and_then(|(_, answer)| answer))
-    }
-
-    fn apply(&mut self, state: &str, key: Option<u64>, op: Op<'_>) -> Option<Answer> {
-        self.try_apply(state, key, op).unwrap()
+        result.and_then(|mut result| result.answers.pop()).and_then(|(_, answer)| answer)
     }
 
     fn list(&mut self, state: &str) -> Vec<Bytes> {
