@@ -38,7 +38,7 @@ pub mod ttl;
 pub use self::{
     change::{Action, Change},
     image::ImageSnapshots,
-    page::PageLimit,
+    page::{MapKeys, PageLimit},
     piece::{HashRange, PieceSnapshots, stable_hash},
 };
 
@@ -124,15 +124,15 @@ pub trait StateBackend: Send {
     fn map_value(&self, at: Address<'_>, map_key: &[u8], read: &mut dyn FnMut(Option<&[u8]>))
     -> Result<(), StateError>;
 
-    /// Reads map entries in order of their keys, from `from` on (inclusive), handing each (key, value) to `read`.
-    /// Returns whether entries follow the page.
+    /// Reads the map entries of `keys` in order, handing each (key, value) to `read`. Returns whether others of them follow the
+    /// page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;

@@ -21,7 +21,10 @@ use crate::{
     },
     error::{Error, Reason},
     proto::v1::{self, OperationKind},
-    state::op::{Answer, Op},
+    state::{
+        MapKeys,
+        op::{Answer, Op},
+    },
     types::{
         BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name,
         StateId,
@@ -252,7 +255,10 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::MapRemove => Op::MapRemove { map_key },
         OperationKind::MapContains => Op::MapContains { map_key },
         OperationKind::MapMerge => Op::MapMerge { map_key, operand: value },
-        OperationKind::MapEntries => Op::MapEntries { from: map_key, limit: wire.limit },
+        OperationKind::MapEntries => Op::MapEntries {
+            keys: MapKeys { from: map_key, to: wire.map_key_to, prefix: wire.map_prefix },
+            limit: wire.limit,
+        },
         OperationKind::MapCount => Op::MapCount,
         OperationKind::ListAdd => Op::ListAdd(value),
         OperationKind::ListAddAll => Op::ListAddAll(wire.values),
@@ -295,8 +301,8 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         ("limit", limit || wire.limit == 0),
         ("token", matches!(kind, Kind::Keys | Kind::Timers) || wire.token.is_empty()),
         ("time", timer || wire.time == 0),
-        ("map_key_to", wire.map_key_to.is_empty()),
-        ("map_prefix", wire.map_prefix.is_empty()),
+        ("map_key_to", kind == Kind::MapEntries || wire.map_key_to.is_empty()),
+        ("map_prefix", kind == Kind::MapEntries || wire.map_prefix.is_empty()),
         ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
         ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
     ];

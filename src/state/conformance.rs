@@ -41,6 +41,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("what_does_not_fit_its_function_is_refused", merges::what_does_not_fit_its_function_is_refused),
     ("maps_are_ordered", maps::maps_are_ordered),
     ("map_pages_join_to_the_whole", maps::map_pages_join_to_the_whole),
+    ("map_pages_keep_to_a_range_and_a_prefix", maps::map_pages_keep_to_a_range_and_a_prefix),
     ("map_entries_are_removed_and_cleared", maps::map_entries_are_removed_and_cleared),
     ("map_entries_merge", maps::map_entries_merge),
     ("lists_keep_their_order", lists::lists_keep_their_order),

@@ -26,7 +26,9 @@ mod table;
 use std::hint::black_box;
 
 use self::table::{Misfit, Table};
-use super::{Address, Change, Counting, Counts, HashRange, PageLimit, PieceSnapshots, StateBackend, StateError};
+use super::{
+    Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+};
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
 /// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
@@ -119,11 +121,11 @@ impl StateBackend for HashMapBackend {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.table(at.state)?.map_page(at, from, limit, read).map_err(mismatch(at))
+        self.table(at.state)?.map_page(at, keys, limit, read).map_err(mismatch(at))
     }
 
     fn list_page(

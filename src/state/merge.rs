@@ -10,7 +10,7 @@
 //! | count | a number | the same, or nothing for 1 |
 //! | averages | sum, count (i64) | the same, or one number |
 //! | set union | a [set] | the same |
-//! | `HyperLogLog` | a [`Sketch`] | any bytes, of which the sketch takes the xxh3-64 hash |
+//! | `HyperLogLog` | a [`Sketch`] | any bytes |
 //!
 //! Numbers are 8 bytes, little-endian. A missing value takes the operand. NaN counts as missing for the minimum and the
 //! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. Integers wrap around. What a function
@@ -19,8 +19,6 @@
 pub mod set;
 
 use std::borrow::Cow;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::StateError;
 use crate::types::{MergeFunction, Sketch, StateId};
@@ -100,9 +98,8 @@ pub fn combine(function: MergeFunction, current: Option<&[u8]>, operand: &[u8]) 
         (F::Count, 0) => Cow::Owned(one.to_vec()),
         (F::AverageI64 | F::AverageF64, 8) => Cow::Owned([operand, &one[..]].concat()),
         (F::HyperLogLog, _) => {
-            let mut sketch = Sketch::new();
-            sketch.insert_hash(xxh3_64(operand));
-            Cow::Owned(sketch.encode())
+            let mut all = current.map(sketch).transpose()?.unwrap_or_default();
+            return Ok(if all.insert(operand) { Merged::Bytes(all.encode()) } else { Merged::Unchanged });
         }
         _ => Cow::Borrowed(operand),
     };
@@ -136,7 +133,11 @@ pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Re
         MergeFunction::HyperLogLog => {
             let value = sketch(value)?;
             let mut all = current.map(sketch).transpose()?.unwrap_or_default();
-            if all.unite(&value) || current.is_none() { Merged::Bytes(all.encode()) } else { Merged::Unchanged }
+            if value.is_empty() && current.is_some() {
+                return Ok(Merged::Unchanged);
+            }
+            all.unite(&value);
+            Merged::Bytes(all.encode())
         }
     })
 }
@@ -190,7 +191,8 @@ fn average(bytes: &[u8]) -> Result<([u8; 8], [u8; 8]), Unfit> {
 }
 
 fn sketch(bytes: &[u8]) -> Result<Sketch, Unfit> {
-    Sketch::decode(bytes).ok_or(Unfit { bytes: bytes.len(), expected: "sketches have the registers above 0, or all" })
+    Sketch::decode(bytes)
+        .ok_or(Unfit { bytes: bytes.len(), expected: "sketches are HLL sketches of Apache DataSketches with lgK 12" })
 }
 
 #[cfg(test)]

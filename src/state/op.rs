@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 pub use self::check::{OpError, OpField, check};
 use super::{
-    Action, Address, Change, PageLimit, StateBackend, StateError,
+    Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind};
@@ -59,8 +59,8 @@ pub enum Op<'a> {
     },
     /// Reads map entries in order of their keys.
     MapEntries {
-        /// Where to begin, inclusive; may be one byte longer than a key.
-        from: &'a [u8],
+        /// Which.
+        keys: MapKeys<'a>,
         /// Most entries; 0 for as many as fit a page.
         limit: u64,
     },
@@ -283,9 +283,9 @@ fn read<B: StateBackend + ?Sized>(
             backend.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
             Answer::Found(found)
         }
-        Op::MapEntries { from, limit } => {
+        Op::MapEntries { keys, limit } => {
             let mut entries = Vec::new();
-            let more = backend.map_page(at, from, page(limit), &mut |map_key, value| {
+            let more = backend.map_page(at, keys, page(limit), &mut |map_key, value| {
                 entries.push((Bytes::copy_from_slice(map_key), Bytes::copy_from_slice(value)));
             })?;
             Answer::Entries { entries, more }
@@ -328,7 +328,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         match kind {
             StateKind::Value => self.backend.value(self.at, &mut |stored| found = stored.is_some())?,
             StateKind::Map => {
-                self.backend.map_page(self.at, &[], first, &mut |_, _| found = true)?;
+                self.backend.map_page(self.at, MapKeys::default(), first, &mut |_, _| found = true)?;
             }
             StateKind::List => {
                 self.backend.list_page(self.at, 0, first, &mut |_| found = true)?;
@@ -408,7 +408,7 @@ mod tests {
             Op::Get,
             Op::MapGet { map_key },
             Op::MapContains { map_key },
-            Op::MapEntries { from: map_key, limit: 0 },
+            Op::MapEntries { keys: MapKeys::default(), limit: 0 },
             Op::MapCount,
             Op::ListGet { start: 0, limit: 0 },
             Op::ListCount,

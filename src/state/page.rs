@@ -11,6 +11,35 @@ pub struct PageLimit {
     pub bytes: usize,
 }
 
+/// Which entries of a map are read, in order of their keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MapKeys<'a> {
+    /// The first, inclusive; need not be there, and may be one byte longer than a key.
+    pub from: &'a [u8],
+    /// The end, exclusive; empty for none.
+    pub to: &'a [u8],
+    /// What all begin with.
+    pub prefix: &'a [u8],
+}
+
+impl<'a> MapKeys<'a> {
+    /// All from this one on.
+    #[must_use]
+    pub fn from(from: &'a [u8]) -> Self {
+        Self { from, ..Self::default() }
+    }
+
+    /// Where reading begins.
+    pub(super) fn first(&self) -> &'a [u8] {
+        self.from.max(self.prefix)
+    }
+
+    /// Whether reading in order ends before `key`, which is not before [`first`](Self::first).
+    pub(super) fn end_before(&self, key: &[u8]) -> bool {
+        (!self.to.is_empty() && key >= self.to) || !key.starts_with(self.prefix)
+    }
+}
+
 /// A page being filled.
 pub(super) struct Page {
     left: PageLimit,
@@ -38,6 +67,23 @@ impl Page {
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_map_keys_is_cut_by_first_end_and_prefix() {
+        let all = ["", "a", "ab", "ab\0", "abc", "ac", "b"];
+        let read = |from: &str, to: &str, prefix: &str| {
+            let keys = MapKeys { from: from.as_bytes(), to: to.as_bytes(), prefix: prefix.as_bytes() };
+            let from_first = all.iter().filter(|key| key.as_bytes() >= keys.first());
+            from_first.take_while(|key| !keys.end_before(key.as_bytes())).copied().collect::<Vec<_>>()
+        };
+        assert_eq!(read("", "", ""), all);
+        assert_eq!(read("ab", "", ""), all[2..]);
+        assert_eq!(read("", "abc", ""), all[..4]);
+        assert_eq!(read("", "", "ab"), ["ab", "ab\0", "abc"]);
+        assert_eq!(read("ab\0", "abc", "ab"), ["ab\0"]);
+        assert_eq!(read("b", "", "ab"), [""; 0]);
+        assert_eq!(read("", "a", "ab"), [""; 0]);
+    }
 
     #[test]
     fn a_page_ends_before_it_exceeds_a_limit_but_has_a_first_entry() {

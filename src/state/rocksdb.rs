@@ -33,7 +33,7 @@ pub use self::{
     resources::{PredefinedOptions, ResourceOptions, Resources},
 };
 use super::{
-    Action, Address, Change, Counting, Counts, ImageSnapshots, Page, PageLimit, StateBackend, StateError,
+    Action, Address, Change, Counting, Counts, ImageSnapshots, MapKeys, Page, PageLimit, StateBackend, StateError,
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
@@ -213,15 +213,18 @@ impl StateBackend for RocksDbBackend {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         let (shard, prefix) = self.expect(at, StateKind::Map, "a read of map entries")?;
-        let start = [&prefix, from].concat();
+        let start = [&prefix, keys.first()].concat();
         let (mut page, mut more) = (Page::new(limit), false);
         shard.scan(&prefix, &start, &mut |key, value| {
             let map_key = key.get(prefix.len()..).unwrap_or_default();
+            if keys.end_before(map_key) {
+                return Ok(ControlFlow::Break(()));
+            }
             if !page.takes(map_key.len() + value.len()) {
                 more = true;
                 return Ok(ControlFlow::Break(()));

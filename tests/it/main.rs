@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod backend;
+mod behaviours;
 mod config;
 mod demo;
 mod deploy;

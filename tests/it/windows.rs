@@ -4,7 +4,10 @@ use bytes::Bytes;
 use dstl::{
     backend::{Operation, RestoreFrom},
     checkpoint::ledger::NoticeKind,
-    state::op::{Answer, Op},
+    state::{
+        MapKeys,
+        op::{Answer, Op},
+    },
     types::{InnerBackend, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
@@ -78,7 +81,7 @@ impl Windows {
             (1, Op::Get),
             (2, Op::Get),
             (3, Op::ListGet { start: 0, limit: 0 }),
-            (4, Op::MapEntries { from: b"", limit: 0 }),
+            (4, Op::MapEntries { keys: MapKeys::default(), limit: 0 }),
         ];
         let places = KEYS.into_iter().flat_map(|key| WINDOWS.map(|window| (key, window)));
         places.collect::<Vec<_>>().into_iter().map(|(key, window)| self.apply(key, window, &reads)).collect()

@@ -3,6 +3,7 @@
 import math
 import struct
 
+import datasketches
 from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, restore_latest, state_pb2
 from world import scenario
 
@@ -80,6 +81,15 @@ def maps_keep_their_entries_in_order_of_the_bytes(world):
     assert [e.key for e in first.entries] == [b"", b"\x00", b"a"] and first.more
     assert [e.key for e in following.entries] == [b"a\x00", b"b"] and following.more
     assert [e.key for e in tail.entries] == [b"\x80", b"\xff"] and not tail.more
+    between, begun, both, none = session.read(
+        op("MAP_ENTRIES", state, b"k", map_key=b"a", map_key_to=b"\x7f", limit=3),
+        op("MAP_ENTRIES", state, b"k", map_prefix=b"a"),
+        op("MAP_ENTRIES", state, b"k", map_key=b"a\x00", map_key_to=b"b", map_prefix=b"a"),
+        op("MAP_ENTRIES", state, b"k", map_prefix=b"x"),
+    )
+    assert [e.key for e in between.entries] == [b"a", b"a\x00", b"b"] and not between.more
+    assert [e.key for e in begun.entries] == [b"a", b"a\x00"] and not begun.more
+    assert [e.key for e in both.entries] == [b"a\x00"] and not none.found
     found = session.read(
         op("MAP_COUNT", state, b"k"),
         op("MAP_CONTAINS", state, b"k", map_key=b"a"),
@@ -244,17 +254,8 @@ def members(*of):
 
 
 def estimated(sketch):
-    """About how many distinct operands a sketch had, as the protocol documents it."""
-    if len(sketch) == 4096:
-        ranks = list(sketch)
-    else:
-        ranks = [0] * 4096
-        for at in range(0, len(sketch), 3):
-            register, rank = struct.unpack(">HB", sketch[at : at + 3])
-            ranks[register] = rank
-    estimate = 0.7213 / (1 + 1.079 / 4096) * 4096**2 / sum(2.0**-rank for rank in ranks)
-    none = ranks.count(0)
-    return 4096 * math.log(4096 / none) if estimate <= 2.5 * 4096 and none else estimate
+    """About how many distinct operands a sketch had, by the library of another language."""
+    return datasketches.hll_sketch.deserialize(sketch).get_estimate()
 
 
 @scenario
@@ -276,7 +277,7 @@ def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
         ("AVERAGE_F64", [f64(1e308), f64(1e308)], f64(math.inf) + i64(2)),
         ("SET_UNION", [b""], b""),
         ("SET_UNION", [members(b"b"), members(b"a", b""), members(b"b", b"c")], members(b"", b"a", b"b", b"c")),
-        ("HYPER_LOG_LOG", [b"key", b"", b"key"], bytes.fromhex("02d002 0bbe01")),
+        ("HYPER_LOG_LOG", [b"key", b"key"], bytes.fromhex("0201070c03080100b5daf006")),
     ]
     session = client.session(ref)
     for index, (name, operands, expected) in enumerate(cases):
@@ -298,6 +299,13 @@ def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
         client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
         (found,) = client.read(ref, get(sketch, key))
         assert abs(estimated(found.value) / count - 1) < 0.07, (count, estimated(found.value))
+    made = datasketches.hll_sketch(12)
+    for number in range(20_000):
+        made.update("thing %d" % number)
+    client.apply(ref, put(sketch, b"made elsewhere", made.serialize_compact()))
+    client.apply(ref, *[op("MERGE", sketch, b"made elsewhere", value=b"thing %d" % number) for number in range(30_000)])
+    (found,) = client.read(ref, get(sketch, b"made elsewhere"))
+    assert abs(estimated(found.value) / 30_000 - 1) < 0.07, estimated(found.value)
     for name, wrong in (
         ("COUNT", b"1234567"),
         ("AVERAGE_I64", b""),

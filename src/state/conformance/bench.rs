@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Factory;
 use crate::{
     state::{
-        Address, Change, PieceSnapshots, StateBackend, StateError,
+        Address, Change, MapKeys, PieceSnapshots, StateBackend, StateError,
         op::{Answer, Op, OpContext, check, execute},
     },
     types::{KeyGroup, KeyGroupRange, Limits, MergeFunction, StateDescriptor, StateId, StateKind},
@@ -176,7 +176,7 @@ impl Bench {
     pub(super) fn map(&mut self, at: Address<'_>) -> Vec<(Bytes, Bytes)> {
         let (mut all, mut from) = (Vec::new(), Vec::new());
         loop {
-            let answer = self.read(at, Op::MapEntries { from: &from, limit: 0 });
+            let answer = self.read(at, Op::MapEntries { keys: MapKeys::from(&from), limit: 0 });
             let Answer::Entries { entries, more } = answer else { unreachable!("MapEntries answers entries") };
             all.extend(entries);
             if !more {

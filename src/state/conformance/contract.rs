@@ -2,7 +2,7 @@
 
 use super::{Bench, Factory, bench::*};
 use crate::{
-    state::{Action, Address, Change, PageLimit, StateError, op::Op},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateError, op::Op},
     types::{KeyGroup, StateId},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn reads_are_never_logged(factory: Factory<'_>) {
         bench.read(at(LIST, key), Op::ListCount);
         bench.read(at(MAP, key), Op::MapGet { map_key: b"m" });
         bench.read(at(MAP, key), Op::MapContains { map_key: b"m" });
-        bench.read(at(MAP, key), Op::MapEntries { from: b"", limit: 0 });
+        bench.read(at(MAP, key), Op::MapEntries { keys: MapKeys::default(), limit: 0 });
         bench.read(at(MAP, key), Op::MapCount);
     }
     assert_eq!(bench.logged(), 3);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Bench, Factory, bench::*};
 use crate::state::{
-    Action, PageLimit,
+    Action, MapKeys, PageLimit,
     op::{Answer, Op},
 };
 
@@ -44,7 +44,7 @@ pub(super) fn map_pages_join_to_the_whole(factory: Factory<'_>) {
     }
     assert_eq!(bench.map(at).len(), 100);
     let read = |bench: &mut Bench, from: &[u8], limit| {
-        let answer = bench.read(at, Op::MapEntries { from, limit });
+        let answer = bench.read(at, Op::MapEntries { keys: MapKeys::from(from), limit });
         let Answer::Entries { entries, more } = answer else { unreachable!("MapEntries answers entries") };
         (entries.iter().map(|(map_key, _)| map_key[0]).collect::<Vec<_>>(), more)
     };
@@ -57,8 +57,33 @@ pub(super) fn map_pages_join_to_the_whole(factory: Factory<'_>) {
     assert_eq!(read(&mut bench, &[], 0), (vec![0, 1, 2, 3, 4], true), "as many as fit");
     let mut first = Vec::new();
     let tiny = PageLimit { entries: 9, bytes: 1 };
-    let more = bench.backend.map_page(at, &[], tiny, &mut |map_key, _| first.push(map_key.to_vec())).unwrap();
+    let more =
+        bench.backend.map_page(at, MapKeys::default(), tiny, &mut |map_key, _| first.push(map_key.to_vec())).unwrap();
     assert_eq!((first, more), (vec![vec![0]], true), "a first entry is always returned");
+}
+
+pub(super) fn map_pages_keep_to_a_range_and_a_prefix(factory: Factory<'_>) {
+    let mut bench = Bench::new(factory);
+    let here = at(MAP, "key");
+    for high in 0..3_u8 {
+        for low in 0..4_u8 {
+            bench.run(here, Op::MapPut { map_key: &[high, low], value: b"v" });
+            bench.run(at(MAP, "other"), Op::MapPut { map_key: &[high, low, 0], value: b"v" });
+        }
+    }
+    let read = |bench: &mut Bench, from: &[u8], to: &[u8], prefix: &[u8], limit| {
+        let answer = bench.read(here, Op::MapEntries { keys: MapKeys { from, to, prefix }, limit });
+        let Answer::Entries { entries, more } = answer else { unreachable!("MapEntries answers entries") };
+        (entries.iter().map(|(map_key, _)| (map_key[0], map_key[1])).collect::<Vec<_>>(), more)
+    };
+    assert_eq!(read(&mut bench, &[0, 3], &[1, 1], &[], 0), (vec![(0, 3), (1, 0)], false));
+    assert_eq!(read(&mut bench, &[0, 3], &[1, 1], &[], 1), (vec![(0, 3)], true));
+    assert_eq!(read(&mut bench, &[0, 3], &[1, 1], &[], 2), (vec![(0, 3), (1, 0)], false), "behind the end is no more");
+    assert_eq!(read(&mut bench, &[], &[], &[1], 0).0, [(1, 0), (1, 1), (1, 2), (1, 3)]);
+    assert_eq!(read(&mut bench, &[1, 2], &[], &[1], 0), (vec![(1, 2), (1, 3)], false));
+    assert_eq!(read(&mut bench, &[1, 2], &[1, 3], &[1], 0), (vec![(1, 2)], false));
+    assert_eq!(read(&mut bench, &[2], &[], &[1], 0), (vec![], false), "behind the prefix");
+    assert_eq!(read(&mut bench, &[2], &[1], &[], 0), (vec![], false), "an end before the beginning");
 }
 
 pub(super) fn map_entries_are_removed_and_cleared(factory: Factory<'_>) {

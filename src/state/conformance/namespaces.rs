@@ -8,7 +8,7 @@ use crate::{
         Action, Address, Change, StateError,
         op::{Answer, Op},
     },
-    types::StateId,
+    types::{Sketch, StateId},
 };
 
 const WINDOWS: [&str; 5] = ["", "a", "b", "c", "target"];
@@ -22,6 +22,12 @@ fn average(sum: i64, count: i64) -> Vec<u8> {
 }
 
 /// Merges what is in the namespaces `a`, `` and `b` into `target`, with and without a value there.
+fn sketch(things: &[&str]) -> Sketch {
+    let mut sketch = Sketch::new();
+    things.iter().for_each(|thing| _ = sketch.insert(thing.as_bytes()));
+    sketch
+}
+
 fn check_values(factory: Factory<'_>, state: StateId, values: [&[u8]; 4], results: [&[u8]; 2]) {
     let [in_target, in_a, in_void, in_b] = values;
     for (has_target, result) in [true, false].into_iter().zip(results) {
@@ -62,8 +68,15 @@ pub(super) fn namespaces_of_values_merge(factory: Factory<'_>) {
     check_values(factory, AVERAGE, [&t, &a, &void, &b], [&average(14, 6), &average(13, 5)]);
     let [t, a, void, b] = [set(&["x"]), set(&["a", "x"]), set(&[]), set(&["b", "x"])];
     check_values(factory, SET, [&t, &a, &void, &b], [&set(&["a", "b", "x"]), &set(&["a", "b", "x"])]);
-    let sketches: [&[u8]; 4] = [&[0, 7, 3], &[0, 7, 2, 0, 9, 1], &[], &[0, 1, 5, 0, 9, 4]];
-    check_values(factory, SKETCH, sketches, [&[0, 1, 5, 0, 7, 3, 0, 9, 4], &[0, 1, 5, 0, 7, 2, 0, 9, 4]]);
+    let [t, a, void, b] = [sketch(&["x"]), sketch(&["a", "x"]), sketch(&[]), sketch(&["b", "x"])];
+    let united = |sketches: &[&Sketch]| {
+        let mut all = Sketch::new();
+        sketches.iter().for_each(|one| all.unite(one));
+        all.encode()
+    };
+    let (all, sources) = (united(&[&t, &a, &b]), united(&[&a, &b]));
+    let bytes = [&t, &a, &void, &b].map(Sketch::encode);
+    check_values(factory, SKETCH, bytes.each_ref().map(Vec::as_slice), [&all, &sources]);
 }
 
 pub(super) fn namespaces_of_lists_merge_in_order(factory: Factory<'_>) {

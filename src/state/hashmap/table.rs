@@ -11,7 +11,7 @@ use super::{
     slice::{Tally, Usage},
 };
 use crate::{
-    state::{Action, Address, Change, HashRange, Page, PageLimit, stable_hash},
+    state::{Action, Address, Change, HashRange, MapKeys, Page, PageLimit, stable_hash},
     types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
@@ -194,14 +194,17 @@ impl Table {
     pub(super) fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, Misfit> {
         let Self::Map(groups) = self else { return Err(OTHER_KIND) };
         let Some(cell) = groups.find(at)? else { return Ok(false) };
         let mut page = Page::new(limit);
-        for (map_key, value) in cell.map().range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+        for (map_key, value) in cell.map().range::<[u8], _>((Bound::Included(keys.first()), Bound::Unbounded)) {
+            if keys.end_before(map_key) {
+                return Ok(false);
+            }
             if !page.takes(map_key.len() + value.len()) {
                 return Ok(true);
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Op, namespaces::MAX_SOURCES};
 use crate::{
     state::{
-        Address,
+        Address, MapKeys,
         merge::{Unfit, check_operand, check_value},
     },
     types::{Limits, StateDescriptor, StateKind},
@@ -118,7 +118,11 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         Op::MapMerge { map_key: key, operand } => map_key(key).and_then(|()| merged(operand, descriptor, limits)),
         Op::MapGet { map_key: key } | Op::MapRemove { map_key: key } | Op::MapContains { map_key: key } => map_key(key),
         // The page after the one that ends with the longest key begins one byte later.
-        Op::MapEntries { from, .. } => within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1)),
+        Op::MapEntries { keys: MapKeys { from, to, prefix }, .. } => {
+            within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1))?;
+            within(OpField::MapKey, to, limits.max_key_bytes.saturating_add(1))?;
+            map_key(prefix)
+        }
         Op::ListAdd(element) => within(OpField::Value, element, limits.max_value_bytes),
         Op::ListAddAll(elements) | Op::ListUpdate(elements) => {
             elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
@@ -218,8 +222,8 @@ mod tests {
         assert_eq!(value(Op::Put(&[0; 17])), too_long(OpField::Value, 17, 16));
         assert_eq!(map(Op::MapPut { map_key: b"", value: b"" }), Ok(()));
         assert_eq!(map(Op::MapPut { map_key: b"12345", value: b"" }), too_long(OpField::MapKey, 5, 4));
-        assert_eq!(map(Op::MapEntries { from: b"1234\0", limit: 0 }), Ok(()));
-        assert_eq!(map(Op::MapEntries { from: b"123456", limit: 0 }), too_long(OpField::MapKey, 6, 5));
+        assert_eq!(map(Op::MapEntries { keys: MapKeys::from(b"1234\0"), limit: 0 }), Ok(()));
+        assert_eq!(map(Op::MapEntries { keys: MapKeys::from(b"123456"), limit: 0 }), too_long(OpField::MapKey, 6, 5));
         let elements = [Bytes::new(), Bytes::from_static(&[0; 17])];
         assert_eq!(list(Op::ListAdd(&elements[1])), too_long(OpField::Value, 17, 16));
         assert_eq!(list(Op::ListAddAll(&elements)), too_long(OpField::Value, 17, 16));

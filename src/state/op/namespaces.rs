@@ -8,7 +8,7 @@
 use super::{Answer, OpContext, Writer};
 use crate::{
     state::{
-        Action, Address, Change, PageLimit, StateBackend, StateError,
+        Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
         merge::{Merged, join},
     },
     types::{MergeFunction, StateKind},
@@ -119,7 +119,8 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
         let mut from = Vec::new();
         loop {
             let mut page = Vec::new();
-            let more = writer.backend.map_page(*source, &from, PAGE, &mut |key, _| page.push(key.to_vec()))?;
+            let more =
+                writer.backend.map_page(*source, MapKeys::from(&from), PAGE, &mut |key, _| page.push(key.to_vec()))?;
             for map_key in &page {
                 let result = entry(writer, map_key, (before, from_here), context)?;
                 let Ok(value) = result else { return Ok(Err(TooLong)) };

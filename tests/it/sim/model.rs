@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dstl::{
     random::Random,
     state::{
-        Address, PageLimit, StateBackend,
+        Address, MapKeys, PageLimit, StateBackend,
         op::{Answer, Op},
     },
     types::{KeyGroup, KeyGroupRange, MergeFunction, StateDescriptor, StateId, StateKind},
@@ -164,7 +164,7 @@ impl Step {
             Verb::MapRemove => Op::MapRemove { map_key },
             Verb::MapContains => Op::MapContains { map_key },
             Verb::MapMerge => Op::MapMerge { map_key, operand: value },
-            Verb::MapEntries => Op::MapEntries { from: map_key, limit: *limit },
+            Verb::MapEntries => Op::MapEntries { keys: MapKeys::from(map_key), limit: *limit },
             Verb::MapCount => Op::MapCount,
             Verb::ListAdd => Op::ListAdd(value),
             Verb::ListAddAll => Op::ListAddAll(elements),
@@ -284,7 +284,7 @@ fn contents(inner: &dyn StateBackend, at: Address<'_>, kind: StateKind) -> Entri
         }
         Map => {
             let mut add = |key: &[u8], value: &[u8]| _ = found.insert(key.to_vec(), value.to_vec());
-            inner.map_page(at, &[], all, &mut add).map(|_| ())
+            inner.map_page(at, MapKeys::default(), all, &mut add).map(|_| ())
         }
     };
     read.unwrap();
@@ -300,7 +300,7 @@ fn read(entries: &Entries, op: &Op<'_>) -> Option<Answer> {
         Op::MapGet { map_key } => Answer::Value(entries.get(map_key).map(copy)),
         Op::MapContains { map_key } => Answer::Found(entries.contains_key(map_key)),
         Op::MapCount | Op::ListCount => Answer::Count(entries.len() as u64),
-        Op::MapEntries { from, limit } => {
+        Op::MapEntries { keys: MapKeys { from, .. }, limit } => {
             let mut rest = entries.range(from.to_vec()..).map(|(key, value)| (copy(key), copy(value)));
             let entries = rest.by_ref().take(most(limit)).collect();
             Answer::Entries { entries, more: rest.next().is_some() }
