@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{
-    Address, Change, Counting, HashRange, ImageSnapshots, PageLimit, PieceSnapshots, StateBackend, StateError,
+    Address, Change, Counting, HashRange, ImageSnapshots, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
     hashmap::HashMapBackend,
 };
 use crate::types::{KeyGroup, KeyGroupRange, Redistribution, StateDescriptor, StateId, StateKind};
@@ -77,7 +77,7 @@ pub fn contents(backend: &dyn StateBackend, state: StateId, kind: StateKind) -> 
             let mut read = |key: &[u8], value: &[u8]| {
                 entries.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             };
-            backend.map_page(address(state), &[], all, &mut read)?;
+            backend.map_page(address(state), MapKeys::default(), all, &mut read)?;
             Ok(Contents::Entries(entries))
         }
         StateKind::Value => Err(StateError::Mismatch { state, what: "operator state is a list or a map" }),
@@ -195,11 +195,11 @@ impl StateBackend for WithOperatorState {
     fn map_page(
         &self,
         at: Address<'_>,
-        from: &[u8],
+        keys: MapKeys<'_>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.of(at.key_group).map_page(at, from, limit, read)
+        self.of(at.key_group).map_page(at, keys, limit, read)
     }
 
     fn list_page(
