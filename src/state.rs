@@ -17,6 +17,8 @@
 //! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
 //!   them are those of the image before.
 //!
+//! Operator state, which has no key, lies in memory beside any of them ([`operator`]).
+//!
 //! Every implementation passes [`conformance`].
 
 pub mod change;

@@ -28,6 +28,7 @@ const FEATURES: &[&str] = &[
     "state.value",
     "state.list",
     "state.map",
+    "state.operator",
     "merge.builtin",
     "restore.empty",
     "restore.id",

@@ -1,5 +1,7 @@
 //! Operator state: what subtasks had, others have after a restore, redistributed, beside keyed state.
 
+mod storm;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
