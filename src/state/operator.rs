@@ -104,9 +104,9 @@ pub fn share(
     (subtask, new): (u32, u32),
 ) -> Contents {
     let from = sources(redistribution, old, (subtask, new));
-    let found = from.iter().filter_map(|source| had.get(source));
+    let mut found = from.iter().filter_map(|source| had.get(source));
     if redistribution == Redistribution::Broadcast {
-        return found.cloned().next().unwrap_or(Contents::Entries(vec![]));
+        return found.next().cloned().unwrap_or(Contents::Entries(vec![]));
     }
     let elements = |contents: &Contents| match contents {
         Contents::Elements(elements) => elements.clone(),

@@ -203,7 +203,8 @@ mod tests {
     fn operator_state_is_never_that_of_an_import() {
         let middle = importer(&sample(), 6);
         let record = middle.checkpoint_by_id(7).unwrap();
-        let imports = middle.export(record, KeyGroupRange::OPERATOR, &ids(&[(4, 2)]), names());
+        let other = || Uuid::from_u128(5);
+        let imports = middle.export(record, KeyGroupRange::OPERATOR, &ids(&[(4, 2)]), other);
         let found: Vec<_> = imports.iter().map(|import| (import.origin.subtask, import.key_groups)).collect();
         assert_eq!(found, [(5, KeyGroupRange::OPERATOR)], "what its owner logged");
         let mut by = importer(&sample(), 7);
