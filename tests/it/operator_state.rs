@@ -380,7 +380,8 @@ async fn dies_in_the_middle(inner: InnerBackend) {
         fleet.check();
         fleet.checkpoint(8).await;
         let model = fleet.model.clone();
-        (first.crash(), third.crash());
+        first.crash();
+        third.crash();
         let daemon = Daemon::start(&world, settings(inner, 50));
         Fleet::open(&daemon, (5, 3), &LATEST, (&model, seed)).await.check();
     }
