@@ -120,7 +120,7 @@ fn assert_split_like(range: KeyGroupRange, split_bytes: usize, operator: u16, mu
             assert_eq!(*of_block.last_key_value().unwrap().0, block.key_groups.last());
             assert!(all.last_key_value().is_none_or(|(last, _)| *last < block.key_groups.first()), "in order");
             let overlapping = parts.iter().filter(|part| part.overlaps(block.key_groups)).count();
-            let is_whole = keyed == 1 && length <= split_bytes;
+            let is_whole = keyed == 1 && block.bytes.len() <= split_bytes;
             assert!(overlapping == 1 || is_whole || is_operator(&block), "in one part");
             all.extend(of_block);
         }
