@@ -21,7 +21,9 @@ WITHOUT_ROCKSDB := --no-default-features --features server
 WITH_LIBCLANG := found=$$(.ci/libclang); eval "$$found";
 ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocksdb.a)
 
-.PHONY: help demo test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit
+EXAMPLES := sliding_window session_window stream_join deduplication buffering_sink
+
+.PHONY: help demo examples test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -44,11 +46,15 @@ endif
 	@echo 'demo: the same with the inner backend rocksdb' >&2
 	@$(DSTL) demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
 
+examples: check-tools ## Build the examples and run each: it loses its daemon in the middle, and checks its result
+	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl --examples
+	@for example in $(EXAMPLES); do DSTL_BIN=$(DSTL) timeout 120 $(TARGET)/release/examples/$$example; done
+
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
 
 # The tests come last: their summary is the last thing to be seen.
-verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit ## Run everything that a change must pass
+verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it
 
 fmt-check: ## Check the formatting

@@ -6,7 +6,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let sources = ["proto/dstl/v1/service.proto", "proto/dstl/store/v1/manifest.proto"];
+    let sources =
+        ["proto/dstl/v1/service.proto", "proto/dstl/store/v1/manifest.proto", "proto/dstl/store/v1/local.proto"];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(sources, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

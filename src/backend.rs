@@ -8,6 +8,7 @@
 //!   Session ─ batches, barriers ─────────┤              ▼
 //!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
 //!                                        │              │ segment handles
+//!   Query ─ batches of reads ────────────┤              │
 //!   worker: publishes manifests ─────────┴──────────────┘
 //! ```
 //!
@@ -16,24 +17,33 @@
 //! batch is *applied*. Rolled-over change sets become *persisted* when their segment is on the store; checkpoints whose cut is
 //! persisted are published in one manifest and answered; a completion notice makes them *confirmed*.
 //!
+//! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which makes the
+//! batches before it persisted (`snapshotting`).
+//!
 //! The core is synchronous and never waits; whoever holds its lock holds it for microseconds. Every call names its epoch,
 //! which is checked under that lock: a fenced owner changes nothing.
 
 mod apply;
 mod checkpointing;
+mod cleanup;
+mod copies;
 mod core;
 mod credit;
 mod directory;
 mod environment;
 mod error;
 mod handle;
+mod marks;
 mod materialize;
 mod metrics;
+mod migrate;
 mod open;
 mod operator;
 mod outbox;
 mod pushback;
+mod query;
 mod session;
+mod snapshotting;
 mod states;
 mod turns;
 mod worker;
@@ -49,6 +59,8 @@ pub use self::{
     metrics::BackendMetrics,
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
+    query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},
+    states::RegisteredState,
     turns::Turns,
 };

@@ -20,7 +20,9 @@
 //! An operator may go on with another number of subtasks: its new backends *import* from the chains of the old ones
 //! ([`generation`]).
 //!
-//! [`ledger`], [`manifest`], [`index`] and [`generation`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
+//! What of all this is worth a copy on local disk says [`local`].
+//!
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
@@ -31,6 +33,7 @@ pub mod handle;
 pub mod index;
 pub mod job;
 pub mod ledger;
+pub mod local;
 pub mod manifest;
 
 #[cfg(test)]

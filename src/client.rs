@@ -42,6 +42,26 @@
 //! ```
 //!
 //! What a [`Session`] does about rejected batches and broken streams is told there.
+//!
+//! # States
+//!
+//! [`Backend`] registers states and returns typed handles; what else they may be given is in [`StateOptions`].
+//!
+//! | handle | keeps, per key and namespace | read by pages ([`Scan`]) |
+//! | --- | --- | --- |
+//! | [`ValueState`] | one value; with a merge function of the daemon, sums, counts, sketches … | |
+//! | [`AggregatingState`], [`ReducingState`] | what a function of the task makes of inputs | |
+//! | [`MapState`] | a map, in order of its keys | entries, ranges, prefixes |
+//! | [`ListState`] | a list | elements |
+//! | [`TimerState`] | times | those that are due, of all keys |
+//!
+//! [Keys](Bound::keys) of every state come by pages, too. Operator state is a [`ListState`] or [`MapState`] of the key `&()`:
+//! [`Backend::operator_list`], [`Backend::broadcast_map`].
+//!
+//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`: then each call is a future
+//! of its own, and those that are awaited at the same time batch by themselves.
+//!
+//! `examples/` has whole tasks: windows, sessions, a join, deduplication, a buffering sink.
 
 mod aggregate;
 mod backend;
@@ -50,10 +70,17 @@ mod book;
 mod bound;
 mod codec;
 mod error;
+mod fold;
+mod migration;
 mod open;
 mod outgoing;
+mod query;
+mod scan;
 mod session;
 mod state;
+mod timer;
+mod touched;
+mod ttl;
 mod wire;
 mod worker;
 
@@ -83,11 +110,16 @@ pub use self::{
     backend::Backend,
     batch::{Applied, BatchBuilder, RawOperation},
     bound::Bound,
-    codec::{Decode, Encode},
+    codec::{Decode, Encode, Ordered},
     error::{ClientError, DaemonError, Lost, Reason, Scope},
+    fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
+    migration::{OldEntries, OldKey},
     open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    query::Query,
+    scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
-    state::{ListState, MapState, State, StateOptions, ValueState},
+    state::{ListState, MapState, State, StateOptions, TimerState, ValueState},
+    timer::{Fired, Timer},
 };
 
 const PROTOCOL: u32 = 1;

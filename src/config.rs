@@ -63,6 +63,8 @@ pub struct Config {
     pub changelog: ChangelogConfig,
     /// Checkpoints.
     pub checkpoint: CheckpointConfig,
+    /// Local recovery.
+    pub local_copies: LocalCopiesConfig,
     /// Garbage collection.
     pub gc: GcConfig,
     /// Snapshots.
@@ -73,6 +75,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The daemon's own log.
     pub log: LogConfig,
+    /// Whether clients may read beside the writers.
+    pub queries: bool,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
 }
@@ -119,6 +123,8 @@ pub struct MemoryConfig {
     pub state_bytes: u64,
     /// Bytes of block cache and memtables of all RocksDB backends.
     pub rocksdb_bytes: u64,
+    /// Bytes that each backend may keep of what was overwritten.
+    pub undo_bytes: u64,
 }
 
 /// The inner backend on local disk.
@@ -132,10 +138,21 @@ pub struct RocksDbConfig {
     pub threads: u16,
     /// The set of options.
     pub predefined: PredefinedOptions,
+    /// What keeps timers in order.
+    pub timers: TimerService,
     /// Single options over it, which RocksDB accepts.
     pub options: BTreeMap<String, String>,
     /// Names of the properties that become metrics.
     pub metrics: Vec<&'static str>,
+}
+
+/// What keeps the timers of RocksDB backends in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerService {
+    /// The database.
+    RocksDb,
+    /// Memory.
+    Heap,
 }
 
 /// Sets of options of RocksDB for kinds of disks.
@@ -219,6 +236,21 @@ pub struct CheckpointConfig {
     pub timeout: Duration,
     /// Most of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
+}
+
+/// Local copies of what is uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalCopiesConfig {
+    /// Whether they are made.
+    pub backup: bool,
+    /// Whether restores read them.
+    pub recovery: bool,
+    /// Where they lie; not empty.
+    pub dirs: Vec<PathBuf>,
+    /// Most bytes of all.
+    pub max_bytes: u64,
+    /// After which those of a backend that is not open go.
+    pub idle_timeout: Duration,
 }
 
 /// Garbage collection.

@@ -41,7 +41,7 @@ use crate::{
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        RetryOptions, Store,
+        Copies, CopyOptions, RetryOptions, Store,
         open::{self, OpenError},
     },
     proto::FILE_DESCRIPTOR_SET,
@@ -116,10 +116,14 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let metrics = Metrics::new();
     metrics.register("build_info", "Always 1; the version is in the package", Gauge::<i64>::default()).set(1);
     let store = store(config, &metrics, &Clock::system(), Random::from_os())?;
+    let store = store.with_copies(local_copies(config, &metrics));
     let instance = Random::from_os().uuid();
     let local = local_backends(config, instance, &metrics)?;
     let directory = Directory::new(environment(config, store, Local { instance, backends: local }, &metrics));
     sweep_by_schedule(config, &directory, &metrics);
+    if let Some(copies) = directory.environment().store.copies() {
+        directory.environment().tasks.spawn(copies.clone().run());
+    }
     let readiness = Readiness::starting();
     let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
     let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
@@ -169,7 +173,9 @@ fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) 
     let Some(interval) = config.gc.interval else { return };
     let (env, directory) = (directory.environment(), directory.clone());
     let options = SweepSchedule { interval, grace: config.gc.grace_period };
-    let collector = Collector::new(env.store.clone(), env.random.clone(), options, gc_metrics);
+    // A sweep judges by what is on the store.
+    let store = env.store.clone().with_copies(None);
+    let collector = Collector::new(store, env.random.clone(), options, gc_metrics);
     env.tasks.spawn(collector.run(move || directory.jobs()));
 }
 
@@ -261,6 +267,26 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
     open::open(&options, metrics, clock, random)
 }
 
+/// The local copies, where they are asked for. A daemon that cannot have its folders does without: they only save time.
+fn local_copies(config: &Config, metrics: &Metrics) -> Option<Copies> {
+    let settings = &config.local_copies;
+    if !settings.backup && !settings.recovery {
+        return None;
+    }
+    let options = CopyOptions {
+        folders: settings.dirs.clone(),
+        write: settings.backup,
+        read: settings.recovery,
+        max_bytes: settings.max_bytes,
+        idle_timeout: settings.idle_timeout,
+    };
+    let opened = Copies::open(options, metrics);
+    let unusable = |error: &std::io::Error| {
+        tracing::warn!(%error, "`execution.checkpointing.local-backup.dirs` cannot be used: no local recovery");
+    };
+    opened.inspect_err(unusable).ok()
+}
+
 /// This process, and what it has on local disk.
 struct Local {
     instance: Uuid,
@@ -294,6 +320,10 @@ fn local_backends(
             config::PredefinedOptions::SpinningDisk => rocksdb::PredefinedOptions::SpinningDisk,
             config::PredefinedOptions::SpinningDiskHighMemory => rocksdb::PredefinedOptions::SpinningDiskHighMemory,
             config::PredefinedOptions::FlashSsd => rocksdb::PredefinedOptions::FlashSsd,
+        },
+        timers: match settings.timers {
+            config::TimerService::RocksDb => rocksdb::TimerService::RocksDb,
+            config::TimerService::Heap => rocksdb::TimerService::Heap,
         },
         overrides: settings.options.clone(),
     };
@@ -340,6 +370,8 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
             replay_rate: config.materialization.replay_rate as f64,
         },
         compression,
+        queries: config.queries,
+        undo_memory: config.memory.undo_bytes,
         ..BackendOptions::default()
     };
     let upload_options = UploadOptions {

@@ -4,7 +4,7 @@
 //! changelog on an object store. A checkpoint is a position in that log, so it takes as long as what changed since the
 //! last one, whatever the size of the state; recovery replays the log.
 //!
-//! Users of the Rust client want [`client`]. Everybody else speaks the protocol in `proto/dstl/v1` ([`proto`]).
+//! Users of the Rust client want [`client`], and find whole tasks in `examples/`. Everybody else speaks the protocol in `proto/dstl/v1` ([`proto`]).
 //!
 //! # One write, end to end
 //!

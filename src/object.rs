@@ -19,6 +19,7 @@
 //! | [`open`] | from a URL to a store |
 //! | `attempt` | one attempt at each operation |
 //! | `retry` | when to give up and when to try again |
+//! | [`copies`] | local copies of what was created here |
 //! | [`metered`] | requests, bytes, durations |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | [`faulty`] | a store that fails, for simulations |
@@ -29,6 +30,7 @@
 
 mod attempt;
 pub mod conformance;
+pub mod copies;
 mod error;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -48,6 +50,7 @@ use object_store::{ObjectStore, path::PathPart};
 use parking_lot::Mutex;
 
 pub use self::{
+    copies::{Copies, CopyOptions},
     error::{AttemptError, StoreError},
     layout::ObjectName,
     memory::MemoryStore,
@@ -56,7 +59,7 @@ pub use self::{
 };
 pub use object_store::{PutPayload, path::Path};
 
-use self::{metered::StoreMetrics, retry::Retrier};
+use self::{copies::Label, metered::StoreMetrics, retry::Retrier};
 use crate::{metrics::Metrics, random::Random, types::TimeMs};
 
 /// Most objects that one request of [`Store::delete_all`] names; the limit of S3.
@@ -124,7 +127,7 @@ pub struct ObjectMeta {
 
 /// The door to the store. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Inner>, Option<Copies>);
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
@@ -151,7 +154,26 @@ impl Store {
     ) -> Self {
         let metrics = StoreMetrics::register(metrics);
         let retrier = Retrier::new(options, random, metrics.clone());
-        Self(Arc::new(Inner { store, base, retrier, metrics }))
+        Self(Arc::new(Inner { store, base, retrier, metrics }), None)
+    }
+
+    /// The same store, whose objects are read from `copies` first where those have them.
+    #[must_use]
+    pub fn with_copies(self, copies: Option<Copies>) -> Self {
+        Self(self.0, copies)
+    }
+
+    /// Its local copies, if it has any.
+    #[must_use]
+    pub fn copies(&self) -> Option<&Copies> {
+        self.1.as_ref()
+    }
+
+    /// Has an object that was created here copied, if the store has local copies. Never waits.
+    pub fn copy(&self, path: &Path, payload: PutPayload, label: impl FnOnce() -> Label) {
+        if let Some(copies) = &self.1 {
+            copies.keep(path, payload, label());
+        }
     }
 
     /// Creates the object at `path` unless there is one.
@@ -181,6 +203,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], or [`StoreError::Unavailable`].
     pub async fn get(&self, path: &Path, retry: Retry) -> Result<Bytes, StoreError> {
+        if let Some(bytes) = self.1.as_ref().and_then(|copies| copies.read(path, None)) {
+            return Ok(bytes);
+        }
         let run = |bound| self.get_once(bound, path);
         Ok(self.0.retrier.run(Operation::Get, path, retry, run).await?.0)
     }
@@ -201,6 +226,9 @@ impl Store {
     pub async fn get_range(&self, path: &Path, range: Range<u64>, retry: Retry) -> Result<Bytes, StoreError> {
         if range.is_empty() {
             return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.1.as_ref().and_then(|copies| copies.read(path, Some(range.clone()))) {
+            return Ok(bytes);
         }
         let run = |bound| self.get_range_once(bound, path, range.clone());
         Ok(self.0.retrier.run(Operation::GetRange, path, retry, run).await?.0)

@@ -269,6 +269,7 @@ impl Restore<'_> {
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error, &plan.handles))?;
             restored.time = restored.time.max(batch.time);
+            inner.set_time(restored.time);
             // Sqns of other chains are no stamps: what is imported counts as changed before all else.
             if self.imported.is_none() {
                 // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher one than
@@ -282,7 +283,7 @@ impl Restore<'_> {
                 if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
                     continue;
                 }
-                let change = self.renamed(change)?;
+                let Some(change) = self.renamed(change) else { continue };
                 inner.apply(&change).map_err(|source| self.inner_error(source))?;
             }
         }
@@ -292,15 +293,12 @@ impl Restore<'_> {
         Ok(replayed)
     }
 
-    /// A change as it stands in the objects, with the id that its state has here.
-    fn renamed<'a>(&self, change: Change<'a>) -> Result<Change<'a>, RestoreError> {
-        let Some(Imported { import, .. }) = self.imported else { return Ok(change) };
-        let unknown = || {
-            let what = format!("`{}` has a change of state {} that it did not have", import.origin, change.at.state.0);
-            self.damaged_where(what, false, |_| true)
-        };
-        let state: StateId = import.states.get(&change.at.state).copied().ok_or_else(unknown)?;
-        Ok(Change { at: Address { state, ..change.at }, ..change })
+    /// A change as it stands in the objects, with the id that its entries have here. `None` for those of a state that had none left
+    /// at the cut: an import leaves it out.
+    fn renamed<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
+        let Some(Imported { import, .. }) = self.imported else { return Some(change) };
+        let state: StateId = import.states.get(&change.at.state).copied()?;
+        Some(Change { at: Address { state, ..change.at }, ..change })
     }
 
     /// The base of the checkpoint without its imports, and handles of all change sets after it, in order.

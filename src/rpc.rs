@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   listener ─▶ authority ─▶ tonic ─▶ server ─▶ control: Hello, Open, unary calls ──────┐
+//!                                             ├▶ query: one stream per reader ──────────────┤
 //!                                             └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
@@ -13,6 +14,7 @@ mod codec;
 mod control;
 mod convert;
 pub mod listener;
+mod query;
 mod server;
 mod session;
 mod status;

@@ -17,13 +17,15 @@
 //! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
 //!   them are those of the image before.
 //!
-//! Operator state, which has no key, lies in memory beside any of them ([`operator`]).
+//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). What the contents were at an earlier moment
+//! is kept, as far as it has changed since, in [`undo`].
 //!
 //! Every implementation passes [`conformance`].
 
 pub mod change;
 #[doc(hidden)]
 pub mod conformance;
+pub mod cut;
 pub mod folder;
 pub mod hashmap;
 pub mod image;
@@ -35,19 +37,22 @@ mod piece;
 #[cfg(feature = "rocksdb")]
 pub mod rocksdb;
 pub mod snapshot;
+mod timer;
 pub mod ttl;
+pub mod undo;
 
 pub use self::{
     change::{Action, Change},
     image::ImageSnapshots,
     page::{MapKeys, PageLimit},
     piece::{HashRange, PieceSnapshots, stable_hash},
+    timer::TimerRef,
 };
 
 use std::collections::BTreeMap;
 
 use self::page::Page;
-use crate::types::{KeyGroup, StateDescriptor, StateId};
+use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// Where an entry (or all entries) of a key and namespace live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +92,7 @@ impl From<std::io::Error> for StateError {
     }
 }
 
-/// Numbers of entries by state: keys of values, map entries, list elements.
+/// Numbers of entries by state: keys of values, map entries, list elements, timers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Without states that have none.
@@ -151,15 +156,52 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Number of entries of (key, namespace): 0 or 1 for a value, map entries, list elements.
+    /// Whether there is a timer.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError>;
+
+    /// Hands the timers of a state, of all key groups, to `read`, in order of time, key, namespace and key group: those behind
+    /// `after`, which need not be there any more, and at or before `up_to`. Each takes [`TimerRef::page_bytes`] of the page.
+    /// Returns whether others follow the page.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError>;
+
+    /// Number of entries of (key, namespace): 0 or 1 for a value, map entries, list elements, timers.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
+    /// Whether (key, namespace) of a state of this kind has entries. Need not count them, which not every backend has at hand.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
+        let first = PageLimit { entries: 1, bytes: 0 };
+        let mut found = false;
+        match kind {
+            StateKind::Value => self.value(at, &mut |stored| found = stored.is_some())?,
+            StateKind::Map => _ = self.map_page(at, MapKeys::default(), first, &mut |_, _| found = true)?,
+            StateKind::List => _ = self.list_page(at, 0, first, &mut |_| found = true)?,
+            StateKind::Timer => found = self.len(at)? > 0,
+        }
+        Ok(found)
+    }
+
     /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order that
     /// does not change while others come and go: those behind `after`, which need not be there any more. Returns whether
-    /// others follow the page.
+    /// others follow the page. Of timers this may take as long as reading all of the key group.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -171,6 +213,10 @@ pub trait StateBackend: Send {
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
+
+    /// Appends bytes to `rank` that are different for each name, and in the order in which [`name_page`](Self::name_page) hands
+    /// names out.
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>);
 
     /// What counts the entries of every state, beside the writer: it may take as long as reading all of them.
     fn counting(&self) -> Counting;
@@ -196,8 +242,19 @@ pub trait StateBackend: Send {
     /// Whoever wants to tell what came after a copy raises it between the copy and the next change.
     fn set_stamp(&mut self, stamp: u64);
 
+    /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may be dropped.
+    fn set_time(&mut self, _time: TimeMs) {}
+
+    /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
+    fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) {}
+
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        None
+    }
+
+    /// The same, to begin and end snapshots.
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         None
     }
 

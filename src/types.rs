@@ -15,7 +15,10 @@ mod ttl;
 pub use self::{
     backend::{BackendId, Epoch, InnerBackend, Name, NameError},
     checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
-    descriptor::{MergeFunction, Redistribution, Schema, Serializer, StateDescriptor, StateId, StateKind},
+    descriptor::{
+        MergeFunction, Redistribution, Schema, SchemaChange, SchemaMode, Serializer, StateDescriptor, StateId,
+        StateKind,
+    },
     key_group::{
         HashRange, KEY_GROUP_PARTS, KeyGroup, KeyGroupAssignment, KeyGroupError, KeyGroupRange, MAX_PARALLELISM_LIMIT,
         default_max_parallelism,

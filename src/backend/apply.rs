@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 use super::{
     core::{Condition, Core, signed},
     error,
+    marks::Live,
     outbox::SessionEvent,
 };
 use crate::{
     error::{Error, Reason},
     state::{
-        Address, StateBackend as _,
-        op::{self, Answer, Op, OpContext},
+        Address, StateBackend as _, TimerRef,
+        op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
-    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId},
+    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId, TtlUpdate},
 };
 
 /// Bytes of a reply that are kept free for its framing.
@@ -40,14 +41,33 @@ pub struct Operation<'a> {
 pub struct BatchResult {
     /// Its number.
     pub number: u64,
-    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read that was
-    /// not carried out because the answers before it fill a message.
+    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read, or a firing
+    /// of timers, that was not carried out because the answers before it fill a message.
     pub answers: Vec<(u32, Option<Answer>)>,
     /// Whether it had been applied before, so that nothing was done now.
     pub repeated: bool,
 }
 
+/// What the operations of a batch may do, by their kinds and states.
+#[derive(Debug, Clone, Copy, Default)]
+struct Effects {
+    /// One of them is a write.
+    writes: bool,
+    /// Reads may clean up, or touch what they read.
+    reads_change: bool,
+}
+
 impl Core {
+    /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose entries
+    /// reads touch.
+    pub(super) fn writes(&self, operations: &[Operation<'_>]) -> bool {
+        let touches = |operation: &Operation<'_>| {
+            let ttl = self.states.get(operation.state).and_then(|descriptor| descriptor.ttl);
+            ttl.is_some_and(|ttl| ttl.update == TtlUpdate::OnReadAndWrite)
+        };
+        operations.iter().any(|operation| operation.op.is_write() || touches(operation))
+    }
+
     /// Applies batch `number`, which must be the next one, of which `cost` bytes of credit were reserved by the caller.
     ///
     /// # Errors
@@ -58,28 +78,33 @@ impl Core {
         operations: &[Operation<'_>],
     ) -> Result<(BatchResult, u64), Error> {
         assert_eq!(number, self.next_batch, "the caller checks the number");
-        let writes = self.check_batch(operations)?;
+        let Effects { writes, reads_change } = self.check_batch(operations)?;
         if writes {
             self.check_writable()?;
         }
+        self.pass_time();
+        // Reads go on in failsafe, without upkeep.
+        let upkeep = (reads_change && self.check_writable().is_ok()).then(Upkeep::default);
+        let logs = writes || upkeep.is_some();
         let bytes_before = self.writer.active_bytes();
-        if writes {
+        if logs {
             self.inner.set_stamp(self.writer.next().0);
-            self.time = self.time.max(self.env.clock.now_ms());
             self.writer.begin_batch(number, self.time);
         }
-        let executed = self.execute(operations);
+        let executed = self.execute(operations, upkeep.as_ref());
         if executed.is_err() {
             // What was applied before can still be made durable.
             self.writer.abandon_batch();
         }
         let answers = executed?;
-        let appended = if writes { self.writer.end_batch(bytes_before) } else { 0 };
+        let appended = if logs { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.tend_marks();
+        self.count_copies();
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
@@ -91,11 +116,18 @@ impl Core {
     /// # Errors
     /// If it is malformed, or with [`Reason::Failsafe`].
     pub(super) fn read_batch(&mut self, operations: &[Operation<'_>]) -> Result<BatchResult, Error> {
-        let writes = self.check_batch(operations)?;
-        assert!(!writes, "the caller checks that there are only reads");
-        let answers = self.execute(operations)?;
+        let effects = self.check_batch(operations)?;
+        assert!(!effects.writes, "the caller checks that there are only reads");
+        self.pass_time();
+        let answers = self.execute(operations, None)?;
         self.env.metrics.batch_applied(operations.len(), 0);
         Ok(BatchResult { number: self.next_batch, answers, repeated: false })
+    }
+
+    /// Reads the clock. What was expired for one batch stays so for all later ones.
+    pub(super) fn pass_time(&mut self) {
+        self.time = self.time.max(self.env.clock.now_ms());
+        self.inner.set_time(self.time);
     }
 
     /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
@@ -106,44 +138,57 @@ impl Core {
         }
     }
 
-    /// Checks every operation by its shape, ids and sizes; returns whether any writes. Leaves the key groups in
-    /// `self.key_groups`.
-    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<bool, Error> {
+    /// Checks every operation by its shape, ids and sizes. Leaves the key groups in `self.key_groups`.
+    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
         let limits = self.env.options.limits;
         if operations.len() > limits.max_batch_operations {
             let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
             return Err(Error::new(Reason::LimitExceeded, text));
         }
-        let (mut writes, mut grows) = (false, false);
+        let mut effects = Effects { writes: false, reads_change: self.clean_ups.is_for_every_batch() };
+        let mut grows = false;
         self.key_groups.clear();
         for (index, operation) in operations.iter().enumerate() {
-            let Some(descriptor) = self.states.get(operation.state) else {
-                let text = format!(
-                    "operation {index}: state id {} is not registered; ids come from RegisterStates",
-                    operation.state.0
-                );
-                return Err(Error::new(Reason::UnknownState, text));
-            };
-            let key_group = self.key_group(index, operation, descriptor.redistribution.is_some())?;
+            let key_group = self.check_operation(index, operation)?;
             self.key_groups.push(key_group);
-            let at = address(operation, key_group);
-            op::check(&operation.op, &at, descriptor, &limits).map_err(|fault| error::operation(index, &fault))?;
-            if let Op::Keys { token, .. } = operation.op {
-                let checked = op::scan::check_token(token, operation.state, scope(self.epoch));
-                checked.map_err(|fault| error::operation(index, &fault))?;
-            }
-            writes |= operation.op.is_write();
+            effects.writes |= operation.op.is_write();
+            effects.reads_change |= self.states.get(operation.state).is_some_and(|descriptor| descriptor.ttl.is_some());
             grows |= operation.op.grows();
         }
-        if grows && self.env.state_bytes.load(Ordering::Relaxed) >= self.env.options.state_memory {
-            let text = format!(
-                "state takes {} bytes, `memory.state` allows {}; deletes and reads still work, or raise the setting",
-                self.env.state_bytes.load(Ordering::Relaxed),
-                self.env.options.state_memory
-            );
-            return Err(Error::new(Reason::StateMemory, text));
+        if grows {
+            self.check_state_memory()?;
         }
-        Ok(writes)
+        Ok(effects)
+    }
+
+    /// Refuses what would add to state that has outgrown its memory.
+    pub(super) fn check_state_memory(&self) -> Result<(), Error> {
+        let (taken, allowed) = (self.env.state_bytes.load(Ordering::Relaxed), self.env.options.state_memory);
+        if taken < allowed {
+            return Ok(());
+        }
+        let text = format!(
+            "state takes {taken} bytes, `memory.state` allows {allowed}; deletes and reads still work, or raise the setting"
+        );
+        Err(Error::new(Reason::StateMemory, text))
+    }
+
+    /// Checks one operation by its shape, ids and sizes; returns its key group.
+    pub(super) fn check_operation(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+        let Some(descriptor) = self.states.get(operation.state) else {
+            let text = format!(
+                "operation {index}: state id {} is not registered; ids come from RegisterStates",
+                operation.state.0
+            );
+            return Err(Error::new(Reason::UnknownState, text));
+        };
+        let key_group = self.key_group(index, operation, descriptor.redistribution.is_some())?;
+        let at = address(operation, key_group);
+        let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
+        checked.map_err(|fault| error::operation(index, &fault))?;
+        let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
+        token.map_err(|fault| error::operation(index, &fault))?;
+        Ok(key_group)
     }
 
     fn key_group(&self, index: usize, operation: &Operation<'_>, is_operator_state: bool) -> Result<KeyGroup, Error> {
@@ -158,7 +203,7 @@ impl Core {
         }
         let group = match (shape.assignment, operation.key_group) {
             // It reads all of them.
-            (_, None) if matches!(operation.op, Op::Keys { .. }) => return Ok(shape.key_groups.first()),
+            (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),
             (KeyGroupAssignment::Hashed, None) => hash_key_group(operation.key, shape.max_parallelism),
             (KeyGroupAssignment::Given, Some(group)) => group,
             (KeyGroupAssignment::Hashed, Some(group)) => {
@@ -177,31 +222,53 @@ impl Core {
     }
 
     /// Carries out checked operations; a fault of the inner backend ends in failsafe.
-    fn execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, Error> {
+    fn execute(
+        &mut self,
+        operations: &[Operation<'_>],
+        upkeep: Option<&Upkeep>,
+    ) -> Result<Vec<(u32, Option<Answer>)>, Error> {
         // A disk may take its time.
-        let on_disk = self.inner.is_on_disk();
-        let executed =
-            if on_disk { tasks::blocking(|| self.try_execute(operations)) } else { self.try_execute(operations) };
-        executed.map_err(|fault| {
-            let error = error::failsafe(&self.id, &fault);
-            tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
-            self.env.metrics.failed_safe(&self.id);
-            self.condition = Condition::Failsafe(fault);
-            error
-        })
+        let on_disk = self.inner.pieces().is_none();
+        let executed = if on_disk {
+            tasks::blocking(|| self.try_execute(operations, upkeep))
+        } else {
+            self.try_execute(operations, upkeep)
+        };
+        executed.map_err(|fault| self.fail_safe(fault))
     }
 
-    fn try_execute(&mut self, operations: &[Operation<'_>]) -> Result<Vec<(u32, Option<Answer>)>, String> {
+    /// Refuses writes from now on, because of a fault of the inner backend. Returns what to tell the caller.
+    pub(super) fn fail_safe(&mut self, fault: String) -> Error {
+        let error = error::failsafe(&self.id, &fault);
+        tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+        self.env.metrics.failed_safe(&self.id);
+        self.condition = Condition::Failsafe(fault);
+        error
+    }
+
+    fn try_execute(
+        &mut self,
+        operations: &[Operation<'_>],
+        upkeep: Option<&Upkeep>,
+    ) -> Result<Vec<(u32, Option<Answer>)>, String> {
         let limits = &self.env.options.limits;
         let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
+        let Self { clean_ups, marks, .. } = self;
+        let logged = u64::from(!writer.is_silent());
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
-        let builder = writer.builder();
+        let mut log = |change: &crate::state::Change<'_>| {
+            since_barrier.1 += 1;
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
+        };
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");
-            if !operation.op.is_write() && !answers.is_empty() && room < limits.max_value_bytes {
+            // A timer has a key and a namespace.
+            let longest = limits.max_value_bytes.max(2 * limits.max_key_bytes + TimerRef::FRAME_BYTES);
+            if operation.op.answers() && !answers.is_empty() && room < longest {
                 answers.push((position, None));
                 continue;
             }
@@ -211,20 +278,26 @@ impl Core {
                 page_bytes: room,
                 key_groups: manifest.shape.key_groups,
                 scope: scope(*epoch),
+                time: self.time,
+                upkeep,
+                reach: Reach::default(),
             };
             let at = address(operation, *key_group);
-            let mut log = |change: &crate::state::Change<'_>| {
-                since_barrier.1 += 1;
-                *log_changes += 1;
-                builder.push(change.at.key_group, |buffer| change.encode(buffer));
-            };
-            let answer = op::execute(inner, at, &operation.op, &context, &mut log);
+            if descriptor.ttl.is_some() {
+                clean_ups.touched(operation.state, descriptor);
+            }
+            let mut live = Live::new(marks, inner, descriptor.kind);
+            let answer = op::execute(live.backend(), at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
                 answers.push((position, Some(answer)));
             }
         }
+        let incremental = upkeep.map(|_| Upkeep::default());
+        let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
+        clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
+        self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
         Ok(answers)
     }
 
@@ -252,25 +325,31 @@ fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
 }
 
 /// Bytes that an answer takes in a reply, at most.
-fn reply_bytes(answer: &Answer) -> usize {
+pub(super) fn reply_bytes(answer: &Answer) -> usize {
     /// Tags and lengths of one result or entry.
     const FRAME: usize = 24;
     FRAME
         + match answer {
             Answer::Value(value) => value.as_ref().map_or(0, bytes::Bytes::len),
+            Answer::Default(value) => value.len(),
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
             Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
             Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),
+            Answer::Timers { timers, token } => {
+                let token = token.as_ref().map_or(0, bytes::Bytes::len);
+                timers.iter().map(|timer| timer.as_ref().page_bytes()).sum::<usize>() + token
+            }
+            Answer::Fired { timers, .. } => timers.iter().map(|timer| timer.as_ref().page_bytes()).sum(),
             Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
         }
 }
 
 /// Of the tokens of an owner.
-fn scope(epoch: Epoch) -> u64 {
+pub(super) fn scope(epoch: Epoch) -> u64 {
     epoch.owner.as_u64_pair().0 ^ epoch.number
 }
 
-fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
+pub(super) fn address<'a>(operation: &Operation<'a>, key_group: KeyGroup) -> Address<'a> {
     Address { state: operation.state, key_group, key: operation.key, namespace: operation.namespace }
 }
 

@@ -1,6 +1,9 @@
 //! Barriers, uploads, manifests, notices: how a cut becomes a checkpoint.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::{Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
@@ -19,7 +22,7 @@ use crate::{
     },
     checkpoint::{
         handle::CheckpointHandle,
-        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+        ledger::{Awaits, NoticeKind, NoticeOutcome, NoticeTarget},
         manifest::{CheckpointRecord, Import, Manifest},
     },
     error::{Error, Reason},
@@ -52,7 +55,7 @@ pub struct CompletedCheckpoint {
     pub handle: Bytes,
     /// Batches below are part of it.
     pub applied_to: u64,
-    /// Bytes of log since the checkpoint before.
+    /// Bytes of log since the checkpoint before; without changelog, bytes that its snapshot uploaded.
     pub incremental_bytes: u64,
     /// Bytes that a restore would read.
     pub full_bytes: u64,
@@ -60,7 +63,7 @@ pub struct CompletedCheckpoint {
     pub changes: u64,
     /// Cutting.
     pub sync: Duration,
-    /// From the cut until all changes were durable.
+    /// From the cut until all changes, or the snapshot, were durable.
     pub persist: Duration,
     /// From then until the manifest was.
     pub publish: Duration,
@@ -130,9 +133,16 @@ impl Core {
         let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
         checked.map_err(|refusal| error::trigger(&refusal))?;
         let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
-        self.roll_over(false);
+        let unlogged = self.is_unlogged();
+        let (awaits, base) = if unlogged {
+            self.freeze(request.id, deadline)?
+        } else {
+            self.roll_over(false);
+            let base = self.base.as_ref().filter(|base| base.complete_at <= self.writer.next());
+            (Awaits::Log, base.map(|base| base.uuid))
+        };
         let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
-        self.ledger.trigger(CheckpointRecord {
+        let record = CheckpointRecord {
             identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
             attempt: self.manifest.owner().attempt,
             cut: self.writer.next(),
@@ -142,12 +152,14 @@ impl Core {
             pinned: false,
             subsumed: false,
             triggered_at: self.env.clock.now_ms(),
+            time: self.time,
             incremental_bytes,
             changes,
             states_to: self.states.last_id(),
-            base: self.base.as_ref().filter(|base| base.complete_at <= self.writer.next()).map(|base| base.uuid),
+            base,
             missing_states: self.states.unbound().collect(),
-        });
+        };
+        self.ledger.trigger(record, awaits);
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
             self.barrier_sessions.insert(request.id, number);
@@ -156,6 +168,10 @@ impl Core {
             }
         }
         self.flights.insert(request.id, flight);
+        self.mark_checkpoint(request.id);
+        if unlogged {
+            self.upload_snapshot(request.id);
+        }
         self.env.metrics.checkpoint_triggered();
         Ok(())
     }
@@ -187,15 +203,22 @@ impl Core {
     }
 
     /// Makes what is applied durable; `waiter` hears of it.
-    pub(super) fn persist(&mut self, waiter: PersistWaiter) {
+    ///
+    /// # Errors
+    /// Without changelog.
+    pub(super) fn persist(&mut self, waiter: PersistWaiter) -> Result<(), Error> {
+        self.check_logged("persist")?;
         self.roll_over(false);
         self.persist_waiters.push(self.writer.next(), waiter);
         self.on_persisted();
+        Ok(())
     }
 
     /// Fails one checkpoint in flight.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
         self.ledger.fail(id);
+        self.retain_marks();
+        self.give_up_snapshot(id, &error);
         let Some(flight) = self.flights.remove(&id) else { return };
         self.env.metrics.checkpoint_failed();
         match flight.reply {
@@ -265,10 +288,11 @@ impl Core {
         self.manifest.previous_crc = self.manifest_crc;
         self.manifest.opens_epoch = false;
         self.manifest.checkpoints = records;
-        self.manifest.states = self.states.iter().map(|(id, descriptor)| (id, descriptor.clone())).collect();
+        self.manifest.states = self.states.registrations().map(|(id, it)| (id, it.clone())).collect();
         self.manifest.segment_low_water = low_water;
-        self.manifest.snapshot_low_water = if low_water == u64::MAX { u64::MAX } else { self.snapshot_low_water };
-        let in_flight: Vec<_> = self.ledger.in_flight_records().map(|record| self.manifest.contents(record)).collect();
+        self.manifest.snapshot_low_water = if low_water == u64::MAX { u64::MAX } else { self.snapshot_low_water() };
+        let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
+        let in_flight: Vec<_> = in_flight.chain(self.snapshots.contents()).collect();
         self.manifest.prune(&in_flight);
         Publication { pages, manifest: self.manifest.clone() }
     }
@@ -299,6 +323,7 @@ impl Core {
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && self.ledger.means_in_flight(target) {
             let text = format!("backend `{}`: checkpoint {} was aborted by notice", self.id, target.id);
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
+            self.want_copies();
             return NoticeOutcome::Done;
         }
         let outcome = self.ledger.notice(kind, target);
@@ -306,6 +331,11 @@ impl Core {
             // The engine must not meet it again after a crash: a manifest without it goes out at once.
             self.withdrawing = true;
         }
+        if kind == NoticeKind::Complete {
+            self.mark_completed(target, outcome);
+        }
+        self.retain_marks();
+        self.want_copies();
         self.wake_session();
         outcome
     }
@@ -315,6 +345,15 @@ impl Core {
     fn segment_low_water(&self) -> u64 {
         let uploading = self.uploads.low_water();
         self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
+    }
+
+    /// The same for snapshot files of this epoch.
+    pub(super) fn snapshot_low_water(&self) -> u64 {
+        if self.is_unlogged() {
+            self.snapshots.low_water(self.snapshot_files.load(Ordering::Relaxed))
+        } else {
+            self.snapshot_low_water
+        }
     }
 
     /// Stored bytes that a restore of a checkpoint reads, at most.

@@ -13,14 +13,18 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     checkpointing::{Flight, PersistWaiter},
+    cleanup::CleanUps,
     credit::Account,
     environment::Environment,
     error,
     handle::Shared,
+    marks::Marks,
+    materialize::Reusable,
     open::RestoredPart,
     outbox::{Outbox, SessionEvent},
     pushback::PushBack,
-    states::States,
+    snapshotting::Snapshots,
+    states::{RegisteredState, States},
 };
 use crate::{
     changelog::{
@@ -29,13 +33,12 @@ use crate::{
         writer::Writer,
     },
     checkpoint::{
-        base::BaseIndex,
         ledger::Ledger,
         manifest::{Manifest, Materialization},
     },
     error::{Error, Reason},
     state::{StateBackend as _, operator::WithOperatorState},
-    types::{BackendId, CheckpointId, Epoch, StateDescriptor, StateId, TimeMs},
+    types::{BackendId, CheckpointId, Epoch, TimeMs},
 };
 
 /// Events kept for a session that is not there, at most.
@@ -86,6 +89,8 @@ pub(super) struct Core {
     pub(super) condition: Condition,
     pub(super) inner: WithOperatorState,
     pub(super) states: States,
+    /// Of `states`.
+    pub(super) clean_ups: CleanUps,
     pub(super) writer: Writer,
     pub(super) uploads: Uploads,
     pub(super) _registered: WriterGuard,
@@ -123,8 +128,10 @@ pub(super) struct Core {
     pub(super) restored: Vec<RestoredPart>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
-    /// Pieces that the next materialization may use again.
-    pub(super) previous: Option<Arc<BaseIndex>>,
+    /// What the next materialization may use again.
+    pub(super) previous: Option<Arc<Reusable>>,
+    /// Checkpoints that are being made without changelog.
+    pub(super) snapshots: Snapshots,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
     /// Whether that is so long that the writer waits.
@@ -141,6 +148,8 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
+    /// Marks of checkpoints, if queries are allowed.
+    pub(super) marks: Option<Marks>,
     /// Scratch: key groups of the batch at hand.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
@@ -148,10 +157,8 @@ pub(super) struct Core {
 /// One state, for people and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateSummary {
-    /// Its id.
-    pub id: StateId,
-    /// What it was registered as.
-    pub descriptor: StateDescriptor,
+    /// What is in force.
+    pub state: RegisteredState,
     /// Its entries: keys for values, map entries, list elements.
     pub entries: u64,
     /// Whether there may be more entries: nobody counted on.
@@ -159,8 +166,8 @@ pub struct StateSummary {
 }
 
 impl StateSummary {
-    fn uncounted(id: StateId, descriptor: &StateDescriptor) -> Self {
-        Self { id, descriptor: descriptor.clone(), entries: 0, at_least: true }
+    fn uncounted(state: RegisteredState) -> Self {
+        Self { state, entries: 0, at_least: true }
     }
 }
 
@@ -292,10 +299,12 @@ impl Core {
             self.env.metrics.session_ended();
         }
         self.env.metrics.ended(&self.id);
+        self.release_copies();
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
+        self.drop_marks();
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
             shared.wake.notify_one();
@@ -323,7 +332,7 @@ impl Core {
             id: self.id.clone(),
             epoch: self.epoch,
             manifest,
-            states: self.states.bound().map(|(id, d)| StateSummary::uncounted(id, d)).collect(),
+            states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
@@ -346,5 +355,6 @@ pub(super) fn signed(bytes: u64) -> i64 {
 impl Drop for Core {
     fn drop(&mut self) {
         self.count_state_bytes(0);
+        self.drop_marks();
     }
 }

@@ -134,6 +134,11 @@ impl Account {
         self.set_used(self.outstanding - cost, self.held + held);
     }
 
+    /// Counts `bytes` as held that no credit was spent on.
+    pub fn hold(&mut self, bytes: u64) {
+        self.set_used(self.outstanding, self.held + bytes);
+    }
+
     /// Takes back credit that nobody will spend: its session is gone.
     pub fn revoke(&mut self) {
         self.set_used(0, self.held);

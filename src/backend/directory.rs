@@ -6,7 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     core::Description,
@@ -26,6 +26,7 @@ use crate::{
 pub struct Directory {
     env: Environment,
     inner: Arc<Mutex<Inner>>,
+    draining: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Directory {
     /// An empty directory.
     #[must_use]
     pub fn new(env: Environment) -> Self {
-        Self { env, inner: Arc::default() }
+        Self { env, inner: Arc::default(), draining: Arc::default() }
     }
 
     /// What its backends share.
@@ -169,6 +170,24 @@ impl Directory {
     /// Refuses opens from now on.
     pub fn drain(&self) {
         self.inner.lock().draining = true;
+        self.draining.send_replace(true);
+    }
+
+    /// Waits until the daemon is draining. Cancel-safe.
+    pub async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        if draining.wait_for(|draining| *draining).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The backend of `id`, whoever owns it.
+    ///
+    /// # Errors
+    /// If nobody does here.
+    pub(super) fn running(&self, id: &BackendId) -> Result<Backend, Error> {
+        let running = self.inner.lock().slots.get(id).and_then(|slot| slot.running.clone());
+        running.filter(|backend| !backend.has_ended()).ok_or_else(|| error::not_open(id))
     }
 
     /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.

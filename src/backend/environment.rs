@@ -49,6 +49,10 @@ pub struct BackendOptions {
     pub materialization_timeout: Duration,
     /// How snapshots are stored.
     pub compression: Compression,
+    /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
+    pub queries: bool,
+    /// Bytes that each backend may keep of what was overwritten since its last completed checkpoint.
+    pub undo_memory: u64,
 }
 
 impl Default for BackendOptions {
@@ -68,6 +72,8 @@ impl Default for BackendOptions {
             materialization: ScheduleOptions::default(),
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,
+            queries: false,
+            undo_memory: 16 << 20,
         }
     }
 }

@@ -15,6 +15,12 @@ pub(super) fn fenced(backend: &BackendId, caller: Epoch, owner: Epoch) -> Error 
     )
 }
 
+/// Nobody has the backend open here, for whoever reads it: an owner may come.
+pub(super) fn not_open(backend: &BackendId) -> Error {
+    let text = format!("backend `{backend}` is not open on this daemon");
+    Error { retryable: true, ..Error::new(Reason::BackendNotOpen, text) }
+}
+
 /// Another owner extended the chain.
 pub(super) fn fenced_by(backend: &BackendId, by: Epoch) -> Error {
     Error::new(Reason::Fenced, format!("backend `{backend}` was taken over by epoch {by}; stop writing"))
@@ -31,7 +37,7 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
 /// A batch is refused because of one operation.
 pub(super) fn operation(index: usize, error: &OpError) -> Error {
     let reason = match error {
-        OpError::WrongKind { .. } | OpError::NoMergeFunction => Reason::WrongKind,
+        OpError::WrongKind { .. } | OpError::NoMergeFunction | OpError::OneByOne => Reason::WrongKind,
         OpError::TooLong { .. } | OpError::TooManySources(_) => Reason::LimitExceeded,
         _ => Reason::InvalidArgument,
     };

@@ -84,22 +84,19 @@ impl Backend {
         matches!(self.shared.core.lock().condition, Condition::Ended(_))
     }
 
-    /// Registers states, all or none; returns their ids in order.
+    /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their ids in
+    /// order. Where entries have to move, the ids are good only once that registered them again.
     ///
     /// # Errors
     /// If one is malformed or differs from what is registered.
     pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
         let mut core = self.shared.core.lock();
         core.check_owner(epoch)?;
-        let plan = core.states.plan(wanted, &core.env.options.limits)?;
-        for (id, descriptor) in &plan.new {
-            core.inner.register(*id, descriptor);
-        }
-        core.states.register(&plan);
-        Ok(plan.ids)
+        let (_, registered) = core.register(wanted, &[])?;
+        Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
-    /// Applies one batch outside a session. Waits until there is credit for its `cost` (0 if it only reads). Without a number
+    /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads. Without a number
     /// a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped, the batch is not applied.
     ///
     /// # Errors
@@ -108,7 +105,7 @@ impl Backend {
         &self,
         epoch: Epoch,
         number: Option<u64>,
-        cost: u64,
+        bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<(BatchResult, Acknowledgement), Error> {
         let outbox = Arc::new(Outbox::default());
@@ -116,14 +113,15 @@ impl Backend {
             {
                 let mut core = self.shared.core.lock();
                 core.check_owner(epoch)?;
-                let next = core.next_batch;
+                let (next, writes) = (core.next_batch, core.writes(operations));
+                let cost = if writes { bytes } else { 0 };
                 match number {
                     Some(number) if number < next => {
                         let result = BatchResult { number, answers: vec![], repeated: true };
                         return Ok((result, core.acknowledgement()));
                     }
                     Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
-                    None if cost == 0 => return Ok((core.read_batch(operations)?, core.acknowledgement())),
+                    None if !writes => return Ok((core.read_batch(operations)?, core.acknowledgement())),
                     None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }
@@ -149,6 +147,7 @@ impl Backend {
     /// There is no such checkpoint.
     pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
         let (reply, answer) = oneshot::channel();
+        self.flush();
         {
             let mut core = self.shared.core.lock();
             core.check_owner(epoch)?;
@@ -161,13 +160,13 @@ impl Backend {
     /// Makes what is applied durable; returns the batch number below which everything is. Cancel-safe.
     ///
     /// # Errors
-    /// If the backend ends first.
+    /// If the backend has no changelog, or ends first.
     pub async fn persist(&self, epoch: Epoch) -> Result<u64, Error> {
         let (reply, answer) = oneshot::channel();
         {
             let mut core = self.shared.core.lock();
             core.check_owner(epoch)?;
-            core.persist(PersistWaiter::Call(reply));
+            core.persist(PersistWaiter::Call(reply))?;
         }
         answer.await.map_err(|_| closed(&self.id))?
     }
@@ -236,7 +235,7 @@ impl Backend {
         // A local store that fails shows in failsafe; here it only means that nobody knows.
         let counts = tasks::blocking(|| counting(&mut || std::time::Instant::now() < until)).unwrap_or_default();
         for state in &mut description.states {
-            state.entries = counts.entries.get(&state.id).copied().unwrap_or(0);
+            state.entries = counts.entries.get(&state.state.id).copied().unwrap_or(0);
             state.at_least = !counts.complete;
         }
         description

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use super::{
     core::{Condition, Core},
@@ -28,9 +29,10 @@ use crate::{
         image::LocalImage,
         operator,
         snapshot::{PieceBuilder, PieceContents},
+        ttl::Lifespan,
     },
     tasks,
-    types::{HashRange, KeyGroup, Sqn, StateDescriptor, StateId},
+    types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateDescriptor, StateId},
 };
 
 /// How often the schedule looks at how long the log has become.
@@ -106,7 +108,7 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
                 "materialized"
             );
             core.log_changes -= log_changes_before;
-            core.previous = Some(Arc::new(made.index));
+            core.previous = Some(Arc::new(Reusable::new(made.materialization.uuid, Arc::new(made.index))));
             core.manifest.materializations.push(made.materialization.clone());
             core.base = Some(made.materialization.clone());
             Ok(made.materialization)
@@ -129,16 +131,8 @@ async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
     let (target, log_changes, parts) = {
         let mut core = shared.core.lock();
         core.env.metrics.materialization_started();
-        let target = Target {
-            store: shared.store.clone(),
-            backend: core.id.clone(),
-            instance: core.env.instance,
-            epoch: core.epoch.number,
-            numbers: core.snapshot_files.clone(),
-            random: core.env.random.clone(),
-            compression: core.env.options.compression,
-            retry: Retry::until(Instant::now() + core.env.options.materialization_timeout),
-        };
+        let retry = Retry::until(Instant::now() + core.env.options.materialization_timeout);
+        let target = target(&core, shared, retry);
         (target, core.log_changes, core.inner.images().map(|images| images.parts().len()))
     };
     let made = match parts {
@@ -148,13 +142,28 @@ async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
     Ok((made, log_changes))
 }
 
-fn failed(error: &MaterializationError) -> Error {
+/// Where what this backend makes goes.
+pub(super) fn target(core: &Core, shared: &Shared, retry: Retry) -> Target {
+    Target {
+        store: shared.store.clone(),
+        backend: core.id.clone(),
+        instance: core.env.instance,
+        epoch: core.epoch.number,
+        numbers: core.snapshot_files.clone(),
+        random: core.env.random.clone(),
+        compression: core.env.options.compression,
+        retry,
+        insist_until: None,
+    }
+}
+
+pub(super) fn failed(error: &MaterializationError) -> Error {
     let reason =
         if matches!(error, MaterializationError::Local { .. }) { Reason::Internal } else { Reason::StoreUnavailable };
     Error::new(reason, error.to_string())
 }
 
-fn local(fault: &StateError) -> Error {
+pub(super) fn local(fault: &StateError) -> Error {
     Error::new(Reason::Internal, super::error::inner(fault))
 }
 
@@ -174,15 +183,15 @@ async fn copy_states(
     let (states, reusable) = {
         let core = shared.core.lock();
         let keyed = core.manifest.shape.key_groups;
-        let wanted = core.states.iter().filter(|(_, descriptor)| wanted(descriptor));
+        let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
         let states: Vec<_> = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
-        (states, Reusable::new(core.previous.clone()))
+        (states, core.previous.clone())
     };
     for (state, groups) in states {
         for group in groups.iter() {
             let mut from = Some(0);
             while let Some(first) = from {
-                let step = step(&mut shared.core.lock(), &reusable, (state, group, first))?;
+                let step = step(&mut shared.core.lock(), reusable.as_deref(), (state, group, first))?;
                 let last = match step {
                     Step::Unchanged(piece, sqn) => {
                         writer.reuse(&piece, group, sqn);
@@ -245,7 +254,7 @@ fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
     let Core { inner, previous, env, .. } = core;
     let images = inner.images().expect("a backend of images stays one");
     let key_groups = images.parts().get(part).copied();
-    let known = previous.as_ref().and_then(|index| index.images().iter().find(|i| Some(i.key_groups) == key_groups));
+    let known = previous.as_ref().zip(key_groups).and_then(|(previous, key_groups)| previous.image(key_groups));
     if let Some(known) = known.filter(|known| images.changed(part) < known.sqn.0) {
         return Ok(Imaged::Unchanged(known.clone(), sqn));
     }
@@ -256,7 +265,11 @@ fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
 }
 
 /// Does one step under the core's lock: `first` is the first hash that is not covered yet.
-fn step(core: &mut Core, reusable: &Reusable, (state, group, first): (StateId, KeyGroup, u64)) -> Result<Step, Error> {
+fn step(
+    core: &mut Core,
+    reusable: Option<&Reusable>,
+    (state, group, first): (StateId, KeyGroup, u64),
+) -> Result<Step, Error> {
     if let Condition::Ended(error) = &core.condition {
         return Err(error.clone());
     }
@@ -265,37 +278,72 @@ fn step(core: &mut Core, reusable: &Reusable, (state, group, first): (StateId, K
     let is_operator = group == KeyGroup::OPERATOR;
     let pieces = if is_operator { Some(core.inner.operator_pieces()) } else { core.inner.pieces() };
     let pieces = pieces.expect("a backend of pieces stays one");
-    if let Some(piece) = reusable.find(state, group, first)
+    if let Some(piece) = reusable.and_then(|reusable| reusable.find(state, group, first))
         && pieces.changed(state, group, piece.hashes) < piece.sqn.0
     {
         return Ok(Step::Unchanged(piece.clone(), sqn));
     }
     let mut contents = PieceBuilder::default();
-    let last = pieces.copy_piece(state, group, first, &mut |change| contents.push(change));
+    let ttl = core.states.get(state).and_then(|descriptor| descriptor.ttl);
+    let last = match ttl.filter(|ttl| ttl.cleanup.at_materialization) {
+        None => pieces.copy_piece(state, group, first, &mut |change| contents.push(change)),
+        Some(ttl) => {
+            // By the time of the last batch, at or before that of every checkpoint that builds on this.
+            let (life, mut left_out) = (Lifespan::new(ttl, core.time), 0);
+            let last = pieces.copy_piece(state, group, first, &mut |change| {
+                let kept = life.without_expired(*change);
+                left_out += u64::from(kept != Some(*change));
+                kept.iter().for_each(|change| contents.push(change));
+            });
+            core.env.metrics.ttl_left_out(left_out);
+            last
+        }
+    };
     let last = last.map_err(|fault| local(&fault))?;
     Ok(Step::Copied { last, sqn, contents: contents.finish() })
 }
 
-/// The pieces of the materialization before, without those in files that are mostly unused.
-struct Reusable {
-    index: Option<Arc<BaseIndex>>,
+/// What of a materialization may be used again: all but pieces in files that are mostly unused.
+#[derive(Debug)]
+pub(super) struct Reusable {
+    uuid: Uuid,
+    index: Arc<BaseIndex>,
     sparse: Vec<SnapshotFile>,
 }
 
 impl Reusable {
-    fn new(index: Option<Arc<BaseIndex>>) -> Self {
+    pub(super) fn new(uuid: Uuid, index: Arc<BaseIndex>) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
         let is_sparse = |(file, used): &(SnapshotFile, u64)| (*used as f64) < LEAST_USE * file.bytes as f64;
-        let files = index.as_ref().map(|index| index.files()).unwrap_or_default();
-        let sparse = files.into_iter().filter(is_sparse).map(|(file, _)| file).collect();
-        Self { index, sparse }
+        let sparse = index.files().into_iter().filter(is_sparse).map(|(file, _)| file).collect();
+        Self { uuid, index, sparse }
+    }
+
+    /// The name of the materialization.
+    pub(super) fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Whether all of it was copied at or before `cut`.
+    pub(super) fn is_before(&self, cut: Sqn) -> bool {
+        self.index.sqns().is_none_or(|(_, highest)| highest <= cut)
+    }
+
+    /// The piece that has `hash`.
+    pub(super) fn covering(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<&Piece> {
+        let piece = self.index.find(state, group, hash)?;
+        let is_sparse = piece.block.as_ref().is_some_and(|block| self.sparse.contains(&block.file));
+        (!is_sparse).then_some(piece)
     }
 
     /// A piece that begins exactly at `first`.
-    fn find(&self, state: StateId, group: KeyGroup, first: u64) -> Option<&Piece> {
-        let piece = self.index.as_ref()?.find(state, group, first)?;
-        let sparse = piece.block.as_ref().is_some_and(|block| self.sparse.contains(&block.file));
-        (piece.hashes.first == first && !sparse).then_some(piece)
+    pub(super) fn find(&self, state: StateId, group: KeyGroup, first: u64) -> Option<&Piece> {
+        self.covering(state, group, first).filter(|piece| piece.hashes.first == first)
+    }
+
+    /// The image of exactly these key groups.
+    pub(super) fn image(&self, key_groups: KeyGroupRange) -> Option<&Image> {
+        self.index.images().iter().find(|image| image.key_groups == key_groups)
     }
 }
 
@@ -304,12 +352,14 @@ impl super::Backend {
     /// goes on.
     ///
     /// # Errors
-    /// If the caller is not the owner, or the store does not take it: the previous base stays in use.
+    /// If the caller is not the owner, there is no changelog to truncate, or the store does not take it: the previous base stays
+    /// in use.
     pub async fn materialize(&self, epoch: crate::types::Epoch) -> Result<Materialization, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         {
             let mut core = self.shared.core.lock();
             core.check_owner(epoch)?;
+            core.check_logged("materialize")?;
             core.materialization_requests.push(reply);
         }
         self.shared.materialize.notify_one();

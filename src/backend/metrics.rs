@@ -15,10 +15,14 @@ use prometheus_client::{
     },
 };
 
+mod query;
+
+use self::query::QueryMetrics;
 use super::checkpointing::CompletedCheckpoint;
 use crate::{
     metrics::{BackendLabels, Metrics},
     restore::Progress,
+    state::op::Upkeep,
     types::BackendId,
 };
 
@@ -35,6 +39,20 @@ enum Phase {
     persist,
     publish,
     total,
+}
+
+/// What removed entries with TTL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+enum Cause {
+    read,
+    incremental,
+    materialization,
 }
 
 /// Metrics of backends. Cheap to clone.
@@ -72,6 +90,9 @@ pub struct BackendMetrics {
     restore_duration: Histogram,
     restored_changes: Counter,
     restored_bytes: Counter,
+    ttl_removed: Family<CauseLabels, Counter>,
+    /// Of readers.
+    pub(super) queries: QueryMetrics,
 }
 
 /// One open that succeeded.
@@ -92,6 +113,11 @@ fn gauge_value(value: u64) -> i64 {
 fn durations() -> Histogram {
     // 0.5 ms to 16 s, then everything slower.
     Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+}
+
+fn removed_entries(metrics: &Metrics) -> Family<CauseLabels, Counter> {
+    let help = "Expired entries removed, by cause: reads, incremental clean-up, left out of materializations";
+    metrics.register("state_ttl_removed_entries", help, Family::default())
 }
 
 impl BackendMetrics {
@@ -167,6 +193,8 @@ impl BackendMetrics {
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
+            ttl_removed: removed_entries(metrics),
+            queries: QueryMetrics::register(metrics),
         }
     }
 
@@ -295,6 +323,23 @@ impl BackendMetrics {
             self.restore_duration.observe(restore.duration.as_secs_f64());
             self.restored_changes.inc_by(restore.progress.changes);
             self.restored_bytes.inc_by(restore.progress.bytes_done);
+        }
+    }
+
+    /// Counts what a batch cleaned up, by its reads and in turn.
+    pub(super) fn ttl_removed(&self, reads: Option<&Upkeep>, incremental: Option<&Upkeep>) {
+        for (cause, upkeep) in [(Cause::read, reads), (Cause::incremental, incremental)] {
+            let entries = upkeep.map_or(0, Upkeep::removed_entries);
+            if entries > 0 {
+                self.ttl_removed.get_or_create(&CauseLabels { cause }).inc_by(entries);
+            }
+        }
+    }
+
+    /// Counts what a materialization left out.
+    pub(super) fn ttl_left_out(&self, entries: u64) {
+        if entries > 0 {
+            self.ttl_removed.get_or_create(&CauseLabels { cause: Cause::materialization }).inc_by(entries);
         }
     }
 }

@@ -20,13 +20,16 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::claim::Claim;
 use super::{
+    cleanup::CleanUps,
     core::{Condition, Core},
     environment::Environment,
     handle::{Backend, Shared},
-    materialize,
+    marks::Marks,
+    materialize::{self, Reusable},
     metrics::Restores,
     pushback::PushBack,
-    states::States,
+    snapshotting::Snapshots,
+    states::{RegisteredState, States},
     worker,
 };
 use crate::{
@@ -41,10 +44,7 @@ use crate::{
     restore::{Progress, Restore, RestoreError, Restored},
     state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
-    types::{
-        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange,
-        StateDescriptor, StateId,
-    },
+    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
 
 /// How often a restore tries each of its reads before it gives up.
@@ -105,7 +105,7 @@ pub struct Opened {
     /// The batch number that is expected next.
     pub applied_to: u64,
     /// Its states.
-    pub states: Vec<(StateId, StateDescriptor)>,
+    pub states: Vec<RegisteredState>,
     /// Whether it was running already.
     pub reconnected: bool,
     /// As it was opened.
@@ -127,6 +127,8 @@ pub struct RestoredPart {
     pub key_groups: KeyGroupRange,
     /// The task's bytes of it.
     pub attachment: bytes::Bytes,
+    /// The time of the newest batch that it has.
+    pub time: TimeMs,
 }
 
 /// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced; `on_fenced`
@@ -154,7 +156,7 @@ pub(super) async fn open(
     let account = reserved.map_or_else(account, Ok)?;
     let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
-    for (id, descriptor) in states.iter() {
+    for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
     // Each read by itself: a restore takes as long as the state is large.
@@ -209,10 +211,18 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
     let parts_of_log = manifest.shape.key_groups.parts(manifest.shape.max_parallelism).collect();
+    let changelog = manifest.shape.changelog;
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
+    let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
+    let writer = if changelog { writer } else { writer.silenced() };
+    let previous = owner.contents.base.zip(restored.base);
+    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
+    // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
+    let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
+    let began_with = parts.first().map(|part| part.checkpoint);
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -220,8 +230,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         epoch,
         condition: Condition::Serving,
         inner,
+        clean_ups: CleanUps::new(&states),
         states,
-        writer: Writer::new(spec.id.clone(), epoch.number, blocks),
+        writer,
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
@@ -243,11 +254,13 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         sessions: 0,
         undelivered: vec![],
         next_batch: 0,
-        time: restored.time,
+        time,
         restored: parts,
         base: None,
-        previous: restored.base,
-        log_changes: restored.log_changes,
+        previous,
+        snapshots: Snapshots::default(),
+        // Without a log, replays grow no longer.
+        log_changes: if changelog { restored.log_changes } else { 0 },
         push_back: PushBack::default(),
         materialization_failures: 0,
         materialization_requests: vec![],
@@ -255,22 +268,27 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
+        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
+    core.want_copies();
     core
 }
 
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
     let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
+    let changelog = core.manifest.shape.changelog;
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
         core.shared = weak.clone();
         Shared { core: Mutex::new(core), wake: Notify::new(), materialize: Notify::new(), store }
     });
     tasks.spawn(worker::run(shared.clone()));
-    tasks.spawn(materialize::run(shared.clone()));
+    if changelog {
+        tasks.spawn(materialize::run(shared.clone()));
+    }
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
     opened.restored = restored;
@@ -301,6 +319,16 @@ pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -
         );
         return Err(Error::new(Reason::BackendMismatch, text));
     }
+    if let Some(changelog) = spec.changelog.filter(|changelog| *changelog != running.changelog) {
+        let mode = |on| if on { "enabled" } else { "disabled" };
+        let text = format!(
+            "backend `{}`: changelog {} was asked for, it runs with changelog {}; to switch, open with a higher attempt",
+            spec.id,
+            mode(changelog),
+            mode(running.changelog)
+        );
+        return Err(Error::new(Reason::BackendMismatch, text));
+    }
     Ok(describe(backend))
 }
 
@@ -316,7 +344,7 @@ fn describe(backend: &Backend) -> Opened {
         attachment,
         parts: core.restored.clone(),
         applied_to: core.next_batch,
-        states: core.states.bound().map(|(id, descriptor)| (id, descriptor.clone())).collect(),
+        states: core.states.in_force().collect(),
         reconnected: true,
         shape: core.manifest.shape,
         restored: Progress::default(),

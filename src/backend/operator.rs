@@ -7,7 +7,7 @@ use super::{
 use crate::{
     state::{
         Change, StateBackend as _,
-        op::{self, Op, OpContext},
+        op::{self, Op, OpContext, scan::Reach},
         operator::{self, Contents},
     },
     types::StateId,
@@ -15,7 +15,7 @@ use crate::{
 
 impl Core {
     /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch: they are
-    /// part of every cut of this epoch. Takes no batch number.
+    /// part of every cut of this epoch, and of what queries read of the restored checkpoint. Takes no batch number.
     ///
     /// # Errors
     /// What the inner backend says.
@@ -33,7 +33,7 @@ impl Core {
         self.inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         let appended = self.writer.end_batch(bytes_before);
         // It is there already, whether or not there is room: what comes next waits until it is durable.
-        self.account.spend(0, appended);
+        self.account.hold(appended);
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
@@ -41,7 +41,7 @@ impl Core {
     }
 
     fn replace(&mut self, id: StateId, share: &Contents) -> Result<(), String> {
-        let Self { inner, states, writer, since_barrier, log_changes, manifest, env, .. } = self;
+        let Self { inner, states, writer, since_barrier, log_changes, manifest, env, time, .. } = self;
         let Some(descriptor) = states.get(id) else { return Ok(()) };
         let limits = &env.options.limits;
         let context = OpContext {
@@ -50,12 +50,15 @@ impl Core {
             page_bytes: 0,
             key_groups: manifest.shape.key_groups,
             scope: 0,
+            time: *time,
+            upkeep: None,
+            reach: Reach::default(),
         };
-        let builder = writer.builder();
+        let logged = u64::from(!writer.is_silent());
         let mut log = |change: &Change<'_>| {
             since_barrier.1 += 1;
-            *log_changes += 1;
-            builder.push(change.at.key_group, |buffer| change.encode(buffer));
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let at = operator::address(id);
         let mut run = |op: Op<'_>| {

@@ -90,19 +90,20 @@ impl Session {
         (core.acknowledgement(), self.granted)
     }
 
-    /// Applies one batch that costs `cost` credit (0 for one that only reads). Returns `None` if there is nothing to tell but
-    /// the acknowledgement.
+    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is nothing to tell
+    /// but the acknowledgement.
     ///
     /// # Errors
     /// Nothing of the batch was applied.
     pub fn apply(
         &mut self,
         number: u64,
-        cost: u64,
+        bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<Option<BatchResult>, Refusal> {
         let mut core = self.backend.shared.core.lock();
         self.check(&core)?;
+        let cost = if core.writes(operations) { bytes } else { 0 };
         if cost > core.account.outstanding() {
             let text = format!(
                 "batch {number} of {cost} bytes exceeds the {} bytes of credit that are left; wait for acknowledgements",
@@ -149,6 +150,7 @@ impl Session {
     /// # Errors
     /// Nothing was cut.
     pub fn barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
+        self.backend.flush();
         {
             let mut core = self.backend.shared.core.lock();
             self.check(&core)?;
@@ -176,12 +178,11 @@ impl Session {
     /// Asks that everything applied be made durable; the outbox hears of it with `token`.
     ///
     /// # Errors
-    /// If the session is over.
+    /// If the session is over, or the backend has no changelog.
     pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
         let mut core = self.backend.shared.core.lock();
         self.check(&core)?;
-        core.persist(PersistWaiter::Session { token });
-        Ok(())
+        core.persist(PersistWaiter::Session { token }).map_err(Refusal::Request)
     }
 
     /// Ends a halt: `number` is what the refusals named.

@@ -11,7 +11,7 @@ use super::{checkpointing::Publication, core::Condition, error, handle::Shared};
 use crate::{
     checkpoint::{
         chain::{self, ChainError},
-        envelope,
+        envelope, local,
     },
     object::{Created, PutPayload, Retry, Store, layout::ObjectName},
     types::BackendId,
@@ -92,7 +92,10 @@ async fn write(store: &Store, publication: Publication) -> Result<u32, crate::er
         let path = ObjectName::IndexPage { backend: backend.clone(), epoch, id: uuid }.path();
         loop {
             match store.create(&path, PutPayload::from_bytes(bytes.clone()), Retry::forever()).await {
-                Ok(Created::New | Created::Identical) => break,
+                Ok(Created::New | Created::Identical) => {
+                    store.copy(&path, PutPayload::from_bytes(bytes), || local::page_label(&manifest, uuid));
+                    break;
+                }
                 Ok(Created::Conflict) => unreachable!("the page's UUID is new"),
                 Err(error) => refused(&backend, &error).await,
             }

@@ -8,6 +8,9 @@
 //!
 //! Uploads may finish in any order; `persisted_to` only passes a change set when all before it are durable. The active block is in
 //! truth one or several: see [`ChangeSetBuilder`].
+//!
+//! A *silent* writer has no log: it only counts sequence numbers. What makes changes durable then are snapshots, each of
+//! everything below a cut.
 
 use std::collections::VecDeque;
 
@@ -15,7 +18,7 @@ use super::{
     block::ChangeSetBuilder,
     segment::{ChangeSet, SegmentHandle},
 };
-use crate::types::{BackendId, Sqn, SqnRange, TimeMs};
+use crate::types::{BackendId, KeyGroup, Sqn, SqnRange, TimeMs};
 
 /// The changelog writer of one owner.
 ///
@@ -36,6 +39,18 @@ pub struct Writer {
     rolled_to: Sqn,
     persisted_to: Sqn,
     unpersisted_bytes: u64,
+    silent: Option<Silent>,
+}
+
+/// What a writer without log counts.
+#[derive(Debug, Default)]
+struct Silent {
+    /// The batch at hand.
+    batch: u64,
+    /// Whether it changed anything.
+    changed: bool,
+    /// Batches below this are in a snapshot.
+    persisted_batches: u64,
 }
 
 #[derive(Debug)]
@@ -71,7 +86,20 @@ impl Writer {
             rolled_to: first,
             persisted_to: first,
             unpersisted_bytes: 0,
+            silent: None,
         }
+    }
+
+    /// The same without log: nothing is appended, nothing rolled over.
+    #[must_use]
+    pub fn silenced(self) -> Self {
+        Self { silent: Some(Silent::default()), ..self }
+    }
+
+    /// Whether there is no log.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.silent.is_some()
     }
 
     /// The sequence number that the next batch with changes gets. Reading it advances nothing.
@@ -90,6 +118,9 @@ impl Writer {
     /// without changes are durable with those before them.
     #[must_use]
     pub fn persisted_batches(&self, applied_to: u64) -> u64 {
+        if let Some(silent) = &self.silent {
+            return if self.persisted_to == self.next { applied_to } else { silent.persisted_batches };
+        }
         let first_open = self.sets.front().map(|set| set.first_batch).or(self.active_first_batch);
         first_open.unwrap_or(applied_to)
     }
@@ -112,22 +143,39 @@ impl Writer {
         self.sets.iter().filter_map(|set| set.handle.as_ref()).map(|handle| handle.segment.number).min()
     }
 
-    /// Begins batch `number`, read at `time`, which never goes back; hand its changes to the returned builder, then call
+    /// Begins batch `number`, read at `time`, which never goes back; [push](Self::push) its changes, then call
     /// [`Self::end_batch`] or [`Self::abandon_batch`].
-    pub fn begin_batch(&mut self, number: u64, time: TimeMs) -> &mut ChangeSetBuilder {
+    pub fn begin_batch(&mut self, number: u64, time: TimeMs) {
+        if let Some(silent) = &mut self.silent {
+            (silent.batch, silent.changed) = (number, false);
+            return;
+        }
         self.active_first_batch.get_or_insert(number);
         self.active.begin_batch(self.next, time);
-        &mut self.active
     }
 
-    /// The builder of the batch that was begun.
-    pub fn builder(&mut self) -> &mut ChangeSetBuilder {
-        &mut self.active
+    /// Appends one change of the batch that was begun: `encode` adds its bytes.
+    #[inline]
+    pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
+        match &mut self.silent {
+            None => self.active.push(key_group, encode),
+            Some(silent) => silent.changed = true,
+        }
     }
 
     /// Ends the batch; `len_before` is what [`Self::active_bytes`] was before it began. A batch that changed nothing leaves no
     /// trace and takes no sequence number. Returns the bytes appended.
     pub fn end_batch(&mut self, len_before: usize) -> u64 {
+        if let Some(silent) = &mut self.silent {
+            if std::mem::take(&mut silent.changed) {
+                // Batches since the snapshot that changed nothing are as durable as it is, and stay so.
+                if self.persisted_to == self.next {
+                    silent.persisted_batches = silent.batch;
+                }
+                self.next = self.next.next();
+            }
+            return 0;
+        }
         let changed = self.active.end_batch();
         if !changed {
             if self.active.is_empty() {
@@ -144,6 +192,9 @@ impl Writer {
 
     /// Ends the batch as if it had never begun. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
+        if self.silent.is_some() {
+            return;
+        }
         self.active.abandon_batch();
         if self.active.is_empty() {
             self.active_first_batch = None;
@@ -161,6 +212,21 @@ impl Writer {
         let bytes = std::mem::take(&mut self.active_bytes);
         self.sets.push_back(RolledSet { range, bytes, first_batch, handle: None });
         Some(ChangeSet { backend: self.backend.clone(), epoch: self.epoch, body })
+    }
+
+    /// Learns that a snapshot of a writer without log is durable: of everything below `cut`, and all batches below
+    /// `applied_to`.
+    ///
+    /// # Panics
+    /// If there is a log.
+    pub fn on_snapshot(&mut self, cut: Sqn, applied_to: u64) {
+        let silent = self.silent.as_mut().expect("only without a log do snapshots make durable");
+        assert!(cut <= self.next, "a snapshot is of the past");
+        if cut >= self.persisted_to {
+            self.persisted_to = cut;
+            self.rolled_to = cut;
+            silent.persisted_batches = silent.persisted_batches.max(applied_to);
+        }
     }
 
     /// Learns that the change set of `handle` is durable. One that is known already, or not of this writer, changes nothing.
@@ -183,7 +249,7 @@ impl Writer {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use uuid::Uuid;
 
@@ -205,10 +271,10 @@ mod tests {
         let (mut sets, mut appended) = (vec![], 0);
         for number in 0..100_u64 {
             let before = writer.active_bytes();
-            let builder = writer.begin_batch(number, 1_000 + number);
+            writer.begin_batch(number, 1_000 + number);
             for change in 0..number % 7 {
                 let group = KeyGroup(u16::try_from((number * 5 + change * 31) % 128).unwrap());
-                builder.push(group, |out| out.extend_from_slice(&vec![7; usize::try_from(number).unwrap()]));
+                writer.push(group, |out| out.extend_from_slice(&vec![7; usize::try_from(number).unwrap()]));
             }
             appended += writer.end_batch(before);
             if number % 40 == 3 {
@@ -227,17 +293,50 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_writer_counts_and_is_as_durable_as_its_newest_snapshot() {
+        let name = |name| Name::new(name).unwrap();
+        let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 3, ChangeSetBuilder::new(parts, 100)).silenced();
+        let batch = |writer: &mut Writer, number, changes: bool| {
+            writer.begin_batch(number, 5);
+            if changes {
+                writer.push(KeyGroup(3), |_| panic!("nothing is encoded"));
+            }
+            assert_eq!(writer.end_batch(0), 0);
+            assert_eq!((writer.active_bytes(), writer.unpersisted_bytes(), writer.roll_over()), (0, 0, None));
+        };
+        batch(&mut writer, 0, false);
+        assert_eq!((writer.next(), writer.persisted_batches(1)), (Sqn::first_of(3), 1));
+        batch(&mut writer, 1, true);
+        let cut = writer.next();
+        assert_eq!((cut, writer.persisted_batches(2)), (Sqn::first_of(3).next(), 1));
+        batch(&mut writer, 2, true);
+        writer.on_snapshot(cut, 2);
+        assert_eq!((writer.persisted_to(), writer.persisted_batches(3)), (cut, 2));
+        writer.on_snapshot(writer.next(), 3);
+        batch(&mut writer, 3, false);
+        writer.on_snapshot(cut, 2);
+        assert_eq!((writer.persisted_to(), writer.persisted_batches(4)), (writer.next(), 4));
+        batch(&mut writer, 4, true);
+        assert_eq!(writer.persisted_batches(5), 4, "it never goes back");
+    }
+
+    #[test]
     fn an_abandoned_batch_leaves_what_was_before_to_be_made_durable() {
         let name = |name| Name::new(name).unwrap();
         let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
         let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
         let mut writer = Writer::new(backend, 1, ChangeSetBuilder::new(parts, 100));
-        writer.begin_batch(0, 5).push(KeyGroup(3), |out| out.push(1));
+        writer.begin_batch(0, 5);
+        writer.push(KeyGroup(3), |out| out.push(1));
         writer.abandon_batch();
         assert_eq!((writer.roll_over(), writer.persisted_batches(1)), (None, 1));
-        writer.begin_batch(1, 6).push(KeyGroup(3), |out| out.push(1));
+        writer.begin_batch(1, 6);
+        writer.push(KeyGroup(3), |out| out.push(1));
         let appended = writer.end_batch(0);
-        writer.begin_batch(2, 7).push(KeyGroup(4), |out| out.push(2));
+        writer.begin_batch(2, 7);
+        writer.push(KeyGroup(4), |out| out.push(2));
         writer.abandon_batch();
         assert_eq!(writer.persisted_batches(3), 1);
         let body = writer.roll_over().unwrap().body;

@@ -10,7 +10,7 @@ use super::{
     envelope::{self, Kind},
     handle::CheckpointHandle,
     index::{Page, tests::handle},
-    manifest::{Contents, Manifest, Materialization, SnapshotFile, tests::sample},
+    manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
 };
 use crate::{
     changelog::compression::Compression,
@@ -47,6 +47,8 @@ fn manifest() -> Manifest {
     });
     manifest.checkpoints[2].base = Some(Uuid::from_u128(8));
     manifest.checkpoints[2].missing_states = vec![StateId(9)];
+    let changed = Registration { migrating_from: vec![StateId(7)], ..manifest.states[&StateId(1)].clone() };
+    manifest.states.insert(StateId(2), changed);
     let run = manifest.runs.get_mut(&2).unwrap();
     while run.handles.len() <= super::index::INLINE_ENTRIES {
         let next = run.handles.last().unwrap().range.to.0;

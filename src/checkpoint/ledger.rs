@@ -1,7 +1,7 @@
 //! The ledger of one owner's checkpoints: which are in flight, which are retained, what notices change. Pure.
 //!
 //! ```text
-//!   trigger ─▶ Waiting ──log durable──▶ Publishing ──manifest durable──▶ retained ──complete──▶ retained, completed
+//!   trigger ─▶ Waiting ────durable────▶ Publishing ──manifest durable──▶ retained ──complete──▶ retained, completed
 //!                 │ timeout, abort          │ timeout, abort                │ subsume, discard, abort, retention
 //!                 ▼                         ▼                               ▼
 //!               failed                   failed, withdrawn               let go (if pinned: once released)
@@ -80,16 +80,38 @@ pub enum TriggerError {
     Retained(usize),
 }
 
+/// What a checkpoint has to wait for before it can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaits {
+    /// The log up to its cut.
+    Log,
+    /// Its own snapshot: there is no log.
+    Snapshot,
+    /// Nothing: all that it consists of is durable.
+    Nothing,
+}
+
 #[derive(Debug)]
 struct Flight {
     record: CheckpointRecord,
+    awaits: Awaits,
     publishing: bool,
+}
+
+impl Flight {
+    fn is_durable(&self, persisted_to: Sqn) -> bool {
+        match self.awaits {
+            Awaits::Log => self.record.cut <= persisted_to,
+            Awaits::Snapshot => false,
+            Awaits::Nothing => true,
+        }
+    }
 }
 
 /// The checkpoints of one owner.
 ///
-/// Invariants: ids in flight are above every id that this epoch published; `retained` ascends by (epoch, id); a withdrawn
-/// checkpoint is neither in flight nor retained.
+/// Invariants: `retained` ascends by (epoch, id); a withdrawn checkpoint is neither in flight nor retained. With a log, ids in
+/// flight are above every id that this epoch published; snapshots may be done in another order.
 #[derive(Debug)]
 pub struct Ledger {
     epoch: u64,
@@ -168,33 +190,43 @@ impl Ledger {
     }
 
     /// Takes a barrier that was [checked](Self::check).
-    pub fn trigger(&mut self, record: CheckpointRecord) {
+    pub fn trigger(&mut self, record: CheckpointRecord, awaits: Awaits) {
         let id = record.identity.id;
         assert_eq!(record.identity.epoch, self.epoch, "an owner triggers under its own epoch");
         assert!(id > self.last_id, "ids increase");
         self.last_id = id;
-        self.in_flight.insert(id, Flight { record, publishing: false });
+        self.in_flight.insert(id, Flight { record, awaits, publishing: false });
     }
 
-    /// Whether a checkpoint waits only for the log, which is durable up to `persisted_to`.
+    /// The snapshot of a checkpoint in flight is durable, as the materialization `base`, for which so many bytes were uploaded.
+    pub fn snapshotted(&mut self, id: CheckpointId, base: uuid::Uuid, uploaded_bytes: u64) {
+        if let Some(flight) = self.in_flight.get_mut(&id) {
+            flight.record.base = Some(base);
+            flight.record.incremental_bytes = uploaded_bytes;
+            flight.awaits = Awaits::Nothing;
+        }
+    }
+
+    /// Whether a checkpoint waits for nothing but a manifest, given that the log is durable up to `persisted_to`.
     #[must_use]
     pub fn is_ready(&self, persisted_to: Sqn) -> bool {
-        self.in_flight.values().any(|flight| !flight.publishing && flight.record.cut <= persisted_to)
+        self.in_flight.values().any(|flight| !flight.publishing && flight.is_durable(persisted_to))
     }
 
-    /// Begins a manifest: every checkpoint whose cut is durable moves on. Returns their ids and all records that the
+    /// Begins a manifest: every checkpoint that is durable moves on. Returns their ids and all records that the
     /// manifest has to have.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
         let mut records = self.retained.clone();
         let mut ids = vec![];
         for (id, flight) in &mut self.in_flight {
             assert!(!flight.publishing, "one manifest at a time");
-            if flight.record.cut <= persisted_to {
+            if flight.is_durable(persisted_to) {
                 flight.publishing = true;
                 ids.push(*id);
                 records.push(flight.record.clone());
             }
         }
+        records.sort_by_key(key);
         self.dirty = false;
         (ids, records)
     }
@@ -206,6 +238,7 @@ impl Ledger {
         let records: Vec<_> =
             ids.iter().filter_map(|id| self.in_flight.remove(id)).map(|flight| flight.record).collect();
         self.retained.extend(records.iter().cloned());
+        self.retained.sort_by_key(key);
         self.dirty |= !std::mem::take(&mut self.withdrawn).is_empty();
         records
     }
@@ -219,9 +252,9 @@ impl Ledger {
         true
     }
 
-    /// Checkpoints in flight, lowest id first.
+    /// Checkpoints in flight that consist of what the manifest names, lowest id first: all but those that await a snapshot.
     pub fn in_flight_records(&self) -> impl Iterator<Item = &CheckpointRecord> + '_ {
-        self.in_flight.values().map(|flight| &flight.record)
+        self.in_flight.values().filter(|flight| flight.awaits != Awaits::Snapshot).map(|flight| &flight.record)
     }
 
     /// Ids of all checkpoints in flight, lowest first.
@@ -346,6 +379,7 @@ mod tests {
             pinned: false,
             subsumed: false,
             triggered_at: 0,
+            time: 0,
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,
@@ -366,7 +400,7 @@ mod tests {
     fn published(n: u64, retention: Retention) -> Ledger {
         let mut ledger = Ledger::new(EPOCH, retention, vec![], 0);
         for id in 1..=n {
-            ledger.trigger(record(id, 10 * id));
+            ledger.trigger(record(id, 10 * id), Awaits::Log);
         }
         ledger.begin_publishing(at(10 * n));
         assert_eq!(ledger.published().len() as u64, n);
@@ -380,8 +414,8 @@ mod tests {
     #[test]
     fn publishes_only_what_is_durable() {
         let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
-        ledger.trigger(record(1, 10));
-        ledger.trigger(record(2, 20));
+        ledger.trigger(record(1, 10), Awaits::Log);
+        ledger.trigger(record(2, 20), Awaits::Log);
         assert!(!ledger.is_ready(at(9)));
         assert!(ledger.is_ready(at(10)));
         let (ids, records) = ledger.begin_publishing(at(15));
@@ -391,9 +425,29 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_may_be_done_in_any_order() {
+        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
+        ledger.trigger(record(1, 10), Awaits::Snapshot);
+        ledger.trigger(record(2, 20), Awaits::Snapshot);
+        ledger.trigger(record(3, 20), Awaits::Nothing);
+        assert_eq!(ledger.begin_publishing(at(99)).0, [3]);
+        ledger.published();
+        assert!(!ledger.is_ready(at(99)), "no log makes them durable");
+        ledger.snapshotted(2, Uuid::from_u128(7), 123);
+        assert!(ledger.is_ready(at(0)));
+        let (_, records) = ledger.begin_publishing(at(0));
+        assert_eq!(records.iter().map(|r| r.identity.id).collect::<Vec<_>>(), [2, 3]);
+        let published = ledger.published();
+        assert_eq!((published[0].base, published[0].incremental_bytes), (Some(Uuid::from_u128(7)), 123));
+        ledger.fail(1);
+        ledger.snapshotted(1, Uuid::from_u128(8), 1);
+        assert_eq!((ids(&ledger), ledger.in_flight()), (vec![2, 3], 0));
+    }
+
+    #[test]
     fn a_checkpoint_that_fails_while_its_manifest_is_written_is_withdrawn_by_the_next() {
         let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
-        ledger.trigger(record(1, 10));
+        ledger.trigger(record(1, 10), Awaits::Log);
         ledger.begin_publishing(at(10));
         assert!(ledger.fail(1));
         assert!(ledger.published().is_empty());
@@ -404,7 +458,7 @@ mod tests {
     #[test]
     fn ids_increase_and_are_bounded_in_number() {
         let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![], 0);
-        ledger.trigger(record(5, 10));
+        ledger.trigger(record(5, 10), Awaits::Log);
         assert_eq!(ledger.check(5, 9, 9), Err(TriggerError::OutOfOrder { id: 5, last: 5 }));
         assert_eq!(ledger.check(6, 1, 9), Err(TriggerError::InFlight(1)));
         assert_eq!(ledger.check(6, 9, 1), Err(TriggerError::Retained(0)));
@@ -469,7 +523,7 @@ mod tests {
         old.identity.epoch = 1;
         let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![old], 0);
         for id in 1..=3 {
-            ledger.trigger(record(id, id));
+            ledger.trigger(record(id, id), Awaits::Log);
         }
         ledger.begin_publishing(at(3));
         ledger.published();

@@ -22,11 +22,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
-pub use self::import::Import;
+pub use self::{import::Import, states::Registration};
 use super::index::Run;
-use crate::types::{
-    Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name,
-    Redistribution, Sqn, StateDescriptor, StateId, TimeMs,
+use crate::{
+    object::{ObjectName, Path},
+    types::{
+        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name,
+        Redistribution, Sqn, StateId, TimeMs,
+    },
 };
 
 /// The record of one backend at one moment.
@@ -43,8 +46,8 @@ pub struct Manifest {
     pub shape: Shape,
     /// Owners, oldest first.
     pub epochs: Vec<EpochRecord>,
-    /// Registered states by id.
-    pub states: BTreeMap<StateId, StateDescriptor>,
+    /// What was registered, by the ids of the registrations, which are dense from 1.
+    pub states: BTreeMap<StateId, Registration>,
     /// The changelog by epoch.
     pub runs: BTreeMap<u64, Run>,
     /// Retained checkpoints, oldest first.
@@ -186,20 +189,22 @@ pub struct CheckpointRecord {
     pub subsumed: bool,
     /// When its barrier came.
     pub triggered_at: TimeMs,
+    /// The time of the newest batch that it has, reads included: the clock of the state.
+    pub time: TimeMs,
     /// Bytes of log between the checkpoint before and it, before compression.
     pub incremental_bytes: u64,
     /// Changes likewise.
     pub changes: u64,
-    /// States with ids up to this one existed at the cut, without `missing_states`.
+    /// Registrations with ids up to this one were in force at the cut, without `missing_states`.
     pub states_to: u32,
-    /// Ids of states that an owner registered whose changes are no part of the checkpoint.
+    /// Ids of registrations that others had replaced, or of an owner whose changes are no part of the checkpoint.
     pub missing_states: Vec<StateId>,
     /// The materialization of its own epoch that it builds on; `None` if it builds on what its epoch began with.
     pub base: Option<Uuid>,
 }
 
 impl CheckpointRecord {
-    /// Whether the state `id` is part of the checkpoint.
+    /// Whether the registration `id` was in force at the cut.
     #[must_use]
     pub fn has_state(&self, id: StateId) -> bool {
         id.0 <= self.states_to && !self.missing_states.contains(&id)
@@ -219,6 +224,13 @@ impl SnapshotFile {
         let (epoch, rest) = name.split_once('-')?;
         let (number, _kind) = rest.split_once('.')?;
         Some((epoch.parse().ok()?, number.parse().ok()?))
+    }
+
+    /// Where it lies, if it is of `backend`.
+    #[must_use]
+    pub fn path(&self, backend: &BackendId) -> Path {
+        let (backend, file) = (backend.clone(), self.name.clone());
+        ObjectName::SnapshotFile { backend, instance: self.instance, file }.path()
     }
 }
 
@@ -290,6 +302,7 @@ impl Manifest {
             pinned: false,
             subsumed: false,
             triggered_at: 0,
+            time: 0,
             incremental_bytes: 0,
             changes: 0,
             states_to: 0,
@@ -301,7 +314,7 @@ impl Manifest {
     /// How the operator state that `checkpoint` has is redistributed; nothing if it has none.
     pub fn redistributions(&self, checkpoint: &CheckpointRecord) -> impl Iterator<Item = Redistribution> {
         let states = self.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
-        states.filter_map(|(_, descriptor)| descriptor.redistribution)
+        states.filter_map(|(_, registration)| registration.descriptor.redistribution)
     }
 
     /// What `checkpoint` consists of.
@@ -364,7 +377,7 @@ pub(crate) mod tests {
     use crate::{
         changelog::segment::SegmentHandle,
         checkpoint::index::tests::handle,
-        types::{MergeFunction, Name, Schema, Serializer, StateKind, Ttl},
+        types::{MergeFunction, Name, Schema, Serializer, StateDescriptor, StateKind, Ttl},
     };
 
     pub(crate) fn sample() -> Manifest {
@@ -383,6 +396,7 @@ pub(crate) mod tests {
             pinned: false,
             subsumed: false,
             triggered_at: 1_700_000_000_000,
+            time: 0,
             incremental_bytes: 100,
             changes: 7,
             states_to: 1,
@@ -425,15 +439,18 @@ pub(crate) mod tests {
             ],
             states: BTreeMap::from([(
                 StateId(1),
-                StateDescriptor {
-                    schema: Schema {
-                        value: Serializer { id: "i64".into(), version: 3 },
-                        namespace: Serializer { id: "window".into(), version: 0 },
-                        ..Schema::default()
+                Registration::first(
+                    StateId(1),
+                    StateDescriptor {
+                        schema: Schema {
+                            value: Serializer { id: "i64".into(), version: 3 },
+                            namespace: Serializer { id: "window".into(), version: 0 },
+                            ..Schema::default()
+                        },
+                        ttl: Some(Ttl::new(60_000)),
+                        ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
                     },
-                    ttl: Some(Ttl::new(60_000)),
-                    ..StateDescriptor::new("count", StateKind::Value).with_merge(MergeFunction::SumI64)
-                },
+                ),
             )]),
             runs: BTreeMap::from([run(1, 4), run(2, 3)]),
             checkpoints: vec![checkpoint(1, 5, 20), checkpoint(1, 6, 30), checkpoint(2, 7, 20)],

@@ -4,14 +4,15 @@ use bytes::Bytes;
 use tracing::Instrument as _;
 
 use super::{
-    Client, ClientError, ListState, MapState, Session, SessionOptions, StateOptions, ValueState, worker::Worker,
+    Aggregate, AggregatingState, Client, ClientError, ListState, MapState, Reduce, ReducingState, Session,
+    SessionOptions, StateOptions, TimerState, ValueState, touched::Touched, worker::Worker,
 };
 use crate::{
     proto::v1::{
-        BackendRef, CheckpointIdentity, Epoch, Opened, RegisterStatesRequest, RegisteredState, RestoredPart,
-        StateDescriptor,
+        BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, SchemaChange, StateDescriptor,
+        schema_change::Mode,
     },
-    types::StateKind,
+    types::{Redistribution, StateKind},
 };
 
 /// A backend as its owner has it. Cheap to clone; dropping it closes nothing.
@@ -20,12 +21,15 @@ pub struct Backend {
     client: Client,
     backend: BackendRef,
     opened: Opened,
+    touched: Touched,
 }
 
 impl Backend {
     pub(super) fn new(client: Client, opened: Opened) -> Result<Self, ClientError> {
         let backend = opened.backend.clone().ok_or(ClientError::Incomplete("the opened backend"))?;
-        Ok(Self { client, backend, opened })
+        let touched = Touched::default();
+        touched.learn(&opened.states);
+        Ok(Self { client, backend, opened, touched })
     }
 
     /// Everything that the daemon told when it opened.
@@ -82,14 +86,21 @@ impl Backend {
     /// # Errors
     /// What the daemon refused, as another descriptor under the same name.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
-        let request =
-            RegisterStatesRequest { backend: Some(self.backend.clone()), states: states.to_vec(), changes: vec![] };
-        let registered = self.client.stub().register_states(request).await?.into_inner().states;
-        if registered.len() == states.len() { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
+        self.register_with(states, &[]).await
+    }
+
+    pub(super) fn touched(&self) -> &Touched {
+        &self.touched
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     async fn register_one(&self, name: &str, kind: StateKind, options: StateOptions) -> Result<u32, ClientError> {
-        let registered = self.register(&[options.descriptor(name, kind)]).await?;
+        let state = name.to_owned();
+        let change = options.is_compatible().then_some(SchemaChange { state, mode: Mode::Compatible.into() });
+        let registered = self.register_with(&[options.descriptor(name, kind)], change.as_slice()).await?;
         registered.first().map(|state| state.id).ok_or(ClientError::Incomplete("the registered state"))
     }
 
@@ -129,6 +140,75 @@ impl Backend {
         Ok(ListState::from_id(self.register_one(name, StateKind::List, options).await?))
     }
 
+    /// Registers timers.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn timer_state<K: ?Sized, N: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<TimerState<K, N>, ClientError> {
+        Ok(TimerState::from_id(self.register_one(name, StateKind::Timer, options).await?))
+    }
+
+    /// Registers a state with one value per key that `function` folds inputs into, here, in the client. The daemon knows it as a
+    /// value state; where one of its [merge functions](crate::types::MergeFunction) does, that saves reading.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn aggregating_state<K: ?Sized, A: Aggregate>(
+        &self,
+        name: &str,
+        function: A,
+        options: StateOptions,
+    ) -> Result<AggregatingState<K, A>, ClientError> {
+        Ok(AggregatingState::new(self.value_state(name, options).await?, function))
+    }
+
+    /// The same where inputs, what is stored and the result are of one type, and `function` makes one of two.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn reducing_state<K: ?Sized, V, F>(
+        &self,
+        name: &str,
+        function: F,
+        options: StateOptions,
+    ) -> Result<ReducingState<K, V, F>, ClientError>
+    where
+        Reduce<V, F>: Aggregate<Accumulator = V>,
+    {
+        self.aggregating_state(name, Reduce::new(function), options).await
+    }
+
+    /// Registers operator state: a list of the subtask, not of a key, which is `&()`. With [`Redistribution::Split`] a restore with
+    /// another parallelism cuts the elements of all subtasks evenly, with [`Redistribution::Union`] every restore gives each
+    /// subtask the elements of all.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn operator_list<V: ?Sized>(
+        &self,
+        name: &str,
+        redistribution: Redistribution,
+        options: StateOptions,
+    ) -> Result<ListState<(), V>, ClientError> {
+        self.list_state(name, options.redistributed(redistribution)).await
+    }
+
+    /// Registers operator state: a map of the subtask, with the key `&()`, that is the same in every subtask.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn broadcast_map<M: ?Sized, V: ?Sized>(
+        &self,
+        name: &str,
+        options: StateOptions,
+    ) -> Result<MapState<(), M, V>, ClientError> {
+        self.map_state(name, options.redistributed(Redistribution::Broadcast)).await
+    }
+
     /// Opens the writer's session with default options; an older session of this backend ends.
     ///
     /// # Errors
@@ -142,7 +222,8 @@ impl Backend {
     /// # Errors
     /// As for [`session`](Self::session).
     pub async fn session_with(&self, options: SessionOptions) -> Result<Session, ClientError> {
-        let (worker, ends) = Worker::start(self.client.clone(), self.backend.clone(), options).await?;
+        let (worker, ends) =
+            Worker::start(self.client.clone(), self.backend.clone(), self.touched.clone(), options).await?;
         let id = self.backend.id.clone().unwrap_or_default();
         let span = tracing::info_span!("session", job = id.job, operator = id.operator, subtask = id.subtask);
         tokio::spawn(worker.run().instrument(span));

@@ -5,7 +5,8 @@ use std::borrow::Borrow;
 use bytes::Bytes;
 
 use super::{
-    ClientError, Decode, Encode, ListState, MapState, State, ValueState,
+    ClientError, Decode, Encode, ListState, MapState, State, TimerState, ValueState,
+    touched::Touched,
     wire::{self, Fields, Target},
 };
 use crate::proto::v1::{Limits, Operation, OperationKind, OperationResult};
@@ -62,11 +63,18 @@ pub(super) struct Sealed {
     pub(super) operations: Bytes,
     pub(super) count: u32,
     pub(super) reads: u32,
+    /// Whether a read touches what it reads, and so is a write as well.
+    pub(super) touches: bool,
 }
 
 impl Sealed {
     pub(super) fn writes(&self) -> bool {
-        self.count > self.reads
+        self.touches || self.count > self.reads
+    }
+
+    /// Finds out whether a read touches what it reads.
+    pub(super) fn look_for_touches(&mut self, touched: &Touched) {
+        self.touches = self.reads > 0 && touched.has_any_of(&self.operations);
     }
 }
 
@@ -276,6 +284,28 @@ impl BatchBuilder {
         self.elements(state, OperationKind::ListUpdate, key, values)
     }
 
+    /// Registers a timer of `key` in the handle's namespace; one that is there already stays. `time` is above the lowest `i64`.
+    #[inline]
+    pub fn timer_register<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        N: ?Sized,
+        Q: Encode + ?Sized,
+    {
+        self.timer(state, OperationKind::TimerRegister, key, time)
+    }
+
+    /// Deletes a timer of `key` in the handle's namespace, if it is there.
+    #[inline]
+    pub fn timer_delete<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
+    where
+        K: Borrow<Q> + ?Sized,
+        N: ?Sized,
+        Q: Encode + ?Sized,
+    {
+        self.timer(state, OperationKind::TimerDelete, key, time)
+    }
+
     /// Appends any operation of the protocol.
     pub fn push(&mut self, operation: &Operation) -> usize {
         prost::encoding::message::encode(2, operation, &mut self.bytes);
@@ -321,14 +351,13 @@ impl BatchBuilder {
         self.counted(kind)
     }
 
-    /// A read that comes in pages.
-    pub(super) fn page<K, M>(&mut self, target: &Target<'_>, key: &K, map_key: &M, start: u64, limit: u64)
+    #[inline]
+    pub(super) fn timer<Q>(&mut self, state: &impl State, kind: OperationKind, key: &Q, time: i64) -> usize
     where
-        K: Encode + ?Sized,
-        M: Encode + ?Sized,
+        Q: Encode + ?Sized,
     {
-        wire::put_operation(&mut self.bytes, target, &Fields { key, map_key, value: NO, start, limit });
-        self.counted(target.kind);
+        wire::put_timer(&mut self.bytes, &state.scope().target(kind), key, time);
+        self.counted(kind)
     }
 
     fn elements<K, V>(&mut self, state: &impl State, kind: OperationKind, key: &K, values: &[V]) -> usize
@@ -360,6 +389,12 @@ impl BatchBuilder {
         (self.bytes.len() + wire::BATCH_OVERHEAD) as u64
     }
 
+    /// Whether the daemon would take this with the operations of `other` behind it.
+    pub(super) fn has_room_for(&self, other: &Self, limits: &Limits) -> bool {
+        self.seal_len() + other.seal_len() <= limits.max_message_bytes
+            && u64::from(self.operations) + u64::from(other.operations) <= limits.max_batch_operations
+    }
+
     /// The batch itself, if the daemon would take it.
     ///
     /// # Errors
@@ -382,7 +417,8 @@ impl BatchBuilder {
     /// As for [`checked`](Self::checked).
     pub(super) fn seal(self, limits: &Limits) -> Result<Sealed, ClientError> {
         let batch = self.checked(limits)?;
-        Ok(Sealed { operations: batch.bytes.into(), count: batch.operations, reads: batch.reads })
+        let (operations, count, reads) = (batch.bytes.into(), batch.operations, batch.reads);
+        Ok(Sealed { operations, count, reads, touches: false })
     }
 }
 
@@ -405,6 +441,15 @@ impl Applied {
         self.results.get(position)
     }
 
+    /// What a GET found, or else the state's default value.
+    ///
+    /// # Errors
+    /// As for [`value`](Self::value); [`ClientError::Malformed`] also if neither is there and no bytes are no `V`.
+    pub fn value_or_default<V: Decode>(&self, operation: usize) -> Result<V, ClientError> {
+        let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
+        V::decode(result.value.clone())
+    }
+
     /// What a GET or MAP_GET found.
     ///
     /// # Errors
@@ -415,21 +460,25 @@ impl Applied {
     }
 }
 
-/// Keeps the operations that only read; `None` if there are none. The second part tells for each its index before.
+/// Keeps the reads of which `wanted` holds, by their index; `None` if there are none. The second part tells for each its index
+/// before.
 ///
 /// # Errors
 /// [`ClientError::Incomplete`] if the batch is not whole.
-pub(super) fn only_reads(batch: &Sealed) -> Result<Option<(Sealed, Vec<u32>)>, ClientError> {
+pub(super) fn only_reads(
+    batch: &Sealed,
+    wanted: impl Fn(u32) -> bool,
+) -> Result<Option<(Sealed, Vec<u32>)>, ClientError> {
     let mut bytes = Vec::new();
     let mut indexes = Vec::new();
     for (index, part) in (0..).zip(wire::split_operations(&batch.operations)?) {
-        if wire::part_is_read(&part) {
+        if wire::part_is_read(&part) && wanted(index) {
             bytes.extend_from_slice(&part);
             indexes.push(index);
         }
     }
     let count = u32::try_from(indexes.len()).expect("operations are counted in 32 bits");
-    Ok((count > 0).then(|| (Sealed { operations: bytes.into(), count, reads: count }, indexes)))
+    Ok((count > 0).then(|| (Sealed { operations: bytes.into(), count, reads: count, touches: false }, indexes)))
 }
 
 /// Cuts a batch of several operations into two; the first has `first` operations.
@@ -444,10 +493,8 @@ pub(super) fn split(batch: &Sealed, first: usize) -> Result<(Sealed, Sealed), Cl
     let head = tail.split_to(bytes);
     let counted = |count: usize| u32::try_from(count).expect("operations are counted in 32 bits");
     let (first, reads) = (counted(first), counted(reads));
-    Ok((
-        Sealed { operations: head, count: first, reads },
-        Sealed { operations: tail, count: batch.count - first, reads: batch.reads - reads },
-    ))
+    let tail = Sealed { operations: tail, count: batch.count - first, reads: batch.reads - reads, touches: false };
+    Ok((Sealed { operations: head, count: first, reads, touches: false }, tail))
 }
 
 #[cfg(test)]
@@ -521,8 +568,10 @@ mod tests {
         batch.clear(&counts, "b");
         batch.get(&counts, "b");
         let sealed = batch.seal(&Limits { max_message_bytes: 1000, max_batch_operations: 4, ..Limits::default() });
-        let (reads, indexes) = only_reads(&sealed.unwrap()).unwrap().unwrap();
+        let sealed = sealed.unwrap();
+        let (reads, indexes) = only_reads(&sealed, |_| true).unwrap().unwrap();
         assert_eq!(indexes, [1, 3]);
+        assert_eq!(only_reads(&sealed, |index| index > 1).unwrap().unwrap().1, [3]);
         assert!(!reads.writes());
         assert_eq!(Batch::decode(reads.operations).unwrap().operations.len(), 2);
     }

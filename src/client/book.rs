@@ -21,6 +21,7 @@ use super::{
     batch::{BatchBuilder, Sealed},
     error::violation,
     outgoing::{Outgoing, Reply},
+    touched::Touched,
     wire::{self, Frame},
 };
 use crate::proto::v1::{
@@ -70,6 +71,7 @@ enum Asked {
 #[derive(Debug)]
 pub(super) struct Book {
     limits: Limits,
+    touched: Touched,
     collector: BatchBuilder,
     callers: Vec<Reply<OperationResult>>,
     queue: VecDeque<Item>,
@@ -88,9 +90,10 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn new(limits: Limits, started: &SessionStarted) -> Self {
+    pub(super) fn new(limits: Limits, touched: Touched, started: &SessionStarted) -> Self {
         Self {
             limits,
+            touched,
             collector: BatchBuilder::new(),
             callers: Vec::new(),
             queue: VecDeque::new(),
@@ -148,7 +151,14 @@ impl Book {
 
     pub(super) fn add_batch(&mut self, batch: Outgoing) {
         self.seal_collected();
-        self.queue.push_back(Item::Batch(batch));
+        let item = self.item(batch);
+        self.queue.push_back(item);
+    }
+
+    /// What a batch that was made just now waits as.
+    fn item(&self, mut batch: Outgoing) -> Item {
+        batch.sealed.look_for_touches(&self.touched);
+        Item::Batch(batch)
     }
 
     pub(super) fn add_barrier(&mut self, barrier: Barrier, reply: Reply<CheckpointCompleted>) {
@@ -179,7 +189,10 @@ impl Book {
         }
         let replies = std::mem::take(&mut self.callers);
         match std::mem::take(&mut self.collector).seal(&self.limits) {
-            Ok(sealed) => self.queue.push_back(Item::Batch(Outgoing::shared(sealed, replies))),
+            Ok(sealed) => {
+                let item = self.item(Outgoing::shared(sealed, replies));
+                self.queue.push_back(item);
+            }
             Err(error) => {
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
@@ -292,25 +305,23 @@ impl Book {
         Ok(())
     }
 
-    /// Answers a batch; one that had been applied before has its reads asked again.
+    /// Answers a batch. Reads of one that had been applied before are asked again, and those that the message had no room for.
     pub(super) fn on_result(&mut self, result: BatchResult) -> Result<(), ClientError> {
         let number = result.number;
         if result.repeated_batch {
-            if let Some(outgoing) = self.unanswered.remove(&number) {
-                return self.ask_again(outgoing, number);
-            }
-            if let Some(outgoing) = self.find_sent(number) {
-                let placeholder =
-                    Outgoing { sealed: outgoing.sealed.clone(), accepted: None, waiter: None, again: None };
-                let outgoing = std::mem::replace(outgoing, placeholder);
-                return self.ask_again(outgoing, number);
-            }
-            return Ok(());
+            let waiting = self.unanswered.remove(&number);
+            let waiting = waiting.or_else(|| self.find_sent(number).map(Outgoing::take));
+            return waiting.map_or(Ok(()), |outgoing| self.ask_again(outgoing, number));
         }
-        if let Some(mut outgoing) = self.unanswered.remove(&number) {
-            outgoing.complete(number, result.results);
+        let rest = if let Some(mut outgoing) = self.unanswered.remove(&number) {
+            outgoing.answer(number, result.results)?
         } else if let Some(outgoing) = self.find_sent(number) {
-            outgoing.complete(number, result.results);
+            outgoing.answer(number, result.results)?
+        } else {
+            None
+        };
+        if let Some(rest) = rest {
+            self.ask_first(rest);
         }
         Ok(())
     }

@@ -5,9 +5,9 @@
 
 use std::borrow::Borrow;
 
-use bytes::Bytes;
-
-use super::{BatchBuilder, ClientError, Decode, Encode, ListState, MapState, Session, State, ValueState};
+use super::{
+    BatchBuilder, ClientError, Decode, Encode, ListState, MapState, Session, State, ValueState, state::encoded,
+};
 use crate::proto::v1::{OperationKind, OperationResult, Outcome};
 
 const NO: &() = &();
@@ -30,13 +30,15 @@ impl<S: State> Bound<S> {
         &self.state
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// The same state in another namespace.
     #[must_use]
     pub fn namespace(&self, namespace: &(impl Encode + ?Sized)) -> Self {
-        let mut bytes = Vec::with_capacity(namespace.encoded_len());
-        namespace.encode(&mut bytes);
         let mut other = self.clone();
-        other.state.scope_mut().set_namespace(bytes.into());
+        other.state.scope_mut().set_namespace(encoded(namespace));
         other
     }
 
@@ -88,22 +90,6 @@ impl<S: State> Bound<S> {
         operation.one(&self.state, kind, key, map_key, value);
         self.session.operate(operation).await
     }
-
-    async fn page<K, M>(
-        &self,
-        kind: OperationKind,
-        key: &K,
-        from: (&M, u64),
-        limit: u64,
-    ) -> Result<OperationResult, ClientError>
-    where
-        K: Encode + ?Sized,
-        M: Encode + ?Sized,
-    {
-        let mut operation = BatchBuilder::new();
-        operation.page(&self.state.scope().target(kind), key, from.0, from.1, limit);
-        self.session.operate(operation).await
-    }
 }
 
 impl<K: ?Sized, V> Bound<ValueState<K, V>> {
@@ -118,6 +104,19 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         Q: Encode + ?Sized,
     {
         found(self.run(OperationKind::Get, key, NO, NO).await?)
+    }
+
+    /// The value of `key`, or else the state's default value.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get); also if the state has no default value, unless no bytes are a `V`.
+    pub async fn get_or_default<Q>(&self, key: &Q) -> Result<V, ClientError>
+    where
+        K: Borrow<Q>,
+        V: Decode,
+        Q: Encode + ?Sized,
+    {
+        V::decode(self.run(OperationKind::Get, key, NO, NO).await?.value)
     }
 
     /// Sets the value of `key`.
@@ -270,8 +269,8 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         Ok(self.run(OperationKind::MapCount, key, NO, NO).await?.count)
     }
 
-    /// All entries, ordered by the bytes of their keys. Long maps come in several reads, between which other writes may be
-    /// applied.
+    /// All entries, ordered by the bytes of their keys, in memory; [`scan`](Self::scan) reads one after the other. Long maps come in
+    /// several reads, between which other writes may be applied.
     ///
     /// # Errors
     /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `M` or `V`.
@@ -282,24 +281,13 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         V: Decode,
         Q: Encode + ?Sized,
     {
-        let mut entries = Vec::new();
-        let mut from = Bytes::new();
-        loop {
-            let page = self.page(OperationKind::MapEntries, key, (&from, 0), 0).await?;
-            let last = page.entries.last().map(|entry| entry.key.clone());
-            for entry in page.entries {
-                entries.push((M::decode(entry.key)?, V::decode(entry.value)?));
-            }
-            match last {
-                Some(last) if page.more => from = [&last[..], &[0]].concat().into(),
-                Some(_) | None => return Ok(entries),
-            }
-        }
+        self.scan(key).page_of(0).collect().await
     }
 }
 
 impl<K: ?Sized, V> Bound<ListState<K, V>> {
-    /// All elements. Long lists come in several reads, between which other writes may be applied.
+    /// All elements, in memory; [`scan`](Self::scan) reads one after the other. Long lists come in several reads, between which other
+    /// writes may be applied.
     ///
     /// # Errors
     /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `V`.
@@ -309,18 +297,7 @@ impl<K: ?Sized, V> Bound<ListState<K, V>> {
         V: Decode,
         Q: Encode + ?Sized,
     {
-        let mut elements = Vec::new();
-        loop {
-            let start = elements.len() as u64;
-            let page = self.page(OperationKind::ListGet, key, (NO, start), 0).await?;
-            let is_last = !page.more || page.elements.is_empty();
-            for element in page.elements {
-                elements.push(V::decode(element)?);
-            }
-            if is_last {
-                return Ok(elements);
-            }
-        }
+        self.scan(key).page_of(0).collect().await
     }
 
     /// Appends one element.

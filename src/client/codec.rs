@@ -3,7 +3,7 @@
 //! The daemon sees bytes only. Numbers are 8 bytes, little-endian, as its merge functions expect; text is UTF-8; bytes are
 //! themselves; of a tuple, each part but the last is preceded by its length as 4 bytes, little-endian.
 //!
-//! Maps are ordered by the bytes of their keys, so little-endian numbers do not come in numeric order.
+//! Maps are ordered by the bytes of their keys, so little-endian numbers do not come in numeric order; [`Ordered`] ones do.
 
 use bytes::Bytes;
 
@@ -56,6 +56,36 @@ macro_rules! numbers {
         }
     )*};
 }
+
+/// An integer whose bytes sort as it does, 8 bytes, big-endian, the sign bit of signed ones inverted: for keys of maps that are read
+/// in order or by range. (What merge functions work on are plain numbers.)
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ordered<N>(pub N);
+
+macro_rules! ordered {
+    ($($number:ty, $flip:expr);*) => {$(
+        impl Encode for Ordered<$number> {
+            #[inline]
+            fn encoded_len(&self) -> usize {
+                8
+            }
+
+            #[inline]
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&(self.0 ^ $flip).to_be_bytes());
+            }
+        }
+
+        impl Decode for Ordered<$number> {
+            fn decode(bytes: Bytes) -> Result<Self, ClientError> {
+                let array = <[u8; 8]>::try_from(&bytes[..]).map_err(|_| malformed::<Self>(bytes.len()))?;
+                Ok(Self(<$number>::from_be_bytes(array) ^ $flip))
+            }
+        }
+    )*};
+}
+
+ordered!(u64, 0; i64, i64::MIN);
 
 macro_rules! byte_strings {
     ($($string:ty),*) => {$(
@@ -204,6 +234,19 @@ mod tests {
         round_trip(());
         round_trip((7_u64, "a".to_owned()));
         round_trip(("a".to_owned(), vec![1_u8], -1_i64));
+    }
+
+    #[test]
+    fn ordered_numbers_sort_by_their_bytes() {
+        let bytes = |number: i64| {
+            let mut out = Vec::new();
+            Ordered(number).encode(&mut out);
+            assert_eq!(Ordered::<i64>::decode(out.clone().into()).unwrap().0, number);
+            out
+        };
+        assert!([i64::MIN, -256, -1, 0, 1, 256, i64::MAX].map(bytes).is_sorted());
+        round_trip(Ordered(u64::MAX));
+        round_trip((Ordered(1_u64 << 40), 7_u64));
     }
 
     #[test]

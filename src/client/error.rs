@@ -106,6 +106,12 @@ pub enum ClientError {
         /// The type.
         expected: &'static str,
     },
+    /// A write was applied whose answer was lost with a broken stream: nobody knows what it did. Restore the last checkpoint.
+    #[error("the stream broke before {0} were answered")]
+    AnswerLost(&'static str),
+    /// Namespaces to merge are not distinct, or one is the target.
+    #[error("merging a namespace into itself")]
+    MergeIntoItself,
     /// An answer lacks what the protocol promises.
     #[error("an answer without {0}")]
     Incomplete(&'static str),

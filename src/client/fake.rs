@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) values: BTreeMap<(u32, Bytes, Bytes), Bytes>,
     pub(super) maps: BTreeMap<(u32, Bytes), BTreeMap<Bytes, Bytes>>,
     pub(super) lists: BTreeMap<(u32, Bytes), Vec<Bytes>>,
+    /// State, time, key, namespace.
+    pub(super) timers: BTreeSet<(u32, i64, Bytes, Bytes)>,
     pub(super) states: Vec<pb::StateDescriptor>,
     /// Credit of an idle session, in bytes.
     pub(super) credit: u64,
@@ -60,8 +62,10 @@ pub(super) struct State {
     pub(super) refusal: Option<Reason>,
     /// Barriers stay unanswered.
     pub(super) holds_barriers: bool,
-    /// Elements and entries per page.
+    /// Most elements, entries, keys and timers per page.
     pub(super) page: usize,
+    /// Most reads that one message answers.
+    pub(super) reads_per_message: usize,
 }
 
 /// Cheap to clone.
@@ -90,6 +94,7 @@ impl Fake {
             values: BTreeMap::new(),
             maps: BTreeMap::new(),
             lists: BTreeMap::new(),
+            timers: BTreeSet::new(),
             states: Vec::new(),
             credit: 1 << 20,
             most_used: 0,
@@ -99,6 +104,7 @@ impl Fake {
             refusal: None,
             holds_barriers: false,
             page: 2,
+            reads_per_message: usize::MAX,
         })))
     }
 
@@ -119,10 +125,23 @@ impl Fake {
 }
 
 impl State {
+    fn page_of(&self, op: &pb::Operation) -> usize {
+        let limit = usize::try_from(op.limit).unwrap();
+        if limit == 0 { self.page } else { self.page.min(limit) }
+    }
+
+    fn is_write(&self, op: &pb::Operation) -> bool {
+        let reads = [Kind::Get, Kind::MapEntries, Kind::ListGet, Kind::Keys, Kind::Timers];
+        let state = usize::try_from(op.state).unwrap().checked_sub(1).and_then(|index| self.states.get(index));
+        let ttl = state.and_then(|state| state.ttl.as_ref());
+        !reads.contains(&op.kind()) || ttl.is_some_and(|ttl| ttl.update() == pb::ttl::Update::OnReadAndWrite)
+    }
+
     fn operate(&mut self, index: u32, op: &pb::Operation) -> Option<pb::OperationResult> {
         let key = (op.state, op.namespace.clone(), op.key.clone());
         let pair = (op.state, op.key.clone());
         let mut result = pb::OperationResult { operation: index, ..Default::default() };
+        let page = self.page_of(op);
         match op.kind() {
             Kind::Put => drop(self.values.insert(key, op.value.clone())),
             Kind::Merge => {
@@ -132,7 +151,8 @@ impl State {
             }
             Kind::Get => {
                 result.found = self.values.contains_key(&key);
-                result.value = self.values.get(&key).cloned().unwrap_or_default();
+                let default = self.states.get(op.state as usize - 1).map(|state| state.default_value.clone());
+                result.value = self.values.get(&key).cloned().or(default).unwrap_or_default();
                 return Some(result);
             }
             Kind::MergeNamespaces => {
@@ -150,10 +170,11 @@ impl State {
             Kind::MapRemove => drop(self.maps.entry(pair).or_default().remove(&op.map_key)),
             Kind::MapEntries => {
                 let map = self.maps.entry(pair).or_default();
-                let mut entries = map.range(op.map_key.clone()..);
-                let page =
-                    entries.by_ref().take(self.page).map(|(k, v)| pb::MapEntry { key: k.clone(), value: v.clone() });
-                result.entries = page.collect();
+                let is_wanted =
+                    |key: &Bytes| key.starts_with(&op.map_prefix) && (op.map_key_to.is_empty() || *key < op.map_key_to);
+                let mut entries = map.range(op.map_key.clone()..).filter(|(key, _)| is_wanted(key));
+                let page = entries.by_ref().take(page);
+                result.entries = page.map(|(k, v)| pb::MapEntry { key: k.clone(), value: v.clone() }).collect();
                 result.more = entries.next().is_some();
                 return Some(result);
             }
@@ -162,8 +183,46 @@ impl State {
             Kind::ListGet => {
                 let list = self.lists.entry(pair).or_default();
                 let start = usize::try_from(op.start).unwrap();
-                result.elements = list.iter().skip(start).take(self.page).cloned().collect();
-                result.more = list.len() > start + self.page;
+                result.elements = list.iter().skip(start).take(page).cloned().collect();
+                result.more = list.len() > start + page;
+                return Some(result);
+            }
+            Kind::Keys => {
+                let skipped = std::str::from_utf8(&op.token).unwrap().parse().unwrap_or(0);
+                let is_wanted = |state: u32, namespace: &Bytes| {
+                    state == op.state && (op.all_namespaces || *namespace == op.namespace)
+                };
+                let stored = |(_, namespace, key): &(u32, Bytes, Bytes)| pb::StoredKey {
+                    key: key.clone(),
+                    namespace: namespace.clone(),
+                    key_group: 7,
+                };
+                let keys = self.values.keys().filter(|(state, namespace, _)| is_wanted(*state, namespace));
+                let mut keys = keys.skip(skipped);
+                result.keys = keys.by_ref().take(page).map(stored).collect();
+                let token = keys.next().map(|_| Bytes::from((skipped + page).to_string()));
+                result.token = token.unwrap_or_default();
+                return Some(result);
+            }
+            Kind::TimerRegister => drop(self.timers.insert((op.state, op.time, op.key.clone(), op.namespace.clone()))),
+            Kind::TimerDelete => {
+                self.timers.remove(&(op.state, op.time, op.key.clone(), op.namespace.clone()));
+            }
+            Kind::Timers | Kind::TimersFire => {
+                let skipped = std::str::from_utf8(&op.token).unwrap().parse().unwrap_or(0);
+                let due = self.timers.iter().filter(|(state, time, ..)| *state == op.state && *time <= op.time);
+                let mut due = due.skip(skipped);
+                let page_timers: Vec<_> = due.by_ref().take(page).cloned().collect();
+                let more = due.next().is_some();
+                if op.kind() == Kind::TimersFire {
+                    self.timers.retain(|timer| !page_timers.contains(timer));
+                    result.more = more;
+                } else if more {
+                    result.token = (skipped + page).to_string().into();
+                }
+                let timers = page_timers.into_iter();
+                result.timers =
+                    timers.map(|(_, time, key, namespace)| pb::Timer { time, key, namespace, key_group: 7 }).collect();
                 return Some(result);
             }
             other => panic!("the fake does no {other:?}"),
@@ -200,8 +259,8 @@ impl Serving {
     }
 
     fn batch(&mut self, batch: &pb::Batch) -> Result<(), Status> {
-        let reads = [Kind::Get, Kind::MapEntries, Kind::ListGet];
-        if batch.operations.iter().any(|op| !reads.contains(&op.kind())) {
+        let is_written = batch.operations.iter().any(|op| self.fake.state().is_write(op));
+        if is_written {
             self.used += batch.encoded_len() as u64;
         }
         if self.used > self.granted {
@@ -225,7 +284,11 @@ impl Serving {
                 self.refuse(batch.number, pb::session_halted::Refused::Batch(batch.number));
             } else {
                 let operations = (0..).zip(&batch.operations);
-                let results: Vec<_> = operations.filter_map(|(index, op)| state.operate(index, op)).collect();
+                let mut results: Vec<_> = operations.filter_map(|(index, op)| state.operate(index, op)).collect();
+                for result in results.iter_mut().skip(state.reads_per_message) {
+                    let outcome = pb::Outcome::AskAgain.into();
+                    *result = pb::OperationResult { operation: result.operation, outcome, ..Default::default() };
+                }
                 state.applied_to += 1;
                 state.events.push(Event::Applied(batch.number, batch.operations.len()));
                 if state.breaks.front() == Some(&batch.number) {
@@ -302,8 +365,35 @@ impl StateBackendService for Fake {
         }))
     }
 
-    async fn query(&self, _: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
-        Err(Status::unimplemented("query"))
+    async fn query(
+        &self,
+        request: Request<Streaming<pb::QueryRequest>>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        use pb::{query_request::Request as Ask, query_response::Response as Answer};
+        let fake = self.clone();
+        let answers = tokio_stream::StreamExt::map(request.into_inner(), move |request| {
+            let mut state = fake.state();
+            let response = match request?.request {
+                Some(Ask::Start(_)) => {
+                    let states = (1..).zip(state.states.iter().cloned());
+                    let states =
+                        states.map(|(id, d)| pb::RegisteredState { id, descriptor: Some(d), migrating_from: 0 });
+                    Answer::Started(pb::QueryStarted { states: states.collect(), ..Default::default() })
+                }
+                Some(Ask::Batch(pb::QueryBatch { number, operations })) if operations.is_empty() => {
+                    let error = Some(error(Reason::BackendNotOpen, Scope::Batch));
+                    Answer::Failed(pb::QueryFailed { number, error })
+                }
+                Some(Ask::Batch(batch)) => {
+                    let results = (0..).zip(&batch.operations).filter_map(|(index, op)| state.operate(index, op));
+                    let results = results.collect();
+                    Answer::Result(pb::QueryResult { number: batch.number, results, ..Default::default() })
+                }
+                None => return Err(Status::invalid_argument("nothing")),
+            };
+            Ok(pb::QueryResponse { response: Some(response) })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {

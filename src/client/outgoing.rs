@@ -6,7 +6,7 @@ use super::{
     Applied, ClientError,
     batch::{self, Sealed},
 };
-use crate::proto::v1::OperationResult;
+use crate::proto::v1::{OperationResult, Outcome};
 
 /// Where an answer goes. A caller that no longer waits is no error.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
@@ -30,28 +30,66 @@ pub(super) struct Outgoing {
     pub(super) waiter: Option<Waiter>,
     /// For reads that are asked again: number and operation indexes of the batch that they were in.
     pub(super) again: Option<(u64, Vec<u32>)>,
+    /// What came before, while other reads are asked again.
+    pub(super) results: Vec<OperationResult>,
 }
 
 impl Outgoing {
     pub(super) fn new(sealed: Sealed, accepted: oneshot::Sender<()>, applied: Reply<Applied>) -> Self {
-        Self { sealed, accepted: Some(accepted), waiter: Some(Waiter::Whole(applied)), again: None }
+        Self { accepted: Some(accepted), ..Self::for_waiter(sealed, Some(Waiter::Whole(applied))) }
     }
 
     /// A batch, or a part of one, with the operations of several callers.
     pub(super) fn shared(sealed: Sealed, replies: Vec<Reply<OperationResult>>) -> Self {
-        Self { sealed, accepted: None, waiter: Some(Waiter::Each(replies)), again: None }
+        Self::for_waiter(sealed, Some(Waiter::Each(replies)))
     }
 
-    /// Answers whoever waits.
-    pub(super) fn complete(&mut self, number: u64, mut results: Vec<OperationResult>) {
-        let mut number = number;
-        if let Some((first_number, indexes)) = &self.again {
-            number = *first_number;
+    fn for_waiter(sealed: Sealed, waiter: Option<Waiter>) -> Self {
+        Self { sealed, accepted: None, waiter, again: None, results: Vec::new() }
+    }
+
+    /// Takes the waiter with all that belongs to it, and leaves what was sent, answered.
+    pub(super) fn take(&mut self) -> Self {
+        let sent = Self::for_waiter(self.sealed.clone(), None);
+        std::mem::replace(self, sent)
+    }
+
+    /// Takes in results. What the daemon left out, since the message was full, comes back as a batch to ask again.
+    ///
+    /// # Errors
+    /// [`ClientError::Incomplete`] if the batch is not whole.
+    pub(super) fn answer(&mut self, number: u64, results: Vec<OperationResult>) -> Result<Option<Self>, ClientError> {
+        let is_left_out = |result: &OperationResult| result.outcome() == Outcome::AskAgain;
+        if !results.iter().any(is_left_out) {
+            self.complete(number, results);
+            return Ok(None);
+        }
+        let (left_out, results): (Vec<_>, Vec<_>) = results.into_iter().partition(is_left_out);
+        let results = self.translated(results);
+        let mut rest = self.take();
+        rest.results.extend(results);
+        rest.reads_of(number, |index| left_out.iter().any(|result| result.operation == index))
+    }
+
+    /// Results by the indexes that their operations had first.
+    fn translated(&self, mut results: Vec<OperationResult>) -> Vec<OperationResult> {
+        if let Some((_, indexes)) = &self.again {
             results.retain_mut(|result| {
                 let index = indexes.get(result.operation as usize);
                 result.operation = index.copied().unwrap_or_default();
                 index.is_some()
             });
+        }
+        results
+    }
+
+    /// Answers whoever waits.
+    pub(super) fn complete(&mut self, number: u64, results: Vec<OperationResult>) {
+        let number = self.again.as_ref().map_or(number, |(first_number, _)| *first_number);
+        let mut results = self.translated(results);
+        if !self.results.is_empty() {
+            results.append(&mut self.results);
+            results.sort_unstable_by_key(|result| result.operation);
         }
         match self.waiter.take() {
             None => {}
@@ -90,7 +128,12 @@ impl Outgoing {
             self.complete(number, Vec::new());
             return Ok(None);
         }
-        let Some((sealed, mut indexes)) = batch::only_reads(&self.sealed)? else { return Ok(None) };
+        self.reads_of(number, |_| true)
+    }
+
+    /// The same for those reads of it, by their index, of which `wanted` holds.
+    fn reads_of(self, number: u64, wanted: impl Fn(u32) -> bool) -> Result<Option<Self>, ClientError> {
+        let Some((sealed, mut indexes)) = batch::only_reads(&self.sealed, wanted)? else { return Ok(None) };
         let mut first_number = number;
         if let Some((before, earlier)) = &self.again {
             first_number = *before;
@@ -100,6 +143,6 @@ impl Outgoing {
                 original.is_some()
             });
         }
-        Ok(Some(Self { sealed, accepted: None, waiter: self.waiter, again: Some((first_number, indexes)) }))
+        Ok(Some(Self { sealed, accepted: None, again: Some((first_number, indexes)), ..self }))
     }
 }

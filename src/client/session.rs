@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Applied, BatchBuilder, ClientError,
-    outgoing::Outgoing,
+    outgoing::{Outgoing, Reply},
     worker::{Message, NoticeMessage},
 };
 use crate::proto::v1::{
@@ -137,6 +137,46 @@ impl Session {
         let operation = operation.checked(limits)?;
         self.tell(Message::Operation(operation, reply)).await?;
         self.answered(answer).await
+    }
+
+    /// Runs operations, one in each builder, in as few batches as limits allow. Each has a result of its own, in order. Not
+    /// cancel-safe.
+    pub(super) async fn operate_together(
+        &self,
+        operations: Vec<BatchBuilder>,
+    ) -> Vec<Result<OperationResult, ClientError>> {
+        let limits = &self.shared.limits;
+        let mut answers = Vec::with_capacity(operations.len());
+        let (mut batch, mut replies) = (BatchBuilder::new(), Vec::new());
+        for operation in operations {
+            let (reply, answer) = oneshot::channel();
+            answers.push(answer);
+            match operation.checked(limits) {
+                Ok(operation) => {
+                    if !batch.has_room_for(&operation, limits) {
+                        self.send_shared(&mut batch, &mut replies).await;
+                    }
+                    batch.append(&operation);
+                    replies.push(reply);
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            }
+        }
+        self.send_shared(&mut batch, &mut replies).await;
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(self.answered(answer).await);
+        }
+        results
+    }
+
+    /// A session that is over drops the replies, which tells whoever waits.
+    async fn send_shared(&self, batch: &mut BatchBuilder, replies: &mut Vec<Reply<OperationResult>>) {
+        let (batch, replies) = (std::mem::take(batch), std::mem::take(replies));
+        if !batch.is_empty() {
+            let sealed = batch.seal(&self.shared.limits).expect("it has room for every operation in it");
+            let _ = self.tell(Message::Batch(Outgoing::shared(sealed, replies))).await;
+        }
     }
 
     /// Triggers a checkpoint behind everything handed in so far; it may take as long as the daemon's `checkpoint.timeout`.

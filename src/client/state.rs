@@ -7,10 +7,10 @@ use std::{fmt, marker::PhantomData};
 
 use bytes::Bytes;
 
-use super::{Bound, Encode, Session, wire::Target};
+use super::{Bound, Encode, Session, ttl, wire::Target};
 use crate::{
-    proto::v1::{self, OperationKind},
-    types::{MergeFunction, Schema, Serializer, StateKind},
+    proto::v1::{self, Operation, OperationKind},
+    types::{MergeFunction, Redistribution, Schema, Serializer, StateKind, Ttl},
 };
 
 /// What a typed state may be given beside its name and kind.
@@ -18,10 +18,14 @@ use crate::{
 pub struct StateOptions {
     merge: Option<MergeFunction>,
     schema: Schema,
+    ttl: Option<Ttl>,
+    redistribution: Option<Redistribution>,
+    default_value: Bytes,
+    compatible: bool,
 }
 
 impl StateOptions {
-    /// No merges, no serializers.
+    /// No merges, no serializers; entries live until they are removed.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -36,10 +40,42 @@ impl StateOptions {
         self
     }
 
-    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change.
+    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change: see
+    /// [`compatible`](Self::compatible).
     #[must_use]
     pub fn with_schema(mut self, schema: Schema) -> Self {
         self.schema = schema;
+        self
+    }
+
+    /// How long each entry lives: a value, a map entry, a list element. Not for timers and operator state.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// What `get_or_default` answers where there is no value, of the handle's value type. Only for values.
+    #[must_use]
+    pub fn with_default(mut self, value: &(impl Encode + ?Sized)) -> Self {
+        self.default_value = encoded(value);
+        self
+    }
+
+    /// Declares that these serializers read what those of an earlier registration wrote: entries stay, and the state carries the new
+    /// schema. Otherwise a difference is refused; [`Backend::migrate`](super::Backend::migrate) rewrites entries.
+    #[must_use]
+    pub fn compatible(mut self) -> Self {
+        self.compatible = true;
+        self
+    }
+
+    pub(super) fn is_compatible(&self) -> bool {
+        self.compatible
+    }
+
+    pub(super) fn redistributed(mut self, redistribution: Redistribution) -> Self {
+        self.redistribution = Some(redistribution);
         self
     }
 
@@ -50,6 +86,7 @@ impl StateOptions {
             StateKind::Value => v1::StateKind::Value,
             StateKind::List => v1::StateKind::List,
             StateKind::Map => v1::StateKind::Map,
+            StateKind::Timer => v1::StateKind::Timer,
         };
         v1::StateDescriptor {
             name: name.to_owned(),
@@ -58,9 +95,18 @@ impl StateOptions {
             key_serializer: serializer(self.schema.key),
             namespace_serializer: serializer(self.schema.namespace),
             value_serializer: serializer(self.schema.value),
-            ..v1::StateDescriptor::default()
+            ttl: self.ttl.map(ttl::to_proto),
+            redistribution: self.redistribution.map_or(0, |redistribution| redistribution as i32),
+            default_value: self.default_value,
         }
     }
+}
+
+/// The bytes of a key, a namespace or a value.
+pub(super) fn encoded(value: &(impl Encode + ?Sized)) -> Bytes {
+    let mut bytes = Vec::with_capacity(value.encoded_len());
+    value.encode(&mut bytes);
+    bytes.into()
 }
 
 fn serializer(serializer: Serializer) -> Option<v1::Serializer> {
@@ -79,10 +125,24 @@ impl Scope {
     pub(super) fn target(&self, kind: OperationKind) -> Target<'_> {
         Target { kind, state: self.state, namespace: &self.namespace, key_group: self.key_group }
     }
+
+    /// The same for what is not done often.
+    pub(super) fn operation(&self, kind: OperationKind) -> Operation {
+        Operation {
+            kind: kind.into(),
+            state: self.state,
+            namespace: self.namespace.clone(),
+            key_group: self.key_group,
+            ..Operation::default()
+        }
+    }
 }
 
 /// Any typed handle.
 pub trait State: private::Sealed {
+    /// What its keys are.
+    type Key: ?Sized;
+
     /// The id that the daemon gave the state.
     fn id(&self) -> u32;
 }
@@ -99,7 +159,7 @@ pub(super) mod private {
 }
 
 macro_rules! handle {
-    ($(#[$doc:meta])* $name:ident<$($type:ident),*>) => {
+    ($(#[$doc:meta])* $name:ident<$($type:ident),*>, on $key:ident) => {
         $(#[$doc])*
         pub struct $name<$($type: ?Sized),*> {
             scope: Scope,
@@ -117,10 +177,8 @@ macro_rules! handle {
             /// The same state in another namespace.
             #[must_use]
             pub fn namespace(&self, namespace: &(impl Encode + ?Sized)) -> Self {
-                let mut bytes = Vec::with_capacity(namespace.encoded_len());
-                namespace.encode(&mut bytes);
                 let mut other = self.clone();
-                other.scope.namespace = bytes.into();
+                other.scope.namespace = encoded(namespace);
                 other
             }
 
@@ -140,6 +198,8 @@ macro_rules! handle {
         }
 
         impl<$($type: ?Sized),*> State for $name<$($type),*> {
+            type Key = $key;
+
             fn id(&self) -> u32 {
                 self.scope.state
             }
@@ -172,17 +232,23 @@ macro_rules! handle {
 
 handle! {
     /// One value per key and namespace.
-    ValueState<K, V>
+    ValueState<K, V>, on K
 }
 
 handle! {
     /// A map per key and namespace, ordered by the bytes of its keys.
-    MapState<K, M, V>
+    MapState<K, M, V>, on K
 }
 
 handle! {
     /// An ordered list per key and namespace.
-    ListState<K, V>
+    ListState<K, V>, on K
+}
+
+handle! {
+    /// Timers: a set of times, each of a key and a namespace `N`, read in order of time over all keys of the backend. Event time and
+    /// processing time are two states; what a time means is the task's affair.
+    TimerState<K, N>, on K
 }
 
 impl Scope {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod folding;
+mod model;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -41,6 +41,7 @@ const VALUES: u8 = 0x3a;
 const START: u8 = 0x40;
 const LIMIT: u8 = 0x48;
 const KEY_GROUP: u8 = 0x50;
+const TIME: u8 = 0x68;
 
 const ENCODE_BUFFER_BYTES: usize = 64 << 10;
 const YIELD_BYTES: usize = 256 << 10;
@@ -108,7 +109,18 @@ where
     put_key_group(out, target.key_group);
 }
 
-/// Whether operations of `kind` return a result and change nothing.
+/// Appends one operation on a timer.
+pub(super) fn put_timer<K: Encode + ?Sized>(out: &mut Vec<u8>, target: &Target<'_>, key: &K, time: i64) {
+    let key_len = key.encoded_len();
+    let time = time.cast_unsigned();
+    open_operation(out, target_len(target) + field_len(key_len) + number_len(time), target);
+    put_field(out, KEY, key_len, key);
+    put_field(out, NAMESPACE, target.namespace.len(), target.namespace);
+    put_key_group(out, target.key_group);
+    put_number(out, TIME, time);
+}
+
+/// Whether operations of `kind` return a result and, unless reads touch what they read, change nothing.
 #[inline]
 pub(super) fn is_read(kind: OperationKind) -> bool {
     matches!(
@@ -121,6 +133,7 @@ pub(super) fn is_read(kind: OperationKind) -> bool {
             | OperationKind::ListGet
             | OperationKind::ListCount
             | OperationKind::Keys
+            | OperationKind::Timers
     )
 }
 
@@ -153,6 +166,21 @@ pub(super) fn split_operations(operations: &Bytes) -> Result<Vec<Bytes>, ClientE
 /// Whether one slice of [`split_operations`] is a read. Its kind is its first field, unless it has none.
 pub(super) fn part_is_read(part: &Bytes) -> bool {
     part_kind(part).is_some_and(is_read)
+}
+
+/// The state of one slice of [`split_operations`]: its second field, if it has one.
+pub(super) fn part_state(part: &Bytes) -> Option<u32> {
+    let mut cursor = part.clone();
+    cursor.try_get_u8().ok()?;
+    decode_varint(&mut cursor).ok()?;
+    if cursor.try_get_u8().ok()? != KIND {
+        return None;
+    }
+    decode_varint(&mut cursor).ok()?;
+    if cursor.try_get_u8().ok()? != STATE {
+        return None;
+    }
+    u32::try_from(decode_varint(&mut cursor).ok()?).ok()
 }
 
 fn part_kind(part: &Bytes) -> Option<OperationKind> {

@@ -14,7 +14,7 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 fn operation() -> impl Strategy<Value = Operation> {
     let texts = (bytes(), bytes(), bytes(), bytes());
     let numbers = (any::<u32>(), 0_u64..1000, any::<u64>(), any::<Option<u32>>());
-    let kind = prop::sample::select(vec![0, 1, 2, 3, 4, 10, 11, 15, 16, 20, 23]);
+    let kind = prop::sample::select(vec![0, 1, 2, 3, 4, 10, 11, 15, 16, 20, 23, 42]);
     (kind, texts, numbers).prop_map(|(kind, texts, (state, start, limit, key_group))| Operation {
         kind,
         state,
@@ -42,6 +42,19 @@ fn elements() -> impl Strategy<Value = Operation> {
     })
 }
 
+fn timer() -> impl Strategy<Value = Operation> {
+    let kind = prop::sample::select(vec![OperationKind::TimerRegister, OperationKind::TimerDelete]);
+    (kind, operation(), prop_oneof![Just(0), any::<i64>()]).prop_map(|(kind, operation, time)| Operation {
+        kind: kind.into(),
+        map_key: Bytes::new(),
+        value: Bytes::new(),
+        start: 0,
+        limit: 0,
+        time,
+        ..operation
+    })
+}
+
 fn by_hand(out: &mut Vec<u8>, operation: &Operation) {
     let target = Target {
         kind: operation.kind(),
@@ -51,6 +64,8 @@ fn by_hand(out: &mut Vec<u8>, operation: &Operation) {
     };
     if operation.kind() == OperationKind::ListAddAll {
         put_elements(out, &target, &operation.key, &operation.values);
+    } else if matches!(operation.kind(), OperationKind::TimerRegister | OperationKind::TimerDelete) {
+        put_timer(out, &target, &operation.key, operation.time);
     } else {
         let fields = Fields {
             key: &operation.key,
@@ -67,7 +82,7 @@ proptest! {
     #[test]
     fn operations_by_hand_are_what_prost_writes(
         number in prop_oneof![Just(0_u64), any::<u64>()],
-        operations in prop::collection::vec(prop_oneof![operation(), elements()], 0..10),
+        operations in prop::collection::vec(prop_oneof![operation(), elements(), timer()], 0..10),
     ) {
         let mut encoded = Vec::new();
         for operation in &operations {
@@ -83,6 +98,8 @@ proptest! {
         prop_assert_eq!(parts.len(), operations.len());
         for (part, operation) in parts.iter().zip(&operations) {
             prop_assert_eq!(part_is_read(part), is_read(operation.kind()));
+            let is_told = operation.kind != 0 && operation.state != 0;
+            prop_assert_eq!(part_state(part), is_told.then_some(operation.state));
         }
         let expected = SessionRequest { request: Some(Request::Batch(batch)) };
         prop_assert_eq!(request, expected.encode_to_vec());
@@ -91,7 +108,7 @@ proptest! {
     #[test]
     fn splitting_any_bytes_ends(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         if let Ok(parts) = split_operations(&Bytes::from(bytes)) {
-            let _ = parts.iter().filter(|part| part_is_read(part)).count();
+            let _ = parts.iter().filter(|part| part_is_read(part) && part_state(part).is_some()).count();
         }
     }
 }

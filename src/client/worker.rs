@@ -15,6 +15,7 @@ use super::{
     error::{Lost, after_break, violation},
     outgoing::{Outgoing, Reply},
     session::{Ends, Failure},
+    touched::Touched,
     wire::{Frame, SessionCodec},
 };
 use crate::proto::v1::{
@@ -90,12 +91,13 @@ impl Worker {
     pub(super) async fn start(
         client: Client,
         backend: BackendRef,
+        touched: Touched,
         options: SessionOptions,
     ) -> Result<(Self, Ends), ClientError> {
         let (link, started) = open_stream(&client, &backend).await?;
         let (messages, messages_of_callers) = mpsc::channel(MAX_MESSAGES);
         let (notices, notices_of_callers) = mpsc::channel(MAX_NOTICES);
-        let book = Book::new(*client.limits(), &started);
+        let book = Book::new(*client.limits(), touched, &started);
         let (acknowledged, watched) = watch::channel(book.acknowledged().into());
         let failure = Failure::default();
         let ends = Ends { messages, notices, acknowledged: watched, failure: failure.clone() };

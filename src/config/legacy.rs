@@ -101,7 +101,6 @@ const CREDENTIALS: &str = "credentials come from the environment, as with the st
                            AWS_SECRET_ACCESS_KEY, a role, a web identity)";
 const OF_A_TASK: &str =
     "it is about Flink's own processes, which dstl does not replace; it stays in Flink's configuration";
-const LOCAL: &str = "restores read the store, as nothing on local disk outlives the daemon; remove it";
 const WRITE_BUFFERS: &str = "dstl has no such buffer: a segment is one request, of what the changelog holds in memory";
 
 /// Beginnings of keys that Flink has since given to others; what follows them stayed.
@@ -163,15 +162,12 @@ pub(super) static TABLE: &[Legacy] = &[
         &["execution.checkpointing.incremental", "state.backend.incremental"],
         "a materialization uploads only what changed, always; remove it",
     ),
-    missing(
-        &[
-            "execution.state-recovery.from-local",
-            "execution.checkpointing.local-backup.enabled",
-            "state.backend.local-recovery",
-        ],
-        LOCAL,
+    changed(
+        &["state.backend.local-recovery"],
+        "execution.state-recovery.from-local",
+        "it has restores read local copies; for these to be made, set execution.checkpointing.local-backup.enabled too",
     ),
-    missing(&["execution.checkpointing.local-backup.dirs", "taskmanager.state.local.root-dirs"], LOCAL),
+    renamed(&["taskmanager.state.local.root-dirs"], "execution.checkpointing.local-backup.dirs"),
     missing(
         &["execution.state-recovery.claim-mode", "execution.savepoint-restore-mode"],
         "what is restored is kept as long as anything needs it, whoever made it; remove it",
@@ -205,10 +201,6 @@ pub(super) static TABLE: &[Legacy] = &[
         &["state.changelog.dstl.dfs.discard.num-threads"],
         "segments are deleted by sweeps, see gc.interval and gc.grace-period",
     ),
-    missing(
-        &["state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms"],
-        "a restore reads just the ranges of segments that it needs, so nothing of them is kept on disk",
-    ),
     changed(
         &["state.backend.rocksdb.memory.fixed-per-tm", "state.backend.rocksdb.memory.fixed-per-slot"],
         "memory.rocksdb",
@@ -234,8 +226,8 @@ pub(super) static TABLE: &[Legacy] = &[
         "it bounds what a restore reads at a time; uploads have state.changelog.dstl.dfs.upload.num-threads",
     ),
     missing(
-        &["state.backend.rocksdb.timer-service.factory", "state.backend.rocksdb.timer-service.cache-size"],
-        "dstl has no choice of where timers are kept; remove it",
+        &["state.backend.rocksdb.timer-service.cache-size"],
+        "how many timers of a key group are in memory follows from the number of key groups; remove it",
     ),
     missing(
         &["state.backend.rocksdb.options-factory"],
@@ -316,7 +308,12 @@ pub(super) static TABLE: &[Legacy] = &[
         "latencies and sizes are always measured, see `/metrics` at admin.address",
     ),
     missing(&["table.exec.state.ttl"], "time to live is said of each state when it is registered, not here"),
-    missing(&["queryable-state.*"], "dstl has no query server; tools read through the socket"),
+    changed(
+        &["queryable-state.enable"],
+        "queryable-state.enabled",
+        "there is no query server: clients read through the socket, with the call Query",
+    ),
+    missing(&["queryable-state.*"], "dstl has no query server or proxy; clients read through the socket"),
     carried(&["s3.endpoint", "fs.s3a.endpoint"], STORE_OPTIONS, Carry::Entry("aws_endpoint")),
     carried(&["s3.region", "s3.endpoint.region", "fs.s3a.endpoint.region"], STORE_OPTIONS, Carry::Entry("aws_region")),
     carried(
@@ -393,6 +390,12 @@ pub(super) static SAME: &[Same] = &[
         key: "execution.checkpointing.num-retained",
         flink_default: "1",
         note: "an engine may say otherwise for each backend",
+    },
+    Same {
+        key: "state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms",
+        flink_default: "",
+        note: "it is about local copies of what this host uploaded; a restore reads just the ranges of segments that it needs, each \
+               once, so what it downloads is not kept on disk",
     },
     Same {
         key: "execution.checkpointing.max-concurrent-checkpoints",
@@ -516,7 +519,7 @@ mod tests {
     fn a_whole_key_wins_over_a_beginning() {
         let answer = |key| find(key).unwrap().answer;
         assert!(matches!(answer("taskmanager.numberOfTaskSlots"), Answer::Foreign(_)));
-        assert!(matches!(answer("taskmanager.state.local.root-dirs"), Answer::Missing(_)));
+        assert!(matches!(answer("taskmanager.state.local.root-dirs"), Answer::Renamed { .. }));
         assert!(matches!(answer("s3.endpoint"), Answer::Renamed { .. }));
         assert!(matches!(answer("s3.secret-key"), Answer::Secret(_)));
         assert!(find("state.backend.rocksdb.localdirs").is_none());

@@ -70,6 +70,7 @@ pub(super) static SECTIONS: &[Section] = &[
     Section { title: "Materialization and recovery", options: MATERIALIZATION },
     Section { title: "Uploads and downloads", options: TRANSFER },
     Section { title: "Checkpoints", options: CHECKPOINTS },
+    Section { title: "Local recovery", options: LOCAL_COPIES },
     Section { title: "The socket", options: SOCKET },
     Section { title: "TCP", options: TCP },
     Section { title: "Limits of requests", options: LIMITS },
@@ -99,6 +100,13 @@ const STATE: &[Spec] = &[
         "What the whole daemon may use: a size, or a percentage of the memory that this process may use (the machine's or \
          its cgroup's). memory.state, memory.rocksdb and state.changelog.dstl.dfs.upload.max-in-flight must fit it \
          together; what they leave is for everything else.",
+    ),
+    text(
+        "memory.undo",
+        at_least(1),
+        "16 MiB",
+        "Budget of each backend for what was overwritten since its newest completed checkpoint, which queries read \
+         (queryable-state.enabled; without it nothing is kept). Beyond it they have to wait until the next one completes.",
     ),
     text(
         "memory.state",
@@ -175,6 +183,13 @@ const ROCKSDB: &[Spec] = &[
         "Options of RocksDB for a kind of disk, as Flink has them.",
     ),
     text(
+        "state.backend.rocksdb.timer-service.factory",
+        Kind::Choice(&["ROCKSDB", "HEAP"]),
+        "ROCKSDB",
+        "What keeps the timers of RocksDB backends in order: `ROCKSDB` itself, with the first ones of each key group in memory, \
+         or an index of all of them in memory, `HEAP`. On disk they are either way, so it may change at any restart.",
+    ),
+    text(
         "state.backend.rocksdb.options",
         Kind::Table { secret: false },
         "",
@@ -196,7 +211,8 @@ const CHANGELOG: &[Spec] = &[
         "state.changelog.enabled",
         Kind::Flag,
         "true",
-        "Whether a backend whose engine does not say gets a changelog. Without one a checkpoint writes the whole state. \
+        "Whether a backend whose engine does not say gets a changelog. Without one a checkpoint is a snapshot of \
+         what changed since the last one, and takes as long as that does. \
          Flink's default is `false`.",
     ),
     Spec {
@@ -306,6 +322,42 @@ const TRANSFER: &[Spec] = &[
     ),
 ];
 
+const LOCAL_COPIES: &[Spec] = &[
+    text(
+        "execution.checkpointing.local-backup.enabled",
+        Kind::Flag,
+        "false",
+        "Whether what is uploaded is also written to local disk, as far as the newest completed checkpoint and newer ones need it. \
+         A copy that cannot be written never fails a checkpoint.",
+    ),
+    text(
+        "execution.state-recovery.from-local",
+        Kind::Flag,
+        "false",
+        "Whether restores read local copies where there are any. Each is verified; the store is asked for what has none, and for \
+         manifests always.",
+    ),
+    Spec {
+        key: "execution.checkpointing.local-backup.dirs",
+        kind: Kind::Paths,
+        default: Default::Computed { how: "the folder `copies` in dstl.data-dir", for_root: "/var/lib/dstl/copies" },
+        doc: "Folders of the local copies, which are spread over them. They outlive the daemon, and belong to one daemon at a time: a \
+              second one does without.",
+    },
+    text(
+        "execution.checkpointing.local-backup.max-size",
+        at_least(1 << 20),
+        "10 GiB",
+        "Most bytes of all local copies; beyond, the oldest are deleted. Flink has no such bound.",
+    ),
+    text(
+        "state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms",
+        AT_LEAST_1_S,
+        "10 min",
+        "Local copies of a backend that has not been open for so long are deleted.",
+    ),
+];
+
 const CHECKPOINTS: &[Spec] = &[
     text(
         "execution.checkpointing.num-retained",
@@ -401,6 +453,13 @@ const LIMITS: &[Spec] = &[
 ];
 
 const OPERATION: &[Spec] = &[
+    text(
+        "queryable-state.enabled",
+        Kind::Flag,
+        "false",
+        "Whether clients may read backends beside their writers (the call Query): what is applied, or the newest completed \
+         checkpoint. Whoever reaches the socket may, then.",
+    ),
     text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
     text(
         "drain-timeout",

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 use url::Url;
 
 use super::{
-    AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend, LogConfig,
-    LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig, RpcConfig, StoreOptions,
-    TcpConfig, TcpSecurity, UploadConfig,
+    AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend,
+    LocalCopiesConfig, LogConfig, LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig,
+    RpcConfig, StoreOptions, TcpConfig, TcpSecurity, TimerService, UploadConfig,
     check::{self, MAX_IN_FLIGHT, Rule},
     fault::{Fault, Faults},
     kind::Share,
@@ -77,6 +77,15 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             timeout: merged.duration("execution.checkpointing.timeout"),
             max_concurrent: merged.count("execution.checkpointing.max-concurrent-checkpoints"),
         },
+        local_copies: LocalCopiesConfig {
+            backup: merged.flag("execution.checkpointing.local-backup.enabled"),
+            recovery: merged.flag("execution.state-recovery.from-local"),
+            dirs: merged
+                .paths("execution.checkpointing.local-backup.dirs")
+                .unwrap_or_else(|| vec![data_dir.join("copies")]),
+            max_bytes: merged.count("execution.checkpointing.local-backup.max-size") as u64,
+            idle_timeout: merged.duration("state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms"),
+        },
         materialization: MaterializationConfig {
             interval: merged
                 .flag("state.changelog.periodic-materialize.enabled")
@@ -94,6 +103,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             format: merged.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: merged.text("log.level"),
         },
+        queries: merged.flag("queryable-state.enabled"),
         drain_timeout: merged.duration("drain-timeout"),
         data_dir,
     };
@@ -113,7 +123,8 @@ fn memory(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> MemoryCo
         Share::Bytes(bytes) => bytes,
         Share::Percent(percent) => budget_bytes / 100 * percent,
     };
-    MemoryConfig { budget_bytes, state_bytes: of_budget("memory.state"), rocksdb_bytes: of_budget("memory.rocksdb") }
+    let (state_bytes, rocksdb_bytes) = (of_budget("memory.state"), of_budget("memory.rocksdb"));
+    MemoryConfig { budget_bytes, state_bytes, rocksdb_bytes, undo_bytes: merged.number("memory.undo") }
 }
 
 /// The default of the budget of changes that are not yet durable; no rule but that of the memory budget refuses it.
@@ -137,6 +148,10 @@ fn rocksdb(merged: &mut Merged, default_folder: PathBuf) -> RocksDbConfig {
                 ("SPINNING_DISK_OPTIMIZED_HIGH_MEM", PredefinedOptions::SpinningDiskHighMemory),
                 ("FLASH_SSD_OPTIMIZED", PredefinedOptions::FlashSsd),
             ],
+        ),
+        timers: merged.choice(
+            "state.backend.rocksdb.timer-service.factory",
+            &[("ROCKSDB", TimerService::RocksDb), ("HEAP", TimerService::Heap)],
         ),
         options: merged.table(ROCKSDB_OPTIONS),
         metrics: merged.words("state.backend.rocksdb.metrics"),

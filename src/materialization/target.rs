@@ -6,15 +6,17 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
     changelog::compression::Compression,
     checkpoint::{
         base::BaseIndex,
+        local,
         manifest::{Materialization, SnapshotFile},
     },
-    object::{Created, PutPayload, Retry, Store, StoreError, layout::ObjectName},
+    object::{Created, Path, PutPayload, Retry, Store, StoreError},
     random::Random,
     types::{BackendId, Name},
 };
@@ -38,7 +40,12 @@ pub struct Target {
     pub compression: Compression,
     /// For each upload.
     pub retry: Retry,
+    /// Until when to try again what the store refuses for good (permissions, configuration).
+    pub insist_until: Option<Instant>,
 }
+
+/// How long to wait before such an upload is tried again.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a materialization was not made.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +88,30 @@ impl Target {
 
     /// Uploads one file.
     pub(super) async fn create(&self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
-        let (backend, instance, name) = (self.backend.clone(), file.instance, file.name.clone());
-        let path = ObjectName::SnapshotFile { backend, instance, file: name }.path();
-        match self.store.create(&path, payload, self.retry).await? {
-            Created::New | Created::Identical => Ok(()),
-            Created::Conflict => Err(MaterializationError::Conflict(path.to_string())),
+        self.create_leading(file, payload, Vec::new).await
+    }
+
+    /// Uploads one file that whoever reads it reads others after.
+    async fn create_leading(
+        &self,
+        file: &SnapshotFile,
+        payload: PutPayload,
+        leads_to: impl FnOnce() -> Vec<Path>,
+    ) -> Result<(), MaterializationError> {
+        let path = file.path(&self.backend);
+        loop {
+            match self.store.create(&path, payload.clone(), self.retry).await {
+                Ok(Created::New | Created::Identical) => break,
+                Ok(Created::Conflict) => return Err(MaterializationError::Conflict(path.to_string())),
+                Err(error) if self.insist_until.is_some_and(|until| Instant::now() + REFUSED_DELAY < until) => {
+                    tracing::warn!(%path, %error, "the store refuses a snapshot file; trying again");
+                    sleep(REFUSED_DELAY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
+        self.store.copy(&path, payload, || local::file_label(&self.backend, file, leads_to()));
+        Ok(())
     }
 
     /// Uploads the index, after `uploaded_bytes` of what it lists.
@@ -94,7 +119,8 @@ impl Target {
         let (from, complete_at) = index.sqns().ok_or(MaterializationError::Incomplete("nothing was copied"))?;
         let bytes: Bytes = index.encode();
         let file = SnapshotFile { instance: self.instance, name: self.file_name("index"), bytes: bytes.len() as u64 };
-        self.create(&file, PutPayload::from_bytes(bytes)).await?;
+        let parts = || index.files().into_keys().map(|part| part.path(&self.backend)).collect();
+        self.create_leading(&file, PutPayload::from_bytes(bytes), parts).await?;
         let (stored_bytes, changes) = index.extent();
         let uploaded_bytes = uploaded_bytes + file.bytes;
         let uuid = self.random.uuid();

@@ -59,7 +59,7 @@ impl Restore<'_> {
         if let Some(images) = inner.images().filter(|_| self.is_wanted_whole(&image)) {
             return images.load(image, &states).map(|_| ());
         }
-        let kind = |id| self.manifest.states.get(&id).map(|descriptor| descriptor.kind);
+        let kind = |id| self.manifest.states.get(&id).map(|registration| registration.descriptor.kind);
         local.read(image, self.manifest.shape.key_groups, &kind, &mut |change| {
             let renamed = states.get(&change.at.state).map(|state| Address { state: *state, ..change.at });
             let at = renamed.ok_or(StateError::Undecodable("a state that the checkpoint does not have"))?;

@@ -65,7 +65,8 @@ impl Restore<'_> {
                 };
                 let raw = block.open(&stored).map_err(|error| damaged(error.to_string()))?;
                 for change in snapshot::changes(*group, &raw) {
-                    let change = self.renamed(change.map_err(|error| damaged(error.to_string()))?)?;
+                    let change = change.map_err(|error| damaged(error.to_string()))?;
+                    let Some(change) = self.renamed(change) else { continue };
                     inner.apply(&change).map_err(|source| self.inner_error(source))?;
                 }
                 inner.finish_batch().map_err(|source| self.inner_error(source))?;

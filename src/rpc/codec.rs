@@ -31,6 +31,7 @@ const VALUE: u8 = 0x32;
 const START: u8 = 0x40;
 const LIMIT: u8 = 0x48;
 const KEY_GROUP: u8 = 0x50;
+const TIME: u8 = 0x68;
 
 /// Bytes of an operation that writes little, to guess how many a batch has.
 const SMALL_OPERATION_BYTES: usize = 64;
@@ -134,6 +135,7 @@ fn operation(mut bytes: &[u8]) -> Option<Operation<'_>> {
             VALUE => fields.value = take_bytes(&mut bytes)?,
             START => fields.start = take_varint(&mut bytes)?,
             LIMIT => fields.limit = take_varint(&mut bytes)?,
+            TIME => fields.time = take_varint(&mut bytes)?.cast_signed(),
             KEY_GROUP => fields.key_group = Some(u32::try_from(take_varint(&mut bytes)?).ok()?),
             _ => return None,
         }
@@ -187,23 +189,31 @@ mod tests {
 
     /// Operations as clients send them, right and wrong ones.
     fn any_operation() -> impl Strategy<Value = v1::Operation> {
-        let numbers = (-1..27_i32, prop_oneof![0..3_u32, any::<u32>()], option::of(any::<u32>()));
+        let numbers = (
+            prop_oneof![4 => -1..27_i32, 1 => 40..44_i32],
+            prop_oneof![0..3_u32, any::<u32>()],
+            option::of(any::<u32>()),
+        );
         let some = || prop_oneof![4 => Just(0_u64), 1 => any::<u64>()];
         let little = || prop_oneof![2 => Just(Bytes::new()), 1 => bytes(0..4)];
         let blobs = (bytes(0..200), little(), little(), bytes(0..300));
-        (numbers, blobs, vec(bytes(0..3), 0..2), some(), some()).prop_map(
-            |((kind, state, key_group), (key, namespace, map_key, value), values, start, limit)| v1::Operation {
-                kind,
-                state,
-                key,
-                namespace,
-                map_key,
-                value,
-                values,
-                start,
-                limit,
-                key_group,
-                ..Default::default()
+        let time = prop_oneof![2 => Just(0_i64), 1 => any::<i64>()];
+        (numbers, blobs, vec(bytes(0..3), 0..2), (some(), some()), time).prop_map(
+            |((kind, state, key_group), (key, namespace, map_key, value), values, (start, limit), time)| {
+                v1::Operation {
+                    kind,
+                    state,
+                    key,
+                    namespace,
+                    map_key,
+                    value,
+                    values,
+                    start,
+                    limit,
+                    key_group,
+                    time,
+                    ..Default::default()
+                }
             },
         )
     }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{codec::Incoming, convert, session, status};
+use super::{codec::Incoming, convert, query, session, status};
 use crate::{
     backend::{Backend, Directory},
     error::{Error, Reason},
@@ -29,7 +29,10 @@ const FEATURES: &[&str] = &[
     "state.list",
     "state.map",
     "state.operator",
+    "state.ttl",
     "merge.builtin",
+    "state.default-value",
+    "state.schema-change",
     "restore.empty",
     "restore.id",
     "restore.handles",
@@ -44,6 +47,9 @@ const FEATURES: &[&str] = &[
     "store.gs",
     "store.az",
 ];
+
+/// Likewise, where the daemon allows it.
+const QUERY: &str = "query";
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -84,21 +90,25 @@ impl StateBackendService for Service {
         }
         tracing::debug!(client = request.client, "hello");
         let env = self.directory.environment();
+        let allowed = env.options.queries.then_some(&QUERY);
         reply(Ok(v1::HelloResponse {
             protocol: PROTOCOL,
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
             daemon_instance: env.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+            features: FEATURES.iter().chain(allowed).map(|&feature| feature.to_owned()).collect(),
             limits: Some(convert::to_limits(&env.options.limits)),
         }))
     }
 
     type QueryStream = ResponseStream<v1::QueryResponse>;
 
-    async fn query(&self, _: Request<Streaming<v1::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
-        reply(Err(Error::new(Reason::Unsupported, "queries are not offered yet")))
+    async fn query(
+        &self,
+        request: Request<Streaming<v1::QueryRequest>>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        Ok(Response::new(query::serve(self.directory.clone(), request.into_inner())))
     }
 
     type OpenStream = ResponseStream<v1::OpenResponse>;
@@ -125,11 +135,13 @@ impl StateBackendService for Service {
     ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
         let request = request.into_inner();
         let (backend, epoch) = self.backend(request.backend.as_ref())?;
-        let registered =
-            request.states.iter().map(convert::descriptor).collect::<Result<Vec<_>, _>>().and_then(|states| {
-                let ids = backend.register(epoch, &states)?;
-                Ok(ids.iter().zip(&states).map(|(id, state)| convert::to_registered(*id, state)).collect())
-            });
+        let states: Result<Vec<_>, _> = request.states.iter().map(convert::descriptor).collect();
+        let changes: Result<Vec<_>, _> = request.changes.iter().map(convert::schema_change).collect();
+        let registered = match (states, changes) {
+            (Ok(states), Ok(changes)) => backend.register_states(epoch, &states, &changes).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        let registered = registered.map(|states| states.iter().map(convert::to_registered).collect());
         reply(registered.map(|states| v1::RegisterStatesResponse { states }))
     }
 
@@ -153,9 +165,8 @@ impl StateBackendService for Service {
         let batch = request.batch.unwrap_or_default();
         let applied = match convert::operations(&batch) {
             Ok(operations) => {
-                let cost = if convert::has_write(&operations) { batch.encoded_len() as u64 } else { 0 };
                 let number = request.numbered.then_some(batch.number);
-                backend.apply_batch(epoch, number, cost, &operations).await
+                backend.apply_batch(epoch, number, batch.encoded_len() as u64, &operations).await
             }
             Err(error) => Err(error),
         };

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 mod descriptor;
+mod query;
 
-pub(super) use self::descriptor::{descriptor, to_registered};
+pub(super) use self::{
+    descriptor::{descriptor, schema_change, to_registered},
+    query::{query_operations, query_start, to_query_result, to_query_started},
+};
 
 use crate::{
     backend::{
@@ -23,7 +27,7 @@ use crate::{
     proto::v1::{self, OperationKind},
     state::{
         MapKeys,
-        op::{Answer, Op},
+        op::{Answer, Op, Timer},
     },
     types::{
         BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name,
@@ -144,7 +148,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         backend: Some(to_backend_ref(opened.backend.id(), opened.backend.epoch())),
         checkpoint: opened.checkpoint.as_ref().map(to_identity),
         applied_to: opened.applied_to,
-        states: opened.states.iter().map(|(id, descriptor)| to_registered(*id, descriptor)).collect(),
+        states: opened.states.iter().map(to_registered).collect(),
         attachment: opened.attachment.clone(),
         reconnected: opened.reconnected,
         key_groups: Some(to_range(opened.shape.key_groups)),
@@ -186,11 +190,6 @@ pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error>
         self::operation(&Fields::from(operation)).map_err(|what| invalid(format!("operation {index}: {what}")))
     };
     batch.operations.iter().enumerate().map(one).collect()
-}
-
-/// Whether a batch has a write, and so costs credit.
-pub(super) fn has_write(operations: &[Operation<'_>]) -> bool {
-    operations.iter().any(|operation| operation.op.is_write())
 }
 
 /// The fields of an operation, borrowed from its message.
@@ -266,10 +265,10 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
         OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
-        OperationKind::TimerRegister
-        | OperationKind::TimerDelete
-        | OperationKind::Timers
-        | OperationKind::TimersFire => return Err("timers are not offered yet".to_owned()),
+        OperationKind::TimerRegister => Op::TimerRegister { time: wire.time },
+        OperationKind::TimerDelete => Op::TimerDelete { time: wire.time },
+        OperationKind::Timers => Op::Timers { up_to: wire.time, token: wire.token, limit: wire.limit },
+        OperationKind::TimersFire => Op::TimersFire { up_to: wire.time, limit: wire.limit },
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -293,6 +292,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys | Kind::Timers | Kind::TimersFire);
     let timer = matches!(kind, Kind::TimerRegister | Kind::TimerDelete | Kind::Timers | Kind::TimersFire);
+    let of_all = matches!(kind, Kind::Timers | Kind::TimersFire);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),
@@ -304,7 +304,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         ("map_key_to", kind == Kind::MapEntries || wire.map_key_to.is_empty()),
         ("map_prefix", kind == Kind::MapEntries || wire.map_prefix.is_empty()),
         ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
-        ("namespace", !wire.all_namespaces || wire.namespace.is_empty()),
+        ("namespace", wire.namespace.is_empty() || !(wire.all_namespaces || of_all)),
     ];
     match unused.iter().find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
@@ -329,6 +329,7 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.found = value.is_some();
             result.value = value.unwrap_or_default();
         }
+        Some(Answer::Default(value)) => result.value = value,
         Some(Answer::Found(found)) => result.found = found,
         Some(Answer::Entries { entries, more }) => {
             result.found = !entries.is_empty();
@@ -350,12 +351,26 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.keys = keys.into_iter().map(stored).collect();
             result.token = token.unwrap_or_default();
         }
+        Some(Answer::Timers { timers, token }) => {
+            result.found = !timers.is_empty();
+            result.timers = timers.into_iter().map(to_timer).collect();
+            result.token = token.unwrap_or_default();
+        }
+        Some(Answer::Fired { timers, more }) => {
+            result.found = !timers.is_empty();
+            result.timers = timers.into_iter().map(to_timer).collect();
+            result.more = more;
+        }
         Some(Answer::Count(count)) => {
             result.found = count > 0;
             result.count = count;
         }
     }
     result
+}
+
+fn to_timer(timer: Timer) -> v1::Timer {
+    v1::Timer { time: timer.time, key: timer.key, namespace: timer.namespace, key_group: timer.key_group.0.into() }
 }
 
 pub(super) fn to_acknowledgement(acknowledgement: Acknowledgement, credit: u64) -> v1::Acknowledgement {
@@ -441,7 +456,7 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         (bytes + totals.stored_bytes, sets + totals.change_sets)
     });
     let state = |state: &StateSummary| v1::StateDescription {
-        state: Some(to_registered(state.id, &state.descriptor)),
+        state: Some(to_registered(&state.state)),
         entries: state.entries,
         entries_at_least: state.at_least,
     };

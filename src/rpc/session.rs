@@ -285,6 +285,5 @@ fn apply(
     bytes: u64,
     operations: &[Operation<'_>],
 ) -> Result<Option<v1::BatchResult>, Refusal> {
-    let cost = if convert::has_write(operations) { bytes } else { 0 };
-    Ok(session.apply(number, cost, operations)?.map(convert::to_batch_result))
+    Ok(session.apply(number, bytes, operations)?.map(convert::to_batch_result))
 }

@@ -8,6 +8,7 @@
 //!   3 MapPut, 5 MapAppend              map key: varint length, bytes │ value…
 //!   4 MapRemove                        map key…
 //!   6 ListPut                          index: varint │ element…
+//!   7 TimerPut, 8 TimerRemove          time: i64, little-endian
 //! ```
 //!
 //! A varint is LEB128, as in protobuf. The last field takes all bytes that remain: the log frames each change. The key group
@@ -28,7 +29,7 @@ pub struct Change<'a> {
 /// What a change does. None needs another entry, or user code, to be applied again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// Removes all of (key, namespace), of any kind.
+    /// Removes all of (key, namespace), of any kind but timers.
     Clear,
     /// Sets a value.
     Put(&'a [u8]),
@@ -60,11 +61,22 @@ pub enum Action<'a> {
         /// The element.
         element: &'a [u8],
     },
+    /// Adds a timer, if it is not there.
+    TimerPut {
+        /// Above the lowest `i64`.
+        time: i64,
+    },
+    /// Removes a timer, if it is there.
+    TimerRemove {
+        /// Its time.
+        time: i64,
+    },
 }
 
 impl<'a> Change<'a> {
     /// Appends the change's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let time;
         let (kind, index, map_key, value): (u8, Option<u64>, Option<&[u8]>, &[u8]) = match self.action {
             Action::Clear => (0, None, None, &[]),
             Action::Put(value) => (1, None, None, value),
@@ -73,6 +85,14 @@ impl<'a> Change<'a> {
             Action::MapRemove { map_key } => (4, None, None, map_key),
             Action::MapAppend { map_key, value } => (5, None, Some(map_key), value),
             Action::ListPut { index, element } => (6, Some(index), None, element),
+            Action::TimerPut { time: at } => {
+                time = at.to_le_bytes();
+                (7, None, None, &time)
+            }
+            Action::TimerRemove { time: at } => {
+                time = at.to_le_bytes();
+                (8, None, None, &time)
+            }
         };
         out.push(kind);
         put_varint(out, u64::from(self.at.state.0));
@@ -110,6 +130,11 @@ impl<'a> Change<'a> {
             6 => {
                 let (index, element) = take_varint(rest)?;
                 Action::ListPut { index, element }
+            }
+            7 | 8 => {
+                let time = rest.try_into().map_err(|_| StateError::Undecodable("a time that has not 8 bytes"))?;
+                let time = i64::from_le_bytes(time);
+                if kind == 7 { Action::TimerPut { time } } else { Action::TimerRemove { time } }
             }
             _ => return Err(StateError::Undecodable("unknown kind")),
         };
@@ -171,6 +196,8 @@ mod tests {
             (Action::MapRemove { map_key }, "0401036b6579026e736d"),
             (Action::MapAppend { map_key, value }, "0501036b6579026e73016d76616c7565"),
             (Action::ListPut { index: 300, element: value }, "0601036b6579026e73ac0276616c7565"),
+            (Action::TimerPut { time: 300 }, "0701036b6579026e732c01000000000000"),
+            (Action::TimerRemove { time: -2 }, "0801036b6579026e73feffffffffffffff"),
         ];
         for (action, bytes) in golden {
             let mut out = Vec::new();
@@ -184,10 +211,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_change() {
-        let garbage: [&[u8]; 10] = [
+        let garbage: [&[u8]; 12] = [
             b"",
             &[1],
-            &[7, 1, 1, b'k', 0],
+            &[9, 1, 1, b'k', 0],
+            &[7, 1, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 0],
+            &[8, 1, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[255, 1, 1, b'k', 0],
             &[0, 1, 1, b'k', 0, 0],
             &[1, 1, 2, b'k'],
@@ -209,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_change_comes_back_as_it_was(
-            (kind, state, index) in (0..7, any::<u32>(), any::<u64>()),
+            (kind, state, index, time) in (0..9, any::<u32>(), any::<u64>(), any::<i64>()),
             (key, namespace, map_key, value) in (bytes(), bytes(), bytes(), bytes()),
         ) {
             let (map_key, value) = (&map_key[..], &value[..]);
@@ -220,7 +249,9 @@ mod tests {
                 3 => Action::MapPut { map_key, value },
                 4 => Action::MapRemove { map_key },
                 5 => Action::MapAppend { map_key, value },
-                _ => Action::ListPut { index, element: value },
+                6 => Action::ListPut { index, element: value },
+                7 => Action::TimerPut { time },
+                _ => Action::TimerRemove { time },
             };
             let change = change(state, &key, &namespace, action);
             let mut out = Vec::new();

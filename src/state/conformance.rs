@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[cfg(test)]
+pub(crate) mod aging;
 mod bench;
 mod contract;
 mod lists;
@@ -17,6 +19,8 @@ mod namespaces;
 mod pieces;
 #[cfg(test)]
 pub(crate) mod snapshot;
+mod timers;
+mod ttl;
 mod values;
 
 use self::bench::Bench;
@@ -52,11 +56,26 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("namespaces_of_maps_unite", namespaces::namespaces_of_maps_unite),
     ("namespaces_beyond_the_limit_stay_as_they_are", namespaces::namespaces_beyond_the_limit_stay_as_they_are),
     ("namespaces_without_anything_log_nothing", namespaces::namespaces_without_anything_log_nothing),
+    ("timers_come_in_order_of_time_key_and_namespace", timers::timers_come_in_order_of_time_key_and_namespace),
+    ("timers_are_there_once_and_deleted_once", timers::timers_are_there_once_and_deleted_once),
+    ("timers_fire_up_to_a_time_and_a_limit", timers::timers_fire_up_to_a_time_and_a_limit),
+    ("pages_of_timers_join_to_the_whole_while_some_come_and_go", timers::pages_join_while_some_come_and_go),
+    ("many_timers_fire_while_others_are_registered", timers::many_timers_fire_while_others_are_registered),
     ("reads_are_never_logged", contract::reads_are_never_logged),
     ("what_changes_nothing_is_not_logged", contract::what_changes_nothing_is_not_logged),
     ("names_are_paged_in_a_lasting_order", contract::names_are_paged_in_a_lasting_order),
     ("entries_and_bytes_follow_the_contents", contract::entries_and_bytes_follow_the_contents),
     ("changes_that_do_not_fit_change_nothing", contract::changes_that_do_not_fit_change_nothing),
+    ("values_expire_when_their_time_is_over", ttl::values_expire_when_their_time_is_over),
+    ("what_is_expired_is_shown_until_it_is_gone", ttl::what_is_expired_is_shown_until_it_is_gone),
+    ("reads_touch_where_they_are_told_to", ttl::reads_touch_where_they_are_told_to),
+    ("map_entries_expire_by_themselves", ttl::map_entries_expire_by_themselves),
+    ("merges_go_on_with_what_is_visible", ttl::merges_go_on_with_what_is_visible),
+    ("list_elements_expire_by_themselves", ttl::list_elements_expire_by_themselves),
+    ("long_lists_are_paged_over_what_is_gone", ttl::long_lists_are_paged_over_what_is_gone),
+    ("keys_are_those_of_visible_entries", ttl::keys_are_those_of_visible_entries),
+    ("merged_namespaces_leave_behind_what_is_expired", ttl::merged_namespaces_leave_behind_what_is_expired),
+    ("in_turn_entries_are_cleaned_up_and_the_living_stay", ttl::in_turn_entries_are_cleaned_up_and_the_living_stay),
 ];
 
 /// Every check of a backend that is copied by pieces, with its name.

@@ -4,12 +4,15 @@
 //!   state ─▶ key group ─▶ directory ─▶ slice ─▶ cell: one (key, namespace)
 //!                         by hash bits  hash table   value: name and value in one block
 //!                                                    map:   B-tree     list: vector
+//!                                                    timer: B-tree of times, or one
 //! ```
 //!
 //! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one is
 //! split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time and
 //! never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and whose last
 //! change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
+//!
+//! The timers of a state are in an index over all of its key groups, too (`timers`), in order of time.
 //!
 //! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear of it
 //! takes as long as freeing its entries does, and a copy as long as reading them.
@@ -22,12 +25,16 @@ mod directory;
 mod name;
 mod slice;
 mod table;
+mod timers;
 
 use std::hint::black_box;
 
+pub(super) use self::name::{Name, read_name};
 use self::table::{Misfit, Table};
 use super::{
     Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+    TimerRef,
+    cut::{CutPiece, Cuts, Kept},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
@@ -43,6 +50,8 @@ pub struct HashMapBackend {
     bytes: u64,
     /// Of the next change.
     stamp: u64,
+    /// Snapshots under way whose slices are copied before they change.
+    cuts: Cuts,
 }
 
 /// The extent of one slice.
@@ -58,7 +67,7 @@ impl HashMapBackend {
     /// An empty backend for the key groups of `range`.
     #[must_use]
     pub fn new(range: KeyGroupRange) -> Self {
-        Self { range, states: Vec::new(), bytes: 0, stamp: 0 }
+        Self { range, states: Vec::new(), bytes: 0, stamp: 0, cuts: Cuts::default() }
     }
 
     /// The slices of one (state, key group), in no particular order; none for what is not there.
@@ -66,6 +75,14 @@ impl HashMapBackend {
     pub fn slices(&self, state: StateId, group: KeyGroup) -> Vec<SliceExtent> {
         let slices = self.table(state).map(|table| table.slices(group)).unwrap_or_default();
         slices.into_iter().map(|(cells, bytes)| SliceExtent { cells, bytes }).collect()
+    }
+
+    /// Calls `call` with the cuts and the rest, which is only read meanwhile.
+    fn with_cuts<T>(&mut self, call: impl FnOnce(&mut Cuts, &Self) -> T) -> T {
+        let mut cuts = std::mem::take(&mut self.cuts);
+        let result = call(&mut cuts, self);
+        self.cuts = cuts;
+        result
     }
 
     fn position(&self, state: StateId) -> Option<usize> {
@@ -91,6 +108,9 @@ impl StateBackend for HashMapBackend {
     }
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        if !self.cuts.is_empty() {
+            self.with_cuts(|cuts, backend| cuts.before(backend, change.at))?;
+        }
         let state = change.at.state;
         let table = self.position(state).and_then(|position| self.states.get_mut(position));
         let Some((_, table)) = table else {
@@ -138,11 +158,31 @@ impl StateBackend for HashMapBackend {
         self.table(at.state)?.list_page(at, from, limit, read).map_err(mismatch(at))
     }
 
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.table(at.state)?.timer(at, time).map_err(mismatch(at))
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        let page = self.table(state)?.timer_page(after, up_to, limit, read);
+        page.map_err(|what| StateError::Mismatch { state, what })
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         self.table(at.state)?.len(at).map_err(mismatch(at))
     }
 
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
+        Some(self)
+    }
+
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         Some(self)
     }
 
@@ -157,6 +197,19 @@ impl StateBackend for HashMapBackend {
     ) -> Result<bool, StateError> {
         let page = self.table(state)?.name_page(key_group, after, limit, read);
         page.map_err(|what| StateError::Mismatch { state, what })
+    }
+
+    /// The stable hash; equal ones are told apart by the names, whose keys end with two zero bytes.
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        rank.extend(super::stable_hash(key, namespace).to_be_bytes());
+        for &byte in key {
+            rank.push(byte);
+            if byte == 0 {
+                rank.push(u8::MAX);
+            }
+        }
+        rank.extend([0, 0]);
+        rank.extend_from_slice(namespace);
     }
 
     /// They are counted already.
@@ -210,6 +263,31 @@ impl PieceSnapshots for HashMapBackend {
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
         self.table(state).map_or(0, |table| table.changed(key_group, range))
     }
+
+    fn slice(&self, state: StateId, key_group: KeyGroup, hash: u64) -> HashRange {
+        self.table(state).map_or(HashRange::ALL, |table| table.slice(key_group, hash))
+    }
+
+    fn begin_cut(&mut self, number: u64, kept: Kept) {
+        let states = self.states.iter().map(|(state, _)| *state).collect();
+        self.cuts.begin(number, states, self.range, kept);
+    }
+
+    fn keep(&mut self, number: u64, kept: Kept) {
+        self.cuts.keep(number, kept);
+    }
+
+    fn next_of_cut(&mut self, number: u64) -> Result<Option<CutPiece>, StateError> {
+        self.with_cuts(|cuts, backend| cuts.next(backend, number))
+    }
+
+    fn end_cut(&mut self, number: u64) {
+        self.cuts.end(number);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.cuts.held_bytes()
+    }
 }
 
 fn mismatch(at: Address<'_>) -> impl FnOnce(Misfit) -> StateError {
@@ -258,6 +336,11 @@ mod tests {
     #[test]
     fn equals_the_model_under_random_operations() {
         conformance::model::random_operations_equal_the_model(&|range| Box::new(HashMapBackend::new(range)));
+    }
+
+    #[test]
+    fn equals_the_model_as_time_passes() {
+        conformance::aging::random_operations_equal_the_model(&|range| Box::new(HashMapBackend::new(range)), 256);
     }
 
     #[test]

@@ -5,22 +5,30 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod incremental;
 pub mod namespaces;
 pub mod scan;
+mod timed;
+mod timers;
+mod upkeep;
 
 use bytes::Bytes;
 
-pub use self::check::{OpError, OpField, check};
+pub use self::{
+    check::{OpError, OpField, check},
+    timers::Timer,
+    upkeep::Upkeep,
+};
 use super::{
     Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
     merge::{Merged, combine},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind, TimeMs};
 
 /// One operation on one (key, namespace) of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Removes all of (key, namespace), of any kind.
+    /// Removes all of (key, namespace), of any kind but timers.
     Clear,
     /// Sets a value.
     Put(&'a [u8]),
@@ -81,7 +89,7 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
-    /// Merges all that these namespaces have of the key into the operation's, of any kind: see [`namespaces`].
+    /// Merges all that these namespaces have of the key into the operation's, of any kind but timers: see [`namespaces`].
     MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
@@ -90,6 +98,32 @@ pub enum Op<'a> {
         /// Empty for the first page, then what the page before gave.
         token: &'a [u8],
         /// Most keys; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Registers a timer, if it is not there.
+    TimerRegister {
+        /// Above the lowest `i64`.
+        time: i64,
+    },
+    /// Deletes a timer, if it is there.
+    TimerDelete {
+        /// Above the lowest `i64`.
+        time: i64,
+    },
+    /// Reads the timers of all key groups of the backend, in order of time, key and namespace.
+    Timers {
+        /// Those at or before.
+        up_to: i64,
+        /// Empty for the first page, then what the page before gave.
+        token: &'a [u8],
+        /// Most timers; 0 for as many as fit a page.
+        limit: u64,
+    },
+    /// Likewise from the first one on, and deletes what it returns.
+    TimersFire {
+        /// Those at or before.
+        up_to: i64,
+        /// Most timers; 0 for as many as fit a page.
         limit: u64,
     },
 }
@@ -107,6 +141,12 @@ pub struct OpContext<'a> {
     pub key_groups: KeyGroupRange,
     /// Of the owner that executes: its tokens are good for no other.
     pub scope: u64,
+    /// Of the batch; never goes back. Entries with TTL live by it.
+    pub time: TimeMs,
+    /// What reads may change of entries with TTL, over the whole batch; `None` where they change nothing.
+    pub upkeep: Option<&'a Upkeep>,
+    /// How much one page of keys looks at.
+    pub reach: scan::Reach,
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.
@@ -114,6 +154,8 @@ pub struct OpContext<'a> {
 pub enum Answer {
     /// The value of `Get` and `MapGet`, if there is one.
     Value(Option<Bytes>),
+    /// There is no value for `Get`: what the state has in its stead.
+    Default(Bytes),
     /// Whether the entry of `MapContains` is there.
     Found(bool),
     /// A page of `MapEntries`.
@@ -139,6 +181,20 @@ pub enum Answer {
         /// Where the next page begins; `None` after the last one.
         token: Option<Bytes>,
     },
+    /// A page of `Timers`, in order.
+    Timers {
+        /// In order.
+        timers: Vec<Timer>,
+        /// Where the next page begins; `None` after the last one.
+        token: Option<Bytes>,
+    },
+    /// What `TimersFire` deleted.
+    Fired {
+        /// In order.
+        timers: Vec<Timer>,
+        /// Whether others follow.
+        more: bool,
+    },
     /// A value would have become longer than `max_value_bytes`; all was left as it is.
     LimitReached,
 }
@@ -157,7 +213,10 @@ impl Op<'_> {
             | Self::ListAdd(_)
             | Self::ListAddAll(_)
             | Self::ListUpdate(_)
-            | Self::MergeNamespaces(_) => true,
+            | Self::MergeNamespaces(_)
+            | Self::TimerRegister { .. }
+            | Self::TimerDelete { .. }
+            | Self::TimersFire { .. } => true,
             Self::Get
             | Self::MapGet { .. }
             | Self::MapContains { .. }
@@ -165,15 +224,32 @@ impl Op<'_> {
             | Self::MapCount
             | Self::ListGet { .. }
             | Self::ListCount
-            | Self::Keys { .. } => false,
+            | Self::Keys { .. }
+            | Self::Timers { .. } => false,
         }
+    }
+
+    /// Whether it is of one key, rather than of all that the backend has.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        !matches!(self, Self::Keys { .. } | Self::Timers { .. } | Self::TimersFire { .. })
+    }
+
+    /// Whether it always answers: so it must not be carried out where there is no room for its answer.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        !self.is_write() || matches!(self, Self::TimersFire { .. })
     }
 
     /// Whether it may add bytes to the state. A merge of namespaces frees what it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {
-            Self::Clear | Self::MapRemove { .. } | Self::MergeNamespaces(_) => false,
+            Self::Clear
+            | Self::MapRemove { .. }
+            | Self::MergeNamespaces(_)
+            | Self::TimerDelete { .. }
+            | Self::TimersFire { .. } => false,
             Self::ListAddAll(elements) | Self::ListUpdate(elements) => !elements.is_empty(),
             _ => self.is_write(),
         }
@@ -195,16 +271,34 @@ impl Op<'_> {
             Self::ListAdd(_) | Self::ListAddAll(_) | Self::ListUpdate(_) | Self::ListGet { .. } | Self::ListCount => {
                 Some(StateKind::List)
             }
+            Self::TimerRegister { .. } | Self::TimerDelete { .. } | Self::Timers { .. } | Self::TimersFire { .. } => {
+                Some(StateKind::Timer)
+            }
         }
     }
 }
 
 /// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
-/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged.
+/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged,
+/// and so is whatever touches an entry with TTL.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.
 pub fn execute<B: StateBackend + ?Sized>(
+    backend: &mut B,
+    at: Address<'_>,
+    op: &Op<'_>,
+    context: &OpContext<'_>,
+    log: &mut (impl FnMut(&Change<'_>) + Send),
+) -> Result<Option<Answer>, StateError> {
+    match context.descriptor.ttl {
+        None => run(backend, at, op, context, log),
+        Some(ttl) => timed::execute(backend, at, op, (context, ttl), log),
+    }
+}
+
+/// Executes an operation on entries as they are stored.
+fn run<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
     op: &Op<'_>,
@@ -240,13 +334,23 @@ pub fn execute<B: StateBackend + ?Sized>(
             writer.clear(StateKind::List)?;
             writer.put_elements(0, elements)?;
         }
+        Op::TimerRegister { time } => timers::set(&mut writer, time, true)?,
+        Op::TimerDelete { time } => timers::set(&mut writer, time, false)?,
+        Op::Timers { up_to, token, limit } => {
+            let scan = timers::Scan { state: at.state, up_to, token, limit };
+            return timers::read(backend, scan, context).map(Some);
+        }
+        Op::TimersFire { up_to, limit } => {
+            let scan = timers::Scan { state: at.state, up_to, token: &[], limit };
+            return timers::fire(&mut writer, scan, context).map(Some);
+        }
         Op::Get
         | Op::MapGet { .. }
         | Op::MapContains { .. }
         | Op::MapEntries { .. }
         | Op::MapCount
         | Op::ListGet { .. }
-        | Op::ListCount => return read(backend, at, op, context.page_bytes),
+        | Op::ListCount => return read(backend, at, op, context),
         Op::Keys { all_namespaces, token, limit } => {
             let namespace = (!all_namespaces).then_some(at.namespace);
             let keys = scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context)?;
@@ -261,17 +365,18 @@ fn read<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,
     op: &Op<'_>,
-    page_bytes: usize,
+    context: &OpContext<'_>,
 ) -> Result<Option<Answer>, StateError> {
     let page = |limit: u64| {
         let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-        PageLimit { entries, bytes: page_bytes }
+        PageLimit { entries, bytes: context.page_bytes }
     };
     Ok(Some(match *op {
         Op::Get => {
             let mut value = None;
             backend.value(at, &mut |stored| value = stored.map(Bytes::copy_from_slice))?;
-            Answer::Value(value)
+            let default = &context.descriptor.default_value;
+            if value.is_none() && !default.is_empty() { Answer::Default(default.clone()) } else { Answer::Value(value) }
         }
         Op::MapGet { map_key } => {
             let mut value = None;
@@ -321,20 +426,24 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         (first..).zip(elements).try_for_each(|(index, element)| self.write(Action::ListPut { index, element }))
     }
 
-    /// Clears what is there. Asks for the first entry rather than the count, which not every backend has at hand.
+    /// Clears what is there.
     fn clear(&mut self, kind: StateKind) -> Result<(), StateError> {
-        let first = PageLimit { entries: 1, bytes: 0 };
-        let mut found = false;
-        match kind {
-            StateKind::Value => self.backend.value(self.at, &mut |stored| found = stored.is_some())?,
-            StateKind::Map => {
-                self.backend.map_page(self.at, MapKeys::default(), first, &mut |_, _| found = true)?;
-            }
-            StateKind::List => {
-                self.backend.list_page(self.at, 0, first, &mut |_| found = true)?;
-            }
+        if self.backend.has_entries(self.at, kind)? { self.write(Action::Clear) } else { Ok(()) }
+    }
+
+    /// Writes what is there again.
+    fn touch(&mut self, map_key: Option<&[u8]>) -> Result<(), StateError> {
+        let mut value = None;
+        let mut read = |stored: Option<&[u8]>| value = stored.map(<[u8]>::to_vec);
+        match map_key {
+            None => self.backend.value(self.at, &mut read)?,
+            Some(map_key) => self.backend.map_value(self.at, map_key, &mut read)?,
         }
-        if found { self.write(Action::Clear) } else { Ok(()) }
+        match (value, map_key) {
+            (None, _) => Ok(()),
+            (Some(value), None) => self.write(Action::Put(&value)),
+            (Some(value), Some(map_key)) => self.write(Action::MapPut { map_key, value: &value }),
+        }
     }
 
     /// Merges into the value, or into a map entry.
@@ -358,7 +467,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
         let value = match &merged {
-            Merged::Unchanged => return Ok(None),
+            Merged::Unchanged if context.descriptor.ttl.is_none() => return Ok(None),
+            Merged::Unchanged => return self.touch(map_key).map(|()| None),
             Merged::Append => operand,
             Merged::Number(number) => number,
             Merged::Average(average) => average,
@@ -396,6 +506,7 @@ mod tests {
             Op::ListAdd(value),
             Op::ListAddAll(&elements),
             Op::ListUpdate(&elements),
+            Op::TimerRegister { time: 0 },
         ];
         let shrinking = [
             Op::Clear,
@@ -403,6 +514,8 @@ mod tests {
             Op::ListAddAll(&[]),
             Op::ListUpdate(&[]),
             Op::MergeNamespaces(&elements),
+            Op::TimerDelete { time: 0 },
+            Op::TimersFire { up_to: 0, limit: 0 },
         ];
         let reads = [
             Op::Get,
@@ -412,6 +525,7 @@ mod tests {
             Op::MapCount,
             Op::ListGet { start: 0, limit: 0 },
             Op::ListCount,
+            Op::Timers { up_to: 0, token: b"", limit: 0 },
         ];
         assert!(growing.iter().all(|op| op.is_write() && op.grows()));
         assert!(shrinking.iter().all(|op| op.is_write() && !op.grows()));

@@ -26,9 +26,11 @@ use bytes::Bytes;
 
 use super::{
     Address, Change, Counting, HashRange, ImageSnapshots, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
+    TimerRef,
+    cut::{CutPiece, Kept},
     hashmap::HashMapBackend,
 };
-use crate::types::{KeyGroup, KeyGroupRange, Redistribution, StateDescriptor, StateId, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, Redistribution, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// An inner backend of keyed state, and beside it operator state in memory.
 pub struct WithOperatorState {
@@ -80,7 +82,9 @@ pub fn contents(backend: &dyn StateBackend, state: StateId, kind: StateKind) -> 
             backend.map_page(address(state), MapKeys::default(), all, &mut read)?;
             Ok(Contents::Entries(entries))
         }
-        StateKind::Value => Err(StateError::Mismatch { state, what: "operator state is a list or a map" }),
+        StateKind::Value | StateKind::Timer => {
+            Err(StateError::Mismatch { state, what: "operator state is a list or a map" })
+        }
     }
 }
 
@@ -146,10 +150,10 @@ impl WithOperatorState {
         &self.operator
     }
 
-    /// Whether keyed state is on disk.
-    #[must_use]
-    pub fn is_on_disk(&self) -> bool {
-        self.keyed.pieces().is_none()
+    /// Where snapshots by pieces of exactly one moment are made: of everything, or of operator state alone where keyed state is copied
+    /// by images.
+    pub fn cuts(&mut self) -> &mut dyn PieceSnapshots {
+        if self.keyed.pieces().is_some() { self } else { &mut self.operator }
     }
 
     #[inline]
@@ -212,8 +216,29 @@ impl StateBackend for WithOperatorState {
         self.of(at.key_group).list_page(at, from, limit, read)
     }
 
+    #[inline]
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.of(at.key_group).timer(at, time)
+    }
+
+    /// Timers are keyed.
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        self.keyed.timer_page(state, after, up_to, limit, read)
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         self.of(at.key_group).len(at)
+    }
+
+    fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
+        self.of(at.key_group).has_entries(at, kind)
     }
 
     fn name_page(
@@ -225,6 +250,11 @@ impl StateBackend for WithOperatorState {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         self.of(key_group).name_page(state, key_group, after, limit, read)
+    }
+
+    /// Operator state has one name.
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        self.keyed.name_rank(key, namespace, rank);
     }
 
     fn counting(&self) -> Counting {
@@ -249,9 +279,27 @@ impl StateBackend for WithOperatorState {
         self.operator.set_stamp(stamp);
     }
 
+    fn set_time(&mut self, time: TimeMs) {
+        self.keyed.set_time(time);
+        self.operator.set_time(time);
+    }
+
+    fn set_ttl(&mut self, state: StateId, ttl: Ttl) {
+        if self.states.contains(&state) {
+            self.operator.set_ttl(state, ttl);
+        } else {
+            self.keyed.set_ttl(state, ttl);
+        }
+    }
+
     /// Of keyed and operator state, where both are copied by pieces.
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
         self.keyed.pieces().map(|_| self as &dyn PieceSnapshots)
+    }
+
+    /// Likewise; for operator state in any case: [`cuts`](Self::cuts).
+    fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
+        if self.keyed.pieces().is_some() { Some(self) } else { None }
     }
 
     /// Of keyed state; for the other: [`operator_pieces`](Self::operator_pieces).
@@ -265,7 +313,8 @@ impl StateBackend for WithOperatorState {
     }
 
     fn finish_batch(&mut self) -> Result<(), StateError> {
-        self.keyed.finish_batch()
+        self.keyed.finish_batch()?;
+        self.operator.finish_batch()
     }
 }
 
@@ -284,6 +333,44 @@ impl PieceSnapshots for WithOperatorState {
 
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64 {
         self.pieces_of(key_group).map_or(0, |pieces| pieces.changed(state, key_group, range))
+    }
+
+    fn slice(&self, state: StateId, key_group: KeyGroup, hash: u64) -> HashRange {
+        self.pieces_of(key_group).map_or(HashRange::ALL, |pieces| pieces.slice(state, key_group, hash))
+    }
+
+    fn begin_cut(&mut self, number: u64, kept: Kept) {
+        if let Some(keyed) = self.keyed.pieces_mut() {
+            keyed.begin_cut(number, kept.clone());
+        }
+        self.operator.begin_cut(number, kept);
+    }
+
+    fn keep(&mut self, number: u64, kept: Kept) {
+        if let Some(keyed) = self.keyed.pieces_mut() {
+            keyed.keep(number, kept.clone());
+        }
+        self.operator.keep(number, kept);
+    }
+
+    fn next_of_cut(&mut self, number: u64) -> Result<Option<CutPiece>, StateError> {
+        if let Some(keyed) = self.keyed.pieces_mut()
+            && let Some(piece) = keyed.next_of_cut(number)?
+        {
+            return Ok(Some(piece));
+        }
+        self.operator.next_of_cut(number)
+    }
+
+    fn end_cut(&mut self, number: u64) {
+        if let Some(keyed) = self.keyed.pieces_mut() {
+            keyed.end_cut(number);
+        }
+        self.operator.end_cut(number);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.keyed.pieces().map_or(0, PieceSnapshots::held_bytes) + self.operator.held_bytes()
     }
 }
 
@@ -334,6 +421,42 @@ mod tests {
             copied += 1;
         });
         assert_eq!((last.unwrap(), copied), (u64::MAX, 2));
+    }
+
+    #[test]
+    fn a_cut_has_operator_state_as_it_was_when_it_began_whatever_is_written_meanwhile() {
+        let mut backend = WithOperatorState::new(Box::new(HashMapBackend::new(KeyGroupRange::new(0, 1).unwrap())));
+        let operator = StateDescriptor {
+            redistribution: Some(Redistribution::Union),
+            ..StateDescriptor::new("offsets", StateKind::List)
+        };
+        backend.register(StateId(1), &StateDescriptor::new("keyed", StateKind::Value));
+        backend.register(StateId(2), &operator);
+        let put = |index, element| Change {
+            at: address(StateId(2)),
+            action: crate::state::Action::ListPut { index, element },
+        };
+        backend.set_stamp(5);
+        backend.apply(&put(0, b"before")).unwrap();
+        backend.cuts().begin_cut(1, std::sync::Arc::new(|_, _, _| None));
+        backend.set_stamp(6);
+        backend.apply(&put(1, b"after")).unwrap();
+        assert!(backend.pieces().unwrap().held_bytes() > 0);
+        let mut restored = HashMapBackend::new(KeyGroupRange::OPERATOR);
+        restored.register(StateId(2), &operator);
+        let mut places = vec![];
+        while let Some(piece) = backend.cuts().next_of_cut(1).unwrap() {
+            places.push((piece.state, piece.key_group, piece.hashes));
+            let crate::state::cut::CutContents::Copied(contents) = piece.contents else { panic!("nothing is kept") };
+            for change in contents.iter().flat_map(|of| crate::state::snapshot::changes(piece.key_group, &of.bytes)) {
+                restored.apply(&change.unwrap()).unwrap();
+            }
+        }
+        let at = |state, group| (StateId(state), group, HashRange::ALL);
+        assert_eq!(places, [at(1, KeyGroup(0)), at(1, KeyGroup(1)), at(2, KeyGroup::OPERATOR)]);
+        assert_eq!(contents(&restored, StateId(2), StateKind::List).unwrap(), elements(&["before"]));
+        backend.cuts().end_cut(1);
+        assert_eq!((backend.cuts().held_bytes(), backend.cuts().next_of_cut(1).unwrap()), (0, None));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Change, StateError};
+use super::{
+    Change, StateError,
+    cut::{CutPiece, Kept},
+};
 pub use crate::types::HashRange;
 use crate::types::{KeyGroup, StateId};
 
@@ -31,6 +34,27 @@ pub trait PieceSnapshots {
     /// look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does their
     /// removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not there.
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
+
+    /// The range of hashes around `hash` that is copied at a time: a copy from its first hash covers it.
+    fn slice(&self, state: StateId, key_group: KeyGroup, hash: u64) -> HashRange;
+
+    /// Begins a snapshot of exactly what is there now, under a number that no other has; see [`super::cut`].
+    fn begin_cut(&mut self, number: u64, kept: Kept);
+
+    /// What a cut keeps from now on.
+    fn keep(&mut self, number: u64, kept: Kept);
+
+    /// A piece of a cut, each part once; `None` when all was handed out.
+    ///
+    /// # Errors
+    /// As [`copy_piece`](Self::copy_piece).
+    fn next_of_cut(&mut self, number: u64) -> Result<Option<CutPiece>, StateError>;
+
+    /// Ends a cut and frees what was copied for it. Idempotent.
+    fn end_cut(&mut self, number: u64);
+
+    /// Bytes that were copied for cuts and not yet handed out.
+    fn held_bytes(&self) -> u64;
 }
 
 /// The hash of a key and namespace that is the same on every host and in every version: xxh3-64 of the key, seeded with

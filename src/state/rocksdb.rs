@@ -3,6 +3,7 @@
 //! ```text
 //!   backend ─▶ shard: an aligned part of its key groups, one database with one column family
 //!                     key group │ state │ key │ namespace │ map key or index ─▶ value            (`key`)
+//!                     key group │ state │ time │ key │ namespace                                  (`timers`)
 //! ```
 //!
 //! A backend has one to a few shards: at most [`KEY_GROUP_PARTS`](crate::types::KEY_GROUP_PARTS) over all key groups of the operator, cut at the same key groups whatever
@@ -17,27 +18,34 @@
 //! (`buffer`) and handed to RocksDB thousands at a time.
 
 mod buffer;
+mod expiry;
 mod image;
 mod key;
 mod metrics;
 mod overrides;
 mod resources;
 mod shard;
+mod timers;
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{cell::RefCell, collections::BTreeMap, ops::ControlFlow};
 
-use self::shard::{HandOn, Shard};
+use self::{
+    expiry::Expiry,
+    shard::{HandOn, Shard},
+    timers::Timers,
+};
 pub use self::{
     metrics::register_metrics,
     overrides::refused_options,
-    resources::{PredefinedOptions, ResourceOptions, Resources},
+    resources::{PredefinedOptions, ResourceOptions, Resources, TimerService},
 };
 use super::{
     Action, Address, Change, Counting, Counts, ImageSnapshots, MapKeys, Page, PageLimit, StateBackend, StateError,
+    TimerRef,
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind};
+use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
 /// Bytes of one shard's write buffer at which it is handed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
@@ -54,6 +62,14 @@ pub struct RocksDbBackend {
     /// Ordered by id.
     states: Vec<(StateId, StateKind)>,
     stamp: u64,
+    /// Of the states of timers.
+    timers: BTreeMap<StateId, RefCell<Timers>>,
+    /// Whether all that the databases have was applied here: none of it was loaded.
+    is_known: bool,
+    /// What compactions remove.
+    expiry: Expiry,
+    /// The age of files that are compacted for that alone; 0 for none.
+    periodic_seconds: u64,
     /// Scratch: the key at hand.
     key: Vec<u8>,
 }
@@ -72,8 +88,20 @@ impl RocksDbBackend {
     /// If its databases cannot be made.
     pub fn new(resources: &Resources, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Self, StateError> {
         let parts = key_groups.parts(max_parallelism);
-        let shards = parts.map(|part| Shard::create(resources, part)).collect::<Result<_, _>>()?;
-        Ok(Self { resources: resources.clone(), key_groups, shards, states: vec![], stamp: 0, key: vec![] })
+        let expiry = Expiry::new(resources.expired().clone());
+        let shards = parts.map(|part| Shard::create(resources, part, &expiry)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            resources: resources.clone(),
+            key_groups,
+            shards,
+            states: vec![],
+            stamp: 0,
+            timers: BTreeMap::new(),
+            is_known: true,
+            expiry,
+            periodic_seconds: 0,
+            key: vec![],
+        })
     }
 
     /// Hands the writes of every shard whose buffer is nearly full to its database, all at a time.
@@ -85,6 +113,15 @@ impl RocksDbBackend {
             let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
             joined.fold(Ok(()), Result::and)
         })
+    }
+
+    /// Has files compacted that are so old that the most impatient state wants it.
+    fn compact_periodically(&mut self) {
+        let seconds = self.expiry.periodic_seconds().unwrap_or(0);
+        if seconds != self.periodic_seconds {
+            self.periodic_seconds = seconds;
+            self.shards.iter().for_each(|shard| shard.compact_every(seconds));
+        }
     }
 
     fn kind(&self, state: StateId) -> Result<StateKind, StateError> {
@@ -106,8 +143,8 @@ impl RocksDbBackend {
         Ok(self.shards.get(self.position(at)?).expect("the shards cover the range"))
     }
 
-    fn place(&mut self, at: Address<'_>) -> Result<Place<'_>, StateError> {
-        let (kind, position) = (self.kind(at.state)?, self.position(at)?);
+    fn place(&mut self, at: Address<'_>, kind: StateKind) -> Result<Place<'_>, StateError> {
+        let position = self.position(at)?;
         let shard = self.shards.get_mut(position).expect("the shards cover the range");
         key::prefix(at, &mut self.key);
         Ok(Place { shard, kind, key: &mut self.key })
@@ -163,6 +200,7 @@ impl Place<'_> {
             (_, StateKind::Value) => return misfit("a change of another kind for a value state"),
             (_, StateKind::Map) => return misfit("a change of another kind for a map state"),
             (_, StateKind::List) => return misfit("a change of another kind for a list state"),
+            (_, StateKind::Timer) => return misfit("timers are applied elsewhere"),
         }
         Ok(shard.buffered_bytes())
     }
@@ -185,13 +223,23 @@ impl StateBackend for RocksDbBackend {
             Ok(_) => debug_assert!(false, "state {state:?} is registered twice"),
             Err(position) => self.states.insert(position, (state, descriptor.kind)),
         }
+        if descriptor.kind == StateKind::Timer {
+            let timers = Timers::new(self.resources.timers(), self.key_groups, self.is_known);
+            self.timers.insert(state, RefCell::new(timers));
+        }
+        if let Some(ttl) = descriptor.ttl {
+            self.expiry.set(state, descriptor.kind, ttl);
+            self.compact_periodically();
+        }
     }
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
         let stamp = self.stamp;
-        let place = self.place(change.at)?;
+        let kind = self.kind(change.at.state)?;
+        let place = self.place(change.at, kind)?;
         place.shard.changed = stamp;
-        if place.apply(change)? >= BUFFER_BYTES { self.hand_on() } else { Ok(()) }
+        let buffered = if kind == StateKind::Timer { self.apply_timer(change)? } else { place.apply(change)? };
+        if buffered >= BUFFER_BYTES { self.hand_on() } else { Ok(()) }
     }
 
     fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
@@ -257,12 +305,28 @@ impl StateBackend for RocksDbBackend {
         Ok(more)
     }
 
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.has_timer(at, time)
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        self.page_of_timers(state, (after, up_to), limit, read)
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         let kind = self.kind(at.state)?;
         let (shard, prefix) = self.expect(at, kind, "a read of a length")?;
         match kind {
             StateKind::Value => shard.get(&prefix, |stored| u64::from(stored.is_some())),
             StateKind::List => list_length(shard, &prefix),
+            StateKind::Timer => self.count_timers(at),
             StateKind::Map => {
                 let mut count = 0;
                 shard.scan(&prefix, &prefix, &mut |_, _| {
@@ -274,7 +338,7 @@ impl StateBackend for RocksDbBackend {
         }
     }
 
-    /// In order of the keys' lengths and bytes, then the namespaces'.
+    /// In order of the keys' lengths and bytes, then the namespaces'; those of timers in order of their bytes alone.
     fn name_page(
         &self,
         state: StateId,
@@ -283,7 +347,9 @@ impl StateBackend for RocksDbBackend {
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
-        self.kind(state)?;
+        if self.kind(state)? == StateKind::Timer {
+            return self.names_of_timers((state, key_group), after, limit, read);
+        }
         let at = Address { state, key_group, key: &[], namespace: &[] };
         let (shard, mut all) = (self.shard(at)?, vec![]);
         key::state_prefix(key_group, state, &mut all);
@@ -307,6 +373,10 @@ impl StateBackend for RocksDbBackend {
         Ok(more)
     }
 
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        key::push_name(key, namespace, rank);
+    }
+
     /// One pass over all keys, of what is there when it begins.
     fn counting(&self) -> Counting {
         let readers: Vec<_> = self.shards.iter().map(Shard::reader).collect();
@@ -317,10 +387,10 @@ impl StateBackend for RocksDbBackend {
             let mut since_asked = 0;
             for reader in readers {
                 reader?.scan_range(&[], None, &mut |entry, _| {
-                    let key::Parsed { at, rest } = key::parse(entry)?;
+                    let state = key::head(entry)?.state;
                     // The record of a list's length is no entry.
-                    if !rest.is_empty() || lists.binary_search(&at.state).is_err() {
-                        *counts.entries.entry(at.state).or_default() += 1;
+                    if lists.binary_search(&state).is_err() || !key::parse(entry)?.rest.is_empty() {
+                        *counts.entries.entry(state).or_default() += 1;
                     }
                     since_asked += 1;
                     if since_asked < COUNTED_BETWEEN {
@@ -344,7 +414,8 @@ impl StateBackend for RocksDbBackend {
 
     /// The block cache and the memtables are shared.
     fn memory_bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.buffered_bytes() as u64).sum()
+        let timers: u64 = self.timers.values().map(|timers| timers.borrow().bytes()).sum();
+        self.shards.iter().map(|shard| shard.buffered_bytes() as u64).sum::<u64>() + timers
     }
 
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
@@ -354,6 +425,17 @@ impl StateBackend for RocksDbBackend {
     fn set_stamp(&mut self, stamp: u64) {
         debug_assert!(stamp >= self.stamp, "the stamp went back from {} to {stamp}", self.stamp);
         self.stamp = stamp;
+    }
+
+    fn set_time(&mut self, time: TimeMs) {
+        self.expiry.set_time(time);
+    }
+
+    fn set_ttl(&mut self, state: StateId, ttl: Ttl) {
+        if let Ok(kind) = self.kind(state) {
+            self.expiry.set(state, kind, ttl);
+            self.compact_periodically();
+        }
     }
 }
 
@@ -378,11 +460,16 @@ impl ImageSnapshots for RocksDbBackend {
     }
 
     fn load(&mut self, image: LocalImage, states: &StateIds) -> Result<Loaded, StateError> {
+        self.is_known = false;
+        self.timers.values().for_each(|timers| timers.borrow_mut().forget());
         let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
         match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
             Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
-                *shard = Shard::adopt(&self.resources, image)?;
+                *shard = Shard::adopt(&self.resources, image, Some(&self.expiry))?;
                 shard.changed = self.stamp;
+                if self.periodic_seconds > 0 {
+                    shard.compact_every(self.periodic_seconds);
+                }
                 Ok(Loaded::Adopted(part))
             }
             _ => {

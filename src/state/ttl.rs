@@ -5,12 +5,93 @@
 //! ```
 //!
 //! Inner backends and the log see these bytes as any others; the operations ([`op`](super::op)) put them together and take them apart.
+//!
+//! An element that was removed from a list leaves [`REMOVED`] in its place, since those behind it are named by their index.
+//! Nothing is touched at the time 0, which it has.
 
-use super::StateError;
-use crate::types::TimeMs;
+use super::{Action, Change, StateError};
+use crate::types::{TimeMs, Ttl, TtlVisibility};
 
 /// Bytes before the value.
 pub const STAMP_BYTES: usize = size_of::<TimeMs>();
+
+/// The time of what was removed.
+const NEVER: TimeMs = 0;
+
+/// The stored bytes of an element that was removed from its list.
+pub const REMOVED: &[u8] = &NEVER.to_le_bytes();
+
+/// How entries live, at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifespan {
+    ttl: Ttl,
+    now: TimeMs,
+}
+
+/// What a stored entry is at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// When it was touched last.
+    pub touched: TimeMs,
+    /// The value.
+    pub value: &'a [u8],
+    /// Whether its time is over. So it is for what was removed.
+    pub is_expired: bool,
+    /// Whether operations see it.
+    pub is_visible: bool,
+}
+
+impl Lifespan {
+    /// That of the entries of a state with this TTL, at `now`.
+    #[must_use]
+    pub fn new(ttl: Ttl, now: TimeMs) -> Self {
+        // Only what was removed has the time 0.
+        Self { ttl, now: now.max(NEVER + 1) }
+    }
+
+    /// The moment.
+    #[must_use]
+    pub fn now(&self) -> TimeMs {
+        self.now
+    }
+
+    /// Whether what was touched last at `touched` is expired: from the moment on when its duration has passed.
+    #[must_use]
+    pub fn is_expired(&self, touched: TimeMs) -> bool {
+        touched == NEVER || self.expiry(touched) <= self.now
+    }
+
+    /// When what was touched last at `touched` will be expired; the end of time if never.
+    #[must_use]
+    pub fn expiry(&self, touched: TimeMs) -> TimeMs {
+        touched.saturating_add(self.ttl.duration_ms)
+    }
+
+    /// Takes stored bytes apart.
+    ///
+    /// # Errors
+    /// As [`split`].
+    pub fn entry<'a>(&self, stored: &'a [u8]) -> Result<Entry<'a>, StateError> {
+        let (touched, value) = split(stored)?;
+        let is_expired = self.is_expired(touched);
+        let is_shown = self.ttl.visibility == TtlVisibility::ReturnExpiredIfNotCleanedUp && touched != NEVER;
+        Ok(Entry { touched, value, is_expired, is_visible: !is_expired || is_shown })
+    }
+
+    /// What a change that sets an entry (stored bytes) is good for without what is expired: itself, nothing, or the removed
+    /// element that stands in for one. What does not fit stays as it is.
+    #[must_use]
+    pub fn without_expired<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
+        let is_expired = |stored: &[u8]| split(stored).is_ok_and(|(touched, _)| self.is_expired(touched));
+        match change.action {
+            Action::Put(value) | Action::MapPut { value, .. } if is_expired(value) => None,
+            Action::ListPut { index, element } if is_expired(element) => {
+                Some(Change { action: Action::ListPut { index, element: REMOVED }, ..change })
+            }
+            _ => Some(change),
+        }
+    }
+}
 
 /// The stored bytes of `value`, touched at `time`.
 #[must_use]
@@ -38,5 +119,37 @@ mod tests {
         assert_eq!(split(&stamp(7, b"value")).unwrap(), (7, &b"value"[..]));
         assert_eq!(split(&stamp(u64::MAX, b"")).unwrap(), (u64::MAX, &b""[..]));
         assert!(split(&[1; 7]).is_err());
+        assert_eq!(REMOVED, stamp(0, b""));
+    }
+
+    #[test]
+    fn an_entry_is_expired_once_its_duration_has_passed() {
+        for (duration, touched, now, is_expired) in [
+            (10, 5, 14, false),
+            (10, 5, 15, true),
+            (10, 5, 4, false),
+            (1, 7, 7, false),
+            (1, 7, 8, true),
+            (u64::MAX, 5, u64::MAX - 1, false),
+            (u64::MAX - 5, 5, u64::MAX - 1, false),
+            (u64::MAX, 0, 0, true),
+        ] {
+            let life = Lifespan::new(Ttl::new(duration), now);
+            assert_eq!(life.is_expired(touched), is_expired, "{touched} + {duration} at {now}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_is_never_visible() {
+        let visibility = TtlVisibility::ReturnExpiredIfNotCleanedUp;
+        let shown = Lifespan::new(Ttl { visibility, ..Ttl::new(u64::MAX) }, 0);
+        let hidden = Lifespan::new(Ttl::new(1), 100);
+        assert!(shown.entry(&stamp(3, b"v")).unwrap().is_visible);
+        assert!(Lifespan::new(Ttl { visibility, ..Ttl::new(1) }, 100).entry(&stamp(3, b"")).unwrap().is_visible);
+        assert!(!hidden.entry(&stamp(3, b"v")).unwrap().is_visible);
+        for life in [shown, hidden] {
+            let removed = life.entry(REMOVED).unwrap();
+            assert!(removed.is_expired && !removed.is_visible);
+        }
     }
 }

@@ -138,9 +138,13 @@ fn block(block: &BlockHandle) -> Node {
 fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
     let shape = &manifest.shape;
     let assignment = format!("{:?}", shape.assignment).to_lowercase();
-    let states = manifest.states.iter().map(|(id, state)| {
+    let states = manifest.states.iter().map(|(id, registration)| {
+        let state = &registration.descriptor;
+        let redistribution = state.redistribution.map(|it| Node::text(format!("{it:?}").to_lowercase()));
         Node::Fields(vec![
-            ("id", id.0.into()),
+            ("registration", id.0.into()),
+            ("id", registration.data.0.into()),
+            ("migrating_from", Node::list(registration.migrating_from.iter().map(|data| data.0.into()))),
             ("name", Node::text(&state.name)),
             ("kind", Node::text(format!("{:?}", state.kind).to_lowercase())),
             ("merge", state.merge.map_or(Node::None, |merge| Node::text(format_args!("{merge:?}")))),
@@ -150,6 +154,8 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
             ),
             ("schema", Node::text(state.schema.to_string())),
             ("ttl_ms", Node::Number(state.ttl.map_or(0, |ttl| ttl.duration_ms))),
+            ("redistribution", redistribution.unwrap_or(Node::None)),
+            ("default_value_bytes", Node::Number(state.default_value.len() as u64)),
         ])
     });
     let runs = manifest.runs.iter().map(|(epoch, of)| run(*epoch, of));

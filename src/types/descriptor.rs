@@ -19,6 +19,8 @@ pub enum StateKind {
     List,
     /// A map, ordered by the bytes of its keys.
     Map,
+    /// A set of times, each with a key and a namespace, in order of time over all keys of the backend.
+    Timer,
 }
 
 /// A built-in, versioned merge of one entry. The meaning of a variant never changes; a new meaning is a new variant. Its
@@ -175,6 +177,24 @@ impl StateDescriptor {
     pub fn with_merge(self, merge: impl Into<Option<MergeFunction>>) -> Self {
         Self { merge: merge.into(), ..self }
     }
+}
+
+/// Declares what becomes of a state whose registered schema differs from the descriptor asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// The name of the state.
+    pub state: String,
+    /// What the new serializers can read.
+    pub mode: SchemaMode,
+}
+
+/// How the serializers of a [`SchemaChange`] go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchemaMode {
+    /// The new ones read what the old ones wrote: the entries stay.
+    Compatible,
+    /// They do not: the client rewrites the entries from the old state to the new one.
+    Migrate,
 }
 
 #[cfg(test)]

@@ -5,11 +5,17 @@
 //! alone, from a snapshot and the log after it, or into another parallelism.
 
 mod keyed;
+mod operator;
+mod timers;
+mod ttl;
 
 use dstl::{
     backend::{OpenSpec, Operation, RestoreFrom, Session},
     checkpoint::ledger::NoticeKind,
-    state::op::{Answer, Op},
+    state::{
+        op::{Answer, Op},
+        rocksdb::TimerService,
+    },
     types::{InnerBackend, KeyGroup, StateDescriptor, StateId},
 };
 
@@ -41,6 +47,7 @@ pub(crate) struct Setting {
     pub(crate) inner: InnerBackend,
     pub(crate) changelog: bool,
     pub(crate) course: Course,
+    pub(crate) timers: TimerService,
 }
 
 /// The subtasks of one operator.
@@ -68,8 +75,9 @@ impl Bench {
 
     /// A new daemon with all subtasks, as a later attempt.
     async fn open(&mut self, restore: RestoreFrom) {
-        let Setting { inner, changelog, course } = self.setting;
-        let daemon = Daemon::start(&self.world, Settings::on_request(inner, 10 * (self.attempt + 1)));
+        let Setting { inner, changelog, course, timers } = self.setting;
+        let settings = Settings { timers, ..Settings::on_request(inner, 10 * (self.attempt + 1)) };
+        let daemon = Daemon::start(&self.world, settings);
         let turn = if course == Course::Rescaled { self.attempt as usize % PARALLELISMS.len() } else { 0 };
         self.attempt += 1;
         self.subtasks.clear();
@@ -137,6 +145,16 @@ impl Bench {
         self.subtasks.iter_mut().map(|subtask| subtask.apply(state, (None, b"", b""), op)).collect()
     }
 
+    /// How many subtasks there are.
+    pub(crate) fn parallelism(&self) -> usize {
+        self.subtasks.len()
+    }
+
+    /// Does one thing that has no key, in one subtask.
+    pub(crate) fn run_in(&mut self, subtask: usize, state: usize, op: Op<'_>) -> Option<Answer> {
+        self.subtasks[subtask].apply(state, (None, b"", b""), op)
+    }
+
     /// Does something that says nothing.
     pub(crate) fn write(&mut self, state: usize, place: (&str, &str), op: Op<'_>) {
         assert_eq!(self.run(state, place, op), None, "{op:?} in {:?}", self.setting);
@@ -167,11 +185,22 @@ fn group(key: &str) -> u32 {
 
 /// Runs a behaviour in every setting.
 pub(crate) async fn everywhere(states: Vec<StateDescriptor>, behaviour: impl AsyncFn(&mut Bench)) {
+    everywhere_with(&[TimerService::default()], states, behaviour).await;
+}
+
+/// Likewise, with each of `services` for the timers of RocksDB.
+pub(crate) async fn everywhere_with(
+    services: &[TimerService],
+    states: Vec<StateDescriptor>,
+    behaviour: impl AsyncFn(&mut Bench),
+) {
     use Course::{Live, LogAlone, Rescaled, SnapshotAlone, SnapshotAndLog};
-    for inner in [InnerBackend::HashMap, InnerBackend::RocksDb] {
-        for (changelog, courses) in [(true, &[Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled][..])] {
+    let on_disk = services.iter().map(|timers| (InnerBackend::RocksDb, *timers));
+    for (inner, timers) in on_disk.chain([(InnerBackend::HashMap, TimerService::default())]) {
+        let (logged, unlogged) = ([Live, LogAlone, SnapshotAlone, SnapshotAndLog, Rescaled], [SnapshotAlone, Rescaled]);
+        for (changelog, courses) in [(true, &logged[..]), (false, &unlogged[..])] {
             for &course in courses {
-                let setting = Setting { inner, changelog, course };
+                let setting = Setting { inner, changelog, course, timers };
                 let mut bench = Bench::start(setting, states.clone()).await;
                 behaviour(&mut bench).await;
             }

@@ -228,6 +228,7 @@ fn flinks_names_get_ours_in_every_source() {
         "state.checkpoints.dir=s3://bucket/a",
         "state.checkpoints.num-retained=0",
         "state.backend.rocksdb.memory.managed=true",
+        "queryable-state.enable=true",
         "s3.secret-key=hush",
     ];
     sources.flags = flags(&arguments).flags;
@@ -257,6 +258,8 @@ fn flinks_names_get_ours_in_every_source() {
         "`state.checkpoints.num-retained` is `0` (flag --set), as in Flink; here it is `execution.checkpointing.num-retained`, and \
          this value cannot stay: ",
         "`state.backend.rocksdb.memory.managed` is `true` (flag --set), as in Flink; dstl has no such option: ",
+        "`queryable-state.enable` is `true` (flag --set), as in Flink; here it is `--set queryable-state.enabled=true`; there is no \
+         query server: ",
         "`s3.secret-key` is `…` (flag --set), as in Flink; dstl has no such option: credentials come from the environment",
     ];
     assert_eq!(shown.len(), expected.len(), "{shown:#?}");
@@ -441,6 +444,7 @@ fn a_flat_flink_configuration_is_translated() {
     let (settings, toml, said) = translated("flink-conf.yaml");
     let expected = [
         "state.backend.type = \"rocksdb\"",
+        "execution.state-recovery.from-local = true",
         "state.changelog.dstl.dfs.base-path = \"s3://bucket/changelog\"",
         "execution.checkpointing.num-retained = 2",
         "state.changelog.dstl.dfs.store-options.aws_endpoint = \"http://127.0.0.1:9000\"",
@@ -453,7 +457,7 @@ fn a_flat_flink_configuration_is_translated() {
     assert!(toml.contains("# dstl.dfs.upload.timeout: 1 s (line 26)\n#     Changed in meaning: "), "{toml}");
     assert!(toml.contains("# state.savepoints.dir: s3://bucket/savepoints (line 12)\n#     Left out: "), "{toml}");
     assert!(!toml.contains("not-to-be-seen"), "{toml}");
-    let counts = "dstl: 24 settings of Flink: 0 taken over, 6 renamed, 2 changed in meaning, 13 left out, 0 unknown, 3 unrelated";
+    let counts = "dstl: 24 settings of Flink: 0 taken over, 6 renamed, 3 changed in meaning, 12 left out, 0 unknown, 3 unrelated";
     assert!(said.starts_with(counts), "{said}");
     assert!(said.contains("unrelated to state: `jobmanager.rpc.address`, `taskmanager.numberOfTaskSlots`, "), "{said}");
 }
@@ -470,6 +474,7 @@ fn a_nested_flink_configuration_is_translated() {
         "state.backend.rocksdb.predefined-options = \"FLASH_SSD_OPTIMIZED\"",
         "memory.rocksdb = \"64 MiB\"",
         "state.backend.rocksdb.memory.write-buffer-ratio = 0.4",
+        "state.backend.rocksdb.timer-service.factory = \"HEAP\"",
         "state.backend.rocksdb.options.write_buffer_size = \"33554432\"",
         "state.backend.rocksdb.options.block_based_table_factory = \"{block_size=16384}\"",
         "state.backend.rocksdb.options.compaction_style = \"kCompactionStyleLevel\"",

@@ -80,6 +80,7 @@ impl Daemon {
             .arg(folder.path().join("store"))
             .args(["--set", &format!("dstl.data-dir={}", folder.path().display())])
             .args(["--set", "state.backend.rocksdb.metrics=is-write-stopped,background-errors,estimate-num-keys"])
+            .args(["--set", "execution.checkpointing.local-backup.enabled=true"])
             .env_clear()
             .env("NO_COLOR", "1")
             .stderr(Stdio::piped())

@@ -48,7 +48,7 @@ fn paths(report: &SweepReport, which: impl Fn(&Verdict) -> bool) -> Vec<String> 
 }
 
 /// Fails if a head names a segment or page that is not there. Pages are read on the way.
-async fn everything_named_is_there(world: &World) {
+pub(crate) async fn everything_named_is_there(world: &World) {
     let store = world.store();
     let job = Name::new("job").unwrap();
     for head in job::read_heads(&store, &job, Retry::none()).await.unwrap() {

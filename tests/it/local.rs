@@ -12,13 +12,13 @@ use dstl::{
 };
 
 /// A daemon of the real binary in a folder that outlives it.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
 }
 
 impl Daemon {
-    fn start(folder: &Path, settings: &[String]) -> Self {
+    pub(crate) fn start(folder: &Path, settings: &[String]) -> Self {
         let socket = folder.join("s");
         let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
         command.args(["serve", "--admin", "off", "--socket"]).arg(&socket).env_clear();
@@ -30,7 +30,7 @@ impl Daemon {
         Self { child, socket }
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         for _ in 0..200 {
             match Client::connect(&self.socket).await {
                 Ok(client) => return client,
@@ -82,6 +82,31 @@ async fn state_in_rocksdb_survives_a_killed_daemon_whose_local_files_go() {
         daemon.end(if attempt == 1 { "KILL" } else { "TERM" });
     }
     assert_eq!(locals.each_ref().map(|root| homes(root)), [0, 0], "an orderly end leaves nothing");
+}
+
+#[tokio::test]
+async fn a_killed_daemons_copies_restore_what_it_uploaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["execution.checkpointing.local-backup.enabled=true", "execution.state-recovery.from-local=true"];
+    let (copies, segments) = (folder.path().join("copies/objects/job"), folder.path().join("store/job/segments"));
+    for attempt in 1..=2_u64 {
+        let daemon = Daemon::start(folder.path(), &settings.map(str::to_owned));
+        let client = daemon.client().await;
+        let backend = client.open(OpenOptions::new("job", "operator").attempt(attempt)).await.unwrap();
+        let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.unwrap();
+        let session = backend.session().await.unwrap();
+        assert_eq!(state.on(&session).get("word").await.unwrap(), (attempt > 1).then_some(1));
+        if attempt == 2 {
+            break;
+        }
+        state.on(&session).put("word", &1).await.unwrap();
+        session.barrier(attempt, "").await.unwrap().await.unwrap();
+        while !copies.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        daemon.end("KILL");
+        std::fs::remove_dir_all(&segments).expect("the checkpoint has a segment");
+    }
 }
 
 #[tokio::test]

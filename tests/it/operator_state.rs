@@ -1,5 +1,6 @@
 //! Operator state: what subtasks had, others have after a restore, redistributed, beside keyed state.
 
+mod changes;
 mod storm;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -210,7 +211,7 @@ impl Fleet {
                 .describe()
                 .states
                 .into_iter()
-                .map(|state| (state.descriptor.name, state.entries))
+                .map(|state| (state.state.descriptor.name, state.entries))
                 .collect();
             let lengths = [
                 ("split", expected.split.len()),

@@ -1,4 +1,4 @@
-//! A store that refuses to create objects whose path contains a certain text.
+//! A store that refuses to create objects whose path contains a certain text, and knows what was read.
 
 use std::{fmt, sync::Arc};
 
@@ -14,12 +14,17 @@ use crate::support::World;
 
 /// What is refused. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Refused(Arc<Mutex<Option<&'static str>>>);
+pub(crate) struct Refused(Arc<Mutex<Option<&'static str>>>, Arc<Mutex<Vec<String>>>);
 
 impl Refused {
     /// From now on, refuses paths that contain `part`; nothing if `None`.
     pub(crate) fn set(&self, part: Option<&'static str>) {
         *self.0.lock() = part;
+    }
+
+    /// Paths of the objects that were read since this was last asked, once for each read.
+    pub(crate) fn take_reads(&self) -> Vec<String> {
+        std::mem::take(&mut *self.1.lock())
     }
 
     /// `world` with its store made picky.
@@ -55,6 +60,9 @@ impl ObjectStore for PickyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if !options.head {
+            self.refused.1.lock().push(location.to_string());
+        }
         self.store.get_opts(location, options).await
     }
 

@@ -38,7 +38,7 @@ fn settings(seed: u64) -> Settings {
         preemptive_persist_threshold: 2000,
         ..BackendOptions::default()
     };
-    Settings { options, budget: 100_000, seed }
+    Settings { options, budget: 100_000, seed, ..Settings::default() }
 }
 
 /// What batch `number` puts under each of its keys, so that the batch is one of the largest.

@@ -223,24 +223,37 @@ fn restore(way: u64, fleet: &Fleet) -> RestoreFrom {
 
 #[tokio::test(start_paused = true)]
 async fn one_to_three_to_two_to_five_keeps_every_entry_exactly_once() {
-    rescale_from_seeds(1..=8, |_| InnerBackend::HashMap).await;
+    rescale_from_seeds(1..=8, |_| (InnerBackend::HashMap, true)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn rescales_on_and_between_both_inner_backends_keep_every_entry_exactly_once() {
-    rescale_from_seeds(20..=21, |_| InnerBackend::RocksDb).await;
-    let either = |random: &Random| [InnerBackend::HashMap, InnerBackend::RocksDb][random.below(2) as usize];
+    rescale_from_seeds(20..=21, |_| (InnerBackend::RocksDb, true)).await;
+    let either = |random: &Random| (either_inner(random), true);
     rescale_from_seeds(30..=32, either).await;
 }
 
-async fn rescale_from_seeds(seeds: impl Iterator<Item = u64>, inner: impl Fn(&Random) -> InnerBackend) {
+fn either_inner(random: &Random) -> InnerBackend {
+    [InnerBackend::HashMap, InnerBackend::RocksDb][random.below(2) as usize]
+}
+
+#[tokio::test(start_paused = true)]
+async fn rescales_without_changelog_and_that_switch_it_keep_every_entry_exactly_once() {
+    rescale_from_seeds(40..=42, |_| (InnerBackend::HashMap, false)).await;
+    rescale_from_seeds(50..=50, |_| (InnerBackend::RocksDb, false)).await;
+    rescale_from_seeds(60..=64, |random| (either_inner(random), random.below(2) == 0)).await;
+}
+
+/// Generations of subtasks, each with an inner backend and with or without changelog, as `mode` says.
+async fn rescale_from_seeds(seeds: impl Iterator<Item = u64>, mode: impl Fn(&Random) -> (InnerBackend, bool)) {
     for seed in seeds {
         let world = World::new();
         let random = Random::seeded(seed);
         let (mut model, mut from) = (Model::new(), RestoreFrom::Empty);
         for (attempt, parallelism) in (1..).zip([1, 3, 2, 5, 5, 1, 4]) {
             let mut settings = settings(seed * 1000 + attempt * 10);
-            settings.options.inner = inner(&random);
+            let (inner, changelog) = mode(&random);
+            (settings.options.inner, settings.options.changelog) = (inner, changelog);
             if attempt % 2 == 1 {
                 settings.options.block_split_threshold = 500;
             }
@@ -250,7 +263,7 @@ async fn rescale_from_seeds(seeds: impl Iterator<Item = u64>, inner: impl Fn(&Ra
             sweep(&world).await;
             for id in 1..=1 + random.below(4) {
                 fleet.write(300);
-                if random.below(3) == 0 {
+                if random.below(3) == 0 && changelog {
                     let (part, of) = (random.below(3) as usize, 1 + random.below(3) as usize);
                     fleet.materialize(|n| n % of == part % of).await;
                     fleet.write(50);

@@ -25,14 +25,14 @@ use dstl::{
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Path, Retry, RetryOptions, Store,
+        Copies, Path, Retry, RetryOptions, Store,
         faulty::{Faults, FaultyStore},
     },
     random::Random,
     state::{
         folder::Folders,
         op::{Answer, Op},
-        rocksdb::{ResourceOptions, Resources},
+        rocksdb::{ResourceOptions, Resources, TimerService},
     },
     tasks::Tasks,
     types::{BackendId, InnerBackend, Limits, Name, StateDescriptor, StateId, StateKind},
@@ -75,9 +75,9 @@ impl World {
 }
 
 /// What a daemon has for RocksDB.
-fn local(world: &World, instance: uuid::Uuid) -> Resources {
+fn local(world: &World, instance: uuid::Uuid, timers: TimerService) -> Resources {
     let folders = Folders::new(&[world.disk.path().to_owned()], instance).unwrap();
-    Resources::new(ResourceOptions { memory_bytes: 16 << 20, ..ResourceOptions::default() }, folders).unwrap()
+    Resources::new(ResourceOptions { memory_bytes: 16 << 20, timers, ..ResourceOptions::default() }, folders).unwrap()
 }
 
 /// One daemon without its wire.
@@ -92,11 +92,12 @@ pub(crate) struct Settings {
     pub(crate) options: BackendOptions,
     pub(crate) budget: u64,
     pub(crate) seed: u64,
+    pub(crate) timers: TimerService,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1 }
+        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1, timers: TimerService::default() }
     }
 }
 
@@ -136,10 +137,23 @@ pub(crate) use on_both;
 
 impl Daemon {
     pub(crate) fn start(world: &World, settings: Settings) -> Self {
+        Self::start_with_copies(world, settings, |_| None)
+    }
+
+    /// With the local copies that `copies` makes.
+    pub(crate) fn start_with_copies(
+        world: &World,
+        settings: Settings,
+        copies: impl FnOnce(&Metrics) -> Option<Copies>,
+    ) -> Self {
         let (metrics, tasks, random) = (Metrics::new(), Tasks::default(), Random::seeded(settings.seed));
         let faulty = FaultyStore::new(world.objects.clone(), Random::seeded(settings.seed + 1), Tasks::default());
         let faults = faulty.faults();
         let store = Store::new(Arc::new(faulty), Path::default(), RetryOptions::default(), &metrics, random.clone());
+        let store = store.with_copies(copies(&metrics));
+        if let Some(copies) = store.copies() {
+            tasks.spawn(copies.clone().run());
+        }
         let instance = random.uuid();
         let limits: Limits = settings.options.limits;
         let upload = UploadOptions { batch: BatchOptions::default(), num_threads: 5, compression: Compression::None };
@@ -160,7 +174,7 @@ impl Daemon {
             uploads,
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
-            local: Some(Arc::new(local(world, instance))),
+            local: Some(Arc::new(local(world, instance, settings.timers))),
             materializing: Turns::default(),
             metrics: BackendMetrics::register(&metrics),
         };

@@ -295,14 +295,14 @@ fn every_exception_is_used() {
 
 #[test]
 fn every_file_begins_with_what_it_is() {
-    let files = sources(&["src", "tests", "benches", "build.rs"]);
+    let files = sources(&["src", "tests", "benches", "examples", "build.rs"]);
     let silent = files.iter().filter(|source| !source.text.starts_with("//! "));
     none(silent.map(|source| format!("{}: does not begin with `//!`", source.path.display())).collect());
 }
 
 #[test]
 fn files_are_short() {
-    let sources = sources(&["src"]);
+    let sources = sources(&["src", "examples"]);
     let long = sources.iter().filter(|source| !source.is_tests() && source.lines() > MAX_LINES);
     none(long.map(|it| format!("{}: {} lines, of at most {MAX_LINES}", it.path.display(), it.lines())).collect());
 }
@@ -317,7 +317,7 @@ fn no_folder_hides_its_front_page() {
 #[test]
 fn nothing_is_left_unfinished() {
     let mut faults = Vec::new();
-    for source in sources(&["src", "benches", "build.rs"]) {
+    for source in sources(&["src", "benches", "examples", "build.rs"]) {
         let code = UNFINISHED.iter().filter(|word| source.code.contains(**word));
         let prose = UNFINISHED_WORDS.iter().filter(|word| source.text.contains(**word));
         faults.extend(code.chain(prose).map(|word| format!("{}: says `{word}`", source.path.display())));
@@ -328,7 +328,7 @@ fn nothing_is_left_unfinished() {
 #[test]
 fn nothing_is_unsafe() {
     let names = |source: &Source| source.code.split(|c| !is_word(c)).any(|word| word == "unsafe");
-    let found = sources(&["src", "tests", "benches", "build.rs"]).into_iter().filter(names);
+    let found = sources(&["src", "tests", "benches", "examples", "build.rs"]).into_iter().filter(names);
     none(found.map(|source| format!("{}: is unsafe", source.path.display())).collect());
 }
 

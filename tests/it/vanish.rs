@@ -70,7 +70,7 @@ async fn prepare(world: &World, inner: InnerBackend) -> BTreeMap<u64, Model> {
 }
 
 /// `world` as it is now, without the object at `path`.
-async fn copy_without(world: &World, path: &str) -> World {
+pub(crate) async fn copy_without(world: &World, path: &str) -> World {
     let copy = World::new();
     for kept in world.paths("").await.iter().filter(|kept| *kept != path) {
         let kept = Path::from(kept.as_str());

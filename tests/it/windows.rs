@@ -11,7 +11,7 @@ use dstl::{
     types::{InnerBackend, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
-use crate::support::{Daemon, Settings, Task, World, group_of, on_both};
+use crate::support::{Daemon, Settings, Task, World, group_of};
 
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
 const WINDOWS: [&str; 4] = ["12:00-12:10", "12:05-12:20", "12:15-12:30", "12:00-12:30"];
@@ -94,7 +94,7 @@ impl Windows {
 }
 
 /// Records in three windows that come to overlap, merged before or after a base is made, if at all; then kill -9 and replay.
-async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
+pub(crate) async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     let world = World::new();
     let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
     let mut windows = Windows::open(&daemon, 1).await;
@@ -131,11 +131,4 @@ async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     // Merging goes on where it was.
     restored.merge("c", WINDOWS[3], &WINDOWS[..3]);
     assert_eq!(number(&restored.apply("c", WINDOWS[3], &[(0, Op::Get)])[0]), 30);
-}
-
-// In Flink's changelog backend merged namespaces cannot be replayed: replaying them would need the user's functions.
-on_both! {
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_from_the_log_alone: |inner| super::merge_crash_and_compare(inner, None);
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_without_them: |inner| super::merge_crash_and_compare(inner, Some(true));
-    merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_with_them: |inner| super::merge_crash_and_compare(inner, Some(false));
 }

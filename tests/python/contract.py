@@ -24,13 +24,18 @@ import world
 # The order is that of the life of a backend; scenarios run beside each other all the same.
 import opening  # noqa: F401
 import operations  # noqa: F401
+import timers  # noqa: F401
 import sessions  # noqa: F401
+import ttl  # noqa: F401
 import checkpoints  # noqa: F401
+import changelog_off  # noqa: F401
 import service  # noqa: F401
 import crashes  # noqa: F401
 import damage  # noqa: F401
 import rescale  # noqa: F401
 import operator_state  # noqa: F401
+import schema  # noqa: F401
+import query  # noqa: F401
 
 # After so long something hangs: every thread is shown, and the run fails.
 LIMIT_SECONDS = 180

@@ -250,8 +250,6 @@ def names_and_numbers_that_cannot_be_are_refused(world):
     ):
         with refused("REASON_INVALID_ARGUMENT"):
             client.open(world.job, **shape)
-    with refused("REASON_UNSUPPORTED"):
-        client.open(world.job, changelog=service_pb2.CHANGELOG_MODE_DISABLED)
     with refused("REASON_INVALID_ARGUMENT", "backend"):
         client.open_raw(service_pb2.OpenRequest(parallelism=1, restore=restore_latest()))
     with refused("REASON_INVALID_ARGUMENT", "restore"):

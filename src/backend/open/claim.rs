@@ -114,6 +114,7 @@ fn restored(part: &Part) -> RestoredPart {
         checkpoint: part.record.identity,
         key_groups: part.span().key_groups,
         attachment: part.record.attachment.clone(),
+        time: part.record.time,
     }
 }
 
@@ -361,10 +362,6 @@ pub(super) fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Span>) ->
     };
     let inner = spec.inner.unwrap_or(env.options.inner);
     let changelog = spec.changelog.unwrap_or(env.options.changelog);
-    if !changelog {
-        let text = "a backend without changelog is not offered yet; open it with CHANGELOG_MODE_ENABLED";
-        return Err(Error::new(Reason::Unsupported, text));
-    }
     Ok(Shape { parallelism: spec.parallelism, max_parallelism, key_groups, assignment, inner, changelog })
 }
 

@@ -132,8 +132,8 @@ pub(super) async fn read(
         None => false,
     };
     let shared: Vec<(StateId, StateDescriptor)> =
-        states.bound().filter(|(_, state)| is_shared(state)).map(|(id, state)| (id, state.clone())).collect();
-    let all = states.iter().filter(|(_, state)| state.redistribution.is_some());
+        states.in_force().map(|state| (state.id, state.descriptor)).filter(|(_, state)| is_shared(state)).collect();
+    let all = states.data().filter(|(_, state)| state.redistribution.is_some());
     let all: Vec<(StateId, StateDescriptor)> = all.map(|(id, state)| (id, state.clone())).collect();
     // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
     let reads: Vec<_> =

@@ -9,7 +9,10 @@ use crate::{
         compression::Compression,
         segment::{ChangeSet, EncodedSegment, SegmentEncoder, SegmentHandle, SegmentId},
     },
-    object::{Created, ObjectName, Path, Retry},
+    object::{
+        Created, ObjectName, Path, Retry,
+        copies::{Label, Part, Use},
+    },
     types::Name,
 };
 
@@ -48,12 +51,13 @@ impl Upload {
             let id =
                 SegmentId { job: self.job.clone(), instance: self.in_flight.numbers.instance, number: number.number };
             let EncodedSegment { payload, handles, bytes } = encode(id.clone(), &sets, self.compression).await;
-            match store.create_counted(&path(&id), payload, Retry::forever()).await {
+            match store.create_counted(&path(&id), payload.clone(), Retry::forever()).await {
                 Ok((Created::New | Created::Identical, attempts)) => {
                     metrics.attempts.observe(f64::from(attempts));
                     metrics.duration.observe(begun.elapsed().as_secs_f64());
                     metrics.stored.inc_by(bytes);
                     metrics.size.observe(observed(bytes));
+                    store.copy(&path(&id), payload, || label(&sets));
                     break Ok(handles);
                 }
                 Ok((Created::Conflict, _)) => {
@@ -110,6 +114,12 @@ async fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> 
 
 fn path(id: &SegmentId) -> Path {
     ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
+}
+
+/// Whose changes a local copy of the segment has.
+fn label(sets: &[ChangeSet]) -> Label {
+    let usage = |set: &ChangeSet| Use { backend: set.backend.clone(), part: Part::Log(set.body.range) };
+    Label { uses: sets.iter().map(usage).collect(), leads_to: vec![] }
 }
 
 /// For histograms: exact below 2^53.

@@ -100,6 +100,9 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
     if manifest.epochs.is_empty() {
         return Err("no epoch");
     }
+    if manifest.states.values().any(|registration| !manifest.states.contains_key(&registration.data)) {
+        return Err("a registration of entries that no state has");
+    }
     let mut needed = manifest.checkpoints.iter().flat_map(|record| manifest.contents(record).imports);
     if needed.any(|uuid| manifest.import(uuid).is_none()) {
         return Err("a checkpoint that needs an import that is not there");
@@ -273,6 +276,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         pinned: record.pinned,
         subsumed: record.subsumed,
         triggered_at_ms: record.triggered_at,
+        time_ms: record.time,
         incremental_bytes: record.incremental_bytes,
         changes: record.changes,
         states_to: record.states_to,
@@ -297,6 +301,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         pinned: message.pinned,
         subsumed: message.subsumed,
         triggered_at: message.triggered_at_ms,
+        time: message.time_ms,
         incremental_bytes: message.incremental_bytes,
         changes: message.changes,
         states_to: message.states_to,
@@ -312,7 +317,8 @@ mod tests {
 
     #[test]
     fn a_manifest_survives_its_bytes() {
-        let manifest = super::super::tests::sample();
+        let mut manifest = super::super::tests::sample();
+        manifest.checkpoints[0].time = 1_700_000_000_001;
         assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
     }
 

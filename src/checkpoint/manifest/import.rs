@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Shape, Source};
+use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Registration, Shape, Source};
 use crate::{
     checkpoint::index::Run,
     types::{BackendId, Epoch, KeyGroupRange, StateId},
@@ -36,7 +36,7 @@ pub struct Import {
     pub origin: BackendId,
     /// What it has. The objects may hold others, which are not meant.
     pub key_groups: KeyGroupRange,
-    /// Ids of states in its objects, and what they are called here.
+    /// Ids of entries ([`Registration::data`]) in its objects, and what they are called here. Others in them are not meant.
     pub states: BTreeMap<StateId, StateId>,
     /// What it begins with; `None`: the empty state.
     pub materialization: Option<Materialization>,
@@ -59,7 +59,10 @@ impl Import {
     #[must_use]
     pub fn view(&self, by: &Manifest, id: u64) -> (Manifest, CheckpointRecord) {
         let shape = Shape { key_groups: self.key_groups, ..by.shape };
-        let named = |(origin, own): (&StateId, &StateId)| Some((*origin, by.states.get(own)?.clone()));
+        let named = |(origin, own): (&StateId, &StateId)| {
+            let descriptor = by.states.get(own)?.descriptor.clone();
+            Some((*origin, Registration::first(*origin, descriptor)))
+        };
         let contents = Contents {
             imports: vec![],
             base: self.materialization.as_ref().map(|base| base.uuid),
@@ -232,7 +235,7 @@ mod tests {
     fn a_view_consists_of_what_the_import_has() {
         let mut by = importer(&sample(), 7);
         let descriptor = by.states[&StateId(1)].clone();
-        by.states.insert(StateId(4), descriptor.clone());
+        by.states.insert(StateId(4), Registration { data: StateId(4), ..descriptor.clone() });
         let import = by.imports[0].clone();
         let (manifest, record) = import.view(&by, 7);
         assert_eq!(manifest.states, BTreeMap::from([(StateId(1), descriptor)]), "by the ids of the origin");

@@ -1,4 +1,4 @@
-//! The descriptors of states in manifests.
+//! The registered states of manifests.
 
 use crate::{
     proto::store,
@@ -8,14 +8,46 @@ use crate::{
     },
 };
 
-pub(super) fn encode_state(id: StateId, state: &StateDescriptor) -> store::State {
+/// What a state was registered as. It never changes: whatever differs is another registration, of another id.
+///
+/// ```text
+///   registrations  1: `a` v1, data 1    2: `a` v2, data 1    3: `a` v3, data 3, migrating from 1
+///   in force         1 ────────────────── 2 ─────────────────── 2 and 3 ──────────────── 3
+/// ```
+///
+/// Which ones are in force at a cut is told by its [`CheckpointRecord`](super::CheckpointRecord). No two of those share their data, and
+/// data of which none is in force has no entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// As the engine declared it.
+    pub descriptor: StateDescriptor,
+    /// The id under which its entries lie in the log and in inner backends, and which clients use: that of the first
+    /// registration of these entries.
+    pub data: StateId,
+    /// Data of registrations of the same name and another schema: their entries belong here once the client has rewritten them.
+    pub migrating_from: Vec<StateId>,
+}
+
+impl Registration {
+    /// The first registration of its entries.
+    #[must_use]
+    pub fn first(id: StateId, descriptor: StateDescriptor) -> Self {
+        Self { descriptor, data: id, migrating_from: vec![] }
+    }
+}
+
+pub(super) fn encode_state(id: StateId, registration: &Registration) -> store::State {
+    let state = &registration.descriptor;
     store::State {
+        data_id: if registration.data == id { 0 } else { registration.data.0 },
+        migrating_from: registration.migrating_from.iter().map(|data| data.0).collect(),
         id: id.0,
         name: state.name.clone(),
         kind: match state.kind {
             StateKind::Value => 1,
             StateKind::List => 2,
             StateKind::Map => 3,
+            StateKind::Timer => 4,
         },
         merge: state.merge.map_or(0, |merge| merge.number().into()),
         key_serializer: encode_serializer(&state.schema.key),
@@ -27,11 +59,12 @@ pub(super) fn encode_state(id: StateId, state: &StateDescriptor) -> store::State
     }
 }
 
-pub(super) fn decode_state(message: &store::State) -> Result<(StateId, StateDescriptor), &'static str> {
+pub(super) fn decode_state(message: &store::State) -> Result<(StateId, Registration), &'static str> {
     let kind = match message.kind {
         1 => StateKind::Value,
         2 => StateKind::List,
         3 => StateKind::Map,
+        4 => StateKind::Timer,
         _ => return Err("an unknown kind of state"),
     };
     let merge = match message.merge {
@@ -55,7 +88,9 @@ pub(super) fn decode_state(message: &store::State) -> Result<(StateId, StateDesc
         redistribution,
         default_value: message.default_value.clone(),
     };
-    Ok((StateId(message.id), descriptor))
+    let data = StateId(if message.data_id == 0 { message.id } else { message.data_id });
+    let migrating_from = message.migrating_from.iter().copied().map(StateId).collect();
+    Ok((StateId(message.id), Registration { descriptor, data, migrating_from }))
 }
 
 fn encode_serializer(serializer: &Serializer) -> Option<store::Serializer> {

@@ -13,13 +13,19 @@ use crate::{
 };
 
 impl Book {
-    /// Puts the reads of an applied batch first in the queue, but behind a pending Resume.
+    /// Asks the reads of an applied batch again.
     pub(super) fn ask_again(&mut self, outgoing: Outgoing, number: u64) -> Result<(), ClientError> {
         if let Some(again) = outgoing.reads_again(number)? {
-            let resume = matches!(self.queue.front(), Some(Item::Resume(_)));
-            self.queue.insert(usize::from(resume), Item::Batch(again));
+            self.ask_first(again);
         }
         Ok(())
+    }
+
+    /// Puts reads first in the queue, but behind a pending Resume.
+    pub(super) fn ask_first(&mut self, reads: Outgoing) {
+        let resume = matches!(self.queue.front(), Some(Item::Resume(_)));
+        let item = self.item(reads);
+        self.queue.insert(usize::from(resume), item);
     }
 
     /// Fails the rejected batch and puts everything behind it back, in order, behind a Resume.
@@ -63,7 +69,8 @@ impl Book {
         let (head, tail) = batch::split(&sealed, half)?;
         let later = replies.split_off(half);
         for (sealed, replies) in [(tail, later), (head, replies)] {
-            self.queue.push_front(Item::Batch(Outgoing::shared(sealed, replies)));
+            let item = self.item(Outgoing::shared(sealed, replies));
+            self.queue.push_front(item);
         }
         Ok(())
     }

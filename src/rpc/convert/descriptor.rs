@@ -2,11 +2,12 @@
 
 use super::{invalid, unknown_value};
 use crate::{
-    error::{Error, Reason},
+    backend::RegisteredState,
+    error::Error,
     proto::v1::{self, ttl},
     types::{
-        CompactionCleanup, IncrementalCleanup, MergeFunction, Redistribution, Schema, Serializer, StateDescriptor,
-        StateId, StateKind, Ttl, TtlCleanup, TtlUpdate, TtlVisibility,
+        CompactionCleanup, IncrementalCleanup, MergeFunction, Redistribution, Schema, SchemaChange, SchemaMode,
+        Serializer, StateDescriptor, StateKind, Ttl, TtlCleanup, TtlUpdate, TtlVisibility,
     },
 };
 
@@ -17,9 +18,7 @@ pub(in crate::rpc) fn descriptor(descriptor: &v1::StateDescriptor) -> Result<Sta
         Ok(v1::StateKind::Value) => StateKind::Value,
         Ok(v1::StateKind::List) => StateKind::List,
         Ok(v1::StateKind::Map) => StateKind::Map,
-        Ok(v1::StateKind::Timer) => {
-            return Err(Error::new(Reason::Unsupported, format!("state `{state}`: timers are not offered yet")));
-        }
+        Ok(v1::StateKind::Timer) => StateKind::Timer,
         Ok(v1::StateKind::Unspecified) => return Err(invalid(format!("state `{state}`: `kind` is missing"))),
         Err(_) => return Err(unknown_value("kind", descriptor.kind)),
     };
@@ -91,11 +90,26 @@ fn or_default<T: PartialEq + Default>(wire: T, default: T) -> T {
     if wire == T::default() { default } else { wire }
 }
 
-pub(in crate::rpc) fn to_registered(id: StateId, descriptor: &StateDescriptor) -> v1::RegisteredState {
+/// A change that a client declares.
+pub(in crate::rpc) fn schema_change(change: &v1::SchemaChange) -> Result<SchemaChange, Error> {
+    use v1::schema_change::Mode;
+    let state = change.state.clone();
+    let mode = match Mode::try_from(change.mode) {
+        Ok(Mode::Compatible) => SchemaMode::Compatible,
+        Ok(Mode::Migrate) => SchemaMode::Migrate,
+        Ok(Mode::Unspecified) => return Err(invalid(format!("schema change of state `{state}`: `mode` is missing"))),
+        Err(_) => return Err(unknown_value("changes.mode", change.mode)),
+    };
+    Ok(SchemaChange { state, mode })
+}
+
+pub(in crate::rpc) fn to_registered(state: &RegisteredState) -> v1::RegisteredState {
+    let RegisteredState { id, descriptor, migrating_from } = state;
     let kind = match descriptor.kind {
         StateKind::Value => v1::StateKind::Value,
         StateKind::List => v1::StateKind::List,
         StateKind::Map => v1::StateKind::Map,
+        StateKind::Timer => v1::StateKind::Timer,
     };
     let descriptor = v1::StateDescriptor {
         name: descriptor.name.clone(),
@@ -108,7 +122,11 @@ pub(in crate::rpc) fn to_registered(id: StateId, descriptor: &StateDescriptor) -
         redistribution: descriptor.redistribution.map_or(0, |redistribution| redistribution as i32),
         default_value: descriptor.default_value.clone(),
     };
-    v1::RegisteredState { id: id.0, descriptor: Some(descriptor), migrating_from: 0 }
+    v1::RegisteredState {
+        id: id.0,
+        descriptor: Some(descriptor),
+        migrating_from: migrating_from.map_or(0, |from| from.0),
+    }
 }
 
 fn to_serializer(serializer: &Serializer) -> Option<v1::Serializer> {
@@ -159,10 +177,21 @@ mod tests {
             ..StateDescriptor::new("full", StateKind::Map).with_merge(MergeFunction::Count)
         };
         let usual = StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("usual", StateKind::List) };
-        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Value)] {
-            let wire = to_registered(StateId(3), &declared);
+        for declared in [full, usual, StateDescriptor::new("bare", StateKind::Timer)] {
+            let (id, migrating_from) = (crate::types::StateId(3), Some(crate::types::StateId(2)));
+            let wire = to_registered(&RegisteredState { id, descriptor: declared.clone(), migrating_from });
+            assert_eq!((wire.id, wire.migrating_from), (3, 2));
             assert_eq!(descriptor(&wire.descriptor.unwrap()).unwrap(), declared);
         }
+    }
+
+    #[test]
+    fn a_schema_change_says_how_the_serializers_go_together() {
+        let declared = |mode| schema_change(&v1::SchemaChange { state: "a".to_owned(), mode });
+        let change = |mode| Ok(SchemaChange { state: "a".to_owned(), mode });
+        assert_eq!((declared(1), declared(2)), (change(SchemaMode::Compatible), change(SchemaMode::Migrate)));
+        assert!(declared(0).unwrap_err().message.contains("`mode` is missing"));
+        assert!(declared(3).is_err());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::Factory;
 use crate::{
     state::{
-        Address, Change, MapKeys, PieceSnapshots, StateBackend, StateError,
-        op::{Answer, Op, OpContext, check, execute},
+        Action, Address, Change, MapKeys, PieceSnapshots, StateBackend, StateError,
+        op::{Answer, Op, OpContext, Timer, check, execute},
     },
     types::{KeyGroup, KeyGroupRange, Limits, MergeFunction, StateDescriptor, StateId, StateKind},
 };
@@ -18,7 +18,7 @@ pub(super) const MAX_VALUE_BYTES: usize = 64;
 pub(super) const PAGE_BYTES: usize = 256;
 
 /// States of the bench: name, kind, merge function. Their ids count from 1, with a gap after the first.
-const STATES: [(StateId, StateKind, Option<MergeFunction>); 19] = [
+const STATES: [(StateId, StateKind, Option<MergeFunction>); 20] = [
     (VALUE, StateKind::Value, None),
     (OTHER_VALUE, StateKind::Value, None),
     (LIST, StateKind::List, None),
@@ -38,6 +38,7 @@ const STATES: [(StateId, StateKind, Option<MergeFunction>); 19] = [
     (SKETCH, StateKind::Value, Some(MergeFunction::HyperLogLog)),
     (MAP_SET, StateKind::Map, Some(MergeFunction::SetUnion)),
     (MAP_COUNT, StateKind::Map, Some(MergeFunction::Count)),
+    (TIMER, StateKind::Timer, None),
 ];
 
 pub(super) const VALUE: StateId = StateId(1);
@@ -59,6 +60,7 @@ pub(super) const SET: StateId = StateId(17);
 pub(super) const SKETCH: StateId = StateId(18);
 pub(super) const MAP_SET: StateId = StateId(19);
 pub(super) const MAP_COUNT: StateId = StateId(20);
+pub(super) const TIMER: StateId = StateId(21);
 
 /// Key groups of the bench.
 pub(super) fn range() -> KeyGroupRange {
@@ -75,6 +77,11 @@ pub(super) fn at_namespace<'a>(state: StateId, key: &'a str, namespace: &'a str)
     let sum: usize = key.bytes().map(usize::from).sum();
     let key_group = KeyGroup(range().first().0 + u16::try_from(sum % range().count()).unwrap());
     Address { state, key_group, key: key.as_bytes(), namespace: namespace.as_bytes() }
+}
+
+/// Where operations on all keys of a state are.
+pub(super) fn everywhere(state: StateId) -> Address<'static> {
+    Address { state, key_group: range().first(), key: b"", namespace: b"" }
 }
 
 /// Elements as operations take them.
@@ -117,6 +124,9 @@ impl Bench {
             page_bytes: PAGE_BYTES,
             key_groups: range(),
             scope: 7,
+            time: 0,
+            upkeep: None,
+            reach: Default::default(),
         };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();
@@ -127,7 +137,7 @@ impl Bench {
     }
 
     /// Runs a write that has nothing to say and must log exactly `changes`.
-    pub(super) fn write(&mut self, at: Address<'_>, op: Op<'_>, changes: &[crate::state::Action<'_>]) {
+    pub(super) fn write(&mut self, at: Address<'_>, op: Op<'_>, changes: &[Action<'_>]) {
         let from = self.log.len();
         assert_eq!(self.run(at, op), None, "{op:?}");
         let logged: Vec<_> = self.changes(from).collect();
@@ -141,7 +151,7 @@ impl Bench {
         (state, key): (StateId, &str),
         target: &str,
         sources: &[&str],
-        changes: &[(&str, crate::state::Action<'_>)],
+        changes: &[(&str, Action<'_>)],
     ) {
         let from = self.log.len();
         let merged = self.run(at_namespace(state, key, target), Op::MergeNamespaces(&elements(sources)));
@@ -198,6 +208,41 @@ impl Bench {
                 return all;
             }
         }
+    }
+
+    /// Every timer at or before `up_to`, page by page of `limit`.
+    pub(super) fn timers(&mut self, up_to: i64, limit: u64) -> Vec<Timer> {
+        let (mut all, mut from) = (Vec::new(), Bytes::new());
+        loop {
+            let answer = self.read(everywhere(TIMER), Op::Timers { up_to, token: &from, limit });
+            let Answer::Timers { timers, token } = answer else { unreachable!("Timers answers timers") };
+            all.extend(timers);
+            let Some(token) = token else { return all };
+            from = token;
+        }
+    }
+
+    /// Fires up to `limit` timers at or before `up_to`. Each is logged as one removal.
+    pub(super) fn fire(&mut self, up_to: i64, limit: u64) -> (Vec<Timer>, bool) {
+        let logged = self.logged();
+        let answer = self.run(everywhere(TIMER), Op::TimersFire { up_to, limit });
+        let Some(Answer::Fired { timers, more }) = answer else { unreachable!("TimersFire answers what it fired") };
+        let removal = |timer: &Timer| (timer.clone(), Action::TimerRemove { time: timer.time });
+        let removed = self.changes(logged).map(|Change { at, action }| {
+            let Action::TimerRemove { time } = action else { unreachable!("firing removes") };
+            let copy = Bytes::copy_from_slice;
+            let (key, namespace) = (copy(at.key), copy(at.namespace));
+            (Timer { time, key, namespace, key_group: at.key_group }, action)
+        });
+        assert_eq!(removed.collect::<Vec<_>>(), timers.iter().map(removal).collect::<Vec<_>>());
+        (timers, more)
+    }
+
+    /// The times of one (key, namespace).
+    fn timers_of(&mut self, at: Address<'_>) -> Vec<(Bytes, Bytes)> {
+        let here = |timer: &Timer| timer.key == at.key && timer.namespace == at.namespace;
+        let timers = self.timers(i64::MAX, 0).into_iter().filter(here);
+        timers.map(|timer| (Bytes::copy_from_slice(&timer.time.to_be_bytes()), Bytes::new())).collect()
     }
 
     /// Number of entries of a state.
@@ -258,6 +303,7 @@ impl Bench {
             StateKind::Value => self.value(at).into_iter().map(|value| (Bytes::new(), value.into())).collect(),
             StateKind::List => self.list(at).into_iter().map(|element| (Bytes::new(), element)).collect(),
             StateKind::Map => self.map(at),
+            StateKind::Timer => self.timers_of(at),
         };
         assert_eq!(self.backend.len(at).unwrap(), contents.len() as u64, "length at {at:?}");
         contents

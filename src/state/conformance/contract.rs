@@ -21,6 +21,7 @@ pub(super) fn reads_are_never_logged(factory: Factory<'_>) {
         bench.read(at(MAP, key), Op::MapEntries { keys: MapKeys::default(), limit: 0 });
         bench.read(at(MAP, key), Op::MapCount);
     }
+    bench.read(everywhere(TIMER), Op::Timers { up_to: i64::MAX, token: b"", limit: 0 });
     assert_eq!(bench.logged(), 3);
 }
 
@@ -51,6 +52,9 @@ pub(super) fn names_are_paged_in_a_lasting_order(factory: Factory<'_>) {
         for map_key in [&b""[..], b"m", b"n"] {
             bench.run(at_namespace(MAP, key, namespace), Op::MapPut { map_key, value: b"v" });
         }
+        for time in [-5, 5] {
+            bench.run(at_namespace(TIMER, key, namespace), Op::TimerRegister { time });
+        }
     }
     // Those behind `after`, page by page.
     let names = |bench: &Bench, state, group, after: Option<(Vec<u8>, Vec<u8>)>, entries| {
@@ -69,18 +73,29 @@ pub(super) fn names_are_paged_in_a_lasting_order(factory: Factory<'_>) {
             after = names.last().cloned();
         }
     };
-    for state in [VALUE, LIST, MAP] {
+    let rank = |bench: &Bench, key: &[u8], namespace: &[u8]| {
+        let mut rank = vec![];
+        bench.backend.name_rank(key, namespace, &mut rank);
+        rank
+    };
+    for state in [VALUE, LIST, MAP, TIMER] {
         let all: Vec<_> = range().iter().flat_map(|group| names(&bench, state, group, None, 7)).collect();
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!((all.len(), distinct.len()), (400, 400), "{state:?}");
         let group = at(state, "key 7").key_group;
         let before = names(&bench, state, group, None, 3);
+        let ranks: Vec<Vec<u8>> = before.iter().map(|(key, namespace)| rank(&bench, key, namespace)).collect();
+        // The names of timers are found otherwise.
+        assert!(state == TIMER || ranks.is_sorted_by(|a, b| a < b), "ranks are in the order of pages");
         assert_eq!(before, names(&bench, state, group, None, usize::MAX));
         let (gone, rest) = before.split_at(before.len() / 2);
         let last = gone.last().unwrap().clone();
         for (key, namespace) in gone {
             let at = at_namespace(state, std::str::from_utf8(key).unwrap(), std::str::from_utf8(namespace).unwrap());
-            bench.run(at, Op::Clear);
+            match state {
+                TIMER => [-5, 5].map(|time| _ = bench.run(at, Op::TimerDelete { time })),
+                _ => [bench.run(at, Op::Clear), None].map(drop),
+            };
         }
         assert_eq!(names(&bench, state, group, Some(last), 5), rest, "what others follow need not be there");
     }
@@ -139,6 +154,11 @@ pub(super) fn changes_that_do_not_fit_change_nothing(factory: Factory<'_>) {
         (at(LIST, "key"), Action::ListPut { index: 2, element: value }),
         (at(LIST, "other"), Action::ListPut { index: 1, element: value }),
         (at(MAP, "key"), Action::Append(value)),
+        (at(MAP, "key"), Action::TimerPut { time: 1 }),
+        (at(VALUE, "key"), Action::TimerRemove { time: 1 }),
+        (at(TIMER, "key"), Action::Put(value)),
+        (at(TIMER, "key"), Action::Clear),
+        (Address { key_group: outside.key_group, ..at(TIMER, "key") }, Action::TimerPut { time: 1 }),
     ];
     for (at, action) in misfits {
         let error = bench.backend.apply(&Change { at, action }).unwrap_err();
@@ -150,6 +170,9 @@ pub(super) fn changes_that_do_not_fit_change_nothing(factory: Factory<'_>) {
     assert!(bench.backend.value(at(LIST, "key"), &mut |_| ()).is_err());
     assert!(bench.backend.map_value(at(VALUE, "key"), b"", &mut |_| ()).is_err());
     assert!(bench.backend.len(outside).is_err());
+    assert!(bench.backend.timer(at(MAP, "key"), 1).is_err());
+    let all = PageLimit { entries: 9, bytes: 9 };
+    assert!(bench.backend.timer_page(VALUE, None, i64::MAX, all, &mut |_| ()).is_err());
     assert_eq!(bench.value(at(VALUE, "key")).as_deref(), Some(&b"v"[..]));
     assert_eq!(bench.list(at(LIST, "key")), elements(&["e"]));
     assert_eq!([VALUE, LIST, MAP].map(|state| bench.entries(state)), [1, 1, 0]);

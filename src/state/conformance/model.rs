@@ -14,12 +14,15 @@ use super::{Bench, Factory, bench::*};
 use crate::{
     state::{
         Address,
-        op::{Answer, Op},
+        op::{Answer, Op, Timer},
     },
     types::StateId,
 };
 
-const STATES: [StateId; 9] = [VALUE, LIST, MAP, SUM, APPEND, SET, MAP_SUM, MAP_APPEND, MAP_SET];
+const STATES: [StateId; 10] = [VALUE, LIST, MAP, SUM, APPEND, SET, MAP_SUM, MAP_APPEND, MAP_SET, TIMER];
+
+/// Times of timers: few, so that they meet.
+const TIMES: [i64; 6] = [i64::MIN + 1, -1, 0, 1, 256, i64::MAX];
 const KEYS: [&str; 4] = ["a", "b", "ab", "c"];
 const NAMESPACES: [&str; 3] = ["", "b", "c"];
 
@@ -34,6 +37,7 @@ pub(super) struct Step {
     value: Vec<u8>,
     values: Vec<Bytes>,
     sources: Vec<Bytes>,
+    time: i64,
 }
 
 impl Step {
@@ -43,9 +47,10 @@ impl Step {
         let value = || prop::collection::vec(0..3_u8, 0..20);
         let values = prop::collection::vec(value().prop_map(Bytes::from), 0..4);
         let sources = prop::sample::subsequence(&NAMESPACES[..], 0..3).prop_shuffle();
-        let data = (prop::collection::vec(0..3_u8, 0..3), value(), any::<i64>(), values);
+        let time = prop::sample::select(&TIMES[..]);
+        let data = (prop::collection::vec(0..3_u8, 0..3), value(), any::<i64>(), values, time);
         (place, 0..7_u8, data, sources).prop_map(
-            |((state, key, namespace), verb, (map_key, mut value, number, values), sources)| {
+            |((state, key, namespace), verb, (map_key, mut value, number, values, time), sources)| {
                 if state == SUM || state == MAP_SUM {
                     value = number.to_le_bytes().to_vec();
                 }
@@ -54,18 +59,25 @@ impl Step {
                     value.truncate(if value.len() > MAX_VALUE_BYTES { 0 } else { value.len() });
                 }
                 let sources = sources.into_iter().filter(|source| *source != namespace).map(Bytes::from).collect();
-                Self { state, key, namespace, verb, map_key, value, values, sources }
+                Self { state, key, namespace, verb, map_key, value, values, sources, time }
             },
         )
     }
 
     pub(super) fn at(&self) -> Address<'static> {
+        if let Op::TimersFire { .. } = self.op() {
+            return everywhere(self.state);
+        }
         at_namespace(self.state, self.key, self.namespace)
     }
 
     pub(super) fn op(&self) -> Op<'_> {
         let (map_key, value) = (&self.map_key[..], &self.value[..]);
+        let time = self.time;
         match (self.state, self.verb) {
+            (TIMER, 0) => Op::TimersFire { up_to: time, limit: 1 + self.value.len() as u64 % 3 },
+            (TIMER, 1 | 2) => Op::TimerDelete { time },
+            (TIMER, _) => Op::TimerRegister { time },
             (_, 0) => Op::Clear,
             (_, 6) => Op::MergeNamespaces(&self.sources),
             (SUM | APPEND | SET, 1..4) => Op::Merge(value),
@@ -83,7 +95,7 @@ impl Step {
 /// State, key and namespace.
 type Place = (u32, &'static str, &'static str);
 
-/// What is at each place: map entries, list elements by big-endian index, or a value under the empty key.
+/// What is at each place: map entries, list elements by big-endian index, a value under the empty key, or times in order.
 type Model = BTreeMap<Place, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 type Set = std::collections::BTreeSet<Vec<u8>>;
@@ -136,8 +148,45 @@ fn merge_namespaces(model: &mut Model, step: &Step) -> bool {
     false
 }
 
-/// Does the step to the model. Returns whether a limit kept it from it.
-fn step_model(model: &mut Model, step: &Step) -> bool {
+/// The bytes of a time, which sort as times do.
+fn row(time: i64) -> Vec<u8> {
+    (time.cast_unsigned() ^ 1 << 63).to_be_bytes().to_vec()
+}
+
+/// All timers of the model, in order.
+fn timers(model: &Model) -> Vec<Timer> {
+    let places = model.iter().filter(|((state, ..), _)| *state == TIMER.0);
+    let timers = places.flat_map(|((_, key, namespace), times)| {
+        times.keys().map(move |row| Timer {
+            time: TIMES.into_iter().find(|time| super::model::row(*time) == *row).unwrap(),
+            key: Bytes::from(*key),
+            namespace: Bytes::from(*namespace),
+            key_group: at(TIMER, key).key_group,
+        })
+    });
+    let mut timers: Vec<_> = timers.collect();
+    timers.sort();
+    timers
+}
+
+/// Does the step to the model; returns what it answers.
+fn step_model(model: &mut Model, step: &Step) -> Option<Answer> {
+    let Op::TimersFire { up_to, limit } = step.op() else {
+        return set(model, step).then_some(Answer::LimitReached);
+    };
+    let mut due: Vec<_> = timers(model).into_iter().filter(|timer| timer.time <= up_to).collect();
+    let more = due.len() as u64 > limit;
+    due.truncate(limit as usize);
+    for ((_, key, namespace), times) in model.iter_mut().filter(|((state, ..), _)| *state == TIMER.0) {
+        for timer in due.iter().filter(|timer| timer.key == *key && timer.namespace == *namespace) {
+            times.remove(&row(timer.time));
+        }
+    }
+    Some(Answer::Fired { timers: due, more })
+}
+
+/// Does a step of one key to the model. Returns whether a limit kept it from it.
+fn set(model: &mut Model, step: &Step) -> bool {
     if let Op::MergeNamespaces(_) = step.op() {
         return merge_namespaces(model, step);
     }
@@ -164,12 +213,15 @@ fn step_model(model: &mut Model, step: &Step) -> bool {
                 place.insert(place.len().to_be_bytes().to_vec(), element.to_vec());
             }
         }
+        Op::TimerRegister { time } => _ = place.insert(row(time), vec![]),
+        Op::TimerDelete { time } => _ = place.remove(&row(time)),
         read => panic!("{read:?} is no step"),
     }
     false
 }
 
 fn assert_equals(bench: &mut Bench, model: &Model) {
+    assert_eq!(bench.timers(i64::MAX, 0), timers(model));
     for (&(state, key, namespace), expected) in model {
         let state = StateId(state);
         let contents = bench.contents(at_namespace(state, key, namespace));
@@ -197,8 +249,8 @@ pub(crate) fn random_operations_equal_the_model_in(factory: Factory<'_>, cases: 
     let result = TestRunner::new(Config { cases, ..Config::default() }).run(&steps, |steps| {
         let (mut bench, mut model) = (Bench::new(factory), Model::new());
         for step in &steps {
-            let limited = step_model(&mut model, step);
-            assert_eq!(bench.run(step.at(), step.op()), limited.then_some(Answer::LimitReached), "{step:?}");
+            let answer = step_model(&mut model, step);
+            assert_eq!(bench.run(step.at(), step.op()), answer, "{step:?}");
         }
         assert_equals(&mut bench, &model);
         assert_equals(&mut bench.replayed(factory), &model);

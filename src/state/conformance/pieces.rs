@@ -75,7 +75,10 @@ fn fill(bench: &mut Bench) -> Vec<Address<'static>> {
                 let put = Op::MapPut { map_key: map_key.as_bytes(), value: namespace.as_bytes() };
                 bench.run(at_namespace(MAP, key, namespace), put);
             }
-            places.extend([VALUE, OTHER_VALUE, SUM, LIST, MAP].map(|state| at_namespace(state, key, namespace)));
+            for time in [7, -7, i64::MAX] {
+                bench.run(at_namespace(TIMER, key, namespace), Op::TimerRegister { time });
+            }
+            places.extend([VALUE, OTHER_VALUE, SUM, LIST, MAP, TIMER].map(|state| at_namespace(state, key, namespace)));
         }
     }
     bench.run(at(VALUE, "empty"), Op::Put(b""));
@@ -149,6 +152,7 @@ pub(super) fn nothing_is_copied_of_what_was_never_written(factory: Factory<'_>) 
 pub(super) fn stamps_of_changes_are_found(factory: Factory<'_>) {
     let mut bench = Bench::new(factory);
     let (value, list, map) = (at(VALUE, "key"), at(LIST, "key"), at_namespace(MAP, "key", "ns"));
+    let timer = at(TIMER, "key");
     let (map_key, bytes) = (&b"m"[..], &b"v"[..]);
     let changes = [
         (value, Action::Put(bytes)),
@@ -164,6 +168,10 @@ pub(super) fn stamps_of_changes_are_found(factory: Factory<'_>) {
         (map, Action::MapPut { map_key: b"n", value: bytes }),
         (map, Action::MapRemove { map_key }),
         (map, Action::MapRemove { map_key: b"n" }),
+        (timer, Action::TimerPut { time: 1 }),
+        (timer, Action::TimerPut { time: 2 }),
+        (timer, Action::TimerRemove { time: 1 }),
+        (timer, Action::TimerRemove { time: 2 }),
         (value, Action::Put(bytes)),
     ];
     for (stamp, (at, action)) in (1..).map(|i| i * 1_000_000_000_000).zip(changes) {

@@ -9,9 +9,10 @@ use super::{
     directory::Directory,
     name::{Name, read_name},
     slice::{Tally, Usage},
+    timers::Timers,
 };
 use crate::{
-    state::{Action, Address, Change, HashRange, MapKeys, Page, PageLimit, stable_hash},
+    state::{Action, Address, Change, HashRange, MapKeys, Page, PageLimit, TimerRef, stable_hash},
     types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
@@ -27,6 +28,7 @@ pub(super) enum Table {
     Value(Groups<ValueCell>),
     List(Groups<ListCell>),
     Map(Groups<MapCell>),
+    Timer(Timers),
 }
 
 /// Cells by key group.
@@ -34,7 +36,7 @@ pub(super) struct Groups<C> {
     range: KeyGroupRange,
     /// One for each key group of the range; none before the first write.
     directories: Vec<Directory<C>>,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
 impl Table {
@@ -43,6 +45,7 @@ impl Table {
             StateKind::Value => Self::Value(Groups::new(range)),
             StateKind::List => Self::List(Groups::new(range)),
             StateKind::Map => Self::Map(Groups::new(range)),
+            StateKind::Timer => Self::Timer(Timers::new(range)),
         }
     }
 
@@ -51,6 +54,7 @@ impl Table {
             Self::Value(groups) => groups.tally.usage,
             Self::List(groups) => groups.tally.usage,
             Self::Map(groups) => groups.tally.usage,
+            Self::Timer(timers) => timers.usage(),
         }
     }
 
@@ -61,6 +65,7 @@ impl Table {
             Self::Value(groups) => groups.recount(),
             Self::List(groups) => groups.recount(),
             Self::Map(groups) => groups.recount(),
+            Self::Timer(timers) => timers.recount(),
         }
     }
 
@@ -70,6 +75,7 @@ impl Table {
             Self::Value(groups) => groups.slices(group),
             Self::List(groups) => groups.slices(group),
             Self::Map(groups) => groups.slices(group),
+            Self::Timer(timers) => timers.groups.slices(group),
         }
     }
 
@@ -79,6 +85,7 @@ impl Table {
             Self::Value(groups) => groups.tally.stamp = stamp,
             Self::List(groups) => groups.tally.stamp = stamp,
             Self::Map(groups) => groups.tally.stamp = stamp,
+            Self::Timer(timers) => timers.groups.tally.stamp = stamp,
         }
     }
 
@@ -88,6 +95,17 @@ impl Table {
             Self::Value(groups) => groups.changed(group, range),
             Self::List(groups) => groups.changed(group, range),
             Self::Map(groups) => groups.changed(group, range),
+            Self::Timer(timers) => timers.groups.changed(group, range),
+        }
+    }
+
+    /// The hashes of the slice of `hash`.
+    pub(super) fn slice(&self, group: KeyGroup, hash: u64) -> HashRange {
+        match self {
+            Self::Value(groups) => groups.slice(group, hash),
+            Self::List(groups) => groups.slice(group, hash),
+            Self::Map(groups) => groups.slice(group, hash),
+            Self::Timer(timers) => timers.groups.slice(group, hash),
         }
     }
 
@@ -103,6 +121,7 @@ impl Table {
             Self::Value(groups) => groups.copy_slice(state, key_group, from, copy),
             Self::List(groups) => groups.copy_slice(state, key_group, from, copy),
             Self::Map(groups) => groups.copy_slice(state, key_group, from, copy),
+            Self::Timer(timers) => timers.groups.copy_slice(state, key_group, from, copy),
         }
     }
 
@@ -118,6 +137,7 @@ impl Table {
             Self::Value(groups) => groups.name_page(key_group, after, limit, read),
             Self::List(groups) => groups.name_page(key_group, after, limit, read),
             Self::Map(groups) => groups.name_page(key_group, after, limit, read),
+            Self::Timer(timers) => timers.groups.name_page(key_group, after, limit, read),
         }
     }
 
@@ -167,6 +187,8 @@ impl Table {
             (Self::Value(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             (Self::List(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             (Self::Map(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
+            (Self::Timer(timers), Action::TimerPut { time }) => timers.put(at, &name, time),
+            (Self::Timer(timers), Action::TimerRemove { time }) => timers.remove(at, &name, time),
             _ => Err(OTHER_KIND),
         }
     }
@@ -178,6 +200,7 @@ impl Table {
             Self::Value(groups) => groups.block(at),
             Self::List(groups) => groups.block(at),
             Self::Map(groups) => groups.block(at),
+            Self::Timer(timers) => timers.groups.block(at),
         }
     }
 
@@ -233,22 +256,39 @@ impl Table {
         Ok(false)
     }
 
+    pub(super) fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, Misfit> {
+        let Self::Timer(timers) = self else { return Err(OTHER_KIND) };
+        Ok(timers.groups.find(at)?.is_some_and(|cell| cell.contains(time)))
+    }
+
+    pub(super) fn timer_page(
+        &self,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, Misfit> {
+        let Self::Timer(timers) = self else { return Err(OTHER_KIND) };
+        Ok(timers.page(after, up_to, limit, read))
+    }
+
     pub(super) fn len(&self, at: Address<'_>) -> Result<u64, Misfit> {
         match self {
             Self::Value(groups) => groups.len(at),
             Self::List(groups) => groups.len(at),
             Self::Map(groups) => groups.len(at),
+            Self::Timer(timers) => timers.groups.len(at),
         }
     }
 }
 
 impl<C: Cell> Groups<C> {
-    fn new(range: KeyGroupRange) -> Self {
+    pub(super) fn new(range: KeyGroupRange) -> Self {
         Self { range, directories: Vec::new(), tally: Tally::default() }
     }
 
     #[cfg(test)]
-    fn recount(&self) -> Usage {
+    pub(super) fn recount(&self) -> Usage {
         let cells = self.directories.iter().flat_map(Directory::slices).flat_map(Slice::cells);
         let bytes = self.directories.iter().inspect(|directory| directory.check()).map(Directory::bytes).sum();
         Usage { entries: cells.map(Cell::entries).sum(), bytes }
@@ -263,6 +303,12 @@ impl<C: Cell> Groups<C> {
     fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
         let directory = self.range.index(group).and_then(|index| self.directories.get(index));
         directory.map_or(0, |directory| directory.changed(range))
+    }
+
+    fn slice(&self, group: KeyGroup, hash: u64) -> HashRange {
+        let directory = self.range.index(group).and_then(|index| self.directories.get(index));
+        let slice = directory.map(|directory| directory.slice_of(hash));
+        slice.map_or(HashRange::ALL, |slice| HashRange { first: slice.first(), last: slice.last() })
     }
 
     fn copy_slice(
@@ -329,7 +375,7 @@ impl<C: Cell> Groups<C> {
     }
 
     #[inline]
-    fn upsert(
+    pub(super) fn upsert(
         &mut self,
         at: Address<'_>,
         name: &Name<'_>,
@@ -344,7 +390,7 @@ impl<C: Cell> Groups<C> {
         directory.upsert(name, &mut self.tally, change, create)
     }
 
-    fn change_or_remove(
+    pub(super) fn change_or_remove(
         &mut self,
         at: Address<'_>,
         name: &Name<'_>,

@@ -24,6 +24,14 @@ pub enum OpError {
         /// What the state is.
         state: StateKind,
     },
+    /// An operation on all of (key, namespace), but the state is one of timers.
+    #[error(
+        "an operation on all of a key and namespace, but the state is a timer state: timers are deleted one by one"
+    )]
+    OneByOne,
+    /// A time that no timer has.
+    #[error("a timer beyond the range: its time is {}, the lowest number; timers are above it", i64::MIN)]
+    BeyondRange,
     /// The key is empty.
     #[error("the key is empty: keys have 1 byte or more")]
     EmptyKey,
@@ -34,7 +42,7 @@ pub enum OpError {
     #[error("operator state has neither keys nor namespaces: it is read by LIST_GET or MAP_ENTRIES")]
     NotKeyed,
     /// A key, where the operation reads many.
-    #[error("a key, but the operation reads the keys of the whole state: leave `key` empty")]
+    #[error("a key, but the operation is on all keys of the state: leave `key` empty")]
     KeyPresent,
     /// A token that this owner did not make for this state.
     #[error("the token is of another state, or of another owner of the backend: begin with an empty one")]
@@ -100,11 +108,13 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     {
         return Err(OpError::WrongKind { operation, state: descriptor.kind });
     }
-    match (op, at.key) {
+    if descriptor.kind == StateKind::Timer && matches!(op, Op::Clear | Op::MergeNamespaces(_)) {
+        return Err(OpError::OneByOne);
+    }
+    match (op.is_keyed(), at.key) {
         _ if descriptor.redistribution.is_some() => of_operator_state(op, at)?,
-        (Op::Keys { .. }, []) => {}
-        (Op::Keys { .. }, _) => return Err(OpError::KeyPresent),
-        (_, []) => return Err(OpError::EmptyKey),
+        (true, []) => return Err(OpError::EmptyKey),
+        (false, [_, ..]) => return Err(OpError::KeyPresent),
         _ => {}
     }
     within(OpField::Key, at.key, limits.max_key_bytes)?;
@@ -128,7 +138,17 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
             elements.iter().try_for_each(|element| within(OpField::Value, element, limits.max_value_bytes))
         }
         Op::MergeNamespaces(namespaces) => sources(namespaces, at, limits),
-        Op::Clear | Op::Get | Op::MapCount | Op::ListGet { .. } | Op::ListCount | Op::Keys { .. } => Ok(()),
+        Op::TimerRegister { time: i64::MIN } | Op::TimerDelete { time: i64::MIN } => Err(OpError::BeyondRange),
+        Op::Clear
+        | Op::Get
+        | Op::MapCount
+        | Op::ListGet { .. }
+        | Op::ListCount
+        | Op::Keys { .. }
+        | Op::TimerRegister { .. }
+        | Op::TimerDelete { .. }
+        | Op::Timers { .. }
+        | Op::TimersFire { .. } => Ok(()),
     }
 }
 
@@ -182,6 +202,7 @@ fn kind_name(kind: StateKind) -> &'static str {
         StateKind::Value => "value",
         StateKind::List => "list",
         StateKind::Map => "map",
+        StateKind::Timer => "timer",
     }
 }
 
@@ -210,6 +231,24 @@ mod tests {
         for kind in [Value, List, Map] {
             assert_eq!(checked(Op::Clear, kind, None), Ok(()));
         }
+    }
+
+    #[test]
+    fn timers_are_set_one_by_one_within_their_range() {
+        let timer = |op| checked(op, StateKind::Timer, None);
+        assert_eq!(timer(Op::Clear), Err(OpError::OneByOne));
+        assert_eq!(timer(Op::MergeNamespaces(&[])), Err(OpError::OneByOne));
+        assert_eq!(timer(Op::TimerRegister { time: i64::MIN }), Err(OpError::BeyondRange));
+        assert_eq!(timer(Op::TimerDelete { time: i64::MIN }), Err(OpError::BeyondRange));
+        assert!(OpError::BeyondRange.to_string().contains("a timer beyond the range"));
+        for time in [i64::MIN + 1, -1, 0, i64::MAX] {
+            assert_eq!(timer(Op::TimerRegister { time }), Ok(()));
+            assert_eq!(timer(Op::TimerDelete { time }), Ok(()));
+        }
+        assert_eq!(timer(Op::TimersFire { up_to: 0, limit: 0 }), Err(OpError::KeyPresent));
+        assert_eq!(timer(Op::Timers { up_to: 0, token: b"", limit: 0 }), Err(OpError::KeyPresent));
+        assert!(matches!(timer(Op::Get), Err(OpError::WrongKind { .. })));
+        assert!(checked(Op::TimerRegister { time: 1 }, StateKind::Map, None).is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! All that the sources have of a key goes to the target, then the sources are cleared. What is logged is what it came to: values,
 //! entries and elements of the target, and clears. So replay needs neither the sources nor the merge function.
 //!
+//! With TTL, what is expired stays behind; what the merge writes is touched by it, but list elements keep their time.
+//!
 //! Whether every result keeps to its limit is found out before anything is changed. Memory is bounded by a page and one result.
 
 use super::{Answer, OpContext, Writer};
@@ -46,6 +48,9 @@ pub(super) fn merge<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
         StateKind::Value => values(writer, &sources, context)?,
         StateKind::List => lists(writer, &sources).map(Ok)?,
         StateKind::Map => maps(writer, &sources, context)?,
+        StateKind::Timer => {
+            return Err(StateError::Mismatch { state: target.state, what: "namespaces of timers are merged" });
+        }
     };
     if merged.is_err() {
         return Ok(Some(Answer::LimitReached));
@@ -177,6 +182,8 @@ struct Joined<'a> {
     function: Option<MergeFunction>,
     first: First,
     limit: usize,
+    /// Whether a merge that leaves the value as it is touches it all the same.
+    touches: bool,
     value: Option<Vec<u8>>,
     is_changed: bool,
     stopped: Option<Stopped>,
@@ -192,15 +199,16 @@ enum Stopped {
 impl<'a> Joined<'a> {
     fn new(at: Address<'a>, context: &OpContext<'_>, first: First) -> Self {
         let function = context.descriptor.merge;
-        let limit = context.max_value_bytes;
-        Self { at, function, first, limit, value: None, is_changed: false, stopped: None }
+        let (limit, touches) = (context.max_value_bytes, context.descriptor.ttl.is_some());
+        Self { at, function, first, limit, touches, value: None, is_changed: false, stopped: None }
     }
 
     fn add(&mut self, stored: Option<&[u8]>) {
         let Some(stored) = stored.filter(|_| self.stopped.is_none()) else { return };
         match (self.function, &mut self.value) {
             (Some(function), value) => match join(function, value.as_deref(), stored) {
-                Ok(Merged::Unchanged) => return,
+                Ok(Merged::Unchanged) if !self.touches => return,
+                Ok(Merged::Unchanged) => {}
                 Ok(Merged::Append) => value.get_or_insert_default().extend_from_slice(stored),
                 Ok(Merged::Number(number)) => *value = Some(number.to_vec()),
                 Ok(Merged::Average(average)) => *value = Some(average.to_vec()),

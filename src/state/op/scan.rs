@@ -12,19 +12,28 @@
 
 use bytes::Bytes;
 
-use super::{Answer, OpContext, OpError};
+use super::{Answer, Op, OpContext, OpError, timed, timers};
 use crate::{
-    state::{PageLimit, StateBackend, StateError},
+    state::{Address, PageLimit, StateBackend, StateError},
     types::{KeyGroup, StateId},
 };
 
 const VERSION: u8 = 1;
 
-/// Names that one page looks at, at most: those of other namespaces are skipped.
-const MAX_LOOKED_AT: usize = 10_000;
+/// How much one page looks at, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Names; those of other namespaces are skipped.
+    pub names: usize,
+    /// Key groups.
+    pub key_groups: usize,
+}
 
-/// Key groups that one page looks at, at most.
-const MAX_KEY_GROUPS: usize = 256;
+impl Default for Reach {
+    fn default() -> Self {
+        Self { names: 10_000, key_groups: 256 }
+    }
+}
 
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,16 +55,33 @@ pub(super) struct Scan<'a> {
     pub(super) limit: u64,
 }
 
-/// Checks that a token is one of this owner, for this state.
+/// Checks that the token of an operation, if it has one, is of this owner, for this state, and for operations of its kind.
 ///
 /// # Errors
 /// [`OpError::ForeignToken`].
-pub fn check_token(token: &[u8], state: StateId, scope: u64) -> Result<(), OpError> {
-    if token.is_empty() || Position::decode(token, state, scope).is_some() {
-        Ok(())
-    } else {
-        Err(OpError::ForeignToken)
-    }
+pub fn check_token(op: &Op<'_>, state: StateId, scope: u64) -> Result<(), OpError> {
+    let is_own = match *op {
+        Op::Keys { token, .. } => token.is_empty() || Position::decode(token, state, scope).is_some(),
+        Op::Timers { token, .. } => token.is_empty() || timers::decode(token, state, scope).is_some(),
+        _ => true,
+    };
+    if is_own { Ok(()) } else { Err(OpError::ForeignToken) }
+}
+
+/// How a token begins.
+pub(super) fn token_header(version: u8, state: StateId, scope: u64) -> Vec<u8> {
+    let mut out = vec![version];
+    out.extend(scope.to_le_bytes());
+    out.extend(state.0.to_le_bytes());
+    out
+}
+
+/// What is behind the header of a token; `None` if it has another one.
+pub(super) fn take_header(token: &[u8], version: u8, state: StateId, scope: u64) -> Option<&[u8]> {
+    let rest = token.strip_prefix(&[version])?;
+    let (of, rest) = rest.split_first_chunk()?;
+    let (id, rest) = rest.split_first_chunk()?;
+    (u64::from_le_bytes(*of) == scope && u32::from_le_bytes(*id) == state.0).then_some(rest)
 }
 
 /// Reads one page.
@@ -75,11 +101,11 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
     let mut groups = 0;
     loop {
         let limit = PageLimit {
-            entries: (MAX_LOOKED_AT - looked_at).min(most - keys.len()),
+            entries: (context.reach.names - looked_at).min(most - keys.len()),
             bytes: context.page_bytes.saturating_sub(bytes),
         };
         let after = position.after.take();
-        let mut last = None;
+        let (mut last, mut fault) = (None, None);
         let more = backend.name_page(
             scan.state,
             position.key_group,
@@ -87,7 +113,14 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
             limit,
             &mut |key, namespace| {
                 looked_at += 1;
-                if scan.namespace.is_none_or(|wanted| wanted == namespace) {
+                let at = Address { state: scan.state, key_group: position.key_group, key, namespace };
+                let mut is_there = || {
+                    timed::has_visible(backend, at, context).unwrap_or_else(|error| {
+                        fault = Some(error);
+                        false
+                    })
+                };
+                if scan.namespace.is_none_or(|wanted| wanted == namespace) && is_there() {
                     bytes += key.len() + namespace.len();
                     let (key, namespace) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace));
                     keys.push((position.key_group, key, namespace));
@@ -95,6 +128,9 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
                 last = Some((key.to_vec(), namespace.to_vec()));
             },
         )?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
         groups += 1;
         if more {
             position.after = last.or(after);
@@ -103,8 +139,8 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
         } else {
             return Ok(Answer::Keys { keys, token: None });
         }
-        let is_full = keys.len() >= most || looked_at >= MAX_LOOKED_AT || bytes >= context.page_bytes;
-        if more || is_full || groups >= MAX_KEY_GROUPS {
+        let is_full = keys.len() >= most || looked_at >= context.reach.names || bytes >= context.page_bytes;
+        if more || is_full || groups >= context.reach.key_groups {
             let token = position.encode(scan.state, context.scope);
             return Ok(Answer::Keys { keys, token: Some(token.into()) });
         }
@@ -113,9 +149,7 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
 
 impl Position {
     fn encode(&self, state: StateId, scope: u64) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend(scope.to_le_bytes());
-        out.extend(state.0.to_le_bytes());
+        let mut out = token_header(VERSION, state, scope);
         out.extend(self.key_group.0.to_le_bytes());
         if let Some((key, namespace)) = &self.after {
             out.extend(u32::try_from(key.len()).expect("keys are bounded far below").to_le_bytes());
@@ -126,13 +160,8 @@ impl Position {
     }
 
     fn decode(token: &[u8], state: StateId, scope: u64) -> Option<Self> {
-        let rest = token.strip_prefix(&[VERSION])?;
-        let (of, rest) = rest.split_first_chunk()?;
-        let (id, rest) = rest.split_first_chunk()?;
+        let rest = take_header(token, VERSION, state, scope)?;
         let (group, rest) = rest.split_first_chunk()?;
-        if u64::from_le_bytes(*of) != scope || u32::from_le_bytes(*id) != state.0 {
-            return None;
-        }
         let after = match rest.split_first_chunk() {
             None if rest.is_empty() => None,
             None => return None,
@@ -152,11 +181,15 @@ mod tests {
 
     #[test]
     fn a_token_is_good_for_its_owner_and_state_alone() {
+        let check_token =
+            |token: &[u8], state, scope| check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, state, scope);
         for after in [None, Some((b"key".to_vec(), vec![])), Some((b"key".to_vec(), b"ns".to_vec()))] {
             let position = Position { key_group: KeyGroup(300), after };
             let token = position.encode(StateId(7), 99);
             assert_eq!(Position::decode(&token, StateId(7), 99), Some(position));
             assert_eq!(check_token(&token, StateId(7), 99), Ok(()));
+            let timers = Op::Timers { up_to: 0, token: &token, limit: 0 };
+            assert_eq!(super::check_token(&timers, StateId(7), 99), Err(OpError::ForeignToken));
             for (state, scope) in [(StateId(8), 99), (StateId(7), 98)] {
                 assert_eq!(check_token(&token, state, scope), Err(OpError::ForeignToken));
             }

@@ -28,7 +28,7 @@ pub(super) fn copy(
     states: &StateIds,
     shards: &[Shard],
 ) -> Result<(), StateError> {
-    let source = Shard::adopt(resources, image)?;
+    let source = Shard::adopt(resources, image, None)?;
     let same = states.iter().all(|(there, here)| there == here);
     for shard in shards.iter().filter(|shard| shard.key_groups.overlaps(source.key_groups)) {
         if same {
@@ -47,7 +47,7 @@ fn ingest(resources: &Resources, source: &Shard, states: &StateIds, into: &Shard
     let mut number = 0_u64;
     let (from, to) = bounds(into.key_groups);
     source.scan_range(&from, Some(to), &mut |key, value| {
-        if !states.contains_key(&key::parse(key)?.at.state) {
+        if !states.contains_key(&key::head(key)?.state) {
             return Ok(ControlFlow::Continue(()));
         }
         if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES as u64) {
@@ -79,12 +79,13 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
     let (from, to) = bounds(into.key_groups);
     let mut renamed = vec![];
     source.scan_range(&from, Some(to), &mut |key, value| {
-        let parsed = key::parse(key)?;
-        if let Some(state) = states.get(&parsed.at.state) {
-            key::prefix(Address { state: *state, ..parsed.at }, &mut renamed);
-            let prefix = Some(renamed.len());
-            renamed.extend_from_slice(parsed.rest);
-            into.put(&renamed, prefix, value);
+        let head = key::head(key)?;
+        if let Some(state) = states.get(&head.state) {
+            renamed.clear();
+            key::state_prefix(head.key_group, *state, &mut renamed);
+            renamed.extend_from_slice(head.rest);
+            // All is handed on before anything is scanned.
+            into.put(&renamed, None, value);
         }
         if into.buffered_bytes() >= INGEST_BYTES {
             into.hand_on()?
@@ -108,12 +109,21 @@ pub(super) fn read(
     kind: &dyn Fn(StateId) -> Option<StateKind>,
     read: &mut dyn FnMut(&Change<'_>) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
-    let source = Shard::adopt(resources, image)?;
+    let source = Shard::adopt(resources, image, None)?;
     let (from, to) = bounds(key_groups);
     source.scan_range(&from, Some(to), &mut |key, value| {
+        let head = key::head(key)?;
+        let kind = kind(head.state);
+        if kind == Some(StateKind::Timer) {
+            let timer = key::parse_timer(head.rest)?;
+            let key::Head { key_group, state, .. } = head;
+            let at = Address { state, key_group, key: &timer.key, namespace: timer.namespace };
+            read(&Change { at, action: Action::TimerPut { time: timer.time } })?;
+            return Ok(ControlFlow::Continue(()));
+        }
         let key::Parsed { at, rest } = key::parse(key)?;
-        let action = match kind(at.state) {
-            None => return Ok(ControlFlow::Continue(())),
+        let action = match kind {
+            None | Some(StateKind::Timer) => return Ok(ControlFlow::Continue(())),
             Some(StateKind::Value) => Action::Put(value),
             Some(StateKind::Map) => Action::MapPut { map_key: rest, value },
             Some(StateKind::List) => match key::index(rest)? {

@@ -1,26 +1,56 @@
 //! How entries are laid out as keys of RocksDB.
 //!
 //! ```text
-//!   key group: u16, big-endian │ state: varint │ key: varint length, bytes │ namespace: varint length, bytes │ rest, by kind
+//!   key group: u16, big-endian │ state: varint │ by kind
 //!
+//!   all but timers: key: varint length, bytes │ namespace: varint length, bytes │ rest
 //!   value    (nothing)                    ─▶ the value
 //!   map      map key…                     ─▶ its value
 //!   list     (nothing)                    ─▶ number of elements: u64, little-endian
 //!            index: u64, big-endian       ─▶ the element
+//!
+//!   timers: time: i64 with the sign bit turned over, big-endian │ key, 0 as 0 1, then 0 0 │ namespace… ─▶ (nothing)
 //! ```
 //!
-//! All of one key group lies together, in it all of one state, in it all of one (key, namespace), map entries in order of their
+//! Which kind a state has is known beside the key: what is behind the state can only be read with it. Timers of one key group lie
+//! in order of time, then of the bytes of key and namespace. For the others, all of one key group lies
+//! together, in it all of one state, in it all of one (key, namespace), map entries in order of their
 //! keys and elements in order of their indices. Lengths make the part before the rest prefix-free.
 
+use std::borrow::Cow;
+
 use crate::{
-    state::{Address, StateError},
+    state::{Address, StateError, TimerRef},
     types::{KeyGroup, StateId},
 };
 
 /// Bytes of the index of a list element.
 const INDEX_BYTES: usize = size_of::<u64>();
 
-/// A key, taken apart.
+/// Bytes of the time of a timer.
+const TIME_BYTES: usize = size_of::<i64>();
+
+/// What a timer's time is combined with, so that bytes sort as times.
+const SIGN: u64 = 1 << 63;
+
+/// How the keys of every kind begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head<'a> {
+    pub(super) key_group: KeyGroup,
+    pub(super) state: StateId,
+    /// By kind.
+    pub(super) rest: &'a [u8],
+}
+
+/// The rest of a timer's key, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ParsedTimer<'a> {
+    pub(super) time: i64,
+    pub(super) key: Cow<'a, [u8]>,
+    pub(super) namespace: &'a [u8],
+}
+
+/// A key of any kind but timers, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parsed<'a> {
     pub(super) at: Address<'a>,
@@ -31,7 +61,12 @@ pub(super) struct Parsed<'a> {
 pub(super) fn prefix(at: Address<'_>, out: &mut Vec<u8>) {
     out.clear();
     state_prefix(at.key_group, at.state, out);
-    for part in [at.key, at.namespace] {
+    push_name(at.key, at.namespace, out);
+}
+
+/// Appends what tells the (key, namespace) of one (key group, state) apart.
+pub(super) fn push_name(key: &[u8], namespace: &[u8], out: &mut Vec<u8>) {
+    for part in [key, namespace] {
         prost::encoding::encode_varint(part.len() as u64, out);
         out.extend_from_slice(part);
     }
@@ -46,6 +81,59 @@ pub(super) fn state_prefix(group: KeyGroup, state: StateId, out: &mut Vec<u8>) {
 /// Appends the rest of a list element's key.
 pub(super) fn push_index(index: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&index.to_be_bytes());
+}
+
+/// Appends the rest of a timer's key.
+pub(super) fn push_timer(time: i64, key: &[u8], namespace: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(time.cast_unsigned() ^ SIGN).to_be_bytes());
+    for byte in key {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(1);
+        }
+    }
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(namespace);
+}
+
+/// The time of a timer, from the rest of its key.
+pub(super) fn time(rest: &[u8]) -> Result<i64, StateError> {
+    let time = rest.first_chunk::<TIME_BYTES>().ok_or(StateError::Undecodable("the time of a timer"))?;
+    Ok((u64::from_be_bytes(*time) ^ SIGN).cast_signed())
+}
+
+/// Takes the rest of a timer's key apart.
+pub(super) fn parse_timer(rest: &[u8]) -> Result<ParsedTimer<'_>, StateError> {
+    let damaged = || StateError::Undecodable("the key of a timer");
+    let time = time(rest)?;
+    let name = rest.get(TIME_BYTES..).ok_or_else(damaged)?;
+    let (mut key, mut from) = (Cow::Borrowed(&[][..]), 0);
+    loop {
+        let zero =
+            from + name.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == 0)).ok_or_else(damaged)?;
+        let part = name.get(from..zero).ok_or_else(damaged)?;
+        if key.is_empty() && from == 0 {
+            key = Cow::Borrowed(part)
+        } else {
+            key.to_mut().extend_from_slice(part)
+        }
+        match name.get(zero + 1) {
+            Some(0) => {
+                let namespace = name.get(zero + 2..).ok_or_else(damaged)?;
+                return Ok(ParsedTimer { time, key, namespace });
+            }
+            Some(1) => key.to_mut().push(0),
+            _ => return Err(damaged()),
+        }
+        from = zero + 2;
+    }
+}
+
+impl ParsedTimer<'_> {
+    /// The timer of a key group.
+    pub(super) fn of(&self, key_group: KeyGroup) -> TimerRef<'_> {
+        TimerRef { time: self.time, key: &self.key, namespace: self.namespace, key_group }
+    }
 }
 
 /// The first key behind all that begin with `prefix`; `None` if there can be none.
@@ -77,15 +165,20 @@ pub(super) fn length(record: &[u8]) -> Result<u64, StateError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Takes a key apart.
-pub(super) fn parse(key: &[u8]) -> Result<Parsed<'_>, StateError> {
+/// Takes the beginning of a key of any kind off.
+pub(super) fn head(key: &[u8]) -> Result<Head<'_>, StateError> {
     let (group, rest) = key.split_first_chunk().ok_or(StateError::Undecodable("a key without key group"))?;
     let (state, rest) = varint(rest)?;
     let state = StateId(u32::try_from(state).map_err(|_| StateError::Undecodable("the state id of a key"))?);
+    Ok(Head { key_group: KeyGroup(u16::from_be_bytes(*group)), state, rest })
+}
+
+/// Takes a key apart that is of any kind but timers.
+pub(super) fn parse(key: &[u8]) -> Result<Parsed<'_>, StateError> {
+    let Head { key_group, state, rest } = head(key)?;
     let (key, rest) = part(rest)?;
     let (namespace, rest) = part(rest)?;
-    let at = Address { state, key_group: KeyGroup(u16::from_be_bytes(*group)), key, namespace };
-    Ok(Parsed { at, rest })
+    Ok(Parsed { at: Address { state, key_group, key, namespace }, rest })
 }
 
 fn varint(mut bytes: &[u8]) -> Result<(u64, &[u8]), StateError> {
@@ -125,6 +218,24 @@ mod tests {
         #[test]
         fn damaged_keys_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
             let _ = parse(&bytes);
+            let _ = parse_timer(&bytes);
+        }
+
+        #[test]
+        fn timers_come_apart_as_they_were_put_together_and_sort_as_they_do(timers in prop::collection::vec(
+            (prop_oneof![any::<i64>(), -1..2_i64], prop::collection::vec(0..3_u8, 0..4), prop::collection::vec(0..3_u8, 0..3)),
+            2,
+        )) {
+            let rows: Vec<_> = timers.iter().map(|(time, key, namespace)| {
+                let mut row = vec![];
+                push_timer(*time, key, namespace, &mut row);
+                row
+            }).collect();
+            for ((time, key, namespace), row) in timers.iter().zip(&rows) {
+                let expected = ParsedTimer { time: *time, key: Cow::Borrowed(key), namespace };
+                prop_assert_eq!(parse_timer(row).unwrap(), expected);
+            }
+            prop_assert_eq!(timers[0].cmp(&timers[1]), rows[0].cmp(&rows[1]));
         }
     }
 
@@ -135,6 +246,9 @@ mod tests {
         prefix(at, &mut bytes);
         push_index(5, &mut bytes);
         assert_eq!(bytes, b"\x01\x02\xac\x02\x03key\x02ns\0\0\0\0\0\0\0\x05");
+        let mut bytes = vec![];
+        push_timer(5, b"k\0y", b"ns", &mut bytes);
+        assert_eq!(bytes, b"\x80\0\0\0\0\0\0\x05k\0\x01y\0\0ns");
     }
 
     #[test]

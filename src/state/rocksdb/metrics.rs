@@ -1,5 +1,7 @@
 //! Metrics of RocksDB: its memory always, its own properties by choice.
 
+use std::sync::atomic::Ordering;
+
 use super::Resources;
 use crate::metrics::Metrics;
 
@@ -17,6 +19,9 @@ pub fn register_metrics(resources: &Resources, properties: &[&'static str], metr
     let shared = resources.clone();
     let help = "Bytes of memory that the memtables of RocksDB take, of those of all backends";
     metrics.read("rocksdb_memtable_bytes", help, move || shared.memtable_bytes());
+    let expired = resources.expired().clone();
+    let help = "Expired entries that compactions have left out, each version by itself";
+    metrics.read("rocksdb_ttl_removed_entries", help, move || expired.load(Ordering::Relaxed));
     for &property in properties {
         let shared = resources.clone();
         let name = format!("rocksdb_{}", property.replace('-', "_"));

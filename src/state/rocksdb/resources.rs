@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
@@ -36,6 +36,16 @@ pub enum PredefinedOptions {
     FlashSsd,
 }
 
+/// What keeps the timers of RocksDB backends in order. Their rows are written either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TimerService {
+    /// The rows themselves; the first ones of each key group are in memory, too.
+    #[default]
+    RocksDb,
+    /// An index of all of them in memory.
+    Heap,
+}
+
 /// How RocksDB is set up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResourceOptions {
@@ -47,6 +57,8 @@ pub struct ResourceOptions {
     pub threads: u16,
     /// The set of options.
     pub predefined: PredefinedOptions,
+    /// What keeps timers in order.
+    pub timers: TimerService,
     /// Single options over it, by RocksDB's names, such as `max_open_files`.
     pub overrides: BTreeMap<String, String>,
 }
@@ -58,6 +70,7 @@ impl Default for ResourceOptions {
             write_buffer_ratio: 0.5,
             threads: 2,
             predefined: PredefinedOptions::default(),
+            timers: TimerService::default(),
             overrides: BTreeMap::new(),
         }
     }
@@ -74,6 +87,7 @@ struct Shared {
     env: Env,
     folders: Folders,
     open: Mutex<Vec<Weak<DB>>>,
+    expired: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Resources {
@@ -98,7 +112,8 @@ impl Resources {
         let mut env = Env::new().map_err(local)?;
         env.set_background_threads(options.threads.into());
         env.set_high_priority_background_threads(options.threads.into());
-        let shared = Shared { options, cache, memtables, env, folders, open: Mutex::default() };
+        let shared =
+            Shared { options, cache, memtables, env, folders, open: Mutex::default(), expired: Arc::default() };
         let resources = Self(Arc::new(shared));
         resources.database_options()?;
         Ok(resources)
@@ -108,6 +123,11 @@ impl Resources {
     #[must_use]
     pub fn folders(&self) -> &Folders {
         &self.0.folders
+    }
+
+    /// What keeps timers in order.
+    pub(super) fn timers(&self) -> TimerService {
+        self.0.options.timers
     }
 
     /// Bytes of memory that may be used, as set.
@@ -137,6 +157,12 @@ impl Resources {
         if name.starts_with("block-cache-") { values.max().unwrap_or(0) } else { values.sum() }
     }
 
+    /// Expired entries that compactions left out.
+    #[must_use]
+    pub fn expired(&self) -> &Arc<AtomicU64> {
+        &self.0.expired
+    }
+
     pub(super) fn opened(&self, db: &Arc<DB>) {
         let mut open = self.0.open.lock();
         open.retain(|db| db.strong_count() > 0);
@@ -159,6 +185,8 @@ impl Resources {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_avoid_unnecessary_blocking_io(true);
+        // With a compaction filter, RocksDB has one of its own accord.
+        options.set_periodic_compaction_seconds(0);
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&shared.cache);
         table.set_bloom_filter(10.0, false);

@@ -6,6 +6,7 @@ use rocksdb::{DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions, checkpoi
 
 use super::{
     buffer::Buffer,
+    expiry::Expiry,
     key,
     resources::{Resources, local},
 };
@@ -67,23 +68,36 @@ impl HandOn<'_> {
 }
 
 impl Shard {
-    /// An empty one.
-    pub(super) fn create(resources: &Resources, key_groups: KeyGroupRange) -> Result<Self, StateError> {
-        Self::open(resources, key_groups, resources.folders().create()?)
+    /// An empty one, whose compactions leave out what `expiry` says.
+    pub(super) fn create(
+        resources: &Resources,
+        key_groups: KeyGroupRange,
+        expiry: &Expiry,
+    ) -> Result<Self, StateError> {
+        Self::open(resources, key_groups, resources.folders().create()?, Some(expiry))
     }
 
     /// The database whose files are in `folder`'s subfolder `db`, or an empty one.
-    pub(super) fn open(resources: &Resources, key_groups: KeyGroupRange, folder: Folder) -> Result<Self, StateError> {
+    fn open(
+        resources: &Resources,
+        key_groups: KeyGroupRange,
+        folder: Folder,
+        expiry: Option<&Expiry>,
+    ) -> Result<Self, StateError> {
         let path = folder.path().join(DATABASE);
-        let db = Arc::new(DB::open(&resources.database_options()?, path).map_err(local)?);
+        let mut options = resources.database_options()?;
+        if let Some(expiry) = expiry {
+            options.set_compaction_filter_factory(expiry.filters());
+        }
+        let db = Arc::new(DB::open(&options, path).map_err(local)?);
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
         Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), folder })
     }
 
-    /// The database of an image, whose folder it takes.
-    pub(super) fn adopt(resources: &Resources, image: LocalImage) -> Result<Self, StateError> {
+    /// The database of an image, whose folder it takes. Without `expiry` nothing is left out.
+    pub(super) fn adopt(resources: &Resources, image: LocalImage, expiry: Option<&Expiry>) -> Result<Self, StateError> {
         let path = image.folder.path().join(DATABASE);
         std::fs::create_dir(&path)?;
         for file in &image.files {
@@ -92,7 +106,7 @@ impl Shard {
         let manifest = image.files.iter().find(|file| file.name.starts_with(MANIFEST));
         let manifest = manifest.ok_or(StateError::Undecodable("an image without manifest"))?;
         std::fs::write(path.join(CURRENT), format!("{}\n", manifest.name))?;
-        Self::open(resources, image.key_groups, image.folder)
+        Self::open(resources, image.key_groups, image.folder, expiry)
     }
 
     /// The database itself, for what may take long.
@@ -153,7 +167,7 @@ impl Shard {
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
-        if self.buffer.borrow().has_prefix(prefix) {
+        if self.buffers(prefix) {
             self.hand_on()?;
         }
         Reader(self.db.clone()).scan_range(from, key::behind(prefix), read)
@@ -175,6 +189,11 @@ impl Shard {
         entries.status().map_err(local)
     }
 
+    /// Whether there are writes below `prefix` that the database does not have yet.
+    pub(super) fn buffers(&self, prefix: &[u8]) -> bool {
+        self.buffer.borrow().has_prefix(prefix)
+    }
+
     /// As [`Reader::scan_range`], of everything that was written.
     pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
         self.reader()?.scan_range(from, to, read)
@@ -184,6 +203,13 @@ impl Shard {
     pub(super) fn reader(&self) -> Result<Reader, StateError> {
         self.hand_on()?;
         Ok(Reader(self.db.clone()))
+    }
+
+    /// Has files that are older than this compacted. Where RocksDB does not take it, they wait for other compactions.
+    pub(super) fn compact_every(&self, seconds: u64) {
+        if let Err(error) = self.db.set_options(&[("periodic_compaction_seconds", &seconds.to_string())]) {
+            tracing::warn!(%error, seconds, "no periodic compaction");
+        }
     }
 
     /// Bytes of the buffer, memtables and live files.

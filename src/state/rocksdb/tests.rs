@@ -7,13 +7,18 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    state::{conformance, folder::Folders},
+    state::{
+        conformance,
+        folder::Folders,
+        ttl::{REMOVED, stamp},
+    },
     types::KeyGroup,
 };
 
 const VALUE: StateId = StateId(1);
 const MAP: StateId = StateId(2);
 const LIST: StateId = StateId(300);
+const TIMER: StateId = StateId(301);
 
 /// Resources in a folder that is removed with them.
 struct Home {
@@ -37,7 +42,9 @@ fn range(first: u32, last: u32) -> KeyGroupRange {
 
 fn backend(home: &Home, key_groups: KeyGroupRange) -> RocksDbBackend {
     let mut backend = RocksDbBackend::new(&home.resources, key_groups, 128).unwrap();
-    for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
+    for (state, kind) in
+        [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List), (TIMER, StateKind::Timer)]
+    {
         backend.register(state, &StateDescriptor::new("", kind));
     }
     backend
@@ -60,6 +67,8 @@ fn fill(backend: &mut RocksDbBackend, keys: impl Iterator<Item = u32>) {
         apply(backend, at(MAP, key), Action::MapPut { map_key: b"m", value: &key.to_le_bytes() });
         apply(backend, at(LIST, key), Action::ListPut { index: 0, element: b"first" });
         apply(backend, at(LIST, key), Action::ListPut { index: 1, element: &key.to_le_bytes() });
+        apply(backend, at(TIMER, key), Action::TimerPut { time: (key % 1_000).into() });
+        apply(backend, at(TIMER, key), Action::TimerPut { time: -i64::from(key) });
     }
 }
 
@@ -78,7 +87,13 @@ fn contents(backend: &RocksDbBackend) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 fn same_ids() -> StateIds {
-    [VALUE, MAP, LIST].map(|id| (id, id)).into()
+    [VALUE, MAP, LIST, TIMER].map(|id| (id, id)).into()
+}
+
+/// With timers kept by either.
+fn homes() -> [Home; 2] {
+    [TimerService::RocksDb, TimerService::Heap]
+        .map(|timers| home(ResourceOptions { memory_bytes: 16 << 20, timers, ..ResourceOptions::default() }))
 }
 
 #[test]
@@ -88,10 +103,83 @@ fn conforms() {
 }
 
 #[test]
+fn conforms_with_timers_on_the_heap() {
+    let [_, home] = homes();
+    let factory: conformance::Factory<'_> = &|range| Box::new(RocksDbBackend::new(&home.resources, range, 20).unwrap());
+    conformance::CHECKS.iter().filter(|(name, _)| name.contains("timer")).for_each(|(_, check)| check(factory));
+    conformance::model::random_operations_equal_the_model_in(factory, 8);
+}
+
+#[test]
+fn timers_of_images_fire_in_order_whatever_kept_them_before() {
+    let homes = homes();
+    for (from, to) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut original = backend(&homes[from], range(0, 127));
+        fill(&mut original, 0..3_000);
+        for key in (0..3_000).step_by(3) {
+            apply(&mut original, at(TIMER, key), Action::TimerRemove { time: -i64::from(key) });
+        }
+        let mut restored = backend(&homes[to], range(20, 95));
+        assert!(pages(&restored, 10).is_empty());
+        for part in 0..4 {
+            let image = original.image(part).unwrap();
+            restored.load(image, &same_ids()).unwrap();
+        }
+        // Part 1 is adopted, parts 0 and 2 are copied.
+        let key = at(TIMER, 2_004);
+        apply(&mut restored, key, Action::TimerPut { time: -7_000 });
+        apply(&mut restored, key, Action::TimerRemove { time: 4 });
+        let is_here = |key: &u32| (20..=95).contains(&(key % 128));
+        let times = |key: u32| {
+            [(i64::from(key % 1_000), key), (-i64::from(key), key)]
+                .into_iter()
+                .filter(|(time, key)| !(*time <= 0 && key % 3 == 0 && (*time < 0 || *key == 0)))
+        };
+        let mut expected: Vec<_> =
+            (0..3_000).filter(is_here).flat_map(times).filter(|timer| *timer != (4, 2_004)).collect();
+        expected.push((-7_000, 2_004));
+        expected.sort_by_key(|(time, key)| (*time, key.to_be_bytes()));
+        expected.dedup();
+        for limit in [7, 10_000] {
+            assert_eq!(pages(&restored, limit), expected, "{from} {to}");
+        }
+        assert_eq!(restored.entries(TIMER).unwrap(), expected.len() as u64);
+    }
+}
+
+/// Times and keys of all timers, in pages of so many.
+fn pages(backend: &RocksDbBackend, entries: usize) -> Vec<(i64, u32)> {
+    let mut all: Vec<(i64, u32, KeyGroup)> = vec![];
+    loop {
+        let last = all.last().map(|(time, key, group)| (*time, key.to_be_bytes(), *group));
+        let after = last.as_ref().map(|(time, key, key_group)| TimerRef {
+            time: *time,
+            key,
+            namespace: b"",
+            key_group: *key_group,
+        });
+        let limit = PageLimit { entries, bytes: usize::MAX };
+        let mut read = |timer: TimerRef<'_>| {
+            all.push((timer.time, u32::from_be_bytes(timer.key.try_into().unwrap()), timer.key_group));
+        };
+        if !backend.timer_page(TIMER, after, i64::MAX, limit, &mut read).unwrap() {
+            return all.into_iter().map(|(time, key, _)| (time, key)).collect();
+        }
+    }
+}
+
+#[test]
 fn random_operations_equal_the_model() {
     let home = small();
     let factory: conformance::Factory<'_> = &|range| Box::new(RocksDbBackend::new(&home.resources, range, 40).unwrap());
     conformance::model::random_operations_equal_the_model_in(factory, 24);
+}
+
+#[test]
+fn equals_the_model_as_time_passes() {
+    let home = small();
+    let factory: conformance::Factory<'_> = &|range| Box::new(RocksDbBackend::new(&home.resources, range, 40).unwrap());
+    conformance::aging::random_operations_equal_the_model(factory, 24);
 }
 
 #[test]
@@ -128,16 +216,18 @@ fn images_are_copied_into_other_parts_by_range_and_by_id() {
     fill(&mut expected, 0..3_000);
     assert_eq!(contents(&narrow), contents(&expected));
     // Other ids, and a state that is not there.
-    let swapped: StateIds = [(VALUE, StateId(9)), (LIST, LIST)].into();
+    let swapped: StateIds = [(VALUE, StateId(9)), (LIST, LIST), (TIMER, StateId(10))].into();
     let mut renamed = backend(&home, range(20, 70));
     renamed.register(StateId(9), &StateDescriptor::new("", StateKind::Value));
+    renamed.register(StateId(10), &StateDescriptor::new("", StateKind::Timer));
     for part in 0..3 {
         renamed.load(narrow.image(part).unwrap(), &swapped).unwrap();
     }
     let count = |backend: &RocksDbBackend, state| backend.entries(state).unwrap();
     assert_eq!(count(&renamed, StateId(9)), count(&expected, VALUE));
     assert_eq!(count(&renamed, LIST), count(&expected, LIST));
-    assert_eq!((count(&renamed, VALUE), count(&renamed, MAP)), (0, 0));
+    assert_eq!(count(&renamed, StateId(10)), count(&expected, TIMER));
+    assert_eq!((count(&renamed, VALUE), count(&renamed, MAP), count(&renamed, TIMER)), (0, 0, 0));
     assert_eq!(count(&expected, MAP), 2 * count(&expected, VALUE));
     fill(&mut expected, 3_000..20_000);
     let stopped = expected.counting()(&mut || false).unwrap();
@@ -172,7 +262,9 @@ fn a_giant_map_is_cleared_whole_and_only_it() {
     }
     let others: BTreeMap<_, _> = before
         .into_iter()
-        .filter(|(key, _)| !key.ends_with(&[]) || key::parse(key).unwrap().at.key != 1_u32.to_be_bytes())
+        .filter(|(key, _)| {
+            key::head(key).unwrap().state == TIMER || key::parse(key).unwrap().at.key != 1_u32.to_be_bytes()
+        })
         .collect();
     assert_eq!(contents(&backend), others);
     apply(&mut backend, giant(LIST, 1), Action::ListPut { index: 0, element: b"again" });
@@ -219,4 +311,107 @@ fn memory_is_shared_and_counted_once() {
     assert!(used > 0 && used < 20 << 20, "{used} bytes");
     assert!(home.resources.memtable_bytes() <= used);
     assert!(home.resources.property("estimate-num-keys") > 0);
+}
+
+/// Touched at 100, living for 10.
+fn aging_backend(home: &Home, update: impl Fn(StateKind) -> crate::types::TtlCleanup) -> RocksDbBackend {
+    let mut backend = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
+    for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
+        let ttl = Ttl { cleanup: update(kind), ..Ttl::new(10) };
+        backend.register(state, &StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("", kind) });
+    }
+    let (old, new) = (stamp(100, b"old"), stamp(105, b"new"));
+    for (key, value) in [(0, &old), (1, &new)] {
+        apply(&mut backend, at(VALUE, key), Action::Put(value));
+    }
+    for (map_key, value) in [(&b"a"[..], &old), (b"b", &new), (b"c", &old)] {
+        apply(&mut backend, at(MAP, 2), Action::MapPut { map_key, value });
+    }
+    for (index, element) in [(0, &old), (1, &new), (2, &old)] {
+        apply(&mut backend, at(LIST, 3), Action::ListPut { index, element });
+    }
+    backend
+}
+
+fn compact(backend: &RocksDbBackend) {
+    for shard in &backend.shards {
+        shard.hand_on().unwrap();
+        shard.database().flush().unwrap();
+        shard.database().compact_range(None::<&[u8]>, None::<&[u8]>);
+    }
+}
+
+#[test]
+fn compactions_leave_out_what_was_expired_at_the_last_batch() {
+    let home = small();
+    let mut backend = aging_backend(&home, |_| crate::types::TtlCleanup::default());
+    let expired = || home.resources.expired().load(std::sync::atomic::Ordering::Relaxed);
+    let all = contents(&backend);
+    // Older versions below must not come up.
+    compact(&backend);
+    backend.set_time(109);
+    compact(&backend);
+    assert_eq!((contents(&backend), expired()), (all.clone(), 0));
+    backend.set_time(110);
+    compact(&backend);
+    assert_eq!(contents(&backend).len(), all.len() - 3);
+    assert_eq!(expired(), 5);
+    let elements = |backend: &RocksDbBackend| {
+        let (state, key_group, key) = at(LIST, 3);
+        let (mut elements, limit) = (vec![], PageLimit { entries: 10, bytes: 1_000 });
+        let at = Address { state, key_group, key: &key, namespace: b"" };
+        backend.list_page(at, 0, limit, &mut |element| elements.push(element.to_vec())).unwrap();
+        assert_eq!(backend.len(at).unwrap(), elements.len() as u64);
+        elements
+    };
+    let new = stamp(105, b"new");
+    assert_eq!(elements(&backend), [REMOVED, &new[..], REMOVED]);
+    // Replay goes on where elements are.
+    apply(&mut backend, at(LIST, 3), Action::ListPut { index: 0, element: &new });
+    apply(&mut backend, at(LIST, 3), Action::ListPut { index: 3, element: &new });
+    assert_eq!(elements(&backend), [&new[..], &new, REMOVED, &new]);
+    backend.set_time(115);
+    compact(&backend);
+    assert_eq!(elements(&backend), [REMOVED; 4]);
+    assert_eq!(contents(&backend).len(), 5, "the list alone");
+    compact(&backend);
+    assert_eq!(expired(), 5 + 5);
+}
+
+#[test]
+fn compactions_keep_what_no_state_wants_to_be_cleaned_up() {
+    let home = small();
+    let without = crate::types::TtlCleanup { compaction: None, ..crate::types::TtlCleanup::default() };
+    let cleanup = |kind| if kind == StateKind::Map { crate::types::TtlCleanup::default() } else { without };
+    let mut backend = aging_backend(&home, cleanup);
+    let all = contents(&backend);
+    backend.set_time(1_000);
+    compact(&backend);
+    assert_eq!(contents(&backend).len(), all.len() - 3, "the map alone");
+    // Another TTL counts from then on, in a loaded image, too.
+    let image = backend.image(0).unwrap();
+    let mut loaded = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
+    loaded.register(
+        VALUE,
+        &StateDescriptor { ttl: Some(Ttl::new(10_000)), ..StateDescriptor::new("", StateKind::Value) },
+    );
+    loaded.register(MAP, &StateDescriptor::new("", StateKind::Map));
+    loaded.register(LIST, &StateDescriptor::new("", StateKind::List));
+    loaded.set_time(1_000);
+    assert_eq!(loaded.load(image, &same_ids()).unwrap(), Loaded::Adopted(0));
+    compact(&loaded);
+    assert_eq!(contents(&loaded).len(), all.len() - 3);
+    loaded.set_ttl(VALUE, Ttl::new(896));
+    compact(&loaded);
+    assert_eq!(contents(&loaded).len(), all.len() - 4, "one lives on");
+    assert_eq!(loaded.periodic_seconds, 30 * 24 * 3600);
+}
+
+#[test]
+fn marks_equal_copies_of_the_model() {
+    let home = small();
+    crate::state::undo::tests::marks_equal_copies_of_the_model(
+        &|range| Box::new(RocksDbBackend::new(&home.resources, range, 128).unwrap()),
+        40,
+    );
 }

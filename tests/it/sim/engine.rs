@@ -162,11 +162,16 @@ impl Engine {
             key_groups: None,
             assignment: Some(plan.assignment),
             inner: None,
-            changelog: None,
+            changelog: Some(!self.is_unlogged()),
             attempt: self.attempt,
             restore,
             retention: None,
         }
+    }
+
+    /// Whether this attempt opens its backend without changelog: some do.
+    pub(super) fn is_unlogged(&self) -> bool {
+        (self.world.plan.credit_bytes + self.attempt + self.seat as u64).is_multiple_of(4)
     }
 
     /// Whether an attempt after this one does not have the backend.
@@ -346,8 +351,8 @@ impl Engine {
             }
             restored.model.take(&cut.model, self.own.key_groups);
             for (state, id) in &cut.ids {
-                let mut known = opened.states.iter().filter(|(_, known)| *known == model::descriptor(*state));
-                let known = known.next().map(|(id, _)| *id).expect("a state that the checkpoint has");
+                let mut known = opened.states.iter().filter(|known| known.descriptor == model::descriptor(*state));
+                let known = known.next().map(|known| known.id).expect("a state that the checkpoint has");
                 assert!(known == *id || !is_own, "state {state} keeps its id");
                 restored.ids.insert(*state, known);
             }

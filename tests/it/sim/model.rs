@@ -6,20 +6,20 @@ use bytes::Bytes;
 use dstl::{
     random::Random,
     state::{
-        Address, MapKeys, PageLimit, StateBackend,
-        op::{Answer, Op},
+        Address, MapKeys, PageLimit, StateBackend, TimerRef,
+        op::{self, Answer, Op},
     },
     types::{KeyGroup, KeyGroupRange, MergeFunction, StateDescriptor, StateId, StateKind},
 };
 
 use MergeFunction::{Append, MaxI64, SumI64};
-use StateKind::{List, Map, Value};
+use StateKind::{List, Map, Timer, Value};
 
 /// Longest value in the simulation: so short that appends reach it.
 pub(super) const MAX_VALUE_BYTES: usize = 600;
 
 /// The states of the simulation; the last two share a name, so that a backend has one of them at a time.
-const STATES: [(&str, StateKind, Option<MergeFunction>); 9] = [
+const STATES: [(&str, StateKind, Option<MergeFunction>); 10] = [
     ("value", Value, None),
     ("sum", Value, Some(SumI64)),
     ("text", Value, Some(Append)),
@@ -27,6 +27,7 @@ const STATES: [(&str, StateKind, Option<MergeFunction>); 9] = [
     ("map", Map, None),
     ("sums", Map, Some(SumI64)),
     ("texts", Map, Some(Append)),
+    ("timer", Timer, None),
     ("either", Value, Some(MaxI64)),
     ("either", List, None),
 ];
@@ -35,6 +36,8 @@ pub(super) const STATE_COUNT: usize = STATES.len();
 pub(super) const EITHER: [usize; 2] = [STATE_COUNT - 2, STATE_COUNT - 1];
 const MAP_KEYS: u64 = 6;
 const LONGEST_LIST: usize = 12;
+/// Times of timers.
+const TIMES: [i64; 4] = [i64::MIN + 1, -1, 7, i64::MAX];
 const NAMESPACES: [&str; 3] = ["", "window-1", "window-2"];
 
 pub(super) fn descriptor(state: usize) -> StateDescriptor {
@@ -52,7 +55,7 @@ pub(super) struct Key {
 /// State, key, namespace.
 type Place = (usize, Key, &'static str);
 
-/// Map entries; list elements by big-endian index; a value under the empty key.
+/// Map entries; list elements by big-endian index; a value under the empty key; nothing under times.
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// One operation and where.
@@ -67,6 +70,7 @@ pub(super) struct Step {
     elements: Vec<Bytes>,
     start: u64,
     limit: u64,
+    time: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +92,10 @@ enum Verb {
     ListGet,
     ListCount,
     MergeNamespaces,
+    TimerRegister,
+    TimerDelete,
+    Timers,
+    TimersFire,
 }
 
 impl Step {
@@ -106,6 +114,7 @@ impl Step {
             (Map, Some(_)) => {
                 &[MapMerge, MapMerge, MapPut, MapRemove, MapGet, MapEntries, MapCount, Clear, MergeNamespaces]
             }
+            (Timer, _) => &[TimerRegister, TimerRegister, TimerRegister, TimerRegister, TimerDelete, TimersFire],
         };
         let value = match merge {
             Some(SumI64 | MaxI64) => (random.below(2000) as i64 - 1000).to_le_bytes().to_vec(),
@@ -132,6 +141,7 @@ impl Step {
             elements,
             start: random.below(5),
             limit: random.below(4),
+            time: *pick(random, &TIMES),
         }
     }
 
@@ -141,19 +151,23 @@ impl Step {
             Value => Verb::Get,
             List => Verb::ListGet,
             Map => Verb::MapEntries,
+            Timer => Verb::Timers,
         };
-        let (key, none) = (key.clone(), Vec::new());
-        Self { state, key, namespace, verb, map_key: none.clone(), value: none, elements: vec![], start: 0, limit: 0 }
+        let (key, map_key, value, elements) = (key.clone(), vec![], vec![], vec![]);
+        Self { state, key, namespace, verb, map_key, value, elements, start: 0, limit: 0, time: i64::MAX }
     }
 
     /// The reads that together tell the contents of `states`.
     pub(super) fn read_all(states: &[usize], keys: &[Key]) -> Vec<Self> {
         let places = states.iter().flat_map(|s| keys.iter().flat_map(move |k| NAMESPACES.map(|n| (*s, k, n))));
+        // One read has all timers.
+        let first = keys.first().map(|key| (key, NAMESPACES[0]));
+        let places = places.filter(|(state, key, ns)| STATES[*state].1 != Timer || Some((*key, *ns)) == first);
         places.map(|(state, key, namespace)| Self::read(state, key, namespace)).collect()
     }
 
     pub(super) fn op(&self) -> Op<'_> {
-        let Self { map_key, value, elements, start, limit, .. } = self;
+        let Self { map_key, value, elements, start, limit, time, .. } = self;
         match self.verb {
             Verb::Clear => Op::Clear,
             Verb::Put => Op::Put(value),
@@ -172,6 +186,10 @@ impl Step {
             Verb::ListGet => Op::ListGet { start: *start, limit: *limit },
             Verb::ListCount => Op::ListCount,
             Verb::MergeNamespaces => Op::MergeNamespaces(elements),
+            Verb::TimerRegister => Op::TimerRegister { time: *time },
+            Verb::TimerDelete => Op::TimerDelete { time: *time },
+            Verb::Timers => Op::Timers { up_to: *time, token: b"", limit: *limit },
+            Verb::TimersFire => Op::TimersFire { up_to: *time, limit: 1 + *limit },
         }
     }
 
@@ -192,6 +210,13 @@ impl Model {
         if let Verb::MergeNamespaces = step.verb {
             return self.merge_namespaces(step);
         }
+        match step.op() {
+            Op::Timers { up_to, .. } => {
+                return Some(Answer::Timers { timers: self.timers(step.state, up_to), token: None });
+            }
+            Op::TimersFire { up_to, limit } => return Some(self.fire(step.state, up_to, limit)),
+            _ => {}
+        }
         let place = (step.state, step.key.clone(), step.namespace);
         let mut shared = self.0.remove(&place).unwrap_or_default();
         let answer = match read(&shared, &step.op()) {
@@ -202,6 +227,37 @@ impl Model {
             self.0.insert(place, shared);
         }
         answer
+    }
+
+    /// The timers of a state at or before a time, in order.
+    fn timers(&self, state: usize, up_to: i64) -> Vec<op::Timer> {
+        let mut timers = vec![];
+        for ((_, key, namespace), times) in self.0.iter().filter(|(place, _)| place.0 == state) {
+            let (key_group, namespace) = (KeyGroup(key.group), Bytes::from(*namespace));
+            for time in TIMES.into_iter().filter(|time| *time <= up_to && times.contains_key(&at(*time))) {
+                let (key, namespace) = (key.bytes.clone().into(), namespace.clone());
+                timers.push(op::Timer { time, key, namespace, key_group });
+            }
+        }
+        timers.sort();
+        timers
+    }
+
+    fn fire(&mut self, state: usize, up_to: i64, limit: u64) -> Answer {
+        let mut timers = self.timers(state, up_to);
+        let more = timers.len() as u64 > limit;
+        timers.truncate(limit as usize);
+        for timer in &timers {
+            let key = Key { group: timer.key_group.0, bytes: timer.key.to_vec() };
+            let namespace = NAMESPACES.into_iter().find(|name| timer.namespace == name).unwrap();
+            let place = (state, key, namespace);
+            let times = self.0.get_mut(&place).unwrap();
+            Arc::make_mut(times).remove(&at(timer.time));
+            if times.is_empty() {
+                self.0.remove(&place);
+            }
+        }
+        Answer::Fired { timers, more }
     }
 
     fn merge_namespaces(&mut self, step: &Step) -> Option<Answer> {
@@ -215,6 +271,7 @@ impl Model {
                 (List, _) => _ = target.insert(index(target.len()), value.clone()),
                 (Map, None) => _ = target.insert(map_key.clone(), value.clone()),
                 (Value, None) => _ = target.entry(map_key.clone()).or_insert_with(|| value.clone()),
+                (Timer, None) => unreachable!("timers are not merged"),
                 (_, Some(_)) => {
                     if let Some(limited) = merge(&mut target, step.state, map_key, value) {
                         return Some(limited);
@@ -286,6 +343,14 @@ fn contents(inner: &dyn StateBackend, at: Address<'_>, kind: StateKind) -> Entri
             let mut add = |key: &[u8], value: &[u8]| _ = found.insert(key.to_vec(), value.to_vec());
             inner.map_page(at, MapKeys::default(), all, &mut add).map(|_| ())
         }
+        Timer => {
+            let mut add = |timer: TimerRef<'_>| {
+                if (timer.key, timer.namespace) == (at.key, at.namespace) {
+                    found.insert(self::at(timer.time), vec![]);
+                }
+            };
+            inner.timer_page(at.state, None, i64::MAX, all, &mut add).map(|_| ())
+        }
     };
     read.unwrap();
     found
@@ -331,6 +396,8 @@ fn write(entries: &mut Entries, step: &Step) -> Option<Answer> {
                 entries.insert(index(entries.len()), element.to_vec());
             }
         }
+        Op::TimerRegister { time } => _ = entries.insert(at(time), vec![]),
+        Op::TimerDelete { time } => _ = entries.remove(&at(time)),
         read => panic!("{read:?} is no write"),
     }
     None
@@ -349,6 +416,10 @@ fn merge(entries: &mut Entries, state: usize, map_key: &[u8], operand: &[u8]) ->
     }
     entries.insert(map_key.to_vec(), merged);
     None
+}
+
+fn at(time: i64) -> Vec<u8> {
+    time.to_be_bytes().to_vec()
 }
 
 fn index(index: usize) -> Vec<u8> {

@@ -278,12 +278,13 @@ impl<'a> Owner<'a> {
 
     fn operations<'s>(&self, steps: &'s [Step]) -> Vec<Operation<'s>> {
         let given = self.engine.world.plan.assignment == KeyGroupAssignment::Given;
-        let operation = |step: &'s Step| Operation {
-            state: self.ids[&step.state],
-            key_group: given.then_some(u32::from(step.key.group)),
-            key: &step.key.bytes,
-            namespace: step.namespace.as_bytes(),
-            op: step.op(),
+        let operation = |step: &'s Step| {
+            let (state, op) = (self.ids[&step.state], step.op());
+            if !op.is_keyed() {
+                return Operation { state, key_group: None, key: b"", namespace: b"", op };
+            }
+            let key_group = given.then_some(u32::from(step.key.group));
+            Operation { state, key_group, key: &step.key.bytes, namespace: step.namespace.as_bytes(), op }
         };
         steps.iter().map(operation).collect()
     }
@@ -350,7 +351,7 @@ impl<'a> Owner<'a> {
         let (steps, ..) = self.steps();
         let (too_long, number) = (vec![0; MAX_VALUE_BYTES + 1], self.next);
         let mut operations = self.operations(&steps);
-        let Some(good) = operations.first().copied() else { return Ok(()) };
+        let Some(good) = operations.iter().find(|operation| operation.op.is_keyed()).copied() else { return Ok(()) };
         let foreign = self.engine.own.foreign.clone();
         let bad = match (self.engine.random.below(5), &foreign) {
             (0, _) => Operation { state: StateId(999), ..good },
@@ -434,7 +435,8 @@ impl<'a> Owner<'a> {
             let (result, _) = outcome.map_err(|error| self.over(&error))?;
             assert_eq!(result.answers, expected, "epoch {}: {steps:?}", self.backend.epoch());
         }
-        for StateSummary { id, descriptor, entries, .. } in self.backend.describe().states {
+        for StateSummary { state, entries, .. } in self.backend.describe().states {
+            let dstl::backend::RegisteredState { id, descriptor, .. } = state;
             let state = self.ids.iter().find(|(_, known)| **known == id).map(|(state, _)| *state);
             let expected = state.map_or(0, |state| self.model.entries(state));
             assert_eq!(entries, expected, "entries of {descriptor:?}");
@@ -517,6 +519,12 @@ impl<'a> Owner<'a> {
     fn persist(&mut self) -> Went {
         self.token += 1;
         let (token, next) = (self.token, self.next);
+        if self.engine.is_unlogged() {
+            return match self.session()?.persist(token) {
+                Err(Refusal::Request(error)) if error.reason == Reason::Unsupported => Ok(()),
+                other => Err(self.refused(other.expect_err("there is no log to persist"))),
+            };
+        }
         self.tokens.insert(token, next);
         self.session()?.persist(token).map_err(|refusal| self.refused(refusal))
     }
@@ -524,8 +532,9 @@ impl<'a> Owner<'a> {
     async fn unary_persist(&mut self) -> Went {
         let patience = Duration::from_millis(self.below(1000));
         match self.patiently(self.backend.persist(self.backend.epoch()), patience).await? {
+            Some(Err(error)) if error.reason == Reason::Unsupported && self.engine.is_unlogged() => Ok(()),
             Some(Ok(persisted_to)) => {
-                assert!(persisted_to >= self.next);
+                assert!(persisted_to >= self.next && !self.engine.is_unlogged());
                 self.check_description().await
             }
             Some(Err(error)) => Err(self.over(&error)),

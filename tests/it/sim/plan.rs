@@ -112,6 +112,8 @@ impl Plan {
                 ..ScheduleOptions::default()
             },
             materialization_timeout: millis(5000) + Duration::from_millis(100),
+            queries: true,
+            undo_memory: 20_000,
             ..BackendOptions::default()
         };
         // Change sets of one block and of several.

@@ -102,6 +102,6 @@ async fn a_state_of_an_owner_that_was_set_back_binds_nobody_however_many_come_af
     assert_eq!(register(&set_back, 0), Ok(StateId(2)));
     checkpoint(&set_back, 3).await;
     let third = pair.open(0, 3, RestoreFrom::Id(3)).await.unwrap();
-    assert_eq!(third.states.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [StateId(2)]);
+    assert_eq!(third.states.iter().map(|state| state.id).collect::<Vec<_>>(), [StateId(2)]);
     assert_eq!(register(&third, EITHER[1]), Ok(StateId(3)), "its other shape is free");
 }

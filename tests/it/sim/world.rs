@@ -236,7 +236,7 @@ impl World {
         manifest.shape.key_groups = manifest.span(record).key_groups;
         let manifest = &manifest;
         let mut inner = HashMapBackend::new(manifest.shape.key_groups);
-        let known = manifest.states.iter().map(|(id, descriptor)| (*id, descriptor.clone()));
+        let known = manifest.states.iter().map(|(id, state)| (*id, state.descriptor.clone()));
         let own = ids.iter().map(|(state, id)| (*id, model::descriptor(*state)));
         for (id, descriptor) in known.chain(own).collect::<BTreeMap<_, _>>() {
             dstl::state::StateBackend::register(&mut inner, id, &descriptor);

@@ -1,0 +1,174 @@
+//! Session windows: visits of users, which end when nothing was heard of a user for 200 ms of event time.
+//!
+//! A click may close the gap between two visits. Then their windows become one, and what was kept of each is merged: by a
+//! function of the task, which the daemon does not know and does not need for a restore, since results are what is logged.
+//!
+//! Users are handled at the same time; what they await at the same time travels in one batch.
+//!
+//! `cargo run --release --example session_window`
+
+#[path = "support/crash.rs"]
+mod crash;
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use crash::{Job, Life};
+use dstl::client::{
+    Aggregate, AggregatingState, Bound, BoundAggregate, ClientError, MapState, StateOptions, TimerState,
+};
+use tokio::task::JoinSet;
+
+/// Milliseconds of event time.
+const GAP: i64 = 200;
+const LATENESS: i64 = 900;
+const INTERVAL: i64 = 25;
+const CLICKS: u64 = 3000;
+const USERS: u64 = 6;
+const CHUNK: u64 = 30;
+
+#[derive(Clone)]
+struct Click {
+    user: String,
+    time: i64,
+    page: u64,
+}
+
+fn click(number: u64) -> Click {
+    let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    let time = number.cast_signed() * INTERVAL + random.cast_signed() % LATENESS;
+    Click { user: format!("user {}", random / 1000 % USERS), time, page: random % 97 }
+}
+
+/// What is kept of a visit: how many clicks, the first and the last with their pages. Ties go to the lower page.
+struct Visit;
+
+type Summary = ((i64, u64), (i64, u64), u64);
+
+impl Aggregate for Visit {
+    type Accumulator = ((i64, u64), (i64, u64), u64);
+    type Input = (i64, u64);
+    type Output = Summary;
+
+    fn start(&self, click: (i64, u64)) -> Summary {
+        (click, click, 1)
+    }
+
+    fn add(&self, visit: Summary, click: (i64, u64)) -> Summary {
+        self.merge(visit, self.start(click))
+    }
+
+    fn merge(&self, one: Summary, other: Summary) -> Summary {
+        (one.0.min(other.0), one.1.max(other.1), one.2 + other.2)
+    }
+
+    fn output(&self, visit: Summary) -> Summary {
+        visit
+    }
+}
+
+/// Of one session; cheap to clone.
+#[derive(Clone)]
+struct States {
+    /// Per user the open windows: where each begins and ends, by the namespace in which its visit is kept.
+    windows: Bound<MapState<String, i64, (i64, i64)>>,
+    visits: BoundAggregate<String, Visit>,
+    ends: Bound<TimerState<String, i64>>,
+    results: Bound<MapState<String, i64, Summary>>,
+}
+
+impl States {
+    async fn open(life: &Life) -> Result<Self, ClientError> {
+        let (backend, session) = (&life.backend, &life.session);
+        let visits: AggregatingState<String, Visit> =
+            backend.aggregating_state("visits", Visit, StateOptions::new()).await?;
+        Ok(Self {
+            windows: backend.map_state("windows", StateOptions::new()).await?.on(session),
+            visits: visits.on(session),
+            ends: backend.timer_state("window ends", StateOptions::new()).await?.on(session),
+            results: backend.map_state("results", StateOptions::new()).await?.on(session),
+        })
+    }
+
+    async fn on_click(&self, Click { user, time, page }: Click) -> Result<(), ClientError> {
+        let (mut begin, mut end) = (time, time + GAP);
+        let open = self.windows.entries(&user).await?;
+        let met: Vec<_> = open.into_iter().filter(|(_, (from, to))| *from < time + GAP && time < *to).collect();
+        // The first window keeps its namespace; the others are merged into it.
+        let namespace = met.first().map_or(time, |(namespace, _)| *namespace);
+        for (old, (from, to)) in &met {
+            (begin, end) = (begin.min(*from), end.max(*to));
+            self.windows.remove(&user, old).await?;
+            self.ends.namespace(old).delete(&user, *to).await?;
+        }
+        let visit = self.visits.namespace(&namespace);
+        let others: Vec<i64> = met.iter().skip(1).map(|(other, _)| *other).collect();
+        if !others.is_empty() {
+            visit.merge_namespaces(&user, &others).await?;
+        }
+        visit.add(&user, (time, page)).await?;
+        self.windows.put(&user, &namespace, &(begin, end)).await?;
+        self.ends.namespace(&namespace).register(&user, end).await
+    }
+
+    async fn fire(&self, watermark: i64) -> Result<(), ClientError> {
+        let mut due = self.ends.due(watermark);
+        while let Some(timer) = due.next().await? {
+            let (user, window) = (&timer.key, &timer.namespace);
+            let visit = self.visits.namespace(window);
+            let summary = visit.get(user).await?.ok_or(ClientError::Incomplete("the visit of a window"))?;
+            self.results.put(user, &summary.0.0, &summary).await?;
+            visit.clear(user).await?;
+            self.windows.remove(user, window).await?;
+            self.ends.namespace(window).delete(user, timer.time).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn task(mut life: Life) -> Result<Vec<(String, Summary)>, ClientError> {
+    let states = States::open(&life).await?;
+    for first in (life.next..CLICKS).step_by(CHUNK as usize) {
+        let mut users: BTreeMap<String, Vec<Click>> = BTreeMap::new();
+        for click in (first..CLICKS).take(CHUNK as usize).map(click) {
+            users.entry(click.user.clone()).or_default().push(click);
+        }
+        let mut at_once = JoinSet::new();
+        for clicks in users.into_values() {
+            let states = states.clone();
+            at_once.spawn(async move {
+                for click in clicks {
+                    states.on_click(click).await?;
+                }
+                Ok(())
+            });
+        }
+        at_once.join_all().await.into_iter().collect::<Result<(), ClientError>>()?;
+        states.fire((first + CHUNK).cast_signed() * INTERVAL).await?;
+        life.step(first + CHUNK).await?;
+    }
+    states.fire(i64::MAX).await?;
+    let mut found = Vec::new();
+    for user in states.results.keys().collect().await? {
+        found.extend(states.results.entries(&user).await?.into_iter().map(|(_, summary)| (user.clone(), summary)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn main() -> ExitCode {
+    let mut clicks: Vec<_> = (0..CLICKS).map(click).collect();
+    clicks.sort_by_key(|click| (click.user.clone(), click.time, click.page));
+    let mut expected: Vec<(String, Summary)> = Vec::new();
+    for Click { user, time, page } in clicks {
+        let visit = Visit.start((time, page));
+        match expected.last_mut() {
+            Some((last, before)) if *last == user && time < before.1.0 + GAP => *before = Visit.merge(*before, visit),
+            _ => expected.push((user, visit)),
+        }
+    }
+    let job = Job { name: "session_window", lives: &[1, 1], crash_after: 70 };
+    crash::run(job, task, |found| match found.as_slice() {
+        [found] if *found == expected => Ok(format!("{} visits, as computed directly", found.len())),
+        _ => Err(format!("other visits than computed directly: {found:?}")),
+    })
+}

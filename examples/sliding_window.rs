@@ -1,0 +1,127 @@
+//! Sliding windows in event time: the mean of each sensor's readings over 1 s, every 500 ms.
+//!
+//! A window is a namespace. Each reading is merged into the windows that it lies in, by a merge function in the daemon, and a timer
+//! fires each window once the watermark has passed its end. The results are state, too, so that they are there exactly once.
+//!
+//! `cargo run --release --example sliding_window`
+
+#[path = "support/crash.rs"]
+mod crash;
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use crash::{Job, Life};
+use dstl::{
+    client::{Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState},
+    types::MergeFunction,
+};
+
+/// Milliseconds of event time.
+const SIZE: i64 = 1000;
+const SLIDE: i64 = 500;
+/// Readings come at most so much out of order.
+const LATENESS: i64 = 120;
+const INTERVAL: i64 = 15;
+const READINGS: u64 = 2000;
+/// Readings that are sent as one batch.
+const BATCH: usize = 10;
+
+struct Reading {
+    sensor: String,
+    time: i64,
+    value: i64,
+}
+
+fn reading(number: u64) -> Reading {
+    let random = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33).cast_signed();
+    let time = number.cast_signed() * INTERVAL + random % LATENESS;
+    Reading { sensor: format!("sensor {}", random % 4), time, value: random % 1000 }
+}
+
+/// The starts of the windows that a time lies in.
+fn windows(time: i64) -> impl Iterator<Item = i64> {
+    let last = time - time.rem_euclid(SLIDE);
+    (0..SIZE / SLIDE).map(move |back| last - back * SLIDE)
+}
+
+struct States {
+    means: ValueState<String, Average<i64>>,
+    ends: TimerState<String, i64>,
+    results: MapState<String, Ordered<i64>, Average<i64>>,
+}
+
+impl States {
+    /// Fires the windows that end at or before the watermark: their results are written in the batch that removes them.
+    async fn fire(&self, session: &Session, watermark: i64) -> Result<(), ClientError> {
+        let due = self.ends.on(session).due(watermark).collect().await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut reads = session.batch();
+        for timer in &due {
+            reads.get(&self.means.namespace(&timer.namespace), &timer.key);
+        }
+        let means = session.send(reads).await?.applied().await?;
+        let mut batch = session.batch();
+        for (index, timer) in due.iter().enumerate() {
+            let mean: Average<i64> = means.value(index)?.ok_or(ClientError::Incomplete("the mean of a window"))?;
+            batch.map_put(&self.results, &timer.key, &Ordered(timer.namespace), &mean);
+            batch.clear(&self.means.namespace(&timer.namespace), &timer.key);
+            batch.timer_delete(&self.ends.namespace(&timer.namespace), &timer.key, timer.time);
+        }
+        session.send(batch).await?.applied().await.map(drop)
+    }
+}
+
+type Results = BTreeMap<(String, i64), (i64, i64)>;
+
+async fn task(mut life: Life) -> Result<Results, ClientError> {
+    let averages = StateOptions::new().with_merge(MergeFunction::AverageI64);
+    let states = States {
+        means: life.backend.value_state("means", averages).await?,
+        ends: life.backend.timer_state("window ends", StateOptions::new()).await?,
+        results: life.backend.map_state("results", StateOptions::new()).await?,
+    };
+    let session = life.session.clone();
+    for first in (life.next..READINGS).step_by(BATCH) {
+        let mut batch = session.batch();
+        for reading in (first..READINGS).take(BATCH).map(reading) {
+            for start in windows(reading.time) {
+                batch.merge_operand(&states.means.namespace(&start), &reading.sensor, &reading.value);
+                batch.timer_register(&states.ends.namespace(&start), &reading.sensor, start + SIZE);
+            }
+        }
+        session.send(batch).await?.applied().await?;
+        let next = first + BATCH as u64;
+        states.fire(&session, next.cast_signed() * INTERVAL).await?;
+        life.step(next).await?;
+    }
+    states.fire(&session, i64::MAX).await?;
+
+    let results = states.results.on(&session);
+    let mut found = Results::new();
+    let mut sensors = results.keys();
+    while let Some(sensor) = sensors.next().await? {
+        for (start, mean) in results.entries(&sensor).await? {
+            found.insert((sensor.clone(), start.0), (mean.sum, mean.count));
+        }
+    }
+    assert_eq!(states.ends.on(&session).peek().await?, None, "every timer has fired");
+    Ok(found)
+}
+
+fn main() -> ExitCode {
+    let mut expected = Results::new();
+    for reading in (0..READINGS).map(reading) {
+        for start in windows(reading.time) {
+            let (sum, count) = expected.entry((reading.sensor.clone(), start)).or_default();
+            *sum += reading.value;
+            *count += 1;
+        }
+    }
+    let job = Job { name: "sliding_window", lives: &[1, 1], crash_after: 137 };
+    crash::run(job, task, |found| match found.as_slice() {
+        [found] if *found == expected => Ok(format!("{} windows, as computed directly", found.len())),
+        _ => Err(format!("other windows than computed directly: {found:?}")),
+    })
+}

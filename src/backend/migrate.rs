@@ -1,0 +1,397 @@
+//! Registering states, and moving the entries of those whose descriptor changed: as batches of the daemon's own.
+//!
+//! ```text
+//!   old data ──a page of names──▶ each (key, namespace): written to the new data, removed from the old, in one batch
+//!      ▲                                                                        │ logged, own sqn, no batch number
+//!      └── lock released; un-uploaded changes and the replay bound are waited for ◀┘
+//! ```
+//!
+//! A batch is bounded, except that one list moves whole: what is there of it may be more than a few thousand elements, but then
+//! each list is always either here or there. So at every cut every entry is in exactly one of the two, and a move that a
+//! crash ends goes on when the state is registered again. What the new data has already is newer, and stays.
+
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::{futures::OwnedNotified, oneshot};
+
+use super::{
+    Backend, RegisteredState,
+    checkpointing::PersistWaiter,
+    cleanup::CleanUps,
+    core::{Core, signed},
+    error,
+    marks::Live,
+    outbox::Outbox,
+    states::{Move, Plan, Rewrite},
+};
+use crate::{
+    error::{Error, Reason},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, operator, ttl},
+    tasks,
+    types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
+};
+
+/// What one batch moves, about.
+const BATCH: PageLimit = PageLimit { entries: 1_000, bytes: 256 << 10 };
+
+/// Key groups that are looked at for one batch, at most.
+const GROUPS_PER_BATCH: usize = 256;
+
+/// How far a move has come: what lies behind is moved.
+#[derive(Debug)]
+struct Cursor {
+    /// `None` at the end.
+    group: Option<KeyGroup>,
+    /// Within it.
+    after: Option<(Bytes, Bytes)>,
+}
+
+/// What a mover does next.
+enum Next {
+    /// Another batch.
+    Batch,
+    /// Nothing: all is moved.
+    Done,
+    /// Wait until what is logged is durable.
+    Durable(oneshot::Receiver<Result<u64, Error>>),
+    /// Wait until a snapshot is over.
+    Copied(OwnedNotified),
+    /// Wait until the outbox is woken.
+    Woken,
+}
+
+impl Backend {
+    /// Registers states, all or none, and moves their entries where a change of descriptor demands it; returns them in order.
+    /// Cancel-safe: dropped, or after a crash, registering again goes on.
+    ///
+    /// # Errors
+    /// If one is malformed or differs from what is registered without that being declared; nothing was changed then. Or if
+    /// entries could not be moved.
+    pub async fn register_states(
+        &self,
+        epoch: Epoch,
+        wanted: &[StateDescriptor],
+        changes: &[SchemaChange],
+    ) -> Result<Vec<RegisteredState>, Error> {
+        loop {
+            let (plan, registered) = {
+                let mut core = self.shared.core.lock();
+                core.check_owner(epoch)?;
+                core.register(wanted, changes)?
+            };
+            if plan.moves.is_empty() {
+                return Ok(registered);
+            }
+            for of in plan.moves {
+                self.move_all(epoch, of).await?;
+            }
+        }
+    }
+
+    /// Moves everything that lies behind a cursor which begins at the first key group.
+    async fn move_all(&self, epoch: Epoch, of: Move) -> Result<(), Error> {
+        let outbox = Arc::new(Outbox::default());
+        let groups = self.shared.core.lock().groups_of(of.from);
+        let mut cursor = Cursor { group: Some(groups.first()), after: None };
+        tracing::info!(backend = %self.id(), from = of.from.0, to = of.to.0, rewrite = ?of.rewrite, "moving entries");
+        loop {
+            let next = {
+                let mut core = self.shared.core.lock();
+                core.check_owner(epoch)?;
+                core.move_next(of, &mut cursor, &outbox)?
+            };
+            match next {
+                Next::Done => return Ok(()),
+                Next::Batch => tokio::task::yield_now().await,
+                Next::Copied(copied) => copied.await,
+                Next::Woken => outbox.changed().await,
+                // If it ended, the next look at the core says why.
+                Next::Durable(durable) => drop(durable.await),
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Plans the registration of `wanted`, and carries out all of it but the moves.
+    ///
+    /// # Errors
+    /// As [`Backend::register_states`]; nothing was changed.
+    pub(super) fn register(
+        &mut self,
+        wanted: &[StateDescriptor],
+        changes: &[SchemaChange],
+    ) -> Result<(Plan, Vec<RegisteredState>), Error> {
+        let suspects = self.states.suspects(wanted);
+        let filled = self.filled(suspects)?;
+        let plan = self.states.plan(wanted, changes, &filled, &self.env.options.limits)?;
+        if !plan.moves.is_empty() {
+            self.check_writable()?;
+        }
+        for (id, registration) in &plan.new {
+            if registration.data == *id {
+                self.inner.register(*id, &registration.descriptor);
+            }
+        }
+        self.states.carry_out(&plan);
+        self.clean_ups = CleanUps::new(&self.states);
+        let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
+        // A form of long ago that is in force again is no new registration.
+        for RegisteredState { id, descriptor, .. } in &registered {
+            if let Some(ttl) = descriptor.ttl {
+                self.inner.set_ttl(*id, ttl);
+            }
+        }
+        Ok((plan, registered))
+    }
+
+    /// Which of some data have entries.
+    fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
+        let inner = &self.inner;
+        let look = || -> Result<BTreeSet<StateId>, StateError> {
+            let mut filled = BTreeSet::new();
+            for state in data {
+                if has_entries(inner, state, self.groups_of(state))? {
+                    filled.insert(state);
+                }
+            }
+            Ok(filled)
+        };
+        let looked = if inner.pieces().is_none() { tasks::blocking(look) } else { look() };
+        looked.map_err(|fault| Error::new(Reason::Internal, error::inner(&fault)))
+    }
+
+    /// Where the entries of a state lie.
+    fn groups_of(&self, state: StateId) -> KeyGroupRange {
+        let keyed = self.manifest.shape.key_groups;
+        self.states.get(state).map_or(keyed, |descriptor| operator::key_groups_of(descriptor, keyed))
+    }
+
+    /// Moves one batch, or says what to wait for before.
+    fn move_next(&mut self, of: Move, cursor: &mut Cursor, outbox: &Arc<Outbox>) -> Result<Next, Error> {
+        self.check_writable()?;
+        if of.rewrite == Rewrite::Stamp {
+            self.check_state_memory()?;
+        }
+        if self.pushes_back() {
+            self.wait_for_materialization(outbox);
+            return Ok(Next::Woken);
+        }
+        // What a backend is guaranteed to be allowed to hold.
+        if self.account.held() >= self.env.options.limits.max_message_bytes as u64 {
+            if self.is_unlogged() {
+                return Ok(Next::Copied(self.snapshots.one_over()));
+            }
+            let (reply, durable) = oneshot::channel();
+            self.persist(PersistWaiter::Call(reply))?;
+            return Ok(Next::Durable(durable));
+        }
+        self.move_batch(of, cursor)?;
+        Ok(if cursor.group.is_none() { Next::Done } else { Next::Batch })
+    }
+
+    /// Moves one batch. It takes no number: it is durable with the batch that comes next.
+    fn move_batch(&mut self, of: Move, cursor: &mut Cursor) -> Result<(), Error> {
+        let bytes_before = self.writer.active_bytes();
+        self.inner.set_stamp(self.writer.next().0);
+        self.pass_time();
+        self.writer.begin_batch(self.next_batch, self.time);
+        let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
+        let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
+        let logged = u64::from(!writer.is_silent());
+        let mut log = |change: &Change<'_>| {
+            since_barrier.1 += 1;
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
+        };
+        let mut run = || {
+            let mut live = Live::new(marks, inner, of.kind);
+            let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
+            mover.run(cursor, groups)?;
+            inner.finish_batch()
+        };
+        let moved = if on_disk { tasks::blocking(run) } else { run() };
+        if let Err(fault) = moved {
+            self.writer.abandon_batch();
+            return Err(self.fail_safe(error::inner(&fault)));
+        }
+        let appended = self.writer.end_batch(bytes_before);
+        self.account.hold(appended);
+        self.env.metrics.batch_applied(0, appended);
+        self.env.metrics.pending_grew(signed(appended));
+        self.since_barrier.0 += appended;
+        self.count_state_bytes(self.inner.memory_bytes());
+        self.count_copies();
+        if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
+            self.roll_over(false);
+        }
+        Ok(())
+    }
+}
+
+fn has_entries(inner: &dyn StateBackend, state: StateId, groups: KeyGroupRange) -> Result<bool, StateError> {
+    let (first, mut found) = (PageLimit { entries: 1, bytes: 0 }, false);
+    for group in groups.iter() {
+        inner.name_page(state, group, None, first, &mut |_, _| found = true)?;
+        if found {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Moves entries from one id to another.
+struct Mover<'a> {
+    inner: &'a mut dyn StateBackend,
+    of: Move,
+    time: TimeMs,
+    log: &'a mut dyn FnMut(&Change<'_>),
+    /// Of the batch.
+    left: PageLimit,
+}
+
+impl Mover<'_> {
+    /// Moves what lies behind the cursor until the batch is full, and the cursor with it.
+    fn run(&mut self, cursor: &mut Cursor, groups: KeyGroupRange) -> Result<(), StateError> {
+        if self.of.kind == StateKind::Timer {
+            return self.timers(cursor);
+        }
+        for _ in 0..GROUPS_PER_BATCH {
+            let Some(group) = cursor.group else { return Ok(()) };
+            let mut names: Vec<(Bytes, Bytes)> = vec![];
+            let after = cursor.after.as_ref().map(|(key, namespace)| (&key[..], &namespace[..]));
+            let more = self.inner.name_page(self.of.from, group, after, self.left, &mut |key, namespace| {
+                names.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace)));
+            })?;
+            for (key, namespace) in names {
+                if !self.cell(group, &key, &namespace)? {
+                    return Ok(());
+                }
+                cursor.after = Some((key, namespace));
+                if self.is_full() {
+                    return Ok(());
+                }
+            }
+            if !more {
+                let next = groups.last() > group;
+                *cursor = Cursor { group: next.then(|| KeyGroup(group.0 + 1)), after: None };
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the earliest timers of all key groups.
+    fn timers(&mut self, cursor: &mut Cursor) -> Result<(), StateError> {
+        let mut timers = vec![];
+        let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
+            let TimerRef { time, key, namespace, key_group } = timer;
+            timers.push((time, Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace), key_group));
+        })?;
+        for (time, key, namespace, key_group) in &timers {
+            let from = Address { state: self.of.from, key_group: *key_group, key, namespace };
+            self.write(Address { state: self.of.to, ..from }, Action::TimerPut { time: *time })?;
+            self.write(from, Action::TimerRemove { time: *time })?;
+        }
+        if !more {
+            *cursor = Cursor { group: None, after: None };
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.left.entries == 0 || self.left.bytes == 0
+    }
+
+    /// Moves all of one (key, namespace), or a page of a map; returns whether nothing is left of it.
+    fn cell(&mut self, key_group: KeyGroup, key: &[u8], namespace: &[u8]) -> Result<bool, StateError> {
+        let from = Address { state: self.of.from, key_group, key, namespace };
+        let to = Address { state: self.of.to, ..from };
+        match self.of.kind {
+            StateKind::Value => {
+                let (mut stored, mut is_there) = (None, false);
+                self.inner.value(from, &mut |value| stored = value.map(<[u8]>::to_vec))?;
+                self.inner.value(to, &mut |value| is_there = value.is_some())?;
+                if let Some(value) = self.rewritten(stored.as_deref(), is_there)? {
+                    self.write(to, Action::Put(&value))?;
+                }
+                self.write(from, Action::Clear)?;
+                Ok(true)
+            }
+            StateKind::Map => self.map(from, to),
+            StateKind::List => self.list(from, to).map(|()| true),
+            StateKind::Timer => Err(StateError::Mismatch { state: from.state, what: "timers have no cells" }),
+        }
+    }
+
+    fn map(&mut self, from: Address<'_>, to: Address<'_>) -> Result<bool, StateError> {
+        let mut entries = vec![];
+        let more = self.inner.map_page(from, MapKeys::default(), self.left, &mut |map_key, value| {
+            entries.push((map_key.to_vec(), value.to_vec()));
+        })?;
+        for (map_key, value) in &entries {
+            let mut is_there = false;
+            self.inner.map_value(to, map_key, &mut |value| is_there = value.is_some())?;
+            if let Some(value) = self.rewritten(Some(value), is_there)? {
+                self.write(to, Action::MapPut { map_key, value: &value })?;
+            }
+            self.write(from, Action::MapRemove { map_key })?;
+        }
+        Ok(!more)
+    }
+
+    /// Behind what the new list has.
+    fn list(&mut self, from: Address<'_>, to: Address<'_>) -> Result<(), StateError> {
+        let (mut next, mut read, mut more) = (self.inner.len(to)?, 0, true);
+        while more {
+            let mut elements = vec![];
+            more = self.inner.list_page(from, read, BATCH, &mut |element| elements.push(element.to_vec()))?;
+            for stored in &elements {
+                if let Some(element) = self.rewritten(Some(stored), false)? {
+                    self.write(to, Action::ListPut { index: next, element: &element })?;
+                    next += 1;
+                }
+            }
+            read += elements.len() as u64;
+        }
+        self.write(from, Action::Clear)
+    }
+
+    /// What becomes of a stored entry; `None` if nothing does.
+    fn rewritten<'a>(&self, stored: Option<&'a [u8]>, is_there: bool) -> Result<Option<Cow<'a, [u8]>>, StateError> {
+        match stored.filter(|_| !is_there) {
+            Some(stored) => rewritten(self.of.rewrite, self.time, stored),
+            None => Ok(None),
+        }
+    }
+
+    fn write(&mut self, at: Address<'_>, action: Action<'_>) -> Result<(), StateError> {
+        let bytes = match action {
+            Action::Put(value) | Action::MapPut { value, .. } | Action::ListPut { element: value, .. } => value.len(),
+            _ => 0,
+        };
+        self.left.entries = self.left.entries.saturating_sub(1);
+        self.left.bytes = self.left.bytes.saturating_sub(at.key.len() + at.namespace.len() + bytes);
+        let change = Change { at, action };
+        self.inner.apply(&change)?;
+        (self.log)(&change);
+        Ok(())
+    }
+}
+
+/// The stored bytes of an entry after its move at `time`; `None` if it is expired.
+fn rewritten(rewrite: Rewrite, time: TimeMs, stored: &[u8]) -> Result<Option<Cow<'_, [u8]>>, StateError> {
+    Ok(match rewrite {
+        Rewrite::Keep => Some(Cow::Borrowed(stored)),
+        // Nothing is touched at the time 0, which stands for elements that were removed from a list.
+        Rewrite::Stamp => Some(Cow::Owned(ttl::stamp(time.max(1), stored))),
+        Rewrite::Strip(duration_ms) => {
+            let (touched, value) = ttl::split(stored)?;
+            let lives = touched > 0 && time.saturating_sub(touched) < duration_ms;
+            lives.then_some(Cow::Borrowed(value))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

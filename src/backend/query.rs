@@ -1,0 +1,342 @@
+//! Reading from outside: batches of reads beside the writer, of what is applied or of the newest completed checkpoint.
+//!
+//! A batch is executed a few operations at a time; in between, the core's lock is free and other tasks run. So the writer
+//! never waits longer than one small step takes, however large the batch, and a reader that is slow holds nothing. A batch
+//! of up to 64 reads (8 where state is on disk) sees one moment; a longer one of a completed checkpoint does, too.
+
+use std::collections::BTreeMap;
+
+use parking_lot::MutexGuard;
+
+use super::{
+    apply::{Operation, address, scope},
+    core::{Condition, Core},
+    directory::Directory,
+    error,
+    handle::Backend,
+    states::RegisteredState,
+};
+use crate::{
+    error::{Error, Reason, Scope},
+    state::{
+        MapKeys, PageLimit, StateBackend, StateError,
+        op::{self, Answer, Op, OpContext, scan::Reach},
+        undo::Mark,
+    },
+    tasks,
+    types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateId, StateKind},
+};
+
+/// Operations of one step, at most, where state is in memory.
+const STEP_OPERATIONS: usize = 64;
+
+/// Likewise where each may have to wait for the disk.
+const STEP_OPERATIONS_ON_DISK: usize = 8;
+
+/// Bytes of answers from which on a step ends; also of a page.
+const STEP_BYTES: usize = 256 << 10;
+
+/// Map entries that one step counts.
+const STEP_COUNT: usize = 1_000;
+
+/// Names that one page of keys looks at.
+const REACH: Reach = Reach { names: 1_000, key_groups: 256 };
+const REACH_ON_DISK: Reach = Reach { names: 200, key_groups: 16 };
+
+/// Bytes of a reply that are kept free for its framing.
+const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// What a query reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// What batches have applied.
+    Applied,
+    /// What the newest completed checkpoint contains.
+    Completed,
+}
+
+/// What a query needs to know of its backend.
+#[derive(Debug, Clone)]
+pub struct QueryStarted {
+    /// The states that it has.
+    pub states: Vec<RegisteredState>,
+    /// Those of the subtask.
+    pub key_groups: KeyGroupRange,
+    /// Of the operator.
+    pub max_parallelism: u32,
+    /// Who computes key groups.
+    pub assignment: KeyGroupAssignment,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryAnswers {
+    /// One for each operation; `None` for one that was not carried out because the answers before it fill a message.
+    pub answers: Vec<Option<Answer>>,
+    /// With [`View::Applied`]: the batches that the first step saw.
+    pub applied_to: u64,
+    /// With [`View::Completed`]: which checkpoint.
+    pub checkpoint: Option<CheckpointIdentity>,
+}
+
+/// A reader of one backend, whoever owns it. Holds nothing between its batches.
+#[derive(Debug)]
+pub struct Query {
+    directory: Directory,
+    id: BackendId,
+    view: View,
+    /// States as the reader knows them.
+    states: Vec<RegisteredState>,
+    /// The owner that it knows, and what that one calls those states; `None` for the first owner.
+    owner: Epoch,
+    names: Option<BTreeMap<StateId, StateId>>,
+}
+
+impl Query {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// If queries are not allowed, the daemon is draining, or nobody has the backend open here.
+    pub fn start(directory: Directory, id: BackendId, view: View) -> Result<(Self, QueryStarted), Error> {
+        if !directory.environment().options.queries {
+            let text = "this daemon allows no queries: set `queryable-state.enabled`";
+            return Err(Error::new(Reason::Unsupported, text));
+        }
+        let backend = directory.running(&id)?;
+        let core = backend.shared.core.lock();
+        let shape = core.manifest.shape;
+        let states: Vec<_> = core.states.in_force().collect();
+        drop(core);
+        let started = QueryStarted {
+            states: states.clone(),
+            key_groups: shape.key_groups,
+            max_parallelism: shape.max_parallelism,
+            assignment: shape.assignment,
+        };
+        directory.environment().metrics.queries.started();
+        let query = Self { directory, id, view, states, owner: backend.epoch(), names: None };
+        Ok((query, started))
+    }
+
+    /// Answers a batch of reads. Cancel-safe.
+    ///
+    /// # Errors
+    /// Of the batch alone: the query goes on.
+    pub async fn read(&mut self, operations: &[Operation<'_>]) -> Result<QueryAnswers, Error> {
+        let read = self.try_read(operations).await;
+        self.directory.environment().metrics.queries.answered(operations.len(), read.is_ok());
+        read.map_err(|error| error.in_scope(Scope::Batch))
+    }
+
+    async fn try_read(&mut self, operations: &[Operation<'_>]) -> Result<QueryAnswers, Error> {
+        let limits = self.directory.environment().options.limits;
+        if operations.len() > limits.max_batch_operations {
+            let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
+            return Err(Error::new(Reason::LimitExceeded, text));
+        }
+        let backend = self.directory.running(&self.id)?;
+        let named = self.named(&backend, operations)?;
+        let operations = named.as_deref().unwrap_or(operations);
+        let mut reading = Reading::begin(&backend, self.view, operations)?;
+        loop {
+            let (step, on_disk) = (|reading: &mut Reading<'_>| reading.step(), reading.on_disk);
+            let is_done = if on_disk { tasks::blocking(|| step(&mut reading)) } else { step(&mut reading) }?;
+            if is_done {
+                return Ok(reading.finish());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The operations with the states as the owner calls them; `None` where that makes no difference.
+    fn named<'a>(
+        &mut self,
+        backend: &Backend,
+        operations: &[Operation<'a>],
+    ) -> Result<Option<Vec<Operation<'a>>>, Error> {
+        if backend.epoch() != self.owner {
+            (self.names, self.owner) = (Some(BTreeMap::new()), backend.epoch());
+        }
+        let Some(names) = &mut self.names else { return Ok(None) };
+        if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
+            // The owner may have registered it since.
+            let core = backend.shared.core.lock();
+            let own: BTreeMap<_, _> = core.states.in_force().map(|own| (own.descriptor.name.clone(), own)).collect();
+            let same = |known: &RegisteredState| {
+                let own = own.get(&known.descriptor.name)?;
+                (own.descriptor.kind == known.descriptor.kind).then_some((known.id, own.id))
+            };
+            names.extend(self.states.iter().filter_map(same));
+        }
+        let name = |(index, operation): (usize, &Operation<'a>)| match names.get(&operation.state) {
+            Some(state) => Ok(Operation { state: *state, ..*operation }),
+            None => {
+                let id = operation.state.0;
+                let text = format!("operation {index}: the backend has a new owner, and no state that was {id} before");
+                Err(Error::new(Reason::UnknownState, text))
+            }
+        };
+        operations.iter().enumerate().map(name).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        self.directory.environment().metrics.queries.ended();
+    }
+}
+
+/// A batch that is being read.
+struct Reading<'a> {
+    backend: &'a Backend,
+    operations: &'a [Operation<'a>],
+    on_disk: bool,
+    mark: Option<(CheckpointIdentity, Mark)>,
+    applied_to: u64,
+    /// Bytes of answers that the reply still takes.
+    room: usize,
+    answers: Vec<Option<Answer>>,
+    /// A map that is being counted: so far, and where the next page begins.
+    counted: Option<(u64, Vec<u8>)>,
+}
+
+impl<'a> Reading<'a> {
+    fn begin(backend: &'a Backend, view: View, operations: &'a [Operation<'a>]) -> Result<Self, Error> {
+        let mut core = backend.shared.core.lock();
+        check_running(&core)?;
+        let mark = match view {
+            View::Applied => None,
+            View::Completed => Some(core.begin_reading()?),
+        };
+        Ok(Self {
+            backend,
+            operations,
+            on_disk: core.inner.pieces().is_none(),
+            mark,
+            applied_to: core.next_batch,
+            room: core.env.options.limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES),
+            answers: Vec::with_capacity(operations.len()),
+            counted: None,
+        })
+    }
+
+    /// Reads a little under the core's lock. Returns whether all is read.
+    fn step(&mut self) -> Result<bool, Error> {
+        let mut core = self.backend.shared.core.lock();
+        check_running(&core)?;
+        if self.answers.is_empty() && self.mark.is_none() {
+            self.applied_to = core.next_batch;
+        }
+        let most = if self.on_disk { STEP_OPERATIONS_ON_DISK } else { STEP_OPERATIONS };
+        let (end, room) = (self.answers.len() + most, self.room);
+        while self.answers.len() < end.min(self.operations.len()) && room - self.room < STEP_BYTES {
+            let counted_on = self.counted.is_some();
+            self.operation(&mut core)?;
+            if self.counted.is_some() || counted_on {
+                break;
+            }
+        }
+        // A writer that waits comes first, however soon the next step begins.
+        MutexGuard::unlock_fair(core);
+        Ok(self.answers.len() == self.operations.len())
+    }
+
+    /// Carries out the next operation, or a part of it.
+    fn operation(&mut self, core: &mut Core) -> Result<(), Error> {
+        let (index, limits) = (self.answers.len(), core.env.options.limits);
+        let Some(operation) = self.operations.get(index) else { return Ok(()) };
+        let key_group = core.check_operation(index, operation)?;
+        if operation.op.is_write() {
+            let text = format!("operation {index} is a write: a query only reads");
+            return Err(Error::new(Reason::InvalidArgument, text));
+        }
+        if index > 0 && self.room < limits.max_value_bytes {
+            self.answers.push(None);
+            return Ok(());
+        }
+        if let Some((identity, mark)) = self.mark {
+            core.check_mark(identity.id, mark)?;
+            if core.states.get(operation.state).is_some_and(|descriptor| descriptor.kind == StateKind::Timer) {
+                let text = format!("operation {index}: timers of a completed checkpoint cannot be queried");
+                return Err(Error::new(Reason::Unsupported, text));
+            }
+        }
+        core.time = core.time.max(core.env.clock.now_ms());
+        let Core { inner, states, marks, manifest, epoch, time, .. } = core;
+        let descriptor = states.get(operation.state).expect("a checked operation has a state");
+        let at = address(operation, key_group);
+        let mut at_mark;
+        let reads: &mut dyn StateBackend = match (self.mark, marks) {
+            (Some((_, mark)), Some(marks)) => {
+                at_mark = marks.undo.view(inner, mark).expect("a checked mark is open");
+                &mut at_mark
+            }
+            _ => inner,
+        };
+        if matches!(operation.op, Op::MapCount) && descriptor.ttl.is_none() && (self.on_disk || self.mark.is_some()) {
+            return self.count(reads, at).map_err(|fault| faulty(&fault));
+        }
+        let context = OpContext {
+            descriptor,
+            max_value_bytes: limits.max_value_bytes,
+            page_bytes: self.room.min(STEP_BYTES),
+            key_groups: manifest.shape.key_groups,
+            scope: scope(*epoch),
+            time: *time,
+            upkeep: None,
+            reach: if self.on_disk { REACH_ON_DISK } else { REACH },
+        };
+        let answer = op::execute(reads, at, &operation.op, &context, &mut |_| {}).map_err(|fault| faulty(&fault))?;
+        self.room = self.room.saturating_sub(answer.as_ref().map_or(0, super::apply::reply_bytes));
+        self.answers.push(answer);
+        Ok(())
+    }
+
+    /// Counts a page of map entries, where nobody keeps the count.
+    fn count(&mut self, reads: &dyn StateBackend, at: crate::state::Address<'_>) -> Result<(), StateError> {
+        let (mut count, mut from) = self.counted.take().unwrap_or_default();
+        let (limit, mut last) = (PageLimit { entries: STEP_COUNT, bytes: STEP_BYTES }, None);
+        let more = reads.map_page(at, MapKeys::from(&from), limit, &mut |key, _| {
+            count += 1;
+            last = Some(key.to_vec());
+        })?;
+        match last {
+            Some(last) if more => {
+                from = last;
+                from.push(0);
+                self.counted = Some((count, from));
+            }
+            _ => self.answers.push(Some(Answer::Count(count))),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> QueryAnswers {
+        QueryAnswers {
+            answers: std::mem::take(&mut self.answers),
+            applied_to: if self.mark.is_none() { self.applied_to } else { 0 },
+            checkpoint: self.mark.map(|(identity, _)| identity),
+        }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some((_, mark)) = self.mark {
+            self.backend.shared.core.lock().end_reading(mark);
+        }
+    }
+}
+
+/// Refuses to read what has ended: nobody owns it.
+fn check_running(core: &Core) -> Result<(), Error> {
+    match &core.condition {
+        Condition::Ended(_) => Err(error::not_open(&core.id)),
+        Condition::Serving | Condition::Failsafe(_) => Ok(()),
+    }
+}
+
+/// A read that failed spoils nothing but the batch: if the local store is damaged, the writer will find out.
+fn faulty(fault: &StateError) -> Error {
+    Error::new(Reason::Internal, error::inner(fault))
+}

@@ -1,0 +1,494 @@
+//! Checkpoints without changelog: each is a snapshot of the inner backend at exactly its barrier.
+//!
+//! ```text
+//!   barrier ─▶ freeze: a cut of what is in memory, images of what is on disk ──▶ records of ledger and flights
+//!                 │ writes go on; a slice is copied before it changes (state/cut.rs)
+//!                 ▼
+//!   turn ─▶ upload what the newest snapshot does not have ─▶ a materialization that is complete at the cut ─▶ manifest
+//! ```
+//!
+//! A snapshot waits for the ones before it, so that it uploads only what changed since, but not for one that makes no progress. What
+//! it uses of an older one stays named in the manifest until then. Each is retried until its checkpoint's time is up; then that
+//! checkpoint has failed, and no other.
+//!
+//! Copies that wait for their upload are held like changes that are not durable: they take write credit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::{
+    sync::{Notify, futures::OwnedNotified},
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+use super::{
+    core::{Condition, Core, signed},
+    handle::Shared,
+    materialize::{Reusable, failed, local, target},
+};
+use crate::{
+    checkpoint::{
+        base::Image,
+        ledger::Awaits,
+        manifest::{Contents, Materialization},
+    },
+    error::{Error, Reason},
+    materialization::{
+        images::ImageWriter,
+        pieces::PieceWriter,
+        target::{Made, Target},
+    },
+    object::Retry,
+    state::{
+        StateBackend as _,
+        cut::{CutContents, CutPiece, Kept},
+        image::{Flush, LocalImage},
+    },
+    tasks,
+    types::{CheckpointId, Sqn},
+};
+
+/// A snapshot waits for one before it that made no progress for this share of its own time.
+const PATIENCE: u32 = 4;
+
+/// Pieces without contents that are looked at between two points at which others may have the core.
+const EMPTY_PIECES: usize = 64;
+
+/// The snapshots of one backend that are under way, by checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    running: BTreeMap<CheckpointId, Snapshot>,
+    /// One of them is over.
+    over: Arc<Notify>,
+    /// Bytes of copies that are counted in the credit account.
+    held_bytes: u64,
+}
+
+/// One snapshot.
+#[derive(Debug)]
+struct Snapshot {
+    cut: Sqn,
+    /// Batches below are part of it.
+    applied_to: u64,
+    triggered: Instant,
+    deadline: Instant,
+    /// When it last moved.
+    progressed: Instant,
+    /// No file that it writes has a lower number; `None` before its turn.
+    first_file: Option<u64>,
+    /// Materializations whose pieces or images it uses, oldest first.
+    leans_on: Vec<Arc<Reusable>>,
+    /// Of an inner backend on local disk.
+    images: Vec<FrozenImage>,
+    task: Option<AbortHandle>,
+}
+
+/// One part of an inner backend on local disk, as it was at the cut.
+#[derive(Debug, Clone)]
+enum FrozenImage {
+    /// It is on the store already.
+    Known(Image),
+    /// It was taken; the highest stamp of any change to it.
+    Taken(Arc<LocalImage>, u64),
+}
+
+/// What a snapshot has to do when its turn comes.
+struct Work {
+    target: Target,
+    cut: Sqn,
+    images: Vec<FrozenImage>,
+    /// For images: what may be used again.
+    newest: Option<Arc<Reusable>>,
+}
+
+/// When the turn of a snapshot comes.
+enum Turn {
+    /// Now.
+    Come,
+    /// At the latest then.
+    Later(Instant),
+    /// It was given up.
+    Never,
+}
+
+impl Snapshots {
+    /// What the manifest has to keep for them.
+    pub(super) fn contents(&self) -> impl Iterator<Item = Contents> + '_ {
+        let bases = self.running.values().flat_map(|snapshot| &snapshot.leans_on).map(|base| base.uuid());
+        bases.map(|uuid| Contents { base: Some(uuid), ..Contents::default() })
+    }
+
+    /// Files below this number are uploaded or given up, if the next one is `next`.
+    pub(super) fn low_water(&self, next: u64) -> u64 {
+        self.running.values().filter_map(|snapshot| snapshot.first_file).fold(next, u64::min)
+    }
+
+    /// Waits until one of them is over, from now on.
+    pub(super) fn one_over(&self) -> OwnedNotified {
+        self.over.clone().notified_owned()
+    }
+
+    fn turn(&self, id: CheckpointId, now: Instant) -> Turn {
+        let Some(snapshot) = self.running.get(&id) else { return Turn::Never };
+        let Some(progressed) = self.running.range(..id).map(|(_, before)| before.progressed).max() else {
+            return Turn::Come;
+        };
+        let patience = snapshot.deadline.saturating_duration_since(snapshot.triggered) / PATIENCE;
+        let latest = progressed.max(snapshot.triggered) + patience;
+        if latest <= now { Turn::Come } else { Turn::Later(latest) }
+    }
+}
+
+impl Core {
+    /// Whether checkpoints are snapshots.
+    pub(super) fn is_unlogged(&self) -> bool {
+        self.writer.is_silent()
+    }
+
+    /// What refuses something that only a changelog has.
+    pub(super) fn check_logged(&self, what: &str) -> Result<(), Error> {
+        if !self.is_unlogged() {
+            return Ok(());
+        }
+        let text = format!(
+            "backend `{}` was opened without changelog, so there is nothing to {what}: take a checkpoint, which is a snapshot \
+             then, or open it with CHANGELOG_MODE_ENABLED",
+            self.id
+        );
+        Err(Error::new(Reason::Unsupported, text))
+    }
+
+    /// What may take long and is better done before a barrier than by it.
+    pub(super) fn flushes(&mut self) -> Vec<Flush> {
+        if !self.is_unlogged() {
+            return vec![];
+        }
+        let previous = self.previous.clone();
+        let Some(images) = self.inner.images() else { return vec![] };
+        let is_changed = |part: &(usize, _)| {
+            let known = previous.as_ref().and_then(|previous| previous.image(part.1));
+            known.is_none_or(|known| images.changed(part.0) >= known.sqn.0)
+        };
+        let parts = images.parts().into_iter().enumerate().filter(is_changed);
+        parts.map(|(part, _)| images.flush(part)).collect()
+    }
+
+    /// Freezes what is there now for checkpoint `id`. Returns what it waits for, and the base if that is nothing.
+    ///
+    /// # Errors
+    /// If the local disk fails: nothing was frozen.
+    pub(super) fn freeze(&mut self, id: CheckpointId, deadline: Instant) -> Result<(Awaits, Option<Uuid>), Error> {
+        let (cut, applied_to) = (self.writer.next(), self.next_batch);
+        let durable = self.base.as_ref().filter(|base| base.complete_at == cut).map(|base| base.uuid);
+        if durable.is_some() || cut == Sqn::first_of(self.epoch.number) {
+            self.writer.on_snapshot(cut, applied_to);
+            return Ok((Awaits::Nothing, durable));
+        }
+        let leans_on: Vec<Arc<Reusable>> = self.previous.iter().cloned().collect();
+        let images = if self.inner.pieces().is_none() { tasks::blocking(|| self.freeze_images())? } else { vec![] };
+        self.inner.cuts().begin_cut(id, kept(leans_on.first()));
+        let now = Instant::now();
+        let snapshot = Snapshot {
+            cut,
+            applied_to,
+            triggered: now,
+            deadline,
+            progressed: now,
+            first_file: None,
+            leans_on,
+            images,
+            task: None,
+        };
+        self.snapshots.running.insert(id, snapshot);
+        self.env.metrics.materialization_started();
+        Ok((Awaits::Snapshot, None))
+    }
+
+    /// Takes an image of every part that no image is known of.
+    fn freeze_images(&mut self) -> Result<Vec<FrozenImage>, Error> {
+        let Self { inner, previous, snapshots, env, .. } = self;
+        let images = inner.images().expect("a backend has pieces or images");
+        let newest = snapshots.running.values().next_back();
+        let mut frozen = vec![];
+        for (part, key_groups) in images.parts().into_iter().enumerate() {
+            let changed = images.changed(part);
+            let known = previous.as_ref().and_then(|previous| previous.image(key_groups));
+            if let Some(known) = known.filter(|known| changed < known.sqn.0) {
+                frozen.push(FrozenImage::Known(known.clone()));
+                continue;
+            }
+            let same = |image: &&FrozenImage| matches!(image, FrozenImage::Taken(_, stamp) if *stamp == changed);
+            if let Some(same) = newest.and_then(|newest| newest.images.get(part)).filter(same) {
+                frozen.push(same.clone());
+                continue;
+            }
+            let began = std::time::Instant::now();
+            let image = images.image(part).map_err(|fault| local(&fault))?;
+            env.metrics.image_taken(began.elapsed());
+            frozen.push(FrozenImage::Taken(Arc::new(image), changed));
+        }
+        Ok(frozen)
+    }
+
+    /// Begins the upload of a snapshot that is frozen, if checkpoint `id` has one.
+    pub(super) fn upload_snapshot(&mut self, id: CheckpointId) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if let Some(snapshot) = self.snapshots.running.get_mut(&id) {
+            snapshot.task = Some(self.env.tasks.spawn(async move { run(&shared, id).await }));
+        }
+    }
+
+    /// Gives the snapshot of a checkpoint up that failed, if it has one.
+    pub(super) fn give_up_snapshot(&mut self, id: CheckpointId, why: &Error) {
+        let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
+        if let Some(task) = &snapshot.task {
+            task.abort();
+        }
+        let was_wanted = why.reason != Reason::CheckpointAborted && !matches!(self.condition, Condition::Ended(_));
+        if was_wanted {
+            self.materialization_failures = self.materialization_failures.saturating_add(1);
+            self.env.metrics.materialization_failed(&self.id, self.materialization_failures);
+        }
+        self.end_snapshot(id, snapshot);
+    }
+
+    /// Counts the copies that are held in the credit.
+    pub(super) fn count_copies(&mut self) {
+        if !self.is_unlogged() {
+            return;
+        }
+        let held = self.inner.cuts().held_bytes();
+        let before = std::mem::replace(&mut self.snapshots.held_bytes, held);
+        if held > before {
+            self.account.hold(held - before);
+        } else {
+            self.account.release(before - held);
+        }
+        self.env.metrics.pending_grew(signed(held) - signed(before));
+    }
+
+    /// What became of the snapshot of `id`, whose task this is.
+    fn snapshot_done(&mut self, id: CheckpointId, made: Result<Option<Made>, Error>) {
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(backend = %self.id, checkpoint = id, %error, "snapshot failed");
+                // The store was tried until the end of the checkpoint's time.
+                let late =
+                    |error: &Error| format!("backend `{}`: checkpoint {id} was not durable in time: {error}", self.id);
+                let error = match error.reason {
+                    Reason::StoreUnavailable => Error::new(Reason::CheckpointTimeout, late(&error)),
+                    _ => error,
+                };
+                self.fail_checkpoint(id, error);
+                return;
+            }
+        };
+        let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
+        let uploaded_bytes = made.as_ref().map_or(0, |made| made.uploaded_bytes);
+        let base = match made {
+            Some(made) => Some(self.install(made)),
+            None => self.base.as_ref().map(|base| base.uuid),
+        };
+        self.writer.on_snapshot(snapshot.cut, snapshot.applied_to);
+        let base = base.expect("a snapshot is made, or is the newest base");
+        self.ledger.snapshotted(id, base, uploaded_bytes);
+        self.end_snapshot(id, snapshot);
+        self.wake_session();
+    }
+
+    /// Notes a new materialization. Returns its name.
+    fn install(&mut self, made: Made) -> Uuid {
+        let Made { materialization, index, uploaded_bytes } = made;
+        self.env.metrics.materialized(&self.id, materialization.stored_bytes, uploaded_bytes);
+        tracing::info!(
+            backend = %self.id,
+            changes = materialization.changes,
+            stored_bytes = materialization.stored_bytes,
+            uploaded_bytes,
+            "snapshot is durable"
+        );
+        self.materialization_failures = 0;
+        let uuid = materialization.uuid;
+        // In order of their cuts: the last one is what the next owner, and the manifest, take for the newest.
+        let all = &mut self.manifest.materializations;
+        let is_newer = |other: &Materialization| other.complete_at > materialization.complete_at;
+        let position = all.iter().rposition(|other| !is_newer(other)).map_or(0, |before| before + 1);
+        let is_newest = position == all.len();
+        all.insert(position, materialization.clone());
+        if is_newest {
+            self.previous = Some(Arc::new(Reusable::new(uuid, Arc::new(index))));
+            self.base = Some(materialization);
+        }
+        uuid
+    }
+
+    /// Frees what a snapshot held and lets the next ones go on.
+    fn end_snapshot(&mut self, id: CheckpointId, snapshot: Snapshot) {
+        self.inner.cuts().end_cut(id);
+        self.count_copies();
+        self.snapshots.over.notify_waiters();
+        if snapshot.images.iter().any(|image| matches!(image, FrozenImage::Taken(..))) {
+            // Their folders are removed with them, which may take the disk a while.
+            self.env.tasks.spawn(async move { tasks::blocking(|| drop(snapshot)) });
+        }
+    }
+
+    /// What the snapshot of `id` has to do now; `None` if all of it is durable already.
+    fn begin_snapshot(&mut self, id: CheckpointId, target: impl FnOnce(&Self, Instant) -> Target) -> Option<Work> {
+        let number = self.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+        let deadline = self.snapshots.running.get(&id)?.deadline;
+        let target = target(self, deadline);
+        let (base, newest) = (self.base.clone(), self.previous.clone());
+        let snapshot = self.snapshots.running.get_mut(&id)?;
+        let cut = snapshot.cut;
+        if base.is_some_and(|base| base.complete_at == cut) {
+            return None;
+        }
+        (snapshot.first_file, snapshot.progressed) = (Some(number), Instant::now());
+        // One that is later has changes that this cut must not have.
+        let newest = newest.filter(|newest| newest.is_before(cut));
+        if let Some(newest) = &newest
+            && snapshot.leans_on.last().is_none_or(|last| last.uuid() != newest.uuid())
+        {
+            snapshot.leans_on.push(newest.clone());
+            self.inner.cuts().keep(id, kept(Some(newest)));
+        }
+        let snapshot = self.snapshots.running.get(&id)?;
+        Some(Work { target, cut, images: snapshot.images.clone(), newest })
+    }
+
+    /// The next piece of a snapshot, and of which piece on the store it is another copy.
+    #[allow(clippy::type_complexity, reason = "a piece and where it is known from")]
+    fn next_piece(
+        &mut self,
+        id: CheckpointId,
+    ) -> Result<Option<(CutPiece, Option<crate::checkpoint::base::Piece>)>, Error> {
+        if let Condition::Ended(error) = &self.condition {
+            return Err(error.clone());
+        }
+        let Some(piece) = self.inner.cuts().next_of_cut(id).map_err(|fault| local(&fault))? else { return Ok(None) };
+        let Some(snapshot) = self.snapshots.running.get_mut(&id) else { return Ok(None) };
+        snapshot.progressed = Instant::now();
+        let same = |base: &Arc<Reusable>| {
+            let known = base.find(piece.state, piece.key_group, piece.hashes.first)?;
+            (known.hashes == piece.hashes && piece.changed < known.sqn.0).then(|| known.clone())
+        };
+        let known = snapshot.leans_on.iter().rev().find_map(same);
+        self.count_copies();
+        Ok(Some((piece, known)))
+    }
+}
+
+impl super::Backend {
+    /// Does what may take long and is better done before a barrier than by it.
+    pub(super) fn flush(&self) {
+        let flushes = self.shared.core.lock().flushes();
+        for flush in flushes {
+            // If the disk fails, the barrier says so.
+            let _ = tasks::blocking(flush);
+        }
+    }
+}
+
+/// What a cut need not copy.
+fn kept(reusable: Option<&Arc<Reusable>>) -> Kept {
+    let Some(reusable) = reusable.cloned() else { return Arc::new(|_, _, _| None) };
+    Arc::new(move |state, group, hash| reusable.covering(state, group, hash).map(|piece| (piece.hashes, piece.sqn.0)))
+}
+
+/// Makes one snapshot, when its turn comes, and tells the core.
+async fn run(shared: &Arc<Shared>, id: CheckpointId) {
+    if !wait_for_turn(shared, id).await {
+        return;
+    }
+    let work = shared.core.lock().begin_snapshot(id, |core, deadline| Target {
+        insist_until: Some(deadline),
+        ..target(core, shared, Retry::until(deadline))
+    });
+    let made = match work {
+        None => Ok(None),
+        Some(work) if work.images.is_empty() => {
+            pieces(shared, id, (work.target, work.cut), (vec![], 0)).await.map(Some)
+        }
+        Some(work) => images(shared, id, work).await.map(Some),
+    };
+    shared.core.lock().snapshot_done(id, made);
+    shared.wake.notify_one();
+}
+
+/// Returns whether it came.
+async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
+    let over = shared.core.lock().snapshots.over.clone();
+    loop {
+        let ended = over.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        let turn = shared.core.lock().snapshots.turn(id, Instant::now());
+        let until = match turn {
+            Turn::Come => return true,
+            Turn::Never => return false,
+            Turn::Later(until) => until,
+        };
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = sleep_until(until) => {}
+        }
+    }
+}
+
+/// Uploads the pieces of a cut, beside images if there are some.
+async fn pieces(
+    shared: &Shared,
+    id: CheckpointId,
+    (target, cut): (Target, Sqn),
+    images: (Vec<Image>, u64),
+) -> Result<Made, Error> {
+    let mut writer = PieceWriter::new(target);
+    let mut empty = 0;
+    loop {
+        let next = shared.core.lock().next_piece(id)?;
+        let Some((piece, known)) = next else { break };
+        let place = (piece.state, piece.key_group, piece.hashes);
+        match (known, piece.contents) {
+            (Some(known), _) => writer.reuse(&known, piece.key_group, cut),
+            (None, CutContents::Copied(contents)) => {
+                empty = if contents.is_some() { EMPTY_PIECES } else { empty };
+                writer.add(place, cut, contents).await.map_err(|error| failed(&error))?;
+            }
+            (None, CutContents::Kept) => {
+                return Err(Error::new(Reason::Internal, format!("snapshot {id}: {place:?} is kept nowhere")));
+            }
+        }
+        empty += 1;
+        if empty >= EMPTY_PIECES {
+            empty = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    writer.finish(images).await.map_err(|error| failed(&error))
+}
+
+/// Uploads images, and of operator state pieces.
+async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, Error> {
+    let Work { target, cut, images, newest } = work;
+    let mut writer = ImageWriter::new(target.clone());
+    for image in images {
+        match image {
+            FrozenImage::Known(image) => writer.reuse(&image, cut),
+            FrozenImage::Taken(taken, changed) => {
+                let known = newest.as_ref().and_then(|newest| newest.image(taken.key_groups));
+                match known.filter(|known| changed < known.sqn.0) {
+                    Some(known) => writer.reuse(known, cut),
+                    None => writer.add(&taken, cut, known).await.map_err(|error| failed(&error))?,
+                }
+            }
+        }
+        if let Some(snapshot) = shared.core.lock().snapshots.running.get_mut(&id) {
+            snapshot.progressed = Instant::now();
+        }
+    }
+    pieces(shared, id, (target, cut), writer.finish()).await
+}

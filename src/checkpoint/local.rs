@@ -1,0 +1,135 @@
+//! What of a backend is worth a local copy: what a restore of the newest completed checkpoint, or of a newer one, reads. Pure.
+
+use uuid::Uuid;
+
+use super::{
+    ledger::Ledger,
+    manifest::{CheckpointRecord, Contents, Manifest, SnapshotFile, Source},
+};
+use crate::{
+    object::Path,
+    object::copies::{Label, Part, Use, Wanted},
+    types::{BackendId, Sqn, SqnRange},
+};
+
+/// What the owner of `manifest` needs: the newest completed checkpoint, newer ones published and in flight, and what those that come
+/// build on. `snapshots` are what those under way lean on; they have files from number `snapshot_low_water` on.
+#[must_use]
+pub fn wanted(
+    manifest: &Manifest,
+    ledger: &Ledger,
+    snapshots: impl Iterator<Item = Contents>,
+    snapshot_low_water: u64,
+) -> Wanted {
+    let owner = manifest.owner().epoch.number;
+    let retained = ledger.retained();
+    let newest = retained.iter().rposition(|record| record.completed && !record.subsumed).unwrap_or(0);
+    let recent = retained.iter().skip(newest).chain(ledger.in_flight_records());
+    let mut all: Vec<Contents> =
+        recent.map(|record: &CheckpointRecord| manifest.contents(record)).chain(snapshots).collect();
+    let base = manifest.materializations.iter().rev().find(|base| base.from.epoch() == owner).map(|base| base.uuid);
+    all.push(manifest.contents_at(owner, base, Sqn(u64::MAX)));
+    let mut wanted = Wanted { files_from: (owner, snapshot_low_water), ..Wanted::default() };
+    for contents in &all {
+        add(&mut wanted, manifest, contents);
+    }
+    wanted
+}
+
+fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
+    for import in contents.imports.iter().filter_map(|uuid| manifest.import(*uuid)) {
+        add_log(wanted, &import.origin, &import.sources);
+        wanted.objects.extend(import.materialization.iter().map(|base| base.index.path(&import.origin)));
+    }
+    let base = contents.base.and_then(|uuid| manifest.materialization(uuid));
+    wanted.objects.extend(base.map(|base| base.index.path(&manifest.backend)));
+    add_log(wanted, &manifest.backend, &contents.sources);
+}
+
+fn add_log(wanted: &mut Wanted, of: &BackendId, sources: &[Source]) {
+    let ranges = sources.iter().map(|source| (of.clone(), SqnRange { from: source.from, to: source.to }));
+    for range in ranges {
+        if !wanted.log.contains(&range) {
+            wanted.log.push(range);
+        }
+    }
+}
+
+/// What a copy of a file of a snapshot of `backend` is good for; `leads_to`: files that its readers read after it.
+#[must_use]
+pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>) -> Label {
+    let (epoch, number) = SnapshotFile::parse(file.name.as_str()).unwrap_or_default();
+    Label { uses: vec![Use { backend: backend.clone(), part: Part::File { epoch, number } }], leads_to }
+}
+
+/// What a copy of the page `uuid` is good for, which `manifest` is about to name.
+#[must_use]
+pub fn page_label(manifest: &Manifest, uuid: Uuid) -> Label {
+    let epoch = manifest.owner().epoch.number;
+    let pages = manifest.runs.get(&epoch).map(|run| run.pages.as_slice()).unwrap_or_default();
+    let range = match pages.iter().find(|page| page.uuid == uuid) {
+        Some(page) => page.range,
+        // A page of a higher level has it already.
+        None => SqnRange {
+            from: pages.first().map_or(Sqn::first_of(epoch), |page| page.range.from),
+            to: pages.last().map_or(Sqn::first_of(epoch), |page| page.range.to),
+        },
+    };
+    Label { uses: vec![Use { backend: manifest.backend.clone(), part: Part::Log(range) }], leads_to: vec![] }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+    use crate::{
+        checkpoint::{
+            ledger::{NoticeKind, NoticeTarget, Retention},
+            manifest::tests::sample,
+        },
+        types::Name,
+    };
+
+    fn base(uuid: u128, from: u64) -> crate::checkpoint::manifest::Materialization {
+        let at = |n| Sqn(Sqn::first_of(2).0 + n);
+        let name = Name::new(&format!("00000002-{uuid:012}.index")).unwrap();
+        let index = SnapshotFile { instance: Uuid::nil(), name, bytes: 1 };
+        let (from, complete_at) = (at(from), at(from));
+        let uuid = Uuid::from_u128(uuid);
+        crate::checkpoint::manifest::Materialization { uuid, from, complete_at, index, stored_bytes: 1, changes: 1 }
+    }
+
+    #[test]
+    fn the_newest_completed_and_what_is_newer_is_wanted_whatever_the_order_of_notices() {
+        let mut manifest = sample();
+        manifest.materializations = vec![base(1, 5), base(2, 15)];
+        let template = manifest.checkpoints.last().unwrap().clone();
+        let record = |id: u64, cut: u64, base: Option<u128>| {
+            let mut record = template.clone();
+            (record.identity.id, record.cut, record.completed) = (id, Sqn(Sqn::first_of(2).0 + cut), false);
+            record.base = base.map(Uuid::from_u128);
+            record
+        };
+        let records = vec![record(8, 4, None), record(9, 10, Some(1)), record(10, 20, Some(2))];
+        let names = |wanted: &Wanted| -> Vec<String> {
+            wanted.objects.iter().filter_map(|path| path.filename()).map(|name| name[15..21].to_owned()).collect()
+        };
+        let complete = |ledger: &mut Ledger, id| {
+            ledger.notice(NoticeKind::Complete, NoticeTarget { epoch: 2, id, uuid: None });
+        };
+        let mut ledger = Ledger::new(2, Retention::Explicit, records.clone(), 0);
+        complete(&mut ledger, 9);
+        let some = wanted(&manifest, &ledger, iter::empty(), 7);
+        assert_eq!((names(&some), some.files_from), (vec!["000001".to_owned(), "000002".to_owned()], (2, 7)));
+        complete(&mut ledger, 10);
+        let newest = wanted(&manifest, &ledger, iter::empty(), 7);
+        assert_eq!(names(&newest), ["000002"]);
+        assert!(newest.log.iter().all(|(_, range)| range.from == base(2, 15).from), "{:?}", newest.log);
+        complete(&mut ledger, 8);
+        assert_eq!(wanted(&manifest, &ledger, iter::empty(), 7), newest, "an older one comes too late");
+        ledger.notice(NoticeKind::Abort, NoticeTarget { epoch: 2, id: 10, uuid: None });
+        assert_eq!(names(&wanted(&manifest, &ledger, iter::empty(), 7)), ["000001", "000002"]);
+    }
+}

@@ -1,0 +1,336 @@
+//! States that functions of the task fold inputs into: reducing and aggregating state.
+//!
+//! The daemon cannot run these functions, so a fold is a read, the function, and a write of its result, which is what is logged:
+//! replay needs no function. One worker per bound handle does this, so that a key's folds are in order and what is
+//! awaited at the same time shares two round trips:
+//!
+//! ```text
+//!   add ─┐                      ┌─ GET a, GET b ─▶ function ─▶ PUT a, PUT b ─┐
+//!   add ─┼▶ waits for a round ──┘   (one batch)                (one batch)   └─▶ answers
+//!   merge┘
+//! ```
+
+mod worker;
+
+use std::{borrow::Borrow, fmt, marker::PhantomData, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use self::worker::{Address, Message, Task, Worker};
+use super::{
+    BatchBuilder, Bound, ClientError, Decode, Encode, Session, State as _, ValueState, outgoing::Reply, state::encoded,
+};
+use crate::proto::v1::OperationKind;
+
+/// Messages that may wait for the worker.
+const MAX_MESSAGES: usize = 1024;
+/// Most inputs of one message.
+const MAX_INPUTS: usize = 256;
+
+/// How inputs become an accumulator, which is stored, and that a result. Functions must not panic, and give the same for the same.
+pub trait Aggregate: Send + Sync + 'static {
+    /// What is added.
+    type Input: Send + 'static;
+    /// What is stored.
+    type Accumulator: Encode + Decode + Send + Sync + 'static;
+    /// What is read.
+    type Output;
+
+    /// The accumulator of one input.
+    fn start(&self, input: Self::Input) -> Self::Accumulator;
+
+    /// The accumulator with one more input.
+    fn add(&self, accumulator: Self::Accumulator, input: Self::Input) -> Self::Accumulator;
+
+    /// The accumulator of the inputs of both, as two session windows meet.
+    fn merge(&self, first: Self::Accumulator, second: Self::Accumulator) -> Self::Accumulator;
+
+    /// The result.
+    fn output(&self, accumulator: Self::Accumulator) -> Self::Output;
+}
+
+/// The aggregate of a function that makes one value of two.
+pub struct Reduce<V, F> {
+    function: F,
+    types: PhantomData<fn(V) -> V>,
+}
+
+impl<V, F> Reduce<V, F> {
+    /// Of `function`, which is associative.
+    pub fn new(function: F) -> Self {
+        Self { function, types: PhantomData }
+    }
+}
+
+impl<V, F> Aggregate for Reduce<V, F>
+where
+    V: Encode + Decode + Send + Sync + 'static,
+    F: Fn(V, V) -> V + Send + Sync + 'static,
+{
+    type Input = V;
+    type Accumulator = V;
+    type Output = V;
+
+    fn start(&self, input: V) -> V {
+        input
+    }
+
+    fn add(&self, accumulator: V, input: V) -> V {
+        (self.function)(accumulator, input)
+    }
+
+    fn merge(&self, first: V, second: V) -> V {
+        (self.function)(first, second)
+    }
+
+    fn output(&self, accumulator: V) -> V {
+        accumulator
+    }
+}
+
+impl<V, F> fmt::Debug for Reduce<V, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reduce")
+    }
+}
+
+/// A value state with the function that folds inputs into it, made by
+/// [`Backend::aggregating_state`](super::Backend::aggregating_state).
+pub struct AggregatingState<K: ?Sized, A: Aggregate> {
+    values: ValueState<K, A::Accumulator>,
+    function: Arc<A>,
+}
+
+/// Made by [`Backend::reducing_state`](super::Backend::reducing_state).
+pub type ReducingState<K, V, F> = AggregatingState<K, Reduce<V, F>>;
+
+impl<K: ?Sized, A: Aggregate> AggregatingState<K, A> {
+    /// The state of `values` with this function.
+    pub fn new(values: ValueState<K, A::Accumulator>, function: A) -> Self {
+        Self { values, function: Arc::new(function) }
+    }
+
+    /// The accumulators: to read and write them in batches. Writes of keys that are being folded at the same time are lost.
+    #[must_use]
+    pub fn values(&self) -> &ValueState<K, A::Accumulator> {
+        &self.values
+    }
+
+    /// The handle for folding over `session`. Its worker runs on the current tokio runtime until the last clone is dropped. All that
+    /// folds into the state goes through one handle and its clones: two do not know of each other.
+    #[must_use]
+    pub fn on(&self, session: &Session) -> BoundAggregate<K, A> {
+        let (messages, received) = mpsc::channel(MAX_MESSAGES);
+        tokio::spawn(Worker::new(session.clone(), self.values.id(), self.function.clone(), received).run());
+        BoundAggregate { values: self.values.on(session), function: self.function.clone(), messages }
+    }
+}
+
+impl<K: ?Sized, A: Aggregate> Clone for AggregatingState<K, A> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), function: self.function.clone() }
+    }
+}
+
+impl<K: ?Sized, A: Aggregate> fmt::Debug for AggregatingState<K, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AggregatingState").field(&self.values).finish()
+    }
+}
+
+/// An [`AggregatingState`] bound to a session, made with its `on`. Cheap to clone; clones share a worker.
+///
+/// What is awaited at the same time shares two round trips, whatever the keys and namespaces. Calls that change something are done
+/// in the order in which they were made, and are applied when they return; one that is dropped may be done. Where
+/// several meet in a batch of writes, one that the daemon refuses fails alone.
+pub struct BoundAggregate<K: ?Sized, A: Aggregate> {
+    values: Bound<ValueState<K, A::Accumulator>>,
+    function: Arc<A>,
+    messages: mpsc::Sender<Message<A>>,
+}
+
+impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
+    /// The same state in another namespace.
+    #[must_use]
+    pub fn namespace(&self, namespace: &(impl Encode + ?Sized)) -> Self {
+        Self { values: self.values.namespace(namespace), ..self.clone() }
+    }
+
+    /// The same state for keys of this key group: needed exactly where the backend's assignment is GIVEN.
+    #[must_use]
+    pub fn key_group(&self, key_group: u32) -> Self {
+        Self { values: self.values.key_group(key_group), ..self.clone() }
+    }
+
+    /// The accumulators, to iterate over [keys](Bound::keys), say. Do not write them while they are being folded.
+    #[must_use]
+    pub fn values(&self) -> &Bound<ValueState<K, A::Accumulator>> {
+        &self.values
+    }
+
+    /// The result of `key`.
+    ///
+    /// # Errors
+    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are no accumulator.
+    pub async fn get<Q>(&self, key: &Q) -> Result<Option<A::Output>, ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        Ok(self.values.get(key).await?.map(|accumulator| self.function.output(accumulator)))
+    }
+
+    /// Folds `input` into the accumulator of `key`.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get), and nothing was done.
+    pub async fn add<Q>(&self, key: &Q, input: A::Input) -> Result<(), ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.run(Task::Add(vec![(self.address(key), input)])).await
+    }
+
+    /// Folds inputs, in order, into the accumulators of their keys; a key may come several times.
+    ///
+    /// # Errors
+    /// The first error of [`add`](Self::add); those of other keys are done.
+    pub async fn add_all<Q, I>(&self, inputs: I) -> Result<(), ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode,
+        I: IntoIterator<Item = (Q, A::Input)>,
+    {
+        let mut inputs = inputs.into_iter().map(|(key, input)| (self.address(&key), input));
+        let mut answers = Vec::new();
+        loop {
+            let some: Vec<_> = inputs.by_ref().take(MAX_INPUTS).collect();
+            if some.is_empty() {
+                break;
+            }
+            answers.push(self.hand_in(Task::Add(some)).await?);
+        }
+        let mut done = Ok(());
+        for answer in answers {
+            done = done.and(answered(answer).await);
+        }
+        done
+    }
+
+    /// Removes the accumulator of `key`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn clear<Q>(&self, key: &Q) -> Result<(), ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.run(Task::Clear(self.address(key))).await
+    }
+
+    /// Merges the accumulators that `sources` have of `key` into that of this namespace by the function, in the order given, and
+    /// removes them, all in one batch.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not distinct or one is
+    /// this namespace.
+    pub async fn merge_namespaces<Q, N>(&self, key: &Q, sources: &[N]) -> Result<(), ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+        N: Encode,
+    {
+        let target = self.address(key);
+        let sources: Vec<_> = sources.iter().map(|source| target.in_namespace(encoded(source))).collect();
+        check_distinct(&target, &sources)?;
+        self.run(Task::Merge(target, sources)).await
+    }
+
+    fn address(&self, key: &(impl Encode + ?Sized)) -> Address {
+        Address::of(&self.values, encoded(key))
+    }
+
+    async fn run(&self, task: Task<A::Input>) -> Result<(), ClientError> {
+        answered(self.hand_in(task).await?).await
+    }
+
+    async fn hand_in(&self, task: Task<A::Input>) -> Result<oneshot::Receiver<Result<(), ClientError>>, ClientError> {
+        let (reply, answer): (Reply<()>, _) = oneshot::channel();
+        self.messages.send(Message { task, reply }).await.map_err(|_| ClientError::Closed)?;
+        Ok(answer)
+    }
+}
+
+/// The worker ends without an answer only with the runtime, or by a panic of the function.
+async fn answered(answer: oneshot::Receiver<Result<(), ClientError>>) -> Result<(), ClientError> {
+    answer.await.unwrap_or(Err(ClientError::Closed))
+}
+
+impl<K: ?Sized, A: Aggregate> Clone for BoundAggregate<K, A> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), function: self.function.clone(), messages: self.messages.clone() }
+    }
+}
+
+impl<K: ?Sized, A: Aggregate> fmt::Debug for BoundAggregate<K, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoundAggregate").field(&self.values.state()).finish()
+    }
+}
+
+impl<K: ?Sized, V: Encode + Decode> Bound<ValueState<K, V>> {
+    /// Merges the values that `sources` have of `key` into that of this namespace by `function`, in the order given, and removes
+    /// them: all are read in one batch and written in another. Writes of these values in between are lost; see
+    /// [`AggregatingState`] for a state whose users need not know of each other.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not distinct or one is
+    /// this namespace.
+    pub async fn merge_namespaces_with<Q, N>(
+        &self,
+        key: &Q,
+        sources: &[N],
+        mut function: impl FnMut(V, V) -> V,
+    ) -> Result<(), ClientError>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+        N: Encode,
+    {
+        let target = Address::of(self, encoded(key));
+        let sources: Vec<_> = sources.iter().map(|source| target.in_namespace(encoded(source))).collect();
+        check_distinct(&target, &sources)?;
+        let state = self.state().id();
+        let reads = std::iter::once(&target).chain(&sources).map(|at| at.operation(state, OperationKind::Get, &[]));
+        let mut merged: Option<V> = None;
+        for result in self.session().operate_together(reads.collect()).await {
+            let result = result?;
+            if result.found {
+                let value = V::decode(result.value)?;
+                merged = Some(match merged {
+                    Some(before) => function(before, value),
+                    None => value,
+                });
+            }
+        }
+        let Some(merged) = merged else { return Ok(()) };
+        let mut batch = BatchBuilder::new();
+        batch.append(&target.operation(state, OperationKind::Put, &encoded(&merged)));
+        for source in &sources {
+            batch.append(&source.operation(state, OperationKind::Clear, &[]));
+        }
+        self.session().send(batch).await?.applied().await.map(drop)
+    }
+}
+
+fn check_distinct(target: &Address, sources: &[Address]) -> Result<(), ClientError> {
+    let mut all: Vec<&Bytes> = sources.iter().chain([target]).map(|at| &at.namespace).collect();
+    all.sort_unstable();
+    match all.is_sorted_by(|a, b| a < b) {
+        true => Ok(()),
+        false => Err(ClientError::MergeIntoItself),
+    }
+}

@@ -1,0 +1,100 @@
+//! The stream of a reader: batches of reads in, their answers out, in one task.
+//!
+//! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one batch under
+//! way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains, between two batches.
+
+use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
+use tonic::{Code, Status, Streaming};
+
+use super::{convert, status};
+use crate::{
+    backend::{Directory, Query},
+    error::{Error, Reason, Scope},
+    proto::v1::{self, QueryRequest, QueryResponse, query_request::Request, query_response::Response},
+};
+
+/// What a query answers.
+pub(super) type Responses = BoxStream<'static, Result<QueryResponse, Status>>;
+
+/// A reader and its wire.
+struct Wire<R> {
+    directory: Directory,
+    /// `None` until QueryStart came.
+    query: Option<Query>,
+    requests: R,
+}
+
+/// Serves one reader; the stream ends with it.
+pub(super) fn serve(directory: Directory, requests: Streaming<QueryRequest>) -> Responses {
+    let wire = Wire { directory, query: None, requests };
+    let responses = stream::unfold(Some(wire), |wire| async move {
+        let mut wire = wire?;
+        match wire.next().await? {
+            Ok(response) => Some((Ok(QueryResponse { response: Some(response) }), Some(wire))),
+            Err(error) => {
+                let error = match error.scope {
+                    Scope::Unspecified | Scope::Batch => error.in_scope(Scope::Session),
+                    Scope::Session | Scope::Backend | Scope::Daemon => error,
+                };
+                Some((Err(status::status(&error)), None))
+            }
+        }
+    });
+    responses.boxed()
+}
+
+impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
+    /// The next response; `None` at the end.
+    async fn next(&mut self) -> Option<Result<Response, Error>> {
+        let request = tokio::select! {
+            biased;
+            () = self.directory.drained() => {
+                let text = "this daemon is draining and answers no more queries; use another";
+                return Some(Err(Error::new(Reason::Draining, text)));
+            }
+            request = self.requests.next() => request?,
+        };
+        let request = match request {
+            Ok(request) => request.request,
+            Err(refused) if refused.code() == Code::OutOfRange => {
+                let limit = self.directory.environment().options.limits.max_message_bytes;
+                return Some(Err(status::too_large(refused.message(), limit)));
+            }
+            // The client is gone; there is nobody to tell.
+            Err(_) => return None,
+        };
+        Some(match (request, &mut self.query) {
+            (Some(Request::Start(start)), None) => self.start(&start).map(Response::Started),
+            (Some(Request::Batch(batch)), Some(query)) => Ok(answer(query, &batch).await),
+            (Some(Request::Start(_)), Some(_)) => Err(invalid("QueryStart may only be the first message")),
+            (Some(Request::Batch(_)), None) => Err(invalid("the first message of a query must be QueryStart")),
+            (None, _) => {
+                Err(invalid("a query request without contents, or with contents that this daemon does not know"))
+            }
+        })
+    }
+
+    fn start(&mut self, start: &v1::QueryStart) -> Result<v1::QueryStarted, Error> {
+        let (id, view) = convert::query_start(start)?;
+        let (query, started) = Query::start(self.directory.clone(), id, view)?;
+        self.query = Some(query);
+        Ok(convert::to_query_started(&started))
+    }
+}
+
+/// Answers one batch, by what it read or why it could not.
+async fn answer(query: &mut Query, batch: &v1::QueryBatch) -> Response {
+    let number = batch.number;
+    let read = match convert::query_operations(batch) {
+        Ok(operations) => query.read(&operations).await,
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(answers) => Response::Result(convert::to_query_result(number, answers)),
+        Err(error) => Response::Failed(v1::QueryFailed { number, error: Some(status::message(&error)) }),
+    }
+}
+
+fn invalid(text: &str) -> Error {
+    Error::new(Reason::InvalidArgument, text)
+}

@@ -1,0 +1,400 @@
+//! Operations on states with TTL: the same as on others, of a view in which values have no times and only visible entries are.
+//!
+//! ```text
+//!   Op ──run──▶ Timed: hides what is expired, strips times ──▶ StateBackend
+//!                 └─ Change: put behind the time of the batch ─▶ apply, log
+//! ```
+//!
+//! What operations see is what reads see: with [`ReturnExpiredIfNotCleanedUp`](crate::types::TtlVisibility) a merge
+//! goes on with an expired value, too. Only removals and clears take away what is hidden as well.
+//!
+//! Where reads may change something ([`Upkeep`]), they do so once they have their answer: what is expired goes, and with
+//! [`OnReadAndWrite`](TtlUpdate) the rest of what they saw is touched. Counts and the keys of a state touch nothing.
+
+use std::cell::RefCell;
+
+use super::{
+    Answer, Op, OpContext, Writer, run, scan,
+    upkeep::{self, Tally, Upkeep},
+};
+use crate::{
+    state::{
+        Action, Address, Change, Counting, MapKeys, Page, PageLimit, StateBackend, StateError, TimerRef,
+        ttl::{Entry, Lifespan, REMOVED, stamp},
+    },
+    types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl, TtlUpdate},
+};
+
+/// Most that is looked at in one go.
+const CHUNK: PageLimit = PageLimit { entries: 1_000, bytes: 64 << 10 };
+
+/// A state with TTL as operations see it. Lists count what is visible; only [`len`](StateBackend::len) says where the next element
+/// goes.
+struct Timed<'a, B: ?Sized, L> {
+    inner: &'a mut B,
+    log: &'a mut L,
+    life: Lifespan,
+    /// Whether list elements come and go with their times.
+    moves_elements: bool,
+    /// What reads met; `None` if nothing comes of it.
+    met: Option<RefCell<Met>>,
+    /// Where the last page of a list ended: namespace, position among visible elements, index.
+    resume: RefCell<(Vec<u8>, u64, u64)>,
+}
+
+/// What a read met.
+#[derive(Debug, Default)]
+struct Met {
+    expired: Vec<Place>,
+    /// What is to be touched; empty where reads do not touch.
+    touched: Vec<(Place, Vec<u8>)>,
+    touches: bool,
+    /// Of a list that was read to its end.
+    list: Option<Tally>,
+}
+
+/// An entry of a (key, namespace).
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Value,
+    Entry(Vec<u8>),
+    Element(u64),
+}
+
+/// As [`execute`](super::execute), of a state with TTL.
+pub(super) fn execute<B: StateBackend + ?Sized>(
+    backend: &mut B,
+    at: Address<'_>,
+    op: &Op<'_>,
+    (context, ttl): (&OpContext<'_>, Ttl),
+    log: &mut (impl FnMut(&Change<'_>) + Send),
+) -> Result<Option<Answer>, StateError> {
+    if let Op::Keys { all_namespaces, token, limit } = *op {
+        let namespace = (!all_namespaces).then_some(at.namespace);
+        return scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context).map(Some);
+    }
+    let upkeep = context.upkeep.filter(|_| !op.is_write());
+    let counts = matches!(op, Op::MapCount | Op::ListCount);
+    let touches = ttl.update == TtlUpdate::OnReadAndWrite && !counts;
+    let mut timed = Timed {
+        inner: backend,
+        log,
+        life: Lifespan::new(ttl, context.time),
+        moves_elements: matches!(op, Op::MergeNamespaces(_)),
+        met: upkeep.map(|_| RefCell::new(Met { touches, ..Met::default() })),
+        resume: RefCell::default(),
+    };
+    let answer = match *op {
+        Op::MapCount => Some(Answer::Count(timed.count(at, StateKind::Map)?)),
+        Op::ListCount => Some(Answer::Count(timed.count(at, StateKind::List)?)),
+        // An entry that is hidden goes, too.
+        Op::MapRemove { map_key } => {
+            let mut found = false;
+            timed.inner.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
+            if found {
+                timed.apply(&Change { at, action: Action::MapRemove { map_key } })?;
+            }
+            None
+        }
+        _ => run(&mut timed, at, op, context, &mut |_| {})?,
+    };
+    if let Some(upkeep) = upkeep {
+        timed.settle(at, upkeep)?;
+    }
+    Ok(answer)
+}
+
+/// Whether reads see an entry at `at`.
+pub(super) fn has_visible<B: StateBackend + ?Sized>(
+    backend: &B,
+    at: Address<'_>,
+    context: &OpContext<'_>,
+) -> Result<bool, StateError> {
+    match context.descriptor.ttl {
+        None => Ok(true),
+        Some(ttl) => upkeep::has_visible(backend, at, context.descriptor.kind, Lifespan::new(ttl, context.time)),
+    }
+}
+
+impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
+    /// Hands what is visible of an entry to `read`, and notes what it met.
+    fn look(
+        &self,
+        place: impl FnOnce() -> Place,
+        stored: Option<&[u8]>,
+        read: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<(), StateError> {
+        let Some(stored) = stored else {
+            read(None);
+            return Ok(());
+        };
+        let entry = self.life.entry(stored)?;
+        read(entry.is_visible.then_some(entry.value));
+        self.note(place, &entry);
+        Ok(())
+    }
+
+    fn note(&self, place: impl FnOnce() -> Place, entry: &Entry<'_>) {
+        let Some(met) = &self.met else { return };
+        let mut met = met.borrow_mut();
+        if entry.is_expired {
+            met.expired.push(place());
+        } else if met.touches && entry.touched != self.life.now() {
+            met.touched.push((place(), entry.value.to_vec()));
+        }
+    }
+
+    fn count(&self, at: Address<'_>, kind: StateKind) -> Result<u64, StateError> {
+        let all = PageLimit { entries: usize::MAX, bytes: usize::MAX };
+        let mut count = 0;
+        match kind {
+            StateKind::Map => _ = self.map_page(at, MapKeys::default(), all, &mut |_, _| count += 1)?,
+            _ => _ = self.list_page(at, 0, all, &mut |_| count += 1)?,
+        }
+        Ok(count)
+    }
+
+    /// Does what follows from what a read met.
+    fn settle(&mut self, at: Address<'_>, upkeep: &Upkeep) -> Result<(), StateError> {
+        let Some(met) = self.met.take().map(RefCell::into_inner) else { return Ok(()) };
+        let touched: Vec<u64> = met.touched.iter().filter_map(|(place, _)| place.index()).collect();
+        let mut writer = Writer { backend: &mut *self.inner, at, log: &mut *self.log };
+        if met.list.is_some_and(|list| list.is_mostly_gone() && upkeep.takes_bytes(list.kept_bytes)) {
+            upkeep::compact(&mut writer, self.life, &touched)?;
+            met.expired.iter().for_each(|_| upkeep.removed());
+            return Ok(());
+        }
+        for place in &met.expired {
+            let key = at.key.len() + at.namespace.len();
+            if !upkeep.takes(key + place.bytes()) {
+                break;
+            }
+            writer.write(match place {
+                Place::Value => Action::Clear,
+                Place::Entry(map_key) => Action::MapRemove { map_key },
+                Place::Element(index) => Action::ListPut { index: *index, element: REMOVED },
+            })?;
+            upkeep.removed();
+        }
+        for (place, value) in &met.touched {
+            let value = &stamp(self.life.now(), value)[..];
+            writer.write(match place {
+                Place::Value => Action::Put(value),
+                Place::Entry(map_key) => Action::MapPut { map_key, value },
+                Place::Element(index) => Action::ListPut { index: *index, element: value },
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn index(&self) -> Option<u64> {
+        if let Self::Element(index) = self { Some(*index) } else { None }
+    }
+
+    fn bytes(&self) -> usize {
+        if let Self::Entry(map_key) = self { map_key.len() } else { 0 }
+    }
+}
+
+impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Timed<'_, B, L> {
+    fn register(&mut self, state: StateId, descriptor: &StateDescriptor) {
+        self.inner.register(state, descriptor);
+    }
+
+    /// Puts what is written behind the time. Appends become whole values, since those have new times.
+    fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        let Change { at, action } = *change;
+        let mut whole = vec![];
+        let mut read = |stored: Option<&[u8]>| whole.extend_from_slice(stored.unwrap_or_default());
+        let value = match action {
+            Action::Clear | Action::MapRemove { .. } | Action::TimerPut { .. } | Action::TimerRemove { .. } => &[],
+            Action::ListPut { element, .. } if self.moves_elements => element,
+            Action::Put(value) | Action::MapPut { value, .. } | Action::ListPut { element: value, .. } => {
+                whole = stamp(self.life.now(), value);
+                &whole[..]
+            }
+            Action::Append(value) => {
+                self.value(at, &mut read)?;
+                whole = stamp(self.life.now(), &[&whole, value].concat());
+                &whole
+            }
+            Action::MapAppend { map_key, value } => {
+                self.map_value(at, map_key, &mut read)?;
+                whole = stamp(self.life.now(), &[&whole, value].concat());
+                &whole
+            }
+        };
+        let action = match action {
+            Action::Clear | Action::MapRemove { .. } | Action::TimerPut { .. } | Action::TimerRemove { .. } => action,
+            Action::ListPut { index, .. } => Action::ListPut { index, element: value },
+            Action::Put(_) | Action::Append(_) => Action::Put(value),
+            Action::MapPut { map_key, .. } | Action::MapAppend { map_key, .. } => Action::MapPut { map_key, value },
+        };
+        let change = Change { at, action };
+        self.inner.apply(&change)?;
+        (self.log)(&change);
+        Ok(())
+    }
+
+    fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
+        let mut looked = Ok(());
+        self.inner.value(at, &mut |stored| looked = self.look(|| Place::Value, stored, read))?;
+        looked
+    }
+
+    fn map_value(
+        &self,
+        at: Address<'_>,
+        map_key: &[u8],
+        read: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<(), StateError> {
+        let mut looked = Ok(());
+        let place = || Place::Entry(map_key.to_vec());
+        self.inner.map_value(at, map_key, &mut |stored| looked = self.look(place, stored, read))?;
+        looked
+    }
+
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.inner.timer(at, time)
+    }
+
+    fn timer_page(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        self.inner.timer_page(state, after, up_to, limit, read)
+    }
+
+    fn map_page(
+        &self,
+        at: Address<'_>,
+        keys: MapKeys<'_>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
+        let mut from = keys.from.to_vec();
+        let chunk = PageLimit { entries: limit.entries.saturating_add(1).min(CHUNK.entries), ..CHUNK };
+        loop {
+            let mut last = vec![];
+            let more = self.inner.map_page(at, MapKeys { from: &from, ..keys }, chunk, &mut |map_key, stored| {
+                last.clear();
+                last.extend_from_slice(map_key);
+                match self.life.entry(stored) {
+                    _ if is_full => {}
+                    Ok(entry) if entry.is_visible && !page.takes(map_key.len() + entry.value.len()) => is_full = true,
+                    Ok(entry) => {
+                        if entry.is_visible {
+                            read(map_key, entry.value);
+                        }
+                        self.note(|| Place::Entry(map_key.to_vec()), &entry);
+                    }
+                    Err(error) => fault = Some(error),
+                }
+            })?;
+            match fault {
+                Some(error) => return Err(error),
+                None if is_full || !more => return Ok(is_full),
+                None => from = [&last[..], &[0]].concat(),
+            }
+        }
+    }
+
+    fn list_page(
+        &self,
+        at: Address<'_>,
+        from: u64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StateError> {
+        let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
+        let (namespace, mut position, mut index) = self.resume.take();
+        if namespace != at.namespace || position > from {
+            (position, index) = (0, 0);
+        }
+        let (mut end, mut tally) = ((position, index), Tally::default());
+        loop {
+            let more = self.inner.list_page(at, index, CHUNK, &mut |stored| {
+                let entry = self.life.entry(stored);
+                if let Ok(entry) = &entry {
+                    tally.add(entry);
+                }
+                match entry {
+                    _ if is_full => {}
+                    Ok(entry) if position < from => position += u64::from(entry.is_visible),
+                    Ok(entry) if entry.is_visible && !page.takes(entry.value.len()) => is_full = true,
+                    Ok(entry) => {
+                        if entry.is_visible {
+                            read(if self.moves_elements { stored } else { entry.value });
+                            position += 1;
+                        }
+                        if stored != REMOVED {
+                            self.note(|| Place::Element(index), &entry);
+                        }
+                    }
+                    Err(error) => fault = Some(error),
+                }
+                index += 1;
+                if !is_full {
+                    end = (position, index);
+                }
+            })?;
+            if let Some(error) = fault {
+                return Err(error);
+            }
+            if is_full || !more {
+                self.resume.replace((at.namespace.to_vec(), end.0, end.1));
+                if let Some(met) = self.met.as_ref().filter(|_| !is_full) {
+                    met.borrow_mut().list = Some(tally);
+                }
+                return Ok(is_full);
+            }
+        }
+    }
+
+    /// Of a list, the index of the next element.
+    fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
+        self.inner.len(at)
+    }
+
+    fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
+        self.inner.has_entries(at, kind)
+    }
+
+    fn name_page(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        self.inner.name_page(state, key_group, after, limit, read)
+    }
+
+    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
+        self.inner.name_rank(key, namespace, rank);
+    }
+
+    fn counting(&self) -> Counting {
+        self.inner.counting()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.inner.bytes()
+    }
+
+    fn set_stamp(&mut self, stamp: u64) {
+        self.inner.set_stamp(stamp);
+    }
+
+    fn set_time(&mut self, time: TimeMs) {
+        self.inner.set_time(time);
+    }
+}

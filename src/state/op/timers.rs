@@ -1,0 +1,163 @@
+//! Timers: registering and deleting one, reading and firing those of all key groups in order of time.
+//!
+//! ```text
+//!   token: version u8 │ scope u64 │ state u32 │ time i64 │ key group u16 │ key length u32 │ key │ namespace
+//! ```
+//!
+//! Numbers are little-endian. A token names the last timer of its page, which need not be there any more: the next page begins
+//! behind it. So of what is registered between two pages, those are seen that lie behind the first page. The scope is the owner
+//! that made it, as in [`scan`](super::scan).
+//!
+//! Every change is one timer put or removed; what changes nothing is not logged. Firing removes exactly what it returns.
+
+use bytes::Bytes;
+
+use super::{
+    Answer, OpContext, Writer,
+    scan::{take_header, token_header},
+};
+use crate::{
+    state::{Action, Address, Change, PageLimit, StateBackend, StateError, TimerRef},
+    types::{KeyGroup, StateId},
+};
+
+/// Tells these tokens from those of keys.
+const VERSION: u8 = 0x41;
+
+/// A timer that was read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timer {
+    /// When.
+    pub time: i64,
+    /// Whose.
+    pub key: Bytes,
+    /// In which namespace.
+    pub namespace: Bytes,
+    /// That of the key.
+    pub key_group: KeyGroup,
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scan<'a> {
+    pub(super) state: StateId,
+    pub(super) up_to: i64,
+    /// Empty for the first page.
+    pub(super) token: &'a [u8],
+    /// Most timers of the page; 0 for as many as fit.
+    pub(super) limit: u64,
+}
+
+impl Timer {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> TimerRef<'_> {
+        TimerRef { time: self.time, key: &self.key, namespace: &self.namespace, key_group: self.key_group }
+    }
+
+    fn copied(timer: TimerRef<'_>) -> Self {
+        let (key, namespace) = (Bytes::copy_from_slice(timer.key), Bytes::copy_from_slice(timer.namespace));
+        Self { time: timer.time, key, namespace, key_group: timer.key_group }
+    }
+}
+
+/// Registers a timer, or deletes it.
+pub(super) fn set<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    time: i64,
+    is_wanted: bool,
+) -> Result<(), StateError> {
+    if writer.backend.timer(writer.at, time)? == is_wanted {
+        return Ok(());
+    }
+    writer.write(if is_wanted { Action::TimerPut { time } } else { Action::TimerRemove { time } })
+}
+
+/// Reads one page.
+pub(super) fn read<B: StateBackend + ?Sized>(
+    backend: &B,
+    scan: Scan<'_>,
+    context: &OpContext<'_>,
+) -> Result<Answer, StateError> {
+    let foreign = StateError::Mismatch { state: scan.state, what: "a token of another owner" };
+    let after = match scan.token {
+        [] => None,
+        token => Some(decode(token, scan.state, context.scope).ok_or(foreign)?),
+    };
+    let (timers, more) = page(backend, scan, after.as_ref().map(Timer::as_ref), context)?;
+    let last = if more { timers.last().cloned().or(after) } else { None };
+    let token = last.map(|last| encode(last.as_ref(), scan.state, context.scope).into());
+    Ok(Answer::Timers { timers, token })
+}
+
+/// Reads the first page, and removes what is on it.
+pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    scan: Scan<'_>,
+    context: &OpContext<'_>,
+) -> Result<Answer, StateError> {
+    let (timers, more) = page(&*writer.backend, scan, None, context)?;
+    for Timer { time, key, namespace, key_group } in &timers {
+        let at = Address { state: scan.state, key_group: *key_group, key, namespace };
+        let mut writer = Writer { backend: &mut *writer.backend, at, log: &mut *writer.log };
+        writer.write(Action::TimerRemove { time: *time })?;
+    }
+    Ok(Answer::Fired { timers, more })
+}
+
+fn page<B: StateBackend + ?Sized>(
+    backend: &B,
+    scan: Scan<'_>,
+    after: Option<TimerRef<'_>>,
+    context: &OpContext<'_>,
+) -> Result<(Vec<Timer>, bool), StateError> {
+    let entries = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
+    let limit = PageLimit { entries, bytes: context.page_bytes };
+    let mut timers = vec![];
+    let more = backend.timer_page(scan.state, after, scan.up_to, limit, &mut |timer| {
+        timers.push(Timer::copied(timer));
+    })?;
+    Ok((timers, more))
+}
+
+fn encode(timer: TimerRef<'_>, state: StateId, scope: u64) -> Vec<u8> {
+    let mut out = token_header(VERSION, state, scope);
+    out.extend(timer.time.to_le_bytes());
+    out.extend(timer.key_group.0.to_le_bytes());
+    out.extend(u32::try_from(timer.key.len()).expect("keys are bounded far below").to_le_bytes());
+    out.extend_from_slice(timer.key);
+    out.extend_from_slice(timer.namespace);
+    out
+}
+
+/// The timer of a token; `None` if it is none of this owner for this state.
+pub(super) fn decode(token: &[u8], state: StateId, scope: u64) -> Option<Timer> {
+    let rest = take_header(token, VERSION, state, scope)?;
+    let (time, rest) = rest.split_first_chunk()?;
+    let (group, rest) = rest.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (key, namespace) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let key_group = KeyGroup(u16::from_le_bytes(*group));
+    Some(Timer::copied(TimerRef { time: i64::from_le_bytes(*time), key, namespace, key_group }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_a_timer_of_its_owner_and_state() {
+        for (time, key, namespace) in [(i64::MIN + 1, "k", ""), (-1, "key", "ns"), (i64::MAX, "\0", "\0\0")] {
+            let (key, namespace) = (key.as_bytes(), namespace.as_bytes());
+            let timer = TimerRef { time, key, namespace, key_group: KeyGroup(300) };
+            let token = encode(timer, StateId(7), 99);
+            assert_eq!(decode(&token, StateId(7), 99).unwrap().as_ref(), timer);
+            assert_eq!(decode(&token, StateId(8), 99), None);
+            assert_eq!(decode(&token, StateId(7), 98), None);
+        }
+        for token in [&b"x"[..], &[VERSION; 26], &[1; 40]] {
+            assert_eq!(decode(token, StateId(7), 99), None);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Removing what is expired, by changes as any others.
+//!
+//! Values and map entries are removed. A list element leaves [`REMOVED`](crate::state::ttl::REMOVED) in its place. A list of
+//! which at least half is gone is written anew without that, once somebody was at its end: so each element is moved about
+//! once, however often the list is read.
+
+use std::cell::Cell;
+
+use super::Writer;
+use crate::{
+    state::{
+        Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
+        ttl::{Entry, Lifespan, stamp},
+    },
+    types::StateKind,
+};
+
+/// Entries that one batch removes, at most.
+const ENTRIES: u64 = 1_000;
+
+/// Bytes that this logs, at most; a last entry may exceed it.
+const BYTES: u64 = 4 << 20;
+
+/// What is looked at in one go at first, and at most.
+const FIRST_ENTRIES: usize = 4;
+const MOST_ENTRIES: usize = 1_000;
+const MOST_BYTES: usize = 64 << 10;
+
+/// What one batch may spend on removing what is expired, and what came of it.
+#[derive(Debug)]
+pub struct Upkeep {
+    entries: Cell<u64>,
+    bytes: Cell<u64>,
+    removed: Cell<u64>,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self { entries: Cell::new(ENTRIES), bytes: Cell::new(BYTES), removed: Cell::new(0) }
+    }
+}
+
+impl Upkeep {
+    /// Entries that were removed.
+    #[must_use]
+    pub fn removed_entries(&self) -> u64 {
+        self.removed.get()
+    }
+
+    /// Whether another entry may be removed, by a change of about `bytes`.
+    pub(super) fn takes(&self, bytes: usize) -> bool {
+        let (entries, left) = (self.entries.get(), self.bytes.get());
+        if entries == 0 || left == 0 {
+            return false;
+        }
+        self.entries.set(entries - 1);
+        self.bytes.set(left.saturating_sub(bytes as u64));
+        true
+    }
+
+    /// Whether so many bytes may be written anew.
+    pub(super) fn takes_bytes(&self, bytes: u64) -> bool {
+        let left = self.bytes.get().checked_sub(bytes);
+        self.bytes.set(left.unwrap_or(self.bytes.get()));
+        left.is_some()
+    }
+
+    /// An entry was removed.
+    pub(super) fn removed(&self) {
+        self.removed.set(self.removed.get() + 1);
+    }
+}
+
+/// What a list consists of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Elements that are expired, or removed.
+    pub(super) gone: u64,
+    /// The others.
+    pub(super) kept: u64,
+    /// Their bytes.
+    pub(super) kept_bytes: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, entry: &Entry<'_>) {
+        if entry.is_expired {
+            self.gone += 1;
+        } else {
+            self.kept += 1;
+            self.kept_bytes += entry.value.len() as u64;
+        }
+    }
+
+    pub(super) fn is_mostly_gone(&self) -> bool {
+        self.gone > 0 && self.gone >= self.kept
+    }
+}
+
+/// Writes the list anew without what is expired. The elements with an index of `touched`, which ascends, are touched.
+pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
+    writer: &mut Writer<'_, B, L>,
+    life: Lifespan,
+    touched: &[u64],
+) -> Result<(), StateError> {
+    let (mut kept, mut fault) = (vec![], None);
+    each_element(writer.backend, writer.at, 0, &mut |index, stored| {
+        match life.entry(stored) {
+            Ok(entry) if entry.is_expired => {}
+            Ok(entry) if touched.binary_search(&index).is_ok() => kept.push(stamp(life.now(), entry.value)),
+            Ok(_) => kept.push(stored.to_vec()),
+            Err(error) => fault = Some(error),
+        }
+        fault.is_none()
+    })?;
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    writer.write(Action::Clear)?;
+    (0..).zip(&kept).try_for_each(|(index, element)| writer.write(Action::ListPut { index, element }))
+}
+
+/// Whether reads see an entry at `at`.
+pub(super) fn has_visible<B: StateBackend + ?Sized>(
+    backend: &B,
+    at: Address<'_>,
+    kind: StateKind,
+    life: Lifespan,
+) -> Result<bool, StateError> {
+    let (mut found, mut fault) = (false, None);
+    let mut look = |stored: &[u8]| {
+        match life.entry(stored) {
+            Ok(entry) => found = entry.is_visible,
+            Err(error) => fault = Some(error),
+        }
+        !found && fault.is_none()
+    };
+    match kind {
+        StateKind::Value => backend.value(at, &mut |stored| _ = stored.is_some_and(&mut look))?,
+        StateKind::Map => each_entry(backend, at, &mut |_, stored| look(stored))?,
+        StateKind::List => each_element(backend, at, 0, &mut |_, stored| look(stored))?,
+        // They do not expire.
+        StateKind::Timer => found = backend.has_entries(at, kind)?,
+    }
+    fault.map_or(Ok(found), Err)
+}
+
+/// Hands stored map entries to `read` for as long as it wants.
+fn each_entry<B: StateBackend + ?Sized>(
+    backend: &B,
+    at: Address<'_>,
+    read: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), StateError> {
+    let (mut from, mut goes_on, mut entries) = (vec![], true, FIRST_ENTRIES);
+    loop {
+        let mut last = vec![];
+        let more = backend.map_page(
+            at,
+            MapKeys::from(&from),
+            PageLimit { entries, bytes: MOST_BYTES },
+            &mut |map_key, stored| {
+                goes_on = goes_on && read(map_key, stored);
+                last.clear();
+                last.extend_from_slice(map_key);
+            },
+        )?;
+        if !more || !goes_on {
+            return Ok(());
+        }
+        last.push(0);
+        (from, entries) = (last, (entries * 4).min(MOST_ENTRIES));
+    }
+}
+
+/// Hands stored list elements from `index` on to `read`, with their index, for as long as it wants.
+pub(super) fn each_element<B: StateBackend + ?Sized>(
+    backend: &B,
+    at: Address<'_>,
+    mut index: u64,
+    read: &mut dyn FnMut(u64, &[u8]) -> bool,
+) -> Result<(), StateError> {
+    let (mut goes_on, mut entries) = (true, FIRST_ENTRIES);
+    loop {
+        let more = backend.list_page(at, index, PageLimit { entries, bytes: MOST_BYTES }, &mut |stored| {
+            goes_on = goes_on && read(index, stored);
+            index += 1;
+        })?;
+        if !more || !goes_on {
+            return Ok(());
+        }
+        entries = (entries * 4).min(MOST_ENTRIES);
+    }
+}

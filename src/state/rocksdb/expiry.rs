@@ -1,0 +1,144 @@
+//! What compactions leave out: entries of states with TTL whose time is over.
+//!
+//! Time is that of the last batch that was applied, so that nothing goes which a batch has seen alive. Values and map entries go;
+//! of a list element its place stays, and the record of the list's length. RocksDB puts a deletion where something older may
+//! lie below, so nothing comes up again.
+//!
+//! Nothing reads at a snapshot of RocksDB's; iterators keep the files that they began with.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+use rocksdb::{
+    CompactionDecision,
+    compaction_filter::CompactionFilter,
+    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
+};
+
+use super::key;
+use crate::{
+    state::ttl::{Lifespan, REMOVED, split},
+    types::{StateId, StateKind, TimeMs, Ttl},
+};
+
+/// Its name in RocksDB's own log.
+const NAME: &CStr = c"expiry";
+
+/// What is known to the compactions of one backend. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Expiry(Arc<Known>);
+
+struct Known {
+    time: AtomicU64,
+    /// With clean-up by compactions, by id.
+    states: RwLock<BTreeMap<StateId, Aging>>,
+    /// Counts entries that went.
+    removed: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Aging {
+    kind: StateKind,
+    ttl: Ttl,
+    time_every: u64,
+}
+
+impl Expiry {
+    /// Of a backend without states; `removed` counts the entries that go.
+    pub(super) fn new(removed: Arc<AtomicU64>) -> Self {
+        Self(Arc::new(Known { time: AtomicU64::new(0), states: RwLock::default(), removed }))
+    }
+
+    /// How the entries of a state live from now on.
+    pub(super) fn set(&self, state: StateId, kind: StateKind, ttl: Ttl) {
+        let mut states = self.0.states.write();
+        match ttl.cleanup.compaction {
+            Some(compaction) => {
+                states.insert(state, Aging { kind, ttl, time_every: compaction.time_every_entries });
+            }
+            None => _ = states.remove(&state),
+        }
+    }
+
+    /// The time of the last batch.
+    pub(super) fn set_time(&self, time: TimeMs) {
+        self.0.time.store(time, Ordering::Relaxed);
+    }
+
+    /// The age in seconds from which on files are to be compacted, the lowest over the states; `None` if no state says.
+    pub(super) fn periodic_seconds(&self) -> Option<u64> {
+        let states = self.0.states.read();
+        let ages = states.values().filter_map(|aging| aging.ttl.cleanup.compaction);
+        ages.map(|compaction| compaction.periodic_ms.div_ceil(1_000)).min()
+    }
+
+    /// What makes the filter of each compaction.
+    pub(super) fn filters(&self) -> Filters {
+        Filters(self.clone())
+    }
+}
+
+/// Makes a filter for each compaction.
+pub(super) struct Filters(Expiry);
+
+impl CompactionFilterFactory for Filters {
+    type Filter = Filter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> Filter {
+        let known = self.0.0.clone();
+        let states = known.states.read().clone();
+        let now = known.time.load(Ordering::Relaxed);
+        Filter { known, states, now, since_read: 0 }
+    }
+
+    fn name(&self) -> &CStr {
+        NAME
+    }
+}
+
+/// The filter of one compaction.
+pub(super) struct Filter {
+    known: Arc<Known>,
+    states: BTreeMap<StateId, Aging>,
+    now: TimeMs,
+    /// Entries since the time was read.
+    since_read: u64,
+}
+
+impl CompactionFilter for Filter {
+    fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> CompactionDecision {
+        if self.states.is_empty() {
+            return CompactionDecision::Keep;
+        }
+        // What cannot be read stays, for whoever reads it to say so.
+        let Ok(key::Parsed { at, rest }) = key::parse(key) else { return CompactionDecision::Keep };
+        let Some(aging) = self.states.get(&at.state) else { return CompactionDecision::Keep };
+        self.since_read += 1;
+        if self.since_read >= aging.time_every {
+            (self.since_read, self.now) = (0, self.known.time.load(Ordering::Relaxed));
+        }
+        let decision = match aging.kind {
+            StateKind::List if rest.is_empty() || value == REMOVED => return CompactionDecision::Keep,
+            StateKind::List => CompactionDecision::Change(REMOVED),
+            StateKind::Value | StateKind::Map => CompactionDecision::Remove,
+            StateKind::Timer => return CompactionDecision::Keep,
+        };
+        let life = Lifespan::new(aging.ttl, self.now);
+        if !split(value).is_ok_and(|(touched, _)| life.is_expired(touched)) {
+            return CompactionDecision::Keep;
+        }
+        self.known.removed.fetch_add(1, Ordering::Relaxed);
+        decision
+    }
+
+    fn name(&self) -> &CStr {
+        NAME
+    }
+}

@@ -1,0 +1,260 @@
+//! Timers of this backend: rows in order of time within each key group, and what finds the first ones of all key groups.
+//!
+//! Rows are written whatever keeps them in order ([`TimerService`]), so an image has all of them and loading one is nothing special:
+//! what is in memory is found again from the rows, when it is first asked for.
+//!
+//! - `Heap`: an index of all timers of the state.
+//! - `RocksDb`: of each key group, the first rows (`Group`). Reads merge the key groups, those with the earliest heads first, and go on
+//!   in the database where what is in memory ends. The database is asked again only when a whole cached part has been fired,
+//!   and from behind it: tombstones of what was fired are never walked over. Since that hands the writes of a shard on, all of its
+//!   key groups that have become short are filled up then.
+
+mod disk;
+
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+
+use self::disk::Disk;
+use super::{RocksDbBackend, Shard, TimerService, key};
+use crate::{
+    state::{Action, Address, Change, Page, PageLimit, StateError, TimerRef, hashmap::Name, timer::TimerIndex},
+    types::{KeyGroup, KeyGroupRange, StateId, StateKind},
+};
+
+/// Bytes that a shared name takes beside its own: the allocator's, and counters.
+const NAME_BYTES: usize = 32;
+
+/// Takes a row: the rest of a timer's key; breaks a scan off.
+type ReadRow<'a> = &'a mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StateError>;
+
+/// What keeps the timers of one state in order.
+pub(super) enum Timers {
+    /// `None` until it is read from the rows.
+    Heap(Option<Heap>),
+    Disk(Disk),
+}
+
+/// All timers of a state in memory.
+#[derive(Default)]
+pub(super) struct Heap {
+    index: TimerIndex,
+    name_bytes: u64,
+}
+
+/// The rows of one state.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    state: StateId,
+    key_groups: KeyGroupRange,
+    shards: &'a [Shard],
+}
+
+impl Timers {
+    /// Those of a state without rows, if `is_empty`, else of one of which nothing is known.
+    pub(super) fn new(service: TimerService, key_groups: KeyGroupRange, is_empty: bool) -> Self {
+        match service {
+            TimerService::Heap => Self::Heap(is_empty.then(Heap::default)),
+            TimerService::RocksDb => Self::Disk(Disk::new(key_groups, is_empty)),
+        }
+    }
+
+    /// Rows come from elsewhere: nothing is known any more.
+    pub(super) fn forget(&mut self) {
+        match self {
+            Self::Heap(heap) => *heap = None,
+            Self::Disk(disk) => disk.forget(),
+        }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Heap(heap) => heap.as_ref().map_or(0, |heap| heap.index.bytes() + heap.name_bytes),
+            Self::Disk(disk) => disk.bytes(),
+        }
+    }
+
+    /// Notes that a timer, of which `row` is the rest of the key, was put, or removed.
+    fn note(&mut self, timer: TimerRef<'_>, row: &[u8], is_there: bool) {
+        match self {
+            Self::Heap(None) => {}
+            Self::Heap(Some(heap)) => heap.note(timer, is_there),
+            Self::Disk(disk) => disk.note(timer.key_group, row, is_there),
+        }
+    }
+
+    fn page(
+        &mut self,
+        rows: Rows<'_>,
+        (after, up_to): (Option<TimerRef<'_>>, i64),
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        match self {
+            Self::Disk(disk) => disk.page(rows, (after, up_to), limit, read),
+            Self::Heap(heap) => {
+                let heap = match heap {
+                    Some(heap) => heap,
+                    None => heap.insert(Heap::load(rows)?),
+                };
+                Ok(heap.index.page(after, up_to, limit, read))
+            }
+        }
+    }
+}
+
+impl Heap {
+    fn load(rows: Rows<'_>) -> Result<Self, StateError> {
+        let mut heap = Self::default();
+        for key_group in rows.key_groups.iter() {
+            rows.scan(key_group, &[], &mut |row| {
+                heap.note(key::parse_timer(row)?.of(key_group), true);
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(heap)
+    }
+
+    fn note(&mut self, timer: TimerRef<'_>, is_there: bool) {
+        let name: Arc<[u8]> = Name::new(timer.key, timer.namespace).block(&[]).into();
+        let bytes = (name.len() + NAME_BYTES) as u64;
+        if is_there {
+            self.name_bytes += if self.index.insert(timer.time, name, timer.key_group) { bytes } else { 0 };
+        } else {
+            self.name_bytes -= if self.index.remove(timer.time, name, timer.key_group) { bytes } else { 0 };
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// The position of the shard of a key group.
+    fn position(&self, key_group: KeyGroup) -> usize {
+        self.shards.partition_point(|shard| shard.key_groups.last() < key_group)
+    }
+
+    fn shard(&self, key_group: KeyGroup) -> &Shard {
+        self.shards.get(self.position(key_group)).expect("the shards cover the range")
+    }
+
+    fn prefix(&self, key_group: KeyGroup) -> Vec<u8> {
+        let mut prefix = vec![];
+        key::state_prefix(key_group, self.state, &mut prefix);
+        prefix
+    }
+
+    /// Whether reading a key group hands writes on.
+    fn hands_on(&self, key_group: KeyGroup) -> bool {
+        self.shard(key_group).buffers(&self.prefix(key_group))
+    }
+
+    /// Hands the rows of a key group at or after `from` to `read`, in order, until it breaks off.
+    fn scan(&self, key_group: KeyGroup, from: &[u8], read: ReadRow<'_>) -> Result<(), StateError> {
+        let prefix = self.prefix(key_group);
+        let start = [&prefix, from].concat();
+        self.shard(key_group).scan(&prefix, &start, &mut |key, _| read(key.get(prefix.len()..).unwrap_or_default()))
+    }
+}
+
+impl RocksDbBackend {
+    fn rows(&self, state: StateId) -> Rows<'_> {
+        Rows { state, key_groups: self.key_groups, shards: &self.shards }
+    }
+
+    /// Refuses what is not for timers.
+    fn expect_timers(&self, state: StateId) -> Result<(), StateError> {
+        match self.kind(state)? {
+            StateKind::Timer => Ok(()),
+            _ => Err(StateError::Mismatch { state, what: "a read of timers" }),
+        }
+    }
+
+    /// Applies a change to a state of timers; returns the bytes that its shard has buffered.
+    pub(super) fn apply_timer(&mut self, change: &Change<'_>) -> Result<usize, StateError> {
+        let Address { state, key_group, key, namespace } = change.at;
+        let (time, is_there) = match change.action {
+            Action::TimerPut { time } => (time, true),
+            Action::TimerRemove { time } => (time, false),
+            _ => return Err(StateError::Mismatch { state, what: "a change of another kind for a timer state" }),
+        };
+        let position = self.position(change.at)?;
+        let Self { shards, timers, key: entry, .. } = self;
+        let shard = shards.get(position).expect("the shards cover the range");
+        entry.clear();
+        key::state_prefix(key_group, state, entry);
+        let prefix = entry.len();
+        key::push_timer(time, key, namespace, entry);
+        if is_there {
+            shard.put(entry, Some(prefix), &[])
+        } else {
+            shard.delete(entry, Some(prefix))
+        }
+        if let (Some(timers), Some(row)) = (timers.get_mut(&state), entry.get(prefix..)) {
+            timers.get_mut().note(TimerRef { time, key, namespace, key_group }, row, is_there);
+        }
+        Ok(shard.buffered_bytes())
+    }
+
+    /// As [`StateBackend::timer`](crate::state::StateBackend::timer).
+    pub(super) fn has_timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        self.expect_timers(at.state)?;
+        let shard = self.shard(at)?;
+        let mut entry = self.rows(at.state).prefix(at.key_group);
+        key::push_timer(time, at.key, at.namespace, &mut entry);
+        shard.get(&entry, |stored| stored.is_some())
+    }
+
+    /// As [`StateBackend::timer_page`](crate::state::StateBackend::timer_page).
+    pub(super) fn page_of_timers(
+        &self,
+        state: StateId,
+        bounds: (Option<TimerRef<'_>>, i64),
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        self.expect_timers(state)?;
+        let Some(timers) = self.timers.get(&state) else { return Ok(false) };
+        timers.borrow_mut().page(self.rows(state), bounds, limit, read)
+    }
+
+    /// How many timers a (key, namespace) has: reads those of its key group.
+    pub(super) fn count_timers(&self, at: Address<'_>) -> Result<u64, StateError> {
+        let mut count = 0;
+        self.rows(at.state).scan(at.key_group, &[], &mut |row| {
+            let timer = key::parse_timer(row)?;
+            count += u64::from(*timer.key == *at.key && timer.namespace == at.namespace);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(count)
+    }
+
+    /// As [`StateBackend::name_page`](crate::state::StateBackend::name_page): reads all timers of the key group, and keeps the first names
+    /// behind `after`.
+    pub(super) fn names_of_timers(
+        &self,
+        (state, key_group): (StateId, KeyGroup),
+        after: Option<(&[u8], &[u8])>,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool, StateError> {
+        self.position(Address { state, key_group, key: &[], namespace: &[] })?;
+        let mut names: BTreeSet<(Vec<u8>, Vec<u8>)> = BTreeSet::new();
+        self.rows(state).scan(key_group, &[], &mut |row| {
+            let timer = key::parse_timer(row)?;
+            if after.is_none_or(|after| (&*timer.key, timer.namespace) > after) {
+                names.insert((timer.key.into_owned(), timer.namespace.to_vec()));
+                // One more than the page may have, since a first one is always on it.
+                if names.len() > limit.entries.saturating_add(1) {
+                    names.pop_last();
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let mut page = Page::new(limit);
+        for (key, namespace) in &names {
+            if !page.takes(key.len() + namespace.len()) {
+                return Ok(true);
+            }
+            read(key, namespace);
+        }
+        Ok(false)
+    }
+}

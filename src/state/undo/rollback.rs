@@ -1,0 +1,141 @@
+//! Going back to a mark: the changes that bring its contents back.
+
+use super::{Address, Cell, Change, Layer, Mark, Old, Undo, View};
+use crate::{
+    state::{Action, MapKeys, PageLimit, StateBackend, StateError},
+    types::{KeyGroup, StateId},
+};
+
+/// All of it.
+const ALL: PageLimit = PageLimit { entries: usize::MAX, bytes: usize::MAX };
+
+/// Makes the changes of one cell.
+struct Restoring<'a> {
+    live: &'a mut dyn StateBackend,
+    log: &'a mut dyn FnMut(&Change<'_>),
+    at: Address<'a>,
+}
+
+impl Undo {
+    /// Applies the changes to `live` that bring back what it contained at `mark`, cell by cell, and hands each to `log` after that.
+    /// The mark stays open, later ones go. Returns `false`, with nothing done, if the mark is not open. Memory: the largest
+    /// list that changed.
+    ///
+    /// # Errors
+    /// Those of the backend, whose contents are neither the one nor the other then.
+    pub fn roll_back(
+        &mut self,
+        live: &mut dyn StateBackend,
+        mark: Mark,
+        log: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<bool, StateError> {
+        let Some(at) = self.position(mark) else { return Ok(false) };
+        let layers: Vec<Layer> = self.layers.split_off(at).into();
+        self.bytes -= layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        self.mark(mark);
+        for (index, layer) in layers.iter().enumerate() {
+            let (older, from_here) = layers.split_at(index);
+            let is_first = |id: &[u8]| !older.iter().any(|older| older.cells.contains_key(id));
+            for (id, cell) in layer.cells.iter().filter(|(id, _)| is_first(id)) {
+                restore(live, log, from_here, (id, cell))?;
+            }
+        }
+        self.garbage.extend(layers);
+        Ok(true)
+    }
+}
+
+/// Restores one cell from the layers that may have it.
+fn restore(
+    live: &mut dyn StateBackend,
+    log: &mut dyn FnMut(&Change<'_>),
+    layers: &[Layer],
+    (id, cell): (&[u8], &Cell),
+) -> Result<(), StateError> {
+    let (state, key_group) = place(id);
+    let at = Address { state, key_group, key: &cell.key, namespace: &cell.namespace };
+    let olds = || layers.iter().filter_map(|layer| layer.cells.get(id)).map(|cell| &cell.old);
+    match &cell.old {
+        Old::Value(old) => Restoring { live, log, at }.value(old.as_deref()),
+        Old::Map(_) => {
+            let mut restoring = Restoring { live, log, at };
+            let maps = olds().filter_map(|old| if let Old::Map(map) = old { Some(map) } else { None });
+            let mut maps: Vec<_> = maps.collect();
+            if let Some(whole) = maps.iter().position(|map| map.is_whole) {
+                maps.truncate(whole + 1);
+                restoring.clear_map()?;
+            }
+            for (index, map) in maps.iter().enumerate() {
+                let (older, _) = maps.split_at(index);
+                let changed = map.entries.iter();
+                for (map_key, old) in changed.filter(|(key, _)| !older.iter().any(|map| map.entries.contains_key(*key)))
+                {
+                    restoring.entry(map_key, old.as_deref())?;
+                }
+            }
+            Ok(())
+        }
+        Old::List(list) => {
+            let mut old: Vec<Vec<u8>> = vec![];
+            let view = View::new(&mut *live, layers.iter().collect());
+            view.list_page(at, 0, ALL, &mut |element| old.push(element.to_vec()))?;
+            let is_changed =
+                |index: &u64| olds().any(|old| matches!(old, Old::List(list) if list.elements.contains_key(index)));
+            let mut restoring = Restoring { live, log, at };
+            let is_as_long = restoring.live.len(at)? == list.length;
+            if !is_as_long {
+                restoring.clear_list()?;
+            }
+            let elements = (0..).zip(&old).filter(|(index, _)| !is_as_long || is_changed(index));
+            elements.into_iter().try_for_each(|(index, element)| restoring.write(Action::ListPut { index, element }))
+        }
+    }
+}
+
+impl Restoring<'_> {
+    fn write(&mut self, action: Action<'_>) -> Result<(), StateError> {
+        let change = Change { at: self.at, action };
+        self.live.apply(&change)?;
+        (self.log)(&change);
+        Ok(())
+    }
+
+    fn value(&mut self, old: Option<&[u8]>) -> Result<(), StateError> {
+        if let Some(old) = old {
+            return self.write(Action::Put(old));
+        }
+        let mut is_there = false;
+        self.live.value(self.at, &mut |stored| is_there = stored.is_some())?;
+        if is_there { self.write(Action::Clear) } else { Ok(()) }
+    }
+
+    fn entry(&mut self, map_key: &[u8], old: Option<&[u8]>) -> Result<(), StateError> {
+        if let Some(value) = old {
+            return self.write(Action::MapPut { map_key, value });
+        }
+        let mut is_there = false;
+        self.live.map_value(self.at, map_key, &mut |stored| is_there = stored.is_some())?;
+        if is_there { self.write(Action::MapRemove { map_key }) } else { Ok(()) }
+    }
+
+    fn clear_map(&mut self) -> Result<(), StateError> {
+        let mut is_there = false;
+        let first = PageLimit { entries: 1, bytes: 0 };
+        self.live.map_page(self.at, MapKeys::default(), first, &mut |_, _| is_there = true)?;
+        if is_there { self.write(Action::Clear) } else { Ok(()) }
+    }
+
+    fn clear_list(&mut self) -> Result<(), StateError> {
+        if self.live.len(self.at)? > 0 { self.write(Action::Clear) } else { Ok(()) }
+    }
+}
+
+/// State and key group of a cell, from the beginning of its identity.
+fn place(id: &[u8]) -> (StateId, KeyGroup) {
+    let read = || {
+        let (state, rest) = id.split_first_chunk()?;
+        let (group, _) = rest.split_first_chunk()?;
+        Some((StateId(u32::from_be_bytes(*state)), KeyGroup(u16::from_be_bytes(*group))))
+    };
+    read().expect("an identity begins with both")
+}
