@@ -2,8 +2,8 @@
 //!
 //! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
 //! materialization. Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones
-//! included; images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay can decide of each change whether
-//! the base has it already: piece or image, it has every change below its sqn.
+//! included; images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay can
+//! decide of each change whether the base has it already: piece or image, it has every change below its sqn.
 
 use std::collections::BTreeMap;
 

@@ -178,8 +178,8 @@ fn is_shared_out(spec: &OpenSpec, part: &Part) -> bool {
     part.span().parallelism != spec.parallelism || operator::needs_siblings(part)
 }
 
-/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the checkpoint. Returns the parts as the
-/// chains have them then.
+/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the checkpoint. Returns
+/// the parts as the chains have them then.
 async fn fence_all(
     env: &Environment,
     spec: &OpenSpec,

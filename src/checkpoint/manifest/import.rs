@@ -100,8 +100,8 @@ impl Import {
 }
 
 impl Manifest {
-    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend, or of this one under another shape: in order,
-    /// imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
+    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend, or of this one
+    /// under another shape: in order, imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
     #[must_use]
     pub fn export(
         &self,
