@@ -4,7 +4,7 @@
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
 //! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is another
-//! job's is read under a pin, without fencing anybody ([`clone`]).
+//! job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
 //!
 //! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state is
 //! in a materialization of its own: so each of its checkpoints builds on that, and needs nothing of what was restored.
@@ -12,6 +12,7 @@
 mod choice;
 mod claim;
 mod clone;
+mod operator;
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +46,7 @@ use crate::{
     error::{Error, Reason},
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, hashmap::HashMapBackend},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -171,13 +172,13 @@ pub(super) async fn open(
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced, source } = claim;
+    let Claim { manifest, crc, bound, parts, fenced, operator, source } = claim;
     if let Some(predecessor) = predecessor {
         predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
     }
     on_fenced(&fenced);
     let account = reserved.map_or_else(account, Ok)?;
-    let begun = Begun { started, account, manifest, crc, bound, parts };
+    let begun = Begun { started, account, manifest, crc, bound, parts, operator };
     match source {
         None => begin(env, spec, begun, None, progress).await,
         Some(source) => {
@@ -200,6 +201,7 @@ struct Begun {
     crc: u32,
     bound: std::collections::BTreeSet<crate::types::StateId>,
     parts: Vec<RestoredPart>,
+    operator: operator::Sources,
 }
 
 /// Restores what the manifest says, or `reads` does, and serves.
@@ -210,12 +212,14 @@ async fn begin(
     reads: Option<&Manifest>,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
-    let Begun { started, account, manifest, crc, bound, parts } = begun;
-    let mut inner = inner_backend(env, &manifest.shape)?;
+    let Begun { started, account, manifest, crc, bound, parts, operator } = begun;
+    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
+    // Each read by itself: a restore takes as long as the state is large.
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
     let mut restored = match parts.first() {
         Some(part) => {
             let reads = reads.unwrap_or(&manifest);
@@ -226,14 +230,19 @@ async fn begin(
                 manifest: reads,
                 checkpoint: &reads.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                // Each read by itself: a restore takes as long as the state is large.
-                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                retry,
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
+            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&spec.id, error))?
         }
         None => Restored::default(),
     };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         duration: started.elapsed(),
@@ -245,7 +254,8 @@ async fn begin(
         // What it makes names no file of what it restored.
         restored.base = None;
     }
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, no_claim });
+    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, no_claim });
+    core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = serve(core, progress);
     if no_claim && opened.shape.changelog {
         let ends = EndsUnless::done(&opened.backend);
@@ -288,7 +298,7 @@ fn not_sustained(backend: &BackendId, error: Error) -> Error {
 struct Assembly {
     manifest: Manifest,
     crc: u32,
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     account: super::credit::Account,
     restored: Restored,
@@ -446,7 +456,7 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-/// An empty inner backend.
+/// An empty inner backend of keyed state.
 fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
     let local = match (shape.inner, &env.local) {
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),

@@ -186,7 +186,7 @@ impl Held {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 

@@ -78,9 +78,11 @@ async fn pin(
     let plan = claim::plan(env, spec, head, chosen.to_vec())?;
     let Some(source) = plan.parts.first().map(|part| part.manifest.backend.clone()) else { return Ok(None) };
     let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
-    let pin = Pin { operator: source.operator, lease_ms, imports: claim::imports(env, &plan) };
+    let mut imports = claim::imports(env, &plan);
+    imports.extend(claim::operator_sources(env, &plan).imports);
+    let pin = Pin { operator: source.operator, lease_ms, imports };
     let held = Held::make(&env.store, &source.job, &pin, &env.random, retry).await?;
-    match claim::are_retained(env, spec, &plan.parts, retry).await {
+    match claim::are_retained(env, spec, &plan, retry).await {
         Ok(true) => Ok(Some(held)),
         Ok(false) => {
             held.release().await;
@@ -115,7 +117,9 @@ async fn begin(
     }
     reads.imports = imports;
     let parts = chosen.iter().map(claim::restored).collect();
-    let claim = Claim { manifest, crc, bound: plan.states.bound, parts, fenced: vec![], source: None };
+    let operator = claim::operator_sources(env, &plan);
+    let bound = plan.states.bound;
+    let claim = Claim { manifest, crc, bound, parts, fenced: vec![], operator, source: None };
     Ok(Some((claim, reads)))
 }
 
