@@ -41,6 +41,8 @@ pub(super) struct Claim {
     pub(super) crc: u32,
     /// States that have, or may have, contents.
     pub(super) bound: BTreeSet<StateId>,
+    /// Whether that is the backend's own, with just its key groups.
+    pub(super) is_own: bool,
     /// What it begins with; none if empty.
     pub(super) parts: Vec<RestoredPart>,
     /// Other chains whose owners were fenced, and by whom.
@@ -87,7 +89,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             Ok(crc) if plan.is_own || are_retained(env, spec, &plan.parts, retry).await? => {
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
-                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced });
+                return Ok(Claim { manifest, crc, bound: plan.states.bound, is_own: plan.is_own, parts, fenced });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
