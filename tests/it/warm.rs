@@ -105,7 +105,8 @@ fn write(task: &mut Task, random: &Random) {
         12 if random.below(4) == 0 => (TIMER, Op::TimersFire { up_to: time, limit: 3 }),
         _ => (TIMER, Op::TimerRegister { time }),
     };
-    let operation = op(task, state, &key, write_op);
+    let key = if matches!(write_op, Op::TimersFire { .. }) { "" } else { &key };
+    let operation = op(task, state, key, write_op);
     apply(task, &[operation]);
 }
 
@@ -297,6 +298,9 @@ async fn a_changed_time_to_live_closes_the_way_back(inner: InnerBackend) {
     backend.register_states(backend.epoch(), &[shorter], &[]).await.unwrap();
     world.time.fetch_add(1_000, std::sync::atomic::Ordering::Relaxed);
     put(&mut task, "a", b"1");
+    // A manifest for the notice alone names the new registration.
+    task.notice(NoticeKind::Complete, 1);
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
     drop(task);
     let mut task = daemon.task(2, LATEST).await.unwrap();
     assert!(!task.opened.warm && task.opened.not_warm.contains("time-to-live"), "{}", task.opened.not_warm);
