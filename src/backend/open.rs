@@ -177,7 +177,11 @@ pub(super) async fn open(
     let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
     restored.add(read);
     let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
-    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
+    let shares = match rolled_back {
+        // What the owner before was given may be there already, but in no log that the new epoch has.
+        Some(_) => shares,
+        None => operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?,
+    };
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         warm: rolled_back,
