@@ -5,10 +5,12 @@
 //!
 //! Where the older owner that is fenced ran on this daemon, its state is rolled back rather than read ([`warm`]), if that can be.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
+//! is redistributed ([`operator`]).
 
 mod choice;
 mod claim;
+mod operator;
 mod warm;
 
 use std::{
@@ -43,7 +45,7 @@ use crate::{
     error::{Error, Reason},
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, hashmap::HashMapBackend},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -163,12 +165,19 @@ pub(super) async fn open(
         Some(predecessor) => warm::take(env, &predecessor, &claim, &states),
         None => (None, String::new()),
     };
-    let Claim { manifest, crc, parts, .. } = claim;
+    let Claim { manifest, crc, parts, operator, .. } = claim;
     let rolled_back = taken.as_ref().map(|taken| taken.changes);
-    let (inner, restored, previous) = match taken {
+    let (inner, mut restored, previous) = match taken {
         Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
         None => restore(env, &manifest, (&states, parts.first()), progress).await?,
     };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         warm: rolled_back,
@@ -176,7 +185,8 @@ pub(super) async fn open(
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, previous, parts });
+    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, previous, parts });
+    core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     Ok(Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) })
 }
 
@@ -186,8 +196,8 @@ async fn restore(
     manifest: &Manifest,
     (states, part): (&States, Option<&RestoredPart>),
     progress: impl FnMut(Progress) + Send,
-) -> Result<(Box<dyn StateBackend>, Restored, Option<Arc<Reusable>>), Error> {
-    let mut inner = inner_backend(env, &manifest.shape)?;
+) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), Error> {
+    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
@@ -204,7 +214,7 @@ async fn restore(
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&manifest.backend, error))?
+            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&manifest.backend, error))?
         }
         None => Restored::default(),
     };
@@ -215,7 +225,7 @@ async fn restore(
 struct Assembly {
     manifest: Manifest,
     crc: u32,
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     account: super::credit::Account,
     restored: Restored,
@@ -373,7 +383,7 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-/// An empty inner backend.
+/// An empty inner backend of keyed state.
 fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
     let local = match (shape.inner, &env.local) {
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),

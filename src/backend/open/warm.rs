@@ -16,6 +16,9 @@
 //! stamp of then, or gets that of the new epoch's first sqn when it is rolled back: both are above those of every piece and image
 //! that the checkpoint's base has, so that they are copied anew. Only if the newest materialization is that base, it is used again.
 //!
+//! Operator state of other subtasks is read and merged after that, as after any restore ([`operator`](super::operator)). An owner that began
+//! so is no longer what its checkpoint was: there is no way back to that one, only to later ones.
+//!
 //! Time goes on from where the old owner was: what was expired for it, its inner backend may have dropped. For the same reason
 //! there is no way back behind a change of a time-to-live.
 
@@ -31,14 +34,14 @@ use crate::{
     },
     error::Reason,
     restore::Restored,
-    state::{StateBackend, StateError, hashmap::HashMapBackend, undo::Mark},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Mark},
     tasks,
     types::Sqn,
 };
 
 /// State that was rolled back.
 pub(super) struct Warm {
-    pub(super) inner: Box<dyn StateBackend>,
+    pub(super) inner: WithOperatorState,
     /// As a restore from the store would tell, but for what it reads.
     pub(super) restored: Restored,
     pub(super) previous: Option<Arc<Reusable>>,
@@ -48,7 +51,7 @@ pub(super) struct Warm {
 
 /// What is taken from an owner.
 struct Taken {
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     marks: Marks,
     mark: Mark,
     restored: Restored,
@@ -98,12 +101,12 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or("nothing was kept of what changed")??;
     let marks = core.take_marks().ok_or("nothing was kept of what changed")?;
     // Ended, it answers nothing from this any more.
-    let emptied = Box::new(HashMapBackend::new(claim.manifest.shape.key_groups));
+    let emptied = HashMapBackend::new(claim.manifest.shape.key_groups);
     let base = claim.manifest.owner().contents.base;
     let mut restored = Restored::default();
     (restored.log_changes, restored.time) = (log_changes, core.time);
     Ok(Taken {
-        inner: mem::replace(&mut core.inner, emptied),
+        inner: mem::replace(&mut core.inner, WithOperatorState::new(Box::new(emptied))),
         marks,
         mark,
         restored,
@@ -117,7 +120,7 @@ fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<Warm, StateErr
     let Taken { mut inner, mut marks, mark, restored, previous, last_state } = taken;
     let mut changes = 0;
     inner.set_stamp(stamp.0);
-    let is_back = marks.undo.roll_back(inner.as_mut(), mark, &mut |_| changes += 1)?;
+    let is_back = marks.undo.roll_back(&mut inner, mark, &mut |_| changes += 1)?;
     assert!(is_back, "the mark was open");
     inner.finish_batch()?;
     // Of owners on other daemons, meanwhile.
