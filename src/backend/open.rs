@@ -205,8 +205,6 @@ async fn restore(
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
-    // Each read by itself: a restore takes as long as the state is large.
-    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
     let restored = match part {
         Some(part) => {
             let restore = Restore {
@@ -216,7 +214,8 @@ async fn restore(
                 manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                retry,
+                // Each read by itself: a restore takes as long as the state is large.
+                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
                 imported: None,
             };
             restore.run(&mut inner, progress).await.map_err(|error| restore_error(&manifest.backend, error))?

@@ -16,6 +16,9 @@
 //! stamp of then, or gets that of the new epoch's first sqn when it is rolled back: both are above those of every piece and image
 //! that the checkpoint's base has, so that they are copied anew. Only if the newest materialization is that base, it is used again.
 //!
+//! Operator state of other subtasks is read and merged after that, as after any restore ([`operator`](super::operator)). An owner that began
+//! so is no longer what its checkpoint was: there is no way back to that one, only to later ones.
+//!
 //! Time goes on from where the old owner was: what was expired for it, its inner backend may have dropped. For the same reason
 //! there is no way back behind a change of a time-to-live.
 
@@ -98,12 +101,12 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or("nothing was kept of what changed")??;
     let marks = core.take_marks().ok_or("nothing was kept of what changed")?;
     // Ended, it answers nothing from this any more.
-    let emptied = WithOperatorState::new(Box::new(HashMapBackend::new(claim.manifest.shape.key_groups)));
+    let emptied = HashMapBackend::new(claim.manifest.shape.key_groups);
     let base = claim.manifest.owner().contents.base;
     let mut restored = Restored::default();
     (restored.log_changes, restored.time) = (log_changes, core.time);
     Ok(Taken {
-        inner: mem::replace(&mut core.inner, emptied),
+        inner: mem::replace(&mut core.inner, WithOperatorState::new(Box::new(emptied))),
         marks,
         mark,
         restored,
