@@ -377,6 +377,36 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_and_what_comes_after_it_are_durable_with_a_manifest() {
+        let name = |name| Name::new(name).unwrap();
+        let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 1, ChangeSetBuilder::new(parts, 3_000));
+        let append = |writer: &mut Writer, number| {
+            writer.begin_batch(number, 1_000);
+            writer.push(KeyGroup(3), |out| out.push(7));
+            writer.end_batch(0);
+            writer.roll_over().unwrap()
+        };
+        let first = append(&mut writer, 0).body.range;
+        writer.on_inlined(first);
+        assert_eq!((writer.listed_to(), writer.persisted_batches(1)), (first.to, 0));
+        assert!(writer.awaits_manifest() && writer.is_all_listed());
+        let second = append(&mut writer, 1);
+        assert!(!writer.is_all_listed());
+        let id = SegmentId { job: name("job"), instance: Uuid::nil(), number: 1 };
+        let handle = encode(id, &[second], Compression::None).handles.remove(0);
+        let uploaded = writer.on_uploaded(handle.clone());
+        assert_eq!((uploaded.handles.len(), uploaded.released_bytes), (1, 0), "listed, and not yet passed");
+        assert_eq!(writer.on_uploaded(handle), Uploaded::default(), "once is enough");
+        assert_eq!(writer.on_published(Sqn::first_of(1)), 0, "a manifest from before the tail");
+        let held = writer.unpersisted_bytes();
+        assert_eq!(writer.on_published(first.to), held);
+        assert_eq!((writer.persisted_to(), writer.unpersisted_bytes()), (writer.next(), 0));
+        assert!(!writer.awaits_manifest());
+    }
+
+    #[test]
     fn a_silent_writer_counts_and_is_as_durable_as_its_newest_snapshot() {
         let name = |name| Name::new(name).unwrap();
         let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };

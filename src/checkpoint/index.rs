@@ -390,6 +390,38 @@ pub(crate) mod tests {
         assert_eq!(run.totals(), Totals { change_sets: 50_000, stored_bytes: 5_000_000, changes: 250_000 });
     }
 
+    /// A change set in its own handle.
+    pub(crate) fn tail(from: u64, to: u64, bytes: usize) -> SegmentHandle {
+        let mut tail = handle(from, to);
+        tail.place = Place::Inline(vec![u8::try_from(from % 251).unwrap(); bytes].into());
+        tail.stored_bytes = bytes as u64;
+        tail.blocks[0] = BlockHandle { offset: 0, stored_length: u32::try_from(bytes).unwrap(), ..tail.blocks[0] };
+        tail
+    }
+
+    #[test]
+    fn tails_in_a_manifest_are_bounded_and_stay_in_order_with_segments() {
+        let (mut run, mut pages, mut next) = (Run::default(), BTreeMap::new(), 0);
+        for i in 0..10_000_u64 {
+            let is_tail = i % 7 != 0;
+            run.handles.push(if is_tail { tail(i, i + 1, 1 + (i * 37 % 20_000) as usize) } else { handle(i, i + 1) });
+            while let Some((uuid, bytes)) = run.fold(|| {
+                next += 1;
+                Uuid::from_u128(next)
+            }) {
+                assert!(bytes.len() < INLINE_BYTES + 50_000, "{}", bytes.len());
+                pages.insert(uuid, bytes);
+            }
+            assert!(run.inline_bytes() <= INLINE_BYTES + 20_000);
+            let encoded = prost::Message::encoded_len(&run.encode(1));
+            assert!(encoded <= INLINE_BYTES + 20_000 + 40_000, "{encoded} bytes after {i}");
+        }
+        let all = expand(&run, &pages);
+        assert_eq!(all.len(), 10_000);
+        assert!(all.iter().zip(0..).all(|(handle, i)| handle.range.from == Sqn(i)));
+        assert_eq!(all[8], tail(8, 9, 1 + 8 * 37));
+    }
+
     #[test]
     fn a_page_that_is_another_than_meant_is_refused() {
         let page = Page::Handles(vec![handle(0, 1)]);

@@ -25,6 +25,7 @@ mod sim;
 mod snapshots;
 mod support;
 mod sweeping;
+mod tails;
 mod tidy;
 mod ttl;
 mod typed;
