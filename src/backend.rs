@@ -38,6 +38,7 @@ mod materialize;
 mod metrics;
 mod migrate;
 mod open;
+mod operator;
 mod outbox;
 mod pushback;
 mod query;

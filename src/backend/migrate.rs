@@ -10,7 +10,11 @@
 //! each list is always either here or there. So at every cut every entry is in exactly one of the two, and a move that a
 //! crash ends goes on when the state is registered again. What the new data has already is newer, and stays.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tokio::sync::{futures::OwnedNotified, oneshot};
@@ -27,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, ttl},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, operator, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
@@ -134,6 +138,7 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         }
+        let before: BTreeMap<_, _> = self.states.data().map(|(id, descriptor)| (id, descriptor.ttl)).collect();
         self.states.carry_out(&plan);
         self.clean_ups = CleanUps::new(&self.states);
         let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
@@ -141,6 +146,10 @@ impl Core {
         for RegisteredState { id, descriptor, .. } in &registered {
             if let Some(ttl) = descriptor.ttl {
                 self.inner.set_ttl(*id, ttl);
+                if before.get(id).is_some_and(|before| *before != Some(ttl)) {
+                    // Entries that were alive at them may be dropped from now on.
+                    self.close_way_back("the time-to-live of a state was changed");
+                }
             }
         }
         Ok((plan, registered))
@@ -148,7 +157,7 @@ impl Core {
 
     /// Which of some data have entries.
     fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
-        let inner = self.inner.as_ref();
+        let inner = &self.inner;
         let look = || -> Result<BTreeSet<StateId>, StateError> {
             let mut filled = BTreeSet::new();
             for state in data {
@@ -163,8 +172,9 @@ impl Core {
     }
 
     /// Where the entries of a state lie.
-    fn groups_of(&self, _state: StateId) -> KeyGroupRange {
-        self.manifest.shape.key_groups
+    fn groups_of(&self, state: StateId) -> KeyGroupRange {
+        let keyed = self.manifest.shape.key_groups;
+        self.states.get(state).map_or(keyed, |descriptor| operator::key_groups_of(descriptor, keyed))
     }
 
     /// Moves one batch, or says what to wait for before.
@@ -205,7 +215,7 @@ impl Core {
             writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let mut run = || {
-            let mut live = Live::new(marks, inner.as_mut(), of.kind);
+            let mut live = Live::new(marks, inner, of.kind);
             let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
             mover.run(cursor, groups)?;
             inner.finish_batch()

@@ -3,10 +3,15 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+//! Where the older owner that is fenced ran on this daemon, its state is rolled back rather than read ([`warm`]), if that can be.
+//!
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
+//! is redistributed ([`operator`]).
 
 mod choice;
 mod claim;
+mod operator;
+mod warm;
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +45,7 @@ use crate::{
     error::{Error, Reason},
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, hashmap::HashMapBackend},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -112,6 +117,10 @@ pub struct Opened {
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
+    /// Whether it was restored by rolling back what an owner before had in memory, or on local disk.
+    pub warm: bool,
+    /// Where there was such an owner on this daemon, why that was not done.
+    pub not_warm: String,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -146,57 +155,88 @@ pub(super) async fn open(
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced } = claim;
-    if let Some(predecessor) = predecessor {
-        predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
+    if let Some(predecessor) = &predecessor {
+        predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
     }
-    on_fenced(&fenced);
+    on_fenced(&claim.fenced);
     let account = reserved.map_or_else(account, Ok)?;
-    let mut inner = inner_backend(env, &manifest.shape)?;
-    let states = States::restored(&manifest.states, |id| bound.contains(&id));
+    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
+    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
+        Some(predecessor) => warm::take(env, &predecessor, &claim, &states),
+        None => (None, String::new()),
+    };
+    let Claim { manifest, crc, parts, operator, .. } = claim;
+    let rolled_back = taken.as_ref().map(|taken| taken.changes);
+    let (inner, mut restored, previous) = match taken {
+        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
+        None => restore(env, &manifest, (&states, parts.first()), progress).await?,
+    };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
+    env.metrics.restored(Restores {
+        replayed: !parts.is_empty(),
+        warm: rolled_back,
+        duration: started.elapsed(),
+        progress: restored.progress,
+    });
+    let progress = restored.progress;
+    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, previous, parts });
+    core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
+    Ok(Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) })
+}
+
+/// An inner backend with what its first manifest says that it begins with, of which `part` is the first part, if it is not empty.
+async fn restore(
+    env: &Environment,
+    manifest: &Manifest,
+    (states, part): (&States, Option<&RestoredPart>),
+    progress: impl FnMut(Progress) + Send,
+) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), Error> {
+    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
-    let restored = match parts.first() {
+    // Each read by itself: a restore takes as long as the state is large.
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let restored = match part {
         Some(part) => {
             let restore = Restore {
                 store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
-                manifest: &manifest,
+                manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                // Each read by itself: a restore takes as long as the state is large.
-                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                retry,
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
+            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&manifest.backend, error))?
         }
         None => Restored::default(),
     };
-    env.metrics.restored(Restores {
-        replayed: !parts.is_empty(),
-        duration: started.elapsed(),
-        progress: restored.progress,
-    });
-    let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
-    Ok(serve(core, progress))
+    let previous = manifest.owner().contents.base.zip(restored.base.clone());
+    Ok((inner, restored, previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)))))
 }
 
 struct Assembly {
     manifest: Manifest,
     crc: u32,
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     account: super::credit::Account,
     restored: Restored,
+    previous: Option<Arc<Reusable>>,
     parts: Vec<RestoredPart>,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, parts } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, parts } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -205,14 +245,15 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
     let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
     let writer = if changelog { writer } else { writer.silenced() };
-    let previous = owner.contents.base.zip(restored.base);
-    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
     // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
+    let keeps_marks = env.options.queries || env.options.warm;
+    // Without a log, replays grow no longer.
+    let log_changes = if changelog { restored.log_changes } else { 0 };
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -250,8 +291,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         base: None,
         previous,
         snapshots: Snapshots::default(),
-        // Without a log, replays grow no longer.
-        log_changes: if changelog { restored.log_changes } else { 0 },
+        log_changes,
         push_back: PushBack::default(),
         materialization_failures: 0,
         materialization_requests: vec![],
@@ -259,7 +299,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
-        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
+        marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
@@ -340,10 +380,12 @@ fn describe(backend: &Backend) -> Opened {
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
+        warm: false,
+        not_warm: String::new(),
     }
 }
 
-/// An empty inner backend.
+/// An empty inner backend of keyed state.
 fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
     let local = match (shape.inner, &env.local) {
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),

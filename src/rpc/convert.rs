@@ -158,6 +158,8 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         restored_bytes: opened.restored.bytes_done,
         last_checkpoint_id: opened.last_checkpoint_id,
         parts: opened.parts.iter().map(to_part).collect(),
+        warm: opened.warm,
+        not_warm: opened.not_warm.clone(),
     }
 }
 
