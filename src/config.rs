@@ -238,6 +238,8 @@ pub struct CheckpointConfig {
     pub timeout: Duration,
     /// Most of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
+    /// Bytes of changes up to which a barrier puts them into the manifest; 0: never.
+    pub inline_bytes: usize,
 }
 
 /// Local copies of what is uploaded.

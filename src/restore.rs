@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::{
     changelog::{
-        reader::{ReadError, ReplayOptions, ReplayStream},
+        reader::{ReadError, ReplayOptions, ReplayStream, object_of},
         segment::SegmentHandle,
     },
     checkpoint::{
@@ -31,7 +31,7 @@ use crate::{
         index::{Page, PageRef},
         manifest::{CheckpointRecord, Contents, Import, Manifest, Source},
     },
-    object::{Path, Retry, Store, StoreError, layout::ObjectName},
+    object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, SqnRange, StateId, TimeMs},
@@ -368,7 +368,8 @@ impl Restore<'_> {
         };
         // What later checkpoints need of the object is newer than this one, so it is not yet in a page.
         let known = handles.iter().chain(self.manifest.runs.values().flat_map(|run| &run.handles));
-        let lost: Vec<_> = known.filter(|h| path_of(h).as_ref() == object).map(|handle| handle.range).collect();
+        let lost: Vec<_> =
+            known.filter(|h| object_of(&h.place, h.range) == *object).map(|handle| handle.range).collect();
         let spoils = |source: &Source| lost.iter().any(|range| reads(source, *range));
         self.damaged(error.to_string(), missing, &spoils)
     }
@@ -439,9 +440,4 @@ fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
 /// Whether what `source` replays lies, in part, in `range`.
 fn reads(source: &Source, range: SqnRange) -> bool {
     source.epoch == range.from.epoch() && source.from < range.to && source.to > range.from
-}
-
-fn path_of(handle: &SegmentHandle) -> Path {
-    let segment = &handle.segment;
-    ObjectName::Segment { job: segment.job.clone(), instance: segment.instance, number: segment.number }.path()
 }

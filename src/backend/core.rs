@@ -38,7 +38,7 @@ use crate::{
     },
     error::{Error, Reason},
     state::{StateBackend as _, operator::WithOperatorState},
-    types::{BackendId, CheckpointId, Epoch, TimeMs},
+    types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
 
 /// Events kept for a session that is not there, at most.
@@ -80,7 +80,7 @@ pub struct Acknowledgement {
 /// One open backend.
 ///
 /// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the change sets
-/// below the writer's `persisted_to`; each checkpoint in flight in the ledger has an entry in `flights`.
+/// below the writer's `listed_to`; each checkpoint in flight in the ledger has an entry in `flights`.
 pub(super) struct Core {
     pub(super) env: Environment,
     pub(super) shared: Weak<Shared>,
@@ -98,6 +98,8 @@ pub(super) struct Core {
     /// The newest manifest, with the log index as it is now.
     pub(super) manifest: Manifest,
     pub(super) manifest_crc: u32,
+    /// How far the log index of the manifest that is under way, or was last, reaches.
+    pub(super) publishing_to: Sqn,
     /// The manifest that opened this epoch.
     pub(super) opened_number: u64,
     /// Manifests of this epoch below this are deleted.

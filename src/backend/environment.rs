@@ -32,6 +32,9 @@ pub struct BackendOptions {
     pub checkpoint_timeout: Duration,
     /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
     pub preemptive_persist_threshold: u64,
+    /// Bytes of un-uploaded changes up to which a barrier puts them into the manifest rather than a segment; 0: never. The
+    /// daemon's configuration has 20 KiB.
+    pub data_inline_threshold: usize,
     /// Bytes of a change set from which on it is cut into a block for each part of the key groups.
     pub block_split_threshold: usize,
     /// Bytes of state that all backends of the daemon may hold in memory.
@@ -47,7 +50,7 @@ pub struct BackendOptions {
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
     pub materialization_timeout: Duration,
-    /// How snapshots are stored.
+    /// How snapshots, and tails in manifests, are stored.
     pub compression: Compression,
     /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
     pub queries: bool,
@@ -67,6 +70,7 @@ impl Default for BackendOptions {
             retention: Retention::Count(3),
             checkpoint_timeout: Duration::from_secs(600),
             preemptive_persist_threshold: 5 << 20,
+            data_inline_threshold: 0,
             block_split_threshold: SPLIT_BYTES,
             state_memory: 4 << 30,
             download_parallelism: 4,

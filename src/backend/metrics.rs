@@ -64,6 +64,7 @@ pub struct BackendMetrics {
     operations: Counter,
     appended_bytes: Counter,
     triggered: Counter,
+    inlined: Counter,
     completed: Counter,
     failed: Counter,
     in_flight: Gauge,
@@ -139,6 +140,7 @@ impl BackendMetrics {
             operations: counter("backend_operations", "Operations of applied batches, reads included"),
             appended_bytes: counter("changelog_appended_bytes", "Bytes appended to the changelogs"),
             triggered: counter("checkpoint_triggered", "Checkpoints triggered"),
+            inlined: counter("checkpoint_inlined", "Change sets that went into manifests rather than segments"),
             completed: counter("checkpoint_completed", "Checkpoints that became restorable"),
             failed: counter(
                 "checkpoint_failed",
@@ -224,6 +226,10 @@ impl BackendMetrics {
     pub(super) fn checkpoint_triggered(&self) {
         self.triggered.inc();
         self.in_flight.inc();
+    }
+
+    pub(super) fn tail_inlined(&self) {
+        self.inlined.inc();
     }
 
     pub(super) fn checkpoint_failed(&self) {

@@ -271,6 +271,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
         manifest_crc: crc,
+        publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
         deleted_below: 0,
         manifest,

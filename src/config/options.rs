@@ -387,6 +387,13 @@ const CHECKPOINTS: &[Spec] = &[
         "Most checkpoints of one backend that are triggered and not yet answered. Flink allows only 1 with a changelog.",
     ),
     text(
+        "execution.checkpointing.data-inline-threshold",
+        Kind::Size { min: 0, max: 1 << 20 },
+        "20 KiB",
+        "Changes of one backend since its last upload that are not more than so many bytes at a barrier go into its manifest \
+         rather than a segment: the checkpoint costs one write. `0` turns this off.",
+    ),
+    text(
         "gc.grace-period",
         AT_LEAST_1_S,
         "1 h",

@@ -268,7 +268,10 @@ fn handle(handle: &SegmentHandle) -> Node {
     Node::Fields(vec![
         ("sqns", Node::text(handle.range)),
         ("changes", handle.changes.into()),
-        ("segment", Node::text(format_args!("{}/{}", handle.segment.instance, handle.segment.number))),
+        match handle.segment() {
+            Some(id) => ("segment", Node::text(format_args!("{}/{}", id.instance, id.number))),
+            None => ("inline_bytes", (handle.inline_bytes() as u64).into()),
+        },
         ("at", Node::text(blocks.collect::<Vec<_>>().join(" "))),
     ])
 }

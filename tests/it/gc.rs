@@ -10,6 +10,7 @@ use std::{
 
 use dstl::{
     backend::{BackendOptions, RestoreFrom, SessionEvent},
+    changelog::segment::SegmentHandle,
     checkpoint::{
         collect::{self, Garbage, Kept, SweepOptions, SweepReport, Verdict},
         job,
@@ -55,10 +56,10 @@ pub(crate) async fn everything_named_is_there(world: &World) {
         let mut names: Vec<ObjectName> = vec![];
         for run in head.runs.values() {
             names.extend(run.pages.iter().map(|page| page.name(&head.backend)));
-            names.extend(run.handles.iter().map(|handle| ObjectName::Segment {
+            names.extend(run.handles.iter().filter_map(SegmentHandle::segment).map(|id| ObjectName::Segment {
                 job: job.clone(),
-                instance: handle.segment.instance,
-                number: handle.segment.number,
+                instance: id.instance,
+                number: id.number,
             }));
         }
         for name in names {

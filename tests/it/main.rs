@@ -26,6 +26,7 @@ mod sim;
 mod snapshots;
 mod support;
 mod sweeping;
+mod tails;
 mod tidy;
 mod ttl;
 mod typed;
