@@ -7,6 +7,7 @@
 
 mod choice;
 mod claim;
+mod damage;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::choice::job_error;
 use self::claim::Claim;
 use super::{
     cleanup::CleanUps,
@@ -34,6 +36,7 @@ use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
+        job::Spoilt,
         ledger::{Ledger, Retention},
         manifest::{Manifest, Shape},
     },
@@ -69,6 +72,8 @@ pub struct OpenSpec {
     pub attempt: Attempt,
     /// What to begin with.
     pub restore: RestoreFrom,
+    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which nothing is.
+    pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
 }
@@ -112,6 +117,8 @@ pub struct Opened {
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
+    /// Newer checkpoints that were skipped because they are damaged, newest first.
+    pub skipped: Vec<Spoilt>,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -138,21 +145,65 @@ pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
     predecessor: Option<Backend>,
-    on_fenced: impl FnOnce(&[(BackendId, Epoch)]),
-    progress: impl FnMut(Progress) + Send,
+    on_fenced: impl Fn(&[(BackendId, Epoch)]),
+    mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
-    let reserved = if predecessor.is_none() { Some(account()?) } else { None };
-    let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced } = claim;
-    if let Some(predecessor) = predecessor {
-        predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
-    }
-    on_fenced(&fenced);
+    let mut predecessor = predecessor;
+    let mut reserved = if predecessor.is_none() { Some(account()?) } else { None };
+    let (claim, loaded) = loop {
+        let claim = claim::claim(env, spec, retry).await?;
+        if let Some(predecessor) = predecessor.take() {
+            predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
+        }
+        on_fenced(&claim.fenced);
+        if reserved.is_none() {
+            reserved = Some(account()?);
+        }
+        match load(env, &claim, &mut progress).await {
+            Ok(loaded) => break (claim, loaded),
+            Err(LoadError::Refused(error)) => return Err(error),
+            Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
+                damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
+            }
+            Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
+        }
+    };
     let account = reserved.map_or_else(account, Ok)?;
-    let mut inner = inner_backend(env, &manifest.shape)?;
+    let Loaded { inner, states, restored } = loaded;
+    let Claim { manifest, crc, parts, skipped, .. } = claim;
+    env.metrics.restored(Restores {
+        replayed: !parts.is_empty(),
+        duration: started.elapsed(),
+        progress: restored.progress,
+    });
+    let progress = restored.progress;
+    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, skipped });
+    Ok(serve(core, progress))
+}
+
+/// An inner backend with what it begins with.
+struct Loaded {
+    inner: Box<dyn StateBackend>,
+    states: States,
+    restored: Restored,
+}
+
+enum LoadError {
+    Refused(Error),
+    Restore(RestoreError),
+}
+
+/// Restores what `claim` begins with into an empty inner backend.
+async fn load(
+    env: &Environment,
+    claim: &Claim,
+    progress: &mut (impl FnMut(Progress) + Send),
+) -> Result<Loaded, LoadError> {
+    let Claim { manifest, bound, parts, .. } = claim;
+    let mut inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
@@ -163,25 +214,18 @@ pub(super) async fn open(
                 store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
-                manifest: &manifest,
+                manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
                 // Each read by itself: a restore takes as long as the state is large.
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(|error| restore_error(&spec.id, error))?
+            restore.run(inner.as_mut(), progress).await.map_err(LoadError::Restore)?
         }
         None => Restored::default(),
     };
-    env.metrics.restored(Restores {
-        replayed: !parts.is_empty(),
-        duration: started.elapsed(),
-        progress: restored.progress,
-    });
-    let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts });
-    Ok(serve(core, progress))
+    Ok(Loaded { inner, states, restored })
 }
 
 struct Assembly {
@@ -192,11 +236,12 @@ struct Assembly {
     account: super::credit::Account,
     restored: Restored,
     parts: Vec<RestoredPart>,
+    skipped: Vec<Spoilt>,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, parts } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, parts, skipped } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -246,6 +291,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         next_batch: 0,
         time,
         restored: parts,
+        skipped,
         base: None,
         previous,
         snapshots: Snapshots::default(),
@@ -339,6 +385,7 @@ fn describe(backend: &Backend) -> Opened {
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
+        skipped: core.skipped.clone(),
     }
 }
 
@@ -371,8 +418,8 @@ fn change_memory(backend: &BackendId) -> Error {
 fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
     let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
     match error {
-        RestoreError::Damaged { missing, .. } => {
-            let reason = if missing { Reason::MissingObject } else { Reason::CorruptObject };
+        RestoreError::Damaged { ref fault, .. } => {
+            let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
             Error::new(reason, text(&error))
         }
         RestoreError::Store(source) => source.into(),

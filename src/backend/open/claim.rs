@@ -16,12 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
-    choice::{self, Part},
+    choice::{self, Chosen, Part},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
-        generation, job,
+        generation,
+        job::{self, Spoilt},
         manifest::{Contents, EpochRecord, Import, Manifest, Shape, Span},
     },
     error::{Error, Reason},
@@ -45,6 +46,8 @@ pub(super) struct Claim {
     pub(super) parts: Vec<RestoredPart>,
     /// Other chains whose owners were fenced, and by whom.
     pub(super) fenced: Vec<(BackendId, Epoch)>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<Spoilt>,
 }
 
 /// What the manifest will say, all of it valid.
@@ -66,7 +69,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = match choice::choose(env, spec, head.as_ref(), retry).await {
+        let Chosen { parts: chosen, skipped } = match choice::choose(env, spec, head.as_ref(), retry).await {
             Ok(chosen) => chosen,
             Err(error) if error.reason == Reason::CheckpointNotFound => {
                 // An owner at work may have published it after its head was read.
@@ -87,7 +90,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             Ok(crc) if plan.is_own || are_retained(env, spec, &plan.parts, retry).await? => {
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
-                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced });
+                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced, skipped });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
