@@ -219,7 +219,8 @@ where
                 }
                 Err(error) => {
                     let log = std::fs::read_to_string(folder.path().join("daemon.log")).unwrap_or_default();
-                    return Err(format!("life {attempt}: {error}\nthe daemon said:\n{log}").into());
+                    let said = if log.is_empty() { log } else { format!("\nthe daemon said:\n{log}") };
+                    return Err(format!("life {attempt}: {error}{said}").into());
                 }
             }
         }

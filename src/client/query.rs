@@ -109,8 +109,10 @@ mod tests {
         let refused = query.read(vec![]).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::BackendNotOpen, "{refused}");
         // Its answer comes all the same, and is not taken for that of the next one.
-        let dropped = tokio::time::timeout(std::time::Duration::ZERO, query.read(vec![get(), get(), get()])).await;
-        assert!(dropped.is_err());
+        tokio::select! { biased;
+            _ = query.read(vec![get(), get(), get()]) => panic!("nobody else has run"),
+            () = std::future::ready(()) => {}
+        }
         assert_eq!(query.read(vec![get()]).await.unwrap().results.len(), 1);
     }
 }

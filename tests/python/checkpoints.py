@@ -161,6 +161,7 @@ def notices_of_every_kind_are_idempotent_whenever_they_come(world):
     client, ref, (state,) = opened(world, descriptor("v"))
     client.end(ref)
     ref = client.open(world.job, attempt=2, restore=None, retention=retain()).backend
+    assert client.register(ref, descriptor("v")) == [state]
     session = client.session(ref)
     done = {}
     for number in range(1, 8):
@@ -235,6 +236,7 @@ def retention_by_count_keeps_the_newest_completed(world):
     client, ref, (state,) = opened(world, descriptor("v"))
     client.end(ref)
     ref = client.open(world.job, attempt=2, retention=retain(2)).backend
+    assert client.register(ref, descriptor("v")) == [state]
     handles = {}
     for number in range(1, 6):
         client.apply(ref, put(state, b"k", b"%d" % number))
@@ -257,6 +259,7 @@ def a_pinned_checkpoint_outlives_its_retention_until_it_is_released(world):
     client, ref, (state,) = opened(world, descriptor("v"))
     client.end(ref)
     ref = client.open(world.job, attempt=2, retention=retain(1)).backend
+    assert client.register(ref, descriptor("v")) == [state]
     client.apply(ref, put(state, b"k", b"1"))
     first = client.checkpoint(ref, 1).checkpoint
     pin(client, ref, first)

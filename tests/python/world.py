@@ -29,6 +29,8 @@ class World:
         self.numbers = itertools.count()
         self.started = []
         self.clients = []
+        # Those of the shared daemon.
+        self.guests = []
 
     @property
     def daemon(self):
@@ -41,6 +43,8 @@ class World:
     def client(self, daemon=None):
         client = (daemon or self.daemon).client()
         self.clients.append(client)
+        if daemon is None:
+            self.guests.append(client)
         return client
 
     def start(self, store=None, settings=()):
@@ -51,6 +55,8 @@ class World:
         return daemon.start()
 
     def close(self):
+        for client in self.guests:
+            client.give_back()
         for client in self.clients:
             client.close()
         for daemon in self.started:

@@ -24,11 +24,11 @@ pub(super) fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(),
         );
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    if let Some(redistribution) = descriptor.redistribution {
-        check_operator_state(descriptor, redistribution)?;
-    }
     if descriptor.kind == StateKind::Timer {
         check_timers(descriptor)?;
+    }
+    if let Some(redistribution) = descriptor.redistribution {
+        check_operator_state(descriptor, redistribution)?;
     }
     if descriptor.merge.is_some() && descriptor.kind == StateKind::List {
         let text = format!("state `{}`: a list has no merge function; use LIST_ADD", descriptor.name);
@@ -73,9 +73,9 @@ fn check_operator_state(descriptor: &StateDescriptor, redistribution: Redistribu
 }
 
 fn check_timers(descriptor: &StateDescriptor) -> Result<(), Error> {
-    let StateDescriptor { name, merge, ttl, default_value, .. } = descriptor;
-    if merge.is_some() || ttl.is_some() || !default_value.is_empty() {
-        let text = format!("state `{name}`: timers have no merge function, TTL or default value");
+    let StateDescriptor { name, merge, ttl, redistribution, default_value, .. } = descriptor;
+    if merge.is_some() || ttl.is_some() || redistribution.is_some() || !default_value.is_empty() {
+        let text = format!("state `{name}`: timers have no merge function, TTL, redistribution or default value");
         return Err(Error::new(Reason::InvalidArgument, text));
     }
     Ok(())
