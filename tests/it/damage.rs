@@ -66,6 +66,7 @@ on_both! {
     what_only_a_restore_finds_is_recorded_and_the_next_attempt_skips_it
     a_task_that_is_alone_falls_back_at_once
     falling_back_from_an_id_never_goes_forward
+    a_rescale_tells_of_all_chains_and_falls_back_too
 }
 
 async fn a_job_falls_back_as_one_to_the_newest_that_is_whole(inner: InnerBackend) {
@@ -175,6 +176,23 @@ async fn a_task_that_is_alone_falls_back_at_once(inner: InnerBackend) {
     assert_eq!(opened.checkpoint.unwrap().id, 2);
     assert_eq!(opened.skipped.len(), 1);
     assert!(opened.skipped[0].what.contains(&victim), "{:?}", opened.skipped);
+}
+
+async fn a_rescale_tells_of_all_chains_and_falls_back_too(inner: InnerBackend) {
+    let world = World::new();
+    let victim = large(&world, inner, 2).await;
+    let world = damaged(&world, &victim, How::Truncated).await;
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 9));
+    let error = daemon.subtask(0, 1, 2, RestoreFrom::Id(3)).await.err().unwrap();
+    assert_eq!(error.reason, Reason::CorruptObject, "{error}");
+    let own = "of `job/op/0` it spoils: 3 (epoch 1); still restore: 1 (epoch 1), 2 (epoch 1)";
+    let other = "of `job/op/1` it spoils: none; still restore: 1 (epoch 1), 2 (epoch 1), 3 (epoch 1)";
+    for word in [victim.as_str(), own, other] {
+        assert!(error.message.contains(word), "{word}: {error}");
+    }
+    let rescaled = OpenSpec { restore: RestoreFrom::Id(3), fallback: true, ..spec(0, 1, 3) };
+    let opened = daemon.directory.open(rescaled, |_| {}).await.unwrap();
+    assert_eq!((opened.checkpoint.unwrap().id, opened.parts.len(), opened.skipped.len()), (2, 2, 1));
 }
 
 async fn falling_back_from_an_id_never_goes_forward(inner: InnerBackend) {
