@@ -55,7 +55,7 @@ impl JobCheckpoint {
 /// What a backend asks for that opens with the choice of its job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// No newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
+    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
     pub not_after: Option<CheckpointId>,
     /// Skip checkpoints that are damaged.
     pub fallback: bool,
