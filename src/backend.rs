@@ -39,6 +39,7 @@ mod materialize;
 mod metrics;
 mod migrate;
 mod open;
+mod operator;
 mod outbox;
 mod pushback;
 mod query;

@@ -35,7 +35,7 @@ use crate::{
     object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
-    types::{CheckpointId, KeyGroupRange, Sqn, StateId, TimeMs},
+    types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
 
 /// Bytes of changelog that a restore holds in memory at most, besides the state itself.
@@ -150,6 +150,15 @@ struct Plan {
     handles: Vec<SegmentHandle>,
 }
 
+impl Restored {
+    /// Counts what was read beside it.
+    pub fn add(&mut self, read: Progress) {
+        self.progress.bytes_done += read.bytes_done;
+        self.progress.bytes_total += read.bytes_total;
+        self.progress.changes += read.changes;
+    }
+}
+
 impl Restore<'_> {
     /// Replays the checkpoint into `inner`, which must be empty and know its states. Calls `progress` after each block.
     /// Dropped, it leaves `inner` half filled.
@@ -173,7 +182,7 @@ impl Restore<'_> {
         let mut restored = Restored::default();
         for part in imports.chain([own]) {
             let plan = part.plan().await?;
-            restored.progress.bytes_total += plan.bytes(part.manifest.shape.key_groups);
+            restored.progress.bytes_total += plan.bytes(&part.wanted());
             parts.push((part, plan));
         }
         progress(restored.progress);
@@ -202,6 +211,16 @@ impl Restore<'_> {
         self.manifest.contents(self.checkpoint).imports.iter().map(view).collect()
     }
 
+    /// Of which key groups everything is restored. Operator state comes with the own chain; that of other subtasks is an import for
+    /// itself.
+    fn wanted(&self) -> Vec<KeyGroupRange> {
+        let mut wanted = vec![self.manifest.shape.key_groups];
+        if self.imported.is_none() {
+            wanted.push(KeyGroupRange::OPERATOR);
+        }
+        wanted
+    }
+
     /// Replays the log of one part.
     async fn replay_log(
         &self,
@@ -211,7 +230,7 @@ impl Restore<'_> {
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), RestoreError> {
         let options = ReplayOptions {
-            key_groups: self.manifest.shape.key_groups,
+            key_groups: self.wanted(),
             parallel_reads: self.parallel_reads,
             max_bytes: READ_AHEAD_BYTES,
             retry: self.retry,
@@ -241,7 +260,8 @@ impl Restore<'_> {
         plan: &Plan,
         restored: &mut Restored,
     ) -> Result<u64, RestoreError> {
-        let key_groups = self.manifest.shape.key_groups;
+        let wanted = self.wanted();
+        let is_wanted = |group: KeyGroup| wanted.iter().any(|wanted| wanted.contains(group));
         let mut replayed = 0;
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error))?;
@@ -254,7 +274,7 @@ impl Restore<'_> {
                 restored.stamp = restored.stamp.max(batch.sqn);
                 inner.set_stamp(restored.stamp.0);
             }
-            for (key_group, bytes) in batch.changes.filter(|(group, _)| key_groups.contains(*group)) {
+            for (key_group, bytes) in batch.changes.filter(|(group, _)| is_wanted(*group)) {
                 let change = Change::decode(key_group, bytes).map_err(|source| self.inner_error(source))?;
                 replayed += 1;
                 if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
@@ -363,15 +383,16 @@ impl Restore<'_> {
 }
 
 impl Plan {
-    /// Stored bytes to read for `key_groups`.
-    fn bytes(&self, key_groups: KeyGroupRange) -> u64 {
+    /// Stored bytes to read for the key groups of `wanted`.
+    fn bytes(&self, wanted: &[KeyGroupRange]) -> u64 {
+        let is_wanted = |of: KeyGroupRange| wanted.iter().any(|wanted| wanted.overlaps(of));
         let pieces = self.base.iter().flat_map(BaseIndex::stored);
-        let pieces = pieces.filter(|(piece, _)| piece.key_groups.overlaps(key_groups));
+        let pieces = pieces.filter(|(piece, _)| is_wanted(piece.key_groups));
         let images = self.base.iter().flat_map(BaseIndex::images);
-        let images = images.filter(|image| image.key_groups.overlaps(key_groups));
+        let images = images.filter(|image| is_wanted(image.key_groups));
         let files: u64 = images.flat_map(|image| &image.files).map(|stored| stored.file.bytes).sum();
         let blocks = self.handles.iter().flat_map(|handle| &handle.blocks);
-        let blocks = blocks.filter(|block| block.key_groups.overlaps(key_groups));
+        let blocks = blocks.filter(|block| is_wanted(block.key_groups));
         let stored: u64 = pieces.map(|(_, block)| u64::from(block.stored_length)).sum();
         stored + files + blocks.map(|block| u64::from(block.stored_length)).sum::<u64>()
     }

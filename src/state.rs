@@ -17,7 +17,8 @@
 //! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
 //!   them are those of the image before.
 //!
-//! What the contents were at an earlier moment is kept, as far as it has changed since, in [`undo`].
+//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). What the contents were at an earlier moment
+//! is kept, as far as it has changed since, in [`undo`].
 //!
 //! Every implementation passes [`conformance`].
 
@@ -30,6 +31,7 @@ pub mod hashmap;
 pub mod image;
 pub mod merge;
 pub mod op;
+pub mod operator;
 mod page;
 mod piece;
 #[cfg(feature = "rocksdb")]
@@ -57,9 +59,9 @@ use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 pub struct Address<'a> {
     /// A registered state.
     pub state: StateId,
-    /// Inside the backend's range.
+    /// Inside the backend's range, or [`KeyGroup::OPERATOR`].
     pub key_group: KeyGroup,
-    /// 1 or more bytes.
+    /// 1 or more bytes; none for operator state.
     pub key: &'a [u8],
     /// Empty is the void namespace.
     pub namespace: &'a [u8],

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Error, Reason},
     state::{
-        Address, TimerRef,
+        Address, StateBackend as _, TimerRef,
         op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
@@ -26,9 +26,9 @@ const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
 pub struct Operation<'a> {
     /// Which state.
     pub state: StateId,
-    /// Present exactly where the client assigns key groups.
+    /// Present exactly where the client assigns key groups; never for operator state.
     pub key_group: Option<u32>,
-    /// The key.
+    /// The key; empty for operator state.
     pub key: &'a [u8],
     /// The namespace.
     pub namespace: &'a [u8],
@@ -182,7 +182,7 @@ impl Core {
             );
             return Err(Error::new(Reason::UnknownState, text));
         };
-        let key_group = self.key_group(index, operation)?;
+        let key_group = self.key_group(index, operation, descriptor.redistribution.is_some())?;
         let at = address(operation, key_group);
         let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
         checked.map_err(|fault| error::operation(index, &fault))?;
@@ -191,9 +191,16 @@ impl Core {
         Ok(key_group)
     }
 
-    fn key_group(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+    fn key_group(&self, index: usize, operation: &Operation<'_>, is_operator_state: bool) -> Result<KeyGroup, Error> {
         let shape = &self.manifest.shape;
         let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
+        match operation.key_group {
+            _ if !is_operator_state => {}
+            None => return Ok(KeyGroup::OPERATOR),
+            Some(group) => {
+                return Err(wrong(format!("key group {group} is given, but operator state has none; leave it out")));
+            }
+        }
         let group = match (shape.assignment, operation.key_group) {
             // It reads all of them.
             (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),
@@ -279,7 +286,7 @@ impl Core {
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
             }
-            let mut live = Live::new(marks, inner.as_mut(), descriptor.kind);
+            let mut live = Live::new(marks, inner, descriptor.kind);
             let answer = op::execute(live.backend(), at, &operation.op, &context, &mut log);
             if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
                 room = room.saturating_sub(reply_bytes(&answer));
@@ -288,7 +295,7 @@ impl Core {
         }
         let incremental = upkeep.map(|_| Upkeep::default());
         let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
-        clean_ups.settle((marks, inner.as_mut()), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
+        clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
         Ok(answers)

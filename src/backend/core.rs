@@ -37,7 +37,7 @@ use crate::{
         manifest::{Manifest, Materialization},
     },
     error::{Error, Reason},
-    state::StateBackend,
+    state::{StateBackend as _, operator::WithOperatorState},
     types::{BackendId, CheckpointId, Epoch, TimeMs},
 };
 
@@ -87,7 +87,7 @@ pub(super) struct Core {
     pub(super) id: BackendId,
     pub(super) epoch: Epoch,
     pub(super) condition: Condition,
-    pub(super) inner: Box<dyn StateBackend>,
+    pub(super) inner: WithOperatorState,
     pub(super) states: States,
     /// Of `states`.
     pub(super) clean_ups: CleanUps,

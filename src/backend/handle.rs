@@ -16,6 +16,7 @@ use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
     error::{Error, Reason},
     object::Store,
+    state::StateBackend as _,
     tasks,
     types::{Attempt, BackendId, Epoch, KeyGroupRange, StateDescriptor, StateId},
 };

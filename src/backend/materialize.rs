@@ -1,5 +1,6 @@
 //! Materializing one backend in the background, between batches: slice by slice, so that the writer never waits longer than one
-//! slice takes to copy; or image by image, so that it never waits longer than linking files takes.
+//! slice takes to copy; or image by image, so that it never waits longer than linking files takes. Operator state is always copied as
+//! slices.
 
 use std::sync::Arc;
 
@@ -24,13 +25,14 @@ use crate::{
     },
     object::Retry,
     state::{
-        StateError,
+        StateBackend as _, StateError,
         image::LocalImage,
+        operator,
         snapshot::{PieceBuilder, PieceContents},
         ttl::Lifespan,
     },
     tasks,
-    types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateId},
+    types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateDescriptor, StateId},
 };
 
 /// How often the schedule looks at how long the log has become.
@@ -167,13 +169,25 @@ pub(super) fn local(fault: &StateError) -> Error {
 
 /// Copies an inner backend by pieces.
 async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
-    let (states, groups, reusable) = {
-        let core = shared.core.lock();
-        let states: Vec<StateId> = core.states.data().map(|(id, _)| id).collect();
-        (states, core.manifest.shape.key_groups, core.previous.clone())
-    };
     let mut writer = PieceWriter::new(target);
-    for state in states {
+    copy_states(shared, &mut writer, |_| true).await?;
+    writer.finish((vec![], 0)).await.map_err(|error| failed(&error))
+}
+
+/// Copies the states whose descriptors are `wanted` by pieces.
+async fn copy_states(
+    shared: &Shared,
+    writer: &mut PieceWriter,
+    wanted: impl Fn(&StateDescriptor) -> bool,
+) -> Result<(), Error> {
+    let (states, reusable) = {
+        let core = shared.core.lock();
+        let keyed = core.manifest.shape.key_groups;
+        let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
+        let states: Vec<_> = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
+        (states, core.previous.clone())
+    };
+    for (state, groups) in states {
         for group in groups.iter() {
             let mut from = Some(0);
             while let Some(first) = from {
@@ -194,11 +208,12 @@ async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
             tokio::task::yield_now().await;
         }
     }
-    writer.finish().await.map_err(|error| failed(&error))
+    Ok(())
 }
 
-/// Copies an inner backend by images of its parts.
+/// Copies an inner backend by images of its parts, and operator state by pieces.
 async fn images(shared: &Shared, target: Target, parts: usize) -> Result<Made, Error> {
+    let mut pieces = PieceWriter::new(target.clone());
     let mut writer = ImageWriter::new(target);
     for part in 0..parts {
         let flush = {
@@ -218,7 +233,8 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<Made, E
             }
         }
     }
-    writer.finish().await.map_err(|error| failed(&error))
+    copy_states(shared, &mut pieces, |descriptor| descriptor.redistribution.is_some()).await?;
+    pieces.finish(writer.finish()).await.map_err(|error| failed(&error))
 }
 
 /// What became of one part.
@@ -259,7 +275,9 @@ fn step(
     }
     // Everything below is applied, nothing at or above it.
     let sqn = core.writer.next();
-    let pieces = core.inner.pieces().expect("a backend of pieces stays one");
+    let is_operator = group == KeyGroup::OPERATOR;
+    let pieces = if is_operator { Some(core.inner.operator_pieces()) } else { core.inner.pieces() };
+    let pieces = pieces.expect("a backend of pieces stays one");
     if let Some(piece) = reusable.and_then(|reusable| reusable.find(state, group, first))
         && pieces.changed(state, group, piece.hashes) < piece.sqn.0
     {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, ttl},
+    state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, operator, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
@@ -148,7 +148,7 @@ impl Core {
 
     /// Which of some data have entries.
     fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
-        let inner = self.inner.as_ref();
+        let inner = &self.inner;
         let look = || -> Result<BTreeSet<StateId>, StateError> {
             let mut filled = BTreeSet::new();
             for state in data {
@@ -163,8 +163,9 @@ impl Core {
     }
 
     /// Where the entries of a state lie.
-    fn groups_of(&self, _state: StateId) -> KeyGroupRange {
-        self.manifest.shape.key_groups
+    fn groups_of(&self, state: StateId) -> KeyGroupRange {
+        let keyed = self.manifest.shape.key_groups;
+        self.states.get(state).map_or(keyed, |descriptor| operator::key_groups_of(descriptor, keyed))
     }
 
     /// Moves one batch, or says what to wait for before.
@@ -205,7 +206,7 @@ impl Core {
             writer.push(change.at.key_group, |buffer| change.encode(buffer));
         };
         let mut run = || {
-            let mut live = Live::new(marks, inner.as_mut(), of.kind);
+            let mut live = Live::new(marks, inner, of.kind);
             let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
             mover.run(cursor, groups)?;
             inner.finish_batch()

@@ -3,11 +3,13 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
+//! is redistributed ([`operator`]).
 
 mod choice;
 mod claim;
 mod damage;
+mod operator;
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +45,7 @@ use crate::{
     error::{Error, Reason},
     object::Retry,
     restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, hashmap::HashMapBackend},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -172,7 +174,7 @@ pub(super) async fn open(
         }
     };
     let account = reserved.map_or_else(account, Ok)?;
-    let Loaded { inner, states, restored } = loaded;
+    let Loaded { inner, states, restored, shares } = loaded;
     let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
@@ -180,15 +182,17 @@ pub(super) async fn open(
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, skipped });
+    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, skipped });
+    core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     Ok(serve(core, progress))
 }
 
 /// An inner backend with what it begins with.
 struct Loaded {
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     restored: Restored,
+    shares: operator::Shares,
 }
 
 enum LoadError {
@@ -202,13 +206,16 @@ async fn load(
     claim: &Claim,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
-    let Claim { manifest, bound, parts, .. } = claim;
-    let mut inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
+    let Claim { manifest, bound, parts, operator, .. } = claim;
+    let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
+    let mut inner = WithOperatorState::new(inner);
     let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
-    let restored = match parts.first() {
+    // Each read by itself: a restore takes as long as the state is large.
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let mut restored = match parts.first() {
         Some(part) => {
             let restore = Restore {
                 store: &env.store,
@@ -217,21 +224,26 @@ async fn load(
                 manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                // Each read by itself: a restore takes as long as the state is large.
-                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                retry,
                 imported: None,
             };
-            restore.run(inner.as_mut(), progress).await.map_err(LoadError::Restore)?
+            restore.run(&mut inner, progress).await.map_err(LoadError::Restore)?
         }
         None => Restored::default(),
     };
-    Ok(Loaded { inner, states, restored })
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(LoadError::Restore)?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?;
+    Ok(Loaded { inner, states, restored, shares })
 }
 
 struct Assembly {
     manifest: Manifest,
     crc: u32,
-    inner: Box<dyn StateBackend>,
+    inner: WithOperatorState,
     states: States,
     account: super::credit::Account,
     restored: Restored,
@@ -389,7 +401,7 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-/// An empty inner backend.
+/// An empty inner backend of keyed state.
 fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
     let local = match (shape.inner, &env.local) {
         (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),

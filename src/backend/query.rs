@@ -268,10 +268,10 @@ impl<'a> Reading<'a> {
         let mut at_mark;
         let reads: &mut dyn StateBackend = match (self.mark, marks) {
             (Some((_, mark)), Some(marks)) => {
-                at_mark = marks.undo.view(inner.as_mut(), mark).expect("a checked mark is open");
+                at_mark = marks.undo.view(inner, mark).expect("a checked mark is open");
                 &mut at_mark
             }
-            _ => inner.as_mut(),
+            _ => inner,
         };
         if matches!(operation.op, Op::MapCount) && descriptor.ttl.is_none() && (self.on_disk || self.mark.is_some()) {
             return self.count(reads, at).map_err(|fault| faulty(&fault));

@@ -1,7 +1,7 @@
 //! Checkpoints without changelog: each is a snapshot of the inner backend at exactly its barrier.
 //!
 //! ```text
-//!   barrier ─▶ freeze: a cut of a backend in memory, or images of one on disk ──▶ records of ledger and flights
+//!   barrier ─▶ freeze: a cut of what is in memory, images of what is on disk ──▶ records of ledger and flights
 //!                 │ writes go on; a slice is copied before it changes (state/cut.rs)
 //!                 ▼
 //!   turn ─▶ upload what the newest snapshot does not have ─▶ a materialization that is complete at the cut ─▶ manifest
@@ -41,6 +41,7 @@ use crate::{
     },
     object::Retry,
     state::{
+        StateBackend as _,
         cut::{CutContents, CutPiece, Kept},
         image::{Flush, LocalImage},
     },
@@ -185,13 +186,8 @@ impl Core {
             return Ok((Awaits::Nothing, durable));
         }
         let leans_on: Vec<Arc<Reusable>> = self.previous.iter().cloned().collect();
-        let images = match self.inner.pieces_mut() {
-            Some(pieces) => {
-                pieces.begin_cut(id, kept(leans_on.first()));
-                vec![]
-            }
-            None => tasks::blocking(|| self.freeze_images())?,
-        };
+        let images = if self.inner.pieces().is_none() { tasks::blocking(|| self.freeze_images())? } else { vec![] };
+        self.inner.cuts().begin_cut(id, kept(leans_on.first()));
         let now = Instant::now();
         let snapshot = Snapshot {
             cut,
@@ -262,7 +258,7 @@ impl Core {
         if !self.is_unlogged() {
             return;
         }
-        let held = self.inner.pieces().map_or(0, |pieces| pieces.held_bytes());
+        let held = self.inner.cuts().held_bytes();
         let before = std::mem::replace(&mut self.snapshots.held_bytes, held);
         if held > before {
             self.account.hold(held - before);
@@ -330,9 +326,7 @@ impl Core {
 
     /// Frees what a snapshot held and lets the next ones go on.
     fn end_snapshot(&mut self, id: CheckpointId, snapshot: Snapshot) {
-        if let Some(pieces) = self.inner.pieces_mut() {
-            pieces.end_cut(id);
-        }
+        self.inner.cuts().end_cut(id);
         self.count_copies();
         self.snapshots.over.notify_waiters();
         if snapshot.images.iter().any(|image| matches!(image, FrozenImage::Taken(..))) {
@@ -359,9 +353,7 @@ impl Core {
             && snapshot.leans_on.last().is_none_or(|last| last.uuid() != newest.uuid())
         {
             snapshot.leans_on.push(newest.clone());
-            if let Some(pieces) = self.inner.pieces_mut() {
-                pieces.keep(id, kept(Some(newest)));
-            }
+            self.inner.cuts().keep(id, kept(Some(newest)));
         }
         let snapshot = self.snapshots.running.get(&id)?;
         Some(Work { target, cut, images: snapshot.images.clone(), newest })
@@ -376,8 +368,7 @@ impl Core {
         if let Condition::Ended(error) = &self.condition {
             return Err(error.clone());
         }
-        let pieces = self.inner.pieces_mut().expect("a backend of pieces stays one");
-        let Some(piece) = pieces.next_of_cut(id).map_err(|fault| local(&fault))? else { return Ok(None) };
+        let Some(piece) = self.inner.cuts().next_of_cut(id).map_err(|fault| local(&fault))? else { return Ok(None) };
         let Some(snapshot) = self.snapshots.running.get_mut(&id) else { return Ok(None) };
         snapshot.progressed = Instant::now();
         let same = |base: &Arc<Reusable>| {
@@ -418,7 +409,9 @@ async fn run(shared: &Arc<Shared>, id: CheckpointId) {
     });
     let made = match work {
         None => Ok(None),
-        Some(work) if work.images.is_empty() => pieces(shared, id, work).await.map(Some),
+        Some(work) if work.images.is_empty() => {
+            pieces(shared, id, (work.target, work.cut), (vec![], 0)).await.map(Some)
+        }
         Some(work) => images(shared, id, work).await.map(Some),
     };
     shared.core.lock().snapshot_done(id, made);
@@ -446,19 +439,24 @@ async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
     }
 }
 
-/// Uploads the pieces of a cut.
-async fn pieces(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, Error> {
-    let mut writer = PieceWriter::new(work.target);
+/// Uploads the pieces of a cut, beside images if there are some.
+async fn pieces(
+    shared: &Shared,
+    id: CheckpointId,
+    (target, cut): (Target, Sqn),
+    images: (Vec<Image>, u64),
+) -> Result<Made, Error> {
+    let mut writer = PieceWriter::new(target);
     let mut empty = 0;
     loop {
         let next = shared.core.lock().next_piece(id)?;
         let Some((piece, known)) = next else { break };
         let place = (piece.state, piece.key_group, piece.hashes);
         match (known, piece.contents) {
-            (Some(known), _) => writer.reuse(&known, piece.key_group, work.cut),
+            (Some(known), _) => writer.reuse(&known, piece.key_group, cut),
             (None, CutContents::Copied(contents)) => {
                 empty = if contents.is_some() { EMPTY_PIECES } else { empty };
-                writer.add(place, work.cut, contents).await.map_err(|error| failed(&error))?;
+                writer.add(place, cut, contents).await.map_err(|error| failed(&error))?;
             }
             (None, CutContents::Kept) => {
                 return Err(Error::new(Reason::Internal, format!("snapshot {id}: {place:?} is kept nowhere")));
@@ -470,13 +468,13 @@ async fn pieces(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, E
             tokio::task::yield_now().await;
         }
     }
-    writer.finish().await.map_err(|error| failed(&error))
+    writer.finish(images).await.map_err(|error| failed(&error))
 }
 
-/// Uploads images.
+/// Uploads images, and of operator state pieces.
 async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, Error> {
     let Work { target, cut, images, newest } = work;
-    let mut writer = ImageWriter::new(target);
+    let mut writer = ImageWriter::new(target.clone());
     for image in images {
         match image {
             FrozenImage::Known(image) => writer.reuse(&image, cut),
@@ -492,5 +490,5 @@ async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, E
             snapshot.progressed = Instant::now();
         }
     }
-    writer.finish().await.map_err(|error| failed(&error))
+    pieces(shared, id, (target, cut), writer.finish()).await
 }

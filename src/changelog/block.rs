@@ -17,7 +17,7 @@
 //!   first batch). So sequence numbers increase strictly, and consecutive ones cost one byte.
 //! * The time is the difference to the batch before (to 0 for the first batch) in milliseconds, modulo 2^64, zigzag as in
 //!   protobuf.
-//! * A key group of 0 is no change but the end of the batch.
+//! * A key group of 0 is no change but the end of the batch. Operator state has the key group 65535, and blocks of its own.
 //!
 //! A block carries no checksum; the segment that holds it does. What the bytes of a change mean is not known here.
 

@@ -87,7 +87,7 @@ pub async fn read_change_set(
     retry: Retry,
 ) -> Result<Vec<ChangeBlock>, ReadError> {
     let mut blocks = Vec::new();
-    for read in plan::reads(std::slice::from_ref(handle), key_groups) {
+    for read in plan::reads(std::slice::from_ref(handle), &[key_groups]) {
         blocks.extend(read.execute(store, retry).await?);
     }
     Ok(blocks)

@@ -28,7 +28,7 @@
 //! * Blocks fill the space between header and index without gaps, in the order of the index. A block's CRC is that of its
 //!   stored bytes, its offset counts from the segment's first byte, its length is that before compression. Compression: 0 none,
 //!   1 lz4 (block format), 2 zstd. What is inside a block: [`block`](super::block).
-//! * Key groups are inclusive on both sides; sqns from inclusive, to exclusive. The blocks of one change set hold disjoint ranges
+//! * Key groups are inclusive on both sides, 65535 alone stands for operator state; sqns from inclusive, to exclusive. The blocks of one change set hold disjoint ranges
 //!   of key groups, in their order; each may have batches anywhere within the sqns of the set.
 //!
 //! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve tools and

@@ -2,8 +2,8 @@
 //!
 //! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
 //! materialization. Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones
-//! included; images (of one on local disk) cover every key group exactly once. So a replay can decide of each change whether
-//! the base has it already: piece or image, it has every change below its sqn.
+//! included; images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay can
+//! decide of each change whether the base has it already: piece or image, it has every change below its sqn.
 
 use std::collections::BTreeMap;
 
@@ -136,9 +136,10 @@ impl Piece {
     }
 }
 
-/// All pieces, or all images, of one materialization.
+/// All pieces and images of one materialization.
 ///
-/// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap.
+/// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap; beside images
+/// there are pieces of operator state alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseIndex {
     /// By state, in order of key groups and hashes. More than one key group only where it is empty.
@@ -165,18 +166,21 @@ impl BaseIndex {
         Ok(index)
     }
 
-    /// An index of `images`.
+    /// The index with `images` too.
     ///
     /// # Errors
-    /// If they overlap.
-    pub fn of_images(images: impl IntoIterator<Item = Image>) -> Result<Self, &'static str> {
+    /// If they overlap, or there are pieces of keyed state beside them.
+    pub fn with_images(self, images: impl IntoIterator<Item = Image>) -> Result<Self, &'static str> {
         let mut images: Vec<Image> = images.into_iter().collect();
         images.sort_by_key(|image| image.key_groups.first());
-        if images.is_sorted_by(|a, b| a.key_groups.last() < b.key_groups.first()) {
-            Ok(Self { pieces: BTreeMap::new(), images })
-        } else {
-            Err("images overlap")
+        if !images.is_sorted_by(|a, b| a.key_groups.last() < b.key_groups.first()) {
+            return Err("images overlap");
         }
+        let is_keyed = |piece: &Piece| piece.key_groups != KeyGroupRange::OPERATOR;
+        if !images.is_empty() && self.pieces.values().flatten().any(is_keyed) {
+            return Err("pieces of keyed state beside images");
+        }
+        Ok(Self { images, ..self })
     }
 
     /// Its images, in order of key groups.
@@ -264,11 +268,7 @@ impl BaseIndex {
         let pieces = pieces.collect::<Result<Vec<_>, _>>().map_err(contents)?;
         let images = message.images.iter().map(|image| decode_image(&files, image));
         let images = images.collect::<Result<Vec<_>, _>>().map_err(contents)?;
-        match (pieces.is_empty(), images.is_empty()) {
-            (_, true) => Self::new(pieces).map_err(contents),
-            (true, false) => Self::of_images(images).map_err(contents),
-            (false, false) => Err(contents("pieces and images")),
-        }
+        Self::new(pieces).and_then(|index| index.with_images(images)).map_err(contents)
     }
 }
 
@@ -364,7 +364,7 @@ fn decode_piece(files: &[SnapshotFile], piece: &store::Piece) -> Result<Piece, &
     };
     Ok(Piece {
         state: StateId(piece.state),
-        key_groups: KeyGroupRange::new(piece.key_group_first, piece.key_group_last)
+        key_groups: KeyGroupRange::stored(piece.key_group_first, piece.key_group_last)
             .map_err(|_| "a malformed range of key groups")?,
         hashes: HashRange { first: piece.hash_first, last: piece.hash_last },
         sqn: Sqn(piece.sqn),
@@ -427,19 +427,32 @@ mod tests {
 
     #[test]
     fn images_survive_their_bytes_and_cover_their_key_groups() {
-        let index = BaseIndex::of_images([image(8, 9, 6), image(2, 7, 5)]).unwrap();
+        let of_images = |images: &[Image]| BaseIndex::default().with_images(images.iter().cloned());
+        let index = of_images(&[image(8, 9, 6), image(2, 7, 5)]).unwrap();
         assert_eq!(BaseIndex::decode(&index.encode()).unwrap(), index);
         let covered = |group| index.covered_to(StateId(1), KeyGroup(group), 7).map(|sqn| sqn.0);
         assert_eq!([1, 2, 7, 8, 10].map(covered), [None, Some(5), Some(5), Some(6), None]);
         assert_eq!(index.sqns(), Some((Sqn(5), Sqn(6))));
         assert_eq!(index.extent(), (28, 6));
         assert_eq!(index.files().len(), 3, "one is shared");
-        assert!(BaseIndex::of_images([image(2, 8, 5), image(8, 9, 6)]).is_err());
+        assert!(of_images(&[image(2, 8, 5), image(8, 9, 6)]).is_err());
         for name in ["", "../x", ".", "a/b"] {
             let mut index = index.clone();
             name.clone_into(&mut index.images[0].files[0].local);
             assert!(BaseIndex::decode(&index.encode()).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn operator_state_is_in_pieces_beside_images() {
+        let operator = Piece { key_groups: KeyGroupRange::OPERATOR, ..piece(1, 0, u64::MAX, 4, true) };
+        let index = BaseIndex::new([operator.clone()]).unwrap().with_images([image(2, 9, 6)]).unwrap();
+        assert_eq!(BaseIndex::decode(&index.encode()).unwrap(), index);
+        let covered = |group| index.covered_to(StateId(1), group, 7).map(|sqn| sqn.0);
+        assert_eq!([KeyGroup(2), KeyGroup::OPERATOR, KeyGroup(10)].map(covered), [Some(6), Some(4), None]);
+        assert_eq!((index.sqns(), index.extent()), (Some((Sqn(4), Sqn(6))), (54, 5)));
+        let keyed = BaseIndex::new([operator, piece(3, 0, u64::MAX, 4, false)]).unwrap();
+        assert!(keyed.with_images([image(4, 9, 6)]).is_err());
     }
 
     #[test]

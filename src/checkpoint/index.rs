@@ -281,7 +281,7 @@ fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHan
             length: block.raw_bytes,
             crc: block.crc,
             compression: compression.ok_or("an unknown compression")?,
-            key_groups: KeyGroupRange::new(block.key_group_first, block.key_group_last)
+            key_groups: KeyGroupRange::stored(block.key_group_first, block.key_group_last)
                 .map_err(|_| "a malformed range of key groups")?,
         })
     };

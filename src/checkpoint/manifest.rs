@@ -27,8 +27,8 @@ use super::index::Run;
 use crate::{
     object::{ObjectName, Path},
     types::{
-        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn,
-        StateId, TimeMs,
+        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name,
+        Redistribution, Sqn, StateId, TimeMs,
     },
 };
 
@@ -54,7 +54,7 @@ pub struct Manifest {
     pub checkpoints: Vec<CheckpointRecord>,
     /// Materializations that those or the present owner need, oldest first.
     pub materializations: Vec<Materialization>,
-    /// What epochs began with that lies elsewhere, oldest first.
+    /// What epochs began with that lies elsewhere, oldest first; and what a new owner is about to read.
     pub imports: Vec<Import>,
     /// The daemon instance that `segment_low_water` speaks of.
     pub instance: Uuid,
@@ -309,6 +309,12 @@ impl Manifest {
             missing_states: vec![],
             base: None,
         }
+    }
+
+    /// How the operator state that `checkpoint` has is redistributed; nothing if it has none.
+    pub fn redistributions(&self, checkpoint: &CheckpointRecord) -> impl Iterator<Item = Redistribution> {
+        let states = self.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
+        states.filter_map(|(_, registration)| registration.descriptor.redistribution)
     }
 
     /// What `checkpoint` consists of.

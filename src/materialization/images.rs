@@ -1,11 +1,11 @@
-//! Uploading a materialization of images: the files that the materialization before does not have, then the index.
+//! Uploading the images of a materialization: the files that the materialization before does not have.
 
 use bytes::Bytes;
 
-use super::target::{Made, MaterializationError, Target};
+use super::target::{MaterializationError, Target};
 use crate::{
     checkpoint::{
-        base::{BaseIndex, Image, StoredFile},
+        base::{Image, StoredFile},
         manifest::SnapshotFile,
     },
     object::PutPayload,
@@ -73,12 +73,9 @@ impl ImageWriter {
         Ok(stored)
     }
 
-    /// Uploads the index.
-    ///
-    /// # Errors
-    /// If the store does not take it, or the images overlap.
-    pub async fn finish(self) -> Result<Made, MaterializationError> {
-        let index = BaseIndex::of_images(self.images).map_err(MaterializationError::Incomplete)?;
-        self.target.publish(index, self.uploaded_bytes).await
+    /// All images, and the bytes that were uploaded for them: for [`PieceWriter::finish`](super::pieces::PieceWriter::finish).
+    #[must_use]
+    pub fn finish(self) -> (Vec<Image>, u64) {
+        (self.images, self.uploaded_bytes)
     }
 }

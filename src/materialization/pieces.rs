@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::target::{Made, MaterializationError, Target};
 use crate::{
     checkpoint::{
-        base::{BaseIndex, Piece, PieceBlock},
+        base::{BaseIndex, Image, Piece, PieceBlock},
         manifest::SnapshotFile,
     },
     state::snapshot::PieceContents,
@@ -52,7 +52,7 @@ impl PieceWriter {
 
     /// Adds a piece that is on the store already, stamped with a new sqn.
     pub fn reuse(&mut self, piece: &Piece, group: KeyGroup, sqn: Sqn) {
-        self.push(Piece { sqn, key_groups: one(group), ..piece.clone() });
+        self.push(Piece { sqn, key_groups: KeyGroupRange::one(group), ..piece.clone() });
     }
 
     /// Adds a piece that was copied at `sqn`; without contents it is empty. Uploads a file when one is full.
@@ -83,7 +83,7 @@ impl PieceWriter {
             self.filling.push(self.pieces.len());
             block
         });
-        self.push(Piece { state, key_groups: one(group), hashes, sqn, block });
+        self.push(Piece { state, key_groups: KeyGroupRange::one(group), hashes, sqn, block });
         if self.bytes >= FILE_BYTES { self.upload_file().await } else { Ok(()) }
     }
 
@@ -93,16 +93,17 @@ impl PieceWriter {
         }
     }
 
-    /// Uploads what is left and the index.
+    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those.
     ///
     /// # Errors
     /// If the store does not take it, or the pieces do not cover the state.
-    pub async fn finish(mut self) -> Result<Made, MaterializationError> {
+    pub async fn finish(mut self, (images, image_bytes): (Vec<Image>, u64)) -> Result<Made, MaterializationError> {
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }
-        let index = BaseIndex::new(std::mem::take(&mut self.pieces)).map_err(MaterializationError::Incomplete)?;
-        self.target.publish(index, self.uploaded_bytes).await
+        let index = BaseIndex::new(std::mem::take(&mut self.pieces)).and_then(|index| index.with_images(images));
+        let index = index.map_err(MaterializationError::Incomplete)?;
+        self.target.publish(index, self.uploaded_bytes + image_bytes).await
     }
 
     async fn upload_file(&mut self) -> Result<(), MaterializationError> {
@@ -129,8 +130,4 @@ impl PieceWriter {
         self.name = self.target.file_name("pieces");
         Ok(())
     }
-}
-
-fn one(group: KeyGroup) -> KeyGroupRange {
-    KeyGroupRange::new(group.0.into(), group.0.into()).expect("a key group is in range")
 }

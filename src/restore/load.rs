@@ -48,7 +48,8 @@ impl Restore<'_> {
         progress: &mut Progress,
         report: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), RestoreError> {
-        let reads = plan(base, |piece| self.manifest.shape.key_groups.overlaps(piece.key_groups));
+        let wanted = self.wanted();
+        let reads = plan(base, |piece| wanted.iter().any(|wanted| wanted.overlaps(piece.key_groups)));
         let (backend, retry) = (self.manifest.backend.clone(), self.retry);
         let fetches = reads.into_iter().map(move |read| fetch(self.store.clone(), backend.clone(), read, retry));
         let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));

@@ -28,6 +28,7 @@ const FEATURES: &[&str] = &[
     "state.value",
     "state.list",
     "state.map",
+    "state.operator",
     "state.ttl",
     "merge.builtin",
     "state.default-value",

@@ -148,6 +148,10 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
             ("name", Node::text(&state.name)),
             ("kind", Node::text(format!("{:?}", state.kind).to_lowercase())),
             ("merge", state.merge.map_or(Node::None, |merge| Node::text(format_args!("{merge:?}")))),
+            (
+                "redistribution",
+                state.redistribution.map_or(Node::None, |one| Node::text(format!("{one:?}").to_lowercase())),
+            ),
             ("schema", Node::text(state.schema.to_string())),
             ("ttl_ms", Node::Number(state.ttl.map_or(0, |ttl| ttl.duration_ms))),
             ("redistribution", redistribution.unwrap_or(Node::None)),

@@ -15,7 +15,12 @@ const DEFAULT_MAX_PARALLELISM_LOW: u64 = 1 << 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyGroup(pub u16);
 
-/// Key groups from `first` to `last`, both inclusive, as in Flink. Never empty.
+impl KeyGroup {
+    /// Where operator state lies, which belongs to a subtask rather than to a key: beside the key groups of every operator.
+    pub const OPERATOR: Self = Self(u16::MAX);
+}
+
+/// Key groups from `first` to `last`, both inclusive, as in Flink; or [`OPERATOR`](Self::OPERATOR). Never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyGroupRange {
     first: u16,
@@ -51,6 +56,9 @@ pub enum KeyGroupError {
 }
 
 impl KeyGroupRange {
+    /// [`KeyGroup::OPERATOR`] alone, which no other range contains.
+    pub const OPERATOR: Self = Self { first: KeyGroup::OPERATOR.0, last: KeyGroup::OPERATOR.0 };
+
     /// The range from `first` to `last`, both inclusive.
     ///
     /// # Errors
@@ -60,6 +68,21 @@ impl KeyGroupRange {
             (Ok(f), Ok(l)) if f <= l && last < MAX_PARALLELISM_LIMIT => Ok(Self { first: f, last: l }),
             _ => Err(KeyGroupError::Range { first, last }),
         }
+    }
+
+    /// As [`new`](Self::new), or [`OPERATOR`](Self::OPERATOR): what a part of a stored object may be of.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn stored(first: u32, last: u32) -> Result<Self, KeyGroupError> {
+        let operator = u32::from(KeyGroup::OPERATOR.0);
+        if (first, last) == (operator, operator) { Ok(Self::OPERATOR) } else { Self::new(first, last) }
+    }
+
+    /// The range of one key group.
+    #[must_use]
+    pub fn one(group: KeyGroup) -> Self {
+        Self { first: group.0, last: group.0 }
     }
 
     /// The key groups of subtask `i` of `p` with `m` key groups: first = (i*m + p - 1) / p, last = ((i+1)*m - 1) / p
@@ -158,6 +181,9 @@ impl KeyGroupRange {
 
 impl fmt::Display for KeyGroupRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::OPERATOR {
+            return f.write_str("operator state");
+        }
         write!(f, "{}..={}", self.first, self.last)
     }
 }
@@ -261,5 +287,18 @@ mod tests {
         assert!(KeyGroupRange::new(0, 32_768).is_err());
         assert!(KeyGroupRange::of_subtask(2, 2, 128).is_err());
         assert!(KeyGroupRange::of_subtask(0, 200, 128).is_err());
+    }
+
+    #[test]
+    fn operator_state_lies_beside_all_key_groups() {
+        let operator = KeyGroupRange::OPERATOR;
+        assert_eq!(KeyGroupRange::stored(65_535, 65_535), Ok(operator));
+        assert!(KeyGroupRange::new(65_535, 65_535).is_err());
+        assert!(KeyGroupRange::stored(0, 65_535).is_err() && KeyGroupRange::stored(32_768, 32_768).is_err());
+        let all = KeyGroupRange::new(0, MAX_PARALLELISM_LIMIT - 1).unwrap();
+        assert!(!all.overlaps(operator) && !all.contains(KeyGroup::OPERATOR));
+        assert_eq!((operator.count(), operator.index(KeyGroup::OPERATOR)), (1, Some(0)));
+        assert_eq!(operator.iter().collect::<Vec<_>>(), [KeyGroup::OPERATOR]);
+        assert_eq!(operator.to_string(), "operator state");
     }
 }

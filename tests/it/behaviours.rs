@@ -5,6 +5,7 @@
 //! alone, from a snapshot and the log after it, or into another parallelism.
 
 mod keyed;
+mod operator;
 mod timers;
 mod ttl;
 
@@ -142,6 +143,16 @@ impl Bench {
     /// Does one thing that has no key, in every subtask.
     pub(crate) fn run_all(&mut self, state: usize, op: Op<'_>) -> Vec<Option<Answer>> {
         self.subtasks.iter_mut().map(|subtask| subtask.apply(state, (None, b"", b""), op)).collect()
+    }
+
+    /// How many subtasks there are.
+    pub(crate) fn parallelism(&self) -> usize {
+        self.subtasks.len()
+    }
+
+    /// Does one thing that has no key, in one subtask.
+    pub(crate) fn run_in(&mut self, subtask: usize, state: usize, op: Op<'_>) -> Option<Answer> {
+        self.subtasks[subtask].apply(state, (None, b"", b""), op)
     }
 
     /// Does something that says nothing.

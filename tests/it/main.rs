@@ -14,6 +14,7 @@ mod gc;
 mod local;
 mod local_recovery;
 mod materialization;
+mod operator_state;
 mod outage;
 mod picky;
 mod pushback;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim};
+use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim, operator};
 use crate::{
     checkpoint::{
         chain::{self, Head},
@@ -45,7 +45,8 @@ pub(super) struct Chosen {
 }
 
 /// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
-/// empty. With them come those of subtasks that vanish, and all that were named by handles. `head` is that of the own chain.
+/// empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were named by handles.
+/// `head` is that of the own chain.
 pub(super) async fn choose(
     env: &Environment,
     spec: &OpenSpec,
@@ -70,11 +71,38 @@ pub(super) async fn choose(
     let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
     // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
     check(spec, head, &parts, key_groups)?;
-    if !matches!(spec.restore, RestoreFrom::Handles(_)) {
-        let vanishes = |part: &Part| part.manifest.backend.subtask >= spec.parallelism;
-        parts.retain(|part| part.span().key_groups.overlaps(key_groups) || vanishes(part));
+    let by_handles = matches!(spec.restore, RestoreFrom::Handles(_));
+    let mut wanted = operator::wanted(spec, &parts);
+    if by_handles {
+        wanted.extend(wanted_beyond(env, spec, head, (&parts, retry)).await?);
+    }
+    operator::check(spec, &parts, &wanted, by_handles)?;
+    if !by_handles {
+        let is_needed = |part: &Part| {
+            let subtask = part.manifest.backend.subtask;
+            let vanishes = subtask >= spec.parallelism;
+            part.span().key_groups.overlaps(key_groups) || vanishes || wanted.contains(&subtask)
+        };
+        parts.retain(is_needed);
     }
     Ok(Chosen { parts, skipped })
+}
+
+/// The subtasks of whose operator state the backend needs some, as far as handles do not tell: others of a generation with another
+/// parallelism may have registered what those of the handles had not.
+async fn wanted_beyond(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    (given, retry): (&[Part], Retry),
+) -> Result<BTreeSet<u32>, Error> {
+    let Some(first) = given.first() else { return Ok(BTreeSet::new()) };
+    let old = first.span().parallelism;
+    if old == spec.parallelism || given.len() >= old as usize {
+        return Ok(BTreeSet::new());
+    }
+    let heads = heads(env, spec, head, retry).await?;
+    Ok(operator::wanted(spec, &parts(&heads, spec, JobCheckpoint::of(&first.record))))
 }
 
 /// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
@@ -189,7 +217,10 @@ async fn of_job(
         && let Some(record) = manifest.checkpoints.iter().rev().find(same)
     {
         let part = Part { manifest: manifest.clone(), record: record.clone() };
-        if claim::shape(env, spec, Some(&part.span()))?.key_groups == part.span().key_groups {
+        let is_as_it_was = claim::shape(env, spec, Some(&part.span()))?.key_groups == part.span().key_groups;
+        // Of another parallelism, the key groups may be the same and operator state be redistributed.
+        let is_alone = part.span().parallelism == spec.parallelism && !operator::needs_siblings(&part);
+        if is_as_it_was && is_alone {
             return Ok(vec![part]);
         }
     }

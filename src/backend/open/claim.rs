@@ -17,13 +17,14 @@ use super::{
     super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
     choice::{self, Chosen, Part},
+    operator::{self, Sources},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
         generation,
         job::{self, Spoilt},
-        manifest::{Contents, EpochRecord, Import, Manifest, Shape, Span},
+        manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
     },
     error::{Error, Reason},
     object::Retry,
@@ -48,6 +49,8 @@ pub(super) struct Claim {
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,
+    /// Operator state that it gets a share of.
+    pub(super) operator: Sources,
 }
 
 /// What the manifest will say, all of it valid.
@@ -57,6 +60,8 @@ struct Plan {
     parts: Vec<Part>,
     /// The one part is this backend's own, as it was.
     is_own: bool,
+    /// Those whose operator state is read for itself.
+    operator: Vec<Part>,
     states: states::Adopted,
 }
 
@@ -85,18 +90,25 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         plan(env, spec, head.as_ref(), chosen.clone())?;
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
-        let manifest = derive(env, spec, head, &plan)?;
+        let mut manifest = derive(env, spec, head, &plan)?;
+        let operator = operator_sources(env, &plan);
+        // No epoch begins with them: they are named as long as this owner may read them.
+        manifest.imports.extend(operator.imports.iter().cloned());
         match chain::append(&env.store, &manifest, retry).await {
-            Ok(crc) if plan.is_own || are_retained(env, spec, &plan.parts, retry).await? => {
+            Ok(crc) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
-                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced, skipped });
+                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced, skipped, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Err(ChainError::Contended(spec.id.clone()).into())
+}
+
+fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
+    parts.iter().map(|part| (&part.manifest, &part.record)).collect()
 }
 
 fn restored(part: &Part) -> RestoredPart {
@@ -123,11 +135,11 @@ fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
 
 /// Decides everything that the manifest will say. Pure.
 fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<Part>) -> Result<Plan, Error> {
-    for part in &parts {
-        refuse_outdated(spec, &part.manifest)?;
-    }
     let known = parts.first().map(Part::span);
     let shape = shape(env, spec, known.as_ref())?;
+    for part in parts.iter().filter(|part| !operator::is_of_sibling(spec, part, shape.key_groups)) {
+        refuse_outdated(spec, &part.manifest)?;
+    }
     let fixed = |span: Span| (span.max_parallelism, span.assignment);
     if let Some(other) = parts.iter().find(|part| known.is_some_and(|known| fixed(part.span()) != fixed(known))) {
         let text = format!(
@@ -137,6 +149,9 @@ fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<
         return Err(Error::new(Reason::BackendMismatch, text));
     }
     let is_empty = parts.is_empty();
+    let wanted = operator::wanted(spec, &parts);
+    let mut operator: Vec<Part> =
+        parts.iter().filter(|part| wanted.contains(&part.manifest.backend.subtask)).cloned().collect();
     parts.retain(|part| part.span().key_groups.overlaps(shape.key_groups));
     assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
@@ -144,9 +159,11 @@ fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<
         [part] => part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
         _ => false,
     };
+    if is_own && parts.first().is_some_and(|part| !is_shared_out(spec, part)) {
+        operator.clear();
+    }
     let own = head.map(|head| &head.manifest.states);
-    let of_parts: Vec<_> = parts.iter().map(|part| (&part.manifest, &part.record)).collect();
-    let states = states::adopt(own.cloned().unwrap_or_default(), &of_parts, is_own)?;
+    let states = states::adopt(own.cloned().unwrap_or_default(), &states_of(&parts), &states_of(&operator), is_own)?;
     if states.known.len() > env.options.limits.max_states {
         let text = format!(
             "backend `{}` would have {} states: a backend has at most {}",
@@ -156,11 +173,16 @@ fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<
         );
         return Err(Error::new(Reason::TooManyStates, text));
     }
-    Ok(Plan { shape, parts, is_own, states })
+    Ok(Plan { shape, parts, is_own, operator, states })
 }
 
-/// Fences the chains of `parts` but the own one; `None` if one has let go of the checkpoint. Returns the parts as the
-/// chains have them then.
+/// Whether a backend that goes on as it was in `part` shares its operator state with others. Pure.
+fn is_shared_out(spec: &OpenSpec, part: &Part) -> bool {
+    part.span().parallelism != spec.parallelism || operator::needs_siblings(part)
+}
+
+/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the checkpoint. Returns
+/// the parts as the chains have them then.
 async fn fence_all(
     env: &Environment,
     spec: &OpenSpec,
@@ -168,8 +190,10 @@ async fn fence_all(
     (fenced, retry): (&mut Vec<(BackendId, Epoch)>, Retry),
 ) -> Result<Option<Vec<Part>>, Error> {
     let mut current = vec![];
+    let known = parts.first().map(Part::span);
+    let key_groups = shape(env, spec, known.as_ref())?.key_groups;
     for part in parts {
-        if part.manifest.backend == spec.id {
+        if part.manifest.backend == spec.id || operator::is_of_sibling(spec, &part, key_groups) {
             current.push(part);
             continue;
         }
@@ -214,9 +238,11 @@ async fn fence(
     Err(ChainError::Contended(backend.clone()).into())
 }
 
-/// Whether the chains of `parts` still retain them.
-async fn are_retained(env: &Environment, spec: &OpenSpec, parts: &[Part], retry: Retry) -> Result<bool, Error> {
-    for part in parts.iter().filter(|part| part.manifest.backend != spec.id) {
+/// Whether the chains of all that is read still retain it.
+async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<bool, Error> {
+    let parts: BTreeMap<&BackendId, &Part> =
+        plan.parts.iter().chain(&plan.operator).map(|part| (&part.manifest.backend, part)).collect();
+    for part in parts.into_values().filter(|part| part.manifest.backend != spec.id) {
         let head = chain::read_head(&env.store, &part.manifest.backend, retry).await?;
         let has = |head: Head| head.manifest.checkpoints.iter().any(|r| r.identity == part.record.identity);
         if !head.is_some_and(has) {
@@ -291,6 +317,19 @@ fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
         part.manifest.export(&part.record, plan.shape.key_groups, names, || env.random.uuid())
     };
     plan.parts.iter().zip(&plan.states.names).flat_map(export).collect()
+}
+
+/// The operator state that the plan reads for itself.
+fn operator_sources(env: &Environment, plan: &Plan) -> Sources {
+    let export = |(part, names): (&Part, _)| {
+        part.manifest.export(&part.record, KeyGroupRange::OPERATOR, names, || env.random.uuid())
+    };
+    Sources {
+        imports: plan.operator.iter().zip(&plan.states.operator_names).flat_map(export).collect(),
+        parallelism: plan.operator.first().map_or(0, |part| part.span().parallelism),
+        only_union: plan.is_own
+            && plan.operator.first().is_some_and(|part| part.span().parallelism == plan.shape.parallelism),
+    }
 }
 
 /// What the backend is opened as, given what is known of its state, which binds.

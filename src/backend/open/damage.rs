@@ -37,12 +37,8 @@ pub(super) async fn weigh(
         Ok((heads, damage)) => {
             let parts = parts(&heads);
             describe(&mut text, &parts, &damage);
-            let restored = |record: &CheckpointRecord| {
-                claim.parts.iter().any(|part| part.checkpoint == record.identity).then_some(&fault.what)
-            };
             let spoilt = |(position, (_, record)): (usize, &(&Manifest, &CheckpointRecord))| {
-                let what = damage.first_of(position).map(|fault| &fault.what).or_else(|| restored(record))?;
-                Some(Spoilt::new(JobCheckpoint::of(record), what))
+                Some(Spoilt::new(JobCheckpoint::of(record), &damage.first_of(position)?.what))
             };
             damaged.extend(parts.iter().enumerate().filter_map(spoilt));
         }
@@ -74,12 +70,29 @@ async fn examine(
     retry: Retry,
 ) -> Result<(Vec<Manifest>, Damage), Error> {
     let mut heads = vec![claim.manifest.clone()];
-    let others: BTreeSet<&BackendId> =
-        claim.parts.iter().map(|part| &part.backend).filter(|of| **of != claim.manifest.backend).collect();
+    let sources = claim.operator.imports.iter().map(|import| &import.origin);
+    let of_parts = claim.parts.iter().map(|part| &part.backend);
+    let others: BTreeSet<&BackendId> = of_parts.chain(sources).filter(|of| **of != claim.manifest.backend).collect();
     for backend in others {
         heads.extend(chain::read_head(&env.store, backend, retry).await?.map(|head| head.manifest));
     }
-    let damage = damage::survey(&env.store, &parts(&heads), std::slice::from_ref(fault), retry).await?;
+    let parts = parts(&heads);
+    let mut damage = damage::survey(&env.store, &parts, std::slice::from_ref(fault), retry).await?;
+    // What the restore needs of others, as operator state, spoils it too.
+    let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
+        claim.parts.iter().any(|part| part.checkpoint == record.identity)
+    };
+    let restored: Vec<usize> = (0..parts.len()).filter(|part| parts.get(*part).is_some_and(is_restored)).collect();
+    if restored.iter().all(|part| damage.first_of(*part).is_none())
+        && let Some(index) = damage.faults.iter().position(|found| found.object == fault.object)
+    {
+        for part in restored {
+            if let Some(of) = damage.of.get_mut(part) {
+                of.insert(index);
+            }
+        }
+    }
+    drop(parts);
     Ok((heads, damage))
 }
 

@@ -314,7 +314,7 @@ mod parts {
         parts: &[&(Manifest, CheckpointRecord)],
     ) -> Result<Adopted, Error> {
         let parts: Vec<_> = parts.iter().map(|(manifest, record)| (manifest, record)).collect();
-        adopt(own, &parts, false)
+        adopt(own, &parts, &[], false)
     }
 
     #[test]
@@ -370,6 +370,39 @@ mod parts {
             history.filled.remove(&StateId(from.unwrap()));
             assert_eq!(history.register(version(2), None), Ok((id, None)));
         }
+    }
+
+    fn redistributed(descriptor: StateDescriptor) -> StateDescriptor {
+        let (kind, redistribution) = (StateKind::List, Some(Redistribution::Union));
+        StateDescriptor { kind, redistribution, ..descriptor }
+    }
+
+    #[test]
+    fn of_operator_state_alone_are_called_like_those_of_the_own_part() {
+        let [one, two, three] = [1, 2, 3].map(|n| redistributed(version(n)));
+        let keyed = descriptor("keyed", StateKind::Value);
+        let own = part(&[(keyed.clone(), 1, &[]), (one.clone(), 2, &[]), (two.clone(), 2, &[])], &[2]);
+        let sibling = part(&[(one.clone(), 1, &[]), (two.clone(), 2, &[1]), (keyed, 3, &[])], &[]);
+        let [own, sibling] = [&own, &sibling].map(|(manifest, record)| (manifest, record));
+        let known = own.0.states.clone();
+        let adopted = adopt(known.clone(), &[own], &[own], true).unwrap();
+        assert_eq!((adopted.known, adopted.bound), (known.clone(), ids(&[1, 3]).into_iter().collect()));
+        assert_eq!((&adopted.names[0], &adopted.operator_names[0]), (&names(&[(1, 1), (2, 2)]), &names(&[(2, 2)])));
+        let adopted = adopt(known, &[own], &[own, sibling], true).unwrap();
+        assert_eq!(
+            adopted.operator_names,
+            [names(&[(2, 2)]), names(&[(1, 4), (2, 2)])],
+            "an old form has data of its own"
+        );
+        let states = States::restored(&adopted.known, |id| adopted.bound.contains(&id));
+        assert_eq!((states.get(StateId(2)), states.get(StateId(4))), (Some(&two), Some(&one)));
+        let migrating = states.in_force().find(|state| state.id == StateId(2)).and_then(|state| state.migrating_from);
+        assert_eq!(migrating, Some(StateId(4)), "one of all is in the middle of a migration");
+        let other = part(&[(StateDescriptor { redistribution: None, ..three }, 1, &[])], &[]);
+        assert!(
+            adopt(BTreeMap::new(), &[own], &[(&other.0, &other.1)], false).is_ok(),
+            "keyed state of others is not read"
+        );
     }
 
     #[test]

@@ -78,9 +78,21 @@ impl BlockBuilder {
     /// does, though it may have nothing of the first batches.
     pub(super) fn of_part(whole: &Self, capacity: usize) -> Self {
         let open = whole.open.as_ref().map(|open| open.sqn);
-        let from = whole.range().map(|range| range.from).or(open).unwrap_or(whole.next);
+        let from = whole.from.or(whole.range().map(|range| range.from)).or(open).unwrap_or(whole.next);
         let part = Self::with_capacity(capacity, from);
         Self { from: Some(from), length_width: whole.length_width, ..part }
+    }
+
+    /// Lets the change set begin at `from`, where another block of it does. Its own first batch, if there is one, is not before.
+    pub(super) fn begin_at(&mut self, from: Sqn) {
+        if self.done.is_none() {
+            self.from = Some(from);
+        }
+    }
+
+    /// Where the change set begins, as far as that is known.
+    pub(super) fn from(&self) -> Option<Sqn> {
+        self.from
     }
 
     /// Opens the batch `sqn`, applied at `time`. Writes nothing yet.
@@ -231,7 +243,7 @@ impl BlockBuilder {
     pub(super) fn close(self) -> Option<ChangeSetBody> {
         assert!(self.open.is_none(), "a change set ends inside of a batch");
         let Summary { range, contents, .. } = self.done?;
-        let key_groups = KeyGroupRange::new(u32::from(contents.lowest.0), u32::from(contents.highest.0))
+        let key_groups = KeyGroupRange::stored(contents.lowest.0.into(), contents.highest.0.into())
             .expect("a change's key group exists, and the lowest is not above the highest");
         let block = BlockBody { bytes: self.bytes.into(), key_groups };
         Some(ChangeSetBody { blocks: vec![block], range, changes: contents.changes })

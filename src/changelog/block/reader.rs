@@ -116,7 +116,7 @@ fn take_change<'a>(rest: &mut &'a [u8]) -> Result<Option<(KeyGroup, &'a [u8])>, 
     let Some(key_group) = varint::take(rest).ok_or(BlockFault::Varint)?.checked_sub(1) else { return Ok(None) };
     let key_group = u16::try_from(key_group)
         .ok()
-        .filter(|group| u32::from(*group) < MAX_PARALLELISM_LIMIT)
+        .filter(|group| u32::from(*group) < MAX_PARALLELISM_LIMIT || *group == KeyGroup::OPERATOR.0)
         .ok_or(BlockFault::KeyGroup(key_group))?;
     let length = varint::take(rest).ok_or(BlockFault::Varint)?;
     let (bytes, after) = usize::try_from(length)

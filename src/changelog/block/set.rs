@@ -4,6 +4,9 @@
 //!   whole ──SPLIT_BYTES──▶ blocks: part 0 │ part 1 │ …      each change goes to the block of its key group's part
 //! ```
 //!
+//! Changes of operator state ([`KeyGroup::OPERATOR`]) have a block of their own from the first one on: after a rescale every subtask
+//! reads that of all others, and nothing else of them.
+//!
 //! So a reader of some key groups fetches some blocks, and a small checkpoint stays small. What costs a copy is the short beginning
 //! alone, once per change set; later changes go to their block directly. The order of a key's changes stays: they share a
 //! key group, and so a block.
@@ -22,6 +25,8 @@ pub struct ChangeSetBuilder {
     split_bytes: usize,
     whole: BlockBuilder,
     blocks: Vec<BlockBuilder>,
+    /// Of operator state; `None` before its first change of this change set.
+    operator: Option<BlockBuilder>,
     /// Lengths of the last change set's blocks: the next ones may need as much.
     last_lengths: Vec<usize>,
     open: Option<(Sqn, TimeMs)>,
@@ -37,7 +42,8 @@ impl ChangeSetBuilder {
     pub fn new(parts: Vec<KeyGroupRange>, split_bytes: usize) -> Self {
         assert!(!parts.is_empty(), "change sets have key groups");
         let split_bytes = if parts.len() == 1 { usize::MAX } else { split_bytes };
-        Self { parts, split_bytes, whole: BlockBuilder::new(), blocks: vec![], last_lengths: vec![], open: None }
+        let (blocks, last_lengths) = Default::default();
+        Self { parts, split_bytes, whole: BlockBuilder::new(), blocks, operator: None, last_lengths, open: None }
     }
 
     /// Opens the batch `sqn`, applied at `time`. Writes nothing yet. As long as time does not go back, appending never makes a
@@ -46,7 +52,7 @@ impl ChangeSetBuilder {
     /// # Panics
     /// If a batch is open, or `sqn` is not above all earlier ones.
     pub fn begin_batch(&mut self, sqn: Sqn, time: TimeMs) {
-        self.builders().iter_mut().for_each(|builder| builder.begin_batch(sqn, time));
+        self.builders().for_each(|builder| builder.begin_batch(sqn, time));
         self.open = Some((sqn, time));
     }
 
@@ -55,7 +61,9 @@ impl ChangeSetBuilder {
     /// # Panics
     /// If no batch is open.
     pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
-        if self.blocks.is_empty() {
+        if key_group == KeyGroup::OPERATOR {
+            self.operator().push(key_group, encode);
+        } else if self.blocks.is_empty() {
             self.whole.push(key_group, encode);
             if self.whole.len() >= self.split_bytes {
                 self.split();
@@ -71,25 +79,25 @@ impl ChangeSetBuilder {
     /// If no batch is open.
     pub fn end_batch(&mut self) -> bool {
         self.open = None;
-        self.builders().iter_mut().fold(false, |changed, builder| builder.end_batch() | changed)
+        self.builders().fold(false, |changed, builder| builder.end_batch() | changed)
     }
 
     /// Ends the open batch as if it had never begun: its changes are dropped. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
         self.open = None;
-        self.builders().iter_mut().for_each(BlockBuilder::abandon_batch);
+        self.builders().for_each(BlockBuilder::abandon_batch);
     }
 
     /// Bytes of the change set so far, an open batch included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.whole_or_blocks().iter().map(BlockBuilder::len).sum()
+        self.whole_or_blocks().iter().chain(&self.operator).map(BlockBuilder::len).sum()
     }
 
     /// Whether no batch with changes has ended since the change set was started.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.whole_or_blocks().iter().all(BlockBuilder::is_empty)
+        self.whole_or_blocks().iter().chain(&self.operator).all(BlockBuilder::is_empty)
     }
 
     /// Hands out the change set and starts the next one; `None` if it [is empty](Self::is_empty).
@@ -98,12 +106,17 @@ impl ChangeSetBuilder {
     /// If a batch is open.
     pub fn finish(&mut self) -> Option<ChangeSetBody> {
         assert!(self.open.is_none(), "a change set ends inside of a batch");
-        if self.blocks.is_empty() {
+        let operator = self.operator.take();
+        if self.blocks.is_empty() && operator.is_none() {
             return self.whole.finish();
         }
-        let blocks = std::mem::take(&mut self.blocks);
-        self.last_lengths = blocks.iter().map(BlockBuilder::len).collect();
-        let body = blocks.into_iter().filter_map(BlockBuilder::close).reduce(|mut all, more| {
+        let mut blocks = std::mem::take(&mut self.blocks);
+        if blocks.is_empty() {
+            blocks.push(std::mem::take(&mut self.whole));
+        } else {
+            self.last_lengths = blocks.iter().map(BlockBuilder::len).collect();
+        }
+        let body = blocks.into_iter().chain(operator).filter_map(BlockBuilder::close).reduce(|mut all, more| {
             all.blocks.extend(more.blocks);
             all.range = SqnRange { from: all.range.from, to: all.range.to.max(more.range.to) };
             all.changes += more.changes;
@@ -145,6 +158,20 @@ impl ChangeSetBuilder {
         }
     }
 
+    /// The block of operator state, which is begun if there is none.
+    fn operator(&mut self) -> &mut BlockBuilder {
+        if self.operator.is_none() {
+            let (sqn, time) = self.open.expect("changes are pushed to an open batch");
+            let keyed = self.whole_or_blocks().first().expect("there is a block at least");
+            let mut block = BlockBuilder::of_part(keyed, 0);
+            block.begin_batch(sqn, time);
+            let from = block.from().expect("a part knows where its change set begins");
+            self.whole.begin_at(from);
+            self.operator = Some(block);
+        }
+        self.operator.as_mut().expect("it was made")
+    }
+
     /// The position of the part of `key_group`; of the last one if it is beyond all.
     fn part(&self, key_group: KeyGroup) -> usize {
         // Without branches: key groups come in no order, and a wrong guess costs more than the few comparisons.
@@ -162,7 +189,8 @@ impl ChangeSetBuilder {
         if self.blocks.is_empty() { std::slice::from_ref(&self.whole) } else { &self.blocks }
     }
 
-    fn builders(&mut self) -> &mut [BlockBuilder] {
-        if self.blocks.is_empty() { std::slice::from_mut(&mut self.whole) } else { &mut self.blocks }
+    fn builders(&mut self) -> impl Iterator<Item = &mut BlockBuilder> {
+        let keyed = if self.blocks.is_empty() { std::slice::from_mut(&mut self.whole) } else { &mut self.blocks };
+        keyed.iter_mut().chain(&mut self.operator)
     }
 }

@@ -67,14 +67,18 @@ fn histories(batches: &[Plain]) -> Histories {
     histories
 }
 
-/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets.
-fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<Plain>) {
+/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets. Of every `operator` groups one is
+/// that of operator state; 0 for none.
+fn assert_split_like(range: KeyGroupRange, split_bytes: usize, operator: u16, mut batches: Vec<Plain>) {
     let width = range.count() as u16;
     let mut times: Vec<_> = batches.iter().map(|batch| batch.time >> 20).collect();
     times.sort_unstable();
     for (batch, time) in batches.iter_mut().zip(times) {
         batch.time = time;
-        batch.changes.iter_mut().for_each(|(group, _)| *group = KeyGroup(range.first().0 + group.0 % width));
+        let is_operator = |group: u16| operator > 0 && group.is_multiple_of(operator);
+        let moved =
+            |group: u16| if is_operator(group) { KeyGroup::OPERATOR.0 } else { range.first().0 + group % width };
+        batch.changes.iter_mut().for_each(|(group, _)| *group = KeyGroup(moved(group.0)));
     }
     let parts: Vec<_> = range.parts(MAX_PARALLELISM_LIMIT).collect();
     let (mut split, mut whole) = (ChangeSetBuilder::new(parts.clone(), split_bytes), BlockBuilder::new());
@@ -88,7 +92,11 @@ fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<
             assert!(split.len() >= before + usize::from(!changes.is_empty()));
         }
         let length = split.len();
-        let (body, expected) = (split.finish(), build(&mut whole, set));
+        let mut keyed = set.to_vec();
+        let is_operator = |group: &KeyGroup| *group == KeyGroup::OPERATOR;
+        let changes = keyed.iter_mut().flat_map(|batch| &mut batch.changes);
+        changes.filter(|(group, _)| is_operator(group)).for_each(|(group, _)| *group = range.first());
+        let (body, expected) = (split.finish(), build(&mut whole, &keyed));
         assert_eq!((split.len(), split.is_empty()), (0, true));
         let (Some(body), Some(expected)) = (&body, &expected) else {
             assert_eq!(body, expected);
@@ -98,8 +106,12 @@ fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<
         let read = |block: &BlockBody| {
             read(&ChangeSetBody { blocks: vec![block.clone()], range: body.range, changes: body.changes })
         };
+        let is_operator = |block: &&BlockBody| block.key_groups == KeyGroupRange::OPERATOR;
+        let keyed = body.blocks.iter().filter(|block| !is_operator(block)).count();
+        let has_operator = histories(set).contains_key(&KeyGroup::OPERATOR);
+        assert_eq!(body.blocks.iter().filter(is_operator).count(), usize::from(has_operator), "a block of its own");
         if length < split_bytes {
-            assert_eq!(body.blocks.len(), 1);
+            assert!(keyed <= 1);
         }
         let mut all = Histories::new();
         for block in &body.blocks {
@@ -108,7 +120,8 @@ fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<
             assert_eq!(*of_block.last_key_value().unwrap().0, block.key_groups.last());
             assert!(all.last_key_value().is_none_or(|(last, _)| *last < block.key_groups.first()), "in order");
             let overlapping = parts.iter().filter(|part| part.overlaps(block.key_groups)).count();
-            assert!(overlapping == 1 || body.blocks.len() == 1 && length <= split_bytes, "in one part");
+            let is_whole = keyed == 1 && block.bytes.len() <= split_bytes;
+            assert!(overlapping == 1 || is_whole || is_operator(&block), "in one part");
             all.extend(of_block);
         }
         assert_eq!(all, histories(set));
@@ -118,10 +131,10 @@ fn assert_split_like(range: KeyGroupRange, split_bytes: usize, mut batches: Vec<
 proptest! {
     #[test]
     fn blocks_of_parts_have_together_what_one_block_has(
-        batches in batches(), ends: (u16, u16), split_bytes in prop_oneof![0..400usize, 0..40_000usize],
+        batches in batches(), ends: (u16, u16), split_bytes in prop_oneof![0..400usize, 0..40_000usize], operator in 0..4u16,
     ) {
         let (first, last) = (u32::from(ends.0.min(ends.1) >> 1), u32::from(ends.0.max(ends.1) >> 1));
-        assert_split_like(KeyGroupRange::new(first, last).unwrap(), split_bytes, batches);
+        assert_split_like(KeyGroupRange::new(first, last).unwrap(), split_bytes, operator, batches);
     }
 
     #[test]
@@ -230,6 +243,37 @@ fn a_batch_that_is_abandoned_after_the_split_leaves_no_trace() {
     assert_eq!(groups, [(1, 2), (99, 99)]);
     assert_eq!(body.changes, 3);
     assert!(builder.finish().is_none());
+}
+
+#[test]
+fn operator_state_has_a_block_of_its_own_however_batches_mix_and_are_abandoned() {
+    let operator = KeyGroup::OPERATOR.0;
+    for split_bytes in [0, 50, 10_000] {
+        let mut builder = ChangeSetBuilder::new(KeyGroupRange::new(0, 127).unwrap().parts(128).collect(), split_bytes);
+        let mut batch = |sqn, groups: &[u16], end| {
+            builder.begin_batch(Sqn(sqn), sqn);
+            groups.iter().for_each(|group| builder.push(KeyGroup(*group), |out| out.extend_from_slice(&[1; 20])));
+            if end { _ = builder.end_batch() } else { builder.abandon_batch() }
+        };
+        batch(7, &[operator, 3], false);
+        batch(7, &[operator], true);
+        batch(8, &[100, 3, operator, 4], true);
+        batch(9, &[operator, 5], false);
+        batch(9, &[4], true);
+        let body = builder.finish().unwrap();
+        assert_eq!((body.range, body.changes), (SqnRange { from: Sqn(7), to: Sqn(10) }, 6));
+        let mut sqns = BTreeMap::<u16, Vec<u64>>::new();
+        for block in &body.blocks {
+            for batch in BlockReader::new(&block.bytes, body.range) {
+                let batch = batch.unwrap();
+                assert_eq!(batch.time, batch.sqn.0);
+                batch.changes.for_each(|(group, _)| sqns.entry(group.0).or_default().push(batch.sqn.0));
+            }
+        }
+        assert_eq!(sqns, [(3, vec![8]), (4, vec![8, 9]), (100, vec![8]), (operator, vec![7, 8])].into());
+        assert_eq!(body.blocks.last().unwrap().key_groups, KeyGroupRange::OPERATOR);
+        assert!(builder.finish().is_none());
+    }
 }
 
 #[test]

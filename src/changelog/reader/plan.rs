@@ -25,11 +25,12 @@ pub(super) struct Read {
     pub(super) blocks: Vec<(BlockHandle, SqnRange)>,
 }
 
-/// The reads for the blocks of `handles` that share a key group with `key_groups`, in that order.
-pub(super) fn reads(handles: &[SegmentHandle], key_groups: KeyGroupRange) -> Vec<Read> {
+/// The reads for the blocks of `handles` that share a key group with one of `key_groups`, in that order.
+pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> Vec<Read> {
+    let is_wanted = |block: &&BlockHandle| key_groups.iter().any(|wanted| block.key_groups.overlaps(*wanted));
     let mut reads: Vec<Read> = Vec::new();
     for handle in handles {
-        for block in handle.blocks.iter().filter(|block| block.key_groups.overlaps(key_groups)) {
+        for block in handle.blocks.iter().filter(is_wanted) {
             let end = block.offset.saturating_add(u64::from(block.stored_length));
             match reads.last_mut() {
                 Some(last) if last.can_join(&handle.segment, block) => {

@@ -15,8 +15,8 @@ use crate::{
 /// What to read, and how far ahead.
 #[derive(Debug, Clone)]
 pub struct ReplayOptions {
-    /// Only blocks that share one of these.
-    pub key_groups: KeyGroupRange,
+    /// Only blocks that share a key group with one of these.
+    pub key_groups: Vec<KeyGroupRange>,
     /// Most reads at the same time, at least 1.
     pub parallel_reads: usize,
     /// Most bytes that are read and not yet handed out; a single larger read goes alone.
@@ -64,7 +64,7 @@ impl ReplayStream {
     #[must_use]
     pub fn new(store: Store, tasks: Tasks, handles: &[SegmentHandle], options: ReplayOptions) -> Self {
         assert!(options.parallel_reads > 0, "a replay needs at least one read at a time");
-        let planned = plan::reads(handles, options.key_groups).into();
+        let planned = plan::reads(handles, &options.key_groups).into();
         let (reading, ready) = Default::default();
         Self { store, tasks, options, planned, reading, ready, ready_memory: 0, memory: 0 }
     }

@@ -58,7 +58,7 @@ async fn stored(segments: u64, sets: u64, compression: Compression) -> (Arc<InMe
 }
 
 fn options(parallel_reads: usize, max_bytes: u64) -> ReplayOptions {
-    ReplayOptions { key_groups: key_groups(0, 127), parallel_reads, max_bytes, retry: Retry::forever() }
+    ReplayOptions { key_groups: vec![key_groups(0, 127)], parallel_reads, max_bytes, retry: Retry::forever() }
 }
 
 async fn damage(memory: &InMemory, id: &SegmentId, change: impl FnOnce(&mut Vec<u8>)) {
@@ -95,7 +95,7 @@ async fn only_blocks_of_the_wanted_key_groups_are_read() {
         store.clone(),
         Tasks::default(),
         &handles,
-        ReplayOptions { key_groups: wanted, ..options(2, 1) },
+        ReplayOptions { key_groups: vec![wanted], ..options(2, 1) },
     );
     let mut ranges = Vec::new();
     while let Some(block) = stream.next().await {
@@ -108,11 +108,11 @@ async fn only_blocks_of_the_wanted_key_groups_are_read() {
 #[tokio::test]
 async fn neighbours_in_a_segment_are_one_read() {
     let (_, _, handles) = stored(2, 3, Compression::None).await;
-    let reads = plan::reads(&handles, key_groups(0, 127));
+    let reads = plan::reads(&handles, &[key_groups(0, 127)]);
     assert_eq!(reads.iter().map(|read| read.blocks.len()).collect::<Vec<_>>(), [3, 3]);
-    let around_a_gap = plan::reads(&[handles[0].clone(), handles[2].clone()], key_groups(0, 127));
+    let around_a_gap = plan::reads(&[handles[0].clone(), handles[2].clone()], &[key_groups(0, 127)]);
     assert_eq!(around_a_gap.len(), 1);
-    let backwards = plan::reads(&[handles[2].clone(), handles[0].clone()], key_groups(0, 127));
+    let backwards = plan::reads(&[handles[2].clone(), handles[0].clone()], &[key_groups(0, 127)]);
     assert_eq!(backwards.len(), 2);
 }
 

@@ -145,7 +145,7 @@ fn set(fields: &mut Fields<'_>, next_block: &mut u64) -> Result<IndexedSet, Segm
 fn block(fields: &mut Fields<'_>, next_block: &mut u64) -> Result<BlockHandle, SegmentError> {
     let (first, last) = (fields.u16()?, fields.u16()?);
     let key_groups =
-        KeyGroupRange::new(first.into(), last.into()).map_err(|_| fields.error("no range of key groups"))?;
+        KeyGroupRange::stored(first.into(), last.into()).map_err(|_| fields.error("no range of key groups"))?;
     let (offset, stored_length, length) = (fields.u64()?, fields.u32()?, fields.u32()?);
     let compression = Compression::from_code(fields.u8()?).ok_or(fields.error("unknown compression"))?;
     let block = BlockHandle { key_groups, offset, stored_length, length, compression, crc: fields.u32()? };

@@ -148,7 +148,8 @@ fn decode_import(backend: &BackendId, message: &store::Import) -> Result<Import,
     Ok(Import {
         uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
         origin: BackendId { subtask: message.origin_subtask, ..backend.clone() },
-        key_groups: decode_range(message.key_group_first, message.key_group_last)?,
+        key_groups: KeyGroupRange::stored(message.key_group_first, message.key_group_last)
+            .map_err(|_| "a malformed range of key groups")?,
         states: message.states.iter().map(|state| (StateId(state.origin_id), StateId(state.id))).collect(),
         materialization: message.materialization.as_ref().map(decode_materialization).transpose()?,
         runs: decode_runs(backend, &message.runs)?,

@@ -10,6 +10,10 @@
 //! forget the checkpoint, and be swept, as long as the sweep takes what imports name for needed. It is dropped once a
 //! materialization of its own chain has what it has and no retained checkpoint builds on it.
 //!
+//! Operator state is imported for itself, as that of [`KeyGroupRange::OPERATOR`], and never for long: the new owner reads that of
+//! each old subtask, and logs what it gets of it as changes of its own. So no epoch begins with it. The manifest that opens the
+//! epoch names it all the same, so that nothing of it is deleted meanwhile; the next manifest does not.
+//!
 //! A checkpoint that builds on imports itself is imported as those, restricted, and then its own part: an import never leads to
 //! another one.
 
@@ -96,8 +100,8 @@ impl Import {
 }
 
 impl Manifest {
-    /// What `checkpoint` has of `key_groups`, for the manifest of another backend, or of this one under another shape: in order,
-    /// imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
+    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend, or of this one
+    /// under another shape: in order, imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
     #[must_use]
     pub fn export(
         &self,
@@ -114,7 +118,8 @@ impl Manifest {
             let states = import.states.iter().filter_map(named).collect();
             exported.push(Import { uuid: uuid(), key_groups, states, ..import.clone() });
         }
-        let own = self.span(checkpoint).key_groups.intersection(key_groups);
+        let span = self.span(checkpoint).key_groups;
+        let own = if key_groups == KeyGroupRange::OPERATOR { Some(key_groups) } else { span.intersection(key_groups) };
         let is_empty = contents.base.is_none() && contents.sources.is_empty();
         if let Some(key_groups) = own.filter(|_| !is_empty) {
             let materialization = contents.base.and_then(|uuid| self.materialization(uuid)).cloned();
@@ -195,6 +200,21 @@ mod tests {
         assert_eq!(handles, [2, 2], "up to the cuts only");
         let none = origin.export(origin.checkpoint_by_id(7).unwrap(), range(0, 63), &ids(&[]), names());
         assert_eq!(none, []);
+    }
+
+    #[test]
+    fn operator_state_is_never_that_of_an_import() {
+        let middle = importer(&sample(), 6);
+        let record = middle.checkpoint_by_id(7).unwrap();
+        let other = || Uuid::from_u128(5);
+        let imports = middle.export(record, KeyGroupRange::OPERATOR, &ids(&[(4, 2)]), other);
+        let found: Vec<_> = imports.iter().map(|import| (import.origin.subtask, import.key_groups)).collect();
+        assert_eq!(found, [(5, KeyGroupRange::OPERATOR)], "what its owner logged");
+        let mut by = importer(&sample(), 7);
+        by.imports.extend(imports);
+        assert_eq!(Manifest::decode(&by.encode()).unwrap(), by);
+        by.prune(&[]);
+        assert_eq!(by.imports.len(), 1, "the next manifest does not name it");
     }
 
     #[test]

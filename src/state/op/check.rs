@@ -35,6 +35,12 @@ pub enum OpError {
     /// The key is empty.
     #[error("the key is empty: keys have 1 byte or more")]
     EmptyKey,
+    /// A key or namespace, where the state has none.
+    #[error("a {}, but operator state belongs to the subtask: leave `key` and `namespace` empty", .0.name())]
+    OfOperatorState(OpField),
+    /// An operation that needs keys or namespaces, on a state without.
+    #[error("operator state has neither keys nor namespaces: it is read by LIST_GET or MAP_ENTRIES")]
+    NotKeyed,
     /// A key, where the operation reads many.
     #[error("a key, but the operation is on all keys of the state: leave `key` empty")]
     KeyPresent,
@@ -106,6 +112,7 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         return Err(OpError::OneByOne);
     }
     match (op.is_keyed(), at.key) {
+        _ if descriptor.redistribution.is_some() => of_operator_state(op, at)?,
         (true, []) => return Err(OpError::EmptyKey),
         (false, [_, ..]) => return Err(OpError::KeyPresent),
         _ => {}
@@ -142,6 +149,16 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         | Op::TimerDelete { .. }
         | Op::Timers { .. }
         | Op::TimersFire { .. } => Ok(()),
+    }
+}
+
+/// Checks where an operation on operator state is.
+fn of_operator_state(op: &Op<'_>, at: &Address<'_>) -> Result<(), OpError> {
+    match (op, at.key, at.namespace) {
+        (Op::Keys { .. } | Op::MergeNamespaces(_), ..) => Err(OpError::NotKeyed),
+        (_, [], []) => Ok(()),
+        (_, [], _) => Err(OpError::OfOperatorState(OpField::Namespace)),
+        _ => Err(OpError::OfOperatorState(OpField::Key)),
     }
 }
 
@@ -193,7 +210,7 @@ fn kind_name(kind: StateKind) -> &'static str {
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use crate::types::{KeyGroup, MergeFunction, StateId};
+    use crate::types::{KeyGroup, MergeFunction, Redistribution, StateId};
 
     const LIMITS: fn() -> Limits = || Limits { max_key_bytes: 4, max_value_bytes: 16, ..Limits::default() };
 
@@ -264,6 +281,25 @@ mod tests {
         assert_eq!(checked(b"", b""), Err(OpError::EmptyKey));
         assert_eq!(checked(b"12345", b""), Err(OpError::TooLong { field: OpField::Key, bytes: 5, limit: 4 }));
         assert_eq!(checked(b"1", b"12345"), Err(OpError::TooLong { field: OpField::Namespace, bytes: 5, limit: 4 }));
+    }
+
+    #[test]
+    fn operator_state_has_neither_key_nor_namespace() {
+        let descriptor = StateDescriptor {
+            redistribution: Some(Redistribution::Split),
+            ..StateDescriptor::new("s", StateKind::List)
+        };
+        let checked = |op: Op<'_>, key: &[u8], namespace: &[u8]| {
+            let at = Address { state: StateId(1), key_group: KeyGroup::OPERATOR, key, namespace };
+            check(&op, &at, &descriptor, &LIMITS())
+        };
+        assert_eq!(checked(Op::ListAdd(b"e"), b"", b""), Ok(()));
+        assert_eq!(checked(Op::ListAdd(b"e"), b"k", b""), Err(OpError::OfOperatorState(OpField::Key)));
+        assert_eq!(checked(Op::ListCount, b"", b"n"), Err(OpError::OfOperatorState(OpField::Namespace)));
+        assert_eq!(checked(Op::MergeNamespaces(&[]), b"", b""), Err(OpError::NotKeyed));
+        assert_eq!(checked(Op::Keys { all_namespaces: true, token: b"", limit: 0 }, b"", b""), Err(OpError::NotKeyed));
+        let error = checked(Op::Get, b"", b"").unwrap_err();
+        assert_eq!(error, OpError::WrongKind { operation: StateKind::Value, state: StateKind::List });
     }
 
     #[test]

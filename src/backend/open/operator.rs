@@ -1,0 +1,202 @@
+//! The operator state that a backend begins with: whose it is, and how it becomes its own.
+//!
+//! ```text
+//!   parts of the checkpoint ──sources──▶ opening manifest names their operator state ──▶ read each ──▶ share
+//!                                                                                                        │
+//!        first batch of the new epoch, before it serves: what this subtask gets ◀────────────────────────┘
+//! ```
+//!
+//! A backend that goes on as it was has its own operator state as any other state, by load and replay; only union lists need that of
+//! its siblings. After a rescale every subtask may need that of all ([`sources`](state::operator::sources)). Each reads it for itself and
+//! computes its share alone: what all had does not change, so all shares fit together, also that of a subtask which
+//! dies and begins again. The share is logged as the first changes of the epoch, so every checkpoint of the epoch has it, and none
+//! needs the sources.
+//!
+//! # Whom it fences
+//!
+//! Nobody with the same parallelism: siblings go on, whatever their attempt. The manifest that opens the epoch names what is about to
+//! be read, and after it is durable every source must still retain the checkpoint; from then on nothing of it is deleted (see
+//! [`claim`](super::claim)). The same holds after a rescale for siblings that run already. Owners of the old parallelism are fenced, as those
+//! whose keyed state is read are: they must not go on beside the new ones.
+//!
+//! # Who has operator state
+//!
+//! The manifest of each subtask tells it ([`Manifest::redistributions`]), so that those without cost no other subtask a read. With
+//! the same parallelism a backend asks its own part alone: an operator's subtasks register the same operator state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    super::{environment::Environment, states::States},
+    OpenSpec,
+    choice::Part,
+};
+use crate::{
+    checkpoint::manifest::{Import, Manifest},
+    error::{Error, Reason},
+    restore::{Imported, Progress, Restore, RestoreError},
+    state::{
+        self, StateBackend,
+        hashmap::HashMapBackend,
+        operator::{Contents, WithOperatorState},
+    },
+    types::{CheckpointId, KeyGroupRange, Redistribution, StateDescriptor, StateId},
+};
+
+/// The operator state that a backend is about to read.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// That of each subtask that had some.
+    pub(super) imports: Vec<Import>,
+    /// How many subtasks the checkpoint has; 0 if nothing is read.
+    pub(super) parallelism: u32,
+    /// The backend has its own already: union lists are all that is read.
+    pub(super) only_union: bool,
+}
+
+/// What a backend begins with that it has not loaded: all of each of these states.
+pub(super) type Shares = Vec<(StateId, Contents)>;
+
+/// The subtasks of whose operator state the backend needs some, given parts of the checkpoint. Pure.
+pub(super) fn wanted(spec: &OpenSpec, parts: &[Part]) -> BTreeSet<u32> {
+    let Some(old) = parts.first().map(|part| part.span().parallelism) else { return BTreeSet::new() };
+    let of_part = |part: &Part| part.manifest.redistributions(&part.record).collect::<Vec<_>>();
+    let to = (spec.id.subtask, spec.parallelism);
+    parts
+        .iter()
+        .flat_map(of_part)
+        .flat_map(|redistribution| state::operator::sources(redistribution, old, to))
+        .collect()
+}
+
+/// Whether the backend, which goes on as it was in `part`, needs the operator state of its siblings. Pure.
+pub(super) fn needs_siblings(part: &Part) -> bool {
+    let is_union = |redistribution| redistribution == Redistribution::Union;
+    part.span().parallelism > 1 && part.manifest.redistributions(&part.record).any(is_union)
+}
+
+/// Checks that `parts` are those of all subtasks that are `wanted`. Pure.
+///
+/// # Errors
+/// Names those that are missing.
+pub(super) fn check(spec: &OpenSpec, parts: &[Part], wanted: &BTreeSet<u32>, by_handles: bool) -> Result<(), Error> {
+    let Some(old) = parts.first().map(|part| part.span().parallelism) else { return Ok(()) };
+    let has = |subtask: &u32| parts.iter().any(|part| part.manifest.backend.subtask == *subtask);
+    let missing: Vec<String> = wanted.iter().filter(|subtask| !has(subtask)).map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (what, reason) = if by_handles {
+        ("give their handles too", Reason::InvalidArgument)
+    } else {
+        ("they do not retain it", Reason::CheckpointNotFound)
+    };
+    let text = format!(
+        "backend `{}`: the checkpoint has operator state that is redistributed, and so needs that of subtasks {} of {old}; {what}",
+        spec.id,
+        missing.join(", ")
+    );
+    Err(Error::new(reason, text))
+}
+
+/// Whether the chain of `part`, of which operator state alone is read, belongs to a sibling that goes on. Pure.
+pub(super) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRange) -> bool {
+    let owner = part.manifest.owner();
+    let is_alike =
+        part.span().parallelism == spec.parallelism || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
+    let backend = &part.manifest.backend;
+    is_alike
+        && backend.subtask < spec.parallelism
+        && *backend != spec.id
+        && !part.span().key_groups.overlaps(key_groups)
+}
+
+/// The shares of a backend, read from `sources`, which stand in `manifest`. Tells `progress` of each source; adds to `read` what
+/// was read. Cancel-safe.
+///
+/// # Errors
+/// If one cannot be read.
+pub(super) async fn read(
+    env: &Environment,
+    (manifest, states): (&Manifest, &States),
+    (sources, checkpoint): (&Sources, CheckpointId),
+    retry: crate::object::Retry,
+) -> Result<(Shares, Progress), RestoreError> {
+    if sources.parallelism == 0 {
+        return Ok(Default::default());
+    }
+    let is_shared = |state: &StateDescriptor| match state.redistribution {
+        Some(redistribution) => !sources.only_union || redistribution == Redistribution::Union,
+        None => false,
+    };
+    let shared: Vec<(StateId, StateDescriptor)> =
+        states.in_force().map(|state| (state.id, state.descriptor)).filter(|(_, state)| is_shared(state)).collect();
+    let all = states.data().filter(|(_, state)| state.redistribution.is_some());
+    let all: Vec<(StateId, StateDescriptor)> = all.map(|(id, state)| (id, state.clone())).collect();
+    // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
+    let reads: Vec<_> =
+        sources.imports.iter().map(|import| read_one(env, manifest, (import, checkpoint), (&all, retry))).collect();
+    let had: Vec<(u32, HashMapBackend, Progress)> =
+        stream::iter(reads).buffered(env.options.download_parallelism.max(1)).try_collect().await?;
+    let mut progress = Progress::default();
+    for (_, _, read) in &had {
+        progress.bytes_done += read.bytes_done;
+        progress.bytes_total += read.bytes_total;
+        progress.changes += read.changes;
+    }
+    let inner = |source| RestoreError::Inner { checkpoint, source };
+    let mut shares = vec![];
+    for (id, state) in shared {
+        let Some(redistribution) = state.redistribution else { continue };
+        let mut of_subtasks = BTreeMap::new();
+        for (subtask, backend, _) in &had {
+            of_subtasks.insert(*subtask, state::operator::contents(backend, id, state.kind).map_err(inner)?);
+        }
+        let to = (manifest.backend.subtask, manifest.shape.parallelism);
+        shares.push((id, state::operator::share(redistribution, &of_subtasks, sources.parallelism, to)));
+    }
+    Ok((shares, progress))
+}
+
+/// All operator state of one subtask.
+async fn read_one(
+    env: &Environment,
+    by: &Manifest,
+    (import, checkpoint): (&Import, CheckpointId),
+    (states, retry): (&[(StateId, StateDescriptor)], crate::object::Retry),
+) -> Result<(u32, HashMapBackend, Progress), RestoreError> {
+    let mut backend = HashMapBackend::new(KeyGroupRange::OPERATOR);
+    for (id, state) in states {
+        backend.register(*id, state);
+    }
+    let (manifest, record) = import.view(by, checkpoint);
+    let restore = Restore {
+        store: &env.store,
+        tasks: &env.tasks,
+        local: env.local.as_deref(),
+        manifest: &manifest,
+        checkpoint: &record,
+        parallel_reads: env.options.download_parallelism,
+        retry,
+        imported: Some(Imported { import, by }),
+    };
+    let restored = restore.run(&mut backend, |_| {}).await?;
+    Ok((import.origin.subtask, backend, restored.progress))
+}
+
+/// Of `shares`, those that are not what `inner` has already.
+///
+/// # Errors
+/// Those of the backend.
+pub(super) fn changed(inner: &WithOperatorState, shares: Shares, states: &States) -> Result<Shares, state::StateError> {
+    let mut changed = vec![];
+    for (id, share) in shares {
+        let Some(state) = states.get(id) else { continue };
+        if state::operator::contents(inner, id, state.kind)? != share {
+            changed.push((id, share));
+        }
+    }
+    Ok(changed)
+}

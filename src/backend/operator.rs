@@ -1,0 +1,75 @@
+//! What an owner logs before it serves: the operator state that it got from the subtasks before.
+
+use super::{
+    core::{Core, signed},
+    error,
+};
+use crate::{
+    state::{
+        Change, StateBackend as _,
+        op::{self, Op, OpContext, scan::Reach},
+        operator::{self, Contents},
+    },
+    types::StateId,
+};
+
+impl Core {
+    /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch: they are
+    /// part of every cut of this epoch, and of what queries read of the restored checkpoint. Takes no batch number.
+    ///
+    /// # Errors
+    /// What the inner backend says.
+    pub(super) fn begin_with(&mut self, shares: &[(StateId, Contents)]) -> Result<(), String> {
+        if shares.is_empty() {
+            return Ok(());
+        }
+        assert_eq!(self.next_batch, 0, "an owner begins before its first batch");
+        let bytes_before = self.writer.active_bytes();
+        self.inner.set_stamp(self.writer.next().0);
+        self.writer.begin_batch(self.next_batch, self.time);
+        for (id, share) in shares {
+            self.replace(*id, share)?;
+        }
+        self.inner.finish_batch().map_err(|fault| error::inner(&fault))?;
+        let appended = self.writer.end_batch(bytes_before);
+        // It is there already, whether or not there is room: what comes next waits until it is durable.
+        self.account.hold(appended);
+        self.env.metrics.pending_grew(signed(appended));
+        self.since_barrier.0 += appended;
+        self.count_state_bytes(self.inner.memory_bytes());
+        Ok(())
+    }
+
+    fn replace(&mut self, id: StateId, share: &Contents) -> Result<(), String> {
+        let Self { inner, states, writer, since_barrier, log_changes, manifest, env, time, .. } = self;
+        let Some(descriptor) = states.get(id) else { return Ok(()) };
+        let limits = &env.options.limits;
+        let context = OpContext {
+            descriptor,
+            max_value_bytes: limits.max_value_bytes,
+            page_bytes: 0,
+            key_groups: manifest.shape.key_groups,
+            scope: 0,
+            time: *time,
+            upkeep: None,
+            reach: Reach::default(),
+        };
+        let logged = u64::from(!writer.is_silent());
+        let mut log = |change: &Change<'_>| {
+            since_barrier.1 += 1;
+            *log_changes += logged;
+            writer.push(change.at.key_group, |buffer| change.encode(buffer));
+        };
+        let at = operator::address(id);
+        let mut run = |op: Op<'_>| {
+            op::execute(inner, at, &op, &context, &mut log).map(|_| ()).map_err(|fault| error::inner(&fault))
+        };
+        match share {
+            Contents::Elements(elements) => run(Op::ListUpdate(elements)),
+            Contents::Entries(entries) => {
+                run(Op::Clear)?;
+                entries.iter().try_for_each(|(map_key, value)| run(Op::MapPut { map_key, value }))
+            }
+        }
+    }
+}
