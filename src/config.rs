@@ -77,6 +77,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Whether clients may read beside the writers.
     pub queries: bool,
+    /// Whether owners that follow each other on this daemon hand their state on.
+    pub warm: bool,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
 }

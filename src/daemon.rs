@@ -371,6 +371,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         },
         compression,
         queries: config.queries,
+        warm: config.warm,
         undo_memory: config.memory.undo_bytes,
         ..BackendOptions::default()
     };

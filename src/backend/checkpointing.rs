@@ -159,6 +159,7 @@ impl Core {
             base,
             missing_states: self.states.unbound().collect(),
         };
+        let identity = record.identity;
         self.ledger.trigger(record, awaits);
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
@@ -168,7 +169,7 @@ impl Core {
             }
         }
         self.flights.insert(request.id, flight);
-        self.mark_checkpoint(request.id);
+        self.mark_checkpoint(identity);
         if unlogged {
             self.upload_snapshot(request.id);
         }

@@ -150,7 +150,7 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
-    /// Marks of checkpoints, if queries are allowed.
+    /// Marks of checkpoints, if queries or warm restarts are allowed.
     pub(super) marks: Option<Marks>,
     /// Scratch: key groups of the batch at hand.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
@@ -306,7 +306,10 @@ impl Core {
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
-        self.drop_marks();
+        // Whoever fenced it may want to go back to one of them.
+        if error.reason != Reason::Fenced {
+            self.drop_marks();
+        }
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
             shared.wake.notify_one();

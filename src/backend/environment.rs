@@ -51,6 +51,9 @@ pub struct BackendOptions {
     pub compression: Compression,
     /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
     pub queries: bool,
+    /// Whether a task that comes back to this daemon gets its state back from memory, where what changed since its checkpoint
+    /// is known.
+    pub warm: bool,
     /// Bytes that each backend may keep of what was overwritten since its last completed checkpoint.
     pub undo_memory: u64,
 }
@@ -73,6 +76,7 @@ impl Default for BackendOptions {
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,
             queries: false,
+            warm: false,
             undo_memory: 16 << 20,
         }
     }

@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
+//! Where the older owner that is fenced ran on this daemon, its state is rolled back rather than read ([`warm`]), if that can be.
+//!
 //! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
 //! is redistributed ([`operator`]).
 
@@ -10,6 +12,7 @@ mod choice;
 mod claim;
 mod damage;
 mod operator;
+mod warm;
 
 use std::{
     collections::BTreeMap,
@@ -121,6 +124,10 @@ pub struct Opened {
     pub last_checkpoint_id: u64,
     /// Newer checkpoints that were skipped because they are damaged, newest first.
     pub skipped: Vec<Spoilt>,
+    /// Whether it was restored by rolling back what an owner before had in memory, or on local disk.
+    pub warm: bool,
+    /// Where there was such an owner on this daemon, why that was not done.
+    pub not_warm: String,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -157,14 +164,15 @@ pub(super) async fn open(
     let mut reserved = if predecessor.is_none() { Some(account()?) } else { None };
     let (claim, loaded) = loop {
         let claim = claim::claim(env, spec, retry).await?;
-        if let Some(predecessor) = predecessor.take() {
+        let predecessor = predecessor.take();
+        if let Some(predecessor) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
         }
         on_fenced(&claim.fenced);
         if reserved.is_none() {
             reserved = Some(account()?);
         }
-        match load(env, &claim, &mut progress).await {
+        match load(env, &claim, predecessor, &mut progress).await {
             Ok(loaded) => break (claim, loaded),
             Err(LoadError::Refused(error)) => return Err(error),
             Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
@@ -174,17 +182,19 @@ pub(super) async fn open(
         }
     };
     let account = reserved.map_or_else(account, Ok)?;
-    let Loaded { inner, states, restored, shares } = loaded;
+    let Loaded { inner, states, restored, previous, shares, rolled_back, not_warm } = loaded;
     let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
+        warm: rolled_back,
         duration: started.elapsed(),
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, skipped });
+    let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped };
+    let mut core = assemble(env, spec, assembly);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
-    Ok(serve(core, progress))
+    Ok(Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) })
 }
 
 /// An inner backend with what it begins with.
@@ -192,7 +202,11 @@ struct Loaded {
     inner: WithOperatorState,
     states: States,
     restored: Restored,
+    previous: Option<Arc<Reusable>>,
     shares: operator::Shares,
+    /// Of a warm restart.
+    rolled_back: Option<u64>,
+    not_warm: String,
 }
 
 enum LoadError {
@@ -200,22 +214,49 @@ enum LoadError {
     Restore(RestoreError),
 }
 
-/// Restores what `claim` begins with into an empty inner backend.
+/// What `claim` begins with: rolled back from what `predecessor` had, or restored into an empty inner backend.
 async fn load(
     env: &Environment,
     claim: &Claim,
+    predecessor: Option<Backend>,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
-    let Claim { manifest, bound, parts, operator, .. } = claim;
+    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
+    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
+        Some(predecessor) => warm::take(env, &predecessor, claim, &states),
+        None => (None, String::new()),
+    };
+    let Claim { manifest, parts, operator, .. } = claim;
+    let rolled_back = taken.as_ref().map(|taken| taken.changes);
+    let (inner, mut restored, previous) = match taken {
+        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
+        None => restore(env, manifest, (&states, parts.first()), progress).await?,
+    };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(LoadError::Restore)?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?;
+    Ok(Loaded { inner, states, restored, previous, shares, rolled_back, not_warm })
+}
+
+/// An inner backend with what its first manifest says that it begins with, of which `part` is the first part, if it is not empty.
+async fn restore(
+    env: &Environment,
+    manifest: &Manifest,
+    (states, part): (&States, Option<&RestoredPart>),
+    progress: impl FnMut(Progress) + Send,
+) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), LoadError> {
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
-    let states = States::restored(&manifest.states, |id| bound.contains(&id));
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
     // Each read by itself: a restore takes as long as the state is large.
     let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let mut restored = match parts.first() {
+    let restored = match part {
         Some(part) => {
             let restore = Restore {
                 store: &env.store,
@@ -231,13 +272,8 @@ async fn load(
         }
         None => Restored::default(),
     };
-    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
-    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
-    let (shares, read) = shares.map_err(LoadError::Restore)?;
-    restored.add(read);
-    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
-    let shares = operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?;
-    Ok(Loaded { inner, states, restored, shares })
+    let previous = manifest.owner().contents.base.zip(restored.base.clone());
+    Ok((inner, restored, previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)))))
 }
 
 struct Assembly {
@@ -247,13 +283,14 @@ struct Assembly {
     states: States,
     account: super::credit::Account,
     restored: Restored,
+    previous: Option<Arc<Reusable>>,
     parts: Vec<RestoredPart>,
     skipped: Vec<Spoilt>,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, parts, skipped } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -262,14 +299,15 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
     let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
     let writer = if changelog { writer } else { writer.silenced() };
-    let previous = owner.contents.base.zip(restored.base);
-    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
     // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
+    let keeps_marks = env.options.queries || env.options.warm;
+    // Without a log, replays grow no longer.
+    let log_changes = if changelog { restored.log_changes } else { 0 };
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -307,8 +345,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         base: None,
         previous,
         snapshots: Snapshots::default(),
-        // Without a log, replays grow no longer.
-        log_changes: if changelog { restored.log_changes } else { 0 },
+        log_changes,
         push_back: PushBack::default(),
         materialization_failures: 0,
         materialization_requests: vec![],
@@ -316,7 +353,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
-        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
+        marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
@@ -398,6 +435,8 @@ fn describe(backend: &Backend) -> Opened {
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
         skipped: core.skipped.clone(),
+        warm: false,
+        not_warm: String::new(),
     }
 }
 

@@ -106,7 +106,8 @@ const STATE: &[Spec] = &[
         at_least(1),
         "16 MiB",
         "Budget of each backend for what was overwritten since its newest completed checkpoint, which queries read \
-         (queryable-state.enabled; without it nothing is kept). Beyond it they have to wait until the next one completes.",
+         (queryable-state.enabled) and warm restarts go back to (execution.state-recovery.warm); without both nothing is kept. \
+         Beyond it queries have to wait until the next one completes, and restarts read the store.",
     ),
     text(
         "memory.state",
@@ -280,6 +281,14 @@ const MATERIALIZATION: &[Spec] = &[
         Kind::Integer { min: 1, max: 1 << 30 },
         "500000",
         "State changes that a replay does in a second, for that estimate.",
+    ),
+    text(
+        "execution.state-recovery.warm",
+        Kind::Flag,
+        "false",
+        "Whether a task that comes back to a daemon which still has its state gets that rolled back to the checkpoint that it \
+         restores, rather than read from the store. What is overwritten between checkpoints is kept for that, up to \
+         memory.undo, which takes a writer at full speed half as much to twice as much processor time again.",
     ),
 ];
 

@@ -104,6 +104,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             level: merged.text("log.level"),
         },
         queries: merged.flag("queryable-state.enabled"),
+        warm: merged.flag("execution.state-recovery.warm"),
         drain_timeout: merged.duration("drain-timeout"),
         data_dir,
     };

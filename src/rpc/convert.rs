@@ -177,6 +177,8 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         last_checkpoint_id: opened.last_checkpoint_id,
         parts: opened.parts.iter().map(to_part).collect(),
         skipped: opened.skipped.iter().map(to_damaged).collect(),
+        warm: opened.warm,
+        not_warm: opened.not_warm.clone(),
     }
 }
 

@@ -32,4 +32,5 @@ mod ttl;
 mod typed;
 mod vanish;
 mod venv;
+mod warm;
 mod windows;

@@ -43,6 +43,8 @@ pub(super) struct Claim {
     pub(super) crc: u32,
     /// States that have, or may have, contents.
     pub(super) bound: BTreeSet<StateId>,
+    /// Whether that is the backend's own, with just its key groups.
+    pub(super) is_own: bool,
     /// What it begins with; none if empty.
     pub(super) parts: Vec<RestoredPart>,
     /// Other chains whose owners were fenced, and by whom.
@@ -98,7 +100,8 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             Ok(crc) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
-                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced, skipped, operator });
+                let (bound, is_own) = (plan.states.bound, plan.is_own);
+                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),

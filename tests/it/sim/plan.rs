@@ -113,6 +113,7 @@ impl Plan {
             },
             materialization_timeout: millis(5000) + Duration::from_millis(100),
             queries: true,
+            warm: !one_in(4),
             undo_memory: 20_000,
             ..BackendOptions::default()
         };
