@@ -238,7 +238,11 @@ async fn load(
     let (shares, read) = shares.map_err(LoadError::Restore)?;
     restored.add(read);
     let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
-    let shares = operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?;
+    let shares = match rolled_back {
+        // What the owner before was given may be there already, but in no log that the new epoch has.
+        Some(_) => shares,
+        None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
+    };
     Ok(Loaded { inner, states, restored, previous, shares, rolled_back, not_warm })
 }
 
