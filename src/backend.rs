@@ -33,6 +33,7 @@ mod directory;
 mod environment;
 mod error;
 mod handle;
+mod job;
 mod marks;
 mod materialize;
 mod metrics;
@@ -56,6 +57,7 @@ pub use self::{
     directory::Directory,
     environment::{BackendOptions, Environment},
     handle::Backend,
+    job::JobDescription,
     metrics::BackendMetrics,
     open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,

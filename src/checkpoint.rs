@@ -20,13 +20,16 @@
 //! An operator may go on with another number of subtasks: its new backends *import* from the chains of the old ones
 //! ([`generation`]).
 //!
+//! What of it is missing or corrupt, and what that spoils, tells [`damage`].
+//!
 //! What of all this is worth a copy on local disk says [`local`].
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`] and [`collect`]'s sweep talk to the store.
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`damage`] and [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
 pub mod collect;
+pub mod damage;
 pub mod envelope;
 pub mod generation;
 pub mod handle;

@@ -128,6 +128,8 @@ pub(super) struct Core {
     pub(super) time: TimeMs,
     /// What it began with.
     pub(super) restored: Vec<RestoredPart>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
     /// What the next materialization may use again.

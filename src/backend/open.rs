@@ -10,6 +10,7 @@
 
 mod choice;
 mod claim;
+mod damage;
 mod operator;
 mod warm;
 
@@ -21,6 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::choice::job_error;
 use self::claim::Claim;
 use super::{
     cleanup::CleanUps,
@@ -39,6 +41,7 @@ use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
+        job::Spoilt,
         ledger::{Ledger, Retention},
         manifest::{Manifest, Shape},
     },
@@ -74,6 +77,8 @@ pub struct OpenSpec {
     pub attempt: Attempt,
     /// What to begin with.
     pub restore: RestoreFrom,
+    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which nothing is.
+    pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
 }
@@ -117,6 +122,8 @@ pub struct Opened {
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
+    /// Newer checkpoints that were skipped because they are damaged, newest first.
+    pub skipped: Vec<Spoilt>,
     /// Whether it was restored by rolling back what an owner before had in memory, or on local disk.
     pub warm: bool,
     /// Where there was such an owner on this daemon, why that was not done.
@@ -147,41 +154,36 @@ pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
     predecessor: Option<Backend>,
-    on_fenced: impl FnOnce(&[(BackendId, Epoch)]),
-    progress: impl FnMut(Progress) + Send,
+    on_fenced: impl Fn(&[(BackendId, Epoch)]),
+    mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
-    let reserved = if predecessor.is_none() { Some(account()?) } else { None };
-    let claim = claim::claim(env, spec, retry).await?;
-    if let Some(predecessor) = &predecessor {
-        predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
-    }
-    on_fenced(&claim.fenced);
+    let mut predecessor = predecessor;
+    let mut reserved = if predecessor.is_none() { Some(account()?) } else { None };
+    let (claim, loaded) = loop {
+        let claim = claim::claim(env, spec, retry).await?;
+        let predecessor = predecessor.take();
+        if let Some(predecessor) = &predecessor {
+            predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
+        }
+        on_fenced(&claim.fenced);
+        if reserved.is_none() {
+            reserved = Some(account()?);
+        }
+        match load(env, &claim, predecessor, &mut progress).await {
+            Ok(loaded) => break (claim, loaded),
+            Err(LoadError::Refused(error)) => return Err(error),
+            Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
+                damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
+            }
+            Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
+        }
+    };
     let account = reserved.map_or_else(account, Ok)?;
-    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
-    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
-        Some(predecessor) => warm::take(env, &predecessor, &claim, &states),
-        None => (None, String::new()),
-    };
-    let Claim { manifest, crc, parts, operator, .. } = claim;
-    let rolled_back = taken.as_ref().map(|taken| taken.changes);
-    let (inner, mut restored, previous) = match taken {
-        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
-        None => restore(env, &manifest, (&states, parts.first()), progress).await?,
-    };
-    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
-    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
-    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
-    restored.add(read);
-    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
-    let shares = match rolled_back {
-        // What the owner before was given may be there already, but in no log that the new epoch has.
-        Some(_) => shares,
-        None => operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?,
-    };
+    let Loaded { inner, states, restored, previous, shares, rolled_back, not_warm } = loaded;
+    let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         warm: rolled_back,
@@ -189,9 +191,59 @@ pub(super) async fn open(
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, previous, parts });
+    let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped };
+    let mut core = assemble(env, spec, assembly);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     Ok(Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) })
+}
+
+/// An inner backend with what it begins with.
+struct Loaded {
+    inner: WithOperatorState,
+    states: States,
+    restored: Restored,
+    previous: Option<Arc<Reusable>>,
+    shares: operator::Shares,
+    /// Of a warm restart.
+    rolled_back: Option<u64>,
+    not_warm: String,
+}
+
+enum LoadError {
+    Refused(Error),
+    Restore(RestoreError),
+}
+
+/// What `claim` begins with: rolled back from what `predecessor` had, or restored into an empty inner backend.
+async fn load(
+    env: &Environment,
+    claim: &Claim,
+    predecessor: Option<Backend>,
+    progress: &mut (impl FnMut(Progress) + Send),
+) -> Result<Loaded, LoadError> {
+    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
+    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
+        Some(predecessor) => warm::take(env, &predecessor, claim, &states),
+        None => (None, String::new()),
+    };
+    let Claim { manifest, parts, operator, .. } = claim;
+    let rolled_back = taken.as_ref().map(|taken| taken.changes);
+    let (inner, mut restored, previous) = match taken {
+        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
+        None => restore(env, manifest, (&states, parts.first()), progress).await?,
+    };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(LoadError::Restore)?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = match rolled_back {
+        // What the owner before was given may be there already, but in no log that the new epoch has.
+        Some(_) => shares,
+        None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
+    };
+    Ok(Loaded { inner, states, restored, previous, shares, rolled_back, not_warm })
 }
 
 /// An inner backend with what its first manifest says that it begins with, of which `part` is the first part, if it is not empty.
@@ -200,8 +252,9 @@ async fn restore(
     manifest: &Manifest,
     (states, part): (&States, Option<&RestoredPart>),
     progress: impl FnMut(Progress) + Send,
-) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), Error> {
-    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
+) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), LoadError> {
+    let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
+    let mut inner = WithOperatorState::new(inner);
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
@@ -218,7 +271,7 @@ async fn restore(
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
                 imported: None,
             };
-            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&manifest.backend, error))?
+            restore.run(&mut inner, progress).await.map_err(LoadError::Restore)?
         }
         None => Restored::default(),
     };
@@ -235,11 +288,12 @@ struct Assembly {
     restored: Restored,
     previous: Option<Arc<Reusable>>,
     parts: Vec<RestoredPart>,
+    skipped: Vec<Spoilt>,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, previous, parts } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -291,6 +345,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         next_batch: 0,
         time,
         restored: parts,
+        skipped,
         base: None,
         previous,
         snapshots: Snapshots::default(),
@@ -383,6 +438,7 @@ fn describe(backend: &Backend) -> Opened {
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
+        skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),
     }
@@ -417,8 +473,8 @@ fn change_memory(backend: &BackendId) -> Error {
 fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
     let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
     match error {
-        RestoreError::Damaged { missing, .. } => {
-            let reason = if missing { Reason::MissingObject } else { Reason::CorruptObject };
+        RestoreError::Damaged { ref fault, .. } => {
+            let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
             Error::new(reason, text(&error))
         }
         RestoreError::Store(source) => source.into(),

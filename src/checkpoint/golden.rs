@@ -87,7 +87,7 @@ fn the_bytes_of_pages_are_golden() {
 #[test]
 fn the_bytes_of_a_job_record_are_golden() {
     let restore = Some(store::JobCheckpoint { attempt: 4, id: 17 });
-    let record = store::JobRecord { number: 3, attempt: 5, restore };
+    let record = store::JobRecord { number: 3, attempt: 5, restore, spoilt: vec![] };
     let golden = fixture("job-record-v1.bin", &envelope::seal(Kind::JobRecord, &record));
     assert_eq!(envelope::open::<store::JobRecord>(Kind::JobRecord, &golden).unwrap(), record);
 }

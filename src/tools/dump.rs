@@ -276,6 +276,10 @@ fn handle(handle: &SegmentHandle) -> Node {
     ])
 }
 
+fn damaged(spoilt: &store::SpoiltCheckpoint) -> Node {
+    Node::Fields(vec![("id", spoilt.id.into()), ("attempt", spoilt.attempt.into()), ("what", Node::text(&spoilt.what))])
+}
+
 fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
     let restore = record.restore.as_ref();
     let restore = restore.map(|c| Node::text(format_args!("checkpoint {} of attempt {}", c.id, c.attempt)));
@@ -283,6 +287,7 @@ fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
         ("number", record.number.into()),
         ("attempt", record.attempt.into()),
         ("restores", restore.unwrap_or_else(|| Node::text("nothing: it begins empty"))),
+        ("damaged", Node::list(record.spoilt.iter().map(damaged))),
     ]
 }
 

@@ -33,6 +33,7 @@ import changelog_off  # noqa: F401
 import service  # noqa: F401
 import crashes  # noqa: F401
 import damage  # noqa: F401
+import jobs  # noqa: F401
 import rescale  # noqa: F401
 import operator_state  # noqa: F401
 import schema  # noqa: F401

@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
-    choice::{self, Part},
+    choice::{self, Chosen, Part},
     operator::{self, Sources},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
-        generation, job,
+        generation,
+        job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
     },
     error::{Error, Reason},
@@ -48,6 +49,8 @@ pub(super) struct Claim {
     pub(super) parts: Vec<RestoredPart>,
     /// Other chains whose owners were fenced, and by whom.
     pub(super) fenced: Vec<(BackendId, Epoch)>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<Spoilt>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
 }
@@ -73,7 +76,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = match choice::choose(env, spec, head.as_ref(), retry).await {
+        let Chosen { parts: chosen, skipped } = match choice::choose(env, spec, head.as_ref(), retry).await {
             Ok(chosen) => chosen,
             Err(error) if error.reason == Reason::CheckpointNotFound => {
                 // An owner at work may have published it after its head was read.
@@ -98,7 +101,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, operator });
+                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
