@@ -188,6 +188,8 @@ pub struct Description {
     pub states: Vec<StateSummary>,
     /// Durability of batches.
     pub acknowledgement: Acknowledgement,
+    /// Every change below is durable.
+    pub persisted_to: Sqn,
     /// As the inner backend accounts for them.
     pub state_bytes: u64,
     /// Bytes of changes that are not durable.
@@ -341,6 +343,7 @@ impl Core {
             manifest,
             states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
+            persisted_to: self.writer.persisted_to(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
             replay: self.replay_time(),

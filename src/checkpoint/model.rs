@@ -174,7 +174,7 @@ impl World {
 
     fn act(&mut self, kind: u8, a: u8, b: u8) {
         let of = usize::from(a) % self.owners.len();
-        if kind % 16 == 0 && self.owners.len() < 3 {
+        if kind.is_multiple_of(16) && self.owners.len() < 3 {
             return self.open();
         }
         if self.owners[of].ended {
@@ -187,7 +187,7 @@ impl World {
                 owner.writer.push(KeyGroup(70), |out| out.push(b));
                 owner.writer.end_batch(0);
                 owner.batches += 1;
-                self.roll_over(of, b % 2 == 0);
+                self.roll_over(of, b.is_multiple_of(2));
                 if kind % 2 == 1 {
                     self.barrier(of);
                 }
