@@ -34,6 +34,7 @@ mod discard;
 mod environment;
 mod error;
 mod handle;
+mod job;
 mod marks;
 mod materialize;
 mod metrics;
@@ -58,6 +59,7 @@ pub use self::{
     discard::{Discard, Discarded},
     environment::{BackendOptions, Environment},
     handle::Backend,
+    job::JobDescription,
     metrics::BackendMetrics,
     open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,

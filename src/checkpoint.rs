@@ -22,14 +22,17 @@
 //!
 //! Who reads a chain without owning it, to clone a job, holds a lease on what it reads: a [`pin`].
 //!
+//! What of it is missing or corrupt, and what that spoils, tells [`damage`].
+//!
 //! What of all this is worth a copy on local disk says [`local`].
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`] and [`collect`]'s sweep talk to the
-//! store.
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`damage`] and
+//! [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
 pub mod collect;
+pub mod damage;
 pub mod envelope;
 pub mod generation;
 pub mod handle;
@@ -43,3 +46,6 @@ pub mod pin;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod golden;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod model;

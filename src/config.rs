@@ -77,6 +77,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Whether clients may read beside the writers.
     pub queries: bool,
+    /// Whether owners that follow each other on this daemon hand their state on.
+    pub warm: bool,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
 }
@@ -236,6 +238,8 @@ pub struct CheckpointConfig {
     pub timeout: Duration,
     /// Most of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
+    /// Bytes of changes up to which a barrier puts them into the manifest; 0: never.
+    pub inline_bytes: usize,
 }
 
 /// Local copies of what is uploaded.

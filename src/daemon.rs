@@ -361,6 +361,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         retention: Retention::Count(config.checkpoint.num_retained),
         checkpoint_timeout: config.checkpoint.timeout,
         preemptive_persist_threshold: changelog.preemptive_persist_bytes as u64,
+        data_inline_threshold: config.checkpoint.inline_bytes,
         state_memory: config.memory.state_bytes,
         download_parallelism: changelog.download_threads,
         materialization: ScheduleOptions {
@@ -371,6 +372,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         },
         compression,
         queries: config.queries,
+        warm: config.warm,
         undo_memory: config.memory.undo_bytes,
         ..BackendOptions::default()
     };

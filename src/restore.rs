@@ -13,7 +13,7 @@
 //! states have here; what comes later wins.
 //!
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
-//! names it, the checkpoints that it spoils and those that do not need it.
+//! names it. What else is damaged, and what still restores, tells [`crate::checkpoint::damage`].
 
 mod images;
 mod load;
@@ -27,14 +27,15 @@ use crate::{
     },
     checkpoint::{
         base::BaseIndex,
+        damage::Fault,
         envelope::EnvelopeError,
         index::{Page, PageRef},
-        manifest::{CheckpointRecord, Contents, Import, Manifest, Source},
+        manifest::{CheckpointRecord, Import, Manifest, Source},
     },
-    object::{Path, Retry, Store, StoreError, layout::ObjectName},
+    object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
     tasks::Tasks,
-    types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, SqnRange, StateId, TimeMs},
+    types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
 
 /// Bytes of changelog that a restore holds in memory at most, besides the state itself.
@@ -73,16 +74,12 @@ pub struct Restored {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// An object is damaged or missing.
-    #[error("checkpoint {checkpoint} cannot be restored: {what}; {advice}")]
+    #[error("checkpoint {checkpoint} cannot be restored: {fault}")]
     Damaged {
         /// Which.
         checkpoint: CheckpointId,
         /// Object, offset, and how.
-        what: String,
-        /// Which other checkpoints it spoils and which remain.
-        advice: String,
-        /// Whether the object is gone rather than changed.
-        missing: bool,
+        fault: Fault,
     },
     /// The store does not answer.
     #[error(transparent)]
@@ -206,7 +203,7 @@ impl Restore<'_> {
     /// What the checkpoint imports, each as a manifest of its origin, in order.
     fn imports(&self) -> Result<Vec<(&Import, Manifest, CheckpointRecord)>, RestoreError> {
         let view = |uuid: &uuid::Uuid| {
-            let missing = || self.damaged_where(format!("the manifest has no import {uuid}"), true, |_| true);
+            let missing = || self.lacks(format_args!("the manifest has no import {uuid}"));
             let import = self.manifest.import(*uuid).ok_or_else(missing)?;
             let (manifest, checkpoint) = import.view(self.manifest, self.checkpoint.identity.id);
             Ok((import, manifest, checkpoint))
@@ -241,7 +238,7 @@ impl Restore<'_> {
         let mut stream = ReplayStream::new(self.store.clone(), self.tasks.clone(), &plan.handles, options);
         let mut since_turn = 0;
         while let Some(block) = stream.next().await {
-            let block = block.map_err(|error| self.read_error(error, &plan.handles))?;
+            let block = block.map_err(|error| self.read_error(error))?;
             // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the block's
             // size bounds how long one lasts.
             let changes = self.replay(inner, &block, plan, restored)?;
@@ -267,7 +264,7 @@ impl Restore<'_> {
         let is_wanted = |group: KeyGroup| wanted.iter().any(|wanted| wanted.contains(group));
         let mut replayed = 0;
         for batch in block.batches() {
-            let batch = batch.map_err(|error| self.read_error(error, &plan.handles))?;
+            let batch = batch.map_err(|error| self.read_error(error))?;
             restored.time = restored.time.max(batch.time);
             inner.set_time(restored.time);
             // Sqns of other chains are no stamps: what is imported counts as changed before all else.
@@ -315,7 +312,7 @@ impl Restore<'_> {
     /// Handles of the change sets of one source: its run's pages opened.
     async fn expand(&self, source: Source) -> Result<Vec<SegmentHandle>, RestoreError> {
         let Some(run) = self.manifest.runs.get(&source.epoch) else {
-            return Err(self.damaged(format!("the manifest has no run of epoch {}", source.epoch), true, &|_| true));
+            return Err(self.lacks(format_args!("the manifest has no run of epoch {}", source.epoch)));
         };
         let mut open: Vec<PageRef> =
             run.pages.iter().rev().filter(|page| page.range.from < source.to).copied().collect();
@@ -333,79 +330,51 @@ impl Restore<'_> {
             // The first change set may begin before the lowest piece of the base.
             if handle.range.from != next && !(position == 0 && handle.range.contains(next)) {
                 let what = format!("the log index of epoch {} has a gap at {next}", source.epoch);
-                return Err(self.damaged(what, true, &|_| true));
+                return Err(self.lacks(what));
             }
             next = handle.range.to;
         }
         if next != source.to {
             let what =
                 format!("the log index of epoch {} ends at {next}, the checkpoint needs {}", source.epoch, source.to);
-            return Err(self.damaged(what, true, &|_| true));
+            return Err(self.lacks(what));
         }
         Ok(handles)
     }
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {
         let path = page.name(&self.manifest.backend).path();
-        let reads_page = |source: &Source| reads(source, page.range);
         let bytes = match self.store.get(&path, self.retry).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => {
-                return Err(self.damaged(format!("object `{path}` is missing"), true, &reads_page));
+                return Err(self.damaged(Fault::missing(&path)));
             }
             Err(error) => return Err(error.into()),
         };
         Page::decode(&self.manifest.backend.job, page, &bytes)
-            .map_err(|error: EnvelopeError| self.damaged(format!("object `{path}`, {error}"), false, &reads_page))
+            .map_err(|error: EnvelopeError| self.damaged(Fault::corrupt(&path, None, error)))
     }
 
-    fn read_error(&self, error: ReadError, handles: &[SegmentHandle]) -> RestoreError {
-        let (object, missing) = match error {
-            ReadError::Store { source, .. } => return RestoreError::Store(source),
-            ReadError::Stopped { .. } => return RestoreError::Stopped,
-            ReadError::Corrupt { ref object, .. } => (object, false),
-            ReadError::Missing { ref object } => (object, true),
-        };
-        // What later checkpoints need of the object is newer than this one, so it is not yet in a page.
-        let known = handles.iter().chain(self.manifest.runs.values().flat_map(|run| &run.handles));
-        let lost: Vec<_> = known.filter(|h| path_of(h).as_ref() == object).map(|handle| handle.range).collect();
-        let spoils = |source: &Source| lost.iter().any(|range| reads(source, *range));
-        self.damaged(error.to_string(), missing, &spoils)
-    }
-
-    fn damaged(&self, what: String, missing: bool, spoils: &dyn Fn(&Source) -> bool) -> RestoreError {
-        self.damaged_where(what, missing, |contents| contents.sources.iter().any(spoils))
-    }
-
-    /// Names damage and the retained checkpoints that it spoils: those whose contents `spoils` says so of.
-    fn damaged_where(&self, what: String, missing: bool, spoils: impl Fn(&Contents) -> bool) -> RestoreError {
-        let checkpoint = self.checkpoint.identity.id;
-        if let Some(Imported { import, .. }) =
-            self.imported.filter(|of| of.import.key_groups == KeyGroupRange::OPERATOR)
-        {
-            let advice = format!("it is operator state of `{}`, of which every subtask gets a share", import.origin);
-            return RestoreError::Damaged { checkpoint, what, advice, missing };
-        }
-        let manifest = self.imported.map_or(self.manifest, |imported| imported.by);
-        let (spoilt, intact): (Vec<_>, Vec<_>) = manifest.checkpoints.iter().partition(|record| {
-            let contents = manifest.contents(record);
-            match self.imported {
-                Some(imported) => contents.imports.contains(&imported.import.uuid),
-                None => spoils(&contents),
+    fn read_error(&self, error: ReadError) -> RestoreError {
+        let what = error.to_string();
+        match error {
+            ReadError::Store { source, .. } => RestoreError::Store(source),
+            ReadError::Stopped { .. } => RestoreError::Stopped,
+            ReadError::Corrupt { object, offset, .. } => {
+                self.damaged(Fault { object, offset: Some(offset), what, missing: false })
             }
-        });
-        let ids = |records: Vec<&CheckpointRecord>| {
-            let ids: Vec<String> = records.iter().map(|record| record.identity.id.to_string()).collect();
-            if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
-        };
-        let mut advice =
-            format!("retained checkpoints that it spoils: {}; that do not need it: {}", ids(spoilt), ids(intact));
-        if let Some(Imported { import, by }) =
-            self.imported.filter(|imported| imported.by.backend != imported.import.origin)
-        {
-            advice.push_str(&format!("; it is of `{}`, which may retain others than `{}`", import.origin, by.backend));
+            ReadError::Missing { object } => self.damaged(Fault { object, offset: None, what, missing: true }),
         }
-        RestoreError::Damaged { checkpoint, what, advice, missing }
+    }
+
+    fn damaged(&self, fault: Fault) -> RestoreError {
+        RestoreError::Damaged { checkpoint: self.checkpoint.identity.id, fault }
+    }
+
+    /// What the manifest that is read should have and has not.
+    fn lacks(&self, what: impl std::fmt::Display) -> RestoreError {
+        let manifest = self.imported.map_or(self.manifest, |imported| imported.by);
+        self.damaged(Fault::of_manifest(manifest, what))
     }
 
     fn inner_error(&self, source: StateError) -> RestoreError {
@@ -434,14 +403,4 @@ fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
     let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));
     covered_to.is_some_and(|covered_to| sqn < covered_to)
-}
-
-/// Whether what `source` replays lies, in part, in `range`.
-fn reads(source: &Source, range: SqnRange) -> bool {
-    source.epoch == range.from.epoch() && source.from < range.to && source.to > range.from
-}
-
-fn path_of(handle: &SegmentHandle) -> Path {
-    let segment = &handle.segment;
-    ObjectName::Segment { job: segment.job.clone(), instance: segment.instance, number: segment.number }.path()
 }

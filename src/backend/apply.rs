@@ -242,6 +242,7 @@ impl Core {
         let error = error::failsafe(&self.id, &fault);
         tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
         self.env.metrics.failed_safe(&self.id);
+        self.close_way_back("the owner before failed");
         self.condition = Condition::Failsafe(fault);
         error
     }

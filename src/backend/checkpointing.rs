@@ -17,11 +17,12 @@ use super::{
 };
 use crate::{
     changelog::{
-        segment::{ChangeSet, SegmentHandle},
+        segment::{self, ChangeSet, SegmentHandle},
         uploader::{Submission, UploadError},
     },
     checkpoint::{
         handle::CheckpointHandle,
+        index::INLINE_BYTES,
         ledger::{Awaits, NoticeKind, NoticeOutcome, NoticeTarget},
         manifest::{CheckpointRecord, Import, Manifest},
     },
@@ -139,7 +140,7 @@ impl Core {
         let (awaits, base) = if unlogged {
             self.freeze(request.id, deadline)?
         } else {
-            self.roll_over(false);
+            self.roll_over_for_barrier();
             let base = self.base.as_ref().filter(|base| base.complete_at <= self.writer.next());
             (Awaits::Log, base.map(|base| base.uuid))
         };
@@ -161,6 +162,7 @@ impl Core {
             base,
             missing_states: self.states.unbound().collect(),
         };
+        let identity = record.identity;
         self.ledger.trigger(record, awaits);
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
@@ -170,7 +172,7 @@ impl Core {
             }
         }
         self.flights.insert(request.id, flight);
-        self.mark_checkpoint(request.id);
+        self.mark_checkpoint(identity);
         if unlogged {
             self.upload_snapshot(request.id);
         }
@@ -194,6 +196,23 @@ impl Core {
         let Some(completed) = published.map(|record| self.completed(record, None)) else { return false };
         self.tell(SessionEvent::CheckpointCompleted(Box::new(completed)));
         true
+    }
+
+    /// Rolls over what is not yet durable: a short rest, with nothing under way before it, goes into the manifest itself.
+    fn roll_over_for_barrier(&mut self) {
+        let options = &self.env.options;
+        let is_short = self.writer.is_all_listed() && self.writer.active_bytes() <= options.data_inline_threshold;
+        let run = self.manifest.runs.get(&self.epoch.number);
+        // Without store, tails would pile up; the next manifest makes room.
+        let has_room = run.is_none_or(|run| run.inline_bytes() <= INLINE_BYTES);
+        if options.data_inline_threshold == 0 || !is_short || !has_room {
+            return self.roll_over(false);
+        }
+        let Some(set) = self.writer.roll_over() else { return };
+        let handle = segment::inline(&set, options.compression);
+        self.writer.on_inlined(handle.range);
+        self.manifest.runs.entry(self.epoch.number).or_default().handles.push(handle);
+        self.env.metrics.tail_inlined();
     }
 
     /// Hands a change set to the uploads.
@@ -256,10 +275,12 @@ impl Core {
             return None;
         }
         self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
-        let persisted_to = self.writer.persisted_to();
+        let listed_to = self.writer.listed_to();
         let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
         let withdrawing = std::mem::take(&mut self.withdrawing);
-        if !self.ledger.is_ready(persisted_to) && !notices_due && !withdrawing && self.publish_now.is_empty() {
+        // Also when the checkpoint of a tail has failed: whoever waits for its changes, and its memory, waits for a manifest.
+        let is_wanted = self.ledger.is_ready(listed_to) || self.writer.awaits_manifest();
+        if !is_wanted && !notices_due && !withdrawing && self.publish_now.is_empty() {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
@@ -271,7 +292,8 @@ impl Core {
 
     /// Derives the next manifest. `low_water` must have been read before.
     pub(super) fn begin_publication(&mut self, low_water: u64) -> Publication {
-        let (ids, records) = self.ledger.begin_publishing(self.writer.persisted_to());
+        self.publishing_to = self.writer.listed_to();
+        let (ids, records) = self.ledger.begin_publishing(self.publishing_to);
         self.dirty_since = None;
         let now = Instant::now();
         for id in ids {
@@ -302,6 +324,8 @@ impl Core {
     /// The manifest that was begun is durable.
     pub(super) fn published(&mut self, crc: u32) {
         self.manifest_crc = crc;
+        let released = self.writer.on_published(self.publishing_to);
+        self.release_memory(released);
         for record in self.ledger.published() {
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
@@ -320,6 +344,17 @@ impl Core {
         self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
         for reply in self.publishing_for.drain(..) {
             let _ = reply.send(Ok(()));
+        }
+        if released > 0 {
+            self.on_persisted();
+        }
+    }
+
+    /// Changes are durable and need no longer be held. What ended has released them all.
+    fn release_memory(&mut self, bytes: u64) {
+        if !matches!(self.condition, Condition::Ended(_)) {
+            self.account.release(bytes);
+            self.env.metrics.pending_grew(-signed(bytes));
         }
     }
 
@@ -421,12 +456,8 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
         }
     };
     let uploaded = core.writer.on_uploaded(handle);
-    if matches!(core.condition, Condition::Ended(_)) {
-        return;
-    }
-    core.account.release(uploaded.released_bytes);
-    core.env.metrics.pending_grew(-signed(uploaded.released_bytes));
-    if uploaded.handles.is_empty() {
+    core.release_memory(uploaded.released_bytes);
+    if matches!(core.condition, Condition::Ended(_)) || uploaded.handles.is_empty() {
         return;
     }
     let epoch = core.epoch.number;

@@ -38,7 +38,7 @@ use crate::{
     },
     error::{Error, Reason},
     state::{StateBackend as _, operator::WithOperatorState},
-    types::{BackendId, CheckpointId, Epoch, TimeMs},
+    types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
 
 /// Events kept for a session that is not there, at most.
@@ -80,7 +80,7 @@ pub struct Acknowledgement {
 /// One open backend.
 ///
 /// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the change sets
-/// below the writer's `persisted_to`; each checkpoint in flight in the ledger has an entry in `flights`.
+/// below the writer's `listed_to`; each checkpoint in flight in the ledger has an entry in `flights`.
 pub(super) struct Core {
     pub(super) env: Environment,
     pub(super) shared: Weak<Shared>,
@@ -98,6 +98,8 @@ pub(super) struct Core {
     /// The newest manifest, with the log index as it is now.
     pub(super) manifest: Manifest,
     pub(super) manifest_crc: u32,
+    /// How far the log index of the manifest that is under way, or was last, reaches.
+    pub(super) publishing_to: Sqn,
     /// The manifest that opened this epoch.
     pub(super) opened_number: u64,
     /// Manifests of this epoch below this are deleted.
@@ -126,6 +128,8 @@ pub(super) struct Core {
     pub(super) time: TimeMs,
     /// What it began with.
     pub(super) restored: Vec<RestoredPart>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
     /// If it must not claim that: its first checkpoint, from which on nothing of it is needed; 0 before.
     pub(super) self_sustained_since: Option<CheckpointId>,
     /// The newest materialization of this epoch.
@@ -150,7 +154,7 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
-    /// Marks of checkpoints, if queries are allowed.
+    /// Marks of checkpoints, if queries or warm restarts are allowed.
     pub(super) marks: Option<Marks>,
     /// Scratch: key groups of the batch at hand.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
@@ -186,6 +190,8 @@ pub struct Description {
     pub states: Vec<StateSummary>,
     /// Durability of batches.
     pub acknowledgement: Acknowledgement,
+    /// Every change below is durable.
+    pub persisted_to: Sqn,
     /// As the inner backend accounts for them.
     pub state_bytes: u64,
     /// Bytes of changes that are not durable.
@@ -308,7 +314,10 @@ impl Core {
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
-        self.drop_marks();
+        // Whoever fenced it may want to go back to one of them.
+        if error.reason != Reason::Fenced {
+            self.drop_marks();
+        }
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
             shared.wake.notify_one();
@@ -338,6 +347,7 @@ impl Core {
             manifest,
             states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
+            persisted_to: self.writer.persisted_to(),
             state_bytes: self.inner.bytes(),
             pending_bytes: self.writer.unpersisted_bytes(),
             replay: self.replay_time(),

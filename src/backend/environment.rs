@@ -32,6 +32,9 @@ pub struct BackendOptions {
     pub checkpoint_timeout: Duration,
     /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
     pub preemptive_persist_threshold: u64,
+    /// Bytes of un-uploaded changes up to which a barrier puts them into the manifest rather than a segment; 0: never. The
+    /// daemon's configuration has 20 KiB.
+    pub data_inline_threshold: usize,
     /// Bytes of a change set from which on it is cut into a block for each part of the key groups.
     pub block_split_threshold: usize,
     /// Bytes of state that all backends of the daemon may hold in memory.
@@ -49,10 +52,13 @@ pub struct BackendOptions {
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
     pub materialization_timeout: Duration,
-    /// How snapshots are stored.
+    /// How snapshots, and tails in manifests, are stored.
     pub compression: Compression,
     /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
     pub queries: bool,
+    /// Whether a task that comes back to this daemon gets its state back from memory, where what changed since its checkpoint
+    /// is known.
+    pub warm: bool,
     /// Bytes that each backend may keep of what was overwritten since its last completed checkpoint.
     pub undo_memory: u64,
 }
@@ -66,6 +72,7 @@ impl Default for BackendOptions {
             retention: Retention::Count(3),
             checkpoint_timeout: Duration::from_secs(600),
             preemptive_persist_threshold: 5 << 20,
+            data_inline_threshold: 0,
             block_split_threshold: SPLIT_BYTES,
             state_memory: 4 << 30,
             download_parallelism: 4,
@@ -76,6 +83,7 @@ impl Default for BackendOptions {
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,
             queries: false,
+            warm: false,
             undo_memory: 16 << 20,
         }
     }

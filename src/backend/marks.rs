@@ -1,11 +1,12 @@
-//! Marks of checkpoints: what lets queries read the newest completed one beside the writer.
+//! Marks of checkpoints: what lets queries read the newest completed one beside the writer, and a task that comes back have its
+//! state of then without the store ([`open::warm`](super::open)).
 //!
 //! Each barrier sets a mark. It is kept while its checkpoint may still be completed, and while it is the newest that was; a
 //! batch of a query keeps the one that it reads to its end. The restored checkpoint is the first completed one.
 
 use std::collections::BTreeMap;
 
-use super::core::{Core, signed};
+use super::core::{Condition, Core, signed};
 use crate::{
     checkpoint::ledger::{NoticeOutcome, NoticeTarget},
     error::{Error, Reason},
@@ -26,6 +27,10 @@ const SETTLED_PER_BATCH: usize = 256;
 #[derive(Debug)]
 pub(super) struct Marks {
     pub(super) undo: Undo,
+    /// Of which checkpoint each is, and how long its log was.
+    known: BTreeMap<Mark, MarkedCut>,
+    /// There is no way back to this mark, and those before, and why.
+    closed: Option<(Mark, &'static str)>,
     /// The newest checkpoint that is completed, and its mark.
     completed: Option<(CheckpointIdentity, Mark)>,
     /// Batches that read each mark.
@@ -34,15 +39,51 @@ pub(super) struct Marks {
     counted: (u64, u64),
 }
 
+/// A checkpoint as it was at its mark.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MarkedCut {
+    identity: CheckpointIdentity,
+    /// Changes that a restore would replay after its base.
+    pub(super) log_changes: u64,
+}
+
 impl Marks {
-    /// For a backend that contains `restored`, whose records take at most `limit` bytes.
-    pub(super) fn new(limit: u64, restored: Option<CheckpointIdentity>) -> Self {
-        let mut undo = Undo::new(limit);
-        if restored.is_some() {
-            undo.mark(RESTORED);
+    /// For a backend that contains `restored`, with so many changes of log, whose records take at most `limit` bytes.
+    pub(super) fn new(limit: u64, restored: Option<CheckpointIdentity>, log_changes: u64) -> Self {
+        let mut marks = Self {
+            undo: Undo::new(limit),
+            known: BTreeMap::new(),
+            closed: None,
+            completed: restored.map(|identity| (identity, RESTORED)),
+            readers: BTreeMap::new(),
+            counted: (0, 0),
+        };
+        if let Some(identity) = restored {
+            marks.mark(RESTORED, MarkedCut { identity, log_changes });
         }
-        let completed = restored.map(|identity| (identity, RESTORED));
-        Self { undo, completed, readers: BTreeMap::new(), counted: (0, 0) }
+        marks
+    }
+
+    fn mark(&mut self, mark: Mark, cut: MarkedCut) {
+        self.undo.mark(mark);
+        self.known.insert(mark, cut);
+    }
+
+    /// The mark of a checkpoint that everything can be brought back to.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(super) fn way_back(&self, to: &CheckpointIdentity) -> Result<(Mark, MarkedCut), String> {
+        let found = self.known.iter().find(|(mark, cut)| cut.identity == *to && self.undo.has(**mark));
+        let none = || match self.undo.dropped() {
+            0 => format!("checkpoint {} is not one of which changes since are kept", to.id),
+            _ => format!("more has changed since checkpoint {} than `memory.undo` holds, or it is an older one", to.id),
+        };
+        let (mark, cut) = found.ok_or_else(none)?;
+        match self.closed.filter(|(closed, _)| mark <= closed) {
+            Some((_, why)) => Err(format!("{why} after checkpoint {}", to.id)),
+            None => Ok((*mark, *cut)),
+        }
     }
 }
 
@@ -73,9 +114,16 @@ impl<'a> Live<'a> {
 
 impl Core {
     /// Sets the mark of a checkpoint that was just cut.
-    pub(super) fn mark_checkpoint(&mut self, id: CheckpointId) {
+    pub(super) fn mark_checkpoint(&mut self, identity: CheckpointIdentity) {
         if let Some(marks) = &mut self.marks {
-            marks.undo.mark(Mark(id));
+            marks.mark(Mark(identity.id), MarkedCut { identity, log_changes: self.log_changes });
+        }
+    }
+
+    /// Nothing can be brought back to the marks so far, because of what happened now.
+    pub(super) fn close_way_back(&mut self, why: &'static str) {
+        if let Some(marks) = &mut self.marks {
+            marks.closed = marks.known.keys().next_back().map(|newest| (*newest, why));
         }
     }
 
@@ -94,7 +142,11 @@ impl Core {
 
     /// Lets go of every mark that nobody needs. To be called after the ledger has changed.
     pub(super) fn retain_marks(&mut self) {
-        let Some(Marks { undo, completed, readers, .. }) = &mut self.marks else { return };
+        // An owner that ends fails checkpoints that may be published already: its successor knows.
+        if matches!(self.condition, Condition::Ended(_)) {
+            return;
+        }
+        let Some(Marks { undo, completed, readers, known, .. }) = &mut self.marks else { return };
         let (epoch, ledger) = (self.epoch.number, &self.ledger);
         let newest = completed.map(|(_, mark)| mark);
         let may_complete = |mark: Mark| {
@@ -104,6 +156,7 @@ impl Core {
                     || retained().any(|identity| identity.epoch == epoch && Mark(identity.id) == mark))
         };
         undo.retain(|mark| newest == Some(mark) || readers.contains_key(&mark) || may_complete(mark));
+        known.retain(|mark, _| undo.has(*mark));
         self.tend_marks();
     }
 
@@ -113,7 +166,8 @@ impl Core {
         undo.settle(SETTLED_PER_BATCH);
         let now = (undo.bytes(), undo.dropped());
         self.env.metrics.queries.undone(signed(now.0) - signed(counted.0), now.1 - counted.1);
-        if now.1 > counted.1 && completed.is_some_and(|(_, mark)| !undo.has(mark)) {
+        let is_lost = now.1 > counted.1 && completed.is_some_and(|(_, mark)| !undo.has(mark));
+        if is_lost && self.env.options.queries {
             tracing::warn!(
                 backend = %self.id,
                 limit_bytes = self.env.options.undo_memory,
@@ -129,9 +183,14 @@ impl Core {
 
     /// Forgets all marks.
     pub(super) fn drop_marks(&mut self) {
-        if let Some(marks) = self.marks.take() {
-            self.env.metrics.queries.undone(-signed(marks.counted.0), 0);
-        }
+        drop(self.take_marks());
+    }
+
+    /// Hands all marks out.
+    pub(super) fn take_marks(&mut self) -> Option<Marks> {
+        let marks = self.marks.take()?;
+        self.env.metrics.queries.undone(-signed(marks.counted.0), 0);
+        Some(marks)
     }
 
     /// Keeps the mark of the newest completed checkpoint for one reader, until [`Core::end_reading`].

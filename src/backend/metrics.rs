@@ -64,6 +64,7 @@ pub struct BackendMetrics {
     operations: Counter,
     appended_bytes: Counter,
     triggered: Counter,
+    inlined: Counter,
     completed: Counter,
     failed: Counter,
     in_flight: Gauge,
@@ -87,6 +88,8 @@ pub struct BackendMetrics {
     materialization_uploaded: Counter,
     materialization_pause: Histogram,
     restores: Counter,
+    warm_restores: Counter,
+    rolled_back: Counter,
     restore_duration: Histogram,
     restored_changes: Counter,
     restored_bytes: Counter,
@@ -100,6 +103,8 @@ pub struct BackendMetrics {
 pub(super) struct Restores {
     /// Whether there was a checkpoint.
     pub(super) replayed: bool,
+    /// Whether that was done without the store, and by how many changes.
+    pub(super) warm: Option<u64>,
     /// From the call to the answer.
     pub(super) duration: Duration,
     /// How much was replayed.
@@ -135,6 +140,7 @@ impl BackendMetrics {
             operations: counter("backend_operations", "Operations of applied batches, reads included"),
             appended_bytes: counter("changelog_appended_bytes", "Bytes appended to the changelogs"),
             triggered: counter("checkpoint_triggered", "Checkpoints triggered"),
+            inlined: counter("checkpoint_inlined", "Change sets that went into manifests rather than segments"),
             completed: counter("checkpoint_completed", "Checkpoints that became restorable"),
             failed: counter(
                 "checkpoint_failed",
@@ -190,6 +196,11 @@ impl BackendMetrics {
             ),
             halts: counter("session_halts", "Batches that were rejected and halted their session"),
             restores: counter("restore_completed", "Restores of a checkpoint"),
+            warm_restores: counter(
+                "restore_warm",
+                "Restores that rolled back the state in place, without reading it from the store; part of all",
+            ),
+            rolled_back: counter("restore_rolled_back_changes", "Changes that these restores undid, by one per entry"),
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
@@ -215,6 +226,10 @@ impl BackendMetrics {
     pub(super) fn checkpoint_triggered(&self) {
         self.triggered.inc();
         self.in_flight.inc();
+    }
+
+    pub(super) fn tail_inlined(&self) {
+        self.inlined.inc();
     }
 
     pub(super) fn checkpoint_failed(&self) {
@@ -320,6 +335,10 @@ impl BackendMetrics {
     pub(super) fn restored(&self, restore: Restores) {
         if restore.replayed {
             self.restores.inc();
+            if let Some(changes) = restore.warm {
+                self.warm_restores.inc();
+                self.rolled_back.inc_by(changes);
+            }
             self.restore_duration.observe(restore.duration.as_secs_f64());
             self.restored_changes.inc_by(restore.progress.changes);
             self.restored_bytes.inc_by(restore.progress.bytes_done);

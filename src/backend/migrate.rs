@@ -10,7 +10,11 @@
 //! each list is always either here or there. So at every cut every entry is in exactly one of the two, and a move that a
 //! crash ends goes on when the state is registered again. What the new data has already is newer, and stays.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tokio::sync::{futures::OwnedNotified, oneshot};
@@ -134,6 +138,7 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         }
+        let before: BTreeMap<_, _> = self.states.data().map(|(id, descriptor)| (id, descriptor.ttl)).collect();
         self.states.carry_out(&plan);
         self.clean_ups = CleanUps::new(&self.states);
         let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
@@ -141,6 +146,10 @@ impl Core {
         for RegisteredState { id, descriptor, .. } in &registered {
             if let Some(ttl) = descriptor.ttl {
                 self.inner.set_ttl(*id, ttl);
+                if before.get(id).is_some_and(|before| *before != Some(ttl)) {
+                    // Entries that were alive at them may be dropped from now on.
+                    self.close_way_back("the time-to-live of a state was changed");
+                }
             }
         }
         Ok((plan, registered))

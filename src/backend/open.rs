@@ -3,16 +3,21 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is another
-//! job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
+//! Where the older owner that is fenced ran on this daemon, its state is rolled back rather than read ([`warm`]), if that can be.
 //!
-//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state is
-//! in a materialization of its own: so each of its checkpoints builds on that, and needs nothing of what was restored.
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is
+//! another job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
+//!
+//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
+//! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
 
 mod choice;
 mod claim;
 mod clone;
+mod damage;
 mod operator;
+mod sustain;
+mod warm;
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +27,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::choice::job_error;
 use self::claim::Claim;
 use super::{
     cleanup::CleanUps,
     core::{Condition, Core},
+    credit::Account,
     environment::Environment,
     handle::{Backend, Shared},
     marks::Marks,
@@ -40,6 +47,7 @@ use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
+        job::Spoilt,
         ledger::{Ledger, Retention},
         manifest::{Manifest, Shape},
     },
@@ -75,6 +83,8 @@ pub struct OpenSpec {
     pub attempt: Attempt,
     /// What to begin with.
     pub restore: RestoreFrom,
+    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which nothing is.
+    pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
     /// `None`: claimed if it is of the same operator.
@@ -138,6 +148,12 @@ pub struct Opened {
     pub last_checkpoint_id: u64,
     /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
     pub self_sustained_since: u64,
+    /// Newer checkpoints that were skipped because they are damaged, newest first.
+    pub skipped: Vec<Spoilt>,
+    /// Whether it was restored by rolling back what an owner before had in memory, or on local disk.
+    pub warm: bool,
+    /// Where there was such an owner on this daemon, why that was not done.
+    pub not_warm: String,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -164,135 +180,152 @@ pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
     predecessor: Option<Backend>,
-    on_fenced: impl FnOnce(&[(BackendId, Epoch)]),
-    progress: impl FnMut(Progress) + Send,
+    on_fenced: impl Fn(&[(BackendId, Epoch)]),
+    mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
-    let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
-    let reserved = if predecessor.is_none() { Some(account()?) } else { None };
-    let claim = claim::claim(env, spec, retry).await?;
-    let Claim { manifest, crc, bound, parts, fenced, operator, source } = claim;
-    if let Some(predecessor) = predecessor {
-        predecessor.end(&super::error::fenced_by(&spec.id, manifest.owner().epoch));
-    }
-    on_fenced(&fenced);
-    let account = reserved.map_or_else(account, Ok)?;
-    let begun = Begun { started, account, manifest, crc, bound, parts, operator };
-    match source {
-        None => begin(env, spec, begun, None, progress).await,
-        Some(source) => {
-            let clone::Source { reads, mut pin } = source;
-            let begun = tokio::select! {
-                biased;
-                lost = pin.keep() => Err(clone::lost(&spec.id, &lost)),
-                begun = begin(env, spec, begun, Some(&reads), progress) => begun,
-            };
-            clone::conclude(env, &spec.id, pin, begun).await
+    let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
+    let mut predecessor = predecessor;
+    let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
+    loop {
+        let mut claim = claim::claim(env, spec, retry).await?;
+        let predecessor = predecessor.take();
+        if let Some(predecessor) = &predecessor {
+            predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
+        }
+        on_fenced(&claim.fenced);
+        if account.is_none() {
+            account = Some(reserve()?);
+        }
+        let pin = claim.pin.take();
+        let begun = begin(env, spec, (claim, predecessor, &mut account), (started, &mut progress));
+        if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
+            return Ok(opened);
         }
     }
 }
 
-/// An owner that has begun.
-struct Begun {
-    started: Instant,
-    account: super::credit::Account,
-    manifest: Manifest,
-    crc: u32,
-    bound: std::collections::BTreeSet<crate::types::StateId>,
-    parts: Vec<RestoredPart>,
-    operator: operator::Sources,
-}
-
-/// Restores what the manifest says, or `reads` does, and serves.
+/// Begins with what was claimed, and serves; `None` if that is damaged and something else may be claimed instead.
 async fn begin(
     env: &Environment,
     spec: &OpenSpec,
-    begun: Begun,
-    reads: Option<&Manifest>,
-    progress: impl FnMut(Progress) + Send,
-) -> Result<Opened, Error> {
-    let Begun { started, account, manifest, crc, bound, parts, operator } = begun;
-    let mut inner = WithOperatorState::new(inner_backend(env, &manifest.shape)?);
-    let states = States::restored(&manifest.states, |id| bound.contains(&id));
-    for (id, descriptor) in states.data() {
-        inner.register(id, descriptor);
-    }
-    // Each read by itself: a restore takes as long as the state is large.
-    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let mut restored = match parts.first() {
-        Some(part) => {
-            let reads = reads.unwrap_or(&manifest);
-            let restore = Restore {
-                store: &env.store,
-                tasks: &env.tasks,
-                local: env.local.as_deref(),
-                manifest: reads,
-                checkpoint: &reads.beginning(part.checkpoint.id),
-                parallel_reads: env.options.download_parallelism,
-                retry,
-                imported: None,
-            };
-            restore.run(&mut inner, progress).await.map_err(|error| restore_error(&spec.id, error))?
+    (claim, predecessor, account): (Claim, Option<Backend>, &mut Option<Account>),
+    (started, progress): (Instant, &mut (impl FnMut(Progress) + Send)),
+) -> Result<Option<Opened>, Error> {
+    let loaded = match load(env, &claim, predecessor, progress).await {
+        Ok(loaded) => loaded,
+        Err(LoadError::Refused(error)) => return Err(error),
+        Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
+            damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
+            return Ok(None);
         }
-        None => Restored::default(),
+        Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
     };
-    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
-    let shares = operator::read(env, (&manifest, &states), (&operator, checkpoint), retry).await;
-    let (shares, read) = shares.map_err(|error| restore_error(&spec.id, error))?;
-    restored.add(read);
-    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
-    let shares = operator::changed(&inner, shares, &states).map_err(|fault| inner_error(&fault))?;
+    let Loaded { inner, states, restored, previous, shares, rolled_back, not_warm } = loaded;
+    let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
+        warm: rolled_back,
         duration: started.elapsed(),
         progress: restored.progress,
     });
     let progress = restored.progress;
+    let account = account.take().expect("it was reserved before anything was read");
     let no_claim = spec.is_no_claim() && !parts.is_empty();
-    if no_claim {
-        // What it makes names no file of what it restored.
-        restored.base = None;
-    }
-    let mut core = assemble(env, spec, Assembly { manifest, crc, inner, states, account, restored, parts, no_claim });
+    // What it makes names no file of what it restored.
+    let previous = previous.filter(|_| !no_claim);
+    let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim };
+    let mut core = assemble(env, spec, assembly);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
-    let opened = serve(core, progress);
-    if no_claim && opened.shape.changelog {
-        let ends = EndsUnless::done(&opened.backend);
-        opened.backend.materialize(opened.backend.epoch()).await.map_err(|error| not_sustained(&spec.id, error))?;
-        ends.forget();
+    let opened = Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) };
+    if no_claim {
+        sustain::materialized(&opened).await?;
     }
-    Ok(opened)
+    Ok(Some(opened))
 }
 
-/// Ends a backend that nobody has yet, unless it is [forgotten](Self::forget).
-struct EndsUnless(Option<Backend>);
-
-impl EndsUnless {
-    fn done(backend: &Backend) -> Self {
-        Self(Some(backend.clone()))
-    }
-
-    fn forget(mut self) {
-        self.0 = None;
-    }
+/// An inner backend with what it begins with.
+struct Loaded {
+    inner: WithOperatorState,
+    states: States,
+    restored: Restored,
+    previous: Option<Arc<Reusable>>,
+    shares: operator::Shares,
+    /// Of a warm restart.
+    rolled_back: Option<u64>,
+    not_warm: String,
 }
 
-impl Drop for EndsUnless {
-    fn drop(&mut self) {
-        if let Some(backend) = &self.0 {
-            let text = format!("backend `{}` was given up before it had opened", backend.id());
-            backend.end(&Error::new(Reason::BackendClosed, text));
+enum LoadError {
+    Refused(Error),
+    Restore(RestoreError),
+}
+
+/// What `claim` begins with: rolled back from what `predecessor` had, or restored into an empty inner backend.
+async fn load(
+    env: &Environment,
+    claim: &Claim,
+    predecessor: Option<Backend>,
+    progress: &mut (impl FnMut(Progress) + Send),
+) -> Result<Loaded, LoadError> {
+    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
+    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
+        Some(predecessor) => warm::take(env, &predecessor, claim, &states),
+        None => (None, String::new()),
+    };
+    let Claim { manifest, parts, operator, .. } = claim;
+    let rolled_back = taken.as_ref().map(|taken| taken.changes);
+    let (inner, mut restored, previous) = match taken {
+        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
+        None => restore(env, claim, &states, progress).await?,
+    };
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
+    let (shares, read) = shares.map_err(LoadError::Restore)?;
+    restored.add(read);
+    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let shares = match rolled_back {
+        // What the owner before was given may be there already, but in no log that the new epoch has.
+        Some(_) => shares,
+        None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
+    };
+    Ok(Loaded { inner, states, restored, previous, shares, rolled_back, not_warm })
+}
+
+/// An inner backend with what `claim` begins with.
+async fn restore(
+    env: &Environment,
+    claim: &Claim,
+    states: &States,
+    progress: impl FnMut(Progress) + Send,
+) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), LoadError> {
+    let manifest = claim.reads.as_ref().unwrap_or(&claim.manifest);
+    let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
+    let mut inner = WithOperatorState::new(inner);
+    for (id, descriptor) in states.data() {
+        inner.register(id, descriptor);
+    }
+    let restored = match claim.parts.first() {
+        Some(part) => {
+            let restore = Restore {
+                store: &env.store,
+                tasks: &env.tasks,
+                local: env.local.as_deref(),
+                manifest,
+                checkpoint: &manifest.beginning(part.checkpoint.id),
+                parallel_reads: env.options.download_parallelism,
+                // Each read by itself: a restore takes as long as the state is large.
+                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                imported: None,
+            };
+            restore.run(&mut inner, progress).await.map_err(LoadError::Restore)?
         }
-    }
-}
-
-fn not_sustained(backend: &BackendId, error: Error) -> Error {
-    let text = format!(
-        "backend `{backend}`: its first materialization, without which it would need what it restored and may not claim: {}",
-        error.message
-    );
-    Error { message: text, ..error }
+        None => Restored::default(),
+    };
+    let previous = manifest.owner().contents.base.zip(restored.base.clone());
+    Ok((inner, restored, previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)))))
 }
 
 struct Assembly {
@@ -300,15 +333,17 @@ struct Assembly {
     crc: u32,
     inner: WithOperatorState,
     states: States,
-    account: super::credit::Account,
+    account: Account,
     restored: Restored,
+    previous: Option<Arc<Reusable>>,
     parts: Vec<RestoredPart>,
+    skipped: Vec<Spoilt>,
     no_claim: bool,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, parts, no_claim } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim } = parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -317,14 +352,15 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
     let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
     let writer = if changelog { writer } else { writer.silenced() };
-    let previous = owner.contents.base.zip(restored.base);
-    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
     // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
+    let keeps_marks = env.options.queries || env.options.warm;
+    // Without a log, replays grow no longer.
+    let log_changes = if changelog { restored.log_changes } else { 0 };
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
@@ -339,6 +375,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
         manifest_crc: crc,
+        publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
         deleted_below: 0,
         manifest,
@@ -358,12 +395,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         next_batch: 0,
         time,
         restored: parts,
+        skipped,
         self_sustained_since: no_claim.then_some(0),
         base: None,
         previous,
         snapshots: Snapshots::default(),
-        // Without a log, replays grow no longer.
-        log_changes: if changelog { restored.log_changes } else { 0 },
+        log_changes,
         push_back: PushBack::default(),
         materialization_failures: 0,
         materialization_requests: vec![],
@@ -371,7 +408,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
-        marks: env.options.queries.then(|| Marks::new(env.options.undo_memory, began_with)),
+        marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
         key_groups: vec![],
     };
     core.count_state_bytes(core.inner.memory_bytes());
@@ -453,6 +490,9 @@ fn describe(backend: &Backend) -> Opened {
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
         self_sustained_since: core.self_sustained_since.unwrap_or(0),
+        skipped: core.skipped.clone(),
+        warm: false,
+        not_warm: String::new(),
     }
 }
 
@@ -485,8 +525,8 @@ fn change_memory(backend: &BackendId) -> Error {
 fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
     let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
     match error {
-        RestoreError::Damaged { missing, .. } => {
-            let reason = if missing { Reason::MissingObject } else { Reason::CorruptObject };
+        RestoreError::Damaged { ref fault, .. } => {
+            let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
             Error::new(reason, text(&error))
         }
         RestoreError::Store(source) => source.into(),

@@ -37,6 +37,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
+        self.close_way_back("operator state of other subtasks was merged");
         Ok(())
     }
 

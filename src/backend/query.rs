@@ -24,7 +24,7 @@ use crate::{
         undo::Mark,
     },
     tasks,
-    types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateId, StateKind},
+    types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateId},
 };
 
 /// Operations of one step, at most, where state is in memory.
@@ -256,10 +256,6 @@ impl<'a> Reading<'a> {
         }
         if let Some((identity, mark)) = self.mark {
             core.check_mark(identity.id, mark)?;
-            if core.states.get(operation.state).is_some_and(|descriptor| descriptor.kind == StateKind::Timer) {
-                let text = format!("operation {index}: timers of a completed checkpoint cannot be queried");
-                return Err(Error::new(Reason::Unsupported, text));
-            }
         }
         core.time = core.time.max(core.env.clock.now_ms());
         let Core { inner, states, marks, manifest, epoch, time, .. } = core;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 pub use self::stream::{ReplayOptions, ReplayStream};
 use super::{
     block::{Batch, BlockReader},
-    segment::{BlockHandle, SegmentError, SegmentHandle, SegmentId, SegmentIndex, verify},
+    segment::{BlockHandle, Place, SegmentError, SegmentHandle, SegmentId, SegmentIndex, verify},
 };
 use crate::{
     object::{ObjectName, Path, Retry, Store, StoreError},
@@ -21,8 +21,8 @@ use crate::{
 /// One verified, uncompressed block of a change set.
 #[derive(Debug, Clone)]
 pub struct ChangeBlock {
-    /// Where it comes from.
-    pub segment: SegmentId,
+    /// What it comes from.
+    pub place: Place,
     /// Where it was stored there.
     pub handle: BlockHandle,
     /// The sequence numbers of its change set.
@@ -70,7 +70,8 @@ impl ChangeBlock {
     /// Its batches, with errors that name object and place.
     pub fn batches(&self) -> impl Iterator<Item = Result<Batch<'_>, ReadError>> {
         BlockReader::new(&self.bytes, self.range).map(|batch| {
-            batch.map_err(|error| corrupt(&self.segment, &SegmentError::Block { offset: self.handle.offset, error }))
+            let error = |error| SegmentError::Block { offset: self.handle.offset, error };
+            batch.map_err(|found| corrupt(&self.place, self.range, &error(found)))
         })
     }
 }
@@ -100,7 +101,7 @@ pub async fn read_change_set(
 pub async fn read_index(store: &Store, id: &SegmentId, retry: Retry) -> Result<SegmentIndex, ReadError> {
     let path = path(id);
     let bytes = store.get(&path, retry).await.map_err(|error| store_error(&path, error))?;
-    let index = verify(&bytes).map_err(|error| corrupt(id, &error))?;
+    let index = verify(&bytes).map_err(|error| corrupt_object(path.to_string(), &error))?;
     if (index.instance, index.number) == (id.instance, id.number) {
         return Ok(index);
     }
@@ -112,11 +113,24 @@ fn path(id: &SegmentId) -> Path {
     ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
 }
 
-fn corrupt(id: &SegmentId, error: &SegmentError) -> ReadError {
+/// What errors call the place of a change set with `range`: the path of its segment, or a phrase.
+#[must_use]
+pub fn object_of(place: &Place, range: SqnRange) -> String {
+    match place {
+        Place::Segment(id) => path(id).to_string(),
+        Place::Inline(_) => format!("inline change set {range}"),
+    }
+}
+
+fn corrupt(place: &Place, range: SqnRange, error: &SegmentError) -> ReadError {
+    corrupt_object(object_of(place, range), error)
+}
+
+fn corrupt_object(object: String, error: &SegmentError) -> ReadError {
     let text = error.to_string();
     // Every segment error begins with its offset, which the read error says itself.
     let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what).to_owned();
-    ReadError::Corrupt { object: path(id).to_string(), offset: error.offset(), what }
+    ReadError::Corrupt { object, offset: error.offset(), what }
 }
 
 fn store_error(path: &Path, error: StoreError) -> ReadError {

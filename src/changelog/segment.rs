@@ -31,6 +31,8 @@
 //! * Key groups are inclusive on both sides, 65535 alone stands for operator state; sqns from inclusive, to exclusive. The blocks of one change set hold disjoint ranges
 //!   of key groups, in their order; each may have batches anywhere within the sqns of the set.
 //!
+//! A small change set may do without a segment: its blocks stand in its handle, see [`inline`].
+//!
 //! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve tools and
 //! verification.
 
@@ -39,7 +41,7 @@ mod index;
 mod verify;
 
 pub use self::{
-    encode::{EncodedSegment, SegmentEncoder, encode},
+    encode::{EncodedSegment, SegmentEncoder, encode, inline},
     index::{IndexedSet, SegmentIndex, decode_index},
     verify::{open_block, verify},
 };
@@ -49,6 +51,7 @@ use super::{
 };
 use crate::types::{BackendId, KeyGroupRange, Name, SqnRange};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 8] = b"DSTLSEG1";
@@ -79,11 +82,20 @@ pub struct SegmentId {
     pub number: u64,
 }
 
+/// In what a change set lies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A segment.
+    Segment(SegmentId),
+    /// Whatever holds the handle: these are its blocks as stored, one after the other.
+    Inline(Bytes),
+}
+
 /// Where one change set lies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SegmentHandle {
-    /// The object.
-    pub segment: SegmentId,
+    /// The object, or the bytes themselves.
+    pub place: Place,
     /// The change set's blocks, at least one, of disjoint key groups.
     pub blocks: Vec<BlockHandle>,
     /// Its sequence numbers.
@@ -99,7 +111,7 @@ pub struct SegmentHandle {
 pub struct BlockHandle {
     /// The key groups that its changes lie in.
     pub key_groups: KeyGroupRange,
-    /// Bytes from the start of the segment.
+    /// Bytes from the start of the segment, or of the inline bytes.
     pub offset: u64,
     /// Bytes as stored.
     pub stored_length: u32,
@@ -165,6 +177,26 @@ impl SegmentError {
             | Self::Checksum { offset, .. }
             | Self::Compression { offset, .. }
             | Self::Block { offset, .. } => *offset,
+        }
+    }
+}
+
+impl SegmentHandle {
+    /// The segment that it lies in; `None` if it is inline.
+    #[must_use]
+    pub fn segment(&self) -> Option<&SegmentId> {
+        match &self.place {
+            Place::Segment(id) => Some(id),
+            Place::Inline(_) => None,
+        }
+    }
+
+    /// Bytes that it holds itself.
+    #[must_use]
+    pub fn inline_bytes(&self) -> usize {
+        match &self.place {
+            Place::Segment(_) => 0,
+            Place::Inline(bytes) => bytes.len(),
         }
     }
 }

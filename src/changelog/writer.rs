@@ -1,12 +1,13 @@
 //! The writer of one owner's changelog: what is appended, rolled over, durable. Pure.
 //!
 //! ```text
-//!   first            persisted_to                        rolled_to            next
-//!     │  change sets, durable │  change sets being uploaded │  the active block │
-//!     └───────────────────────┴─────────────────────────────┴───────────────────┘
+//!   first            persisted_to              listed_to                  rolled_to            next
+//!     │  change sets, durable │ tails, and sets after │ change sets being uploaded │  the active block │
+//!     └───────────────────────┴───────────────────────┴────────────────────────────┴───────────────────┘
 //! ```
 //!
-//! Uploads may finish in any order; `persisted_to` only passes a change set when all before it are durable. The active block is in
+//! Uploads may finish in any order; `listed_to` only passes a change set when all before it have passed. A *tail* goes into the
+//! manifest itself: it is listed at once, and durable when a manifest that lists it is. `persisted_to` waits for that. The active block is in
 //! truth one or several: see [`ChangeSetBuilder`].
 //!
 //! A *silent* writer has no log: it only counts sequence numbers. What makes changes durable then are snapshots, each of
@@ -22,7 +23,7 @@ use crate::types::{BackendId, KeyGroup, Sqn, SqnRange, TimeMs};
 
 /// The changelog writer of one owner.
 ///
-/// Invariants: `persisted_to <= rolled_to <= next`, all of one epoch; change sets abut; `unpersisted_bytes` is the sum of
+/// Invariants: `persisted_to <= listed_to <= rolled_to <= next`, all of one epoch; change sets abut; `unpersisted_bytes` is the sum of
 /// the sets that are not yet passed by `persisted_to` and of the active block.
 #[derive(Debug)]
 pub struct Writer {
@@ -37,6 +38,7 @@ pub struct Writer {
     sets: VecDeque<RolledSet>,
     next: Sqn,
     rolled_to: Sqn,
+    listed_to: Sqn,
     persisted_to: Sqn,
     unpersisted_bytes: u64,
     silent: Option<Silent>,
@@ -58,13 +60,25 @@ struct RolledSet {
     range: SqnRange,
     bytes: u64,
     first_batch: u64,
-    handle: Option<SegmentHandle>,
+    state: SetState,
+}
+
+#[derive(Debug)]
+enum SetState {
+    /// Nothing is known of it yet.
+    Uploading,
+    /// In a segment, behind one that is not listed.
+    Uploaded(SegmentHandle),
+    /// In the log index, and in no manifest yet.
+    Tail,
+    /// In the log index, and durable.
+    Durable,
 }
 
 /// What an upload brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Uploaded {
-    /// Handles of the change sets that `persisted_to` has passed now, in order: they belong into the log index.
+    /// Handles of the change sets that `listed_to` has passed now, in order: they belong into the log index.
     pub handles: Vec<SegmentHandle>,
     /// Bytes that need no longer be held in memory.
     pub released_bytes: u64,
@@ -84,6 +98,7 @@ impl Writer {
             sets: VecDeque::new(),
             next: first,
             rolled_to: first,
+            listed_to: first,
             persisted_to: first,
             unpersisted_bytes: 0,
             silent: None,
@@ -114,6 +129,24 @@ impl Writer {
         self.persisted_to
     }
 
+    /// Everything below is in the log index: a manifest that is made from it now makes it restorable.
+    #[must_use]
+    pub fn listed_to(&self) -> Sqn {
+        self.listed_to
+    }
+
+    /// Whether something is listed that only a manifest makes durable.
+    #[must_use]
+    pub fn awaits_manifest(&self) -> bool {
+        self.sets.front().is_some_and(|set| matches!(set.state, SetState::Tail))
+    }
+
+    /// Whether all that was rolled over is listed, so that the next change set may become a tail.
+    #[must_use]
+    pub fn is_all_listed(&self) -> bool {
+        self.listed_to == self.rolled_to
+    }
+
     /// The batch number below which every batch is durable, given that batches below `applied_to` are applied. Batches
     /// without changes are durable with those before them.
     #[must_use]
@@ -140,7 +173,11 @@ impl Writer {
     /// The lowest segment that holds a change set which is uploaded but not yet passed by `persisted_to`.
     #[must_use]
     pub fn lowest_unlisted_segment(&self) -> Option<u64> {
-        self.sets.iter().filter_map(|set| set.handle.as_ref()).map(|handle| handle.segment.number).min()
+        let unlisted = self.sets.iter().filter_map(|set| match &set.state {
+            SetState::Uploaded(handle) => handle.segment(),
+            _ => None,
+        });
+        unlisted.map(|segment| segment.number).min()
     }
 
     /// Begins batch `number`, read at `time`, which never goes back; [push](Self::push) its changes, then call
@@ -210,7 +247,7 @@ impl Writer {
         assert_eq!(body.range, range, "change sets abut");
         self.rolled_to = self.next;
         let bytes = std::mem::take(&mut self.active_bytes);
-        self.sets.push_back(RolledSet { range, bytes, first_batch, handle: None });
+        self.sets.push_back(RolledSet { range, bytes, first_batch, state: SetState::Uploading });
         Some(ChangeSet { backend: self.backend.clone(), epoch: self.epoch, body })
     }
 
@@ -223,28 +260,75 @@ impl Writer {
         let silent = self.silent.as_mut().expect("only without a log do snapshots make durable");
         assert!(cut <= self.next, "a snapshot is of the past");
         if cut >= self.persisted_to {
-            self.persisted_to = cut;
-            self.rolled_to = cut;
+            (self.persisted_to, self.listed_to, self.rolled_to) = (cut, cut, cut);
             silent.persisted_batches = silent.persisted_batches.max(applied_to);
         }
     }
 
     /// Learns that the change set of `handle` is durable. One that is known already, or not of this writer, changes nothing.
     pub fn on_uploaded(&mut self, handle: SegmentHandle) -> Uploaded {
-        if let Some(set) = self.sets.iter_mut().find(|set| set.range == handle.range) {
-            set.handle.get_or_insert(handle);
+        let set = self.sets.iter_mut().find(|set| set.range == handle.range);
+        if let Some(set) = set.filter(|set| matches!(set.state, SetState::Uploading)) {
+            set.state = SetState::Uploaded(handle);
         }
         let mut uploaded = Uploaded::default();
-        while let Some(RolledSet { handle: Some(_), .. }) = self.sets.front() {
-            let Some(RolledSet { range, bytes, handle: Some(handle), .. }) = self.sets.pop_front() else { break };
-            assert_eq!(range.from, self.persisted_to, "durable change sets abut");
-            self.persisted_to = range.to;
-            self.unpersisted_bytes -= bytes;
-            uploaded.released_bytes += bytes;
-            uploaded.handles.push(handle);
+        for set in &mut self.sets {
+            match std::mem::replace(&mut set.state, SetState::Durable) {
+                SetState::Uploaded(handle) => {
+                    assert_eq!(set.range.from, self.listed_to, "listed change sets abut");
+                    self.listed_to = set.range.to;
+                    uploaded.handles.push(handle);
+                }
+                SetState::Uploading => {
+                    set.state = SetState::Uploading;
+                    break;
+                }
+                listed @ (SetState::Tail | SetState::Durable) => set.state = listed,
+            }
         }
-        assert!(self.persisted_to <= self.rolled_to && self.rolled_to <= self.next);
+        uploaded.released_bytes = self.advance();
         uploaded
+    }
+
+    /// Lists the change set that was rolled over last as a tail: the next manifest makes it durable.
+    ///
+    /// # Panics
+    /// If one before it is not listed, or `range` is not that of the last one.
+    pub fn on_inlined(&mut self, range: SqnRange) {
+        let set = self.sets.back_mut().expect("a tail was rolled over");
+        assert_eq!(
+            (set.range, range.from),
+            (range, self.listed_to),
+            "a tail is the last set, and all before it are listed"
+        );
+        set.state = SetState::Tail;
+        self.listed_to = range.to;
+    }
+
+    /// Learns that a manifest is durable whose log index reached up to `listed_to`; returns the bytes that need no longer be
+    /// held in memory.
+    pub fn on_published(&mut self, listed_to: Sqn) -> u64 {
+        assert!(listed_to <= self.listed_to, "a manifest is of the past");
+        for set in self.sets.iter_mut().filter(|set| set.range.to <= listed_to) {
+            if matches!(set.state, SetState::Tail) {
+                set.state = SetState::Durable;
+            }
+        }
+        self.advance()
+    }
+
+    /// Passes what is durable; returns its bytes.
+    fn advance(&mut self) -> u64 {
+        let mut released = 0;
+        while let Some(set) = self.sets.pop_front_if(|set| matches!(set.state, SetState::Durable)) {
+            assert_eq!(set.range.from, self.persisted_to, "durable change sets abut");
+            self.persisted_to = set.range.to;
+            released += set.bytes;
+        }
+        self.unpersisted_bytes -= released;
+        let ordered = self.persisted_to <= self.listed_to && self.listed_to <= self.rolled_to;
+        assert!(ordered && self.rolled_to <= self.next, "positions are in order");
+        released
     }
 }
 
@@ -290,6 +374,36 @@ mod tests {
         let released: Vec<_> = handles.into_iter().map(|handle| writer.on_uploaded(handle).released_bytes).collect();
         assert_eq!(released, sets.iter().map(|set| set.body.length()).collect::<Vec<_>>());
         assert_eq!((writer.unpersisted_bytes(), writer.persisted_to()), (0, writer.next()));
+    }
+
+    #[test]
+    fn a_tail_and_what_comes_after_it_are_durable_with_a_manifest() {
+        let name = |name| Name::new(name).unwrap();
+        let backend = BackendId { job: name("job"), operator: name("op"), subtask: 0 };
+        let parts = KeyGroupRange::new(0, 127).unwrap().parts(128).collect();
+        let mut writer = Writer::new(backend, 1, ChangeSetBuilder::new(parts, 3_000));
+        let append = |writer: &mut Writer, number| {
+            writer.begin_batch(number, 1_000);
+            writer.push(KeyGroup(3), |out| out.push(7));
+            writer.end_batch(0);
+            writer.roll_over().unwrap()
+        };
+        let first = append(&mut writer, 0).body.range;
+        writer.on_inlined(first);
+        assert_eq!((writer.listed_to(), writer.persisted_batches(1)), (first.to, 0));
+        assert!(writer.awaits_manifest() && writer.is_all_listed());
+        let second = append(&mut writer, 1);
+        assert!(!writer.is_all_listed());
+        let id = SegmentId { job: name("job"), instance: Uuid::nil(), number: 1 };
+        let handle = encode(id, &[second], Compression::None).handles.remove(0);
+        let uploaded = writer.on_uploaded(handle.clone());
+        assert_eq!((uploaded.handles.len(), uploaded.released_bytes), (1, 0), "listed, and not yet passed");
+        assert_eq!(writer.on_uploaded(handle), Uploaded::default(), "once is enough");
+        assert_eq!(writer.on_published(Sqn::first_of(1)), 0, "a manifest from before the tail");
+        let held = writer.unpersisted_bytes();
+        assert_eq!(writer.on_published(first.to), held);
+        assert_eq!((writer.persisted_to(), writer.unpersisted_bytes()), (writer.next(), 0));
+        assert!(!writer.awaits_manifest());
     }
 
     #[test]

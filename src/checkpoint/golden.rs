@@ -9,7 +9,7 @@ use super::{
     base::{BaseIndex, Piece, PieceBlock},
     envelope::{self, Kind},
     handle::CheckpointHandle,
-    index::{Page, tests::handle},
+    index::{Page, tests::handle, tests::tail},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
 };
 use crate::{
@@ -77,7 +77,9 @@ fn the_bytes_of_pages_are_golden() {
     let job = sample().backend.job;
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
     let pages = Page::Pages(manifest().runs[&2].pages.clone());
-    for (name, page) in [("page-v1-handles.bin", handles), ("page-v1-pages.bin", pages)] {
+    let tails = Page::Handles(vec![tail(3, 5, 20), handle(5, 9)]);
+    let all = [("page-v1-handles.bin", handles), ("page-v1-pages.bin", pages), ("page-v1-tails.bin", tails)];
+    for (name, page) in all {
         assert_eq!(Page::read(&job, &fixture(name, &page.encode())).unwrap(), page);
     }
 }
@@ -85,7 +87,7 @@ fn the_bytes_of_pages_are_golden() {
 #[test]
 fn the_bytes_of_a_job_record_are_golden() {
     let restore = Some(store::JobCheckpoint { attempt: 4, id: 17 });
-    let record = store::JobRecord { number: 3, attempt: 5, restore };
+    let record = store::JobRecord { number: 3, attempt: 5, restore, spoilt: vec![] };
     let golden = fixture("job-record-v1.bin", &envelope::seal(Kind::JobRecord, &record));
     assert_eq!(envelope::open::<store::JobRecord>(Kind::JobRecord, &golden).unwrap(), record);
 }

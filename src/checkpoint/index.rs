@@ -8,6 +8,10 @@
 //!
 //! When a manifest would hold too many handles (or pages of one level), the oldest of them move into a page, an immutable
 //! object that is durable before a manifest refers to it. So what a checkpoint writes stays bounded, however long the log.
+//!
+//! A handle may have its change set in itself (an inline tail): a checkpoint with few changes then takes no other object than its
+//! manifest. Each later manifest repeats these bytes, so they move into a page, too, once there are more than
+//! [`INLINE_BYTES`] of them; there they stay.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -16,7 +20,7 @@ use super::envelope::{self, EnvelopeError, Kind};
 use crate::{
     changelog::{
         compression::Compression,
-        segment::{BlockHandle, SegmentHandle, SegmentId},
+        segment::{BlockHandle, Place, SegmentHandle, SegmentId},
     },
     object::ObjectName,
     proto::store,
@@ -28,6 +32,10 @@ pub const INLINE_ENTRIES: usize = 128;
 
 /// Entries of one page.
 pub const PAGE_ENTRIES: usize = 64;
+
+/// Bytes of change sets that the manifest itself holds at most, of one epoch, its newest one not counted; beyond, all but that one
+/// move into a page.
+pub const INLINE_BYTES: usize = 64 << 10;
 
 /// The changelog of one epoch.
 ///
@@ -111,6 +119,12 @@ impl Run {
         pages.chain(self.handles.iter().map(Totals::of)).fold(Totals::default(), Totals::add)
     }
 
+    /// Bytes of change sets that the manifest itself holds.
+    #[must_use]
+    pub fn inline_bytes(&self) -> usize {
+        self.handles.iter().map(SegmentHandle::inline_bytes).sum()
+    }
+
     /// Forgets every page and handle that ends at or before `from`.
     pub fn drop_before(&mut self, from: Sqn) {
         self.pages.retain(|page| page.range.to > from);
@@ -126,8 +140,11 @@ impl Run {
     /// Moves the oldest entries of a level that has too many into a new page called `uuid`; returns its bytes, to be made
     /// durable before a manifest with this run is. `None` if every level is within its bound; call again until it is.
     pub fn fold(&mut self, uuid: impl FnOnce() -> Uuid) -> Option<(Uuid, Bytes)> {
-        if self.handles.len() > INLINE_ENTRIES {
-            let handles: Vec<_> = self.handles.drain(..PAGE_ENTRIES).collect();
+        let newest = self.handles.last().map_or(0, SegmentHandle::inline_bytes);
+        let is_heavy = self.inline_bytes() - newest > INLINE_BYTES;
+        let moved = if is_heavy { self.handles.len() - 1 } else { PAGE_ENTRIES };
+        if is_heavy || self.handles.len() > INLINE_ENTRIES {
+            let handles: Vec<_> = self.handles.drain(..moved).collect();
             let end = self.pages.len();
             return Some(self.replace(end..end, Page::Handles(handles), uuid()));
         }
@@ -250,9 +267,14 @@ fn decode_page_ref(page: &store::PageRef) -> Result<PageRef, &'static str> {
 }
 
 fn encode_handle(handle: &SegmentHandle) -> store::SegmentHandle {
+    let (instance, segment, inline) = match &handle.place {
+        Place::Segment(id) => (Bytes::copy_from_slice(id.instance.as_bytes()), id.number, Bytes::new()),
+        Place::Inline(bytes) => (Bytes::new(), 0, bytes.clone()),
+    };
     store::SegmentHandle {
-        instance: Bytes::copy_from_slice(handle.segment.instance.as_bytes()),
-        segment: handle.segment.number,
+        instance,
+        segment,
+        inline,
         from: handle.range.from.0,
         to: handle.range.to.0,
         changes: handle.changes,
@@ -289,12 +311,14 @@ fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHan
     if range.is_empty() {
         return Err("a change set with an empty range");
     }
+    let place = if handle.inline.is_empty() {
+        let instance = Uuid::from_slice(&handle.instance).map_err(|_| "a malformed UUID")?;
+        Place::Segment(SegmentId { job: job.clone(), instance, number: handle.segment })
+    } else {
+        Place::Inline(handle.inline.clone())
+    };
     Ok(SegmentHandle {
-        segment: SegmentId {
-            job: job.clone(),
-            instance: Uuid::from_slice(&handle.instance).map_err(|_| "a malformed UUID")?,
-            number: handle.segment,
-        },
+        place,
         range,
         changes: handle.changes,
         stored_bytes: handle.blocks.iter().map(|block| u64::from(block.stored_bytes)).sum(),
@@ -311,7 +335,11 @@ pub(crate) mod tests {
 
     pub(crate) fn handle(from: u64, to: u64) -> SegmentHandle {
         SegmentHandle {
-            segment: SegmentId { job: Name::new("job").unwrap(), instance: Uuid::from_u128(99), number: from },
+            place: Place::Segment(SegmentId {
+                job: Name::new("job").unwrap(),
+                instance: Uuid::from_u128(99),
+                number: from,
+            }),
             range: SqnRange { from: Sqn(from), to: Sqn(to) },
             changes: 5,
             stored_bytes: 100,
@@ -360,6 +388,38 @@ pub(crate) mod tests {
         assert_eq!(all.len(), 50_000);
         assert!(all.iter().zip(0..).all(|(handle, i)| handle.range.from == Sqn(i)));
         assert_eq!(run.totals(), Totals { change_sets: 50_000, stored_bytes: 5_000_000, changes: 250_000 });
+    }
+
+    /// A change set in its own handle.
+    pub(crate) fn tail(from: u64, to: u64, bytes: usize) -> SegmentHandle {
+        let mut tail = handle(from, to);
+        tail.place = Place::Inline(vec![u8::try_from(from % 251).unwrap(); bytes].into());
+        tail.stored_bytes = bytes as u64;
+        tail.blocks[0] = BlockHandle { offset: 0, stored_length: u32::try_from(bytes).unwrap(), ..tail.blocks[0] };
+        tail
+    }
+
+    #[test]
+    fn tails_in_a_manifest_are_bounded_and_stay_in_order_with_segments() {
+        let (mut run, mut pages, mut next) = (Run::default(), BTreeMap::new(), 0);
+        for i in 0..10_000_u64 {
+            let is_tail = i % 7 != 0;
+            run.handles.push(if is_tail { tail(i, i + 1, 1 + (i * 37 % 20_000) as usize) } else { handle(i, i + 1) });
+            while let Some((uuid, bytes)) = run.fold(|| {
+                next += 1;
+                Uuid::from_u128(next)
+            }) {
+                assert!(bytes.len() < INLINE_BYTES + 50_000, "{}", bytes.len());
+                pages.insert(uuid, bytes);
+            }
+            assert!(run.inline_bytes() <= INLINE_BYTES + 20_000);
+            let encoded = prost::Message::encoded_len(&run.encode(1));
+            assert!(encoded <= INLINE_BYTES + 20_000 + 40_000, "{encoded} bytes after {i}");
+        }
+        let all = expand(&run, &pages);
+        assert_eq!(all.len(), 10_000);
+        assert!(all.iter().zip(0..).all(|(handle, i)| handle.range.from == Sqn(i)));
+        assert_eq!(all[8], tail(8, 9, 1 + 8 * 37));
     }
 
     #[test]

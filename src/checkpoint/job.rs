@@ -6,12 +6,21 @@
 //! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
 //! the first to ask records its choice in the job's chain (`<job>/job/<number>`, create-if-absent), and the others follow it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod sound;
+mod view;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+pub use self::{
+    sound::{Spoilt, known_damage, mark},
+    view::{JobView, Latest, OperatorCheckpoint, latest},
+};
 use super::{
     chain::{self, ChainError},
     envelope::{self, EnvelopeError, Kind},
-    generation,
     manifest::{CheckpointRecord, Manifest},
 };
 use crate::{
@@ -43,15 +52,36 @@ impl JobCheckpoint {
     }
 }
 
-/// What the newest consistent state of a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Latest {
-    /// No subtask has a completed checkpoint.
-    Nothing,
-    /// Every operator retains this one whole.
-    Checkpoint(JobCheckpoint),
-    /// Some subtasks have completed checkpoints, but there is none that all retain.
-    Inconsistent,
+/// What a backend asks for that opens with the choice of its job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
+    pub not_after: Option<CheckpointId>,
+    /// Skip checkpoints that are damaged.
+    pub fallback: bool,
+}
+
+/// What all subtasks of an attempt begin with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// `None`: empty.
+    pub checkpoint: Option<JobCheckpoint>,
+    /// Newer ones that are damaged, newest first.
+    pub skipped: Vec<Spoilt>,
+}
+
+impl Choice {
+    /// `checkpoint`, of what is known to be damaged: `marks`.
+    fn new(checkpoint: Option<JobCheckpoint>, marks: &[Spoilt]) -> Self {
+        let is_newer = |spoilt: &&Spoilt| checkpoint.is_some_and(|chosen| spoilt.checkpoint > chosen);
+        Self { checkpoint, skipped: marks.iter().rev().filter(is_newer).cloned().collect() }
+    }
+}
+
+impl fmt::Display for JobCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of attempt {}", self.id, self.attempt)
+    }
 }
 
 /// Why no choice could be made.
@@ -83,6 +113,30 @@ pub enum JobError {
         "job `{0}` has completed checkpoints, but none that every subtask of every operator retains; restore by id or handle"
     )]
     Inconsistent(Name),
+    /// The checkpoint to begin with, at most, is not there.
+    #[error("no subtasks of the operator of backend `{0}` retain checkpoint {1} whole")]
+    NotRetained(BackendId, CheckpointId),
+    /// Another subtask chose for this attempt, and asked for more.
+    #[error(
+        "job `{job}`: this attempt restores checkpoint {chosen}, which is newer than {asked}; let all subtasks of an attempt ask for \
+         the same"
+    )]
+    ChosenNewer {
+        /// The job.
+        job: Name,
+        /// By the first.
+        chosen: JobCheckpoint,
+        /// By this one.
+        asked: JobCheckpoint,
+    },
+    /// Nothing is left to fall back to.
+    #[error("job `{job}`: every checkpoint that all its subtasks retain is damaged: {}", list(skipped))]
+    AllDamaged {
+        /// The job.
+        job: Name,
+        /// Oldest first.
+        skipped: Vec<Spoilt>,
+    },
     /// A record is damaged.
     #[error("job record `{object}` is damaged: {source}; restore by id or handle, which needs no job record")]
     Corrupt {
@@ -96,31 +150,14 @@ pub enum JobError {
     Chain(#[from] ChainError),
 }
 
+fn list(spoilt: &[Spoilt]) -> String {
+    let texts: Vec<String> = spoilt.iter().map(|s| format!("{} ({})", s.checkpoint, s.what)).collect();
+    texts.join("; ")
+}
+
 impl From<crate::object::StoreError> for JobError {
     fn from(error: crate::object::StoreError) -> Self {
         Self::Chain(error.into())
-    }
-}
-
-/// The newest consistent checkpoint over `heads`, the newest manifests of all subtasks of a job. Pure.
-#[must_use]
-pub fn latest(heads: &[Manifest]) -> Latest {
-    let mut operators: BTreeMap<&Name, BTreeSet<JobCheckpoint>> = BTreeMap::new();
-    for head in heads {
-        let retained = operators.entry(&head.backend.operator).or_default();
-        retained.extend(head.checkpoints.iter().map(JobCheckpoint::of));
-    }
-    let mut common: Option<BTreeSet<JobCheckpoint>> = None;
-    for (operator, retained) in operators {
-        let is_whole =
-            |checkpoint: &JobCheckpoint| generation::is_whole(&generation::parts(heads, operator, *checkpoint));
-        let of_before = |checkpoint: &JobCheckpoint| common.as_ref().is_none_or(|common| common.contains(checkpoint));
-        common = Some(retained.iter().copied().filter(of_before).filter(is_whole).collect());
-    }
-    match common.and_then(|common| common.last().copied()) {
-        Some(checkpoint) => Latest::Checkpoint(checkpoint),
-        None if heads.iter().flat_map(|head| &head.checkpoints).any(|record| record.completed) => Latest::Inconsistent,
-        None => Latest::Nothing,
     }
 }
 
@@ -180,18 +217,18 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
     Ok(heads)
 }
 
-/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest; `None` to begin
-/// empty. The first subtask of an attempt decides, the others follow. Cancel-safe.
+/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
+/// attempt decides, the others follow. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
 pub async fn choose(
     store: &Store,
-    backend: &BackendId,
-    parallelism: u32,
+    (backend, parallelism): (&BackendId, u32),
     attempt: Attempt,
+    wish: Wish,
     retry: Retry,
-) -> Result<Option<JobCheckpoint>, JobError> {
+) -> Result<Choice, JobError> {
     let job = &backend.job;
     for _ in 0..CHOICE_ATTEMPTS {
         let record = newest_record(store, job, retry).await?;
@@ -203,8 +240,7 @@ pub async fn choose(
         let heads = read_heads(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
-        let alone = heads.len() <= 1 && parallelism <= 1 && own.is_none_or(|head| head.shape.parallelism <= 1);
-        let again_alone = opened_before && alone;
+        let again_alone = opened_before && is_alone(&heads, backend, parallelism);
         // Those of a generation that had the same attempt would be lost to the subtasks that are new.
         let is_used = |head: &Manifest| {
             let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
@@ -214,34 +250,82 @@ pub async fn choose(
         if !again_alone && operator.any(is_used) {
             return Err(JobError::Used { job: job.clone(), attempt });
         }
+        let view = JobView::of(&heads);
+        let not_after = wish.limit(&view, backend)?;
+        let mut marks = sound::marks(record.as_ref().map(|(_, record)| record));
         if let Some((_, chosen)) = record.as_ref().filter(|(_, newest)| newest.attempt == attempt)
             && !again_alone
         {
-            return Ok(chosen.restore.as_ref().map(|c| JobCheckpoint { attempt: c.attempt, id: c.id }));
+            let chosen = chosen.restore.as_ref().map(|c| JobCheckpoint { attempt: c.attempt, id: c.id });
+            if let (Some(chosen), Some(last)) = (chosen, not_after)
+                && chosen > last
+            {
+                return Err(JobError::ChosenNewer { job: job.clone(), chosen, asked: last });
+            }
+            return Ok(Choice::new(chosen, &marks));
         }
-        let restore = match latest(&heads) {
-            Latest::Nothing => None,
-            Latest::Checkpoint(checkpoint) => Some(checkpoint),
-            Latest::Inconsistent => return Err(JobError::Inconsistent(job.clone())),
-        };
+        // What no subtask retains any more is never chosen.
+        marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
+        let restore = decide(store, &heads, (&view, not_after), (wish, &mut marks), (job, retry)).await?;
         // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
         if again_alone {
-            return Ok(restore);
+            return Ok(Choice::new(restore, &marks));
         }
-        let number = record.map_or(1, |(number, _)| number + 1);
         let message = store::JobRecord {
-            number,
+            number: record.map_or(1, |(number, _)| number + 1),
             attempt,
             restore: restore.map(|c| store::JobCheckpoint { attempt: c.attempt, id: c.id }),
+            spoilt: sound::to_records(&marks),
         };
-        let path = ObjectName::JobRecord { job: job.clone(), number }.path();
-        let bytes = envelope::seal(Kind::JobRecord, &message);
-        match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
-            Created::New | Created::Identical => return Ok(restore),
-            Created::Conflict => {}
+        if put_record(store, job, &message, retry).await? {
+            return Ok(Choice::new(restore, &marks));
         }
     }
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
+}
+
+impl Wish {
+    /// The newest checkpoint that is allowed, if not every one is.
+    fn limit(&self, view: &JobView, backend: &BackendId) -> Result<Option<JobCheckpoint>, JobError> {
+        let limit = |id| view.by_id(&backend.operator, id).ok_or_else(|| JobError::NotRetained(backend.clone(), id));
+        self.not_after.map(limit).transpose()
+    }
+}
+
+/// What the first subtask of an attempt chooses.
+async fn decide(
+    store: &Store,
+    heads: &[Manifest],
+    (view, not_after): (&JobView, Option<JobCheckpoint>),
+    (wish, marks): (Wish, &mut Vec<Spoilt>),
+    (job, retry): (&Name, Retry),
+) -> Result<Option<JobCheckpoint>, JobError> {
+    let newest = match (view.latest(), not_after) {
+        (Latest::Nothing, None) => return Ok(None),
+        (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
+        (Latest::Checkpoint(newest), _) => newest,
+    };
+    if !wish.fallback {
+        return Ok(Some(newest));
+    }
+    match sound::newest(store, heads, (view, not_after), marks, retry).await? {
+        Some(sound) => Ok(Some(sound)),
+        None => Err(JobError::AllDamaged { job: job.clone(), skipped: marks.clone() }),
+    }
+}
+
+/// Whether the job has no other subtask than `backend`.
+fn is_alone(heads: &[Manifest], backend: &BackendId, parallelism: u32) -> bool {
+    let is_only = |head: &Manifest| head.backend == *backend && head.shape.parallelism <= 1;
+    parallelism <= 1 && heads.iter().all(is_only)
+}
+
+/// Appends `record`; whether nobody else was there first.
+async fn put_record(store: &Store, job: &Name, record: &store::JobRecord, retry: Retry) -> Result<bool, JobError> {
+    let path = ObjectName::JobRecord { job: job.clone(), number: record.number }.path();
+    let bytes = envelope::seal(Kind::JobRecord, record);
+    let created = store.create(&path, PutPayload::from_bytes(bytes), retry).await?;
+    Ok(matches!(created, Created::New | Created::Identical))
 }
 
 async fn newest_record(store: &Store, job: &Name, retry: Retry) -> Result<Option<(u64, store::JobRecord)>, JobError> {

@@ -498,4 +498,11 @@ impl StateBackendService for Fake {
     async fn describe(&self, _: Request<pb::DescribeRequest>) -> Result<Response<pb::DescribeResponse>, Status> {
         Err(Status::unimplemented("not faked"))
     }
+
+    async fn describe_job(
+        &self,
+        _: Request<pb::DescribeJobRequest>,
+    ) -> Result<Response<pb::DescribeJobResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
 }

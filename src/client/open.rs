@@ -105,7 +105,14 @@ impl OpenOptions {
             Restore::Savepoint(url) => restore::Restore::Savepoint(url),
             Restore::Latest { or_empty } => restore::Restore::Latest(restore::Latest { or_empty }),
         };
-        self.request.restore = Some(v1::Restore { restore: Some(restore) });
+        self.request.restore = Some(v1::Restore { restore: Some(restore), ..v1::Restore::default() });
+        self
+    }
+
+    /// Where the checkpoint to restore is damaged, begin with the newest one before it that the whole job can restore. Call it after
+    /// [`OpenOptions::restore`] with an id or the latest.
+    pub fn fallback(mut self, fallback: bool) -> Self {
+        self.request.restore.get_or_insert_default().fallback = fallback;
         self
     }
 

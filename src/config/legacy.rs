@@ -133,13 +133,9 @@ pub(super) static TABLE: &[Legacy] = &[
         &["state.checkpoints.create-subdir", "execution.checkpointing.create-subdir"],
         "the store has a folder for each job, always",
     ),
-    missing(
-        &[
-            "execution.checkpointing.data-inline-threshold",
-            "state.storage.fs.memory-threshold",
-            "state.backend.fs.memory-threshold",
-        ],
-        "dstl decides by itself which changes are small enough to lie in the manifest",
+    renamed(
+        &["state.storage.fs.memory-threshold", "state.backend.fs.memory-threshold"],
+        "execution.checkpointing.data-inline-threshold",
     ),
     missing(
         &[

@@ -106,7 +106,8 @@ const STATE: &[Spec] = &[
         at_least(1),
         "16 MiB",
         "Budget of each backend for what was overwritten since its newest completed checkpoint, which queries read \
-         (queryable-state.enabled; without it nothing is kept). Beyond it they have to wait until the next one completes.",
+         (queryable-state.enabled) and warm restarts go back to (execution.state-recovery.warm); without both nothing is kept. \
+         Beyond it queries have to wait until the next one completes, and restarts read the store.",
     ),
     text(
         "memory.state",
@@ -281,6 +282,14 @@ const MATERIALIZATION: &[Spec] = &[
         "500000",
         "State changes that a replay does in a second, for that estimate.",
     ),
+    text(
+        "execution.state-recovery.warm",
+        Kind::Flag,
+        "false",
+        "Whether a task that comes back to a daemon which still has its state gets that rolled back to the checkpoint that it \
+         restores, rather than read from the store. What is overwritten between checkpoints is kept for that, up to \
+         memory.undo, which takes a writer at full speed half as much to twice as much processor time again.",
+    ),
 ];
 
 const TRANSFER: &[Spec] = &[
@@ -376,6 +385,13 @@ const CHECKPOINTS: &[Spec] = &[
         Kind::Integer { min: 1, max: 1_000 },
         "64",
         "Most checkpoints of one backend that are triggered and not yet answered. Flink allows only 1 with a changelog.",
+    ),
+    text(
+        "execution.checkpointing.data-inline-threshold",
+        Kind::Size { min: 0, max: 1 << 20 },
+        "20 KiB",
+        "Changes of one backend since its last upload that are not more than so many bytes at a barrier go into its manifest \
+         rather than a segment: the checkpoint costs one write. `0` turns this off.",
     ),
     text(
         "gc.grace-period",

@@ -75,6 +75,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
         checkpoint: CheckpointConfig {
             num_retained: merged.count("execution.checkpointing.num-retained"),
             timeout: merged.duration("execution.checkpointing.timeout"),
+            inline_bytes: merged.count("execution.checkpointing.data-inline-threshold"),
             max_concurrent: merged.count("execution.checkpointing.max-concurrent-checkpoints"),
         },
         local_copies: LocalCopiesConfig {
@@ -104,6 +105,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             level: merged.text("log.level"),
         },
         queries: merged.flag("queryable-state.enabled"),
+        warm: merged.flag("execution.state-recovery.warm"),
         drain_timeout: merged.duration("drain-timeout"),
         data_dir,
     };

@@ -8,7 +8,7 @@ use super::{Imported, Progress, Restore, RestoreError};
 use crate::{
     checkpoint::{
         base::{BaseIndex, Image, StoredFile},
-        manifest::Contents,
+        damage::Fault,
     },
     state::{
         Address, Change, StateBackend, StateError,
@@ -83,7 +83,6 @@ impl Restore<'_> {
         progress: &mut Progress,
         report: &mut (impl FnMut(Progress) + Send),
     ) -> Result<LocalImage, RestoreError> {
-        let contents = self.manifest.contents(self.checkpoint);
         let folder_error = |source| RestoreError::Folder { path: "the local folder".into(), source };
         let folder = local.folder().map_err(folder_error)?;
         let files = image.files.iter().map(|stored| ImageFile {
@@ -93,7 +92,7 @@ impl Restore<'_> {
             is_immutable: false,
         });
         let local = LocalImage { key_groups: image.key_groups, folder, files: files.collect(), changes: image.changes };
-        let fetches = image.files.iter().map(|stored| self.fetch(&contents, &local, stored));
+        let fetches = image.files.iter().map(|stored| self.fetch(&local, stored));
         // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
         let fetches: Vec<_> = fetches.collect();
         let mut fetched = stream::iter(fetches).buffer_unordered(self.parallel_reads.max(1));
@@ -106,7 +105,7 @@ impl Restore<'_> {
     }
 
     /// Downloads one file and verifies it; returns its length.
-    async fn fetch(&self, contents: &Contents, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
+    async fn fetch(&self, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
         let object = self.file_path(&stored.file);
         let path = image.folder.path().join(&stored.local);
         let folder_error = |source| RestoreError::Folder { path: path.clone(), source };
@@ -115,7 +114,7 @@ impl Restore<'_> {
         while from < stored.file.bytes {
             let to = (from + READ_BYTES).min(stored.file.bytes);
             let bytes = self.store.get_range(&object, from..to, self.retry).await;
-            let bytes = bytes.map_err(|error| self.base_unreadable(contents, &object, error))?;
+            let bytes = bytes.map_err(|error| self.base_unreadable(&object, error))?;
             hasher.update(&bytes);
             file.write_all(&bytes).await.map_err(folder_error)?;
             from = to;
@@ -123,8 +122,8 @@ impl Restore<'_> {
         file.flush().await.map_err(folder_error)?;
         let crc = hasher.finalize();
         if crc != stored.crc {
-            let what = format!("object `{object}`: its checksum is {crc:08x}, {:08x} recorded", stored.crc);
-            return Err(self.base_damaged(contents, what, false));
+            let what = format_args!("its checksum is {crc:08x}, {:08x} recorded", stored.crc);
+            return Err(self.damaged(Fault::corrupt(&object, None, what)));
         }
         Ok(stored.file.bytes)
     }

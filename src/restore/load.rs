@@ -7,6 +7,7 @@ use super::{Progress, Restore, RestoreError};
 use crate::{
     checkpoint::{
         base::{BaseIndex, Piece, PieceBlock},
+        damage::Fault,
         manifest::{Contents, SnapshotFile},
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
@@ -30,13 +31,12 @@ impl Restore<'_> {
     pub(super) async fn read_base(&self, contents: &Contents) -> Result<Option<BaseIndex>, RestoreError> {
         let Some(uuid) = contents.base else { return Ok(None) };
         let Some(base) = self.manifest.materialization(uuid) else {
-            return Err(self.base_damaged(contents, format!("the manifest has no materialization {uuid}"), true));
+            return Err(self.lacks(format_args!("the manifest has no materialization {uuid}")));
         };
         let path = self.file_path(&base.index);
         let bytes = self.store.get(&path, self.retry).await;
-        let bytes = bytes.map_err(|error| self.base_unreadable(contents, &path, error))?;
-        let index = BaseIndex::decode(&bytes)
-            .map_err(|error| self.base_damaged(contents, format!("object `{path}`, {error}"), false))?;
+        let bytes = bytes.map_err(|error| self.base_unreadable(&path, error))?;
+        let index = BaseIndex::decode(&bytes).map_err(|error| self.damaged(Fault::corrupt(&path, None, error)))?;
         Ok(Some(index))
     }
 
@@ -48,7 +48,6 @@ impl Restore<'_> {
         progress: &mut Progress,
         report: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), RestoreError> {
-        let contents = self.manifest.contents(self.checkpoint);
         let wanted = self.wanted();
         let reads = plan(base, |piece| wanted.iter().any(|wanted| wanted.overlaps(piece.key_groups)));
         let (backend, retry) = (self.manifest.backend.clone(), self.retry);
@@ -56,13 +55,11 @@ impl Restore<'_> {
         let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
         while let Some((read, bytes)) = fetched.next().await {
             let path = self.file_path(&read.file);
-            let bytes = bytes.map_err(|error| self.base_unreadable(&contents, &path, error))?;
+            let bytes = bytes.map_err(|error| self.base_unreadable(&path, error))?;
             for (group, block) in &read.pieces {
                 let from = usize::try_from(block.offset - read.from).unwrap_or(usize::MAX);
                 let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
-                let damaged = |what: String| {
-                    self.base_damaged(&contents, format!("object `{path}`, byte {}: {what}", block.offset), false)
-                };
+                let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));
                 let raw = block.open(&stored).map_err(|error| damaged(error.to_string()))?;
                 for change in snapshot::changes(*group, &raw) {
                     let change = change.map_err(|error| damaged(error.to_string()))?;
@@ -84,17 +81,16 @@ impl Restore<'_> {
     }
 
     /// What it means that an object of the base cannot be read.
-    pub(super) fn base_unreadable(&self, contents: &Contents, object: &Path, error: StoreError) -> RestoreError {
+    pub(super) fn base_unreadable(&self, object: &Path, error: StoreError) -> RestoreError {
         match error {
-            StoreError::NotFound { .. } => self.base_damaged(contents, format!("object `{object}` is missing"), true),
-            StoreError::OutOfRange { .. } => self.base_damaged(contents, error.to_string(), false),
+            StoreError::NotFound { .. } => self.damaged(Fault::missing(object)),
+            StoreError::OutOfRange { .. } => {
+                // That it ends before: the whole is not what was written.
+                let what = error.to_string();
+                self.damaged(Fault { object: object.to_string(), offset: None, what, missing: false })
+            }
             other => other.into(),
         }
-    }
-
-    /// Names an object of the base that is damaged, and the checkpoints that build on it.
-    pub(super) fn base_damaged(&self, contents: &Contents, what: String, missing: bool) -> RestoreError {
-        self.damaged_where(what, missing, |other| other.base == contents.base)
     }
 }
 

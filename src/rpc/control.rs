@@ -37,6 +37,8 @@ const FEATURES: &[&str] = &[
     "restore.id",
     "restore.handles",
     "restore.latest",
+    "restore.fallback",
+    "job.view",
     "rescale",
     "retention.count",
     "retention.explicit",
@@ -252,6 +254,17 @@ impl StateBackendService for Service {
             objects: discarded.objects,
             bytes: discarded.bytes,
         }))
+    }
+
+    async fn describe_job(
+        &self,
+        request: Request<v1::DescribeJobRequest>,
+    ) -> Result<Response<v1::DescribeJobResponse>, Status> {
+        let described = match convert::job_name(&request.into_inner().job) {
+            Ok(job) => self.directory.describe_job(&job).await,
+            Err(error) => Err(error),
+        };
+        reply(described.map(|job| convert::to_job(&job)))
     }
 
     async fn close(&self, request: Request<v1::CloseRequest>) -> Result<Response<v1::CloseResponse>, Status> {

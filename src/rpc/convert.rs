@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 pub(super) mod claim;
 mod descriptor;
+mod job;
 mod query;
 
 pub(super) use self::{
     descriptor::{descriptor, schema_change, to_registered},
+    job::{to_damaged, to_job},
     query::{query_operations, query_start, to_query_result, to_query_started},
 };
 
@@ -42,6 +44,11 @@ fn invalid(text: impl Into<String>) -> Error {
 
 fn name(what: &str, name: &str) -> Result<Name, Error> {
     Name::new(name).map_err(|error| invalid(format!("{what}: {error}")))
+}
+
+/// The job that a message names.
+pub(super) fn job_name(job: &str) -> Result<Name, Error> {
+    name("job", job)
 }
 
 /// The backend that a message names.
@@ -112,6 +119,7 @@ pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
         changelog,
         attempt: request.attempt,
         restore: restore(request.restore.as_ref())?,
+        fallback: fallback(request.restore.as_ref())?,
         retention: retention(request.retention.as_ref())?,
         claim: claim::mode(request.claim_mode)?,
     })
@@ -132,6 +140,16 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
             Ok(RestoreFrom::Handles(handles.handles.iter().map(decode).collect::<Result<_, _>>()?))
         }
         Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
+    }
+}
+
+/// Whether a restore may take an older checkpoint; it must be one that says which is older.
+fn fallback(restore: Option<&v1::Restore>) -> Result<bool, Error> {
+    use v1::restore::Restore;
+    let Some(restore) = restore.filter(|restore| restore.fallback) else { return Ok(false) };
+    match restore.restore {
+        Some(Restore::Id(_) | Restore::Latest(_)) => Ok(true),
+        _ => Err(invalid("`restore.fallback` goes with `id` and `latest` only")),
     }
 }
 
@@ -160,6 +178,9 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         restored_bytes: opened.restored.bytes_done,
         last_checkpoint_id: opened.last_checkpoint_id,
         parts: opened.parts.iter().map(to_part).collect(),
+        skipped: opened.skipped.iter().map(to_damaged).collect(),
+        warm: opened.warm,
+        not_warm: opened.not_warm.clone(),
         self_sustained_since: opened.self_sustained_since,
     }
 }

@@ -338,7 +338,7 @@ impl StateBackend for RocksDbBackend {
         }
     }
 
-    /// In order of the keys' lengths and bytes, then the namespaces'; those of timers in order of their bytes alone.
+    /// In order of the keys' lengths and bytes, then the namespaces'.
     fn name_page(
         &self,
         state: StateId,

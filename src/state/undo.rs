@@ -7,10 +7,8 @@
 //!
 //! While a mark is open, whoever changes the backend lets [`Undo`] see each change before it is applied ([`Undo::recording`]).
 //! The first change of an entry after the newest mark records what the entry was: a value, a map entry, a list element and the
-//! length of its list; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
+//! length of its list, whether a timer was there; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
 //! contents, once per mark.
-//!
-//! Of timers nothing is kept so far: a view refuses to read them.
 //!
 //! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
 //!
@@ -24,6 +22,7 @@ mod record;
 mod rollback;
 #[cfg(test)]
 pub(super) mod tests;
+mod timers;
 mod view;
 
 use std::{
@@ -31,6 +30,7 @@ use std::{
     mem,
 };
 
+use self::timers::OldTimer;
 pub use self::view::View;
 use super::{Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError, TimerRef};
 use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind};
@@ -71,6 +71,8 @@ struct Layer {
     is_open: bool,
     /// By state, key group, rank of the name.
     cells: BTreeMap<Blob, Cell>,
+    /// The timers of all cells, and whether they were there.
+    timers: BTreeMap<OldTimer, bool>,
     bytes: u64,
 }
 
@@ -90,6 +92,8 @@ enum Old {
     Value(Option<Blob>),
     Map(OldMap),
     List(OldList),
+    /// By time; what stands for one that was there is empty.
+    Timers(OldMap),
 }
 
 #[derive(Debug, Default)]
@@ -156,7 +160,7 @@ impl Undo {
     /// Opens a mark: what the backend contains now. Greater than any before.
     pub fn mark(&mut self, mark: Mark) {
         assert!(self.layers.back().is_none_or(|layer| layer.mark < mark), "marks ascend");
-        self.layers.push_back(Layer { mark, is_open: true, cells: BTreeMap::new(), bytes: 0 });
+        self.layers.push_back(Layer { mark, is_open: true, cells: BTreeMap::new(), timers: BTreeMap::new(), bytes: 0 });
     }
 
     /// Closes a mark. What still leads back to an older one stays. Idempotent.
@@ -198,8 +202,9 @@ impl Undo {
             let into = self.layers.get_mut(before).expect("the oldest layer is open");
             self.bytes -= into.bytes + layer.bytes;
             into.take_from(&mut layer, &mut left);
+            into.take_timers_from(&mut layer, &mut left);
             self.bytes += into.bytes + layer.bytes;
-            if !layer.cells.is_empty() {
+            if !layer.cells.is_empty() || !layer.timers.is_empty() {
                 self.layers.insert(at, layer);
             }
         }

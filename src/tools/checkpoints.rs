@@ -6,7 +6,7 @@ use crate::{
         chain::ChainError,
         collect,
         handle::CheckpointHandle,
-        job::{self, Latest},
+        job::{self, JobCheckpoint, JobView, Latest, OperatorCheckpoint},
         manifest::{CheckpointRecord, Import, Manifest},
     },
     object::Store,
@@ -38,13 +38,41 @@ async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
     if heads.is_empty() {
         return Ok(None);
     }
-    let latest = match job::latest(&heads) {
+    let view = JobView::of(&heads);
+    let latest = match view.latest() {
         Latest::Nothing => Node::text("none: no subtask has completed one"),
         Latest::Inconsistent => Node::text("none: there is no checkpoint that every subtask retains"),
         Latest::Checkpoint(latest) => Node::Fields(vec![("id", latest.id.into()), ("attempt", latest.attempt.into())]),
     };
     let backends = Node::list(heads.iter().map(of_backend));
-    Ok(Some(Node::Fields(vec![("job", Node::text(job)), ("latest", latest), ("backends", backends)])))
+    let consistent = Node::list(view.consistent.iter().map(name_of));
+    let operators = Node::list(view.operators.iter().map(|(name, checkpoints)| {
+        let checkpoints = Node::list(checkpoints.iter().map(of_operator));
+        Node::Fields(vec![("operator", Node::text(name)), ("checkpoints", checkpoints)])
+    }));
+    Ok(Some(Node::Fields(vec![
+        ("job", Node::text(job)),
+        ("latest", latest),
+        ("restorable", consistent),
+        ("operators", operators),
+        ("backends", backends),
+    ])))
+}
+
+fn name_of(checkpoint: &JobCheckpoint) -> Node {
+    Node::Fields(vec![("id", checkpoint.id.into()), ("attempt", checkpoint.attempt.into())])
+}
+
+fn of_operator(found: &OperatorCheckpoint) -> Node {
+    let missing = found.missing.iter().map(|subtask| (*subtask).into());
+    Node::Fields(vec![
+        ("id", found.checkpoint.id.into()),
+        ("attempt", found.checkpoint.attempt.into()),
+        ("parallelism", found.parallelism.into()),
+        ("restorable", found.is_whole.into()),
+        ("completed", found.completed.into()),
+        ("missing_subtasks", Node::list(missing)),
+    ])
 }
 
 fn of_backend(head: &Manifest) -> Node {

@@ -268,9 +268,16 @@ fn handle(handle: &SegmentHandle) -> Node {
     Node::Fields(vec![
         ("sqns", Node::text(handle.range)),
         ("changes", handle.changes.into()),
-        ("segment", Node::text(format_args!("{}/{}", handle.segment.instance, handle.segment.number))),
+        match handle.segment() {
+            Some(id) => ("segment", Node::text(format_args!("{}/{}", id.instance, id.number))),
+            None => ("inline_bytes", (handle.inline_bytes() as u64).into()),
+        },
         ("at", Node::text(blocks.collect::<Vec<_>>().join(" "))),
     ])
+}
+
+fn damaged(spoilt: &store::SpoiltCheckpoint) -> Node {
+    Node::Fields(vec![("id", spoilt.id.into()), ("attempt", spoilt.attempt.into()), ("what", Node::text(&spoilt.what))])
 }
 
 fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
@@ -280,6 +287,7 @@ fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
         ("number", record.number.into()),
         ("attempt", record.attempt.into()),
         ("restores", restore.unwrap_or_else(|| Node::text("nothing: it begins empty"))),
+        ("damaged", Node::list(record.spoilt.iter().map(damaged))),
     ]
 }
 

@@ -207,7 +207,7 @@ async fn damaged_and_missing_segments_are_named_with_what_they_spoil() {
         let error = daemon.task(attempt, RestoreFrom::Id(3)).await.err().unwrap();
         assert_eq!(error.reason, reason);
         assert!(error.message.contains(&second), "{error}");
-        assert!(error.message.contains("spoils: 2, 3; that do not need it: 1"), "{error}");
+        assert!(error.message.contains("spoils: 2 (epoch 1), 3 (epoch 1); still restore: 1 (epoch 1)"), "{error}");
         daemon.task(attempt, RestoreFrom::Id(1)).await.unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use dstl::{
     backend::{ClaimMode, Directory, Discard, OpenSpec, RestoreFrom, Session},
+    changelog::segment::SegmentHandle,
     checkpoint::{
         collect::{self, SweepOptions, SweepReport, Verdict},
         handle::CheckpointHandle,
@@ -116,7 +117,7 @@ async fn a_clone_survives_the_deletion_of_its_whole_source_after_its_first_check
     let manifest = clone.opened.backend.outline().manifest;
     assert_eq!(manifest.imports, []);
     let segments = manifest.runs.values().flat_map(|run| &run.handles);
-    assert!(segments.into_iter().all(|handle| handle.segment.job.as_str() == "other"));
+    assert!(segments.filter_map(SegmentHandle::segment).all(|segment| segment.job.as_str() == "other"));
     let id = running.opened.backend.id().clone();
     one.directory.close(&id, running.opened.backend.epoch()).await.unwrap();
     let discarded = one.directory.discard(&Discard::Job(id.job.clone()), false).await.unwrap();
@@ -172,7 +173,7 @@ async fn without_a_claim_the_restored_checkpoint_stays_and_nothing_of_it_is_need
 
 /// The instance that wrote the log of the first epoch.
 fn one_instance(manifest: &dstl::checkpoint::manifest::Manifest) -> uuid::Uuid {
-    manifest.runs[&1].handles.iter().map(|handle| handle.segment.instance).next().unwrap()
+    manifest.runs[&1].handles.iter().filter_map(SegmentHandle::segment).map(|segment| segment.instance).next().unwrap()
 }
 
 async fn a_clone_that_dies_before_its_first_checkpoint_is_cloned_again_and_its_pin_expires(inner: InnerBackend) {

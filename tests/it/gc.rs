@@ -10,6 +10,7 @@ use std::{
 
 use dstl::{
     backend::{BackendOptions, RestoreFrom, SessionEvent},
+    changelog::segment::SegmentHandle,
     checkpoint::{
         collect::{self, Garbage, Kept, SweepOptions, SweepReport, Verdict},
         job,
@@ -55,10 +56,10 @@ pub(crate) async fn everything_named_is_there(world: &World) {
         let mut names: Vec<ObjectName> = vec![];
         for run in head.runs.values() {
             names.extend(run.pages.iter().map(|page| page.name(&head.backend)));
-            names.extend(run.handles.iter().map(|handle| ObjectName::Segment {
+            names.extend(run.handles.iter().filter_map(SegmentHandle::segment).map(|id| ObjectName::Segment {
                 job: job.clone(),
-                instance: handle.segment.instance,
-                number: handle.segment.number,
+                instance: id.instance,
+                number: id.number,
             }));
         }
         for name in names {
@@ -379,6 +380,11 @@ async fn the_tools_tell_what_a_store_holds() {
 
     let listed = json(&dstl(&["checkpoints", at[0], at[1], "--json"]));
     assert_eq!(listed["jobs"][0]["latest"]["id"], 12);
+    let restorable = listed["jobs"][0]["restorable"].as_array().unwrap();
+    assert_eq!(restorable.last().unwrap()["id"], 12);
+    let of_operator = listed["jobs"][0]["operators"][0]["checkpoints"].as_array().unwrap();
+    assert_eq!(of_operator.last().unwrap()["restorable"], true);
+    assert_eq!(of_operator.len(), restorable.len(), "there is one subtask");
     let checkpoint = &listed["jobs"][0]["backends"][0]["checkpoints"][3];
     assert_eq!((&checkpoint["id"], &checkpoint["completed"]), (&12.into(), &true.into()));
     let handle = checkpoint["handle"].as_str().unwrap();

@@ -45,6 +45,7 @@ struct Host {
 
 /// A daemon with local copies.
 struct Here {
+    locks: Vec<PathBuf>,
     daemon: Daemon,
     copies: Copies,
 }
@@ -67,7 +68,8 @@ impl Host {
         let open = |metrics: &Metrics| Some(Copies::open(self.options(), metrics).unwrap());
         let daemon = Daemon::start_with_copies(world, settings, open);
         let copies = daemon.directory.environment().store.copies().unwrap().clone();
-        Here { daemon, copies }
+        let locks = self.options().folders.iter().map(|folder| folder.join("dstl-copies.lock")).collect();
+        Here { daemon, copies, locks }
     }
 
     /// The files of all copies.
@@ -84,7 +86,12 @@ impl Here {
         drop(task);
         self.daemon.crash();
         drop(self.copies);
-        settle().await;
+        // A process that ends lets its locks go at once; here what is being written holds them for a moment.
+        let is_held = |lock: &PathBuf| fs::File::open(lock).is_ok_and(|file| file.try_lock().is_err());
+        while self.locks.iter().any(is_held) {
+            settle().await;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn metric(&self, name: &str) -> u64 {

@@ -227,7 +227,7 @@ async fn damage_to_a_snapshot_is_named_with_what_it_spoils(inner: InnerBackend) 
         let daemon = Daemon::start(&world, Settings::on_request(inner, attempt * 10));
         let error = daemon.task(attempt, RestoreFrom::Id(2)).await.err().unwrap();
         assert!(error.message.contains(path.as_ref()), "{error}");
-        assert!(error.message.contains("spoils: 2; that do not need it: 1"), "{error}");
+        assert!(error.message.contains("spoils: 2 (epoch 1); still restore: 1 (epoch 1)"), "{error}");
         store.delete(&path, dstl::object::Retry::none()).await.unwrap();
         store.create(&path, good.into(), dstl::object::Retry::none()).await.unwrap();
     }

@@ -224,6 +224,7 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
         changelog: None,
         attempt,
         restore: RestoreFrom::Empty,
+        fallback: false,
         retention: None,
         claim: None,
     }

@@ -28,15 +28,18 @@ import timers  # noqa: F401
 import sessions  # noqa: F401
 import ttl  # noqa: F401
 import checkpoints  # noqa: F401
+import tails  # noqa: F401
 import changelog_off  # noqa: F401
 import service  # noqa: F401
 import crashes  # noqa: F401
 import damage  # noqa: F401
+import jobs  # noqa: F401
 import rescale  # noqa: F401
 import claims  # noqa: F401
 import operator_state  # noqa: F401
 import schema  # noqa: F401
 import query  # noqa: F401
+import warm  # noqa: F401
 
 # After so long something hangs: every thread is shown, and the run fails.
 LIMIT_SECONDS = 180

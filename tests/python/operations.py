@@ -2,10 +2,13 @@
 
 import math
 import struct
+import sys
 
-import datasketches
 from support import LIST, MAP, VALUE, Merge, descriptor, get, op, put, refused, restore_latest, state_pb2
 from world import scenario
+
+if sys.version_info < (3, 14):
+    import datasketches
 
 LIMIT_REACHED = state_pb2.OUTCOME_LIMIT_REACHED
 ASK_AGAIN = state_pb2.OUTCOME_ASK_AGAIN
@@ -254,8 +257,11 @@ def members(*of):
 
 
 def estimated(sketch):
-    """About how many distinct operands a sketch had, by the library of another language."""
-    return datasketches.hll_sketch.deserialize(sketch).get_estimate()
+    """About how many distinct operands a sketch had: by the library of another language, or else by what its head says."""
+    if sys.version_info < (3, 14):
+        return datasketches.hll_sketch.deserialize(sketch).get_estimate()
+    mode = sketch[7] & 3
+    return (sketch[6], *struct.unpack_from("<i", sketch, 8))[mode] if mode < 2 else struct.unpack_from("<d", sketch, 8)[0]
 
 
 @scenario
@@ -299,13 +305,14 @@ def counts_averages_sets_and_sketches_are_merged_by_the_daemon(world):
         client.apply(ref, *[op("MERGE", sketch, key, value=thing) for thing in things[:1_000]])
         (found,) = client.read(ref, get(sketch, key))
         assert abs(estimated(found.value) / count - 1) < 0.07, (count, estimated(found.value))
-    made = datasketches.hll_sketch(12)
-    for number in range(20_000):
-        made.update("thing %d" % number)
-    client.apply(ref, put(sketch, b"made elsewhere", made.serialize_compact()))
-    client.apply(ref, *[op("MERGE", sketch, b"made elsewhere", value=b"thing %d" % number) for number in range(30_000)])
-    (found,) = client.read(ref, get(sketch, b"made elsewhere"))
-    assert abs(estimated(found.value) / 30_000 - 1) < 0.07, estimated(found.value)
+    if sys.version_info < (3, 14):
+        made = datasketches.hll_sketch(12)
+        for number in range(20_000):
+            made.update("thing %d" % number)
+        client.apply(ref, put(sketch, b"elsewhere", made.serialize_compact()))
+        client.apply(ref, *[op("MERGE", sketch, b"elsewhere", value=b"thing %d" % number) for number in range(30_000)])
+        (found,) = client.read(ref, get(sketch, b"elsewhere"))
+        assert abs(estimated(found.value) / 30_000 - 1) < 0.07, estimated(found.value)
     for name, wrong in (
         ("COUNT", b"1234567"),
         ("AVERAGE_I64", b""),

@@ -21,6 +21,7 @@ from support import (
     restore_empty,
     service_pb2,
 )
+from timers import TIMER
 from world import scenario
 
 ALLOWED = ("queryable-state.enabled=true",)
@@ -282,3 +283,30 @@ def many_readers_and_a_writer_go_on_beside_each_other(world):
         reader.join(PATIENCE)
     assert not faults, faults
     session.finish()
+
+
+@scenario
+def timers_of_the_newest_completed_checkpoint_are_read_as_they_were(world):
+    client = world.client(world.start(settings=ALLOWED))
+    ref = client.open(world.job).backend
+    (timer,) = client.register(ref, descriptor("t", TIMER))
+    client.apply(ref, *(op("TIMER_REGISTER", timer, b"k%d" % time, time=time) for time in range(9)))
+    done = client.checkpoint(ref, 1)
+    client.notify(ref, "COMPLETE", done.checkpoint)
+    client.apply(ref, op("TIMERS_FIRE", timer, b"", time=4), op("TIMER_REGISTER", timer, b"new", time=3))
+
+    def times(view):
+        query = Query(client, world.job, view)
+        (page,) = query.read(op("TIMERS", timer, b"", time=99)).results
+        names, token, more = [], b"", True
+        while more:
+            (keys,) = query.read(op("KEYS", timer, b"", token=token)).results
+            names += [key.key for key in keys.keys]
+            token = keys.token
+            more = bool(token)
+        query.finish()
+        assert sorted(names) == sorted(due.key for due in page.timers)
+        return [(due.time, due.key) for due in page.timers]
+
+    assert times(COMPLETED) == [(time, b"k%d" % time) for time in range(9)]
+    assert times(APPLIED) == [(3, b"new")] + [(time, b"k%d" % time) for time in range(5, 9)]

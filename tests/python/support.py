@@ -181,7 +181,9 @@ class Daemon:
             probe.bind(("127.0.0.1", 0))
             self.admin = "127.0.0.1:%d" % probe.getsockname()[1]
         self.command = [binary, "serve", "--socket", str(self.socket), "--store", str(store), "--admin", self.admin]
-        for setting in (f"dstl.data-dir={folder}/data", *SETTINGS, *settings):
+        # Most scenarios look at segments; few changes would lie in manifests.
+        tails = "execution.checkpointing.data-inline-threshold=0"
+        for setting in (f"dstl.data-dir={folder}/data", tails, *SETTINGS, *settings):
             self.command += ["--set", setting]
         self.process = None
 

@@ -24,10 +24,13 @@ impl QueryMetrics {
             batches: counter("query_batches", "Batches of queries that were answered"),
             failed: counter("query_failed_batches", "Batches of queries that could not be answered"),
             operations: counter("query_operations", "Operations of answered batches of queries"),
-            undo_bytes: gauge("undo_bytes", "Bytes of what changed since checkpoints that can still be queried"),
+            undo_bytes: gauge(
+                "undo_bytes",
+                "Bytes of what was overwritten since checkpoints that can be queried, or gone back to",
+            ),
             undo_dropped: counter(
                 "undo_dropped_marks",
-                "Checkpoints that cannot be queried because more has changed since than memory.undo holds",
+                "Checkpoints that cannot be queried, or gone back to, because more has changed since than memory.undo holds",
             ),
         }
     }

@@ -11,7 +11,7 @@ use crate::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobError},
+        job::{self, JobCheckpoint, JobError, Spoilt, Wish},
         manifest::{CheckpointRecord, Manifest, Span},
     },
     error::{Error, Reason},
@@ -35,6 +35,15 @@ impl Part {
     }
 }
 
+/// What was chosen.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    /// By subtask.
+    pub(super) parts: Vec<Part>,
+    /// Newer checkpoints that are damaged.
+    pub(super) skipped: Vec<Spoilt>,
+}
+
 /// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
 /// empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were named by handles.
 /// `head` is that of the own chain.
@@ -43,14 +52,22 @@ pub(super) async fn choose(
     spec: &OpenSpec,
     head: Option<&Head>,
     retry: Retry,
-) -> Result<Vec<Part>, Error> {
+) -> Result<Chosen, Error> {
+    let mut skipped = vec![];
     let mut parts = match &spec.restore {
         RestoreFrom::Empty => vec![],
+        RestoreFrom::Id(id) if spec.fallback => {
+            let wish = Wish { not_after: Some(*id), fallback: true };
+            of_job(env, spec, head, (wish, &mut skipped, retry)).await?
+        }
         RestoreFrom::Id(id) => by_id(env, spec, head, (*id, retry)).await?,
         RestoreFrom::Handles(handles) => by_handles(env, spec, head, (handles, retry)).await?,
-        RestoreFrom::Latest { or_empty } => latest(env, spec, head, (*or_empty, retry)).await?,
+        RestoreFrom::Latest { .. } => {
+            let wish = Wish { not_after: None, fallback: spec.fallback };
+            of_job(env, spec, head, (wish, &mut skipped, retry)).await?
+        }
     };
-    let Some(first) = parts.first() else { return Ok(parts) };
+    let Some(first) = parts.first() else { return Ok(Chosen { parts, skipped }) };
     let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
     // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
     check(spec, head, &parts, key_groups)?;
@@ -68,7 +85,7 @@ pub(super) async fn choose(
         };
         parts.retain(is_needed);
     }
-    Ok(parts)
+    Ok(Chosen { parts, skipped })
 }
 
 /// The subtasks of whose operator state the backend needs some, as far as handles do not tell: others of a generation with another
@@ -183,15 +200,21 @@ pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
     (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
-/// The parts of the newest checkpoint that is consistent over the job.
-async fn latest(
+/// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish` allows.
+async fn of_job(
     env: &Environment,
     spec: &OpenSpec,
     head: Option<&Head>,
-    (or_empty, retry): (bool, Retry),
+    (wish, skipped, retry): (Wish, &mut Vec<Spoilt>, Retry),
 ) -> Result<Vec<Part>, Error> {
-    let chosen = job::choose(&env.store, &spec.id, spec.parallelism, spec.attempt, retry).await.map_err(job_error)?;
-    let Some(chosen) = chosen else {
+    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism), spec.attempt, wish, retry).await;
+    let chosen = chosen.map_err(|error| match error {
+        JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),
+        other => job_error(other),
+    })?;
+    *skipped = chosen.skipped;
+    let Some(chosen) = chosen.checkpoint else {
+        let or_empty = matches!(spec.restore, RestoreFrom::Latest { or_empty: true });
         return if or_empty { Ok(vec![]) } else { Err(not_found(spec, head, "at all that completed")) };
     };
     let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == chosen;
@@ -209,7 +232,7 @@ async fn latest(
     let heads = heads(env, spec, head, retry).await?;
     let parts = parts(&heads, &spec.id.operator, chosen);
     if parts.is_empty() {
-        let mut error = not_found(spec, head, &format!("{} of attempt {}", chosen.id, chosen.attempt));
+        let mut error = not_found(spec, head, &chosen.to_string());
         let advice = format!(
             "; attempt {} chose it before it was let go: open with a higher attempt to choose anew",
             spec.attempt
@@ -302,11 +325,13 @@ fn retained(head: Option<&Head>) -> String {
     head.map(ids).filter(|ids| !ids.is_empty()).map_or_else(|| "none".to_owned(), |ids| ids.join(", "))
 }
 
-fn job_error(error: JobError) -> Error {
+pub(in crate::backend) fn job_error(error: JobError) -> Error {
     let reason = match &error {
         JobError::Outdated { .. } | JobError::Used { .. } => Reason::Fenced,
         JobError::Inconsistent(_) => Reason::NoConsistentCheckpoint,
-        JobError::Corrupt { .. } => Reason::CorruptObject,
+        JobError::Corrupt { .. } | JobError::AllDamaged { .. } => Reason::CorruptObject,
+        JobError::NotRetained(..) => Reason::CheckpointNotFound,
+        JobError::ChosenNewer { .. } => Reason::InvalidArgument,
         JobError::Chain(_) => {
             let JobError::Chain(source) = error else { unreachable!("matched above") };
             return source.into();

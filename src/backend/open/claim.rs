@@ -16,15 +16,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
-    choice::{self, Part},
-    clone::{self, Source},
+    choice::{self, Chosen, Part},
+    clone,
     operator::{self, Sources},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
-        generation, job,
+        generation,
+        job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
+        pin::Held,
     },
     error::{Error, Reason},
     object::Retry,
@@ -43,12 +45,18 @@ pub(super) struct Claim {
     pub(super) crc: u32,
     /// States that have, or may have, contents.
     pub(super) bound: BTreeSet<StateId>,
+    /// Whether that is the backend's own, with just its key groups.
+    pub(super) is_own: bool,
     /// What it begins with; none if empty.
     pub(super) parts: Vec<RestoredPart>,
     /// Other chains whose owners were fenced, and by whom.
     pub(super) fenced: Vec<(BackendId, Epoch)>,
-    /// Where what it begins with lies, if that is not for the manifest to say.
-    pub(super) source: Option<Source>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<Spoilt>,
+    /// The manifest, but beginning with what it reads, if that is not for the manifest to say.
+    pub(super) reads: Option<Manifest>,
+    /// What keeps that.
+    pub(super) pin: Option<Held>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
 }
@@ -79,7 +87,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = match choice::choose(env, spec, head.as_ref(), retry).await {
+        let Chosen { parts: chosen, skipped } = match choice::choose(env, spec, head.as_ref(), retry).await {
             Ok(chosen) => chosen,
             Err(error) if error.reason == Reason::CheckpointNotFound => {
                 // An owner at work may have published it after its head was read.
@@ -103,7 +111,9 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             Ok(crc) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
-                return Ok(Claim { manifest, crc, bound: plan.states.bound, parts, fenced, operator, source: None });
+                let (bound, is_own) = (plan.states.bound, plan.is_own);
+                let (reads, pin) = (None, None);
+                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pin, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -4,16 +4,18 @@
 //! from before the source was seen to retain the checkpoint until the state is in a materialization of this backend's own. No
 //! manifest of this backend ever names an object of the source; which to read is remembered only here.
 
+use tokio::time::Instant;
+
 use super::{
     super::environment::Environment,
-    OpenSpec, Opened, RestoreFrom,
+    OpenSpec, RestoreFrom,
     choice::{self, Part},
     claim::{self, Claim},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
-        manifest::{Contents, Manifest},
+        manifest::Contents,
         pin::{Held, Pin, PinLost},
     },
     error::{Error, Reason},
@@ -23,15 +25,6 @@ use crate::{
 
 /// How often it begins anew when the source, or other openers, move on.
 const CLONE_ATTEMPTS: usize = 16;
-
-/// What a clone reads.
-#[derive(Debug)]
-pub(super) struct Source {
-    /// The manifest that opened the epoch, but beginning with what the source has.
-    pub(super) reads: Manifest,
-    /// What keeps that.
-    pub(super) pin: Held,
-}
 
 /// Whether what is asked for is of another job or operator.
 pub(super) fn is_clone(spec: &OpenSpec) -> bool {
@@ -54,10 +47,10 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         if let Some(head) = &head {
             claim::refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = choice::choose(env, spec, head.as_ref(), retry).await?;
+        let chosen = choice::choose(env, spec, head.as_ref(), retry).await?.parts;
         let Some(pin) = pin(env, spec, (head.as_ref(), &chosen), retry).await? else { continue };
         match begin(env, spec, (head, chosen), retry).await {
-            Ok(Some((claim, reads))) => return Ok(Claim { source: Some(Source { reads, pin }), ..claim }),
+            Ok(Some(claim)) => return Ok(Claim { pin: Some(pin), ..claim }),
             Ok(None) => pin.release().await,
             Err(error) => {
                 pin.release().await;
@@ -95,13 +88,13 @@ async fn pin(
     }
 }
 
-/// Opens the epoch. Returns also what to read; `None` if others opened the backend meanwhile.
+/// Opens the epoch; `None` if others opened the backend meanwhile.
 async fn begin(
     env: &Environment,
     spec: &OpenSpec,
     (head, chosen): (Option<Head>, Vec<Part>),
     retry: Retry,
-) -> Result<Option<(Claim, Manifest)>, Error> {
+) -> Result<Option<Claim>, Error> {
     let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
     let manifest = claim::derive(env, spec, head, &plan)?;
     let crc = match chain::append(&env.store, &manifest, retry).await {
@@ -118,21 +111,37 @@ async fn begin(
     reads.imports = imports;
     let parts = chosen.iter().map(claim::restored).collect();
     let operator = claim::operator_sources(env, &plan);
-    let bound = plan.states.bound;
-    let claim = Claim { manifest, crc, bound, parts, fenced: vec![], operator, source: None };
-    Ok(Some((claim, reads)))
+    Ok(Some(Claim {
+        manifest,
+        crc,
+        bound: plan.states.bound,
+        is_own: false,
+        parts,
+        fenced: vec![],
+        skipped: vec![],
+        reads: Some(reads),
+        pin: None,
+        operator,
+    }))
 }
 
-/// Ends the pin of a clone that has begun, or failed to: if it could not read because the pin was gone, that is the error.
-pub(super) async fn conclude(
+/// Does `begun`, which reads under `pin`, as long as the pin can be renewed, and releases it. If it could not read because the pin was
+/// gone, that is the error.
+pub(super) async fn holding<T>(
     env: &Environment,
     backend: &BackendId,
-    pin: Held,
-    begun: Result<Opened, Error>,
-) -> Result<Opened, Error> {
+    pin: Option<Held>,
+    begun: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let Some(mut pin) = pin else { return begun.await };
+    let begun = tokio::select! {
+        biased;
+        gone = pin.keep() => Err(lost(backend, &gone)),
+        begun = begun => begun,
+    };
     let begun = match begun {
         Err(error) if error.reason == Reason::MissingObject => {
-            let retry = Retry::until(tokio::time::Instant::now() + env.options.open_timeout);
+            let retry = Retry::until(Instant::now() + env.options.open_timeout);
             Err(match pin.check(retry).await {
                 Err(gone) => lost(backend, &gone),
                 Ok(()) => error,
@@ -145,7 +154,7 @@ pub(super) async fn conclude(
 }
 
 /// The pin was lost while it was needed.
-pub(super) fn lost(backend: &BackendId, lost: &PinLost) -> Error {
+fn lost(backend: &BackendId, lost: &PinLost) -> Error {
     let text =
         format!("backend `{backend}`: {lost}; what it read may be deleted meanwhile, so the restore was stopped");
     Error::new(Reason::PinExpired, text)

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{ChangeBlock, ReadError, corrupt, path, store_error};
+use super::{ChangeBlock, ReadError, corrupt, object_of, path, store_error};
 use crate::{
-    changelog::segment::{BlockHandle, SegmentError, SegmentHandle, SegmentId, open_block},
+    changelog::segment::{BlockHandle, Place, SegmentError, SegmentHandle, open_block},
     object::{Retry, Store},
     types::{KeyGroupRange, SqnRange},
 };
@@ -17,10 +17,10 @@ const MAX_GAP_BYTES: u64 = 64 << 10;
 /// No block is joined to a read that has so many bytes already.
 const MAX_JOINED_BYTES: u64 = 8 << 20;
 
-/// One range of one segment, and the blocks wanted of it, in order of their offsets.
+/// One range of one segment or of inline bytes, and the blocks wanted of it, in order of their offsets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
-    pub(super) segment: SegmentId,
+    pub(super) place: Place,
     pub(super) range: Range<u64>,
     pub(super) blocks: Vec<(BlockHandle, SqnRange)>,
 }
@@ -33,12 +33,12 @@ pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> 
         for block in handle.blocks.iter().filter(is_wanted) {
             let end = block.offset.saturating_add(u64::from(block.stored_length));
             match reads.last_mut() {
-                Some(last) if last.can_join(&handle.segment, block) => {
+                Some(last) if last.can_join(&handle.place, block) => {
                     last.range.end = end;
                     last.blocks.push((*block, handle.range));
                 }
                 _ => reads.push(Read {
-                    segment: handle.segment.clone(),
+                    place: handle.place.clone(),
                     range: block.offset..end,
                     blocks: vec![(*block, handle.range)],
                 }),
@@ -49,8 +49,8 @@ pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> 
 }
 
 impl Read {
-    fn can_join(&self, segment: &SegmentId, block: &BlockHandle) -> bool {
-        self.segment == *segment
+    fn can_join(&self, place: &Place, block: &BlockHandle) -> bool {
+        matches!((&self.place, place), (Place::Segment(of), Place::Segment(next)) if of == next)
             && block.offset >= self.range.end
             && block.offset - self.range.end <= MAX_GAP_BYTES
             && self.range.end - self.range.start < MAX_JOINED_BYTES
@@ -62,22 +62,34 @@ impl Read {
         (self.range.end - self.range.start).saturating_add(decompressed)
     }
 
+    /// What errors call it.
+    pub(super) fn object(&self) -> String {
+        self.blocks.first().map(|(_, range)| object_of(&self.place, *range)).unwrap_or_default()
+    }
+
     /// Reads, verifies and decompresses.
     pub(super) async fn execute(self, store: &Store, retry: Retry) -> Result<Vec<ChangeBlock>, ReadError> {
-        let Self { segment, range, blocks } = self;
-        let path = path(&segment);
-        let bytes = store.get_range(&path, range.clone(), retry).await.map_err(|error| store_error(&path, error))?;
+        let Self { place, range, blocks } = self;
+        // Inline bytes begin at 0 and are cut where a block needs them.
+        let (start, bytes) = match &place {
+            Place::Segment(id) => {
+                let path = path(id);
+                let read = store.get_range(&path, range.clone(), retry).await;
+                (range.start, read.map_err(|error| store_error(&path, error))?)
+            }
+            Place::Inline(bytes) => (0, bytes.clone()),
+        };
         let mut verified = Vec::with_capacity(blocks.len());
         for (handle, sqns) in blocks {
-            let stored = slice(&bytes, range.start, &handle).map_err(|error| corrupt(&segment, &error))?;
-            let bytes = open_block(&handle, &stored).map_err(|error| corrupt(&segment, &error))?;
-            verified.push(ChangeBlock { segment: segment.clone(), handle, range: sqns, bytes });
+            let stored = slice(&bytes, start, &handle).map_err(|error| corrupt(&place, sqns, &error))?;
+            let bytes = open_block(&handle, &stored).map_err(|error| corrupt(&place, sqns, &error))?;
+            verified.push(ChangeBlock { place: place.clone(), handle, range: sqns, bytes });
         }
         Ok(verified)
     }
 }
 
-/// The stored bytes of a block within `bytes`, which begin at byte `start` of the segment.
+/// The stored bytes of a block within `bytes`, which begin at byte `start` of its place.
 fn slice(bytes: &Bytes, start: u64, handle: &BlockHandle) -> Result<Bytes, SegmentError> {
     let cut_off = SegmentError::Format { offset: handle.offset, what: "the segment is cut off inside of a block" };
     let from = usize::try_from(handle.offset - start).map_err(|_| cut_off.clone())?;

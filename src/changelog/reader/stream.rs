@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::{ChangeBlock, ReadError, path, plan, plan::Read};
+use super::{ChangeBlock, ReadError, plan, plan::Read};
 use crate::{
-    changelog::segment::{SegmentHandle, SegmentId},
+    changelog::segment::SegmentHandle,
     object::{Retry, Store},
     tasks::Tasks,
     types::KeyGroupRange,
@@ -44,7 +44,8 @@ pub struct ReplayStream {
 /// A read in the background; ended when dropped.
 #[derive(Debug)]
 struct Reading {
-    segment: SegmentId,
+    /// What errors call it.
+    object: String,
     memory: u64,
     outcome: oneshot::Receiver<Result<Vec<ChangeBlock>, ReadError>>,
     task: AbortHandle,
@@ -84,7 +85,7 @@ impl ReplayStream {
             self.memory -= std::mem::take(&mut self.ready_memory);
             self.read_ahead();
             let first = self.reading.front_mut()?;
-            let stopped = || ReadError::Stopped { object: path(&first.segment).to_string() };
+            let stopped = || ReadError::Stopped { object: first.object.clone() };
             let outcome = (&mut first.outcome).await.unwrap_or_else(|_| Err(stopped()));
             self.ready_memory = self.reading.pop_front().map_or(0, |read| read.memory);
             match outcome {
@@ -112,13 +113,13 @@ impl ReplayStream {
             && let Some(read) = self.planned.pop_front()
         {
             let (send, outcome) = oneshot::channel();
-            let (segment, memory) = (read.segment.clone(), read.memory());
+            let (object, memory) = (read.object(), read.memory());
             let (store, retry) = (self.store.clone(), self.options.retry);
             let task = self.tasks.spawn(async move {
                 let _ = send.send(read.execute(&store, retry).await);
             });
             self.memory = self.memory.saturating_add(memory);
-            self.reading.push_back(Reading { segment, memory, outcome, task });
+            self.reading.push_back(Reading { object, memory, outcome, task });
         }
     }
 }

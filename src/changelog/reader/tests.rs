@@ -57,6 +57,10 @@ async fn stored(segments: u64, sets: u64, compression: Compression) -> (Arc<InMe
     (memory, store, handles)
 }
 
+fn segment_of(handle: &SegmentHandle) -> &SegmentId {
+    handle.segment().unwrap()
+}
+
 fn options(parallel_reads: usize, max_bytes: u64) -> ReplayOptions {
     ReplayOptions { key_groups: vec![key_groups(0, 127)], parallel_reads, max_bytes, retry: Retry::forever() }
 }
@@ -120,12 +124,12 @@ async fn neighbours_in_a_segment_are_one_read() {
 async fn a_flipped_bit_is_named_with_object_and_place_after_what_came_before() {
     let (memory, store, handles) = stored(3, 1, Compression::None).await;
     let offset = handles[1].blocks[0].offset;
-    damage(&memory, &handles[1].segment, |bytes| bytes[offset as usize + 77] ^= 1).await;
+    damage(&memory, segment_of(&handles[1]), |bytes| bytes[offset as usize + 77] ^= 1).await;
     let mut stream = ReplayStream::new(store, Tasks::default(), &handles, options(3, u64::MAX));
     assert_eq!(stream.next().await.unwrap().unwrap().range, handles[0].range);
     match stream.next().await.unwrap().unwrap_err() {
         ReadError::Corrupt { object, offset: at, what } => {
-            assert_eq!((object, at), (path(&handles[1].segment).to_string(), offset));
+            assert_eq!((object, at), (path(segment_of(&handles[1])).to_string(), offset));
             assert!(what.contains("checksum"), "{what}");
         }
         other => panic!("{other}"),
@@ -136,10 +140,10 @@ async fn a_flipped_bit_is_named_with_object_and_place_after_what_came_before() {
 #[tokio::test]
 async fn a_missing_and_a_truncated_segment_are_named() {
     let (memory, store, handles) = stored(2, 1, Compression::None).await;
-    memory.delete(&path(&handles[0].segment)).await.unwrap();
-    damage(&memory, &handles[1].segment, |bytes| bytes.truncate(1_000)).await;
+    memory.delete(&path(segment_of(&handles[0]))).await.unwrap();
+    damage(&memory, segment_of(&handles[1]), |bytes| bytes.truncate(1_000)).await;
     let missing = read_change_set(&store, &handles[0], key_groups(0, 1), Retry::forever()).await.unwrap_err();
-    assert!(matches!(missing, ReadError::Missing { object } if object == path(&handles[0].segment).to_string()));
+    assert!(matches!(missing, ReadError::Missing { object } if object == path(segment_of(&handles[0])).to_string()));
     let truncated = read_change_set(&store, &handles[1], key_groups(0, 1), Retry::forever()).await.unwrap_err();
     assert!(matches!(truncated, ReadError::Corrupt { offset: 1_000, .. }), "{truncated}");
 }
@@ -147,7 +151,7 @@ async fn a_missing_and_a_truncated_segment_are_named() {
 #[tokio::test]
 async fn a_segment_under_anothers_name_is_recognised() {
     let (memory, store, handles) = stored(2, 1, Compression::None).await;
-    let ids = [&handles[0].segment, &handles[1].segment];
+    let ids = [segment_of(&handles[0]), segment_of(&handles[1])];
     memory.copy(&path(ids[0]), &path(ids[1])).await.unwrap();
     read_index(&store, ids[0], Retry::forever()).await.unwrap();
     let error = read_index(&store, ids[1], Retry::forever()).await.unwrap_err();

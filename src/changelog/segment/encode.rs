@@ -4,7 +4,9 @@ use bytes::{BufMut as _, Bytes};
 use crc32fast::Hasher;
 use object_store::PutPayload;
 
-use super::{BlockHandle, ChangeSet, END_MAGIC, HEADER_BYTES, MAGIC, SegmentHandle, SegmentId, TRAILER_BYTES, VERSION};
+use super::{
+    BlockHandle, ChangeSet, END_MAGIC, HEADER_BYTES, MAGIC, Place, SegmentHandle, SegmentId, TRAILER_BYTES, VERSION,
+};
 use crate::changelog::{
     block::{BlockBody, MAX_BLOCK_BYTES},
     compression::Compression,
@@ -83,7 +85,7 @@ impl SegmentEncoder {
         assert!(!body.blocks.is_empty(), "a change set has a block");
         let blocks: Vec<_> = body.blocks.iter().map(|block| self.push_block(block)).collect();
         let handle = SegmentHandle {
-            segment: self.id.clone(),
+            place: Place::Segment(self.id.clone()),
             range: body.range,
             changes: body.changes,
             stored_bytes: blocks.iter().map(|block| u64::from(block.stored_length)).sum(),
@@ -94,21 +96,8 @@ impl SegmentEncoder {
     }
 
     fn push_block(&mut self, block: &BlockBody) -> BlockHandle {
-        let BlockBody { bytes, key_groups } = block;
-        assert!((1..=MAX_BLOCK_BYTES).contains(&bytes.len()), "a block of {} bytes", bytes.len());
-        let (compression, stored) = self.compression.compress(bytes);
-        let mut hasher = Hasher::new();
-        hasher.update(&stored);
+        let (handle, stored, hasher) = store_block(block, self.compression, self.offset);
         self.hasher.combine(&hasher);
-        let narrow = |length: usize| u32::try_from(length).expect("at most the bound asserted above");
-        let handle = BlockHandle {
-            key_groups: *key_groups,
-            offset: self.offset,
-            stored_length: narrow(stored.len()),
-            length: narrow(bytes.len()),
-            compression,
-            crc: hasher.finalize(),
-        };
         self.offset += u64::from(handle.stored_length);
         self.parts.push(stored);
         handle
@@ -138,6 +127,44 @@ impl SegmentEncoder {
         self.parts.push(end.into());
         EncodedSegment { payload: self.parts.into_iter().collect(), handles: self.handles, bytes }
     }
+}
+
+/// The handle of a change set that lies in the handle itself, its blocks compressed as `compression` says.
+///
+/// # Panics
+/// As [`SegmentEncoder::push`].
+#[must_use]
+pub fn inline(set: &ChangeSet, compression: Compression) -> SegmentHandle {
+    let body = &set.body;
+    assert!(!body.blocks.is_empty(), "a change set has a block");
+    let (mut bytes, mut blocks) = (Vec::new(), Vec::with_capacity(body.blocks.len()));
+    for block in &body.blocks {
+        let (handle, stored, _) = store_block(block, compression, bytes.len() as u64);
+        bytes.extend_from_slice(&stored);
+        blocks.push(handle);
+    }
+    let stored_bytes = bytes.len() as u64;
+    let place = Place::Inline(bytes.into());
+    SegmentHandle { place, blocks, range: body.range, changes: body.changes, stored_bytes }
+}
+
+/// A block as stored, how to find and check it at `offset`, and its running checksum.
+fn store_block(block: &BlockBody, compression: Compression, offset: u64) -> (BlockHandle, Bytes, Hasher) {
+    let BlockBody { bytes, key_groups } = block;
+    assert!((1..=MAX_BLOCK_BYTES).contains(&bytes.len()), "a block of {} bytes", bytes.len());
+    let (compression, stored) = compression.compress(bytes);
+    let mut hasher = Hasher::new();
+    hasher.update(&stored);
+    let narrow = |length: usize| u32::try_from(length).expect("at most the bound asserted above");
+    let handle = BlockHandle {
+        key_groups: *key_groups,
+        offset,
+        stored_length: narrow(stored.len()),
+        length: narrow(bytes.len()),
+        compression,
+        crc: hasher.clone().finalize(),
+    };
+    (handle, stored, hasher)
 }
 
 fn put_set(index: &mut Vec<u8>, set: &ChangeSet, epoch: u64, handle: &SegmentHandle) {

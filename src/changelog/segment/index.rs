@@ -4,7 +4,7 @@ use bytes::Buf as _;
 use uuid::Uuid;
 
 use super::{
-    BlockHandle, END_MAGIC, HEADER_BYTES, MAGIC, SegmentError, SegmentHandle, SegmentId, TRAILER_BYTES, VERSION,
+    BlockHandle, END_MAGIC, HEADER_BYTES, MAGIC, Place, SegmentError, SegmentHandle, SegmentId, TRAILER_BYTES, VERSION,
 };
 use crate::{
     changelog::compression::Compression,
@@ -50,7 +50,7 @@ impl IndexedSet {
     #[must_use]
     pub fn handle(&self, segment: &SegmentId) -> SegmentHandle {
         SegmentHandle {
-            segment: segment.clone(),
+            place: Place::Segment(segment.clone()),
             blocks: self.blocks.clone(),
             range: self.range,
             changes: self.changes,

@@ -100,7 +100,7 @@ async fn change_sets_of_several_backends_share_a_segment_and_read_back() {
         let blocks = read_change_set(&fixture.store, &handle, key_groups, Retry::forever()).await.unwrap();
         assert_eq!(blocks[0].bytes, set.body.blocks[0].bytes);
         assert_eq!(handle.range, set.body.range);
-        numbers.push(handle.segment.number);
+        numbers.push(handle.segment().unwrap().number);
     }
     assert_eq!(begun.elapsed(), Duration::from_millis(10), "the persist delay");
     assert_eq!(numbers, [1, 1, 1]);
@@ -171,8 +171,8 @@ async fn a_taken_name_costs_another_number_and_harms_neither_object() {
     let taken = segment(1);
     fixture.memory.put(&taken, "somebody else's".into()).await.unwrap();
     let handle = fixture.submit(set(0, 0), true).await.unwrap();
-    assert_eq!(handle.segment.number, 2);
-    read_index(&fixture.store, &handle.segment, Retry::forever()).await.unwrap();
+    assert_eq!(handle.segment().unwrap().number, 2);
+    read_index(&fixture.store, handle.segment().unwrap(), Retry::forever()).await.unwrap();
     assert_eq!(fixture.memory.get(&taken).await.unwrap().bytes().await.unwrap(), "somebody else's");
     assert_eq!((fixture.metric("upload_conflicts_total"), fixture.metric("uploads_total")), ("1".into(), "1".into()));
 }
@@ -185,7 +185,7 @@ async fn withdrawn_change_sets_are_cancelled_and_the_neighbours_are_uploaded() {
     fixture.client.withdraw(&set(0, 0).backend, 1);
     assert!(matches!(withdrawn.await, Err(UploadError::Cancelled)));
     let handle = kept.await.unwrap();
-    let index = read_index(&fixture.store, &handle.segment, Retry::forever()).await.unwrap();
+    let index = read_index(&fixture.store, handle.segment().unwrap(), Retry::forever()).await.unwrap();
     assert_eq!(index.sets.len(), 1);
 }
 
@@ -257,7 +257,7 @@ async fn a_backlog_goes_in_full_segments_and_every_set_arrives_once() {
     for (sqn, outcome) in outcomes.into_iter().enumerate() {
         let handle = outcome.await.unwrap();
         assert_eq!(handle.range.from, Sqn(sqn as u64));
-        numbers.push(handle.segment.number);
+        numbers.push(handle.segment().unwrap().number);
     }
     assert_eq!(numbers, [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]);
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Garbage, Kept, Live, Pins, Verdict};
 use crate::{
+    changelog::segment::SegmentHandle,
     checkpoint::{
         chain::KEPT_MANIFESTS,
         manifest::{Import, Manifest, SnapshotFile},
@@ -65,7 +66,7 @@ impl Chain {
             epoch: head.owner().epoch,
             instance: head.instance,
             segment_low_water: head.segment_low_water,
-            segments: handles.map(|handle| (handle.segment.instance, handle.segment.number)).collect(),
+            segments: handles.filter_map(SegmentHandle::segment).map(|id| (id.instance, id.number)).collect(),
             pages: BTreeSet::new(),
             snapshots: head
                 .materializations

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Chain, Pins, SweepError, View, pins};
 use crate::{
+    changelog::segment::SegmentHandle,
     checkpoint::{
         base::BaseIndex,
         chain::{self, ChainError},
@@ -318,7 +319,8 @@ async fn read_page(
     };
     let contents = match Page::decode(&backend.job, &page, &bytes) {
         Ok(Page::Handles(handles)) => {
-            let segments = handles.iter().map(|handle| (handle.segment.instance, handle.segment.number)).collect();
+            let segments = handles.iter().filter_map(SegmentHandle::segment);
+            let segments = segments.map(|id| (id.instance, id.number)).collect();
             PageContents { segments, pages: vec![] }
         }
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Chain, Garbage, Kept, Live, SweepError, Verdict, judge};
 use crate::{
+    changelog::segment::SegmentHandle,
     checkpoint::{envelope::EnvelopeError, pin::Pin},
     object::{
         Retry, Store,
@@ -104,7 +105,7 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
         epoch: Epoch { number: 0, owner: Uuid::nil() },
         instance: Uuid::nil(),
         segment_low_water: 0,
-        segments: handles.map(|handle| (handle.segment.instance, handle.segment.number)).collect(),
+        segments: handles.filter_map(SegmentHandle::segment).map(|id| (id.instance, id.number)).collect(),
         pages: BTreeSet::new(),
         snapshots: BTreeSet::new(),
         imported: pin.imports.iter().filter_map(judge::index_of).collect(),

@@ -11,7 +11,7 @@
 
 mod disk;
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use self::disk::Disk;
 use super::{RocksDbBackend, Shard, TimerService, key};
@@ -236,11 +236,18 @@ impl RocksDbBackend {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         self.position(Address { state, key_group, key: &[], namespace: &[] })?;
-        let mut names: BTreeSet<(Vec<u8>, Vec<u8>)> = BTreeSet::new();
+        let rank = |key: &[u8], namespace: &[u8]| {
+            let mut rank = vec![];
+            key::push_name(key, namespace, &mut rank);
+            rank
+        };
+        let after = after.map(|(key, namespace)| rank(key, namespace));
+        let mut names: BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
         self.rows(state).scan(key_group, &[], &mut |row| {
             let timer = key::parse_timer(row)?;
-            if after.is_none_or(|after| (&*timer.key, timer.namespace) > after) {
-                names.insert((timer.key.into_owned(), timer.namespace.to_vec()));
+            let rank = rank(&timer.key, timer.namespace);
+            if after.as_ref().is_none_or(|after| rank > *after) {
+                names.insert(rank, (timer.key.into_owned(), timer.namespace.to_vec()));
                 // One more than the page may have, since a first one is always on it.
                 if names.len() > limit.entries.saturating_add(1) {
                     names.pop_last();
@@ -249,7 +256,7 @@ impl RocksDbBackend {
             Ok(ControlFlow::Continue(()))
         })?;
         let mut page = Page::new(limit);
-        for (key, namespace) in &names {
+        for (key, namespace) in names.values() {
             if !page.takes(key.len() + namespace.len()) {
                 return Ok(true);
             }

@@ -33,7 +33,10 @@ impl Undo {
             ) => self.record_entry(live, cell, map_key),
             (StateKind::List, Action::Clear) => self.record_list(live, cell),
             (StateKind::List, Action::ListPut { index, .. }) => self.record_element(live, cell, index),
-            // A misfit; or a timer, of which nothing is kept so far.
+            (StateKind::Timer, Action::TimerPut { time } | Action::TimerRemove { time }) => {
+                self.record_timer(live, cell, time)
+            }
+            // A misfit.
             (StateKind::Map | StateKind::List | StateKind::Timer, _) => Ok(()),
         };
         self.id = id;
@@ -42,13 +45,13 @@ impl Undo {
     }
 
     /// What is recorded of a cell since the newest open mark.
-    fn recent<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = &'a Old> {
+    pub(super) fn recent<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = &'a Old> {
         let newest = self.layers.iter().rposition(|layer| layer.is_open).unwrap_or(0);
         self.layers.range(newest..).filter_map(|layer| layer.cells.get(id)).map(|cell| &cell.old)
     }
 
     /// Changes what the newest layer says of a cell; without it, beginning with `empty`.
-    fn note(&mut self, cell: Place<'_>, empty: Old, change: impl FnOnce(&mut Old)) {
+    pub(super) fn note(&mut self, cell: Place<'_>, empty: Old, change: impl FnOnce(&mut Old)) {
         let Some(layer) = self.layers.back_mut() else { return };
         self.bytes -= layer.bytes;
         layer.note(cell, empty, change);
@@ -129,7 +132,7 @@ impl Undo {
     fn record_length(&mut self, live: &dyn StateBackend, cell: Place<'_>) -> Result<u64, StateError> {
         let recorded = self.recent(cell.id).find_map(|old| match old {
             Old::List(list) => Some(list.length),
-            Old::Value(_) | Old::Map(_) => None,
+            Old::Value(_) | Old::Map(_) | Old::Timers(_) => None,
         });
         if let Some(length) = recorded {
             return Ok(length);
@@ -201,8 +204,8 @@ impl Undo {
 /// A cell that is about to change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
-    id: &'a [u8],
-    at: Address<'a>,
+    pub(super) id: &'a [u8],
+    pub(super) at: Address<'a>,
 }
 
 impl Layer {
@@ -258,7 +261,7 @@ impl Old {
     fn bytes(&self) -> u64 {
         match self {
             Self::Value(old) => old.as_ref().map_or(0, |old| old.len() as u64),
-            Self::Map(map) => map.bytes,
+            Self::Map(map) | Self::Timers(map) => map.bytes,
             Self::List(list) => list.bytes,
         }
     }
@@ -267,6 +270,7 @@ impl Old {
     fn take_from(&mut self, later: &mut Self, left: &mut usize) -> bool {
         match (self, later) {
             (Self::Map(own), Self::Map(later)) if !own.is_whole => own.take_from(later, left),
+            (Self::Timers(own), Self::Timers(later)) => own.take_from(later, left),
             (Self::List(own), Self::List(later)) if !own.is_whole => own.take_from(later, left),
             // What is recorded already is all there was.
             _ => true,
@@ -275,7 +279,7 @@ impl Old {
 }
 
 impl OldMap {
-    fn insert(&mut self, map_key: Blob, old: Option<Blob>) {
+    pub(super) fn insert(&mut self, map_key: Blob, old: Option<Blob>) {
         if let Entry::Vacant(vacant) = self.entries.entry(map_key) {
             self.bytes += entry_bytes(vacant.key(), old.as_deref());
             vacant.insert(old);

@@ -1,6 +1,6 @@
 //! Going back to a mark: the changes that bring its contents back.
 
-use super::{Address, Cell, Change, Layer, Mark, Old, Undo, View};
+use super::{Address, Cell, Change, Layer, Mark, Old, OldMap, Undo, View, timers};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::{KeyGroup, StateId},
@@ -65,15 +65,13 @@ fn restore(
                 maps.truncate(whole + 1);
                 restoring.clear_map()?;
             }
-            for (index, map) in maps.iter().enumerate() {
-                let (older, _) = maps.split_at(index);
-                let changed = map.entries.iter();
-                for (map_key, old) in changed.filter(|(key, _)| !older.iter().any(|map| map.entries.contains_key(*key)))
-                {
-                    restoring.entry(map_key, old.as_deref())?;
-                }
-            }
-            Ok(())
+            oldest(&maps).try_for_each(|(map_key, old)| restoring.entry(map_key, old))
+        }
+        Old::Timers(_) => {
+            let mut restoring = Restoring { live, log, at };
+            let of_cell = olds().filter_map(|old| if let Old::Timers(timers) = old { Some(timers) } else { None });
+            let of_cell: Vec<_> = of_cell.collect();
+            oldest(&of_cell).try_for_each(|(entry, old)| restoring.timer(timers::time(entry), old.is_some()))
         }
         Old::List(list) => {
             let mut old: Vec<Vec<u8>> = vec![];
@@ -90,6 +88,15 @@ fn restore(
             elements.into_iter().try_for_each(|(index, element)| restoring.write(Action::ListPut { index, element }))
         }
     }
+}
+
+/// Of each entry the oldest record.
+fn oldest<'a>(maps: &'a [&'a OldMap]) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+    maps.iter().enumerate().flat_map(move |(index, map)| {
+        let (older, _) = maps.split_at(index);
+        let first = map.entries.iter().filter(|(key, _)| !older.iter().any(|map| map.entries.contains_key(*key)));
+        first.map(|(key, old)| (&key[..], old.as_deref()))
+    })
 }
 
 impl Restoring<'_> {
@@ -116,6 +123,14 @@ impl Restoring<'_> {
         let mut is_there = false;
         self.live.map_value(self.at, map_key, &mut |stored| is_there = stored.is_some())?;
         if is_there { self.write(Action::MapRemove { map_key }) } else { Ok(()) }
+    }
+
+    fn timer(&mut self, time: i64, was_there: bool) -> Result<(), StateError> {
+        match (was_there, self.live.timer(self.at, time)?) {
+            (true, false) => self.write(Action::TimerPut { time }),
+            (false, true) => self.write(Action::TimerRemove { time }),
+            _ => Ok(()),
+        }
     }
 
     fn clear_map(&mut self) -> Result<(), StateError> {

@@ -14,15 +14,19 @@ use crate::{
     types::KeyGroupRange,
 };
 
-const KINDS: [(StateId, StateKind); 3] =
-    [(StateId(1), StateKind::Value), (StateId(2), StateKind::Map), (StateId(3), StateKind::List)];
+const KINDS: [(StateId, StateKind); 4] = [
+    (StateId(1), StateKind::Value),
+    (StateId(2), StateKind::Map),
+    (StateId(3), StateKind::List),
+    (StateId(4), StateKind::Timer),
+];
 const KEYS: [&str; 5] = ["a", "b", "\0", "\0\u{1}", "long key"];
 const NAMESPACES: [&str; 2] = ["", "n"];
 
 type Factory<'a> = &'a dyn Fn(KeyGroupRange) -> Box<dyn StateBackend>;
 /// State, key, namespace.
 type Place = (u32, &'static str, &'static str);
-/// Map entries, list elements by big-endian index, or a value under the empty key.
+/// Map entries, list elements by big-endian index, times without their sign, or a value under the empty key.
 type Model = BTreeMap<Place, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 #[derive(Debug, Clone)]
@@ -36,7 +40,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let value = prop::collection::vec(any::<u8>(), 0..4);
-    let place = (0..3_usize, prop::sample::select(&KEYS[..]), prop::sample::select(&NAMESPACES[..]));
+    let place = (0..KINDS.len(), prop::sample::select(&KEYS[..]), prop::sample::select(&NAMESPACES[..]));
     prop_oneof![
         40 => (place, 0..8_u8, 0..6_u8, value).prop_map(|((state, key, namespace), verb, entry, value)| {
             Step::Change { state, key, namespace, verb, entry, value }
@@ -100,7 +104,10 @@ impl Bench {
                 let place = (id.0, *key, *namespace);
                 let map_key = &[*entry][..];
                 let length = self.live.get(&place).map_or(0, |list| list.len() as u64);
+                let time = i64::from(*entry);
                 let action = match (kind, verb) {
+                    (StateKind::Timer, 0..4) => Action::TimerRemove { time },
+                    (StateKind::Timer, _) => Action::TimerPut { time },
                     (_, 0) => Action::Clear,
                     (StateKind::Value, 1..3) => Action::Append(value),
                     (StateKind::Value, _) => Action::Put(value),
@@ -161,7 +168,7 @@ impl Layer {
     fn recount(&self) -> u64 {
         let old = |old: &Old| match old {
             Old::Value(old) => old.as_ref().map_or(0, |old| old.len() as u64),
-            Old::Map(map) => {
+            Old::Map(map) | Old::Timers(map) => {
                 let bytes =
                     |key: &[u8], old: Option<&[u8]>| ENTRY_BYTES + (key.len() + old.map_or(0, <[u8]>::len)) as u64;
                 map.entries.iter().map(|(key, old)| bytes(key, old.as_deref())).sum()
@@ -169,7 +176,8 @@ impl Layer {
             Old::List(list) => list.elements.values().map(|element| ENTRY_BYTES + element.len() as u64).sum(),
         };
         let names = |id: &[u8], cell: &Cell| (id.len() + cell.key.len() + cell.namespace.len()) as u64;
-        self.cells.iter().map(|(id, cell)| CELL_BYTES + names(id, cell) + old(&cell.old)).sum()
+        let cells: u64 = self.cells.iter().map(|(id, cell)| CELL_BYTES + names(id, cell) + old(&cell.old)).sum();
+        cells + self.timers.keys().map(OldTimer::bytes).sum::<u64>()
     }
 }
 
@@ -183,7 +191,8 @@ fn apply(model: &mut Model, place: Place, action: Action<'_>) {
         Action::MapRemove { map_key } => drop(cell.remove(map_key)),
         Action::MapAppend { map_key, value } => cell.entry(map_key.to_vec()).or_default().extend_from_slice(value),
         Action::ListPut { index, element } => drop(cell.insert(index.to_be_bytes().to_vec(), element.to_vec())),
-        Action::TimerPut { .. } | Action::TimerRemove { .. } => unreachable!("none is registered"),
+        Action::TimerPut { time } => drop(cell.insert(time.to_be_bytes().to_vec(), vec![])),
+        Action::TimerRemove { time } => drop(cell.remove(&time.to_be_bytes()[..])),
     }
     if cell.is_empty() {
         model.remove(&place);
@@ -206,8 +215,16 @@ fn compare(backend: &dyn StateBackend, model: &Model) {
                 }
                 StateKind::Map => compare_map(backend, place, cell),
                 StateKind::List => compare_list(backend, place, cell),
-                StateKind::Timer => unreachable!("none is registered"),
+                StateKind::Timer => {
+                    for time in 0..6 {
+                        let expected = cell.contains_key(&i64::to_be_bytes(time)[..]);
+                        assert_eq!(backend.timer(at(place), time).unwrap(), expected, "{place:?} {time}");
+                    }
+                }
             }
+        }
+        if kind == StateKind::Timer {
+            compare_timers(backend, state, model);
         }
         for entries in [1, 2, usize::MAX] {
             let mut found: Vec<Place> = vec![];
@@ -249,6 +266,38 @@ fn compare_map(backend: &dyn StateBackend, place: Place, cell: &BTreeMap<Vec<u8>
         let expected = cell.range(vec![first]..vec![to]).filter(|(key, _)| key.starts_with(&prefix));
         let expected: Vec<_> = expected.map(|(key, value)| (key.clone(), value.clone())).collect();
         assert_eq!(found, expected, "{place:?} from {first} to {to}, {entries} at a time");
+    }
+}
+
+fn compare_timers(backend: &dyn StateBackend, state: StateId, model: &Model) {
+    let of_cell = |(place, times): (&Place, &BTreeMap<Vec<u8>, Vec<u8>>)| {
+        let at = at(*place);
+        let time = |entry: &Vec<u8>| i64::from_be_bytes(entry[..].try_into().unwrap());
+        times.keys().map(|entry| (time(entry), at.key, at.namespace, at.key_group)).collect::<Vec<_>>()
+    };
+    for (up_to, entries) in [(3, 1), (i64::MAX, 2), (i64::MAX, usize::MAX)] {
+        let mut expected: Vec<_> = model.iter().filter(|(place, _)| place.0 == state.0).flat_map(of_cell).collect();
+        expected.retain(|(time, ..)| *time <= up_to);
+        expected.sort_unstable();
+        let mut found: Vec<(i64, Vec<u8>, Vec<u8>, KeyGroup)> = vec![];
+        loop {
+            let last = found.last().cloned();
+            let after = last.as_ref().map(|(time, key, namespace, key_group)| TimerRef {
+                time: *time,
+                key,
+                namespace,
+                key_group: *key_group,
+            });
+            let mut read = |timer: TimerRef<'_>| {
+                found.push((timer.time, timer.key.to_vec(), timer.namespace.to_vec(), timer.key_group));
+            };
+            let limit = PageLimit { entries, bytes: usize::MAX };
+            if !backend.timer_page(state, after, up_to, limit, &mut read).unwrap() {
+                break;
+            }
+        }
+        let found: Vec<_> = found.iter().map(|(time, key, ns, group)| (*time, &key[..], &ns[..], *group)).collect();
+        assert_eq!(found, expected, "timers up to {up_to}, {entries} at a time");
     }
 }
 

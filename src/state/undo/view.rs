@@ -6,14 +6,14 @@ use std::{
     ops::Bound::{Excluded, Included, Unbounded},
 };
 
-use super::{Address, Cell, Layer, Old, OldList, OldMap, put_group, put_id};
+use super::{Address, Cell, Layer, Old, OldList, OldMap, put_group, put_id, timers};
 use crate::{
     state::{Change, Counting, Counts, MapKeys, PageLimit, StateBackend, StateError, TimerRef, page::Page},
     types::{KeyGroup, StateDescriptor, StateId},
 };
 
 /// What is read in one go of what is live.
-const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
+pub(super) const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
 /// A backend as it was at a mark; for reads alone. Every read takes as long as that of the backend, and as what was recorded
 /// between the ends of its page.
@@ -73,6 +73,15 @@ impl<'a> View<'a> {
             lists.push(list);
         }
         Ok(lists)
+    }
+
+    fn timers(&self, at: Address<'_>) -> Result<Vec<&'a OldMap>, StateError> {
+        let mut timers = vec![];
+        for old in self.recorded(at) {
+            let Old::Timers(of_layer) = old else { return Err(mismatch(at)) };
+            timers.push(of_layer);
+        }
+        Ok(timers)
     }
 
     /// Hands the entries of `keys` of a map that has records to `visit`, until it says to stop. Returns whether it did.
@@ -142,6 +151,7 @@ impl<'a> View<'a> {
             Some(Old::Value(old)) => old.is_some(),
             Some(Old::List(list)) => list.length > 0,
             Some(Old::Map(_)) => self.scan_map(at, &self.maps(at)?, MapKeys::default(), &mut |_, _| false)?,
+            Some(Old::Timers(_)) => timers::count(self.live, at, &self.timers(at)?)? > 0,
         })
     }
 }
@@ -158,7 +168,7 @@ impl StateBackend for View<'_> {
         match self.recorded(at).first() {
             None => self.live.value(at, read)?,
             Some(Old::Value(old)) => read(old.as_deref()),
-            Some(Old::Map(_) | Old::List(_)) => return Err(mismatch(at)),
+            Some(Old::Map(_) | Old::List(_) | Old::Timers(_)) => return Err(mismatch(at)),
         }
         Ok(())
     }
@@ -233,19 +243,19 @@ impl StateBackend for View<'_> {
         Ok(false)
     }
 
-    fn timer(&self, at: Address<'_>, _time: i64) -> Result<bool, StateError> {
-        Err(mismatch(at))
+    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
+        timers::was_there(&self.timers(at)?, time).map_or_else(|| self.live.timer(at, time), Ok)
     }
 
     fn timer_page(
         &self,
         state: StateId,
-        _after: Option<TimerRef<'_>>,
-        _up_to: i64,
-        _limit: PageLimit,
-        _read: &mut dyn FnMut(TimerRef<'_>),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
-        Err(StateError::Mismatch { state, what: "a read of timers at a mark" })
+        timers::page((self.live, &self.layers), (state, after, up_to), limit, read)
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
@@ -254,6 +264,7 @@ impl StateBackend for View<'_> {
             Some(Old::Value(old)) => Ok(old.is_some().into()),
             Some(Old::List(list)) => Ok(list.length),
             Some(Old::Map(_)) => self.count_map(at, &self.maps(at)?),
+            Some(Old::Timers(_)) => timers::count(self.live, at, &self.timers(at)?),
         }
     }
 

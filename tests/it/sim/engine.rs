@@ -165,6 +165,7 @@ impl Engine {
             changelog: Some(!self.is_unlogged()),
             attempt: self.attempt,
             restore,
+            fallback: false,
             retention: None,
             claim: None,
         }

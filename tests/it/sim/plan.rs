@@ -113,14 +113,18 @@ impl Plan {
             },
             materialization_timeout: millis(5000) + Duration::from_millis(100),
             queries: true,
+            warm: !one_in(4),
             undo_memory: 20_000,
             ..BackendOptions::default()
         };
         // Change sets of one block and of several.
         backend.block_split_threshold = backend.preemptive_persist_threshold as usize / 3;
         let accounts = 2 * seats.len() as u64;
+        let credit_bytes = accounts * MESSAGE_BYTES as u64 + random.below(MESSAGE_BYTES as u64);
+        // Drawn from what is drawn already, so that older seeds keep the rest of their plans.
+        backend.data_inline_threshold = [0, 200, 1_000, 20_000][credit_bytes as usize % 4];
         Self {
-            credit_bytes: accounts * MESSAGE_BYTES as u64 + random.below(MESSAGE_BYTES as u64),
+            credit_bytes,
             hosts: 1 + random.below(3) as usize,
             attempts: 2 + random.below(4),
             seats,

@@ -186,7 +186,7 @@ impl World {
         expected: &Model,
         ids: &BTreeMap<usize, StateId>,
     ) {
-        let Description { id, epoch, mut manifest, .. } = description;
+        let Description { id, epoch, mut manifest, persisted_to: cut, .. } = description;
         let own = manifest.runs.get(&epoch.number);
         for page in own.iter().flat_map(|run| &run.pages) {
             // It is under way, and what it lists was persisted as part of the manifest before.
@@ -196,9 +196,9 @@ impl World {
                 return;
             }
         }
-        let own = own.and_then(|run| run.handles.last());
-        let Some(cut) = own.map(|handle| handle.range.to) else { return };
-        assert!(cut > Sqn::first_of(epoch.number));
+        if cut == Sqn::first_of(epoch.number) {
+            return;
+        }
         let Some(mut record) = manifest.checkpoints.last().cloned() else { return };
         (record.identity.epoch, record.cut) = (epoch.number, cut);
         let newest = manifest.materializations.iter().rev().find(|base| base.from.epoch() == epoch.number);

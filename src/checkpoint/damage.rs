@@ -1,0 +1,384 @@
+//! Damage: which objects of retained checkpoints are missing or corrupt, and which checkpoints that spoils.
+//!
+//! ```text
+//!   parts ──▶ base indexes, pages (read, verified) ──▶ objects, with the blocks that each part needs of them
+//!         ──▶ lengths: asked for one by one, or listed where many lie in one folder
+//!         ──▶ small objects: read, each block verified
+//! ```
+//!
+//! Nothing is loaded. What is in large objects is not read, so a part without a fault may still have one inside of those;
+//! a restore finds it, and tells ([`survey`] takes what is known).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    base::BaseIndex,
+    chain,
+    index::{Page, PageRef, Run},
+    manifest::{CheckpointRecord, Manifest, Materialization, Source},
+};
+use crate::{
+    changelog::segment::SegmentHandle,
+    object::{ObjectName, Path, Retry, Store, StoreError},
+    types::{BackendId, KeyGroupRange},
+};
+
+/// Requests in flight at once.
+const CONCURRENT_READS: usize = 16;
+
+/// A folder of which more objects are needed is listed, instead of asking for each.
+const LIST_ABOVE: usize = 16;
+
+/// Objects up to so many bytes are read.
+const SMALL_OBJECT_BYTES: u64 = 64 << 10;
+
+/// Small objects that one survey reads at most.
+const MAX_SMALL_OBJECTS: usize = 1024;
+
+/// One object that is missing or corrupt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Fault {
+    /// Its path.
+    pub object: String,
+    /// Where in the object, from 0, if it is not the whole.
+    pub offset: Option<u64>,
+    /// Object, place, and how, for people.
+    pub what: String,
+    /// Whether the object is gone rather than changed.
+    pub missing: bool,
+}
+
+impl Fault {
+    /// A missing object.
+    #[must_use]
+    pub fn missing(object: &Path) -> Self {
+        Self { object: object.to_string(), offset: None, what: format!("object `{object}` is missing"), missing: true }
+    }
+
+    /// A corrupt object: `how` follows its path.
+    #[must_use]
+    pub fn corrupt(object: &Path, offset: Option<u64>, how: impl std::fmt::Display) -> Self {
+        let place = offset.map_or_else(String::new, |offset| format!("byte {offset}: "));
+        Self { object: object.to_string(), offset, what: format!("object `{object}`, {place}{how}"), missing: false }
+    }
+
+    /// What the newest manifest of `head` should have and has not.
+    #[must_use]
+    pub fn of_manifest(head: &Manifest, how: impl std::fmt::Display) -> Self {
+        Self { missing: true, ..Self::corrupt(&chain::manifest_name(&head.backend, head.number).path(), None, how) }
+    }
+}
+
+/// What was found of some parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Every fault, by object.
+    pub faults: Vec<Fault>,
+    /// By part as it was given: which faults spoil it.
+    pub of: Vec<BTreeSet<usize>>,
+}
+
+impl Damage {
+    /// The first fault that spoils part `part`.
+    #[must_use]
+    pub fn first_of(&self, part: usize) -> Option<&Fault> {
+        self.faults.get(*self.of.get(part)?.first()?)
+    }
+
+    fn add(&mut self, fault: Fault, parts: impl IntoIterator<Item = usize>) {
+        let index = self.faults.len();
+        self.faults.push(fault);
+        for part in parts {
+            if let Some(of) = self.of.get_mut(part) {
+                of.insert(index);
+            }
+        }
+    }
+}
+
+/// Bytes of an object and their checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Block {
+    offset: u64,
+    length: u64,
+    crc: u32,
+}
+
+/// An object that tells of others.
+#[derive(Debug, Clone)]
+enum Meta {
+    Base,
+    Page(PageRef),
+}
+
+/// What a part wants of such an object.
+#[derive(Debug, Clone)]
+struct Want {
+    part: usize,
+    origin: BackendId,
+    source: Option<Source>,
+    /// `None`: all.
+    key_groups: Option<KeyGroupRange>,
+}
+
+impl Want {
+    fn wants(&self, key_groups: KeyGroupRange) -> bool {
+        self.key_groups.is_none_or(|wanted| wanted.overlaps(key_groups))
+    }
+}
+
+type Metas = BTreeMap<Path, (Meta, Vec<Want>)>;
+
+struct Survey<'s> {
+    store: &'s Store,
+    retry: Retry,
+    /// Of each object the blocks that are needed, and by which parts.
+    needed: BTreeMap<Path, BTreeMap<Block, BTreeSet<usize>>>,
+    /// Which parts need an index or page.
+    metas: BTreeMap<Path, BTreeSet<usize>>,
+    damage: Damage,
+}
+
+/// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are faults that were
+/// found by reading. Cancel-safe.
+///
+/// # Errors
+/// If the store does not answer.
+pub async fn survey(
+    store: &Store,
+    parts: &[(&Manifest, &CheckpointRecord)],
+    known: &[Fault],
+    retry: Retry,
+) -> Result<Damage, StoreError> {
+    let damage = Damage { faults: vec![], of: vec![BTreeSet::new(); parts.len()] };
+    let mut survey = Survey { store, retry, needed: BTreeMap::new(), metas: BTreeMap::new(), damage };
+    let mut open = Metas::new();
+    for (part, (head, record)) in parts.iter().enumerate() {
+        survey.begin(part, head, record, &mut open);
+    }
+    while !open.is_empty() {
+        open = survey.expand(open).await?;
+    }
+    survey.verify().await?;
+    for fault in known {
+        survey.learn(fault);
+    }
+    Ok(survey.damage)
+}
+
+impl Survey<'_> {
+    /// Notes what the manifest itself names for a part.
+    fn begin(&mut self, part: usize, head: &Manifest, record: &CheckpointRecord, open: &mut Metas) {
+        let contents = head.contents(record);
+        let own = Want { part, origin: head.backend.clone(), source: None, key_groups: None };
+        match contents.base.map(|uuid| head.materialization(uuid).ok_or(uuid)) {
+            Some(Ok(base)) => want_base(&own, base, open),
+            Some(Err(uuid)) => {
+                let fault = Fault::of_manifest(head, format_args!("the manifest has no materialization {uuid}"));
+                self.damage.add(fault, [part]);
+            }
+            None => {}
+        }
+        self.sources(&own, (&contents.sources, &head.runs), open);
+        for uuid in &contents.imports {
+            let Some(import) = head.import(*uuid) else {
+                let fault = Fault::of_manifest(head, format_args!("the manifest has no import {uuid}"));
+                self.damage.add(fault, [part]);
+                continue;
+            };
+            let key_groups = Some(import.key_groups);
+            let want = Want { part, origin: import.origin.clone(), source: None, key_groups };
+            if let Some(base) = &import.materialization {
+                want_base(&want, base, open);
+            }
+            self.sources(&want, (&import.sources, &import.runs), open);
+        }
+    }
+
+    fn sources(&mut self, want: &Want, (sources, runs): (&[Source], &BTreeMap<u64, Run>), open: &mut Metas) {
+        for source in sources {
+            let Some(run) = runs.get(&source.epoch) else { continue };
+            let want = Want { source: Some(*source), ..want.clone() };
+            want_pages(&want, &run.pages, open);
+            self.handles(&want, &run.handles);
+        }
+    }
+
+    /// Notes the blocks that a replay reads.
+    fn handles(&mut self, want: &Want, handles: &[SegmentHandle]) {
+        let Some(source) = want.source else { return };
+        for handle in handles.iter().filter(|handle| handle.range.to > source.from && handle.range.to <= source.to) {
+            // What stands in the manifest was read with it.
+            let Some(segment) = handle.segment() else { continue };
+            let (job, instance, number) = (segment.job.clone(), segment.instance, segment.number);
+            let path = ObjectName::Segment { job, instance, number }.path();
+            for block in handle.blocks.iter().filter(|block| want.wants(block.key_groups)) {
+                let block = Block { offset: block.offset, length: block.stored_length.into(), crc: block.crc };
+                self.need(&path, block, want.part);
+            }
+        }
+    }
+
+    fn need(&mut self, path: &Path, block: Block, part: usize) {
+        self.needed.entry(path.clone()).or_default().entry(block).or_default().insert(part);
+    }
+
+    /// Reads indexes and pages; returns the pages below.
+    async fn expand(&mut self, open: Metas) -> Result<Metas, StoreError> {
+        let (store, retry) = (self.store, self.retry);
+        let reads: Vec<_> = open.into_iter().map(|(path, wanted)| read(store, path, wanted, retry)).collect();
+        let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
+        let mut below = Metas::new();
+        while let Some((path, (meta, wants), bytes)) = read.try_next().await? {
+            self.metas.entry(path.clone()).or_default().extend(wants.iter().map(|want| want.part));
+            let parts = wants.iter().map(|want| want.part);
+            let Some(bytes) = bytes else {
+                self.damage.add(Fault::missing(&path), parts);
+                continue;
+            };
+            let found = match &meta {
+                Meta::Base => BaseIndex::decode(&bytes).map(|base| self.base(&wants, &base)),
+                Meta::Page(page) => self.page(page, &wants, &bytes, &mut below),
+            };
+            if let Err(error) = found {
+                self.damage.add(Fault::corrupt(&path, None, error), parts);
+            }
+        }
+        Ok(below)
+    }
+
+    fn base(&mut self, wants: &[Want], base: &BaseIndex) {
+        for want in wants {
+            for (_, block) in base.stored().filter(|(piece, _)| want.wants(piece.key_groups)) {
+                let found = Block { offset: block.offset, length: block.stored_length.into(), crc: block.crc };
+                self.need(&block.file.path(&want.origin), found, want.part);
+            }
+            for stored in base.images().iter().filter(|image| want.wants(image.key_groups)).flat_map(|i| &i.files) {
+                let whole = Block { offset: 0, length: stored.file.bytes, crc: stored.crc };
+                self.need(&stored.file.path(&want.origin), whole, want.part);
+            }
+        }
+    }
+
+    fn page(
+        &mut self,
+        page: &PageRef,
+        wants: &[Want],
+        bytes: &Bytes,
+        below: &mut Metas,
+    ) -> Result<(), super::envelope::EnvelopeError> {
+        let Some(first) = wants.first() else { return Ok(()) };
+        match Page::decode(&first.origin.job, page, bytes)? {
+            Page::Handles(handles) => wants.iter().for_each(|want| self.handles(want, &handles)),
+            Page::Pages(pages) => wants.iter().for_each(|want| want_pages(want, &pages, below)),
+        }
+        Ok(())
+    }
+
+    /// Compares lengths, and reads what is small.
+    async fn verify(&mut self) -> Result<(), StoreError> {
+        let sizes = self.sizes().await?;
+        let needed = std::mem::take(&mut self.needed);
+        let mut small = vec![];
+        for (path, blocks) in &needed {
+            let Some(size) = sizes.get(path).copied() else {
+                self.damage.add(Fault::missing(path), blocks.values().flatten().copied());
+                continue;
+            };
+            let beyond = |block: &&Block| block.offset + block.length > size;
+            if let Some(end) = blocks.keys().filter(beyond).map(|block| block.offset + block.length).max() {
+                let cut = blocks.iter().filter(|(block, _)| beyond(block)).flat_map(|(_, parts)| parts);
+                let what = format_args!("the object ends there, {end} bytes are recorded");
+                self.damage.add(Fault::corrupt(path, Some(size), what), cut.copied());
+            } else if size <= SMALL_OBJECT_BYTES {
+                small.push((path, blocks));
+            }
+        }
+        let (store, retry) = (self.store, self.retry);
+        let reads = small.into_iter().take(MAX_SMALL_OBJECTS);
+        let reads: Vec<_> = reads.map(|(path, blocks)| read(store, path.clone(), blocks, retry)).collect();
+        let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
+        while let Some((path, blocks, bytes)) = read.try_next().await? {
+            let Some(bytes) = bytes else {
+                self.damage.add(Fault::missing(&path), blocks.values().flatten().copied());
+                continue;
+            };
+            for (block, parts) in blocks {
+                let (from, length) = (usize::try_from(block.offset), usize::try_from(block.length));
+                let range = from.unwrap_or(usize::MAX)..;
+                let stored = bytes.get(range).and_then(|rest| rest.get(..length.unwrap_or(usize::MAX)));
+                let crc = stored.map(crc32fast::hash);
+                if crc != Some(block.crc) {
+                    let what = format!("the checksum is {:08x}, {:08x} recorded", crc.unwrap_or_default(), block.crc);
+                    self.damage.add(Fault::corrupt(&path, Some(block.offset), what), parts.iter().copied());
+                }
+            }
+        }
+        drop(read);
+        self.needed = needed;
+        Ok(())
+    }
+
+    /// The lengths of the objects that there are of those that are needed.
+    async fn sizes(&self) -> Result<BTreeMap<Path, u64>, StoreError> {
+        let mut folders: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+        for path in self.needed.keys() {
+            let folder = path.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
+            folders.entry(folder).or_default().push(path);
+        }
+        let (store, retry) = (self.store, self.retry);
+        let (mut lists, mut heads) = (vec![], vec![]);
+        for (folder, paths) in folders {
+            if paths.len() > LIST_ABOVE {
+                // A folder of a path is a path.
+                let folder = Path::parse(folder).unwrap_or_default();
+                lists.push(async move { store.list(&folder, retry).await });
+            } else {
+                heads.extend(paths.into_iter().map(|path| async move { store.head(path, retry).await }));
+            }
+        }
+        let listed: Vec<_> = stream::iter(lists).buffered(CONCURRENT_READS).try_collect().await?;
+        let asked: Vec<_> = stream::iter(heads).buffered(CONCURRENT_READS).try_collect().await?;
+        let found = listed.into_iter().flatten().chain(asked.into_iter().flatten());
+        Ok(found.map(|meta| (meta.path, meta.size)).collect())
+    }
+
+    /// Adds a fault that is known, unless it was found.
+    fn learn(&mut self, fault: &Fault) {
+        let same = |found: &Fault| found.object == fault.object && (found.missing || found.offset == fault.offset);
+        if self.damage.faults.iter().any(same) {
+            return;
+        }
+        let Ok(path) = Path::parse(&fault.object) else { return self.damage.add(fault.clone(), []) };
+        let lies_in =
+            |block: &Block| fault.offset.is_none_or(|at| (block.offset..block.offset + block.length).contains(&at));
+        let blocks = self.needed.get(&path).into_iter().flatten();
+        let mut parts: BTreeSet<usize> =
+            blocks.filter(|(block, _)| lies_in(block)).flat_map(|(_, parts)| parts).copied().collect();
+        parts.extend(self.metas.get(&path).into_iter().flatten());
+        self.damage.add(fault.clone(), parts);
+    }
+}
+
+fn want_base(want: &Want, base: &Materialization, open: &mut Metas) {
+    let entry = open.entry(base.index.path(&want.origin)).or_insert_with(|| (Meta::Base, vec![]));
+    entry.1.push(want.clone());
+}
+
+fn want_pages(want: &Want, pages: &[PageRef], open: &mut Metas) {
+    let Some(source) = want.source else { return };
+    for page in pages.iter().filter(|page| page.range.from < source.to) {
+        let entry = open.entry(page.name(&want.origin).path()).or_insert_with(|| (Meta::Page(*page), vec![]));
+        entry.1.push(want.clone());
+    }
+}
+
+/// Reads one object, `None` if it is missing, and hands `with` back.
+async fn read<T>(store: &Store, path: Path, with: T, retry: Retry) -> Result<(Path, T, Option<Bytes>), StoreError> {
+    let bytes = store.get_optional(&path, retry).await?;
+    Ok((path, with, bytes))
+}

@@ -1,0 +1,118 @@
+//! Falling back: the newest consistent checkpoint of which nothing is damaged, as far as that shows without loading it.
+//!
+//! Whoever chooses for the others examines the whole job, newest checkpoint first, and records what it skipped along with its choice.
+//! What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of an attempt is never changed,
+//! since other subtasks may go on from it already: the next attempt skips what is marked.
+
+use super::{CHOICE_ATTEMPTS, JobCheckpoint, JobError, JobView, newest_record, put_record, read_heads};
+use crate::{
+    checkpoint::{chain::ChainError, damage, generation, manifest::Manifest},
+    object::{Retry, Store},
+    proto::store,
+    types::{Attempt, BackendId},
+};
+
+/// Bytes that a record tells of why a checkpoint is damaged, at most.
+const MAX_REASON_BYTES: usize = 400;
+
+/// A checkpoint that is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    /// Which.
+    pub checkpoint: JobCheckpoint,
+    /// An object that is missing or corrupt, and how.
+    pub what: String,
+}
+
+impl Spoilt {
+    /// Of `checkpoint`; the reason is cut short where it is long.
+    #[must_use]
+    pub fn new(checkpoint: JobCheckpoint, what: &str) -> Self {
+        let mut end = what.len().min(MAX_REASON_BYTES);
+        while !what.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { checkpoint, what: what.get(..end).unwrap_or_default().to_owned() }
+    }
+}
+
+/// The checkpoints that `record` knows to be damaged, oldest first.
+pub(super) fn marks(record: Option<&store::JobRecord>) -> Vec<Spoilt> {
+    let spoilt = |spoilt: &store::SpoiltCheckpoint| {
+        let checkpoint = JobCheckpoint { attempt: spoilt.attempt, id: spoilt.id };
+        Spoilt { checkpoint, what: spoilt.what.clone() }
+    };
+    record.into_iter().flat_map(|record| &record.spoilt).map(spoilt).collect()
+}
+
+pub(super) fn to_records(marks: &[Spoilt]) -> Vec<store::SpoiltCheckpoint> {
+    let record = |spoilt: &Spoilt| {
+        let JobCheckpoint { attempt, id } = spoilt.checkpoint;
+        store::SpoiltCheckpoint { attempt, id, what: spoilt.what.clone() }
+    };
+    marks.iter().map(record).collect()
+}
+
+/// The newest consistent checkpoint of `view` up to `not_after` that is in none of `marks` and shows no damage. What does is added to
+/// `marks`, which stay ordered.
+pub(super) async fn newest(
+    store: &Store,
+    heads: &[Manifest],
+    (view, not_after): (&JobView, Option<JobCheckpoint>),
+    marks: &mut Vec<Spoilt>,
+    retry: Retry,
+) -> Result<Option<JobCheckpoint>, JobError> {
+    for candidate in view.consistent.iter().rev().filter(|candidate| not_after.is_none_or(|last| **candidate <= last)) {
+        let Err(position) = marks.binary_search_by_key(candidate, |spoilt| spoilt.checkpoint) else { continue };
+        let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
+        let parts: Vec<_> = parts.collect();
+        let damage = damage::survey(store, &parts, &[], retry).await.map_err(ChainError::from)?;
+        let Some(fault) = (0..parts.len()).find_map(|part| damage.first_of(part)) else { return Ok(Some(*candidate)) };
+        marks.insert(position, Spoilt::new(*candidate, &fault.what));
+    }
+    Ok(None)
+}
+
+/// Records that `spoilt` are damaged. Returns whether nobody but `backend`, of `parallelism` subtasks, can have followed the choice of
+/// `attempt`: then it may choose anew. Idempotent. Cancel-safe.
+///
+/// # Errors
+/// [`JobError`] of reading and writing the job's records.
+pub async fn mark(
+    store: &Store,
+    (backend, parallelism): (&BackendId, u32),
+    attempt: Attempt,
+    spoilt: &[Spoilt],
+    retry: Retry,
+) -> Result<bool, JobError> {
+    let job = &backend.job;
+    for _ in 0..CHOICE_ATTEMPTS {
+        let newest = newest_record(store, job, retry).await?;
+        let heads = read_heads(store, job, retry).await?;
+        let is_alone = super::is_alone(&heads, backend, parallelism);
+        let mut known = marks(newest.as_ref().map(|(_, record)| record));
+        let before = known.len();
+        for spoilt in spoilt {
+            if let Err(position) = known.binary_search_by_key(&spoilt.checkpoint, |known| known.checkpoint) {
+                known.insert(position, spoilt.clone());
+            }
+        }
+        if known.len() == before {
+            return Ok(is_alone);
+        }
+        let (number, record) = newest.unwrap_or((0, store::JobRecord { attempt, ..store::JobRecord::default() }));
+        let record = store::JobRecord { number: number + 1, spoilt: to_records(&known), ..record };
+        if put_record(store, job, &record, retry).await? {
+            return Ok(is_alone);
+        }
+    }
+    Err(JobError::Chain(ChainError::Contended(backend.clone())))
+}
+
+/// The checkpoints of the job of which it is recorded that they are damaged, oldest first. Cancel-safe.
+///
+/// # Errors
+/// [`JobError`] of reading the job's records.
+pub async fn known_damage(store: &Store, job: &crate::types::Name, retry: Retry) -> Result<Vec<Spoilt>, JobError> {
+    Ok(marks(newest_record(store, job, retry).await?.as_ref().map(|(_, record)| record)))
+}

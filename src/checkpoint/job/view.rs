@@ -1,0 +1,108 @@
+//! The pure view: what the heads of all chains of a job together can restore.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::JobCheckpoint;
+use crate::{
+    checkpoint::{generation, manifest::Manifest},
+    types::Name,
+};
+
+/// What the newest consistent state of a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Latest {
+    /// No subtask has a completed checkpoint.
+    Nothing,
+    /// Every operator retains this one whole.
+    Checkpoint(JobCheckpoint),
+    /// Some subtasks have completed checkpoints, but there is none that all retain.
+    Inconsistent,
+}
+
+/// What a job can be restored to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobView {
+    /// By name.
+    pub operators: BTreeMap<Name, Vec<OperatorCheckpoint>>,
+    /// The checkpoints that every operator retains whole, oldest first.
+    pub consistent: Vec<JobCheckpoint>,
+    /// Whether any subtask retains a checkpoint of which it knows that it completed.
+    any_completed: bool,
+}
+
+/// What the subtasks of one operator retain of one checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorCheckpoint {
+    /// Which.
+    pub checkpoint: JobCheckpoint,
+    /// The number of subtasks that made it.
+    pub parallelism: u32,
+    /// Those of them that do not retain it.
+    pub missing: Vec<u32>,
+    /// Whether all subtasks retain their part, and those are of one generation: it can be restored.
+    pub is_whole: bool,
+    /// Whether each part there is knows that the checkpoint completed.
+    pub completed: bool,
+}
+
+impl JobView {
+    /// The view over `heads`, the newest manifests of all subtasks of a job. Pure.
+    #[must_use]
+    pub fn of(heads: &[Manifest]) -> Self {
+        let mut retained: BTreeMap<&Name, BTreeSet<JobCheckpoint>> = BTreeMap::new();
+        for head in heads {
+            let of_operator = retained.entry(&head.backend.operator).or_default();
+            of_operator.extend(head.checkpoints.iter().map(JobCheckpoint::of));
+        }
+        let mut operators = BTreeMap::new();
+        let mut consistent: Option<BTreeSet<JobCheckpoint>> = None;
+        for (operator, checkpoints) in retained {
+            let checkpoints: Vec<_> = checkpoints.into_iter().map(|c| of_operator(heads, operator, c)).collect();
+            let of_before = |checkpoint: &JobCheckpoint| consistent.as_ref().is_none_or(|all| all.contains(checkpoint));
+            let whole = checkpoints.iter().filter(|found| found.is_whole).map(|found| found.checkpoint);
+            consistent = Some(whole.filter(of_before).collect());
+            operators.insert(operator.clone(), checkpoints);
+        }
+        Self {
+            operators,
+            consistent: consistent.unwrap_or_default().into_iter().collect(),
+            any_completed: heads.iter().flat_map(|head| &head.checkpoints).any(|record| record.completed),
+        }
+    }
+
+    /// The newest consistent checkpoint.
+    #[must_use]
+    pub fn latest(&self) -> Latest {
+        match self.consistent.last() {
+            Some(checkpoint) => Latest::Checkpoint(*checkpoint),
+            None if self.any_completed => Latest::Inconsistent,
+            None => Latest::Nothing,
+        }
+    }
+
+    /// The checkpoint `id` of the newest attempt of which `operator` retains it whole.
+    #[must_use]
+    pub fn by_id(&self, operator: &Name, id: u64) -> Option<JobCheckpoint> {
+        let of = |found: &&OperatorCheckpoint| found.is_whole && found.checkpoint.id == id;
+        self.operators.get(operator)?.iter().rev().find(of).map(|found| found.checkpoint)
+    }
+}
+
+/// The newest consistent checkpoint over `heads`. Pure.
+#[must_use]
+pub fn latest(heads: &[Manifest]) -> Latest {
+    JobView::of(heads).latest()
+}
+
+fn of_operator(heads: &[Manifest], operator: &Name, checkpoint: JobCheckpoint) -> OperatorCheckpoint {
+    let parts = generation::parts(heads, operator, checkpoint);
+    let parallelism = parts.first().map_or(0, |(head, record)| head.span(record).parallelism);
+    let there: BTreeSet<u32> = parts.iter().map(|(head, _)| head.backend.subtask).collect();
+    OperatorCheckpoint {
+        checkpoint,
+        parallelism,
+        missing: (0..parallelism).filter(|subtask| !there.contains(subtask)).collect(),
+        is_whole: generation::is_whole(&parts),
+        completed: parts.iter().all(|(_, record)| record.completed),
+    }
+}

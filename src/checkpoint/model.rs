@@ -1,0 +1,266 @@
+//! A model: writer, ledger, log index and manifest chain of owners that follow and outlive each other, over a store that only
+//! creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at any time, zombies.
+//!
+//! `DSTL_MODEL_CASES` sets how many runs there are.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::{
+    index::INLINE_BYTES,
+    ledger::{Awaits, Ledger, NoticeKind, NoticeTarget, Retention},
+    manifest::{CheckpointRecord, Manifest, tests::sample},
+};
+use crate::{
+    changelog::{
+        block::ChangeSetBuilder,
+        compression::Compression,
+        segment::{self, SegmentHandle, SegmentId},
+        writer::Writer,
+    },
+    types::{CheckpointIdentity, Epoch, KeyGroup, Sqn},
+};
+
+struct Owner {
+    manifest: Manifest,
+    writer: Writer,
+    ledger: Ledger,
+    uploading: Vec<SegmentHandle>,
+    /// The manifest that is being written, and how far its log reaches.
+    publishing: Option<(Manifest, Sqn)>,
+    batches: u64,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct World {
+    chain: Vec<Manifest>,
+    /// Numbers of segments that are durable.
+    segments: BTreeSet<u64>,
+    owners: Vec<Owner>,
+    numbers: u64,
+    /// Restorable by a reply, and neither let go nor superseded by an owner that did not restore it.
+    promised: Vec<(CheckpointIdentity, u64)>,
+}
+
+fn writer(manifest: &Manifest) -> Writer {
+    let parts = manifest.shape.key_groups.parts(128).collect();
+    Writer::new(manifest.backend.clone(), manifest.owner().epoch.number, ChangeSetBuilder::new(parts, 100))
+}
+
+impl World {
+    fn uuid(&mut self) -> Uuid {
+        self.numbers += 1;
+        Uuid::from_u128(self.numbers.into())
+    }
+
+    fn open(&mut self) {
+        let owner = self.uuid();
+        let mut manifest = self.chain.last().cloned().unwrap_or_else(|| {
+            let mut first = sample();
+            (first.number, first.checkpoints, first.runs) = (0, vec![], std::collections::BTreeMap::new());
+            first.epochs.truncate(1);
+            first.epochs[0].epoch.number = 0;
+            first
+        });
+        let restored = manifest.checkpoints.last().cloned();
+        let mut record = manifest.owner().clone();
+        record.epoch = Epoch { number: record.epoch.number + 1, owner };
+        record.attempt += 1;
+        record.contents = restored.as_ref().map(|record| manifest.contents(record)).unwrap_or_default();
+        record.restored = restored.map(|record| (record.identity, record.attempt));
+        manifest.epochs.push(record);
+        manifest.number += 1;
+        manifest.prune(&[]);
+        let number = manifest.owner().epoch.number;
+        let ledger = Ledger::new(number, Retention::Count(2), manifest.checkpoints.clone(), 0);
+        self.chain.push(manifest.clone());
+        let (writer, uploading, publishing) = (writer(&manifest), vec![], None);
+        self.owners.push(Owner { manifest, writer, ledger, uploading, publishing, batches: 0, ended: false });
+    }
+
+    fn roll_over(&mut self, of: usize, may_inline: bool) {
+        self.numbers += 1;
+        let number = self.numbers;
+        let owner = &mut self.owners[of];
+        let may_inline = may_inline && owner.writer.is_all_listed();
+        let Some(set) = owner.writer.roll_over() else { return };
+        if may_inline {
+            let handle = segment::inline(&set, Compression::None);
+            owner.writer.on_inlined(handle.range);
+            owner.manifest.runs.entry(set.epoch).or_default().handles.push(handle);
+        } else {
+            let id = SegmentId { job: owner.manifest.backend.job.clone(), instance: Uuid::nil(), number };
+            owner.uploading.extend(segment::encode(id, &[set], Compression::None).handles);
+        }
+    }
+
+    fn barrier(&mut self, of: usize) {
+        let uuid = self.uuid();
+        let owner = &mut self.owners[of];
+        let (id, epoch) = (owner.ledger.last_id() + 1, owner.manifest.owner().epoch.number);
+        if owner.ledger.check(id, 3, 20).is_err() {
+            return;
+        }
+        let record = CheckpointRecord {
+            identity: CheckpointIdentity { epoch, id, uuid },
+            cut: owner.writer.next(),
+            applied_to: owner.batches,
+            attachment: Bytes::new(),
+            completed: false,
+            base: None,
+            ..sample().checkpoints[0].clone()
+        };
+        owner.ledger.trigger(record, Awaits::Log);
+    }
+
+    fn finish_upload(&mut self, of: usize, which: usize, again: bool) {
+        let owner = &mut self.owners[of];
+        if owner.uploading.is_empty() {
+            return;
+        }
+        let at = which % owner.uploading.len();
+        let handle = if again { owner.uploading[at].clone() } else { owner.uploading.remove(at) };
+        self.segments.extend(handle.segment().map(|segment| segment.number));
+        let uploaded = owner.writer.on_uploaded(handle);
+        let epoch = owner.manifest.owner().epoch.number;
+        if !uploaded.handles.is_empty() {
+            owner.manifest.runs.entry(epoch).or_default().handles.extend(uploaded.handles);
+        }
+    }
+
+    fn begin(&mut self, of: usize) {
+        let owner = &mut self.owners[of];
+        if owner.publishing.is_some() {
+            return;
+        }
+        let listed_to = owner.writer.listed_to();
+        let (_, records) = owner.ledger.begin_publishing(listed_to);
+        owner.manifest.number += 1;
+        owner.manifest.checkpoints = records;
+        let in_flight: Vec<_> = owner.ledger.in_flight_records().map(|r| owner.manifest.contents(r)).collect();
+        owner.manifest.prune(&in_flight);
+        owner.publishing = Some((owner.manifest.clone(), listed_to));
+    }
+
+    fn finish(&mut self, of: usize) {
+        let head = self.chain.last().unwrap().number;
+        let owner = &mut self.owners[of];
+        let Some((manifest, listed_to)) = owner.publishing.take() else { return };
+        if manifest.number != head + 1 {
+            owner.ended = true;
+            return;
+        }
+        self.chain.push(manifest);
+        owner.writer.on_published(listed_to);
+        let published = owner.ledger.published();
+        self.promised.extend(published.iter().map(|record| (record.identity, record.applied_to)));
+    }
+
+    fn notice(&mut self, of: usize, kind: u8, id: u64) {
+        let owner = &mut self.owners[of];
+        let kinds = [NoticeKind::Complete, NoticeKind::Complete, NoticeKind::Subsume, NoticeKind::Abort];
+        let epochs = owner.manifest.owner().epoch.number;
+        let target = NoticeTarget { epoch: epochs - u64::from(kind / 16).min(epochs - 1) % 2, id: id % 8, uuid: None };
+        if kinds[usize::from(kind % 4)] == NoticeKind::Abort && owner.ledger.means_in_flight(target) {
+            owner.ledger.fail(target.id);
+        } else {
+            owner.ledger.notice(kinds[usize::from(kind % 4)], target);
+        }
+    }
+
+    fn act(&mut self, kind: u8, a: u8, b: u8) {
+        let of = usize::from(a) % self.owners.len();
+        if kind.is_multiple_of(16) && self.owners.len() < 3 {
+            return self.open();
+        }
+        if self.owners[of].ended {
+            return;
+        }
+        match kind % 16 {
+            0..=3 => {
+                let owner = &mut self.owners[of];
+                owner.writer.begin_batch(owner.batches, 1);
+                owner.writer.push(KeyGroup(70), |out| out.push(b));
+                owner.writer.end_batch(0);
+                owner.batches += 1;
+                self.roll_over(of, b.is_multiple_of(2));
+                if kind % 2 == 1 {
+                    self.barrier(of);
+                }
+            }
+            4..=6 => self.finish_upload(of, b.into(), b > 200),
+            7..=9 => self.begin(of),
+            10..=12 => self.finish(of),
+            13 => drop(self.owners[of].ledger.fail(u64::from(b) % 8)),
+            _ => self.notice(of, b, u64::from(b) / 4),
+        }
+    }
+
+    /// What the head says can be restored: each part of the log is there, without gaps, and durable.
+    fn check(&self) {
+        let head = self.chain.last().unwrap();
+        for record in &head.checkpoints {
+            for source in head.contents(record).sources {
+                let run = head.runs.get(&source.epoch).expect("the run of a source");
+                let mut next = source.from;
+                for handle in run.handles.iter().filter(|h| h.range.from < source.to && h.range.to > source.from) {
+                    assert_eq!(handle.range.from, next, "a gap in the log of checkpoint {}", record.identity.id);
+                    next = handle.range.to;
+                    let is_there = handle.segment().is_none_or(|segment| self.segments.contains(&segment.number));
+                    assert!(is_there, "a segment is named before it is durable");
+                }
+                assert_eq!(next, source.to, "the log of checkpoint {} is cut off", record.identity.id);
+            }
+        }
+        for owner in self.owners.iter().filter(|owner| !owner.ended) {
+            let epoch = owner.manifest.owner().epoch.number;
+            let confirmed = owner.ledger.confirmed_to();
+            assert!(
+                confirmed <= owner.writer.persisted_batches(owner.batches),
+                "epoch {epoch}: confirmed, not durable"
+            );
+            let of_head = head.runs.get(&epoch).filter(|_| head.owner().epoch == owner.manifest.owner().epoch);
+            if owner.writer.persisted_to() > Sqn::first_of(epoch) && head.owner().epoch.number == epoch {
+                let listed = of_head.and_then(|run| run.handles.last()).map_or(Sqn::first_of(epoch), |h| h.range.to);
+                let tails = owner.manifest.runs.get(&epoch).into_iter().flat_map(|run| &run.handles);
+                let durable = |h: &&SegmentHandle| h.segment().is_none() && h.range.to <= owner.writer.persisted_to();
+                assert!(tails.filter(durable).all(|h| h.range.to <= listed), "a tail that no manifest has");
+            }
+            assert!(owner.manifest.runs.values().all(|run| run.inline_bytes() <= INLINE_BYTES));
+        }
+        // What was replied stays restorable as long as its owner was told nothing else.
+        for owner in self.owners.iter().filter(|owner| head.owner().epoch == owner.manifest.owner().epoch) {
+            for record in
+                owner.ledger.retained().iter().filter(|record| record.identity.epoch == head.owner().epoch.number)
+            {
+                let is_promised = self.promised.iter().any(|(identity, _)| *identity == record.identity);
+                let is_named = head.checkpoints.iter().any(|named| named.identity == record.identity);
+                assert!(is_named || !is_promised, "checkpoint {} was replied and is gone", record.identity.id);
+            }
+        }
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("DSTL_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_head_names_is_durable_and_what_was_replied_is_named(
+        acts in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 0..120)
+    ) {
+        let mut world = World::default();
+        world.open();
+        for (kind, a, b) in acts {
+            world.act(kind, a, b);
+            world.check();
+        }
+    }
+}
