@@ -56,7 +56,6 @@ pub use self::{
     core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,
-    discard::{Discard, Discarded},
     environment::{BackendOptions, Environment},
     handle::Backend,
     job::JobDescription,

@@ -26,13 +26,14 @@
 //!
 //! What of all this is worth a copy on local disk says [`local`].
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`damage`] and
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`discard`], [`damage`] and
 //! [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
 pub mod collect;
 pub mod damage;
+pub mod discard;
 pub mod envelope;
 pub mod generation;
 pub mod handle;

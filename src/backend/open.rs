@@ -87,7 +87,7 @@ pub struct OpenSpec {
     pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
-    /// `None`: claimed if it is of the same operator.
+    /// `None` as configured, if it is of the same operator; else it cannot be claimed.
     pub claim: Option<ClaimMode>,
 }
 
@@ -102,8 +102,8 @@ pub enum ClaimMode {
 
 impl OpenSpec {
     /// Whether what is restored shall not be claimed.
-    fn is_no_claim(&self) -> bool {
-        self.claim == Some(ClaimMode::NoClaim) || clone::is_clone(self)
+    fn is_no_claim(&self, env: &Environment) -> bool {
+        self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim || clone::is_clone(self)
     }
 }
 
@@ -232,7 +232,7 @@ async fn begin(
     });
     let progress = restored.progress;
     let account = account.take().expect("it was reserved before anything was read");
-    let no_claim = spec.is_no_claim() && !parts.is_empty();
+    let no_claim = spec.is_no_claim(env) && !parts.is_empty();
     // What it makes names no file of what it restored.
     let previous = previous.filter(|_| !no_claim);
     let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim };

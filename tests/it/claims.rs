@@ -5,10 +5,11 @@ mod stepping;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use dstl::{
-    backend::{ClaimMode, Directory, Discard, OpenSpec, RestoreFrom, Session},
+    backend::{ClaimMode, Directory, OpenSpec, RestoreFrom, Session},
     changelog::segment::SegmentHandle,
     checkpoint::{
         collect::{self, SweepOptions, SweepReport, Verdict},
+        discard::{Discard, Discarded},
         handle::CheckpointHandle,
         ledger::{NoticeKind, NoticeTarget, Retention},
     },
@@ -234,7 +235,7 @@ async fn a_checkpoint_that_is_not_open_is_discarded_by_handle_and_its_owner_else
     let gone = open(&two.directory, spec_of("job", 2, RestoreFrom::Id(1), None)).await.err().unwrap();
     assert_eq!(gone.reason, Reason::CheckpointNotFound);
     let missing = Discard::Job(Name::new("nobody").unwrap());
-    assert_eq!(two.directory.discard(&missing, false).await.unwrap(), dstl::backend::Discarded::default());
+    assert_eq!(two.directory.discard(&missing, false).await.unwrap(), Discarded::default());
 }
 
 async fn claiming_what_is_anothers_and_mixing_operators_are_refused(inner: InnerBackend) {

@@ -244,7 +244,7 @@ async fn fence(
         let owner = head.manifest.owner();
         // One of another generation under the same attempt is of the old one: its subtasks never open again.
         let is_of_this_attempt = owner.attempt == spec.attempt;
-        let lacks_pin = spec.is_no_claim() && head.manifest.checkpoints.iter().any(|r| is_part(r) && !r.pinned);
+        let lacks_pin = spec.is_no_claim(env) && head.manifest.checkpoints.iter().any(|r| is_part(r) && !r.pinned);
         // One that serves has pinned its part itself.
         let is_fenced =
             (owner.is_fence && !lacks_pin) || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
@@ -255,7 +255,7 @@ async fn fence(
             return Err(too_many_epochs(backend));
         };
         for record in manifest.checkpoints.iter_mut().filter(|record| is_part(record)) {
-            record.pinned |= spec.is_no_claim();
+            record.pinned |= spec.is_no_claim(env);
         }
         match chain::append(&env.store, &manifest, retry).await {
             Ok(_) => {
@@ -336,7 +336,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     let is_restored = |identity| restored.iter().any(|part| part.record.identity == identity);
     for record in manifest.checkpoints.iter_mut().filter(|record| is_restored(record.identity)) {
         record.completed = true;
-        record.pinned |= spec.is_no_claim();
+        record.pinned |= spec.is_no_claim(env);
     }
     manifest.prune(&[]);
     Ok(manifest)

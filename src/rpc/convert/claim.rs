@@ -2,8 +2,8 @@
 
 use super::{backend_id, invalid, name, target, unknown_value};
 use crate::{
-    backend::{ClaimMode, Discard},
-    checkpoint::{handle::CheckpointHandle, ledger::NoticeTarget},
+    backend::ClaimMode,
+    checkpoint::{discard::Discard, handle::CheckpointHandle, ledger::NoticeTarget},
     error::Error,
     proto::v1,
 };

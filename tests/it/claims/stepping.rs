@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use dstl::{
-    backend::{Discard, RestoreFrom},
+    backend::RestoreFrom,
+    checkpoint::discard::Discard,
     error::Reason,
     types::{InnerBackend, Name},
 };
