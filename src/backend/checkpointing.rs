@@ -70,6 +70,8 @@ pub struct CompletedCheckpoint {
     pub publish: Duration,
     /// All together.
     pub total: Duration,
+    /// The first checkpoint of this owner that needs nothing of what it restored and must not claim. 0: none yet, or it claimed it.
+    pub self_sustained_since: CheckpointId,
 }
 
 /// Who waits for a checkpoint.
@@ -341,6 +343,9 @@ impl Core {
         self.release_memory(released);
         for record in self.ledger.published() {
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
+            if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
+                *since = record.identity.id;
+            }
             let completed = self.completed(&record, Some(&flight));
             self.env.metrics.checkpoint_completed(&completed);
             match flight.reply {
@@ -433,6 +438,7 @@ impl Core {
             persist: persisted - cut,
             publish: now - persisted,
             total: now - triggered,
+            self_sustained_since: self.self_sustained_since.unwrap_or(0),
         }
     }
 }
