@@ -144,6 +144,7 @@ impl Core {
             let base = self.base.as_ref().filter(|base| base.complete_at <= self.writer.next());
             (Awaits::Log, base.map(|base| base.uuid))
         };
+        self.make_way(request.id);
         let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
         let record = CheckpointRecord {
             identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
@@ -247,6 +248,20 @@ impl Core {
             CheckpointReply::Call(reply) => {
                 let _ = reply.send(Err(error));
             }
+        }
+    }
+
+    /// Fails checkpoints in flight that are too many beside a new one, `newest`.
+    fn make_way(&mut self, newest: CheckpointId) {
+        let most = self.env.options.limits.max_concurrent_checkpoints;
+        while self.ledger.in_flight() >= most {
+            let Some(id) = self.ledger.gives_way() else { return };
+            let text = format!(
+                "backend `{}`: checkpoint {id} gives way to checkpoint {newest}: more than {most} would be in flight, the most that \
+                 `execution.checkpointing.max-concurrent-checkpoints` allows; its changes are kept and go into the next one",
+                self.id
+            );
+            self.fail_checkpoint(id, Error::new(Reason::TooManyCheckpoints, text));
         }
     }
 

@@ -400,7 +400,8 @@ const CHECKPOINTS: &[Spec] = &[
         "execution.checkpointing.max-concurrent-checkpoints",
         Kind::Integer { min: 1, max: 1_000 },
         "64",
-        "Most checkpoints of one backend that are triggered and not yet answered. Flink allows only 1 with a changelog.",
+        "Most checkpoints of one backend that are triggered and not yet answered. Where a barrier would make it more, the second \
+         oldest fails, so that the oldest and the newest go on. Flink allows only 1 with a changelog.",
     ),
     text(
         "execution.checkpointing.data-inline-threshold",

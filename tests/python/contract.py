@@ -28,6 +28,7 @@ import timers  # noqa: F401
 import sessions  # noqa: F401
 import ttl  # noqa: F401
 import checkpoints  # noqa: F401
+import outage  # noqa: F401
 import tails  # noqa: F401
 import changelog_off  # noqa: F401
 import service  # noqa: F401
