@@ -105,7 +105,7 @@ async fn attempt(way: Way, claim: ClaimMode, stops_at: u64) -> Option<bool> {
 
 async fn at_every_step(inner: InnerBackend, claim: ClaimMode) {
     // A local store takes long to open and has many files, one as good as the other.
-    let stride = if inner == InnerBackend::RocksDb { 9 } else { 1 };
+    let stride = if inner == InnerBackend::RocksDb { 17 } else { 1 };
     for parallelism in [(1, 2), (2, 1), (1, 1)] {
         let way = Way { inner, changelog: true, inline: parallelism == (2, 1), parallelism };
         let (mut outcomes, mut request) = (vec![], 1);
