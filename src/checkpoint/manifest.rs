@@ -15,6 +15,7 @@
 
 pub(super) mod codec;
 mod import;
+mod settle;
 mod states;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::{import::Import, states::Registration};
-use super::index::Run;
+pub use super::index::Source;
+use super::index::{PageRef, Run, Totals};
 use crate::{
     object::{ObjectName, Path},
     types::{
@@ -62,6 +64,8 @@ pub struct Manifest {
     pub segment_low_water: u64,
     /// Snapshot files of the present epoch numbered below this that no manifest names by now will never be named.
     pub snapshot_low_water: u64,
+    /// Pages of the present epoch [numbered](super::index::page_number) below this that no manifest names by now will never be named.
+    pub page_low_water: u64,
     /// Checksum of the manifest before; 0 for the first.
     pub previous_crc: u32,
     /// Whether it opened its epoch.
@@ -125,19 +129,10 @@ pub struct Contents {
     pub imports: Vec<Uuid>,
     /// Names the materialization.
     pub base: Option<Uuid>,
+    /// Pages that list sources before `sources`, with their runs.
+    pub past: Vec<PageRef>,
     /// Not empty, one per run.
     pub sources: Vec<Source>,
-}
-
-/// The run of `epoch` from `from` to `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
-    /// Names the run.
-    pub epoch: u64,
-    /// Inclusive.
-    pub from: Sqn,
-    /// Exclusive.
-    pub to: Sqn,
 }
 
 /// A snapshot of the inner backend, made of pieces that were each copied at their own sqn.
@@ -367,6 +362,31 @@ impl Manifest {
         self.materializations.retain(|base| bases.contains(&base.uuid));
         let imports: Vec<Uuid> = all.iter().flat_map(|contents| contents.imports.iter().copied()).collect();
         self.imports.retain(|import| imports.contains(&import.uuid));
+        for record in &mut self.epochs {
+            let past = &mut record.contents.past;
+            if !all.iter().any(|contents| contents.past == *past) {
+                past.clear();
+            }
+        }
+    }
+
+    /// Stored bytes that a restore of `checkpoint` reads, at most.
+    #[must_use]
+    pub fn stored_bytes(&self, checkpoint: &CheckpointRecord) -> u64 {
+        let contents = self.contents(checkpoint);
+        let base = contents.base.and_then(|uuid| self.materialization(uuid));
+        let imports = contents.imports.iter().filter_map(|uuid| self.import(*uuid));
+        let runs = contents.sources.iter().filter_map(|source| self.runs.get(&source.epoch));
+        let log = Totals::sum(contents.past.iter().map(|page| page.totals).chain(runs.map(Run::totals)));
+        base.map_or(0, |base| base.stored_bytes) + imports.map(Import::stored_bytes).sum::<u64>() + log.stored_bytes
+    }
+
+    /// Sums over the backend's own changelog, as far as it is needed.
+    #[must_use]
+    pub fn log_totals(&self) -> Totals {
+        let pages = self.epochs.iter().flat_map(|record| &record.contents.past);
+        let past: BTreeMap<Uuid, Totals> = pages.map(|page| (page.uuid, page.totals)).collect();
+        Totals::sum(past.into_values().chain(self.runs.values().map(Run::totals)))
     }
 }
 
@@ -459,6 +479,7 @@ pub(crate) mod tests {
             instance: Uuid::from_u128(99),
             segment_low_water: 41,
             snapshot_low_water: 3,
+            page_low_water: 5,
             previous_crc: 0xdead_beef,
             opens_epoch: false,
         }

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{environment::Environment, states},
+    super::{environment::Environment, pages, states},
     OpenSpec, RestoreFrom, RestoredPart,
     choice::{self, Chosen, Part},
     operator::{self, Sources},
@@ -23,6 +23,7 @@ use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
         generation,
+        index::Bounds,
         job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
     },
@@ -93,6 +94,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
         let mut manifest = derive(env, spec, head, &plan)?;
+        settle(env, &mut manifest, retry).await?;
         let operator = operator_sources(env, &plan);
         // No epoch begins with them: they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
@@ -288,6 +290,7 @@ fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -
             instance: env.instance,
             segment_low_water: 0,
             snapshot_low_water: 0,
+            page_low_water: 0,
             materializations: vec![],
             imports: vec![],
             previous_crc: 0,
@@ -309,6 +312,12 @@ fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -
     }
     manifest.prune(&[]);
     Ok(manifest)
+}
+
+/// Moves most of what the epoch begins with into pages, so that its manifests do not repeat it.
+async fn settle(env: &Environment, manifest: &mut Manifest, retry: Retry) -> Result<(), Error> {
+    let pages = manifest.settle(&Bounds::SETTLED, || env.random.uuid());
+    Ok(pages::write(&env.store, &manifest.backend, pages, retry).await?)
 }
 
 /// What the epoch begins with, as far as it is not the own chain's as it was.
