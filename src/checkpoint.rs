@@ -43,5 +43,5 @@ pub mod manifest;
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod golden;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod model;

@@ -226,7 +226,7 @@ async fn load(
         Some(predecessor) => warm::take(env, &predecessor, claim, &states),
         None => (None, String::new()),
     };
-    let Claim { manifest, parts, operator, .. } = claim;
+    let Claim { unfolded: manifest, parts, operator, .. } = claim;
     let rolled_back = taken.as_ref().map(|taken| taken.changes);
     let (inner, mut restored, previous) = match taken {
         Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),

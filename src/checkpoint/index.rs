@@ -162,9 +162,7 @@ impl PageRef {
 }
 
 impl Totals {
-    /// Both.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
+    fn add(self, other: Self) -> Self {
         Self {
             change_sets: self.change_sets + other.change_sets,
             stored_bytes: self.stored_bytes + other.stored_bytes,

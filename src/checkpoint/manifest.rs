@@ -12,6 +12,29 @@
 //! checkpoint has it.
 //!
 //! An epoch that began with what lies in other chains, because the operator was rescaled, names it as [`imports`](Import).
+//!
+//! # What bounds its size
+//!
+//! Each checkpoint writes a manifest, so none of it may grow with the log. What would, lies in pages ([`super::index`]).
+//!
+//! | part | at most | bytes each, about |
+//! | --- | --- | --- |
+//! | names, shape, low waters | 1 | 150, and the names |
+//! | run of the present epoch | 128 change sets (256 if more come than pages are written), 128 pages of each level | 40, and 35 for each of up to 5 blocks; 75 |
+//! | its inline tails | 64 KiB and one `execution.checkpointing.data-inline-threshold`, then they move into a page | |
+//! | runs of older epochs | 1 for each epoch with a retained checkpoint, and those in `sources`; each 16 change sets, 16 pages of each level, 4 KiB of tails | as above |
+//! | epochs | 1 for each epoch with a retained checkpoint, and the present one | 80 |
+//! | what one began with | 16 `sources` with their runs; all before in 16 pages of each level | 30; 75 |
+//! | checkpoints | those retained: `state.checkpoints.num-retained` and those in flight, pinned and not yet let go; never more than `max_retained_checkpoints` of [`Limits`](crate::types::Limits) | 100, and the attachment, up to `max_attachment_bytes` |
+//! | materializations | 1 for each of those, 1 newer | 130 |
+//! | states | `max_states` | 20, and name, serializers and default value |
+//! | imports | of each rescale since the last materialization, 1 for each old subtask with common key groups | 200, 6 for each state, and 16 change sets or 16 pages of each level |
+//!
+//! A level has 64 pages of the one below, so the third begins at some 500,000 change sets.
+//!
+//! Not here, because it has other bounds: the pieces and files of materializations are in their index objects; what is damaged, in records of
+//! the job; what was let go is told by two low waters and by not being named. The manifest that opens an epoch names the operator state that its
+//! owner is about to read, too: as much as the manifests of all old subtasks have of it.
 
 pub(super) mod codec;
 mod import;

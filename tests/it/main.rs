@@ -4,6 +4,7 @@
 
 mod backend;
 mod behaviours;
+mod bounded;
 mod config;
 mod damage;
 mod demo;

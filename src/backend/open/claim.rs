@@ -40,6 +40,8 @@ const CLAIM_ATTEMPTS: usize = 16;
 pub(super) struct Claim {
     /// The manifest that opened the epoch.
     pub(super) manifest: Manifest,
+    /// The same with all in it that it has moved into pages: what to restore from, so that no page is read that was written just now.
+    pub(super) unfolded: Manifest,
     /// Its checksum.
     pub(super) crc: u32,
     /// States that have, or may have, contents.
@@ -94,6 +96,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
         let mut manifest = derive(env, spec, head, &plan)?;
+        let unfolded = manifest.clone();
         settle(env, &mut manifest, retry).await?;
         let operator = operator_sources(env, &plan);
         // No epoch begins with them: they are named as long as this owner may read them.
@@ -103,7 +106,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, operator });
+                return Ok(Claim { manifest, unfolded, crc, bound, is_own, parts, fenced, skipped, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
