@@ -5,6 +5,7 @@
 mod backend;
 mod behaviours;
 mod bounded;
+mod claims;
 mod config;
 mod damage;
 mod demo;
