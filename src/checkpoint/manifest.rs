@@ -28,7 +28,7 @@
 //! | checkpoints | those retained: `state.checkpoints.num-retained` and those in flight, pinned and not yet let go; never more than `max_retained_checkpoints` of [`Limits`](crate::types::Limits) | 100, and the attachment, up to `max_attachment_bytes` |
 //! | materializations | 1 for each of those, 1 newer | 130 |
 //! | states | `max_states` | 20, and name, serializers and default value |
-//! | imports | of each rescale since the last materialization, 1 for each old subtask with common key groups | 200, 6 for each state, and 16 change sets or 16 pages of each level |
+//! | imports | of each rescale since the last materialization, 1 for each old subtask with common key groups; an owner with more than 16 materializes at once | 200, 6 for each state, and 16 change sets or 16 pages of each level |
 //!
 //! A level has 64 pages of the one below, so the third begins at some 500,000 change sets.
 //!

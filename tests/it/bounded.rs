@@ -7,13 +7,14 @@ use dstl::{
     backend::{BackendOptions, OpenSpec, Operation, RestoreFrom, Session, SessionEvent},
     checkpoint::{
         collect::{self, SweepOptions, SweepReport},
+        handle::CheckpointHandle,
         index::INLINE_BYTES,
         job,
         ledger::NoticeKind,
     },
     object::{ObjectName, Path, Retry, faulty::FaultPlan},
     state::op::{Answer, Op},
-    types::{InnerBackend, Name, StateId},
+    types::{BackendId, InnerBackend, Name, StateId},
 };
 use tokio::time::Instant;
 
@@ -55,16 +56,19 @@ impl Fleet {
         (parallelism, attempt): (u32, u64),
         (model, last): (BTreeMap<u64, u64>, u64),
     ) -> Self {
-        let mut tasks = vec![];
+        let mut fleet = Self { tasks: vec![], model, last, writes: attempt * 1_000_000 };
         for subtask in 0..parallelism {
-            let spec = OpenSpec { restore: LATEST, ..spec(subtask, parallelism, attempt) };
-            let opened = daemon.directory.open(spec, |_| {}).await.unwrap();
-            let backend = opened.backend.clone();
-            backend.register(backend.epoch(), &states()).unwrap();
-            let session = Session::start(backend.clone(), backend.epoch()).unwrap();
-            tasks.push((Task { opened, session }, 0));
+            fleet.begin(daemon, OpenSpec { restore: LATEST, ..spec(subtask, parallelism, attempt) }).await;
         }
-        Self { tasks, model, last, writes: attempt * 1_000_000 }
+        fleet
+    }
+
+    async fn begin(&mut self, daemon: &Daemon, spec: OpenSpec) {
+        let opened = daemon.directory.open(spec, |_| {}).await.unwrap();
+        let backend = opened.backend.clone();
+        backend.register(backend.epoch(), &states()).unwrap();
+        let session = Session::start(backend.clone(), backend.epoch()).unwrap();
+        self.tasks.push((Task { opened, session }, 0));
     }
 
     fn apply(&mut self, key: u64, op: Op<'_>) -> Option<Vec<u8>> {
@@ -106,18 +110,21 @@ impl Fleet {
         }
     }
 
-    /// A change set for each subtask, and a checkpoint of all.
-    async fn checkpoint(&mut self) {
+    /// A change set for each subtask, and a checkpoint of all; returns its handles.
+    async fn checkpoint(&mut self) -> Vec<CheckpointHandle> {
         self.write();
         self.last += 1;
         for (task, _) in &mut self.tasks {
             task.barrier(self.last);
         }
+        let mut handles = vec![];
         for (task, _) in &mut self.tasks {
             let event = task.event().await;
-            assert!(matches!(event, SessionEvent::CheckpointCompleted(_)), "{event:?}");
+            let SessionEvent::CheckpointCompleted(completed) = event else { panic!("{event:?}") };
+            handles.push(CheckpointHandle::decode(&completed.handle).unwrap());
             task.notice(NoticeKind::Complete, self.last);
         }
+        handles
     }
 
     async fn materialize(&mut self) {
@@ -262,7 +269,7 @@ async fn long_logs_of_other_chains_cost_no_more_than_short_ones() {
         let mut fleet = Fleet::open(&daemon, (parallelism, attempt), (model, last)).await;
         fleet.check();
         for n in 1..=700 {
-            if n % 4 == 0 { fleet.checkpoint().await } else { fleet.roll_over().await }
+            if n % 4 == 0 { drop(fleet.checkpoint().await) } else { fleet.roll_over().await }
         }
         largest.push(check_sizes(&world, MOST_MANIFEST_BYTES).await);
         sweep(&world).await;
@@ -271,4 +278,60 @@ async fn long_logs_of_other_chains_cost_no_more_than_short_ones() {
     }
     let fleet = Fleet { tasks: vec![], model, last, writes: 0 };
     restores_and_goes(&world, (2, 5), fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_rescales_in_a_row_do_not_pile_up_imports() {
+    let world = World::new();
+    let (mut model, mut last, mut most) = (BTreeMap::new(), 0, 0);
+    for attempt in 1..=16 {
+        let daemon = Daemon::start(&world, settings(attempt * 10));
+        let mut fleet = Fleet::open(&daemon, (2 + attempt as u32 % 2, attempt), (model, last)).await;
+        fleet.check();
+        // Where that is due, a materialization is made meanwhile.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for _ in 0..4 {
+            fleet.checkpoint().await;
+        }
+        for head in job::read_heads(&world.store(), &Name::new("job").unwrap(), Retry::none()).await.unwrap() {
+            most = most.max(head.imports.len());
+        }
+        sweep(&world).await;
+        (model, last) = (fleet.model, fleet.last);
+        daemon.crash();
+    }
+    assert!((10..=24).contains(&most), "{most} imports");
+    let fleet = Fleet { tasks: vec![], model, last, writes: 0 };
+    restores_and_goes(&world, (2, 17), fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_reads_pages_of_any_past_and_names_none() {
+    let world = World::new();
+    let (mut model, mut last) = (BTreeMap::new(), 0);
+    let mut handles = vec![];
+    for attempt in 1..=4 {
+        let daemon = Daemon::start(&world, settings(attempt * 10));
+        let parallelism = if attempt == 1 { 1 } else { 2 };
+        let mut fleet = Fleet::open(&daemon, (parallelism, attempt), (model, last)).await;
+        for _ in 0..200 {
+            handles = fleet.checkpoint().await;
+        }
+        (model, last) = (fleet.model, fleet.last);
+        daemon.crash();
+    }
+    assert!(!world.paths("/index/").await.is_empty());
+    let daemon = Daemon::start(&world, settings(90));
+    let mut fleet = Fleet { tasks: vec![], model, last, writes: 5_000_000 };
+    let own = spec(0, 1, 1);
+    let id = BackendId { job: Name::new("copy").unwrap(), ..own.id.clone() };
+    fleet.begin(&daemon, OpenSpec { id, restore: RestoreFrom::Handles(handles), ..own }).await;
+    fleet.check();
+    for _ in 0..4 {
+        fleet.checkpoint().await;
+    }
+    assert_eq!(world.paths("copy/operators/op/0/index/").await, Vec::<String>::new());
+    let heads = job::read_heads(&world.store(), &Name::new("copy").unwrap(), Retry::none()).await.unwrap();
+    assert!(heads[0].encode().len() < 3_000 && heads[0].imports.is_empty());
+    sweep(&world).await;
 }
