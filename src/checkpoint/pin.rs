@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{
@@ -133,10 +133,10 @@ impl Held {
         ObjectName::Pin { job: self.job.clone(), id: self.id }
     }
 
-    /// Renews it for as long as it is polled; answers only when it is lost. Cancel-safe.
+    /// Renews it in thirds of its lease for as long as it is polled; answers only when it is lost. Cancel-safe.
     pub async fn keep(&mut self) -> PinLost {
         loop {
-            sleep(self.lease / RENEWALS_PER_LEASE).await;
+            sleep_until(self.renewed + self.lease / RENEWALS_PER_LEASE).await;
             if let Err(lost) = self.renew().await {
                 return lost;
             }
@@ -156,7 +156,9 @@ impl Held {
     }
 
     async fn renew(&mut self) -> Result<(), PinLost> {
-        let (now, retry) = (Instant::now(), Retry::until(self.renewed + self.lease));
+        let now = Instant::now();
+        // Who was stopped for longer than its lease may have its pin still, which is what counts.
+        let retry = Retry::until((self.renewed + self.lease).max(now + self.lease / RENEWALS_PER_LEASE));
         self.renewals += 1;
         let path = self.renewal(self.renewals).path();
         let created = self.store.create(&path, PutPayload::from_static(b""), retry).await;

@@ -387,7 +387,8 @@ pub(super) static SAME: &[Same] = &[
     Same {
         key: "execution.state-recovery.claim-mode",
         flink_default: "NO_CLAIM",
-        note: "an engine may say otherwise for each restore; there is no `LEGACY`",
+        note: "it is for every restore of which the engine does not say, restarts after failures too: each would keep a checkpoint, so \
+               an engine that restarts tasks says `CLAIM` for these; there is no `LEGACY`",
     },
     Same {
         key: "state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms",

@@ -1,6 +1,8 @@
 //! Claim modes, clones and discarding: who owns what is restored, and that nobody's deletion harms anybody else.
 
-mod stepping;
+mod discarding;
+mod leases;
+pub(crate) mod stepping;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +17,7 @@ use dstl::{
     },
     clock::Clock,
     error::{Error, Reason},
-    object::{MemoryStore, Retry},
+    object::{MemoryStore, Retry, faulty::FaultPlan},
     types::{BackendId, InnerBackend, Name},
 };
 
@@ -33,7 +35,7 @@ fn settings(inner: InnerBackend, seed: u64) -> Settings {
 }
 
 /// A world whose store's clock is told.
-fn dated() -> World {
+pub(crate) fn dated() -> World {
     let world = World::new();
     let time = world.time.clone();
     let clock = Clock::new(move || time.load(Ordering::Relaxed));

@@ -48,8 +48,8 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             claim::refuse_outdated(spec, &head.manifest)?;
         }
         let chosen = choice::choose(env, spec, head.as_ref(), retry).await?.parts;
-        let Some(pin) = pin(env, spec, (head.as_ref(), &chosen), retry).await? else { continue };
-        match begin(env, spec, (head, chosen), retry).await {
+        let Some(mut pin) = pin(env, spec, (head.as_ref(), &chosen), retry).await? else { continue };
+        match kept(&spec.id, &mut pin, begin(env, spec, (head, chosen), retry)).await {
             Ok(Some(claim)) => return Ok(Claim { pin: Some(pin), ..claim }),
             Ok(None) => pin.release().await,
             Err(error) => {
@@ -74,8 +74,8 @@ async fn pin(
     let mut imports = claim::imports(env, &plan);
     imports.extend(claim::operator_sources(env, &plan).imports);
     let pin = Pin { operator: source.operator, lease_ms, imports };
-    let held = Held::make(&env.store, &source.job, &pin, &env.random, retry).await?;
-    match claim::are_retained(env, spec, &plan, retry).await {
+    let mut held = Held::make(&env.store, &source.job, &pin, &env.random, retry).await?;
+    match kept(&spec.id, &mut held, claim::are_retained(env, spec, &plan, retry)).await {
         Ok(true) => Ok(Some(held)),
         Ok(false) => {
             held.release().await;
@@ -135,12 +135,7 @@ pub(super) async fn holding<T>(
     begun: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let Some(mut pin) = pin else { return begun.await };
-    let begun = tokio::select! {
-        biased;
-        gone = pin.keep() => Err(lost(backend, &gone)),
-        begun = begun => begun,
-    };
-    let begun = match begun {
+    let begun = match kept(backend, &mut pin, begun).await {
         Err(error) if error.reason == Reason::MissingObject => {
             let retry = Retry::until(Instant::now() + env.options.open_timeout);
             Err(match pin.check(retry).await {
@@ -152,6 +147,19 @@ pub(super) async fn holding<T>(
     };
     pin.release().await;
     begun
+}
+
+/// Does `doing` as long as `pin` can be renewed.
+async fn kept<T>(
+    backend: &BackendId,
+    pin: &mut Held,
+    doing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        gone = pin.keep() => Err(lost(backend, &gone)),
+        done = doing => done,
+    }
 }
 
 /// The pin was lost while it was needed.

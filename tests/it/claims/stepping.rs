@@ -27,15 +27,15 @@ use crate::support::{Daemon, World, on_both};
 
 /// Stops before one request.
 #[derive(Debug, Clone)]
-struct Gate {
+pub(crate) struct Gate {
     requests: Arc<AtomicU64>,
     stops_at: u64,
-    stopped: Arc<Semaphore>,
-    goes_on: Arc<Semaphore>,
+    pub(crate) stopped: Arc<Semaphore>,
+    pub(crate) goes_on: Arc<Semaphore>,
 }
 
 impl Gate {
-    fn before(stops_at: u64) -> Self {
+    pub(crate) fn before(stops_at: u64) -> Self {
         let closed = || Arc::new(Semaphore::new(0));
         Self { requests: Arc::default(), stops_at, stopped: closed(), goes_on: closed() }
     }
@@ -48,10 +48,11 @@ impl Gate {
     }
 }
 
+/// A store that stops there.
 #[derive(Debug)]
-struct SteppingStore {
-    store: Arc<dyn ObjectStore>,
-    gate: Gate,
+pub(crate) struct SteppingStore {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) gate: Gate,
 }
 
 impl fmt::Display for SteppingStore {
