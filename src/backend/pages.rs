@@ -11,32 +11,33 @@ use crate::{
 /// Requests in flight at once.
 const CONCURRENT_WRITES: usize = 16;
 
-/// Makes `pages` of `backend` durable, in any order. Cancel-safe: those that are there by then stay, and are garbage if nothing comes to
+/// Makes `pages` durable, in any order, which list changes of some of `origins`, all of one operator. Cancel-safe: those that are there by then stay, and are garbage if nothing comes to
 /// name them.
 ///
 /// # Errors
 /// Those of the store, after the tries that `retry` allows.
 pub(super) async fn write(
     store: &Store,
-    backend: &BackendId,
+    origins: &[BackendId],
     pages: Vec<NewPage>,
     retry: Retry,
 ) -> Result<(), StoreError> {
     // Collected first: a stream of borrowing closures makes the opening a future that cannot be spawned.
-    let writes: Vec<_> = pages.into_iter().map(|page| write_one(store, backend, page, retry)).collect();
+    let writes: Vec<_> = pages.into_iter().map(|page| write_one(store, origins, page, retry)).collect();
     stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
 }
 
 async fn write_one(
     store: &Store,
-    backend: &BackendId,
+    origins: &[BackendId],
     NewPage { reference, bytes }: NewPage,
     retry: Retry,
 ) -> Result<(), StoreError> {
-    let path = reference.name(backend).path();
+    let of = origins.first().expect("a page lists changes of some chain");
+    let path = reference.name(of).path();
     match store.create(&path, PutPayload::from_bytes(bytes.clone()), retry).await? {
         Created::New | Created::Identical => {
-            store.copy(&path, PutPayload::from_bytes(bytes), || local::page_label(backend, &reference));
+            store.copy(&path, PutPayload::from_bytes(bytes), || local::page_label(origins, &reference));
             Ok(())
         }
         Created::Conflict => unreachable!("the page's UUID is new"),

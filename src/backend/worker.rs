@@ -124,7 +124,7 @@ fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
 
 /// Writes pages, patiently.
 async fn write_pages(store: &Store, backend: &BackendId, pages: Vec<NewPage>) {
-    while let Err(error) = pages::write(store, backend, pages.clone(), Retry::forever()).await {
+    while let Err(error) = pages::write(store, std::slice::from_ref(backend), pages.clone(), Retry::forever()).await {
         refused(backend, &error).await;
     }
 }

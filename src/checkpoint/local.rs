@@ -63,10 +63,11 @@ pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>)
     Label { uses: vec![Use { backend: backend.clone(), part: Part::File { epoch, number } }], leads_to }
 }
 
-/// What a copy of a page is good for that lists changes of `origin`.
+/// What a copy of a page is good for that lists changes of one of `origins`.
 #[must_use]
-pub fn page_label(origin: &BackendId, page: &PageRef) -> Label {
-    Label { uses: vec![Use { backend: origin.clone(), part: Part::Log(page.range) }], leads_to: vec![] }
+pub fn page_label(origins: &[BackendId], page: &PageRef) -> Label {
+    let of = |origin: &BackendId| Use { backend: origin.clone(), part: Part::Log(page.range) };
+    Label { uses: origins.iter().map(of).collect(), leads_to: vec![] }
 }
 
 #[cfg(test)]

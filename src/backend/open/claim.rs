@@ -351,7 +351,10 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
 /// Moves most of what the epoch begins with into pages, so that its manifests do not repeat it.
 pub(super) async fn settle(env: &Environment, manifest: &mut Manifest, retry: Retry) -> Result<(), Error> {
     let pages = manifest.settle(&Bounds::SETTLED, || env.random.uuid());
-    Ok(pages::write(&env.store, &manifest.backend, pages, retry).await?)
+    let imported = manifest.imports.iter().map(|import| &import.origin);
+    let origins: BTreeSet<&BackendId> = imported.chain([&manifest.backend]).collect();
+    let origins: Vec<BackendId> = origins.into_iter().cloned().collect();
+    Ok(pages::write(&env.store, &origins, pages, retry).await?)
 }
 
 /// What the epoch begins with, as far as it is not the own chain's as it was.

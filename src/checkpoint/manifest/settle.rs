@@ -13,6 +13,10 @@ use uuid::Uuid;
 use super::Manifest;
 use crate::checkpoint::index::{Bounds, Home, NewPage, fold_past, page_id};
 
+/// Numbers of pages that those who try to open an epoch write, at most. The owner begins with this one, so that what others left of an epoch
+/// that they did not get is below its first low water.
+const OPENING_PAGES: u64 = 1 << 32;
+
 impl Manifest {
     /// Moves what the epoch that this manifest opens begins with, and what else there is of older ones, into pages as far as it is
     /// beyond `bounds`. Returns them: they are to be made durable before the manifest is. `random` gives UUIDs.
@@ -37,7 +41,7 @@ impl Manifest {
             pages.extend(fold_past((&mut import.past, &mut import.sources), &import.runs, bounds, home, uuid));
             import.runs.retain(|epoch, _| import.sources.iter().any(|source| source.epoch == *epoch));
         }
-        self.page_low_water = next;
+        self.page_low_water = next.max(OPENING_PAGES);
         self.prune(&[]);
         pages
     }
