@@ -377,6 +377,12 @@ mod tests {
         assert_eq!(node.to_json()["handles"].as_array().unwrap().len(), 2);
         let backend = BackendId { job: Name::new("wc").unwrap(), operator: Name::new("op").unwrap(), subtask: 0 };
         let at = |epoch| ObjectName::IndexPage { backend: backend.clone(), epoch, id: Uuid::nil() }.path();
+        let source = Source { epoch: 0, from: Sqn(3), to: Sqn(10) };
+        let pages = vec![Page::Handles(vec![segment_handle(0, 10)]).seal(home, Uuid::nil()).reference];
+        let past = Page::Past(vec![Stretch { source, run: Run { pages, handles: vec![] } }]).seal(home, Uuid::nil());
+        let json = describe("page", &past.bytes).unwrap().to_json();
+        assert_eq!(json["past"][0]["source"], "epoch 0 from 0.3 up to 0.10");
+        assert_eq!(json["past"][0]["log"]["pages"][0]["epoch"], 7);
         describe(at(7).as_ref(), &bytes).unwrap();
         describe(at(1).as_ref(), &bytes).unwrap_err();
     }
