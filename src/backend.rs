@@ -42,6 +42,7 @@ mod migrate;
 mod open;
 mod operator;
 mod outbox;
+mod pages;
 mod pushback;
 mod query;
 mod session;

@@ -48,5 +48,5 @@ pub mod pin;
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod golden;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod model;

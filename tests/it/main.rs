@@ -4,6 +4,7 @@
 
 mod backend;
 mod behaviours;
+mod bounded;
 mod claims;
 mod config;
 mod damage;
