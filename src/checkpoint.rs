@@ -40,6 +40,9 @@ pub mod local;
 pub mod manifest;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod explore;
+#[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod golden;
 #[cfg(test)]
