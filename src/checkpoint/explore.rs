@@ -2,7 +2,7 @@
 //! small bounds, breadth first. What is explored is the real thing: writer, ledger, manifests and their codec, and the futures that
 //! talk to the store, each of whose requests is a step ([`script`]).
 //!
-//! `DSTL_EXPLORE_DEPTH` widens the bounds (1 by default, 2 takes minutes).
+//! `DSTL_EXPLORE_DEEPER` widens the bounds by so much: with 1, it takes many minutes.
 
 mod check;
 mod owner;
@@ -10,20 +10,14 @@ mod script;
 mod world;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
-
-use bytes::Bytes;
 
 use self::{
     script::Stage,
     world::{Scope, Step, World},
 };
-use crate::object::Path;
-
-/// What is on the store.
-type Objects = BTreeMap<Path, Bytes>;
 
 /// Of every so many states one is settled: see [`World::settle`].
 const SETTLED: u64 = 64;
@@ -94,20 +88,62 @@ fn explore(name: &str, scope: Scope, most: usize) -> Explored {
     explored
 }
 
-fn depth() -> u8 {
-    std::env::var("DSTL_EXPLORE_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(1)
+/// How much wider the bounds are than by default.
+fn deeper() -> u8 {
+    std::env::var("DSTL_EXPLORE_DEEPER").ok().and_then(|by| by.parse().ok()).unwrap_or(0)
+}
+
+/// Explores `scope` and asserts that it is as wide as it was meant to be.
+fn explored(name: &str, scope: Scope, at_least: usize) {
+    let explored = explore(name, scope, 10_000_000);
+    assert!(explored.states >= at_least && explored.settled > 0, "{name}: {explored:?}");
 }
 
 #[test]
-fn uploads_in_any_order_and_notices_in_any_order() {
-    let scope = Scope { opens: 1, barriers: 2 + depth() - 1, notices: 2, refusals: 1, inline: true, ..Scope::NONE };
-    let explored = explore("one owner", scope, 5_000_000);
-    assert!(explored.states > 3_000, "{explored:?}");
+fn uploads_that_finish_fail_and_come_back_in_any_order_under_notices() {
+    let scope = Scope { opens: 1, barriers: 2, notices: 2 + deeper(), refusals: 1, inline: true, ..Scope::NONE };
+    explored("uploads", scope, 2_000);
+}
+
+#[test]
+fn notices_of_any_kind_in_any_order_to_one_owner() {
+    let scope = Scope { opens: 1, barriers: 2 + deeper(), notices: 3, crashes: 1, ..Scope::INLINE };
+    explored("notices", scope, 2_000);
+    let scope = Scope { barriers: 3, notices: 2 + deeper(), retention: Some(2), ..scope };
+    explored("retention", scope, 2_000);
 }
 
 #[test]
 fn a_successor_and_a_sweep_at_any_moment() {
-    let scope = Scope { opens: 2, barriers: 1, crashes: 1, sweeps: 1, ..Scope::NONE };
-    let explored = explore("succession", scope, 5_000_000);
-    assert!(explored.states > 3_000, "{explored:?}");
+    let scope = Scope { opens: 2, barriers: 1, crashes: 1, sweeps: 1 + deeper(), ..Scope::NONE };
+    explored("succession", scope, 8_000);
+}
+
+#[test]
+fn a_successor_on_the_same_daemon_and_a_sweep_at_any_moment() {
+    let scope = Scope { opens: 2, barriers: 1, sweeps: 1, refusals: deeper(), same_daemon: true, ..Scope::NONE };
+    explored("same daemon", scope, 5_000);
+}
+
+#[test]
+fn owners_that_go_back_to_any_checkpoint_and_use_ids_again() {
+    let scope = Scope { opens: 2, barriers: 2, notices: 1 + deeper(), ..Scope::INLINE };
+    explored("going back", scope, 5_000);
+    let scope = Scope { opens: 3 + deeper(), barriers: 1, crashes: 1, notices: 0, ..Scope::INLINE };
+    explored("three owners", scope, 2_000);
+}
+
+#[test]
+fn a_base_that_is_made_fails_and_is_let_go_beside_a_sweep() {
+    let scope = Scope { opens: 1, barriers: 1, materializations: 1, sweeps: 1, refusals: 1 + deeper(), ..Scope::NONE };
+    explored("base", scope, 2_000);
+    let scope = Scope { opens: 1, barriers: 2, materializations: 1 + deeper(), notices: 1, ..Scope::NONE };
+    explored("truncation", scope, 2_000);
+}
+
+#[test]
+fn an_owner_that_closes_or_dies_beside_a_sweep() {
+    let scope =
+        Scope { opens: 1, barriers: 1 + deeper(), closes: 1, sweeps: 1, crashes: 1, refusals: 1, ..Scope::NONE };
+    explored("closing", scope, 2_000);
 }

@@ -30,8 +30,8 @@ impl World {
             assert_eq!(record.identity, self.truths[&(*epoch, *id)].0);
         }
         for owner in self.owners.iter().filter(|owner| owner.phase == Phase::Serving) {
-            let is_head = head.as_ref().is_some_and(|head| head.owner().epoch == owner.manifest.owner().epoch);
-            self.check_owner(owner, is_head);
+            let head = head.as_ref().filter(|head| head.owner().epoch == owner.manifest.owner().epoch);
+            self.check_owner(owner, head.map(|head| &**head));
         }
     }
 
@@ -42,28 +42,33 @@ impl World {
         }
         for base in &head.materializations {
             let path = base.index.path(&head.backend);
-            assert!(self.objects.contains_key(&path), "`{path}` is named and gone");
+            assert!(self.objects.has(&path), "`{path}` is named and gone");
         }
     }
 
     fn check_run(&self, epoch: u64, run: &Run) {
         for id in run.handles.iter().filter_map(|handle| handle.segment()).cloned() {
             let path = ObjectName::Segment { job: id.job, instance: id.instance, number: id.number }.path();
-            assert!(self.objects.contains_key(&path), "`{path}` of epoch {epoch} is named and gone");
+            assert!(self.objects.has(&path), "`{path}` of epoch {epoch} is named and gone");
         }
     }
 
     /// The ladder is in order, and what is in flight or retained is kept: its log as far as it is listed, its base.
-    fn check_owner(&self, owner: &Owner, is_head: bool) {
+    fn check_owner(&self, owner: &Owner, head: Option<&Manifest>) {
         let epoch = owner.epoch();
         let (confirmed, persisted) = (owner.ledger.confirmed_to(), owner.writer.persisted_batches(owner.batches));
         assert!(confirmed <= persisted && persisted <= owner.batches, "rungs of epoch {epoch} are in order");
-        assert!(owner.writer.persisted_to() <= owner.writer.listed_to() && owner.writer.listed_to() <= owner.writer.next());
-        if !is_head {
-            // Others may have let go, and swept.
-            return;
-        }
+        assert!(
+            owner.writer.persisted_to() <= owner.writer.listed_to() && owner.writer.listed_to() <= owner.writer.next()
+        );
+        // Others may have let go, and swept.
+        let Some(head) = head else { return };
         self.check_named(&owner.manifest);
+        if owner.publication.is_none() && !owner.wants_manifest() {
+            let of_head = head.checkpoints.iter().map(|record| record.identity);
+            let retained = owner.ledger.retained().iter().map(|record| record.identity);
+            assert!(of_head.eq(retained), "nothing is on its way, so the head retains what the owner does");
+        }
         for record in owner.ledger.retained().iter().chain(owner.ledger.in_flight_records()) {
             self.check_contents(&owner.manifest, record, owner.writer.listed_to());
         }

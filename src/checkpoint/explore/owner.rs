@@ -10,7 +10,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    script::{Request, Script, Stage},
+    script::{Objects, Request, Script, Stage},
     world::{Instance, uuid},
 };
 use crate::{
@@ -144,7 +144,7 @@ impl Owner {
     }
 
     /// The next request of the publication has its effect and its answer.
-    pub(super) fn go(&mut self, stage: &Stage, objects: &mut super::Objects) -> Progress {
+    pub(super) fn go(&mut self, stage: &Stage, objects: &mut Objects) -> Progress {
         let publication = self.publication.as_mut().expect("a manifest is on its way");
         let manifest = publication.manifest.clone();
         let appended = publication.script.step(stage, objects, |store| append(store, manifest.clone()));
@@ -351,15 +351,11 @@ fn index_file(epoch: u64, number: u64, instance: Uuid, bytes: u64) -> SnapshotFi
 }
 
 fn index_of(making: &Making) -> BaseIndex {
-    let half = u64::MAX / 2;
-    let piece = |first, last, sqn| Piece {
-        state: StateId(1),
-        key_groups: KeyGroupRange::new(64, 127).unwrap(),
-        hashes: HashRange { first, last },
-        sqn,
-        block: None,
+    let piece = |first, last, sqn| {
+        let key_groups = KeyGroupRange::new(first, last).unwrap();
+        Piece { state: StateId(1), key_groups, hashes: HashRange::ALL, sqn, block: None }
     };
-    BaseIndex::new([piece(0, half, making.from), piece(half + 1, u64::MAX, making.complete_at)]).unwrap()
+    BaseIndex::new([piece(64, 95, making.from), piece(96, 127, making.complete_at)]).unwrap()
 }
 
 /// Feeds what is written to a hasher.

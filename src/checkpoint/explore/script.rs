@@ -3,7 +3,14 @@
 //! A future cannot be copied, and the states of an exploration are. So a [`Script`] is only the answers that its future had so
 //! far: each step makes the future anew, plays them back and adds one. What it does with equal answers is equal.
 
-use std::{fmt, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +21,6 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use super::Objects;
 use crate::{
     metrics::Metrics,
     object::{RetryOptions, Store},
@@ -31,19 +37,82 @@ pub(super) enum Request {
 }
 
 /// What it answers.
-#[derive(Debug, Clone, Hash)]
+#[derive(Debug, Clone)]
 enum Answer {
     Created(bool),
     Got(Option<Bytes>),
-    Listed(Vec<(Path, u64)>),
+    Listed(Arc<[(Path, u64)]>),
     Deleted,
 }
 
 /// A future as far as it has come.
-#[derive(Debug, Clone, Default, Hash)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Script {
     answers: Vec<Answer>,
+    /// Of all answers.
+    print: u64,
     next: Option<Request>,
+}
+
+/// What is on the store.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Objects {
+    objects: Arc<BTreeMap<Path, Bytes>>,
+    /// The sum of those of all objects.
+    print: u64,
+}
+
+impl Objects {
+    pub(super) fn get(&self, path: &Path) -> Option<&Bytes> {
+        self.objects.get(path)
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.objects.contains_key(path)
+    }
+
+    /// The last one of `range`.
+    pub(super) fn last_in(&self, range: Range<&Path>) -> Option<(&Path, &Bytes)> {
+        self.objects.range::<Path, _>(range).next_back()
+    }
+
+    fn add(&mut self, path: &Path, bytes: &Bytes) -> bool {
+        let is_new = !self.has(path);
+        if is_new {
+            Arc::make_mut(&mut self.objects).insert(path.clone(), bytes.clone());
+            self.print = self.print.wrapping_add(print(path, bytes));
+        }
+        is_new
+    }
+
+    fn remove(&mut self, path: &Path) {
+        if let Some(bytes) = Arc::make_mut(&mut self.objects).remove(path) {
+            self.print = self.print.wrapping_sub(print(path, &bytes));
+        }
+    }
+
+    fn list(&self, prefix: &Path) -> Answer {
+        let below = self.objects.iter().filter(|(path, _)| path.prefix_matches(prefix));
+        Answer::Listed(below.map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect())
+    }
+}
+
+impl Hash for Objects {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.print.hash(state);
+    }
+}
+
+impl Hash for Script {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.print, self.answers.len()).hash(state);
+    }
+}
+
+fn print(path: &Path, bytes: &Bytes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (path, bytes).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Request {
@@ -55,13 +124,9 @@ impl Request {
     /// Lets it have its effect.
     pub(super) fn arrive(&self, objects: &mut Objects) -> bool {
         match self {
-            Self::Create(path, bytes) => {
-                let is_new = !objects.contains_key(path);
-                objects.entry(path.clone()).or_insert_with(|| bytes.clone());
-                is_new
-            }
+            Self::Create(path, bytes) => objects.add(path, bytes),
             Self::Delete(paths) => {
-                objects.retain(|path, _| !paths.contains(path));
+                paths.iter().for_each(|path| objects.remove(path));
                 true
             }
             Self::Get(_) | Self::List(_) => false,
@@ -74,10 +139,7 @@ impl Request {
             Self::Create(..) => Answer::Created(created),
             Self::Delete(_) => Answer::Deleted,
             Self::Get(path) => Answer::Got(objects.get(path).cloned()),
-            Self::List(prefix) => {
-                let below = objects.iter().filter(|(path, _)| path.prefix_matches(prefix));
-                Answer::Listed(below.map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect())
-            }
+            Self::List(prefix) => objects.list(prefix),
         }
     }
 }
@@ -104,7 +166,11 @@ impl Script {
     ) -> Option<T> {
         loop {
             let request = self.next.take().expect("it waits for an answer");
-            self.answers.push(request.answer(objects));
+            let answer = request.answer(objects);
+            let mut hasher = DefaultHasher::new();
+            (self.print, format!("{answer:?}")).hash(&mut hasher);
+            self.print = hasher.finish();
+            self.answers.push(answer);
             if let Some(done) = self.run(stage, &make) {
                 return Some(done);
             }
@@ -245,7 +311,8 @@ impl ObjectStore for Player {
         let listed = async move {
             match store.ask(Request::List(prefix)).await {
                 Answer::Listed(found) => {
-                    Ok::<_, Error>(stream::iter(found).map(|(path, size)| Ok(meta(path, size))))
+                    let found: Vec<_> = found.iter().map(|(path, size)| Ok(meta(path.clone(), *size))).collect();
+                    Ok::<_, Error>(stream::iter(found))
                 }
                 other => panic!("{other:?} to a list"),
             }

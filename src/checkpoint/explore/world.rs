@@ -3,15 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher as _},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use uuid::Uuid;
 
 use super::{
-    Objects,
     owner::{Owner, Phase, Progress, Truth, place_of},
-    script::{Request, Script, Stage},
+    script::{Objects, Request, Script, Stage},
 };
 use crate::{
     checkpoint::{
@@ -20,7 +19,7 @@ use crate::{
         ledger::{NoticeKind, NoticeOutcome, NoticeTarget, Retention},
         manifest::{Manifest, tests::sample},
     },
-    object::{ObjectName, Retry, Store},
+    object::{ObjectName, Path, Retry, Store},
     types::{CheckpointIdentity, Epoch},
 };
 
@@ -63,32 +62,71 @@ impl Scope {
         same_daemon: false,
         retention: None,
     };
+
+    /// Nothing, of what fits into manifests.
+    pub(super) const INLINE: Self = Self { inline: true, segments: false, ..Self::NONE };
 }
 
 /// What may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// A new owner, which restores the checkpoint at this place of the head's, on this daemon or a new one.
-    Open { restore: Option<usize>, on: Option<usize> },
-    Barrier { owner: usize, inline: bool },
+    Open {
+        restore: Option<usize>,
+        on: Option<usize>,
+    },
+    Barrier {
+        owner: usize,
+        inline: bool,
+    },
     /// An upload has its effect.
-    Arrive { owner: usize, upload: usize },
+    Arrive {
+        owner: usize,
+        upload: usize,
+    },
     /// Its owner hears of it.
-    Learn { owner: usize, upload: usize },
+    Learn {
+        owner: usize,
+        upload: usize,
+    },
     /// Its owner hears that it failed.
-    Refuse { owner: usize, upload: usize },
+    Refuse {
+        owner: usize,
+        upload: usize,
+    },
     /// A manifest is derived and sent.
-    Begin { owner: usize },
+    Begin {
+        owner: usize,
+    },
     /// Its next request.
-    Go { owner: usize },
-    Notice { owner: usize, kind: NoticeKind, of: (u64, u64) },
-    Materialize { owner: usize },
-    MaterializationArrives { owner: usize },
-    Materialized { owner: usize, succeeded: bool },
-    Close { owner: usize },
-    Crash { instance: usize },
+    Go {
+        owner: usize,
+    },
+    Notice {
+        owner: usize,
+        kind: NoticeKind,
+        of: (u64, u64),
+    },
+    Materialize {
+        owner: usize,
+    },
+    MaterializationArrives {
+        owner: usize,
+    },
+    Materialized {
+        owner: usize,
+        succeeded: bool,
+    },
+    Close {
+        owner: usize,
+    },
+    Crash {
+        instance: usize,
+    },
     /// A request of the dead has its effect.
-    Late { request: usize },
+    Late {
+        request: usize,
+    },
     Sweep,
 }
 
@@ -122,6 +160,7 @@ pub(super) fn uuid(owner: u64, of: u64) -> Uuid {
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) objects: Objects,
+    head: Option<(Path, Arc<Manifest>)>,
     pub(super) instances: Vec<Instance>,
     pub(super) owners: Vec<Arc<Owner>>,
     /// Of each owner.
@@ -130,7 +169,7 @@ pub(super) struct World {
     sweep: Option<Script>,
     left: Scope,
     /// What checkpoints consist of, by epoch and id.
-    pub(super) truths: BTreeMap<(u64, u64), (CheckpointIdentity, Truth)>,
+    pub(super) truths: Arc<BTreeMap<(u64, u64), (CheckpointIdentity, Truth)>>,
     /// What materializations consist of.
     pub(super) bases: BTreeMap<Uuid, Truth>,
     /// Checkpoints that an engine was told to be restorable, and did not let go since.
@@ -142,14 +181,15 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(scope: Scope) -> Self {
         Self {
-            objects: Objects::new(),
+            objects: Objects::default(),
+            head: None,
             instances: vec![],
             owners: vec![],
             prints: vec![],
             late: vec![],
             sweep: None,
             left: scope,
-            truths: BTreeMap::new(),
+            truths: Arc::default(),
             bases: BTreeMap::new(),
             promised: BTreeSet::new(),
             completed: BTreeSet::new(),
@@ -164,10 +204,18 @@ impl World {
     }
 
     /// The newest manifest on the store.
-    pub(super) fn head(&self) -> Option<Manifest> {
-        let manifests = crate::object::layout::manifests(&sample().backend);
-        let newest = self.objects.iter().rfind(|(path, _)| path.prefix_matches(&manifests))?;
-        Some(Manifest::decode(newest.1).expect("nobody damages it"))
+    pub(super) fn head(&self) -> Option<Arc<Manifest>> {
+        self.head.as_ref().map(|(_, head)| head.clone())
+    }
+
+    /// Looks for it, if there may be another.
+    fn find_head(&mut self) {
+        let (first, last) = &*MANIFESTS;
+        let newest = self.objects.last_in(first..last);
+        if self.head.as_ref().map(|(path, _)| path) != newest.map(|(path, _)| path) {
+            let decode = |bytes| Arc::new(Manifest::decode(bytes).expect("nobody damages it"));
+            self.head = newest.map(|(path, bytes)| (path.clone(), decode(bytes)));
+        }
     }
 
     /// Everything that may happen now.
@@ -176,7 +224,7 @@ impl World {
         for (owner, it) in self.owners.iter().enumerate() {
             self.steps_of(owner, it, &mut steps);
         }
-        if self.left.opens > 0 && self.owners.iter().all(|owner| owner.phase != Phase::Opening) {
+        if self.left.opens > 0 {
             self.opens(&mut steps);
         }
         if self.left.crashes > 0 {
@@ -242,6 +290,11 @@ impl World {
 
     /// Lets `step` happen.
     pub(super) fn take(&mut self, stage: &Stage, step: Step) {
+        self.happen(stage, step);
+        self.find_head();
+    }
+
+    fn happen(&mut self, stage: &Stage, step: Step) {
         match step {
             Step::Open { restore, on } => self.open(stage, restore, on),
             Step::Crash { instance } => {
@@ -250,7 +303,7 @@ impl World {
             }
             Step::Late { request } => {
                 let request = self.late.remove(request);
-                self.arrives(&request, None);
+                self.arrives(&request);
             }
             Step::Sweep => drop(self.sweep_step(stage)),
             Step::Barrier { owner, .. }
@@ -276,7 +329,8 @@ impl World {
         match step {
             Step::Barrier { inline, .. } => {
                 let identity = owner.barrier(instance, inline);
-                let before = self.truths.insert((identity.epoch, identity.id), (identity, owner.truth()));
+                let before =
+                    Arc::make_mut(&mut self.truths).insert((identity.epoch, identity.id), (identity, owner.truth()));
                 assert!(before.is_none(), "an epoch has one owner that is served");
             }
             Step::Arrive { upload, .. } => {
@@ -319,11 +373,11 @@ impl World {
         }
     }
 
-    /// A request has its effect, of the owner at `of` if that lives.
-    fn arrives(&mut self, request: &Request, of: Option<usize>) {
-        if let (Request::Create(path, bytes), None) = (request, of)
+    /// A request of the dead has its effect.
+    fn arrives(&mut self, request: &Request) {
+        if let Request::Create(path, bytes) = request
             && matches!(ObjectName::parse(path), Some(ObjectName::Manifest { .. }))
-            && !self.objects.contains_key(path)
+            && !self.objects.has(path)
         {
             self.check_publication(&Manifest::decode(bytes).unwrap());
         }
@@ -335,7 +389,7 @@ impl World {
         let Some(head) = self.head() else { return };
         let what = format!("manifest {} of epoch {}", manifest.number, manifest.owner().epoch);
         assert_eq!(manifest.number, head.number + 1, "{what} is not the one after the head");
-        let bytes = &self.objects[&chain::manifest_name(&head.backend, head.number).path()];
+        let bytes = self.objects.get(&chain::manifest_name(&head.backend, head.number).path()).unwrap();
         let crc = crate::checkpoint::envelope::crc_of(bytes);
         assert_eq!(manifest.previous_crc, crc, "{what} does not derive from the head");
         let is_own = manifest.owner().epoch == head.owner().epoch;
@@ -345,7 +399,7 @@ impl World {
     fn go(&mut self, stage: &Stage, at: usize) {
         let publication = self.owners[at].publication.as_ref().unwrap();
         if let Some(Request::Create(path, _)) = publication.script.next()
-            && !self.objects.contains_key(path)
+            && !self.objects.has(path)
         {
             self.check_publication(&publication.manifest);
         }
@@ -428,11 +482,14 @@ impl World {
     }
 
     fn notice(&mut self, at: usize, kind: NoticeKind, of: (u64, u64)) {
-        self.left.notices -= 1;
+        let before = self.prints[at];
         let owner = Arc::make_mut(&mut self.owners[at]);
         let target = NoticeTarget { epoch: of.0, id: of.1, uuid: None };
-        let is_retained = owner.ledger.retained().iter().any(|record| (record.identity.epoch, record.identity.id) == of);
+        let is_retained =
+            owner.ledger.retained().iter().any(|record| (record.identity.epoch, record.identity.id) == of);
         let outcome = owner.notice(kind, target);
+        // A repeated one does nothing, and so may come any number of times.
+        self.left.notices -= u8::from(owner.fingerprint() != before);
         let epoch = owner.manifest.owner().epoch;
         if self.head().is_none_or(|head| head.owner().epoch != epoch) || !is_retained {
             // A stale owner cannot let anything go.
@@ -470,7 +527,8 @@ impl World {
             self.crash(instance);
         }
         for request in std::mem::take(&mut self.late) {
-            self.arrives(&request, None);
+            self.arrives(&request);
+            self.find_head();
         }
         self.check();
         let checkpoints = self.head().map_or(0, |head| head.checkpoints.len());
@@ -503,6 +561,12 @@ async fn sweep(store: Store) -> Result<SweepReport, collect::SweepError> {
     let options = SweepOptions { grace: std::time::Duration::ZERO, now_ms: 0, delete: true };
     collect::sweep(&store, &sample().backend.job, &options, Retry::none()).await
 }
+
+/// Where manifests lie.
+static MANIFESTS: LazyLock<(Path, Path)> = LazyLock::new(|| {
+    let path = |number| chain::manifest_name(&sample().backend, number).path();
+    (path(0), path(u64::MAX))
+});
 
 /// Before the first owner.
 fn empty() -> Manifest {
