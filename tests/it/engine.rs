@@ -39,6 +39,8 @@ pub(crate) struct Story {
     replied: BTreeMap<(u64, u64), CheckpointHandle>,
     /// Those that may have been let go since.
     let_go: BTreeSet<(u64, u64)>,
+    /// The newest that an engine said to be complete, or restored.
+    completed: (u64, u64),
 }
 
 /// One owner.
@@ -78,6 +80,10 @@ impl Engine {
         backend.register(backend.epoch(), &states())?;
         let restored = opened.checkpoint.map(|identity| (identity.epoch, identity.id));
         let contents = restored.map(|key| story.lock().cuts[&key].clone()).unwrap_or_default();
+        {
+            let mut story = story.lock();
+            story.completed = story.completed.max(restored.unwrap_or_default());
+        }
         let engine = Self { backend, restored, contents, story: story.clone(), writes: attempt * 1000 };
         assert_eq!(engine.read().await?, engine.contents, "restored {restored:?}");
         Ok(engine)
@@ -150,8 +156,10 @@ impl Engine {
     /// Tells the backend of checkpoint `id` of `epoch`; what that may let go is no longer expected.
     pub(crate) fn notice(&self, kind: NoticeKind, (epoch, id): (u64, u64)) -> Result<(), Error> {
         let mut story = self.story.lock();
+        story.completed = story.completed.max(if kind == NoticeKind::Complete { (epoch, id) } else { (0, 0) });
+        let completed = story.completed;
         let goes = |key: &(u64, u64)| match kind {
-            NoticeKind::Complete => *key < (epoch, id),
+            NoticeKind::Complete => *key < completed,
             NoticeKind::Subsume => key.0 == epoch && key.1 <= id,
             NoticeKind::Abort | NoticeKind::Discard => *key == (epoch, id),
         };

@@ -64,7 +64,12 @@ impl Gate {
             state.arrived += 1;
         });
         let mut state = self.state.subscribe();
-        let passes = async move { state.wait_for(|state| number < state.closes_at).await.map(drop).unwrap() };
+        let passes = async move {
+            if state.wait_for(|state| number < state.closes_at).await.is_err() {
+                // Nobody is left to open it.
+                std::future::pending::<()>().await;
+            }
+        };
         let waits = tokio::spawn(async move {
             if after_effect {
                 let answer = effect.await;
