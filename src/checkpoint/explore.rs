@@ -6,6 +6,7 @@
 
 mod check;
 mod owner;
+mod reader;
 mod script;
 mod world;
 
@@ -46,9 +47,11 @@ impl Way {
     }
 }
 
-/// Visits every state within `scope`, up to `most`, and checks it.
-fn explore(name: &str, scope: Scope, most: usize) -> Explored {
-    let (stage, first) = (Stage::new(), World::new(scope));
+/// Visits every state within `scope` after the steps of `prefix`, up to `most`, and checks it.
+fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Explored {
+    let (stage, mut first) = (Stage::new(), World::new(Scope { opens: 9, materializations: 9, ..scope }));
+    prefix.iter().for_each(|step| first.take(&stage, *step));
+    first.left = scope;
     let (mut seen, mut way) = (HashSet::from([first.fingerprint()]), Way(vec![(0, None)]));
     let (mut open, mut explored) = (VecDeque::from([(0, first)]), Explored::default());
     while let Some((at, world)) = open.pop_front() {
@@ -95,7 +98,12 @@ fn deeper() -> u8 {
 
 /// Explores `scope` and asserts that it is as wide as it was meant to be.
 fn explored(name: &str, scope: Scope, at_least: usize) {
-    let explored = explore(name, scope, 10_000_000);
+    explored_after(name, &[], scope, at_least);
+}
+
+/// The same, after some steps.
+fn explored_after(name: &str, prefix: &[Step], scope: Scope, at_least: usize) {
+    let explored = explore(name, prefix, scope, 10_000_000);
     assert!(explored.states >= at_least && explored.settled > 0, "{name}: {explored:?}");
 }
 
@@ -146,4 +154,37 @@ fn an_owner_that_closes_or_dies_beside_a_sweep() {
     let scope =
         Scope { opens: 1, barriers: 1 + deeper(), closes: 1, sweeps: 1, crashes: 1, refusals: 1, ..Scope::NONE };
     explored("closing", scope, 2_000);
+}
+
+/// An owner that opened.
+fn opened(owner: usize, restore: Option<usize>) -> Vec<Step> {
+    vec![Step::Open { restore, on: None }, Step::Go { owner }, Step::Go { owner }]
+}
+
+/// A checkpoint whose change set is in a segment, published.
+fn published(owner: usize) -> Vec<Step> {
+    let upload = 0;
+    let durable =
+        [Step::Barrier { owner, inline: false }, Step::Arrive { owner, upload }, Step::Learn { owner, upload }];
+    [&durable[..], &[Step::Begin { owner }, Step::Go { owner }]].concat()
+}
+
+#[test]
+fn a_reader_that_pins_while_the_log_below_a_base_is_let_go_and_swept() {
+    let base = [
+        Step::Materialize { owner: 0 },
+        Step::Materialize { owner: 0 },
+        Step::MaterializationArrives { owner: 0 },
+        Step::Materialized { owner: 0, succeeded: true },
+    ];
+    let prefix = [opened(0, None), published(0), base.to_vec(), published(0)].concat();
+    let scope = Scope { barriers: 2, readers: 1, notices: 1 + deeper(), sweeps: 1, ..Scope::NONE };
+    explored_after("reader of a base", &prefix, scope, 1_000);
+}
+
+#[test]
+fn a_reader_that_pins_while_a_branch_is_let_go_and_swept() {
+    let prefix = [opened(0, None), published(0), published(0), opened(1, Some(0))].concat();
+    let scope = Scope { barriers: 0, readers: 1, notices: 1 + deeper(), sweeps: 1, ..Scope::NONE };
+    explored_after("reader of a branch", &prefix, scope, 1_000);
 }

@@ -1,7 +1,7 @@
 //! Barriers in flight, and notices in any order, repeated, late and about checkpoints of other attempts, with a crash at every
 //! request to the store.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use dstl::{
     backend::{BackendOptions, RestoreFrom},
@@ -33,6 +33,8 @@ enum Act {
     Notice(NoticeKind, usize),
     Persist,
     Materialize,
+    /// Lets so many milliseconds pass: manifests are written, or not yet.
+    Pause(u64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -49,6 +51,7 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (kind, 0..5_usize).prop_map(|(kind, back)| Act::Notice(kind, back)),
         1 => Just(Act::Persist),
         1 => Just(Act::Materialize),
+        6 => (0..300_u64).prop_map(Act::Pause),
     ]
 }
 
@@ -62,7 +65,7 @@ struct Plan {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let acts = || prop::collection::vec(act(), 4..14);
+    let acts = || prop::collection::vec(act(), 8..24);
     let retention = prop_oneof![Just(Retention::Explicit), (1..4_usize).prop_map(Retention::Count)];
     ([acts(), acts()], retention, prop_oneof![Just(0), Just(100), Just(1000)])
         .prop_map(|(acts, retention, inline)| Plan { acts, retention, inline })
@@ -103,6 +106,7 @@ async fn play(mut engine: Engine, acts: Vec<Act>, mut known: Known) -> Result<Kn
             }
             Act::Persist => drop(engine.backend.persist(engine.backend.epoch()).await?),
             Act::Materialize => drop(engine.backend.materialize(engine.backend.epoch()).await?),
+            Act::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         }
     }
     for flight in flights {
@@ -144,7 +148,7 @@ async fn crash(inner: InnerBackend, plan: &Plan, owner: usize, (at, after_effect
 }
 
 fn cases() -> u32 {
-    std::env::var("DSTL_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6)
+    std::env::var("DSTL_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(4)
 }
 
 /// Plans of this seed, each with a crash at every request, and before and after its effect.

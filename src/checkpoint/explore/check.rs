@@ -29,6 +29,9 @@ impl World {
             let record = record.unwrap_or_else(|| panic!("checkpoint {id} of epoch {epoch} was replied and is gone"));
             assert_eq!(record.identity, self.truths[&(*epoch, *id)].0);
         }
+        for path in self.readers.iter().flat_map(|reader| reader.reads()) {
+            assert!(self.objects.has(path), "`{path}` is read and gone");
+        }
         for owner in self.owners.iter().filter(|owner| owner.phase == Phase::Serving) {
             let head = head.as_ref().filter(|head| head.owner().epoch == owner.manifest.owner().epoch);
             self.check_owner(owner, head.map(|head| &**head));

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::{
     metrics::Metrics,
-    object::{RetryOptions, Store},
+    object::{ObjectName, RetryOptions, Store},
     random::Random,
 };
 
@@ -116,9 +116,9 @@ fn print(path: &Path, bytes: &Bytes) -> u64 {
 }
 
 impl Request {
-    /// Whether nothing else can change its answer: what is read never changes, and what is read here is never deleted.
+    /// Whether nothing else can change its answer: objects never change, and of those that are read here only pins are deleted.
     fn is_independent(&self) -> bool {
-        matches!(self, Self::Get(_))
+        matches!(self, Self::Get(path) if !matches!(ObjectName::parse(path), Some(ObjectName::Pin { .. })))
     }
 
     /// Lets it have its effect.

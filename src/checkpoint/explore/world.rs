@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     owner::{Owner, Phase, Progress, Truth, place_of},
+    reader::Reader,
     script::{Objects, Request, Script, Stage},
 };
 use crate::{
@@ -39,6 +40,8 @@ pub(super) struct Scope {
     pub(super) sweeps: u8,
     pub(super) materializations: u8,
     pub(super) closes: u8,
+    /// Readers that pin.
+    pub(super) readers: u8,
     /// Whether batches may go inline, or into segments.
     pub(super) inline: bool,
     pub(super) segments: bool,
@@ -57,6 +60,7 @@ impl Scope {
         sweeps: 0,
         materializations: 0,
         closes: 0,
+        readers: 0,
         inline: false,
         segments: true,
         same_daemon: false,
@@ -128,6 +132,18 @@ pub(super) enum Step {
         request: usize,
     },
     Sweep,
+    /// A new reader reads the head, to read the checkpoint at this place of it.
+    Read {
+        checkpoint: usize,
+    },
+    /// Its next request.
+    Reader {
+        reader: usize,
+    },
+    /// It has read what it wanted.
+    Release {
+        reader: usize,
+    },
 }
 
 /// A daemon process.
@@ -167,7 +183,8 @@ pub(super) struct World {
     prints: Vec<u64>,
     late: Vec<Request>,
     sweep: Option<Script>,
-    left: Scope,
+    pub(super) readers: Vec<Reader>,
+    pub(super) left: Scope,
     /// What checkpoints consist of, by epoch and id.
     pub(super) truths: Arc<BTreeMap<(u64, u64), (CheckpointIdentity, Truth)>>,
     /// What materializations consist of.
@@ -188,6 +205,7 @@ impl World {
             prints: vec![],
             late: vec![],
             sweep: None,
+            readers: vec![],
             left: scope,
             truths: Arc::default(),
             bases: BTreeMap::new(),
@@ -199,7 +217,7 @@ impl World {
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.objects, &self.instances, &self.prints, &self.late).hash(&mut hasher);
-        (&self.sweep, &self.left, &self.promised, &self.completed).hash(&mut hasher);
+        (&self.sweep, &self.readers, &self.left, &self.promised, &self.completed).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -232,6 +250,14 @@ impl World {
             steps.extend(alive.map(|(instance, _)| Step::Crash { instance }));
         }
         steps.extend((0..self.late.len()).map(|request| Step::Late { request }));
+        if self.left.readers > 0 {
+            let checkpoints = self.head().map_or(0, |head| head.checkpoints.len());
+            steps.extend((0..checkpoints).map(|checkpoint| Step::Read { checkpoint }));
+        }
+        for (reader, it) in self.readers.iter().enumerate() {
+            steps.extend(it.is_pinning().then_some(Step::Reader { reader }));
+            steps.extend(it.holds().then_some(Step::Release { reader }));
+        }
         if self.sweep.is_some() || self.left.sweeps > 0 && !self.owners.is_empty() {
             steps.push(Step::Sweep);
         }
@@ -306,6 +332,13 @@ impl World {
                 self.arrives(&request);
             }
             Step::Sweep => drop(self.sweep_step(stage)),
+            Step::Read { checkpoint } => {
+                self.left.readers -= 1;
+                let number = self.readers.len() as u64;
+                self.readers.push(Reader::new(stage, number, &mut self.objects, checkpoint));
+            }
+            Step::Reader { reader } => self.readers[reader].step(stage, &mut self.objects),
+            Step::Release { reader } => self.readers[reader].release(&mut self.objects),
             Step::Barrier { owner, .. }
             | Step::Arrive { owner, .. }
             | Step::Learn { owner, .. }
@@ -369,7 +402,13 @@ impl World {
                 self.left.closes -= 1;
                 owner.closing = true;
             }
-            Step::Open { .. } | Step::Crash { .. } | Step::Late { .. } | Step::Sweep => unreachable!("not of an owner"),
+            Step::Open { .. }
+            | Step::Crash { .. }
+            | Step::Late { .. }
+            | Step::Sweep
+            | Step::Read { .. }
+            | Step::Reader { .. }
+            | Step::Release { .. } => unreachable!("not of an owner"),
         }
     }
 
@@ -530,6 +569,7 @@ impl World {
             self.arrives(&request);
             self.find_head();
         }
+        self.readers.iter_mut().for_each(|reader| reader.release(&mut self.objects));
         self.check();
         let checkpoints = self.head().map_or(0, |head| head.checkpoints.len());
         self.left = Scope { opens: 1, sweeps: 1, closes: 1, ..self.left };
