@@ -7,6 +7,7 @@
 mod check;
 mod owner;
 mod reader;
+mod scope;
 mod script;
 mod world;
 
@@ -16,8 +17,9 @@ use std::{
 };
 
 use self::{
+    scope::{Scope, Step},
     script::Stage,
-    world::{Scope, Step, World},
+    world::World,
 };
 
 /// Of every so many states one is settled: see [`World::settle`].
