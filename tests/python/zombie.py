@@ -1,4 +1,4 @@
-"""A daemon that stops (SIGSTOP), is succeeded and swept behind, and goes on (SIGCONT): it publishes nothing, nothing is lost."""
+"""A daemon that is stopped (SIGSTOP), succeeded and swept behind, and goes on (SIGCONT): it publishes nothing."""
 
 import copy
 import random
@@ -51,8 +51,9 @@ def haunt(world, seed, goes_back):
     second, reopened, ids, model = restored(world, new, 2, restore, by_key, where)
     if not goes_back:
         assert reopened.checkpoint.checkpoint_id >= max(promised, default=0), where
-    inherited = {(c.checkpoint.epoch, c.checkpoint.checkpoint_id) for c in second.describe(reopened.backend).checkpoints}
-    assert {(epoch, number) for number in promised} <= inherited, f"{where}: {promised.keys()} are not all in {inherited}"
+    retained = [c.checkpoint for c in second.describe(reopened.backend).checkpoints]
+    inherited = {(checkpoint.epoch, checkpoint.checkpoint_id) for checkpoint in retained}
+    assert {(epoch, number) for number in promised} <= inherited, f"{where}: of {list(promised)} there are {inherited}"
     retained = {}
     for number in range(1, 5):
         identity = reopened.checkpoint.checkpoint_id + number
@@ -61,14 +62,13 @@ def haunt(world, seed, goes_back):
         done = second.checkpoint(reopened.backend, identity)
         retained[identity] = done.handle
         if number % 2:
-            second.notify("COMPLETE", done.checkpoint)
+            second.notify(reopened.backend, "COMPLETE", done.checkpoint)
             gc(world, old.store)
 
     old.resume()
     writing.join(60)
     assert not writing.is_alive(), f"{where}: the zombie goes on"
     with refused("REASON_FENCED"):
-        client.describe(opened.backend)
         client.apply(opened.backend)
     late = {(epoch, number) for number in handles} - inherited
     assert not late, f"{where}: the zombie published {late}"
@@ -76,7 +76,7 @@ def haunt(world, seed, goes_back):
     identity = reopened.checkpoint.checkpoint_id + 5
     by_key[(reopened.backend.epoch.number, identity)] = copy.deepcopy(model)
     retained[identity] = second.checkpoint(reopened.backend, identity).handle
-    everything = {**{(epoch, number): handle for number, handle in promised.items()}}
+    everything = {(epoch, number): handle for number, handle in promised.items()}
     everything.update({(reopened.backend.epoch.number, number): handle for number, handle in retained.items()})
     third = world.start(store=old.store)
     chosen = [*list(everything.items())[:2], *list(everything.items())[-5:]]
