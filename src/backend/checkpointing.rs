@@ -325,6 +325,7 @@ impl Core {
         let released = self.writer.on_published(self.publishing_to);
         self.release_memory(released);
         for record in self.ledger.published() {
+            self.to_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             let completed = self.completed(&record, Some(&flight));
             self.env.metrics.checkpoint_completed(&completed);
@@ -360,6 +361,9 @@ impl Core {
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
             self.want_copies();
             return NoticeOutcome::Done;
+        }
+        if self.is_coordinated(kind, target) {
+            return NoticeOutcome::Coordinated;
         }
         let outcome = self.ledger.notice(kind, target);
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {

@@ -8,6 +8,7 @@
 //! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
 //! is redistributed ([`operator`]).
 
+mod admit;
 mod choice;
 mod claim;
 mod damage;
@@ -128,6 +129,8 @@ pub struct Opened {
     pub warm: bool,
     /// Where there was such an owner on this daemon, why that was not done.
     pub not_warm: String,
+    /// Whether dstl completes its checkpoints: its attempt of the job was declared.
+    pub coordinated: bool,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -159,6 +162,8 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
+    let (spec, declared) = admit::admit(env, spec, retry).await?;
+    let spec = &spec;
     let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let mut predecessor = predecessor;
     let mut reserved = if predecessor.is_none() { Some(account()?) } else { None };
@@ -193,6 +198,7 @@ pub(super) async fn open(
     let progress = restored.progress;
     let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped };
     let mut core = assemble(env, spec, assembly);
+    core.begin_coordinated(declared.as_deref());
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     Ok(Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) })
 }
@@ -324,6 +330,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
+        coordinated: None,
         manifest_crc: crc,
         publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
@@ -367,7 +374,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
 
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
-    let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
+    let (env, store, tasks) = (core.env.clone(), core.env.store.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
@@ -377,6 +384,10 @@ fn serve(core: Core, restored: Progress) -> Opened {
     tasks.spawn(worker::run(shared.clone()));
     if changelog {
         tasks.spawn(materialize::run(shared.clone()));
+    }
+    let coordinated = shared.core.lock().coordinated.is_some();
+    if coordinated {
+        env.coordinators.join(&env, &shared);
     }
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
@@ -441,6 +452,7 @@ fn describe(backend: &Backend) -> Opened {
         skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),
+        coordinated: core.coordinated.is_some(),
     }
 }
 

@@ -81,6 +81,7 @@ fn code(reason: Reason) -> Code {
         | Reason::CheckpointOutOfOrder
         | Reason::SessionHalted
         | Reason::NoConsistentCheckpoint
+        | Reason::DeclarationMismatch
         | Reason::Failsafe => Code::FailedPrecondition,
         Reason::Unsupported => Code::Unimplemented,
         Reason::MessageTooLarge => Code::OutOfRange,

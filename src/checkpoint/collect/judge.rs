@@ -9,6 +9,7 @@ use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
         chain::KEPT_MANIFESTS,
+        job::{JobRecord, KEPT_RECORDS, Report, is_outdated},
         manifest::{Import, Manifest, SnapshotFile},
     },
     object::ObjectName,
@@ -52,6 +53,8 @@ pub struct View {
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
     /// By chain: the manifests below the head that stay, and why.
     fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
+    /// The newest record of the job's own chain.
+    job: Option<JobRecord>,
     has_pins: bool,
 }
 
@@ -121,6 +124,12 @@ impl View {
         view
     }
 
+    /// The same, with the newest record of the job's own chain, which was read after the objects were listed.
+    #[must_use]
+    pub fn with_job(self, job: Option<JobRecord>) -> Self {
+        Self { job, ..self }
+    }
+
     /// The chains that were read.
     #[must_use]
     pub fn chains(&self) -> &BTreeMap<BackendId, Chain> {
@@ -164,12 +173,27 @@ impl View {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
             ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
-            ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
+            ObjectName::JobRecord { number, .. } => self.job_record(*number),
+            ObjectName::Report { .. } => self.report(name),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
             ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
             ObjectName::SnapshotFile { backend, instance, file } => self.snapshot_file(backend, *instance, file),
             ObjectName::Pin { .. } | ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
+        }
+    }
+
+    fn job_record(&self, number: u64) -> Verdict {
+        match &self.job {
+            Some(newest) if number + KEPT_RECORDS <= newest.number => Verdict::Garbage(Garbage::Superseded),
+            _ => Verdict::Live(Live::JobRecord),
+        }
+    }
+
+    fn report(&self, name: &ObjectName) -> Verdict {
+        match (&self.job, Report::of(name.clone())) {
+            (Some(newest), Some(report)) if is_outdated(newest, &report) => Verdict::Garbage(Garbage::OutdatedReport),
+            _ => Verdict::Live(Live::Report),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
         base::BaseIndex,
         chain::{self, ChainError},
         index::{Page, PageRef},
+        job,
         manifest::{Manifest, Materialization, SnapshotFile},
     },
     object::{
@@ -115,8 +116,9 @@ impl<'a> Observer<'a> {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
+        let record = job::newest(self.store, self.job, self.retry).await?;
         let pins = self.store.list(&layout::pins(self.job), self.retry).await?;
-        Ok(View::new(chains, !pins.is_empty()))
+        Ok(View::new(chains, !pins.is_empty()).with_job(record))
     }
 
     /// The heads as last observed.
