@@ -101,9 +101,9 @@ use tonic::{
 
 use crate::proto::v1::{
     ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
-    CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest, HelloResponse, Limits, Notice,
-    NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring, open_response::Response,
-    state_backend_service_client::StateBackendServiceClient,
+    CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest,
+    HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring,
+    open_response::Response, state_backend_service_client::StateBackendServiceClient,
 };
 
 pub use self::{

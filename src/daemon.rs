@@ -406,7 +406,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: local.backends,
         materializing: Turns::default(),
-            coordinators: Coordinators::default(),
+        coordinators: Coordinators::default(),
         metrics: BackendMetrics::register(metrics),
     }
 }

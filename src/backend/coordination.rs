@@ -277,7 +277,8 @@ impl Core {
         let Some(coordinated) = &mut self.coordinated else { return };
         coordinated.unreported.clear();
         let attempt = self.manifest.owner().attempt;
-        let text = format!("backend `{}`: attempt {attempt} is outdated, attempt {by} of the job has begun; stop", self.id);
+        let text =
+            format!("backend `{}`: attempt {attempt} is outdated, attempt {by} of the job has begun; stop", self.id);
         if !matches!(self.condition, Condition::Ended(_)) {
             self.env.metrics.fenced();
         }

@@ -6,7 +6,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::checkpointing::CompletedCheckpoint;
-use crate::{error::Error, types::{CheckpointId, CheckpointIdentity}};
+use crate::{
+    error::Error,
+    types::{CheckpointId, CheckpointIdentity},
+};
 
 /// Something that a session has to tell its client.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use crate::{
     changelog::compression::Compression,
     object::ObjectName,
     proto::store,
-    types::{CheckpointIdentity, Name, HashRange, KeyGroupRange, Sqn, StateId},
+    types::{CheckpointIdentity, HashRange, KeyGroupRange, Name, Sqn, StateId},
 };
 
 /// Compares with the golden bytes, or writes them if there are none (delete a fixture to make it again).
@@ -112,7 +112,10 @@ fn declared() -> JobRecord {
         spoilt: vec![Spoilt::new(checkpoint(4, 18), "gone")],
         declared: Some(Declaration { operators: BTreeMap::from([(count.clone(), 2), (sink.clone(), 1)]), asked }),
         new_operators: BTreeSet::from([sink]),
-        commit: Some(Commit { checkpoint: checkpoint(4, 17), parts: BTreeMap::from([(count, vec![part(1), part(2)])]) }),
+        commit: Some(Commit {
+            checkpoint: checkpoint(4, 17),
+            parts: BTreeMap::from([(count, vec![part(1), part(2)])]),
+        }),
         earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
     }
 }

@@ -167,7 +167,9 @@ pub enum JobError {
         skipped: Vec<Spoilt>,
     },
     /// The attempt was declared, and otherwise.
-    #[error("job `{job}`: attempt {attempt} was declared with {declared}, not with {asked}; declare the same, or a higher attempt")]
+    #[error(
+        "job `{job}`: attempt {attempt} was declared with {declared}, not with {asked}; declare the same, or a higher attempt"
+    )]
     DeclaredOtherwise {
         /// The job.
         job: Name,
@@ -179,7 +181,9 @@ pub enum JobError {
         asked: Box<Declaration>,
     },
     /// The attempt has begun without.
-    #[error("job `{job}`: attempt {attempt} has begun without being declared; declare a higher attempt before any of its tasks open")]
+    #[error(
+        "job `{job}`: attempt {attempt} has begun without being declared; declare a higher attempt before any of its tasks open"
+    )]
     BegunUndeclared {
         /// The job.
         job: Name,
@@ -200,7 +204,9 @@ pub enum JobError {
         what: String,
     },
     /// The checkpoint that was asked for is not consistent.
-    #[error("job `{0}`: there is no checkpoint {1} that every operator retains whole; declare another id, the newest commit, or empty")]
+    #[error(
+        "job `{0}`: there is no checkpoint {1} that every operator retains whole; declare another id, the newest commit, or empty"
+    )]
     NotConsistent(Name, String),
     /// The records were deleted.
     #[error("the records of job `{0}` are gone from the store")]

@@ -288,7 +288,9 @@ impl Ledger {
     /// The whole job has `target`, and commits nothing older any more: it completes, and what is older and did not complete goes.
     pub fn commit(&mut self, target: NoticeTarget) -> NoticeOutcome {
         let outcome = self.complete(target);
-        let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else { return outcome };
+        let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
+            return outcome;
+        };
         let is_over = |record: &CheckpointRecord| key(record) < committed && !record.completed && !record.subsumed;
         for record in self.retained.iter_mut().filter(|record| is_over(record)) {
             record.subsumed = true;

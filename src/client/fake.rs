@@ -495,10 +495,7 @@ impl StateBackendService for Fake {
         Err(Status::unimplemented("not faked"))
     }
 
-    async fn declare_job(
-        &self,
-        _: Request<pb::DeclareJobRequest>,
-    ) -> Result<Response<pb::DeclareJobResponse>, Status> {
+    async fn declare_job(&self, _: Request<pb::DeclareJobRequest>) -> Result<Response<pb::DeclareJobResponse>, Status> {
         Err(Status::unimplemented("not faked"))
     }
 

@@ -19,8 +19,8 @@ use super::{
     wire::{Frame, SessionCodec},
 };
 use crate::proto::v1::{
-    BackendRef, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeOutcome, OperationResult, PersistReply,
-    SessionRequest, SessionResponse, SessionStart, SessionStarted, session_request::Request,
+    BackendRef, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeOutcome, OperationResult,
+    PersistReply, SessionRequest, SessionResponse, SessionStart, SessionStarted, session_request::Request,
     session_response::Response,
 };
 

@@ -257,7 +257,8 @@ impl StateBackendService for Service {
         request: Request<v1::DeclareJobRequest>,
     ) -> Result<Response<v1::DeclareJobResponse>, Status> {
         let request = request.into_inner();
-        let declared = match convert::job_name(&request.job).and_then(|job| Ok((job, convert::declaration(&request)?))) {
+        let declared = match convert::job_name(&request.job).and_then(|job| Ok((job, convert::declaration(&request)?)))
+        {
             Ok((job, declaration)) => self.directory.declare_job(&job, request.attempt, &declaration).await,
             Err(error) => Err(error),
         };

@@ -295,7 +295,8 @@ fn job_record_fields(record: &JobRecord) -> Vec<(&'static str, Node)> {
     let declared = record.declared.as_ref().map_or_else(|| Node::text("no: its engine coordinates"), Node::text);
     let committed = |commit: &Commit| {
         let parts = commit.parts.iter().flat_map(|(operator, parts)| {
-            let part = |(part, subtask): (&CheckpointIdentity, u32)| Node::text(format_args!("{operator}/{subtask}: {part}"));
+            let part =
+                |(part, subtask): (&CheckpointIdentity, u32)| Node::text(format_args!("{operator}/{subtask}: {part}"));
             parts.iter().zip(0..).map(part).collect::<Vec<_>>()
         });
         Node::Fields(vec![("checkpoint", Node::text(commit.checkpoint)), ("parts", Node::list(parts))])

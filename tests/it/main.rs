@@ -5,6 +5,7 @@
 mod backend;
 mod behaviours;
 mod config;
+mod coordination;
 mod damage;
 mod demo;
 mod deploy;

@@ -10,8 +10,8 @@ use std::{
 
 use dstl::{
     backend::{
-        BackendMetrics, BackendOptions, Coordinators, CreditPool, Directory, Environment, OpenSpec, Operation, RestoreFrom, Session,
-        SessionEvent, Turns,
+        BackendMetrics, BackendOptions, Coordinators, CreditPool, Directory, Environment, OpenSpec, Operation,
+        RestoreFrom, Session, SessionEvent, Turns,
     },
     changelog::{
         batcher::BatchOptions,

@@ -63,7 +63,10 @@ pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
 
 /// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and subtask. Pure.
 #[must_use]
-pub fn tally(record: &JobRecord, reports: &[Report]) -> BTreeMap<JobCheckpoint, BTreeMap<(Name, u32), CheckpointIdentity>> {
+pub fn tally(
+    record: &JobRecord,
+    reports: &[Report],
+) -> BTreeMap<JobCheckpoint, BTreeMap<(Name, u32), CheckpointIdentity>> {
     let mut tally: BTreeMap<_, BTreeMap<_, CheckpointIdentity>> = BTreeMap::new();
     let Some(declared) = &record.declared else { return tally };
     let counts = |report: &&Report| {

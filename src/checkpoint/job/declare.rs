@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ATTEMPTS, Asked, Beginning, Commit, Declaration, JobCheckpoint, JobError, JobRecord, JobView, Latest, chain, commit, read_heads,
-    reports,
+    ATTEMPTS, Asked, Beginning, Commit, Declaration, JobCheckpoint, JobError, JobRecord, JobView, Latest, chain,
+    commit, read_heads, reports,
 };
 use crate::{
     checkpoint::manifest::Manifest,
@@ -103,7 +103,12 @@ fn check(job: &Name, declaration: &Declaration) -> Result<(), JobError> {
 }
 
 /// What the declaration of an attempt gets where `newest` is of that or a later one. Pure.
-pub(super) fn answer(job: &Name, newest: &JobRecord, attempt: Attempt, declaration: &Declaration) -> Result<Generation, JobError> {
+pub(super) fn answer(
+    job: &Name,
+    newest: &JobRecord,
+    attempt: Attempt,
+    declaration: &Declaration,
+) -> Result<Generation, JobError> {
     let job = job.clone();
     if newest.attempt > attempt {
         return Err(JobError::Outdated { job, attempt, newer: newest.attempt });
@@ -144,7 +149,8 @@ pub(super) fn restored(
     let given = match (declaration.asked, newest.filter(|newest| newest.declared.is_some())) {
         (Asked::Empty, _) => None,
         (Asked::Given { id, attempt }, _) => {
-            let same = |found: &&JobCheckpoint| found.id == id && attempt.is_none_or(|attempt| found.attempt == attempt);
+            let same =
+                |found: &&JobCheckpoint| found.id == id && attempt.is_none_or(|attempt| found.attempt == attempt);
             // What the job stands on need not be known to operators that began after it.
             let found = stands_on.filter(|on| same(&on)).or_else(|| view.consistent.iter().rev().find(same).copied());
             let name = || attempt.map_or(id.to_string(), |attempt| JobCheckpoint { attempt, id }.to_string());
@@ -190,7 +196,12 @@ fn check_parts(job: &Name, commit: &Commit, heads: &[Manifest]) -> Result<(), Jo
 }
 
 /// The record with which the generation begins. Pure.
-pub(super) fn generation(newest: Option<&JobRecord>, attempt: Attempt, declaration: &Declaration, restored: Restored) -> JobRecord {
+pub(super) fn generation(
+    newest: Option<&JobRecord>,
+    attempt: Attempt,
+    declaration: &Declaration,
+    restored: Restored,
+) -> JobRecord {
     let spoilt = newest.map_or_else(Vec::new, |newest| newest.spoilt.clone());
     let mut record = JobRecord::undeclared(newest, attempt, Beginning::Chosen(restored.checkpoint), spoilt);
     if let Some(newest) = newest {

@@ -24,7 +24,11 @@ const KEPT: u64 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// Makes a report durable.
-    Report { attempt: u64, id: u64, subtask: u32 },
+    Report {
+        attempt: u64,
+        id: u64,
+        subtask: u32,
+    },
     /// Reads the newest record.
     Read,
     /// Lists the reports of that generation.
@@ -198,7 +202,7 @@ impl World {
     fn history_reports(&self) -> BTreeSet<Report> {
         let mut all = self.reports.clone();
         for record in &self.history {
-            for commit in JobRecord::decode(record).unwrap().commit {
+            if let Some(commit) = JobRecord::decode(record).unwrap().commit {
                 for (part, subtask) in commit.parts.values().flatten().zip(0..) {
                     all.insert(Report { backend: backend(subtask), attempt: commit.checkpoint.attempt, part: *part });
                 }
@@ -223,14 +227,22 @@ impl World {
                 assert!(after.attempt > before.attempt, "attempts ascend");
                 if after.declared.as_ref().unwrap().asked == Asked::Latest {
                     let newest = commits.iter().rev().find(|commit| commit.attempt == before.attempt).copied();
-                    assert_eq!(after.restore(), newest.or(before.restore()), "what was committed before it is restored");
+                    assert_eq!(
+                        after.restore(),
+                        newest.or(before.restore()),
+                        "what was committed before it is restored"
+                    );
                 }
             }
         }
     }
 }
 
-fn restored_or_none(record: &JobRecord, heads: &[Manifest], declaration: &Declaration) -> Option<super::declare::Restored> {
+fn restored_or_none(
+    record: &JobRecord,
+    heads: &[Manifest],
+    declaration: &Declaration,
+) -> Option<super::declare::Restored> {
     let mut record = record.clone();
     // The parts as the sample's heads have them.
     if let Some(commit) = &mut record.commit {
@@ -291,7 +303,7 @@ fn whoever_finishes_and_whenever_the_next_generation_begins_commits_have_one_ord
     let mut actors: Vec<_> = reports(1, 1..=2).collect();
     actors.extend([finisher(1), finisher(1), declarer(None)]);
     let (worlds, ends) = explore(actors);
-    assert!(worlds > 10_000, "{worlds}");
+    assert!(worlds > 4_000, "{worlds}");
     let restored: BTreeSet<_> = ends.iter().map(|end| JobRecord::decode(end.newest().1).unwrap().restore()).collect();
     let checkpoint = |id| Some(JobCheckpoint { attempt: 1, id });
     assert_eq!(restored, BTreeSet::from([None, checkpoint(1), checkpoint(2)]), "all of them happen");
@@ -302,7 +314,7 @@ fn ids_that_the_next_generation_uses_again_are_other_checkpoints() {
     let mut actors: Vec<_> = reports(1, 1..=1).chain(reports(2, 1..=1)).collect();
     actors.extend([finisher(1), declarer(None), declarer(None), finisher(2)]);
     let (worlds, ends) = explore(actors);
-    assert!(worlds > 10_000, "{worlds}");
+    assert!(worlds > 4_000, "{worlds}");
     assert!(ends.iter().any(|end| JobRecord::decode(end.newest().1).unwrap().commits().len() == 2));
 }
 
@@ -311,7 +323,7 @@ fn numbers_that_a_sweep_freed_mean_nothing_when_a_late_finisher_creates_them_aga
     let mut actors: Vec<_> = reports(1, 1..=2).collect();
     actors.extend([finisher(1), finisher(1), declarer(None), actor(Role::Sweep, Step::Read)]);
     let (worlds, ends) = explore(actors);
-    assert!(worlds > 10_000, "{worlds}");
+    assert!(worlds > 4_000, "{worlds}");
     let below = |end: &World| end.records.len() as u64 != end.newest().0;
     assert!(ends.iter().any(below), "numbers are freed");
 }

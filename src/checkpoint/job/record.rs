@@ -224,7 +224,8 @@ impl Declaration {
     }
 
     fn from_message(message: &store::JobDeclaration) -> Result<Self, String> {
-        let operator = |operator: &store::DeclaredOperator| Ok::<_, String>((name(&operator.operator)?, operator.parallelism));
+        let operator =
+            |operator: &store::DeclaredOperator| Ok::<_, String>((name(&operator.operator)?, operator.parallelism));
         let asked = match (message.empty, message.checkpoint_id) {
             (true, _) => Asked::Empty,
             (false, Some(id)) => Asked::Given { id, attempt: message.checkpoint_attempt },
