@@ -211,14 +211,13 @@ impl Coordinator {
 }
 
 impl Core {
-    /// Begins under the generation of `record`, if its attempt was declared. The commit that is restored, or was before, completes here if
-    /// the owner before had no time for that.
+    /// Begins under the generation of `record`, if its attempt was declared. Commits that the owner before had no time to
+    /// take note of complete here.
     pub(super) fn begin_coordinated(&mut self, record: Option<&JobRecord>) {
         let Some(record) = record else { return };
         self.coordinated = Some(Coordinated::new(record));
-        if let Some(commit) = &record.commit {
-            self.job_completed(commit);
-        }
+        let commits = record.commits();
+        self.ledger.recall(|record| commits.contains(&JobCheckpoint::of(record)));
     }
 
     /// A part is published: it is to be reported, unless a newer commit has subsumed it already.

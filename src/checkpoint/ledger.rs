@@ -300,6 +300,15 @@ impl Ledger {
         outcome
     }
 
+    /// Those for which `is_committed` completed under an owner before, which may not have known. Retention by count looks at them with the next
+    /// one that completes: until then none goes that may be what this owner began with.
+    pub fn recall(&mut self, is_committed: impl Fn(&CheckpointRecord) -> bool) {
+        for record in self.retained.iter_mut().filter(|record| !record.completed && is_committed(record)) {
+            record.completed = true;
+            self.dirty = true;
+        }
+    }
+
     /// The retained checkpoint that `target` means.
     #[must_use]
     pub fn find(&self, target: NoticeTarget) -> Option<&CheckpointRecord> {
@@ -569,8 +578,9 @@ mod tests {
             assert_eq!(ids(&ledger), [1, 4, 5, 6]);
             assert_eq!(ledger.commit(target(4)), NoticeOutcome::Unchanged);
             assert_eq!(ledger.commit(target(3)), NoticeOutcome::Unknown);
+            ledger.recall(|record| record.identity.id == 5);
             ledger.commit(target(6));
-            let kept: &[u64] = if retention == Retention::Explicit { &[1, 4, 6] } else { &[4, 6] };
+            let kept: &[u64] = if retention == Retention::Explicit { &[1, 4, 5, 6] } else { &[5, 6] };
             assert_eq!(ids(&ledger), kept, "{retention:?}");
         }
     }

@@ -21,9 +21,12 @@ use object_store::{
 };
 
 use super::{checkpoint, declaration, name, on, open_all, record, running};
+use tokio::task::unconstrained;
+
 use crate::support::World;
 
-/// A store whose requests wait once before their effect, so that each poll of a caller makes one.
+/// A store whose requests about the job's chain and its reports wait once before their effect, so that each poll of a caller makes one.
+/// What nobody changes meanwhile, or best effort, is not waited for.
 #[derive(Debug, Clone)]
 struct Gated(Arc<InMemory>);
 
@@ -33,16 +36,17 @@ impl fmt::Display for Gated {
     }
 }
 
-/// Pending once.
-async fn gate() {
-    let mut passed = false;
+/// Pending once, if `path` is one that matters.
+async fn gate(path: &Path) {
+    let path = path.as_ref();
+    let mut passed = !path.starts_with("job/job") && !path.starts_with("job/reports/");
     std::future::poll_fn(|_| if std::mem::replace(&mut passed, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 #[async_trait]
 impl ObjectStore for Gated {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        gate().await;
+        gate(location).await;
         self.0.put_opts(location, payload, options).await
     }
 
@@ -51,21 +55,22 @@ impl ObjectStore for Gated {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        gate().await;
+        gate(location).await;
         self.0.get_opts(location, options).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.0.delete_stream(stream::once(gate()).flat_map(|()| stream::empty()).chain(locations).boxed())
+        self.0.delete_stream(locations)
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (store, prefix) = (self.0.clone(), prefix.cloned());
-        stream::once(gate()).flat_map(move |()| store.list(prefix.as_ref())).boxed()
+        let (store, prefix) = (self.0.clone(), prefix.cloned().unwrap_or_default());
+        let gated = prefix.clone();
+        let passed = async move { gate(&gated).await };
+        stream::once(passed).flat_map(move |()| store.list(Some(&prefix))).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        gate().await;
         self.0.list_with_delimiter(prefix).await
     }
 
@@ -134,7 +139,8 @@ enum Outcome {
 type Actor = BoxFuture<'static, Outcome>;
 
 fn finish(store: Store, last: Option<Report>) -> Actor {
-    async move {
+    // Polled by hand, it would use up the budget of the test's own task.
+    unconstrained(async move {
         if let Some(last) = last {
             job::report(&store, &last, Retry::none()).await.unwrap();
         }
@@ -145,15 +151,15 @@ fn finish(store: Store, last: Option<Report>) -> Actor {
                 Outcome::Outdated
             }
         }
-    }
+    })
     .boxed()
 }
 
 fn declare(store: Store) -> Actor {
-    async move {
+    unconstrained(async move {
         let declared = job::declare(&store, &name("job"), 2, &declaration(Asked::Latest), Retry::none()).await;
         Outcome::Declared(declared.unwrap().restore)
-    }
+    })
     .boxed()
 }
 
@@ -245,7 +251,7 @@ async fn a_commit_that_meets_the_next_declaration_comes_before_it_or_not_at_all(
             break;
         }
     }
-    assert!(orders > 500 && commits > 0 && commits < orders, "{commits} of {orders}");
+    assert!(orders > 1_000 && commits > 0 && commits < orders, "{commits} of {orders}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +267,7 @@ async fn several_who_declare_or_finish_at_once_agree() {
             assert!([Outcome::Finished(Some(on(1, 2))), Outcome::Declared(Some(on(1, 2)))].contains(&one));
             check(&store).await;
             orders += 1;
-            if orders == 2_000 || !advance(&mut choices) {
+            if !advance(&mut choices) {
                 break;
             }
         }
