@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{coordination::Coordinators, credit::CreditPool, metrics::BackendMetrics, turns::Turns};
+use super::{coordination::Coordinators, credit::CreditPool, metrics::BackendMetrics, open::ClaimMode, turns::Turns};
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
@@ -48,6 +48,10 @@ pub struct BackendOptions {
     pub open_timeout: Duration,
     /// How often a daemon looks whether another one has committed what its backends reported, in declared jobs.
     pub coordination_interval: Duration,
+    /// Who owns what is restored where `Open` does not say.
+    pub claim: ClaimMode,
+    /// How long what a clone reads is kept for it after it last said that it still reads.
+    pub pin_lease: Duration,
     /// When backends materialize.
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
@@ -79,6 +83,8 @@ impl Default for BackendOptions {
             notice_delay: Duration::from_secs(5),
             open_timeout: Duration::from_secs(120),
             coordination_interval: Duration::from_secs(1),
+            claim: ClaimMode::Claim,
+            pin_lease: Duration::from_secs(600),
             materialization: ScheduleOptions::default(),
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,

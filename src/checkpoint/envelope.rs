@@ -25,6 +25,8 @@ pub enum Kind {
     Handle,
     /// The index of a materialization.
     BaseIndex,
+    /// A pin.
+    Pin,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Report => b"DSTLREPT",
             Self::Handle => b"DSTLHAND",
             Self::BaseIndex => b"DSTLBASE",
+            Self::Pin => b"DSTLPINS",
         }
     }
 }

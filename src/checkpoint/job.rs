@@ -29,7 +29,7 @@
 //! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only if that is of
 //!    its own generation. So what a generation restores, once recorded, was the newest commit and stays it.
 //! 2. **A part that was reported stays restorable until it is outdated**, by a newer commit or a newer generation's: its owner lets go of
-//!    it for no notice nor timeout. Another owner of the task would have to open: under the same attempt it finds the part
+//!    it for no notice nor timeout, and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to open: under the same attempt it finds the part
 //!    in its chain and is refused ([`JobError::Used`]); under a higher one it must be recorded as a generation before it opens. That
 //!    outdates this one even if it was not declared. So while the commit is possible, all its parts are there.
 //! 3. **A part is one.** By the same argument, a task has at most one part of an id that was ever reported in an attempt. Ids that a
@@ -66,7 +66,7 @@ use std::{
 
 pub use self::{
     chain::{KEPT_RECORDS, newest},
-    choose::{Choice, Wish, choose, outdate},
+    choose::{Choice, Wish, choose, outdate, withdraw},
     commit::{Finished, Report, finish, is_outdated, tally},
     declare::{Generation, declare},
     record::{Asked, Beginning, Commit, Declaration, JobRecord},

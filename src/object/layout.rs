@@ -8,6 +8,7 @@
 //! <job>/operators/<operator>/<subtask>/index/<epoch>/<uuid>
 //! <job>/operators/<operator>/<subtask>/snapshot/<instance uuid>/<file>
 //! <job>/pins/<uuid>
+//! <job>/renewals/<uuid of a pin>/<number>
 //! <job>/job/<number>
 //! <job>/reports/<attempt>/<checkpoint id>/<operator>/<subtask>/<epoch>/<uuid>
 //! <job>/clock/<uuid>
@@ -17,8 +18,9 @@
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests, job records and sweep leases, and attempts and checkpoint ids of reports, have 20 digits with
-//!   leading zeros, so that the order of the names is the order of the numbers. Subtasks and epochs are plain decimals. UUIDs are in lower case with hyphens.
+//! * Numbers of segments, manifests, job records, renewals and sweep leases, and attempts and checkpoint ids of reports, have 20
+//!   digits with leading zeros, so that the order of the names is the order of the numbers. Subtasks and epochs are plain decimals.
+//!   UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
 //! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
@@ -36,6 +38,7 @@ const MANIFEST: &str = "manifest";
 const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
 const PINS: &str = "pins";
+const RENEWALS: &str = "renewals";
 const JOB: &str = "job";
 const REPORTS: &str = "reports";
 const CLOCK: &str = "clock";
@@ -88,6 +91,15 @@ pub enum ObjectName {
         job: Name,
         /// Which.
         id: Uuid,
+    },
+    /// Says that the holder of a pin still needs it.
+    PinRenewal {
+        /// The job of the pin.
+        job: Name,
+        /// Which pin.
+        id: Uuid,
+        /// Counts its renewals.
+        number: u64,
     },
     /// One link of a job's chain of generations and commits.
     JobRecord {
@@ -149,6 +161,7 @@ impl ObjectName {
                 snapshots(backend).join(instance.to_string()).join(file.as_str())
             }
             Self::Pin { job, id } => pins(job).join(id.to_string()),
+            Self::PinRenewal { job, id, number } => renewals(job).join(id.to_string()).join(numbered(*number)),
             Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
             Self::Report { backend, attempt, checkpoint } => reports_of_attempt(&backend.job, *attempt)
                 .join(numbered(checkpoint.id))
@@ -187,6 +200,7 @@ impl ObjectName {
         match self {
             Self::Segment { job, .. }
             | Self::Pin { job, .. }
+            | Self::PinRenewal { job, .. }
             | Self::JobRecord { job, .. }
             | Self::Clock { job, .. }
             | Self::SweepLease { job, .. }
@@ -266,6 +280,12 @@ pub fn pins(job: &Name) -> Path {
     Path::from_iter([job.as_str(), PINS])
 }
 
+/// The renewals of the pins of `job`.
+#[must_use]
+pub fn renewals(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), RENEWALS])
+}
+
 /// The chain of generations and commits of `job`.
 #[must_use]
 pub fn job_records(job: &Name) -> Path {
@@ -320,6 +340,9 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
             parse_of_backend(backend, rest)
         }
         [PINS, id] => Some(ObjectName::Pin { job, id: id.parse().ok()? }),
+        [RENEWALS, id, number] => {
+            Some(ObjectName::PinRenewal { job, id: id.parse().ok()?, number: number.parse().ok()? })
+        }
         [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
         [REPORTS, attempt, id, operator, subtask, epoch, uuid] => {
             let backend = BackendId { job, operator: name(operator)?, subtask: subtask.parse().ok()? };
@@ -404,6 +427,7 @@ mod tests {
                 file
             }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
+            (names(), uuids(), any::<u64>()).prop_map(|(job, id, number)| ObjectName::PinRenewal { job, id, number }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
             (backends(), any::<[u64; 3]>(), uuids()).prop_map(|(backend, [attempt, id, epoch], uuid)| {
                 ObjectName::Report { backend, attempt, checkpoint: CheckpointIdentity { epoch, id, uuid } }
@@ -473,6 +497,10 @@ mod tests {
                 "wc/operators/segments/3/snapshot/00000000-0000-0000-0000-000000000001/a.sst",
             ),
             (ObjectName::Pin { job: name("wc"), id }, "wc/pins/00000000-0000-0000-0000-000000000001"),
+            (
+                ObjectName::PinRenewal { job: name("wc"), id, number: 2 },
+                "wc/renewals/00000000-0000-0000-0000-000000000001/00000000000000000002",
+            ),
             (ObjectName::JobRecord { job: name("wc"), number: 0 }, "wc/job/00000000000000000000"),
             (ObjectName::Clock { job: name("wc"), id }, "wc/clock/00000000-0000-0000-0000-000000000001"),
             (ObjectName::SweepLease { job: name("wc"), number: 7 }, "wc/sweeps/00000000000000000007"),

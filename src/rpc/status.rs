@@ -80,6 +80,7 @@ fn code(reason: Reason) -> Code {
         | Reason::CreditExceeded
         | Reason::CheckpointOutOfOrder
         | Reason::SessionHalted
+        | Reason::InUse
         | Reason::NoConsistentCheckpoint
         | Reason::DeclarationMismatch
         | Reason::Failsafe => Code::FailedPrecondition,
@@ -87,7 +88,7 @@ fn code(reason: Reason) -> Code {
         Reason::MessageTooLarge => Code::OutOfRange,
         Reason::BackendNotOpen | Reason::CheckpointNotFound => Code::NotFound,
         Reason::Fenced | Reason::SessionReplaced | Reason::CheckpointAborted => Code::Aborted,
-        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed => Code::Unavailable,
+        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed | Reason::PinExpired => Code::Unavailable,
         Reason::CheckpointTimeout => Code::DeadlineExceeded,
         Reason::StateMemory | Reason::ChangeMemory | Reason::TooManyCheckpoints | Reason::TooManyStates => {
             Code::ResourceExhausted

@@ -1,6 +1,6 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, reports,
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, reports, pins,
 //! checkpoint handles.
 //! Where the path tells what an object should be, an object under another one's name is damaged.
 
@@ -19,6 +19,7 @@ use crate::{
         index::{Page, PageRef, Run, Totals},
         job::{Beginning, Commit, JobCheckpoint, JobRecord, Report, Spoilt},
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
+        pin::Pin,
     },
     object::{ObjectName, Path},
     types::{CheckpointIdentity, Name, Sqn},
@@ -29,7 +30,7 @@ use crate::{
 pub enum DumpError {
     /// None of ours.
     #[error(
-        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, reports and checkpoint handles"
+        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, reports, pins and checkpoint handles"
     )]
     Unrecognized {
         /// As given.
@@ -84,6 +85,13 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
         b"DSTLREPT" => {
             let report = Report::decode(bytes).map_err(of_envelope)?;
             ("report", report_fields(&report), name.is_none_or(|name| name == report.name()))
+        }
+        b"DSTLPINS" => {
+            let unknown = || Name::new("unknown").expect("a valid name");
+            let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
+            let pin = Pin::decode(&job, bytes).map_err(of_envelope)?;
+            let named = name.is_none_or(|name| matches!(name, ObjectName::Pin { .. }));
+            ("pin", pin_fields(&pin), named)
         }
         b"DSTLHAND" => {
             let handle = CheckpointHandle::decode(bytes).map_err(of_envelope)?;
@@ -208,6 +216,14 @@ fn import(import: &Import) -> Node {
         ("sources", Node::list(import.sources.iter().map(source))),
         ("log", Node::list(import.runs.iter().map(|(epoch, of)| run(*epoch, of)))),
     ])
+}
+
+fn pin_fields(pin: &Pin) -> Vec<(&'static str, Node)> {
+    vec![
+        ("operator", Node::text(&pin.operator)),
+        ("lease_ms", pin.lease_ms.into()),
+        ("imports", Node::list(pin.imports.iter().map(import))),
+    ]
 }
 
 fn source(source: &Source) -> Node {

@@ -97,6 +97,23 @@ pub async fn choose(
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
 }
 
+/// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded: nothing is committed
+/// any more, and what the next one restores is what is left. Idempotent. Cancel-safe.
+///
+/// # Errors
+/// If the job's records cannot be read or written.
+pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), JobError> {
+    for _ in 0..ATTEMPTS {
+        let newest = chain::newest(store, job, retry).await?;
+        let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
+        let next = JobRecord::undeclared(Some(&newest), newest.attempt, Beginning::Undecided, newest.spoilt.clone());
+        if chain::append(store, job, &next, retry).await? {
+            return Ok(());
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}
+
 /// Outdates the generation `newest` of `job`, which was declared, by `attempt`, which was not and has not chosen yet what it begins
 /// with: afterwards nothing is committed any more for the declared one. Idempotent. Cancel-safe.
 ///

@@ -58,7 +58,8 @@ impl Report {
 #[must_use]
 pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
     let is_past = |commit: &Commit| report.checkpoint() <= commit.checkpoint;
-    report.attempt < record.attempt || record.commit.as_ref().is_some_and(is_past)
+    let is_over = report.attempt < record.attempt || report.attempt == record.attempt && record.declared.is_none();
+    is_over || record.commit.as_ref().is_some_and(is_past)
 }
 
 /// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and subtask. Pure.
