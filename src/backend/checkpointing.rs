@@ -355,6 +355,7 @@ impl Core {
         let released = self.writer.on_published(self.publishing_to);
         self.release_memory(released);
         for record in self.ledger.published() {
+            self.to_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
                 *since = record.identity.id;
@@ -393,6 +394,9 @@ impl Core {
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
             self.want_copies();
             return NoticeOutcome::Done;
+        }
+        if self.is_coordinated(kind, target) {
+            return NoticeOutcome::Coordinated;
         }
         let outcome = self.ledger.notice(kind, target);
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {

@@ -14,6 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     checkpointing::{Flight, PersistWaiter},
     cleanup::CleanUps,
+    coordination::Coordinated,
     credit::Account,
     environment::Environment,
     error,
@@ -95,6 +96,8 @@ pub(super) struct Core {
     pub(super) uploads: Uploads,
     pub(super) _registered: WriterGuard,
     pub(super) ledger: Ledger,
+    /// If its job was declared.
+    pub(super) coordinated: Option<Coordinated>,
     /// The newest manifest, with the log index as it is now.
     pub(super) manifest: Manifest,
     pub(super) manifest_crc: u32,
@@ -264,6 +267,9 @@ impl Core {
         for event in std::mem::take(&mut self.undelivered) {
             outbox.push(event);
         }
+        if let Some(part) = self.coordinated.as_ref().and_then(Coordinated::committed) {
+            outbox.push(SessionEvent::JobCheckpointCompleted(part));
+        }
         self.session = Some(Writing { number: self.sessions, outbox, halt: None });
         self.sessions
     }
@@ -311,6 +317,7 @@ impl Core {
             self.env.metrics.session_ended();
         }
         self.env.metrics.ended(&self.id);
+        self.stop_awaiting();
         self.release_copies();
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();

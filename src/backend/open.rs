@@ -11,6 +11,7 @@
 //! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
 //! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
 
+mod admit;
 mod choice;
 mod claim;
 mod clone;
@@ -47,7 +48,7 @@ use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
-        job::Spoilt,
+        job::{JobRecord, Spoilt},
         ledger::{Ledger, Retention},
         manifest::{Manifest, Shape},
     },
@@ -154,6 +155,8 @@ pub struct Opened {
     pub warm: bool,
     /// Where there was such an owner on this daemon, why that was not done.
     pub not_warm: String,
+    /// Whether dstl completes its checkpoints: its attempt of the job was declared.
+    pub coordinated: bool,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -185,6 +188,8 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
+    let (spec, declared) = admit::admit(env, spec, retry).await?;
+    let spec = &spec;
     let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let mut predecessor = predecessor;
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
@@ -199,7 +204,8 @@ pub(super) async fn open(
             account = Some(reserve()?);
         }
         let pin = claim.pin.take();
-        let begun = begin(env, spec, (claim, predecessor, &mut account), (started, &mut progress));
+        let admitted = (spec, declared.as_deref());
+        let begun = begin(env, admitted, (claim, predecessor, &mut account), (started, &mut progress));
         if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
             return Ok(opened);
         }
@@ -209,7 +215,7 @@ pub(super) async fn open(
 /// Begins with what was claimed, and serves; `None` if that is damaged and something else may be claimed instead.
 async fn begin(
     env: &Environment,
-    spec: &OpenSpec,
+    (spec, declared): (&OpenSpec, Option<&JobRecord>),
     (claim, predecessor, account): (Claim, Option<Backend>, &mut Option<Account>),
     (started, progress): (Instant, &mut (impl FnMut(Progress) + Send)),
 ) -> Result<Option<Opened>, Error> {
@@ -237,6 +243,7 @@ async fn begin(
     let previous = previous.filter(|_| !no_claim);
     let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
+    core.begin_coordinated(declared);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
@@ -374,6 +381,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
+        coordinated: None,
         manifest_crc: crc,
         publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
@@ -419,7 +427,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
 
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
-    let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
+    let (env, store, tasks) = (core.env.clone(), core.env.store.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
@@ -429,6 +437,10 @@ fn serve(core: Core, restored: Progress) -> Opened {
     tasks.spawn(worker::run(shared.clone()));
     if changelog {
         tasks.spawn(materialize::run(shared.clone()));
+    }
+    let coordinated = shared.core.lock().coordinated.is_some();
+    if coordinated {
+        env.coordinators.join(&env, &shared);
     }
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
@@ -494,6 +506,7 @@ fn describe(backend: &Backend) -> Opened {
         skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),
+        coordinated: core.coordinated.is_some(),
     }
 }
 

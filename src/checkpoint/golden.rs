@@ -1,6 +1,10 @@
 //! The bytes of every small durable object, as files: what a version wrote once, each later one reads.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -13,13 +17,15 @@ use super::{
         Bounds, Page, Run, Source, Stretch,
         tests::{HOME, handle, tail},
     },
+    job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
     pin::Pin,
 };
 use crate::{
     changelog::compression::Compression,
+    object::ObjectName,
     proto::store,
-    types::{HashRange, KeyGroupRange, Sqn, StateId},
+    types::{CheckpointIdentity, HashRange, KeyGroupRange, Name, Sqn, StateId},
 };
 
 /// Compares with the golden bytes, or writes them if there are none (delete a fixture to make it again).
@@ -102,9 +108,52 @@ fn the_bytes_of_pages_are_golden() {
 #[test]
 fn the_bytes_of_a_job_record_are_golden() {
     let restore = Some(store::JobCheckpoint { attempt: 4, id: 17 });
-    let record = store::JobRecord { number: 3, attempt: 5, restore, spoilt: vec![] };
+    let record = store::JobRecord { number: 3, attempt: 5, restore, ..store::JobRecord::default() };
     let golden = fixture("job-record-v1.bin", &envelope::seal(Kind::JobRecord, &record));
     assert_eq!(envelope::open::<store::JobRecord>(Kind::JobRecord, &golden).unwrap(), record);
+}
+
+/// A record that has everything that one may have.
+fn declared() -> JobRecord {
+    let (count, sink) = (sample().backend.operator, Name::new("sink").unwrap());
+    let checkpoint = |attempt, id| JobCheckpoint { attempt, id };
+    let part = |n| CheckpointIdentity { epoch: 2, id: 17, uuid: Uuid::from_u128(n) };
+    let asked = Asked::Given { id: 17, attempt: Some(4) };
+    JobRecord {
+        number: 9,
+        attempt: 5,
+        began: 8,
+        beginning: Beginning::Chosen(Some(checkpoint(4, 17))),
+        spoilt: vec![Spoilt::new(checkpoint(4, 18), "gone")],
+        declared: Some(Declaration { operators: BTreeMap::from([(count.clone(), 2), (sink.clone(), 1)]), asked }),
+        new_operators: BTreeSet::from([sink]),
+        commit: Some(Commit {
+            checkpoint: checkpoint(4, 17),
+            parts: BTreeMap::from([(count, vec![part(1), part(2)])]),
+        }),
+        earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
+    }
+}
+
+#[test]
+fn the_bytes_of_the_record_of_a_declared_job_are_golden() {
+    let record = declared();
+    assert_eq!(JobRecord::decode(&fixture("job-record-v1-declared.bin", &record.encode())).unwrap(), record);
+    for asked in [Asked::Latest, Asked::Empty, Asked::Given { id: 3, attempt: None }] {
+        let mut record = record.clone();
+        record.declared.as_mut().unwrap().asked = asked;
+        assert_eq!(JobRecord::decode(&record.encode()).unwrap(), record);
+    }
+    let undeclared = JobRecord::undeclared(Some(&record), 6, Beginning::Undecided, vec![]);
+    assert_eq!(JobRecord::decode(&undeclared.encode()).unwrap(), undeclared);
+}
+
+#[test]
+fn the_bytes_of_a_report_are_golden() {
+    let part = CheckpointIdentity { epoch: 2, id: 17, uuid: Uuid::from_u128(1) };
+    let report = Report { backend: sample().backend, attempt: 5, part };
+    assert_eq!(Report::decode(&fixture("report-v1.bin", &report.encode())).unwrap(), report);
+    assert_eq!(Report::of(ObjectName::parse(&report.name().path()).unwrap()), Some(report));
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod query;
 
 pub(super) use self::{
     descriptor::{descriptor, schema_change, to_registered},
-    job::{to_damaged, to_job},
+    job::{declaration, to_damaged, to_declared, to_job},
     query::{query_operations, query_start, to_query_result, to_query_started},
 };
 
@@ -181,6 +181,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         skipped: opened.skipped.iter().map(to_damaged).collect(),
         warm: opened.warm,
         not_warm: opened.not_warm.clone(),
+        coordinated: opened.coordinated,
         self_sustained_since: opened.self_sustained_since,
     }
 }
@@ -446,10 +447,11 @@ pub(super) fn to_outcome(outcome: NoticeOutcome) -> v1::NoticeOutcome {
         NoticeOutcome::Unchanged => v1::NoticeOutcome::Unchanged,
         NoticeOutcome::Unknown => v1::NoticeOutcome::Unknown,
         NoticeOutcome::Pinned => v1::NoticeOutcome::Pinned,
+        NoticeOutcome::Coordinated => v1::NoticeOutcome::Coordinated,
     }
 }
 
-fn to_identity(identity: &CheckpointIdentity) -> v1::CheckpointIdentity {
+pub(super) fn to_identity(identity: &CheckpointIdentity) -> v1::CheckpointIdentity {
     v1::CheckpointIdentity {
         epoch: identity.epoch,
         checkpoint_id: identity.id,

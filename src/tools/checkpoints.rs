@@ -3,10 +3,9 @@
 use super::{gc::GcError, hex, outline::Node, retry, time};
 use crate::{
     checkpoint::{
-        chain::ChainError,
         collect,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobView, Latest, OperatorCheckpoint},
+        job::{self, JobCheckpoint, JobError, JobRecord, JobView, Latest, OperatorCheckpoint},
         manifest::{CheckpointRecord, Manifest},
     },
     object::Store,
@@ -33,11 +32,12 @@ pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>)
     Ok((Node::Fields(vec![("jobs", Node::List(nodes))]), faults))
 }
 
-async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
+async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, JobError> {
     let heads = job::read_heads(store, job, retry()).await?;
     if heads.is_empty() {
         return Ok(None);
     }
+    let record = job::newest(store, job, retry()).await?;
     let view = JobView::of(&heads);
     let latest = match view.latest() {
         Latest::Nothing => Node::text("none: no subtask has completed one"),
@@ -53,10 +53,21 @@ async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
     Ok(Some(Node::Fields(vec![
         ("job", Node::text(job)),
         ("latest", latest),
+        ("generation", record.as_ref().map_or(Node::None, of_generation)),
+        ("committed", Node::list(record.iter().flat_map(JobRecord::commits).map(|commit| name_of(&commit)))),
         ("restorable", consistent),
         ("operators", operators),
         ("backends", backends),
     ])))
+}
+
+fn of_generation(record: &JobRecord) -> Node {
+    let declared = record.declared.as_ref().map_or_else(|| Node::text("no: its engine coordinates"), Node::text);
+    Node::Fields(vec![
+        ("attempt", record.attempt.into()),
+        ("restores", record.restore().as_ref().map_or(Node::None, name_of)),
+        ("declared", declared),
+    ])
 }
 
 fn name_of(checkpoint: &JobCheckpoint) -> Node {

@@ -1,6 +1,7 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, pins, checkpoint handles.
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, reports, pins,
+//! checkpoint handles.
 //! Where the path tells what an object should be, an object under another one's name is damaged.
 
 mod decode;
@@ -14,15 +15,15 @@ use super::{checkpoints::of_checkpoint, hex, outline::Node};
 use crate::{
     changelog::segment::{self, BlockHandle, SegmentHandle},
     checkpoint::{
-        envelope::{self, EnvelopeError, Kind},
+        envelope::EnvelopeError,
         handle::CheckpointHandle,
         index::{Home, Page, PageRef, Run, Stretch, Totals},
+        job::{Beginning, Commit, JobCheckpoint, JobRecord, Report, Spoilt},
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
         pin::Pin,
     },
     object::{ObjectName, Path},
-    proto::store,
-    types::{Name, Sqn},
+    types::{CheckpointIdentity, Name, Sqn},
 };
 
 /// Why an object cannot be told.
@@ -30,7 +31,7 @@ use crate::{
 pub enum DumpError {
     /// None of ours.
     #[error(
-        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, pins and checkpoint handles"
+        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, reports, pins and checkpoint handles"
     )]
     Unrecognized {
         /// As given.
@@ -81,10 +82,14 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             ("page of a log index", page_fields(&page, home, uuid), named)
         }
         b"DSTLJOBR" => {
-            let record: store::JobRecord = envelope::open(Kind::JobRecord, bytes).map_err(of_envelope)?;
+            let record = JobRecord::decode(bytes).map_err(of_envelope)?;
             let named =
                 name.is_none_or(|name| matches!(name, ObjectName::JobRecord { number, .. } if number == record.number));
             ("job record", job_record_fields(&record), named)
+        }
+        b"DSTLREPT" => {
+            let report = Report::decode(bytes).map_err(of_envelope)?;
+            ("report", report_fields(&report), name.is_none_or(|name| name == report.name()))
         }
         b"DSTLPINS" => {
             let unknown = || Name::new("unknown").expect("a valid name");
@@ -302,19 +307,43 @@ fn handle(handle: &SegmentHandle) -> Node {
     ])
 }
 
-fn damaged(spoilt: &store::SpoiltCheckpoint) -> Node {
-    Node::Fields(vec![("id", spoilt.id.into()), ("attempt", spoilt.attempt.into()), ("what", Node::text(&spoilt.what))])
+fn damaged(spoilt: &Spoilt) -> Node {
+    let JobCheckpoint { attempt, id } = spoilt.checkpoint;
+    Node::Fields(vec![("id", id.into()), ("attempt", attempt.into()), ("what", Node::text(&spoilt.what))])
 }
 
-fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
-    let restore = record.restore.as_ref();
-    let restore = restore.map(|c| Node::text(format_args!("checkpoint {} of attempt {}", c.id, c.attempt)));
+fn job_record_fields(record: &JobRecord) -> Vec<(&'static str, Node)> {
+    let restores = match (record.beginning, record.restore()) {
+        (Beginning::Undecided, _) => Node::text("not chosen yet"),
+        (_, Some(restore)) => Node::text(format_args!("checkpoint {restore}")),
+        (_, None) => Node::text("nothing: it begins empty"),
+    };
+    let declared = record.declared.as_ref().map_or_else(|| Node::text("no: its engine coordinates"), Node::text);
+    let committed = |commit: &Commit| {
+        let parts = commit.parts.iter().flat_map(|(operator, parts)| {
+            let part =
+                |(part, subtask): (&CheckpointIdentity, u32)| Node::text(format_args!("{operator}/{subtask}: {part}"));
+            parts.iter().zip(0..).map(part).collect::<Vec<_>>()
+        });
+        Node::Fields(vec![("checkpoint", Node::text(commit.checkpoint)), ("parts", Node::list(parts))])
+    };
     vec![
         ("number", record.number.into()),
         ("attempt", record.attempt.into()),
-        ("restores", restore.unwrap_or_else(|| Node::text("nothing: it begins empty"))),
+        ("began", record.began.into()),
+        ("restores", restores),
+        ("declared", declared),
+        ("new_operators", Node::list(record.new_operators.iter().map(Node::text))),
+        ("commit", record.commit.as_ref().map_or(Node::None, committed)),
+        ("earlier_commits", Node::list(record.earlier.iter().map(Node::text))),
         ("damaged", Node::list(record.spoilt.iter().map(damaged))),
     ]
+}
+
+fn report_fields(report: &Report) -> Vec<(&'static str, Node)> {
+    let mut fields = vec![("attempt", report.attempt.into())];
+    fields.extend(handle_fields(&report.handle()));
+    fields
 }
 
 fn handle_fields(handle: &CheckpointHandle) -> Vec<(&'static str, Node)> {

@@ -7,6 +7,7 @@ mod behaviours;
 mod bounded;
 mod claims;
 mod config;
+mod coordination;
 mod damage;
 mod demo;
 mod deploy;

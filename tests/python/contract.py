@@ -36,6 +36,7 @@ import crashes  # noqa: F401
 import zombie  # noqa: F401
 import damage  # noqa: F401
 import jobs  # noqa: F401
+import coordination  # noqa: F401
 import rescale  # noqa: F401
 import claims  # noqa: F401
 import operator_state  # noqa: F401

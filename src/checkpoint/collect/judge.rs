@@ -10,6 +10,7 @@ use crate::{
     checkpoint::{
         chain::KEPT_MANIFESTS,
         index::page_number,
+        job::{JobRecord, KEPT_RECORDS, Report, is_outdated},
         manifest::{Import, Manifest, SnapshotFile},
     },
     object::ObjectName,
@@ -55,6 +56,8 @@ pub struct View {
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
     /// By chain: the manifests below the head that stay, and why.
     fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
+    /// The newest record of the job's own chain.
+    job: Option<JobRecord>,
     pins: Pins,
 }
 
@@ -120,6 +123,12 @@ impl View {
         view
     }
 
+    /// The same, with the newest record of the job's own chain, which was read after the objects were listed.
+    #[must_use]
+    pub fn with_job(self, job: Option<JobRecord>) -> Self {
+        Self { job, ..self }
+    }
+
     /// The chains that were read.
     #[must_use]
     pub fn chains(&self) -> &BTreeMap<BackendId, Chain> {
@@ -166,7 +175,8 @@ impl View {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
             ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
-            ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
+            ObjectName::JobRecord { number, .. } => self.job_record(*number),
+            ObjectName::Report { .. } => self.report(name),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
             ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
@@ -177,6 +187,20 @@ impl View {
             }
             ObjectName::PinRenewal { .. } => Verdict::Live(Live::Pin),
             ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
+        }
+    }
+
+    fn job_record(&self, number: u64) -> Verdict {
+        match &self.job {
+            Some(newest) if number + KEPT_RECORDS <= newest.number => Verdict::Garbage(Garbage::Superseded),
+            _ => Verdict::Live(Live::JobRecord),
+        }
+    }
+
+    fn report(&self, name: &ObjectName) -> Verdict {
+        match (&self.job, Report::of(name.clone())) {
+            (Some(newest), Some(report)) if is_outdated(newest, &report) => Verdict::Garbage(Garbage::OutdatedReport),
+            _ => Verdict::Live(Live::Report),
         }
     }
 

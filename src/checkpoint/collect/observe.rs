@@ -12,6 +12,7 @@ use crate::{
         base::BaseIndex,
         chain::{self, ChainError},
         index::{Page, PageRef},
+        job,
         manifest::{Manifest, Materialization, SnapshotFile},
         pin::Pin,
     },
@@ -120,7 +121,8 @@ impl<'a> Observer<'a> {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
-        Ok(View::new(chains, self.pins(now_ms).await?))
+        let record = job::newest(self.store, self.job, self.retry).await?;
+        Ok(View::new(chains, self.pins(now_ms).await?).with_job(record))
     }
 
     /// What the pins that there are say.
