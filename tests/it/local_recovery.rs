@@ -11,7 +11,7 @@ use dstl::{
     backend::RestoreFrom,
     checkpoint::ledger::NoticeKind,
     metrics::Metrics,
-    object::{Copies, CopyOptions},
+    object::{Copies, CopyOptions, CopyScope},
     types::InnerBackend,
 };
 use tokio::time::sleep;
@@ -57,7 +57,7 @@ impl Host {
 
     fn options(&self) -> CopyOptions {
         let folders = ["a", "b"].map(|name| self.folder.path().join(name)).to_vec();
-        CopyOptions { folders, write: true, read: true, max_bytes: self.max_bytes, idle_timeout: IDLE }
+        CopyOptions { folders, write: CopyScope::All, read: true, max_bytes: self.max_bytes, idle_timeout: IDLE }
     }
 
     fn start(&self, world: &World, inner: InnerBackend, seed: u64) -> Here {
