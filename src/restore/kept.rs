@@ -44,13 +44,12 @@ impl KeptImages {
         bases.insert(base, kept);
     }
 
-    /// Keeps one image of the materialization `base`, unless it is kept already.
+    /// Keeps one image of the materialization `base`; one that is kept already was of no use.
     pub(super) fn add(&self, base: Uuid, image: &Image, local: LocalImage) {
         let mut bases = self.0.lock();
-        let of_base = bases.entry(base).or_default();
-        if of_base.iter().all(|kept| kept.files != image.files) {
-            of_base.push(Kept { files: image.files.clone(), local: Arc::new(local) });
-        }
+        bases.values_mut().for_each(|kept| kept.retain(|kept| kept.files != image.files));
+        let kept = Kept { files: image.files.clone(), local: Arc::new(local) };
+        bases.entry(base).or_default().push(kept);
     }
 
     /// Lets go of every materialization of which `is_needed` does not say that it is.

@@ -1,5 +1,8 @@
 //! Warm restarts: a task that comes back to the daemon that still has its state.
 
+mod disk;
+mod older;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
