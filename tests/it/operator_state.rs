@@ -2,6 +2,7 @@
 
 mod changes;
 mod storm;
+mod warm;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -15,6 +15,7 @@ use dstl::{
     state::{
         MapKeys,
         op::{Answer, Op},
+        rocksdb::TimerService,
     },
     types::{InnerBackend, MergeFunction, StateDescriptor, StateId, StateKind, Ttl},
 };
@@ -43,6 +44,7 @@ on_both! {
 fn settings(inner: InnerBackend, seed: u64) -> Settings {
     let mut settings = Settings::on_request(inner, seed);
     settings.options.warm = true;
+    settings.timers = if seed.is_multiple_of(2) { TimerService::Heap } else { TimerService::RocksDb };
     settings
 }
 
