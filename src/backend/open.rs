@@ -48,7 +48,7 @@ use crate::{
     error::{Error, Reason},
     object::{Retry, Store},
     restore::{KeptImages, Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Undo},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -367,7 +367,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         snapshot_low_water: 0,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
-        marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
+        marks: keeps_marks.then(|| Marks::new(undo(env), began_with, log_changes)),
         images,
         successors: 0,
         key_groups: vec![],
@@ -375,6 +375,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     core.count_state_bytes(core.inner.memory_bytes());
     core.want_copies();
     core
+}
+
+/// What keeps what is overwritten; queries read it.
+fn undo(env: &Environment) -> Undo {
+    let limit = env.options.undo_memory;
+    if env.options.queries { Undo::new(limit) } else { Undo::lazy(limit) }
 }
 
 /// Starts the background work of an owner.

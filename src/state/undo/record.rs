@@ -21,6 +21,11 @@ impl Undo {
         if self.layers.is_empty() {
             return Ok(());
         }
+        if self.is_lazy && kind == StateKind::Value {
+            let recorded = self.journal(live, change.at);
+            self.keep_to_limit();
+            return recorded;
+        }
         let mut id = mem::take(&mut self.id);
         put_id(live, change.at, &mut id);
         let cell = Place { id: &id, at: change.at };
@@ -252,7 +257,7 @@ impl Layer {
 }
 
 impl Cell {
-    fn bytes(&self, id_bytes: usize) -> u64 {
+    pub(super) fn bytes(&self, id_bytes: usize) -> u64 {
         CELL_BYTES + (id_bytes + self.key.len() + self.namespace.len()) as u64 + self.old.bytes()
     }
 }
