@@ -10,8 +10,8 @@
 //! length of its list, whether a timer was there; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
 //! contents, once per mark.
 //!
-//! To look whether a value is recorded costs more than to overwrite it. So where nobody reads marks, and they are only gone back to
-//! ([`Undo::lazy`]), each change of a value appends what it was to a journal, and looks for nothing (`journal`).
+//! To look whether an entry is recorded costs more than to overwrite it. So where nobody reads marks, and they are only gone back to
+//! ([`Undo::lazy`]), each change of anything but a list appends what undoes it to a journal, and looks for nothing (`journal`).
 //!
 //! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
 //!
@@ -36,8 +36,11 @@ use std::{
 
 pub use self::view::View;
 use self::{journal::Journal, timers::OldTimer};
-use super::{Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError, TimerRef};
+use super::{Action, Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError, TimerRef};
 use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind};
+
+/// What is read in one go of a map or list that is cleared.
+const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
 /// What a recorded cell takes beside its bytes: its places in trees, its lengths, the allocator's cost of its blocks.
 const CELL_BYTES: u64 = 224;
@@ -55,7 +58,7 @@ pub struct Mark(pub u64);
 /// The marks of one backend, and the records that lead back to them.
 ///
 /// Invariants: marks ascend; the oldest layer is open; a cell is recorded under the same identity, and as the same kind, in
-/// every layer; what a layer says of an entry was true from its mark until the entry changed first; of a value that has records in
+/// every layer; what a layer says of an entry was true from its mark until the entry changed first; of an entry that has records in
 /// both, the cell of a layer is older than its journal.
 #[derive(Debug)]
 pub struct Undo {
@@ -64,7 +67,7 @@ pub struct Undo {
     /// Sum over the layers.
     bytes: u64,
     limit: u64,
-    /// Whether values are recorded in journals.
+    /// Whether changes are recorded in journals.
     is_lazy: bool,
     /// Bytes of journals beyond which they are dissolved.
     journal_limit: u64,
@@ -85,9 +88,9 @@ struct Layer {
     is_open: bool,
     /// By state, key group, rank of the name.
     cells: BTreeMap<Blob, Cell>,
-    /// Values that are not in cells yet.
+    /// What is not in cells yet.
     journal: Journal,
-    /// The timers of all cells, and whether they were there.
+    /// The timers of all cells, and whether they were there; for reading.
     timers: BTreeMap<OldTimer, bool>,
     bytes: u64,
 }

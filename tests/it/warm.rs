@@ -360,7 +360,7 @@ async fn metrics_of_warm_restores_have_exact_values() {
     assert!(task.opened.warm);
     let values = ["restore_completed_total", "restore_warm_total", "restore_rolled_back_changes_total", "undo_bytes"]
         .map(|name| value(&daemon, &format!("dstl_{name}")));
-    assert_eq!(values, [1, 1, 2, 0]);
+    assert_eq!(values, [1, 1, 3, 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,32 +1,34 @@
-//! The journal of a layer: old values one behind the other, as they were overwritten.
+//! The journal of a layer: what undoes each change, in the order of the changes.
 //!
 //! ```text
-//!   │ state │ key group │ key length │ namespace length │ key │ namespace │ length of the value + 1; 0: none │ value │ next …
-//!   │ u32   │ u16       │ u32        │ u32              │     │           │ u32                             │       │
+//!   │ length of the bytes: u32 │ key group: u16 │ kind of the state: u8 │ bytes of a `Change` │ next …
 //! ```
 //!
-//! Appending copies the old value, which is at hand in the cache as it is about to be overwritten, and looks for nothing. So a value
-//! that changes often has many records, of which the first counts. While they take much room, [`Undo::settle`] moves the oldest ones to the
-//! cells of their layer, where there is one for each value.
+//! To append to it copies what is about to be overwritten, which is at hand in the cache then, and looks for nothing. So an entry that changes
+//! often has many records. While they take much room, [`Undo::settle`] moves the oldest ones to the cells of their layer, where there is one
+//! for each entry. From the last one to the first, they bring everything back.
 
-use std::collections::{HashSet, VecDeque};
+use std::{collections::VecDeque, iter, mem};
 
-use super::{Address, Cell, Change, Layer, Old, Undo, put_id};
+use super::{Action, Address, Cell, Change, Layer, Old, OldMap, PAGE, Undo, put_id, timers};
 use crate::{
-    state::{Action, StateBackend, StateError},
-    types::{KeyGroup, StateId},
+    state::{MapKeys, StateBackend, StateError},
+    types::{KeyGroup, StateKind},
 };
 
 /// Bytes of the first block; each is twice as long as the one before.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
 
-/// Bytes of the longest block.
+/// Bytes of the longest block, but for one with a longer record.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Bytes of a record before its names.
-const HEAD_BYTES: usize = 14;
+/// Bytes of a record before those of its change.
+const HEAD_BYTES: usize = 7;
 
-/// Old values in the order of their changes.
+/// Most bytes that a change has beside its keys and value.
+const CHANGE_BYTES: usize = 48;
+
+/// What undoes changes, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     /// Oldest first; a record lies within one.
@@ -38,12 +40,9 @@ pub(super) struct Journal {
 }
 
 /// One record.
-#[derive(Debug, Clone, Copy)]
 struct Record<'a> {
-    /// What tells which value it is of.
-    name: &'a [u8],
-    at: Address<'a>,
-    old: Option<&'a [u8]>,
+    is_map: bool,
+    change: Change<'a>,
     bytes: usize,
 }
 
@@ -56,34 +55,38 @@ impl Journal {
         self.bytes
     }
 
-    /// Appends what a value is before it changes. Returns the bytes that it took.
-    pub(super) fn push(&mut self, at: Address<'_>, old: Option<&[u8]>) -> u64 {
-        let bytes = HEAD_BYTES + at.key.len() + at.namespace.len() + 4 + old.map_or(0, <[u8]>::len);
-        let fits = self.blocks.back().is_some_and(|block| block.capacity() - block.len() >= bytes);
+    /// Appends what undoes a change of a state of `kind`. Returns the bytes that it takes.
+    fn push(&mut self, kind: StateKind, at: Address<'_>, undoing: Action<'_>) -> u64 {
+        let value = match undoing {
+            Action::Put(value) => value.len(),
+            Action::MapPut { map_key, value } => map_key.len() + value.len(),
+            Action::MapRemove { map_key } => map_key.len(),
+            _ => 0,
+        };
+        let most = HEAD_BYTES + CHANGE_BYTES + at.key.len() + at.namespace.len() + value;
+        let fits = self.blocks.back().is_some_and(|block| block.capacity() - block.len() >= most);
         if !fits {
             let doubled = self.blocks.back().map_or(FIRST_BLOCK_BYTES, |last| 2 * last.capacity());
-            self.blocks.push_back(Vec::with_capacity(doubled.min(BLOCK_BYTES).max(bytes)));
+            self.blocks.push_back(Vec::with_capacity(doubled.min(BLOCK_BYTES).max(most)));
         }
         let block = self.blocks.back_mut().expect("there is one now");
-        let mut head = [0; HEAD_BYTES];
-        let (state, rest) = head.split_at_mut(4);
-        state.copy_from_slice(&at.state.0.to_le_bytes());
-        let (group, rest) = rest.split_at_mut(2);
-        group.copy_from_slice(&at.key_group.0.to_le_bytes());
-        let (key, namespace) = rest.split_at_mut(4);
-        key.copy_from_slice(&length(at.key.len()));
-        namespace.copy_from_slice(&length(at.namespace.len()));
-        block.extend_from_slice(&head);
-        block.extend_from_slice(at.key);
-        block.extend_from_slice(at.namespace);
-        block.extend_from_slice(&length(old.map_or(0, |old| old.len() + 1)));
-        block.extend_from_slice(old.unwrap_or_default());
+        let from = block.len();
+        let [low, high] = at.key_group.0.to_le_bytes();
+        block.extend_from_slice(&[0, 0, 0, 0, low, high, u8::from(kind == StateKind::Map)]);
+        Change { at, action: undoing }.encode(block);
+        let bytes = block.len() - from;
+        let length =
+            u32::try_from(bytes - HEAD_BYTES).expect("a change is bounded by the longest message, below 4 GiB");
+        if let Some(head) = block.get_mut(from..from + 4) {
+            head.copy_from_slice(&length.to_le_bytes());
+        }
         self.bytes += bytes as u64;
         bytes as u64
     }
 
-    fn front(&self) -> Option<Record<'_>> {
-        self.blocks.front().and_then(|block| read(block.get(self.taken..)?))
+    fn front(&self) -> Result<Option<Record<'_>>, StateError> {
+        let block = self.blocks.front().and_then(|block| block.get(self.taken..));
+        block.filter(|block| !block.is_empty()).map(read).transpose()
     }
 
     /// Forgets the oldest record, which takes so many bytes.
@@ -96,52 +99,105 @@ impl Journal {
         }
     }
 
-    fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        let mut taken = self.taken;
-        self.blocks.iter().flat_map(move |block| {
-            let mut rest = block.get(std::mem::take(&mut taken)..).unwrap_or_default();
-            std::iter::from_fn(move || {
-                let record = read(rest)?;
-                rest = rest.get(record.bytes..).unwrap_or_default();
+    /// Brings back what was before the first record, if `live` is as it was after the last one.
+    pub(super) fn roll_back(
+        &self,
+        live: &mut dyn StateBackend,
+        log: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<(), StateError> {
+        for (index, block) in self.blocks.iter().enumerate().rev() {
+            let mut rest = block.get(if index == 0 { self.taken } else { 0 }..).unwrap_or_default();
+            let records = iter::from_fn(|| {
+                let record = (!rest.is_empty()).then(|| read(rest))?;
+                rest = record.as_ref().ok().and_then(|record| rest.get(record.bytes..)).unwrap_or_default();
                 Some(record)
-            })
-        })
+            });
+            let records: Vec<Record<'_>> = records.collect::<Result<_, _>>()?;
+            for Record { change, .. } in records.iter().rev() {
+                live.apply(change)?;
+                log(change);
+            }
+        }
+        Ok(())
     }
 }
 
-fn length(bytes: usize) -> [u8; 4] {
-    u32::try_from(bytes).expect("keys and values are bounded by the longest message, below 4 GiB").to_le_bytes()
-}
-
 /// The first record of `bytes`.
-fn read(bytes: &[u8]) -> Option<Record<'_>> {
-    let (state, rest) = bytes.split_first_chunk()?;
-    let (group, rest) = rest.split_first_chunk()?;
-    let (key, rest) = rest.split_first_chunk()?;
-    let (namespace, rest) = rest.split_first_chunk()?;
-    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key) as usize)?;
-    let (namespace, rest) = rest.split_at_checked(u32::from_le_bytes(*namespace) as usize)?;
-    let (old, rest) = rest.split_first_chunk()?;
-    let old = match u32::from_le_bytes(*old) {
-        0 => None,
-        length => Some(rest.get(..length as usize - 1)?),
+fn read(bytes: &[u8]) -> Result<Record<'_>, StateError> {
+    let parts = || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (group, rest) = rest.split_first_chunk()?;
+        let (kind, rest) = rest.split_first()?;
+        let change = rest.get(..u32::from_le_bytes(*length) as usize)?;
+        Some((KeyGroup(u16::from_le_bytes(*group)), *kind != 0, change))
     };
-    let name = bytes.get(..HEAD_BYTES + key.len() + namespace.len())?;
-    let (state, key_group) = (StateId(u32::from_le_bytes(*state)), KeyGroup(u16::from_le_bytes(*group)));
-    let at = Address { state, key_group, key, namespace };
-    Some(Record { name, at, old, bytes: name.len() + 4 + old.map_or(0, <[u8]>::len) })
+    let (group, is_map, change) = parts().ok_or(StateError::Undecodable("a record of a journal"))?;
+    Ok(Record { is_map, bytes: HEAD_BYTES + change.len(), change: Change::decode(group, change)? })
 }
 
 impl Undo {
-    /// Records a value that is about to change in the newest layer's journal.
-    pub(super) fn journal(&mut self, live: &dyn StateBackend, at: Address<'_>) -> Result<(), StateError> {
-        let Some(layer) = self.layers.back_mut() else { return Ok(()) };
-        let mut bytes = 0;
-        live.value(at, &mut |old| bytes = layer.journal.push(at, old))?;
+    /// Records in the newest layer's journal what `change` is about to overwrite. Returns `false` for what journals do not have: lists.
+    pub(super) fn journal(
+        &mut self,
+        live: &dyn StateBackend,
+        kind: StateKind,
+        change: &Change<'_>,
+    ) -> Result<bool, StateError> {
+        let at = change.at;
+        match (kind, change.action) {
+            (StateKind::Value, _) => {
+                live.value(at, &mut |old| self.push(kind, at, old.map_or(Action::Clear, Action::Put)))?
+            }
+            (StateKind::Map, Action::Clear) => self.journal_map(live, at)?,
+            (
+                StateKind::Map,
+                Action::MapPut { map_key, .. } | Action::MapRemove { map_key } | Action::MapAppend { map_key, .. },
+            ) => live.map_value(at, map_key, &mut |old| {
+                let removed = Action::MapRemove { map_key };
+                self.push(kind, at, old.map_or(removed, |value| Action::MapPut { map_key, value }));
+            })?,
+            (StateKind::Timer, Action::TimerPut { time } | Action::TimerRemove { time }) => {
+                let is_there = live.timer(at, time)?;
+                let undoing = if is_there { Action::TimerPut { time } } else { Action::TimerRemove { time } };
+                self.push(kind, at, undoing);
+            }
+            (StateKind::List, _) => return Ok(false),
+            // A misfit.
+            (StateKind::Map | StateKind::Timer, _) => {}
+        }
+        self.keep_to_limit();
+        Ok(true)
+    }
+
+    /// Records all entries of a map that is about to be cleared.
+    fn journal_map(&mut self, live: &dyn StateBackend, at: Address<'_>) -> Result<(), StateError> {
+        let mut from: Vec<u8> = vec![];
+        loop {
+            let mut last = None;
+            let more = live.map_page(at, MapKeys::from(&from), PAGE, &mut |map_key, value| {
+                self.push(StateKind::Map, at, Action::MapPut { map_key, value });
+                last = Some(map_key.to_vec());
+            })?;
+            self.keep_to_limit();
+            match last {
+                Some(last) if more && self.is_recording() => {
+                    from = last;
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+        // There is nothing else, so that what is put later goes.
+        self.push(StateKind::Map, at, Action::Clear);
+        Ok(())
+    }
+
+    fn push(&mut self, kind: StateKind, at: Address<'_>, undoing: Action<'_>) {
+        let Some(layer) = self.layers.back_mut() else { return };
+        let bytes = layer.journal.push(kind, at, undoing);
         layer.bytes += bytes;
         self.bytes += bytes;
         self.journaled += 1;
-        Ok(())
     }
 
     /// Bytes of all journals.
@@ -151,68 +207,61 @@ impl Undo {
 
     /// Moves the oldest records of journals to the cells of their layers, at most `left`; those of layer `only`, or of all.
     pub(super) fn dissolve(&mut self, live: &dyn StateBackend, only: Option<usize>, left: &mut usize) {
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            if only.is_some_and(|only| only != index) {
-                continue;
-            }
+        let mut id = mem::take(&mut self.id);
+        for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index))
+        {
             self.bytes -= layer.bytes;
-            layer.dissolve(live, &mut self.id, left);
+            layer.dissolve(live, &mut id, left);
             self.bytes += layer.bytes;
         }
+        self.id = id;
     }
 }
 
 impl Layer {
     fn dissolve(&mut self, live: &dyn StateBackend, id: &mut Vec<u8>, left: &mut usize) {
-        while *left > 0
-            && let Some(record) = self.journal.front()
-        {
+        while *left > 0 {
+            let Some(Record { is_map, change, bytes }) =
+                self.journal.front().expect("what was recorded here is read here")
+            else {
+                return;
+            };
             *left -= 1;
-            let bytes = record.bytes;
-            put_id(live, record.at, id);
-            // What the layer has already is older.
-            if !self.cells.contains_key(&id[..]) {
-                let (key, namespace) = (record.at.key.into(), record.at.namespace.into());
-                let cell = Cell { key, namespace, old: Old::Value(record.old.map(Box::from)) };
-                self.bytes += cell.bytes(id.len());
-                self.cells.insert(id.as_slice().into(), cell);
-            }
+            put_id(live, change.at, id);
             self.bytes -= bytes as u64;
+            let before = self.cells.get(&id[..]).map_or(0, |cell| cell.bytes(id.len()));
+            let cell = self.cells.entry(id.as_slice().into()).or_insert_with(|| Cell {
+                key: change.at.key.into(),
+                namespace: change.at.namespace.into(),
+                old: old(is_map, change.action),
+            });
+            add(&mut cell.old, change.action);
+            self.bytes = self.bytes - before + cell.bytes(id.len());
             self.journal.pop(bytes);
         }
     }
 }
 
-/// Brings the values of the journal of the last of `layers` back of which neither a layer has a cell nor `done` a name.
-pub(super) fn roll_back<'a>(
-    live: &mut dyn StateBackend,
-    layers: &'a [Layer],
-    done: &mut HashSet<&'a [u8]>,
-    log: &mut dyn FnMut(&Change<'_>),
-) -> Result<(), StateError> {
-    let mut id = vec![];
-    for record in layers.iter().rev().take(1).flat_map(|layer| layer.journal.records()) {
-        put_id(live, record.at, &mut id);
-        if layers.iter().any(|layer| layer.cells.contains_key(&id[..])) || !done.insert(record.name) {
-            continue;
-        }
-        let mut is_there = false;
-        live.value(record.at, &mut |stored| is_there = stored.is_some())?;
-        let action = match record.old {
-            Some(old) => Action::Put(old),
-            None if is_there => Action::Clear,
-            None => continue,
-        };
-        let change = Change { at: record.at, action };
-        live.apply(&change)?;
-        log(&change);
+/// What is said of a cell by its oldest record.
+fn old(is_map: bool, undoing: Action<'_>) -> Old {
+    match undoing {
+        _ if is_map => Old::Map(OldMap::default()),
+        Action::TimerPut { .. } | Action::TimerRemove { .. } => Old::Timers(OldMap::default()),
+        Action::Put(value) => Old::Value(Some(value.into())),
+        _ => Old::Value(None),
     }
-    Ok(())
 }
 
-/// The name of a value, as journals have it.
-pub(super) fn name(at: Address<'_>) -> Vec<u8> {
-    let mut journal = Journal::default();
-    journal.push(at, None);
-    journal.front().map(|record| record.name.to_vec()).unwrap_or_default()
+/// Adds what a record says of a cell, as far as no older one did.
+fn add(old: &mut Old, undoing: Action<'_>) {
+    match (old, undoing) {
+        (Old::Map(map), Action::Clear) => map.is_whole = true,
+        (Old::Map(map), Action::MapPut { map_key, value }) if !map.is_whole => {
+            map.insert(map_key.into(), Some(value.into()));
+        }
+        (Old::Map(map), Action::MapRemove { map_key }) if !map.is_whole => map.insert(map_key.into(), None),
+        (Old::Timers(map), Action::TimerPut { time }) => map.insert(timers::entry(time).into(), Some(Box::default())),
+        (Old::Timers(map), Action::TimerRemove { time }) => map.insert(timers::entry(time).into(), None),
+        _ => {}
+    }
 }

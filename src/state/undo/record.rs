@@ -2,14 +2,11 @@
 
 use std::{collections::btree_map::Entry, mem};
 
-use super::{Address, Blob, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, Undo, put_id};
+use super::{Address, Blob, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, PAGE, Undo, put_id};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::StateKind,
 };
-
-/// What is read in one go of a map or list that is cleared.
-const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
 impl Undo {
     /// Records what `change`, of a state of `kind`, is about to overwrite in `live`. A change that the backend will refuse may be
@@ -21,10 +18,8 @@ impl Undo {
         if self.layers.is_empty() {
             return Ok(());
         }
-        if self.is_lazy && kind == StateKind::Value {
-            let recorded = self.journal(live, change.at);
-            self.keep_to_limit();
-            return recorded;
+        if self.is_lazy && self.journal(live, kind, change)? {
+            return Ok(());
         }
         let mut id = mem::take(&mut self.id);
         put_id(live, change.at, &mut id);

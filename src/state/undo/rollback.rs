@@ -1,8 +1,8 @@
 //! Going back to a mark: the changes that bring its contents back.
 
-use std::collections::HashSet;
+use std::slice;
 
-use super::{Address, Cell, Change, Layer, Mark, Old, OldMap, Undo, View, journal, timers};
+use super::{Address, Cell, Change, Layer, Mark, Old, OldMap, Undo, View, timers};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::{KeyGroup, StateId},
@@ -21,7 +21,7 @@ struct Restoring<'a> {
 impl Undo {
     /// Applies the changes to `live` that bring back what it contained at `mark`, cell by cell, and hands each to `log` after that.
     /// The mark stays open, later ones go. Returns `false`, with nothing done, if the mark is not open. Memory: the largest
-    /// list that changed, and the names of the values in journals.
+    /// list that changed.
     ///
     /// # Errors
     /// Those of the backend, whose contents are neither the one nor the other then.
@@ -35,23 +35,30 @@ impl Undo {
         let layers: Vec<Layer> = self.layers.split_off(at).into();
         self.bytes -= layers.iter().map(|layer| layer.bytes).sum::<u64>();
         self.mark(mark);
-        let mut journaled = HashSet::new();
+        if self.is_lazy {
+            for layer in layers.iter().rev() {
+                layer.journal.roll_back(live, log)?;
+                for (id, cell) in layer.cells.iter().filter(|(_, cell)| !cell.is_list()) {
+                    restore(live, log, slice::from_ref(layer), (id, cell))?;
+                }
+            }
+        }
         for (index, layer) in layers.iter().enumerate() {
             let (older, from_here) = layers.split_at(index);
             let is_first = |id: &[u8]| !older.iter().any(|older| older.cells.contains_key(id));
-            for (id, cell) in layer.cells.iter().filter(|(id, _)| is_first(id)) {
-                let (state, key_group) = place(id);
-                let at = Address { state, key_group, key: &cell.key, namespace: &cell.namespace };
-                if journaled.is_empty() || !journaled.contains(&journal::name(at)[..]) {
-                    restore(live, log, from_here, (id, cell))?;
-                }
+            let is_left = |cell: &Cell| !self.is_lazy || cell.is_list();
+            for (id, cell) in layer.cells.iter().filter(|(id, cell)| is_left(cell) && is_first(id)) {
+                restore(live, log, from_here, (id, cell))?;
             }
-            let up_to_here = layers.get(..=index).unwrap_or_default();
-            journal::roll_back(live, up_to_here, &mut journaled, log)?;
         }
-        drop(journaled);
         self.garbage.extend(layers);
         Ok(true)
+    }
+}
+
+impl Cell {
+    fn is_list(&self) -> bool {
+        matches!(self.old, Old::List(_))
     }
 }
 
