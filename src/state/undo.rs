@@ -71,6 +71,8 @@ pub struct Undo {
     is_lazy: bool,
     /// Bytes of journals beyond which they are dissolved.
     journal_limit: u64,
+    /// Blocks of journals that went: memory that is new costs more than to write to it.
+    spare: Vec<Vec<u8>>,
     /// Records that journals got since the last call of [`settle`](Self::settle).
     journaled: usize,
     /// Marks that were let go because of the limit.
@@ -150,6 +152,7 @@ impl Undo {
             limit,
             is_lazy: false,
             journal_limit: limit / 2,
+            spare: vec![],
             journaled: 0,
             dropped: 0,
             garbage: vec![],
@@ -195,6 +198,8 @@ impl Undo {
     /// Opens a mark: what the backend contains now. Greater than any before.
     pub fn mark(&mut self, mark: Mark) {
         assert!(self.layers.back().is_none_or(|layer| layer.mark < mark), "marks ascend");
+        // The next interval may need as many as the last one.
+        self.spare.truncate(self.layers.back().map_or(0, |layer| layer.journal.blocks()));
         let (cells, journal, timers) = Default::default();
         self.layers.push_back(Layer { mark, is_open: true, cells, journal, timers, bytes: 0 });
     }
@@ -276,8 +281,9 @@ impl Undo {
 
     /// Lets the oldest layers go until the oldest is open.
     fn let_go(&mut self) {
-        while let Some(layer) = self.layers.pop_front_if(|layer| !layer.is_open) {
+        while let Some(mut layer) = self.layers.pop_front_if(|layer| !layer.is_open) {
             self.bytes -= layer.bytes;
+            layer.journal.retire(&mut self.spare, self.limit.saturating_sub(self.bytes));
             if !layer.is_empty() {
                 self.garbage.push(layer);
             }

@@ -55,8 +55,10 @@ impl Journal {
         self.bytes
     }
 
-    /// Appends what undoes a change of a state of `kind`. Returns the bytes that it takes.
-    fn push(&mut self, kind: StateKind, at: Address<'_>, undoing: Action<'_>) -> u64 {
+    /// Appends the change that undoes one of a state of `kind`, in one of the `spare` blocks if it needs a long one. Returns the bytes
+    /// that it takes.
+    fn push(&mut self, spare: &mut Vec<Vec<u8>>, kind: StateKind, change: &Change<'_>) -> u64 {
+        let Change { at, action: undoing } = *change;
         let value = match undoing {
             Action::Put(value) => value.len(),
             Action::MapPut { map_key, value } => map_key.len() + value.len(),
@@ -67,13 +69,15 @@ impl Journal {
         let fits = self.blocks.back().is_some_and(|block| block.capacity() - block.len() >= most);
         if !fits {
             let doubled = self.blocks.back().map_or(FIRST_BLOCK_BYTES, |last| 2 * last.capacity());
-            self.blocks.push_back(Vec::with_capacity(doubled.min(BLOCK_BYTES).max(most)));
+            let bytes = doubled.min(BLOCK_BYTES).max(most);
+            let used = if bytes == BLOCK_BYTES { spare.pop() } else { None };
+            self.blocks.push_back(used.unwrap_or_else(|| Vec::with_capacity(bytes)));
         }
         let block = self.blocks.back_mut().expect("there is one now");
         let from = block.len();
         let [low, high] = at.key_group.0.to_le_bytes();
         block.extend_from_slice(&[0, 0, 0, 0, low, high, u8::from(kind == StateKind::Map)]);
-        Change { at, action: undoing }.encode(block);
+        change.encode(block);
         let bytes = block.len() - from;
         let length =
             u32::try_from(bytes - HEAD_BYTES).expect("a change is bounded by the longest message, below 4 GiB");
@@ -82,6 +86,25 @@ impl Journal {
         }
         self.bytes += bytes as u64;
         bytes as u64
+    }
+
+    /// Number of blocks.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Gives its long blocks away, as far as `spare` and what is left of `most` bytes have room; what is left is to be dropped.
+    pub(super) fn retire(&mut self, spare: &mut Vec<Vec<u8>>, most: u64) {
+        let room = usize::try_from(most / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        while spare.len() < room
+            && let Some(mut block) = self.blocks.pop_back_if(|block| block.capacity() == BLOCK_BYTES)
+        {
+            block.clear();
+            spare.push(block);
+        }
+        if self.blocks.is_empty() {
+            self.bytes = 0;
+        }
     }
 
     fn front(&self) -> Result<Option<Record<'_>>, StateError> {
@@ -194,7 +217,7 @@ impl Undo {
 
     fn push(&mut self, kind: StateKind, at: Address<'_>, undoing: Action<'_>) {
         let Some(layer) = self.layers.back_mut() else { return };
-        let bytes = layer.journal.push(kind, at, undoing);
+        let bytes = layer.journal.push(&mut self.spare, kind, &Change { at, action: undoing });
         layer.bytes += bytes;
         self.bytes += bytes;
         self.journaled += 1;
