@@ -30,6 +30,7 @@ mod copies;
 mod core;
 mod credit;
 mod directory;
+mod discard;
 mod environment;
 mod error;
 mod handle;
@@ -59,7 +60,7 @@ pub use self::{
     handle::Backend,
     job::JobDescription,
     metrics::BackendMetrics,
-    open::{OpenSpec, Opened, RestoreFrom, RestoredPart},
+    open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,
     query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},

@@ -20,16 +20,20 @@
 //! An operator may go on with another number of subtasks: its new backends *import* from the chains of the old ones
 //! ([`generation`]).
 //!
+//! Who reads a chain without owning it, to clone a job, holds a lease on what it reads: a [`pin`].
+//!
 //! What of it is missing or corrupt, and what that spoils, tells [`damage`].
 //!
 //! What of all this is worth a copy on local disk says [`local`].
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`damage`] and [`collect`]'s sweep talk to the store.
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`discard`], [`damage`] and
+//! [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
 pub mod collect;
 pub mod damage;
+pub mod discard;
 pub mod envelope;
 pub mod generation;
 pub mod handle;
@@ -38,6 +42,7 @@ pub mod job;
 pub mod ledger;
 pub mod local;
 pub mod manifest;
+pub mod pin;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]

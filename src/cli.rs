@@ -17,8 +17,8 @@ use clap::Parser as _;
 
 pub use self::{
     args::{
-        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DumpArgs, GcArgs,
-        HealthArgs, Inner, ServeArgs, StoreArgs,
+        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DiscardArgs, DumpArgs,
+        GcArgs, HealthArgs, Inner, ServeArgs, StoreArgs,
     },
     logging::init as init_logging,
 };

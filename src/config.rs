@@ -75,6 +75,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The daemon's own log.
     pub log: LogConfig,
+    /// Who owns what is restored where the engine does not say.
+    pub claim: ClaimMode,
+    /// How long what a clone reads is kept after it last said that it reads.
+    pub pin_lease: Duration,
     /// Whether clients may read beside the writers.
     pub queries: bool,
     /// Whether owners that follow each other on this daemon hand their state on.
@@ -339,6 +343,15 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A valid tracing filter.
     pub level: String,
+}
+
+/// Who owns a checkpoint that is restored from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimMode {
+    /// The new owner.
+    Claim,
+    /// Nobody.
+    NoClaim,
 }
 
 /// How events are written.

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
-    backend::{BackendMetrics, BackendOptions, CreditPool, Directory, Environment, Turns},
+    backend::{BackendMetrics, BackendOptions, ClaimMode, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         compression,
@@ -375,6 +375,11 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
             #[allow(clippy::cast_precision_loss, reason = "the option is bounded far below 52 bits")]
             replay_rate: config.materialization.replay_rate as f64,
         },
+        claim: match config.claim {
+            config::ClaimMode::Claim => ClaimMode::Claim,
+            config::ClaimMode::NoClaim => ClaimMode::NoClaim,
+        },
+        pin_lease: config.pin_lease,
         compression,
         queries: config.queries,
         warm: config.warm,

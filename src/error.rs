@@ -48,6 +48,7 @@ fn usual(reason: Reason) -> (Scope, bool) {
         | Reason::LimitExceeded
         | Reason::Unsupported
         | Reason::SessionHalted
+        | Reason::InUse
         | Reason::CheckpointNotFound
         | Reason::TooManyStates => (Scope::Batch, false),
         Reason::StateMemory | Reason::TooManyCheckpoints | Reason::CheckpointTimeout | Reason::CheckpointAborted => {
@@ -61,7 +62,9 @@ fn usual(reason: Reason) -> (Scope, bool) {
         | Reason::CorruptObject
         | Reason::MissingObject
         | Reason::Failsafe => (Scope::Backend, false),
-        Reason::StoreUnavailable | Reason::ChangeMemory | Reason::BackendClosed => (Scope::Backend, true),
+        Reason::StoreUnavailable | Reason::ChangeMemory | Reason::BackendClosed | Reason::PinExpired => {
+            (Scope::Backend, true)
+        }
         Reason::IncompatibleProtocol => (Scope::Daemon, false),
         Reason::Draining => (Scope::Daemon, true),
     }

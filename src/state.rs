@@ -27,6 +27,7 @@ pub mod change;
 pub mod conformance;
 pub mod cut;
 pub mod folder;
+mod forward;
 pub mod hashmap;
 pub mod image;
 pub mod merge;

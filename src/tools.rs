@@ -5,12 +5,14 @@
 //! | [`gc`] | says of each object why it lives or goes; deletes what goes |
 //! | [`dump`] | says what one object is |
 //! | [`checkpoints`] | lists what can be restored |
+//! | [`discard`] | lets go of a checkpoint, or of all that a job has |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
-//! The first three need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
+//! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
 //! for programs.
 
 pub mod checkpoints;
+pub mod discard;
 pub mod dump;
 pub mod gc;
 pub mod health;

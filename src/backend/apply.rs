@@ -9,9 +9,10 @@ use super::{
     outbox::SessionEvent,
 };
 use crate::{
+    changelog::writer::Writer,
     error::{Error, Reason},
     state::{
-        Address, StateBackend as _, TimerRef,
+        Address, Change, StateBackend as _, TimerRef,
         op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
@@ -57,6 +58,22 @@ struct Effects {
     reads_change: bool,
 }
 
+/// Appends the changes of the batch at hand to the changelog.
+pub(super) struct Appender<'a> {
+    pub(super) writer: &'a mut Writer,
+    pub(super) since_barrier: &'a mut (u64, u64),
+    pub(super) log_changes: &'a mut u64,
+}
+
+impl Appender<'_> {
+    #[inline]
+    pub(super) fn append(&mut self, change: &Change<'_>) {
+        self.since_barrier.1 += 1;
+        *self.log_changes += u64::from(!self.writer.is_silent());
+        self.writer.push(change.at.key_group, |buffer| change.encode(buffer));
+    }
+}
+
 impl Core {
     /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose entries
     /// reads touch.
@@ -88,8 +105,7 @@ impl Core {
         let logs = writes || upkeep.is_some();
         let bytes_before = self.writer.active_bytes();
         if logs {
-            self.inner.set_stamp(self.writer.next().0);
-            self.writer.begin_batch(number, self.time);
+            self.begin_logging();
         }
         let executed = self.execute(operations, upkeep.as_ref());
         if executed.is_err() {
@@ -100,15 +116,32 @@ impl Core {
         let appended = if logs { self.writer.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
+        self.count_appended(appended);
+        self.tend_marks();
+        self.count_copies();
+        self.roll_over_if_long();
+        Ok((BatchResult { number, answers, repeated: false }, appended))
+    }
+
+    /// Begins to log a batch, as of now: an [`Appender`] takes its changes. It has the number of the batch that comes next, whether
+    /// it is that one or one of the daemon's own before it.
+    pub(super) fn begin_logging(&mut self) {
+        self.inner.set_stamp(self.writer.next().0);
+        self.writer.begin_batch(self.next_batch, self.time);
+    }
+
+    /// Counts what a batch changed and logged.
+    pub(super) fn count_appended(&mut self, appended: u64) {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
-        self.tend_marks();
-        self.count_copies();
+    }
+
+    /// Rolls over once the active block is as long as it may become.
+    pub(super) fn roll_over_if_long(&mut self) {
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
-        Ok((BatchResult { number, answers, repeated: false }, appended))
     }
 
     /// Answers a batch that only reads, beside the numbering: it takes no number.
@@ -259,13 +292,9 @@ impl Core {
         let mut answers = vec![];
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
         let Self { clean_ups, marks, .. } = self;
-        let logged = u64::from(!writer.is_silent());
+        let mut appender = Appender { writer, since_barrier, log_changes };
         inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
-        let mut log = |change: &crate::state::Change<'_>| {
-            since_barrier.1 += 1;
-            *log_changes += logged;
-            writer.push(change.at.key_group, |buffer| change.encode(buffer));
-        };
+        let mut log = |change: &Change<'_>| appender.append(change);
         for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
             let Some(descriptor) = states.get(operation.state) else { continue };
             let position = u32::try_from(index).expect("the number of operations is limited");

@@ -70,6 +70,8 @@ pub struct CompletedCheckpoint {
     pub publish: Duration,
     /// All together.
     pub total: Duration,
+    /// The first checkpoint of this owner that needs nothing of what it restored and must not claim. 0: none yet, or it claimed it.
+    pub self_sustained_since: CheckpointId,
 }
 
 /// Who waits for a checkpoint.
@@ -142,6 +144,7 @@ impl Core {
             let base = self.base.as_ref().filter(|base| base.complete_at <= self.writer.next());
             (Awaits::Log, base.map(|base| base.uuid))
         };
+        self.make_way(request.id);
         let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
         let record = CheckpointRecord {
             identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
@@ -248,6 +251,20 @@ impl Core {
         }
     }
 
+    /// Fails checkpoints in flight that are too many beside a new one, `newest`.
+    fn make_way(&mut self, newest: CheckpointId) {
+        let most = self.env.options.limits.max_concurrent_checkpoints;
+        while self.ledger.in_flight() >= most {
+            let Some(id) = self.ledger.gives_way() else { return };
+            let text = format!(
+                "backend `{}`: checkpoint {id} gives way to checkpoint {newest}: more than {most} would be in flight, the most that \
+                 `execution.checkpointing.max-concurrent-checkpoints` allows; its changes are kept and go into the next one",
+                self.id
+            );
+            self.fail_checkpoint(id, Error::new(Reason::TooManyCheckpoints, text));
+        }
+    }
+
     /// Fails every checkpoint in flight whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
         let late: Vec<_> = self.flights.iter().filter(|(_, f)| f.deadline <= now).map(|(id, _)| *id).collect();
@@ -326,6 +343,9 @@ impl Core {
         self.release_memory(released);
         for record in self.ledger.published() {
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
+            if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
+                *since = record.identity.id;
+            }
             let completed = self.completed(&record, Some(&flight));
             self.env.metrics.checkpoint_completed(&completed);
             match flight.reply {
@@ -418,6 +438,7 @@ impl Core {
             persist: persisted - cut,
             publish: now - persisted,
             total: now - triggered,
+            self_sustained_since: self.self_sustained_since.unwrap_or(0),
         }
     }
 }

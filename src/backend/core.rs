@@ -131,6 +131,8 @@ pub(super) struct Core {
     pub(super) restored: Vec<RestoredPart>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
+    /// If it must not claim that: its first checkpoint, from which on nothing of it is needed; 0 before.
+    pub(super) self_sustained_since: Option<CheckpointId>,
     /// The newest materialization of this epoch.
     pub(super) base: Option<Materialization>,
     /// What the next materialization may use again.
@@ -205,6 +207,8 @@ pub struct Description {
     pub pushed_back: bool,
     /// Materializations that failed since the last one that did not.
     pub materialization_failures: u32,
+    /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
+    pub self_sustained_since: CheckpointId,
     /// Why writes are refused; empty while all is well.
     pub failsafe: String,
 }
@@ -353,6 +357,7 @@ impl Core {
             replay: self.replay_time(),
             pushed_back: self.push_back.is_on(),
             materialization_failures: self.materialization_failures,
+            self_sustained_since: self.self_sustained_since.unwrap_or(0),
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),

@@ -190,6 +190,13 @@ impl Directory {
         running.filter(|backend| !backend.has_ended()).ok_or_else(|| error::not_open(id))
     }
 
+    /// A backend that `concerns`, and is open or being opened here.
+    pub(super) fn in_use(&self, concerns: impl Fn(&BackendId) -> bool) -> Option<BackendId> {
+        let is_used =
+            |slot: &Slot| slot.opening.is_some() || slot.running.as_ref().is_some_and(|running| !running.has_ended());
+        self.inner.lock().slots.iter().find(|(id, slot)| concerns(id) && is_used(slot)).map(|(id, _)| id.clone())
+    }
+
     /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
     pub async fn close_all(&self) {
         // All at once: each may wait for the store, and whoever stops the daemon waits for all of them.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{credit::CreditPool, metrics::BackendMetrics, turns::Turns};
+use super::{credit::CreditPool, metrics::BackendMetrics, open::ClaimMode, turns::Turns};
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
@@ -46,6 +46,10 @@ pub struct BackendOptions {
     pub notice_delay: Duration,
     /// How long opening tries to reach the store.
     pub open_timeout: Duration,
+    /// Who owns what is restored where `Open` does not say.
+    pub claim: ClaimMode,
+    /// How long what a clone reads is kept for it after it last said that it still reads.
+    pub pin_lease: Duration,
     /// When backends materialize.
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
@@ -76,6 +80,8 @@ impl Default for BackendOptions {
             download_parallelism: 4,
             notice_delay: Duration::from_secs(5),
             open_timeout: Duration::from_secs(120),
+            claim: ClaimMode::Claim,
+            pin_lease: Duration::from_secs(600),
             materialization: ScheduleOptions::default(),
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,

@@ -21,9 +21,10 @@ use tokio::sync::{futures::OwnedNotified, oneshot};
 
 use super::{
     Backend, RegisteredState,
+    apply::Appender,
     checkpointing::PersistWaiter,
     cleanup::CleanUps,
-    core::{Core, signed},
+    core::Core,
     error,
     marks::Live,
     outbox::Outbox,
@@ -203,17 +204,12 @@ impl Core {
     /// Moves one batch. It takes no number: it is durable with the batch that comes next.
     fn move_batch(&mut self, of: Move, cursor: &mut Cursor) -> Result<(), Error> {
         let bytes_before = self.writer.active_bytes();
-        self.inner.set_stamp(self.writer.next().0);
         self.pass_time();
-        self.writer.begin_batch(self.next_batch, self.time);
+        self.begin_logging();
         let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
         let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
-        let logged = u64::from(!writer.is_silent());
-        let mut log = |change: &Change<'_>| {
-            since_barrier.1 += 1;
-            *log_changes += logged;
-            writer.push(change.at.key_group, |buffer| change.encode(buffer));
-        };
+        let mut appender = Appender { writer, since_barrier, log_changes };
+        let mut log = |change: &Change<'_>| appender.append(change);
         let mut run = || {
             let mut live = Live::new(marks, inner, of.kind);
             let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
@@ -228,13 +224,9 @@ impl Core {
         let appended = self.writer.end_batch(bytes_before);
         self.account.hold(appended);
         self.env.metrics.batch_applied(0, appended);
-        self.env.metrics.pending_grew(signed(appended));
-        self.since_barrier.0 += appended;
-        self.count_state_bytes(self.inner.memory_bytes());
+        self.count_appended(appended);
         self.count_copies();
-        if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
-            self.roll_over(false);
-        }
+        self.roll_over_if_long();
         Ok(())
     }
 }

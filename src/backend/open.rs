@@ -5,13 +5,18 @@
 //!
 //! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]), if that can be.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). Operator state
-//! is redistributed ([`operator`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is
+//! another job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
+//!
+//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
+//! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
 
 mod choice;
 mod claim;
+mod clone;
 mod damage;
 mod operator;
+mod sustain;
 mod warm;
 
 use std::{
@@ -27,6 +32,7 @@ use self::claim::Claim;
 use super::{
     cleanup::CleanUps,
     core::{Condition, Core},
+    credit::Account,
     environment::Environment,
     handle::{Backend, Shared},
     marks::Marks,
@@ -81,6 +87,24 @@ pub struct OpenSpec {
     pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
+    /// `None` as configured, if it is of the same operator; else it cannot be claimed.
+    pub claim: Option<ClaimMode>,
+}
+
+/// Who owns the checkpoint that is restored from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimMode {
+    /// The new owner, which builds on it and lets it go.
+    Claim,
+    /// Nobody: it stays until a user lets it go, and the new owner needs nothing of it from its first checkpoint on.
+    NoClaim,
+}
+
+impl OpenSpec {
+    /// Whether what is restored shall not be claimed.
+    fn is_no_claim(&self, env: &Environment) -> bool {
+        self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim || clone::is_clone(self)
+    }
 }
 
 /// What a backend begins with.
@@ -122,6 +146,8 @@ pub struct Opened {
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
+    /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
+    pub self_sustained_since: u64,
     /// Newer checkpoints that were skipped because they are damaged, newest first.
     pub skipped: Vec<Spoilt>,
     /// Whether it was restored from what an owner before had on this host alone.
@@ -159,29 +185,48 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
-    let account = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
+    let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
-    let mut reserved = if predecessor.is_none() { Some(account()?) } else { None };
-    let (claim, loaded) = loop {
-        let claim = claim::claim(env, spec, retry).await?;
+    let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
+    loop {
+        let mut claim = claim::claim(env, spec, retry).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
         }
         on_fenced(&claim.fenced);
-        if reserved.is_none() {
-            reserved = Some(account()?);
+        if account.is_none() {
+            account = Some(reserve()?);
         }
-        match load(env, &claim, predecessor.as_ref().map(|(_, predecessor)| predecessor), &mut progress).await {
-            Ok(loaded) => break (claim, loaded),
-            Err(LoadError::Refused(error)) => return Err(error),
-            Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
-                damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
-            }
-            Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
+        let pin = claim.pin.take();
+        let begun = begin(
+            env,
+            spec,
+            (claim, predecessor.as_ref().map(|(_, owner)| owner), &mut account),
+            (started, &mut progress),
+        );
+        if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
+            return Ok(opened);
         }
+    }
+}
+
+/// Begins with what was claimed, and serves; `None` if that is damaged and something else may be claimed instead.
+async fn begin(
+    env: &Environment,
+    spec: &OpenSpec,
+    (claim, predecessor, account): (Claim, Option<&Backend>, &mut Option<Account>),
+    (started, progress): (Instant, &mut (impl FnMut(Progress) + Send)),
+) -> Result<Option<Opened>, Error> {
+    let loaded = match load(env, &claim, predecessor, progress).await {
+        Ok(loaded) => loaded,
+        Err(LoadError::Refused(error)) => return Err(error),
+        Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
+            damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
+            return Ok(None);
+        }
+        Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
     };
-    let account = reserved.map_or_else(account, Ok)?;
     let Loaded { inner, states, restored, previous, images, shares, warm, not_warm } = loaded;
     let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
@@ -191,10 +236,19 @@ pub(super) async fn open(
         progress: restored.progress,
     });
     let progress = restored.progress;
-    let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped };
+    let account = account.take().expect("it was reserved before anything was read");
+    let no_claim = spec.is_no_claim(env) && !parts.is_empty();
+    // What it makes names no file of what it restored.
+    let previous = previous.filter(|_| !no_claim);
+    let assembly =
+        Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
-    Ok(Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) })
+    let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
+    if no_claim {
+        sustain::materialized(&opened).await?;
+    }
+    Ok(Some(opened))
 }
 
 /// An inner backend with what it begins with.
@@ -251,21 +305,21 @@ struct Contents {
     previous: Option<Arc<Reusable>>,
 }
 
-/// An inner backend with what its first manifest says that it begins with, of which `part` is the first part, if it is not empty; read
-/// from `store`, and from the images in `kept` where it has them.
+/// An inner backend with what `claim` begins with; read from `store`, and from the images in `kept` where it has them.
 async fn restore(
     env: &Environment,
-    manifest: &Manifest,
-    (states, part): (&States, Option<&RestoredPart>),
+    claim: &Claim,
+    states: &States,
     (store, kept): (&Store, Option<&KeptImages>),
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Contents, LoadError> {
+    let manifest = claim.reads.as_ref().unwrap_or(&claim.manifest);
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
     for (id, descriptor) in states.data() {
         inner.register(id, descriptor);
     }
-    let restored = match part {
+    let restored = match claim.parts.first() {
         Some(part) => {
             let restore = Restore {
                 store,
@@ -293,17 +347,19 @@ struct Assembly {
     crc: u32,
     inner: WithOperatorState,
     states: States,
-    account: super::credit::Account,
+    account: Account,
     restored: Restored,
     previous: Option<Arc<Reusable>>,
     images: Option<KeptImages>,
     parts: Vec<RestoredPart>,
     skipped: Vec<Spoilt>,
+    no_claim: bool,
 }
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim } =
+        parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -356,6 +412,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         time,
         restored: parts,
         skipped,
+        self_sustained_since: no_claim.then_some(0),
         base: None,
         previous,
         snapshots: Snapshots::default(),
@@ -456,6 +513,7 @@ fn describe(backend: &Backend) -> Opened {
         shape: core.manifest.shape,
         restored: Progress::default(),
         last_checkpoint_id: core.ledger.last_id(),
+        self_sustained_since: core.self_sustained_since.unwrap_or(0),
         skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),

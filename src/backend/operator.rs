@@ -1,9 +1,6 @@
 //! What an owner logs before it serves: the operator state that it got from the subtasks before.
 
-use super::{
-    core::{Core, signed},
-    error,
-};
+use super::{apply::Appender, core::Core, error};
 use crate::{
     state::{
         Change, StateBackend as _,
@@ -25,8 +22,7 @@ impl Core {
         }
         assert_eq!(self.next_batch, 0, "an owner begins before its first batch");
         let bytes_before = self.writer.active_bytes();
-        self.inner.set_stamp(self.writer.next().0);
-        self.writer.begin_batch(self.next_batch, self.time);
+        self.begin_logging();
         for (id, share) in shares {
             self.replace(*id, share)?;
         }
@@ -34,9 +30,7 @@ impl Core {
         let appended = self.writer.end_batch(bytes_before);
         // It is there already, whether or not there is room: what comes next waits until it is durable.
         self.account.hold(appended);
-        self.env.metrics.pending_grew(signed(appended));
-        self.since_barrier.0 += appended;
-        self.count_state_bytes(self.inner.memory_bytes());
+        self.count_appended(appended);
         self.close_way_back("operator state of other subtasks was merged");
         Ok(())
     }
@@ -55,12 +49,8 @@ impl Core {
             upkeep: None,
             reach: Reach::default(),
         };
-        let logged = u64::from(!writer.is_silent());
-        let mut log = |change: &Change<'_>| {
-            since_barrier.1 += 1;
-            *log_changes += logged;
-            writer.push(change.at.key_group, |buffer| change.encode(buffer));
-        };
+        let mut appender = Appender { writer, since_barrier, log_changes };
+        let mut log = |change: &Change<'_>| appender.append(change);
         let at = operator::address(id);
         let mut run = |op: Op<'_>| {
             op::execute(inner, at, &op, &context, &mut log).map(|_| ()).map_err(|fault| error::inner(&fault))

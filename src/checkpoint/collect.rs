@@ -53,31 +53,52 @@
 //! Chains of subtasks that the operator no longer has are retired first: see [`super::generation`]. Everything that only they named
 //! is then garbage.
 //!
-//! # Several sweeps, pins, grace
+//! # Pins
+//!
+//! A reader that does not fence, since the job of what it clones goes on, writes a [pin](super::pin): an object with imports of what it
+//! reads. The pin counts only if the source's head, read again *after* the pin is durable, retains the checkpoint still. A pin never
+//! changes and its name is never used again. What a pin names is live **for as long as the pin exists**: whether its lease is over
+//! only decides whether a sweep may delete it, and that deletion is the revocation. So no two clocks have to agree, and no listing
+//! can fall between an old pin and its renewal, which is an object of its own beside the pin that stays.
+//!
+//! 8. **What nobody names at one moment is never named again by a pin that counts.** The argument of 6: from the making of its
+//!    checkpoint to the moment after the pin was durable, the source named the objects. And a pin makes no other name: a clone's
+//!    manifests name nothing of the source.
+//! 9. **A view sees every pin that may count against its verdict.** Pins are listed after the heads were read. A pin that was durable by
+//!    then, and is there still, is seen. One that was not counts only if its source's head retains the checkpoint later than the view
+//!    read that head: the view saw its objects named by that head then, or, by 7, a chain was opened in between, or they were not yet what
+//!    a head can drop: too new for the owner's low water. A pin that goes, released or revoked, may take names away, never add any.
+//!
+//! Thus two views settle a verdict as before. What a pin that does not count names may be gone, and is passed over. A lease is over when
+//! the pin and each of its renewals are older than it, by the store's clock as it was when the sweep began. A reader that lives renews
+//! in thirds of it. Should a renewal come too late after all, the reader finds objects missing (never other ones: names are not used
+//! again and all is checksummed), sees that its pin is gone, and stops.
+//!
+//! # Several sweeps, grace
 //!
 //! So a verdict of garbage by two such views never turns, whatever the owners do meanwhile. From this follows that **several
 //! sweeps may run at once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once.
 //! (Daemons, which sweep by [`schedule`], take a lease all the same, only to save the work.)
 //!
-//! A reader that does not fence first writes a pin and then reads the head again; heads are read here before pins are listed, and
-//! then heads again, so one of the two sees the other. This version writes no pins and does not know what they hold: where
-//! there are any, nothing of the job is deleted.
-//!
 //! Grace is a net: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does
-//! not know is never deleted, only reported. If a head or a page that it names cannot be read, nothing of the job is deleted.
+//! not know is never deleted, only reported; beside pins of a later version, nothing of the job is. If a head or a page that it names cannot be read, nothing of the job is deleted.
 
 mod judge;
 mod lease;
 pub mod metrics;
 mod observe;
+mod pins;
 pub mod schedule;
 mod sweep;
 
 pub use self::{
     judge::{Chain, View},
     observe::jobs,
+    pins::Pins,
     sweep::{Finding, SweepError, SweepOptions, SweepReport, Tally, store_time, sweep},
 };
+use uuid::Uuid;
+
 use crate::types::BackendId;
 
 #[cfg(doc)]
@@ -102,6 +123,12 @@ pub enum Live {
     /// A segment, page or snapshot file.
     #[error("named by the head of `{0}`")]
     Named(BackendId),
+    /// A segment, page or snapshot file.
+    #[error("named by pin {0}: somebody reads it")]
+    Pinned(Uuid),
+    /// A pin or its renewal.
+    #[error("the lease of a reader")]
+    Pin,
     /// A manifest.
     #[error("the head of its chain")]
     Head,
@@ -131,8 +158,8 @@ pub enum Kept {
     /// Too young.
     #[error("garbage, but younger than the grace")]
     Grace,
-    /// The job has pins, which this version cannot read.
-    #[error("garbage, but the job has pins, which this version cannot read")]
+    /// The job has pins of a later version.
+    #[error("garbage, but the job has pins of a later version, which this one cannot read")]
     Pins,
     /// A segment, page or snapshot file, or what may become one.
     #[error("the owner of `{0}` may still name it")]
@@ -147,7 +174,7 @@ pub enum Kept {
     #[error("there is no manifest that could tell whether it is needed")]
     NoChain,
     /// A pin.
-    #[error("this version neither makes nor reads such objects")]
+    #[error("made by a later version, which this one cannot read")]
     Foreign,
 }
 
@@ -166,6 +193,12 @@ pub enum Garbage {
     /// A temporary.
     #[error("left behind by a process that was killed")]
     Temporary,
+    /// A pin: its holder is gone, or it is damaged and so never protected anything.
+    #[error("a pin whose lease is over")]
+    Expired,
+    /// A pin or renewal.
+    #[error("of a pin that is no longer there")]
+    Released,
     /// What [`store_time`] makes.
     #[error("made to read the store's clock")]
     Clock,

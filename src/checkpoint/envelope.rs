@@ -23,6 +23,8 @@ pub enum Kind {
     Handle,
     /// The index of a materialization.
     BaseIndex,
+    /// A pin.
+    Pin,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::JobRecord => b"DSTLJOBR",
             Self::Handle => b"DSTLHAND",
             Self::BaseIndex => b"DSTLBASE",
+            Self::Pin => b"DSTLPINS",
         }
     }
 }

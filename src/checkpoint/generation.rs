@@ -26,7 +26,7 @@ use super::{
     job::JobCheckpoint,
     manifest::{CheckpointRecord, Contents, EpochRecord, Manifest},
 };
-use crate::types::{Attempt, BackendId, Epoch, Name, Sqn};
+use crate::types::{Attempt, BackendId, CheckpointIdentity, Epoch, Name, Sqn};
 
 /// What the chains of `heads` retain of `checkpoint` for `operator`, by subtask; the newest of each. Pure.
 pub fn parts<'a>(
@@ -92,6 +92,22 @@ pub fn retirement(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest
     Some(manifest)
 }
 
+/// The manifest after `head` that outdates its owner, whose attempt stays the newest, and lets go of `checkpoint`; `None` if no epoch is
+/// left. Pure.
+#[must_use]
+pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Option<Manifest> {
+    let mut manifest = fence(head, head.manifest.owner().attempt, owner)?;
+    manifest.checkpoints.retain(|record| record.identity != *checkpoint);
+    manifest.prune(&[]);
+    Some(manifest)
+}
+
+/// Whether nothing of the chain is left to let go of, nor anybody to name more. Pure.
+#[must_use]
+pub fn is_retired(head: &Manifest) -> bool {
+    head.owner().is_fence && head.checkpoints.is_empty()
+}
+
 /// A chain that may be retired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retired {
@@ -113,7 +129,7 @@ pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
         // Of two parallelisms under one attempt the higher retires less.
         *of_operator = (*of_operator).max((served.attempt, served.span.parallelism));
     }
-    let is_retired = |head: &&Manifest| {
+    let may_go = |head: &&Manifest| {
         let Some(&(attempt, parallelism)) = newest.get(&head.backend.operator) else { return false };
         let survivors = || {
             heads
@@ -125,17 +141,16 @@ pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
             let same = |other: &CheckpointRecord| JobCheckpoint::of(other) == JobCheckpoint::of(record);
             record.pinned || survivors().any(|survivor| survivor.checkpoints.iter().any(same))
         };
-        let is_done = head.owner().is_fence && head.checkpoints.is_empty();
         head.backend.subtask >= parallelism
             && head.owner().attempt <= attempt
-            && !is_done
+            && !is_retired(head)
             && !head.checkpoints.iter().any(is_retained)
     };
     let retired = |head: &Manifest| {
         let (attempt, parallelism) = newest.get(&head.backend.operator).copied().unwrap_or_default();
         Retired { backend: head.backend.clone(), attempt, parallelism }
     };
-    heads.iter().filter(is_retired).map(retired).collect()
+    heads.iter().filter(may_go).map(retired).collect()
 }
 
 #[cfg(test)]

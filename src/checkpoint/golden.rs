@@ -11,6 +11,7 @@ use super::{
     handle::CheckpointHandle,
     index::{Page, tests::handle, tests::tail},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
+    pin::Pin,
 };
 use crate::{
     changelog::compression::Compression,
@@ -97,6 +98,18 @@ fn the_bytes_of_a_handle_are_golden() {
     let sample = sample();
     let handle = CheckpointHandle { backend: sample.backend, checkpoint: sample.checkpoints[2].identity };
     assert_eq!(CheckpointHandle::decode(&fixture("handle-v1.bin", &handle.encode())).unwrap(), handle);
+}
+
+#[test]
+fn the_bytes_of_a_pin_are_golden() {
+    let manifest = manifest();
+    let mut imports = manifest.imports;
+    let run = imports[0].runs.values_mut().next().unwrap();
+    let next = run.handles.last().unwrap().range.to.0;
+    run.handles.push(tail(next, next + 4, 20));
+    let pin = Pin { operator: manifest.backend.operator, lease_ms: 600_000, imports };
+    let golden = fixture("pin-v1.bin", &pin.encode(&manifest.backend.job));
+    assert_eq!(Pin::decode(&manifest.backend.job, &golden).unwrap(), pin);
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub enum TriggerError {
         /// The highest so far.
         last: CheckpointId,
     },
-    /// Too many in flight.
+    /// Too many in flight, none of which [gives way](Ledger::gives_way).
     #[error("{0} checkpoints are in flight, the most that `execution.checkpointing.max-concurrent-checkpoints` allows")]
     InFlight(usize),
     /// Too many retained.
@@ -166,6 +166,15 @@ impl Ledger {
         &self.retained
     }
 
+    /// Which checkpoint gives way to a newer one where there are too many in flight: the second oldest that no manifest under way has.
+    /// Not the oldest, lest none is ever done where barriers come faster than uploads go; not the newest, which is worth most to a
+    /// restore, and of an outage the first that comes after it.
+    #[must_use]
+    pub fn gives_way(&self) -> Option<CheckpointId> {
+        let mut later = self.in_flight.iter().skip(1);
+        later.find(|(_, flight)| !flight.publishing).map(|(id, _)| *id)
+    }
+
     /// Checkpoints that are neither published nor failed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -180,7 +189,7 @@ impl Ledger {
         if id <= self.last_id {
             return Err(TriggerError::OutOfOrder { id, last: self.last_id });
         }
-        if self.in_flight.len() >= most_in_flight {
+        if self.in_flight.len() >= most_in_flight && self.gives_way().is_none() {
             return Err(TriggerError::InFlight(self.in_flight.len()));
         }
         if self.retained.len() + self.in_flight.len() >= most_retained {
@@ -463,6 +472,20 @@ mod tests {
         assert_eq!(ledger.check(6, 1, 9), Err(TriggerError::InFlight(1)));
         assert_eq!(ledger.check(6, 9, 1), Err(TriggerError::Retained(0)));
         assert_eq!(ledger.check(6, 9, 9), Ok(()));
+    }
+
+    #[test]
+    fn between_the_oldest_and_the_newest_in_flight_one_gives_way() {
+        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![], 0);
+        for id in 1..=4 {
+            ledger.trigger(record(id, id), Awaits::Log);
+        }
+        assert_eq!((ledger.check(5, 4, 9), ledger.gives_way()), (Ok(()), Some(2)));
+        ledger.begin_publishing(at(2));
+        assert_eq!(ledger.gives_way(), Some(3), "a manifest under way has 2");
+        ledger.fail(3);
+        ledger.fail(4);
+        assert_eq!((ledger.check(5, 2, 9), ledger.gives_way()), (Err(TriggerError::InFlight(2)), None));
     }
 
     #[test]

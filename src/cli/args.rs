@@ -31,6 +31,8 @@ pub enum Command {
     Gc(GcArgs),
     /// List the checkpoints that can be restored.
     Checkpoints(CheckpointsArgs),
+    /// Let go of a checkpoint, or of everything that a job has; stop its tasks first.
+    Discard(DiscardArgs),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
     /// Succeed if the daemon of this configuration is ready.
@@ -180,6 +182,27 @@ pub struct CheckpointsArgs {
     pub json: bool,
 }
 
+/// Arguments of `discard`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+#[group(id = "what", required = true, multiple = false, args = ["job", "handle"])]
+pub struct DiscardArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Let go of every checkpoint of this job, and delete what nobody else needs [env: none].
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    pub job: Option<Name>,
+    /// Let go of this checkpoint of one subtask: its handle in hexadecimal or base64 [env: none].
+    #[arg(long, value_name = "HANDLE")]
+    pub handle: Option<String>,
+    /// Also of what is pinned or being cloned [default: refuse] [env: none].
+    #[arg(long)]
+    pub force: bool,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `dump`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct DumpArgs {
@@ -324,6 +347,13 @@ mod tests {
         assert_eq!(gc.store.sources(None).flags, [store]);
         assert!(parsed(&["dstl", "gc", "--job", "a/b"]).unwrap_err().contains("names consist of"));
         assert!(parsed(&["dstl", "gc", "--grace", "soon"]).is_err());
+    }
+
+    #[test]
+    fn discard_is_told_one_thing() {
+        let parsed = |line: &[&str]| Args::try_parse_from([&["dstl", "discard"], line].concat()).is_ok();
+        assert!(parsed(&["--job", "wc"]) && parsed(&["--handle", "00", "--force"]));
+        assert!(!parsed(&[]) && !parsed(&["--force"]) && !parsed(&["--job", "wc", "--handle", "00"]));
     }
 
     #[test]

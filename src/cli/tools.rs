@@ -8,10 +8,11 @@ use tokio::runtime::Runtime;
 
 use super::{
     CliError,
-    args::{CheckpointsArgs, DumpArgs, GcArgs, StoreArgs},
+    args::{CheckpointsArgs, DiscardArgs, DumpArgs, GcArgs, StoreArgs},
     output,
 };
 use crate::{
+    checkpoint::{discard::Discard, handle::CheckpointHandle, ledger::NoticeTarget},
     clock::Clock,
     config::{self, Config, Host},
     daemon,
@@ -48,6 +49,24 @@ pub(super) fn checkpoints(args: &CheckpointsArgs) -> Result<(), CliError> {
     let (node, faults) = listed.map_err(CliError::runtime)?;
     print(&node, args.json)?;
     complain_of(&faults)
+}
+
+/// Lets go of a checkpoint, or of a job.
+pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
+    let what = match (&args.job, &args.handle) {
+        (Some(job), _) => Discard::Job(job.clone()),
+        (None, Some(text)) => {
+            let unusable = || CliError::Usage(format!("`{text}` is not a checkpoint handle"));
+            let handle = decode_handle(text).and_then(|bytes| CheckpointHandle::decode(&bytes).ok());
+            let CheckpointHandle { backend, checkpoint } = handle.ok_or_else(unusable)?;
+            let target = NoticeTarget { epoch: checkpoint.epoch, id: checkpoint.id, uuid: Some(checkpoint.uuid) };
+            Discard::Checkpoint(backend, target)
+        }
+        (None, None) => return Err(CliError::Usage("give `--job` or `--handle`".to_owned())),
+    };
+    let (_, store) = open(&args.store, None)?;
+    let discarded = runtime()?.block_on(tools::discard::run(&store, &what, args.force, &Random::from_os()));
+    print(&discarded.map_err(CliError::runtime)?, args.json)
 }
 
 /// Says what objects are; goes on with the others when one cannot be told.

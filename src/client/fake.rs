@@ -491,6 +491,10 @@ impl StateBackendService for Fake {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn discard(&self, _: Request<pb::DiscardRequest>) -> Result<Response<pb::DiscardResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn describe(&self, _: Request<pb::DescribeRequest>) -> Result<Response<pb::DescribeResponse>, Status> {
         Err(Status::unimplemented("not faked"))
     }

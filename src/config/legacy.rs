@@ -164,10 +164,7 @@ pub(super) static TABLE: &[Legacy] = &[
         "it has restores read local copies; for these to be made, set execution.checkpointing.local-backup.enabled too",
     ),
     renamed(&["taskmanager.state.local.root-dirs"], "execution.checkpointing.local-backup.dirs"),
-    missing(
-        &["execution.state-recovery.claim-mode", "execution.savepoint-restore-mode"],
-        "what is restored is kept as long as anything needs it, whoever made it; remove it",
-    ),
+    renamed(&["execution.savepoint-restore-mode"], "execution.state-recovery.claim-mode"),
     missing(
         &[
             "execution.state-recovery.path",
@@ -386,6 +383,12 @@ pub(super) static SAME: &[Same] = &[
         key: "execution.checkpointing.num-retained",
         flink_default: "1",
         note: "an engine may say otherwise for each backend",
+    },
+    Same {
+        key: "execution.state-recovery.claim-mode",
+        flink_default: "NO_CLAIM",
+        note: "it is for every restore of which the engine does not say, restarts after failures too: each would keep a checkpoint, so \
+               an engine that restarts tasks says `CLAIM` for these; there is no `LEGACY`",
     },
     Same {
         key: "state.changelog.dstl.dfs.download.local-cache.idle-timeout-ms",

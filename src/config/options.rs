@@ -283,6 +283,22 @@ const MATERIALIZATION: &[Spec] = &[
         "State changes that a replay does in a second, for that estimate.",
     ),
     text(
+        "execution.state-recovery.claim-mode",
+        Kind::Choice(&["CLAIM", "NO_CLAIM"]),
+        "CLAIM",
+        "Who owns a checkpoint that is restored, where the engine does not say: with `CLAIM` the new owner, which builds on it and \
+         lets it go as any other; with `NO_CLAIM` nobody, so that it stays until a user lets it go, and Open takes as long \
+         as copying all state to the store takes. Checkpoints of other jobs are never claimed. Here restarts after failures \
+         are restores like others, so an engine that restarts tasks says `CLAIM` for these. Flink's default is `NO_CLAIM`.",
+    ),
+    text(
+        "recovery.pin-lease",
+        AT_LEAST_1_S,
+        "10 min",
+        "How long what a clone of another job's checkpoint reads is kept for it, after it last said that it still reads. It says so \
+         three times as often, and stops if it cannot: the lease is the longest outage of the store that a clone survives.",
+    ),
+    text(
         "execution.state-recovery.warm",
         Kind::Flag,
         "false",
@@ -384,7 +400,8 @@ const CHECKPOINTS: &[Spec] = &[
         "execution.checkpointing.max-concurrent-checkpoints",
         Kind::Integer { min: 1, max: 1_000 },
         "64",
-        "Most checkpoints of one backend that are triggered and not yet answered. Flink allows only 1 with a changelog.",
+        "Most checkpoints of one backend that are triggered and not yet answered. Where a barrier would make it more, the second \
+         oldest fails, so that the oldest and the newest go on. Flink allows only 1 with a changelog.",
     ),
     text(
         "execution.checkpointing.data-inline-threshold",

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use url::Url;
 
 use super::{
-    AdminConfig, ChangelogConfig, CheckpointConfig, Compression, Config, GcConfig, Host, InnerBackend,
+    AdminConfig, ChangelogConfig, CheckpointConfig, ClaimMode, Compression, Config, GcConfig, Host, InnerBackend,
     LocalCopiesConfig, LogConfig, LogFormat, MaterializationConfig, MemoryConfig, PredefinedOptions, RocksDbConfig,
     RpcConfig, StoreOptions, TcpConfig, TcpSecurity, TimerService, UploadConfig,
     check::{self, MAX_IN_FLIGHT, Rule},
@@ -104,6 +104,11 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             format: merged.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: merged.text("log.level"),
         },
+        claim: merged.choice(
+            "execution.state-recovery.claim-mode",
+            &[("CLAIM", ClaimMode::Claim), ("NO_CLAIM", ClaimMode::NoClaim)],
+        ),
+        pin_lease: merged.duration("recovery.pin-lease"),
         queries: merged.flag("queryable-state.enabled"),
         warm: merged.flag("execution.state-recovery.warm"),
         drain_timeout: merged.duration("drain-timeout"),

@@ -8,6 +8,7 @@
 //! <job>/operators/<operator>/<subtask>/index/<epoch>/<uuid>
 //! <job>/operators/<operator>/<subtask>/snapshot/<instance uuid>/<file>
 //! <job>/pins/<uuid>
+//! <job>/renewals/<uuid of a pin>/<number>
 //! <job>/job/<number>
 //! <job>/clock/<uuid>
 //! <job>/sweeps/<number>
@@ -16,7 +17,7 @@
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests, job records and sweep leases have 20 digits with leading zeros, so that the order of the names
+//! * Numbers of segments, manifests, job records, renewals and sweep leases have 20 digits with leading zeros, so that the order of the names
 //!   is the order of the numbers. Subtasks and epochs are plain decimals. UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
@@ -35,6 +36,7 @@ const MANIFEST: &str = "manifest";
 const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
 const PINS: &str = "pins";
+const RENEWALS: &str = "renewals";
 const JOB: &str = "job";
 const CLOCK: &str = "clock";
 const SWEEPS: &str = "sweeps";
@@ -87,6 +89,15 @@ pub enum ObjectName {
         /// Which.
         id: Uuid,
     },
+    /// Says that the holder of a pin still needs it.
+    PinRenewal {
+        /// The job of the pin.
+        job: Name,
+        /// Which pin.
+        id: Uuid,
+        /// Counts its renewals.
+        number: u64,
+    },
     /// One link of a job's chain of generations and commits.
     JobRecord {
         /// Whose.
@@ -138,6 +149,7 @@ impl ObjectName {
                 snapshots(backend).join(instance.to_string()).join(file.as_str())
             }
             Self::Pin { job, id } => pins(job).join(id.to_string()),
+            Self::PinRenewal { job, id, number } => renewals(job).join(id.to_string()).join(numbered(*number)),
             Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
             Self::Clock { job, id } => Path::from_iter([job.as_str(), CLOCK]).join(id.to_string()),
             Self::SweepLease { job, number } => sweep_leases(job).join(numbered(*number)),
@@ -170,6 +182,7 @@ impl ObjectName {
         match self {
             Self::Segment { job, .. }
             | Self::Pin { job, .. }
+            | Self::PinRenewal { job, .. }
             | Self::JobRecord { job, .. }
             | Self::Clock { job, .. }
             | Self::SweepLease { job, .. }
@@ -248,6 +261,12 @@ pub fn pins(job: &Name) -> Path {
     Path::from_iter([job.as_str(), PINS])
 }
 
+/// The renewals of the pins of `job`.
+#[must_use]
+pub fn renewals(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), RENEWALS])
+}
+
 /// The chain of generations and commits of `job`.
 #[must_use]
 pub fn job_records(job: &Name) -> Path {
@@ -290,6 +309,9 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
             parse_of_backend(backend, rest)
         }
         [PINS, id] => Some(ObjectName::Pin { job, id: id.parse().ok()? }),
+        [RENEWALS, id, number] => {
+            Some(ObjectName::PinRenewal { job, id: id.parse().ok()?, number: number.parse().ok()? })
+        }
         [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
         [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
         [SWEEPS, number] => Some(ObjectName::SweepLease { job, number: number.parse().ok()? }),
@@ -368,6 +390,7 @@ mod tests {
                 file
             }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
+            (names(), uuids(), any::<u64>()).prop_map(|(job, id, number)| ObjectName::PinRenewal { job, id, number }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Clock { job, id }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::SweepLease { job, number }),
@@ -426,6 +449,10 @@ mod tests {
                 "wc/operators/segments/3/snapshot/00000000-0000-0000-0000-000000000001/a.sst",
             ),
             (ObjectName::Pin { job: name("wc"), id }, "wc/pins/00000000-0000-0000-0000-000000000001"),
+            (
+                ObjectName::PinRenewal { job: name("wc"), id, number: 2 },
+                "wc/renewals/00000000-0000-0000-0000-000000000001/00000000000000000002",
+            ),
             (ObjectName::JobRecord { job: name("wc"), number: 0 }, "wc/job/00000000000000000000"),
             (ObjectName::Clock { job: name("wc"), id }, "wc/clock/00000000-0000-0000-0000-000000000001"),
             (ObjectName::SweepLease { job: name("wc"), number: 7 }, "wc/sweeps/00000000000000000007"),

@@ -5,9 +5,12 @@
 //! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and
 //!   the process that did may have died, or not be that far. It is synced before the answer, since the caller may find
 //!   the bytes identical and count on them.
+//! * A directory that is not there: while a file system is not mounted, its mount point is an empty directory like any
+//!   other. What is asked then fails until the directory is back, rather than finds nothing or begins a store of its own.
 
 use std::{
     fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
 };
@@ -34,6 +37,8 @@ const STORE: &str = "local directory";
 pub(super) struct LocalStore {
     files: Arc<LocalFileSystem>,
     root: Arc<FilePath>,
+    /// That of the root; device numbers change with every mount.
+    inode: u64,
 }
 
 impl LocalStore {
@@ -48,7 +53,22 @@ impl LocalStore {
         made.iter().filter_map(|folder| folder.parent()).try_for_each(sync).map_err(failed)?;
         let root = wanted.canonicalize().map_err(failed)?;
         let files = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { files: Arc::new(files), root: root.into() })
+        let inode = fs::metadata(&root).map_err(failed)?.ino();
+        Ok(Self { files: Arc::new(files), root: root.into(), inode })
+    }
+
+    /// Fails while something else than the directory that was opened is in its place.
+    async fn check(&self) -> Result<()> {
+        let (root, inode) = (Arc::clone(&self.root), self.inode);
+        let found = spawn_blocking(move || fs::metadata(root).map(|metadata| metadata.ino())).await?;
+        if found.map_err(failed)? == inode {
+            return Ok(());
+        }
+        let reason = format!(
+            "`{}` is another directory than the one that was opened; mount it again, or restart to begin with this one",
+            self.root.display()
+        );
+        Err(failed(io::Error::other(reason)))
     }
 
     fn file(&self, location: &Path) -> PathBuf {
@@ -69,21 +89,15 @@ impl LocalStore {
     /// All files below `prefix`, temporaries included.
     async fn files_below(self, prefix: Option<Path>) -> Result<Vec<ObjectMeta>> {
         let top = prefix.map_or_else(|| self.root.to_path_buf(), |prefix| self.file(&prefix));
-        spawn_blocking(move || {
-            let mut found = Vec::new();
-            for entry in WalkDir::new(top).min_depth(1) {
-                match entry.map_err(io::Error::from).and_then(|entry| describe(&self.root, &entry)) {
-                    Ok(meta) => found.extend(meta),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failed(error)),
-                }
-            }
-            Ok(found)
-        })
-        .await?
+        let root = Arc::clone(&self.root);
+        let found = spawn_blocking(move || walk(&root, &top)).await??;
+        // It may have gone meanwhile.
+        self.check().await?;
+        Ok(found)
     }
 
     async fn delete_file(self, location: Path) -> Result<Path> {
+        self.check().await?;
         if is_temporary(&location) {
             let file = self.file(&location);
             spawn_blocking(move || fs::remove_file(file)).await?.map_err(|error| {
@@ -108,10 +122,12 @@ impl fmt::Display for LocalStore {
 #[async_trait]
 impl ObjectStore for LocalStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check().await?;
         let put = self.files.put_opts(location, payload, options).await;
         if matches!(put, Err(Error::AlreadyExists { .. })) {
             self.sync_parents(location).await?;
         }
+        self.check().await?;
         put
     }
 
@@ -120,7 +136,11 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.files.get_opts(location, options).await
+        let got = self.files.get_opts(location, options).await;
+        if matches!(got, Err(Error::NotFound { .. })) {
+            self.check().await?;
+        }
+        got
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -145,7 +165,9 @@ impl ObjectStore for LocalStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.files.list_with_delimiter(prefix).await
+        let listed = self.files.list_with_delimiter(prefix).await?;
+        self.check().await?;
+        Ok(listed)
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
@@ -157,6 +179,19 @@ impl ObjectStore for LocalStore {
 fn is_temporary(location: &Path) -> bool {
     let suffix = location.filename().and_then(|name| name.split_once('#')).map(|(_, suffix)| suffix);
     suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// All files below `top`.
+fn walk(root: &FilePath, top: &FilePath) -> Result<Vec<ObjectMeta>> {
+    let mut found = Vec::new();
+    for entry in WalkDir::new(top).min_depth(1) {
+        match entry.map_err(io::Error::from).and_then(|entry| describe(root, &entry)) {
+            Ok(meta) => found.extend(meta),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(found)
 }
 
 /// The file at `entry`; nothing if it is no file, or its name can be no object's.
@@ -222,6 +257,35 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(dir.path().join("made/a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["b"]);
+    }
+
+    #[tokio::test]
+    async fn while_another_directory_is_in_its_place_everything_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, away) = (dir.path().join("store"), dir.path().join("away"));
+        let store = LocalStore::open(&root).unwrap();
+        let (there, other) = (Path::from("a/b"), Path::from("a/c"));
+        store.put(&there, "1".into()).await.unwrap();
+        fs::rename(&root, &away).unwrap();
+        for is_made_again in [false, true] {
+            if is_made_again {
+                fs::create_dir(&root).unwrap();
+            }
+            let put = store.put(&other, "2".into()).await;
+            assert!(matches!(put, Err(Error::Generic { .. })), "{put:?}");
+            let got = store.get(&there).await.map(|_| ());
+            assert!(matches!(got, Err(Error::Generic { .. })), "{got:?}");
+            let listed: Vec<_> = store.list(None).collect().await;
+            assert!(matches!(listed[..], [Err(Error::Generic { .. })]), "{listed:?}");
+            let deleted = store.delete(&there).await;
+            assert!(matches!(deleted, Err(Error::Generic { .. })), "{deleted:?}");
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "nothing is begun there");
+        fs::remove_dir(&root).unwrap();
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(store.get(&there).await.unwrap().bytes().await.unwrap(), "1");
+        store.put(&other, "2".into()).await.unwrap();
+        assert_eq!(store.list(None).count().await, 2);
     }
 
     #[test]

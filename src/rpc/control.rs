@@ -43,6 +43,9 @@ const FEATURES: &[&str] = &[
     "retention.count",
     "retention.explicit",
     "pin",
+    "claim",
+    "clone",
+    "discard",
     "materialization",
     "store.file",
     "store.s3",
@@ -237,6 +240,19 @@ impl StateBackendService for Service {
         };
         reply(described.map(|descriptions| v1::DescribeResponse {
             backends: descriptions.iter().map(convert::to_description).collect(),
+        }))
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardResponse>, Status> {
+        let request = request.into_inner();
+        let discarded = match convert::claim::discard(&request) {
+            Ok(what) => self.directory.discard(&what, request.force).await,
+            Err(error) => Err(error),
+        };
+        reply(discarded.map(|discarded| v1::DiscardResponse {
+            checkpoints: discarded.checkpoints,
+            objects: discarded.objects,
+            bytes: discarded.bytes,
         }))
     }
 

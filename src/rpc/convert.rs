@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub(super) mod claim;
 mod descriptor;
 mod job;
 mod query;
@@ -120,6 +121,7 @@ pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
         restore: restore(request.restore.as_ref())?,
         fallback: fallback(request.restore.as_ref())?,
         retention: retention(request.retention.as_ref())?,
+        claim: claim::mode(request.claim_mode)?,
     })
 }
 
@@ -179,6 +181,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         skipped: opened.skipped.iter().map(to_damaged).collect(),
         warm: opened.warm,
         not_warm: opened.not_warm.clone(),
+        self_sustained_since: opened.self_sustained_since,
     }
 }
 
@@ -467,6 +470,7 @@ pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCo
         persist_ms: ms(checkpoint.persist),
         publish_ms: ms(checkpoint.publish),
         total_ms: ms(checkpoint.total),
+        self_sustained_since: checkpoint.self_sustained_since,
     }
 }
 
@@ -500,6 +504,7 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         log_bytes,
         log_change_sets,
         failsafe: description.failsafe.clone(),
+        self_sustained_since: description.self_sustained_since,
     }
 }
 

@@ -80,13 +80,14 @@ fn code(reason: Reason) -> Code {
         | Reason::CreditExceeded
         | Reason::CheckpointOutOfOrder
         | Reason::SessionHalted
+        | Reason::InUse
         | Reason::NoConsistentCheckpoint
         | Reason::Failsafe => Code::FailedPrecondition,
         Reason::Unsupported => Code::Unimplemented,
         Reason::MessageTooLarge => Code::OutOfRange,
         Reason::BackendNotOpen | Reason::CheckpointNotFound => Code::NotFound,
         Reason::Fenced | Reason::SessionReplaced | Reason::CheckpointAborted => Code::Aborted,
-        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed => Code::Unavailable,
+        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed | Reason::PinExpired => Code::Unavailable,
         Reason::CheckpointTimeout => Code::DeadlineExceeded,
         Reason::StateMemory | Reason::ChangeMemory | Reason::TooManyCheckpoints | Reason::TooManyStates => {
             Code::ResourceExhausted

@@ -36,8 +36,8 @@ use std::{
 
 pub use self::view::View;
 use self::{journal::Journal, timers::OldTimer};
-use super::{Action, Address, Change, Counting, MapKeys, PageLimit, StateBackend, StateError, TimerRef};
-use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind};
+use super::{Action, Address, Change, PageLimit, StateBackend, StateError, forward::forward};
+use crate::types::{KeyGroup, StateId, StateKind};
 
 /// What is read in one go of a map or list that is cleared.
 const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
@@ -316,105 +316,15 @@ pub struct Recording<'a> {
 }
 
 impl StateBackend for Recording<'_> {
-    fn register(&mut self, state: StateId, descriptor: &StateDescriptor) {
-        self.live.register(state, descriptor);
-    }
-
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
         self.undo.record(self.live, self.kind, change)?;
         self.live.apply(change)
     }
 
-    fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError> {
-        self.live.value(at, read)
-    }
-
-    fn map_value(
-        &self,
-        at: Address<'_>,
-        map_key: &[u8],
-        read: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<(), StateError> {
-        self.live.map_value(at, map_key, read)
-    }
-
-    fn map_page(
-        &self,
-        at: Address<'_>,
-        keys: MapKeys<'_>,
-        limit: PageLimit,
-        read: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<bool, StateError> {
-        self.live.map_page(at, keys, limit, read)
-    }
-
-    fn list_page(
-        &self,
-        at: Address<'_>,
-        from: u64,
-        limit: PageLimit,
-        read: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, StateError> {
-        self.live.list_page(at, from, limit, read)
-    }
-
-    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
-        self.live.timer(at, time)
-    }
-
-    fn timer_page(
-        &self,
-        state: StateId,
-        after: Option<TimerRef<'_>>,
-        up_to: i64,
-        limit: PageLimit,
-        read: &mut dyn FnMut(TimerRef<'_>),
-    ) -> Result<bool, StateError> {
-        self.live.timer_page(state, after, up_to, limit, read)
-    }
-
-    fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
-        self.live.len(at)
-    }
-
-    fn name_page(
-        &self,
-        state: StateId,
-        key_group: KeyGroup,
-        after: Option<(&[u8], &[u8])>,
-        limit: PageLimit,
-        read: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<bool, StateError> {
-        self.live.name_page(state, key_group, after, limit, read)
-    }
-
-    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
-        self.live.name_rank(key, namespace, rank);
-    }
-
-    fn counting(&self) -> Counting {
-        self.live.counting()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.live.bytes()
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.live.memory_bytes()
-    }
-
-    fn set_stamp(&mut self, stamp: u64) {
-        self.live.set_stamp(stamp);
-    }
-
-    fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
-        self.live.warm(places);
-    }
-
-    fn finish_batch(&mut self) -> Result<(), StateError> {
-        self.live.finish_batch()
-    }
+    forward!(
+        live: register, value, map_value, map_page, list_page, timer, timer_page, len, has_entries, name_page, name_rank, counting,
+        bytes, memory_bytes, set_stamp, set_time, set_ttl, warm, finish_batch
+    );
 }
 
 /// Puts the beginning of the identities of all cells of (state, key group) into `id`, which is emptied first.

@@ -1,6 +1,6 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, checkpoint handles.
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, pins, checkpoint handles.
 //! Where the path tells what an object should be, an object under another one's name is damaged.
 
 mod decode;
@@ -17,6 +17,7 @@ use crate::{
         handle::CheckpointHandle,
         index::{Page, PageRef, Run, Totals},
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
+        pin::Pin,
     },
     object::{ObjectName, Path},
     proto::store,
@@ -28,7 +29,7 @@ use crate::{
 pub enum DumpError {
     /// None of ours.
     #[error(
-        "`{object}` begins with none of the magics of segments, manifests, index pages, job records and checkpoint handles"
+        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, pins and checkpoint handles"
     )]
     Unrecognized {
         /// As given.
@@ -79,6 +80,13 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             let named =
                 name.is_none_or(|name| matches!(name, ObjectName::JobRecord { number, .. } if number == record.number));
             ("job record", job_record_fields(&record), named)
+        }
+        b"DSTLPINS" => {
+            let unknown = || Name::new("unknown").expect("a valid name");
+            let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
+            let pin = Pin::decode(&job, bytes).map_err(of_envelope)?;
+            let named = name.is_none_or(|name| matches!(name, ObjectName::Pin { .. }));
+            ("pin", pin_fields(&pin), named)
         }
         b"DSTLHAND" => {
             let handle = CheckpointHandle::decode(bytes).map_err(of_envelope)?;
@@ -203,6 +211,14 @@ fn import(import: &Import) -> Node {
         ("sources", Node::list(import.sources.iter().map(source))),
         ("log", Node::list(import.runs.iter().map(|(epoch, of)| run(*epoch, of)))),
     ])
+}
+
+fn pin_fields(pin: &Pin) -> Vec<(&'static str, Node)> {
+    vec![
+        ("operator", Node::text(&pin.operator)),
+        ("lease_ms", pin.lease_ms.into()),
+        ("imports", Node::list(pin.imports.iter().map(import))),
+    ]
 }
 
 fn source(source: &Source) -> Node {

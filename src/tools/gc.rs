@@ -68,11 +68,7 @@ async fn sweep(
     options: &Options,
     (clock, random): (&Clock, &Random),
 ) -> Result<SweepReport, SweepError> {
-    let now_ms = if options.delete && !options.grace.is_zero() {
-        collect::store_time(store, job, random, retry()).await?
-    } else {
-        clock.now_ms()
-    };
+    let now_ms = if options.delete { collect::store_time(store, job, random, retry()).await? } else { clock.now_ms() };
     let options = SweepOptions { grace: options.grace, now_ms, delete: options.delete };
     collect::sweep(store, job, &options, retry()).await
 }

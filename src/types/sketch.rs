@@ -14,6 +14,14 @@ use datasketches::{
 /// Logarithm of the number of registers.
 const LG_REGISTERS: u8 = 12;
 
+/// Where a sketch of registers has the lowest of them, and the highest that one can be: hashes have 64 bits.
+const LOWEST_AT: usize = 6;
+const HIGHEST: u8 = 63;
+
+/// The byte of a sketch whose lowest two bits say whether it has registers yet, and what they say then.
+const MODE_AT: usize = 7;
+const REGISTERS: u8 = 2;
+
 /// The smallest of the forms; sketches of the others are read, too.
 const FORM: HllType = HllType::Hll4;
 
@@ -66,6 +74,11 @@ impl Sketch {
     /// Reads a sketch; `None` if the bytes are none, or one with another number of registers.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
+        // The library adds to this byte unchecked.
+        let has_registers = bytes.get(MODE_AT).is_some_and(|mode| mode & 3 == REGISTERS);
+        if has_registers && bytes.get(LOWEST_AT).is_some_and(|&lowest| lowest > HIGHEST) {
+            return None;
+        }
         let inner = HllSketch::deserialize(bytes).ok()?;
         (inner.lg_config_k() == LG_REGISTERS).then_some(Self { inner })
     }

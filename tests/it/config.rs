@@ -242,7 +242,7 @@ fn flinks_names_get_ours_in_every_source() {
          `state.changelog.dstl.dfs.upload.timeout = \"1s 500ms\"`",
         "`dstl.dfs.compression.enabled` is `true` (dstl.toml:6), as in Flink; here it is `state.changelog.dstl.dfs.compression = \"lz4\"`",
         "`DSTL_EXECUTION_SAVEPOINT_RESTORE_MODE` is `CLAIM` (environment variable DSTL_EXECUTION_SAVEPOINT_RESTORE_MODE), as in Flink; \
-         dstl has no such option: what is restored is kept",
+         here it is `DSTL_EXECUTION_STATE_RECOVERY_CLAIM_MODE=CLAIM`",
         "`DSTL_STATE_BACKEND` is `EmbeddedRocksDBStateBackend` (environment variable DSTL_STATE_BACKEND), as in Flink; here it is \
          `DSTL_STATE_BACKEND_TYPE=rocksdb`",
         "`DSTL_STATE_BACKEND_CHANGELOG_ENABLED` is `true` (environment variable DSTL_STATE_BACKEND_CHANGELOG_ENABLED), as in Flink; \
@@ -448,6 +448,7 @@ fn a_flat_flink_configuration_is_translated() {
         "execution.checkpointing.data-inline-threshold = \"20 KiB\"",
         "state.changelog.dstl.dfs.base-path = \"s3://bucket/changelog\"",
         "execution.checkpointing.num-retained = 2",
+        "execution.state-recovery.claim-mode = \"CLAIM\"",
         "state.changelog.dstl.dfs.store-options.aws_endpoint = \"http://127.0.0.1:9000\"",
         "state.changelog.dstl.dfs.store-options.aws_virtual_hosted_style_request = \"false\"",
         "state.changelog.enabled = true",
@@ -458,7 +459,7 @@ fn a_flat_flink_configuration_is_translated() {
     assert!(toml.contains("# dstl.dfs.upload.timeout: 1 s (line 26)\n#     Changed in meaning: "), "{toml}");
     assert!(toml.contains("# state.savepoints.dir: s3://bucket/savepoints (line 12)\n#     Left out: "), "{toml}");
     assert!(!toml.contains("not-to-be-seen"), "{toml}");
-    let counts = "dstl: 24 settings of Flink: 0 taken over, 7 renamed, 3 changed in meaning, 11 left out, 0 unknown, 3 unrelated";
+    let counts = "dstl: 24 settings of Flink: 0 taken over, 8 renamed, 3 changed in meaning, 10 left out, 0 unknown, 3 unrelated";
     assert!(said.starts_with(counts), "{said}");
     assert!(said.contains("unrelated to state: `jobmanager.rpc.address`, `taskmanager.numberOfTaskSlots`, "), "{said}");
 }
@@ -470,6 +471,7 @@ fn a_nested_flink_configuration_is_translated() {
         "state.changelog.dstl.dfs.base-path = \"file:///var/lib/flink/checkpoints\"",
         "execution.checkpointing.num-retained = 5",
         "execution.checkpointing.timeout = \"2h\"",
+        "execution.state-recovery.claim-mode = \"NO_CLAIM\"",
         "state.backend.type = \"rocksdb\"",
         "state.backend.rocksdb.localdir = [\"/mnt/a\", \"/mnt/b\"]",
         "state.backend.rocksdb.predefined-options = \"FLASH_SSD_OPTIMIZED\"",

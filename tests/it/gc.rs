@@ -371,6 +371,32 @@ fn json(output: &Output) -> serde_json::Value {
 }
 
 #[tokio::test]
+async fn the_tool_discards_checkpoints_and_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = crashed(folder.path()).await;
+    let at = ["--store", folder.path().to_str().unwrap()];
+    let run = |arguments: &[&str]| dstl(&[&["discard", at[0], at[1], "--json"], arguments].concat());
+    let listed = json(&dstl(&["checkpoints", at[0], at[1], "--json"]));
+    let checkpoints = listed["jobs"][0]["backends"][0]["checkpoints"].as_array().unwrap();
+    let handle = checkpoints[0]["handle"].as_str().unwrap();
+    assert_eq!(json(&run(&["--handle", handle]))["checkpoints"], 1);
+    assert_eq!(json(&run(&["--handle", handle]))["checkpoints"], 0, "idempotent");
+    let discarded = json(&run(&["--job", "job"]));
+    assert_eq!(discarded["checkpoints"], checkpoints.len() - 1);
+    assert!(discarded["objects"].as_u64().unwrap() > 0, "{discarded}");
+    assert_eq!(world.paths("segments").await, Vec::<String>::new());
+    for (arguments, code, said) in [
+        (&["--job", "misspelt"][..], 1, "no backend of job `misspelt`"),
+        (&["--handle", "00ff"], 64, "`00ff` is not a checkpoint handle"),
+        (&["--force"], 64, "--job"),
+    ] {
+        let refused = run(arguments);
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_tools_tell_what_a_store_holds() {
     let folder = tempfile::tempdir().unwrap();
     let world = crashed(folder.path()).await;

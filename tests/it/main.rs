@@ -4,6 +4,7 @@
 
 mod backend;
 mod behaviours;
+mod claims;
 mod config;
 mod damage;
 mod demo;

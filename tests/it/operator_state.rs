@@ -1,6 +1,8 @@
 //! Operator state: what subtasks had, others have after a restore, redistributed, beside keyed state.
 
 mod changes;
+mod claims;
+mod racing;
 mod storm;
 mod warm;
 

@@ -235,6 +235,7 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
         restore: RestoreFrom::Empty,
         fallback: false,
         retention: None,
+        claim: None,
     }
 }
 

@@ -111,21 +111,18 @@ def ids_out_of_order_are_refused_and_cut_nothing(world):
 
 
 @scenario
-def more_checkpoints_than_allowed_at_once_are_refused(world):
+def of_more_checkpoints_than_allowed_at_once_the_oldest_and_the_newest_go_on(world):
     client, ref, (state,) = opened(world, descriptor("v"))
     most = client.call("Hello", service_pb2.HelloRequest()).limits.max_concurrent_checkpoints
     session = client.session(ref)
-    for number in range(1, most + 41):
-        session.batch(put(state, b"k", b"%d" % number))
-        session.barrier(number)
-    answered = set()
-    while len(answered) < most + 40:
-        message = session.next("checkpoint_completed", "checkpoint_failed")
-        if isinstance(message, checkpoint_pb2.CheckpointFailed):
-            assert message.error.message and message.error.reason == 52 and message.error.retryable, message
-            answered.add(message.checkpoint_id)
-        else:
-            answered.add(message.checkpoint.checkpoint_id)
+    with outage(world.daemon, world.job):
+        for number in range(1, most + 41):
+            session.batch(put(state, b"k", b"%d" % number))
+            session.barrier(number)
+        for number in range(2, 42):
+            check_refusal(session.failed(number), "REASON_TOO_MANY_CHECKPOINTS", number, scope="SCOPE_BATCH")
+    for number in (1, *range(42, most + 41)):
+        assert session.next("checkpoint_completed").checkpoint.checkpoint_id == number
     session.finish()
 
 

@@ -28,6 +28,7 @@ import timers  # noqa: F401
 import sessions  # noqa: F401
 import ttl  # noqa: F401
 import checkpoints  # noqa: F401
+import outage  # noqa: F401
 import tails  # noqa: F401
 import changelog_off  # noqa: F401
 import service  # noqa: F401
@@ -35,6 +36,7 @@ import crashes  # noqa: F401
 import damage  # noqa: F401
 import jobs  # noqa: F401
 import rescale  # noqa: F401
+import claims  # noqa: F401
 import operator_state  # noqa: F401
 import schema  # noqa: F401
 import query  # noqa: F401

@@ -16,7 +16,7 @@ use crate::{
     },
     error::{Error, Reason},
     object::Retry,
-    types::{Attempt, BackendId, KeyGroupRange},
+    types::{Attempt, BackendId, KeyGroupRange, Name},
 };
 
 /// What one chain retains of the checkpoint to restore.
@@ -101,8 +101,13 @@ async fn wanted_beyond(
     if old == spec.parallelism || given.len() >= old as usize {
         return Ok(BTreeSet::new());
     }
-    let heads = heads(env, spec, head, retry).await?;
-    Ok(operator::wanted(spec, &parts(&heads, spec, JobCheckpoint::of(&first.record))))
+    let of = &first.manifest.backend;
+    let heads = if same_operator(of, &spec.id) {
+        heads(env, spec, head, retry).await?
+    } else {
+        job::read_operator(&env.store, &of.job, &of.operator, retry).await?
+    };
+    Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
 }
 
 /// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
@@ -123,7 +128,7 @@ async fn by_id(
     let (whole, partial): (Vec<Attempt>, Vec<Attempt>) = attempts.into_iter().rev().partition(is_whole);
     let mut lacking = None;
     for attempt in whole.into_iter().chain(partial) {
-        let parts = parts(&heads, spec, JobCheckpoint { attempt, id });
+        let parts = parts(&heads, &spec.id.operator, JobCheckpoint { attempt, id });
         let span = parts.first().map(Part::span);
         let missing = claim::shape(env, spec, span.as_ref())?.key_groups.without(spans(&parts));
         if missing.is_empty() {
@@ -156,13 +161,8 @@ async fn by_handles(
     let mut parts: Vec<Part> = vec![];
     for handle in handles {
         let of = &handle.backend;
-        if (&of.job, &of.operator) != (&spec.id.job, &spec.id.operator) {
-            let text = format!(
-                "the handle is of backend `{of}`, not of the same operator as `{}`; restoring checkpoints of other jobs and \
-                 operators is not offered yet",
-                spec.id
-            );
-            return Err(Error::new(Reason::Unsupported, text));
+        if let Some(first) = handles.first().filter(|first| !same_operator(&first.backend, of)) {
+            return Err(invalid(format!("the handles are of different operators: `{}` and `{of}`", first.backend)));
         }
         if let Some(other) = parts.iter().find(|part| part.manifest.backend == *of) {
             if other.record.identity == handle.checkpoint {
@@ -195,6 +195,11 @@ async fn by_handles(
     Ok(parts)
 }
 
+/// Whether both are subtasks of one operator of one job.
+pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
+    (&one.job, &one.operator) == (&other.job, &other.operator)
+}
+
 /// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish` allows.
 async fn of_job(
     env: &Environment,
@@ -225,7 +230,7 @@ async fn of_job(
         }
     }
     let heads = heads(env, spec, head, retry).await?;
-    let parts = parts(&heads, spec, chosen);
+    let parts = parts(&heads, &spec.id.operator, chosen);
     if parts.is_empty() {
         let mut error = not_found(spec, head, &chosen.to_string());
         let advice = format!(
@@ -246,8 +251,8 @@ async fn heads(env: &Environment, spec: &OpenSpec, head: Option<&Head>, retry: R
     Ok(heads)
 }
 
-fn parts(heads: &[Manifest], spec: &OpenSpec, checkpoint: JobCheckpoint) -> Vec<Part> {
-    let parts = generation::parts(heads, &spec.id.operator, checkpoint);
+fn parts(heads: &[Manifest], operator: &Name, checkpoint: JobCheckpoint) -> Vec<Part> {
+    let parts = generation::parts(heads, operator, checkpoint);
     parts.into_iter().map(|(head, record)| Part { manifest: head.clone(), record: record.clone() }).collect()
 }
 

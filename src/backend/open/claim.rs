@@ -17,6 +17,7 @@ use super::{
     super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
     choice::{self, Chosen, Part},
+    clone,
     operator::{self, Sources},
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
         generation,
         job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
+        pin::Held,
     },
     error::{Error, Reason},
     object::Retry,
@@ -51,25 +53,34 @@ pub(super) struct Claim {
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,
+    /// The manifest, but beginning with what it reads, if that is not for the manifest to say.
+    pub(super) reads: Option<Manifest>,
+    /// What keeps that.
+    pub(super) pin: Option<Held>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
 }
 
 /// What the manifest will say, all of it valid.
-struct Plan {
-    shape: Shape,
+pub(super) struct Plan {
+    pub(super) shape: Shape,
     /// What is restored.
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
     /// The one part is this backend's own, as it was.
     is_own: bool,
+    /// Nothing of it is to be named: it is another job's, or operator's.
+    pub(super) is_clone: bool,
     /// Those whose operator state is read for itself.
-    operator: Vec<Part>,
-    states: states::Adopted,
+    pub(super) operator: Vec<Part>,
+    pub(super) states: states::Adopted,
 }
 
 /// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest that opens
 /// the new epoch.
 pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Claim, Error> {
+    if clone::is_clone(spec) {
+        return clone::claim(env, spec, retry).await;
+    }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
         let head = chain::read_head(&env.store, &spec.id, retry).await?;
@@ -101,7 +112,8 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, operator });
+                let (reads, pin) = (None, None);
+                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pin, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -114,7 +126,7 @@ fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
     parts.iter().map(|part| (&part.manifest, &part.record)).collect()
 }
 
-fn restored(part: &Part) -> RestoredPart {
+pub(super) fn restored(part: &Part) -> RestoredPart {
     RestoredPart {
         backend: part.manifest.backend.clone(),
         checkpoint: part.record.identity,
@@ -124,7 +136,7 @@ fn restored(part: &Part) -> RestoredPart {
     }
 }
 
-fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
+pub(super) fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
     let newest = head.owner().attempt;
     if newest <= spec.attempt {
         return Ok(());
@@ -137,10 +149,17 @@ fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
 }
 
 /// Decides everything that the manifest will say. Pure.
-fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<Part>) -> Result<Plan, Error> {
+pub(super) fn plan(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    mut parts: Vec<Part>,
+) -> Result<Plan, Error> {
+    let is_clone = clone::is_clone(spec);
     let known = parts.first().map(Part::span);
     let shape = shape(env, spec, known.as_ref())?;
-    for part in parts.iter().filter(|part| !operator::is_of_sibling(spec, part, shape.key_groups)) {
+    let goes_on = |part: &Part| is_clone || operator::is_of_sibling(spec, part, shape.key_groups);
+    for part in parts.iter().filter(|part| !goes_on(part)) {
         refuse_outdated(spec, &part.manifest)?;
     }
     let fixed = |span: Span| (span.max_parallelism, span.assignment);
@@ -176,7 +195,7 @@ fn plan(env: &Environment, spec: &OpenSpec, head: Option<&Head>, mut parts: Vec<
         );
         return Err(Error::new(Reason::TooManyStates, text));
     }
-    Ok(Plan { shape, parts, is_own, operator, states })
+    Ok(Plan { shape, parts, is_own, is_clone, operator, states })
 }
 
 /// Whether a backend that goes on as it was in `part` shares its operator state with others. Pure.
@@ -200,7 +219,7 @@ async fn fence_all(
             current.push(part);
             continue;
         }
-        let manifest = fence(env, spec, &part.manifest.backend, (fenced, retry)).await?;
+        let manifest = fence(env, spec, &part, (fenced, retry)).await?;
         let Some(record) = manifest.checkpoints.iter().find(|record| record.identity == part.record.identity) else {
             return Ok(None);
         };
@@ -209,25 +228,35 @@ async fn fence_all(
     Ok(Some(current))
 }
 
-/// Sees to it that no owner before this attempt writes to the chain of `backend`. Returns its head.
+/// Sees to it that no owner before this attempt writes to the chain of `part`, and that the part is pinned there if nobody shall
+/// claim it. Returns the chain's head.
 async fn fence(
     env: &Environment,
     spec: &OpenSpec,
-    backend: &BackendId,
+    part: &Part,
     (fenced, retry): (&mut Vec<(BackendId, Epoch)>, Retry),
 ) -> Result<Manifest, Error> {
+    let backend = &part.manifest.backend;
+    let is_part = |record: &CheckpointRecord| record.identity == part.record.identity;
     for _ in 0..CLAIM_ATTEMPTS {
         let Some(head) = chain::read_head(&env.store, backend, retry).await? else { break };
         refuse_outdated(spec, &head.manifest)?;
         let owner = head.manifest.owner();
         // One of another generation under the same attempt is of the old one: its subtasks never open again.
         let is_of_this_attempt = owner.attempt == spec.attempt;
-        if is_of_this_attempt && (owner.is_fence || owner.span.parallelism == spec.parallelism) {
+        let lacks_pin = spec.is_no_claim(env) && head.manifest.checkpoints.iter().any(|r| is_part(r) && !r.pinned);
+        // One that serves has pinned its part itself.
+        let is_fenced =
+            (owner.is_fence && !lacks_pin) || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
+        if is_of_this_attempt && is_fenced {
             return Ok(head.manifest);
         }
-        let Some(manifest) = generation::fence(&head, spec.attempt, env.random.uuid()) else {
+        let Some(mut manifest) = generation::fence(&head, spec.attempt, env.random.uuid()) else {
             return Err(too_many_epochs(backend));
         };
+        for record in manifest.checkpoints.iter_mut().filter(|record| is_part(record)) {
+            record.pinned |= spec.is_no_claim(env);
+        }
         match chain::append(&env.store, &manifest, retry).await {
             Ok(_) => {
                 tracing::info!(%backend, by = %spec.id, attempt = spec.attempt, "fenced to restore from it");
@@ -242,7 +271,7 @@ async fn fence(
 }
 
 /// Whether the chains of all that is read still retain it.
-async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<bool, Error> {
+pub(super) async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<bool, Error> {
     let parts: BTreeMap<&BackendId, &Part> =
         plan.parts.iter().chain(&plan.operator).map(|part| (&part.manifest.backend, part)).collect();
     for part in parts.into_values().filter(|part| part.manifest.backend != spec.id) {
@@ -256,12 +285,12 @@ async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Re
 }
 
 /// The manifest that opens the next epoch.
-fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -> Result<Manifest, Error> {
+pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -> Result<Manifest, Error> {
     let number = head.as_ref().map_or(0, |head| head.manifest.owner().epoch.number) + 1;
     if number > Sqn::MAX_EPOCH {
         return Err(too_many_epochs(&spec.id));
     }
-    let imports = imports(env, plan);
+    let imports = if plan.is_clone { vec![] } else { imports(env, plan) };
     let contents = match (plan.is_own, plan.parts.first()) {
         (true, Some(part)) => part.manifest.contents(&part.record),
         _ => Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() },
@@ -270,7 +299,7 @@ fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -
     let record = EpochRecord {
         epoch: Epoch { number, owner: env.random.uuid() },
         attempt: spec.attempt,
-        restored: plan.parts.first().map(|part| (part.record.identity, part.record.attempt)),
+        restored: plan.parts.first().filter(|_| !plan.is_clone).map(|part| (part.record.identity, part.record.attempt)),
         contents,
         span: shape.span(),
         is_fence: false,
@@ -304,15 +333,17 @@ fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -
     manifest.opens_epoch = true;
     // The engine restores only what completed, whether or not the notice came in time.
     let restored: Vec<_> = plan.parts.iter().filter(|part| part.manifest.backend == spec.id).collect();
-    for record in &mut manifest.checkpoints {
-        record.completed |= restored.iter().any(|part| part.record.identity == record.identity);
+    let is_restored = |identity| restored.iter().any(|part| part.record.identity == identity);
+    for record in manifest.checkpoints.iter_mut().filter(|record| is_restored(record.identity)) {
+        record.completed = true;
+        record.pinned |= spec.is_no_claim(env);
     }
     manifest.prune(&[]);
     Ok(manifest)
 }
 
 /// What the epoch begins with, as far as it is not the own chain's as it was.
-fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
+pub(super) fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
     if plan.is_own {
         return vec![];
     }
@@ -323,7 +354,7 @@ fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
 }
 
 /// The operator state that the plan reads for itself.
-fn operator_sources(env: &Environment, plan: &Plan) -> Sources {
+pub(super) fn operator_sources(env: &Environment, plan: &Plan) -> Sources {
     let export = |(part, names): (&Part, _)| {
         part.manifest.export(&part.record, KeyGroupRange::OPERATOR, names, || env.random.uuid())
     };

@@ -90,8 +90,7 @@ pub(super) async fn begin(
         }
         tracing::info!(backend = %predecessor.id(), why = not_warm, "what is at hand is of no use: restoring from the store");
     }
-    let part = claim.parts.first();
-    let contents = restore(env, &claim.manifest, (states, part), (&env.store, images.as_ref()), progress).await?;
+    let contents = restore(env, claim, states, (&env.store, images.as_ref()), progress).await?;
     Ok(Begun { contents, images, rolled_back: None, is_warm: false, not_warm })
 }
 
@@ -117,8 +116,7 @@ async fn from_disk(
     };
     let Some(images) = images else { return Ok(Err("the owner before kept nothing on local disk".to_owned())) };
     let (store, recall) = env.store.recalling();
-    let restored =
-        restore(env, &claim.manifest, (states, claim.parts.first()), (&store, Some(&images)), progress).await;
+    let restored = restore(env, claim, states, (&store, Some(&images)), progress).await;
     let contents = match restored {
         Ok(contents) => contents,
         Err(LoadError::Restore(RestoreError::Stopped)) => return Err(LoadError::Restore(RestoreError::Stopped)),

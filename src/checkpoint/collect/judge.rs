@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::{Garbage, Kept, Live, Verdict};
+use super::{Garbage, Kept, Live, Pins, Verdict};
 use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
@@ -52,7 +52,7 @@ pub struct View {
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
     /// By chain: the manifests below the head that stay, and why.
     fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
-    has_pins: bool,
+    pins: Pins,
 }
 
 impl Chain {
@@ -61,11 +61,6 @@ impl Chain {
     pub fn new(head: &Manifest) -> Self {
         let imported = head.imports.iter().flat_map(|import| import.runs.values());
         let handles = head.runs.values().chain(imported).flat_map(|run| &run.handles);
-        let index = |import: &Import| {
-            let file = &import.materialization.as_ref()?.index;
-            let (backend, instance) = (import.origin.clone(), file.instance);
-            Some(ObjectName::SnapshotFile { backend, instance, file: file.name.clone() })
-        };
         Self {
             head: head.number,
             epoch: head.owner().epoch,
@@ -78,7 +73,7 @@ impl Chain {
                 .iter()
                 .map(|base| (base.index.instance, base.index.name.clone()))
                 .collect(),
-            imported: head.imports.iter().filter_map(index).collect(),
+            imported: head.imports.iter().filter_map(index_of).collect(),
             snapshot_low_water: head.snapshot_low_water,
             older: BTreeMap::new(),
         }
@@ -100,10 +95,10 @@ impl Chain {
 }
 
 impl View {
-    /// A view of `chains`; `has_pins` must have been read after they were.
+    /// A view of `chains`; `pins` must have been listed after they were read.
     #[must_use]
-    pub fn new(chains: BTreeMap<BackendId, Chain>, has_pins: bool) -> Self {
-        let mut view = Self { has_pins, ..Self::default() };
+    pub fn new(chains: BTreeMap<BackendId, Chain>, pins: Pins) -> Self {
+        let mut view = Self { pins, ..Self::default() };
         for (id, chain) in &chains {
             for segment in &chain.segments {
                 view.named.entry(*segment).or_insert_with(|| id.clone());
@@ -127,10 +122,10 @@ impl View {
         &self.chains
     }
 
-    /// Whether the job has pins.
+    /// What the pins say.
     #[must_use]
-    pub fn has_pins(&self) -> bool {
-        self.has_pins
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// Whether no chain was opened between this view and `other`.
@@ -150,7 +145,7 @@ impl View {
             whole => self.whole(whole),
         };
         match verdict {
-            Verdict::Garbage(_) if self.has_pins => Verdict::Kept(Kept::Pins),
+            Verdict::Garbage(_) if self.pins.has_unknown() => Verdict::Kept(Kept::Pins),
             Verdict::Garbage(_) if is_young => Verdict::Kept(Kept::Grace),
             verdict => verdict,
         }
@@ -159,6 +154,9 @@ impl View {
     fn whole(&self, name: &ObjectName) -> Verdict {
         if let Some(by) = self.imported.get(name) {
             return Verdict::Live(Live::Named(by.clone()));
+        }
+        if let Some(by) = self.pins.holder(name) {
+            return Verdict::Live(Live::Pinned(by));
         }
         match name {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
@@ -169,7 +167,12 @@ impl View {
             ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
             ObjectName::SnapshotFile { backend, instance, file } => self.snapshot_file(backend, *instance, file),
-            ObjectName::Pin { .. } | ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
+            ObjectName::Pin { id, .. } => self.pins.judge(*id),
+            ObjectName::PinRenewal { id, .. } if self.pins.judge(*id).is_garbage() => {
+                Verdict::Garbage(Garbage::Released)
+            }
+            ObjectName::PinRenewal { .. } => Verdict::Live(Live::Pin),
+            ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
         }
     }
 
@@ -244,4 +247,11 @@ impl View {
         };
         if is_garbage { Verdict::Garbage(Garbage::Temporary) } else { Verdict::Kept(Kept::InTheMaking) }
     }
+}
+
+/// The object that lists what an import begins with.
+pub(super) fn index_of(import: &Import) -> Option<ObjectName> {
+    let file = &import.materialization.as_ref()?.index;
+    let (backend, instance) = (import.origin.clone(), file.instance);
+    Some(ObjectName::SnapshotFile { backend, instance, file: file.name.clone() })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
-use super::{Chain, SweepError, View};
+use super::{Chain, Pins, SweepError, View, pins};
 use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
@@ -13,12 +13,13 @@ use crate::{
         chain::{self, ChainError},
         index::{Page, PageRef},
         manifest::{Manifest, Materialization, SnapshotFile},
+        pin::Pin,
     },
     object::{
         ObjectMeta, Retry, Store, StoreError,
         layout::{self, ObjectName},
     },
-    types::{BackendId, Name},
+    types::{BackendId, Name, TimeMs},
 };
 
 /// Requests in flight at once.
@@ -40,6 +41,8 @@ pub(super) struct Observer<'a> {
     seen: BTreeMap<BackendId, u64>,
     /// The heads as last observed.
     heads: Vec<Manifest>,
+    /// What pins name, which never changes; `None` for those of a later version.
+    pinned: BTreeMap<Uuid, Option<pins::Held>>,
 }
 
 /// A part of a head whose objects are to be followed.
@@ -75,6 +78,7 @@ impl<'a> Observer<'a> {
             older: BTreeMap::new(),
             seen: BTreeMap::new(),
             heads: vec![],
+            pinned: BTreeMap::new(),
         };
         let mut manifests = vec![];
         for (_, name) in listed {
@@ -92,8 +96,9 @@ impl<'a> Observer<'a> {
         Ok(observer)
     }
 
-    /// Reads every chain's head with the pages that it names, then lists the pins. Cancel-safe.
-    pub(super) async fn observe(&mut self) -> Result<View, SweepError> {
+    /// Reads every chain's head with the pages that it names, then the pins. It was `now_ms` for the store when the sweep began.
+    /// Cancel-safe.
+    pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
             if let ObjectName::Manifest { backend, number } = name {
@@ -115,8 +120,42 @@ impl<'a> Observer<'a> {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
-        let pins = self.store.list(&layout::pins(self.job), self.retry).await?;
-        Ok(View::new(chains, !pins.is_empty()))
+        Ok(View::new(chains, self.pins(now_ms).await?))
+    }
+
+    /// What the pins that there are say.
+    async fn pins(&mut self, now_ms: TimeMs) -> Result<Pins, SweepError> {
+        let mut pins = Pins::default();
+        for (id, touched_ms) in pins::list(self.store, self.job, self.retry).await? {
+            if !self.pinned.contains_key(&id) {
+                let Some(read) = pins::read(self.store, self.job, id, self.retry).await? else { continue };
+                let held = match read {
+                    pins::Contents::Unknown => None,
+                    pins::Contents::Damaged => Some(pins::Held::default()),
+                    pins::Contents::Pin(pin) => Some(self.held(&pin).await?),
+                };
+                self.pinned.insert(id, held);
+            }
+            match self.pinned.get(&id) {
+                Some(Some(held)) => pins.add(id, held.clone(), touched_ms, now_ms),
+                _ => pins.add_unknown(id),
+            }
+        }
+        Ok(pins)
+    }
+
+    /// What a pin names, pages included.
+    async fn held(&mut self, pin: &Pin) -> Result<pins::Held, SweepError> {
+        let mut chain = pins::chain_of(pin);
+        for import in &pin.imports {
+            // If it does not count, they may be gone.
+            let named = Named { origin: &import.origin, is_import: true, may_lack: true };
+            let runs = import.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
+            let all_there = "what may lack is passed over";
+            self.pages(&mut chain, &named, runs).await?.expect(all_there);
+            self.bases(&mut chain, &named, import.materialization.as_slice()).await?.expect(all_there);
+        }
+        Ok(pins::Held::new(pin, chain))
     }
 
     /// The heads as last observed.

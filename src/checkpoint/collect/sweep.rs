@@ -33,7 +33,8 @@ const CLOCK_ATTEMPTS: usize = 16;
 pub struct SweepOptions {
     /// What is younger stays. May be zero: no owner's work is at risk.
     pub grace: Duration,
-    /// What time it is for the store: see [`store_time`]. Not looked at without grace.
+    /// What time it is for the store: see [`store_time`]. Decides what is young, and whether the lease of a pin is over: too low,
+    /// more stays.
     pub now_ms: TimeMs,
     /// Delete the garbage, rather than only tell.
     pub delete: bool,
@@ -150,13 +151,13 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         .collect();
     let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
     let mut observer = Observer::new(store, job, &listed, retry).await?;
-    let mut view = observer.observe().await?;
-    let retired = if view.has_pins() { vec![] } else { generation::retired(observer.heads()) };
+    let mut view = observer.observe(options.now_ms).await?;
+    let retired = if view.pins().has_unknown() { vec![] } else { generation::retired(observer.heads()) };
     if options.delete && !retired.is_empty() {
         for chain in &retired {
             retire(store, chain, retry).await?;
         }
-        view = observer.observe().await?;
+        view = observer.observe(options.now_ms).await?;
     }
     let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
         Some(name) => view.judge(name, is_young(options, meta), |other| names.contains(other)),
@@ -174,7 +175,7 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
             // What nobody names in two views between which no chain was opened, nobody names again: see the front page.
             for _ in 0..SETTLE_ATTEMPTS {
-                let now = observer.observe().await?;
+                let now = observer.observe(options.now_ms).await?;
                 let is_settled = now.is_of_the_same_owners(&view);
                 for (finding, object) in batch.iter_mut() {
                     let (before, verdict) = (judge(&view, object), judge(&now, object));

@@ -50,20 +50,21 @@ fn judge(view: &View, name: &ObjectName) -> Verdict {
 
 #[test]
 fn a_segment_stays_while_it_is_named_or_its_owner_may_still_name_it() {
-    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5)), (backend(1), chain_of(9, 8, 0))]), false);
+    let view =
+        View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5)), (backend(1), chain_of(9, 8, 0))]), Pins::default());
     let at = |instance, number| judge(&view, &segment((Uuid::from_u128(instance), number)));
     assert_eq!(at(7, 3), Verdict::Live(Live::Named(backend(0))));
     assert_eq!(at(7, 4), Verdict::Garbage(Garbage::Unnamed));
     assert_eq!(at(7, 5), Verdict::Kept(Kept::MayBeNamed(backend(0))));
     assert_eq!(at(8, 1), Verdict::Kept(Kept::MayBeNamed(backend(1))));
     assert_eq!(at(6, 1), Verdict::Garbage(Garbage::Unnamed), "no owner of that instance is left");
-    let none = View::new(BTreeMap::new(), false);
+    let none = View::new(BTreeMap::new(), Pins::default());
     assert_eq!(judge(&none, &segment((Uuid::from_u128(7), 4))), Verdict::Kept(Kept::NoChain));
 }
 
 #[test]
 fn a_page_stays_while_it_is_named_or_its_epoch_is_the_newest() {
-    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), false);
+    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), Pins::default());
     let at = |epoch, id| judge(&view, &page(0, (epoch, Uuid::from_u128(id))));
     assert_eq!(at(1, 5), Verdict::Live(Live::Named(backend(0))));
     assert_eq!(at(1, 6), Verdict::Garbage(Garbage::Outdated(1)));
@@ -77,7 +78,7 @@ fn of_the_manifests_the_first_and_last_of_each_epoch_and_the_newest_stay() {
     let old = Epoch { number: 1, owner: Uuid::from_u128(1) };
     chain.older = (1..=10).map(|n| (n, (old, n == 1))).chain((11..30).map(|n| (n, (chain.epoch, n == 11)))).collect();
     chain.older.remove(&5);
-    let view = View::new(BTreeMap::from([(backend(0), chain)]), false);
+    let view = View::new(BTreeMap::from([(backend(0), chain)]), Pins::default());
     let at = |number| judge(&view, &ObjectName::Manifest { backend: backend(0), number });
     assert_eq!(at(1), Verdict::Live(Live::Opens(1)));
     assert_eq!(at(10), Verdict::Live(Live::Ends(1)));
@@ -90,18 +91,45 @@ fn of_the_manifests_the_first_and_last_of_each_epoch_and_the_newest_stay() {
 }
 
 #[test]
-fn garbage_stays_within_grace_and_beside_pins() {
+fn garbage_stays_within_grace_and_beside_pins_of_later_versions() {
     let chains = BTreeMap::from([(backend(0), chain_of(9, 7, 5))]);
     let name = segment((Uuid::from_u128(6), 1));
-    let view = View::new(chains.clone(), false);
+    let view = View::new(chains.clone(), Pins::default());
     assert_eq!(view.judge(&name, true, |_| false), Verdict::Kept(Kept::Grace));
-    let pinned = View::new(chains, true);
+    let mut pins = Pins::default();
+    pins.add_unknown(Uuid::from_u128(1));
+    let pinned = View::new(chains, pins);
     assert_eq!(judge(&pinned, &name), Verdict::Kept(Kept::Pins));
 }
 
 #[test]
+fn what_a_pin_names_stays_while_the_pin_exists_and_the_pin_goes_once_its_lease_is_over() {
+    let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let (named, file) = ((Uuid::from_u128(6), 1), SnapshotFile::name(1, 9, "pieces"));
+    let snapshot = ObjectName::SnapshotFile { backend: backend(0), instance: Uuid::from_u128(7), file };
+    let held = pins::Held {
+        lease_ms: 100,
+        segments: BTreeSet::from([named]),
+        objects: BTreeSet::from([page(0, (1, Uuid::from_u128(6))), snapshot.clone()]),
+    };
+    for (now_ms, expected) in [(1_099, Verdict::Live(Live::Pin)), (1_100, Verdict::Garbage(Garbage::Expired))] {
+        let mut pins = Pins::default();
+        pins.add(id, held.clone(), 1_000, now_ms);
+        let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), pins);
+        for name in [segment(named), page(0, (1, Uuid::from_u128(6))), snapshot.clone()] {
+            assert_eq!(judge(&view, &name), Verdict::Live(Live::Pinned(id)), "{name}");
+        }
+        assert_eq!(judge(&view, &segment((Uuid::from_u128(6), 2))), Verdict::Garbage(Garbage::Unnamed));
+        assert_eq!(judge(&view, &ObjectName::Pin { job: job(), id }), expected);
+        let renewal = |id| ObjectName::PinRenewal { job: job(), id, number: 1 };
+        assert_eq!(judge(&view, &renewal(id)).is_garbage(), expected.is_garbage());
+        assert_eq!(judge(&view, &renewal(other)), Verdict::Garbage(Garbage::Released));
+    }
+}
+
+#[test]
 fn a_temporary_goes_when_its_target_exists_or_would_be_garbage() {
-    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), false);
+    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), Pins::default());
     let at = |of, exists| {
         let name = ObjectName::Temporary { of: Box::new(of), number: 1 };
         view.judge(&name, false, |_| exists)
@@ -120,7 +148,7 @@ fn a_temporary_goes_when_its_target_exists_or_would_be_garbage() {
 
 #[test]
 fn a_snapshot_file_stays_while_it_is_named_or_its_owner_may_still_name_it() {
-    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), false);
+    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), Pins::default());
     let verdict = |instance: u128, epoch, number| {
         let file = SnapshotFile::name(epoch, number, "pieces");
         judge(&view, &ObjectName::SnapshotFile { backend: backend(0), instance: Uuid::from_u128(instance), file })
@@ -135,12 +163,11 @@ fn a_snapshot_file_stays_while_it_is_named_or_its_owner_may_still_name_it() {
 
 #[test]
 fn what_this_version_does_not_make_is_never_deleted() {
-    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), false);
+    let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), Pins::default());
     let name = |name: &str| Name::new(name).unwrap();
-    let (instance, id) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let instance = Uuid::from_u128(1);
     for object in [
         ObjectName::SnapshotFile { backend: backend(0), instance, file: name("a.sst") },
-        ObjectName::Pin { job: job(), id },
         ObjectName::SavepointFile { job: job(), savepoint: name("s"), file: vec![name("a")] },
         ObjectName::JobRecord { job: job(), number: 1 },
     ] {

@@ -129,7 +129,7 @@ fn decode_runs(backend: &BackendId, runs: &[store::Run]) -> Result<BTreeMap<u64,
     runs.iter().map(|run| Ok((run.epoch, Run::decode(&backend.job, run)?))).collect()
 }
 
-fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
+pub(in crate::checkpoint) fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
     let own = (&backend.job, &backend.operator);
     assert_eq!((&import.origin.job, &import.origin.operator), own, "imports are of the same operator");
     store::Import {
@@ -144,7 +144,10 @@ fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
     }
 }
 
-fn decode_import(backend: &BackendId, message: &store::Import) -> Result<Import, &'static str> {
+pub(in crate::checkpoint) fn decode_import(
+    backend: &BackendId,
+    message: &store::Import,
+) -> Result<Import, &'static str> {
     Ok(Import {
         uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
         origin: BackendId { subtask: message.origin_subtask, ..backend.clone() },

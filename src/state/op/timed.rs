@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     state::{
-        Action, Address, Change, Counting, MapKeys, Page, PageLimit, StateBackend, StateError, TimerRef,
+        Action, Address, Change, MapKeys, Page, PageLimit, StateBackend, StateError,
+        forward::forward,
         ttl::{Entry, Lifespan, REMOVED, stamp},
     },
-    types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl, TtlUpdate},
+    types::{StateKind, Ttl, TtlUpdate},
 };
 
 /// Most that is looked at in one go.
@@ -199,10 +200,6 @@ impl Place {
 }
 
 impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Timed<'_, B, L> {
-    fn register(&mut self, state: StateId, descriptor: &StateDescriptor) {
-        self.inner.register(state, descriptor);
-    }
-
     /// Puts what is written behind the time. Appends become whole values, since those have new times.
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
         let Change { at, action } = *change;
@@ -254,21 +251,6 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         let place = || Place::Entry(map_key.to_vec());
         self.inner.map_value(at, map_key, &mut |stored| looked = self.look(place, stored, read))?;
         looked
-    }
-
-    fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError> {
-        self.inner.timer(at, time)
-    }
-
-    fn timer_page(
-        &self,
-        state: StateId,
-        after: Option<TimerRef<'_>>,
-        up_to: i64,
-        limit: PageLimit,
-        read: &mut dyn FnMut(TimerRef<'_>),
-    ) -> Result<bool, StateError> {
-        self.inner.timer_page(state, after, up_to, limit, read)
     }
 
     fn map_page(
@@ -363,38 +345,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         self.inner.len(at)
     }
 
-    fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
-        self.inner.has_entries(at, kind)
-    }
-
-    fn name_page(
-        &self,
-        state: StateId,
-        key_group: KeyGroup,
-        after: Option<(&[u8], &[u8])>,
-        limit: PageLimit,
-        read: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<bool, StateError> {
-        self.inner.name_page(state, key_group, after, limit, read)
-    }
-
-    fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
-        self.inner.name_rank(key, namespace, rank);
-    }
-
-    fn counting(&self) -> Counting {
-        self.inner.counting()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.inner.bytes()
-    }
-
-    fn set_stamp(&mut self, stamp: u64) {
-        self.inner.set_stamp(stamp);
-    }
-
-    fn set_time(&mut self, time: TimeMs) {
-        self.inner.set_time(time);
-    }
+    forward!(
+        inner: register, timer, timer_page, has_entries, name_page, name_rank, counting, bytes, memory_bytes, set_stamp, set_time,
+        set_ttl, warm, finish_batch
+    );
 }

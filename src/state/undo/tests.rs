@@ -10,8 +10,8 @@ use proptest::{
 
 use super::*;
 use crate::{
-    state::{Action, hashmap::HashMapBackend},
-    types::KeyGroupRange,
+    state::{Action, MapKeys, PageLimit, TimerRef, hashmap::HashMapBackend},
+    types::{KeyGroupRange, StateDescriptor},
 };
 
 const KINDS: [(StateId, StateKind); 4] = [

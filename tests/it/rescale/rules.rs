@@ -125,7 +125,7 @@ async fn handles_that_lack_key_groups_are_refused_with_what_is_missing_and_chang
     assert_eq!(error.reason, Reason::CheckpointNotFound, "{error}");
     other.backend.operator = Name::new("other").unwrap();
     let error = refusal(&daemon, open_with(RestoreFrom::Handles(vec![other]))).await;
-    assert_eq!(error.reason, Reason::Unsupported, "{error}");
+    assert_eq!(error.reason, Reason::CheckpointNotFound, "a clone of nobody: {error}");
     let beyond = OpenSpec { key_groups: Some(KeyGroupRange::new(100, 128).unwrap()), ..open_with(of(&[3, 4])) };
     assert_eq!(refusal(&daemon, beyond).await.reason, Reason::InvalidArgument);
     let more = OpenSpec { max_parallelism: Some(256), ..open_with(of(&[0, 1, 2, 3, 4])) };

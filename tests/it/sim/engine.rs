@@ -167,6 +167,7 @@ impl Engine {
             restore,
             fallback: false,
             retention: None,
+            claim: None,
         }
     }
 

@@ -638,7 +638,7 @@ impl<'a> Owner<'a> {
         assert!(cut.handle.is_none(), "checkpoint {id} was answered, and failed later");
         cut.failed = true;
         match error.reason {
-            Reason::CheckpointTimeout | Reason::CheckpointAborted => Ok(()),
+            Reason::CheckpointTimeout | Reason::CheckpointAborted | Reason::TooManyCheckpoints => Ok(()),
             _ => {
                 drop(truth);
                 Err(self.over(error))

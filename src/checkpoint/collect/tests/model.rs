@@ -1,5 +1,5 @@
 //! A model: owners that open, upload, publish, truncate, close, crash and go on as zombies, beside two sweeps without grace
-//! whose every step may fall between any two of theirs.
+//! whose every step may fall between any two of theirs; and readers that fence nobody, under pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +62,22 @@ struct Sweeping {
     garbage: Option<Vec<ObjectName>>,
 }
 
+/// A reader that does not fence.
+#[derive(Debug, Clone)]
+struct Reader {
+    subtask: u32,
+    pin: Uuid,
+    /// What it has to find.
+    segments: BTreeSet<(Uuid, u64)>,
+    pages: BTreeSet<(u64, Uuid)>,
+    /// The pin is there.
+    made: bool,
+    /// The head named it all again after that.
+    counts: bool,
+    /// It died, or is that late with its renewal.
+    expired: bool,
+}
+
 #[derive(Debug, Default)]
 struct World {
     objects: BTreeSet<ObjectName>,
@@ -70,6 +86,7 @@ struct World {
     history: Vec<(u32, Paper)>,
     instances: Vec<Instance>,
     owners: Vec<Owner>,
+    readers: Vec<Reader>,
     sweeps: [Option<Sweeping>; 2],
     ids: u128,
 }
@@ -89,7 +106,7 @@ impl World {
     }
 
     fn act(&mut self, kind: u8, a: usize, b: usize) {
-        match kind % 16 {
+        match kind % 20 {
             0 => self.open(u32::try_from(a).unwrap() % BACKENDS, b),
             1 => self.upload(a, b),
             2 | 3 => self.finish(a, b),
@@ -99,6 +116,8 @@ impl World {
             10 => self.truncate(a, b),
             11 | 12 => self.sweep_step(a % 2),
             13 | 14 => self.publish(a, b),
+            15 | 16 => self.read(a, b),
+            17 => self.stop_reading(a, b),
             _ => self.sweep_whole(a % 2),
         }
     }
@@ -136,6 +155,58 @@ impl World {
             sealed: false,
             deleted_below: 0,
         });
+    }
+
+    /// A reader begins with what a head names, or goes on: makes its pin, then reads the head again.
+    fn read(&mut self, a: usize, b: usize) {
+        let begun: Vec<usize> = (0..self.readers.len()).filter(|i| !self.readers[*i].counts).collect();
+        let Some(at) = begun.get(a % begun.len().max(1)).copied().filter(|_| !b.is_multiple_of(4)) else {
+            let (subtask, pin) = (u32::try_from(a).unwrap() % BACKENDS, self.id());
+            let Some(head) = self.head(subtask) else { return };
+            let (segments, pages) = (head.chain.segments.clone(), head.chain.pages.clone());
+            let (made, counts, expired) = (false, false, false);
+            self.readers.push(Reader { subtask, pin, segments, pages, made, counts, expired });
+            return;
+        };
+        let mut reader = self.readers[at].clone();
+        if !reader.made {
+            self.objects.insert(ObjectName::Pin { job: job(), id: reader.pin });
+            self.readers[at].made = true;
+            return;
+        }
+        let head = &self.head(reader.subtask).unwrap().chain;
+        reader.counts = reader.segments.is_subset(&head.segments) && reader.pages.is_subset(&head.pages);
+        if reader.counts {
+            self.readers[at] = reader;
+        } else {
+            self.objects.remove(&ObjectName::Pin { job: job(), id: reader.pin });
+            self.readers.remove(at);
+        }
+    }
+
+    /// A reader is done, or dies.
+    fn stop_reading(&mut self, a: usize, b: usize) {
+        let Some(at) = (!self.readers.is_empty()).then(|| a % self.readers.len()) else { return };
+        if b.is_multiple_of(2) {
+            self.readers[at].expired = true;
+        } else {
+            let pin = self.readers.remove(at).pin;
+            self.objects.remove(&ObjectName::Pin { job: job(), id: pin });
+        }
+    }
+
+    /// The pins that there are.
+    fn pins(&self) -> Pins {
+        let mut pins = Pins::default();
+        for reader in &self.readers {
+            if !self.objects.contains(&ObjectName::Pin { job: job(), id: reader.pin }) {
+                continue;
+            }
+            let objects = reader.pages.iter().map(|at| page(reader.subtask, *at)).collect();
+            let held = pins::Held { lease_ms: 1, segments: reader.segments.clone(), objects };
+            pins.add(reader.pin, held, 0, reader.expired.into());
+        }
+        pins
     }
 
     /// An owner that serves.
@@ -379,7 +450,7 @@ impl World {
             sweep.chains.insert(backend(subtask), chain);
         } else {
             let (chains, exists) = (std::mem::take(&mut sweep.chains), |name: &ObjectName| sweep.listed.contains(name));
-            let view = View::new(chains, false);
+            let view = View::new(chains, self.pins());
             let garbage = sweep.listed.iter().filter(|name| view.judge(name, false, exists).is_garbage());
             sweep.garbage = Some(garbage.cloned().collect());
         }
@@ -396,9 +467,19 @@ impl World {
                 assert!(self.objects.contains(&page(subtask, *at)), "page {at:?} is named and gone");
             }
         }
+        let holds =
+            |reader: &&Reader| reader.counts && self.objects.contains(&ObjectName::Pin { job: job(), id: reader.pin });
+        for reader in self.readers.iter().filter(holds) {
+            for at in &reader.segments {
+                assert!(self.objects.contains(&segment(*at)), "{at:?} is pinned and gone");
+            }
+            for at in &reader.pages {
+                assert!(self.objects.contains(&page(reader.subtask, *at)), "page {at:?} is pinned and gone");
+            }
+        }
     }
 
-    /// Everything ends, each backend is opened and closed once more; then one undisturbed sweep.
+    /// Everything ends, each backend is opened and closed once more; then two undisturbed sweeps.
     fn settle(&mut self) {
         for at in 0..self.instances.len() {
             self.crash(at, 2);
@@ -417,6 +498,9 @@ impl World {
             self.check();
         }
         self.sweeps = [None, None];
+        self.readers.iter_mut().for_each(|reader| reader.expired = true);
+        // The first deletes the pins of dead readers, the next what they kept.
+        self.sweep_whole(0);
         self.sweep_whole(0);
     }
 }

@@ -1,0 +1,48 @@
+//! An owner that needs nothing of what it restored: it serves only once all of its state is in a materialization of its own.
+
+use super::{Backend, Opened};
+use crate::error::{Error, Reason};
+
+/// Waits until everything of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so there is nothing
+/// to wait for. Cancel-safe: dropped, the backend ends.
+///
+/// # Errors
+/// If that cannot be made; the backend has ended then.
+pub(super) async fn materialized(opened: &Opened) -> Result<(), Error> {
+    if !opened.shape.changelog {
+        return Ok(());
+    }
+    let ends = EndsUnless::done(&opened.backend);
+    opened.backend.materialize(opened.backend.epoch()).await.map_err(|error| {
+        let text = format!(
+            "backend `{}`: its first materialization, without which it would need what it restored and may not claim: {}",
+            opened.backend.id(),
+            error.message
+        );
+        Error { message: text, ..error }
+    })?;
+    ends.forget();
+    Ok(())
+}
+
+/// Ends a backend that nobody has yet, unless it is [forgotten](Self::forget).
+struct EndsUnless(Option<Backend>);
+
+impl EndsUnless {
+    fn done(backend: &Backend) -> Self {
+        Self(Some(backend.clone()))
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndsUnless {
+    fn drop(&mut self) {
+        if let Some(backend) = &self.0 {
+            let text = format!("backend `{}` was given up before it had opened", backend.id());
+            backend.end(&Error::new(Reason::BackendClosed, text));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What the pins of a job say to a sweep: which objects readers need, and which pins have lost their holder.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::{Chain, Garbage, Kept, Live, SweepError, Verdict, judge};
+use crate::{
+    changelog::segment::SegmentHandle,
+    checkpoint::{envelope::EnvelopeError, pin::Pin},
+    object::{
+        Retry, Store,
+        layout::{self, ObjectName},
+    },
+    types::{Epoch, Name, TimeMs},
+};
+
+/// The pins of a job at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Pins {
+    /// Every pin that can be read, and whether its lease is over.
+    known: BTreeMap<Uuid, bool>,
+    unknown: BTreeSet<Uuid>,
+    /// What they name, and one that does.
+    segments: BTreeMap<(Uuid, u64), Uuid>,
+    objects: BTreeMap<ObjectName, Uuid>,
+}
+
+/// What one pin holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) lease_ms: u64,
+    /// Instance and number.
+    pub(super) segments: BTreeSet<(Uuid, u64)>,
+    /// Pages and snapshot files.
+    pub(super) objects: BTreeSet<ObjectName>,
+}
+
+/// What a pin object holds.
+pub(super) enum Contents {
+    Pin(Box<Pin>),
+    /// Written by a later version.
+    Unknown,
+    /// Not what anybody wrote: it protects nothing, whose holder then finds objects missing.
+    Damaged,
+}
+
+impl Pins {
+    /// Adds a pin that was made, or renewed last, at `touched_ms`. It is `now_ms`.
+    pub(super) fn add(&mut self, id: Uuid, held: Held, touched_ms: TimeMs, now_ms: TimeMs) {
+        self.known.insert(id, now_ms.saturating_sub(touched_ms) >= held.lease_ms);
+        self.segments.extend(held.segments.into_iter().map(|segment| (segment, id)));
+        self.objects.extend(held.objects.into_iter().map(|object| (object, id)));
+    }
+
+    /// Adds a pin of a later version.
+    pub(super) fn add_unknown(&mut self, id: Uuid) {
+        self.unknown.insert(id);
+    }
+
+    /// Whether there are pins of a later version.
+    #[must_use]
+    pub fn has_unknown(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    /// The pins whose lease is not over.
+    pub fn in_force(&self) -> impl Iterator<Item = Uuid> + '_ {
+        let known = self.known.iter().filter(|(_, is_over)| !**is_over).map(|(id, _)| *id);
+        known.chain(self.unknown.iter().copied())
+    }
+
+    /// A pin that names the object.
+    pub(super) fn holder(&self, name: &ObjectName) -> Option<Uuid> {
+        match name {
+            ObjectName::Segment { instance, number, .. } => self.segments.get(&(*instance, *number)).copied(),
+            name => self.objects.get(name).copied(),
+        }
+    }
+
+    /// What becomes of a pin.
+    pub(super) fn judge(&self, id: Uuid) -> Verdict {
+        match self.known.get(&id) {
+            Some(false) => Verdict::Live(Live::Pin),
+            Some(true) => Verdict::Garbage(Garbage::Expired),
+            None if self.unknown.contains(&id) => Verdict::Kept(Kept::Foreign),
+            None => Verdict::Garbage(Garbage::Released),
+        }
+    }
+}
+
+impl Held {
+    /// What `pin` holds, given what its imports name with all pages.
+    pub(super) fn new(pin: &Pin, names: Chain) -> Self {
+        Self { lease_ms: pin.lease_ms, segments: names.segments, objects: names.imported }
+    }
+}
+
+/// What the imports of `pin` name without their pages, as if by a chain.
+pub(super) fn chain_of(pin: &Pin) -> Chain {
+    let runs = pin.imports.iter().flat_map(|import| import.runs.values());
+    let handles = runs.flat_map(|run| &run.handles);
+    Chain {
+        head: 0,
+        epoch: Epoch { number: 0, owner: Uuid::nil() },
+        instance: Uuid::nil(),
+        segment_low_water: 0,
+        segments: handles.filter_map(SegmentHandle::segment).map(|id| (id.instance, id.number)).collect(),
+        pages: BTreeSet::new(),
+        snapshots: BTreeSet::new(),
+        imported: pin.imports.iter().filter_map(judge::index_of).collect(),
+        snapshot_low_water: 0,
+        older: BTreeMap::new(),
+    }
+}
+
+/// The pins of `job` and when each was made or renewed last, by the store's clock.
+pub(super) async fn list(store: &Store, job: &Name, retry: Retry) -> Result<BTreeMap<Uuid, TimeMs>, SweepError> {
+    let mut pins = BTreeMap::new();
+    for meta in store.list(&layout::pins(job), retry).await? {
+        if let Some(ObjectName::Pin { id, .. }) = ObjectName::parse(&meta.path) {
+            pins.insert(id, meta.modified_ms);
+        }
+    }
+    if pins.is_empty() {
+        return Ok(pins);
+    }
+    for meta in store.list(&layout::renewals(job), retry).await? {
+        if let Some(ObjectName::PinRenewal { id, .. }) = ObjectName::parse(&meta.path)
+            && let Some(touched) = pins.get_mut(&id)
+        {
+            *touched = meta.modified_ms.max(*touched);
+        }
+    }
+    Ok(pins)
+}
+
+/// What a pin holds; `None` if it is no longer there.
+pub(super) async fn read(store: &Store, job: &Name, id: Uuid, retry: Retry) -> Result<Option<Contents>, SweepError> {
+    let path = ObjectName::Pin { job: job.clone(), id }.path();
+    let Some(bytes) = store.get_optional(&path, retry).await? else { return Ok(None) };
+    Ok(Some(match Pin::decode(job, &bytes) {
+        Ok(pin) => Contents::Pin(Box::new(pin)),
+        Err(EnvelopeError::Version(_)) => Contents::Unknown,
+        Err(error) => {
+            tracing::warn!(object = %path, %error, "a damaged pin");
+            Contents::Damaged
+        }
+    }))
+}

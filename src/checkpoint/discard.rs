@@ -1,0 +1,211 @@
+//! Discarding what is not open: one checkpoint, or everything that a job has.
+//!
+//! Only an owner may write to a chain. So whoever discards makes itself one, of an epoch that begins nothing and only drops: a
+//! [fence](super::generation). The owner before meets it with its next manifest and stops. What the chain no longer names is
+//! garbage then; of a whole job it is deleted at once.
+//!
+//! The fence keeps the newest attempt. That one may open again, and finds what is left. Only what it had chosen to restore, which the
+//! job's chain remembers, is gone: to choose anew takes a higher attempt.
+
+use std::time::Duration;
+
+use super::{
+    chain::{self, ChainError},
+    collect::{self, SweepError, SweepOptions, SweepReport},
+    generation, job,
+    ledger::NoticeTarget,
+    manifest::{CheckpointRecord, Manifest},
+};
+use crate::{
+    object::{Retry, Store, StoreError, layout},
+    random::Random,
+    types::{BackendId, CheckpointIdentity, Name, Sqn},
+};
+
+/// How often it looks again when others write to the chains meanwhile.
+const DISCARD_ATTEMPTS: usize = 16;
+
+/// What to discard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discard {
+    /// Every checkpoint of every backend.
+    Job(Name),
+    /// One checkpoint of this backend.
+    Checkpoint(BackendId, NoticeTarget),
+}
+
+/// What was discarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Checkpoints that were let go.
+    pub checkpoints: u64,
+    /// Objects that were deleted at once.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why something was not discarded.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscardError {
+    /// A user pinned it.
+    #[error("checkpoint {checkpoint} of backend `{backend}` is pinned; release it, or set `force`")]
+    Pinned {
+        /// Whose.
+        backend: BackendId,
+        /// Which.
+        checkpoint: CheckpointIdentity,
+    },
+    /// A clone reads it.
+    #[error("job `{job}`: a clone is reading it, by pin `{pin}`; wait until it has opened, or set `force`")]
+    Read {
+        /// Which job.
+        job: Name,
+        /// The object.
+        pin: String,
+    },
+    /// Others open its backends faster than they are emptied.
+    #[error("job `{0}`: its backends are being opened all the time; stop its tasks first")]
+    Opened(Name),
+    /// No epoch is left.
+    #[error("backend `{0}` was opened {max} times, the most there may be", max = Sqn::MAX_EPOCH)]
+    TooManyEpochs(BackendId),
+    /// A chain cannot be read or written.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was let go could not be swept.
+    #[error("what was discarded could not be swept: {0}")]
+    Sweep(#[from] SweepError),
+}
+
+/// A store that is discarded from.
+struct Discarding<'a> {
+    store: &'a Store,
+    random: &'a Random,
+    force: bool,
+    retry: Retry,
+}
+
+/// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners are fenced. Idempotent. Cancel-safe: dropped,
+/// part of it may be done.
+///
+/// # Errors
+/// Says what hinders it.
+pub async fn discard(
+    store: &Store,
+    what: &Discard,
+    force: bool,
+    random: &Random,
+    retry: Retry,
+) -> Result<Discarded, DiscardError> {
+    let discarding = Discarding { store, random, force, retry };
+    match what {
+        Discard::Job(job) => discarding.job(job).await,
+        Discard::Checkpoint(backend, target) => discarding.checkpoint(backend, *target).await,
+    }
+}
+
+impl Discarding<'_> {
+    async fn checkpoint(&self, backend: &BackendId, target: NoticeTarget) -> Result<Discarded, DiscardError> {
+        let is_meant = |record: &&CheckpointRecord| {
+            let identity = record.identity;
+            let same_uuid = target.uuid.is_none_or(|uuid| uuid == identity.uuid);
+            (identity.epoch, identity.id) == (target.epoch, target.id) && same_uuid
+        };
+        for _ in 0..DISCARD_ATTEMPTS {
+            let Some(head) = chain::read_head(self.store, backend, self.retry).await? else { break };
+            let Some(record) = head.manifest.checkpoints.iter().find(is_meant) else { break };
+            self.refuse_pinned(&head.manifest, Some(record))?;
+            let manifest = generation::discard(&head, &record.identity, self.random.uuid());
+            if self.replace(manifest, backend).await? {
+                tracing::info!(%backend, checkpoint = %record.identity, "discarded a checkpoint");
+                return Ok(Discarded { checkpoints: 1, ..Discarded::default() });
+            }
+        }
+        // An owner that publishes that fast is there; without, the checkpoint is not.
+        match chain::read_head(self.store, backend, self.retry).await? {
+            Some(head) if head.manifest.checkpoints.iter().any(|record| is_meant(&record)) => {
+                Err(ChainError::Contended(backend.clone()).into())
+            }
+            _ => Ok(Discarded::default()),
+        }
+    }
+
+    async fn job(&self, job: &Name) -> Result<Discarded, DiscardError> {
+        self.pins(job).await?;
+        let mut discarded = Discarded::default();
+        for _ in 0..DISCARD_ATTEMPTS {
+            let heads = job::read_heads(self.store, job, self.retry).await?;
+            let left: Vec<_> = heads.iter().filter(|head| !generation::is_retired(head)).collect();
+            if left.is_empty() {
+                // Again: a clone may have begun to read before the chains were retired.
+                self.pins(job).await?;
+                let deleted = self.sweep(job).await?.deleted();
+                (discarded.objects, discarded.bytes) = (deleted.objects, deleted.bytes);
+                tracing::info!(%job, checkpoints = discarded.checkpoints, objects = deleted.objects, "discarded a job");
+                return Ok(discarded);
+            }
+            for manifest in &left {
+                self.refuse_pinned(manifest, None)?;
+            }
+            for manifest in left {
+                discarded.checkpoints += self.retire(&manifest.backend).await?;
+            }
+        }
+        Err(DiscardError::Opened(job.clone()))
+    }
+
+    /// Empties one chain. Returns how many checkpoints it let go; others may have come meanwhile.
+    async fn retire(&self, backend: &BackendId) -> Result<u64, DiscardError> {
+        let Some(head) = chain::read_head(self.store, backend, self.retry).await? else { return Ok(0) };
+        if generation::is_retired(&head.manifest) {
+            return Ok(0);
+        }
+        self.refuse_pinned(&head.manifest, None)?;
+        let manifest = generation::retirement(&head, head.manifest.owner().attempt, self.random.uuid());
+        let is_ours = self.replace(manifest, backend).await?;
+        Ok(if is_ours { head.manifest.checkpoints.len() as u64 } else { 0 })
+    }
+
+    /// Makes `manifest` the head of its chain; `false` if somebody else moved the chain on.
+    async fn replace(&self, manifest: Option<Manifest>, backend: &BackendId) -> Result<bool, DiscardError> {
+        let manifest = manifest.ok_or_else(|| DiscardError::TooManyEpochs(backend.clone()))?;
+        match chain::append(self.store, &manifest, self.retry).await {
+            Ok(_) => Ok(true),
+            Err(ChainError::Fenced { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes the leases of clones on the job: those that are over, or all.
+    async fn pins(&self, job: &Name) -> Result<(), DiscardError> {
+        let prefix = layout::pins(job);
+        let mut pins = self.store.list(&prefix, self.retry).await?;
+        if !pins.is_empty() && !self.force {
+            self.sweep(job).await?;
+            pins = self.store.list(&prefix, self.retry).await?;
+            if let Some(pin) = pins.first() {
+                return Err(DiscardError::Read { job: job.clone(), pin: pin.path.to_string() });
+            }
+        }
+        Ok(self.store.delete_all(pins.into_iter().map(|pin| pin.path).collect(), self.retry).await?)
+    }
+
+    async fn sweep(&self, job: &Name) -> Result<SweepReport, DiscardError> {
+        let now_ms = collect::store_time(self.store, job, self.random, self.retry).await?;
+        let options = SweepOptions { grace: Duration::ZERO, now_ms, delete: true };
+        Ok(collect::sweep(self.store, job, &options, self.retry).await?)
+    }
+
+    /// Refuses to drop pinned checkpoints: `record`, or any.
+    fn refuse_pinned(&self, head: &Manifest, record: Option<&CheckpointRecord>) -> Result<(), DiscardError> {
+        let is_meant = |r: &CheckpointRecord| record.is_none_or(|only| only.identity == r.identity);
+        match head.checkpoints.iter().find(|r| r.pinned && !self.force && is_meant(r)) {
+            None => Ok(()),
+            Some(pinned) => Err(DiscardError::Pinned { backend: head.backend.clone(), checkpoint: pinned.identity }),
+        }
+    }
+}
