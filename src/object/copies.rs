@@ -12,6 +12,8 @@
 //! * A copy that cannot be made is counted, and nothing else happens: [`Copies::keep`] neither waits nor fails.
 //! * Every part of a copy is verified as it is read. A damaged one is deleted and the object read from the store.
 //! * The folders belong to one process at a time (flock) and outlive it: that is the point.
+//! * Warm restarts of backends on local disk need copies, too: where no others are asked for, only of what those want, in folders that go
+//!   with the process, and without files of images ([`CopyScope::Wanted`]). What waits to be written is read from memory.
 //!
 //! | file | |
 //! | --- | --- |
