@@ -8,6 +8,7 @@
 //! what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store nothing.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -41,7 +42,7 @@ use crate::{
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Copies, CopyOptions, RetryOptions, Store,
+        Copies, CopyOptions, CopyScope, RetryOptions, Store,
         open::{self, OpenError},
     },
     proto::FILE_DESCRIPTOR_SET,
@@ -116,10 +117,9 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let metrics = Metrics::new();
     metrics.register("build_info", "Always 1; the version is in the package", Gauge::<i64>::default()).set(1);
     let store = store(config, &metrics, &Clock::system(), Random::from_os())?;
-    let store = store.with_copies(local_copies(config, &metrics));
-    let instance = Random::from_os().uuid();
-    let local = local_backends(config, instance, &metrics)?;
-    let directory = Directory::new(environment(config, store, Local { instance, backends: local }, &metrics));
+    let local = local(config, &metrics)?;
+    let store = store.with_copies(local_copies(config, &local, &metrics));
+    let directory = Directory::new(environment(config, store, local, &metrics));
     sweep_by_schedule(config, &directory, &metrics);
     if let Some(copies) = directory.environment().store.copies() {
         directory.environment().tasks.spawn(copies.clone().run());
@@ -267,22 +267,32 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
     open::open(&options, metrics, clock, random)
 }
 
-/// The local copies, where they are asked for. A daemon that cannot have its folders does without: they only save time.
-fn local_copies(config: &Config, metrics: &Metrics) -> Option<Copies> {
+/// The local copies, where they are asked for, or warm restarts of backends on local disk need them. A daemon that cannot have its
+/// folders does without: they only save time.
+fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Copies> {
     let settings = &config.local_copies;
-    if !settings.backup && !settings.recovery {
+    let for_warm = config.warm && local.backends.is_some();
+    let write = match (settings.backup, for_warm) {
+        (true, _) => CopyScope::All,
+        (false, true) => CopyScope::Wanted,
+        (false, false) => CopyScope::Nothing,
+    };
+    // What is for this process alone goes with it.
+    let outlives = settings.backup || settings.recovery;
+    if !outlives && write == CopyScope::Nothing {
         return None;
     }
     let options = CopyOptions {
-        folders: settings.dirs.clone(),
-        write: settings.backup,
+        folders: if outlives { settings.dirs.clone() } else { local.copies.clone() },
+        write,
         read: settings.recovery,
         max_bytes: settings.max_bytes,
         idle_timeout: settings.idle_timeout,
     };
+    let folders = options.folders.clone();
     let opened = Copies::open(options, metrics);
     let unusable = |error: &std::io::Error| {
-        tracing::warn!(%error, "`execution.checkpointing.local-backup.dirs` cannot be used: no local recovery");
+        tracing::warn!(%error, ?folders, "the folders of local copies cannot be used: no local recovery");
     };
     opened.inspect_err(unusable).ok()
 }
@@ -291,26 +301,25 @@ fn local_copies(config: &Config, metrics: &Metrics) -> Option<Copies> {
 struct Local {
     instance: Uuid,
     backends: Option<Arc<dyn LocalBackends>>,
+    /// Folders for local copies that go with the process.
+    copies: Vec<PathBuf>,
 }
 
 /// Makes the local folders, removing those of dead daemons, and sets RocksDB up in them. A daemon whose folders cannot be written
 /// still serves backends in memory.
 #[cfg(feature = "rocksdb")]
-fn local_backends(
-    config: &Config,
-    instance: Uuid,
-    metrics: &Metrics,
-) -> Result<Option<Arc<dyn LocalBackends>>, DaemonError> {
+fn local(config: &Config, metrics: &Metrics) -> Result<Local, DaemonError> {
     use crate::state::{folder::Folders, rocksdb};
-    let settings = &config.rocksdb;
+    let (settings, instance) = (&config.rocksdb, Random::from_os().uuid());
     let folders = match Folders::new(&settings.local_dirs, instance) {
         Ok(folders) => folders,
         Err(error) if config.inner == config::InnerBackend::Hashmap => {
             tracing::warn!(%error, "`state.backend.rocksdb.localdir` cannot be written: RocksDB is not offered");
-            return Ok(None);
+            return Ok(Local { instance, backends: None, copies: vec![] });
         }
         Err(error) => return Err(DaemonError::LocalFolders(error)),
     };
+    let copies = folders.homes().map(|home| home.join("copies")).collect();
     let options = rocksdb::ResourceOptions {
         memory_bytes: config.memory.rocksdb_bytes,
         write_buffer_ratio: settings.write_buffer_ratio,
@@ -329,17 +338,13 @@ fn local_backends(
     };
     let resources = rocksdb::Resources::new(options, folders).map_err(start_error)?;
     rocksdb::register_metrics(&resources, &settings.metrics, metrics);
-    Ok(Some(Arc::new(resources)))
+    Ok(Local { instance, backends: Some(Arc::new(resources)), copies })
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[allow(clippy::unnecessary_wraps, reason = "as with RocksDB")]
-fn local_backends(
-    _config: &Config,
-    _instance: Uuid,
-    _metrics: &Metrics,
-) -> Result<Option<Arc<dyn LocalBackends>>, DaemonError> {
-    Ok(None)
+fn local(_config: &Config, _metrics: &Metrics) -> Result<Local, DaemonError> {
+    Ok(Local { instance: Random::from_os().uuid(), backends: None, copies: vec![] })
 }
 
 /// What the backends of a daemon share, as configured.

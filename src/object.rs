@@ -20,6 +20,7 @@
 //! | `attempt` | one attempt at each operation |
 //! | `retry` | when to give up and when to try again |
 //! | [`copies`] | local copies of what was created here |
+//! | `recall` | what a door that reads copies first does not find there |
 //! | [`metered`] | requests, bytes, durations |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | [`faulty`] | a store that fails, for simulations |
@@ -41,6 +42,7 @@ mod local;
 mod memory;
 pub mod metered;
 pub mod open;
+mod recall;
 mod retry;
 
 use std::{fmt, ops::Range, sync::Arc};
@@ -50,11 +52,12 @@ use object_store::{ObjectStore, path::PathPart};
 use parking_lot::Mutex;
 
 pub use self::{
-    copies::{Copies, CopyOptions},
+    copies::{Copies, CopyOptions, CopyScope},
     error::{AttemptError, StoreError},
     layout::ObjectName,
     memory::MemoryStore,
     open::{OpenError, StoreOptions},
+    recall::Recall,
     retry::{Retry, RetryOptions},
 };
 pub use object_store::{PutPayload, path::Path};
@@ -127,7 +130,7 @@ pub struct ObjectMeta {
 
 /// The door to the store. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>, Option<Copies>);
+pub struct Store(Arc<Inner>, Option<Copies>, Option<Arc<Recall>>);
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
@@ -154,13 +157,20 @@ impl Store {
     ) -> Self {
         let metrics = StoreMetrics::register(metrics);
         let retrier = Retrier::new(options, random, metrics.clone());
-        Self(Arc::new(Inner { store, base, retrier, metrics }), None)
+        Self(Arc::new(Inner { store, base, retrier, metrics }), None, None)
     }
 
     /// The same store, whose objects are read from `copies` first where those have them.
     #[must_use]
     pub fn with_copies(self, copies: Option<Copies>) -> Self {
-        Self(self.0, copies)
+        Self(self.0, copies, self.2)
+    }
+
+    /// The same store, which reads local copies first whatever their settings say; and what tells which reads found none.
+    #[must_use]
+    pub fn recalling(&self) -> (Self, Arc<Recall>) {
+        let recall = Arc::new(Recall::default());
+        (Self(self.0.clone(), self.1.clone(), Some(recall.clone())), recall)
     }
 
     /// Its local copies, if it has any.
@@ -203,7 +213,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], or [`StoreError::Unavailable`].
     pub async fn get(&self, path: &Path, retry: Retry) -> Result<Bytes, StoreError> {
-        if let Some(bytes) = self.1.as_ref().and_then(|copies| copies.read(path, None)) {
+        if let Some(bytes) = self.copied(path, None) {
             return Ok(bytes);
         }
         let run = |bound| self.get_once(bound, path);
@@ -227,7 +237,7 @@ impl Store {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if let Some(bytes) = self.1.as_ref().and_then(|copies| copies.read(path, Some(range.clone()))) {
+        if let Some(bytes) = self.copied(path, Some(range.clone())) {
             return Ok(bytes);
         }
         let run = |bound| self.get_range_once(bound, path, range.clone());
@@ -295,6 +305,17 @@ impl Store {
     /// [`StoreError::Unavailable`] says what is wrong.
     pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
+    }
+
+    /// What a local copy has, if it may be read.
+    fn copied(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
+        let copies = self.1.as_ref();
+        let Some(recall) = &self.2 else { return copies?.read(path, range) };
+        let found = copies.and_then(|copies| copies.recall(path, range));
+        if found.is_none() {
+            recall.missed(path);
+        }
+        found
     }
 
     fn absolute(&self, path: &Path) -> Path {

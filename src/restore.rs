@@ -16,6 +16,7 @@
 //! names it. What else is damaged, and what still restores, tells [`crate::checkpoint::damage`].
 
 mod images;
+mod kept;
 mod load;
 
 use std::sync::Arc;
@@ -39,6 +40,8 @@ use crate::{
     tasks::Tasks,
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
+
+pub use self::kept::{KeptImages, Unneeded};
 
 /// Bytes of changelog that a restore holds in memory at most, besides the state itself.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
@@ -125,6 +128,8 @@ pub struct Restore<'a> {
     pub tasks: &'a Tasks,
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<&'a dyn LocalBackends>,
+    /// Images on local disk: those that are loaded are kept there, and not downloaded if they are there.
+    pub kept: Option<&'a KeptImages>,
     /// What the backend consists of.
     pub manifest: &'a Manifest,
     /// What to restore.

@@ -276,6 +276,8 @@ impl Core {
         tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
         self.env.metrics.failed_safe(&self.id);
         self.close_way_back("the owner before failed");
+        // What failed may be these very files.
+        self.images = None;
         self.condition = Condition::Failsafe(fault);
         error
     }

@@ -1,15 +1,28 @@
-//! Local copies of what a backend would restore from.
+//! What a backend would restore from, on local disk: copies of objects, and images of an inner backend that is there itself.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
 
 use super::core::Core;
-use crate::checkpoint::local;
+use crate::{
+    checkpoint::{base::BaseIndex, local},
+    restore::Unneeded,
+    state::image::LocalImage,
+    tasks,
+};
 
 impl Core {
-    /// Says which local copies are of use, if the daemon has any.
+    /// Says which local copies are of use, if the daemon has any, and lets go of the images that are not.
     pub(super) fn want_copies(&self) {
-        if let Some(copies) = self.env.store.copies() {
+        if let Some(copies) = self.env.store.copies().filter(|copies| copies.has_all() || self.images.is_some()) {
             let wanted =
                 local::wanted(&self.manifest, &self.ledger, self.snapshots.contents(), self.snapshot_low_water());
             copies.want(&self.id, self.epoch.number, wanted);
+        }
+        if let Some(images) = &self.images {
+            let bases = local::bases(&self.manifest, &self.ledger, self.snapshots.contents());
+            self.drop_images(images.retain(|base| bases.contains(base)));
         }
     }
 
@@ -17,6 +30,27 @@ impl Core {
     pub(super) fn release_copies(&self) {
         if let Some(copies) = self.env.store.copies() {
             copies.release(&self.id, self.epoch.number);
+        }
+    }
+
+    /// Keeps the images of a materialization, of which `taken` were made for it.
+    pub(super) fn keep_images(&self, base: Uuid, index: &BaseIndex, taken: &[Arc<LocalImage>]) {
+        if let Some(images) = &self.images {
+            images.keep(base, index, taken);
+        }
+    }
+
+    /// Lets go of all that lets a successor on this daemon do without the store.
+    pub(super) fn drop_kept(&mut self) {
+        self.drop_marks();
+        if let Some(images) = self.images.take() {
+            self.drop_images(images.retain(|_| false));
+        }
+    }
+
+    fn drop_images(&self, images: Unneeded) {
+        if !images.is_empty() {
+            self.env.tasks.spawn(async move { tasks::blocking(|| drop(images)) });
         }
     }
 }

@@ -38,6 +38,7 @@ use crate::{
         manifest::{Manifest, Materialization},
     },
     error::{Error, Reason},
+    restore::KeptImages,
     state::{StateBackend as _, operator::WithOperatorState},
     types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
@@ -159,8 +160,12 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
-    /// Marks of checkpoints, if queries or warm restarts are allowed.
+    /// Marks of checkpoints, if queries are allowed, or warm restarts that need them.
     pub(super) marks: Option<Marks>,
+    /// Images on local disk, if warm restarts need them.
+    pub(super) images: Option<KeptImages>,
+    /// Opens on this daemon that may go on with what this owner has.
+    pub(super) successors: usize,
     /// Scratch: key groups of the batch at hand.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
@@ -323,9 +328,8 @@ impl Core {
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
-        // Whoever fenced it may want to go back to one of them.
-        if error.reason != Reason::Fenced {
-            self.drop_marks();
+        if error.reason != Reason::Fenced || self.successors == 0 {
+            self.drop_kept();
         }
         // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {

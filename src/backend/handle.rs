@@ -271,6 +271,25 @@ impl Backend {
         self.shared.core.lock().end(error);
         self.shared.wake.notify_one();
     }
+
+    /// Has it keep what a successor can go on with when it is fenced, for as long as the result lives.
+    pub(super) fn succeeded(&self) -> Succeeded {
+        self.shared.core.lock().successors += 1;
+        Succeeded(self.clone())
+    }
+}
+
+/// An owner whose successor is being opened on this daemon.
+pub(super) struct Succeeded(Backend);
+
+impl Drop for Succeeded {
+    fn drop(&mut self) {
+        let mut core = self.0.shared.core.lock();
+        core.successors -= 1;
+        if core.successors == 0 && matches!(core.condition, Condition::Ended(_)) {
+            core.drop_kept();
+        }
+    }
 }
 
 impl fmt::Debug for Backend {

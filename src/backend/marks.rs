@@ -1,5 +1,5 @@
 //! Marks of checkpoints: what lets queries read the newest completed one beside the writer, and a task that comes back have its
-//! state of then without the store ([`open::warm`](super::open)).
+//! state in memory of then without the store ([`open::warm`](super::open)).
 //!
 //! Each barrier sets a mark. It is kept while its checkpoint may still be completed, and while it is the newest that was; a
 //! batch of a query keeps the one that it reads to its end. The restored checkpoint is the first completed one.
@@ -48,10 +48,10 @@ pub(super) struct MarkedCut {
 }
 
 impl Marks {
-    /// For a backend that contains `restored`, with so many changes of log, whose records take at most `limit` bytes.
-    pub(super) fn new(limit: u64, restored: Option<CheckpointIdentity>, log_changes: u64) -> Self {
+    /// For a backend that contains `restored`, with so many changes of log.
+    pub(super) fn new(undo: Undo, restored: Option<CheckpointIdentity>, log_changes: u64) -> Self {
         let mut marks = Self {
-            undo: Undo::new(limit),
+            undo,
             known: BTreeMap::new(),
             closed: None,
             completed: restored.map(|identity| (identity, RESTORED)),
@@ -163,7 +163,7 @@ impl Core {
     /// Does a little of what is left to do about marks. To be called after each batch.
     pub(super) fn tend_marks(&mut self) {
         let Some(Marks { undo, completed, counted, .. }) = &mut self.marks else { return };
-        undo.settle(SETTLED_PER_BATCH);
+        undo.settle(&self.inner, SETTLED_PER_BATCH);
         let now = (undo.bytes(), undo.dropped());
         self.env.metrics.queries.undone(signed(now.0) - signed(counted.0), now.1 - counted.1);
         let is_lost = now.1 > counted.1 && completed.is_some_and(|(_, mark)| !undo.has(mark));

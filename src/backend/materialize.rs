@@ -96,12 +96,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Installs what was made, or notes the failure; tells whoever asked.
-fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Error>) {
+fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
     let mut core = shared.core.lock();
     let now = Instant::now();
     core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
     let result = match made {
-        Ok((made, log_changes_before)) => {
+        Ok(Done { made, log_changes_before, images }) => {
             schedule.succeeded(now);
             core.env.metrics.materialized(&core.id, made.materialization.stored_bytes, made.uploaded_bytes);
             tracing::info!(
@@ -112,6 +112,7 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
                 "materialized"
             );
             core.log_changes -= log_changes_before;
+            core.keep_images(made.materialization.uuid, &made.index, &images);
             core.previous = Some(Arc::new(Reusable::new(made.materialization.uuid, Arc::new(made.index))));
             core.manifest.materializations.push(made.materialization.clone());
             core.base = Some(made.materialization.clone());
@@ -130,20 +131,29 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<(Made, u64), Er
     }
 }
 
-/// Makes one materialization. Returns it with the number of changes that the log had when it began.
-async fn materialize(shared: &Shared) -> Result<(Made, u64), Error> {
-    let (target, log_changes, parts) = {
+/// A materialization that was made.
+struct Done {
+    made: Made,
+    /// Changes that the log had when it began.
+    log_changes_before: u64,
+    /// Those that were taken for it, if they shall be kept.
+    images: Vec<Arc<LocalImage>>,
+}
+
+/// Makes one materialization.
+async fn materialize(shared: &Shared) -> Result<Done, Error> {
+    let (target, log_changes_before, parts) = {
         let mut core = shared.core.lock();
         core.env.metrics.materialization_started();
         let retry = Retry::until(Instant::now() + core.env.options.materialization_timeout);
         let target = target(&core, shared, retry);
         (target, core.log_changes, core.inner.images().map(|images| images.parts().len()))
     };
-    let made = match parts {
-        None => pieces(shared, target).await?,
+    let (made, images) = match parts {
+        None => (pieces(shared, target).await?, vec![]),
         Some(parts) => images(shared, target, parts).await?,
     };
-    Ok((made, log_changes))
+    Ok(Done { made, log_changes_before, images })
 }
 
 /// Where what this backend makes goes.
@@ -216,9 +226,10 @@ async fn copy_states(
 }
 
 /// Copies an inner backend by images of its parts, and operator state by pieces.
-async fn images(shared: &Shared, target: Target, parts: usize) -> Result<Made, Error> {
+async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, Vec<Arc<LocalImage>>), Error> {
     let mut pieces = PieceWriter::new(target.clone());
     let mut writer = ImageWriter::new(target);
+    let mut kept = vec![];
     for part in 0..parts {
         let flush = {
             let mut core = shared.core.lock();
@@ -234,11 +245,15 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<Made, E
             Imaged::Unchanged(image, sqn) => writer.reuse(&image, sqn),
             Imaged::Taken(image, sqn, previous) => {
                 writer.add(&image, sqn, previous.as_ref()).await.map_err(|error| failed(&error))?;
+                if shared.core.lock().images.is_some() {
+                    kept.push(Arc::new(image));
+                }
             }
         }
     }
     copy_states(shared, &mut pieces, |descriptor| descriptor.redistribution.is_some()).await?;
-    pieces.finish(writer.finish()).await.map_err(|error| failed(&error))
+    let made = pieces.finish(writer.finish()).await.map_err(|error| failed(&error))?;
+    Ok((made, kept))
 }
 
 /// What became of one part.

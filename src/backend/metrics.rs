@@ -202,7 +202,10 @@ impl BackendMetrics {
                 "restore_warm",
                 "Restores that rolled back the state in place, without reading it from the store; part of all",
             ),
-            rolled_back: counter("restore_rolled_back_changes", "Changes that these restores undid, by one per entry"),
+            rolled_back: counter(
+                "restore_rolled_back_changes",
+                "Changes that these restores made to bring their checkpoints back",
+            ),
             restore_duration: metrics.register("restore_duration_seconds", "Duration of restores", durations()),
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),

@@ -3,7 +3,7 @@
 //! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
 //! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
 //!
-//! Where the older owner that is fenced ran on this daemon, its state is rolled back rather than read ([`warm`]), if that can be.
+//! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]), if that can be.
 //!
 //! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is
 //! another job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
@@ -53,9 +53,9 @@ use crate::{
         manifest::{Manifest, Shape},
     },
     error::{Error, Reason},
-    object::Retry,
-    restore::{Progress, Restore, RestoreError, Restored},
-    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState},
+    object::{Retry, Store},
+    restore::{KeptImages, Progress, Restore, RestoreError, Restored},
+    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Undo},
     tasks,
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
@@ -151,7 +151,7 @@ pub struct Opened {
     pub self_sustained_since: u64,
     /// Newer checkpoints that were skipped because they are damaged, newest first.
     pub skipped: Vec<Spoilt>,
-    /// Whether it was restored by rolling back what an owner before had in memory, or on local disk.
+    /// Whether it was restored from what an owner before had on this host alone.
     pub warm: bool,
     /// Where there was such an owner on this daemon, why that was not done.
     pub not_warm: String,
@@ -191,12 +191,12 @@ pub(super) async fn open(
     let (spec, declared) = admit::admit(env, spec, retry).await?;
     let spec = &spec;
     let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
-    let mut predecessor = predecessor;
+    let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
         let mut claim = claim::claim(env, spec, retry).await?;
         let predecessor = predecessor.take();
-        if let Some(predecessor) = &predecessor {
+        if let Some((_, predecessor)) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
         }
         on_fenced(&claim.fenced);
@@ -205,7 +205,8 @@ pub(super) async fn open(
         }
         let pin = claim.pin.take();
         let admitted = (spec, declared.as_deref());
-        let begun = begin(env, admitted, (claim, predecessor, &mut account), (started, &mut progress));
+        let owner = predecessor.as_ref().map(|(_, owner)| owner);
+        let begun = begin(env, admitted, (claim, owner, &mut account), (started, &mut progress));
         if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
             return Ok(opened);
         }
@@ -216,7 +217,7 @@ pub(super) async fn open(
 async fn begin(
     env: &Environment,
     (spec, declared): (&OpenSpec, Option<&JobRecord>),
-    (claim, predecessor, account): (Claim, Option<Backend>, &mut Option<Account>),
+    (claim, predecessor, account): (Claim, Option<&Backend>, &mut Option<Account>),
     (started, progress): (Instant, &mut (impl FnMut(Progress) + Send)),
 ) -> Result<Option<Opened>, Error> {
     let loaded = match load(env, &claim, predecessor, progress).await {
@@ -228,11 +229,11 @@ async fn begin(
         }
         Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
     };
-    let Loaded { inner, states, restored, previous, shares, rolled_back, not_warm } = loaded;
+    let Loaded { inner, states, restored, previous, images, shares, warm, not_warm } = loaded;
     let Claim { manifest, crc, parts, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
-        warm: rolled_back,
+        warm,
         duration: started.elapsed(),
         progress: restored.progress,
     });
@@ -241,11 +242,12 @@ async fn begin(
     let no_claim = spec.is_no_claim(env) && !parts.is_empty();
     // What it makes names no file of what it restored.
     let previous = previous.filter(|_| !no_claim);
-    let assembly = Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim };
+    let assembly =
+        Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
     core.begin_coordinated(declared);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
-    let opened = Opened { warm: rolled_back.is_some(), not_warm, ..serve(core, progress) };
+    let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
         sustain::materialized(&opened).await?;
     }
@@ -258,9 +260,10 @@ struct Loaded {
     states: States,
     restored: Restored,
     previous: Option<Arc<Reusable>>,
+    images: Option<KeptImages>,
     shares: operator::Shares,
-    /// Of a warm restart.
-    rolled_back: Option<u64>,
+    /// Of a warm restart: the changes that were rolled back.
+    warm: Option<u64>,
     not_warm: String,
 }
 
@@ -269,24 +272,19 @@ enum LoadError {
     Restore(RestoreError),
 }
 
-/// What `claim` begins with: rolled back from what `predecessor` had, or restored into an empty inner backend.
+/// What `claim` begins with: what `predecessor` had, as far as that is of use, or else restored from the store.
 async fn load(
     env: &Environment,
     claim: &Claim,
-    predecessor: Option<Backend>,
+    predecessor: Option<&Backend>,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
     let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
-    let (taken, not_warm) = match predecessor.filter(|_| !claim.parts.is_empty()) {
-        Some(predecessor) => warm::take(env, &predecessor, claim, &states),
-        None => (None, String::new()),
-    };
+    let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
+    let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =
+        warm::begin(env, claim, (predecessor, &states), progress).await?;
     let Claim { manifest, parts, operator, .. } = claim;
-    let rolled_back = taken.as_ref().map(|taken| taken.changes);
-    let (inner, mut restored, previous) = match taken {
-        Some(warm::Warm { inner, restored, previous, .. }) => (inner, restored, previous),
-        None => restore(env, claim, &states, progress).await?,
-    };
+    let Contents { inner, mut restored, previous } = contents;
     let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
     let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
     let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
@@ -298,16 +296,26 @@ async fn load(
         Some(_) => shares,
         None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
     };
-    Ok(Loaded { inner, states, restored, previous, shares, rolled_back, not_warm })
+    let warm = is_warm.then(|| rolled_back.unwrap_or(0));
+    Ok(Loaded { inner, states, restored, previous, images, shares, warm, not_warm })
 }
 
-/// An inner backend with what `claim` begins with.
+/// An inner backend with what an epoch begins with.
+struct Contents {
+    inner: WithOperatorState,
+    /// As a restore from the store tells, but for what was not read.
+    restored: Restored,
+    previous: Option<Arc<Reusable>>,
+}
+
+/// An inner backend with what `claim` begins with; read from `store`, and from the images in `kept` where it has them.
 async fn restore(
     env: &Environment,
     claim: &Claim,
     states: &States,
+    (store, kept): (&Store, Option<&KeptImages>),
     progress: impl FnMut(Progress) + Send,
-) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), LoadError> {
+) -> Result<Contents, LoadError> {
     let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
@@ -317,9 +325,10 @@ async fn restore(
     let restored = match claim.parts.first() {
         Some(part) => {
             let restore = Restore {
-                store: &env.store,
+                store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
+                kept,
                 manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
@@ -332,7 +341,8 @@ async fn restore(
         None => Restored::default(),
     };
     let previous = manifest.owner().contents.base.zip(restored.base.clone());
-    Ok((inner, restored, previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)))))
+    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
+    Ok(Contents { inner, restored, previous })
 }
 
 struct Assembly {
@@ -343,6 +353,7 @@ struct Assembly {
     account: Account,
     restored: Restored,
     previous: Option<Arc<Reusable>>,
+    images: Option<KeptImages>,
     parts: Vec<RestoredPart>,
     skipped: Vec<Spoilt>,
     no_claim: bool,
@@ -350,7 +361,8 @@ struct Assembly {
 
 /// Puts the parts of an owner together.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
-    let Assembly { manifest, crc, inner, states, account, restored, previous, parts, skipped, no_claim } = parts;
+    let Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim } =
+        parts;
     let owner = manifest.owner();
     let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
@@ -365,7 +377,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
-    let keeps_marks = env.options.queries || env.options.warm;
+    let keeps_marks = env.options.queries || warm::needs_marks(env, manifest.shape.inner);
     // Without a log, replays grow no longer.
     let log_changes = if changelog { restored.log_changes } else { 0 };
     let mut core = Core {
@@ -416,13 +428,21 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         next_page: manifest.page_low_water,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
-        marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
+        marks: keeps_marks.then(|| Marks::new(undo(env), began_with, log_changes)),
+        images,
+        successors: 0,
         key_groups: vec![],
         manifest,
     };
     core.count_state_bytes(core.inner.memory_bytes());
     core.want_copies();
     core
+}
+
+/// What keeps what is overwritten; queries read it.
+fn undo(env: &Environment) -> Undo {
+    let limit = env.options.undo_memory;
+    if env.options.queries { Undo::new(limit) } else { Undo::lazy(limit) }
 }
 
 /// Starts the background work of an owner.

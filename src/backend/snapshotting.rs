@@ -288,7 +288,7 @@ impl Core {
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
         let uploaded_bytes = made.as_ref().map_or(0, |made| made.uploaded_bytes);
         let base = match made {
-            Some(made) => Some(self.install(made)),
+            Some(made) => Some(self.install(made, &snapshot)),
             None => self.base.as_ref().map(|base| base.uuid),
         };
         self.writer.on_snapshot(snapshot.cut, snapshot.applied_to);
@@ -299,8 +299,13 @@ impl Core {
     }
 
     /// Notes a new materialization. Returns its name.
-    fn install(&mut self, made: Made) -> Uuid {
+    fn install(&mut self, made: Made, snapshot: &Snapshot) -> Uuid {
         let Made { materialization, index, uploaded_bytes } = made;
+        let taken = snapshot.images.iter().filter_map(|image| match image {
+            FrozenImage::Taken(image, _) => Some(image.clone()),
+            FrozenImage::Known(_) => None,
+        });
+        self.keep_images(materialization.uuid, &index, &taken.collect::<Vec<_>>());
         self.env.metrics.materialized(&self.id, materialization.stored_bytes, uploaded_bytes);
         tracing::info!(
             backend = %self.id,

@@ -145,7 +145,7 @@ struct Survey<'s> {
 }
 
 /// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are faults that were
-/// found by reading. Cancel-safe.
+/// found by reading. Local copies are not looked at. Cancel-safe.
 ///
 /// # Errors
 /// If the store does not answer.
@@ -156,6 +156,8 @@ pub async fn survey(
     retry: Retry,
 ) -> Result<Damage, StoreError> {
     let damage = Damage { faults: vec![], of: vec![BTreeSet::new(); parts.len()] };
+    // A copy on this host does not tell what others would find.
+    let store = &store.clone().with_copies(None);
     let mut survey = Survey { store, retry, needed: BTreeMap::new(), metas: BTreeMap::new(), damage };
     let mut open = Metas::new();
     for (part, (head, record)) in parts.iter().enumerate() {

@@ -1,5 +1,9 @@
 //! What of a backend is worth a local copy: what a restore of the newest completed checkpoint, or of a newer one, reads. Pure.
 
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
 use super::{
     index::PageRef,
     ledger::Ledger,
@@ -21,6 +25,28 @@ pub fn wanted(
     snapshot_low_water: u64,
 ) -> Wanted {
     let owner = manifest.owner().epoch.number;
+    let mut wanted = Wanted { files_from: (owner, snapshot_low_water), ..Wanted::default() };
+    for contents in &recent(manifest, ledger, snapshots) {
+        add(&mut wanted, manifest, contents);
+    }
+    wanted
+}
+
+/// The materializations that the owner of `manifest` needs, likewise, by name.
+#[must_use]
+pub fn bases(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> BTreeSet<Uuid> {
+    let mut bases = BTreeSet::new();
+    for contents in recent(manifest, ledger, snapshots) {
+        let imports = contents.imports.iter().filter_map(|uuid| manifest.import(*uuid));
+        bases.extend(imports.flat_map(|import| &import.materialization).map(|base| base.uuid));
+        bases.extend(contents.base);
+    }
+    bases
+}
+
+/// What the newest completed checkpoint has, and all that is newer.
+fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> Vec<Contents> {
+    let owner = manifest.owner().epoch.number;
     let retained = ledger.retained();
     let newest = retained.iter().rposition(|record| record.completed && !record.subsumed).unwrap_or(0);
     let recent = retained.iter().skip(newest).chain(ledger.in_flight_records());
@@ -28,11 +54,7 @@ pub fn wanted(
         recent.map(|record: &CheckpointRecord| manifest.contents(record)).chain(snapshots).collect();
     let base = manifest.materializations.iter().rev().find(|base| base.from.epoch() == owner).map(|base| base.uuid);
     all.push(manifest.contents_at(owner, base, Sqn(u64::MAX)));
-    let mut wanted = Wanted { files_from: (owner, snapshot_low_water), ..Wanted::default() };
-    for contents in &all {
-        add(&mut wanted, manifest, contents);
-    }
-    wanted
+    all
 }
 
 fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
@@ -60,14 +82,15 @@ fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[
 #[must_use]
 pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>) -> Label {
     let (epoch, number) = SnapshotFile::parse(file.name.as_str()).unwrap_or_default();
-    Label { uses: vec![Use { backend: backend.clone(), part: Part::File { epoch, number } }], leads_to }
+    let uses = vec![Use { backend: backend.clone(), part: Part::File { epoch, number } }];
+    Label { uses, leads_to, is_image: false }
 }
 
 /// What a copy of a page is good for that lists changes of one of `origins`.
 #[must_use]
 pub fn page_label(origins: &[BackendId], page: &PageRef) -> Label {
     let of = |origin: &BackendId| Use { backend: origin.clone(), part: Part::Log(page.range) };
-    Label { uses: origins.iter().map(of).collect(), leads_to: vec![] }
+    Label { uses: origins.iter().map(of).collect(), ..Label::default() }
 }
 
 #[cfg(test)]

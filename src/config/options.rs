@@ -106,7 +106,7 @@ const STATE: &[Spec] = &[
         at_least(1),
         "16 MiB",
         "Budget of each backend for what was overwritten since its newest completed checkpoint, which queries read \
-         (queryable-state.enabled) and warm restarts go back to (execution.state-recovery.warm); without both nothing is kept. \
+         (queryable-state.enabled) and warm restarts of hashmap go back to (execution.state-recovery.warm); without both nothing is kept. \
          Beyond it queries have to wait until the next one completes, and restarts read the store.",
     ),
     text(
@@ -302,9 +302,10 @@ const MATERIALIZATION: &[Spec] = &[
         "execution.state-recovery.warm",
         Kind::Flag,
         "false",
-        "Whether a task that comes back to a daemon which still has its state gets that rolled back to the checkpoint that it \
-         restores, rather than read from the store. What is overwritten between checkpoints is kept for that, up to \
-         memory.undo, which takes a writer at full speed half as much to twice as much processor time again.",
+        "Whether a task that comes back to its daemon gets the checkpoint that it restores from there, rather than from the store. \
+         hashmap: what is overwritten between checkpoints is kept, up to memory.undo, and rolled back. rocksdb: the files of the \
+         newest base stay linked on local disk, and what is uploaded of the log is copied there, up to \
+         execution.checkpointing.local-backup.max-size. Either takes a writer at full speed a quarter more processor time.",
     ),
 ];
 

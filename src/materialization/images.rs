@@ -69,7 +69,7 @@ impl ImageWriter {
             crc: crc32fast::hash(&bytes),
         };
         self.uploaded_bytes += stored.file.bytes;
-        self.target.create(&stored.file, PutPayload::from_bytes(bytes)).await?;
+        self.target.create_of_image(&stored.file, PutPayload::from_bytes(bytes)).await?;
         Ok(stored)
     }
 

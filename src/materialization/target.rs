@@ -16,7 +16,7 @@ use crate::{
         local,
         manifest::{Materialization, SnapshotFile},
     },
-    object::{Created, Path, PutPayload, Retry, Store, StoreError},
+    object::{Created, PutPayload, Retry, Store, StoreError, copies::Label},
     random::Random,
     types::{BackendId, Name},
 };
@@ -88,15 +88,24 @@ impl Target {
 
     /// Uploads one file.
     pub(super) async fn create(&self, file: &SnapshotFile, payload: PutPayload) -> Result<(), MaterializationError> {
-        self.create_leading(file, payload, Vec::new).await
+        self.create_labelled(file, payload, || local::file_label(&self.backend, file, vec![])).await
     }
 
-    /// Uploads one file that whoever reads it reads others after.
-    async fn create_leading(
+    /// Uploads one file of an image.
+    pub(super) async fn create_of_image(
         &self,
         file: &SnapshotFile,
         payload: PutPayload,
-        leads_to: impl FnOnce() -> Vec<Path>,
+    ) -> Result<(), MaterializationError> {
+        let label = || Label { is_image: true, ..local::file_label(&self.backend, file, vec![]) };
+        self.create_labelled(file, payload, label).await
+    }
+
+    async fn create_labelled(
+        &self,
+        file: &SnapshotFile,
+        payload: PutPayload,
+        label: impl FnOnce() -> Label,
     ) -> Result<(), MaterializationError> {
         let path = file.path(&self.backend);
         loop {
@@ -110,7 +119,7 @@ impl Target {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.store.copy(&path, payload, || local::file_label(&self.backend, file, leads_to()));
+        self.store.copy(&path, payload, label);
         Ok(())
     }
 
@@ -119,8 +128,10 @@ impl Target {
         let (from, complete_at) = index.sqns().ok_or(MaterializationError::Incomplete("nothing was copied"))?;
         let bytes: Bytes = index.encode();
         let file = SnapshotFile { instance: self.instance, name: self.file_name("index"), bytes: bytes.len() as u64 };
+        // Whoever reads it reads them after it.
         let parts = || index.files().into_keys().map(|part| part.path(&self.backend)).collect();
-        self.create_leading(&file, PutPayload::from_bytes(bytes), parts).await?;
+        let label = || local::file_label(&self.backend, &file, parts());
+        self.create_labelled(&file, PutPayload::from_bytes(bytes), label).await?;
         let (stored_bytes, changes) = index.extent();
         let uploaded_bytes = uploaded_bytes + file.bytes;
         let uuid = self.random.uuid();

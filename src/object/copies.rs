@@ -12,6 +12,8 @@
 //! * A copy that cannot be made is counted, and nothing else happens: [`Copies::keep`] neither waits nor fails.
 //! * Every part of a copy is verified as it is read. A damaged one is deleted and the object read from the store.
 //! * The folders belong to one process at a time (flock) and outlive it: that is the point.
+//! * Warm restarts of backends on local disk need copies, too: where no others are asked for, only of what those want, in folders that go
+//!   with the process, and without files of images ([`CopyScope::Wanted`]). What waits to be written is read from memory.
 //!
 //! | file | |
 //! | --- | --- |
@@ -51,14 +53,25 @@ const QUEUE_BYTES: u64 = 32 << 20;
 pub struct CopyOptions {
     /// Where they lie; files are spread over the folders.
     pub folders: Vec<PathBuf>,
-    /// Whether copies are made.
-    pub write: bool,
-    /// Whether they are read.
+    /// What copies are made of.
+    pub write: CopyScope,
+    /// Whether they are read by who does not ask for that ([`Store::recalling`](super::Store::recalling)).
     pub read: bool,
     /// Most bytes of all copies; beyond, the oldest go.
     pub max_bytes: u64,
     /// After this long the copies of a backend that is not open are removed.
     pub idle_timeout: Duration,
+}
+
+/// What copies are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyScope {
+    /// Nothing.
+    Nothing,
+    /// What backends that are open said that they want, but for files of images: those they keep themselves.
+    Wanted,
+    /// All that is created.
+    All,
 }
 
 /// The local copies of one daemon. Cheap to clone.
@@ -80,6 +93,8 @@ struct State {
     next: u64,
     queue: std::collections::VecDeque<Pending>,
     queued_bytes: u64,
+    /// Taken from the queue, and not a copy yet.
+    writing: Option<Pending>,
     wants: Wants,
     /// Something changed that may make copies unneeded.
     unjudged: bool,
@@ -112,6 +127,7 @@ impl Copies {
             next: 0,
             queue: std::collections::VecDeque::new(),
             queued_bytes: 0,
+            writing: None,
             wants: Wants::new(options.idle_timeout, Instant::now()),
             unjudged: true,
             failing: false,
@@ -136,11 +152,15 @@ impl Copies {
 
     /// Has the object at `path`, which is durable, copied in the background. Never waits.
     pub fn keep(&self, path: &Path, payload: PutPayload, label: Label) {
-        if !self.0.options.write || !Self::is_copied(path) {
+        let scope = self.0.options.write;
+        if scope == CopyScope::Nothing || !Self::is_copied(path) {
             return;
         }
         let bytes = payload.content_length() as u64;
         let mut state = self.0.state.lock();
+        if scope == CopyScope::Wanted && !state.wants.is_asked_for(&label) {
+            return;
+        }
         if state.queued_bytes > 0 && state.queued_bytes.saturating_add(bytes) > QUEUE_BYTES {
             self.0.failed(&mut state, path, &"local disk is slower than the store: too much waits to be copied");
             return;
@@ -154,11 +174,27 @@ impl Copies {
     /// The bytes of the object at `path`, or those in `range`, if there is a copy and it is sound. Blocks for the disk.
     #[must_use]
     pub fn read(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
-        if !self.0.options.read || !Self::is_copied(path) {
+        if self.0.options.read { self.recall(path, range) } else { None }
+    }
+
+    /// Whether all that is created is copied, rather than what its owners say that they want.
+    #[must_use]
+    pub fn has_all(&self) -> bool {
+        self.0.options.write != CopyScope::Wanted
+    }
+
+    /// As [`read`](Self::read), whatever the settings say.
+    #[must_use]
+    pub fn recall(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
+        if !Self::is_copied(path) {
             return None;
         }
         let found = {
             let mut state = self.0.state.lock();
+            if let Some(waiting) = state.waiting(path) {
+                self.0.metrics.read(Read::Hit);
+                return waiting.slice(range);
+            }
             let State { copies, wants, .. } = &mut *state;
             copies.get(path).map(|kept| {
                 kept.head.label.uses.iter().for_each(|usage| wants.used(&usage.backend, Instant::now()));
@@ -221,6 +257,11 @@ impl fmt::Debug for Copies {
 }
 
 impl State {
+    /// What is not written yet of the object at `path`.
+    fn waiting(&self, path: &Path) -> Option<&Pending> {
+        self.queue.iter().chain(&self.writing).find(|pending| pending.path == *path)
+    }
+
     fn insert(&mut self, file: PathBuf, bytes: u64, head: Head) {
         let order = self.next;
         self.next += 1;

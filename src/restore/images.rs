@@ -37,13 +37,36 @@ impl Restore<'_> {
         let checkpoint = self.checkpoint.identity.id;
         let local = self.local.ok_or(RestoreError::NoLocalBackends { checkpoint })?;
         for image in wanted {
-            let files = self.download(local, image, progress, report).await?;
+            let files = match self.linked(image) {
+                Some(linked) => {
+                    progress.bytes_done += linked.files.iter().map(|file| file.bytes).sum::<u64>();
+                    linked
+                }
+                None => self.download(local, image, progress, report).await?,
+            };
             let loaded = tasks::blocking(|| self.load_image(inner, local, files));
             loaded.map_err(|source| self.inner_error(source))?;
             progress.changes += image.changes;
             report(*progress);
         }
         Ok(())
+    }
+
+    /// An image that is on local disk; where it cannot be had from there, the store has it.
+    fn linked(&self, image: &Image) -> Option<LocalImage> {
+        let linked = tasks::blocking(|| self.kept?.link(image))?;
+        let failed = |error: &std::io::Error| tracing::warn!(%error, "a local image is of no use: downloading it");
+        linked.inspect_err(failed).ok()
+    }
+
+    /// Keeps an image that was downloaded.
+    fn keep(&self, image: &Image, local: &LocalImage) {
+        let base = self.manifest.contents(self.checkpoint).base;
+        let (Some(kept), Some(base)) = (self.kept, base) else { return };
+        match local.link() {
+            Ok(link) => kept.add(base, image, link),
+            Err(error) => tracing::warn!(%error, "an image cannot be kept on local disk"),
+        }
     }
 
     fn load_image(
@@ -101,6 +124,7 @@ impl Restore<'_> {
             report(*progress);
         }
         drop(fetched);
+        tasks::blocking(|| self.keep(image, &local));
         Ok(local)
     }
 

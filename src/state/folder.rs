@@ -101,6 +101,11 @@ impl Folders {
         Ok(Home { path, _lock: lock })
     }
 
+    /// This daemon's folder below each root.
+    pub fn homes(&self) -> impl Iterator<Item = &Path> {
+        self.0.homes.iter().map(|home| home.path.as_path())
+    }
+
     /// A new empty folder; the roots take turns.
     ///
     /// # Errors

@@ -10,6 +10,9 @@
 //! length of its list, whether a timer was there; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
 //! contents, once per mark.
 //!
+//! To look whether an entry is recorded costs more than to overwrite it. So where nobody reads marks, and they are only gone back to
+//! ([`Undo::lazy`]), each change of anything but a list appends what undoes it to a journal, and looks for nothing (`journal`).
+//!
 //! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
 //!
 //! - [Released](Undo::release), the oldest mark goes with its records. One behind it leaves its records to the mark before, which
@@ -18,6 +21,7 @@
 //!
 //! What goes is not freed at once, which takes as long as it is large: [`Undo::take_garbage`].
 
+mod journal;
 mod record;
 mod rollback;
 #[cfg(test)]
@@ -30,16 +34,22 @@ use std::{
     mem,
 };
 
-use self::timers::OldTimer;
 pub use self::view::View;
-use super::{Address, Change, StateBackend, StateError, forward::forward};
+use self::{journal::Journal, timers::OldTimer};
+use super::{Action, Address, Change, PageLimit, StateBackend, StateError, forward::forward};
 use crate::types::{KeyGroup, StateId, StateKind};
+
+/// What is read in one go of a map or list that is cleared.
+const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
 /// What a recorded cell takes beside its bytes: its places in trees, its lengths, the allocator's cost of its blocks.
 const CELL_BYTES: u64 = 224;
 
 /// Likewise a recorded entry of a map or list.
 const ENTRY_BYTES: u64 = 96;
+
+/// So many records of journals are moved for each that was added, while they take too much room.
+const MOVED_PER_ADDED: usize = 2;
 
 /// A moment of a backend. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +58,8 @@ pub struct Mark(pub u64);
 /// The marks of one backend, and the records that lead back to them.
 ///
 /// Invariants: marks ascend; the oldest layer is open; a cell is recorded under the same identity, and as the same kind, in
-/// every layer; what a layer says of an entry was true from its mark until the entry changed first.
+/// every layer; what a layer says of an entry was true from its mark until the entry changed first; of an entry that has records in
+/// both, the cell of a layer is older than its journal.
 #[derive(Debug)]
 pub struct Undo {
     /// Oldest first.
@@ -56,6 +67,14 @@ pub struct Undo {
     /// Sum over the layers.
     bytes: u64,
     limit: u64,
+    /// Whether changes are recorded in journals.
+    is_lazy: bool,
+    /// Bytes of journals beyond which they are dissolved.
+    journal_limit: u64,
+    /// Blocks of journals that went: memory that is new costs more than to write to it.
+    spare: Vec<Vec<u8>>,
+    /// Records that journals got since the last call of [`settle`](Self::settle).
+    journaled: usize,
     /// Marks that were let go because of the limit.
     dropped: u64,
     garbage: Vec<Layer>,
@@ -71,7 +90,9 @@ struct Layer {
     is_open: bool,
     /// By state, key group, rank of the name.
     cells: BTreeMap<Blob, Cell>,
-    /// The timers of all cells, and whether they were there.
+    /// What is not in cells yet.
+    journal: Journal,
+    /// The timers of all cells, and whether they were there; for reading.
     timers: BTreeMap<OldTimer, bool>,
     bytes: u64,
 }
@@ -125,7 +146,24 @@ impl Undo {
     /// Without marks; records take at most about `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { layers: VecDeque::new(), bytes: 0, limit, dropped: 0, garbage: vec![], id: vec![] }
+        Self {
+            layers: VecDeque::new(),
+            bytes: 0,
+            limit,
+            is_lazy: false,
+            journal_limit: limit / 2,
+            spare: vec![],
+            journaled: 0,
+            dropped: 0,
+            garbage: vec![],
+            id: vec![],
+        }
+    }
+
+    /// The same for marks that are only gone back to, never read.
+    #[must_use]
+    pub fn lazy(limit: u64) -> Self {
+        Self { is_lazy: true, ..Self::new(limit) }
     }
 
     /// Whether changes have to be recorded.
@@ -160,7 +198,10 @@ impl Undo {
     /// Opens a mark: what the backend contains now. Greater than any before.
     pub fn mark(&mut self, mark: Mark) {
         assert!(self.layers.back().is_none_or(|layer| layer.mark < mark), "marks ascend");
-        self.layers.push_back(Layer { mark, is_open: true, cells: BTreeMap::new(), timers: BTreeMap::new(), bytes: 0 });
+        // The next interval may need as many as the last one.
+        self.spare.truncate(self.layers.back().map_or(0, |layer| layer.journal.blocks()));
+        let (cells, journal, timers) = Default::default();
+        self.layers.push_back(Layer { mark, is_open: true, cells, journal, timers, bytes: 0 });
     }
 
     /// Closes a mark. What still leads back to an older one stays. Idempotent.
@@ -180,9 +221,10 @@ impl Undo {
     }
 
     /// Reads `live`, which must be the backend that all changes were recorded of, as it was at `mark`; `None` if that is
-    /// not open.
+    /// not open. Not for [lazy](Self::lazy) marks.
     pub fn view<'a>(&'a self, live: &'a mut dyn StateBackend, mark: Mark) -> Option<View<'a>> {
         let at = self.position(mark)?;
+        assert!(!self.is_lazy, "lazy marks are not read");
         Some(View::new(live, self.layers.range(at..).collect()))
     }
 
@@ -191,20 +233,36 @@ impl Undo {
         Recording { live, undo: self, kind }
     }
 
-    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice. Whoever changes the
-    /// backend calls it now and then.
-    pub fn settle(&mut self, most: usize) {
+    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice; and likewise records of
+    /// journals, while those take more than half of the limit. Whoever changes the backend, which is `live`, calls it now and then.
+    pub fn settle(&mut self, live: &dyn StateBackend, most: usize) {
+        let mut left = most.max(MOVED_PER_ADDED * mem::take(&mut self.journaled));
+        if self.journal_bytes() > self.journal_limit {
+            self.dissolve(live, None, &mut left);
+            self.keep_to_limit();
+        }
         let mut left = most;
         while left > 0
             && let Some(at) = self.layers.iter().position(|layer| !layer.is_open)
         {
-            let (Some(before), Some(mut layer)) = (at.checked_sub(1), self.layers.remove(at)) else { return };
+            let before = at.saturating_sub(1);
+            // What comes from a later layer is newer.
+            self.dissolve(live, Some(before), &mut left);
+            if left == 0 {
+                return;
+            }
+            let Some(mut layer) = self.layers.remove(at) else { return };
             let into = self.layers.get_mut(before).expect("the oldest layer is open");
             self.bytes -= into.bytes + layer.bytes;
             into.take_from(&mut layer, &mut left);
             into.take_timers_from(&mut layer, &mut left);
+            if layer.cells.is_empty() && layer.timers.is_empty() {
+                into.journal = mem::take(&mut layer.journal);
+                into.bytes += into.journal.bytes();
+                layer.bytes -= into.journal.bytes();
+            }
             self.bytes += into.bytes + layer.bytes;
-            if !layer.cells.is_empty() || !layer.timers.is_empty() {
+            if !layer.is_empty() {
                 self.layers.insert(at, layer);
             }
         }
@@ -223,9 +281,10 @@ impl Undo {
 
     /// Lets the oldest layers go until the oldest is open.
     fn let_go(&mut self) {
-        while let Some(layer) = self.layers.pop_front_if(|layer| !layer.is_open) {
+        while let Some(mut layer) = self.layers.pop_front_if(|layer| !layer.is_open) {
             self.bytes -= layer.bytes;
-            if !layer.cells.is_empty() {
+            layer.journal.retire(&mut self.spare, self.limit.saturating_sub(self.bytes));
+            if !layer.is_empty() {
                 self.garbage.push(layer);
             }
         }
@@ -240,6 +299,12 @@ impl Undo {
             self.dropped += 1;
             self.let_go();
         }
+    }
+}
+
+impl Layer {
+    fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.journal.is_empty() && self.timers.is_empty()
     }
 }
 

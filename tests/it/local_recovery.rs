@@ -9,9 +9,9 @@ use std::{
 
 use dstl::{
     backend::RestoreFrom,
-    checkpoint::ledger::NoticeKind,
+    checkpoint::{damage, ledger::NoticeKind},
     metrics::Metrics,
-    object::{Copies, CopyOptions},
+    object::{Copies, CopyOptions, CopyScope, Path, Retry},
     types::InnerBackend,
 };
 use tokio::time::sleep;
@@ -35,6 +35,8 @@ on_both! {
     of_a_rescale_only_what_is_not_local_is_read
     copies_of_a_backend_that_nobody_opens_go_after_the_idle_time
     snapshots_without_changelog_have_copies_too
+    after_a_rescale_damaged_copies_are_read_from_the_store_instead
+    a_survey_sees_what_is_missing_on_the_store_behind_a_copy
 }
 
 /// One host: its folder of copies outlives its daemons.
@@ -57,7 +59,7 @@ impl Host {
 
     fn options(&self) -> CopyOptions {
         let folders = ["a", "b"].map(|name| self.folder.path().join(name)).to_vec();
-        CopyOptions { folders, write: true, read: true, max_bytes: self.max_bytes, idle_timeout: IDLE }
+        CopyOptions { folders, write: CopyScope::All, read: true, max_bytes: self.max_bytes, idle_timeout: IDLE }
     }
 
     fn start(&self, world: &World, inner: InnerBackend, seed: u64) -> Here {
@@ -380,6 +382,70 @@ async fn of_a_rescale_only_what_is_not_local_is_read(inner: InnerBackend) {
     complete(&mut task, 3).await;
     settle().await;
     assert!(!of_old.iter().any(|path| here.copies.paths().contains(path)));
+}
+
+async fn after_a_rescale_damaged_copies_are_read_from_the_store_instead(inner: InnerBackend) {
+    let (refused, host) = (Refused::default(), Host::new());
+    let world = refused.by(World::new());
+    let here = host.start(&world, inner, 1);
+    let (mut tasks, mut expected) = (vec![], 0);
+    for subtask in 0..2 {
+        let mut task = here.daemon.subtask(subtask, 2, 1, LATEST).await.unwrap();
+        let mut own = Model::default();
+        own.write(&mut task, 0..100, subtask as u8);
+        materialize(&task).await;
+        own.write(&mut task, 50..120, 7);
+        expected += own.entries.len() as u64;
+        tasks.push(task);
+    }
+    for task in &mut tasks {
+        complete(task, 1).await;
+    }
+    let task = tasks.pop().unwrap();
+    drop(tasks);
+    here.crash(task).await;
+    for file in host.files() {
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(file, bytes).unwrap();
+    }
+    let here = host.start(&world, inner, 2);
+    fetched(&refused);
+    let task = here.daemon.subtask(0, 1, 2, LATEST).await.unwrap();
+    assert_eq!(task.opened.backend.describe().states[0].entries, expected);
+    let [hits, _, corrupt] = here.reads();
+    assert!(corrupt > 0 && !fetched(&refused).is_empty(), "{hits} {corrupt}");
+}
+
+async fn a_survey_sees_what_is_missing_on_the_store_behind_a_copy(inner: InnerBackend) {
+    let (world, host) = (World::new(), Host::new());
+    let here = host.start(&world, inner, 1);
+    let mut task = here.daemon.task(1, LATEST).await.unwrap();
+    let mut model = Model::default();
+    model.write(&mut task, 0..50, 1);
+    materialize(&task).await;
+    for id in 1..=2 {
+        model.write(&mut task, 0..5, id as u8);
+        complete(&mut task, id).await;
+    }
+    settle().await;
+    let gone: Vec<String> = world.paths(".index").await.into_iter().chain(world.paths("/segments/").await).collect();
+    for path in &gone {
+        world.store().delete(&Path::from(path.as_str()), Retry::none()).await.unwrap();
+    }
+    let store = &here.daemon.directory.environment().store;
+    let head = task.opened.backend.outline().manifest;
+    let parts: Vec<_> = head.checkpoints.iter().map(|record| (&head, record)).collect();
+    let damage = damage::survey(store, &parts, &[], Retry::none()).await.unwrap();
+    let mut found: Vec<_> = damage.faults.iter().map(|fault| fault.object.clone()).collect();
+    found.sort();
+    assert!(found.iter().all(|object| gone.contains(object)), "{found:?}");
+    assert!(found.iter().any(|object| object.ends_with(".index")), "{found:?}");
+    assert!(found.iter().any(|object| object.contains("/segments/")), "{found:?}");
+    // This host restores it all the same.
+    here.crash(task).await;
+    let here = host.start(&world, inner, 2);
+    model.check(&mut here.daemon.task(2, LATEST).await.unwrap());
 }
 
 async fn copies_of_a_backend_that_nobody_opens_go_after_the_idle_time(inner: InnerBackend) {

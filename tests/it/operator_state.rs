@@ -4,6 +4,7 @@ mod changes;
 mod claims;
 mod racing;
 mod storm;
+mod warm;
 
 use std::{collections::BTreeMap, time::Duration};
 

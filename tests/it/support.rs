@@ -25,7 +25,7 @@ use dstl::{
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Copies, Path, Retry, RetryOptions, Store,
+        Copies, CopyOptions, CopyScope, Path, Retry, RetryOptions, Store,
         faulty::{Faults, FaultyStore},
     },
     random::Random,
@@ -137,7 +137,16 @@ pub(crate) use on_both;
 
 impl Daemon {
     pub(crate) fn start(world: &World, settings: Settings) -> Self {
-        Self::start_with_copies(world, settings, |_| None)
+        let folder = world.disk.path().join(format!("copies of {}", settings.seed));
+        let for_warm = CopyOptions {
+            folders: vec![folder],
+            write: CopyScope::Wanted,
+            read: false,
+            max_bytes: 1 << 30,
+            idle_timeout: Duration::from_secs(600),
+        };
+        let is_warm = settings.options.warm;
+        Self::start_with_copies(world, settings, |metrics| is_warm.then(|| Copies::open(for_warm, metrics).unwrap()))
     }
 
     /// With the local copies that `copies` makes.

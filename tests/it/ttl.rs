@@ -32,6 +32,7 @@ on_both! {
     time_does_not_go_back_with_the_clock_of_another_host: super::time_does_not_go_back;
     what_a_materialization_leaves_out_stays_away: super::what_a_materialization_leaves_out_stays_away;
     the_setting_comes_back_from_the_log_alone: super::the_setting_comes_back;
+    entries_expire_after_a_warm_restart: super::entries_expire_after_a_warm_restart;
     entries_expire_after_a_rescale: super::entries_expire_after_a_rescale;
     reads_that_touch_are_writes: super::reads_that_touch_are_writes;
     what_is_cleaned_up_is_counted: super::what_is_cleaned_up_is_counted;
@@ -248,6 +249,57 @@ async fn the_setting_comes_back(inner: InnerBackend) {
     let value = Some(Answer::Value(Some(Bytes::from_static(b"a"))));
     assert_eq!(restored.apply("k", &[(0, Op::Get)]), [value]);
     assert_eq!(restored.apply("k", &[(0, Op::Get)]), [Some(Answer::Value(None))]);
+}
+
+/// What was written or cleaned up behind the checkpoint, with every clean-up at work.
+async fn entries_expire_after_a_warm_restart(inner: InnerBackend) {
+    for materialized in [false, true] {
+        let world = World::new();
+        let settings = |seed| {
+            let mut settings = Settings::on_request(inner, seed);
+            settings.options.warm = true;
+            settings
+        };
+        let daemon = Daemon::start(&world, settings(1));
+        let mut aging = Aging::open(&daemon, 1, Ttl::new(LIVES)).await;
+        aging.write("k", "a");
+        aging.write("other", "a");
+        at(&world, 1_050);
+        aging.write("k", "b");
+        if materialized {
+            aging.materialize().await;
+        }
+        aging.checkpoint(1).await;
+        for attempt in 2..4 {
+            at(&world, 1_090 + attempt * 10);
+            aging.write("k", "lost");
+            aging.write("new", "lost");
+            for _ in 0..20 {
+                aging.apply("other", &[(0, Op::Get), (1, Op::MapCount), (2, Op::ListCount)]);
+            }
+            aging.assert_has("other", &[]).await;
+            drop(aging);
+            aging = Aging::open(&daemon, attempt, Ttl::new(LIVES)).await;
+            assert!(aging.task.opened.warm, "{}", aging.task.opened.not_warm);
+            aging.assert_has("k", &["b"]).await;
+            aging.assert_has("other", &[]).await;
+            aging.assert_has("new", &[]).await;
+        }
+        aging.write("k", "c");
+        aging.checkpoint(2).await;
+        at(&world, 1_150);
+        aging.assert_has("k", &["c"]).await;
+        drop(aging);
+        daemon.crash();
+        at(&world, 1_130);
+        let aging = Aging::open(&Daemon::start(&world, settings(2)), 9, Ttl::new(LIVES)).await;
+        assert!(!aging.task.opened.warm);
+        aging.assert_has("k", &["b", "c"]).await;
+        at(&world, 1_219);
+        aging.assert_has("k", &["c"]).await;
+        at(&world, 1_220);
+        aging.assert_has("k", &[]).await;
+    }
 }
 
 async fn entries_expire_after_a_rescale(inner: InnerBackend) {

@@ -176,6 +176,7 @@ async fn read_one(
         store: &env.store,
         tasks: &env.tasks,
         local: env.local.as_deref(),
+        kept: None,
         manifest: &manifest,
         checkpoint: &record,
         parallel_reads: env.options.download_parallelism,

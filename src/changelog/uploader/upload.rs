@@ -119,7 +119,7 @@ fn path(id: &SegmentId) -> Path {
 /// Whose changes a local copy of the segment has.
 fn label(sets: &[ChangeSet]) -> Label {
     let usage = |set: &ChangeSet| Use { backend: set.backend.clone(), part: Part::Log(set.body.range) };
-    Label { uses: sets.iter().map(usage).collect(), leads_to: vec![] }
+    Label { uses: sets.iter().map(usage).collect(), ..Label::default() }
 }
 
 /// For histograms: exact below 2^53.

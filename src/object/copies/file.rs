@@ -149,6 +149,7 @@ impl Head {
         let label = Label {
             uses: message.uses.into_iter().map(usage).collect::<Option<_>>()?,
             leads_to: message.leads_to.iter().map(Path::parse).collect::<Result<_, _>>().ok()?,
+            is_image: false,
         };
         let chunks = message.length.div_ceil(CHUNK_BYTES);
         (message.crcs.len() as u64 == chunks).then_some(Self {
@@ -211,7 +212,7 @@ mod tests {
             Use { backend: backend(0), part: Part::Log(range) },
             Use { backend: backend(7), part: Part::File { epoch: 3, number: 12 } },
         ];
-        Label { uses, leads_to: vec![Path::from("wc/operators/count/7/snapshot/x/y")] }
+        Label { uses, leads_to: vec![Path::from("wc/operators/count/7/snapshot/x/y")], is_image: false }
     }
 
     /// A copy of `parts`, whose head was read back.

@@ -17,6 +17,8 @@ pub struct Label {
     pub uses: Vec<Use>,
     /// Objects that whoever needs it needs too.
     pub leads_to: Vec<Path>,
+    /// Whether it is a file of an image; a copy does not tell.
+    pub is_image: bool,
 }
 
 /// One backend that may need an object.
@@ -82,6 +84,11 @@ impl Wants {
             self.open.remove(backend);
             self.used(backend, now);
         }
+    }
+
+    /// Whether an open backend said that it wants anything, and this may be that.
+    pub(super) fn is_asked_for(&self, label: &Label) -> bool {
+        !label.is_image && label.uses.iter().any(|usage| self.open.contains_key(&usage.backend))
     }
 
     pub(super) fn used(&mut self, backend: &BackendId, now: Instant) {
@@ -166,12 +173,12 @@ mod tests {
             backend: backend(*subtask),
             part: Part::Log(range(*from, *to)),
         };
-        Label { uses: uses.iter().map(usage).collect(), leads_to: vec![] }
+        Label { uses: uses.iter().map(usage).collect(), ..Label::default() }
     }
 
     fn file(epoch: u64, number: u64, leads_to: &[&str]) -> Label {
         let uses = vec![Use { backend: backend(0), part: Part::File { epoch, number } }];
-        Label { uses, leads_to: leads_to.iter().map(|path| Path::from(*path)).collect() }
+        Label { uses, leads_to: leads_to.iter().map(|path| Path::from(*path)).collect(), is_image: false }
     }
 
     fn wanted(log: &[(u32, u64, u64)], objects: &[&str], files_from: (u64, u64)) -> Wanted {

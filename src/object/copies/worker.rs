@@ -1,5 +1,8 @@
 //! The background work of local copies: writing what waits, removing what is not needed.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use object_store::{PutPayload, path::Path};
 use tokio::time::{Instant, sleep_until};
 
@@ -7,10 +10,21 @@ use super::{Copies, Inner, Label, State, file::Head};
 use crate::tasks;
 
 /// An object to copy.
+#[derive(Clone)]
 pub(super) struct Pending {
     pub(super) path: Path,
     pub(super) payload: PutPayload,
     pub(super) label: Label,
+}
+
+impl Pending {
+    /// All bytes, or those in `range`; `None` if the object ends before the range does.
+    pub(super) fn slice(&self, range: Option<Range<u64>>) -> Option<Bytes> {
+        let all = Bytes::from(self.payload.clone());
+        let Some(range) = range else { return Some(all) };
+        let (from, to) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        (to <= all.len()).then(|| all.slice(from..to))
+    }
 }
 
 impl Copies {
@@ -23,10 +37,12 @@ impl Copies {
                 let mut state = self.0.state.lock();
                 let pending = state.queue.pop_front();
                 state.queued_bytes -= pending.as_ref().map_or(0, |pending| pending.payload.content_length() as u64);
+                state.writing.clone_from(&pending);
                 pending
             };
             if let Some(pending) = pending {
                 self.0.write(pending);
+                self.0.state.lock().writing = None;
                 tokio::task::yield_now().await;
                 continue;
             }

@@ -2,14 +2,11 @@
 
 use std::{collections::btree_map::Entry, mem};
 
-use super::{Address, Blob, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, Undo, put_id};
+use super::{Address, Blob, CELL_BYTES, Cell, Change, ENTRY_BYTES, Layer, Old, OldList, OldMap, PAGE, Undo, put_id};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
     types::StateKind,
 };
-
-/// What is read in one go of a map or list that is cleared.
-const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
 impl Undo {
     /// Records what `change`, of a state of `kind`, is about to overwrite in `live`. A change that the backend will refuse may be
@@ -19,6 +16,9 @@ impl Undo {
     /// Those of the backend.
     pub fn record(&mut self, live: &dyn StateBackend, kind: StateKind, change: &Change<'_>) -> Result<(), StateError> {
         if self.layers.is_empty() {
+            return Ok(());
+        }
+        if self.is_lazy && self.journal(live, kind, change)? {
             return Ok(());
         }
         let mut id = mem::take(&mut self.id);
@@ -252,7 +252,7 @@ impl Layer {
 }
 
 impl Cell {
-    fn bytes(&self, id_bytes: usize) -> u64 {
+    pub(super) fn bytes(&self, id_bytes: usize) -> u64 {
         CELL_BYTES + (id_bytes + self.key.len() + self.namespace.len()) as u64 + self.old.bytes()
     }
 }

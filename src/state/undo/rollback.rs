@@ -1,5 +1,7 @@
 //! Going back to a mark: the changes that bring its contents back.
 
+use std::slice;
+
 use super::{Address, Cell, Change, Layer, Mark, Old, OldMap, Undo, View, timers};
 use crate::{
     state::{Action, MapKeys, PageLimit, StateBackend, StateError},
@@ -33,15 +35,30 @@ impl Undo {
         let layers: Vec<Layer> = self.layers.split_off(at).into();
         self.bytes -= layers.iter().map(|layer| layer.bytes).sum::<u64>();
         self.mark(mark);
+        if self.is_lazy {
+            for layer in layers.iter().rev() {
+                layer.journal.roll_back(live, log)?;
+                for (id, cell) in layer.cells.iter().filter(|(_, cell)| !cell.is_list()) {
+                    restore(live, log, slice::from_ref(layer), (id, cell))?;
+                }
+            }
+        }
         for (index, layer) in layers.iter().enumerate() {
             let (older, from_here) = layers.split_at(index);
             let is_first = |id: &[u8]| !older.iter().any(|older| older.cells.contains_key(id));
-            for (id, cell) in layer.cells.iter().filter(|(id, _)| is_first(id)) {
+            let is_left = |cell: &Cell| !self.is_lazy || cell.is_list();
+            for (id, cell) in layer.cells.iter().filter(|(id, cell)| is_left(cell) && is_first(id)) {
                 restore(live, log, from_here, (id, cell))?;
             }
         }
         self.garbage.extend(layers);
         Ok(true)
+    }
+}
+
+impl Cell {
+    fn is_list(&self) -> bool {
+        matches!(self.old, Old::List(_))
     }
 }
 

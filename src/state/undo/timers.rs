@@ -37,7 +37,7 @@ impl OldTimer {
 }
 
 /// What stands for a time in the records of a cell.
-fn entry(time: i64) -> [u8; 8] {
+pub(super) fn entry(time: i64) -> [u8; 8] {
     time.to_be_bytes()
 }
 

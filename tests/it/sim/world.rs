@@ -246,6 +246,7 @@ impl World {
             store,
             tasks,
             local: None,
+            kept: None,
             manifest,
             checkpoint: record,
             parallel_reads: 4,

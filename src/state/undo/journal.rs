@@ -1,0 +1,290 @@
+//! The journal of a layer: what undoes each change, in the order of the changes.
+//!
+//! ```text
+//!   │ length of the bytes: u32 │ key group: u16 │ kind of the state: u8 │ bytes of a `Change` │ next …
+//! ```
+//!
+//! To append to it copies what is about to be overwritten, which is at hand in the cache then, and looks for nothing. So an entry that changes
+//! often has many records. While they take much room, [`Undo::settle`] moves the oldest ones to the cells of their layer, where there is one
+//! for each entry. From the last one to the first, they bring everything back.
+
+use std::{collections::VecDeque, iter, mem};
+
+use super::{Action, Address, Cell, Change, Layer, Old, OldMap, PAGE, Undo, put_id, timers};
+use crate::{
+    state::{MapKeys, StateBackend, StateError},
+    types::{KeyGroup, StateKind},
+};
+
+/// Bytes of the first block; each is twice as long as the one before.
+const FIRST_BLOCK_BYTES: usize = 4 << 10;
+
+/// Bytes of the longest block, but for one with a longer record.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Bytes of a record before those of its change.
+const HEAD_BYTES: usize = 7;
+
+/// Most bytes that a change has beside its keys and value.
+const CHANGE_BYTES: usize = 48;
+
+/// What undoes changes, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    /// Oldest first; a record lies within one.
+    blocks: VecDeque<Vec<u8>>,
+    /// Of the oldest block, what was taken.
+    taken: usize,
+    /// Of the records that are left.
+    bytes: u64,
+}
+
+/// One record.
+struct Record<'a> {
+    is_map: bool,
+    change: Change<'a>,
+    bytes: usize,
+}
+
+impl Journal {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Appends the change that undoes one of a state of `kind`, in one of the `spare` blocks if it needs a long one. Returns the bytes
+    /// that it takes.
+    fn push(&mut self, spare: &mut Vec<Vec<u8>>, kind: StateKind, change: &Change<'_>) -> u64 {
+        let Change { at, action: undoing } = *change;
+        let value = match undoing {
+            Action::Put(value) => value.len(),
+            Action::MapPut { map_key, value } => map_key.len() + value.len(),
+            Action::MapRemove { map_key } => map_key.len(),
+            _ => 0,
+        };
+        let most = HEAD_BYTES + CHANGE_BYTES + at.key.len() + at.namespace.len() + value;
+        let fits = self.blocks.back().is_some_and(|block| block.capacity() - block.len() >= most);
+        if !fits {
+            let doubled = self.blocks.back().map_or(FIRST_BLOCK_BYTES, |last| 2 * last.capacity());
+            let bytes = doubled.min(BLOCK_BYTES).max(most);
+            let used = if bytes == BLOCK_BYTES { spare.pop() } else { None };
+            self.blocks.push_back(used.unwrap_or_else(|| Vec::with_capacity(bytes)));
+        }
+        let block = self.blocks.back_mut().expect("there is one now");
+        let from = block.len();
+        let [low, high] = at.key_group.0.to_le_bytes();
+        block.extend_from_slice(&[0, 0, 0, 0, low, high, u8::from(kind == StateKind::Map)]);
+        change.encode(block);
+        let bytes = block.len() - from;
+        let length =
+            u32::try_from(bytes - HEAD_BYTES).expect("a change is bounded by the longest message, below 4 GiB");
+        if let Some(head) = block.get_mut(from..from + 4) {
+            head.copy_from_slice(&length.to_le_bytes());
+        }
+        self.bytes += bytes as u64;
+        bytes as u64
+    }
+
+    /// Number of blocks.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Gives its long blocks away, as far as `spare` and what is left of `most` bytes have room; what is left is to be dropped.
+    pub(super) fn retire(&mut self, spare: &mut Vec<Vec<u8>>, most: u64) {
+        let room = usize::try_from(most / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        while spare.len() < room
+            && let Some(mut block) = self.blocks.pop_back_if(|block| block.capacity() == BLOCK_BYTES)
+        {
+            block.clear();
+            spare.push(block);
+        }
+        if self.blocks.is_empty() {
+            self.bytes = 0;
+        }
+    }
+
+    fn front(&self) -> Result<Option<Record<'_>>, StateError> {
+        let block = self.blocks.front().and_then(|block| block.get(self.taken..));
+        block.filter(|block| !block.is_empty()).map(read).transpose()
+    }
+
+    /// Forgets the oldest record, which takes so many bytes.
+    fn pop(&mut self, bytes: usize) {
+        self.taken += bytes;
+        self.bytes -= bytes as u64;
+        if self.blocks.front().is_none_or(|block| self.taken >= block.len()) {
+            self.blocks.pop_front();
+            self.taken = 0;
+        }
+    }
+
+    /// Brings back what was before the first record, if `live` is as it was after the last one.
+    pub(super) fn roll_back(
+        &self,
+        live: &mut dyn StateBackend,
+        log: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<(), StateError> {
+        for (index, block) in self.blocks.iter().enumerate().rev() {
+            let mut rest = block.get(if index == 0 { self.taken } else { 0 }..).unwrap_or_default();
+            let records = iter::from_fn(|| {
+                let record = (!rest.is_empty()).then(|| read(rest))?;
+                rest = record.as_ref().ok().and_then(|record| rest.get(record.bytes..)).unwrap_or_default();
+                Some(record)
+            });
+            let records: Vec<Record<'_>> = records.collect::<Result<_, _>>()?;
+            for Record { change, .. } in records.iter().rev() {
+                live.apply(change)?;
+                log(change);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first record of `bytes`.
+fn read(bytes: &[u8]) -> Result<Record<'_>, StateError> {
+    let parts = || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (group, rest) = rest.split_first_chunk()?;
+        let (kind, rest) = rest.split_first()?;
+        let change = rest.get(..u32::from_le_bytes(*length) as usize)?;
+        Some((KeyGroup(u16::from_le_bytes(*group)), *kind != 0, change))
+    };
+    let (group, is_map, change) = parts().ok_or(StateError::Undecodable("a record of a journal"))?;
+    Ok(Record { is_map, bytes: HEAD_BYTES + change.len(), change: Change::decode(group, change)? })
+}
+
+impl Undo {
+    /// Records in the newest layer's journal what `change` is about to overwrite. Returns `false` for what journals do not have: lists.
+    pub(super) fn journal(
+        &mut self,
+        live: &dyn StateBackend,
+        kind: StateKind,
+        change: &Change<'_>,
+    ) -> Result<bool, StateError> {
+        let at = change.at;
+        match (kind, change.action) {
+            (StateKind::Value, _) => {
+                live.value(at, &mut |old| self.push(kind, at, old.map_or(Action::Clear, Action::Put)))?
+            }
+            (StateKind::Map, Action::Clear) => self.journal_map(live, at)?,
+            (
+                StateKind::Map,
+                Action::MapPut { map_key, .. } | Action::MapRemove { map_key } | Action::MapAppend { map_key, .. },
+            ) => live.map_value(at, map_key, &mut |old| {
+                let removed = Action::MapRemove { map_key };
+                self.push(kind, at, old.map_or(removed, |value| Action::MapPut { map_key, value }));
+            })?,
+            (StateKind::Timer, Action::TimerPut { time } | Action::TimerRemove { time }) => {
+                let is_there = live.timer(at, time)?;
+                let undoing = if is_there { Action::TimerPut { time } } else { Action::TimerRemove { time } };
+                self.push(kind, at, undoing);
+            }
+            (StateKind::List, _) => return Ok(false),
+            // A misfit.
+            (StateKind::Map | StateKind::Timer, _) => {}
+        }
+        self.keep_to_limit();
+        Ok(true)
+    }
+
+    /// Records all entries of a map that is about to be cleared.
+    fn journal_map(&mut self, live: &dyn StateBackend, at: Address<'_>) -> Result<(), StateError> {
+        let mut from: Vec<u8> = vec![];
+        loop {
+            let mut last = None;
+            let more = live.map_page(at, MapKeys::from(&from), PAGE, &mut |map_key, value| {
+                self.push(StateKind::Map, at, Action::MapPut { map_key, value });
+                last = Some(map_key.to_vec());
+            })?;
+            self.keep_to_limit();
+            match last {
+                Some(last) if more && self.is_recording() => {
+                    from = last;
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+        // There is nothing else, so that what is put later goes.
+        self.push(StateKind::Map, at, Action::Clear);
+        Ok(())
+    }
+
+    fn push(&mut self, kind: StateKind, at: Address<'_>, undoing: Action<'_>) {
+        let Some(layer) = self.layers.back_mut() else { return };
+        let bytes = layer.journal.push(&mut self.spare, kind, &Change { at, action: undoing });
+        layer.bytes += bytes;
+        self.bytes += bytes;
+        self.journaled += 1;
+    }
+
+    /// Bytes of all journals.
+    pub(super) fn journal_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.journal.bytes()).sum()
+    }
+
+    /// Moves the oldest records of journals to the cells of their layers, at most `left`; those of layer `only`, or of all.
+    pub(super) fn dissolve(&mut self, live: &dyn StateBackend, only: Option<usize>, left: &mut usize) {
+        let mut id = mem::take(&mut self.id);
+        for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index))
+        {
+            self.bytes -= layer.bytes;
+            layer.dissolve(live, &mut id, left);
+            self.bytes += layer.bytes;
+        }
+        self.id = id;
+    }
+}
+
+impl Layer {
+    fn dissolve(&mut self, live: &dyn StateBackend, id: &mut Vec<u8>, left: &mut usize) {
+        while *left > 0 {
+            let Some(Record { is_map, change, bytes }) =
+                self.journal.front().expect("what was recorded here is read here")
+            else {
+                return;
+            };
+            *left -= 1;
+            put_id(live, change.at, id);
+            self.bytes -= bytes as u64;
+            let before = self.cells.get(&id[..]).map_or(0, |cell| cell.bytes(id.len()));
+            let cell = self.cells.entry(id.as_slice().into()).or_insert_with(|| Cell {
+                key: change.at.key.into(),
+                namespace: change.at.namespace.into(),
+                old: old(is_map, change.action),
+            });
+            add(&mut cell.old, change.action);
+            self.bytes = self.bytes - before + cell.bytes(id.len());
+            self.journal.pop(bytes);
+        }
+    }
+}
+
+/// What is said of a cell by its oldest record.
+fn old(is_map: bool, undoing: Action<'_>) -> Old {
+    match undoing {
+        _ if is_map => Old::Map(OldMap::default()),
+        Action::TimerPut { .. } | Action::TimerRemove { .. } => Old::Timers(OldMap::default()),
+        Action::Put(value) => Old::Value(Some(value.into())),
+        _ => Old::Value(None),
+    }
+}
+
+/// Adds what a record says of a cell, as far as no older one did.
+fn add(old: &mut Old, undoing: Action<'_>) {
+    match (old, undoing) {
+        (Old::Map(map), Action::Clear) => map.is_whole = true,
+        (Old::Map(map), Action::MapPut { map_key, value }) if !map.is_whole => {
+            map.insert(map_key.into(), Some(value.into()));
+        }
+        (Old::Map(map), Action::MapRemove { map_key }) if !map.is_whole => map.insert(map_key.into(), None),
+        (Old::Timers(map), Action::TimerPut { time }) => map.insert(timers::entry(time).into(), Some(Box::default())),
+        (Old::Timers(map), Action::TimerRemove { time }) => map.insert(timers::entry(time).into(), None),
+        _ => {}
+    }
+}
