@@ -116,7 +116,7 @@ pub use self::{
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
     migration::{OldEntries, OldKey},
-    open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    open::{ClaimMode, InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
     query::Query,
     scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},

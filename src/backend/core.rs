@@ -153,6 +153,8 @@ pub(super) struct Core {
     pub(super) snapshot_files: Arc<AtomicU64>,
     /// Below this, they are all uploaded or given up.
     pub(super) snapshot_low_water: u64,
+    /// Number of the next page of the log index.
+    pub(super) next_page: u64,
     /// Bytes of state that this backend has counted into `env.state_bytes`.
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.

@@ -308,7 +308,7 @@ async fn restore(
     states: &States,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<(WithOperatorState, Restored, Option<Arc<Reusable>>), LoadError> {
-    let manifest = claim.reads.as_ref().unwrap_or(&claim.manifest);
+    let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
     for (id, descriptor) in states.data() {
@@ -386,7 +386,6 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
         deleted_below: 0,
-        manifest,
         dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
@@ -414,10 +413,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
         snapshot_low_water: 0,
+        next_page: manifest.page_low_water,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
         marks: keeps_marks.then(|| Marks::new(env.options.undo_memory, began_with, log_changes)),
         key_groups: vec![],
+        manifest,
     };
     core.count_state_bytes(core.inner.memory_bytes());
     core.want_copies();

@@ -16,8 +16,10 @@
 //!    nothing more. If it is of the segment's own instance, its `segment_low_water` decides: the owner promises that segments
 //!    below it which that manifest does not name will never be named. An owner that closed promised so of all.
 //! 3. **Pages belong to an epoch**, which their path tells. Only that epoch's owner names new ones, and a head of a later epoch
-//!    says that it is fenced.
-//!    So does a snapshot file, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
+//!    says that it is fenced. They are numbered in the order in which it moves entries into them; `page_low_water` promises of
+//!    those before that no manifest will name what this one does not. Whoever opens an epoch writes pages before its first manifest: of two that
+//!    try the same epoch one finds the number of its manifest taken, and names nothing.
+//!    A snapshot file belongs to an epoch likewise, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
 //!    manifest or given up. A later materialization uses again only files of one that its own manifests still name.
 //! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a fenced
 //!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
@@ -190,7 +192,7 @@ pub enum Kept {
 /// Why an object is garbage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
-    /// A segment or snapshot file.
+    /// A segment, page or snapshot file.
     #[error("no head names it, and no owner that could still do so remains")]
     Unnamed,
     /// A page or snapshot file.

@@ -13,7 +13,10 @@ use super::{
     base::{BaseIndex, Piece, PieceBlock},
     envelope::{self, Kind},
     handle::CheckpointHandle,
-    index::{Page, tests::handle, tests::tail},
+    index::{
+        Bounds, Page, Run, Source, Stretch,
+        tests::{HOME, handle, tail},
+    },
     job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
     pin::Pin,
@@ -40,6 +43,13 @@ fn file(number: u64, kind: &str) -> SnapshotFile {
     SnapshotFile { instance: Uuid::from_u128(7), name: SnapshotFile::name(2, number, kind), bytes: 100 * number }
 }
 
+fn past() -> Page {
+    let at = |n| Sqn(Sqn::first_of(1).0 + n);
+    let pages = vec![Page::Handles(vec![handle(at(2).0, at(5).0)]).seal(HOME, Uuid::from_u128(76)).reference];
+    let run = Run { pages, handles: vec![handle(at(5).0, at(9).0), tail(at(9).0, at(10).0, 7)] };
+    Page::Past(vec![Stretch { source: Source { epoch: 1, from: at(3), to: at(10) }, run }])
+}
+
 /// A manifest that has everything that one may have.
 fn manifest() -> Manifest {
     let mut manifest = sample();
@@ -57,17 +67,19 @@ fn manifest() -> Manifest {
     let changed = Registration { migrating_from: vec![StateId(7)], ..manifest.states[&StateId(1)].clone() };
     manifest.states.insert(StateId(2), changed);
     let run = manifest.runs.get_mut(&2).unwrap();
-    while run.handles.len() <= super::index::INLINE_ENTRIES {
+    for _ in 0..6 {
         let next = run.handles.last().unwrap().range.to.0;
         run.handles.push(handle(next, next + 1));
     }
-    run.fold(|| Uuid::from_u128(77)).unwrap();
-    run.handles.truncate(2);
+    run.fold(&Bounds { entries: 8, page_entries: 7, inline_bytes: 0 }, HOME, &mut || Uuid::from_u128(77));
+    assert_eq!((run.pages.len(), run.handles.len()), (1, 2));
+    manifest.epochs[1].contents.past = vec![past().seal(HOME, Uuid::from_u128(78)).reference];
     let (of, groups) = (sample(), KeyGroupRange::new(70, 80).unwrap());
     let names = BTreeMap::from([(StateId(1), StateId(4))]);
     manifest.imports = of.export(&of.checkpoints[1], groups, &names, || Uuid::from_u128(5));
     manifest.imports[0].materialization = Some(manifest.materializations[0].clone());
     manifest.imports[0].origin.subtask = 6;
+    manifest.imports[0].past = manifest.epochs[1].contents.past.clone();
     manifest.epochs[0].contents = Contents { imports: vec![Uuid::from_u128(5)], ..Contents::default() };
     manifest.epochs[0].is_fence = true;
     manifest
@@ -85,9 +97,11 @@ fn the_bytes_of_pages_are_golden() {
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
     let pages = Page::Pages(manifest().runs[&2].pages.clone());
     let tails = Page::Handles(vec![tail(3, 5, 20), handle(5, 9)]);
-    let all = [("page-v1-handles.bin", handles), ("page-v1-pages.bin", pages), ("page-v1-tails.bin", tails)];
+    let all = [("handles", handles), ("pages", pages), ("tails", tails), ("past", past())];
     for (name, page) in all {
-        assert_eq!(Page::read(&job, &fixture(name, &page.encode())).unwrap(), page);
+        let sealed = page.seal(HOME, Uuid::from_u128(79));
+        let golden = fixture(&format!("page-v1-{name}.bin"), &sealed.bytes);
+        assert_eq!(Page::read(&job, &golden).unwrap(), (page, HOME, Uuid::from_u128(79)));
     }
 }
 

@@ -94,6 +94,7 @@ pub enum Awaits {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Flight {
     record: CheckpointRecord,
     awaits: Awaits,
@@ -115,6 +116,7 @@ impl Flight {
 /// Invariants: `retained` ascends by (epoch, id); a withdrawn checkpoint is neither in flight nor retained. With a log, ids in
 /// flight are above every id that this epoch published; snapshots may be done in another order.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Ledger {
     epoch: u64,
     retention: Retention,

@@ -478,10 +478,7 @@ pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCo
 
 pub(super) fn to_description(description: &Description) -> v1::BackendDescription {
     let manifest = &description.manifest;
-    let (log_bytes, log_change_sets) = manifest.runs.values().fold((0, 0), |(bytes, sets), run| {
-        let totals = run.totals();
-        (bytes + totals.stored_bytes, sets + totals.change_sets)
-    });
+    let log = manifest.log_totals();
     let state = |state: &StateSummary| v1::StateDescription {
         state: Some(to_registered(&state.state)),
         entries: state.entries,
@@ -503,8 +500,8 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         acknowledgement: Some(to_acknowledgement(description.acknowledgement, 0)),
         state_bytes: description.state_bytes,
         pending_bytes: description.pending_bytes,
-        log_bytes,
-        log_change_sets,
+        log_bytes: log.stored_bytes,
+        log_change_sets: log.change_sets,
         failsafe: description.failsafe.clone(),
         self_sustained_since: description.self_sustained_since,
     }

@@ -6,7 +6,7 @@ use crate::{
         collect,
         handle::CheckpointHandle,
         job::{self, JobCheckpoint, JobError, JobRecord, JobView, Latest, OperatorCheckpoint},
-        manifest::{CheckpointRecord, Import, Manifest},
+        manifest::{CheckpointRecord, Manifest},
     },
     object::Store,
     types::Name,
@@ -100,11 +100,6 @@ fn of_backend(head: &Manifest) -> Node {
 pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node {
     let handle = CheckpointHandle { backend: head.backend.clone(), checkpoint: record.identity };
     let contents = head.contents(record);
-    let base = contents.base.and_then(|uuid| head.materialization(uuid));
-    let runs = contents.sources.iter().filter_map(|source| head.runs.get(&source.epoch));
-    let log_bytes: u64 = runs.map(|run| run.totals().stored_bytes).sum();
-    let imports = contents.imports.iter().filter_map(|uuid| head.import(*uuid));
-    let imported_bytes: u64 = imports.map(Import::stored_bytes).sum();
     let span = head.span(record);
     Node::Fields(vec![
         ("id", record.identity.id.into()),
@@ -120,7 +115,7 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
         ("cut", Node::text(record.cut)),
         ("applied_to", record.applied_to.into()),
         ("materialization", contents.base.map_or(Node::None, Node::text)),
-        ("bytes_to_read_at_most", (imported_bytes + log_bytes + base.map_or(0, |base| base.stored_bytes)).into()),
+        ("bytes_to_read_at_most", head.stored_bytes(record).into()),
         ("changes", record.changes.into()),
         ("attachment", Node::text(hex(&record.attachment))),
         ("handle", Node::text(hex(&handle.encode()))),

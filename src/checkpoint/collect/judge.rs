@@ -9,6 +9,7 @@ use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
         chain::KEPT_MANIFESTS,
+        index::page_number,
         job::{JobRecord, KEPT_RECORDS, Report, is_outdated},
         manifest::{Import, Manifest, SnapshotFile},
     },
@@ -29,7 +30,7 @@ pub struct Chain {
     pub segment_low_water: u64,
     /// Every segment that the head names, directly or through pages: instance and number.
     pub segments: BTreeSet<(Uuid, u64)>,
-    /// Every page that the head names, directly or through pages: epoch and id.
+    /// Every page of the chain that the head names outside of imports, directly or through pages: epoch and id.
     pub pages: BTreeSet<(u64, Uuid)>,
     /// Every snapshot file that the head names, directly or through the index of a materialization: instance and name.
     pub snapshots: BTreeSet<(Uuid, Name)>,
@@ -37,6 +38,8 @@ pub struct Chain {
     pub imported: BTreeSet<ObjectName>,
     /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
     pub snapshot_low_water: u64,
+    /// The same for pages.
+    pub page_low_water: u64,
     /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
@@ -78,6 +81,7 @@ impl Chain {
                 .collect(),
             imported: head.imports.iter().filter_map(index_of).collect(),
             snapshot_low_water: head.snapshot_low_water,
+            page_low_water: head.page_low_water,
             older: BTreeMap::new(),
         }
     }
@@ -218,6 +222,10 @@ impl View {
             None => Verdict::Kept(Kept::NoChain),
             Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
             Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            // Of one who would have opened that epoch, too: the manifest that he would have made is there already.
+            Some(chain) if epoch == chain.epoch.number && page_number(id) < chain.page_low_water => {
+                Verdict::Garbage(Garbage::Unnamed)
+            }
             Some(_) => Verdict::Kept(Kept::MayBeNamed(backend.clone())),
         }
     }
