@@ -355,7 +355,7 @@ impl Core {
         let released = self.writer.on_published(self.publishing_to);
         self.release_memory(released);
         for record in self.ledger.published() {
-            self.to_report(&record);
+            self.owe_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
                 *since = record.identity.id;

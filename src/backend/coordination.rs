@@ -56,7 +56,9 @@ const FAR: Duration = Duration::from_secs(86_400);
 
 /// The coordinators of a daemon: one for each job and attempt of which it has backends. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Coordinators(Arc<Mutex<BTreeMap<(Name, Attempt), Arc<Coordinator>>>>);
+pub struct Coordinators(Arc<Mutex<All>>);
+
+type All = BTreeMap<(Name, Attempt), Arc<Coordinator>>;
 
 /// Reports for the backends of one attempt of a job on this daemon, commits, and tells them.
 struct Coordinator {
@@ -221,7 +223,7 @@ impl Core {
     }
 
     /// A part is published: it is to be reported, unless a newer commit has subsumed it already.
-    pub(super) fn to_report(&mut self, record: &CheckpointRecord) {
+    pub(super) fn owe_report(&mut self, record: &CheckpointRecord) {
         let Some(coordinated) = &mut self.coordinated else { return };
         let part = record.identity;
         if coordinated.committed.is_some_and(|committed| part.id <= committed.id) {

@@ -8,9 +8,11 @@ use std::{collections::BTreeMap, time::Duration};
 use dstl::{
     backend::{OpenSpec, RestoreFrom, Session, SessionEvent},
     checkpoint::{
+        discard::Discard,
         job::{self, Asked, Declaration, Generation, JobCheckpoint, JobRecord},
         ledger::{NoticeKind, NoticeOutcome, NoticeTarget, Retention},
     },
+    client::{ClientError, JobDeclaration, OpenOptions},
     error::{Error, Reason},
     object::{Retry, faulty::FaultPlan},
     types::{InnerBackend, Name},
@@ -449,4 +451,66 @@ async fn what_a_task_published_before_it_closed_is_reported_all_the_same() {
     for task in &mut tasks {
         committed(task, 2).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_declared_job_restores_is_discarded_only_by_force_which_ends_its_attempt() {
+    let world = World::new();
+    let (daemons, mut tasks) = running(&world).await;
+    checkpoint(&mut tasks, 2, "value 2").await;
+    tasks[0].checkpoint(3).await;
+    let backend = tasks[0].opened.backend.clone();
+    let part = |id| {
+        let target = NoticeTarget { epoch: backend.epoch().number, id, uuid: None };
+        Discard::Checkpoint(backend.id().clone(), target)
+    };
+    backend.close(backend.epoch()).await.unwrap();
+    for id in [2, 3] {
+        let refused = daemons[0].directory.discard(&part(id), false).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::InUse, "{id}");
+    }
+    assert_eq!(daemons[0].directory.discard(&part(1), false).await.unwrap().checkpoints, 1, "the older commit may go");
+    assert_eq!(daemons[0].directory.discard(&part(3), true).await.unwrap().checkpoints, 1);
+    // All others report it, too late.
+    for task in &mut tasks[1..] {
+        task.barrier(3);
+    }
+    for task in &mut tasks[1..] {
+        outdated(task).await;
+    }
+    assert_eq!(declare(&daemons[1], 2, Asked::Latest).await.unwrap().restore, Some(on(1, 2)));
+    for task in &mut open_all([&daemons[0], &daemons[1]], 2).await {
+        assert_eq!(value(task), Some("value 2".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn the_rust_client_declares_and_hears_of_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = crate::local::Daemon::start(folder.path(), &[]);
+    let client = daemon.client().await;
+    let declaration = |attempt| JobDeclaration::new("wc", attempt).tasks("count", 2);
+    assert_eq!(client.declare_job(declaration(1)).await.unwrap().restore, None);
+    let mut sessions = vec![];
+    for subtask in 0..2 {
+        let options = OpenOptions::new("wc", "count").subtask(subtask, 2).attempt(1);
+        let backend = client.open(options).await.unwrap();
+        assert!(backend.opened().coordinated);
+        sessions.push(backend.session().await.unwrap());
+    }
+    assert_eq!(*sessions[0].job_completed().borrow(), None);
+    let first = sessions[0].barrier(7, "").await.unwrap().await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(*sessions[0].job_completed().borrow(), None, "one of two");
+    sessions[1].barrier(7, "").await.unwrap().await.unwrap();
+    for session in &sessions {
+        assert_eq!(session.wait_job_completed(7).await.unwrap().checkpoint_id, 7);
+    }
+    let part = first.checkpoint.unwrap();
+    assert_eq!(sessions[0].complete(&part).await.unwrap(), dstl::proto::v1::NoticeOutcome::Coordinated);
+    let restore = client.declare_job(declaration(2).from_checkpoint(7, None)).await.unwrap().restore.unwrap();
+    assert_eq!((restore.attempt, restore.id), (1, 7));
+    let outdated = client.declare_job(declaration(1)).await.unwrap_err();
+    assert!(matches!(outdated, ClientError::Fenced(_)), "{outdated}");
+    assert_eq!(client.declare_job(declaration(3).from_empty()).await.unwrap().restore, None);
 }

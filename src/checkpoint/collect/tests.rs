@@ -8,9 +8,13 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    checkpoint::{index::page_id, manifest::SnapshotFile},
+    checkpoint::{
+        index::page_id,
+        job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, KEPT_RECORDS},
+        manifest::SnapshotFile,
+    },
     object::ObjectName,
-    types::{Epoch, Name},
+    types::{CheckpointIdentity, Epoch, Name},
 };
 
 fn job() -> Name {
@@ -177,4 +181,35 @@ fn what_this_version_does_not_make_is_never_deleted() {
     ] {
         assert!(!judge(&view, &object).is_garbage(), "{object}");
     }
+}
+
+#[test]
+fn reports_stay_while_their_checkpoint_may_be_committed_and_records_while_somebody_may_read_them() {
+    let checkpoint = |attempt, id| JobCheckpoint { attempt, id };
+    let report = |attempt, id| {
+        let part = CheckpointIdentity { epoch: 2, id, uuid: Uuid::from_u128(1) };
+        ObjectName::Report { backend: backend(0), attempt, checkpoint: part }
+    };
+    let record = |number| ObjectName::JobRecord { job: job(), number };
+    let mut newest = JobRecord::undeclared(None, 4, Beginning::Chosen(None), vec![]);
+    newest.number = 100;
+    let operators = BTreeMap::from([(backend(0).operator, 1)]);
+    newest.declared = Some(Declaration { operators, asked: Asked::Latest });
+    newest.commit = Some(Commit { checkpoint: checkpoint(4, 7), parts: BTreeMap::new() });
+    let view = View::new(BTreeMap::new(), Pins::default()).with_job(Some(newest.clone()));
+    let outdated = Verdict::Garbage(Garbage::OutdatedReport);
+    for (attempt, id) in [(3, 9), (4, 6), (4, 7)] {
+        assert_eq!(judge(&view, &report(attempt, id)), outdated, "{attempt} {id}");
+    }
+    for (attempt, id) in [(4, 8), (5, 1)] {
+        assert_eq!(judge(&view, &report(attempt, id)), Verdict::Live(Live::Report), "{attempt} {id}");
+    }
+    assert_eq!(judge(&view, &record(100 - KEPT_RECORDS)), Verdict::Garbage(Garbage::Superseded));
+    assert_eq!(judge(&view, &record(101 - KEPT_RECORDS)), Verdict::Live(Live::JobRecord));
+    assert_eq!(judge(&view, &record(101)), Verdict::Live(Live::JobRecord), "made after the newest was read");
+    newest.declared = None;
+    let view = View::new(BTreeMap::new(), Pins::default()).with_job(Some(newest));
+    assert_eq!(judge(&view, &report(4, 8)), outdated, "the generation was withdrawn");
+    let unknown = View::new(BTreeMap::new(), Pins::default());
+    assert_eq!(judge(&unknown, &report(1, 1)), Verdict::Live(Live::Report));
 }
