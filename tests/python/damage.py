@@ -70,8 +70,10 @@ def suffer(world, store, state, model, job, names, unread=()):
         for how, damage in DAMAGES.items():
             if name in unread and how not in ("truncated", "deleted"):
                 continue
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(store, place)
+            # The directory itself stays: another one in its place counts as an outage.
+            for there in place.iterdir():
+                shutil.rmtree(there)
+            shutil.copytree(store, place, dirs_exist_ok=True)
             damage(place / name)
             worked = []
             for attempt, way in enumerate([restore_latest()] + [restore_id(n) for n in CHECKPOINTS], start=10):
