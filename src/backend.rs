@@ -26,6 +26,7 @@
 mod apply;
 mod checkpointing;
 mod cleanup;
+mod coordination;
 mod copies;
 mod core;
 mod credit;
@@ -42,6 +43,7 @@ mod migrate;
 mod open;
 mod operator;
 mod outbox;
+mod pages;
 mod pushback;
 mod query;
 mod session;
@@ -53,6 +55,7 @@ mod worker;
 pub use self::{
     apply::{BatchResult, Operation},
     checkpointing::{BarrierRequest, CompletedCheckpoint},
+    coordination::Coordinators,
     core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,

@@ -69,6 +69,7 @@ mod batch;
 mod book;
 mod bound;
 mod codec;
+mod declare;
 mod error;
 mod fold;
 mod migration;
@@ -100,9 +101,9 @@ use tonic::{
 
 use crate::proto::v1::{
     ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
-    CheckpointIdentity, CheckpointRequest, CloseRequest, DescribeRequest, HelloRequest, HelloResponse, Limits, Notice,
-    NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring, open_response::Response,
-    state_backend_service_client::StateBackendServiceClient,
+    CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest,
+    HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring,
+    open_response::Response, state_backend_service_client::StateBackendServiceClient,
 };
 
 pub use self::{
@@ -111,10 +112,11 @@ pub use self::{
     batch::{Applied, BatchBuilder, RawOperation},
     bound::Bound,
     codec::{Decode, Encode, Ordered},
+    declare::JobDeclaration,
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
     migration::{OldEntries, OldKey},
-    open::{InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
+    open::{ClaimMode, InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
     query::Query,
     scan::{Scan, StoredKey},
     session::{Acknowledged, PendingCheckpoint, Receipt, Session, SessionOptions},
@@ -238,6 +240,15 @@ impl Client {
             }
         }
         Err(ClientError::Incomplete("the opened backend"))
+    }
+
+    /// Begins an attempt of a job and says which tasks it has, so that the daemons coordinate its checkpoints: call it in every task, before
+    /// it opens with this attempt. Idempotent and cancel-safe.
+    ///
+    /// # Errors
+    /// As for all calls; [`ClientError::Fenced`] if a later attempt has begun.
+    pub async fn declare_job(&self, declaration: JobDeclaration) -> Result<DeclareJobResponse, ClientError> {
+        Ok(self.stub().declare_job(declaration.into_request()).await?.into_inner())
     }
 
     /// Describes one backend, or with `None` all of this daemon.

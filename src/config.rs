@@ -242,6 +242,8 @@ pub struct CheckpointConfig {
     pub timeout: Duration,
     /// Most of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
+    /// How often commits of other daemons are looked for.
+    pub coordination_interval: Duration,
     /// Bytes of changes up to which a barrier puts them into the manifest; 0: never.
     pub inline_bytes: usize,
 }

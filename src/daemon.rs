@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
-    backend::{BackendMetrics, BackendOptions, ClaimMode, CreditPool, Directory, Environment, Turns},
+    backend::{BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         compression,
@@ -365,6 +365,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         changelog: changelog.enabled,
         retention: Retention::Count(config.checkpoint.num_retained),
         checkpoint_timeout: config.checkpoint.timeout,
+        coordination_interval: config.checkpoint.coordination_interval,
         preemptive_persist_threshold: changelog.preemptive_persist_bytes as u64,
         data_inline_threshold: config.checkpoint.inline_bytes,
         state_memory: config.memory.state_bytes,
@@ -415,6 +416,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: local.backends,
         materializing: Turns::default(),
+        coordinators: Coordinators::default(),
         metrics: BackendMetrics::register(metrics),
     }
 }

@@ -56,6 +56,7 @@ fn usual(reason: Reason) -> (Scope, bool) {
         }
         Reason::CreditExceeded | Reason::MessageTooLarge | Reason::SessionReplaced => (Scope::Session, false),
         Reason::BackendMismatch
+        | Reason::DeclarationMismatch
         | Reason::BackendNotOpen
         | Reason::NoConsistentCheckpoint
         | Reason::Fenced

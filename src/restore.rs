@@ -21,6 +21,8 @@ mod load;
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
 use crate::{
     changelog::{
         reader::{ReadError, ReplayOptions, ReplayStream},
@@ -30,8 +32,8 @@ use crate::{
         base::BaseIndex,
         damage::Fault,
         envelope::EnvelopeError,
-        index::{Page, PageRef},
-        manifest::{CheckpointRecord, Import, Manifest, Source},
+        index::{Page, PageRef, Stretch},
+        manifest::{CheckpointRecord, Import, Manifest},
     },
     object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
@@ -147,6 +149,12 @@ pub struct Imported<'a> {
     pub import: &'a Import,
     /// The manifest that it stands in.
     pub by: &'a Manifest,
+}
+
+/// A part of a tree of pages.
+enum Node {
+    Unread(PageRef),
+    Read(Page),
 }
 
 /// What one part of a restore reads.
@@ -307,28 +315,42 @@ impl Restore<'_> {
     async fn plan(&self) -> Result<Plan, RestoreError> {
         let contents = self.manifest.contents(self.checkpoint);
         let base = self.read_base(&contents).await?;
+        let mut stretches = self.past(&contents.past).await?;
+        for source in contents.sources {
+            let Some(run) = self.manifest.runs.get(&source.epoch) else {
+                return Err(self.lacks(format_args!("the manifest has no run of epoch {}", source.epoch)));
+            };
+            stretches.push(Stretch { source, run: run.clone() });
+        }
         let mut handles = vec![];
-        for source in &contents.sources {
-            handles.extend(self.expand(*source).await?);
+        for stretch in stretches {
+            handles.extend(self.expand(stretch).await?);
         }
         Ok(Plan { base, handles })
     }
 
-    /// Handles of the change sets of one source: its run's pages opened.
-    async fn expand(&self, source: Source) -> Result<Vec<SegmentHandle>, RestoreError> {
-        let Some(run) = self.manifest.runs.get(&source.epoch) else {
-            return Err(self.lacks(format_args!("the manifest has no run of epoch {}", source.epoch)));
-        };
-        let mut open: Vec<PageRef> =
-            run.pages.iter().rev().filter(|page| page.range.from < source.to).copied().collect();
-        let mut handles = vec![];
-        while let Some(page) = open.pop() {
-            match self.read_page(&page).await? {
-                Page::Handles(found) => handles.extend(found),
-                Page::Pages(children) => open.extend(children.into_iter().rev()),
+    /// The sources that `pages` list, in order.
+    async fn past(&self, pages: &[PageRef]) -> Result<Vec<Stretch>, RestoreError> {
+        let mut past = vec![];
+        for page in self.leaves(pages.to_vec(), |_| true).await? {
+            match page {
+                Page::Past(stretches) => past.extend(stretches),
+                Page::Handles(_) | Page::Pages(_) => return Err(self.lacks("a page of the past lists no sources")),
             }
         }
-        handles.extend(run.handles.iter().cloned());
+        Ok(past)
+    }
+
+    /// Handles of the change sets of one source: its run's pages opened.
+    async fn expand(&self, Stretch { source, run }: Stretch) -> Result<Vec<SegmentHandle>, RestoreError> {
+        let mut handles = vec![];
+        for page in self.leaves(run.pages, |page| page.range.from < source.to && page.range.to > source.from).await? {
+            match page {
+                Page::Handles(found) => handles.extend(found),
+                Page::Past(_) | Page::Pages(_) => return Err(self.lacks("a page of a run lists no change sets")),
+            }
+        }
+        handles.extend(run.handles);
         handles.retain(|handle| handle.range.to > source.from && handle.range.to <= source.to);
         let mut next = source.from;
         for (position, handle) in handles.iter().enumerate() {
@@ -345,6 +367,31 @@ impl Restore<'_> {
             return Err(self.lacks(what));
         }
         Ok(handles)
+    }
+
+    /// The pages of level 1 of the trees below `pages`, in order, without those that are not `wanted`.
+    async fn leaves(&self, pages: Vec<PageRef>, wanted: impl Fn(&PageRef) -> bool) -> Result<Vec<Page>, RestoreError> {
+        let mut level = vec![Page::Pages(pages)];
+        while level.iter().any(|page| matches!(page, Page::Pages(_))) {
+            let mut reads = vec![];
+            for page in level {
+                match page {
+                    Page::Pages(pages) => reads.extend(pages.into_iter().filter(&wanted).map(Node::Unread)),
+                    leaf => reads.push(Node::Read(leaf)),
+                }
+            }
+            // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
+            let reads: Vec<_> = reads.into_iter().map(|node| self.read_node(node)).collect();
+            level = stream::iter(reads).buffered(self.parallel_reads.max(1)).try_collect().await?;
+        }
+        Ok(level)
+    }
+
+    async fn read_node(&self, node: Node) -> Result<Page, RestoreError> {
+        match node {
+            Node::Unread(page) => self.read_page(&page).await,
+            Node::Read(page) => Ok(page),
+        }
     }
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {

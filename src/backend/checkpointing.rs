@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
-use uuid::Uuid;
 
 use super::{
     core::{Condition, Core, signed},
@@ -22,9 +21,9 @@ use crate::{
     },
     checkpoint::{
         handle::CheckpointHandle,
-        index::INLINE_BYTES,
+        index::{Bounds, INLINE_BYTES, NewPage},
         ledger::{Awaits, NoticeKind, NoticeOutcome, NoticeTarget},
-        manifest::{CheckpointRecord, Import, Manifest},
+        manifest::{CheckpointRecord, Manifest},
     },
     error::{Error, Reason},
     types::{CheckpointId, CheckpointIdentity},
@@ -105,11 +104,14 @@ pub(super) struct Flight {
     persisted: Option<Instant>,
 }
 
-/// A manifest to write: pages first.
+/// A manifest to write.
 #[derive(Debug)]
 pub(super) struct Publication {
-    pub(super) pages: Vec<(Uuid, Bytes)>,
+    /// Pages that it names and that are not durable: where more came than could be moved into pages before.
+    pub(super) before: Vec<NewPage>,
     pub(super) manifest: Manifest,
+    /// Pages that the next one names.
+    pub(super) beside: Vec<NewPage>,
 }
 
 impl Core {
@@ -316,24 +318,35 @@ impl Core {
                 flight.persisted.get_or_insert(now);
             }
         }
-        let mut pages = vec![];
-        let random = self.env.random.clone();
-        if let Some(run) = self.manifest.runs.get_mut(&self.epoch.number) {
-            while let Some(page) = run.fold(|| random.uuid()) {
-                pages.push(page);
-            }
-        }
+        let before = self.fold(&Bounds::NOW);
         self.manifest.number += 1;
         self.manifest.previous_crc = self.manifest_crc;
         self.manifest.opens_epoch = false;
         self.manifest.checkpoints = records;
         self.manifest.states = self.states.registrations().map(|(id, it)| (id, it.clone())).collect();
         self.manifest.segment_low_water = low_water;
-        self.manifest.snapshot_low_water = if low_water == u64::MAX { u64::MAX } else { self.snapshot_low_water() };
+        let is_last = low_water == u64::MAX;
+        self.manifest.snapshot_low_water = if is_last { u64::MAX } else { self.snapshot_low_water() };
+        self.manifest.page_low_water = if is_last { u64::MAX } else { self.next_page };
         let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
         let in_flight: Vec<_> = in_flight.chain(self.snapshots.contents()).collect();
         self.manifest.prune(&in_flight);
-        Publication { pages, manifest: self.manifest.clone() }
+        let manifest = self.manifest.clone();
+        let beside = if is_last { vec![] } else { self.fold(&Bounds::SOON) };
+        Publication { before, manifest, beside }
+    }
+
+    /// Pages to write now, if there are many change sets that no manifest names: there may be no barrier for long.
+    pub(super) fn next_pages(&mut self) -> Vec<NewPage> {
+        let run = self.manifest.runs.get(&self.epoch.number);
+        let is_long = run.is_some_and(|run| run.handles.len() > Bounds::SOON.entries + Bounds::SOON.page_entries);
+        let is_over = self.sealed || matches!(self.condition, Condition::Ended(_));
+        if is_long && !is_over { self.fold(&Bounds::SOON) } else { vec![] }
+    }
+
+    fn fold(&mut self, bounds: &Bounds) -> Vec<NewPage> {
+        let random = self.env.random.clone();
+        self.manifest.fold(bounds, &mut self.next_page, || random.uuid())
     }
 
     /// The manifest that was begun is durable.
@@ -342,6 +355,7 @@ impl Core {
         let released = self.writer.on_published(self.publishing_to);
         self.release_memory(released);
         for record in self.ledger.published() {
+            self.to_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
                 *since = record.identity.id;
@@ -355,7 +369,7 @@ impl Core {
                 }
             }
         }
-        let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.full_bytes(newest));
+        let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.manifest.stored_bytes(newest));
         self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
         for reply in self.publishing_for.drain(..) {
             let _ = reply.send(Ok(()));
@@ -380,6 +394,9 @@ impl Core {
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
             self.want_copies();
             return NoticeOutcome::Done;
+        }
+        if self.is_coordinated(kind, target) {
+            return NoticeOutcome::Coordinated;
         }
         let outcome = self.ledger.notice(kind, target);
         if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {
@@ -411,17 +428,6 @@ impl Core {
         }
     }
 
-    /// Stored bytes that a restore of a checkpoint reads, at most.
-    fn full_bytes(&self, record: &CheckpointRecord) -> u64 {
-        let contents = self.manifest.contents(record);
-        let run_bytes = |epoch| self.manifest.runs.get(&epoch).map_or(0, |run| run.totals().stored_bytes);
-        let base = contents.base.and_then(|uuid| self.manifest.materialization(uuid));
-        let imports = contents.imports.iter().filter_map(|uuid| self.manifest.import(*uuid));
-        base.map_or(0, |base| base.stored_bytes)
-            + imports.map(Import::stored_bytes).sum::<u64>()
-            + contents.sources.iter().map(|s| run_bytes(s.epoch)).sum::<u64>()
-    }
-
     fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
         let handle = CheckpointHandle { backend: self.id.clone(), checkpoint: record.identity };
         let now = Instant::now();
@@ -432,7 +438,7 @@ impl Core {
             handle: handle.encode(),
             applied_to: record.applied_to,
             incremental_bytes: record.incremental_bytes,
-            full_bytes: self.full_bytes(record),
+            full_bytes: self.manifest.stored_bytes(record),
             changes: record.changes,
             sync: cut - triggered,
             persist: persisted - cut,

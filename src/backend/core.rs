@@ -14,6 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     checkpointing::{Flight, PersistWaiter},
     cleanup::CleanUps,
+    coordination::Coordinated,
     credit::Account,
     environment::Environment,
     error,
@@ -96,6 +97,8 @@ pub(super) struct Core {
     pub(super) uploads: Uploads,
     pub(super) _registered: WriterGuard,
     pub(super) ledger: Ledger,
+    /// If its job was declared.
+    pub(super) coordinated: Option<Coordinated>,
     /// The newest manifest, with the log index as it is now.
     pub(super) manifest: Manifest,
     pub(super) manifest_crc: u32,
@@ -151,6 +154,8 @@ pub(super) struct Core {
     pub(super) snapshot_files: Arc<AtomicU64>,
     /// Below this, they are all uploaded or given up.
     pub(super) snapshot_low_water: u64,
+    /// Number of the next page of the log index.
+    pub(super) next_page: u64,
     /// Bytes of state that this backend has counted into `env.state_bytes`.
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
@@ -267,6 +272,9 @@ impl Core {
         for event in std::mem::take(&mut self.undelivered) {
             outbox.push(event);
         }
+        if let Some(part) = self.coordinated.as_ref().and_then(Coordinated::committed) {
+            outbox.push(SessionEvent::JobCheckpointCompleted(part));
+        }
         self.session = Some(Writing { number: self.sessions, outbox, halt: None });
         self.sessions
     }
@@ -314,6 +322,7 @@ impl Core {
             self.env.metrics.session_ended();
         }
         self.env.metrics.ended(&self.id);
+        self.stop_awaiting();
         self.release_copies();
         self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
         self.account.close();

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Directory;
+use super::{Directory, open::job_error};
 use crate::{
     checkpoint::{
         collect::SweepError,
@@ -38,7 +38,8 @@ fn discard_error(error: DiscardError) -> Error {
     let (reason, retryable) = match error {
         DiscardError::Store(source) | DiscardError::Sweep(SweepError::Store(source)) => return source.into(),
         DiscardError::Chain(source) | DiscardError::Sweep(SweepError::Chain(source)) => return source.into(),
-        DiscardError::Pinned { .. } => (Reason::InUse, false),
+        DiscardError::Job(source) => return job_error(source),
+        DiscardError::Pinned { .. } | DiscardError::Coordinated { .. } => (Reason::InUse, false),
         DiscardError::Read { .. } | DiscardError::Opened(_) => (Reason::InUse, true),
         DiscardError::TooManyEpochs(_) => (Reason::LimitExceeded, false),
         DiscardError::Sweep(_) => (Reason::CorruptObject, false),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{credit::CreditPool, metrics::BackendMetrics, open::ClaimMode, turns::Turns};
+use super::{coordination::Coordinators, credit::CreditPool, metrics::BackendMetrics, open::ClaimMode, turns::Turns};
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
@@ -46,6 +46,8 @@ pub struct BackendOptions {
     pub notice_delay: Duration,
     /// How long opening tries to reach the store.
     pub open_timeout: Duration,
+    /// How often a daemon looks whether another one has committed what its backends reported, in declared jobs.
+    pub coordination_interval: Duration,
     /// Who owns what is restored where `Open` does not say.
     pub claim: ClaimMode,
     /// How long what a clone reads is kept for it after it last said that it still reads.
@@ -80,6 +82,7 @@ impl Default for BackendOptions {
             download_parallelism: 4,
             notice_delay: Duration::from_secs(5),
             open_timeout: Duration::from_secs(120),
+            coordination_interval: Duration::from_secs(1),
             claim: ClaimMode::Claim,
             pin_lease: Duration::from_secs(600),
             materialization: ScheduleOptions::default(),
@@ -117,6 +120,8 @@ pub struct Environment {
     pub local: Option<Arc<dyn LocalBackends>>,
     /// One materialization at a time.
     pub materializing: Turns,
+    /// Of jobs that were declared.
+    pub coordinators: Coordinators,
     /// Metrics.
     pub metrics: BackendMetrics,
 }

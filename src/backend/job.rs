@@ -4,10 +4,10 @@ use tokio::time::Instant;
 
 use super::{Directory, open::job_error};
 use crate::{
-    checkpoint::job::{self, JobView, Spoilt},
+    checkpoint::job::{self, Declaration, Generation, JobCheckpoint, JobRecord, JobView, Spoilt},
     error::Error,
     object::Retry,
-    types::Name,
+    types::{Attempt, Name},
 };
 
 /// What a job can be restored to.
@@ -17,6 +17,10 @@ pub struct JobDescription {
     pub view: JobView,
     /// Checkpoints of which it is recorded that they are damaged, oldest first.
     pub damaged: Vec<Spoilt>,
+    /// The newest record of its chain.
+    pub record: Option<JobRecord>,
+    /// Checkpoints of a declared job that are not committed, with the number of tasks that have reported them; oldest first.
+    pub reported: Vec<(JobCheckpoint, usize)>,
 }
 
 impl Directory {
@@ -28,7 +32,34 @@ impl Directory {
         let env = self.environment();
         let retry = Retry::until(Instant::now() + env.options.open_timeout);
         let heads = job::read_heads(&env.store, job, retry).await?;
-        let damaged = job::known_damage(&env.store, job, retry).await.map_err(job_error)?;
-        Ok(JobDescription { view: JobView::of(&heads), damaged })
+        let record = job::newest(&env.store, job, retry).await.map_err(job_error)?;
+        let reported = match record.as_ref().filter(|record| record.declared.is_some()) {
+            Some(record) => {
+                let reports = job::reported(&env.store, job, record.attempt, retry).await.map_err(job_error)?;
+                job::tally(record, &reports).into_iter().map(|(checkpoint, tasks)| (checkpoint, tasks.len())).collect()
+            }
+            None => vec![],
+        };
+        let damaged = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
+        Ok(JobDescription { view: JobView::of(&heads), damaged, record, reported })
+    }
+
+    /// Begins an attempt of `job` whose checkpoints dstl coordinates; returns what all its tasks begin with. Idempotent. Cancel-safe:
+    /// dropped, it may have begun.
+    ///
+    /// # Errors
+    /// If a later attempt has begun, this one otherwise or undeclared, or what it asks to begin with is not there.
+    pub async fn declare_job(
+        &self,
+        job: &Name,
+        attempt: Attempt,
+        declaration: &Declaration,
+    ) -> Result<Generation, Error> {
+        let env = self.environment();
+        let retry = Retry::until(Instant::now() + env.options.open_timeout);
+        let declared = job::declare(&env.store, job, attempt, declaration, retry).await.map_err(job_error)?;
+        let restore = declared.restore.map(tracing::field::display);
+        tracing::info!(%job, attempt, number = declared.number, restore, "declared");
+        Ok(declared)
     }
 }

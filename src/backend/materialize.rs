@@ -38,6 +38,9 @@ use crate::{
 /// How often the schedule looks at how long the log has become.
 const POLL: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// An owner that began with more imports materializes at once: each rescale adds some, and all its manifests name them.
+const MANY_IMPORTS: usize = 16;
+
 /// A file of which less than this share is in use is not used again, so that it can be deleted.
 const LEAST_USE: f64 = 0.5;
 
@@ -65,7 +68,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             core.note_replay();
             let requested = !core.materialization_requests.is_empty();
-            Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested }
+            let scattered = core.base.is_none() && core.manifest.owner().contents.imports.len() > MANY_IMPORTS;
+            Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested, scattered }
         };
         if schedule.is_due(facts) {
             let is_urgent = || {

@@ -94,6 +94,8 @@ pub struct BackendMetrics {
     restored_changes: Counter,
     restored_bytes: Counter,
     ttl_removed: Family<CauseLabels, Counter>,
+    committed: Counter,
+    reported: Gauge,
     /// Of readers.
     pub(super) queries: QueryMetrics,
 }
@@ -208,6 +210,11 @@ impl BackendMetrics {
             restored_changes: counter("restore_changes", "State changes replayed"),
             restored_bytes: counter("restore_read_bytes", "Stored bytes of changelog replayed"),
             ttl_removed: removed_entries(metrics),
+            committed: counter("checkpoint_committed", "Checkpoints of declared jobs that this daemon committed"),
+            reported: gauge(
+                "checkpoint_reported",
+                "Checkpoints of declared jobs that backends have reported and whose commit they await",
+            ),
             queries: QueryMetrics::register(metrics),
         }
     }
@@ -356,6 +363,15 @@ impl BackendMetrics {
                 self.ttl_removed.get_or_create(&CauseLabels { cause }).inc_by(entries);
             }
         }
+    }
+
+    pub(super) fn committed(&self) {
+        self.committed.inc();
+    }
+
+    /// So many more checkpoints await their commit.
+    pub(super) fn reported(&self, more: i64) {
+        self.reported.inc_by(more);
     }
 
     /// Counts what a materialization left out.

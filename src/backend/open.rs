@@ -11,6 +11,7 @@
 //! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
 //! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
 
+mod admit;
 mod choice;
 mod claim;
 mod clone;
@@ -47,7 +48,7 @@ use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
         handle::CheckpointHandle,
-        job::Spoilt,
+        job::{JobRecord, Spoilt},
         ledger::{Ledger, Retention},
         manifest::{Manifest, Shape},
     },
@@ -154,6 +155,8 @@ pub struct Opened {
     pub warm: bool,
     /// Where there was such an owner on this daemon, why that was not done.
     pub not_warm: String,
+    /// Whether dstl completes its checkpoints: its attempt of the job was declared.
+    pub coordinated: bool,
 }
 
 /// What one subtask had of a checkpoint that was restored.
@@ -185,6 +188,8 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
+    let (spec, declared) = admit::admit(env, spec, retry).await?;
+    let spec = &spec;
     let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
@@ -199,9 +204,10 @@ pub(super) async fn open(
             account = Some(reserve()?);
         }
         let pin = claim.pin.take();
+        let admitted = (spec, declared.as_deref());
         let begun = begin(
             env,
-            spec,
+            admitted,
             (claim, predecessor.as_ref().map(|(_, owner)| owner), &mut account),
             (started, &mut progress),
         );
@@ -214,7 +220,7 @@ pub(super) async fn open(
 /// Begins with what was claimed, and serves; `None` if that is damaged and something else may be claimed instead.
 async fn begin(
     env: &Environment,
-    spec: &OpenSpec,
+    (spec, declared): (&OpenSpec, Option<&JobRecord>),
     (claim, predecessor, account): (Claim, Option<&Backend>, &mut Option<Account>),
     (started, progress): (Instant, &mut (impl FnMut(Progress) + Send)),
 ) -> Result<Option<Opened>, Error> {
@@ -243,6 +249,7 @@ async fn begin(
     let assembly =
         Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
+    core.begin_coordinated(declared);
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
@@ -313,7 +320,7 @@ async fn restore(
     (store, kept): (&Store, Option<&KeptImages>),
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Contents, LoadError> {
-    let manifest = claim.reads.as_ref().unwrap_or(&claim.manifest);
+    let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
     for (id, descriptor) in states.data() {
@@ -390,11 +397,11 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         _registered: uploads.writer(),
         uploads,
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
+        coordinated: None,
         manifest_crc: crc,
         publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
         deleted_below: 0,
-        manifest,
         dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
@@ -422,12 +429,14 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
         snapshot_low_water: 0,
+        next_page: manifest.page_low_water,
         counted_state_bytes: 0,
         since_barrier: (0, 0),
         marks: keeps_marks.then(|| Marks::new(undo(env), began_with, log_changes)),
         images,
         successors: 0,
         key_groups: vec![],
+        manifest,
     };
     core.count_state_bytes(core.inner.memory_bytes());
     core.want_copies();
@@ -442,7 +451,7 @@ fn undo(env: &Environment) -> Undo {
 
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
-    let (store, tasks) = (core.env.store.clone(), core.env.tasks.clone());
+    let (env, store, tasks) = (core.env.clone(), core.env.store.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
@@ -452,6 +461,10 @@ fn serve(core: Core, restored: Progress) -> Opened {
     tasks.spawn(worker::run(shared.clone()));
     if changelog {
         tasks.spawn(materialize::run(shared.clone()));
+    }
+    let coordinated = shared.core.lock().coordinated.is_some();
+    if coordinated {
+        env.coordinators.join(&env, &shared);
     }
     let mut opened = describe(&Backend::new(shared));
     opened.reconnected = false;
@@ -517,6 +530,7 @@ fn describe(backend: &Backend) -> Opened {
         skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),
+        coordinated: core.coordinated.is_some(),
     }
 }
 

@@ -6,13 +6,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::checkpointing::CompletedCheckpoint;
-use crate::{error::Error, types::CheckpointId};
+use crate::{
+    error::Error,
+    types::{CheckpointId, CheckpointIdentity},
+};
 
 /// Something that a session has to tell its client.
 #[derive(Debug, Clone)]
 pub enum SessionEvent {
     /// A checkpoint is restorable.
     CheckpointCompleted(Box<CompletedCheckpoint>),
+    /// The checkpoint is committed for a declared job: this backend's part.
+    JobCheckpointCompleted(CheckpointIdentity),
     /// A checkpoint will not be.
     CheckpointFailed {
         /// Which.

@@ -1,19 +1,22 @@
 //! The background work of one backend: publishing manifests, timeouts, deleting superseded manifests.
 //!
 //! Level-triggered: each round asks the core what is due, does it, and sleeps until woken or until the next deadline. One
-//! manifest is under way at a time; checkpoints that become durable meanwhile share the next one.
+//! manifest is under way at a time; checkpoints that become durable meanwhile share the next one. Pages of the log index are written
+//! beside a manifest that does without them, so that no checkpoint waits for its own.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{checkpointing::Publication, core::Condition, error, handle::Shared};
+use super::{checkpointing::Publication, core::Condition, error, handle::Shared, pages};
 use crate::{
     checkpoint::{
         chain::{self, ChainError},
-        envelope, local,
+        envelope,
+        index::NewPage,
+        manifest::Manifest,
     },
-    object::{Created, PutPayload, Retry, Store, layout::ObjectName},
+    object::{Retry, Store},
     types::BackendId,
 };
 
@@ -40,6 +43,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             publish(&shared, publication).await;
             continue;
         }
+        let (id, pages) = {
+            let mut core = shared.core.lock();
+            (core.id.clone(), core.next_pages())
+        };
+        if !pages.is_empty() {
+            attend(&shared, write_pages(&shared.store, &id, pages)).await;
+            continue;
+        }
         tokio::select! {
             biased;
             () = shared.wake.notified() => {}
@@ -48,67 +59,86 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Makes one manifest durable and tells the core; timeouts of checkpoints go on meanwhile.
+/// Makes one manifest durable and tells the core, then the pages that the next one names.
 async fn publish(shared: &Arc<Shared>, publication: Publication) {
-    let store = shared.store.clone();
-    let number = publication.manifest.number;
-    let writing = write(&store, publication);
-    tokio::pin!(writing);
-    let result = loop {
+    let Publication { before, manifest, beside } = publication;
+    let store = &shared.store;
+    let writing = async {
+        write_pages(store, &manifest.backend, before).await;
+        write(store, &manifest).await
+    };
+    let beside = write_pages(store, &manifest.backend, beside);
+    tokio::pin!(writing, beside);
+    let mut pages_left = true;
+    let result = attend(shared, async {
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut writing => break result,
+                () = &mut beside, if pages_left => pages_left = false,
+            }
+        }
+    });
+    match result.await {
+        Ok(crc) => published(shared, manifest.number, crc),
+        Err(ended) => {
+            let mut core = shared.core.lock();
+            tracing::warn!(backend = %core.id, error = %ended, "backend is fenced");
+            core.env.metrics.fenced();
+            core.end(&ended);
+            return;
+        }
+    }
+    if pages_left {
+        attend(shared, beside).await;
+    }
+}
+
+/// Waits for `work`; timeouts of checkpoints go on meanwhile.
+async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
         let deadline = shared.core.lock().next_deadline().unwrap_or(Instant::now() + FAR);
         tokio::select! {
             biased;
-            result = &mut writing => break result,
+            result = &mut work => break result,
             () = sleep_until(deadline.max(Instant::now() + Duration::from_millis(1))) => {
                 shared.core.lock().expire(Instant::now());
             }
         }
-    };
-    let mut core = shared.core.lock();
-    match result {
-        Ok(crc) => {
-            core.published(crc);
-            let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
-            // In one request per few manifests rather than one each.
-            if deletable.end.saturating_sub(deletable.start) >= chain::KEPT_MANIFESTS {
-                core.deleted_below = deletable.end;
-                let (store, id) = (store.clone(), core.id.clone());
-                core.env.tasks.spawn(async move { delete_manifests(&store, &id, deletable).await });
-            }
-        }
-        Err(ended) => {
-            tracing::warn!(backend = %core.id, error = %ended, "backend is fenced");
-            core.env.metrics.fenced();
-            core.end(&ended);
-        }
     }
 }
 
-/// Writes pages, then the manifest, patiently. Returns the manifest's checksum, or why this owner has ended.
-async fn write(store: &Store, publication: Publication) -> Result<u32, crate::error::Error> {
-    let Publication { pages, manifest } = publication;
-    let (backend, epoch) = (manifest.backend.clone(), manifest.owner().epoch.number);
-    for (uuid, bytes) in pages {
-        let path = ObjectName::IndexPage { backend: backend.clone(), epoch, id: uuid }.path();
-        loop {
-            match store.create(&path, PutPayload::from_bytes(bytes.clone()), Retry::forever()).await {
-                Ok(Created::New | Created::Identical) => {
-                    store.copy(&path, PutPayload::from_bytes(bytes), || local::page_label(&manifest, uuid));
-                    break;
-                }
-                Ok(Created::Conflict) => unreachable!("the page's UUID is new"),
-                Err(error) => refused(&backend, &error).await,
-            }
-        }
+/// Tells the core that manifest `number` is durable, and deletes superseded ones.
+fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
+    let mut core = shared.core.lock();
+    core.published(crc);
+    let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
+    // In one request per few manifests rather than one each.
+    if deletable.end.saturating_sub(deletable.start) >= chain::KEPT_MANIFESTS {
+        core.deleted_below = deletable.end;
+        let (store, id) = (shared.store.clone(), core.id.clone());
+        core.env.tasks.spawn(async move { delete_manifests(&store, &id, deletable).await });
     }
+}
+
+/// Writes pages, patiently.
+async fn write_pages(store: &Store, backend: &BackendId, pages: Vec<NewPage>) {
+    while let Err(error) = pages::write(store, std::slice::from_ref(backend), pages.clone(), Retry::forever()).await {
+        refused(backend, &error).await;
+    }
+}
+
+/// Writes a manifest, patiently. Returns its checksum, or why this owner has ended.
+async fn write(store: &Store, manifest: &Manifest) -> Result<u32, crate::error::Error> {
     loop {
-        match chain::append(store, &manifest, Retry::forever()).await {
+        match chain::append(store, manifest, Retry::forever()).await {
             Ok(crc) => {
                 debug_assert_eq!(crc, envelope::crc_of(&manifest.encode()));
                 return Ok(crc);
             }
-            Err(ChainError::Fenced { by, .. }) => return Err(error::fenced_by(&backend, by)),
-            Err(error) => refused(&backend, &error).await,
+            Err(ChainError::Fenced { by, .. }) => return Err(error::fenced_by(&manifest.backend, by)),
+            Err(error) => refused(&manifest.backend, &error).await,
         }
     }
 }

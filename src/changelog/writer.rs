@@ -26,6 +26,7 @@ use crate::types::{BackendId, KeyGroup, Sqn, SqnRange, TimeMs};
 /// Invariants: `persisted_to <= listed_to <= rolled_to <= next`, all of one epoch; change sets abut; `unpersisted_bytes` is the sum of
 /// the sets that are not yet passed by `persisted_to` and of the active block.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Writer {
     backend: BackendId,
     epoch: u64,
@@ -46,6 +47,7 @@ pub struct Writer {
 
 /// What a writer without log counts.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Silent {
     /// The batch at hand.
     batch: u64,
@@ -56,6 +58,7 @@ struct Silent {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct RolledSet {
     range: SqnRange,
     bytes: u64,
@@ -64,6 +67,7 @@ struct RolledSet {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum SetState {
     /// Nothing is known of it yet.
     Uploading,

@@ -16,17 +16,25 @@
 //!    nothing more. If it is of the segment's own instance, its `segment_low_water` decides: the owner promises that segments
 //!    below it which that manifest does not name will never be named. An owner that closed promised so of all.
 //! 3. **Pages belong to an epoch**, which their path tells. Only that epoch's owner names new ones, and a head of a later epoch
-//!    says that it is fenced.
-//!    So does a snapshot file, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
+//!    says that it is fenced. They are numbered in the order in which it moves entries into them; `page_low_water` promises of
+//!    those before that no manifest will name what this one does not. Whoever opens an epoch writes pages before its first manifest: of two that
+//!    try the same epoch one finds the number of its manifest taken, and names nothing.
+//!    A snapshot file belongs to an epoch likewise, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
 //!    manifest or given up. A later materialization uses again only files of one that its own manifests still name.
 //! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a fenced
-//!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever, as
-//!    do the records of the job's chain. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
+//!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
 //!    delayed request create one of those again, it is below the head and so means nothing: an opener that created it lists
 //!    the chain and sees that.
 //! 5. **A temporary goes when its target exists, or would be garbage itself.** Deleting one that a living process still
 //!    writes makes a later one of the same name possible, half written when the first process links it to the target. That is
 //!    harmless exactly then: a target that exists is not replaced, and garbage may be torn.
+//!
+//! # Jobs
+//!
+//! A record of the job's chain says all that is still true, so only the newest is read, and all but the newest few of those below it are
+//! garbage. A stale writer that creates one again finds out, as it looks at the chain afterwards ([`super::job`]). A report is needed as long
+//! as its checkpoint may be committed: the newest record tells, and what it once rules out stays so. What a commit consists of is
+//! named by the heads of the chains of its tasks, so it needs no word here.
 //!
 //! # Imports
 //!
@@ -142,8 +150,11 @@ pub enum Live {
     #[error("the last one of epoch {0}, whose owner may not know that it is durable")]
     Ends(u64),
     /// A job record.
-    #[error("tells every late subtask what its attempt restores")]
+    #[error("one of the newest of the job's chain of generations and commits")]
     JobRecord,
+    /// A report.
+    #[error("its checkpoint may still be committed")]
+    Report,
     /// What a daemon's sweep by schedule makes.
     #[error("tells daemons when the job was last swept; the next sweep deletes it")]
     SweepLease,
@@ -181,15 +192,18 @@ pub enum Kept {
 /// Why an object is garbage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
-    /// A segment or snapshot file.
+    /// A segment, page or snapshot file.
     #[error("no head names it, and no owner that could still do so remains")]
     Unnamed,
     /// A page or snapshot file.
     #[error("no head names it, and epoch {0}, which wrote it, has a successor")]
     Outdated(u64),
-    /// A manifest.
-    #[error("superseded within its epoch")]
+    /// A manifest or job record.
+    #[error("superseded")]
     Superseded,
+    /// A report.
+    #[error("its checkpoint is committed or subsumed, or its generation is over")]
+    OutdatedReport,
     /// A temporary.
     #[error("left behind by a process that was killed")]
     Temporary,

@@ -120,6 +120,7 @@ enum Meta {
 struct Want {
     part: usize,
     origin: BackendId,
+    /// `None`: all that the object tells of.
     source: Option<Source>,
     /// `None`: all.
     key_groups: Option<KeyGroupRange>,
@@ -185,6 +186,7 @@ impl Survey<'_> {
             }
             None => {}
         }
+        want_pages(&own, &contents.past, open);
         self.sources(&own, (&contents.sources, &head.runs), open);
         for uuid in &contents.imports {
             let Some(import) = head.import(*uuid) else {
@@ -197,6 +199,7 @@ impl Survey<'_> {
             if let Some(base) = &import.materialization {
                 want_base(&want, base, open);
             }
+            want_pages(&want, &import.past, open);
             self.sources(&want, (&import.sources, &import.runs), open);
         }
     }
@@ -204,10 +207,14 @@ impl Survey<'_> {
     fn sources(&mut self, want: &Want, (sources, runs): (&[Source], &BTreeMap<u64, Run>), open: &mut Metas) {
         for source in sources {
             let Some(run) = runs.get(&source.epoch) else { continue };
-            let want = Want { source: Some(*source), ..want.clone() };
-            want_pages(&want, &run.pages, open);
-            self.handles(&want, &run.handles);
+            self.run(want, (source, run), open);
         }
+    }
+
+    fn run(&mut self, want: &Want, (source, run): (&Source, &Run), open: &mut Metas) {
+        let want = Want { source: Some(*source), ..want.clone() };
+        want_pages(&want, &run.pages, open);
+        self.handles(&want, &run.handles);
     }
 
     /// Notes the blocks that a replay reads.
@@ -277,6 +284,10 @@ impl Survey<'_> {
         match Page::decode(&first.origin.job, page, bytes)? {
             Page::Handles(handles) => wants.iter().for_each(|want| self.handles(want, &handles)),
             Page::Pages(pages) => wants.iter().for_each(|want| want_pages(want, &pages, below)),
+            Page::Past(stretches) => {
+                let of_all = wants.iter().flat_map(|want| stretches.iter().map(move |stretch| (want, stretch)));
+                of_all.for_each(|(want, stretch)| self.run(want, (&stretch.source, &stretch.run), below));
+            }
         }
         Ok(())
     }
@@ -372,8 +383,8 @@ fn want_base(want: &Want, base: &Materialization, open: &mut Metas) {
 }
 
 fn want_pages(want: &Want, pages: &[PageRef], open: &mut Metas) {
-    let Some(source) = want.source else { return };
-    for page in pages.iter().filter(|page| page.range.from < source.to) {
+    let is_wanted = |page: &&PageRef| want.source.is_none_or(|source| page.range.from < source.to);
+    for page in pages.iter().filter(is_wanted) {
         let entry = open.entry(page.name(&want.origin).path()).or_insert_with(|| (Meta::Page(*page), vec![]));
         entry.1.push(want.clone());
     }

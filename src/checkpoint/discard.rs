@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::{
     chain::{self, ChainError},
     collect::{self, SweepError, SweepOptions, SweepReport},
-    generation, job,
+    generation,
+    job::{self, JobCheckpoint, JobError},
     ledger::NoticeTarget,
     manifest::{CheckpointRecord, Manifest},
 };
@@ -56,6 +57,20 @@ pub enum DiscardError {
         /// Which.
         checkpoint: CheckpointIdentity,
     },
+    /// A declared job may restore it.
+    #[error(
+        "checkpoint {checkpoint} of backend `{backend}` is what the declared job restores, or may commit; declare another attempt that begins \
+         elsewhere, or set `force`, which ends this attempt"
+    )]
+    Coordinated {
+        /// Whose.
+        backend: BackendId,
+        /// Which.
+        checkpoint: CheckpointIdentity,
+    },
+    /// The records of the job.
+    #[error(transparent)]
+    Job(#[from] JobError),
     /// A clone reads it.
     #[error("job `{job}`: a clone is reading it, by pin `{pin}`; wait until it has opened, or set `force`")]
     Read {
@@ -119,6 +134,7 @@ impl Discarding<'_> {
             let Some(head) = chain::read_head(self.store, backend, self.retry).await? else { break };
             let Some(record) = head.manifest.checkpoints.iter().find(is_meant) else { break };
             self.refuse_pinned(&head.manifest, Some(record))?;
+            self.refuse_coordinated(backend, record).await?;
             let manifest = generation::discard(&head, &record.identity, self.random.uuid());
             if self.replace(manifest, backend).await? {
                 tracing::info!(%backend, checkpoint = %record.identity, "discarded a checkpoint");
@@ -136,6 +152,7 @@ impl Discarding<'_> {
 
     async fn job(&self, job: &Name) -> Result<Discarded, DiscardError> {
         self.pins(job).await?;
+        job::withdraw(self.store, job, self.retry).await?;
         let mut discarded = Discarded::default();
         for _ in 0..DISCARD_ATTEMPTS {
             let heads = job::read_heads(self.store, job, self.retry).await?;
@@ -198,6 +215,19 @@ impl Discarding<'_> {
         let now_ms = collect::store_time(self.store, job, self.random, self.retry).await?;
         let options = SweepOptions { grace: Duration::ZERO, now_ms, delete: true };
         Ok(collect::sweep(self.store, job, &options, self.retry).await?)
+    }
+
+    /// Refuses to drop what a declared job restores, or may commit; by force its attempt ends.
+    async fn refuse_coordinated(&self, backend: &BackendId, record: &CheckpointRecord) -> Result<(), DiscardError> {
+        let newest = job::newest(self.store, &backend.job, self.retry).await?;
+        let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
+        if newest.stands_on().is_some_and(|on| JobCheckpoint::of(record) < on) {
+            return Ok(());
+        }
+        if self.force {
+            return Ok(job::withdraw(self.store, &backend.job, self.retry).await?);
+        }
+        Err(DiscardError::Coordinated { backend: backend.clone(), checkpoint: record.identity })
     }
 
     /// Refuses to drop pinned checkpoints: `record`, or any.

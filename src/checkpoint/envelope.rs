@@ -19,6 +19,8 @@ pub enum Kind {
     Page,
     /// A record of a job's chain.
     JobRecord,
+    /// A task's report of its part of a checkpoint.
+    Report,
     /// A checkpoint handle.
     Handle,
     /// The index of a materialization.
@@ -33,6 +35,7 @@ impl Kind {
             Self::Manifest => b"DSTLMANI",
             Self::Page => b"DSTLPAGE",
             Self::JobRecord => b"DSTLJOBR",
+            Self::Report => b"DSTLREPT",
             Self::Handle => b"DSTLHAND",
             Self::BaseIndex => b"DSTLBASE",
             Self::Pin => b"DSTLPINS",

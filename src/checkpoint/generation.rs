@@ -72,10 +72,11 @@ pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
         number: head.manifest.number + 1,
         previous_crc: head.crc,
         opens_epoch: true,
-        // Nobody: no segment or snapshot file will be named.
+        // Nobody: no segment, snapshot file or page will be named.
         instance: Uuid::nil(),
         segment_low_water: u64::MAX,
         snapshot_low_water: u64::MAX,
+        page_low_water: u64::MAX,
         ..head.manifest.clone()
     };
     manifest.epochs.push(record);

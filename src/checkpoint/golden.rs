@@ -1,6 +1,10 @@
 //! The bytes of every small durable object, as files: what a version wrote once, each later one reads.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -9,14 +13,19 @@ use super::{
     base::{BaseIndex, Piece, PieceBlock},
     envelope::{self, Kind},
     handle::CheckpointHandle,
-    index::{Page, tests::handle, tests::tail},
+    index::{
+        Bounds, Page, Run, Source, Stretch,
+        tests::{HOME, handle, tail},
+    },
+    job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
     pin::Pin,
 };
 use crate::{
     changelog::compression::Compression,
+    object::ObjectName,
     proto::store,
-    types::{HashRange, KeyGroupRange, Sqn, StateId},
+    types::{CheckpointIdentity, HashRange, KeyGroupRange, Name, Sqn, StateId},
 };
 
 /// Compares with the golden bytes, or writes them if there are none (delete a fixture to make it again).
@@ -32,6 +41,13 @@ fn fixture(name: &str, now: &Bytes) -> Bytes {
 
 fn file(number: u64, kind: &str) -> SnapshotFile {
     SnapshotFile { instance: Uuid::from_u128(7), name: SnapshotFile::name(2, number, kind), bytes: 100 * number }
+}
+
+fn past() -> Page {
+    let at = |n| Sqn(Sqn::first_of(1).0 + n);
+    let pages = vec![Page::Handles(vec![handle(at(2).0, at(5).0)]).seal(HOME, Uuid::from_u128(76)).reference];
+    let run = Run { pages, handles: vec![handle(at(5).0, at(9).0), tail(at(9).0, at(10).0, 7)] };
+    Page::Past(vec![Stretch { source: Source { epoch: 1, from: at(3), to: at(10) }, run }])
 }
 
 /// A manifest that has everything that one may have.
@@ -51,17 +67,19 @@ fn manifest() -> Manifest {
     let changed = Registration { migrating_from: vec![StateId(7)], ..manifest.states[&StateId(1)].clone() };
     manifest.states.insert(StateId(2), changed);
     let run = manifest.runs.get_mut(&2).unwrap();
-    while run.handles.len() <= super::index::INLINE_ENTRIES {
+    for _ in 0..6 {
         let next = run.handles.last().unwrap().range.to.0;
         run.handles.push(handle(next, next + 1));
     }
-    run.fold(|| Uuid::from_u128(77)).unwrap();
-    run.handles.truncate(2);
+    run.fold(&Bounds { entries: 8, page_entries: 7, inline_bytes: 0 }, HOME, &mut || Uuid::from_u128(77));
+    assert_eq!((run.pages.len(), run.handles.len()), (1, 2));
+    manifest.epochs[1].contents.past = vec![past().seal(HOME, Uuid::from_u128(78)).reference];
     let (of, groups) = (sample(), KeyGroupRange::new(70, 80).unwrap());
     let names = BTreeMap::from([(StateId(1), StateId(4))]);
     manifest.imports = of.export(&of.checkpoints[1], groups, &names, || Uuid::from_u128(5));
     manifest.imports[0].materialization = Some(manifest.materializations[0].clone());
     manifest.imports[0].origin.subtask = 6;
+    manifest.imports[0].past = manifest.epochs[1].contents.past.clone();
     manifest.epochs[0].contents = Contents { imports: vec![Uuid::from_u128(5)], ..Contents::default() };
     manifest.epochs[0].is_fence = true;
     manifest
@@ -79,18 +97,63 @@ fn the_bytes_of_pages_are_golden() {
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
     let pages = Page::Pages(manifest().runs[&2].pages.clone());
     let tails = Page::Handles(vec![tail(3, 5, 20), handle(5, 9)]);
-    let all = [("page-v1-handles.bin", handles), ("page-v1-pages.bin", pages), ("page-v1-tails.bin", tails)];
+    let all = [("handles", handles), ("pages", pages), ("tails", tails), ("past", past())];
     for (name, page) in all {
-        assert_eq!(Page::read(&job, &fixture(name, &page.encode())).unwrap(), page);
+        let sealed = page.seal(HOME, Uuid::from_u128(79));
+        let golden = fixture(&format!("page-v1-{name}.bin"), &sealed.bytes);
+        assert_eq!(Page::read(&job, &golden).unwrap(), (page, HOME, Uuid::from_u128(79)));
     }
 }
 
 #[test]
 fn the_bytes_of_a_job_record_are_golden() {
     let restore = Some(store::JobCheckpoint { attempt: 4, id: 17 });
-    let record = store::JobRecord { number: 3, attempt: 5, restore, spoilt: vec![] };
+    let record = store::JobRecord { number: 3, attempt: 5, restore, ..store::JobRecord::default() };
     let golden = fixture("job-record-v1.bin", &envelope::seal(Kind::JobRecord, &record));
     assert_eq!(envelope::open::<store::JobRecord>(Kind::JobRecord, &golden).unwrap(), record);
+}
+
+/// A record that has everything that one may have.
+fn declared() -> JobRecord {
+    let (count, sink) = (sample().backend.operator, Name::new("sink").unwrap());
+    let checkpoint = |attempt, id| JobCheckpoint { attempt, id };
+    let part = |n| CheckpointIdentity { epoch: 2, id: 17, uuid: Uuid::from_u128(n) };
+    let asked = Asked::Given { id: 17, attempt: Some(4) };
+    JobRecord {
+        number: 9,
+        attempt: 5,
+        began: 8,
+        beginning: Beginning::Chosen(Some(checkpoint(4, 17))),
+        spoilt: vec![Spoilt::new(checkpoint(4, 18), "gone")],
+        declared: Some(Declaration { operators: BTreeMap::from([(count.clone(), 2), (sink.clone(), 1)]), asked }),
+        new_operators: BTreeSet::from([sink]),
+        commit: Some(Commit {
+            checkpoint: checkpoint(4, 17),
+            parts: BTreeMap::from([(count, vec![part(1), part(2)])]),
+        }),
+        earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
+    }
+}
+
+#[test]
+fn the_bytes_of_the_record_of_a_declared_job_are_golden() {
+    let record = declared();
+    assert_eq!(JobRecord::decode(&fixture("job-record-v1-declared.bin", &record.encode())).unwrap(), record);
+    for asked in [Asked::Latest, Asked::Empty, Asked::Given { id: 3, attempt: None }] {
+        let mut record = record.clone();
+        record.declared.as_mut().unwrap().asked = asked;
+        assert_eq!(JobRecord::decode(&record.encode()).unwrap(), record);
+    }
+    let undeclared = JobRecord::undeclared(Some(&record), 6, Beginning::Undecided, vec![]);
+    assert_eq!(JobRecord::decode(&undeclared.encode()).unwrap(), undeclared);
+}
+
+#[test]
+fn the_bytes_of_a_report_are_golden() {
+    let part = CheckpointIdentity { epoch: 2, id: 17, uuid: Uuid::from_u128(1) };
+    let report = Report { backend: sample().backend, attempt: 5, part };
+    assert_eq!(Report::decode(&fixture("report-v1.bin", &report.encode())).unwrap(), report);
+    assert_eq!(Report::of(ObjectName::parse(&report.name().path()).unwrap()), Some(report));
 }
 
 #[test]

@@ -28,15 +28,7 @@ impl CheckpointHandle {
     /// The opaque bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let sealed = envelope::seal(
-            Kind::Handle,
-            &store::Handle {
-                job: self.backend.job.to_string(),
-                operator: self.backend.operator.to_string(),
-                subtask: self.backend.subtask,
-                name: Some(name_of(&self.checkpoint)),
-            },
-        );
+        let sealed = envelope::seal(Kind::Handle, &self.to_message());
         assert!(sealed.len() <= MAX_HANDLE_BYTES, "names are bounded, so handles are");
         sealed
     }
@@ -46,15 +38,27 @@ impl CheckpointHandle {
     /// # Errors
     /// If the bytes are not exactly a handle.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        let handle: store::Handle = envelope::open(Kind::Handle, bytes)?;
+        Self::from_message(&envelope::open(Kind::Handle, bytes)?)
+    }
+
+    pub(super) fn to_message(&self) -> store::Handle {
+        store::Handle {
+            job: self.backend.job.to_string(),
+            operator: self.backend.operator.to_string(),
+            subtask: self.backend.subtask,
+            name: Some(name_of(&self.checkpoint)),
+        }
+    }
+
+    pub(super) fn from_message(handle: &store::Handle) -> Result<Self, EnvelopeError> {
         let contents = |what: &str| EnvelopeError::Contents(what.to_owned());
         let backend = BackendId {
             job: Name::new(&handle.job).map_err(|error| contents(&error.to_string()))?,
             operator: Name::new(&handle.operator).map_err(|error| contents(&error.to_string()))?,
             subtask: handle.subtask,
         };
-        let name = handle.name.ok_or_else(|| contents("no checkpoint"))?;
-        Ok(Self { backend, checkpoint: identity_of(&name).ok_or_else(|| contents("no UUID"))? })
+        let name = handle.name.as_ref().ok_or_else(|| contents("no checkpoint"))?;
+        Ok(Self { backend, checkpoint: identity_of(name).ok_or_else(|| contents("no UUID"))? })
     }
 }
 

@@ -4,38 +4,63 @@
 //!   run:  level-2 pages │ level-1 pages │ handles in the manifest itself        (in order of sequence numbers)
 //!            └─ up to 64 level-1 pages each
 //!                            └─ up to 64 handles each
+//!   past: level-2 pages │ level-1 pages │ sources and their runs in the manifest itself
+//!                            └─ sources, each with its run
 //! ```
 //!
 //! When a manifest would hold too many handles (or pages of one level), the oldest of them move into a page, an immutable
 //! object that is durable before a manifest refers to it. So what a checkpoint writes stays bounded, however long the log.
+//! Pages are written beside one manifest and named by the next, so that no checkpoint waits for them: [`Bounds`].
 //!
 //! A handle may have its change set in itself (an inline tail): a checkpoint with few changes then takes no other object than its
 //! manifest. Each later manifest repeats these bytes, so they move into a page, too, once there are more than
 //! [`INLINE_BYTES`] of them; there they stay.
+//!
+//! A run grows only in its own epoch. Whoever opens the next one moves what is left of it into pages but for a few entries; and the
+//! list of such runs that its epoch begins with, too, once it is long ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages
+//! are of the epoch that wrote them, which may be another one than that of the run, as they may be of another chain: a reference says
+//! where its page lies ([`Home`]).
+
+mod page;
+
+pub use self::page::Page;
+pub(super) use self::page::{decode_page_refs, decode_source, encode_page_ref, encode_source};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::envelope::{self, EnvelopeError, Kind};
 use crate::{
-    changelog::{
-        compression::Compression,
-        segment::{BlockHandle, Place, SegmentHandle, SegmentId},
-    },
+    changelog::segment::SegmentHandle,
     object::ObjectName,
     proto::store,
-    types::{BackendId, KeyGroupRange, Name, Sqn, SqnRange},
+    types::{BackendId, Name, Sqn, SqnRange},
 };
 
-/// Entries of one level that a manifest holds at most; beyond, the oldest [`PAGE_ENTRIES`] move into a page.
-pub const INLINE_ENTRIES: usize = 128;
-
-/// Entries of one page.
-pub const PAGE_ENTRIES: usize = 64;
-
-/// Bytes of change sets that the manifest itself holds at most, of one epoch, its newest one not counted; beyond, all but that one
-/// move into a page.
+/// Bytes of change sets in the manifest itself beyond which no further one goes there before they have moved into a page.
 pub const INLINE_BYTES: usize = 64 << 10;
+
+/// How much of a log index stands in a manifest itself; what is beyond moves into pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Handles of a run, and pages of one level, at most. At least 1.
+    pub entries: usize,
+    /// Entries that move into one page together, at most. At least 2.
+    pub page_entries: usize,
+    /// Bytes of change sets, at most.
+    pub inline_bytes: usize,
+}
+
+impl Bounds {
+    /// For the run that grows: what is beyond moves into pages that are written beside the manifest, for the next one to name.
+    pub const SOON: Self = Self { entries: 128, page_entries: 64, inline_bytes: INLINE_BYTES };
+
+    /// For the run that grows: what is beyond, because more came since the manifest before than pages were written, moves into pages
+    /// that are written before the manifest.
+    pub const NOW: Self = Self { entries: 256, page_entries: 64, inline_bytes: 2 * INLINE_BYTES };
+
+    /// For what no longer grows: of each run, and of all that an epoch began with.
+    pub const SETTLED: Self = Self { entries: 16, page_entries: 64, inline_bytes: 4 << 10 };
+}
 
 /// The changelog of one epoch.
 ///
@@ -48,12 +73,56 @@ pub struct Run {
     pub handles: Vec<SegmentHandle>,
 }
 
+/// The run of `epoch` from `from` to `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Names the run.
+    pub epoch: u64,
+    /// Inclusive.
+    pub from: Sqn,
+    /// Exclusive.
+    pub to: Sqn,
+}
+
+/// A source with its run, which may reach further on both sides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stretch {
+    /// What is meant.
+    pub source: Source,
+    /// Where it lies.
+    pub run: Run,
+}
+
+/// The UUID of a page: its number among those of its epoch, from 0, and half of `random`.
+#[must_use]
+pub fn page_id(number: u64, random: Uuid) -> Uuid {
+    let (_, random) = random.as_u64_pair();
+    Uuid::from_u64_pair(number, random)
+}
+
+/// The number of a page.
+#[must_use]
+pub fn page_number(id: Uuid) -> u64 {
+    id.as_u64_pair().0
+}
+
+/// In which chain a page lies: of a subtask of the operator, and of the epoch that wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// Whose.
+    pub subtask: u32,
+    /// Which owner's.
+    pub epoch: u64,
+}
+
 /// Refers to a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRef {
     /// Names the object.
     pub uuid: Uuid,
-    /// 1: it lists handles; above: pages of one level less.
+    /// Where it lies.
+    pub home: Home,
+    /// 1: it lists handles, or stretches; above: pages of one level less.
     pub level: u32,
     /// What it covers.
     pub range: SqnRange,
@@ -61,6 +130,15 @@ pub struct PageRef {
     pub crc: u32,
     /// Sums over the change sets below.
     pub totals: Totals,
+}
+
+/// A page that is not durable yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPage {
+    /// What will refer to it.
+    pub reference: PageRef,
+    /// The object.
+    pub bytes: Bytes,
 }
 
 /// Sums over change sets.
@@ -75,20 +153,12 @@ pub struct Totals {
 }
 
 impl PageRef {
-    /// The object that it refers to, in the log index of `backend`. A run, and with it its pages, is of one epoch.
+    /// The object that it refers to, given a backend of the operator.
     #[must_use]
-    pub fn name(&self, backend: &BackendId) -> ObjectName {
-        ObjectName::IndexPage { backend: backend.clone(), epoch: self.range.from.epoch(), id: self.uuid }
+    pub fn name(&self, of: &BackendId) -> ObjectName {
+        let Home { subtask, epoch } = self.home;
+        ObjectName::IndexPage { backend: BackendId { subtask, ..of.clone() }, epoch, id: self.uuid }
     }
-}
-
-/// The contents of a page.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Page {
-    /// Level 1.
-    Handles(Vec<SegmentHandle>),
-    /// Above.
-    Pages(Vec<PageRef>),
 }
 
 impl Totals {
@@ -98,6 +168,12 @@ impl Totals {
             stored_bytes: self.stored_bytes + other.stored_bytes,
             changes: self.changes + other.changes,
         }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn sum(all: impl Iterator<Item = Self>) -> Self {
+        all.fold(Self::default(), Self::add)
     }
 
     fn of(handle: &SegmentHandle) -> Self {
@@ -112,11 +188,16 @@ impl Run {
         self.pages.is_empty() && self.handles.is_empty()
     }
 
+    /// Handles and pages that it lists itself.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.pages.len() + self.handles.len()
+    }
+
     /// Sums over the whole run.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let pages = self.pages.iter().map(|page| page.totals);
-        pages.chain(self.handles.iter().map(Totals::of)).fold(Totals::default(), Totals::add)
+        Totals::sum(self.pages.iter().map(|page| page.totals).chain(self.handles.iter().map(Totals::of)))
     }
 
     /// Bytes of change sets that the manifest itself holds.
@@ -137,193 +218,87 @@ impl Run {
         self.handles.retain(|handle| handle.range.from < to);
     }
 
-    /// Moves the oldest entries of a level that has too many into a new page called `uuid`; returns its bytes, to be made
-    /// durable before a manifest with this run is. `None` if every level is within its bound; call again until it is.
-    pub fn fold(&mut self, uuid: impl FnOnce() -> Uuid) -> Option<(Uuid, Bytes)> {
-        let newest = self.handles.last().map_or(0, SegmentHandle::inline_bytes);
-        let is_heavy = self.inline_bytes() - newest > INLINE_BYTES;
-        let moved = if is_heavy { self.handles.len() - 1 } else { PAGE_ENTRIES };
-        if is_heavy || self.handles.len() > INLINE_ENTRIES {
-            let handles: Vec<_> = self.handles.drain(..moved).collect();
-            let end = self.pages.len();
-            return Some(self.replace(end..end, Page::Handles(handles), uuid()));
-        }
-        let highest = self.pages.first().map_or(0, |page| page.level);
-        for level in 1..=highest {
-            let first = self.pages.iter().position(|page| page.level == level).unwrap_or(0);
-            let count = self.pages.iter().filter(|page| page.level == level).count();
-            if count > INLINE_ENTRIES {
-                let range = first..first + PAGE_ENTRIES;
-                let pages = self.pages.get(range.clone()).expect("inside the level").to_vec();
-                return Some(self.replace(range, Page::Pages(pages), uuid()));
+    /// Moves what is beyond `bounds`, oldest entries first, into new pages at `home`, to be made durable before a manifest with
+    /// this run is. What it keeps is within `bounds` then.
+    pub fn fold(&mut self, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
+        let mut new = vec![];
+        loop {
+            let is_heavy = self.inline_bytes() > bounds.inline_bytes;
+            if !is_heavy && self.handles.len() <= bounds.entries {
+                break;
             }
+            let moved = if is_heavy { self.handles.len() } else { self.handles.len().min(bounds.page_entries) };
+            let page = Page::Handles(self.handles.drain(..moved).collect()).seal(home, uuid());
+            self.pages.push(page.reference);
+            new.push(page);
         }
-        None
-    }
-
-    fn replace(&mut self, range: std::ops::Range<usize>, page: Page, uuid: Uuid) -> (Uuid, Bytes) {
-        let bytes = page.encode();
-        self.pages.splice(range, [page.reference(uuid, envelope::crc_of(&bytes))]);
-        (uuid, bytes)
+        new.extend(fold_levels(&mut self.pages, bounds, home, uuid));
+        new
     }
 
     pub(super) fn encode(&self, epoch: u64) -> store::Run {
         store::Run {
             epoch,
             pages: self.pages.iter().map(encode_page_ref).collect(),
-            handles: self.handles.iter().map(encode_handle).collect(),
+            handles: self.handles.iter().map(page::encode_handle).collect(),
         }
     }
 
     pub(super) fn decode(job: &Name, run: &store::Run) -> Result<Self, &'static str> {
         Ok(Self {
-            pages: run.pages.iter().map(decode_page_ref).collect::<Result<_, _>>()?,
-            handles: run.handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?,
+            pages: decode_page_refs(&run.pages)?,
+            handles: run.handles.iter().map(|handle| page::decode_handle(job, handle)).collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl Page {
-    /// The page as an object.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let (level, pages, handles) = match self {
-            Self::Handles(handles) => (1, vec![], handles.iter().map(encode_handle).collect()),
-            Self::Pages(pages) => {
-                (pages.first().map_or(1, |p| p.level) + 1, pages.iter().map(encode_page_ref).collect(), vec![])
-            }
-        };
-        envelope::seal(Kind::Page, &store::Page { level, pages, handles })
-    }
-
-    /// Reads a page of `job`.
-    ///
-    /// # Errors
-    /// If the bytes are damaged, or are not the page that `reference` means.
-    pub fn decode(job: &Name, reference: &PageRef, bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        let page = Self::read(job, bytes)?;
-        if envelope::crc_of(bytes) != reference.crc {
-            return Err(EnvelopeError::Contents("not the page that its reference means".to_owned()));
+/// Moves the oldest pages of each level that has too many into pages of the next one.
+fn fold_levels(pages: &mut Vec<PageRef>, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
+    let mut new = vec![];
+    let mut level = 1;
+    while pages.first().is_some_and(|page| page.level >= level) {
+        let first = pages.iter().position(|page| page.level <= level).unwrap_or(pages.len());
+        let count = pages.iter().filter(|page| page.level == level).count();
+        if count <= bounds.entries {
+            level += 1;
+            continue;
         }
-        Ok(page)
+        let range = first..first + count.min(bounds.page_entries);
+        let moved = pages.get(range.clone()).expect("inside the level").to_vec();
+        let page = Page::Pages(moved).seal(home, uuid());
+        pages.splice(range, [page.reference]);
+        new.push(page);
     }
-
-    /// Reads any page of `job`; for tools.
-    ///
-    /// # Errors
-    /// If the bytes are damaged.
-    pub fn read(job: &Name, bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        let message: store::Page = envelope::open(Kind::Page, bytes)?;
-        let contents = |what: &'static str| EnvelopeError::Contents(what.to_owned());
-        if message.level == 1 {
-            let handles = message.handles.iter().map(|handle| decode_handle(job, handle));
-            Ok(Self::Handles(handles.collect::<Result<_, _>>().map_err(contents)?))
-        } else {
-            let pages = message.pages.iter().map(decode_page_ref);
-            Ok(Self::Pages(pages.collect::<Result<_, _>>().map_err(contents)?))
-        }
-    }
-
-    fn reference(&self, uuid: Uuid, crc: u32) -> PageRef {
-        let (level, ranges, totals): (u32, Vec<SqnRange>, Totals) = match self {
-            Self::Handles(handles) => (
-                1,
-                handles.iter().map(|handle| handle.range).collect(),
-                handles.iter().map(Totals::of).fold(Totals::default(), Totals::add),
-            ),
-            Self::Pages(pages) => (
-                pages.first().map_or(1, |page| page.level) + 1,
-                pages.iter().map(|page| page.range).collect(),
-                pages.iter().map(|page| page.totals).fold(Totals::default(), Totals::add),
-            ),
-        };
-        let from = ranges.first().map_or(Sqn(0), |range| range.from);
-        let to = ranges.last().map_or(Sqn(0), |range| range.to);
-        PageRef { uuid, level, range: SqnRange { from, to }, crc, totals }
-    }
+    new
 }
 
-fn encode_page_ref(page: &PageRef) -> store::PageRef {
-    store::PageRef {
-        uuid: Bytes::copy_from_slice(page.uuid.as_bytes()),
-        level: page.level,
-        from: page.range.from.0,
-        to: page.range.to.0,
-        crc: page.crc,
-        change_sets: page.totals.change_sets,
-        stored_bytes: page.totals.stored_bytes,
-        changes: page.totals.changes,
-    }
-}
-
-fn decode_page_ref(page: &store::PageRef) -> Result<PageRef, &'static str> {
-    Ok(PageRef {
-        uuid: Uuid::from_slice(&page.uuid).map_err(|_| "a malformed UUID")?,
-        level: page.level,
-        range: SqnRange { from: Sqn(page.from), to: Sqn(page.to) },
-        crc: page.crc,
-        totals: Totals { change_sets: page.change_sets, stored_bytes: page.stored_bytes, changes: page.changes },
-    })
-}
-
-fn encode_handle(handle: &SegmentHandle) -> store::SegmentHandle {
-    let (instance, segment, inline) = match &handle.place {
-        Place::Segment(id) => (Bytes::copy_from_slice(id.instance.as_bytes()), id.number, Bytes::new()),
-        Place::Inline(bytes) => (Bytes::new(), 0, bytes.clone()),
+/// Moves `sources` with their `runs` into pages that `past` lists, if they have more than `bounds` together, and what `past` lists
+/// beyond `bounds` into further ones.
+pub(super) fn fold_past(
+    (past, sources): (&mut Vec<PageRef>, &mut Vec<Source>),
+    runs: &std::collections::BTreeMap<u64, Run>,
+    bounds: &Bounds,
+    home: Home,
+    uuid: &mut dyn FnMut() -> Uuid,
+) -> Vec<NewPage> {
+    let stretch = |source: &Source| {
+        let mut run = runs.get(&source.epoch).cloned().unwrap_or_default();
+        run.drop_before(source.from);
+        run.drop_from(source.to);
+        Stretch { source: *source, run }
     };
-    store::SegmentHandle {
-        instance,
-        segment,
-        inline,
-        from: handle.range.from.0,
-        to: handle.range.to.0,
-        changes: handle.changes,
-        blocks: handle
-            .blocks
-            .iter()
-            .map(|block| store::Block {
-                offset: block.offset,
-                stored_bytes: block.stored_length,
-                raw_bytes: block.length,
-                crc: block.crc,
-                compression: block.compression.code().into(),
-                key_group_first: block.key_groups.first().0.into(),
-                key_group_last: block.key_groups.last().0.into(),
-            })
-            .collect(),
+    let stretches: Vec<Stretch> = sources.iter().map(stretch).collect();
+    let entries: usize = stretches.iter().map(|stretch| 1 + stretch.run.entries()).sum();
+    let inline_bytes: usize = stretches.iter().map(|stretch| stretch.run.inline_bytes()).sum();
+    let mut new = vec![];
+    if entries > bounds.entries || inline_bytes > bounds.inline_bytes {
+        let page = Page::Past(stretches).seal(home, uuid());
+        sources.clear();
+        past.push(page.reference);
+        new.push(page);
     }
-}
-
-fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHandle, &'static str> {
-    let block = |block: &store::Block| {
-        let compression = u8::try_from(block.compression).ok().and_then(Compression::from_code);
-        Ok(BlockHandle {
-            offset: block.offset,
-            stored_length: block.stored_bytes,
-            length: block.raw_bytes,
-            crc: block.crc,
-            compression: compression.ok_or("an unknown compression")?,
-            key_groups: KeyGroupRange::stored(block.key_group_first, block.key_group_last)
-                .map_err(|_| "a malformed range of key groups")?,
-        })
-    };
-    let range = SqnRange { from: Sqn(handle.from), to: Sqn(handle.to) };
-    if range.is_empty() {
-        return Err("a change set with an empty range");
-    }
-    let place = if handle.inline.is_empty() {
-        let instance = Uuid::from_slice(&handle.instance).map_err(|_| "a malformed UUID")?;
-        Place::Segment(SegmentId { job: job.clone(), instance, number: handle.segment })
-    } else {
-        Place::Inline(handle.inline.clone())
-    };
-    Ok(SegmentHandle {
-        place,
-        range,
-        changes: handle.changes,
-        stored_bytes: handle.blocks.iter().map(|block| u64::from(block.stored_bytes)).sum(),
-        blocks: handle.blocks.iter().map(block).collect::<Result<_, &'static str>>()?,
-    })
+    new.extend(fold_levels(past, bounds, home, uuid));
+    new
 }
 
 #[cfg(test)]
@@ -332,6 +307,15 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::{
+        changelog::{
+            compression::Compression,
+            segment::{BlockHandle, Place, SegmentId},
+        },
+        types::KeyGroupRange,
+    };
+
+    pub(crate) const HOME: Home = Home { subtask: 1, epoch: 2 };
 
     pub(crate) fn handle(from: u64, to: u64) -> SegmentHandle {
         SegmentHandle {
@@ -363,26 +347,32 @@ pub(crate) mod tests {
             match Page::decode(&job, &page, &pages[&page.uuid]).unwrap() {
                 Page::Handles(handles) => out.extend(handles),
                 Page::Pages(children) => open.extend(children.into_iter().rev()),
+                Page::Past(_) => panic!("a run has no past"),
             }
         }
         out.extend(run.handles.iter().cloned());
         out
     }
 
+    pub(crate) fn uuids() -> impl FnMut() -> Uuid {
+        let mut next = 0;
+        move || {
+            next += 1;
+            Uuid::from_u128(next)
+        }
+    }
+
     #[test]
     fn a_manifest_holds_a_bounded_part_of_an_endless_log() {
-        let (mut run, mut pages, mut next) = (Run::default(), BTreeMap::new(), 0);
+        let (mut run, mut pages, mut uuid) = (Run::default(), BTreeMap::new(), uuids());
         for i in 0..50_000_u64 {
             run.handles.push(handle(i, i + 1));
-            while let Some((uuid, bytes)) = run.fold(|| {
-                next += 1;
-                Uuid::from_u128(next)
-            }) {
-                assert!(bytes.len() < 10_000);
-                pages.insert(uuid, bytes);
+            for page in run.fold(&Bounds::SOON, HOME, &mut uuid) {
+                assert!(page.bytes.len() < 10_000);
+                pages.insert(page.reference.uuid, page.bytes);
             }
-            assert!(run.handles.len() <= INLINE_ENTRIES);
-            assert!(run.pages.len() <= 3 * INLINE_ENTRIES);
+            assert!(run.handles.len() <= Bounds::SOON.entries);
+            assert!(run.pages.len() <= 3 * Bounds::SOON.entries);
         }
         let all = expand(&run, &pages);
         assert_eq!(all.len(), 50_000);
@@ -401,20 +391,17 @@ pub(crate) mod tests {
 
     #[test]
     fn tails_in_a_manifest_are_bounded_and_stay_in_order_with_segments() {
-        let (mut run, mut pages, mut next) = (Run::default(), BTreeMap::new(), 0);
+        let (mut run, mut pages, mut uuid) = (Run::default(), BTreeMap::new(), uuids());
         for i in 0..10_000_u64 {
             let is_tail = i % 7 != 0;
             run.handles.push(if is_tail { tail(i, i + 1, 1 + (i * 37 % 20_000) as usize) } else { handle(i, i + 1) });
-            while let Some((uuid, bytes)) = run.fold(|| {
-                next += 1;
-                Uuid::from_u128(next)
-            }) {
-                assert!(bytes.len() < INLINE_BYTES + 50_000, "{}", bytes.len());
-                pages.insert(uuid, bytes);
+            for page in run.fold(&Bounds::SOON, HOME, &mut uuid) {
+                assert!(page.bytes.len() < INLINE_BYTES + 50_000, "{}", page.bytes.len());
+                pages.insert(page.reference.uuid, page.bytes);
             }
-            assert!(run.inline_bytes() <= INLINE_BYTES + 20_000);
+            assert!(run.inline_bytes() <= INLINE_BYTES);
             let encoded = prost::Message::encoded_len(&run.encode(1));
-            assert!(encoded <= INLINE_BYTES + 20_000 + 40_000, "{encoded} bytes after {i}");
+            assert!(encoded <= INLINE_BYTES + 40_000, "{encoded} bytes after {i}");
         }
         let all = expand(&run, &pages);
         assert_eq!(all.len(), 10_000);
@@ -424,9 +411,45 @@ pub(crate) mod tests {
 
     #[test]
     fn a_page_that_is_another_than_meant_is_refused() {
-        let page = Page::Handles(vec![handle(0, 1)]);
-        let bytes = page.encode();
-        let meant = page.reference(Uuid::nil(), envelope::crc_of(&bytes) ^ 1);
-        assert!(Page::decode(&Name::new("job").unwrap(), &meant, &bytes).is_err());
+        let NewPage { mut reference, bytes } = Page::Handles(vec![handle(0, 1)]).seal(HOME, Uuid::nil());
+        reference.crc ^= 1;
+        assert!(Page::decode(&Name::new("job").unwrap(), &reference, &bytes).is_err());
+    }
+
+    #[test]
+    fn a_past_of_any_length_is_a_bounded_list_and_keeps_its_order() {
+        let (mut past, mut sources, mut runs) = (vec![], vec![], BTreeMap::new());
+        let (mut pages, mut uuid) = (BTreeMap::new(), uuids());
+        let at = |epoch, n| Sqn(Sqn::first_of(epoch).0 + n);
+        for epoch in 1..3_000 {
+            let handles = (0..3 + epoch % 5).map(|i| handle(at(epoch, i).0, at(epoch, i + 1).0)).collect();
+            runs.insert(epoch, Run { pages: vec![], handles });
+            sources.push(Source { epoch, from: at(epoch, 1), to: at(epoch, 2 + epoch % 2) });
+            let home = Home { epoch: epoch + 1, ..HOME };
+            for page in fold_past((&mut past, &mut sources), &runs, &Bounds::SETTLED, home, &mut uuid) {
+                pages.insert(page.reference.uuid, page.bytes);
+            }
+            runs.retain(|epoch, _| sources.iter().any(|source| source.epoch == *epoch));
+            assert!(past.len() <= 3 * Bounds::SETTLED.entries && sources.len() <= Bounds::SETTLED.entries);
+        }
+        let job = Name::new("job").unwrap();
+        let (mut open, mut found) = (past.iter().rev().copied().collect::<Vec<_>>(), vec![]);
+        while let Some(page) = open.pop() {
+            match Page::decode(&job, &page, &pages[&page.uuid]).unwrap() {
+                Page::Past(stretches) => found.extend(stretches),
+                Page::Pages(children) => open.extend(children.into_iter().rev()),
+                Page::Handles(_) => panic!("a past lists sources"),
+            }
+        }
+        for (stretch, epoch) in found.iter().zip(1..) {
+            let source = Source { epoch, from: at(epoch, 1), to: at(epoch, 2 + epoch % 2) };
+            assert_eq!(stretch.source, source);
+            let range = |handle: &SegmentHandle| handle.range;
+            assert_eq!(range(&stretch.run.handles[0]).from, source.from);
+            assert_eq!(range(stretch.run.handles.last().unwrap()).to, source.to);
+        }
+        assert_eq!(found.len() + sources.len(), 2_999);
+        let change_sets = found.iter().map(|stretch| stretch.run.totals().change_sets).sum::<u64>();
+        assert_eq!(Totals::sum(past.iter().map(|page| page.totals)).change_sets, change_sets);
     }
 }

@@ -1,11 +1,61 @@
-//! The view over a job: what every subtask can restore, and the choice that all subtasks of one attempt share.
+//! The view over a job, and its chain: what every subtask can restore, the choice that all subtasks of one attempt share, and the
+//! checkpoints that are committed for the job where no engine does.
 //!
 //! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. One is
 //! *consistent* if every operator retains it whole: all subtasks of the generation that made it do, however many there are now.
 //!
+//! # The chain
+//!
+//! ```text
+//!   <job>/job/7           8                9               10               11
+//!   generation 4     commit (4, 1)    commit (4, 3)    generation 5     commit (5, 2)       each: all that is still true of the job
+//!   restores (3, 9)                                    restores (4, 3)
+//! ```
+//!
+//! A *generation* is an attempt together with what all its subtasks restore. Generations and commits share one chain of numbered
+//! records ([`JobRecord`]), each made by create-if-absent and derived from the one before, and only the newest counts. So all of them
+//! are in one order. Whoever makes one looks at the chain again afterwards, and goes by what he reads there, never by
+//! the outcome of his request ([`chain`]).
+//!
 //! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
-//! the first to ask records its choice in the job's chain (`<job>/job/<number>`, create-if-absent), and the others follow it.
+//! the first to ask records its choice, and the others follow it ([`choose`]). That makes a generation of its attempt, too.
+//!
+//! # Jobs without a coordinator
+//!
+//! An engine may *declare* a generation ([`declare`]): which tasks it has, and what they restore. Then its checkpoints are completed
+//! here. Each task whose part is durable *reports* it ([`reports`]); once all tasks of the generation have, anyone
+//! *commits* the checkpoint ([`commit`]). What makes this right:
+//!
+//! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only if that is of
+//!    its own generation. So what a generation restores, once recorded, was the newest commit and stays it.
+//! 2. **A part that was reported stays restorable until it is outdated**, by a newer commit or a newer generation's: its owner lets go of
+//!    it for no notice nor timeout, and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to open: under the same attempt it finds the part
+//!    in its chain and is refused ([`JobError::Used`]); under a higher one it must be recorded as a generation before it opens. That
+//!    outdates this one even if it was not declared. So while the commit is possible, all its parts are there.
+//! 3. **A part is one.** By the same argument, a task has at most one part of an id that was ever reported in an attempt. Ids that a
+//!    later attempt uses again are others, since the attempt is part of every name.
+//! 4. **Anyone may finish.** Reports are never taken back and a commit needs nothing else, so any daemon of the job may make it, and so may
+//!    the next declaration before it outdates the generation: what was fully reported by then is not lost. A
+//!    report that comes after the next generation's record means nothing.
+//! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So commits ascend within
+//!    a generation, and as attempts do between them, over the whole chain.
+//!
+//! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2 until it is
+//! a commit, and as long as it is what the job would restore, because owners let go of commits only for newer ones. A vanished
+//! subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
+//!
+//! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so who goes
+//! back on purpose to an older checkpoint does not meet the newer one again because of a crash before his first commit.
 
+mod chain;
+mod choose;
+mod commit;
+mod declare;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod model;
+mod record;
+mod reports;
 mod sound;
 mod view;
 
@@ -15,25 +65,30 @@ use std::{
 };
 
 pub use self::{
+    chain::{KEPT_RECORDS, newest},
+    choose::{Choice, Wish, choose, outdate, withdraw},
+    commit::{Finished, Report, finish, is_outdated, tally},
+    declare::{Generation, declare},
+    record::{Asked, Beginning, Commit, Declaration, JobRecord},
+    reports::{delete_outdated, report, reported},
     sound::{Spoilt, known_damage, mark},
     view::{JobView, Latest, OperatorCheckpoint, latest},
 };
 use super::{
-    chain::{self, ChainError},
-    envelope::{self, EnvelopeError, Kind},
+    chain::{self as manifests, ChainError},
+    envelope::EnvelopeError,
     manifest::{CheckpointRecord, Manifest},
 };
 use crate::{
     object::{
-        Created, Path, PutPayload, Retry, Store,
+        Path, Retry, Store,
         layout::{self, ObjectName},
     },
-    proto::store,
     types::{Attempt, BackendId, CheckpointId, Name},
 };
 
-/// How often a contended choice is tried.
-const CHOICE_ATTEMPTS: usize = 16;
+/// How often a contended record is tried.
+const ATTEMPTS: usize = 16;
 
 /// A checkpoint of the whole job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,39 +107,13 @@ impl JobCheckpoint {
     }
 }
 
-/// What a backend asks for that opens with the choice of its job.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
-    pub not_after: Option<CheckpointId>,
-    /// Skip checkpoints that are damaged.
-    pub fallback: bool,
-}
-
-/// What all subtasks of an attempt begin with.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// `None`: empty.
-    pub checkpoint: Option<JobCheckpoint>,
-    /// Newer ones that are damaged, newest first.
-    pub skipped: Vec<Spoilt>,
-}
-
-impl Choice {
-    /// `checkpoint`, of what is known to be damaged: `marks`.
-    fn new(checkpoint: Option<JobCheckpoint>, marks: &[Spoilt]) -> Self {
-        let is_newer = |spoilt: &&Spoilt| checkpoint.is_some_and(|chosen| spoilt.checkpoint > chosen);
-        Self { checkpoint, skipped: marks.iter().rev().filter(is_newer).cloned().collect() }
-    }
-}
-
 impl fmt::Display for JobCheckpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of attempt {}", self.id, self.attempt)
     }
 }
 
-/// Why no choice could be made.
+/// Why a job's chain could not be read, or has no place for what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// A later attempt has begun.
@@ -137,6 +166,51 @@ pub enum JobError {
         /// Oldest first.
         skipped: Vec<Spoilt>,
     },
+    /// The attempt was declared, and otherwise.
+    #[error(
+        "job `{job}`: attempt {attempt} was declared with {declared}, not with {asked}; declare the same, or a higher attempt"
+    )]
+    DeclaredOtherwise {
+        /// The job.
+        job: Name,
+        /// The caller's.
+        attempt: Attempt,
+        /// By the first.
+        declared: Box<Declaration>,
+        /// By this one.
+        asked: Box<Declaration>,
+    },
+    /// The attempt has begun without.
+    #[error(
+        "job `{job}`: attempt {attempt} has begun without being declared; declare a higher attempt before any of its tasks open"
+    )]
+    BegunUndeclared {
+        /// The job.
+        job: Name,
+        /// The caller's.
+        attempt: Attempt,
+    },
+    /// What was declared makes no sense.
+    #[error("job `{0}`: a declaration {1}")]
+    Malformed(Name, String),
+    /// The checkpoint to restore is not there any more.
+    #[error("job `{job}`: checkpoint {checkpoint} is what a declaration restores, but {what}; declare an id, or empty")]
+    NotThere {
+        /// The job.
+        job: Name,
+        /// Which.
+        checkpoint: JobCheckpoint,
+        /// Whose part is missing.
+        what: String,
+    },
+    /// The checkpoint that was asked for is not consistent.
+    #[error(
+        "job `{0}`: there is no checkpoint {1} that every operator retains whole; declare another id, the newest commit, or empty"
+    )]
+    NotConsistent(Name, String),
+    /// The records were deleted.
+    #[error("the records of job `{0}` are gone from the store")]
+    Gone(Name),
     /// A record is damaged.
     #[error("job record `{object}` is damaged: {source}; restore by id or handle, which needs no job record")]
     Corrupt {
@@ -145,6 +219,9 @@ pub enum JobError {
         /// How.
         source: EnvelopeError,
     },
+    /// Others are always faster.
+    #[error("job `{0}`: others append to its chain all the time")]
+    Contended(Name),
     /// Reading the subtasks' manifests.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -212,135 +289,9 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
         objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(backend).collect();
     let mut heads = vec![];
     for backend in backends {
-        heads.extend(chain::read_head(store, &backend, retry).await?.map(|head| head.manifest));
+        heads.extend(manifests::read_head(store, &backend, retry).await?.map(|head| head.manifest));
     }
     Ok(heads)
-}
-
-/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
-/// attempt decides, the others follow. Cancel-safe.
-///
-/// # Errors
-/// [`JobError`] says why there is no choice.
-pub async fn choose(
-    store: &Store,
-    (backend, parallelism): (&BackendId, u32),
-    attempt: Attempt,
-    wish: Wish,
-    retry: Retry,
-) -> Result<Choice, JobError> {
-    let job = &backend.job;
-    for _ in 0..CHOICE_ATTEMPTS {
-        let record = newest_record(store, job, retry).await?;
-        if let Some((_, newest)) = &record
-            && newest.attempt > attempt
-        {
-            return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
-        }
-        let heads = read_heads(store, job, retry).await?;
-        let own = heads.iter().find(|head| head.backend == *backend);
-        let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
-        let again_alone = opened_before && is_alone(&heads, backend, parallelism);
-        // Those of a generation that had the same attempt would be lost to the subtasks that are new.
-        let is_used = |head: &Manifest| {
-            let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
-            used.any(|record| head.backend == *backend || head.span(record).parallelism != parallelism)
-        };
-        let mut operator = heads.iter().filter(|head| head.backend.operator == backend.operator);
-        if !again_alone && operator.any(is_used) {
-            return Err(JobError::Used { job: job.clone(), attempt });
-        }
-        let view = JobView::of(&heads);
-        let not_after = wish.limit(&view, backend)?;
-        let mut marks = sound::marks(record.as_ref().map(|(_, record)| record));
-        if let Some((_, chosen)) = record.as_ref().filter(|(_, newest)| newest.attempt == attempt)
-            && !again_alone
-        {
-            let chosen = chosen.restore.as_ref().map(|c| JobCheckpoint { attempt: c.attempt, id: c.id });
-            if let (Some(chosen), Some(last)) = (chosen, not_after)
-                && chosen > last
-            {
-                return Err(JobError::ChosenNewer { job: job.clone(), chosen, asked: last });
-            }
-            return Ok(Choice::new(chosen, &marks));
-        }
-        // What no subtask retains any more is never chosen.
-        marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
-        let restore = decide(store, &heads, (&view, not_after), (wish, &mut marks), (job, retry)).await?;
-        // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
-        if again_alone {
-            return Ok(Choice::new(restore, &marks));
-        }
-        let message = store::JobRecord {
-            number: record.map_or(1, |(number, _)| number + 1),
-            attempt,
-            restore: restore.map(|c| store::JobCheckpoint { attempt: c.attempt, id: c.id }),
-            spoilt: sound::to_records(&marks),
-        };
-        if put_record(store, job, &message, retry).await? {
-            return Ok(Choice::new(restore, &marks));
-        }
-    }
-    Err(JobError::Chain(ChainError::Contended(backend.clone())))
-}
-
-impl Wish {
-    /// The newest checkpoint that is allowed, if not every one is.
-    fn limit(&self, view: &JobView, backend: &BackendId) -> Result<Option<JobCheckpoint>, JobError> {
-        let limit = |id| view.by_id(&backend.operator, id).ok_or_else(|| JobError::NotRetained(backend.clone(), id));
-        self.not_after.map(limit).transpose()
-    }
-}
-
-/// What the first subtask of an attempt chooses.
-async fn decide(
-    store: &Store,
-    heads: &[Manifest],
-    (view, not_after): (&JobView, Option<JobCheckpoint>),
-    (wish, marks): (Wish, &mut Vec<Spoilt>),
-    (job, retry): (&Name, Retry),
-) -> Result<Option<JobCheckpoint>, JobError> {
-    let newest = match (view.latest(), not_after) {
-        (Latest::Nothing, None) => return Ok(None),
-        (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
-        (Latest::Checkpoint(newest), _) => newest,
-    };
-    if !wish.fallback {
-        return Ok(Some(newest));
-    }
-    match sound::newest(store, heads, (view, not_after), marks, retry).await? {
-        Some(sound) => Ok(Some(sound)),
-        None => Err(JobError::AllDamaged { job: job.clone(), skipped: marks.clone() }),
-    }
-}
-
-/// Whether the job has no other subtask than `backend`.
-fn is_alone(heads: &[Manifest], backend: &BackendId, parallelism: u32) -> bool {
-    let is_only = |head: &Manifest| head.backend == *backend && head.shape.parallelism <= 1;
-    parallelism <= 1 && heads.iter().all(is_only)
-}
-
-/// Appends `record`; whether nobody else was there first.
-async fn put_record(store: &Store, job: &Name, record: &store::JobRecord, retry: Retry) -> Result<bool, JobError> {
-    let path = ObjectName::JobRecord { job: job.clone(), number: record.number }.path();
-    let bytes = envelope::seal(Kind::JobRecord, record);
-    let created = store.create(&path, PutPayload::from_bytes(bytes), retry).await?;
-    Ok(matches!(created, Created::New | Created::Identical))
-}
-
-async fn newest_record(store: &Store, job: &Name, retry: Retry) -> Result<Option<(u64, store::JobRecord)>, JobError> {
-    let objects = store.list(&layout::job_records(job), retry).await?;
-    let number = |name| match name {
-        ObjectName::JobRecord { number, .. } => Some(number),
-        _ => None,
-    };
-    let newest = objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).max();
-    let Some(number) = newest else { return Ok(None) };
-    let path = ObjectName::JobRecord { job: job.clone(), number }.path();
-    let bytes = store.get(&path, retry).await?;
-    let record = envelope::open(Kind::JobRecord, &bytes)
-        .map_err(|source| JobError::Corrupt { object: path.to_string(), source })?;
-    Ok(Some((number, record)))
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub enum NoticeOutcome {
     Unknown,
     /// The checkpoint is pinned and goes once released.
     Pinned,
+    /// Not the engine's to say, as its job was declared.
+    Coordinated,
 }
 
 /// Why a barrier is refused.
@@ -92,6 +94,7 @@ pub enum Awaits {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Flight {
     record: CheckpointRecord,
     awaits: Awaits,
@@ -113,6 +116,7 @@ impl Flight {
 /// Invariants: `retained` ascends by (epoch, id); a withdrawn checkpoint is neither in flight nor retained. With a log, ids in
 /// flight are above every id that this epoch published; snapshots may be done in another order.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Ledger {
     epoch: u64,
     retention: Retention,
@@ -290,6 +294,36 @@ impl Ledger {
                 self.let_go(target, |identity| identity.epoch == target.epoch && identity.id <= target.id)
             }
         }
+    }
+
+    /// The whole job has `target`, and commits nothing older any more: it completes, and what is older and did not complete goes.
+    pub fn commit(&mut self, target: NoticeTarget) -> NoticeOutcome {
+        let outcome = self.complete(target);
+        let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
+            return outcome;
+        };
+        let is_over = |record: &CheckpointRecord| key(record) < committed && !record.completed && !record.subsumed;
+        for record in self.retained.iter_mut().filter(|record| is_over(record)) {
+            record.subsumed = true;
+            self.dirty = true;
+        }
+        self.retained.retain(|record| record.pinned || !record.subsumed);
+        outcome
+    }
+
+    /// Those for which `is_committed` completed under an owner before, which may not have known. Retention by count looks at them with the next
+    /// one that completes: until then none goes that may be what this owner began with.
+    pub fn recall(&mut self, is_committed: impl Fn(&CheckpointRecord) -> bool) {
+        for record in self.retained.iter_mut().filter(|record| !record.completed && is_committed(record)) {
+            record.completed = true;
+            self.dirty = true;
+        }
+    }
+
+    /// The retained checkpoint that `target` means.
+    #[must_use]
+    pub fn find(&self, target: NoticeTarget) -> Option<&CheckpointRecord> {
+        self.position(target).and_then(|at| self.retained.get(at))
     }
 
     /// Pins a retained checkpoint; `false` if there is none.
@@ -552,5 +586,27 @@ mod tests {
         ledger.published();
         assert_eq!(ledger.notice(NoticeKind::Subsume, target(2)), NoticeOutcome::Done);
         assert_eq!(ids(&ledger), [9, 3]);
+    }
+
+    #[test]
+    fn a_commit_completes_and_lets_go_of_what_is_older_and_never_will() {
+        for retention in [Retention::Count(2), Retention::Explicit] {
+            let mut ledger = published(6, retention);
+            ledger.pin(target(2));
+            assert_eq!(ledger.commit(target(1)), NoticeOutcome::Done);
+            assert_eq!(ledger.commit(target(4)), NoticeOutcome::Done);
+            let ids = |ledger: &Ledger| ledger.retained().iter().map(|record| record.identity.id).collect::<Vec<_>>();
+            assert_eq!(ids(&ledger), [1, 2, 4, 5, 6], "3 is subsumed, 2 once it is released");
+            assert!(ledger.is_dirty());
+            assert_eq!(ledger.confirmed_to(), 40);
+            assert_eq!(ledger.release(target(2)), Some(true));
+            assert_eq!(ids(&ledger), [1, 4, 5, 6]);
+            assert_eq!(ledger.commit(target(4)), NoticeOutcome::Unchanged);
+            assert_eq!(ledger.commit(target(3)), NoticeOutcome::Unknown);
+            ledger.recall(|record| record.identity.id == 5);
+            ledger.commit(target(6));
+            let kept: &[u64] = if retention == Retention::Explicit { &[1, 4, 5, 6] } else { &[5, 6] };
+            assert_eq!(ids(&ledger), kept, "{retention:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::{
+    index::PageRef,
     ledger::Ledger,
     manifest::{CheckpointRecord, Contents, Manifest, SnapshotFile, Source},
 };
@@ -58,17 +59,19 @@ fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = 
 
 fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
     for import in contents.imports.iter().filter_map(|uuid| manifest.import(*uuid)) {
-        add_log(wanted, &import.origin, &import.sources);
+        add_log(wanted, &import.origin, (&import.past, &import.sources));
         wanted.objects.extend(import.materialization.iter().map(|base| base.index.path(&import.origin)));
     }
     let base = contents.base.and_then(|uuid| manifest.materialization(uuid));
     wanted.objects.extend(base.map(|base| base.index.path(&manifest.backend)));
-    add_log(wanted, &manifest.backend, &contents.sources);
+    add_log(wanted, &manifest.backend, (&contents.past, &contents.sources));
 }
 
-fn add_log(wanted: &mut Wanted, of: &BackendId, sources: &[Source]) {
-    let ranges = sources.iter().map(|source| (of.clone(), SqnRange { from: source.from, to: source.to }));
-    for range in ranges {
+/// Of a past, that between its parts, too: what owners logged beyond the checkpoint that their successors restored.
+fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[Source])) {
+    let past = past.iter().map(|page| page.range);
+    let ranges = past.chain(sources.iter().map(|source| SqnRange { from: source.from, to: source.to }));
+    for range in ranges.map(|range| (of.clone(), range)) {
         if !wanted.log.contains(&range) {
             wanted.log.push(range);
         }
@@ -83,20 +86,11 @@ pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>)
     Label { uses, leads_to, is_image: false }
 }
 
-/// What a copy of the page `uuid` is good for, which `manifest` is about to name.
+/// What a copy of a page is good for that lists changes of one of `origins`.
 #[must_use]
-pub fn page_label(manifest: &Manifest, uuid: Uuid) -> Label {
-    let epoch = manifest.owner().epoch.number;
-    let pages = manifest.runs.get(&epoch).map(|run| run.pages.as_slice()).unwrap_or_default();
-    let range = match pages.iter().find(|page| page.uuid == uuid) {
-        Some(page) => page.range,
-        // A page of a higher level has it already.
-        None => SqnRange {
-            from: pages.first().map_or(Sqn::first_of(epoch), |page| page.range.from),
-            to: pages.last().map_or(Sqn::first_of(epoch), |page| page.range.to),
-        },
-    };
-    Label { uses: vec![Use { backend: manifest.backend.clone(), part: Part::Log(range) }], ..Label::default() }
+pub fn page_label(origins: &[BackendId], page: &PageRef) -> Label {
+    let of = |origin: &BackendId| Use { backend: origin.clone(), part: Part::Log(page.range) };
+    Label { uses: origins.iter().map(of).collect(), ..Label::default() }
 }
 
 #[cfg(test)]

@@ -12,9 +12,33 @@
 //! checkpoint has it.
 //!
 //! An epoch that began with what lies in other chains, because the operator was rescaled, names it as [`imports`](Import).
+//!
+//! # What bounds its size
+//!
+//! Each checkpoint writes a manifest, so none of it may grow with the log. What would, lies in pages ([`super::index`]).
+//!
+//! | part | at most | bytes each, about |
+//! | --- | --- | --- |
+//! | names, shape, low waters | 1 | 150, and the names |
+//! | run of the present epoch | 128 change sets (256 if more come than pages are written), 128 pages of each level | 40, and 35 for each of up to 5 blocks; 75 |
+//! | its inline tails | 64 KiB and one `execution.checkpointing.data-inline-threshold`, then they move into a page | |
+//! | runs of older epochs | 1 for each epoch with a retained checkpoint, and those in `sources`; each 16 change sets, 16 pages of each level, 4 KiB of tails | as above |
+//! | epochs | 1 for each epoch with a retained checkpoint, and the present one | 80 |
+//! | what one began with | 16 `sources` with their runs; all before in 16 pages of each level | 30; 75 |
+//! | checkpoints | those retained: `state.checkpoints.num-retained` and those in flight, pinned and not yet let go; never more than `max_retained_checkpoints` of [`Limits`](crate::types::Limits) | 100, and the attachment, up to `max_attachment_bytes` |
+//! | materializations | 1 for each of those, 1 newer | 130 |
+//! | states | `max_states` | 20, and name, serializers and default value |
+//! | imports | of each rescale since the last materialization, 1 for each old subtask with common key groups; an owner with more than 16 materializes at once | 200, 6 for each state, and 16 change sets or 16 pages of each level |
+//!
+//! A level has 64 pages of the one below, so the third begins at some 500,000 change sets.
+//!
+//! Not here, because it has other bounds: the pieces and files of materializations are in their index objects; what is damaged, in records of
+//! the job; what was let go is told by two low waters and by not being named. The manifest that opens an epoch names the operator state that its
+//! owner is about to read, too: as much as the manifests of all old subtasks have of it.
 
 pub(super) mod codec;
 mod import;
+mod settle;
 mod states;
 
 use std::collections::BTreeMap;
@@ -23,7 +47,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::{import::Import, states::Registration};
-use super::index::Run;
+pub use super::index::Source;
+use super::index::{PageRef, Run, Totals};
 use crate::{
     object::{ObjectName, Path},
     types::{
@@ -62,6 +87,8 @@ pub struct Manifest {
     pub segment_low_water: u64,
     /// Snapshot files of the present epoch numbered below this that no manifest names by now will never be named.
     pub snapshot_low_water: u64,
+    /// Pages of the present epoch [numbered](super::index::page_number) below this that no manifest names by now will never be named.
+    pub page_low_water: u64,
     /// Checksum of the manifest before; 0 for the first.
     pub previous_crc: u32,
     /// Whether it opened its epoch.
@@ -125,19 +152,10 @@ pub struct Contents {
     pub imports: Vec<Uuid>,
     /// Names the materialization.
     pub base: Option<Uuid>,
+    /// Pages that list sources before `sources`, with their runs.
+    pub past: Vec<PageRef>,
     /// Not empty, one per run.
     pub sources: Vec<Source>,
-}
-
-/// The run of `epoch` from `from` to `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
-    /// Names the run.
-    pub epoch: u64,
-    /// Inclusive.
-    pub from: Sqn,
-    /// Exclusive.
-    pub to: Sqn,
 }
 
 /// A snapshot of the inner backend, made of pieces that were each copied at their own sqn.
@@ -367,6 +385,31 @@ impl Manifest {
         self.materializations.retain(|base| bases.contains(&base.uuid));
         let imports: Vec<Uuid> = all.iter().flat_map(|contents| contents.imports.iter().copied()).collect();
         self.imports.retain(|import| imports.contains(&import.uuid));
+        for record in &mut self.epochs {
+            let past = &mut record.contents.past;
+            if !all.iter().any(|contents| contents.past == *past) {
+                past.clear();
+            }
+        }
+    }
+
+    /// Stored bytes that a restore of `checkpoint` reads, at most.
+    #[must_use]
+    pub fn stored_bytes(&self, checkpoint: &CheckpointRecord) -> u64 {
+        let contents = self.contents(checkpoint);
+        let base = contents.base.and_then(|uuid| self.materialization(uuid));
+        let imports = contents.imports.iter().filter_map(|uuid| self.import(*uuid));
+        let runs = contents.sources.iter().filter_map(|source| self.runs.get(&source.epoch));
+        let log = Totals::sum(contents.past.iter().map(|page| page.totals).chain(runs.map(Run::totals)));
+        base.map_or(0, |base| base.stored_bytes) + imports.map(Import::stored_bytes).sum::<u64>() + log.stored_bytes
+    }
+
+    /// Sums over the backend's own changelog, as far as it is needed.
+    #[must_use]
+    pub fn log_totals(&self) -> Totals {
+        let pages = self.epochs.iter().flat_map(|record| &record.contents.past);
+        let past: BTreeMap<Uuid, Totals> = pages.map(|page| (page.uuid, page.totals)).collect();
+        Totals::sum(past.into_values().chain(self.runs.values().map(Run::totals)))
     }
 }
 
@@ -459,6 +502,7 @@ pub(crate) mod tests {
             instance: Uuid::from_u128(99),
             segment_low_water: 41,
             snapshot_low_water: 3,
+            page_low_water: 5,
             previous_crc: 0xdead_beef,
             opens_epoch: false,
         }

@@ -1,18 +1,19 @@
 //! A model: writer, ledger, log index and manifest chain of owners that follow and outlive each other, over a store that only
-//! creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at any time, zombies.
+//! creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at any time, zombies. Owners begin
+//! with runs of those before, or with imports of them; bounds are so small that all of it moves into pages again and again.
 //!
 //! `DSTL_MODEL_CASES` sets how many runs there are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    index::INLINE_BYTES,
+    index::{Bounds, NewPage, Page, PageRef, Run, Source, Stretch},
     ledger::{Awaits, Ledger, NoticeKind, NoticeTarget, Retention},
-    manifest::{CheckpointRecord, Manifest, tests::sample},
+    manifest::{CheckpointRecord, Contents, Manifest, tests::sample},
 };
 use crate::{
     changelog::{
@@ -21,8 +22,12 @@ use crate::{
         segment::{self, SegmentHandle, SegmentId},
         writer::Writer,
     },
-    types::{CheckpointIdentity, Epoch, KeyGroup, Sqn},
+    types::{CheckpointIdentity, Epoch, KeyGroup, Sqn, StateId},
 };
+
+const SOON: Bounds = Bounds { entries: 3, page_entries: 2, inline_bytes: 60 };
+const NOW: Bounds = Bounds { entries: 5, page_entries: 2, inline_bytes: 120 };
+const SETTLED: Bounds = Bounds { entries: 2, page_entries: 2, inline_bytes: 30 };
 
 struct Owner {
     manifest: Manifest,
@@ -32,6 +37,11 @@ struct Owner {
     /// The manifest that is being written, and how far its log reaches.
     publishing: Option<(Manifest, Sqn)>,
     batches: u64,
+    next_page: u64,
+    /// Pages that are being written, for the next manifest.
+    beside: Vec<NewPage>,
+    /// What its epoch began with.
+    began: Vec<Source>,
     ended: bool,
 }
 
@@ -44,6 +54,10 @@ struct World {
     numbers: u64,
     /// Restorable by a reply, and neither let go nor superseded by an owner that did not restore it.
     promised: Vec<(CheckpointIdentity, u64)>,
+    /// Pages that are durable.
+    pages: BTreeMap<Uuid, Bytes>,
+    /// What each checkpoint has, by its UUID: parts of the logs of epochs.
+    truth: BTreeMap<Uuid, Vec<Source>>,
 }
 
 fn writer(manifest: &Manifest) -> Writer {
@@ -57,7 +71,7 @@ impl World {
         Uuid::from_u128(self.numbers.into())
     }
 
-    fn open(&mut self) {
+    fn open(&mut self, is_import: bool) {
         let owner = self.uuid();
         let mut manifest = self.chain.last().cloned().unwrap_or_else(|| {
             let mut first = sample();
@@ -67,19 +81,87 @@ impl World {
             first
         });
         let restored = manifest.checkpoints.last().cloned();
+        let began = restored.as_ref().map(|record| self.truth[&record.identity.uuid].clone()).unwrap_or_default();
         let mut record = manifest.owner().clone();
         record.epoch = Epoch { number: record.epoch.number + 1, owner };
         record.attempt += 1;
         record.contents = restored.as_ref().map(|record| manifest.contents(record)).unwrap_or_default();
+        if let Some(restored) = restored.as_ref().filter(|_| is_import) {
+            let states = BTreeMap::from([(StateId(1), StateId(1))]);
+            let imports = manifest.export(restored, manifest.shape.key_groups, &states, || self.uuid());
+            record.contents =
+                Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() };
+            manifest.imports.extend(imports);
+        }
         record.restored = restored.map(|record| (record.identity, record.attempt));
         manifest.epochs.push(record);
         manifest.number += 1;
         manifest.prune(&[]);
+        let pages = manifest.settle(&SETTLED, || self.uuid());
+        self.write(pages);
         let number = manifest.owner().epoch.number;
         let ledger = Ledger::new(number, Retention::Count(2), manifest.checkpoints.clone(), 0);
         self.chain.push(manifest.clone());
         let (writer, uploading, publishing) = (writer(&manifest), vec![], None);
-        self.owners.push(Owner { manifest, writer, ledger, uploading, publishing, batches: 0, ended: false });
+        let (next_page, beside) = (manifest.page_low_water, vec![]);
+        let (batches, ended) = (0, false);
+        self.owners.push(Owner {
+            manifest,
+            writer,
+            ledger,
+            uploading,
+            publishing,
+            batches,
+            next_page,
+            beside,
+            began,
+            ended,
+        });
+    }
+
+    fn write(&mut self, pages: Vec<NewPage>) {
+        for page in pages {
+            assert_eq!(self.pages.insert(page.reference.uuid, page.bytes), None, "a name that is used again");
+        }
+    }
+
+    /// What `contents` of `manifest` have, in order, all their pages read.
+    fn read(&self, manifest: &Manifest, contents: &Contents) -> Vec<(Source, Vec<SegmentHandle>)> {
+        let imports = contents.imports.iter().map(|uuid| manifest.import(*uuid).expect("an import"));
+        let imports = imports.map(|import| (&import.past, &import.sources, &import.runs));
+        let parts = imports.chain([(&contents.past, &contents.sources, &manifest.runs)]);
+        let mut stretches = vec![];
+        for (past, sources, runs) in parts {
+            for page in self.leaves(past) {
+                let Page::Past(found) = page else { panic!("a past lists sources") };
+                stretches.extend(found);
+            }
+            let run = |source: &Source| runs.get(&source.epoch).expect("the run of a source").clone();
+            stretches.extend(sources.iter().map(|source| Stretch { source: *source, run: run(source) }));
+        }
+        stretches.into_iter().map(|stretch| (stretch.source, self.handles(&stretch.run))).collect()
+    }
+
+    fn handles(&self, run: &Run) -> Vec<SegmentHandle> {
+        let mut handles = vec![];
+        for page in self.leaves(&run.pages) {
+            let Page::Handles(found) = page else { panic!("a run lists handles") };
+            handles.extend(found);
+        }
+        handles.extend_from_slice(&run.handles);
+        handles
+    }
+
+    fn leaves(&self, pages: &[PageRef]) -> Vec<Page> {
+        let mut leaves = vec![];
+        for page in pages {
+            let bytes = self.pages.get(&page.uuid).expect("a page is named before it is durable");
+            match Page::decode(&sample().backend.job, page, bytes).unwrap() {
+                Page::Pages(pages) => leaves.extend(self.leaves(&pages)),
+                leaf => leaves.push(leaf),
+            }
+        }
+        leaves
     }
 
     fn roll_over(&mut self, of: usize, may_inline: bool) {
@@ -114,6 +196,9 @@ impl World {
             base: None,
             ..sample().checkpoints[0].clone()
         };
+        let own = Source { epoch, from: Sqn::first_of(epoch), to: record.cut };
+        let truth = owner.began.iter().copied().chain((own.to > own.from).then_some(own)).collect();
+        self.truth.insert(uuid, truth);
         owner.ledger.trigger(record, Awaits::Log);
     }
 
@@ -137,13 +222,21 @@ impl World {
         if owner.publishing.is_some() {
             return;
         }
+        let beside = std::mem::take(&mut owner.beside);
+        self.write(beside);
+        let random = self.uuid();
+        let owner = &mut self.owners[of];
         let listed_to = owner.writer.listed_to();
         let (_, records) = owner.ledger.begin_publishing(listed_to);
+        let before = owner.manifest.fold(&NOW, &mut owner.next_page, || random);
+        owner.manifest.page_low_water = owner.next_page;
         owner.manifest.number += 1;
         owner.manifest.checkpoints = records;
         let in_flight: Vec<_> = owner.ledger.in_flight_records().map(|r| owner.manifest.contents(r)).collect();
         owner.manifest.prune(&in_flight);
         owner.publishing = Some((owner.manifest.clone(), listed_to));
+        owner.beside = owner.manifest.fold(&SOON, &mut owner.next_page, || random);
+        self.write(before);
     }
 
     fn finish(&mut self, of: usize) {
@@ -173,9 +266,11 @@ impl World {
     }
 
     fn act(&mut self, kind: u8, a: u8, b: u8) {
-        let of = usize::from(a) % self.owners.len();
-        if kind.is_multiple_of(16) && self.owners.len() < 3 {
-            return self.open();
+        let newest = self.owners.len() - 1;
+        // The others are zombies.
+        let of = if a < 160 { newest } else { usize::from(a) % self.owners.len() };
+        if kind.is_multiple_of(16) && self.owners.len() < 8 {
+            return self.open(b.is_multiple_of(3));
         }
         if self.owners[of].ended {
             return;
@@ -204,10 +299,12 @@ impl World {
     fn check(&self) {
         let head = self.chain.last().unwrap();
         for record in &head.checkpoints {
-            for source in head.contents(record).sources {
-                let run = head.runs.get(&source.epoch).expect("the run of a source");
+            let found = self.read(head, &head.contents(record));
+            let sources: Vec<Source> = found.iter().map(|(source, _)| *source).collect();
+            assert_eq!(sources, self.truth[&record.identity.uuid], "the parts of checkpoint {}", record.identity.id);
+            for (source, handles) in found {
                 let mut next = source.from;
-                for handle in run.handles.iter().filter(|h| h.range.from < source.to && h.range.to > source.from) {
+                for handle in handles.iter().filter(|h| h.range.from < source.to && h.range.to > source.from) {
                     assert_eq!(handle.range.from, next, "a gap in the log of checkpoint {}", record.identity.id);
                     next = handle.range.to;
                     let is_there = handle.segment().is_none_or(|segment| self.segments.contains(&segment.number));
@@ -225,12 +322,23 @@ impl World {
             );
             let of_head = head.runs.get(&epoch).filter(|_| head.owner().epoch == owner.manifest.owner().epoch);
             if owner.writer.persisted_to() > Sqn::first_of(epoch) && head.owner().epoch.number == epoch {
-                let listed = of_head.and_then(|run| run.handles.last()).map_or(Sqn::first_of(epoch), |h| h.range.to);
+                let listed = of_head.map(|run| self.handles(run)).unwrap_or_default();
+                let listed = listed.last().map_or(Sqn::first_of(epoch), |h| h.range.to);
                 let tails = owner.manifest.runs.get(&epoch).into_iter().flat_map(|run| &run.handles);
                 let durable = |h: &&SegmentHandle| h.segment().is_none() && h.range.to <= owner.writer.persisted_to();
                 assert!(tails.filter(durable).all(|h| h.range.to <= listed), "a tail that no manifest has");
             }
-            assert!(owner.manifest.runs.values().all(|run| run.inline_bytes() <= INLINE_BYTES));
+        }
+        let present = head.owner();
+        let runs = head.runs.iter().filter(|(epoch, _)| **epoch != present.epoch.number).map(|(_, run)| run);
+        for run in runs.chain(head.imports.iter().flat_map(|import| import.runs.values())) {
+            assert!(is_within(&SETTLED, run), "{run:?}");
+        }
+        assert!(head.runs.get(&present.epoch.number).is_none_or(|run| is_within(&NOW, run)));
+        let pasts = head.imports.iter().map(|import| (&import.past, &import.sources));
+        let pasts = pasts.chain(head.epochs.iter().map(|record| (&record.contents.past, &record.contents.sources)));
+        for (past, sources) in pasts {
+            assert!(sources.len() <= SETTLED.entries && levels_are_within(&SETTLED, past));
         }
         // What was replied stays restorable as long as its owner was told nothing else.
         for owner in self.owners.iter().filter(|owner| head.owner().epoch == owner.manifest.owner().epoch) {
@@ -245,6 +353,16 @@ impl World {
     }
 }
 
+fn is_within(bounds: &Bounds, run: &Run) -> bool {
+    let handles = run.handles.len() <= bounds.entries && run.inline_bytes() <= bounds.inline_bytes;
+    handles && levels_are_within(bounds, &run.pages)
+}
+
+fn levels_are_within(bounds: &Bounds, pages: &[PageRef]) -> bool {
+    (1..20).all(|level| pages.iter().filter(|page| page.level == level).count() <= bounds.entries)
+        && pages.is_sorted_by(|a, b| a.level >= b.level && a.range.to <= b.range.from)
+}
+
 fn cases() -> u32 {
     std::env::var("DSTL_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200)
 }
@@ -254,10 +372,10 @@ proptest! {
 
     #[test]
     fn what_a_head_names_is_durable_and_what_was_replied_is_named(
-        acts in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 0..120)
+        acts in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 0..200)
     ) {
         let mut world = World::default();
-        world.open();
+        world.open(false);
         for (kind, a, b) in acts {
             world.act(kind, a, b);
             world.check();

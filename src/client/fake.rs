@@ -499,6 +499,10 @@ impl StateBackendService for Fake {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn declare_job(&self, _: Request<pb::DeclareJobRequest>) -> Result<Response<pb::DeclareJobResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn describe_job(
         &self,
         _: Request<pb::DescribeJobRequest>,

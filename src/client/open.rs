@@ -7,7 +7,7 @@ use crate::{
     types::KeyGroupRange,
 };
 
-pub use crate::proto::v1::{InnerBackend, KeyGroupAssignment};
+pub use crate::proto::v1::{ClaimMode, InnerBackend, KeyGroupAssignment};
 
 /// What the backend contains when it has opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +113,12 @@ impl OpenOptions {
     /// [`OpenOptions::restore`] with an id or the latest.
     pub fn fallback(mut self, fallback: bool) -> Self {
         self.request.restore.get_or_insert_default().fallback = fallback;
+        self
+    }
+
+    /// Who owns what is restored from then on.
+    pub fn claim(mut self, mode: ClaimMode) -> Self {
+        self.request.claim_mode = mode.into();
         self
     }
 

@@ -73,6 +73,7 @@ struct Shared {
     messages: mpsc::Sender<Message>,
     notices: mpsc::Sender<NoticeMessage>,
     acknowledged: watch::Receiver<Acknowledged>,
+    job_completed: watch::Receiver<Option<CheckpointIdentity>>,
     failure: Failure,
     limits: Limits,
     epoch: u64,
@@ -98,13 +99,14 @@ pub(super) struct Ends {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) notices: mpsc::Sender<NoticeMessage>,
     pub(super) acknowledged: watch::Receiver<Acknowledged>,
+    pub(super) job_completed: watch::Receiver<Option<CheckpointIdentity>>,
     pub(super) failure: Failure,
 }
 
 impl Session {
     pub(super) fn new(ends: Ends, limits: Limits, epoch: u64) -> Self {
-        let Ends { messages, notices, acknowledged, failure } = ends;
-        Self { shared: Arc::new(Shared { messages, notices, acknowledged, failure, limits, epoch }) }
+        let Ends { messages, notices, acknowledged, job_completed, failure } = ends;
+        Self { shared: Arc::new(Shared { messages, notices, acknowledged, job_completed, failure, limits, epoch }) }
     }
 
     /// An empty batch.
@@ -279,6 +281,24 @@ impl Session {
     #[must_use]
     pub fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
         self.shared.acknowledged.clone()
+    }
+
+    /// Watches the newest checkpoint that is committed for the whole job, where that was [declared](super::Client::declare_job): sinks
+    /// publish what they hold back up to it. `None` before the first of this epoch.
+    #[must_use]
+    pub fn job_completed(&self) -> watch::Receiver<Option<CheckpointIdentity>> {
+        self.shared.job_completed.clone()
+    }
+
+    /// Waits until the checkpoint `id`, or a newer one, is committed for the whole job; returns which. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the session ended before.
+    pub async fn wait_job_completed(&self, id: u64) -> Result<CheckpointIdentity, ClientError> {
+        let mut watched = self.job_completed();
+        let reached = watched.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.checkpoint_id >= id)).await;
+        let reached = reached.map_err(|_| self.shared.failure.get())?.clone();
+        reached.ok_or(ClientError::Incomplete("the completed checkpoint"))
     }
 
     /// Waits until every batch below `to` is applied. Cancel-safe, as are the two others.

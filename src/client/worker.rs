@@ -19,8 +19,8 @@ use super::{
     wire::{Frame, SessionCodec},
 };
 use crate::proto::v1::{
-    BackendRef, Barrier, CheckpointCompleted, Limits, Notice, NoticeOutcome, OperationResult, PersistReply,
-    SessionRequest, SessionResponse, SessionStart, SessionStarted, session_request::Request,
+    BackendRef, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeOutcome, OperationResult,
+    PersistReply, SessionRequest, SessionResponse, SessionStart, SessionStarted, session_request::Request,
     session_response::Response,
 };
 
@@ -77,6 +77,7 @@ pub(super) struct Worker {
     messages: mpsc::Receiver<Message>,
     notices: mpsc::Receiver<NoticeMessage>,
     acknowledged: watch::Sender<Acknowledged>,
+    job_completed: watch::Sender<Option<CheckpointIdentity>>,
     failure: Failure,
     book: Book,
     link: Link,
@@ -99,8 +100,10 @@ impl Worker {
         let (notices, notices_of_callers) = mpsc::channel(MAX_NOTICES);
         let book = Book::new(*client.limits(), touched, &started);
         let (acknowledged, watched) = watch::channel(book.acknowledged().into());
+        let (job_completed, watched_job) = watch::channel(None);
         let failure = Failure::default();
-        let ends = Ends { messages, notices, acknowledged: watched, failure: failure.clone() };
+        let ends =
+            Ends { messages, notices, acknowledged: watched, job_completed: watched_job, failure: failure.clone() };
         let worker = Self {
             client,
             backend,
@@ -108,6 +111,7 @@ impl Worker {
             messages: messages_of_callers,
             notices: notices_of_callers,
             acknowledged,
+            job_completed,
             failure,
             book,
             link,
@@ -215,6 +219,7 @@ impl Worker {
             }
             Response::Result(result) => self.book.on_result(result)?,
             Response::CheckpointCompleted(completed) => self.book.on_checkpoint_completed(completed),
+            Response::JobCheckpointCompleted(completed) => self.on_job_completed(completed.checkpoint),
             Response::CheckpointFailed(failed) => self.book.on_checkpoint_failed(failed),
             Response::Halted(halted) => self.book.on_halted(halted)?,
             Response::Notice(answer) => self.book.on_notice_reply(&answer),
@@ -222,6 +227,10 @@ impl Worker {
             Response::Error(error) => self.book.on_error(error.into()),
         }
         Ok(())
+    }
+
+    fn on_job_completed(&self, checkpoint: Option<CheckpointIdentity>) {
+        self.job_completed.send_if_modified(|before| std::mem::replace(before, checkpoint.clone()) != checkpoint);
     }
 
     fn publish(&self) {

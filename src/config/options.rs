@@ -405,6 +405,13 @@ const CHECKPOINTS: &[Spec] = &[
          oldest fails, so that the oldest and the newest go on. Flink allows only 1 with a changelog.",
     ),
     text(
+        "execution.checkpointing.coordination.poll-interval",
+        AT_LEAST_1_MS,
+        "1 s",
+        "How often a daemon looks whether another one has committed a checkpoint that its backends have reported, in jobs that let dstl \
+         coordinate (DeclareJob).",
+    ),
+    text(
         "execution.checkpointing.data-inline-threshold",
         Kind::Size { min: 0, max: 1 << 20 },
         "20 KiB",

@@ -77,6 +77,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             timeout: merged.duration("execution.checkpointing.timeout"),
             inline_bytes: merged.count("execution.checkpointing.data-inline-threshold"),
             max_concurrent: merged.count("execution.checkpointing.max-concurrent-checkpoints"),
+            coordination_interval: merged.duration("execution.checkpointing.coordination.poll-interval"),
         },
         local_copies: LocalCopiesConfig {
             backup: merged.flag("execution.checkpointing.local-backup.enabled"),

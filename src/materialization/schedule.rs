@@ -60,6 +60,8 @@ pub struct Facts {
     pub log_changes: u64,
     /// Whether somebody asked for one.
     pub requested: bool,
+    /// Whether the state lies in so many places that their list alone is a burden.
+    pub scattered: bool,
 }
 
 /// When one backend materializes.
@@ -86,7 +88,8 @@ impl Schedule {
             return true;
         }
         let by_time = self.due.is_some_and(|due| due <= facts.now);
-        facts.changed && self.not_before <= facts.now && (by_time || self.options.is_near_limit(facts.log_changes))
+        let by_length = self.options.is_near_limit(facts.log_changes);
+        facts.changed && self.not_before <= facts.now && (by_time || by_length || facts.scattered)
     }
 
     /// When to ask again, if nothing happens before.
@@ -121,7 +124,7 @@ mod tests {
     use super::*;
 
     fn facts(now: Instant, log_changes: u64) -> Facts {
-        Facts { now, changed: log_changes > 0, log_changes, requested: false }
+        Facts { now, changed: log_changes > 0, log_changes, requested: false, scattered: false }
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,6 +147,7 @@ mod tests {
         assert!(!schedule.is_due(facts(start, 14_999_999)));
         assert!(schedule.is_due(facts(start, 15_000_000)), "30 s at 0.5 M/s");
         assert!(schedule.is_due(Facts { requested: true, ..facts(start, 0) }));
+        assert!(schedule.is_due(Facts { scattered: true, ..facts(start, 5) }));
         let options = ScheduleOptions::default();
         assert!(!options.is_at_limit(29_999_999));
         assert!(options.is_at_limit(30_000_000), "60 s at 0.5 M/s");

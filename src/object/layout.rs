@@ -10,6 +10,7 @@
 //! <job>/pins/<uuid>
 //! <job>/renewals/<uuid of a pin>/<number>
 //! <job>/job/<number>
+//! <job>/reports/<attempt>/<checkpoint id>/<operator>/<subtask>/<epoch>/<uuid>
 //! <job>/clock/<uuid>
 //! <job>/sweeps/<number>
 //! <job>/savepoints/<savepoint>/<file, one or more levels>
@@ -17,8 +18,9 @@
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests, job records, renewals and sweep leases have 20 digits with leading zeros, so that the order of the names
-//!   is the order of the numbers. Subtasks and epochs are plain decimals. UUIDs are in lower case with hyphens.
+//! * Numbers of segments, manifests, job records, renewals and sweep leases, and attempts and checkpoint ids of reports, have 20
+//!   digits with leading zeros, so that the order of the names is the order of the numbers. Subtasks and epochs are plain decimals.
+//!   UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
 //! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
@@ -28,7 +30,7 @@ use std::fmt;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use crate::types::{BackendId, Name};
+use crate::types::{Attempt, BackendId, CheckpointIdentity, Name};
 
 const SEGMENTS: &str = "segments";
 const OPERATORS: &str = "operators";
@@ -38,6 +40,7 @@ const SNAPSHOT: &str = "snapshot";
 const PINS: &str = "pins";
 const RENEWALS: &str = "renewals";
 const JOB: &str = "job";
+const REPORTS: &str = "reports";
 const CLOCK: &str = "clock";
 const SWEEPS: &str = "sweeps";
 const SAVEPOINTS: &str = "savepoints";
@@ -105,6 +108,15 @@ pub enum ObjectName {
         /// Its place in the chain.
         number: u64,
     },
+    /// Says that a task has its part of a checkpoint of a declared job. All that matters is in the name, so that a listing tells it.
+    Report {
+        /// The task.
+        backend: BackendId,
+        /// Of the job's generation.
+        attempt: Attempt,
+        /// The part.
+        checkpoint: CheckpointIdentity,
+    },
     /// Made to see what time it is for the store, and deleted at once.
     Clock {
         /// Whoever asked did so for this job.
@@ -151,6 +163,12 @@ impl ObjectName {
             Self::Pin { job, id } => pins(job).join(id.to_string()),
             Self::PinRenewal { job, id, number } => renewals(job).join(id.to_string()).join(numbered(*number)),
             Self::JobRecord { job, number } => job_records(job).join(numbered(*number)),
+            Self::Report { backend, attempt, checkpoint } => reports_of_attempt(&backend.job, *attempt)
+                .join(numbered(checkpoint.id))
+                .join(backend.operator.as_str())
+                .join(backend.subtask.to_string())
+                .join(checkpoint.epoch.to_string())
+                .join(checkpoint.uuid.to_string()),
             Self::Clock { job, id } => Path::from_iter([job.as_str(), CLOCK]).join(id.to_string()),
             Self::SweepLease { job, number } => sweep_leases(job).join(numbered(*number)),
             Self::SavepointFile { job, savepoint: name, file } => {
@@ -187,9 +205,10 @@ impl ObjectName {
             | Self::Clock { job, .. }
             | Self::SweepLease { job, .. }
             | Self::SavepointFile { job, .. } => job,
-            Self::Manifest { backend, .. } | Self::IndexPage { backend, .. } | Self::SnapshotFile { backend, .. } => {
-                &backend.job
-            }
+            Self::Manifest { backend, .. }
+            | Self::IndexPage { backend, .. }
+            | Self::SnapshotFile { backend, .. }
+            | Self::Report { backend, .. } => &backend.job,
             Self::Temporary { of, .. } => of.job(),
         }
     }
@@ -273,6 +292,18 @@ pub fn job_records(job: &Name) -> Path {
     Path::from_iter([job.as_str(), JOB])
 }
 
+/// The reports of the tasks of `job`.
+#[must_use]
+pub fn reports(job: &Name) -> Path {
+    Path::from_iter([job.as_str(), REPORTS])
+}
+
+/// Those of one attempt.
+#[must_use]
+pub fn reports_of_attempt(job: &Name, attempt: Attempt) -> Path {
+    reports(job).join(numbered(attempt))
+}
+
 /// The leases of sweeps of `job`.
 #[must_use]
 pub fn sweep_leases(job: &Name) -> Path {
@@ -313,6 +344,12 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
             Some(ObjectName::PinRenewal { job, id: id.parse().ok()?, number: number.parse().ok()? })
         }
         [JOB, number] => Some(ObjectName::JobRecord { job, number: number.parse().ok()? }),
+        [REPORTS, attempt, id, operator, subtask, epoch, uuid] => {
+            let backend = BackendId { job, operator: name(operator)?, subtask: subtask.parse().ok()? };
+            let (id, epoch, uuid) = (id.parse().ok()?, epoch.parse().ok()?, uuid.parse().ok()?);
+            let checkpoint = CheckpointIdentity { epoch, id, uuid };
+            Some(ObjectName::Report { backend, attempt: attempt.parse().ok()?, checkpoint })
+        }
         [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
         [SWEEPS, number] => Some(ObjectName::SweepLease { job, number: number.parse().ok()? }),
         [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
@@ -392,6 +429,9 @@ mod tests {
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Pin { job, id }),
             (names(), uuids(), any::<u64>()).prop_map(|(job, id, number)| ObjectName::PinRenewal { job, id, number }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::JobRecord { job, number }),
+            (backends(), any::<[u64; 3]>(), uuids()).prop_map(|(backend, [attempt, id, epoch], uuid)| {
+                ObjectName::Report { backend, attempt, checkpoint: CheckpointIdentity { epoch, id, uuid } }
+            }),
             (names(), uuids()).prop_map(|(job, id)| ObjectName::Clock { job, id }),
             (names(), any::<u64>()).prop_map(|(job, number)| ObjectName::SweepLease { job, number }),
             (names(), names(), prop::collection::vec(names(), 1..4))
@@ -443,6 +483,14 @@ mod tests {
             (
                 ObjectName::IndexPage { backend: backend.clone(), epoch: 12, id },
                 "wc/operators/segments/3/index/12/00000000-0000-0000-0000-000000000001",
+            ),
+            (
+                ObjectName::Report {
+                    backend: backend.clone(),
+                    attempt: 4,
+                    checkpoint: CheckpointIdentity { epoch: 12, id: 7, uuid: id },
+                },
+                "wc/reports/00000000000000000004/00000000000000000007/segments/3/12/00000000-0000-0000-0000-000000000001",
             ),
             (
                 ObjectName::SnapshotFile { backend, instance: id, file: name("a.sst") },

@@ -39,6 +39,7 @@ const FEATURES: &[&str] = &[
     "restore.latest",
     "restore.fallback",
     "job.view",
+    "job.coordination",
     "rescale",
     "retention.count",
     "retention.explicit",
@@ -265,6 +266,19 @@ impl StateBackendService for Service {
             Err(error) => Err(error),
         };
         reply(described.map(|job| convert::to_job(&job)))
+    }
+
+    async fn declare_job(
+        &self,
+        request: Request<v1::DeclareJobRequest>,
+    ) -> Result<Response<v1::DeclareJobResponse>, Status> {
+        let request = request.into_inner();
+        let declared = match convert::job_name(&request.job).and_then(|job| Ok((job, convert::declaration(&request)?)))
+        {
+            Ok((job, declaration)) => self.directory.declare_job(&job, request.attempt, &declaration).await,
+            Err(error) => Err(error),
+        };
+        reply(declared.map(|generation| convert::to_declared(&generation)))
     }
 
     async fn close(&self, request: Request<v1::CloseRequest>) -> Result<Response<v1::CloseResponse>, Status> {

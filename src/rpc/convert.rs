@@ -12,7 +12,7 @@ mod query;
 
 pub(super) use self::{
     descriptor::{descriptor, schema_change, to_registered},
-    job::{to_damaged, to_job},
+    job::{declaration, to_damaged, to_declared, to_job},
     query::{query_operations, query_start, to_query_result, to_query_started},
 };
 
@@ -181,6 +181,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         skipped: opened.skipped.iter().map(to_damaged).collect(),
         warm: opened.warm,
         not_warm: opened.not_warm.clone(),
+        coordinated: opened.coordinated,
         self_sustained_since: opened.self_sustained_since,
     }
 }
@@ -446,10 +447,11 @@ pub(super) fn to_outcome(outcome: NoticeOutcome) -> v1::NoticeOutcome {
         NoticeOutcome::Unchanged => v1::NoticeOutcome::Unchanged,
         NoticeOutcome::Unknown => v1::NoticeOutcome::Unknown,
         NoticeOutcome::Pinned => v1::NoticeOutcome::Pinned,
+        NoticeOutcome::Coordinated => v1::NoticeOutcome::Coordinated,
     }
 }
 
-fn to_identity(identity: &CheckpointIdentity) -> v1::CheckpointIdentity {
+pub(super) fn to_identity(identity: &CheckpointIdentity) -> v1::CheckpointIdentity {
     v1::CheckpointIdentity {
         epoch: identity.epoch,
         checkpoint_id: identity.id,
@@ -476,10 +478,7 @@ pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCo
 
 pub(super) fn to_description(description: &Description) -> v1::BackendDescription {
     let manifest = &description.manifest;
-    let (log_bytes, log_change_sets) = manifest.runs.values().fold((0, 0), |(bytes, sets), run| {
-        let totals = run.totals();
-        (bytes + totals.stored_bytes, sets + totals.change_sets)
-    });
+    let log = manifest.log_totals();
     let state = |state: &StateSummary| v1::StateDescription {
         state: Some(to_registered(&state.state)),
         entries: state.entries,
@@ -501,8 +500,8 @@ pub(super) fn to_description(description: &Description) -> v1::BackendDescriptio
         acknowledgement: Some(to_acknowledgement(description.acknowledgement, 0)),
         state_bytes: description.state_bytes,
         pending_bytes: description.pending_bytes,
-        log_bytes,
-        log_change_sets,
+        log_bytes: log.stored_bytes,
+        log_change_sets: log.change_sets,
         failsafe: description.failsafe.clone(),
         self_sustained_since: description.self_sustained_since,
     }

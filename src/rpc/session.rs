@@ -236,6 +236,11 @@ impl Wire {
                 SessionEvent::CheckpointCompleted(checkpoint) => {
                     self.ready.push_back(Response::CheckpointCompleted(convert::to_completed(&checkpoint)));
                 }
+                SessionEvent::JobCheckpointCompleted(part) => {
+                    let checkpoint = Some(convert::to_identity(&part));
+                    let completed = v1::JobCheckpointCompleted { checkpoint };
+                    self.ready.push_back(Response::JobCheckpointCompleted(completed));
+                }
                 SessionEvent::CheckpointFailed { id, error } => {
                     let error = Some(status::message(&error));
                     self.ready.push_back(Response::CheckpointFailed(v1::CheckpointFailed { checkpoint_id: id, error }));

@@ -82,6 +82,7 @@ fn code(reason: Reason) -> Code {
         | Reason::SessionHalted
         | Reason::InUse
         | Reason::NoConsistentCheckpoint
+        | Reason::DeclarationMismatch
         | Reason::Failsafe => Code::FailedPrecondition,
         Reason::Unsupported => Code::Unimplemented,
         Reason::MessageTooLarge => Code::OutOfRange,

@@ -3,11 +3,10 @@
 use super::{gc::GcError, hex, outline::Node, retry, time};
 use crate::{
     checkpoint::{
-        chain::ChainError,
         collect,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobView, Latest, OperatorCheckpoint},
-        manifest::{CheckpointRecord, Import, Manifest},
+        job::{self, JobCheckpoint, JobError, JobRecord, JobView, Latest, OperatorCheckpoint},
+        manifest::{CheckpointRecord, Manifest},
     },
     object::Store,
     types::Name,
@@ -33,11 +32,12 @@ pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>)
     Ok((Node::Fields(vec![("jobs", Node::List(nodes))]), faults))
 }
 
-async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
+async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, JobError> {
     let heads = job::read_heads(store, job, retry()).await?;
     if heads.is_empty() {
         return Ok(None);
     }
+    let record = job::newest(store, job, retry()).await?;
     let view = JobView::of(&heads);
     let latest = match view.latest() {
         Latest::Nothing => Node::text("none: no subtask has completed one"),
@@ -53,10 +53,21 @@ async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, ChainError> {
     Ok(Some(Node::Fields(vec![
         ("job", Node::text(job)),
         ("latest", latest),
+        ("generation", record.as_ref().map_or(Node::None, of_generation)),
+        ("committed", Node::list(record.iter().flat_map(JobRecord::commits).map(|commit| name_of(&commit)))),
         ("restorable", consistent),
         ("operators", operators),
         ("backends", backends),
     ])))
+}
+
+fn of_generation(record: &JobRecord) -> Node {
+    let declared = record.declared.as_ref().map_or_else(|| Node::text("no: its engine coordinates"), Node::text);
+    Node::Fields(vec![
+        ("attempt", record.attempt.into()),
+        ("restores", record.restore().as_ref().map_or(Node::None, name_of)),
+        ("declared", declared),
+    ])
 }
 
 fn name_of(checkpoint: &JobCheckpoint) -> Node {
@@ -89,11 +100,6 @@ fn of_backend(head: &Manifest) -> Node {
 pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node {
     let handle = CheckpointHandle { backend: head.backend.clone(), checkpoint: record.identity };
     let contents = head.contents(record);
-    let base = contents.base.and_then(|uuid| head.materialization(uuid));
-    let runs = contents.sources.iter().filter_map(|source| head.runs.get(&source.epoch));
-    let log_bytes: u64 = runs.map(|run| run.totals().stored_bytes).sum();
-    let imports = contents.imports.iter().filter_map(|uuid| head.import(*uuid));
-    let imported_bytes: u64 = imports.map(Import::stored_bytes).sum();
     let span = head.span(record);
     Node::Fields(vec![
         ("id", record.identity.id.into()),
@@ -109,7 +115,7 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
         ("cut", Node::text(record.cut)),
         ("applied_to", record.applied_to.into()),
         ("materialization", contents.base.map_or(Node::None, Node::text)),
-        ("bytes_to_read_at_most", (imported_bytes + log_bytes + base.map_or(0, |base| base.stored_bytes)).into()),
+        ("bytes_to_read_at_most", head.stored_bytes(record).into()),
         ("changes", record.changes.into()),
         ("attachment", Node::text(hex(&record.attachment))),
         ("handle", Node::text(hex(&handle.encode()))),

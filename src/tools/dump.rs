@@ -1,6 +1,7 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, pins, checkpoint handles.
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, reports, pins,
+//! checkpoint handles.
 //! Where the path tells what an object should be, an object under another one's name is damaged.
 
 mod decode;
@@ -8,20 +9,21 @@ mod decode;
 pub use self::decode::decode_handle;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{checkpoints::of_checkpoint, hex, outline::Node};
 use crate::{
     changelog::segment::{self, BlockHandle, SegmentHandle},
     checkpoint::{
-        envelope::{self, EnvelopeError, Kind},
+        envelope::EnvelopeError,
         handle::CheckpointHandle,
-        index::{Page, PageRef, Run, Totals},
+        index::{Home, Page, PageRef, Run, Stretch, Totals},
+        job::{Beginning, Commit, JobCheckpoint, JobRecord, Report, Spoilt},
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
         pin::Pin,
     },
     object::{ObjectName, Path},
-    proto::store,
-    types::{Name, Sqn},
+    types::{CheckpointIdentity, Name, Sqn},
 };
 
 /// Why an object cannot be told.
@@ -29,7 +31,7 @@ use crate::{
 pub enum DumpError {
     /// None of ours.
     #[error(
-        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, pins and checkpoint handles"
+        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, reports, pins and checkpoint handles"
     )]
     Unrecognized {
         /// As given.
@@ -72,14 +74,22 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
         b"DSTLPAGE" => {
             let unknown = || Name::new("unknown").expect("a valid name");
             let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
-            let page = Page::read(&job, bytes).map_err(of_envelope)?;
-            ("page of a log index", page_fields(&page), named_as_page(name.as_ref(), &page))
+            let (page, home, uuid) = Page::read(&job, bytes).map_err(of_envelope)?;
+            let named = name.is_none_or(|name| {
+                matches!(name, ObjectName::IndexPage { backend, epoch, id }
+                    if (backend.subtask, epoch, id) == (home.subtask, home.epoch, uuid))
+            });
+            ("page of a log index", page_fields(&page, home, uuid), named)
         }
         b"DSTLJOBR" => {
-            let record: store::JobRecord = envelope::open(Kind::JobRecord, bytes).map_err(of_envelope)?;
+            let record = JobRecord::decode(bytes).map_err(of_envelope)?;
             let named =
                 name.is_none_or(|name| matches!(name, ObjectName::JobRecord { number, .. } if number == record.number));
             ("job record", job_record_fields(&record), named)
+        }
+        b"DSTLREPT" => {
+            let report = Report::decode(bytes).map_err(of_envelope)?;
+            ("report", report_fields(&report), name.is_none_or(|name| name == report.name()))
         }
         b"DSTLPINS" => {
             let unknown = || Name::new("unknown").expect("a valid name");
@@ -107,16 +117,6 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
 fn name_of(object: &str) -> Option<ObjectName> {
     let starts = std::iter::once(0).chain(object.match_indices('/').map(|(at, _)| at + 1));
     starts.filter_map(|at| Path::parse(object.get(at..)?).ok()).find_map(|path| ObjectName::parse(&path))
-}
-
-fn named_as_page(name: Option<&ObjectName>, page: &Page) -> bool {
-    let epochs = || match page {
-        Page::Handles(handles) => handles.iter().map(|handle| handle.range.from.epoch()).collect::<Vec<_>>(),
-        Page::Pages(pages) => pages.iter().map(|page| page.range.from.epoch()).collect(),
-    };
-    name.is_none_or(
-        |name| matches!(name, ObjectName::IndexPage { epoch, .. } if epochs().iter().all(|found| found == epoch)),
-    )
 }
 
 fn segment_fields(index: &segment::SegmentIndex) -> Vec<(&'static str, Node)> {
@@ -180,6 +180,7 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
         ("changelog", shape.changelog.into()),
         ("instance", Node::text(manifest.instance)),
         ("segment_low_water", low_water(manifest.segment_low_water)),
+        ("page_low_water", manifest.page_low_water.into()),
         ("epochs", Node::list(manifest.epochs.iter().map(epoch))),
         ("states", Node::list(states)),
         ("checkpoints", Node::list(manifest.checkpoints.iter().map(|record| of_checkpoint(manifest, record)))),
@@ -208,6 +209,7 @@ fn import(import: &Import) -> Node {
         ("key_groups", Node::text(import.key_groups)),
         ("states", Node::list(names)),
         ("materialization", import.materialization.as_ref().map_or(Node::None, materialization)),
+        ("past", Node::list(import.past.iter().map(page_ref))),
         ("sources", Node::list(import.sources.iter().map(source))),
         ("log", Node::list(import.runs.iter().map(|(epoch, of)| run(*epoch, of)))),
     ])
@@ -240,6 +242,7 @@ fn epoch(record: &EpochRecord) -> Node {
         ("key_groups", Node::text(record.span.key_groups)),
         ("began_with_imports", Node::list(record.contents.imports.iter().map(Node::text))),
         ("began_with_materialization", record.contents.base.map_or(Node::None, Node::text)),
+        ("began_with_past", Node::list(record.contents.past.iter().map(page_ref))),
         ("began_with", Node::list(record.contents.sources.iter().map(source))),
     ])
 }
@@ -257,19 +260,31 @@ fn run(epoch: u64, run: &Run) -> Node {
     ])
 }
 
-fn page_fields(page: &Page) -> Vec<(&'static str, Node)> {
-    match page {
-        Page::Handles(handles) => vec![("level", 1_u32.into()), ("handles", Node::list(handles.iter().map(handle)))],
-        Page::Pages(pages) => {
-            let level = pages.first().map_or(1, |page| page.level) + 1;
-            vec![("level", level.into()), ("pages", Node::list(pages.iter().map(page_ref)))]
-        }
-    }
+fn page_fields(page: &Page, home: Home, uuid: Uuid) -> Vec<(&'static str, Node)> {
+    let list = match page {
+        Page::Handles(handles) => ("handles", Node::list(handles.iter().map(handle))),
+        Page::Past(stretches) => ("past", Node::list(stretches.iter().map(stretch))),
+        Page::Pages(pages) => ("pages", Node::list(pages.iter().map(page_ref))),
+    };
+    let (subtask, epoch) = (home.subtask, home.epoch);
+    vec![
+        ("uuid", Node::text(uuid)),
+        ("subtask", subtask.into()),
+        ("epoch", epoch.into()),
+        ("level", page.level().into()),
+        list,
+    ]
+}
+
+fn stretch(stretch: &Stretch) -> Node {
+    Node::Fields(vec![("source", source(&stretch.source)), ("log", run(stretch.source.epoch, &stretch.run))])
 }
 
 fn page_ref(page: &PageRef) -> Node {
     Node::Fields(vec![
         ("uuid", Node::text(page.uuid)),
+        ("subtask", page.home.subtask.into()),
+        ("epoch", page.home.epoch.into()),
         ("level", page.level.into()),
         ("sqns", Node::text(page.range)),
         ("change_sets", page.totals.change_sets.into()),
@@ -292,19 +307,43 @@ fn handle(handle: &SegmentHandle) -> Node {
     ])
 }
 
-fn damaged(spoilt: &store::SpoiltCheckpoint) -> Node {
-    Node::Fields(vec![("id", spoilt.id.into()), ("attempt", spoilt.attempt.into()), ("what", Node::text(&spoilt.what))])
+fn damaged(spoilt: &Spoilt) -> Node {
+    let JobCheckpoint { attempt, id } = spoilt.checkpoint;
+    Node::Fields(vec![("id", id.into()), ("attempt", attempt.into()), ("what", Node::text(&spoilt.what))])
 }
 
-fn job_record_fields(record: &store::JobRecord) -> Vec<(&'static str, Node)> {
-    let restore = record.restore.as_ref();
-    let restore = restore.map(|c| Node::text(format_args!("checkpoint {} of attempt {}", c.id, c.attempt)));
+fn job_record_fields(record: &JobRecord) -> Vec<(&'static str, Node)> {
+    let restores = match (record.beginning, record.restore()) {
+        (Beginning::Undecided, _) => Node::text("not chosen yet"),
+        (_, Some(restore)) => Node::text(format_args!("checkpoint {restore}")),
+        (_, None) => Node::text("nothing: it begins empty"),
+    };
+    let declared = record.declared.as_ref().map_or_else(|| Node::text("no: its engine coordinates"), Node::text);
+    let committed = |commit: &Commit| {
+        let parts = commit.parts.iter().flat_map(|(operator, parts)| {
+            let part =
+                |(part, subtask): (&CheckpointIdentity, u32)| Node::text(format_args!("{operator}/{subtask}: {part}"));
+            parts.iter().zip(0..).map(part).collect::<Vec<_>>()
+        });
+        Node::Fields(vec![("checkpoint", Node::text(commit.checkpoint)), ("parts", Node::list(parts))])
+    };
     vec![
         ("number", record.number.into()),
         ("attempt", record.attempt.into()),
-        ("restores", restore.unwrap_or_else(|| Node::text("nothing: it begins empty"))),
+        ("began", record.began.into()),
+        ("restores", restores),
+        ("declared", declared),
+        ("new_operators", Node::list(record.new_operators.iter().map(Node::text))),
+        ("commit", record.commit.as_ref().map_or(Node::None, committed)),
+        ("earlier_commits", Node::list(record.earlier.iter().map(Node::text))),
         ("damaged", Node::list(record.spoilt.iter().map(damaged))),
     ]
+}
+
+fn report_fields(report: &Report) -> Vec<(&'static str, Node)> {
+    let mut fields = vec![("attempt", report.attempt.into())];
+    fields.extend(handle_fields(&report.handle()));
+    fields
 }
 
 fn handle_fields(handle: &CheckpointHandle) -> Vec<(&'static str, Node)> {
@@ -324,8 +363,6 @@ fn crc(crc: u32) -> Node {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::{
         changelog::segment::SegmentHandle,
@@ -363,12 +400,19 @@ mod tests {
     #[test]
     fn tells_what_a_page_is() {
         let handles: Vec<SegmentHandle> = vec![segment_handle(0, 10), segment_handle(10, 20)];
-        let bytes = Page::Handles(handles).encode();
+        let home = Home { subtask: 0, epoch: 7 };
+        let bytes = Page::Handles(handles).seal(home, Uuid::nil()).bytes;
         let node = describe("page", &bytes).unwrap();
         assert_eq!(node.to_json()["handles"].as_array().unwrap().len(), 2);
         let backend = BackendId { job: Name::new("wc").unwrap(), operator: Name::new("op").unwrap(), subtask: 0 };
         let at = |epoch| ObjectName::IndexPage { backend: backend.clone(), epoch, id: Uuid::nil() }.path();
-        describe(at(0).as_ref(), &bytes).unwrap();
+        let source = Source { epoch: 0, from: Sqn(3), to: Sqn(10) };
+        let pages = vec![Page::Handles(vec![segment_handle(0, 10)]).seal(home, Uuid::nil()).reference];
+        let past = Page::Past(vec![Stretch { source, run: Run { pages, handles: vec![] } }]).seal(home, Uuid::nil());
+        let json = describe("page", &past.bytes).unwrap().to_json();
+        assert_eq!(json["past"][0]["source"], "epoch 0 from 0.3 up to 0.10");
+        assert_eq!(json["past"][0]["log"]["pages"][0]["epoch"], 7);
+        describe(at(7).as_ref(), &bytes).unwrap();
         describe(at(1).as_ref(), &bytes).unwrap_err();
     }
 

@@ -12,7 +12,7 @@ pub type Attempt = u64;
 pub type CheckpointId = u64;
 
 /// Names one checkpoint of one backend beyond doubt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CheckpointIdentity {
     /// The number of the epoch that made it.
     pub epoch: u64,

@@ -174,6 +174,49 @@ async fn without_a_claim_the_restored_checkpoint_stays_and_nothing_of_it_is_need
     assert_eq!(refused.reason, Reason::InUse);
 }
 
+async fn a_warm_restart_without_a_claim_needs_nothing_of_the_checkpoint_either(inner: InnerBackend) {
+    let world = dated();
+    let warm = |seed| {
+        let mut settings = settings(inner, seed);
+        settings.options.warm = true;
+        settings
+    };
+    let one = Daemon::start(&world, warm(1));
+    let (running, handle) = source(&one).await;
+    let named = |report: SweepReport| {
+        let named = report.findings.into_iter().filter(|f| matches!(f.verdict, Verdict::Live(collect::Live::Named(_))));
+        named.map(|finding| finding.meta.path.to_string()).collect::<Vec<_>>()
+    };
+    let before = named(sweep_job(&world, "job").await);
+    assert!(!before.is_empty());
+    let no_claim = Some(ClaimMode::NoClaim);
+    let mut task = open(&one.directory, spec_of("job", 2, handle.clone(), no_claim)).await.unwrap();
+    assert!(task.opened.warm, "{}", task.opened.not_warm);
+    drop(running);
+    check(&mut task, 1);
+    for id in 2..4 {
+        let number = task.session.acknowledgement().0.applied_to;
+        task.put(number, &[("new", format!("{id}").as_bytes())]);
+        assert_eq!(task.checkpoint(id).await.self_sustained_since, 2);
+        task.notice(NoticeKind::Complete, id);
+    }
+    let kept = named(sweep_job(&world, "job").await);
+    assert!(before.iter().all(|path| kept.contains(path)), "it is pinned");
+    one.crash();
+    let two = Daemon::start(&world, warm(100));
+    let RestoreFrom::Handles(handles) = &handle else { unreachable!() };
+    let identity = handles[0].checkpoint;
+    let target = NoticeTarget { epoch: identity.epoch, id: identity.id, uuid: Some(identity.uuid) };
+    let discard = Discard::Checkpoint(handles[0].backend.clone(), target);
+    assert_eq!(two.directory.discard(&discard, true).await.unwrap().checkpoints, 1);
+    sweep_job(&world, "job").await;
+    let left = world.paths("").await;
+    assert!(before.iter().all(|path| !left.contains(path)), "nothing else named them");
+    let mut again = open(&two.directory, spec_of("job", 3, LATEST, None)).await.unwrap();
+    check(&mut again, 1);
+    assert_eq!(again.get(KEYS, "new"), Some(b"3".to_vec()));
+}
+
 /// The instance that wrote the log of the first epoch.
 fn one_instance(manifest: &dstl::checkpoint::manifest::Manifest) -> uuid::Uuid {
     manifest.runs[&1].handles.iter().filter_map(SegmentHandle::segment).map(|segment| segment.instance).next().unwrap()
@@ -259,6 +302,7 @@ async fn claiming_what_is_anothers_and_mixing_operators_are_refused(inner: Inner
 on_both! {
     a_clone_survives_the_deletion_of_its_whole_source_after_its_first_checkpoint
     without_a_claim_the_restored_checkpoint_stays_and_nothing_of_it_is_needed
+    a_warm_restart_without_a_claim_needs_nothing_of_the_checkpoint_either
     a_clone_that_dies_before_its_first_checkpoint_is_cloned_again_and_its_pin_expires
     a_checkpoint_that_is_not_open_is_discarded_by_handle_and_its_owner_elsewhere_is_fenced
     claiming_what_is_anothers_and_mixing_operators_are_refused

@@ -112,7 +112,9 @@ impl Owner {
                         return;
                     }
                 }
-                SessionEvent::CheckpointFailed { .. } | SessionEvent::Persisted { .. } => {}
+                SessionEvent::CheckpointFailed { .. }
+                | SessionEvent::Persisted { .. }
+                | SessionEvent::JobCheckpointCompleted(_) => {}
                 SessionEvent::Ended(_) => return,
             }
             sleep(Duration::from_millis(self.random.below(300))).await;

@@ -13,8 +13,10 @@ use dstl::{
     changelog::segment::SegmentHandle,
     checkpoint::{
         collect::{self, Garbage, Kept, SweepOptions, SweepReport, Verdict},
+        index::{Page, PageRef},
         job,
         ledger::NoticeKind,
+        manifest::Import,
     },
     clock::Clock,
     metrics::Metrics,
@@ -53,16 +55,28 @@ pub(crate) async fn everything_named_is_there(world: &World) {
     let store = world.store();
     let job = Name::new("job").unwrap();
     for head in job::read_heads(&store, &job, Retry::none()).await.unwrap() {
-        let mut names: Vec<ObjectName> = vec![];
-        for run in head.runs.values() {
-            names.extend(run.pages.iter().map(|page| page.name(&head.backend)));
-            names.extend(run.handles.iter().filter_map(SegmentHandle::segment).map(|id| ObjectName::Segment {
-                job: job.clone(),
-                instance: id.instance,
-                number: id.number,
-            }));
+        let runs = head.runs.values().chain(head.imports.iter().flat_map(|import| import.runs.values()));
+        let mut handles: Vec<SegmentHandle> = runs.flat_map(|run| run.handles.clone()).collect();
+        let mut pages: Vec<PageRef> = head.imports.iter().flat_map(Import::pages).collect();
+        pages.extend(head.runs.values().flat_map(|run| &run.pages));
+        pages.extend(head.epochs.iter().flat_map(|record| &record.contents.past));
+        while let Some(page) = pages.pop() {
+            let name = page.name(&head.backend);
+            let bytes = store.get(&name.path(), Retry::none()).await;
+            let bytes = bytes.unwrap_or_else(|error| panic!("{name} is named and gone: {error}"));
+            match Page::decode(&job, &page, &bytes).unwrap() {
+                Page::Handles(found) => handles.extend(found),
+                Page::Pages(below) => pages.extend(below),
+                Page::Past(stretches) => {
+                    for stretch in stretches {
+                        handles.extend(stretch.run.handles);
+                        pages.extend(stretch.run.pages);
+                    }
+                }
+            }
         }
-        for name in names {
+        for id in handles.iter().filter_map(SegmentHandle::segment) {
+            let name = ObjectName::Segment { job: job.clone(), instance: id.instance, number: id.number };
             assert!(store.head(&name.path(), Retry::none()).await.unwrap().is_some(), "{name} is named and gone");
         }
     }

@@ -10,8 +10,8 @@ use std::{
 
 use dstl::{
     backend::{
-        BackendMetrics, BackendOptions, CreditPool, Directory, Environment, OpenSpec, Operation, RestoreFrom, Session,
-        SessionEvent, Turns,
+        BackendMetrics, BackendOptions, Coordinators, CreditPool, Directory, Environment, OpenSpec, Operation,
+        RestoreFrom, Session, SessionEvent, Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -185,6 +185,7 @@ impl Daemon {
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: Some(Arc::new(local(world, instance, settings.timers))),
             materializing: Turns::default(),
+            coordinators: Coordinators::default(),
             metrics: BackendMetrics::register(&metrics),
         };
         Self { directory: Directory::new(env), faults, metrics }

@@ -1,6 +1,22 @@
 """Claim modes, clones of running jobs, and discarding what is not open."""
 
-from support import descriptor, get, objects, put, refused, restore_handles, restore_id, service_pb2
+import json
+import subprocess
+
+from operator_state import Subtask
+from rescale import owner
+from support import (
+    descriptor,
+    get,
+    objects,
+    op,
+    put,
+    refused,
+    restore_handles,
+    restore_id,
+    restore_latest,
+    service_pb2,
+)
 from world import scenario
 
 NO_CLAIM = service_pb2.CLAIM_MODE_NO_CLAIM
@@ -83,3 +99,90 @@ def without_a_claim_the_restored_checkpoint_stays_until_it_is_discarded(world):
             restore=restore_handles(completed.handle),
             claim_mode=service_pb2.CLAIM_MODE_CLAIM,
         )
+
+
+@scenario
+def a_clone_of_another_parallelism_has_operator_state_and_inline_tails_too(world):
+    one, two = world.start(), world.start()
+    source, other = world.client(one), world.client(two)
+    fields = dict(parallelism=2, max_parallelism=128, retention=service_pb2.Retention(count=1))
+    subtasks = [Subtask(source, world.job, restore_latest(), subtask=n, **fields) for n in range(2)]
+    keys = [b"key %d" % n for n in range(40)]
+    for n, subtask in enumerate(subtasks):
+        mine = [put(subtask.keyed, key, key * 2) for key in keys if owner(key, 2) == n]
+        subtask.write(*mine)
+        source.call("Materialize", service_pb2.MaterializeRequest(backend=subtask.ref))
+        # Short: it lies in the manifest.
+        subtask.write(
+            *(op("LIST_ADD", subtask.split, b"", value=b"%d of %d" % (i, n)) for i in range(3)),
+            op("LIST_ADD", subtask.union, b"", value=b"offset %d" % n),
+            op("MAP_PUT", subtask.broadcast, b"", map_key=b"rule", value=b"1"),
+        )
+    done = [source.checkpoint(subtask.ref, 1) for subtask in subtasks]
+    for subtask, each in zip(subtasks, done):
+        source.notify(subtask.ref, "COMPLETE", each.checkpoint)
+        pin = service_pb2.PinRequest(backend=subtask.ref, checkpoint=each.checkpoint)
+        source.call("Pin", pin)
+    handles = restore_handles(*(each.handle for each in done))
+    clones = []
+    for n in range(3):
+        # The source goes on between any two.
+        for subtask in subtasks:
+            subtask.write(op("LIST_ADD", subtask.split, b"", value=b"later"))
+            later = source.checkpoint(subtask.ref, n + 2)
+            source.notify(subtask.ref, "COMPLETE", later.checkpoint)
+        clones.append(Subtask(other, world.job + "-clone", handles, subtask=n, parallelism=3))
+    for subtask, each in zip(subtasks, done):
+        assert source.retained(subtask.ref)[0] == 1
+        source.call("Release", service_pb2.ReleaseRequest(backend=subtask.ref, checkpoint=each.checkpoint))
+
+    def check(subtasks, copies):
+        read = [subtask.read() for subtask in subtasks]
+        assert [split for split, _, _ in read] == [[b"%d of 0" % i for i in range(2)], [b"2 of 0", b"0 of 1"], [b"1 of 1", b"2 of 1"]]
+        assert all(union == [b"offset 0", b"offset 1"] * copies for _, union, _ in read)
+        assert all(broadcast == {b"rule": b"1"} for _, _, broadcast in read)
+        for key in keys:
+            subtask = subtasks[owner(key, 3)]
+            (found,) = subtask.client.read(subtask.ref, get(subtask.keyed, key))
+            assert found.value == key * 2
+
+    check(clones, 1)
+    kept = [other.checkpoint(clone.ref, 1) for clone in clones]
+    assert all(each.self_sustained_since == 1 for each in kept)
+    for subtask in subtasks:
+        source.end(subtask.ref)
+    discard(source, job=world.job)
+    two.kill()
+    third = world.client(world.start())
+    again = restore_handles(*(each.handle for each in kept))
+    # Each had the whole union list.
+    check([Subtask(third, world.job + "-clone", again, subtask=n, parallelism=3, attempt=2) for n in range(3)], 3)
+
+
+@scenario
+def the_tool_discards_and_an_option_says_who_claims(world):
+    daemon = world.start(settings=["execution.state-recovery.claim-mode=NO_CLAIM"])
+    client = world.client(daemon)
+    ref = client.open(world.job, attempt=1).backend
+    write(client, ref, 1)
+    done = client.checkpoint(ref, 1)
+    opened = client.open(world.job, attempt=2, restore=restore_id(1))
+    write(client, opened.backend, 2)
+    assert client.checkpoint(opened.backend, 2).self_sustained_since == 2
+    claimed = client.open(world.job, attempt=3, restore=restore_id(2), claim_mode=service_pb2.CLAIM_MODE_CLAIM)
+    write(client, claimed.backend, 3)
+    assert client.checkpoint(claimed.backend, 3).self_sustained_since == 0
+    client.end(claimed.backend)
+
+    def run(*arguments):
+        command = [world.binary, "discard", "--store", str(world.folder / "store"), "--json", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    refused_run = run("--handle", done.handle.hex())
+    assert refused_run.returncode == 1 and "is pinned" in refused_run.stderr, refused_run
+    gone = run("--handle", done.handle.hex(), "--force")
+    assert json.loads(gone.stdout)["checkpoints"] == 1, gone
+    gone = json.loads(run("--job", world.job).stdout)
+    assert gone["checkpoints"] == 2 and gone["objects"] > 0, gone
+    with refused("REASON_CHECKPOINT_NOT_FOUND"):
+        client.open(world.job, attempt=4, restore=restore_id(3))

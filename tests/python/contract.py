@@ -33,8 +33,10 @@ import tails  # noqa: F401
 import changelog_off  # noqa: F401
 import service  # noqa: F401
 import crashes  # noqa: F401
+import zombie  # noqa: F401
 import damage  # noqa: F401
 import jobs  # noqa: F401
+import coordination  # noqa: F401
 import rescale  # noqa: F401
 import claims  # noqa: F401
 import operator_state  # noqa: F401

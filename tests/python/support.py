@@ -209,6 +209,13 @@ class Daemon:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
+    def stop(self):
+        """Stops it until it is resumed, as a host does that swaps or moves."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 

@@ -328,7 +328,13 @@ fn retained(head: Option<&Head>) -> String {
 pub(in crate::backend) fn job_error(error: JobError) -> Error {
     let reason = match &error {
         JobError::Outdated { .. } | JobError::Used { .. } => Reason::Fenced,
-        JobError::Inconsistent(_) => Reason::NoConsistentCheckpoint,
+        JobError::Inconsistent(_) | JobError::NotThere { .. } | JobError::NotConsistent(..) => {
+            Reason::NoConsistentCheckpoint
+        }
+        JobError::DeclaredOtherwise { .. } | JobError::BegunUndeclared { .. } => Reason::DeclarationMismatch,
+        JobError::Malformed(..) => Reason::InvalidArgument,
+        JobError::Gone(_) => Reason::MissingObject,
+        JobError::Contended(_) => Reason::StoreUnavailable,
         JobError::Corrupt { .. } | JobError::AllDamaged { .. } => Reason::CorruptObject,
         JobError::NotRetained(..) => Reason::CheckpointNotFound,
         JobError::ChosenNewer { .. } => Reason::InvalidArgument,

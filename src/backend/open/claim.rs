@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{environment::Environment, states},
+    super::{environment::Environment, pages, states},
     OpenSpec, RestoreFrom, RestoredPart,
     choice::{self, Chosen, Part},
     clone,
@@ -24,6 +24,7 @@ use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
         generation,
+        index::Bounds,
         job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
         pin::Held,
@@ -53,8 +54,9 @@ pub(super) struct Claim {
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,
-    /// The manifest, but beginning with what it reads, if that is not for the manifest to say.
-    pub(super) reads: Option<Manifest>,
+    /// The manifest, but beginning with what it reads: also if that is not for the manifest to say, and before anything of it was moved
+    /// into pages.
+    pub(super) reads: Manifest,
     /// What keeps that.
     pub(super) pin: Option<Held>,
     /// Operator state that it gets a share of.
@@ -104,6 +106,8 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
         let mut manifest = derive(env, spec, head, &plan)?;
+        let reads = manifest.clone();
+        settle(env, &mut manifest, retry).await?;
         let operator = operator_sources(env, &plan);
         // No epoch begins with them: they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
@@ -112,7 +116,7 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                let (reads, pin) = (None, None);
+                let pin = None;
                 return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pin, operator });
             }
             Ok(_) | Err(ChainError::Fenced { .. }) => {}
@@ -317,6 +321,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
             instance: env.instance,
             segment_low_water: 0,
             snapshot_low_water: 0,
+            page_low_water: 0,
             materializations: vec![],
             imports: vec![],
             previous_crc: 0,
@@ -330,6 +335,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.instance = env.instance;
     manifest.segment_low_water = 0;
     manifest.snapshot_low_water = 0;
+    manifest.page_low_water = 0;
     manifest.opens_epoch = true;
     // The engine restores only what completed, whether or not the notice came in time.
     let restored: Vec<_> = plan.parts.iter().filter(|part| part.manifest.backend == spec.id).collect();
@@ -340,6 +346,15 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     }
     manifest.prune(&[]);
     Ok(manifest)
+}
+
+/// Moves most of what the epoch begins with into pages, so that its manifests do not repeat it.
+pub(super) async fn settle(env: &Environment, manifest: &mut Manifest, retry: Retry) -> Result<(), Error> {
+    let pages = manifest.settle(&Bounds::SETTLED, || env.random.uuid());
+    let imported = manifest.imports.iter().map(|import| &import.origin);
+    let origins: BTreeSet<&BackendId> = imported.chain([&manifest.backend]).collect();
+    let origins: Vec<BackendId> = origins.into_iter().cloned().collect();
+    Ok(pages::write(&env.store, &origins, pages, retry).await?)
 }
 
 /// What the epoch begins with, as far as it is not the own chain's as it was.

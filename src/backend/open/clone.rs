@@ -96,7 +96,8 @@ async fn begin(
     retry: Retry,
 ) -> Result<Option<Claim>, Error> {
     let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
-    let manifest = claim::derive(env, spec, head, &plan)?;
+    let mut manifest = claim::derive(env, spec, head, &plan)?;
+    claim::settle(env, &mut manifest, retry).await?;
     let crc = match chain::append(&env.store, &manifest, retry).await {
         Ok(crc) => crc,
         Err(ChainError::Fenced { .. }) => return Ok(None),
@@ -119,7 +120,7 @@ async fn begin(
         parts,
         fenced: vec![],
         skipped: vec![],
-        reads: Some(reads),
+        reads,
         pin: None,
         operator,
     }))

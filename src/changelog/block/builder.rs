@@ -21,6 +21,7 @@ const MAX_LENGTH_WIDTH: usize = 5;
 /// Invariants: sequence numbers increase strictly over all batches, over [`finish`](Self::finish) too; a batch that was abandoned, or ended
 /// without changes, leaves no trace.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct BlockBuilder {
     bytes: Vec<u8>,
     /// The ended batches of this block, `None` before the first.
@@ -52,6 +53,7 @@ struct Contents {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct OpenBatch {
     sqn: Sqn,
     time: TimeMs,

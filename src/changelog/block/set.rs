@@ -19,6 +19,7 @@ use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
 /// Invariants: `blocks` is empty or has one builder per part, all of them with the same batch open or none; then `whole` is
 /// empty.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct ChangeSetBuilder {
     /// At least one, disjoint, in order.
     parts: Vec<KeyGroupRange>,

@@ -9,6 +9,8 @@ use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
         chain::KEPT_MANIFESTS,
+        index::page_number,
+        job::{JobRecord, KEPT_RECORDS, Report, is_outdated},
         manifest::{Import, Manifest, SnapshotFile},
     },
     object::ObjectName,
@@ -28,7 +30,7 @@ pub struct Chain {
     pub segment_low_water: u64,
     /// Every segment that the head names, directly or through pages: instance and number.
     pub segments: BTreeSet<(Uuid, u64)>,
-    /// Every page that the head names, directly or through pages: epoch and id.
+    /// Every page of the chain that the head names outside of imports, directly or through pages: epoch and id.
     pub pages: BTreeSet<(u64, Uuid)>,
     /// Every snapshot file that the head names, directly or through the index of a materialization: instance and name.
     pub snapshots: BTreeSet<(Uuid, Name)>,
@@ -36,6 +38,8 @@ pub struct Chain {
     pub imported: BTreeSet<ObjectName>,
     /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
     pub snapshot_low_water: u64,
+    /// The same for pages.
+    pub page_low_water: u64,
     /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
@@ -52,6 +56,8 @@ pub struct View {
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
     /// By chain: the manifests below the head that stay, and why.
     fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
+    /// The newest record of the job's own chain.
+    job: Option<JobRecord>,
     pins: Pins,
 }
 
@@ -75,6 +81,7 @@ impl Chain {
                 .collect(),
             imported: head.imports.iter().filter_map(index_of).collect(),
             snapshot_low_water: head.snapshot_low_water,
+            page_low_water: head.page_low_water,
             older: BTreeMap::new(),
         }
     }
@@ -114,6 +121,12 @@ impl View {
         }
         view.chains = chains;
         view
+    }
+
+    /// The same, with the newest record of the job's own chain, which was read after the objects were listed.
+    #[must_use]
+    pub fn with_job(self, job: Option<JobRecord>) -> Self {
+        Self { job, ..self }
     }
 
     /// The chains that were read.
@@ -162,7 +175,8 @@ impl View {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
             ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
-            ObjectName::JobRecord { .. } => Verdict::Live(Live::JobRecord),
+            ObjectName::JobRecord { number, .. } => self.job_record(*number),
+            ObjectName::Report { .. } => self.report(name),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),
             ObjectName::SweepLease { .. } => Verdict::Live(Live::SweepLease),
             ObjectName::SavepointFile { .. } => Verdict::Live(Live::Savepoint),
@@ -173,6 +187,20 @@ impl View {
             }
             ObjectName::PinRenewal { .. } => Verdict::Live(Live::Pin),
             ObjectName::Temporary { .. } => Verdict::Kept(Kept::Foreign),
+        }
+    }
+
+    fn job_record(&self, number: u64) -> Verdict {
+        match &self.job {
+            Some(newest) if number + KEPT_RECORDS <= newest.number => Verdict::Garbage(Garbage::Superseded),
+            _ => Verdict::Live(Live::JobRecord),
+        }
+    }
+
+    fn report(&self, name: &ObjectName) -> Verdict {
+        match (&self.job, Report::of(name.clone())) {
+            (Some(newest), Some(report)) if is_outdated(newest, &report) => Verdict::Garbage(Garbage::OutdatedReport),
+            _ => Verdict::Live(Live::Report),
         }
     }
 
@@ -194,6 +222,10 @@ impl View {
             None => Verdict::Kept(Kept::NoChain),
             Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
             Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            // Of one who would have opened that epoch, too: the manifest that he would have made is there already.
+            Some(chain) if epoch == chain.epoch.number && page_number(id) < chain.page_low_water => {
+                Verdict::Garbage(Garbage::Unnamed)
+            }
             Some(_) => Verdict::Kept(Kept::MayBeNamed(backend.clone())),
         }
     }

@@ -12,6 +12,7 @@ use crate::{
         base::BaseIndex,
         chain::{self, ChainError},
         index::{Page, PageRef},
+        job,
         manifest::{Manifest, Materialization, SnapshotFile},
         pin::Pin,
     },
@@ -120,7 +121,8 @@ impl<'a> Observer<'a> {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
-        Ok(View::new(chains, self.pins(now_ms).await?))
+        let record = job::newest(self.store, self.job, self.retry).await?;
+        Ok(View::new(chains, self.pins(now_ms).await?).with_job(record))
     }
 
     /// What the pins that there are say.
@@ -150,9 +152,8 @@ impl<'a> Observer<'a> {
         for import in &pin.imports {
             // If it does not count, they may be gone.
             let named = Named { origin: &import.origin, is_import: true, may_lack: true };
-            let runs = import.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
             let all_there = "what may lack is passed over";
-            self.pages(&mut chain, &named, runs).await?.expect(all_there);
+            self.pages(&mut chain, &named, import.pages().collect()).await?.expect(all_there);
             self.bases(&mut chain, &named, import.materialization.as_slice()).await?.expect(all_there);
         }
         Ok(pins::Held::new(pin, chain))
@@ -201,8 +202,9 @@ impl<'a> Observer<'a> {
     async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
         let mut chain = Chain::new(head);
         let own = Named { origin: &head.backend, is_import: false, may_lack: false };
-        let runs = head.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
-        if let Err(missing) = self.pages(&mut chain, &own, runs).await? {
+        let past = head.epochs.iter().flat_map(|record| &record.contents.past);
+        let pages = past.chain(head.runs.values().flat_map(|run| &run.pages)).copied().collect();
+        if let Err(missing) = self.pages(&mut chain, &own, pages).await? {
             return Ok(Err(missing));
         }
         if let Err(missing) = self.bases(&mut chain, &own, &head.materializations).await? {
@@ -212,8 +214,7 @@ impl<'a> Observer<'a> {
             let is_needed = |record| head.contents(record).imports.contains(&import.uuid);
             let may_lack = head.opens_epoch && !head.checkpoints.iter().any(is_needed);
             let named = Named { origin: &import.origin, is_import: true, may_lack };
-            let runs = import.runs.values().flat_map(|run| run.pages.iter().copied()).collect();
-            if let Err(missing) = self.pages(&mut chain, &named, runs).await? {
+            if let Err(missing) = self.pages(&mut chain, &named, import.pages().collect()).await? {
                 return Ok(Err(missing));
             }
             if let Err(missing) = self.bases(&mut chain, &named, import.materialization.as_slice()).await? {
@@ -247,7 +248,7 @@ impl<'a> Observer<'a> {
                 if named.is_import {
                     chain.imported.insert(page.name(named.origin));
                 } else {
-                    chain.pages.insert((page.range.from.epoch(), page.uuid));
+                    chain.pages.insert((page.home.epoch, page.uuid));
                 }
                 chain.segments.extend(contents.segments.iter().copied());
                 below.extend(contents.pages.iter().copied());
@@ -318,15 +319,19 @@ async fn read_page(
         Err(error) => return Err(error.into()),
     };
     let contents = match Page::decode(&backend.job, &page, &bytes) {
-        Ok(Page::Handles(handles)) => {
-            let segments = handles.iter().filter_map(SegmentHandle::segment);
-            let segments = segments.map(|id| (id.instance, id.number)).collect();
-            PageContents { segments, pages: vec![] }
-        }
+        Ok(Page::Handles(handles)) => PageContents { segments: segments(&handles).collect(), pages: vec![] },
+        Ok(Page::Past(stretches)) => PageContents {
+            segments: stretches.iter().flat_map(|stretch| segments(&stretch.run.handles)).collect(),
+            pages: stretches.into_iter().flat_map(|stretch| stretch.run.pages).collect(),
+        },
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))
+}
+
+fn segments(handles: &[SegmentHandle]) -> impl Iterator<Item = (Uuid, u64)> + '_ {
+    handles.iter().filter_map(SegmentHandle::segment).map(|id| (id.instance, id.number))
 }
 
 /// The files of one materialization; none if its index is missing.

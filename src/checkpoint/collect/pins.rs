@@ -110,6 +110,7 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
         snapshots: BTreeSet::new(),
         imported: pin.imports.iter().filter_map(judge::index_of).collect(),
         snapshot_low_water: 0,
+        page_low_water: 0,
         older: BTreeMap::new(),
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         chain::{self, ChainError},
         envelope::EnvelopeError,
         generation::{self, Retired},
+        job::JobError,
     },
     object::{
         ObjectMeta, Path, PutPayload, Retry, Store, StoreError,
@@ -103,6 +104,9 @@ pub enum SweepError {
     /// What was made to read the store's clock vanishes each time.
     #[error("the store's clock cannot be read: objects below `{0}` vanish")]
     Clock(Path),
+    /// The newest record of the job's chain cannot be read.
+    #[error(transparent)]
+    Job(#[from] JobError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    checkpoint::manifest::SnapshotFile,
+    checkpoint::{index::page_id, manifest::SnapshotFile},
     object::ObjectName,
     types::{Epoch, Name},
 };
@@ -39,6 +39,7 @@ fn chain_of(head: u64, instance: u128, low_water: u64) -> Chain {
         pages: BTreeSet::from([(1, Uuid::from_u128(5))]),
         snapshots: BTreeSet::from([(Uuid::from_u128(7), SnapshotFile::name(1, 3, "pieces"))]),
         imported: BTreeSet::new(),
+        page_low_water: 6,
         snapshot_low_water: 5,
         older: BTreeMap::new(),
     }
@@ -63,12 +64,15 @@ fn a_segment_stays_while_it_is_named_or_its_owner_may_still_name_it() {
 }
 
 #[test]
-fn a_page_stays_while_it_is_named_or_its_epoch_is_the_newest() {
+fn a_page_stays_while_it_is_named_or_its_owner_may_still_name_it() {
     let view = View::new(BTreeMap::from([(backend(0), chain_of(9, 7, 5))]), Pins::default());
     let at = |epoch, id| judge(&view, &page(0, (epoch, Uuid::from_u128(id))));
+    let numbered = |epoch, number| judge(&view, &page(0, (epoch, page_id(number, Uuid::from_u128(1)))));
     assert_eq!(at(1, 5), Verdict::Live(Live::Named(backend(0))));
     assert_eq!(at(1, 6), Verdict::Garbage(Garbage::Outdated(1)));
-    assert_eq!(at(2, 6), Verdict::Kept(Kept::MayBeNamed(backend(0))));
+    assert_eq!(numbered(2, 5), Verdict::Garbage(Garbage::Unnamed));
+    assert_eq!(numbered(2, 6), Verdict::Kept(Kept::MayBeNamed(backend(0))));
+    assert_eq!(numbered(3, 5), Verdict::Kept(Kept::MayBeNamed(backend(0))), "of who is about to open");
     assert_eq!(judge(&view, &page(1, (1, Uuid::from_u128(6)))), Verdict::Kept(Kept::NoChain));
 }
 

@@ -4,11 +4,10 @@
 //! What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of an attempt is never changed,
 //! since other subtasks may go on from it already: the next attempt skips what is marked.
 
-use super::{CHOICE_ATTEMPTS, JobCheckpoint, JobError, JobView, newest_record, put_record, read_heads};
+use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, chain, choose, read_heads};
 use crate::{
     checkpoint::{chain::ChainError, damage, generation, manifest::Manifest},
     object::{Retry, Store},
-    proto::store,
     types::{Attempt, BackendId},
 };
 
@@ -34,23 +33,6 @@ impl Spoilt {
         }
         Self { checkpoint, what: what.get(..end).unwrap_or_default().to_owned() }
     }
-}
-
-/// The checkpoints that `record` knows to be damaged, oldest first.
-pub(super) fn marks(record: Option<&store::JobRecord>) -> Vec<Spoilt> {
-    let spoilt = |spoilt: &store::SpoiltCheckpoint| {
-        let checkpoint = JobCheckpoint { attempt: spoilt.attempt, id: spoilt.id };
-        Spoilt { checkpoint, what: spoilt.what.clone() }
-    };
-    record.into_iter().flat_map(|record| &record.spoilt).map(spoilt).collect()
-}
-
-pub(super) fn to_records(marks: &[Spoilt]) -> Vec<store::SpoiltCheckpoint> {
-    let record = |spoilt: &Spoilt| {
-        let JobCheckpoint { attempt, id } = spoilt.checkpoint;
-        store::SpoiltCheckpoint { attempt, id, what: spoilt.what.clone() }
-    };
-    marks.iter().map(record).collect()
 }
 
 /// The newest consistent checkpoint of `view` up to `not_after` that is in none of `marks` and shows no damage. What does is added to
@@ -86,11 +68,12 @@ pub async fn mark(
     retry: Retry,
 ) -> Result<bool, JobError> {
     let job = &backend.job;
-    for _ in 0..CHOICE_ATTEMPTS {
-        let newest = newest_record(store, job, retry).await?;
+    for _ in 0..ATTEMPTS {
+        let newest = chain::newest(store, job, retry).await?;
         let heads = read_heads(store, job, retry).await?;
-        let is_alone = super::is_alone(&heads, backend, parallelism);
-        let mut known = marks(newest.as_ref().map(|(_, record)| record));
+        let is_alone = choose::is_alone(&heads, backend, parallelism);
+        let is_declared = newest.as_ref().is_some_and(|newest| newest.attempt == attempt && newest.declared.is_some());
+        let mut known = newest.as_ref().map_or_else(Vec::new, |newest| newest.spoilt.clone());
         let before = known.len();
         for spoilt in spoilt {
             if let Err(position) = known.binary_search_by_key(&spoilt.checkpoint, |known| known.checkpoint) {
@@ -98,12 +81,14 @@ pub async fn mark(
             }
         }
         if known.len() == before {
-            return Ok(is_alone);
+            return Ok(is_alone && !is_declared);
         }
-        let (number, record) = newest.unwrap_or((0, store::JobRecord { attempt, ..store::JobRecord::default() }));
-        let record = store::JobRecord { number: number + 1, spoilt: to_records(&known), ..record };
-        if put_record(store, job, &record, retry).await? {
-            return Ok(is_alone);
+        let next = match &newest {
+            Some(newest) => JobRecord { spoilt: known, ..newest.successor() },
+            None => JobRecord::undeclared(None, attempt, Beginning::Undecided, known),
+        };
+        if chain::append(store, job, &next, retry).await? {
+            return Ok(is_alone && !is_declared);
         }
     }
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
@@ -114,5 +99,5 @@ pub async fn mark(
 /// # Errors
 /// [`JobError`] of reading the job's records.
 pub async fn known_damage(store: &Store, job: &crate::types::Name, retry: Retry) -> Result<Vec<Spoilt>, JobError> {
-    Ok(marks(newest_record(store, job, retry).await?.as_ref().map(|(_, record)| record)))
+    Ok(chain::newest(store, job, retry).await?.map_or_else(Vec::new, |record| record.spoilt))
 }

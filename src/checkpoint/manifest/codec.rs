@@ -6,14 +6,14 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CheckpointRecord, Contents, EpochRecord, Import, Manifest, Materialization, Shape, SnapshotFile, Source, Span,
+    CheckpointRecord, Contents, EpochRecord, Import, Manifest, Materialization, Shape, SnapshotFile, Span,
     states::{decode_state, encode_state},
 };
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
         handle::{identity_of, name_of},
-        index::Run,
+        index::{Run, decode_page_refs, decode_source, encode_page_ref, encode_source},
     },
     proto::store,
     types::{BackendId, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId},
@@ -49,6 +49,7 @@ impl Manifest {
                 instance: Bytes::copy_from_slice(self.instance.as_bytes()),
                 segment_low_water: self.segment_low_water,
                 snapshot_low_water: self.snapshot_low_water,
+                page_low_water: self.page_low_water,
                 previous_crc: self.previous_crc,
                 opens_epoch: self.opens_epoch,
                 materializations: self.materializations.iter().map(encode_materialization).collect(),
@@ -91,6 +92,7 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         instance: Uuid::from_slice(&message.instance).map_err(|_| "a malformed UUID")?,
         segment_low_water: message.segment_low_water,
         snapshot_low_water: message.snapshot_low_water,
+        page_low_water: message.page_low_water,
         previous_crc: message.previous_crc,
         opens_epoch: message.opens_epoch,
         materializations: message.materializations.iter().map(decode_materialization).collect::<Result<_, _>>()?,
@@ -141,6 +143,7 @@ pub(in crate::checkpoint) fn encode_import(backend: &BackendId, import: &Import)
         materialization: import.materialization.as_ref().map(encode_materialization),
         runs: import.runs.iter().map(|(epoch, run)| run.encode(*epoch)).collect(),
         sources: import.sources.iter().map(encode_source).collect(),
+        past: import.past.iter().map(encode_page_ref).collect(),
     }
 }
 
@@ -155,6 +158,7 @@ pub(in crate::checkpoint) fn decode_import(
             .map_err(|_| "a malformed range of key groups")?,
         states: message.states.iter().map(|state| (StateId(state.origin_id), StateId(state.id))).collect(),
         materialization: message.materialization.as_ref().map(decode_materialization).transpose()?,
+        past: decode_page_refs(&message.past)?,
         runs: decode_runs(backend, &message.runs)?,
         sources: message.sources.iter().map(decode_source).collect(),
     })
@@ -162,14 +166,6 @@ pub(in crate::checkpoint) fn decode_import(
 
 fn decode_range(first: u32, last: u32) -> Result<KeyGroupRange, &'static str> {
     KeyGroupRange::new(first, last).map_err(|_| "a malformed range of key groups")
-}
-
-fn encode_source(source: &Source) -> store::Source {
-    store::Source { epoch: source.epoch, from: source.from.0, to: source.to.0 }
-}
-
-fn decode_source(message: &store::Source) -> Source {
-    Source { epoch: message.epoch, from: Sqn(message.from), to: Sqn(message.to) }
 }
 
 fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
@@ -189,6 +185,7 @@ fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
         key_group_last: span.key_groups.last().0.into(),
         key_group_assignment: encode_assignment(span.assignment),
         fence: record.is_fence,
+        past: record.contents.past.iter().map(encode_page_ref).collect(),
     }
 }
 
@@ -256,6 +253,7 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
         contents: Contents {
             imports: imports.collect::<Result<_, _>>()?,
             base: decode_base(&message.base)?,
+            past: decode_page_refs(&message.past)?,
             sources: message.sources.iter().map(decode_source).collect(),
         },
         span: Span {

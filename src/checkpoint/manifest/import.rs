@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Registration, Shape, Source};
 use crate::{
-    checkpoint::index::Run,
+    checkpoint::index::{PageRef, Run, Totals},
     types::{BackendId, Epoch, KeyGroupRange, StateId},
 };
 
@@ -40,6 +40,8 @@ pub struct Import {
     pub states: BTreeMap<StateId, StateId>,
     /// What it begins with; `None`: the empty state.
     pub materialization: Option<Materialization>,
+    /// Pages that list sources before `sources`, with their runs.
+    pub past: Vec<PageRef>,
     /// The origin's runs, as far as `sources` need them.
     pub runs: BTreeMap<u64, Run>,
     /// What comes then, in order.
@@ -50,8 +52,13 @@ impl Import {
     /// Stored bytes that a restore of it reads, at most.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        let log: u64 = self.runs.values().map(|run| run.totals().stored_bytes).sum();
-        self.materialization.as_ref().map_or(0, |base| base.stored_bytes) + log
+        let log = Totals::sum(self.past.iter().map(|page| page.totals).chain(self.runs.values().map(Run::totals)));
+        self.materialization.as_ref().map_or(0, |base| base.stored_bytes) + log.stored_bytes
+    }
+
+    /// Every page that it names itself.
+    pub fn pages(&self) -> impl Iterator<Item = PageRef> + '_ {
+        self.past.iter().chain(self.runs.values().flat_map(|run| &run.pages)).copied()
     }
 
     /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key groups, and a
@@ -66,6 +73,7 @@ impl Import {
         let contents = Contents {
             imports: vec![],
             base: self.materialization.as_ref().map(|base| base.uuid),
+            past: self.past.clone(),
             sources: self.sources.clone(),
         };
         // Where nothing was logged, any epoch does.
@@ -91,6 +99,7 @@ impl Import {
             instance: Uuid::nil(),
             segment_low_water: 0,
             snapshot_low_water: 0,
+            page_low_water: 0,
             previous_crc: 0,
             opens_epoch: false,
         };
@@ -120,7 +129,7 @@ impl Manifest {
         }
         let span = self.span(checkpoint).key_groups;
         let own = if key_groups == KeyGroupRange::OPERATOR { Some(key_groups) } else { span.intersection(key_groups) };
-        let is_empty = contents.base.is_none() && contents.sources.is_empty();
+        let is_empty = contents.base.is_none() && contents.past.is_empty() && contents.sources.is_empty();
         if let Some(key_groups) = own.filter(|_| !is_empty) {
             let materialization = contents.base.and_then(|uuid| self.materialization(uuid)).cloned();
             exported.push(Import {
@@ -130,6 +139,7 @@ impl Manifest {
                 states: states.clone(),
                 materialization,
                 runs: self.runs_of(&contents.sources),
+                past: contents.past,
                 sources: contents.sources,
             });
         }

@@ -25,11 +25,12 @@ use tokio::sync::Semaphore;
 use super::{check, checkpoint, count, dated, fill, open, settings, source, spec_of, sweep_job};
 use crate::support::{Daemon, World, on_both};
 
-/// Stops before one request.
+/// Stops before one request, or before each.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     requests: Arc<AtomicU64>,
-    stops_at: u64,
+    /// `None`: before each.
+    stops_at: Option<u64>,
     pub(crate) stopped: Arc<Semaphore>,
     pub(crate) goes_on: Arc<Semaphore>,
 }
@@ -37,11 +38,16 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn before(stops_at: u64) -> Self {
         let closed = || Arc::new(Semaphore::new(0));
-        Self { requests: Arc::default(), stops_at, stopped: closed(), goes_on: closed() }
+        Self { requests: Arc::default(), stops_at: Some(stops_at), stopped: closed(), goes_on: closed() }
+    }
+
+    fn before_each() -> Self {
+        Self { stops_at: None, ..Self::before(0) }
     }
 
     async fn pass(&self) {
-        if self.requests.fetch_add(1, Ordering::Relaxed) + 1 == self.stops_at {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.stops_at.is_none_or(|stops_at| request == stops_at) {
             self.stopped.add_permits(1);
             self.goes_on.acquire().await.unwrap().forget();
         }
@@ -200,6 +206,38 @@ async fn at_every_step(inner: InnerBackend, trouble: Trouble) {
     assert!(trouble != Trouble::MovesOn || outcomes[first..].iter().all(|succeeded| *succeeded), "{outcomes:?}");
 }
 
+async fn a_clone_is_not_disturbed_by_sweeps_before_each_of_its_requests(inner: InnerBackend) {
+    let world = dated();
+    let gate = Gate::before_each();
+    let stepping = Arc::new(SteppingStore { store: world.objects.clone(), gate: gate.clone() });
+    let slow = World { objects: stepping, ..world.clone() };
+    let (one, two) = (Daemon::start(&world, settings(inner, 1)), Daemon::start(&slow, settings(inner, 100)));
+    let (mut running, handle) = source(&one).await;
+    let opening = open(&two.directory, spec_of("other", 1, handle, None));
+    tokio::pin!(opening);
+    let (mut sweeps, mut next) = (0, 2);
+    let mut clone = loop {
+        tokio::select! {
+            biased;
+            stopped = gate.stopped.acquire() => stopped.unwrap().forget(),
+            opened = &mut opening => break opened.unwrap(),
+        }
+        // Once it counts, the source lets go of it, and of the next ones.
+        if count(&world, "other/operators").await > 0 && next < 6 {
+            fill(&mut running, next);
+            running.opened.backend.materialize(running.opened.backend.epoch()).await.unwrap();
+            checkpoint(&mut running, next).await;
+            next += 1;
+        }
+        sweep_job(&world, "job").await;
+        sweep_job(&world, "other").await;
+        sweeps += 1;
+        gate.goes_on.add_permits(1);
+    };
+    assert!(sweeps > 10 && next == 6, "{sweeps} sweeps");
+    check(&mut clone, 1);
+}
+
 async fn a_clone_holds_what_it_reads_while_its_source_subsumes_and_is_swept(inner: InnerBackend) {
     at_every_step(inner, Trouble::MovesOn).await;
 }
@@ -213,6 +251,7 @@ async fn a_clone_whose_source_is_discarded_stops_with_a_typed_error_or_has_all(i
 }
 
 on_both! {
+    a_clone_is_not_disturbed_by_sweeps_before_each_of_its_requests
     a_clone_holds_what_it_reads_while_its_source_subsumes_and_is_swept
     a_clone_whose_lease_is_over_stops_with_a_typed_error_or_has_all
     a_clone_whose_source_is_discarded_stops_with_a_typed_error_or_has_all

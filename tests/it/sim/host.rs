@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use dstl::{
-    backend::{BackendMetrics, CreditPool, Directory, Environment, Turns},
+    backend::{BackendMetrics, Coordinators, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         metrics::UploadMetrics,
@@ -130,6 +130,7 @@ impl Host {
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: None,
             materializing: Turns::default(),
+            coordinators: Coordinators::default(),
             metrics: BackendMetrics::register(&metrics),
         });
         Self { name, directory, life }

@@ -606,6 +606,7 @@ impl<'a> Owner<'a> {
                         self.check_description().await?;
                     }
                 }
+                SessionEvent::JobCheckpointCompleted(part) => panic!("{part} of a job that nobody declared"),
                 SessionEvent::Ended(error) => return Err(self.over(&error)),
             }
         }

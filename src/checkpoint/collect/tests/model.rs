@@ -7,7 +7,11 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::{checkpoint::chain, object::ObjectName, types::Epoch};
+use crate::{
+    checkpoint::{chain, index::page_id},
+    object::ObjectName,
+    types::Epoch,
+};
 
 const BACKENDS: u32 = 2;
 
@@ -52,6 +56,9 @@ struct Owner {
     closing: bool,
     sealed: bool,
     deleted_below: u64,
+    next_page: u64,
+    /// Pages in `paper` that are not on the store.
+    unwritten: Vec<(u64, Uuid)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -89,6 +96,16 @@ struct World {
     readers: Vec<Reader>,
     sweeps: [Option<Sweeping>; 2],
     ids: u128,
+}
+
+impl Owner {
+    /// Moves something into a page.
+    fn fold(&mut self, random: Uuid) {
+        let page = (self.paper.chain.epoch.number, page_id(self.next_page, random));
+        self.next_page += 1;
+        self.paper.chain.pages.insert(page);
+        self.unwritten.push(page);
+    }
 }
 
 impl World {
@@ -129,6 +146,7 @@ impl World {
         }
         let (instance, owner) = (on % self.instances.len(), self.id());
         let head = self.head(subtask).map(|paper| paper.chain.clone());
+        let page = (on % 2 == 1).then(|| page_id(0, self.id()));
         let number = head.as_ref().map_or(1, |head| head.epoch.number + 1);
         let chain = Chain {
             head: head.as_ref().map_or(1, |head| head.head + 1),
@@ -140,10 +158,13 @@ impl World {
             snapshots: BTreeSet::new(),
             imported: BTreeSet::new(),
             snapshot_low_water: 0,
+            page_low_water: u64::from(page.is_some()),
             older: BTreeMap::new(),
         };
-        let paper = Paper { chain, opens: true };
-        let (step, opened) = (Step::Create(paper.clone()), paper.chain.head);
+        let mut paper = Paper { chain, opens: true };
+        paper.chain.pages.extend(page.map(|id| (number, id)));
+        let (step, opened) = (Step::Pages(paper.clone()), paper.chain.head);
+        let next_page = paper.chain.page_low_water;
         self.owners.push(Owner {
             subtask,
             instance,
@@ -154,6 +175,8 @@ impl World {
             closing: false,
             sealed: false,
             deleted_below: 0,
+            next_page,
+            unwritten: page.map(|id| (number, id)).into_iter().collect(),
         });
     }
 
@@ -262,7 +285,7 @@ impl World {
     /// Derives a manifest; sometimes the last one.
     fn prepare(&mut self, a: usize, b: usize) {
         let Some(at) = self.serving(a) else { return };
-        let page = b.is_multiple_of(2).then(|| self.id());
+        let (before, beside) = (self.id(), self.id());
         let owner = &mut self.owners[at];
         if owner.step != Step::Idle || owner.sealed {
             return;
@@ -277,9 +300,14 @@ impl World {
         paper.chain.head += 1;
         paper.chain.segment_low_water =
             if owner.sealed { u64::MAX } else { unlisted.map_or(uploading, |unlisted| unlisted.min(uploading)) };
-        let epoch = paper.chain.epoch.number;
-        paper.chain.pages.extend(page.map(|id| (epoch, id)));
-        owner.step = Step::Pages(paper.clone());
+        if b.is_multiple_of(2) {
+            owner.fold(before);
+        }
+        owner.paper.chain.page_low_water = if owner.sealed { u64::MAX } else { owner.next_page };
+        owner.step = Step::Pages(owner.paper.clone());
+        if b.is_multiple_of(3) && !owner.sealed {
+            owner.fold(beside);
+        }
     }
 
     fn write(&mut self, a: usize, b: usize) {
@@ -290,10 +318,10 @@ impl World {
         let subtask = self.owners[at].subtask;
         match self.owners[at].step.clone() {
             Step::Pages(paper) => {
-                let own = paper.chain.pages.iter().filter(|page| page.0 == paper.chain.epoch.number);
-                let unnamed = own.filter(|page| self.head(subtask).is_none_or(|head| !head.chain.pages.contains(page)));
-                let new: Vec<_> = unnamed.map(|at| page(subtask, *at)).collect();
-                self.objects.extend(new);
+                // Those that the next manifest names may come later.
+                let is_written = |at: &mut (u64, Uuid)| paper.chain.pages.contains(at) || b.is_multiple_of(2);
+                let new: Vec<_> = self.owners[at].unwritten.extract_if(.., is_written).collect();
+                self.objects.extend(new.into_iter().map(|at| page(subtask, at)));
                 self.owners[at].step = Step::Create(paper);
             }
             Step::Create(paper) | Step::Again(paper) => {
@@ -349,11 +377,12 @@ impl World {
         let Some(at) = self.serving(a) else { return };
         for _ in 0..b % 12 {
             let owner = &mut self.owners[at];
-            if owner.step != Step::Idle || owner.sealed {
+            if owner.step != Step::Idle || owner.sealed || !owner.unwritten.is_empty() {
                 return;
             }
             owner.paper.opens = false;
             owner.paper.chain.head += 1;
+            owner.paper.chain.page_low_water = owner.next_page;
             let (subtask, paper) = (owner.subtask, owner.paper.clone());
             let created = self.create(subtask, &paper);
             self.created(at, &paper, created);
@@ -411,15 +440,7 @@ impl World {
         let chain = &mut self.owners[at].paper.chain;
         let keep = |i: usize| !(i + b).is_multiple_of(3);
         chain.segments = chain.segments.iter().copied().enumerate().filter(|(i, _)| keep(*i)).map(|(_, s)| s).collect();
-        let own = chain.epoch.number;
-        chain.pages = chain
-            .pages
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(i, (epoch, _))| *epoch == own || keep(*i))
-            .map(|(_, page)| page)
-            .collect();
+        chain.pages = chain.pages.iter().copied().enumerate().filter(|(i, _)| keep(*i)).map(|(_, page)| page).collect();
     }
 
     /// One step of a sweep: list, then read one chain at a time, then delete one object at a time.
@@ -488,10 +509,11 @@ impl World {
             self.open(subtask, 0);
             let at = self.owners.len() - 1;
             let opening = self.owners[at].paper.clone();
+            self.owners[at].unwritten.clear();
             self.create(subtask, &opening);
             self.created(at, &opening, true);
             let last = &mut self.owners[at].paper;
-            (last.opens, last.chain.segment_low_water) = (false, u64::MAX);
+            (last.opens, last.chain.segment_low_water, last.chain.page_low_water) = (false, u64::MAX, u64::MAX);
             last.chain.head += 1;
             let last = last.clone();
             self.create(subtask, &last);

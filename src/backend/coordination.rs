@@ -1,0 +1,312 @@
+//! Checkpoints of declared jobs, which dstl completes itself: what the backends of this daemon report, and what they hear of it.
+//!
+//! ```text
+//!   Core: part published ──unreported──▶ Coordinator ──report──▶ store ──▶ all tasks? ──commit──▶ job chain
+//!                                          (one per job           ▲                                 │ by whomever
+//!   Core: completed, session told ◀────────and attempt) ◀──────────┴── looks again, while it waits ◀─┘
+//! ```
+//!
+//! Why that is right is told by [`crate::checkpoint::job`]; what it demands of an owner is here:
+//!
+//! * A part is reported only after the manifest that names it is durable, and then not let go of, for no notice, before a commit
+//!   that is as new, or the end of the owner.
+//! * A commit does what the engine's COMPLETE does, durable with the next manifest. Should this daemon die before: the owner
+//!   that restores the commit reads it in the job's chain.
+//! * Reports outlive their owner: what a backend published before it was closed is still reported.
+//!
+//! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported with what
+//! is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the store fails.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::sleep};
+
+use super::{
+    core::{Condition, Core},
+    environment::Environment,
+    handle::Shared,
+    outbox::SessionEvent,
+};
+use crate::{
+    checkpoint::{
+        job::{self, Commit, Finished, JobCheckpoint, JobError, JobRecord, Report},
+        ledger::{NoticeKind, NoticeTarget},
+        manifest::CheckpointRecord,
+    },
+    error::{Error, Reason},
+    object::Retry,
+    types::{Attempt, BackendId, CheckpointId, CheckpointIdentity, Name},
+};
+
+/// How often a request is tried before the round is left for the next.
+const REQUEST_ATTEMPTS: u32 = 3;
+
+/// Reports under way at once.
+const CONCURRENT_REPORTS: usize = 16;
+
+/// An end of time, for a timer that is not armed.
+const FAR: Duration = Duration::from_secs(86_400);
+
+/// The coordinators of a daemon: one for each job and attempt of which it has backends. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Coordinators(Arc<Mutex<BTreeMap<(Name, Attempt), Arc<Coordinator>>>>);
+
+/// Reports for the backends of one attempt of a job on this daemon, commits, and tells them.
+struct Coordinator {
+    job: Name,
+    attempt: Attempt,
+    /// By name and epoch. One that has ended stays until all is reported.
+    members: Mutex<BTreeMap<(BackendId, u64), Arc<Shared>>>,
+    wake: Arc<Notify>,
+}
+
+/// What one owner knows of the job's coordination.
+#[derive(Debug)]
+pub(super) struct Coordinated {
+    /// Published, and not yet reported.
+    unreported: BTreeMap<CheckpointId, CheckpointIdentity>,
+    /// Reported, and neither committed nor subsumed.
+    reported: BTreeSet<CheckpointId>,
+    /// The newest part that is committed, of this attempt.
+    committed: Option<CheckpointIdentity>,
+    /// What the job would restore, as far as known: the newest commit, or what this attempt restored.
+    stands_on: Option<JobCheckpoint>,
+    wake: Arc<Notify>,
+}
+
+/// What a round has to do.
+struct Round {
+    unreported: Vec<(Arc<Shared>, Report)>,
+    /// Whether commits are awaited.
+    awaits: bool,
+}
+
+impl Coordinated {
+    /// For an owner of the generation of `record`.
+    pub(super) fn new(record: &JobRecord) -> Self {
+        Self {
+            unreported: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            committed: None,
+            stands_on: record.stands_on(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// The newest part that is committed.
+    pub(super) fn committed(&self) -> Option<CheckpointIdentity> {
+        self.committed
+    }
+}
+
+impl Coordinators {
+    /// Coordinates an owner from now on.
+    pub(super) fn join(&self, env: &Environment, shared: &Arc<Shared>) {
+        let mut all = self.0.lock();
+        let mut core = shared.core.lock();
+        let (id, epoch, attempt) = (core.id.clone(), core.epoch.number, core.manifest.owner().attempt);
+        let coordinator = all.entry((id.job.clone(), attempt)).or_insert_with(|| {
+            let (job, members, wake) = (id.job.clone(), Mutex::default(), Arc::default());
+            let coordinator = Arc::new(Coordinator { job, attempt, members, wake });
+            env.tasks.spawn(run(env.clone(), coordinator.clone()));
+            coordinator
+        });
+        if let Some(coordinated) = &mut core.coordinated {
+            coordinated.wake = coordinator.wake.clone();
+        }
+        drop(core);
+        coordinator.members.lock().insert((id, epoch), shared.clone());
+    }
+
+    /// What `coordinator` has to do; `None` once it has no more members, and is forgotten.
+    fn round(&self, coordinator: &Coordinator) -> Option<Round> {
+        let mut all = self.0.lock();
+        let mut round = Round { unreported: vec![], awaits: false };
+        let mut members = coordinator.members.lock();
+        members.retain(|_, shared| {
+            let core = shared.core.lock();
+            let Some(coordinated) = &core.coordinated else { return false };
+            let report = |part: &CheckpointIdentity| {
+                let report = Report { backend: core.id.clone(), attempt: coordinator.attempt, part: *part };
+                (shared.clone(), report)
+            };
+            round.unreported.extend(coordinated.unreported.values().map(report));
+            round.awaits |= !coordinated.reported.is_empty();
+            !matches!(core.condition, Condition::Ended(_)) || !coordinated.unreported.is_empty()
+        });
+        if members.is_empty() {
+            all.remove(&(coordinator.job.clone(), coordinator.attempt));
+            return None;
+        }
+        Some(round)
+    }
+}
+
+/// Serves the members of `coordinator` until there are none.
+async fn run(env: Environment, coordinator: Arc<Coordinator>) {
+    while let Some(round) = env.coordinators.round(&coordinator) {
+        let awaits = match coordinator.serve(&env, round).await {
+            Ok(awaits) => awaits,
+            Err(error) => {
+                tracing::warn!(job = %coordinator.job, %error, "checkpoints of the declared job wait");
+                true
+            }
+        };
+        // So that not all daemons look at the same time.
+        let pause = env.options.coordination_interval.mul_f64(0.75 + env.random.fraction() / 2.0);
+        tokio::select! {
+            biased;
+            () = coordinator.wake.notified() => {}
+            () = sleep(if awaits { pause } else { FAR }) => {}
+        }
+    }
+}
+
+impl Coordinator {
+    /// Reports what is published; then commits, and tells the members, as far as that is possible. Returns whether commits are awaited.
+    async fn serve(&self, env: &Environment, round: Round) -> Result<bool, JobError> {
+        let retry = Retry::forever().at_most(REQUEST_ATTEMPTS);
+        let awaits = round.awaits || !round.unreported.is_empty();
+        let reports = round.unreported.into_iter().map(|(shared, report)| async move {
+            job::report(&env.store, &report, retry).await?;
+            shared.core.lock().reported(report.part.id);
+            Ok::<_, JobError>(())
+        });
+        stream::iter(reports).buffer_unordered(CONCURRENT_REPORTS).try_collect::<()>().await?;
+        if !awaits {
+            return Ok(false);
+        }
+        let (record, appended) = match job::finish(&env.store, &self.job, self.attempt, retry).await? {
+            Finished::Current { record, appended } => (record, appended),
+            Finished::Outdated { by } => {
+                self.each(|core| core.outdated(by));
+                return Ok(false);
+            }
+        };
+        if let Some(commit) = record.commit.as_ref().filter(|commit| commit.checkpoint.attempt == self.attempt) {
+            self.each(|core| core.job_completed(commit));
+        }
+        if appended {
+            env.metrics.committed();
+            job::delete_outdated(&env.store, &self.job, &record, retry).await;
+        }
+        let awaits = |core: &Core| core.coordinated.as_ref().is_some_and(|it| !it.reported.is_empty());
+        Ok(self.members.lock().values().any(|shared| awaits(&shared.core.lock())))
+    }
+
+    fn each(&self, act: impl Fn(&mut Core)) {
+        let members: Vec<_> = self.members.lock().values().cloned().collect();
+        for shared in members {
+            act(&mut shared.core.lock());
+            shared.wake.notify_one();
+        }
+    }
+}
+
+impl Core {
+    /// Begins under the generation of `record`, if its attempt was declared. Commits that the owner before had no time to
+    /// take note of complete here.
+    pub(super) fn begin_coordinated(&mut self, record: Option<&JobRecord>) {
+        let Some(record) = record else { return };
+        self.coordinated = Some(Coordinated::new(record));
+        let commits = record.commits();
+        self.ledger.recall(|record| commits.contains(&JobCheckpoint::of(record)));
+    }
+
+    /// A part is published: it is to be reported, unless a newer commit has subsumed it already.
+    pub(super) fn to_report(&mut self, record: &CheckpointRecord) {
+        let Some(coordinated) = &mut self.coordinated else { return };
+        let part = record.identity;
+        if coordinated.committed.is_some_and(|committed| part.id <= committed.id) {
+            self.ledger.notice(NoticeKind::Discard, target(&part));
+            return;
+        }
+        coordinated.unreported.insert(part.id, part);
+        coordinated.wake.notify_one();
+    }
+
+    /// The report of a part is durable.
+    fn reported(&mut self, id: CheckpointId) {
+        let has_ended = matches!(self.condition, Condition::Ended(_));
+        let Some(coordinated) = &mut self.coordinated else { return };
+        if coordinated.unreported.remove(&id).is_some() && !has_ended {
+            coordinated.reported.insert(id);
+            self.env.metrics.reported(1);
+        }
+    }
+
+    /// Takes note of the newest commit: completes the part of this backend, lets go of what that subsumes, tells the session. Idempotent.
+    pub(super) fn job_completed(&mut self, commit: &Commit) {
+        if matches!(self.condition, Condition::Ended(_)) {
+            return;
+        }
+        let part = commit.part(&self.id.operator, self.id.subtask);
+        let (Some(coordinated), Some(part)) = (&mut self.coordinated, part) else { return };
+        let is_own = part.epoch == self.epoch.number;
+        if is_own && coordinated.committed.is_some_and(|committed| committed.id >= part.id) {
+            return;
+        }
+        coordinated.stands_on = Some(commit.checkpoint);
+        if is_own {
+            coordinated.committed = Some(part);
+            let later = coordinated.reported.split_off(&(part.id + 1));
+            let settled = std::mem::replace(&mut coordinated.reported, later);
+            coordinated.unreported.retain(|id, _| *id > part.id);
+            self.env.metrics.reported(-i64::try_from(settled.len()).unwrap_or(i64::MAX));
+        }
+        let outcome = self.ledger.commit(target(&part));
+        self.mark_completed(target(&part), outcome);
+        self.retain_marks();
+        self.want_copies();
+        if is_own && self.session.is_some() {
+            self.tell(SessionEvent::JobCheckpointCompleted(part));
+        }
+        self.wake_session();
+    }
+
+    /// A later attempt has begun: nothing of this one is committed any more.
+    fn outdated(&mut self, by: Attempt) {
+        let Some(coordinated) = &mut self.coordinated else { return };
+        coordinated.unreported.clear();
+        let attempt = self.manifest.owner().attempt;
+        let text =
+            format!("backend `{}`: attempt {attempt} is outdated, attempt {by} of the job has begun; stop", self.id);
+        if !matches!(self.condition, Condition::Ended(_)) {
+            self.env.metrics.fenced();
+        }
+        self.end(&Error::new(Reason::Fenced, text));
+    }
+
+    /// Awaits no commits any more: the owner has ended.
+    pub(super) fn stop_awaiting(&mut self) {
+        let Some(coordinated) = &mut self.coordinated else { return };
+        let awaited = std::mem::take(&mut coordinated.reported).len();
+        self.env.metrics.reported(-i64::try_from(awaited).unwrap_or(i64::MAX));
+        coordinated.wake.notify_one();
+    }
+
+    /// Whether a notice about what is published is not the engine's to send: COMPLETE, and what would let go of a checkpoint that the job
+    /// may restore. What is older than what the job stands on may go.
+    pub(super) fn is_coordinated(&self, kind: NoticeKind, target: NoticeTarget) -> bool {
+        let Some(coordinated) = &self.coordinated else { return false };
+        let is_past = |record| coordinated.stands_on.is_some_and(|on| JobCheckpoint::of(record) < on);
+        kind == NoticeKind::Complete || self.ledger.find(target).is_some_and(|record| !is_past(record))
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("job", &self.job).field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+fn target(part: &CheckpointIdentity) -> NoticeTarget {
+    NoticeTarget { epoch: part.epoch, id: part.id, uuid: Some(part.uuid) }
+}

@@ -1,0 +1,45 @@
+//! Writing pages of log indexes.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    checkpoint::{index::NewPage, local},
+    object::{Created, PutPayload, Retry, Store, StoreError},
+    types::BackendId,
+};
+
+/// Requests in flight at once.
+const CONCURRENT_WRITES: usize = 16;
+
+/// Makes `pages` durable, in any order, which list changes of some of `origins`, all of one operator. Cancel-safe: those that are there by then stay, and are garbage if nothing comes to
+/// name them.
+///
+/// # Errors
+/// Those of the store, after the tries that `retry` allows.
+pub(super) async fn write(
+    store: &Store,
+    origins: &[BackendId],
+    pages: Vec<NewPage>,
+    retry: Retry,
+) -> Result<(), StoreError> {
+    // Collected first: a stream of borrowing closures makes the opening a future that cannot be spawned.
+    let writes: Vec<_> = pages.into_iter().map(|page| write_one(store, origins, page, retry)).collect();
+    stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
+}
+
+async fn write_one(
+    store: &Store,
+    origins: &[BackendId],
+    NewPage { reference, bytes }: NewPage,
+    retry: Retry,
+) -> Result<(), StoreError> {
+    let of = origins.first().expect("a page lists changes of some chain");
+    let path = reference.name(of).path();
+    match store.create(&path, PutPayload::from_bytes(bytes.clone()), retry).await? {
+        Created::New | Created::Identical => {
+            store.copy(&path, PutPayload::from_bytes(bytes), || local::page_label(origins, &reference));
+            Ok(())
+        }
+        Created::Conflict => unreachable!("the page's UUID is new"),
+    }
+}

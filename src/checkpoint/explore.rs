@@ -1,0 +1,192 @@
+//! An exploration: every order in which the steps of owners, uploads, notices, deaths and a sweep can follow each other, within
+//! small bounds, breadth first. What is explored is the real thing: writer, ledger, manifests and their codec, and the futures that
+//! talk to the store, each of whose requests is a step ([`script`]).
+//!
+//! `DSTL_EXPLORE_DEEPER` widens the bounds by so much: with 1, it takes many minutes.
+
+mod check;
+mod owner;
+mod reader;
+mod scope;
+mod script;
+mod world;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use self::{
+    scope::{Scope, Step},
+    script::Stage,
+    world::World,
+};
+
+/// Of every so many states one is settled: see [`World::settle`].
+const SETTLED: u64 = 64;
+
+/// What was seen.
+#[derive(Debug, Default)]
+struct Explored {
+    states: usize,
+    steps: usize,
+    settled: usize,
+}
+
+/// The way to a state: the one before it, and the step.
+struct Way(Vec<(usize, Option<Step>)>);
+
+impl Way {
+    fn print(&self, at: usize, last: Option<Step>) {
+        let (mut at, mut steps) = (at, vec![last]);
+        while let (before, Some(step)) = self.0[at] {
+            steps.push(Some(step));
+            at = before;
+        }
+        for step in steps.iter().rev().flatten() {
+            eprintln!("  {step:?}");
+        }
+    }
+}
+
+/// Visits every state within `scope` after the steps of `prefix`, up to `most`, and checks it.
+fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Explored {
+    let (stage, mut first) = (Stage::new(), World::new(Scope { opens: 9, materializations: 9, ..scope }));
+    prefix.iter().for_each(|step| first.take(&stage, *step));
+    first.left = scope;
+    let (mut seen, mut way) = (HashSet::from([first.fingerprint()]), Way(vec![(0, None)]));
+    let (mut open, mut explored) = (VecDeque::from([(0, first)]), Explored::default());
+    while let Some((at, world)) = open.pop_front() {
+        for step in world.steps() {
+            explored.steps += 1;
+            let mut next = world.clone();
+            let mut visit = || {
+                next.take(&stage, step);
+                next.check();
+                let print = next.fingerprint();
+                if seen.insert(print) {
+                    if print.is_multiple_of(SETTLED) {
+                        explored.settled += 1;
+                        next.clone().settle(&stage);
+                    }
+                    return true;
+                }
+                false
+            };
+            match catch_unwind(AssertUnwindSafe(&mut visit)) {
+                Ok(false) => {}
+                Ok(true) if way.0.len() < most => {
+                    way.0.push((at, Some(step)));
+                    open.push_back((way.0.len() - 1, next));
+                }
+                Ok(true) => panic!("{name}: more than {most} states"),
+                Err(fault) => {
+                    eprintln!("{name}: after");
+                    way.print(at, Some(step));
+                    resume_unwind(fault);
+                }
+            }
+        }
+    }
+    explored.states = way.0.len();
+    println!("{name}: {explored:?}");
+    explored
+}
+
+/// How much wider the bounds are than by default.
+fn deeper() -> u8 {
+    std::env::var("DSTL_EXPLORE_DEEPER").ok().and_then(|by| by.parse().ok()).unwrap_or(0)
+}
+
+/// Explores `scope` and asserts that it is as wide as it was meant to be.
+fn explored(name: &str, scope: Scope, at_least: usize) {
+    explored_after(name, &[], scope, at_least);
+}
+
+/// The same, after some steps.
+fn explored_after(name: &str, prefix: &[Step], scope: Scope, at_least: usize) {
+    let explored = explore(name, prefix, scope, 10_000_000);
+    assert!(explored.states >= at_least && explored.settled > 0, "{name}: {explored:?}");
+}
+
+#[test]
+fn uploads_that_finish_fail_and_come_back_in_any_order_under_notices() {
+    let scope = Scope { opens: 1, barriers: 2, notices: 2 + deeper(), refusals: 1, inline: true, ..Scope::NONE };
+    explored("uploads", scope, 2_000);
+}
+
+#[test]
+fn notices_of_any_kind_in_any_order_to_one_owner() {
+    let scope = Scope { opens: 1, barriers: 2 + deeper(), notices: 3, crashes: 1, ..Scope::INLINE };
+    explored("notices", scope, 2_000);
+    let scope = Scope { barriers: 3, notices: 2 + deeper(), retention: Some(2), ..scope };
+    explored("retention", scope, 2_000);
+}
+
+#[test]
+fn a_successor_and_a_sweep_at_any_moment() {
+    let scope = Scope { opens: 2, barriers: 1, crashes: 1, sweeps: 1 + deeper(), ..Scope::NONE };
+    explored("succession", scope, 8_000);
+}
+
+#[test]
+fn a_successor_on_the_same_daemon_and_a_sweep_at_any_moment() {
+    let scope = Scope { opens: 2, barriers: 1, sweeps: 1, refusals: deeper(), same_daemon: true, ..Scope::NONE };
+    explored("same daemon", scope, 5_000);
+}
+
+#[test]
+fn owners_that_go_back_to_any_checkpoint_and_use_ids_again() {
+    let scope = Scope { opens: 2, barriers: 2, notices: 1 + deeper(), ..Scope::INLINE };
+    explored("going back", scope, 5_000);
+    let scope = Scope { opens: 3 + deeper(), barriers: 1, crashes: 1, notices: 0, ..Scope::INLINE };
+    explored("three owners", scope, 2_000);
+}
+
+#[test]
+fn a_base_that_is_made_fails_and_is_let_go_beside_a_sweep() {
+    let scope = Scope { opens: 1, barriers: 1, materializations: 1, sweeps: 1, refusals: 1 + deeper(), ..Scope::NONE };
+    explored("base", scope, 2_000);
+    let scope = Scope { opens: 1, barriers: 2, materializations: 1 + deeper(), notices: 1, ..Scope::NONE };
+    explored("truncation", scope, 2_000);
+}
+
+#[test]
+fn an_owner_that_closes_or_dies_beside_a_sweep() {
+    let scope =
+        Scope { opens: 1, barriers: 1 + deeper(), closes: 1, sweeps: 1, crashes: 1, refusals: 1, ..Scope::NONE };
+    explored("closing", scope, 2_000);
+}
+
+/// An owner that opened.
+fn opened(owner: usize, restore: Option<usize>) -> Vec<Step> {
+    vec![Step::Open { restore, on: None }, Step::Go { owner }, Step::Go { owner }]
+}
+
+/// A checkpoint whose change set is in a segment, published.
+fn published(owner: usize) -> Vec<Step> {
+    let upload = 0;
+    let durable =
+        [Step::Barrier { owner, inline: false }, Step::Arrive { owner, upload }, Step::Learn { owner, upload }];
+    [&durable[..], &[Step::Begin { owner }, Step::Go { owner }]].concat()
+}
+
+#[test]
+fn a_reader_that_pins_while_the_log_below_a_base_is_let_go_and_swept() {
+    let base = [
+        Step::Materialize { owner: 0 },
+        Step::Materialize { owner: 0 },
+        Step::MaterializationArrives { owner: 0 },
+        Step::Materialized { owner: 0, succeeded: true },
+    ];
+    let prefix = [opened(0, None), published(0), base.to_vec(), published(0)].concat();
+    let scope = Scope { barriers: 2, readers: 1, notices: 1 + deeper(), sweeps: 1, ..Scope::NONE };
+    explored_after("reader of a base", &prefix, scope, 1_000);
+}
+
+#[test]
+fn a_reader_that_pins_while_a_branch_is_let_go_and_swept() {
+    let prefix = [opened(0, None), published(0), published(0), opened(1, Some(0))].concat();
+    let scope = Scope { barriers: 0, readers: 1, notices: 1 + deeper(), sweeps: 1, ..Scope::NONE };
+    explored_after("reader of a branch", &prefix, scope, 1_000);
+}

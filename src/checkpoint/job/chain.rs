@@ -1,0 +1,62 @@
+//! The chain of a job's records on the store.
+//!
+//! As in a backend's manifest chain, a record is made by create-if-absent at the number after the one that it is derived from, and the
+//! highest number is the authority. Since each says all that is still true, older ones are never read, and a sweep deletes
+//! all but the newest [`KEPT_RECORDS`] of them. So a writer that slept for long may create one of those numbers again.
+//! It means nothing there, below the newest; and the writer sees that, because it looks at the chain again after its request.
+
+use super::{ATTEMPTS, JobError, JobRecord};
+use crate::{
+    object::{
+        Created, PutPayload, Retry, Store, StoreError,
+        layout::{self, ObjectName},
+    },
+    types::Name,
+};
+
+/// Records that stay below and with the newest one: more than are made between a listing and a read.
+pub const KEPT_RECORDS: u64 = 64;
+
+/// The newest record of `job`. Cancel-safe.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<JobRecord>, JobError> {
+    let mut lost = None;
+    for _ in 0..ATTEMPTS {
+        let Some(number) = newest_number(store, job, retry).await? else { return Ok(None) };
+        let path = ObjectName::JobRecord { job: job.clone(), number }.path();
+        match store.get(&path, retry).await {
+            Ok(bytes) => {
+                let decoded = JobRecord::decode(&bytes);
+                return decoded.map(Some).map_err(|source| JobError::Corrupt { object: path.to_string(), source });
+            }
+            // Swept meanwhile; if it is the newest still, it is missing.
+            Err(StoreError::NotFound { .. }) if lost != Some(number) => lost = Some(number),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}
+
+async fn newest_number(store: &Store, job: &Name, retry: Retry) -> Result<Option<u64>, JobError> {
+    let objects = store.list(&layout::job_records(job), retry).await?;
+    let number = |name| match name {
+        ObjectName::JobRecord { number, .. } => Some(number),
+        _ => None,
+    };
+    Ok(objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).max())
+}
+
+/// Appends `record`, which was derived from the newest one. Returns whether it is the newest now: if not, it may be part of the chain all
+/// the same, so read that again. Cancel-safe: dropped, it may be appended.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn append(store: &Store, job: &Name, record: &JobRecord, retry: Retry) -> Result<bool, JobError> {
+    let path = ObjectName::JobRecord { job: job.clone(), number: record.number }.path();
+    match store.create(&path, PutPayload::from_bytes(record.encode()), retry).await? {
+        Created::New | Created::Identical => Ok(newest_number(store, job, retry).await? == Some(record.number)),
+        Created::Conflict => Ok(false),
+    }
+}

@@ -1,0 +1,173 @@
+//! The choice of what all subtasks of an attempt begin with.
+
+use super::{
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Spoilt, chain, read_heads, sound,
+};
+use crate::{
+    checkpoint::{chain::ChainError, manifest::Manifest},
+    object::{Retry, Store},
+    types::{Attempt, BackendId, CheckpointId, Name},
+};
+
+/// What a backend asks for that opens with the choice of its job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
+    pub not_after: Option<CheckpointId>,
+    /// Skip checkpoints that are damaged.
+    pub fallback: bool,
+}
+
+/// What all subtasks of an attempt begin with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// `None`: empty.
+    pub checkpoint: Option<JobCheckpoint>,
+    /// Newer ones that are damaged, newest first.
+    pub skipped: Vec<Spoilt>,
+}
+
+impl Choice {
+    /// `checkpoint`, of what is known to be damaged: `marks`.
+    fn new(checkpoint: Option<JobCheckpoint>, marks: &[Spoilt]) -> Self {
+        let is_newer = |spoilt: &&Spoilt| checkpoint.is_some_and(|chosen| spoilt.checkpoint > chosen);
+        Self { checkpoint, skipped: marks.iter().rev().filter(is_newer).cloned().collect() }
+    }
+}
+
+/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
+/// attempt decides, the others follow. Cancel-safe.
+///
+/// # Errors
+/// [`JobError`] says why there is no choice.
+pub async fn choose(
+    store: &Store,
+    (backend, parallelism): (&BackendId, u32),
+    attempt: Attempt,
+    wish: Wish,
+    retry: Retry,
+) -> Result<Choice, JobError> {
+    let job = &backend.job;
+    for _ in 0..ATTEMPTS {
+        let record = chain::newest(store, job, retry).await?;
+        if let Some(newest) = record.as_ref().filter(|newest| newest.attempt > attempt) {
+            return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
+        }
+        let own_attempt = record.as_ref().filter(|newest| newest.attempt == attempt);
+        let is_declared = own_attempt.is_some_and(|newest| newest.declared.is_some());
+        let heads = read_heads(store, job, retry).await?;
+        let own = heads.iter().find(|head| head.backend == *backend);
+        let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
+        let again_alone = opened_before && is_alone(&heads, backend, parallelism) && !is_declared;
+        // Those of a generation that had the same attempt would be lost to the subtasks that are new.
+        let is_used = |head: &Manifest| {
+            let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
+            used.any(|record| head.backend == *backend || head.span(record).parallelism != parallelism)
+        };
+        let mut operator = heads.iter().filter(|head| head.backend.operator == backend.operator);
+        if !again_alone && operator.any(is_used) {
+            return Err(JobError::Used { job: job.clone(), attempt });
+        }
+        let view = JobView::of(&heads);
+        let not_after = wish.limit(&view, backend)?;
+        let mut marks = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
+        if let Some(newest) = own_attempt.filter(|_| !again_alone)
+            && let Beginning::Chosen(chosen) = newest.beginning
+        {
+            let chosen = chosen.filter(|_| !newest.new_operators.contains(&backend.operator));
+            if let (Some(chosen), Some(last)) = (chosen, not_after)
+                && chosen > last
+            {
+                return Err(JobError::ChosenNewer { job: job.clone(), chosen, asked: last });
+            }
+            return Ok(Choice::new(chosen, &marks));
+        }
+        // What no subtask retains any more is never chosen.
+        marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
+        let restore = decide(store, &heads, (&view, not_after), (wish, &mut marks), (job, retry)).await?;
+        // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
+        if again_alone {
+            return Ok(Choice::new(restore, &marks));
+        }
+        let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(restore), marks.clone());
+        if chain::append(store, job, &next, retry).await? {
+            return Ok(Choice::new(restore, &marks));
+        }
+    }
+    Err(JobError::Chain(ChainError::Contended(backend.clone())))
+}
+
+/// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded: nothing is committed
+/// any more, and what the next one restores is what is left. Idempotent. Cancel-safe.
+///
+/// # Errors
+/// If the job's records cannot be read or written.
+pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), JobError> {
+    for _ in 0..ATTEMPTS {
+        let newest = chain::newest(store, job, retry).await?;
+        let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
+        let next = JobRecord::undeclared(Some(&newest), newest.attempt, Beginning::Undecided, newest.spoilt.clone());
+        if chain::append(store, job, &next, retry).await? {
+            return Ok(());
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}
+
+/// Outdates the generation `newest` of `job`, which was declared, by `attempt`, which was not and has not chosen yet what it begins
+/// with: afterwards nothing is committed any more for the declared one. Idempotent. Cancel-safe.
+///
+/// # Errors
+/// If `attempt` is outdated itself, or the job's records cannot be read or written.
+pub async fn outdate(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -> Result<(), JobError> {
+    for _ in 0..ATTEMPTS {
+        let Some(newest) = chain::newest(store, job, retry).await? else { return Ok(()) };
+        if newest.attempt > attempt {
+            return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
+        }
+        if newest.attempt == attempt || newest.declared.is_none() {
+            return Ok(());
+        }
+        let next = JobRecord::undeclared(Some(&newest), attempt, Beginning::Undecided, newest.spoilt.clone());
+        if chain::append(store, job, &next, retry).await? {
+            return Ok(());
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}
+
+impl Wish {
+    /// The newest checkpoint that is allowed, if not every one is.
+    fn limit(&self, view: &JobView, backend: &BackendId) -> Result<Option<JobCheckpoint>, JobError> {
+        let limit = |id| view.by_id(&backend.operator, id).ok_or_else(|| JobError::NotRetained(backend.clone(), id));
+        self.not_after.map(limit).transpose()
+    }
+}
+
+/// What the first subtask of an attempt chooses.
+async fn decide(
+    store: &Store,
+    heads: &[Manifest],
+    (view, not_after): (&JobView, Option<JobCheckpoint>),
+    (wish, marks): (Wish, &mut Vec<Spoilt>),
+    (job, retry): (&Name, Retry),
+) -> Result<Option<JobCheckpoint>, JobError> {
+    let newest = match (view.latest(), not_after) {
+        (Latest::Nothing, None) => return Ok(None),
+        (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
+        (Latest::Checkpoint(newest), _) => newest,
+    };
+    if !wish.fallback {
+        return Ok(Some(newest));
+    }
+    match sound::newest(store, heads, (view, not_after), marks, retry).await? {
+        Some(sound) => Ok(Some(sound)),
+        None => Err(JobError::AllDamaged { job: job.clone(), skipped: marks.clone() }),
+    }
+}
+
+/// Whether the job has no other subtask than `backend`.
+pub(super) fn is_alone(heads: &[Manifest], backend: &BackendId, parallelism: u32) -> bool {
+    let is_only = |head: &Manifest| head.backend == *backend && head.shape.parallelism <= 1;
+    parallelism <= 1 && heads.iter().all(is_only)
+}

@@ -1,0 +1,138 @@
+//! Commits: which checkpoint all tasks of a declared generation have reported, and the record that says so.
+
+use std::collections::BTreeMap;
+
+use super::{ATTEMPTS, Commit, JobCheckpoint, JobError, JobRecord, chain, reports};
+use crate::{
+    object::{ObjectName, Retry, Store},
+    types::{Attempt, BackendId, CheckpointIdentity, Name},
+};
+
+/// One task has its part of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Report {
+    /// The task.
+    pub backend: BackendId,
+    /// Its generation's.
+    pub attempt: Attempt,
+    /// The part.
+    pub part: CheckpointIdentity,
+}
+
+/// What became of the checkpoints that tasks wait for.
+#[derive(Debug)]
+pub enum Finished {
+    /// The generation is the newest. This is the newest record, and whether it was appended just now.
+    Current {
+        /// Of this generation.
+        record: Box<JobRecord>,
+        /// With a commit that nobody had made before.
+        appended: bool,
+    },
+    /// A later attempt has begun: nothing is committed any more.
+    Outdated {
+        /// Which.
+        by: Attempt,
+    },
+}
+
+impl Report {
+    /// The report that an object's name stands for.
+    #[must_use]
+    pub fn of(name: ObjectName) -> Option<Self> {
+        match name {
+            ObjectName::Report { backend, attempt, checkpoint } => Some(Self { backend, attempt, part: checkpoint }),
+            _ => None,
+        }
+    }
+
+    /// The checkpoint of the whole job.
+    #[must_use]
+    pub fn checkpoint(&self) -> JobCheckpoint {
+        JobCheckpoint { attempt: self.attempt, id: self.part.id }
+    }
+}
+
+/// Whether `report` cannot contribute to any commit after `record`: its checkpoint is committed or subsumed, or its generation is over.
+/// Once so, always. Pure.
+#[must_use]
+pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
+    let is_past = |commit: &Commit| report.checkpoint() <= commit.checkpoint;
+    let is_over = report.attempt < record.attempt || report.attempt == record.attempt && record.declared.is_none();
+    is_over || record.commit.as_ref().is_some_and(is_past)
+}
+
+/// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and subtask. Pure.
+#[must_use]
+pub fn tally(
+    record: &JobRecord,
+    reports: &[Report],
+) -> BTreeMap<JobCheckpoint, BTreeMap<(Name, u32), CheckpointIdentity>> {
+    let mut tally: BTreeMap<_, BTreeMap<_, CheckpointIdentity>> = BTreeMap::new();
+    let Some(declared) = &record.declared else { return tally };
+    let counts = |report: &&Report| {
+        let parallelism = declared.operators.get(&report.backend.operator);
+        let is_task = parallelism.is_some_and(|parallelism| report.backend.subtask < *parallelism);
+        is_task && report.attempt == record.attempt && !is_outdated(record, report)
+    };
+    for report in reports.iter().filter(counts) {
+        let task = (report.backend.operator.clone(), report.backend.subtask);
+        let part = tally.entry(report.checkpoint()).or_default().entry(task).or_insert(report.part);
+        debug_assert_eq!(*part, report.part, "a task reports one part of a checkpoint");
+        *part = report.part.max(*part);
+    }
+    tally
+}
+
+/// The newest checkpoint that all tasks of `record`'s generation have reported and that is newer than its newest commit. Pure.
+#[must_use]
+pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit> {
+    let tasks = record.declared.as_ref()?.tasks();
+    let tally = tally(record, reports);
+    let (checkpoint, parts) = tally.into_iter().rev().find(|(_, parts)| parts.len() == tasks)?;
+    let mut commit = Commit { checkpoint, parts: BTreeMap::new() };
+    for ((operator, _), part) in parts {
+        // In order of the subtasks, of which none is missing.
+        commit.parts.entry(operator).or_default().push(part);
+    }
+    Some(commit)
+}
+
+/// The record after `newest` that commits `commit`. Pure.
+#[must_use]
+pub(super) fn committed(newest: &JobRecord, commit: Commit) -> JobRecord {
+    assert_eq!(commit.checkpoint.attempt, newest.attempt, "only the newest generation commits");
+    let before = newest.commit.as_ref().map(|commit| commit.checkpoint);
+    assert!(before.is_none_or(|before| before < commit.checkpoint), "commits ascend");
+    let mut record = newest.successor();
+    record.commit(Some(commit));
+    record
+}
+
+/// Commits the newest checkpoint that all tasks of the generation `attempt` of `job` have reported, if there is a new one; returns what
+/// counts now. Anyone may, at any time. Idempotent. Cancel-safe.
+///
+/// # Errors
+/// If the job's records cannot be read or written.
+pub async fn finish(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -> Result<Finished, JobError> {
+    for _ in 0..ATTEMPTS {
+        // Before the reports: what is listed later only adds to them.
+        let Some(newest) = chain::newest(store, job, retry).await? else {
+            return Err(JobError::Gone(job.clone()));
+        };
+        if newest.attempt != attempt || newest.declared.is_none() {
+            return Ok(Finished::Outdated { by: newest.attempt });
+        }
+        let reports = reports::reported(store, job, attempt, retry).await?;
+        let Some(commit) = complete(&newest, &reports) else {
+            return Ok(Finished::Current { record: Box::new(newest), appended: false });
+        };
+        let checkpoint = commit.checkpoint;
+        let next = committed(&newest, commit);
+        if chain::append(store, job, &next, retry).await? {
+            tracing::info!(%job, %checkpoint, number = next.number, "committed a checkpoint");
+            return Ok(Finished::Current { record: Box::new(next), appended: true });
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}

@@ -1,0 +1,216 @@
+//! Declarations: the generation of an engine that lets dstl coordinate.
+
+use std::collections::BTreeSet;
+
+use super::{
+    ATTEMPTS, Asked, Beginning, Commit, Declaration, JobCheckpoint, JobError, JobRecord, JobView, Latest, chain,
+    commit, read_heads, reports,
+};
+use crate::{
+    checkpoint::manifest::Manifest,
+    object::{Retry, Store},
+    types::{Attempt, Name},
+};
+
+/// Subtasks of an operator, at most: as many as there may be key groups.
+const MAX_PARALLELISM: u32 = 1 << 15;
+
+/// A declared generation, as all its tasks are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Where it is in the job's chain.
+    pub number: u64,
+    /// What its subtasks begin with; `None`: empty.
+    pub restore: Option<JobCheckpoint>,
+    /// Operators that begin empty all the same.
+    pub new_operators: BTreeSet<Name>,
+}
+
+/// What a new generation restores.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Restored {
+    pub(super) checkpoint: Option<JobCheckpoint>,
+    /// The newest commit, if it is that.
+    pub(super) commit: Option<Commit>,
+    pub(super) new_operators: BTreeSet<Name>,
+}
+
+impl Generation {
+    fn of(record: &JobRecord) -> Self {
+        Self { number: record.began, restore: record.restore(), new_operators: record.new_operators.clone() }
+    }
+}
+
+/// Begins the generation `attempt` of `job`, or finds it begun by the same declaration. Before that, what the generation before has fully
+/// reported is committed. Idempotent. Cancel-safe: dropped, it may have begun.
+///
+/// # Errors
+/// If there is a later one, this one was declared otherwise or begun without, or what it asks to begin with is not there.
+pub async fn declare(
+    store: &Store,
+    job: &Name,
+    attempt: Attempt,
+    declaration: &Declaration,
+    retry: Retry,
+) -> Result<Generation, JobError> {
+    check(job, declaration)?;
+    let mut refused = None;
+    for _ in 0..ATTEMPTS {
+        let newest = chain::newest(store, job, retry).await?;
+        if let Some(newest) = &newest
+            && newest.attempt >= attempt
+        {
+            return answer(job, newest, attempt, declaration);
+        }
+        if let Some(newest) = &newest {
+            let reports = reports::reported(store, job, newest.attempt, retry).await?;
+            if let Some(commit) = commit::complete(newest, &reports) {
+                chain::append(store, job, &commit::committed(newest, commit), retry).await?;
+                continue;
+            }
+        }
+        let heads = read_heads(store, job, retry).await?;
+        let number = newest.as_ref().map(|newest| newest.number);
+        let begun = begun(job, &heads, attempt).and_then(|()| restored(job, newest.as_ref(), &heads, declaration));
+        match begun {
+            Ok(restored) => {
+                let next = generation(newest.as_ref(), attempt, declaration, restored);
+                if chain::append(store, job, &next, retry).await? {
+                    reports::delete_outdated(store, job, &next, retry).await;
+                    return Ok(Generation::of(&next));
+                }
+            }
+            // Others of the same attempt may have declared it, and opened, after the record was read.
+            Err(error) if refused == Some(number) => return Err(error),
+            Err(_) => refused = Some(number),
+        }
+    }
+    Err(JobError::Contended(job.clone()))
+}
+
+/// Whether a declaration makes sense. Pure.
+fn check(job: &Name, declaration: &Declaration) -> Result<(), JobError> {
+    let malformed = |what: String| Err(JobError::Malformed(job.clone(), what));
+    if declaration.operators.is_empty() {
+        return malformed("without tasks".to_owned());
+    }
+    match declaration.operators.iter().find(|(_, parallelism)| !(1..=MAX_PARALLELISM).contains(*parallelism)) {
+        Some((operator, parallelism)) => malformed(format!(
+            "with {parallelism} subtasks of operator `{operator}`; allowed are 1 to {MAX_PARALLELISM}"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What the declaration of an attempt gets where `newest` is of that or a later one. Pure.
+pub(super) fn answer(
+    job: &Name,
+    newest: &JobRecord,
+    attempt: Attempt,
+    declaration: &Declaration,
+) -> Result<Generation, JobError> {
+    let job = job.clone();
+    if newest.attempt > attempt {
+        return Err(JobError::Outdated { job, attempt, newer: newest.attempt });
+    }
+    match &newest.declared {
+        Some(declared) if declared == declaration => Ok(Generation::of(newest)),
+        Some(declared) => {
+            let (declared, asked) = (Box::new(declared.clone()), Box::new(declaration.clone()));
+            Err(JobError::DeclaredOtherwise { job, attempt, declared, asked })
+        }
+        None => Err(JobError::BegunUndeclared { job, attempt }),
+    }
+}
+
+/// Refuses an attempt that owners have already. Pure.
+fn begun(job: &Name, heads: &[Manifest], attempt: Attempt) -> Result<(), JobError> {
+    let job = job.clone();
+    match heads.iter().map(|head| head.owner().attempt).max() {
+        Some(newer) if newer > attempt => Err(JobError::Outdated { job, attempt, newer }),
+        Some(same) if same == attempt => Err(JobError::BegunUndeclared { job, attempt }),
+        _ => Ok(()),
+    }
+}
+
+/// What the generation after `newest` restores. Pure.
+pub(super) fn restored(
+    job: &Name,
+    newest: Option<&JobRecord>,
+    heads: &[Manifest],
+    declaration: &Declaration,
+) -> Result<Restored, JobError> {
+    let view = JobView::of(heads);
+    let beyond_view = || {
+        let new = declaration.operators.keys().filter(|operator| !view.operators.contains_key(*operator));
+        new.cloned().collect()
+    };
+    let stands_on = newest.and_then(JobRecord::stands_on);
+    let given = match (declaration.asked, newest.filter(|newest| newest.declared.is_some())) {
+        (Asked::Empty, _) => None,
+        (Asked::Given { id, attempt }, _) => {
+            let same =
+                |found: &&JobCheckpoint| found.id == id && attempt.is_none_or(|attempt| found.attempt == attempt);
+            // What the job stands on need not be known to operators that began after it.
+            let found = stands_on.filter(|on| same(&on)).or_else(|| view.consistent.iter().rev().find(same).copied());
+            let name = || attempt.map_or(id.to_string(), |attempt| JobCheckpoint { attempt, id }.to_string());
+            Some(found.ok_or_else(|| JobError::NotConsistent(job.clone(), name()))?)
+        }
+        (Asked::Latest, Some(_)) => stands_on,
+        (Asked::Latest, None) => match view.latest() {
+            Latest::Nothing => None,
+            Latest::Checkpoint(newest) => Some(newest),
+            Latest::Inconsistent => return Err(JobError::Inconsistent(job.clone())),
+        },
+    };
+    let Some(checkpoint) = given else {
+        return Ok(Restored { checkpoint: None, commit: None, new_operators: BTreeSet::new() });
+    };
+    let commit = newest.and_then(|newest| newest.commit.clone()).filter(|commit| commit.checkpoint == checkpoint);
+    if let Some(commit) = commit {
+        check_parts(job, &commit, heads)?;
+        let new = declaration.operators.keys().filter(|operator| !commit.parts.contains_key(*operator));
+        let new_operators = new.cloned().collect();
+        return Ok(Restored { checkpoint: Some(checkpoint), commit: Some(commit), new_operators });
+    }
+    if view.consistent.contains(&checkpoint) {
+        return Ok(Restored { checkpoint: Some(checkpoint), commit: None, new_operators: beyond_view() });
+    }
+    let what = "not every operator retains it whole".to_owned();
+    Err(JobError::NotThere { job: job.clone(), checkpoint, what })
+}
+
+/// Checks that `heads` retain exactly the parts of `commit`. Pure.
+fn check_parts(job: &Name, commit: &Commit, heads: &[Manifest]) -> Result<(), JobError> {
+    for (operator, parts) in &commit.parts {
+        for (part, subtask) in parts.iter().zip(0..) {
+            let of_task = |head: &&Manifest| head.backend.operator == *operator && head.backend.subtask == subtask;
+            let mut retained = heads.iter().filter(of_task).flat_map(|head| &head.checkpoints);
+            if !retained.any(|record| record.identity == *part) {
+                let what = format!("subtask {subtask} of operator `{operator}` does not retain its part {part}");
+                return Err(JobError::NotThere { job: job.clone(), checkpoint: commit.checkpoint, what });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The record with which the generation begins. Pure.
+pub(super) fn generation(
+    newest: Option<&JobRecord>,
+    attempt: Attempt,
+    declaration: &Declaration,
+    restored: Restored,
+) -> JobRecord {
+    let spoilt = newest.map_or_else(Vec::new, |newest| newest.spoilt.clone());
+    let mut record = JobRecord::undeclared(newest, attempt, Beginning::Chosen(restored.checkpoint), spoilt);
+    if let Some(newest) = newest {
+        (record.commit, record.earlier) = (newest.commit.clone(), newest.earlier.clone());
+    }
+    if record.commit != restored.commit {
+        record.commit(restored.commit);
+    }
+    record.declared = Some(declaration.clone());
+    record.new_operators = restored.new_operators;
+    record
+}
