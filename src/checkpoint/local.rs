@@ -98,8 +98,6 @@ pub fn page_label(origins: &[BackendId], page: &PageRef) -> Label {
 mod tests {
     use std::iter;
 
-    use uuid::Uuid;
-
     use super::*;
     use crate::{
         checkpoint::{

@@ -88,7 +88,11 @@ impl Wants {
 
     /// Whether an open backend said that it wants anything, and this may be that.
     pub(super) fn is_asked_for(&self, label: &Label) -> bool {
-        !label.is_image && label.uses.iter().any(|usage| self.open.contains_key(&usage.backend))
+        let is_of = |backend: &BackendId| {
+            let wanted = || self.open.values().flat_map(|(_, wanted)| &wanted.log);
+            self.open.contains_key(backend) || wanted().any(|(of, _)| of == backend)
+        };
+        !label.is_image && label.uses.iter().any(|usage| is_of(&usage.backend))
     }
 
     pub(super) fn used(&mut self, backend: &BackendId, now: Instant) {
