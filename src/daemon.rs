@@ -125,9 +125,10 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         directory.environment().tasks.spawn(copies.clone().run());
     }
     let readiness = Readiness::starting();
-    let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
+    // First, so that whoever finds the socket finds the pages, too.
     let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
     let admin = AdminServer::bind(&AdminOptions { address }).await?;
+    let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
     tracing::info!(
         socket = %incoming.socket().display(),
         tcp = incoming.tcp_address().map(tracing::field::display),

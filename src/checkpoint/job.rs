@@ -15,7 +15,7 @@
 //! A *generation* is an attempt together with what all its subtasks restore. Generations and commits share one chain of numbered
 //! records ([`JobRecord`]), each made by create-if-absent and derived from the one before, and only the newest counts. So all of them
 //! are in one order. Whoever makes one looks at the chain again afterwards, and goes by what he reads there, never by
-//! the outcome of his request ([`chain`]).
+//! the outcome of his request (`chain`).
 //!
 //! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
 //! the first to ask records its choice, and the others follow it ([`choose`]). That makes a generation of its attempt, too.
@@ -23,8 +23,8 @@
 //! # Jobs without a coordinator
 //!
 //! An engine may *declare* a generation ([`declare`]): which tasks it has, and what they restore. Then its checkpoints are completed
-//! here. Each task whose part is durable *reports* it ([`reports`]); once all tasks of the generation have, anyone
-//! *commits* the checkpoint ([`commit`]). What makes this right:
+//! here. Each task whose part is durable *reports* it ([`report`]); once all tasks of the generation have, anyone
+//! *commits* the checkpoint ([`finish`]). What makes this right:
 //!
 //! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only if that is of
 //!    its own generation. So what a generation restores, once recorded, was the newest commit and stays it.
