@@ -30,7 +30,7 @@
 //! point reads. Only merges, list appends and clears read already what they change, and a way back needs everything. So nothing is
 //! recorded, and there is one mechanism: the images of the newest base, which RocksDB links anyway to upload them, stay linked
 //! ([`crate::restore::KeptImages`]), and what was uploaded of the log, of operator state and of indexes is copied to local disk
-//! ([`crate::object::copies`]), which costs a writer at full speed a quarter more processor time, and nothing where changes are few. The new
+//! ([`crate::object::copies`]), which costs a writer little processor time, and the disk each change once. The new
 //! owner does what any restore does, in an inner backend of its own; but where an image or copy is there, it is used instead of the
 //! store. Nothing that the old owner did behind the cut can be in them, and what is not there any more is read from the store, object by
 //! object. It is called warm if the store was asked for none.
