@@ -302,12 +302,8 @@ impl Ledger {
         let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
             return outcome;
         };
-        let is_over = |record: &CheckpointRecord| key(record) < committed && !record.completed && !record.subsumed;
-        for record in self.retained.iter_mut().filter(|record| is_over(record)) {
-            record.subsumed = true;
-            self.dirty = true;
-        }
-        self.retained.retain(|record| record.pinned || !record.subsumed);
+        let is_over = |record: &CheckpointRecord| key(record) < committed && !record.completed;
+        self.subsume(is_over);
         outcome
     }
 
@@ -340,7 +336,7 @@ impl Ledger {
         let record = self.retained.get_mut(at)?;
         let was_pinned = std::mem::take(&mut record.pinned);
         self.dirty |= was_pinned;
-        self.retained.retain(|record| record.pinned || !record.subsumed);
+        self.drop_subsumed();
         Some(was_pinned)
     }
 
@@ -375,21 +371,27 @@ impl Ledger {
     fn retain_newest(&mut self, count: usize) {
         let completed = self.retained.iter().rev().filter(|record| record.completed && !record.subsumed);
         let Some(oldest_kept) = completed.take(count.max(1)).nth(count.max(1) - 1).map(key) else { return };
-        for record in self.retained.iter_mut().filter(|record| key(record) < oldest_kept) {
-            record.subsumed = true;
-        }
-        self.retained.retain(|record| record.pinned || !record.subsumed);
+        self.subsume(|record| key(record) < oldest_kept);
     }
 
     fn let_go(&mut self, target: NoticeTarget, which: impl Fn(&CheckpointIdentity) -> bool) -> NoticeOutcome {
         let Some(at) = self.position(target) else { return NoticeOutcome::Unknown };
         let target_is_pinned = self.retained.get(at).is_some_and(|record| record.pinned);
-        for record in self.retained.iter_mut().filter(|record| which(&record.identity)) {
-            self.dirty |= !record.subsumed;
-            record.subsumed = true;
-        }
-        self.retained.retain(|record| record.pinned || !record.subsumed);
+        self.subsume(|record| which(&record.identity));
         if target_is_pinned { NoticeOutcome::Pinned } else { NoticeOutcome::Done }
+    }
+
+    /// Lets go of those for which `is_over`; of pinned ones once they are released.
+    fn subsume(&mut self, is_over: impl Fn(&CheckpointRecord) -> bool) {
+        for record in self.retained.iter_mut().filter(|record| !record.subsumed && is_over(record)) {
+            record.subsumed = true;
+            self.dirty = true;
+        }
+        self.drop_subsumed();
+    }
+
+    fn drop_subsumed(&mut self) {
+        self.retained.retain(|record| record.pinned || !record.subsumed);
     }
 }
 
@@ -403,210 +405,4 @@ fn key(record: &CheckpointRecord) -> (u64, CheckpointId) {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
-    use bytes::Bytes;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const EPOCH: u64 = 2;
-
-    fn record(id: u64, cut: u64) -> CheckpointRecord {
-        CheckpointRecord {
-            identity: CheckpointIdentity { epoch: EPOCH, id, uuid: Uuid::from_u128(u128::from(id)) },
-            attempt: 1,
-            cut: Sqn(Sqn::first_of(EPOCH).0 + cut),
-            applied_to: cut,
-            attachment: Bytes::new(),
-            completed: false,
-            pinned: false,
-            subsumed: false,
-            triggered_at: 0,
-            time: 0,
-            incremental_bytes: 0,
-            changes: 0,
-            states_to: 0,
-            base: None,
-            missing_states: vec![],
-        }
-    }
-
-    fn target(id: u64) -> NoticeTarget {
-        NoticeTarget { epoch: EPOCH, id, uuid: None }
-    }
-
-    fn at(cut: u64) -> Sqn {
-        Sqn(Sqn::first_of(EPOCH).0 + cut)
-    }
-
-    /// A ledger in which checkpoints 1..=n are published, checkpoint i with cut 10 i.
-    fn published(n: u64, retention: Retention) -> Ledger {
-        let mut ledger = Ledger::new(EPOCH, retention, vec![], 0);
-        for id in 1..=n {
-            ledger.trigger(record(id, 10 * id), Awaits::Log);
-        }
-        ledger.begin_publishing(at(10 * n));
-        assert_eq!(ledger.published().len() as u64, n);
-        ledger
-    }
-
-    fn ids(ledger: &Ledger) -> Vec<u64> {
-        ledger.retained().iter().map(|record| record.identity.id).collect()
-    }
-
-    #[test]
-    fn publishes_only_what_is_durable() {
-        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
-        ledger.trigger(record(1, 10), Awaits::Log);
-        ledger.trigger(record(2, 20), Awaits::Log);
-        assert!(!ledger.is_ready(at(9)));
-        assert!(ledger.is_ready(at(10)));
-        let (ids, records) = ledger.begin_publishing(at(15));
-        assert_eq!((ids, records.len()), (vec![1], 1));
-        assert_eq!(ledger.published()[0].identity.id, 1);
-        assert_eq!(ledger.in_flight(), 1);
-    }
-
-    #[test]
-    fn snapshots_may_be_done_in_any_order() {
-        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
-        ledger.trigger(record(1, 10), Awaits::Snapshot);
-        ledger.trigger(record(2, 20), Awaits::Snapshot);
-        ledger.trigger(record(3, 20), Awaits::Nothing);
-        assert_eq!(ledger.begin_publishing(at(99)).0, [3]);
-        ledger.published();
-        assert!(!ledger.is_ready(at(99)), "no log makes them durable");
-        ledger.snapshotted(2, Uuid::from_u128(7), 123);
-        assert!(ledger.is_ready(at(0)));
-        let (_, records) = ledger.begin_publishing(at(0));
-        assert_eq!(records.iter().map(|r| r.identity.id).collect::<Vec<_>>(), [2, 3]);
-        let published = ledger.published();
-        assert_eq!((published[0].base, published[0].incremental_bytes), (Some(Uuid::from_u128(7)), 123));
-        ledger.fail(1);
-        ledger.snapshotted(1, Uuid::from_u128(8), 1);
-        assert_eq!((ids(&ledger), ledger.in_flight()), (vec![2, 3], 0));
-    }
-
-    #[test]
-    fn a_checkpoint_that_fails_while_its_manifest_is_written_is_withdrawn_by_the_next() {
-        let mut ledger = Ledger::new(EPOCH, Retention::Count(2), vec![], 0);
-        ledger.trigger(record(1, 10), Awaits::Log);
-        ledger.begin_publishing(at(10));
-        assert!(ledger.fail(1));
-        assert!(ledger.published().is_empty());
-        assert!(ledger.is_dirty(), "the manifest on the store still has it");
-        assert!(ledger.begin_publishing(at(10)).1.is_empty());
-    }
-
-    #[test]
-    fn ids_increase_and_are_bounded_in_number() {
-        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![], 0);
-        ledger.trigger(record(5, 10), Awaits::Log);
-        assert_eq!(ledger.check(5, 9, 9), Err(TriggerError::OutOfOrder { id: 5, last: 5 }));
-        assert_eq!(ledger.check(6, 1, 9), Err(TriggerError::InFlight(1)));
-        assert_eq!(ledger.check(6, 9, 1), Err(TriggerError::Retained(0)));
-        assert_eq!(ledger.check(6, 9, 9), Ok(()));
-    }
-
-    #[test]
-    fn between_the_oldest_and_the_newest_in_flight_one_gives_way() {
-        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![], 0);
-        for id in 1..=4 {
-            ledger.trigger(record(id, id), Awaits::Log);
-        }
-        assert_eq!((ledger.check(5, 4, 9), ledger.gives_way()), (Ok(()), Some(2)));
-        ledger.begin_publishing(at(2));
-        assert_eq!(ledger.gives_way(), Some(3), "a manifest under way has 2");
-        ledger.fail(3);
-        ledger.fail(4);
-        assert_eq!((ledger.check(5, 2, 9), ledger.gives_way()), (Err(TriggerError::InFlight(2)), None));
-    }
-
-    #[test]
-    fn retains_the_newest_completed_whatever_the_order_of_notices() {
-        for order in [[1, 2, 3, 4], [4, 3, 2, 1], [2, 4, 1, 3], [3, 1, 4, 2]] {
-            let mut ledger = published(4, Retention::Count(2));
-            for id in order {
-                ledger.notice(NoticeKind::Complete, target(id));
-            }
-            assert_eq!(ids(&ledger), [3, 4], "{order:?}");
-            assert_eq!(ledger.confirmed_to(), 40);
-        }
-    }
-
-    #[test]
-    fn an_uncompleted_checkpoint_stays_until_enough_newer_ones_completed() {
-        let mut ledger = published(4, Retention::Count(2));
-        ledger.notice(NoticeKind::Complete, target(3));
-        assert_eq!(ids(&ledger), [1, 2, 3, 4]);
-        ledger.notice(NoticeKind::Complete, target(4));
-        assert_eq!(ids(&ledger), [3, 4]);
-    }
-
-    #[test]
-    fn notices_are_idempotent_and_strangers_change_nothing() {
-        let mut ledger = published(2, Retention::Count(9));
-        assert_eq!(ledger.notice(NoticeKind::Complete, target(1)), NoticeOutcome::Done);
-        assert_eq!(ledger.notice(NoticeKind::Complete, target(1)), NoticeOutcome::Unchanged);
-        let stranger = NoticeTarget { uuid: Some(Uuid::from_u128(77)), ..target(2) };
-        let foreign = NoticeTarget { epoch: 1, ..target(2) };
-        for kind in [NoticeKind::Complete, NoticeKind::Abort, NoticeKind::Subsume, NoticeKind::Discard] {
-            assert_eq!(ledger.notice(kind, stranger), NoticeOutcome::Unknown);
-            assert_eq!(ledger.notice(kind, foreign), NoticeOutcome::Unknown);
-            assert_eq!(ledger.notice(kind, target(u64::MAX)), NoticeOutcome::Unknown);
-        }
-        assert_eq!(ids(&ledger), [1, 2]);
-        assert_eq!(ledger.notice(NoticeKind::Discard, target(2)), NoticeOutcome::Done);
-        assert_eq!(ledger.notice(NoticeKind::Discard, target(2)), NoticeOutcome::Unknown);
-        assert_eq!(ids(&ledger), [1]);
-    }
-
-    #[test]
-    fn a_pin_keeps_what_retention_lets_go_until_it_is_released() {
-        let mut ledger = published(3, Retention::Count(1));
-        assert!(ledger.pin(target(1)));
-        assert_eq!(ledger.notice(NoticeKind::Discard, target(1)), NoticeOutcome::Pinned);
-        ledger.notice(NoticeKind::Complete, target(3));
-        assert_eq!(ids(&ledger), [1, 3]);
-        assert_eq!(ledger.release(target(1)), Some(true));
-        assert_eq!(ids(&ledger), [3]);
-        assert_eq!(ledger.release(target(3)), Some(false));
-        assert_eq!(ids(&ledger), [3], "a checkpoint that was not let go stays after its pin");
-    }
-
-    #[test]
-    fn subsuming_lets_older_ones_of_the_same_epoch_go() {
-        let mut old = record(9, 5);
-        old.identity.epoch = 1;
-        let mut ledger = Ledger::new(EPOCH, Retention::Explicit, vec![old], 0);
-        for id in 1..=3 {
-            ledger.trigger(record(id, id), Awaits::Log);
-        }
-        ledger.begin_publishing(at(3));
-        ledger.published();
-        assert_eq!(ledger.notice(NoticeKind::Subsume, target(2)), NoticeOutcome::Done);
-        assert_eq!(ids(&ledger), [9, 3]);
-    }
-
-    #[test]
-    fn a_commit_completes_and_lets_go_of_what_is_older_and_never_will() {
-        for retention in [Retention::Count(2), Retention::Explicit] {
-            let mut ledger = published(6, retention);
-            ledger.pin(target(2));
-            assert_eq!(ledger.commit(target(1)), NoticeOutcome::Done);
-            assert_eq!(ledger.commit(target(4)), NoticeOutcome::Done);
-            let ids = |ledger: &Ledger| ledger.retained().iter().map(|record| record.identity.id).collect::<Vec<_>>();
-            assert_eq!(ids(&ledger), [1, 2, 4, 5, 6], "3 is subsumed, 2 once it is released");
-            assert!(ledger.is_dirty());
-            assert_eq!(ledger.confirmed_to(), 40);
-            assert_eq!(ledger.release(target(2)), Some(true));
-            assert_eq!(ids(&ledger), [1, 4, 5, 6]);
-            assert_eq!(ledger.commit(target(4)), NoticeOutcome::Unchanged);
-            assert_eq!(ledger.commit(target(3)), NoticeOutcome::Unknown);
-            ledger.recall(|record| record.identity.id == 5);
-            ledger.commit(target(6));
-            let kept: &[u64] = if retention == Retention::Explicit { &[1, 4, 5, 6] } else { &[5, 6] };
-            assert_eq!(ids(&ledger), kept, "{retention:?}");
-        }
-    }
-}
+mod tests;

@@ -33,7 +33,8 @@ const KEY_GROUPS: u64 = 128;
 const NO_GRACE: SweepOptions = SweepOptions { grace: Duration::ZERO, now_ms: 0, delete: true };
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
 
-fn descriptors() -> Vec<StateDescriptor> {
+/// Operator state of every redistribution, then a keyed state.
+pub(crate) fn descriptors() -> Vec<StateDescriptor> {
     let operator = |name: &str, kind, redistribution| StateDescriptor {
         redistribution: Some(redistribution),
         ..StateDescriptor::new(name, kind)
@@ -48,10 +49,10 @@ fn descriptors() -> Vec<StateDescriptor> {
 
 /// What one subtask has of operator state.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Contents {
-    split: Vec<Bytes>,
-    union: Vec<Bytes>,
-    broadcast: BTreeMap<Bytes, Bytes>,
+pub(crate) struct Contents {
+    pub(crate) split: Vec<Bytes>,
+    pub(crate) union: Vec<Bytes>,
+    pub(crate) broadcast: BTreeMap<Bytes, Bytes>,
 }
 
 /// What all subtasks have at a checkpoint: operator state by subtask, and keyed state.

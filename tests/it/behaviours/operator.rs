@@ -1,43 +1,18 @@
 //! Operator state: split, united and broadcast, beside keyed state.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use dstl::{
-    state::{
-        MapKeys,
-        op::{Answer, Op},
-    },
-    types::{Redistribution, StateDescriptor, StateKind},
+use dstl::state::{
+    MapKeys,
+    op::{Answer, Op},
 };
 
 use super::{Bench, Course, everywhere};
+use crate::operator_state::{Contents, descriptors};
 
 const SPLIT: usize = 0;
 const UNION: usize = 1;
 const BROADCAST: usize = 2;
 const KEYED: usize = 3;
-
-fn states() -> Vec<StateDescriptor> {
-    let operator = |name: &str, kind, redistribution| StateDescriptor {
-        redistribution: Some(redistribution),
-        ..StateDescriptor::new(name, kind)
-    };
-    vec![
-        operator("split", StateKind::List, Redistribution::Split),
-        operator("union", StateKind::List, Redistribution::Union),
-        operator("broadcast", StateKind::Map, Redistribution::Broadcast),
-        StateDescriptor::new("keyed", StateKind::Value),
-    ]
-}
-
-/// What one subtask has.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Contents {
-    split: Vec<Bytes>,
-    union: Vec<Bytes>,
-    broadcast: BTreeMap<Bytes, Bytes>,
-}
 
 /// What the subtasks have to have.
 struct Model(Vec<Contents>);
@@ -126,7 +101,7 @@ fn read(bench: &mut Bench, subtask: usize) -> Contents {
 
 #[tokio::test(start_paused = true)]
 async fn it_goes_to_whom_it_belongs_at_every_turn() {
-    everywhere(states(), async |bench| {
+    everywhere(descriptors(), async |bench| {
         let mut model = Model::new(bench);
         model.list(bench, (0, SPLIT), Op::ListAddAll(&elements(0, 10)));
         model.list(bench, (0, UNION), Op::ListAddAll(&elements(10, 12)));
