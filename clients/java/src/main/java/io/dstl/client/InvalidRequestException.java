@@ -1,0 +1,11 @@
+package io.dstl.client;
+
+import io.dstl.proto.v1.Reason;
+import io.dstl.proto.v1.Scope;
+
+/** The daemon refuses the request as it is: change it. */
+public class InvalidRequestException extends DstlException {
+    InvalidRequestException(Reason reason, Scope scope, boolean retryable, String message, Throwable cause) {
+        super(reason, scope, retryable, message, cause);
+    }
+}
