@@ -6,20 +6,25 @@ import java.util.BitSet;
 
 /**
  * Operations that are applied together, in order, all or none. They are encoded as they are added and never again, so a
- * caller may overwrite its arrays at once. Not thread-safe. See {@code OperationKind} in the protocol for what each does.
+ * caller may overwrite its arrays at once. Not thread-safe. See {@code OperationKind} in the protocol for what each
+ * does.
  *
- * <p>Methods return the index of the operation, under which {@link Results} has its answer. Conventions of their parameters:
+ * <p>Methods return the index of the operation, under which {@link Results} has its answer. Conventions of their
+ * parameters:
  * <ul>
  *   <li>{@code state}: the id that the daemon gave the state when it was registered;
  *   <li>{@code group}: the key group of the key where the backend's assignment is GIVEN, else {@link #HASHED};
- *   <li>{@code key}, {@code namespace}, {@code mapKey}: up to {@code Limits.max_key_bytes} bytes; {@link #NONE} for the void
+ *   <li>{@code key}, {@code namespace}, {@code mapKey}: up to {@code Limits.max_key_bytes} bytes; {@link #NONE} for
+ * the void
  *       namespace, and as key of operator state;
  *   <li>{@code limit}: at most so many per page; 0: as many as fit.
  * </ul>
- * Where bytes lie inside a larger array, {@link #begin} and what follows it add an operation without copying them first:
+ * Where bytes lie inside a larger array, {@link #begin} and what follows it add an operation without copying them
+ * first:
  *
  * <pre>{@code
- * batch.begin(OPERATION_KIND_PUT, state).key(buffer, 0, keyLength).value(buffer, keyLength, valueLength).keyGroup(7).end();
+ * batch.begin(OPERATION_KIND_PUT, state).key(buffer, 0, keyLength).value(buffer, keyLength,
+ * valueLength).keyGroup(7).end();
  * }</pre>
  */
 public final class Batch {
@@ -49,6 +54,7 @@ public final class Batch {
     private int length;
     private int operations;
     private int reads;
+    private boolean fires;
     /** Where the fields of the open operation begin; -1: none is open. */
     private int open = -1;
     private boolean readsOnce;
@@ -70,16 +76,9 @@ public final class Batch {
         bytes = new byte[Math.max(initialBytes, 16)];
     }
 
-    Batch(byte[] bytes, int operations, int reads, BitSet statesRead) {
-        this.bytes = bytes;
-        this.length = bytes.length;
-        this.operations = operations;
-        this.reads = reads;
-        this.statesRead.or(statesRead);
-    }
-
     /**
-     * Forbids to ask reads of this batch again where their answers were lost with a broken stream: the asked-again ones may see
+     * Forbids to ask reads of this batch again where their answers were lost with a broken stream: the asked-again
+     * ones may see
      * later writes. The session fails then with {@link AnswerLostException}.
      *
      * @return this
@@ -117,7 +116,8 @@ public final class Batch {
     }
 
     /**
-     * How many bytes its operations take; with up to 11 more for the number that is the credit that it costs if it writes.
+     * How many bytes its operations take; with up to 11 more for the number that is the credit that it costs if it
+     * writes.
      *
      * @return bytes
      */
@@ -139,7 +139,8 @@ public final class Batch {
     }
 
     /**
-     * Merges all that the namespaces {@code from} have of the key into {@code namespace}, and clears them. Not for timers.
+     * Merges all that the namespaces {@code from} have of the key into {@code namespace}, and clears them. Not for
+     * timers.
      *
      * @param state see above
      * @param group see above
@@ -208,8 +209,8 @@ public final class Batch {
      * @return its index
      */
     public int mapPut(int state, int group, byte[] key, byte[] namespace, byte[] mapKey, byte[] value) {
-        return begin(OperationKind.OPERATION_KIND_MAP_PUT, state).key(key).namespace(namespace).mapKey(mapKey).value(value)
-                .keyGroup(group).end();
+        return begin(OperationKind.OPERATION_KIND_MAP_PUT, state).key(key).namespace(namespace).mapKey(mapKey)
+                .value(value).keyGroup(group).end();
     }
 
     /**
@@ -271,7 +272,8 @@ public final class Batch {
     }
 
     /**
-     * Reads a page of entries in order of their keys: {@link Results#entries}, {@link Results#more}. Where others follow, ask
+     * Reads a page of entries in order of their keys: {@link Results#entries}, {@link Results#more}. Where others
+     * follow, ask
      * from the last key followed by a zero byte.
      *
      * @param state see above
@@ -357,8 +359,8 @@ public final class Batch {
      * @return its index
      */
     public int listGet(int state, int group, byte[] key, byte[] namespace, long start, long limit) {
-        return begin(OperationKind.OPERATION_KIND_LIST_GET, state).key(key).namespace(namespace).start(start).limit(limit)
-                .keyGroup(group).end();
+        return begin(OperationKind.OPERATION_KIND_LIST_GET, state).key(key).namespace(namespace).start(start)
+                .limit(limit).keyGroup(group).end();
     }
 
     /**
@@ -488,6 +490,7 @@ public final class Batch {
             reads++;
             statesRead.set(state);
         }
+        fires |= kind == OperationKind.OPERATION_KIND_TIMERS_FIRE;
         return this;
     }
 
@@ -732,6 +735,11 @@ public final class Batch {
         return bytes;
     }
 
+    /** Whether it deletes timers that its answer alone tells. */
+    boolean fires() {
+        return fires;
+    }
+
     boolean isReadsOnce() {
         return readsOnce;
     }
@@ -818,6 +826,7 @@ public final class Batch {
 
     private void reserve(int count) {
         if (bytes.length - length < count) {
-            bytes = Arrays.copyOf(bytes, Math.max(Math.addExact(length, count), (int) Math.min(2L * bytes.length, 1 << 30)));
+            int doubled = (int) Math.min(2L * bytes.length, 1 << 30);
+            bytes = Arrays.copyOf(bytes, Math.max(Math.addExact(length, count), doubled));
         }
     }}

@@ -11,7 +11,8 @@ import java.util.concurrent.Executor;
  * @param socket the daemon's Unix socket
  * @param name name and version of the caller, for the daemon's log; may be empty
  * @param connectTimeout how long {@code DstlClient.connect} waits for the daemon to answer
- * @param sessionsPerConnection how many sessions share one HTTP/2 connection and its thread; a further one opens another
+ * @param sessionsPerConnection how many sessions share one HTTP/2 connection and its thread; a further one opens
+ *      another
  * @param callbacks where futures and listeners run; null: a daemon thread of the connection, which ends when it is idle
  */
 public record ConnectOptions(
@@ -22,7 +23,8 @@ public record ConnectOptions(
         Objects.requireNonNull(name, "name");
         Objects.requireNonNull(connectTimeout, "connectTimeout");
         if (sessionsPerConnection < 1) {
-            throw new IllegalArgumentException("sessionsPerConnection is " + sessionsPerConnection + ", must be at least 1");
+            throw new IllegalArgumentException(
+                    "sessionsPerConnection is " + sessionsPerConnection + ", must be at least 1");
         }
     }
 

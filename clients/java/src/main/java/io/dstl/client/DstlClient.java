@@ -12,17 +12,47 @@ import io.dstl.proto.v1.Limits;
 import io.dstl.proto.v1.OpenRequest;
 import io.dstl.proto.v1.QueryStart;
 import io.dstl.proto.v1.Restoring;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.function.Consumer;
 
 /**
- * A connection to one daemon. All clients of a process that connect to one socket (by one class loader) share it; it ends
+ * A connection to one daemon. All clients of a process that connect to one socket (by one class loader) share it; it
+ * ends
  * with the last of them, and its threads with it. Thread-safe.
  *
  * <p>Every {@link Pending} here fails with the {@link DstlException} that the daemon answered, or with
  * {@link ConnectionException} where no answer came; calls may be repeated after that, since all of them are idempotent.
  */
 public interface DstlClient extends AutoCloseable {
+    /**
+     * Connects with default options.
+     *
+     * @param socket the daemon's Unix socket
+     * @return a client, to be closed
+     * @throws ConnectionException if nobody listens there, or this process may not; its message names the socket
+     * @throws InvalidRequestException if daemon and client have no protocol version in common
+     * @throws InterruptedException if the waiting thread was interrupted
+     */
+    static DstlClient connect(Path socket) throws InterruptedException {
+        return connect(ConnectOptions.of(socket));
+    }
+
+    /**
+     * Connects. Where this process has a connection to that socket already, it is shared: of the options, the
+     * executor is this
+     * client's own, the others are those of whoever came first.
+     *
+     * @param options how
+     * @return a client, to be closed
+     * @throws ConnectionException if nobody listens there, or this process may not; its message names the socket
+     * @throws InvalidRequestException if daemon and client have no protocol version in common
+     * @throws InterruptedException if the waiting thread was interrupted
+     */
+    static DstlClient connect(ConnectOptions options) throws InterruptedException {
+        return Client.connect(options);
+    }
+
     /**
      * What the daemon said when this client connected: version, instance, features, limits.
      *
@@ -113,7 +143,8 @@ public interface DstlClient extends AutoCloseable {
     Pending<DiscardResponse> discard(DiscardRequest request);
 
     /**
-     * Begins to read a backend beside its writer. Needs {@code queryable-state.enabled} at the daemon, else it fails with
+     * Begins to read a backend beside its writer. Needs {@code queryable-state.enabled} at the daemon, else it fails
+     * with
      * {@link UnsupportedException}.
      *
      * @param start whose state, and which view of it
@@ -121,7 +152,9 @@ public interface DstlClient extends AutoCloseable {
      */
     Pending<QuerySession> query(QueryStart start);
 
-    /** Gives the connection up. Sessions of backends that this client opened end; the backends stay open. Idempotent. */
+    /**
+     * Gives the connection up. Sessions of backends that this client opened end; the backends stay open. Idempotent.
+     */
     @Override
     void close();
 }

@@ -4,7 +4,8 @@ import io.dstl.proto.v1.Reason;
 import io.dstl.proto.v1.Scope;
 
 /**
- * What a call met. Subclasses say what the caller has to do; {@link #reason()} says why, exactly. The message names values
+ * What a call met. Subclasses say what the caller has to do; {@link #reason()} says why, exactly. The message names
+ * values
  * and what to do.
  */
 public abstract class DstlException extends RuntimeException {

@@ -13,7 +13,8 @@ import io.dstl.proto.v1.Retention;
 import java.util.List;
 
 /**
- * Builds an {@code OpenRequest}. What is not set is the daemon's default; {@link #request()} gives access to every field.
+ * Builds an {@code OpenRequest}. What is not set is the daemon's default; {@link #request()} gives access to every
+ * field.
  */
 public final class OpenOptions {
     private final OpenRequest.Builder request;
@@ -171,7 +172,8 @@ public final class OpenOptions {
     }
 
     /**
-     * Where the checkpoint to restore (by id, or the latest) is damaged, begin with the newest one before it that is not. Call
+     * Where the checkpoint to restore (by id, or the latest) is damaged, begin with the newest one before it that is
+     * not. Call
      * it after {@link #latest} or {@link #checkpoint}.
      *
      * @return this

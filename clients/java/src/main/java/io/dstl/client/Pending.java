@@ -6,7 +6,8 @@ import java.util.concurrent.TimeoutException;
 import java.util.function.BiConsumer;
 
 /**
- * What a call will answer. Any number of threads may wait for it. Giving it up takes nothing back: what was asked is carried
+ * What a call will answer. Any number of threads may wait for it. Giving it up takes nothing back: what was asked is
+ * carried
  * out.
  *
  * @param <T> the answer
@@ -40,7 +41,8 @@ public interface Pending<T> {
     boolean isDone();
 
     /**
-     * Calls back once, with the answer or the error (the other one is null), on the executor of the session or connection;
+     * Calls back once, with the answer or the error (the other one is null), on the executor of the session or
+     * connection;
      * at once on this thread where there is an answer already.
      *
      * @param callback what to call; what it throws goes to the thread's uncaught-exception handler

@@ -29,6 +29,7 @@ final class ResultScan {
     /** Looks at the message in {@code bytes} from {@code start} to {@code end}. */
     ResultScan(byte[] bytes, int start, int end) {
         this.bytes = bytes;
+        // A `QueryResult` has the same first two fields, and others behind them, which are of another wire type.
         Fields fields = new Fields(bytes, start, end);
         while (fields.next()) {
             switch (fields.tag()) {
@@ -84,6 +85,11 @@ final class ResultScan {
         return refused;
     }
 
+    /** Whether the read of this result did not fit the message. */
+    boolean asksAgain(int at) {
+        return outcomes[at] == Outcome.OUTCOME_ASK_AGAIN_VALUE;
+    }
+
     int size() {
         return size;
     }
@@ -109,7 +115,9 @@ final class ResultScan {
         return Arrays.binarySearch(operations, 0, size, operation);
     }
 
-    /** Gives the results the indexes that their operations had in an earlier batch: {@code earlier} has them by index. */
+    /**
+     * Gives the results the indexes that their operations had in an earlier batch: {@code earlier} has them by index.
+     */
     void translate(int[] earlier) {
         for (int at = 0; at < size; at++) {
             operations[at] = earlier[operations[at]];

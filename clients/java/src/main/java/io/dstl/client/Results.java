@@ -6,7 +6,8 @@ import java.util.Arrays;
 import java.util.List;
 
 /**
- * What came of a batch, by the index of its operations. Bytes lie in the message as it came; each accessor reads it anew, on
+ * What came of a batch, by the index of its operations. Bytes lie in the message as it came; each accessor reads it
+ * anew, on
  * the thread that asks, so ask once. Immutable.
  *
  * <p>Accessors answer as if nothing was found for operations without a result: writes that were done.
@@ -73,14 +74,18 @@ public final class Results {
      * @return {@code OUTCOME_DONE}, or why not
      */
     public Outcome outcome(int operation) {
+        int outcome = Outcome.OUTCOME_DONE_VALUE;
         for (ResultScan part : parts) {
             int at = part.find(operation);
             if (at >= 0) {
-                Outcome outcome = Outcome.forNumber(part.outcome(at));
-                return outcome == null ? Outcome.UNRECOGNIZED : outcome;
+                outcome = part.outcome(at);
+                if (outcome != Outcome.OUTCOME_ASK_AGAIN_VALUE) {
+                    break;
+                }
             }
         }
-        return Outcome.OUTCOME_DONE;
+        Outcome known = Outcome.forNumber(outcome);
+        return known == null ? Outcome.UNRECOGNIZED : known;
     }
 
     /**

@@ -8,18 +8,24 @@ import io.dstl.proto.v1.NoticeOutcome;
 import java.time.Duration;
 import java.util.Optional;
 import java.util.function.Consumer;
+import java.util.function.Function;
 
 /**
- * The writer's stream of a backend. Thread-safe: batches, barriers and persist requests are handled in the order in which they
+ * The writer's stream of a backend. Thread-safe: batches, barriers and persist requests are handled in the order in
+ * which they
  * are handed in, so one thread that hands in has its own order; none of these calls waits for the daemon, and only
  * {@link #send} waits, for room.
  *
- * <p><b>Credit.</b> Batches with writes cost credit, which the daemon grants in bytes. What credit does not cover waits here,
+ * <p><b>Credit.</b> Batches with writes cost credit, which the daemon grants in bytes. What credit does not cover
+ * waits here,
  * up to {@link SessionOptions#maxUnsentBytes()}; so does everything behind it, reads included.
  *
- * <p><b>Broken streams.</b> A broken stream is opened again on the same daemon process, and every batch is applied once.
- * Barriers, persist requests and notices that were not answered are sent again. Reads whose answers were lost are asked again
- * and may see later writes of this session, unless their batch forbids it ({@link Batch#readsOnce()}). When the daemon is
+ * <p><b>Broken streams.</b> A broken stream is opened again on the same daemon process, and every batch is applied
+ * once.
+ * Barriers, persist requests and notices that were not answered are sent again. Reads whose answers were lost are
+ * asked again
+ * and may see later writes of this session, unless their batch forbids it ({@link Batch#readsOnce()}). When the
+ * daemon is
  * another process, the backend is closed, or another owner has it, everything pending fails with
  * {@link SessionLostException} or {@link FencedException}.
  *
@@ -34,7 +40,8 @@ public interface Session extends AutoCloseable {
     Batch batch();
 
     /**
-     * Hands a batch over; returns once there is room for it among what waits for credit, so a task that waits here is pushed
+     * Hands a batch over; returns once there is room for it among what waits for credit, so a task that waits here is
+     * pushed
      * back as the daemon wants. The batch must not be changed afterwards.
      *
      * @param batch what to do
@@ -54,6 +61,21 @@ public interface Session extends AutoCloseable {
      * @throws DstlException why the session is over
      */
     Optional<Pending<Results>> trySend(Batch batch);
+
+    /**
+     * Sends a batch with one typed read, and waits for its answer.
+     *
+     * @param add adds the read to the batch
+     * @param <T> what it reads
+     * @return the answer
+     * @throws DstlException why the batch was rejected, or why the session is over
+     * @throws InterruptedException if the thread was interrupted while it waited
+     */
+    default <T> T ask(Function<? super Batch, Read<T>> add) throws InterruptedException {
+        Batch batch = batch();
+        Read<T> read = add.apply(batch);
+        return read.from(send(batch).await());
+    }
 
     /**
      * Bytes of writes that may still be handed in before they wait for credit. Reads never cost any.
@@ -80,7 +102,8 @@ public interface Session extends AutoCloseable {
      * Triggers a checkpoint behind everything handed in so far.
      *
      * @param barrier an id above every earlier one of this epoch, the attachment, the timeout
-     * @return the checkpoint, once it is restorable on any host. Fails, retryable, where it timed out or gave way: its changes
+     * @return the checkpoint, once it is restorable on any host. Fails, retryable, where it timed out or gave way:
+     *      its changes
      *     are kept and go into the next one
      * @throws DstlException why the session is over
      */
@@ -161,7 +184,16 @@ public interface Session extends AutoCloseable {
     Pending<Acknowledged> whenPersisted(long to);
 
     /**
-     * Tells, on the executor, each newer checkpoint that is committed for the whole job, where that was declared; the newest
+     * Waits until every batch below {@code to} is part of a completed checkpoint.
+     *
+     * @param to a batch number
+     * @return how far batches have come then
+     */
+    Pending<Acknowledged> whenConfirmed(long to);
+
+    /**
+     * Tells, on the executor, each newer checkpoint that is committed for the whole job, where that was declared; the
+     * newest
      * one so far at once.
      *
      * @param listener gets this backend's part
@@ -176,7 +208,8 @@ public interface Session extends AutoCloseable {
     Optional<DstlException> failure();
 
     /**
-     * Ends the session in order: what was handed in is sent and applied, and the daemon answers all that it owes, checkpoints
+     * Ends the session in order: what was handed in is sent and applied, and the daemon answers all that it owes,
+     * checkpoints
      * included.
      *
      * @return done then; fails with why the session ended otherwise
@@ -184,7 +217,8 @@ public interface Session extends AutoCloseable {
     Pending<Void> finish();
 
     /**
-     * Breaks the session off: what is pending fails with {@link SessionLostException}, batches that were not acknowledged may be
+     * Breaks the session off: what is pending fails with {@link SessionLostException}, batches that were not
+     * acknowledged may be
      * applied or not. Does not wait. Idempotent. For an end in order see {@link #finish}.
      */
     @Override

@@ -13,7 +13,8 @@ import java.util.function.Consumer;
  * @param maxUnsentBytes how many bytes may wait for credit before {@link Session#send} waits
  * @param spin how long {@link Pending#await()} spins before it parks; zero: not at all
  * @param callbacks where futures and listeners run; null: as the connection's
- * @param onFailure called once, on {@code callbacks}, when the session is over although nobody closed it, <em>before</em> the
+ * @param onFailure called once, on {@code callbacks}, when the session is over although nobody closed it,
+ *      <em>before</em> the
  *     pending calls fail and after the last one that succeeds; null: nobody
  */
 public record SessionOptions(
@@ -26,12 +27,14 @@ public record SessionOptions(
     /** What becomes of a session where the daemon rejects a batch, or does not carry out a write of it. */
     public enum OnRejection {
         /**
-         * The caller of that batch gets the error; what was sent behind it (barriers included) is applied without it, in its
+         * The caller of that batch gets the error; what was sent behind it (barriers included) is applied without it,
+         * in its
          * order. A write that did nothing ({@code OUTCOME_LIMIT_REACHED}) is told by {@link Results#outcome}.
          */
         GO_ON,
         /**
-         * The session fails, with all that is pending: no checkpoint completes that lacks a write. Engines whose tasks restart
+         * The session fails, with all that is pending: no checkpoint completes that lacks a write. Engines whose
+         * tasks restart
          * want this.
          */
         FAIL

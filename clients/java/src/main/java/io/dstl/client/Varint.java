@@ -1,6 +1,8 @@
 package io.dstl.client;
 
-/** Numbers as protobuf writes them: seven bits per byte, the lowest first. Callers reserve the room: at most 10 bytes. */
+/**
+ * Numbers as protobuf writes them: seven bits per byte, the lowest first. Callers reserve the room: at most 10 bytes.
+ */
 final class Varint {
     private Varint() {}
 

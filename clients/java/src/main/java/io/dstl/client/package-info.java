@@ -1,5 +1,6 @@
 /**
- * The client of a dstl daemon for the JVM: connect over the daemon's Unix socket, open a backend, write and read its state,
+ * The client of a dstl daemon for the JVM: connect over the daemon's Unix socket, open a backend, write and read its
+ * state,
  * checkpoint.
  *
  * <pre>{@code
@@ -23,19 +24,24 @@
  * }
  * }</pre>
  *
- * <p><b>Blocking or asynchronous.</b> Each call returns a {@link io.dstl.client.Pending}: {@code await()} it, or take its
+ * <p><b>Blocking or asynchronous.</b> Each call returns a {@link io.dstl.client.Pending}: {@code await()} it, or take
+ * its
  * {@code future()}, which is completed on an executor.
  *
  * <p><b>Threads.</b> One daemon thread per connection moves bytes; no code of the caller runs on it: no serializer, no
- * callback. A {@code Pending} that is awaited is read on the thread that waits; futures and listeners run on the executor of
- * {@link io.dstl.client.SessionOptions} or {@link io.dstl.client.ConnectOptions}. Callers' threads touch neither Netty nor
+ * callback. A {@code Pending} that is awaited is read on the thread that waits; futures and listeners run on the
+ * executor of
+ * {@link io.dstl.client.SessionOptions} or {@link io.dstl.client.ConnectOptions}. Callers' threads touch neither
+ * Netty nor
  * gRPC, so that no thread-local value of theirs stays behind when the last client of a socket is closed.
  *
  * <p><b>Two levels.</b> {@link io.dstl.client.Batch} and {@link io.dstl.client.Results} are the raw level, in bytes and
- * state ids, with as few copies as possible; engines use it. {@code ValueState} and its siblings put types
+ * state ids, with as few copies as possible; engines use it. {@link io.dstl.client.ValueState} and its siblings put
+ * types
  * above it.
  *
- * <p><b>Errors</b> are {@link io.dstl.client.DstlException}s; their subclasses say what the caller has to do. Sizes are bytes,
+ * <p><b>Errors</b> are {@link io.dstl.client.DstlException}s; their subclasses say what the caller has to do. Sizes
+ * are bytes,
  * times milliseconds since the Unix epoch, ranges half-open unless said otherwise. The messages of the protocol
  * ({@code io.dstl.proto.v1}) are used as they are wherever nothing is to be added to them.
  */
