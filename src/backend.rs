@@ -43,6 +43,7 @@ mod migrate;
 mod open;
 mod operator;
 mod outbox;
+mod owed;
 mod pages;
 mod pushback;
 mod query;

@@ -1,11 +1,19 @@
 //! The wall clock, injected. Delays and deadlines use tokio's clock, which tests pause; this one only says what time it is.
+//!
+//! A daemon's clock is [`steady`](Clock::steady): a step of the system's clock far ahead or back is told, and spoils nothing.
+
+mod steady;
 
 use std::{
     fmt,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
+
+pub use self::steady::Step;
+use self::steady::{SLOWED, Steady};
 use crate::types::TimeMs;
 
 /// Tells the wall-clock time. Cheap to clone.
@@ -20,6 +28,35 @@ impl Clock {
             let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
         })
+    }
+
+    /// A clock that goes by `wall`, as far as that goes about as fast as `elapsed`, which never steps. `on_step` is told what it did otherwise.
+    #[must_use]
+    pub fn steady(
+        wall: Self,
+        elapsed: impl Fn() -> Duration + Send + Sync + 'static,
+        on_step: impl Fn(Step) + Send + Sync + 'static,
+    ) -> Self {
+        let ms = move || u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX);
+        let state = Mutex::new(Steady::new(wall.now_ms(), ms()));
+        Self::new(move || {
+            let (now, step) = {
+                let mut state = state.lock();
+                let step = state.observe(wall.now_ms(), ms());
+                (state.now(), step)
+            };
+            if let Some(step) = step {
+                on_step(step);
+            }
+            now
+        })
+    }
+
+    /// The system's clock, made [`steady`](Self::steady) by the one that the system never sets.
+    #[must_use]
+    pub fn steady_system(on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        let began = Instant::now();
+        Self::steady(Self::system(), move || began.elapsed(), on_step)
     }
 
     /// A clock that asks `now`.
@@ -38,5 +75,80 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+/// Time that never goes back, and that goes on where its clock is behind: of a state that was last changed on a host whose clock was ahead,
+/// say. Then it goes a little slower than the clock, until that has come up. Pure.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnTime {
+    now: TimeMs,
+    /// What the clock showed when that was passed.
+    clock: TimeMs,
+}
+
+impl OwnTime {
+    /// Begins at `now`, while the clock shows `clock`.
+    #[must_use]
+    pub fn new(now: TimeMs, clock: TimeMs) -> Self {
+        Self { now, clock }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> TimeMs {
+        self.now
+    }
+
+    /// The clock shows `clock`. Returns the time.
+    pub fn pass(&mut self, clock: TimeMs) -> TimeMs {
+        if clock >= self.now {
+            (self.now, self.clock) = (clock, clock);
+            return clock;
+        }
+        // In whole steps, lest short ones never add up.
+        let steps = clock.saturating_sub(self.clock) / SLOWED;
+        self.clock = self.clock.min(clock) + steps * SLOWED;
+        self.now += steps * (SLOWED - 1);
+        self.now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_is_ahead_of_its_clock_goes_on_until_that_has_come_up() {
+        let mut time = OwnTime::new(100_000, 1_000);
+        let mut last = 0;
+        for clock in (1_000..=33_000).step_by(5) {
+            let now = time.pass(clock);
+            assert!(now >= last);
+            last = now;
+        }
+        assert_eq!(last, 100_000 + 31_000);
+        assert_eq!(time.pass(500), last, "the clock goes back");
+        assert_eq!(time.pass(1_140), last + 20 * 31);
+        assert_eq!(time.pass(10_000_000), 10_000_000);
+        assert_eq!(time.now(), 10_000_000);
+    }
+
+    #[test]
+    fn a_step_is_told_once_and_not_believed() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let (wall, passed, steps) = (Arc::new(AtomicU64::new(5_000)), Arc::new(AtomicU64::new(0)), Arc::default());
+        let told: Arc<Mutex<Vec<Step>>> = Arc::clone(&steps);
+        let (of_wall, of_passed) = (wall.clone(), passed.clone());
+        let clock = Clock::steady(
+            Clock::new(move || of_wall.load(Ordering::Relaxed)),
+            move || Duration::from_millis(of_passed.load(Ordering::Relaxed)),
+            move |step| told.lock().push(step),
+        );
+        assert_eq!(clock.now_ms(), 5_000);
+        wall.store(9_000_000, Ordering::Relaxed);
+        passed.store(100, Ordering::Relaxed);
+        assert_eq!((clock.now_ms(), clock.now_ms()), (5_100, 5_100));
+        assert_eq!(steps.lock().len(), 1);
     }
 }

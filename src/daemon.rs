@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
@@ -37,7 +37,7 @@ use crate::{
         },
         ledger::Retention,
     },
-    clock::Clock,
+    clock::{Clock, Step},
     config::{self, Config, TcpSecurity},
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
@@ -407,7 +407,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
     );
     Environment {
         store,
-        clock: Clock::system(),
+        clock: clock(metrics),
         random,
         tasks,
         instance: local.instance,
@@ -420,6 +420,46 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         coordinators: Coordinators::default(),
         metrics: BackendMetrics::register(metrics),
     }
+}
+
+/// The clock of all backends, which tells in log and metrics when the system's clock steps.
+fn clock(metrics: &Metrics) -> Clock {
+    let steps = metrics.register(
+        "clock_steps",
+        "Times that the system's clock stepped by more than a minute, ahead or back",
+        Counter::<u64>::default(),
+    );
+    let is_wrong =
+        metrics.register("clock_wrong", "1 while the system's clock is not believed", Gauge::<i64>::default());
+    Clock::steady_system(move |step| match step {
+        Step::Ahead(ms) => {
+            steps.inc();
+            is_wrong.set(1);
+            tracing::warn!(
+                ahead_ms = ms,
+                "the system's clock stepped ahead: not believed unless that lasts for 10 minutes; time-to-live goes on by the time that passes"
+            );
+        }
+        Step::Back(ms) => {
+            steps.inc();
+            is_wrong.set(1);
+            tracing::warn!(
+                back_ms = ms,
+                "the system's clock stepped back: time-to-live goes on by the time that passes, until the clock has come up"
+            );
+        }
+        Step::Believed(ms) => {
+            is_wrong.set(0);
+            tracing::warn!(
+                ahead_ms = ms,
+                "the system's clock has been ahead for long: it is believed; what has expired by it is gone"
+            );
+        }
+        Step::Right => {
+            is_wrong.set(0);
+            tracing::info!("the system's clock is plausible again");
+        }
+    })
 }
 
 /// What alerts compare what is held with.

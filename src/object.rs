@@ -19,6 +19,7 @@
 //! | [`open`] | from a URL to a store |
 //! | `attempt` | one attempt at each operation |
 //! | `retry` | when to give up and when to try again |
+//! | `checked` | reading again before something is called damaged |
 //! | [`copies`] | local copies of what was created here |
 //! | `recall` | what a door that reads copies first does not find there |
 //! | [`metered`] | requests, bytes, durations |
@@ -30,6 +31,7 @@
 //! even later.
 
 mod attempt;
+mod checked;
 pub mod conformance;
 pub mod copies;
 mod error;
@@ -45,11 +47,12 @@ pub mod open;
 mod recall;
 mod retry;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use object_store::{ObjectStore, path::PathPart};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 pub use self::{
     copies::{Copies, CopyOptions, CopyScope},
@@ -305,6 +308,12 @@ impl Store {
     /// [`StoreError::Unavailable`] says what is wrong.
     pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
+    }
+
+    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why. For people who wait.
+    #[must_use]
+    pub fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
+        self.0.retrier.trouble(since)
     }
 
     /// What a local copy has, if it may be read.

@@ -396,15 +396,13 @@ impl Restore<'_> {
 
     async fn read_page(&self, page: &PageRef) -> Result<Page, RestoreError> {
         let path = page.name(&self.manifest.backend).path();
-        let bytes = match self.store.get(&path, self.retry).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(self.damaged(Fault::missing(&path)));
-            }
+        let job = &self.manifest.backend.job;
+        match self.store.get_checked(&path, self.retry, |bytes| Page::decode(job, page, bytes)).await {
+            Ok(read) => read,
+            Err(StoreError::NotFound { .. }) => return Err(self.damaged(Fault::missing(&path))),
             Err(error) => return Err(error.into()),
-        };
-        Page::decode(&self.manifest.backend.job, page, &bytes)
-            .map_err(|error: EnvelopeError| self.damaged(Fault::corrupt(&path, None, error)))
+        }
+        .map_err(|error: EnvelopeError| self.damaged(Fault::corrupt(&path, None, error)))
     }
 
     fn read_error(&self, error: ReadError) -> RestoreError {

@@ -4,20 +4,25 @@ use std::sync::atomic::Ordering;
 
 use super::{
     core::{Condition, Core, signed},
+    environment::Environment,
     error,
     marks::Live,
     outbox::SessionEvent,
 };
 use crate::{
     changelog::writer::Writer,
+    clock::OwnTime,
     error::{Error, Reason},
     state::{
         Address, Change, StateBackend as _, TimerRef,
         op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
-    types::{Epoch, KeyGroup, KeyGroupAssignment, StateId, TtlUpdate},
+    types::{BackendId, Epoch, KeyGroup, KeyGroupAssignment, StateId, TimeMs, TtlUpdate},
 };
+
+/// How far the time of a state may be ahead of the clock before that is told.
+const FAR_AHEAD_MS: u64 = 60_000;
 
 /// Bytes of a reply that are kept free for its framing.
 const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
@@ -159,8 +164,23 @@ impl Core {
 
     /// Reads the clock. What was expired for one batch stays so for all later ones.
     pub(super) fn pass_time(&mut self) {
-        self.time = self.time.max(self.env.clock.now_ms());
+        self.read_clock();
         self.inner.set_time(self.time);
+    }
+
+    /// The time of a state that was last changed at `time`.
+    pub(super) fn own_time(env: &Environment, backend: &BackendId, time: TimeMs) -> OwnTime {
+        let clock = env.clock.now_ms();
+        let ahead_ms = time.saturating_sub(clock);
+        if ahead_ms > FAR_AHEAD_MS {
+            tracing::warn!(%backend, ahead_ms, "the state was last changed at a time that is yet to come here: one of the clocks is wrong. Its time goes on from there, and time-to-live with it");
+        }
+        OwnTime::new(time, clock)
+    }
+
+    /// The time goes on with the clock, and where that is behind by the time that passes.
+    pub(super) fn read_clock(&mut self) {
+        self.time = self.own_time.pass(self.env.clock.now_ms());
     }
 
     /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is

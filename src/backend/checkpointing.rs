@@ -1,6 +1,7 @@
 //! Barriers, uploads, manifests, notices: how a cut becomes a checkpoint.
 
 use std::{
+    fmt::Write as _,
     sync::{Weak, atomic::Ordering},
     time::Duration,
 };
@@ -29,8 +30,14 @@ use crate::{
     types::{CheckpointId, CheckpointIdentity},
 };
 
-/// Barriers that are recognised when a new session sends them again: the newest so many.
-const REMEMBERED_BARRIERS: usize = 1024;
+/// Segments of the daemon that a silent owner keeps from collection, from which on it says soon that it names none of them.
+const LOW_WATER_STEP: u64 = 32;
+
+/// How soon.
+const LOW_WATER_DELAY: Duration = Duration::from_secs(30);
+
+/// How long after its last manifest it says so where there are fewer.
+const LOW_WATER_SILENCE: Duration = Duration::from_secs(300);
 
 /// How long to wait before a segment is tried again that the store refused for good (permissions, configuration).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
@@ -122,7 +129,7 @@ impl Core {
     pub(super) fn barrier(&mut self, request: BarrierRequest, reply: CheckpointReply) -> Result<(), Error> {
         let triggered = Instant::now();
         self.check_writable()?;
-        let options = &self.env.options;
+        let options = self.env.options.clone();
         let limits = &options.limits;
         if request.id == 0 {
             return Err(Error::new(Reason::InvalidArgument, "checkpoint id 0: ids begin at 1"));
@@ -134,6 +141,9 @@ impl Core {
                 limits.max_attachment_bytes
             );
             return Err(Error::new(Reason::LimitExceeded, text));
+        }
+        if self.ledger.make_room(limits.max_retained_checkpoints) {
+            self.retain_marks();
         }
         let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
         checked.map_err(|refusal| error::trigger(&refusal))?;
@@ -169,10 +179,7 @@ impl Core {
         self.ledger.trigger(record, awaits);
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
-            self.barrier_sessions.insert(request.id, number);
-            if self.barrier_sessions.len() > REMEMBERED_BARRIERS {
-                self.barrier_sessions.pop_first();
-            }
+            self.remember_barrier(request.id, number);
         }
         self.flights.insert(request.id, flight);
         self.mark_checkpoint(identity);
@@ -183,22 +190,12 @@ impl Core {
         Ok(())
     }
 
-    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts nothing
-    /// new and is answered again. Returns whether it was one.
-    pub(super) fn repeated_barrier(&mut self, id: CheckpointId, session: u64) -> bool {
-        match self.barrier_sessions.get_mut(&id) {
-            Some(triggered_in) if *triggered_in < session => *triggered_in = session,
-            _ => return false,
+    /// Retention looks at what the owners before left.
+    pub(super) fn begin_retention(&mut self) {
+        if let Some((restored, attempt)) = self.manifest.owner().restored {
+            self.ledger.begin((attempt, restored.id));
+            self.want_copies();
         }
-        if let Some(flight) = self.flights.get_mut(&id) {
-            flight.reply = CheckpointReply::Session(session);
-            return true;
-        }
-        let epoch = self.epoch.number;
-        let published = self.ledger.retained().iter().find(|r| r.identity.id == id && r.identity.epoch == epoch);
-        let Some(completed) = published.map(|record| self.completed(record, None)) else { return false };
-        self.tell(SessionEvent::CheckpointCompleted(Box::new(completed)));
-        true
     }
 
     /// Rolls over what is not yet durable: a short rest, with nothing under way before it, goes into the manifest itself.
@@ -246,7 +243,10 @@ impl Core {
         let Some(flight) = self.flights.remove(&id) else { return };
         self.env.metrics.checkpoint_failed();
         match flight.reply {
-            CheckpointReply::Session(_) => self.tell(SessionEvent::CheckpointFailed { id, error }),
+            CheckpointReply::Session(_) => {
+                self.remember_failure(id, &error);
+                self.tell(SessionEvent::CheckpointFailed { id, error });
+            }
             CheckpointReply::Call(reply) => {
                 let _ = reply.send(Err(error));
             }
@@ -271,19 +271,39 @@ impl Core {
     pub(super) fn expire(&mut self, now: Instant) {
         let late: Vec<_> = self.flights.iter().filter(|(_, f)| f.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
-            let text = format!(
-                "backend `{}`: checkpoint {id} was not durable in time; its changes are kept and go into the next one",
-                self.id
-            );
-            self.fail_checkpoint(id, Error::new(Reason::CheckpointTimeout, text));
+            let error = self.timed_out(id, "its changes are kept and go into the next one");
+            self.fail_checkpoint(id, error);
         }
+    }
+
+    /// Says that a checkpoint in flight took too long, and which trouble the store had meanwhile.
+    pub(super) fn timed_out(&self, id: CheckpointId, and: &str) -> Error {
+        let mut text = format!("backend `{}`: checkpoint {id} was not durable in time", self.id);
+        if let Some(Flight { triggered, deadline, .. }) = self.flights.get(&id) {
+            let _ = write!(text, ", within {:?}", *deadline - *triggered);
+            let _ = match self.env.store.trouble(*triggered) {
+                Some((ago, why)) => write!(text, "; the store's last error, {:.1} s ago: {why}", ago.as_secs_f64()),
+                None => write!(text, "; the store has told no error meanwhile: it is slow, or does not answer yet"),
+            };
+        }
+        let _ = write!(text, "; {and}");
+        Error::new(Reason::CheckpointTimeout, text)
+    }
+
+    /// When the next checkpoint in flight has taken too long.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.flights.values().map(|flight| flight.deadline).min()
+    }
+
+    /// Whether it has ended, and leaves no last manifest to be written.
+    pub(super) fn has_given_up(&self) -> bool {
+        matches!(self.condition, Condition::Ended(_)) && !self.sealed
     }
 
     /// When something happens without anybody calling: a timeout, or a manifest for notices alone.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let expiry = self.flights.values().map(|flight| flight.deadline).min();
         let notices = self.dirty_since.map(|since| since + self.env.options.notice_delay);
-        expiry.into_iter().chain(notices).min()
+        self.next_expiry().into_iter().chain(notices).min()
     }
 
     /// The manifest to write now, if one is wanted.
@@ -297,7 +317,7 @@ impl Core {
         let withdrawing = std::mem::take(&mut self.withdrawing);
         // Also when the checkpoint of a tail has failed: whoever waits for its changes, and its memory, waits for a manifest.
         let is_wanted = self.ledger.is_ready(listed_to) || self.writer.awaits_manifest();
-        if !is_wanted && !notices_due && !withdrawing && self.publish_now.is_empty() {
+        if !is_wanted && !notices_due && !withdrawing && self.publish_now.is_empty() && !self.is_waited_for(now) {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
@@ -305,6 +325,18 @@ impl Core {
         self.sealed = self.closing;
         let low_water = if self.sealed { u64::MAX } else { self.segment_low_water() };
         Some(self.begin_publication(low_water))
+    }
+
+    /// Whether the segments of others are kept because this owner has not said for a while that it names none of them.
+    fn is_waited_for(&self, now: Instant) -> bool {
+        let behind = self.segment_low_water().saturating_sub(self.manifest.segment_low_water);
+        behind >= LOW_WATER_STEP && self.is_silent_for(LOW_WATER_DELAY, now)
+            || behind > 0 && self.is_silent_for(LOW_WATER_SILENCE, now)
+    }
+
+    /// Whether nothing was published, nor looked for, for so long.
+    pub(super) fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
+        self.heard + time <= now
     }
 
     /// Derives the next manifest. `low_water` must have been read before.
@@ -323,6 +355,7 @@ impl Core {
         self.manifest.previous_crc = self.manifest_crc;
         self.manifest.opens_epoch = false;
         self.manifest.checkpoints = records;
+        self.manifest.note_published();
         self.manifest.states = self.states.registrations().map(|(id, it)| (id, it.clone())).collect();
         self.manifest.segment_low_water = low_water;
         let is_last = low_water == u64::MAX;
@@ -352,6 +385,7 @@ impl Core {
     /// The manifest that was begun is durable.
     pub(super) fn published(&mut self, crc: u32) {
         self.manifest_crc = crc;
+        self.heard = Instant::now();
         let released = self.writer.on_published(self.publishing_to);
         self.release_memory(released);
         for record in self.ledger.published() {
@@ -369,8 +403,10 @@ impl Core {
                 }
             }
         }
-        let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.manifest.stored_bytes(newest));
-        self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
+        if !matches!(self.condition, Condition::Ended(_)) {
+            let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.manifest.stored_bytes(newest));
+            self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
+        }
         for reply in self.publishing_for.drain(..) {
             let _ = reply.send(Ok(()));
         }
@@ -428,7 +464,7 @@ impl Core {
         }
     }
 
-    fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
+    pub(super) fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
         let handle = CheckpointHandle { backend: self.id.clone(), checkpoint: record.identity };
         let now = Instant::now();
         let (triggered, cut, persisted) =

@@ -14,6 +14,15 @@
 //!   that restores the commit reads it in the job's chain.
 //! * Reports outlive their owner: what a backend published before it was closed is still reported.
 //!
+//! # Tasks that do not keep up
+//!
+//! While a task stalls, or has ended, nothing is committed, and what the others reported may not be let go. So they report ever fewer of
+//! their parts: of 32 more that await a commit each time only half as many ([`is_reported_at`]). Which, the id alone
+//! decides, so that all tasks choose the same: an id that one reports who has many waiting, everybody does who has fewer. The newest
+//! other parts are *held*: reported as soon as any other task has reported the same checkpoint, or none has come after it for long, and let
+//! go, oldest first, otherwise. So what waits grows with the logarithm of the number of checkpoints, no barrier is refused, and once the
+//! task is back, its first checkpoint is committed.
+//!
 //! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported with what
 //! is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the store fails.
 
@@ -54,6 +63,12 @@ const CONCURRENT_REPORTS: usize = 16;
 /// An end of time, for a timer that is not armed.
 const FAR: Duration = Duration::from_secs(86_400);
 
+/// Parts that await a commit, beyond each of which only half as many of the next ones are reported unasked.
+const PARTS_PER_HALVING: usize = 32;
+
+/// The newest parts that are held, at most.
+const HELD_PARTS: usize = 16;
+
 /// The coordinators of a daemon: one for each job and attempt of which it has backends. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Coordinators(Arc<Mutex<All>>);
@@ -74,6 +89,10 @@ struct Coordinator {
 pub(super) struct Coordinated {
     /// Published, and not yet reported.
     unreported: BTreeMap<CheckpointId, CheckpointIdentity>,
+    /// Published, and not reported unless another task does, because many await a commit.
+    held: BTreeMap<CheckpointId, CheckpointIdentity>,
+    /// The newest of those, and for how many rounds it has been that.
+    newest_held: (CheckpointId, u64),
     /// Reported, and neither committed nor subsumed.
     reported: BTreeSet<CheckpointId>,
     /// The newest part that is committed, of this attempt.
@@ -95,6 +114,8 @@ impl Coordinated {
     pub(super) fn new(record: &JobRecord) -> Self {
         Self {
             unreported: BTreeMap::new(),
+            held: BTreeMap::new(),
+            newest_held: (0, 0),
             reported: BTreeSet::new(),
             committed: None,
             stands_on: record.stands_on(),
@@ -106,6 +127,38 @@ impl Coordinated {
     pub(super) fn committed(&self) -> Option<CheckpointIdentity> {
         self.committed
     }
+
+    /// Reports those that are held and `wanted`.
+    fn report_held(&mut self, wanted: impl Fn(CheckpointId) -> bool) {
+        for (id, part) in self.held.extract_if(.., |id, _| wanted(*id)) {
+            self.unreported.insert(id, part);
+            self.wake.notify_one();
+        }
+    }
+
+    /// A round is over. The newest that is held is reported, too, if none comes after it for long, the longer the more wait: it may be the last.
+    fn outlast(&mut self) {
+        let Some(newest) = self.held.last_key_value().map(|(id, _)| *id) else { return };
+        let (held, rounds) = self.newest_held;
+        self.newest_held = if held == newest { (held, rounds + 1) } else { (newest, 0) };
+        let halvings = u32::try_from(self.waiting() / PARTS_PER_HALVING).unwrap_or(u32::MAX);
+        if self.newest_held.1.checked_shr(halvings).is_some_and(|rounds| rounds > 0) {
+            self.report_held(|id| id == newest);
+        }
+    }
+
+    /// Parts that await a commit.
+    fn waiting(&self) -> usize {
+        self.reported.len() + self.unreported.len()
+    }
+}
+
+/// Whether a part of checkpoint `id` is reported unasked where so many wait already: of each [`PARTS_PER_HALVING`] more, half as many
+/// are; those among them that are with more waiting, too. Pure.
+fn is_reported_at(id: CheckpointId, waiting: usize) -> bool {
+    // Spread, since engines count in steps of their own.
+    let spread = (id ^ (id >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    spread.leading_zeros() as usize >= waiting / PARTS_PER_HALVING
 }
 
 impl Coordinators {
@@ -186,7 +239,10 @@ impl Coordinator {
             return Ok(false);
         }
         let (record, appended) = match job::finish(&env.store, &self.job, self.attempt, retry).await? {
-            Finished::Current { record, appended } => (record, appended),
+            Finished::Current { record, appended, reported } => {
+                self.each(|core| core.report_held(&reported));
+                (record, appended)
+            }
             Finished::Outdated { by } => {
                 self.each(|core| core.outdated(by));
                 return Ok(false);
@@ -230,8 +286,26 @@ impl Core {
             self.ledger.notice(NoticeKind::Discard, target(&part));
             return;
         }
-        coordinated.unreported.insert(part.id, part);
-        coordinated.wake.notify_one();
+        if is_reported_at(part.id, coordinated.waiting()) {
+            coordinated.unreported.insert(part.id, part);
+            coordinated.wake.notify_one();
+            return;
+        }
+        coordinated.held.insert(part.id, part);
+        if coordinated.held.len() > HELD_PARTS
+            && let Some((_, oldest)) = coordinated.held.pop_first()
+        {
+            self.ledger.notice(NoticeKind::Discard, target(&oldest));
+        }
+    }
+
+    /// Other tasks have reported `ids`: those that are held are worth a report, too.
+    fn report_held(&mut self, ids: &BTreeSet<CheckpointId>) {
+        if let Some(coordinated) = self.coordinated.as_mut().filter(|_| !matches!(self.condition, Condition::Ended(_)))
+        {
+            coordinated.report_held(|id| ids.contains(&id));
+            coordinated.outlast();
+        }
     }
 
     /// The report of a part is durable.
@@ -261,6 +335,9 @@ impl Core {
             let later = coordinated.reported.split_off(&(part.id + 1));
             let settled = std::mem::replace(&mut coordinated.reported, later);
             coordinated.unreported.retain(|id, _| *id > part.id);
+            coordinated.held.retain(|id, _| *id > part.id);
+            let waiting = coordinated.waiting();
+            coordinated.report_held(|id| is_reported_at(id, waiting));
             self.env.metrics.reported(-i64::try_from(settled.len()).unwrap_or(i64::MAX));
         }
         let outcome = self.ledger.commit(target(&part));
@@ -277,6 +354,7 @@ impl Core {
     fn outdated(&mut self, by: Attempt) {
         let Some(coordinated) = &mut self.coordinated else { return };
         coordinated.unreported.clear();
+        coordinated.held.clear();
         let attempt = self.manifest.owner().attempt;
         let text =
             format!("backend `{}`: attempt {attempt} is outdated, attempt {by} of the job has begun; stop", self.id);
@@ -289,6 +367,8 @@ impl Core {
     /// Awaits no commits any more: the owner has ended.
     pub(super) fn stop_awaiting(&mut self) {
         let Some(coordinated) = &mut self.coordinated else { return };
+        // The last ones that the task made, before it ended in order: others may still come to them.
+        coordinated.report_held(|_| true);
         let awaited = std::mem::take(&mut coordinated.reported).len();
         self.env.metrics.reported(-i64::try_from(awaited).unwrap_or(i64::MAX));
         coordinated.wake.notify_one();

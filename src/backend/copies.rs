@@ -1,6 +1,6 @@
 //! What a backend would restore from, on local disk: copies of objects, and images of an inner backend that is there itself.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use super::core::Core;
 use crate::{
     checkpoint::{base::BaseIndex, local},
     restore::Unneeded,
-    state::image::LocalImage,
+    state::{hashmap::HashMapBackend, image::LocalImage, operator::WithOperatorState},
     tasks,
 };
 
@@ -40,12 +40,17 @@ impl Core {
         }
     }
 
-    /// Lets go of all that lets a successor on this daemon do without the store.
+    /// Lets go of the state, and of all else that lets a successor on this daemon do without the store. For a backend that has ended:
+    /// others may hold it for a while, but nobody is answered from it.
     pub(super) fn drop_kept(&mut self) {
         self.drop_marks();
+        self.previous = None;
         if let Some(images) = self.images.take() {
             self.drop_images(images.retain(|_| false));
         }
+        let emptied = HashMapBackend::new(self.manifest.shape.key_groups);
+        let state = mem::replace(&mut self.inner, WithOperatorState::new(Box::new(emptied)));
+        self.env.tasks.spawn(async move { tasks::blocking(|| drop(state)) });
     }
 
     fn drop_images(&self, images: Unneeded) {

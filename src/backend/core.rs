@@ -23,28 +23,23 @@ use super::{
     materialize::Reusable,
     open::RestoredPart,
     outbox::{Outbox, SessionEvent},
+    owed::SentBarrier,
     pushback::PushBack,
     snapshotting::Snapshots,
     states::{RegisteredState, States},
 };
 use crate::{
-    changelog::{
-        pending::Pending,
-        uploader::{Client as Uploads, WriterGuard},
-        writer::Writer,
-    },
+    changelog::{pending::Pending, registry::JobUploads, uploader::WriterGuard, writer::Writer},
     checkpoint::{
         ledger::Ledger,
         manifest::{Manifest, Materialization},
     },
+    clock::OwnTime,
     error::{Error, Reason},
     restore::KeptImages,
     state::{StateBackend as _, operator::WithOperatorState},
     types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
-
-/// Events kept for a session that is not there, at most.
-const UNDELIVERED_EVENTS: usize = 256;
 
 /// Whether a backend does what it is asked.
 #[derive(Debug, Clone)]
@@ -94,7 +89,7 @@ pub(super) struct Core {
     /// Of `states`.
     pub(super) clean_ups: CleanUps,
     pub(super) writer: Writer,
-    pub(super) uploads: Uploads,
+    pub(super) uploads: JobUploads,
     pub(super) _registered: WriterGuard,
     pub(super) ledger: Ledger,
     /// If its job was declared.
@@ -106,8 +101,12 @@ pub(super) struct Core {
     pub(super) publishing_to: Sqn,
     /// The manifest that opened this epoch.
     pub(super) opened_number: u64,
+    /// When the store last told that this is the owner still.
+    pub(super) heard: Instant,
     /// Manifests of this epoch below this are deleted.
     pub(super) deleted_below: u64,
+    /// What owners before left of their manifests is being deleted.
+    pub(super) settling: bool,
     /// Since when the ledger differs from the manifest, and whether somebody waits for the manifest.
     pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
@@ -119,8 +118,8 @@ pub(super) struct Core {
     /// The last manifest has begun: it says that this owner names no further segment.
     pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
-    /// The session that sent each of the newest barriers.
-    pub(super) barrier_sessions: BTreeMap<CheckpointId, u64>,
+    /// The newest barriers of sessions.
+    pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
     pub(super) persist_waiters: Pending<PersistWaiter>,
     pub(super) account: Account,
     pub(super) session: Option<Writing>,
@@ -130,6 +129,8 @@ pub(super) struct Core {
     pub(super) next_batch: u64,
     /// Time of the newest batch: never goes back.
     pub(super) time: TimeMs,
+    /// What makes it go on.
+    pub(super) own_time: OwnTime,
     /// What it began with.
     pub(super) restored: Vec<RestoredPart>,
     /// Newer checkpoints that were skipped because they are damaged.
@@ -251,8 +252,7 @@ impl Core {
     pub(super) fn tell(&mut self, event: SessionEvent) {
         match &self.session {
             Some(session) => session.outbox.push(event),
-            None if self.undelivered.len() < UNDELIVERED_EVENTS => self.undelivered.push(event),
-            None => {}
+            None => self.undelivered.push(event),
         }
     }
 
@@ -263,6 +263,7 @@ impl Core {
                 Reason::SessionReplaced,
                 format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
             );
+            self.keep_owed(&old.outbox);
             old.outbox.push(SessionEvent::Ended(error));
             self.env.metrics.session_ended();
         }
@@ -281,8 +282,8 @@ impl Core {
 
     /// Forgets session `number`, if it still is the writing one.
     pub(super) fn end_session(&mut self, number: u64) {
-        if self.session.as_ref().is_some_and(|session| session.number == number) {
-            self.session = None;
+        if let Some(session) = self.session.take_if(|session| session.number == number) {
+            self.keep_owed(&session.outbox);
             self.env.metrics.session_ended();
             self.account.revoke();
         }
@@ -331,10 +332,10 @@ impl Core {
         if error.reason != Reason::Fenced || self.successors == 0 {
             self.drop_kept();
         }
-        // The workers hold the backend, and its state, until they see that it has ended.
         if let Some(shared) = self.shared.upgrade() {
             shared.wake.notify_one();
             shared.materialize.notify_one();
+            shared.ended.send_replace(Some(error.clone()));
         }
     }
 

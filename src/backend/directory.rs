@@ -21,6 +21,9 @@ use crate::{
     types::{Attempt, BackendId, Epoch, Name},
 };
 
+/// Owners that were fenced and are remembered, at most; of each there is a name and an error.
+const REMEMBERED_FENCED: usize = 1024;
+
 /// The backends of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Directory {
@@ -36,6 +39,19 @@ struct Inner {
     openings: u64,
     /// Jobs of which a backend opened since [`Directory::jobs`] was last asked.
     opened: BTreeSet<Name>,
+    /// The owners that were fenced last, so many as [`REMEMBERED_FENCED`]: whoever still calls for one is told so.
+    fenced: BTreeMap<BackendId, FencedOwner>,
+    /// Owners that were fenced.
+    fencings: u64,
+}
+
+/// An owner that was here and was fenced.
+#[derive(Debug)]
+struct FencedOwner {
+    /// Counts them.
+    number: u64,
+    epoch: Epoch,
+    why: Error,
 }
 
 /// One backend's place.
@@ -57,6 +73,24 @@ struct Opening {
 enum Found {
     Running(Box<Opened>),
     Proceed(Opening, Option<Backend>),
+}
+
+impl Inner {
+    /// Frees the slot of `id` if nothing is there.
+    fn tidy(&mut self, id: &BackendId) {
+        if self.slots.get(id).is_some_and(|slot| slot.opening.is_none() && slot.running.is_none()) {
+            self.slots.remove(id);
+        }
+    }
+
+    fn remember(&mut self, id: &BackendId, epoch: Epoch, why: Error) {
+        self.fencings += 1;
+        self.fenced.insert(id.clone(), FencedOwner { number: self.fencings, epoch, why });
+        if self.fenced.len() > REMEMBERED_FENCED {
+            let oldest = self.fenced.iter().min_by_key(|(_, fenced)| fenced.number).map(|(id, _)| id.clone());
+            oldest.map(|id| self.fenced.remove(&id));
+        }
+    }
 }
 
 impl Directory {
@@ -93,7 +127,29 @@ impl Directory {
         }?;
         guard.finish(&opened.backend)?;
         self.env.metrics.open_backends(self.count());
+        let (directory, id, epoch) = (self.clone(), spec.id, opened.backend.epoch());
+        let ended = opened.backend.ended();
+        self.env.tasks.spawn(async move {
+            let why = ended.await;
+            directory.forget(&id, epoch, why);
+        });
         Ok(opened)
+    }
+
+    /// Frees the place of an owner that has ended.
+    fn forget(&self, id: &BackendId, epoch: Epoch, why: Option<Error>) {
+        let gone = {
+            let mut inner = self.inner.lock();
+            let slot = inner.slots.get_mut(id);
+            let gone = slot.and_then(|slot| slot.running.take_if(|running| running.epoch() == epoch));
+            inner.tidy(id);
+            if let Some(why) = why.filter(|why| why.reason == Reason::Fenced) {
+                inner.remember(id, epoch, why);
+            }
+            gone
+        };
+        drop(gone);
+        self.env.metrics.open_backends(self.count());
     }
 
     /// The backend of `id`.
@@ -103,6 +159,9 @@ impl Directory {
     pub fn get(&self, id: &BackendId, epoch: Epoch) -> Result<Backend, Error> {
         let inner = self.inner.lock();
         let Some(backend) = inner.slots.get(id).and_then(|slot| slot.running.clone()) else {
+            if let Some(fenced) = inner.fenced.get(id).filter(|fenced| fenced.epoch == epoch) {
+                return Err(fenced.why.clone());
+            }
             let text = format!("backend `{id}` is not open on this daemon; open it first");
             return Err(Error::new(Reason::BackendNotOpen, text));
         };
@@ -125,9 +184,7 @@ impl Directory {
             && slot.running.as_ref().is_some_and(|running| running.epoch() == epoch)
         {
             slot.running = None;
-            if slot.opening.is_none() {
-                inner.slots.remove(id);
-            }
+            inner.tidy(id);
         }
         drop(inner);
         self.env.metrics.open_backends(self.count());
@@ -214,9 +271,7 @@ impl Directory {
             let mut inner = self.inner.lock();
             let Some(slot) = inner.slots.get_mut(id) else { continue };
             let Some(ended) = slot.running.take_if(|running| running.epoch().number < by.number) else { continue };
-            if slot.opening.is_none() {
-                inner.slots.remove(id);
-            }
+            inner.tidy(id);
             drop(inner);
             ended.end(&error::fenced_by(id, *by));
         }
@@ -281,9 +336,7 @@ impl Drop for Guard<'_> {
         if slot.opening.as_ref().is_some_and(|opening| opening.number == self.number) {
             slot.opening = None;
         }
-        if slot.opening.is_none() && slot.running.is_none() {
-            inner.slots.remove(self.id);
-        }
+        inner.tidy(self.id);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     apply::{BatchResult, Operation},
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Wakes the materialization worker.
     pub(super) materialize: Notify,
+    /// Why the backend has ended, once it has.
+    pub(super) ended: watch::Sender<Option<Error>>,
     pub(super) store: Store,
 }
 
@@ -82,6 +84,12 @@ impl Backend {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.shared.core.lock().condition, Condition::Ended(_))
+    }
+
+    /// Waits until it has ended, without holding it; answers why, if anybody held it then. Cancel-safe.
+    pub(super) fn ended(&self) -> impl Future<Output = Option<Error>> + use<> {
+        let mut ended = self.shared.ended.subscribe();
+        async move { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) }
     }
 
     /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their ids in

@@ -98,6 +98,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// Installs what was made, or notes the failure; tells whoever asked.
 fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
     let mut core = shared.core.lock();
+    // Whoever asked was told, and its series are gone.
+    if matches!(core.condition, Condition::Ended(_)) {
+        return;
+    }
     let now = Instant::now();
     core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
     let result = match made {

@@ -26,7 +26,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 pub(super) use self::choice::job_error;
 use self::claim::Claim;
@@ -246,6 +249,7 @@ async fn begin(
         Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
     core.begin_coordinated(declared);
+    core.begin_retention();
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
@@ -397,7 +401,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         manifest_crc: crc,
         publishing_to: crate::types::Sqn::first_of(epoch.number),
         opened_number: manifest.number,
+        heard: Instant::now(),
         deleted_below: 0,
+        settling: false,
         dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
@@ -405,7 +411,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         closing: false,
         sealed: false,
         flights: BTreeMap::new(),
-        barrier_sessions: BTreeMap::new(),
+        barriers: BTreeMap::new(),
         persist_waiters: Pending::default(),
         account,
         session: None,
@@ -413,6 +419,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         undelivered: vec![],
         next_batch: 0,
         time,
+        own_time: Core::own_time(env, &spec.id, time),
         restored: parts,
         skipped,
         self_sustained_since: no_claim.then_some(0),
@@ -452,7 +459,8 @@ fn serve(core: Core, restored: Progress) -> Opened {
     let shared = Arc::new_cyclic(|weak| {
         let mut core = core;
         core.shared = weak.clone();
-        Shared { core: Mutex::new(core), wake: Notify::new(), materialize: Notify::new(), store }
+        let (wake, materialize) = (Notify::new(), Notify::new());
+        Shared { core: Mutex::new(core), wake, materialize, ended: watch::Sender::default(), store }
     });
     tasks.spawn(worker::run(shared.clone()));
     if changelog {

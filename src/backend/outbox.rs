@@ -36,7 +36,7 @@ pub enum SessionEvent {
     Ended(Error),
 }
 
-/// The events of one session. They are bounded by what the client asked for: checkpoints in flight and persist requests.
+/// The events of one session. They are bounded by what the client asked for, of which the core refuses what would be too many.
 #[derive(Debug, Default)]
 pub struct Outbox {
     events: Mutex<VecDeque<SessionEvent>>,
@@ -53,6 +53,23 @@ impl Outbox {
     /// Takes the oldest event.
     pub fn pop(&self) -> Option<SessionEvent> {
         self.events.lock().pop_front()
+    }
+
+    /// Takes all events.
+    pub fn take(&self) -> VecDeque<SessionEvent> {
+        std::mem::take(&mut self.events.lock())
+    }
+
+    /// Number of events that nobody took.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.lock().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Wakes the session, now or when it next waits.

@@ -257,7 +257,7 @@ impl<'a> Reading<'a> {
         if let Some((identity, mark)) = self.mark {
             core.check_mark(identity.id, mark)?;
         }
-        core.time = core.time.max(core.env.clock.now_ms());
+        core.read_clock();
         let Core { inner, states, marks, manifest, epoch, time, .. } = core;
         let descriptor = states.get(operation.state).expect("a checked operation has a state");
         let at = address(operation, key_group);

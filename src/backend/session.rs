@@ -160,6 +160,7 @@ impl Session {
             if core.repeated_barrier(request.id, self.number) {
                 return Ok(());
             }
+            core.check_owed().map_err(Refusal::Request)?;
             core.barrier(request, CheckpointReply::Session(self.number)).map_err(Refusal::Request)?;
         }
         self.backend.shared.wake.notify_one();
@@ -178,10 +179,11 @@ impl Session {
     /// Asks that everything applied be made durable; the outbox hears of it with `token`.
     ///
     /// # Errors
-    /// If the session is over, or the backend has no changelog.
+    /// If the session is over, the backend has no changelog, or too many answers are owed already.
     pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
         let mut core = self.backend.shared.core.lock();
         self.check(&core)?;
+        core.check_owed().map_err(Refusal::Request)?;
         core.persist(PersistWaiter::Session { token }).map_err(Refusal::Request)
     }
 
@@ -205,13 +207,14 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a reply to this session is still due: a checkpoint in flight or a persist request.
+    /// Whether a reply to this session is still due: a checkpoint in flight, a persist request, or an event that nobody took.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         let core = self.backend.shared.core.lock();
         let mine =
             |reply: &CheckpointReply| matches!(reply, CheckpointReply::Session(number) if *number == self.number);
-        core.flights.values().any(|flight| mine(&flight.reply))
+        !self.outbox.is_empty()
+            || core.flights.values().any(|flight| mine(&flight.reply))
             || core.persist_waiters.iter().any(|waiter| matches!(waiter, PersistWaiter::Session { .. }))
     }
 

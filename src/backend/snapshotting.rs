@@ -275,10 +275,8 @@ impl Core {
             Err(error) => {
                 tracing::warn!(backend = %self.id, checkpoint = id, %error, "snapshot failed");
                 // The store was tried until the end of the checkpoint's time.
-                let late =
-                    |error: &Error| format!("backend `{}`: checkpoint {id} was not durable in time: {error}", self.id);
                 let error = match error.reason {
-                    Reason::StoreUnavailable => Error::new(Reason::CheckpointTimeout, late(&error)),
+                    Reason::StoreUnavailable => self.timed_out(id, &error.message),
                     _ => error,
                 };
                 self.fail_checkpoint(id, error);

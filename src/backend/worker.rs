@@ -3,12 +3,21 @@
 //! Level-triggered: each round asks the core what is due, does it, and sleeps until woken or until the next deadline. One
 //! manifest is under way at a time; checkpoints that become durable meanwhile share the next one. Pages of the log index are written
 //! beside a manifest that does without them, so that no checkpoint waits for its own.
+//!
+//! An owner that is silent is looked after, too. Other backends of the job go on, and their segments are kept until this one says that it
+//! names none of them: so it says so now and then. And it may have been succeeded on another host without meeting that: so it looks.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{checkpointing::Publication, core::Condition, error, handle::Shared, pages};
+use super::{
+    checkpointing::Publication,
+    core::{Condition, Core},
+    error,
+    handle::Shared,
+    pages,
+};
 use crate::{
     checkpoint::{
         chain::{self, ChainError},
@@ -25,6 +34,12 @@ const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// An end of time, for a timer that is not armed.
 const FAR: Duration = Duration::from_secs(86_400);
+
+/// How often a backend that nobody wakes looks whether others wait for its low water.
+const POLL: Duration = Duration::from_secs(30);
+
+/// How long an owner publishes nothing before it looks whether it still is the owner.
+const SILENCE: Duration = Duration::from_secs(900);
 
 /// Serves `shared` until its backend ends.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -48,15 +63,39 @@ pub(super) async fn run(shared: Arc<Shared>) {
             (core.id.clone(), core.next_pages())
         };
         if !pages.is_empty() {
-            attend(&shared, write_pages(&shared.store, &id, pages)).await;
+            let _ = attend(&shared, write_pages(&shared.store, &id, pages)).await;
+            continue;
+        }
+        if shared.core.lock().is_silent_for(SILENCE, now) {
+            look(&shared, now).await;
             continue;
         }
         tokio::select! {
             biased;
             () = shared.wake.notified() => {}
-            () = sleep_until(deadline.unwrap_or(now + FAR)) => {}
+            () = sleep_until(deadline.map_or(now + POLL, |deadline| deadline.min(now + POLL))) => {}
         }
     }
+}
+
+/// Looks whether another owner has opened the chain. If the store does not answer, the next look tells.
+async fn look(shared: &Arc<Shared>, now: Instant) {
+    let manifest = {
+        let mut core = shared.core.lock();
+        core.heard = now;
+        core.manifest.clone()
+    };
+    let overtaken = chain::overtaken(&shared.store, &manifest, manifest.number, Retry::none());
+    if let Some(Ok(Some(by))) = attend(shared, overtaken).await {
+        fenced(shared, &error::fenced_by(&manifest.backend, by));
+    }
+}
+
+fn fenced(shared: &Shared, by: &crate::error::Error) {
+    let mut core = shared.core.lock();
+    tracing::warn!(backend = %core.id, error = %by, "backend is fenced");
+    core.env.metrics.fenced();
+    core.end(by);
 }
 
 /// Makes one manifest durable and tells the core, then the pages that the next one names.
@@ -80,31 +119,35 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
         }
     });
     match result.await {
-        Ok(crc) => published(shared, manifest.number, crc),
-        Err(ended) => {
-            let mut core = shared.core.lock();
-            tracing::warn!(backend = %core.id, error = %ended, "backend is fenced");
-            core.env.metrics.fenced();
-            core.end(&ended);
-            return;
-        }
+        // Given up, as by a crash: it may or may not become durable.
+        None => return,
+        Some(Ok(crc)) => published(shared, manifest.number, crc),
+        Some(Err(by)) => return fenced(shared, &by),
     }
     if pages_left {
-        attend(shared, beside).await;
+        let _ = attend(shared, beside).await;
     }
 }
 
-/// Waits for `work`; timeouts of checkpoints go on meanwhile.
-async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> T {
+/// Waits for `work`; timeouts of checkpoints go on meanwhile, also of those that are triggered meanwhile. `None` if the backend ends
+/// before, and leaves nothing to be written.
+async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Option<T> {
     tokio::pin!(work);
     loop {
-        let deadline = shared.core.lock().next_deadline().unwrap_or(Instant::now() + FAR);
+        let expiry = {
+            let mut core = shared.core.lock();
+            core.expire(Instant::now());
+            if core.has_given_up() {
+                return None;
+            }
+            core.next_expiry()
+        };
         tokio::select! {
             biased;
-            result = &mut work => break result,
-            () = sleep_until(deadline.max(Instant::now() + Duration::from_millis(1))) => {
-                shared.core.lock().expire(Instant::now());
-            }
+            result = &mut work => break Some(result),
+            // A barrier has come, or the backend has ended. Whoever calls looks at everything else once the work is done.
+            () = shared.wake.notified() => {}
+            () = sleep_until(expiry.unwrap_or(Instant::now() + FAR)) => {}
         }
     }
 }
@@ -118,8 +161,30 @@ fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
     if deletable.end.saturating_sub(deletable.start) >= chain::KEPT_MANIFESTS {
         core.deleted_below = deletable.end;
         let (store, id) = (shared.store.clone(), core.id.clone());
-        core.env.tasks.spawn(async move { delete_manifests(&store, &id, deletable).await });
+        core.env.tasks.spawn(async move {
+            delete_manifests(&store, &id, deletable).await;
+        });
     }
+    settle(shared, &mut core, number);
+}
+
+/// Deletes what owners before left between their first and last manifests, so that nobody has to look there again.
+fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
+    let between = core.manifest.fences.between(number);
+    let Some(end) = between.iter().map(|range| range.end).max().filter(|_| !core.settling) else { return };
+    core.settling = true;
+    let (shared, id) = (shared.clone(), core.id.clone());
+    core.env.tasks.spawn(async move {
+        let mut is_done = true;
+        for range in between {
+            is_done &= delete_manifests(&shared.store, &id, range).await;
+        }
+        let mut core = shared.core.lock();
+        core.settling = false;
+        if is_done {
+            core.manifest.fences.settle(end);
+        }
+    });
 }
 
 /// Writes pages, patiently.
@@ -148,10 +213,12 @@ async fn refused(backend: &BackendId, error: &(dyn std::error::Error + Send + Sy
     sleep(REFUSED_DELAY).await;
 }
 
-/// Best effort: what stays is found by a sweep.
-async fn delete_manifests(store: &Store, backend: &BackendId, numbers: std::ops::Range<u64>) {
+/// Best effort: what stays is found by a sweep. Returns whether nothing does.
+async fn delete_manifests(store: &Store, backend: &BackendId, numbers: std::ops::Range<u64>) -> bool {
     let paths = numbers.map(|number| chain::manifest_name(backend, number).path()).collect();
-    if let Err(error) = store.delete_all(paths, Retry::none()).await {
+    let deleted = store.delete_all(paths, Retry::none()).await;
+    if let Err(error) = &deleted {
         tracing::debug!(%backend, %error, "superseded manifests stay for the sweep");
     }
+    deleted.is_ok()
 }

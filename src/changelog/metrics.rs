@@ -98,6 +98,20 @@ impl UploadMetrics {
         }
     }
 
+    /// Forgets what was told of `job`.
+    pub fn forget(&self, job: &Name) {
+        let labels = JobLabels { job: job.to_string() };
+        for counters in [&self.uploads, &self.failures, &self.conflicts, &self.uploaded, &self.stored] {
+            counters.remove(&labels);
+        }
+        for histograms in [&self.attempts, &self.duration, &self.size, &self.change_sets] {
+            histograms.remove(&labels);
+        }
+        for gauges in [&self.waiting_sets, &self.waiting_bytes, &self.in_flight] {
+            gauges.remove(&labels);
+        }
+    }
+
     /// The metrics of `job`.
     #[must_use]
     pub fn of_job(&self, job: &Name) -> JobUploadMetrics {

@@ -41,6 +41,12 @@ impl<T> Pending<T> {
         self.waiters.values()
     }
 
+    /// Number of those who wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

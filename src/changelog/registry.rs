@@ -1,6 +1,14 @@
 //! The uploads of one daemon: one worker per job, so that the backends of a job share segments and different jobs do not.
+//!
+//! A job's worker and its metrics are there while a backend of the job is. Another one later goes on with the segment numbers of the
+//! instance. Whatever is still in flight of the one before, no backend of the new one names: who submitted it has ended.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
 
@@ -10,7 +18,7 @@ use super::{
 };
 use crate::{object::Store, tasks::Tasks, types::Name};
 
-/// Uploads by job. Cheap to clone. A job's worker lives as long as the registry: segment numbers of an instance go on.
+/// Uploads by job. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
@@ -20,7 +28,17 @@ struct Inner {
     numbers: SegmentNumbers,
     options: UploadOptions,
     metrics: UploadMetrics,
-    jobs: Mutex<BTreeMap<Name, Client>>,
+    jobs: Mutex<BTreeMap<Name, Weak<Entry>>>,
+}
+
+/// The uploads of one job; they end with the last of those that [`Registry::of_job`] gave out.
+#[derive(Debug, Clone)]
+pub struct JobUploads(Arc<Entry>);
+
+struct Entry {
+    job: Name,
+    client: Client,
+    registry: Weak<Inner>,
 }
 
 impl Registry {
@@ -36,16 +54,16 @@ impl Registry {
         Self(Arc::new(Inner { store, tasks, numbers, options, metrics, jobs: Mutex::default() }))
     }
 
-    /// The uploads of `job`, started at the first call.
+    /// The uploads of `job`, started if nobody has them.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn of_job(&self, job: &Name) -> Client {
+    pub fn of_job(&self, job: &Name) -> JobUploads {
         let Inner { store, tasks, numbers, options, metrics, jobs } = &*self.0;
         let mut jobs = jobs.lock();
-        if let Some(client) = jobs.get(job) {
-            return client.clone();
+        if let Some(entry) = jobs.get(job).and_then(Weak::upgrade) {
+            return JobUploads(entry);
         }
         let edge = UploadEdge {
             store: store.clone(),
@@ -54,13 +72,74 @@ impl Registry {
             metrics: metrics.of_job(job),
         };
         let client = Client::start(job.clone(), options.clone(), edge);
-        jobs.insert(job.clone(), client.clone());
-        client
+        let entry = Arc::new(Entry { job: job.clone(), client, registry: Arc::downgrade(&self.0) });
+        jobs.insert(job.clone(), Arc::downgrade(&entry));
+        JobUploads(entry)
+    }
+}
+
+impl Deref for JobUploads {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        let mut jobs = registry.jobs.lock();
+        // Somebody may have started them anew meanwhile.
+        if jobs.get(&self.job).is_some_and(|entry| entry.strong_count() == 0) {
+            jobs.remove(&self.job);
+            registry.metrics.forget(&self.job);
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry({})", self.job)
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.jobs.lock().keys()).finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        metrics::Metrics,
+        object::{MemoryStore, Path, RetryOptions},
+        random::Random,
+    };
+
+    #[tokio::test]
+    async fn uploads_and_series_of_a_job_go_with_the_last_who_has_them() {
+        let (metrics, random) = (Metrics::new(), Random::seeded(1));
+        let memory = Arc::new(MemoryStore::new(Clock::new(|| 5)));
+        let store = Store::new(memory, Path::default(), RetryOptions::default(), &metrics, random.clone());
+        let numbers = SegmentNumbers::new(random.uuid());
+        let uploads = UploadMetrics::register(&metrics);
+        let registry = Registry::new(store, Tasks::default(), numbers, UploadOptions::default(), uploads);
+        let jobs: Vec<Name> = ["a", "b"].iter().map(|job| Name::new(job).unwrap()).collect();
+        let series = || metrics.encode().lines().filter(|line| line.contains("job=\"a\"")).count();
+        let (one, _other) = (registry.of_job(&jobs[0]), registry.of_job(&jobs[1]));
+        let same = registry.of_job(&jobs[0]);
+        assert!(Arc::ptr_eq(&one.0, &same.0));
+        drop(one);
+        assert!(series() > 0);
+        drop(same);
+        assert_eq!((series(), registry.0.jobs.lock().len()), (0, 1));
+        let again = registry.of_job(&jobs[0]);
+        assert!(series() > 0);
+        assert_eq!(again.low_water(), 1, "numbers go on");
     }
 }

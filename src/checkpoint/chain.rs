@@ -74,20 +74,61 @@ pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Resu
         let numbers = list_numbers(store, backend, retry).await?;
         let Some(&newest) = numbers.last() else { return Ok(None) };
         let path = manifest_name(backend, newest).path();
-        let bytes = match store.get(&path, retry).await {
-            Ok(bytes) => bytes,
+        let read = |bytes: &Bytes| {
+            decode(backend, newest, bytes).map(|manifest| Head { manifest, crc: envelope::crc_of(bytes) })
+        };
+        let head = match store.get_checked(&path, retry, read).await {
+            Ok(head) => head,
             // The owner has moved on and deleted it since the listing.
             Err(StoreError::NotFound { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let manifest = decode(backend, newest, &bytes).map_err(|source| ChainError::Corrupt {
+        return head.map(Some).map_err(|source| ChainError::Corrupt {
             object: path.to_string(),
             source,
             hint: hint(&numbers),
-        })?;
-        return Ok(Some(Head { manifest, crc: envelope::crc_of(&bytes) }));
+        });
     }
     Err(ChainError::Contended(backend.clone()))
+}
+
+/// The manifest of a chain that was the newest when `number` was listed as such, or a newer one. Cancel-safe.
+///
+/// # Errors
+/// As [`read_head`].
+pub async fn read_listed(
+    store: &Store,
+    backend: BackendId,
+    number: u64,
+    retry: Retry,
+) -> Result<Option<Manifest>, ChainError> {
+    let path = manifest_name(&backend, number).path();
+    match store.get(&path, retry).await.map(|bytes| decode(&backend, number, &bytes)) {
+        Ok(Ok(manifest)) => Ok(Some(manifest)),
+        // Damaged, or deleted since: who looks again knows.
+        Ok(Err(_)) | Err(StoreError::NotFound { .. }) => {
+            Ok(read_head(store, &backend, retry).await?.map(|head| head.manifest))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who has opened the chain since manifest `number`, if anybody but its owner has. Cancel-safe.
+///
+/// # Errors
+/// As [`read_head`].
+pub async fn overtaken(
+    store: &Store,
+    manifest: &Manifest,
+    number: u64,
+    retry: Retry,
+) -> Result<Option<Epoch>, ChainError> {
+    let newest = list_numbers(store, &manifest.backend, retry).await?.last().copied();
+    if newest.is_none_or(|newest| newest <= number) {
+        return Ok(None);
+    }
+    let head = read_head(store, &manifest.backend, retry).await?;
+    Ok(head.map(|head| head.manifest.owner().epoch).filter(|epoch| *epoch != manifest.owner().epoch))
 }
 
 /// Makes `manifest` the head. On success it is durable and was the highest number when it was made. Returns its checksum.

@@ -22,7 +22,8 @@
 //!    A snapshot file belongs to an epoch likewise, whose number the owner's `snapshot_low_water` passes once the materialization that made it is in a
 //!    manifest or given up. A later materialization uses again only files of one that its own manifests still name.
 //! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a fenced
-//!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
+//!    owner would put its next one, the last manifest of an epoch where it tries its present one again; both stay for ever, and the
+//!    head tells where they are ([`Fences`](super::manifest::Fences)), so that they are not read again and again. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a
 //!    delayed request create one of those again, it is below the head and so means nothing: an opener that created it lists
 //!    the chain and sees that.
 //! 5. **A temporary goes when its target exists, or would be garbage itself.** Deleting one that a living process still
@@ -88,9 +89,12 @@
 //! sweeps may run at once** and need no lease among them: both delete what stays garbage, and deleting twice is deleting once.
 //! (Daemons, which sweep by [`schedule`], take a lease all the same, only to save the work.)
 //!
+//! A time of the store that lies ahead counts as the moment when it was first seen ([`FirstSeen`]).
+//!
 //! Grace is a net: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does
 //! not know is never deleted, only reported; beside pins of a later version, nothing of the job is. If a head or a page that it names cannot be read, nothing of the job is deleted.
 
+mod ahead;
 mod judge;
 mod lease;
 pub mod metrics;
@@ -100,10 +104,11 @@ pub mod schedule;
 mod sweep;
 
 pub use self::{
+    ahead::FirstSeen,
     judge::{Chain, View},
     observe::jobs,
     pins::Pins,
-    sweep::{Finding, SweepError, SweepOptions, SweepReport, Tally, store_time, sweep},
+    sweep::{Finding, SweepError, SweepOptions, SweepReport, Tally, store_time, sweep, sweep_on},
 };
 use uuid::Uuid;
 
@@ -149,6 +154,9 @@ pub enum Live {
     /// A manifest.
     #[error("the last one of epoch {0}, whose owner may not know that it is durable")]
     Ends(u64),
+    /// A manifest.
+    #[error("the first or last one of its epoch, as the head tells")]
+    Fence,
     /// A job record.
     #[error("one of the newest of the job's chain of generations and commits")]
     JobRecord,

@@ -7,7 +7,10 @@
 //! ```
 //!
 //! Nothing is loaded. What is in large objects is not read, so a part without a fault may still have one inside of those;
-//! a restore finds it, and tells ([`survey`] takes what is known).
+//! a restore finds it, and tells ([`survey`] takes what is known). Who wants to know whether such a fault is still there names the
+//! object as a suspect: then what is needed of it is read.
+//!
+//! Each fault is the verdict of two reads: one wrong answer of the store is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,6 +83,8 @@ pub struct Damage {
     pub faults: Vec<Fault>,
     /// By part as it was given: which faults spoil it.
     pub of: Vec<BTreeSet<usize>>,
+    /// Suspects that no part needs, as far as that shows: they were not read.
+    pub unexamined: BTreeSet<Path>,
 }
 
 impl Damage {
@@ -106,6 +111,23 @@ struct Block {
     offset: u64,
     length: u64,
     crc: u32,
+}
+
+impl Block {
+    /// Its bytes in an object, if that has them.
+    fn of<'b>(&self, object: &'b [u8]) -> Option<&'b [u8]> {
+        let (from, length) = (usize::try_from(self.offset).ok()?, usize::try_from(self.length).ok()?);
+        object.get(from..)?.get(..length)
+    }
+
+    /// Says how its bytes are not what was written.
+    fn check(&self, stored: Option<&[u8]>) -> Result<(), String> {
+        let crc = stored.map(crc32fast::hash);
+        if crc == Some(self.crc) {
+            return Ok(());
+        }
+        Err(format!("the checksum is {:08x}, {:08x} recorded", crc.unwrap_or_default(), self.crc))
+    }
 }
 
 /// An object that tells of others.
@@ -145,17 +167,18 @@ struct Survey<'s> {
 }
 
 /// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are faults that were
-/// found by reading. Local copies are not looked at. Cancel-safe.
+/// found by reading; of `suspects`, what is needed is read, however large they are. Local copies are not looked at. Cancel-safe.
 ///
 /// # Errors
 /// If the store does not answer.
 pub async fn survey(
     store: &Store,
     parts: &[(&Manifest, &CheckpointRecord)],
-    known: &[Fault],
+    (known, suspects): (&[Fault], &BTreeSet<Path>),
     retry: Retry,
 ) -> Result<Damage, StoreError> {
-    let damage = Damage { faults: vec![], of: vec![BTreeSet::new(); parts.len()] };
+    let of = vec![BTreeSet::new(); parts.len()];
+    let damage = Damage { of, ..Damage::default() };
     // A copy on this host does not tell what others would find.
     let store = &store.clone().with_copies(None);
     let mut survey = Survey { store, retry, needed: BTreeMap::new(), metas: BTreeMap::new(), damage };
@@ -166,7 +189,10 @@ pub async fn survey(
     while !open.is_empty() {
         open = survey.expand(open).await?;
     }
-    survey.verify().await?;
+    survey.verify(suspects).await?;
+    let is_known = |path: &&Path| survey.needed.contains_key(*path) || survey.metas.contains_key(*path);
+    let unexamined = suspects.iter().filter(|path| !is_known(path)).cloned().collect();
+    survey.damage.unexamined = unexamined;
     for fault in known {
         survey.learn(fault);
     }
@@ -244,20 +270,32 @@ impl Survey<'_> {
         let mut below = Metas::new();
         while let Some((path, (meta, wants), bytes)) = read.try_next().await? {
             self.metas.entry(path.clone()).or_default().extend(wants.iter().map(|want| want.part));
-            let parts = wants.iter().map(|want| want.part);
-            let Some(bytes) = bytes else {
-                self.damage.add(Fault::missing(&path), parts);
-                continue;
-            };
-            let found = match &meta {
-                Meta::Base => BaseIndex::decode(&bytes).map(|base| self.base(&wants, &base)),
-                Meta::Page(page) => self.page(page, &wants, &bytes, &mut below),
-            };
-            if let Err(error) = found {
-                self.damage.add(Fault::corrupt(&path, None, error), parts);
+            let mut told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+            if told.is_err() {
+                let bytes = store.get_optional(&path, retry).await?;
+                told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+            }
+            if let Err(fault) = told {
+                self.damage.add(fault, wants.iter().map(|want| want.part));
             }
         }
         Ok(below)
+    }
+
+    /// Notes what an index or page tells, if it is whole.
+    fn tell(
+        &mut self,
+        path: &Path,
+        (meta, wants): (&Meta, &[Want]),
+        bytes: Option<Bytes>,
+        below: &mut Metas,
+    ) -> Result<(), Fault> {
+        let bytes = bytes.ok_or_else(|| Fault::missing(path))?;
+        let told = match meta {
+            Meta::Base => BaseIndex::decode(&bytes).map(|base| self.base(wants, &base)),
+            Meta::Page(page) => self.page(page, wants, &bytes, below),
+        };
+        told.map_err(|error| Fault::corrupt(path, None, error))
     }
 
     fn base(&mut self, wants: &[Want], base: &BaseIndex) {
@@ -292,47 +330,69 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Compares lengths, and reads what is small.
-    async fn verify(&mut self) -> Result<(), StoreError> {
-        let sizes = self.sizes().await?;
+    /// Compares lengths, and reads what is small or suspected.
+    async fn verify(&mut self, suspects: &BTreeSet<Path>) -> Result<(), StoreError> {
+        let mut sizes = self.sizes().await?;
         let needed = std::mem::take(&mut self.needed);
+        let (store, retry) = (self.store, self.retry);
         let mut small = vec![];
         for (path, blocks) in &needed {
+            let end = blocks.keys().map(|block| block.offset.saturating_add(block.length)).max().unwrap_or(0);
+            if sizes.get(path).is_none_or(|size| *size < end)
+                && let Some(meta) = store.head(path, retry).await?
+            {
+                sizes.insert(path.clone(), meta.size);
+            }
             let Some(size) = sizes.get(path).copied() else {
                 self.damage.add(Fault::missing(path), blocks.values().flatten().copied());
                 continue;
             };
-            let beyond = |block: &&Block| block.offset + block.length > size;
-            if let Some(end) = blocks.keys().filter(beyond).map(|block| block.offset + block.length).max() {
-                let cut = blocks.iter().filter(|(block, _)| beyond(block)).flat_map(|(_, parts)| parts);
+            if size < end {
+                let is_cut = |block: &Block| block.offset.saturating_add(block.length) > size;
+                let cut = blocks.iter().filter(|(block, _)| is_cut(block)).flat_map(|(_, parts)| parts);
                 let what = format_args!("the object ends there, {end} bytes are recorded");
                 self.damage.add(Fault::corrupt(path, Some(size), what), cut.copied());
+            } else if suspects.contains(path) {
+                self.verify_blocks(path, blocks).await?;
             } else if size <= SMALL_OBJECT_BYTES {
                 small.push((path, blocks));
             }
         }
-        let (store, retry) = (self.store, self.retry);
         let reads = small.into_iter().take(MAX_SMALL_OBJECTS);
         let reads: Vec<_> = reads.map(|(path, blocks)| read(store, path.clone(), blocks, retry)).collect();
         let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
         while let Some((path, blocks, bytes)) = read.try_next().await? {
-            let Some(bytes) = bytes else {
-                self.damage.add(Fault::missing(&path), blocks.values().flatten().copied());
-                continue;
-            };
-            for (block, parts) in blocks {
-                let (from, length) = (usize::try_from(block.offset), usize::try_from(block.length));
-                let range = from.unwrap_or(usize::MAX)..;
-                let stored = bytes.get(range).and_then(|rest| rest.get(..length.unwrap_or(usize::MAX)));
-                let crc = stored.map(crc32fast::hash);
-                if crc != Some(block.crc) {
-                    let what = format!("the checksum is {:08x}, {:08x} recorded", crc.unwrap_or_default(), block.crc);
-                    self.damage.add(Fault::corrupt(&path, Some(block.offset), what), parts.iter().copied());
-                }
+            let is_sound = |bytes: &Bytes| blocks.keys().all(|block| block.check(block.of(bytes)).is_ok());
+            if !bytes.as_ref().is_some_and(is_sound) {
+                self.verify_blocks(&path, blocks).await?;
             }
         }
         drop(read);
         self.needed = needed;
+        Ok(())
+    }
+
+    /// Reads what is needed of one object, block by block, and notes what is not as it was written.
+    async fn verify_blocks(
+        &mut self,
+        path: &Path,
+        blocks: &BTreeMap<Block, BTreeSet<usize>>,
+    ) -> Result<(), StoreError> {
+        for (block, parts) in blocks {
+            let range = block.offset..block.offset.saturating_add(block.length);
+            let read =
+                self.store.get_range_checked(path, range, self.retry, |bytes| block.check(Some(bytes.as_ref()))).await;
+            let fault = match read {
+                Ok(Ok(())) => continue,
+                Ok(Err(what)) => Fault::corrupt(path, Some(block.offset), what),
+                Err(StoreError::NotFound { .. }) => Fault::missing(path),
+                Err(StoreError::OutOfRange { size, .. }) => {
+                    Fault::corrupt(path, Some(size), "the object ends there, more is recorded")
+                }
+                Err(error) => return Err(error),
+            };
+            self.damage.add(fault, parts.iter().copied());
+        }
         Ok(())
     }
 

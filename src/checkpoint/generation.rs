@@ -67,6 +67,7 @@ pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
         contents: Contents::default(),
         span: before.span,
         is_fence: true,
+        published_to: head.manifest.published_to(attempt).unwrap_or(Some(0)),
     };
     let mut manifest = Manifest {
         number: head.manifest.number + 1,
@@ -80,6 +81,7 @@ pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
         ..head.manifest.clone()
     };
     manifest.epochs.push(record);
+    manifest.fences.open(manifest.number);
     manifest.prune(&[]);
     Some(manifest)
 }

@@ -92,6 +92,16 @@ fn the_bytes_of_a_manifest_are_golden() {
 }
 
 #[test]
+fn the_bytes_of_a_manifest_that_tells_of_those_before_it_are_golden() {
+    let mut manifest = manifest();
+    for number in [2, 5, 12] {
+        manifest.fences.open(number);
+    }
+    manifest.epochs[1].published_to = Some(9);
+    assert_eq!(Manifest::decode(&fixture("manifest-v1-told.bin", &manifest.encode())).unwrap(), manifest);
+}
+
+#[test]
 fn the_bytes_of_pages_are_golden() {
     let job = sample().backend.job;
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
@@ -124,7 +134,7 @@ fn declared() -> JobRecord {
         attempt: 5,
         began: 8,
         beginning: Beginning::Chosen(Some(checkpoint(4, 17))),
-        spoilt: vec![Spoilt::new(checkpoint(4, 18), "gone")],
+        spoilt: vec![Spoilt { checkpoint: checkpoint(4, 18), what: "gone".into(), object: String::new() }],
         declared: Some(Declaration { operators: BTreeMap::from([(count.clone(), 2), (sink.clone(), 1)]), asked }),
         new_operators: BTreeSet::from([sink]),
         commit: Some(Commit {
@@ -144,6 +154,9 @@ fn the_bytes_of_the_record_of_a_declared_job_are_golden() {
         record.declared.as_mut().unwrap().asked = asked;
         assert_eq!(JobRecord::decode(&record.encode()).unwrap(), record);
     }
+    let mut marked = record.clone();
+    marked.spoilt[0].object = "job/segments/1".into();
+    assert_eq!(JobRecord::decode(&fixture("job-record-v1-spoilt.bin", &marked.encode())).unwrap(), marked);
     let undeclared = JobRecord::undeclared(Some(&record), 6, Beginning::Undecided, vec![]);
     assert_eq!(JobRecord::decode(&undeclared.encode()).unwrap(), undeclared);
 }

@@ -28,7 +28,7 @@
 //!
 //! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only if that is of
 //!    its own generation. So what a generation restores, once recorded, was the newest commit and stays it.
-//! 2. **A part that was reported stays restorable until it is outdated**, by a newer commit or a newer generation's: its owner lets go of
+//! 2. **A part that was reported stays restorable until it is outdated** (one that was not may go: a commit needs the reports of all), by a newer commit or a newer generation's: its owner lets go of
 //!    it for no notice nor timeout, and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to open: under the same attempt it finds the part
 //!    in its chain and is refused ([`JobError::Used`]); under a higher one it must be recorded as a generation before it opens. That
 //!    outdates this one even if it was not declared. So while the commit is possible, all its parts are there.
@@ -51,6 +51,7 @@ mod chain;
 mod choose;
 mod commit;
 mod declare;
+mod lost;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
@@ -59,16 +60,16 @@ mod reports;
 mod sound;
 mod view;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 pub use self::{
     chain::{KEPT_RECORDS, newest},
     choose::{Choice, Wish, choose, outdate, withdraw},
     commit::{Finished, Report, finish, is_outdated, tally},
     declare::{Generation, declare},
+    lost::Lost,
     record::{Asked, Beginning, Commit, Declaration, JobRecord},
     reports::{delete_outdated, report, reported},
     sound::{Spoilt, known_damage, mark},
@@ -89,6 +90,9 @@ use crate::{
 
 /// How often a contended record is tried.
 const ATTEMPTS: usize = 16;
+
+/// Heads that are read at once.
+const CONCURRENT_READS: usize = 16;
 
 /// A checkpoint of the whole job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,6 +146,16 @@ pub enum JobError {
         "job `{0}` has completed checkpoints, but none that every subtask of every operator retains; restore by id or handle"
     )]
     Inconsistent(Name),
+    /// A newer one was there.
+    #[error(
+        "job `{job}`: {lost}; bring them back, or restore an older checkpoint: by id or handle, or with `fallback`, the newest that is whole"
+    )]
+    Lost {
+        /// The job.
+        job: Name,
+        /// What is missing.
+        lost: Box<Lost>,
+    },
     /// The checkpoint to begin with, at most, is not there.
     #[error("no subtasks of the operator of backend `{0}` retain checkpoint {1} whole")]
     NotRetained(BackendId, CheckpointId),
@@ -268,7 +282,11 @@ pub async fn head_numbers(
     backend: &BackendId,
     retry: Retry,
 ) -> Result<BTreeMap<BackendId, u64>, ChainError> {
-    let objects = store.list(&layout::operator(&backend.job, &backend.operator), retry).await?;
+    numbers_below(store, &layout::operator(&backend.job, &backend.operator), retry).await
+}
+
+async fn numbers_below(store: &Store, prefix: &Path, retry: Retry) -> Result<BTreeMap<BackendId, u64>, ChainError> {
+    let objects = store.list(prefix, retry).await?;
     let mut numbers = BTreeMap::new();
     for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
         if let ObjectName::Manifest { backend, number } = name {
@@ -279,19 +297,13 @@ pub async fn head_numbers(
     Ok(numbers)
 }
 
+/// One listing, and a read of each head, some at a time.
 async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
-    let objects = store.list(prefix, retry).await?;
-    let backend = |name| match name {
-        ObjectName::Manifest { backend, .. } => Some(backend),
-        _ => None,
-    };
-    let backends: BTreeSet<BackendId> =
-        objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(backend).collect();
-    let mut heads = vec![];
-    for backend in backends {
-        heads.extend(manifests::read_head(store, &backend, retry).await?.map(|head| head.manifest));
-    }
-    Ok(heads)
+    let newest = numbers_below(store, prefix, retry).await?;
+    let reads = newest.into_iter().map(|(backend, number)| manifests::read_listed(store, backend, number, retry));
+    let reads: Vec<_> = reads.collect();
+    let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
+    Ok(heads.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::manifest::CheckpointRecord;
-use crate::types::{CheckpointId, CheckpointIdentity, Sqn};
+use crate::types::{Attempt, CheckpointId, CheckpointIdentity, Sqn};
 
 /// Which completed checkpoints stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,8 @@ pub struct Ledger {
     withdrawn: BTreeSet<CheckpointId>,
     retained: Vec<CheckpointRecord>,
     last_id: CheckpointId,
+    /// What the owner began with, as (attempt, id): also if another chain has the part that it restored.
+    began_with: Option<(Attempt, CheckpointId)>,
     confirmed_to: u64,
     /// Whether `retained` differs from the newest manifest.
     dirty: bool,
@@ -141,9 +143,46 @@ impl Ledger {
             withdrawn: BTreeSet::new(),
             retained,
             last_id,
+            began_with: None,
             confirmed_to: 0,
             dirty: false,
         }
+    }
+
+    /// The owner begins with `restored`. Retention by count looks at what owners before left, who may all have died before they let anything
+    /// go: what is older than the newest so many that completed up to `restored` goes. What is newer stays, and `restored` itself: other
+    /// subtasks may not have opened yet.
+    pub fn begin(&mut self, restored: (Attempt, CheckpointId)) {
+        self.began_with = Some(restored);
+        let Retention::Count(count) = self.retention else { return };
+        let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
+        let before = self.retained.iter().take(at + 1).rev();
+        if let Some(oldest_kept) = oldest_of_newest(before, count) {
+            self.subsume(|record| key(record) < oldest_kept);
+        }
+    }
+
+    /// Lets go of what retention by count would, where `most` are retained and no completed checkpoint came to let it: in order of age, what
+    /// completed beyond the count, and what owners before left uncompleted. Never what this owner began with. Returns whether any went.
+    pub fn make_room(&mut self, most: usize) -> bool {
+        let Retention::Count(count) = self.retention else { return false };
+        let excess = (self.retained.len() + self.in_flight.len() + 1).saturating_sub(most);
+        if excess == 0 {
+            return false;
+        }
+        let oldest_kept = oldest_of_newest(self.retained.iter().rev(), count);
+        let is_over = |record: &&CheckpointRecord| {
+            let is_beyond = oldest_kept.is_some_and(|kept| key(record) < kept);
+            let is_left = record.identity.epoch < self.epoch && !record.completed;
+            (is_beyond || is_left) && !record.pinned && !self.is_beginning(record)
+        };
+        let over: BTreeSet<_> = self.retained.iter().filter(is_over).take(excess).map(key).collect();
+        self.subsume(|record| over.contains(&key(record)));
+        !over.is_empty()
+    }
+
+    fn is_beginning(&self, record: &CheckpointRecord) -> bool {
+        self.began_with == Some((record.attempt, record.identity.id))
     }
 
     /// The highest id of a barrier of this epoch; 0 before the first.
@@ -369,8 +408,7 @@ impl Ledger {
 
     /// Lets go of everything older than the newest `count` completed checkpoints.
     fn retain_newest(&mut self, count: usize) {
-        let completed = self.retained.iter().rev().filter(|record| record.completed && !record.subsumed);
-        let Some(oldest_kept) = completed.take(count.max(1)).nth(count.max(1) - 1).map(key) else { return };
+        let Some(oldest_kept) = oldest_of_newest(self.retained.iter().rev(), count) else { return };
         self.subsume(|record| key(record) < oldest_kept);
     }
 
@@ -393,6 +431,14 @@ impl Ledger {
     fn drop_subsumed(&mut self) {
         self.retained.retain(|record| record.pinned || !record.subsumed);
     }
+}
+
+/// The oldest of the `count` newest that completed; `None` if there are not so many. Newest come first.
+fn oldest_of_newest<'r>(
+    newest_first: impl Iterator<Item = &'r CheckpointRecord>,
+    count: usize,
+) -> Option<(u64, CheckpointId)> {
+    newest_first.filter(|record| record.completed && !record.subsumed).nth(count.max(1) - 1).map(key)
 }
 
 fn matches(target: NoticeTarget, identity: &CheckpointIdentity) -> bool {

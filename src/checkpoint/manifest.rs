@@ -37,6 +37,7 @@
 //! owner is about to read, too: as much as the manifests of all old subtasks have of it.
 
 pub(super) mod codec;
+mod fences;
 mod import;
 mod settle;
 mod states;
@@ -46,7 +47,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
-pub use self::{import::Import, states::Registration};
+pub use self::{fences::Fences, import::Import, states::Registration};
 pub use super::index::Source;
 use super::index::{PageRef, Run, Totals};
 use crate::{
@@ -93,6 +94,8 @@ pub struct Manifest {
     pub previous_crc: u32,
     /// Whether it opened its epoch.
     pub opens_epoch: bool,
+    /// Which of the manifests before it stay for ever.
+    pub fences: Fences,
 }
 
 /// What a backend was opened as.
@@ -128,6 +131,8 @@ pub struct EpochRecord {
     /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale, or
     /// retires it, makes one.
     pub is_fence: bool,
+    /// The highest id that its attempt has published in this chain, retained or not; 0: none. `None`: it does not tell.
+    pub published_to: Option<u64>,
 }
 
 /// Which part of the operator's state an owner has.
@@ -272,6 +277,23 @@ impl Manifest {
     #[must_use]
     pub fn epoch(&self, number: u64) -> Option<&EpochRecord> {
         self.epochs.iter().find(|record| record.epoch.number == number)
+    }
+
+    /// The highest id that `attempt` has published in this chain; `None` if no owner of it is remembered, `Some(None)` if one does not tell.
+    #[must_use]
+    pub fn published_to(&self, attempt: Attempt) -> Option<Option<u64>> {
+        let told = self.epochs.iter().filter(|record| record.attempt == attempt).map(|record| record.published_to);
+        told.reduce(|one, other| Some(one?.max(other?)))
+    }
+
+    /// The present owner publishes the checkpoints of its epoch that are there.
+    pub fn note_published(&mut self) {
+        let epoch = self.owner().epoch.number;
+        let own = self.checkpoints.iter().filter(|record| record.identity.epoch == epoch);
+        let newest = own.map(|record| record.identity.id).max();
+        if let (Some(owner), Some(newest)) = (self.epochs.last_mut(), newest) {
+            owner.published_to = owner.published_to.map(|before| before.max(newest));
+        }
     }
 
     /// The newest checkpoint with `id`.
@@ -467,6 +489,7 @@ pub(crate) mod tests {
                     contents: Contents::default(),
                     span: shape.span(),
                     is_fence: false,
+                    published_to: None,
                 },
                 EpochRecord {
                     epoch: epoch(2),
@@ -478,6 +501,7 @@ pub(crate) mod tests {
                     },
                     span: shape.span(),
                     is_fence: false,
+                    published_to: None,
                 },
             ],
             states: BTreeMap::from([(
@@ -505,6 +529,7 @@ pub(crate) mod tests {
             page_low_water: 5,
             previous_crc: 0xdead_beef,
             opens_epoch: false,
+            fences: Fences::default(),
         }
     }
 

@@ -100,7 +100,10 @@ impl World {
         let pages = manifest.settle(&SETTLED, || self.uuid());
         self.write(pages);
         let number = manifest.owner().epoch.number;
-        let ledger = Ledger::new(number, Retention::Count(2), manifest.checkpoints.clone(), 0);
+        let mut ledger = Ledger::new(number, Retention::Count(2), manifest.checkpoints.clone(), 0);
+        if let Some((restored, attempt)) = manifest.owner().restored {
+            ledger.begin((attempt, restored.id));
+        }
         self.chain.push(manifest.clone());
         let (writer, uploading, publishing) = (writer(&manifest), vec![], None);
         let (next_page, beside) = (manifest.page_low_water, vec![]);

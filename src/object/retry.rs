@@ -11,6 +11,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use object_store::path::Path;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{AttemptError, Operation, StoreError, metered::StoreMetrics};
@@ -145,11 +146,20 @@ pub(super) struct Retrier {
     options: RetryOptions,
     random: Random,
     metrics: StoreMetrics,
+    /// The newest attempt that failed, and when.
+    trouble: Mutex<Option<(Instant, String)>>,
 }
 
 impl Retrier {
     pub(super) fn new(options: RetryOptions, random: Random, metrics: StoreMetrics) -> Self {
-        Self { options, random, metrics }
+        Self { options, random, metrics, trouble: Mutex::default() }
+    }
+
+    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why.
+    pub(super) fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
+        let trouble = self.trouble.lock();
+        let (at, text) = trouble.as_ref().filter(|(at, _)| *at >= since)?;
+        Some((at.elapsed(), text.clone()))
     }
 
     /// Calls `attempt` until it answers, fails for good, or `retry` allows no more; gives the answer and the number of
@@ -176,6 +186,7 @@ impl Retrier {
                 Err(Failure::Again(error)) => {
                     let timed_out = matches!(error, AttemptError::Timeout { .. });
                     timeouts += u32::from(timed_out);
+                    *self.trouble.lock() = Some((Instant::now(), format!("{operation} of `{path}`: {error}")));
                     last = error;
                     if timed_out { Duration::ZERO } else { self.options.delay(attempts, self.random.fraction()) }
                 }
@@ -304,6 +315,20 @@ mod tests {
             .await;
         assert!(matches!(answer, Err(StoreError::Unavailable { attempts: 1, .. })));
         assert_eq!(start.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_failure_is_told_to_those_who_began_before_it() {
+        let (retrier, start) = (retrier(), Instant::now());
+        assert_eq!(retrier.trouble(start), None);
+        let fails = |_| async { Err::<(), _>(failure()) };
+        sleep(SECOND).await;
+        retrier.run(Operation::Create, &Path::from("a"), Retry::none(), fails).await.unwrap_err();
+        sleep(SECOND).await;
+        let (ago, text) = retrier.trouble(start).unwrap();
+        assert_eq!(ago, SECOND);
+        assert!(text.starts_with("create of `a`: "), "{text}");
+        assert_eq!(retrier.trouble(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]

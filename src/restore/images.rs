@@ -10,6 +10,7 @@ use crate::{
         base::{BaseIndex, Image, StoredFile},
         damage::Fault,
     },
+    object::Store,
     state::{
         Address, Change, StateBackend, StateError,
         image::{ImageFile, LocalBackends, LocalImage, StateIds},
@@ -128,8 +129,19 @@ impl Restore<'_> {
         Ok(local)
     }
 
-    /// Downloads one file and verifies it; returns its length.
+    /// Downloads one file and verifies it; what is refused once more, past local copies. Returns its length.
     async fn fetch(&self, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
+        match self.fetch_from(self.store, image, stored).await {
+            Err(RestoreError::Damaged { fault, .. }) => {
+                tracing::debug!(%fault, "reading again what was refused");
+                let object = self.file_path(&stored.file);
+                self.fetch_from(&self.store.past_copies(&object), image, stored).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_from(&self, store: &Store, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
         let object = self.file_path(&stored.file);
         let path = image.folder.path().join(&stored.local);
         let folder_error = |source| RestoreError::Folder { path: path.clone(), source };
@@ -137,7 +149,7 @@ impl Restore<'_> {
         let (mut from, mut hasher) = (0, crc32fast::Hasher::new());
         while from < stored.file.bytes {
             let to = (from + READ_BYTES).min(stored.file.bytes);
-            let bytes = self.store.get_range(&object, from..to, self.retry).await;
+            let bytes = store.get_range(&object, from..to, self.retry).await;
             let bytes = bytes.map_err(|error| self.base_unreadable(&object, error))?;
             hasher.update(&bytes);
             file.write_all(&bytes).await.map_err(folder_error)?;

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use super::{Progress, Restore, RestoreError};
 use crate::{
     checkpoint::{
-        base::{BaseIndex, Piece, PieceBlock},
+        base::{BaseIndex, Piece, PieceBlock, PieceError},
         damage::Fault,
         manifest::{Contents, SnapshotFile},
     },
@@ -34,9 +34,10 @@ impl Restore<'_> {
             return Err(self.lacks(format_args!("the manifest has no materialization {uuid}")));
         };
         let path = self.file_path(&base.index);
-        let bytes = self.store.get(&path, self.retry).await;
-        let bytes = bytes.map_err(|error| self.base_unreadable(&path, error))?;
-        let index = BaseIndex::decode(&bytes).map_err(|error| self.damaged(Fault::corrupt(&path, None, error)))?;
+        let index = self.store.get_checked(&path, self.retry, |bytes| BaseIndex::decode(bytes)).await;
+        let index = index
+            .map_err(|error| self.base_unreadable(&path, error))?
+            .map_err(|error| self.damaged(Fault::corrupt(&path, None, error)))?;
         Ok(Some(index))
     }
 
@@ -53,14 +54,13 @@ impl Restore<'_> {
         let (backend, retry) = (self.manifest.backend.clone(), self.retry);
         let fetches = reads.into_iter().map(move |read| fetch(self.store.clone(), backend.clone(), read, retry));
         let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
-        while let Some((read, bytes)) = fetched.next().await {
+        while let Some((read, opened)) = fetched.next().await {
             let path = self.file_path(&read.file);
-            let bytes = bytes.map_err(|error| self.base_unreadable(&path, error))?;
-            for (group, block) in &read.pieces {
-                let from = usize::try_from(block.offset - read.from).unwrap_or(usize::MAX);
-                let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
+            let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
+            let opened =
+                opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
+            for ((group, block), raw) in read.pieces.iter().zip(opened) {
                 let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));
-                let raw = block.open(&stored).map_err(|error| damaged(error.to_string()))?;
                 for change in snapshot::changes(*group, &raw) {
                     let change = change.map_err(|error| damaged(error.to_string()))?;
                     let Some(change) = self.renamed(change) else { continue };
@@ -94,9 +94,32 @@ impl Restore<'_> {
     }
 }
 
-async fn fetch(store: Store, backend: BackendId, read: Read, retry: Retry) -> (Read, Result<Bytes, StoreError>) {
-    let bytes = store.get_range(&path(&backend, &read.file), read.from..read.to, retry).await;
-    (read, bytes)
+/// A piece is not what was written.
+#[derive(Debug, thiserror::Error)]
+#[error("byte {offset}: {error}")]
+struct Refused {
+    offset: u64,
+    error: PieceError,
+}
+
+impl Read {
+    /// The contents of the pieces, verified, of what was read.
+    fn open(&self, bytes: &Bytes) -> Result<Vec<Bytes>, Refused> {
+        let open = |(_, block): &(KeyGroup, PieceBlock)| {
+            let from = usize::try_from(block.offset - self.from).unwrap_or(usize::MAX).min(bytes.len());
+            let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
+            block.open(&stored).map_err(|error| Refused { offset: block.offset, error })
+        };
+        self.pieces.iter().map(open).collect()
+    }
+}
+
+type Opened = Result<Result<Vec<Bytes>, Refused>, StoreError>;
+
+async fn fetch(store: Store, backend: BackendId, read: Read, retry: Retry) -> (Read, Opened) {
+    let (path, range) = (path(&backend, &read.file), read.from..read.to);
+    let opened = store.get_range_checked(&path, range, retry, |bytes| read.open(bytes)).await;
+    (read, opened)
 }
 
 fn path(backend: &BackendId, file: &SnapshotFile) -> Path {

@@ -75,8 +75,8 @@ impl Wire {
     /// The next response. Cancel-safe: nothing is lost when it is dropped.
     async fn next(&mut self) -> Option<Result<Response, Status>> {
         loop {
-            self.take_events();
-            if let Some(response) = self.ready.pop_front() {
+            // Events stay with the session until they are sent: if the stream breaks, the next one is told.
+            if let Some(response) = self.ready.pop_front().or_else(|| self.take_event()) {
                 return Some(Ok(response));
             }
             if let Some(end) = self.end.take() {
@@ -229,28 +229,28 @@ impl Wire {
         Ok(())
     }
 
-    fn take_events(&mut self) {
-        let Some(session) = &self.session else { return };
-        while let Some(event) = session.outbox().pop() {
-            match event {
-                SessionEvent::CheckpointCompleted(checkpoint) => {
-                    self.ready.push_back(Response::CheckpointCompleted(convert::to_completed(&checkpoint)));
-                }
-                SessionEvent::JobCheckpointCompleted(part) => {
-                    let checkpoint = Some(convert::to_identity(&part));
-                    let completed = v1::JobCheckpointCompleted { checkpoint };
-                    self.ready.push_back(Response::JobCheckpointCompleted(completed));
-                }
-                SessionEvent::CheckpointFailed { id, error } => {
-                    let error = Some(status::message(&error));
-                    self.ready.push_back(Response::CheckpointFailed(v1::CheckpointFailed { checkpoint_id: id, error }));
-                }
-                SessionEvent::Persisted { token, persisted_to } => {
-                    self.ready.push_back(Response::Persisted(v1::PersistReply { token, persisted_to }));
-                }
-                SessionEvent::Ended(error) => self.end = Some(Err(status::status(&error))),
+    /// The oldest event as a response; notes the end of the session if it is that.
+    fn take_event(&mut self) -> Option<Response> {
+        Some(match self.session.as_ref()?.outbox().pop()? {
+            SessionEvent::CheckpointCompleted(checkpoint) => {
+                Response::CheckpointCompleted(convert::to_completed(&checkpoint))
             }
-        }
+            SessionEvent::JobCheckpointCompleted(part) => {
+                let checkpoint = Some(convert::to_identity(&part));
+                Response::JobCheckpointCompleted(v1::JobCheckpointCompleted { checkpoint })
+            }
+            SessionEvent::CheckpointFailed { id, error } => {
+                let error = Some(status::message(&error));
+                Response::CheckpointFailed(v1::CheckpointFailed { checkpoint_id: id, error })
+            }
+            SessionEvent::Persisted { token, persisted_to } => {
+                Response::Persisted(v1::PersistReply { token, persisted_to })
+            }
+            SessionEvent::Ended(error) => {
+                self.end = Some(Err(status::status(&error)));
+                return None;
+            }
+        })
     }
 
     /// An acknowledgement, if there is news.

@@ -1,6 +1,7 @@
 //! Jobs without a coordinator: an engine declares its tasks, and the daemons commit its checkpoints.
 
 mod races;
+mod stalled;
 mod storm;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -1,7 +1,7 @@
 //! Restores from local copies: what they spare the store, and that nothing depends on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path as FilePath, PathBuf},
     time::Duration,
@@ -436,7 +436,7 @@ async fn a_survey_sees_what_is_missing_on_the_store_behind_a_copy(inner: InnerBa
     let store = &here.daemon.directory.environment().store;
     let head = task.opened.backend.outline().manifest;
     let parts: Vec<_> = head.checkpoints.iter().map(|record| (&head, record)).collect();
-    let damage = damage::survey(store, &parts, &[], Retry::none()).await.unwrap();
+    let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), Retry::none()).await.unwrap();
     let mut found: Vec<_> = damage.faults.iter().map(|fault| fault.object.clone()).collect();
     found.sort();
     assert!(found.iter().all(|object| gone.contains(object)), "{found:?}");

@@ -5,6 +5,7 @@
 mod backend;
 mod behaviours;
 mod bounded;
+mod bounds;
 mod claims;
 mod config;
 mod coordination;
@@ -16,8 +17,10 @@ mod fight;
 mod five_failures;
 mod gate;
 mod gc;
+mod liveness;
 mod local;
 mod local_recovery;
+mod lying;
 mod materialization;
 mod operator_state;
 mod outage;

@@ -207,7 +207,8 @@ async fn of_job(
     head: Option<&Head>,
     (wish, skipped, retry): (Wish, &mut Vec<Spoilt>, Retry),
 ) -> Result<Vec<Part>, Error> {
-    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism), spec.attempt, wish, retry).await;
+    let own = head.map(|head| &head.manifest);
+    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism, own), spec.attempt, wish, retry).await;
     let chosen = chosen.map_err(|error| match error {
         JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),
         other => job_error(other),
@@ -333,7 +334,7 @@ pub(in crate::backend) fn job_error(error: JobError) -> Error {
         }
         JobError::DeclaredOtherwise { .. } | JobError::BegunUndeclared { .. } => Reason::DeclarationMismatch,
         JobError::Malformed(..) => Reason::InvalidArgument,
-        JobError::Gone(_) => Reason::MissingObject,
+        JobError::Gone(_) | JobError::Lost { .. } => Reason::MissingObject,
         JobError::Contended(_) => Reason::StoreUnavailable,
         JobError::Corrupt { .. } | JobError::AllDamaged { .. } => Reason::CorruptObject,
         JobError::NotRetained(..) => Reason::CheckpointNotFound,

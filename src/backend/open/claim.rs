@@ -26,7 +26,7 @@ use crate::{
         generation,
         index::Bounds,
         job::{self, Spoilt},
-        manifest::{CheckpointRecord, Contents, EpochRecord, Import, Manifest, Shape, Span},
+        manifest::{CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
         pin::Held,
     },
     error::{Error, Reason},
@@ -307,6 +307,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
         contents,
         span: shape.span(),
         is_fence: false,
+        published_to: head.as_ref().and_then(|head| head.manifest.published_to(spec.attempt)).unwrap_or(Some(0)),
     };
     let mut manifest = match head {
         Some(Head { manifest, crc }) => Manifest { number: manifest.number + 1, previous_crc: crc, ..manifest },
@@ -326,6 +327,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
             imports: vec![],
             previous_crc: 0,
             opens_epoch: true,
+            fences: Fences::default(),
         },
     };
     manifest.shape = shape;
@@ -337,6 +339,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.snapshot_low_water = 0;
     manifest.page_low_water = 0;
     manifest.opens_epoch = true;
+    manifest.fences.open(manifest.number);
     // The engine restores only what completed, whether or not the notice came in time.
     let restored: Vec<_> = plan.parts.iter().filter(|part| part.manifest.backend == spec.id).collect();
     let is_restored = |identity| restored.iter().any(|part| part.record.identity == identity);

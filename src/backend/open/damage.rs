@@ -38,7 +38,7 @@ pub(super) async fn weigh(
             let parts = parts(&heads);
             describe(&mut text, &parts, &damage);
             let spoilt = |(position, (_, record)): (usize, &(&Manifest, &CheckpointRecord))| {
-                Some(Spoilt::new(JobCheckpoint::of(record), &damage.first_of(position)?.what))
+                Some(Spoilt::new(JobCheckpoint::of(record), damage.first_of(position)?))
             };
             damaged.extend(parts.iter().enumerate().filter_map(spoilt));
         }
@@ -77,7 +77,8 @@ async fn examine(
         heads.extend(chain::read_head(&env.store, backend, retry).await?.map(|head| head.manifest));
     }
     let parts = parts(&heads);
-    let mut damage = damage::survey(&env.store, &parts, std::slice::from_ref(fault), retry).await?;
+    let known = (std::slice::from_ref(fault), &BTreeSet::new());
+    let mut damage = damage::survey(&env.store, &parts, known, retry).await?;
     // What the restore needs of others, as operator state, spoils it too.
     let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
         claim.parts.iter().any(|part| part.checkpoint == record.identity)

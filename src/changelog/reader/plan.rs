@@ -69,23 +69,27 @@ impl Read {
 
     /// Reads, verifies and decompresses.
     pub(super) async fn execute(self, store: &Store, retry: Retry) -> Result<Vec<ChangeBlock>, ReadError> {
-        let Self { place, range, blocks } = self;
-        // Inline bytes begin at 0 and are cut where a block needs them.
-        let (start, bytes) = match &place {
+        match &self.place {
             Place::Segment(id) => {
                 let path = path(id);
-                let read = store.get_range(&path, range.clone(), retry).await;
-                (range.start, read.map_err(|error| store_error(&path, error))?)
+                let open = |bytes: &Bytes| self.open(self.range.start, bytes);
+                let read = store.get_range_checked(&path, self.range.clone(), retry, open).await;
+                read.map_err(|error| store_error(&path, error))?
             }
-            Place::Inline(bytes) => (0, bytes.clone()),
-        };
-        let mut verified = Vec::with_capacity(blocks.len());
-        for (handle, sqns) in blocks {
-            let stored = slice(&bytes, start, &handle).map_err(|error| corrupt(&place, sqns, &error))?;
-            let bytes = open_block(&handle, &stored).map_err(|error| corrupt(&place, sqns, &error))?;
-            verified.push(ChangeBlock { place: place.clone(), handle, range: sqns, bytes });
+            // Inline bytes begin at 0 and are cut where a block needs them.
+            Place::Inline(bytes) => self.open(0, bytes),
         }
-        Ok(verified)
+    }
+
+    /// The blocks of what was read, which begins at byte `start` of its place.
+    fn open(&self, start: u64, bytes: &Bytes) -> Result<Vec<ChangeBlock>, ReadError> {
+        let Self { place, blocks, .. } = self;
+        let open = |(handle, sqns): &(BlockHandle, SqnRange)| {
+            let opened = slice(bytes, start, handle).and_then(|stored| open_block(handle, &stored));
+            let bytes = opened.map_err(|error| corrupt(place, *sqns, &error))?;
+            Ok(ChangeBlock { place: place.clone(), handle: *handle, range: *sqns, bytes })
+        };
+        blocks.iter().map(open).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         chain::KEPT_MANIFESTS,
         index::page_number,
         job::{JobRecord, KEPT_RECORDS, Report, is_outdated},
-        manifest::{Import, Manifest, SnapshotFile},
+        manifest::{Fences, Import, Manifest, SnapshotFile},
     },
     object::ObjectName,
     types::{BackendId, Epoch, Name},
@@ -40,7 +40,9 @@ pub struct Chain {
     pub snapshot_low_water: u64,
     /// The same for pages.
     pub page_low_water: u64,
-    /// The manifests below the head that could be read: who wrote them and whether they opened their epoch.
+    /// What the head tells of those below.
+    pub told: Fences,
+    /// The manifests below the head that were read, where it does not tell: who wrote them and whether they opened their epoch.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
 
@@ -82,6 +84,7 @@ impl Chain {
             imported: head.imports.iter().filter_map(index_of).collect(),
             snapshot_low_water: head.snapshot_low_water,
             page_low_water: head.page_low_water,
+            told: head.fences.clone(),
             older: BTreeMap::new(),
         }
     }
@@ -262,6 +265,7 @@ impl View {
         }
         match chain.older.get(&number) {
             Some(_) => Verdict::Garbage(Garbage::Superseded),
+            None if chain.told.has(number) => Verdict::Live(Live::Fence),
             None => Verdict::Kept(Kept::Unreadable),
         }
     }

@@ -47,7 +47,7 @@ impl Lease {
         let mut older = vec![];
         for meta in store.list(&layout::sweep_leases(job), retry).await? {
             let Some(ObjectName::SweepLease { number, .. }) = ObjectName::parse(&meta.path) else { continue };
-            if Duration::from_millis(now_ms.saturating_sub(meta.modified_ms)) < term {
+            if is_in_force(meta.modified_ms, now_ms, term) {
                 return Ok(None);
             }
             older.push(number);
@@ -69,6 +69,11 @@ impl Lease {
             tracing::debug!(job = %self.job, %error, "leases of older sweeps stay for the next one");
         }
     }
+}
+
+/// Whether a lease made at `made_ms` lasts still. One that lies further ahead than any lease lasts was made by a clock that was wrong. Pure.
+fn is_in_force(made_ms: TimeMs, now_ms: TimeMs, term: Duration) -> bool {
+    Duration::from_millis(made_ms.abs_diff(now_ms)) < term
 }
 
 #[cfg(test)]
@@ -103,6 +108,17 @@ mod tests {
     async fn leases(store: &Store) -> Vec<String> {
         let all = store.list(&Path::default(), Retry::none()).await.unwrap();
         all.into_iter().map(|meta| meta.path.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn one_from_the_future_lasts_no_longer_than_any_other() {
+        let (store, time) = store();
+        let first = take(&store, &Random::seeded(1)).await.unwrap();
+        time.store(999_995, Ordering::Relaxed);
+        assert_eq!(take(&store, &Random::seeded(2)).await, None, "a little ahead counts as now");
+        time.store(500_000, Ordering::Relaxed);
+        let second = take(&store, &Random::seeded(3)).await.unwrap();
+        assert_eq!((first.older, second.older), (vec![], vec![1]));
     }
 
     #[tokio::test]

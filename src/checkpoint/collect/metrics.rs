@@ -94,9 +94,15 @@ impl GcMetrics {
         self.failures.get_or_create(&labels(job)).set(0);
     }
 
-    /// The job is no longer swept.
+    /// The job is no longer swept: its series go.
     pub(super) fn forgotten(&self, job: &Name) {
+        for family in [&self.deleted_objects, &self.deleted_bytes] {
+            family.remove(&labels(job));
+        }
         self.failures.remove(&labels(job));
+        for outcome in [Outcome::completed, Outcome::failed, Outcome::skipped] {
+            self.sweeps.remove(&SweepLabels { job: job.to_string(), outcome });
+        }
     }
 
     fn count(&self, job: &Name, outcome: Outcome) {

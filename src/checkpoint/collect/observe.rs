@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
-use super::{Chain, Pins, SweepError, View, pins};
+use super::{Chain, FirstSeen, Pins, SweepError, View, pins};
 use crate::{
     changelog::segment::SegmentHandle,
     checkpoint::{
@@ -38,8 +38,12 @@ pub(super) struct Observer<'a> {
     /// The files of each materialization.
     bases: BTreeMap<Uuid, Vec<(Uuid, Name)>>,
     older: BTreeMap<BackendId, BTreeMap<u64, (crate::types::Epoch, bool)>>,
+    /// The manifests that were listed at the beginning, and when each was made.
+    listed: BTreeMap<BackendId, BTreeMap<u64, TimeMs>>,
     /// The highest manifest of each chain that was ever seen.
     seen: BTreeMap<BackendId, u64>,
+    /// Objects whose time lies ahead.
+    seen_ahead: &'a mut FirstSeen,
     /// The heads as last observed.
     heads: Vec<Manifest>,
     /// What pins name, which never changes; `None` for those of a later version.
@@ -63,13 +67,13 @@ struct PageContents {
 }
 
 impl<'a> Observer<'a> {
-    /// An observer of `job` whose objects were listed as `listed`. Reads the manifests below the heads. Cancel-safe.
-    pub(super) async fn new(
-        store: &'a Store,
+    /// An observer of `job` whose objects were listed as `listed`.
+    pub(super) fn new(
+        (store, seen_ahead): (&'a Store, &'a mut FirstSeen),
         job: &'a Name,
         listed: &[(ObjectMeta, Option<ObjectName>)],
         retry: Retry,
-    ) -> Result<Self, SweepError> {
+    ) -> Self {
         let mut observer = Self {
             store,
             job,
@@ -77,24 +81,33 @@ impl<'a> Observer<'a> {
             pages: BTreeMap::new(),
             bases: BTreeMap::new(),
             older: BTreeMap::new(),
+            listed: BTreeMap::new(),
             seen: BTreeMap::new(),
+            seen_ahead,
             heads: vec![],
             pinned: BTreeMap::new(),
         };
-        let mut manifests = vec![];
-        for (_, name) in listed {
+        for (meta, name) in listed {
             if let Some(ObjectName::Manifest { backend, number }) = name {
                 observer.saw(backend, *number);
-                manifests.push((backend.clone(), *number));
+                observer.listed.entry(backend.clone()).or_default().insert(*number, meta.modified_ms);
             }
         }
-        let reads = manifests.into_iter().map(|(backend, number)| read_older(store, backend, number, retry));
+        observer
+    }
+
+    /// Reads the manifests of `backend` that were listed below its head, but for those of which that tells.
+    async fn read_older(&mut self, backend: &BackendId, head: &Manifest) -> Result<(), SweepError> {
+        let Some(listed) = self.listed.get(backend) else { return Ok(()) };
+        let older = self.older.entry(backend.clone()).or_default();
+        let untold = untold(listed, head).into_iter().filter(|number| !older.contains_key(number));
+        let (store, retry) = (self.store, self.retry);
+        let reads: Vec<_> = untold.map(|number| read_older(store, backend.clone(), number, retry)).collect();
         let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
-        for (backend, number, manifest) in read {
-            let older = observer.older.entry(backend).or_default();
-            older.extend(manifest.map(|m| (number, (m.owner().epoch, m.opens_epoch))));
+        for (number, manifest) in read {
+            older.extend(manifest.map(|manifest| (number, (manifest.owner().epoch, manifest.opens_epoch))));
         }
-        Ok(observer)
+        Ok(())
     }
 
     /// Reads every chain's head with the pages that it names, then the pins. It was `now_ms` for the store when the sweep began.
@@ -116,6 +129,7 @@ impl<'a> Observer<'a> {
         for (backend, head) in backends.into_iter().zip(heads) {
             let manifest = self.newest(&backend, head.map(|head| head.manifest))?;
             let (mut chain, head) = self.follow(manifest).await?;
+            self.read_older(&backend, &head).await?;
             self.heads.push(head);
             let older = self.older.get(&backend).cloned().unwrap_or_default();
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
@@ -128,7 +142,7 @@ impl<'a> Observer<'a> {
     /// What the pins that there are say.
     async fn pins(&mut self, now_ms: TimeMs) -> Result<Pins, SweepError> {
         let mut pins = Pins::default();
-        for (id, touched_ms) in pins::list(self.store, self.job, self.retry).await? {
+        for (id, touched_ms) in pins::list((self.store, self.seen_ahead), self.job, now_ms, self.retry).await? {
             if !self.pinned.contains_key(&id) {
                 let Some(read) = pins::read(self.store, self.job, id, self.retry).await? else { continue };
                 let held = match read {
@@ -292,17 +306,38 @@ async fn read_head(store: &Store, backend: BackendId, retry: Retry) -> Result<Op
     chain::read_head(store, &backend, retry).await
 }
 
+/// Of the manifests that were `listed`, those below `head` of which it does not tell; and those of which it tells that are younger than the
+/// next one. A stale writer made those late: such a one, and the next, are read to see what it is. Pure.
+fn untold(listed: &BTreeMap<u64, TimeMs>, head: &Manifest) -> BTreeSet<u64> {
+    let mut untold = BTreeSet::new();
+    let next = listed.iter().skip(1).map(Some).chain([None]);
+    for ((number, made_ms), next) in listed.range(..head.number).zip(next) {
+        if !head.fences.has(*number) {
+            untold.insert(*number);
+        } else if let Some((next, next_ms)) = next
+            && made_ms > next_ms
+        {
+            untold.extend([*number, *next].into_iter().filter(|number| *number < head.number));
+        }
+    }
+    untold
+}
+
 /// One manifest as listed; `None` if it is damaged or was deleted meanwhile.
 async fn read_older(
     store: &Store,
     backend: BackendId,
     number: u64,
     retry: Retry,
-) -> Result<(BackendId, u64, Option<Manifest>), SweepError> {
-    let bytes = store.get_optional(&chain::manifest_name(&backend, number).path(), retry).await?;
-    let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok());
+) -> Result<(u64, Option<Manifest>), SweepError> {
+    let path = chain::manifest_name(&backend, number).path();
+    let manifest = match store.get_checked(&path, retry, |bytes| Manifest::decode(bytes)).await {
+        Ok(manifest) => manifest.ok(),
+        Err(StoreError::NotFound { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
     let manifest = manifest.filter(|manifest| manifest.number == number && manifest.backend == backend);
-    Ok((backend, number, manifest))
+    Ok((number, manifest))
 }
 
 /// One page; no contents if it is missing.
@@ -313,12 +348,12 @@ async fn read_page(
     retry: Retry,
 ) -> Result<(PageRef, Option<PageContents>), SweepError> {
     let path = page.name(backend).path();
-    let bytes = match store.get(&path, retry).await {
-        Ok(bytes) => bytes,
+    let decoded = match store.get_checked(&path, retry, |bytes| Page::decode(&backend.job, &page, bytes)).await {
+        Ok(decoded) => decoded,
         Err(StoreError::NotFound { .. }) => return Ok((page, None)),
         Err(error) => return Err(error.into()),
     };
-    let contents = match Page::decode(&backend.job, &page, &bytes) {
+    let contents = match decoded {
         Ok(Page::Handles(handles)) => PageContents { segments: segments(&handles).collect(), pages: vec![] },
         Ok(Page::Past(stretches)) => PageContents {
             segments: stretches.iter().flat_map(|stretch| segments(&stretch.run.handles)).collect(),
@@ -342,13 +377,12 @@ async fn read_base<'a>(
     retry: Retry,
 ) -> Result<(&'a Materialization, Option<Vec<(Uuid, Name)>>), SweepError> {
     let path = snapshot_path(backend, &base.index);
-    let bytes = match store.get(&path, retry).await {
-        Ok(bytes) => bytes,
+    let decoded = match store.get_checked(&path, retry, |bytes| BaseIndex::decode(bytes)).await {
+        Ok(decoded) => decoded,
         Err(StoreError::NotFound { .. }) => return Ok((base, None)),
         Err(error) => return Err(error.into()),
     };
-    let index =
-        BaseIndex::decode(&bytes).map_err(|source| SweepError::PageDamaged { object: path.to_string(), source })?;
+    let index = decoded.map_err(|source| SweepError::PageDamaged { object: path.to_string(), source })?;
     Ok((base, Some(index.files().into_keys().map(|file| (file.instance, file.name)).collect())))
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::{Chain, Garbage, Kept, Live, SweepError, Verdict, judge};
+use super::{Chain, FirstSeen, Garbage, Kept, Live, SweepError, Verdict, judge};
 use crate::{
     changelog::segment::SegmentHandle,
-    checkpoint::{envelope::EnvelopeError, pin::Pin},
+    checkpoint::{envelope::EnvelopeError, manifest::Fences, pin::Pin},
     object::{
-        Retry, Store,
+        Retry, Store, StoreError,
         layout::{self, ObjectName},
     },
     types::{Epoch, Name, TimeMs},
@@ -111,16 +111,22 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
         imported: pin.imports.iter().filter_map(judge::index_of).collect(),
         snapshot_low_water: 0,
         page_low_water: 0,
+        told: Fences::default(),
         older: BTreeMap::new(),
     }
 }
 
-/// The pins of `job` and when each was made or renewed last, by the store's clock.
-pub(super) async fn list(store: &Store, job: &Name, retry: Retry) -> Result<BTreeMap<Uuid, TimeMs>, SweepError> {
+/// The pins of `job` and when each was made or renewed last, by the store's clock, for which it is `now_ms`.
+pub(super) async fn list(
+    (store, seen): (&Store, &mut FirstSeen),
+    job: &Name,
+    now_ms: TimeMs,
+    retry: Retry,
+) -> Result<BTreeMap<Uuid, TimeMs>, SweepError> {
     let mut pins = BTreeMap::new();
     for meta in store.list(&layout::pins(job), retry).await? {
         if let Some(ObjectName::Pin { id, .. }) = ObjectName::parse(&meta.path) {
-            pins.insert(id, meta.modified_ms);
+            pins.insert(id, seen.time_of(&meta, now_ms));
         }
     }
     if pins.is_empty() {
@@ -130,7 +136,7 @@ pub(super) async fn list(store: &Store, job: &Name, retry: Retry) -> Result<BTre
         if let Some(ObjectName::PinRenewal { id, .. }) = ObjectName::parse(&meta.path)
             && let Some(touched) = pins.get_mut(&id)
         {
-            *touched = meta.modified_ms.max(*touched);
+            *touched = seen.time_of(&meta, now_ms).max(*touched);
         }
     }
     Ok(pins)
@@ -139,8 +145,12 @@ pub(super) async fn list(store: &Store, job: &Name, retry: Retry) -> Result<BTre
 /// What a pin holds; `None` if it is no longer there.
 pub(super) async fn read(store: &Store, job: &Name, id: Uuid, retry: Retry) -> Result<Option<Contents>, SweepError> {
     let path = ObjectName::Pin { job: job.clone(), id }.path();
-    let Some(bytes) = store.get_optional(&path, retry).await? else { return Ok(None) };
-    Ok(Some(match Pin::decode(job, &bytes) {
+    let decoded = match store.get_checked(&path, retry, |bytes| Pin::decode(job, bytes)).await {
+        Ok(decoded) => decoded,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(match decoded {
         Ok(pin) => Contents::Pin(Box::new(pin)),
         Err(EnvelopeError::Version(_)) => Contents::Unknown,
         Err(error) => {

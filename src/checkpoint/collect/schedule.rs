@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{SweepError, SweepOptions, SweepReport, lease::Lease, metrics::GcMetrics, sweep};
+use super::{FirstSeen, SweepError, SweepOptions, SweepReport, lease::Lease, metrics::GcMetrics, sweep_on};
 use crate::{
     object::{Retry, Store},
     random::Random,
@@ -52,13 +52,15 @@ pub struct Collector {
     options: ScheduleOptions,
     metrics: GcMetrics,
     roster: Roster,
+    /// Of each job: objects whose time lies ahead.
+    seen: BTreeMap<Name, FirstSeen>,
 }
 
 impl Collector {
     /// One that has swept nothing yet.
     #[must_use]
     pub fn new(store: Store, random: Random, options: ScheduleOptions, metrics: GcMetrics) -> Self {
-        Self { store, random, options, metrics, roster: Roster::default() }
+        Self { store, random, options, metrics, roster: Roster::default(), seen: BTreeMap::new() }
     }
 
     /// Sweeps until it is dropped. `jobs` tells the jobs with a backend that is open, or was since it was last asked. The first sweep comes
@@ -94,16 +96,18 @@ impl Collector {
             }
         }
         if self.roster.swept(job) {
+            self.seen.remove(job);
             self.metrics.forgotten(job);
         }
     }
 
-    async fn sweep(&self, job: &Name) -> Result<Option<SweepReport>, SweepError> {
+    async fn sweep(&mut self, job: &Name) -> Result<Option<SweepReport>, SweepError> {
         let retry = Retry::forever().at_most(REQUEST_ATTEMPTS);
         let term = self.options.interval.mul_f64(TERM);
         let Some(lease) = Lease::take(&self.store, job, term, &self.random, retry).await? else { return Ok(None) };
         let options = SweepOptions { grace: self.options.grace, now_ms: lease.now_ms, delete: true };
-        let swept = sweep(&self.store, job, &options, retry).await;
+        let seen = self.seen.entry(job.clone()).or_default();
+        let swept = sweep_on(&self.store, job, &options, seen, retry).await;
         lease.supersede(&self.store, retry).await;
         swept.map(Some)
     }

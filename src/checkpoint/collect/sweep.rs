@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Verdict, View, observe::Observer};
+use super::{FirstSeen, Verdict, View, observe::Observer};
 use crate::{
     checkpoint::{
         chain::{self, ChainError},
@@ -144,6 +144,20 @@ impl Tally {
 /// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then part of
 /// the garbage may be deleted.
 pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Retry) -> Result<SweepReport, SweepError> {
+    sweep_on(store, job, options, &mut FirstSeen::default(), retry).await
+}
+
+/// Like [`sweep`], for who sweeps again and again: `seen` is of the sweeps of the job before.
+///
+/// # Errors
+/// As [`sweep`].
+pub async fn sweep_on(
+    store: &Store,
+    job: &Name,
+    options: &SweepOptions,
+    seen: &mut FirstSeen,
+    retry: Retry,
+) -> Result<SweepReport, SweepError> {
     // Before any head is read: the whole argument rests on it.
     let objects = store.list(&layout::job(job), retry).await?;
     let listed: Vec<_> = objects
@@ -154,7 +168,9 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         })
         .collect();
     let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
-    let mut observer = Observer::new(store, job, &listed, retry).await?;
+    let young: BTreeSet<Path> =
+        listed.iter().filter(|(meta, _)| is_young(options, meta, seen)).map(|(meta, _)| meta.path.clone()).collect();
+    let mut observer = Observer::new((store, seen), job, &listed, retry);
     let mut view = observer.observe(options.now_ms).await?;
     let retired = if view.pins().has_unknown() { vec![] } else { generation::retired(observer.heads()) };
     if options.delete && !retired.is_empty() {
@@ -164,7 +180,7 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
         view = observer.observe(options.now_ms).await?;
     }
     let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
-        Some(name) => view.judge(name, is_young(options, meta), |other| names.contains(other)),
+        Some(name) => view.judge(name, young.contains(&meta.path), |other| names.contains(other)),
         None => Verdict::Unknown,
     };
     let verdicts: Vec<Verdict> = listed.iter().map(|object| judge(&view, object)).collect();
@@ -195,6 +211,7 @@ pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Ret
             store.delete_all(going.map(|(finding, _)| finding.meta.path.clone()).collect(), retry).await?;
         }
     }
+    seen.tidy();
     Ok(SweepReport { job: job.clone(), findings, retired })
 }
 
@@ -214,8 +231,8 @@ async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), Swee
     Ok(())
 }
 
-fn is_young(options: &SweepOptions, meta: &ObjectMeta) -> bool {
-    let age = Duration::from_millis(options.now_ms.saturating_sub(meta.modified_ms));
+fn is_young(options: &SweepOptions, meta: &ObjectMeta, seen: &mut FirstSeen) -> bool {
+    let age = Duration::from_millis(options.now_ms.saturating_sub(seen.time_of(meta, options.now_ms)));
     age < options.grace
 }
 

@@ -11,7 +11,7 @@ use crate::{
     checkpoint::{
         index::page_id,
         job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, KEPT_RECORDS},
-        manifest::SnapshotFile,
+        manifest::{Fences, SnapshotFile},
     },
     object::ObjectName,
     types::{CheckpointIdentity, Epoch, Name},
@@ -45,6 +45,7 @@ fn chain_of(head: u64, instance: u128, low_water: u64) -> Chain {
         imported: BTreeSet::new(),
         page_low_water: 6,
         snapshot_low_water: 5,
+        told: Fences::default(),
         older: BTreeMap::new(),
     }
 }

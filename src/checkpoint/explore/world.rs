@@ -384,6 +384,7 @@ impl World {
         manifest.epochs.push(record);
         manifest.number += 1;
         (manifest.previous_crc, manifest.opens_epoch) = (crc, true);
+        manifest.fences.open(manifest.number);
         (manifest.instance, manifest.segment_low_water, manifest.snapshot_low_water) =
             (self.instances[instance].id, 0, 0);
         for record in &mut manifest.checkpoints {

@@ -26,9 +26,8 @@ pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<Jo
     for _ in 0..ATTEMPTS {
         let Some(number) = newest_number(store, job, retry).await? else { return Ok(None) };
         let path = ObjectName::JobRecord { job: job.clone(), number }.path();
-        match store.get(&path, retry).await {
-            Ok(bytes) => {
-                let decoded = JobRecord::decode(&bytes);
+        match store.get_checked(&path, retry, |bytes| JobRecord::decode(bytes)).await {
+            Ok(decoded) => {
                 return decoded.map(Some).map_err(|source| JobError::Corrupt { object: path.to_string(), source });
             }
             // Swept meanwhile; if it is the newest still, it is missing.

@@ -1,11 +1,15 @@
 //! The choice of what all subtasks of an attempt begin with.
 
 use super::{
-    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Spoilt, chain, read_heads, sound,
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Spoilt, chain, latest, lost::newest_lost,
+    numbers_below, read_heads, sound,
 };
 use crate::{
-    checkpoint::{chain::ChainError, manifest::Manifest},
-    object::{Retry, Store},
+    checkpoint::{
+        chain::{self as manifests, ChainError},
+        manifest::Manifest,
+    },
+    object::{Retry, Store, layout},
     types::{Attempt, BackendId, CheckpointId, Name},
 };
 
@@ -36,13 +40,14 @@ impl Choice {
 }
 
 /// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
-/// attempt decides, the others follow. Cancel-safe.
+/// attempt decides, over all chains of the job; the others follow, and read no chain but their own: `head` is its newest manifest.
+/// Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
 pub async fn choose(
     store: &Store,
-    (backend, parallelism): (&BackendId, u32),
+    (backend, parallelism, head): (&BackendId, u32, Option<&Manifest>),
     attempt: Attempt,
     wish: Wish,
     retry: Retry,
@@ -55,7 +60,15 @@ pub async fn choose(
         }
         let own_attempt = record.as_ref().filter(|newest| newest.attempt == attempt);
         let is_declared = own_attempt.is_some_and(|newest| newest.declared.is_some());
-        let heads = read_heads(store, job, retry).await?;
+        if wish.not_after.is_none()
+            && let Some(newest) = own_attempt
+            && follows(store, (backend, parallelism, head), attempt, retry).await?
+            && let Beginning::Chosen(chosen) = newest.beginning
+        {
+            let chosen = chosen.filter(|_| !newest.new_operators.contains(&backend.operator));
+            return Ok(Choice::new(chosen, &newest.spoilt));
+        }
+        let heads = settled_heads(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
         let again_alone = opened_before && is_alone(&heads, backend, parallelism) && !is_declared;
@@ -95,6 +108,48 @@ pub async fn choose(
         }
     }
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
+}
+
+/// Whether a subtask goes by what others chose for its attempt, as far as that shows without reading all chains: it is not alone, has made
+/// no checkpoint under the attempt, nor was its operator opened under it with another parallelism.
+async fn follows(
+    store: &Store,
+    (backend, parallelism, head): (&BackendId, u32, Option<&Manifest>),
+    attempt: Attempt,
+    retry: Retry,
+) -> Result<bool, JobError> {
+    let has_made = |head: &Manifest| head.checkpoints.iter().any(|record| record.attempt == attempt);
+    if head.is_some_and(has_made) {
+        return Ok(false);
+    }
+    if parallelism <= 1 {
+        let others = numbers_below(store, &layout::operators(&backend.job), retry).await?;
+        if others.keys().all(|other| other == backend) {
+            return Ok(false);
+        }
+    }
+    let was = head.and_then(Manifest::served).map(|served| served.span.parallelism);
+    if was == Some(parallelism) || backend.subtask == 0 {
+        return Ok(was == Some(parallelism));
+    }
+    // The first subtask would have been opened with the others, and could not be opened again with this parallelism.
+    let first = manifests::read_head(store, &BackendId { subtask: 0, ..backend.clone() }, retry).await?;
+    let is_of_another = |first: &Manifest| {
+        let of_attempt = first.epochs.iter().filter(|epoch| epoch.attempt == attempt && !epoch.is_fence);
+        of_attempt.last().is_some_and(|epoch| epoch.span.parallelism != parallelism)
+    };
+    Ok(!first.is_some_and(|head| is_of_another(&head.manifest)))
+}
+
+/// The heads of all chains of `job`. What they tell to be lost is lost: owners at work publish between two reads, so it was looked twice.
+async fn settled_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<Manifest>, JobError> {
+    let heads = read_heads(store, job, retry).await?;
+    match latest(&heads) {
+        Latest::Checkpoint(newest) if newest_lost(&heads, Some(newest)).is_some() => {
+            Ok(read_heads(store, job, retry).await?)
+        }
+        _ => Ok(heads),
+    }
 }
 
 /// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded: nothing is committed
@@ -157,8 +212,18 @@ async fn decide(
         (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
         (Latest::Checkpoint(newest), _) => newest,
     };
+    let lost = newest_lost(heads, Some(newest)).filter(|lost| not_after.is_none_or(|last| lost.checkpoint <= last));
     if !wish.fallback {
-        return Ok(Some(newest));
+        return match lost {
+            Some(lost) => Err(JobError::Lost { job: job.clone(), lost: Box::new(lost) }),
+            None => Ok(Some(newest)),
+        };
+    }
+    if let Some(lost) = lost
+        && let Err(position) = marks.binary_search_by_key(&lost.checkpoint, |spoilt| spoilt.checkpoint)
+    {
+        let (checkpoint, what) = (lost.checkpoint, lost.to_string());
+        marks.insert(position, Spoilt { checkpoint, what, object: String::new() });
     }
     match sound::newest(store, heads, (view, not_after), marks, retry).await? {
         Some(sound) => Ok(Some(sound)),

@@ -1,11 +1,11 @@
 //! Commits: which checkpoint all tasks of a declared generation have reported, and the record that says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ATTEMPTS, Commit, JobCheckpoint, JobError, JobRecord, chain, reports};
 use crate::{
     object::{ObjectName, Retry, Store},
-    types::{Attempt, BackendId, CheckpointIdentity, Name},
+    types::{Attempt, BackendId, CheckpointId, CheckpointIdentity, Name},
 };
 
 /// One task has its part of a checkpoint.
@@ -28,6 +28,8 @@ pub enum Finished {
         record: Box<JobRecord>,
         /// With a commit that nobody had made before.
         appended: bool,
+        /// The checkpoints of which any task has reported its part, and that may still be committed after the reports were read.
+        reported: BTreeSet<CheckpointId>,
     },
     /// A later attempt has begun: nothing is committed any more.
     Outdated {
@@ -124,14 +126,15 @@ pub async fn finish(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -
             return Ok(Finished::Outdated { by: newest.attempt });
         }
         let reports = reports::reported(store, job, attempt, retry).await?;
+        let reported = tally(&newest, &reports).into_keys().map(|checkpoint| checkpoint.id).collect();
         let Some(commit) = complete(&newest, &reports) else {
-            return Ok(Finished::Current { record: Box::new(newest), appended: false });
+            return Ok(Finished::Current { record: Box::new(newest), appended: false, reported });
         };
         let checkpoint = commit.checkpoint;
         let next = committed(&newest, commit);
         if chain::append(store, job, &next, retry).await? {
             tracing::info!(%job, %checkpoint, number = next.number, "committed a checkpoint");
-            return Ok(Finished::Current { record: Box::new(next), appended: true });
+            return Ok(Finished::Current { record: Box::new(next), appended: true, reported });
         }
     }
     Err(JobError::Contended(job.clone()))

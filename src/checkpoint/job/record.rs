@@ -160,7 +160,7 @@ impl JobRecord {
     fn to_message(&self) -> store::JobRecord {
         let spoilt = |spoilt: &Spoilt| {
             let JobCheckpoint { attempt, id } = spoilt.checkpoint;
-            store::SpoiltCheckpoint { attempt, id, what: spoilt.what.clone() }
+            store::SpoiltCheckpoint { attempt, id, what: spoilt.what.clone(), object: spoilt.object.clone() }
         };
         store::JobRecord {
             number: self.number,
@@ -179,7 +179,7 @@ impl JobRecord {
     fn from_message(message: &store::JobRecord) -> Result<Self, String> {
         let spoilt = |spoilt: &store::SpoiltCheckpoint| {
             let checkpoint = JobCheckpoint { attempt: spoilt.attempt, id: spoilt.id };
-            Spoilt { checkpoint, what: spoilt.what.clone() }
+            Spoilt { checkpoint, what: spoilt.what.clone(), object: spoilt.object.clone() }
         };
         let beginning = match message.undecided {
             true => Beginning::Undecided,

@@ -2,12 +2,20 @@
 //!
 //! Whoever chooses for the others examines the whole job, newest checkpoint first, and records what it skipped along with its choice.
 //! What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of an attempt is never changed,
-//! since other subtasks may go on from it already: the next attempt skips what is marked.
+//! since other subtasks may go on from it already: the next attempt skips what is marked, unless the object that spoilt it now reads
+//! well: then the mark is taken back.
+
+use std::collections::BTreeSet;
 
 use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, chain, choose, read_heads};
 use crate::{
-    checkpoint::{chain::ChainError, damage, generation, manifest::Manifest},
-    object::{Retry, Store},
+    checkpoint::{
+        chain::ChainError,
+        damage::{self, Fault},
+        generation,
+        manifest::Manifest,
+    },
+    object::{Path, Retry, Store},
     types::{Attempt, BackendId},
 };
 
@@ -21,22 +29,25 @@ pub struct Spoilt {
     pub checkpoint: JobCheckpoint,
     /// An object that is missing or corrupt, and how.
     pub what: String,
+    /// The path of that object, if it is one that a part names; empty if not.
+    pub object: String,
 }
 
 impl Spoilt {
-    /// Of `checkpoint`; the reason is cut short where it is long.
+    /// Of `checkpoint`, by `fault`; the reason is cut short where it is long.
     #[must_use]
-    pub fn new(checkpoint: JobCheckpoint, what: &str) -> Self {
+    pub fn new(checkpoint: JobCheckpoint, fault: &Fault) -> Self {
+        let what = &fault.what;
         let mut end = what.len().min(MAX_REASON_BYTES);
         while !what.is_char_boundary(end) {
             end -= 1;
         }
-        Self { checkpoint, what: what.get(..end).unwrap_or_default().to_owned() }
+        Self { checkpoint, what: what.get(..end).unwrap_or_default().to_owned(), object: fault.object.clone() }
     }
 }
 
-/// The newest consistent checkpoint of `view` up to `not_after` that is in none of `marks` and shows no damage. What does is added to
-/// `marks`, which stay ordered.
+/// The newest consistent checkpoint of `view` up to `not_after` that shows no damage. What does is added to `marks`, which stay ordered;
+/// where what a mark tells of reads well now, the mark goes.
 pub(super) async fn newest(
     store: &Store,
     heads: &[Manifest],
@@ -45,12 +56,27 @@ pub(super) async fn newest(
     retry: Retry,
 ) -> Result<Option<JobCheckpoint>, JobError> {
     for candidate in view.consistent.iter().rev().filter(|candidate| not_after.is_none_or(|last| **candidate <= last)) {
-        let Err(position) = marks.binary_search_by_key(candidate, |spoilt| spoilt.checkpoint) else { continue };
+        let position = marks.binary_search_by_key(candidate, |spoilt| spoilt.checkpoint);
+        let suspect = position.ok().and_then(|at| marks.get(at)).map(|spoilt| Path::parse(&spoilt.object));
+        let suspects: BTreeSet<Path> = match suspect {
+            None => BTreeSet::new(),
+            Some(Ok(object)) if !object.as_ref().is_empty() => BTreeSet::from([object]),
+            // There is nothing to look at.
+            Some(_) => continue,
+        };
         let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
         let parts: Vec<_> = parts.collect();
-        let damage = damage::survey(store, &parts, &[], retry).await.map_err(ChainError::from)?;
-        let Some(fault) = (0..parts.len()).find_map(|part| damage.first_of(part)) else { return Ok(Some(*candidate)) };
-        marks.insert(position, Spoilt::new(*candidate, &fault.what));
+        let damage = damage::survey(store, &parts, (&[], &suspects), retry).await.map_err(ChainError::from)?;
+        let fault = (0..parts.len()).find_map(|part| damage.first_of(part));
+        match (position, fault) {
+            (Err(_), None) => return Ok(Some(*candidate)),
+            (Ok(position), None) if damage.unexamined.is_empty() => {
+                tracing::warn!(checkpoint = %candidate, object = %marks.remove(position).object, "reads well again: no longer damaged");
+                return Ok(Some(*candidate));
+            }
+            (Err(position), Some(fault)) => marks.insert(position, Spoilt::new(*candidate, fault)),
+            (Ok(_), _) => {}
+        }
     }
     Ok(None)
 }

@@ -205,3 +205,55 @@ fn a_commit_completes_and_lets_go_of_what_is_older_and_never_will() {
         assert_eq!(ids(&ledger), kept, "{retention:?}");
     }
 }
+
+/// What owners before left: one checkpoint of each epoch, those in `completed` completed.
+fn left(completed: &[u64], epochs: std::ops::Range<u64>, retention: Retention) -> Ledger {
+    let one = |epoch: u64| {
+        let mut record = record(1, 10);
+        (record.identity.epoch, record.attempt, record.completed) = (epoch, epoch, completed.contains(&epoch));
+        record
+    };
+    Ledger::new(epochs.end, retention, epochs.map(one).collect(), 0)
+}
+
+fn epochs(ledger: &Ledger) -> Vec<u64> {
+    ledger.retained().iter().map(|record| record.identity.epoch).collect()
+}
+
+#[test]
+fn an_owner_begins_with_what_retention_allows_and_with_what_is_newer_or_pinned() {
+    let all: Vec<u64> = (1..10).collect();
+    let mut ledger = left(&all, 1..10, Retention::Count(3));
+    assert!(ledger.pin(NoticeTarget { epoch: 2, id: 1, uuid: None }));
+    ledger.begin((9, 1));
+    assert_eq!((epochs(&ledger), ledger.is_dirty()), (vec![2, 7, 8, 9], true));
+    let mut ledger = left(&all, 1..10, Retention::Count(3));
+    ledger.begin((6, 1));
+    assert_eq!(epochs(&ledger), [4, 5, 6, 7, 8, 9], "went back on purpose");
+    let mut ledger = left(&[3, 9], 1..10, Retention::Count(3));
+    ledger.begin((9, 1));
+    assert_eq!(epochs(&ledger), all, "fewer completed");
+    let mut ledger = left(&all, 1..10, Retention::Count(3));
+    ledger.begin((77, 1));
+    assert_eq!(epochs(&ledger), all, "what it began with is not of this chain");
+    let mut ledger = left(&all, 1..10, Retention::Explicit);
+    ledger.begin((9, 1));
+    assert_eq!(epochs(&ledger), all);
+}
+
+#[test]
+fn at_the_limit_what_retention_would_let_go_makes_room() {
+    let mut ledger = left(&[5, 6, 7], 1..10, Retention::Count(2));
+    ledger.begin((1, 1));
+    assert!(!ledger.make_room(10), "there is room");
+    assert!(ledger.pin(NoticeTarget { epoch: 2, id: 1, uuid: None }));
+    assert!(ledger.make_room(8));
+    assert_eq!(epochs(&ledger), [1, 2, 5, 6, 7, 8, 9], "neither what it began with nor what is pinned");
+    assert!(ledger.make_room(1));
+    assert_eq!(epochs(&ledger), [1, 2, 6, 7], "all that may");
+    assert_eq!(ledger.check(2, 9, 1), Err(TriggerError::Retained(4)));
+    let mut own = published(4, Retention::Count(1));
+    assert!(!own.make_room(1), "its own may still complete");
+    let mut explicit = left(&[1, 2], 1..10, Retention::Explicit);
+    assert!(!explicit.make_room(1), "the engine says what goes");
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CheckpointRecord, Contents, EpochRecord, Import, Manifest, Materialization, Shape, SnapshotFile, Span,
+    CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Materialization, Shape, SnapshotFile, Span,
     states::{decode_state, encode_state},
 };
 use crate::{
@@ -54,6 +54,8 @@ impl Manifest {
                 opens_epoch: self.opens_epoch,
                 materializations: self.materializations.iter().map(encode_materialization).collect(),
                 imports: self.imports.iter().map(|import| encode_import(&self.backend, import)).collect(),
+                openers: self.fences.openers.clone(),
+                tracked_from: self.fences.tracked_from,
             },
         )
     }
@@ -97,6 +99,7 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         opens_epoch: message.opens_epoch,
         materializations: message.materializations.iter().map(decode_materialization).collect::<Result<_, _>>()?,
         imports: message.imports.iter().map(|import| decode_import(&backend, import)).collect::<Result<_, _>>()?,
+        fences: decode_fences(message)?,
         backend,
     };
     if manifest.epochs.is_empty() {
@@ -110,6 +113,15 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         return Err("a checkpoint that needs an import that is not there");
     }
     Ok(manifest)
+}
+
+fn decode_fences(message: &store::Manifest) -> Result<Fences, &'static str> {
+    let (tracked_from, openers) = (message.tracked_from, message.openers.clone());
+    let ascends = [&[tracked_from], openers.as_slice()].concat().is_sorted();
+    if !ascends || openers.last().is_some_and(|newest| *newest > message.number) {
+        return Err("manifests that opened epochs out of order");
+    }
+    Ok(Fences { tracked_from, openers })
 }
 
 fn encode_assignment(assignment: KeyGroupAssignment) -> u32 {
@@ -186,6 +198,7 @@ fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
         key_group_assignment: encode_assignment(span.assignment),
         fence: record.is_fence,
         past: record.contents.past.iter().map(encode_page_ref).collect(),
+        published_to: record.published_to,
     }
 }
 
@@ -263,6 +276,7 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
             assignment: decode_assignment(message.key_group_assignment)?,
         },
         is_fence: message.fence,
+        published_to: message.published_to,
     })
 }
 

@@ -85,6 +85,7 @@ impl Import {
             contents,
             span: shape.span(),
             is_fence: false,
+            published_to: None,
         };
         let manifest = Manifest {
             number: 0,
@@ -102,6 +103,7 @@ impl Import {
             page_low_water: 0,
             previous_crc: 0,
             opens_epoch: false,
+            fences: super::Fences::default(),
         };
         let beginning = manifest.beginning(id);
         (manifest, beginning)

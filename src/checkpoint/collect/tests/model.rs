@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    checkpoint::{chain, index::page_id},
+    checkpoint::{chain, index::page_id, manifest::Fences},
     object::ObjectName,
     types::Epoch,
 };
@@ -159,6 +159,7 @@ impl World {
             imported: BTreeSet::new(),
             snapshot_low_water: 0,
             page_low_water: u64::from(page.is_some()),
+            told: Fences::default(),
             older: BTreeMap::new(),
         };
         let mut paper = Paper { chain, opens: true };

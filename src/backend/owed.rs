@@ -1,0 +1,91 @@
+//! What a session is owed: answers that outlive its stream, for the next one; and barriers that are sent again.
+
+use super::{
+    checkpointing::CheckpointReply,
+    core::Core,
+    outbox::{Outbox, SessionEvent},
+};
+use crate::{
+    error::{Error, Reason},
+    types::CheckpointId,
+};
+
+/// Answers that may be owed to a session, at most: checkpoints and persist requests that are under way, and what was not sent yet.
+const MOST_OWED: usize = 4096;
+
+/// Barriers that are recognised when a new session sends them again: the newest so many.
+const REMEMBERED_BARRIERS: usize = 1024;
+
+/// A barrier of a session, for when a later one sends it again.
+#[derive(Debug)]
+pub(super) struct SentBarrier {
+    /// The session that sent it last.
+    session: u64,
+    /// Why there is no such checkpoint.
+    failure: Option<Error>,
+}
+
+impl Core {
+    /// Keeps what a session that is over was still owed, for the next one. The newest commit is told to that anyway.
+    pub(super) fn keep_owed(&mut self, outbox: &Outbox) {
+        let is_owed = |event: &SessionEvent| !matches!(event, SessionEvent::JobCheckpointCompleted(_));
+        self.undelivered.extend(outbox.take().into_iter().filter(is_owed));
+    }
+
+    /// Session `session` has sent the barrier `id`.
+    pub(super) fn remember_barrier(&mut self, id: CheckpointId, session: u64) {
+        self.barriers.insert(id, SentBarrier { session, failure: None });
+        if self.barriers.len() > REMEMBERED_BARRIERS {
+            self.barriers.pop_first();
+        }
+    }
+
+    /// The checkpoint of a session's barrier has failed.
+    pub(super) fn remember_failure(&mut self, id: CheckpointId, error: &Error) {
+        if let Some(sent) = self.barriers.get_mut(&id) {
+            sent.failure = Some(error.clone());
+        }
+    }
+
+    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts nothing
+    /// new and is answered again. Returns whether it was one.
+    pub(super) fn repeated_barrier(&mut self, id: CheckpointId, session: u64) -> bool {
+        let Some(sent) = self.barriers.get_mut(&id).filter(|sent| sent.session < session) else { return false };
+        sent.session = session;
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.reply = CheckpointReply::Session(session);
+            return true;
+        }
+        if let Some(error) = sent.failure.clone() {
+            self.tell(SessionEvent::CheckpointFailed { id, error });
+            return true;
+        }
+        let epoch = self.epoch.number;
+        let published = self.ledger.retained().iter().find(|r| r.identity.id == id && r.identity.epoch == epoch);
+        let event = match published {
+            Some(record) => SessionEvent::CheckpointCompleted(Box::new(self.completed(record, None))),
+            None => {
+                let text =
+                    format!("backend `{}`: checkpoint {id} was let go since: a notice or retention did it", self.id);
+                SessionEvent::CheckpointFailed { id, error: Error::new(Reason::CheckpointAborted, text) }
+            }
+        };
+        self.tell(event);
+        true
+    }
+
+    /// Refuses a request of the session whose answer would be one too many that is owed. No answer is ever dropped instead.
+    ///
+    /// # Errors
+    /// [`Reason::LimitExceeded`], which passes.
+    pub(super) fn check_owed(&self) -> Result<(), Error> {
+        let unsent = self.session.as_ref().map_or(0, |session| session.outbox.len());
+        let owed = unsent + self.undelivered.len() + self.persist_waiters.len() + self.flights.len();
+        if owed < MOST_OWED {
+            return Ok(());
+        }
+        let text =
+            format!("{owed} answers are owed to the session of `{}`, the most there may be; wait for some", self.id);
+        Err(Error { retryable: true, ..Error::new(Reason::LimitExceeded, text) })
+    }
+}

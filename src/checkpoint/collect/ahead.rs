@@ -1,0 +1,59 @@
+//! Times of the store that lie ahead, because its clock went back: they count as the moment when they were first seen. Pure.
+//!
+//! So a lease, a pin or the grace of an object that seems to be made next year lasts as long as any other from then on. Who remembers
+//! nothing, as one sweep by hand, counts them as now.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    object::{ObjectMeta, Path},
+    types::TimeMs,
+};
+
+/// When objects whose time lies ahead were first seen. What is not asked for between two calls of [`tidy`](Self::tidy) is forgotten.
+#[derive(Debug, Clone, Default)]
+pub struct FirstSeen(BTreeMap<Path, Seen>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at_ms: TimeMs,
+    is_asked: bool,
+}
+
+impl FirstSeen {
+    /// The time that counts for an object, where it is `now_ms` for the store.
+    pub(super) fn time_of(&mut self, meta: &ObjectMeta, now_ms: TimeMs) -> TimeMs {
+        if meta.modified_ms <= now_ms {
+            return meta.modified_ms;
+        }
+        let seen = self.0.entry(meta.path.clone()).or_insert(Seen { at_ms: now_ms, is_asked: true });
+        // The clock may have gone back once more.
+        *seen = Seen { at_ms: seen.at_ms.min(now_ms), is_asked: true };
+        seen.at_ms
+    }
+
+    /// A sweep is over.
+    pub(super) fn tidy(&mut self) {
+        self.0.retain(|_, seen| std::mem::take(&mut seen.is_asked));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_ahead_counts_from_when_it_was_first_seen() {
+        let meta = |modified_ms| ObjectMeta { path: Path::from("a"), size: 0, modified_ms };
+        let mut seen = FirstSeen::default();
+        assert_eq!((seen.time_of(&meta(50), 100), seen.time_of(&meta(100), 100)), (50, 100));
+        assert_eq!((seen.time_of(&meta(900), 100), seen.time_of(&meta(900), 300)), (100, 100));
+        seen.tidy();
+        assert_eq!(seen.time_of(&meta(900), 400), 100);
+        assert_eq!(seen.time_of(&meta(900), 70), 70, "back once more");
+        assert_eq!(seen.time_of(&meta(900), 1000), 900);
+        seen.tidy();
+        seen.tidy();
+        assert_eq!(seen.time_of(&meta(900), 500), 500, "it was gone");
+    }
+}
