@@ -4,10 +4,14 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/metrics` | every metric, as OpenMetrics for whoever accepts that, else as Prometheus text |
-//! | `/live` | 200 as long as the process serves |
+//! | `/live` | 200 as long as the daemon's runtime turns: its [`Heartbeat`] beats |
 //! | `/ready` | 200 `ready`, or 503 `starting` / `draining`; an outage of the object store changes neither |
 //! | `/` | what is open, for people |
+//!
+//! It runs on a thread of its own ([`AdminServer::spawn`]), so that it answers whatever holds up the rest of the daemon. What may
+//! wait for a backend, the status page, is made on yet another one.
 
+mod heartbeat;
 mod page;
 mod readiness;
 
@@ -15,9 +19,10 @@ use std::{
     fmt,
     future::{Future, IntoFuture as _},
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{self, Ipv4Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -33,8 +38,9 @@ use axum::{
 };
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, runtime, sync::oneshot, task};
 
+pub use self::heartbeat::Heartbeat;
 pub use self::readiness::{Readiness, ReadinessState};
 use crate::metrics::Metrics;
 
@@ -46,6 +52,12 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-
 
 /// How long open connections may hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The runtime has stopped if its heart has not beaten for so long: Kubernetes may kill the daemon then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Status pages that are made at once; others wait.
+const STATUS_THREADS: usize = 4;
 
 /// Where the admin server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -75,7 +87,7 @@ pub struct AdminError {
 }
 
 /// Tells the status page what to show: an object of facts, of which an array of objects becomes a table. Called once per
-/// request; must be quick and must not block.
+/// request, on a thread where it may wait.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// What the admin server tells. Cheap to clone.
@@ -83,6 +95,8 @@ pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
 pub struct AdminSources {
     /// For `/metrics`.
     pub metrics: Metrics,
+    /// For `/live`.
+    pub heartbeat: Heartbeat,
     /// For `/ready`.
     pub readiness: Readiness,
     /// For `/`.
@@ -92,7 +106,7 @@ pub struct AdminSources {
 /// The admin server, listening or off.
 #[derive(Debug)]
 pub struct AdminServer {
-    listener: Option<TcpListener>,
+    listener: Option<net::TcpListener>,
 }
 
 impl AdminServer {
@@ -106,7 +120,9 @@ impl AdminServer {
         let listener = match options.address {
             AdminAddress::Off => None,
             AdminAddress::Listen(address) => {
-                Some(TcpListener::bind(address).await.map_err(|source| AdminError { address, source })?)
+                // It is not yet known which runtime serves it.
+                let bound = TcpListener::bind(address).await.and_then(TcpListener::into_std);
+                Some(bound.map_err(|source| AdminError { address, source })?)
             }
         };
         Ok(Self { listener })
@@ -118,12 +134,41 @@ impl AdminServer {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+    /// Serves as [`serve`](Self::serve) does, on a thread and a runtime of its own, which end with it; the result waits for that.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub fn spawn(
+        self,
+        sources: AdminSources,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<impl Future<Output = ()>> {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().max_blocking_threads(STATUS_THREADS).build()?;
+        let (ending, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name("dstl-admin".to_owned()).spawn(move || {
+            runtime.block_on(self.serve(sources, shutdown));
+            runtime.shutdown_background();
+            drop(ending);
+        })?;
+        Ok(async move {
+            let _ = ended.await;
+        })
+    }
+
     /// Serves until `shutdown`, then lets open requests end within a second. Off, it only waits for `shutdown`.
     ///
     /// Cancel safe: dropped, it closes everything at once.
     pub async fn serve(self, sources: AdminSources, shutdown: impl Future<Output = ()> + Send + 'static) {
         let Some(listener) = self.listener else {
             return shutdown.await;
+        };
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "serving admin http");
+                return shutdown.await;
+            }
         };
         let (closing, closed) = oneshot::channel();
         let graceful = async move {
@@ -191,7 +236,7 @@ fn router(sources: AdminSources) -> Router {
     Router::new()
         .route("/", get(status))
         .route("/metrics", get(metrics))
-        .route("/live", get(async || "live\n"))
+        .route("/live", get(live))
         .route("/ready", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
         .with_state(sources)
@@ -206,6 +251,16 @@ async fn metrics(State(sources): State<AdminSources>, headers: HeaderMap) -> imp
     }
 }
 
+async fn live(State(sources): State<AdminSources>) -> impl IntoResponse {
+    let pause = sources.heartbeat.pause();
+    let (code, text) = if pause < LONGEST_PAUSE {
+        (StatusCode::OK, "live\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("the daemon's runtime has not turned for {} s\n", pause.as_secs()))
+    };
+    (code, [(CACHE_CONTROL, "no-store")], text)
+}
+
 async fn ready(State(sources): State<AdminSources>) -> impl IntoResponse {
     let state = sources.readiness.get();
     let code = if state == ReadinessState::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -218,7 +273,11 @@ async fn status(State(sources): State<AdminSources>) -> impl IntoResponse {
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (CACHE_CONTROL, "no-store"),
     ];
-    (headers, page::render(sources.readiness.get(), &(sources.status)()))
+    let readiness = sources.readiness.get();
+    match task::spawn_blocking(move || page::render(readiness, &(sources.status)())).await {
+        Ok(page) => (StatusCode::OK, headers, page),
+        Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, headers, format!("making this page: {failed}\n")),
+    }
 }
 
 #[cfg(test)]

@@ -20,8 +20,9 @@
 //! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which makes the
 //! batches before it persisted (`snapshotting`).
 //!
-//! The core is synchronous and never waits; whoever holds its lock holds it for microseconds. Every call names its epoch,
-//! which is checked under that lock: a fenced owner changes nothing.
+//! The core is synchronous. Whoever holds its lock holds it for microseconds where state is in memory, else for as long as the
+//! disk takes: then others give their worker of the runtime away before they wait. Every call names its epoch, which is checked
+//! under that lock: a fenced owner changes nothing.
 
 mod apply;
 mod checkpointing;
@@ -36,6 +37,7 @@ mod environment;
 mod error;
 mod handle;
 mod job;
+mod lane;
 mod marks;
 mod materialize;
 mod metrics;
@@ -48,6 +50,7 @@ mod pages;
 mod pushback;
 mod query;
 mod session;
+mod slices;
 mod snapshotting;
 mod states;
 mod turns;

@@ -21,7 +21,7 @@ use tower::util::MapResponseLayer;
 use uuid::Uuid;
 
 use crate::{
-    admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Readiness, ReadinessState},
+    admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState},
     backend::{BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
@@ -69,6 +69,10 @@ const FRAME_BYTES: u32 = 1 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Threads that may wait for disks at once. Whoever waits on a worker of the runtime gives its tasks away to one of these, so there
+/// must always be one left.
+const BLOCKING_THREADS: usize = 4096;
+
 /// How often draining looks whether backends are left.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -104,7 +108,8 @@ fn start_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Da
 /// # Errors
 /// [`DaemonError`]; nothing is left behind then.
 pub fn serve(config: &Config) -> Result<(), DaemonError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(start_error)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(start_error)?;
     let served = runtime.block_on(run(config));
     // A store call that hangs in the background must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -139,8 +144,10 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         "dstl serves"
     );
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let sources = AdminSources { metrics, readiness: readiness.clone(), status: status_source(directory.clone()) };
-    let admin = tokio::spawn(admin.serve(sources, wait_for(stopped.clone())));
+    let (heartbeat, status) = (Heartbeat::starting(), status_source(directory.clone()));
+    directory.environment().tasks.spawn(heartbeat.clone().beat());
+    let sources = AdminSources { metrics, heartbeat, readiness: readiness.clone(), status };
+    let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
     let grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, readiness.clone(), wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
@@ -158,7 +165,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     stop.send_replace(true);
     // Streams that clients keep open would hold up the server for ever.
     let served = tokio::time::timeout(Duration::from_secs(1), grpc).await;
-    let _ = admin.await;
+    admin.await;
     directory.environment().tasks.abort_all();
     tracing::info!("dstl has stopped");
     match served {

@@ -37,7 +37,7 @@ use crate::{
     },
     object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
-    tasks::Tasks,
+    tasks::{self, Tasks},
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
 
@@ -254,7 +254,8 @@ impl Restore<'_> {
             let block = block.map_err(|error| self.read_error(error))?;
             // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the block's
             // size bounds how long one lasts.
-            let changes = self.replay(inner, &block, plan, restored)?;
+            let may_block = inner.may_block();
+            let changes = tasks::blocking_if(may_block, || self.replay(inner, &block, plan, restored))?;
             since_turn += changes;
             restored.progress.bytes_done += u64::from(block.handle.stored_length);
             progress(restored.progress);

@@ -28,6 +28,8 @@ pub mod conformance;
 pub mod cut;
 pub mod folder;
 mod forward;
+#[doc(hidden)]
+pub mod gated;
 pub mod hashmap;
 pub mod image;
 pub mod merge;
@@ -248,6 +250,11 @@ pub trait StateBackend: Send {
 
     /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
     fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) {}
+
+    /// Whether calls may wait for a disk. It is the same for as long as the backend lives.
+    fn may_block(&self) -> bool {
+        false
+    }
 
     /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {

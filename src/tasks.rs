@@ -30,6 +30,11 @@ impl Tasks {
     }
 }
 
+/// As [`blocking`], of what blocks its thread only if it `may_block`.
+pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
+    if may_block { blocking(call) } else { call() }
+}
+
 /// Calls what may block its thread, for a disk; the other tasks of the thread go on elsewhere meanwhile, if there is an
 /// elsewhere.
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {

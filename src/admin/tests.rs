@@ -28,6 +28,7 @@ async fn start() -> Running {
     let readiness = Readiness::starting();
     let sources = AdminSources {
         metrics: metrics.clone(),
+        heartbeat: Heartbeat::starting(),
         readiness: readiness.clone(),
         status: Arc::new(|| json!({ "backends": [{ "job": "orders" }] })),
     };
@@ -124,8 +125,12 @@ async fn an_idle_client_does_not_hold_up_the_end() {
 async fn off_listens_nowhere_and_waits_for_the_end() {
     let server = AdminServer::bind(&AdminOptions { address: AdminAddress::Off }).await.unwrap();
     assert_eq!(server.address(), None);
-    let sources =
-        AdminSources { metrics: Metrics::new(), readiness: Readiness::starting(), status: Arc::new(|| Value::Null) };
+    let sources = AdminSources {
+        metrics: Metrics::new(),
+        heartbeat: Heartbeat::starting(),
+        readiness: Readiness::starting(),
+        status: Arc::new(|| Value::Null),
+    };
     server.serve(sources, async {}).await;
 }
 

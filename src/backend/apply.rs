@@ -8,6 +8,7 @@ use super::{
     error,
     marks::Live,
     outbox::SessionEvent,
+    slices::Ahead,
 };
 use crate::{
     changelog::writer::Writer,
@@ -18,7 +19,10 @@ use crate::{
         op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
     },
     tasks,
-    types::{BackendId, Epoch, KeyGroup, KeyGroupAssignment, StateId, TimeMs, TtlUpdate},
+    types::{
+        BackendId, Epoch, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, StateDescriptor, StateId, TimeMs,
+        TtlUpdate,
+    },
 };
 
 /// How far the time of a state may be ahead of the clock before that is told.
@@ -56,7 +60,7 @@ pub struct BatchResult {
 
 /// What the operations of a batch may do, by their kinds and states.
 #[derive(Debug, Clone, Copy, Default)]
-struct Effects {
+pub(super) struct Effects {
     /// One of them is a write.
     writes: bool,
     /// Reads may clean up, or touch what they read.
@@ -68,6 +72,65 @@ pub(super) struct Appender<'a> {
     pub(super) writer: &'a mut Writer,
     pub(super) since_barrier: &'a mut (u64, u64),
     pub(super) log_changes: &'a mut u64,
+}
+
+/// How far a batch has come, and what it has to say so far.
+#[derive(Debug, Default)]
+pub(super) struct BatchView {
+    answers: Vec<(u32, Option<Answer>)>,
+    /// Bytes of answers that the reply still takes.
+    room: usize,
+    /// Operations that were carried out.
+    pub(super) done: usize,
+    /// When.
+    pub(super) time: TimeMs,
+}
+
+impl BatchView {
+    /// Of a batch that begins now.
+    pub(super) fn new(limits: &Limits, time: TimeMs) -> Self {
+        let room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
+        Self { answers: vec![], room, done: 0, time }
+    }
+
+    /// Whether what may be long is not answered any more.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        // A timer has a key and a namespace.
+        let longest = limits.max_value_bytes.max(2 * limits.max_key_bytes + TimerRef::FRAME_BYTES);
+        !self.answers.is_empty() && self.room < longest
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Takes the answer of the next operation, or that there is no room for it.
+    pub(super) fn answered(&mut self, answer: Option<Answer>) {
+        let position = u32::try_from(self.done).expect("the number of operations is limited");
+        self.room = self.room.saturating_sub(answer.as_ref().map_or(0, reply_bytes));
+        self.answers.push((position, answer));
+        self.done += 1;
+    }
+
+    /// What the next operation is executed under.
+    pub(super) fn context<'a>(
+        &self,
+        descriptor: &'a StateDescriptor,
+        limits: &Limits,
+        (key_groups, scope): (KeyGroupRange, u64),
+        upkeep: Option<&'a Upkeep>,
+    ) -> OpContext<'a> {
+        OpContext {
+            descriptor,
+            max_value_bytes: limits.max_value_bytes,
+            page_bytes: self.room,
+            key_groups,
+            scope,
+            time: self.time,
+            upkeep,
+            reach: Reach::default(),
+        }
+    }
 }
 
 impl Appender<'_> {
@@ -90,7 +153,7 @@ impl Core {
         operations.iter().any(|operation| operation.op.is_write() || touches(operation))
     }
 
-    /// Applies batch `number`, which must be the next one, of which `cost` bytes of credit were reserved by the caller.
+    /// Applies batch `number`, which must be the next one, as far as it was not read `ahead`. Its credit is the caller's affair.
     ///
     /// # Errors
     /// Nothing was applied, except with [`Reason::Failsafe`].
@@ -98,6 +161,7 @@ impl Core {
         &mut self,
         number: u64,
         operations: &[Operation<'_>],
+        ahead: Ahead,
     ) -> Result<(BatchResult, u64), Error> {
         assert_eq!(number, self.next_batch, "the caller checks the number");
         let Effects { writes, reads_change } = self.check_batch(operations)?;
@@ -112,7 +176,7 @@ impl Core {
         if logs {
             self.begin_logging();
         }
-        let executed = self.execute(operations, upkeep.as_ref());
+        let executed = self.execute(operations, upkeep.as_ref(), ahead);
         if executed.is_err() {
             // What was applied before can still be made durable.
             self.writer.abandon_batch();
@@ -153,11 +217,11 @@ impl Core {
     ///
     /// # Errors
     /// If it is malformed, or with [`Reason::Failsafe`].
-    pub(super) fn read_batch(&mut self, operations: &[Operation<'_>]) -> Result<BatchResult, Error> {
+    pub(super) fn read_batch(&mut self, operations: &[Operation<'_>], ahead: Ahead) -> Result<BatchResult, Error> {
         let effects = self.check_batch(operations)?;
         assert!(!effects.writes, "the caller checks that there are only reads");
         self.pass_time();
-        let answers = self.execute(operations, None)?;
+        let answers = self.execute(operations, None, ahead)?;
         self.env.metrics.batch_applied(operations.len(), 0);
         Ok(BatchResult { number: self.next_batch, answers, repeated: false })
     }
@@ -192,7 +256,7 @@ impl Core {
     }
 
     /// Checks every operation by its shape, ids and sizes. Leaves the key groups in `self.key_groups`.
-    fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
+    pub(super) fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
         let limits = self.env.options.limits;
         if operations.len() > limits.max_batch_operations {
             let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
@@ -279,14 +343,10 @@ impl Core {
         &mut self,
         operations: &[Operation<'_>],
         upkeep: Option<&Upkeep>,
+        ahead: Ahead,
     ) -> Result<Vec<(u32, Option<Answer>)>, Error> {
-        // A disk may take its time.
-        let on_disk = self.inner.pieces().is_none();
-        let executed = if on_disk {
-            tasks::blocking(|| self.try_execute(operations, upkeep))
-        } else {
-            self.try_execute(operations, upkeep)
-        };
+        let may_block = self.inner.may_block();
+        let executed = tasks::blocking_if(may_block, || self.try_execute(operations, upkeep, ahead));
         executed.map_err(|fault| self.fail_safe(fault))
     }
 
@@ -306,43 +366,35 @@ impl Core {
         &mut self,
         operations: &[Operation<'_>],
         upkeep: Option<&Upkeep>,
+        ahead: Ahead,
     ) -> Result<Vec<(u32, Option<Answer>)>, String> {
         let limits = &self.env.options.limits;
-        let mut room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
-        let mut answers = vec![];
+        let mut view = ahead.view(limits);
+        view.time = self.time;
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
         let Self { clean_ups, marks, .. } = self;
         let mut appender = Appender { writer, since_barrier, log_changes };
-        inner.warm(&mut operations.iter().zip(key_groups.iter()).map(|(operation, group)| address(operation, *group)));
+        let done = view.done;
+        let left = || operations.iter().zip(key_groups.iter()).skip(done);
+        inner.warm(&mut left().map(|(operation, group)| address(operation, *group)));
         let mut log = |change: &Change<'_>| appender.append(change);
-        for (index, (operation, key_group)) in operations.iter().zip(key_groups.iter()).enumerate() {
-            let Some(descriptor) = states.get(operation.state) else { continue };
-            let position = u32::try_from(index).expect("the number of operations is limited");
-            // A timer has a key and a namespace.
-            let longest = limits.max_value_bytes.max(2 * limits.max_key_bytes + TimerRef::FRAME_BYTES);
-            if operation.op.answers() && !answers.is_empty() && room < longest {
-                answers.push((position, None));
+        for (operation, key_group) in left() {
+            let descriptor = states.get(operation.state).expect("a checked operation has a state");
+            if operation.op.answers() && view.is_full(limits) {
+                view.answered(None);
                 continue;
             }
-            let context = OpContext {
-                descriptor,
-                max_value_bytes: limits.max_value_bytes,
-                page_bytes: room,
-                key_groups: manifest.shape.key_groups,
-                scope: scope(*epoch),
-                time: self.time,
-                upkeep,
-                reach: Reach::default(),
-            };
+            let shape = (manifest.shape.key_groups, scope(*epoch));
+            let context = view.context(descriptor, limits, shape, upkeep);
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
             }
             let mut live = Live::new(marks, inner, descriptor.kind);
             let answer = op::execute(live.backend(), at, &operation.op, &context, &mut log);
-            if let Some(answer) = answer.map_err(|fault| error::inner(&fault))? {
-                room = room.saturating_sub(reply_bytes(&answer));
-                answers.push((position, Some(answer)));
+            match answer.map_err(|fault| error::inner(&fault))? {
+                Some(answer) => view.answered(Some(answer)),
+                None => view.done += 1,
             }
         }
         let incremental = upkeep.map(|_| Upkeep::default());
@@ -350,7 +402,7 @@ impl Core {
         clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
-        Ok(answers)
+        Ok(view.answers)
     }
 
     /// Wakes whoever waits for the changelog, after it became durable further.

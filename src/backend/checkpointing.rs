@@ -488,7 +488,7 @@ impl Core {
 /// A change set is durable, or will never be.
 fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>, set: ChangeSet) {
     let Some(shared) = shared.upgrade() else { return };
-    let mut core = shared.core.lock();
+    let mut core = shared.core();
     let handle = match result {
         Ok(handle) => handle,
         // The backend has ended, and whoever waited was told then.
@@ -504,7 +504,7 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
             drop(core);
             tasks.spawn(async move {
                 tokio::time::sleep(REFUSED_DELAY).await;
-                let mut core = shared.core.lock();
+                let mut core = shared.core();
                 if !matches!(core.condition, Condition::Ended(_)) {
                     core.submit(set, true);
                 }

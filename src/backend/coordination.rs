@@ -164,38 +164,55 @@ fn is_reported_at(id: CheckpointId, waiting: usize) -> bool {
 impl Coordinators {
     /// Coordinates an owner from now on.
     pub(super) fn join(&self, env: &Environment, shared: &Arc<Shared>) {
+        let (id, epoch, attempt) = {
+            let core = shared.core();
+            (core.id.clone(), core.epoch.number, core.manifest.owner().attempt)
+        };
         let mut all = self.0.lock();
-        let mut core = shared.core.lock();
-        let (id, epoch, attempt) = (core.id.clone(), core.epoch.number, core.manifest.owner().attempt);
         let coordinator = all.entry((id.job.clone(), attempt)).or_insert_with(|| {
             let (job, members, wake) = (id.job.clone(), Mutex::default(), Arc::default());
             let coordinator = Arc::new(Coordinator { job, attempt, members, wake });
             env.tasks.spawn(run(env.clone(), coordinator.clone()));
             coordinator
         });
-        if let Some(coordinated) = &mut core.coordinated {
-            coordinated.wake = coordinator.wake.clone();
-        }
-        drop(core);
         coordinator.members.lock().insert((id, epoch), shared.clone());
+        let wake = coordinator.wake.clone();
+        drop(all);
+        let mut core = shared.core();
+        if matches!(core.condition, Condition::Ended(_)) {
+            // It may have ended before it knew whom to tell.
+            wake.notify_one();
+        }
+        if let Some(coordinated) = &mut core.coordinated {
+            coordinated.wake = wake;
+        }
     }
 
     /// What `coordinator` has to do; `None` once it has no more members, and is forgotten.
     fn round(&self, coordinator: &Coordinator) -> Option<Round> {
-        let mut all = self.0.lock();
         let mut round = Round { unreported: vec![], awaits: false };
-        let mut members = coordinator.members.lock();
-        members.retain(|_, shared| {
-            let core = shared.core.lock();
-            let Some(coordinated) = &core.coordinated else { return false };
+        let mut over = vec![];
+        // Cores are waited for without any other lock: opens need those.
+        for (name, shared) in coordinator.members() {
+            let core = shared.core();
+            let Some(coordinated) = &core.coordinated else {
+                over.push(name);
+                continue;
+            };
             let report = |part: &CheckpointIdentity| {
                 let report = Report { backend: core.id.clone(), attempt: coordinator.attempt, part: *part };
                 (shared.clone(), report)
             };
             round.unreported.extend(coordinated.unreported.values().map(report));
             round.awaits |= !coordinated.reported.is_empty();
-            !matches!(core.condition, Condition::Ended(_)) || !coordinated.unreported.is_empty()
-        });
+            // What has ended publishes no more.
+            if matches!(core.condition, Condition::Ended(_)) && coordinated.unreported.is_empty() {
+                over.push(name);
+            }
+        }
+        let mut all = self.0.lock();
+        let mut members = coordinator.members.lock();
+        over.iter().for_each(|name| drop(members.remove(name)));
         if members.is_empty() {
             all.remove(&(coordinator.job.clone(), coordinator.attempt));
             return None;
@@ -231,7 +248,7 @@ impl Coordinator {
         let awaits = round.awaits || !round.unreported.is_empty();
         let reports = round.unreported.into_iter().map(|(shared, report)| async move {
             job::report(&env.store, &report, retry).await?;
-            shared.core.lock().reported(report.part.id);
+            shared.core().reported(report.part.id);
             Ok::<_, JobError>(())
         });
         stream::iter(reports).buffer_unordered(CONCURRENT_REPORTS).try_collect::<()>().await?;
@@ -256,13 +273,17 @@ impl Coordinator {
             job::delete_outdated(&env.store, &self.job, &record, retry).await;
         }
         let awaits = |core: &Core| core.coordinated.as_ref().is_some_and(|it| !it.reported.is_empty());
-        Ok(self.members.lock().values().any(|shared| awaits(&shared.core.lock())))
+        Ok(self.members().iter().any(|(_, shared)| awaits(&shared.core())))
+    }
+
+    /// By name and epoch.
+    fn members(&self) -> Vec<((BackendId, u64), Arc<Shared>)> {
+        self.members.lock().iter().map(|(name, shared)| (name.clone(), shared.clone())).collect()
     }
 
     fn each(&self, act: impl Fn(&mut Core)) {
-        let members: Vec<_> = self.members.lock().values().cloned().collect();
-        for shared in members {
-            act(&mut shared.core.lock());
+        for (_, shared) in self.members() {
+            act(&mut shared.core());
             shared.wake.notify_one();
         }
     }

@@ -1,4 +1,5 @@
-//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds.
+//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds, but for those that ask
+//! an inner backend on disk.
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,7 @@ use crate::{
     error::{Error, Reason},
     restore::KeptImages,
     state::{StateBackend as _, operator::WithOperatorState},
+    tasks,
     types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
 
@@ -362,7 +364,7 @@ impl Core {
             states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
             persisted_to: self.writer.persisted_to(),
-            state_bytes: self.inner.bytes(),
+            state_bytes: tasks::blocking_if(self.inner.may_block(), || self.inner.bytes()),
             pending_bytes: self.writer.unpersisted_bytes(),
             replay: self.replay_time(),
             pushed_back: self.push_back.is_on(),

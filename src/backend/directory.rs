@@ -71,7 +71,7 @@ struct Opening {
 
 /// What an opener found.
 enum Found {
-    Running(Box<Opened>),
+    Running(Backend),
     Proceed(Opening, Option<Backend>),
 }
 
@@ -113,7 +113,7 @@ impl Directory {
     /// Says what to change, or to try again.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
         let (opening, predecessor) = match self.begin(&spec)? {
-            Found::Running(opened) => return Ok(*opened),
+            Found::Running(backend) => return open::reconnect(&self.env, &spec, &backend),
             Found::Proceed(opening, predecessor) => (opening, predecessor),
         };
         let guard = Guard { directory: self, id: &spec.id, number: opening.number };
@@ -288,7 +288,7 @@ impl Directory {
         let slot = inner.slots.entry(spec.id.clone()).or_default();
         if let Some(running) = slot.running.as_ref().filter(|running| !running.has_ended()) {
             if running.attempt() == spec.attempt {
-                return Ok(Found::Running(Box::new(open::reconnect(&self.env, spec, running)?)));
+                return Ok(Found::Running(running.clone()));
             }
             if running.attempt() > spec.attempt {
                 return Err(outdated(&spec.id, spec.attempt, running.attempt()));

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
@@ -10,7 +10,9 @@ use super::{
     checkpointing::{BarrierRequest, CheckpointReply, CompletedCheckpoint, PersistWaiter},
     core::{Acknowledgement, Condition, Core, Description},
     error,
+    lane::Lane,
     outbox::Outbox,
+    slices::Ahead,
 };
 use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
@@ -29,13 +31,48 @@ const COUNTING_TIME: Duration = Duration::from_secs(10);
 
 /// The core and what wakes its worker.
 pub(super) struct Shared {
-    pub(super) core: Mutex<Core>,
+    core: Mutex<Core>,
+    /// Whether whoever holds the core may wait for a disk.
+    may_block: bool,
+    /// Batches, and moves of entries: none of them comes between the slices of another.
+    pub(super) batches: Lane,
     pub(super) wake: Notify,
     /// Wakes the materialization worker.
     pub(super) materialize: Notify,
-    /// Why the backend has ended, once it has.
+    /// Why the backend has ended, once it has. The directory asks while it holds a lock of its own: it must not wait for the core.
     pub(super) ended: watch::Sender<Option<Error>>,
     pub(super) store: Store,
+}
+
+impl Shared {
+    /// Shares `core` with its workers and callers.
+    pub(super) fn new(mut core: Core) -> Arc<Self> {
+        let (may_block, store) = (core.inner.may_block(), core.env.store.clone());
+        Arc::new_cyclic(|weak| {
+            core.shared = weak.clone();
+            Self {
+                core: Mutex::new(core),
+                may_block,
+                batches: Lane::default(),
+                wake: Notify::new(),
+                materialize: Notify::new(),
+                ended: watch::Sender::default(),
+                store,
+            }
+        })
+    }
+
+    /// The core, alone: the only door to it.
+    ///
+    /// Where the one who has it may wait for a disk, this thread gives its other tasks away before it waits, too. A worker of the
+    /// runtime that waited with them would keep everything from them that it had taken on, sockets and timers included.
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        match self.core.try_lock() {
+            Some(core) => core,
+            None if self.may_block => tasks::blocking(|| self.core.lock()),
+            None => self.core.lock(),
+        }
+    }
 }
 
 /// One open backend. Cheap to clone. Every call names the caller's epoch and is checked when it is applied.
@@ -50,7 +87,7 @@ pub struct Backend {
 impl Backend {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (id, epoch, attempt) = {
-            let core = shared.core.lock();
+            let core = shared.core();
             (core.id.clone(), core.epoch, core.manifest.owner().attempt)
         };
         Self { shared, id, epoch, attempt }
@@ -77,13 +114,13 @@ impl Backend {
     /// The key groups of this subtask.
     #[must_use]
     pub fn key_groups(&self) -> KeyGroupRange {
-        self.shared.core.lock().manifest.shape.key_groups
+        self.shared.core().manifest.shape.key_groups
     }
 
     /// Whether it has ended: fenced, or closed.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.shared.core.lock().condition, Condition::Ended(_))
+        self.shared.ended.borrow().is_some()
     }
 
     /// Waits until it has ended, without holding it; answers why, if anybody held it then. Cancel-safe.
@@ -98,7 +135,7 @@ impl Backend {
     /// # Errors
     /// If one is malformed or differs from what is registered.
     pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
-        let mut core = self.shared.core.lock();
+        let mut core = self.shared.core();
         core.check_owner(epoch)?;
         let (_, registered) = core.register(wanted, &[])?;
         Ok(registered.into_iter().map(|state| state.id).collect())
@@ -118,8 +155,13 @@ impl Backend {
     ) -> Result<(BatchResult, Acknowledgement), Error> {
         let outbox = Arc::new(Outbox::default());
         loop {
+            let turn = self.shared.batches.enter().await;
+            let mut ahead = Ahead::default();
+            while self.read_ahead(epoch, number, operations, &mut ahead)? {
+                tokio::task::yield_now().await;
+            }
             {
-                let mut core = self.shared.core.lock();
+                let mut core = self.shared.core();
                 core.check_owner(epoch)?;
                 let (next, writes) = (core.next_batch, core.writes(operations));
                 let cost = if writes { bytes } else { 0 };
@@ -129,14 +171,14 @@ impl Backend {
                         return Ok((result, core.acknowledgement()));
                     }
                     Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
-                    None if !writes => return Ok((core.read_batch(operations)?, core.acknowledgement())),
+                    None if !writes => return Ok((core.read_batch(operations, ahead)?, core.acknowledgement())),
                     None if core.session.is_some() => return Err(beside_session(&self.id, next)),
                     _ => {}
                 }
                 if cost > 0 && core.pushes_back() {
                     core.wait_for_materialization(&outbox);
                 } else if core.account.grant_exactly(cost, &outbox) {
-                    let applied = core.apply_batch(next, operations);
+                    let applied = core.apply_batch(next, operations, ahead);
                     let held = applied.as_ref().map_or(0, |(_, appended)| *appended);
                     core.account.spend(cost, held);
                     let acknowledgement = core.acknowledgement();
@@ -145,8 +187,27 @@ impl Backend {
                     core.roll_over(true);
                 }
             }
+            // Whoever waits for credit lets others go first.
+            drop(turn);
             outbox.changed().await;
         }
+    }
+
+    /// Reads a slice of what leads a batch that would be carried out now; returns whether others follow.
+    fn read_ahead(
+        &self,
+        epoch: Epoch,
+        number: Option<u64>,
+        operations: &[Operation<'_>],
+        ahead: &mut Ahead,
+    ) -> Result<bool, Error> {
+        let mut core = self.shared.core();
+        core.check_owner(epoch)?;
+        let writes = core.writes(operations);
+        if writes || number.is_some_and(|number| number != core.next_batch) {
+            return Ok(false);
+        }
+        core.read_ahead(operations, ahead, number.is_none())
     }
 
     /// Takes one checkpoint outside a session. Not cancel-safe: dropped, the checkpoint goes on.
@@ -157,7 +218,7 @@ impl Backend {
         let (reply, answer) = oneshot::channel();
         self.flush();
         {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             core.barrier(request, CheckpointReply::Call(reply))?;
         }
@@ -172,7 +233,7 @@ impl Backend {
     pub async fn persist(&self, epoch: Epoch) -> Result<u64, Error> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             core.persist(PersistWaiter::Call(reply))?;
         }
@@ -185,7 +246,7 @@ impl Backend {
     /// If the caller is not the owner.
     pub fn notice(&self, epoch: Epoch, kind: NoticeKind, target: NoticeTarget) -> Result<NoticeOutcome, Error> {
         let outcome = {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             core.notice(kind, target)
         };
@@ -200,7 +261,7 @@ impl Backend {
     pub async fn pin(&self, epoch: Epoch, target: NoticeTarget) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             if !core.ledger.pin(target) {
                 return Err(not_found(&self.id, target));
@@ -217,7 +278,7 @@ impl Backend {
     /// If the caller is not the owner.
     pub fn release(&self, epoch: Epoch, target: NoticeTarget) -> Result<bool, Error> {
         let released = {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             core.ledger.release(target).unwrap_or(false)
         };
@@ -228,7 +289,7 @@ impl Backend {
     /// What the backend consists of; the entries of its states are not counted.
     #[must_use]
     pub fn outline(&self) -> Description {
-        self.shared.core.lock().outline()
+        self.shared.core().outline()
     }
 
     /// What the backend consists of. Blocks for as long as an inner backend on disk takes to count its entries, within
@@ -236,8 +297,8 @@ impl Backend {
     #[must_use]
     pub fn describe(&self) -> Description {
         let (mut description, counting) = {
-            let core = self.shared.core.lock();
-            (core.outline(), core.inner.counting())
+            let core = self.shared.core();
+            (core.outline(), tasks::blocking_if(core.inner.may_block(), || core.inner.counting()))
         };
         let until = std::time::Instant::now() + COUNTING_TIME;
         // A local store that fails shows in failsafe; here it only means that nobody knows.
@@ -256,7 +317,7 @@ impl Backend {
     pub async fn close(&self, epoch: Epoch) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             if core.epoch != epoch {
                 return Err(error::fenced(&self.id, epoch, core.epoch));
             }
@@ -276,13 +337,13 @@ impl Backend {
 
     /// Ends this owner at once, with this error for whoever waits.
     pub(super) fn end(&self, error: &Error) {
-        self.shared.core.lock().end(error);
+        self.shared.core().end(error);
         self.shared.wake.notify_one();
     }
 
     /// Has it keep what a successor can go on with when it is fenced, for as long as the result lives.
     pub(super) fn succeeded(&self) -> Succeeded {
-        self.shared.core.lock().successors += 1;
+        self.shared.core().successors += 1;
         Succeeded(self.clone())
     }
 }
@@ -292,7 +353,7 @@ pub(super) struct Succeeded(Backend);
 
 impl Drop for Succeeded {
     fn drop(&mut self) {
-        let mut core = self.0.shared.core.lock();
+        let mut core = self.0.shared.core();
         core.successors -= 1;
         if core.successors == 0 && matches!(core.condition, Condition::Ended(_)) {
             core.drop_kept();

@@ -55,14 +55,14 @@ enum Step {
 /// Materializes whenever the schedule says so, until the backend ends.
 pub(super) async fn run(shared: Arc<Shared>) {
     let (options, fraction, turns) = {
-        let core = shared.core.lock();
+        let core = shared.core();
         (core.env.options.materialization.clone(), core.env.random.fraction(), core.env.materializing.clone())
     };
     let mut schedule = Schedule::new(options, Instant::now(), fraction);
     loop {
         let now = Instant::now();
         let facts = {
-            let mut core = shared.core.lock();
+            let mut core = shared.core();
             if matches!(core.condition, Condition::Ended(_)) {
                 return;
             }
@@ -73,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         if schedule.is_due(facts) {
             let is_urgent = || {
-                let core = shared.core.lock();
+                let core = shared.core();
                 core.env.options.materialization.is_near_limit(core.log_changes)
             };
             let _turn = tokio::select! {
@@ -97,7 +97,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Installs what was made, or notes the failure; tells whoever asked.
 fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
-    let mut core = shared.core.lock();
+    let mut core = shared.core();
     // Whoever asked was told, and its series are gone.
     if matches!(core.condition, Condition::Ended(_)) {
         return;
@@ -147,7 +147,7 @@ struct Done {
 /// Makes one materialization.
 async fn materialize(shared: &Shared) -> Result<Done, Error> {
     let (target, log_changes_before, parts) = {
-        let mut core = shared.core.lock();
+        let mut core = shared.core();
         core.env.metrics.materialization_started();
         let retry = Retry::until(Instant::now() + core.env.options.materialization_timeout);
         let target = target(&core, shared, retry);
@@ -199,7 +199,7 @@ async fn copy_states(
     wanted: impl Fn(&StateDescriptor) -> bool,
 ) -> Result<(), Error> {
     let (states, reusable) = {
-        let core = shared.core.lock();
+        let core = shared.core();
         let keyed = core.manifest.shape.key_groups;
         let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
         let states: Vec<_> = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
@@ -209,7 +209,11 @@ async fn copy_states(
         for group in groups.iter() {
             let mut from = Some(0);
             while let Some(first) = from {
-                let step = step(&mut shared.core.lock(), reusable.as_deref(), (state, group, first))?;
+                let step = {
+                    let mut core = shared.core();
+                    let may_block = core.inner.may_block();
+                    tasks::blocking_if(may_block, || step(&mut core, reusable.as_deref(), (state, group, first)))?
+                };
                 let last = match step {
                     Step::Unchanged(piece, sqn) => {
                         writer.reuse(&piece, group, sqn);
@@ -236,20 +240,21 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, 
     let mut kept = vec![];
     for part in 0..parts {
         let flush = {
-            let mut core = shared.core.lock();
+            let mut core = shared.core();
             if let Condition::Ended(error) = &core.condition {
                 return Err(error.clone());
             }
-            core.inner.images().map(|images| images.flush(part))
+            let may_block = core.inner.may_block();
+            core.inner.images().map(|images| tasks::blocking_if(may_block, || images.flush(part)))
         };
         if let Some(flush) = flush {
             tasks::blocking(flush).map_err(|fault| local(&fault))?;
         }
-        match tasks::blocking(|| image(&mut shared.core.lock(), part))? {
+        match tasks::blocking(|| image(&mut shared.core(), part))? {
             Imaged::Unchanged(image, sqn) => writer.reuse(&image, sqn),
             Imaged::Taken(image, sqn, previous) => {
                 writer.add(&image, sqn, previous.as_ref()).await.map_err(|error| failed(&error))?;
-                if shared.core.lock().images.is_some() {
+                if shared.core().images.is_some() {
                     kept.push(Arc::new(image));
                 }
             }
@@ -380,7 +385,7 @@ impl super::Backend {
     pub async fn materialize(&self, epoch: crate::types::Epoch) -> Result<Materialization, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         {
-            let mut core = self.shared.core.lock();
+            let mut core = self.shared.core();
             core.check_owner(epoch)?;
             core.check_logged("materialize")?;
             core.materialization_requests.push(reply);

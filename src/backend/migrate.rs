@@ -81,7 +81,8 @@ impl Backend {
     ) -> Result<Vec<RegisteredState>, Error> {
         loop {
             let (plan, registered) = {
-                let mut core = self.shared.core.lock();
+                let _turn = self.shared.batches.enter().await;
+                let mut core = self.shared.core();
                 core.check_owner(epoch)?;
                 core.register(wanted, changes)?
             };
@@ -97,12 +98,13 @@ impl Backend {
     /// Moves everything that lies behind a cursor which begins at the first key group.
     async fn move_all(&self, epoch: Epoch, of: Move) -> Result<(), Error> {
         let outbox = Arc::new(Outbox::default());
-        let groups = self.shared.core.lock().groups_of(of.from);
+        let groups = self.shared.core().groups_of(of.from);
         let mut cursor = Cursor { group: Some(groups.first()), after: None };
         tracing::info!(backend = %self.id(), from = of.from.0, to = of.to.0, rewrite = ?of.rewrite, "moving entries");
         loop {
             let next = {
-                let mut core = self.shared.core.lock();
+                let _turn = self.shared.batches.enter().await;
+                let mut core = self.shared.core();
                 core.check_owner(epoch)?;
                 core.move_next(of, &mut cursor, &outbox)?
             };
@@ -134,11 +136,12 @@ impl Core {
         if !plan.moves.is_empty() {
             self.check_writable()?;
         }
-        for (id, registration) in &plan.new {
-            if registration.data == *id {
+        let may_block = self.inner.may_block();
+        tasks::blocking_if(may_block, || {
+            for (id, registration) in plan.new.iter().filter(|(id, registration)| registration.data == *id) {
                 self.inner.register(*id, &registration.descriptor);
             }
-        }
+        });
         let before: BTreeMap<_, _> = self.states.data().map(|(id, descriptor)| (id, descriptor.ttl)).collect();
         self.states.carry_out(&plan);
         self.clean_ups = CleanUps::new(&self.states);
@@ -146,7 +149,7 @@ impl Core {
         // A form of long ago that is in force again is no new registration.
         for RegisteredState { id, descriptor, .. } in &registered {
             if let Some(ttl) = descriptor.ttl {
-                self.inner.set_ttl(*id, ttl);
+                tasks::blocking_if(may_block, || self.inner.set_ttl(*id, ttl));
                 if before.get(id).is_some_and(|before| *before != Some(ttl)) {
                     // Entries that were alive at them may be dropped from now on.
                     self.close_way_back("the time-to-live of a state was changed");
@@ -168,8 +171,7 @@ impl Core {
             }
             Ok(filled)
         };
-        let looked = if inner.pieces().is_none() { tasks::blocking(look) } else { look() };
-        looked.map_err(|fault| Error::new(Reason::Internal, error::inner(&fault)))
+        tasks::blocking_if(inner.may_block(), look).map_err(|fault| Error::new(Reason::Internal, error::inner(&fault)))
     }
 
     /// Where the entries of a state lie.
@@ -206,17 +208,16 @@ impl Core {
         let bytes_before = self.writer.active_bytes();
         self.pass_time();
         self.begin_logging();
-        let (on_disk, groups, time) = (self.inner.pieces().is_none(), self.groups_of(of.from), self.time);
+        let (may_block, groups, time) = (self.inner.may_block(), self.groups_of(of.from), self.time);
         let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
         let mut appender = Appender { writer, since_barrier, log_changes };
         let mut log = |change: &Change<'_>| appender.append(change);
-        let mut run = || {
+        let moved = tasks::blocking_if(may_block, || {
             let mut live = Live::new(marks, inner, of.kind);
             let mut mover = Mover { inner: live.backend(), of, time, log: &mut log, left: BATCH };
             mover.run(cursor, groups)?;
             inner.finish_batch()
-        };
-        let moved = if on_disk { tasks::blocking(run) } else { run() };
+        });
         if let Err(fault) = moved {
             self.writer.abandon_batch();
             return Err(self.fail_safe(error::inner(&fault)));

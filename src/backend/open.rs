@@ -25,11 +25,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 pub(super) use self::choice::job_error;
 use self::claim::Claim;
@@ -323,9 +319,9 @@ async fn restore(
     let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
-    for (id, descriptor) in states.data() {
-        inner.register(id, descriptor);
-    }
+    tasks::blocking_if(inner.may_block(), || {
+        states.data().for_each(|(id, descriptor)| inner.register(id, descriptor));
+    });
     let restored = match claim.parts.first() {
         Some(part) => {
             let restore = Restore {
@@ -454,19 +450,14 @@ fn undo(env: &Environment) -> Undo {
 
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
-    let (env, store, tasks) = (core.env.clone(), core.env.store.clone(), core.env.tasks.clone());
+    let (env, tasks) = (core.env.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
-    let shared = Arc::new_cyclic(|weak| {
-        let mut core = core;
-        core.shared = weak.clone();
-        let (wake, materialize) = (Notify::new(), Notify::new());
-        Shared { core: Mutex::new(core), wake, materialize, ended: watch::Sender::default(), store }
-    });
+    let shared = Shared::new(core);
     tasks.spawn(worker::run(shared.clone()));
     if changelog {
         tasks.spawn(materialize::run(shared.clone()));
     }
-    let coordinated = shared.core.lock().coordinated.is_some();
+    let coordinated = shared.core().coordinated.is_some();
     if coordinated {
         env.coordinators.join(&env, &shared);
     }
@@ -491,7 +482,7 @@ fn serve(core: Core, restored: Progress) -> Opened {
 /// # Errors
 /// If it asks for another shape than it opened with.
 pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -> Result<Opened, Error> {
-    let running = backend.shared.core.lock().manifest.shape;
+    let running = backend.shared.core().manifest.shape;
     let wanted = claim::shape(env, spec, Some(&running.span()))?;
     if wanted.key_groups != running.key_groups {
         let text = format!(
@@ -514,7 +505,7 @@ pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -
 }
 
 fn describe(backend: &Backend) -> Opened {
-    let core = backend.shared.core.lock();
+    let core = backend.shared.core();
     let attachment = match core.restored.as_slice() {
         [part] => part.attachment.clone(),
         _ => bytes::Bytes::new(),

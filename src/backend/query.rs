@@ -14,13 +14,14 @@ use super::{
     directory::Directory,
     error,
     handle::Backend,
+    slices::Counted,
     states::RegisteredState,
 };
 use crate::{
     error::{Error, Reason, Scope},
     state::{
-        MapKeys, PageLimit, StateBackend, StateError,
-        op::{self, Answer, Op, OpContext, scan::Reach},
+        StateBackend, StateError,
+        op::{self, Answer, OpContext, count, scan::Reach},
         undo::Mark,
     },
     tasks,
@@ -103,7 +104,7 @@ impl Query {
             return Err(Error::new(Reason::Unsupported, text));
         }
         let backend = directory.running(&id)?;
-        let core = backend.shared.core.lock();
+        let core = backend.shared.core();
         let shape = core.manifest.shape;
         let states: Vec<_> = core.states.in_force().collect();
         drop(core);
@@ -139,9 +140,7 @@ impl Query {
         let operations = named.as_deref().unwrap_or(operations);
         let mut reading = Reading::begin(&backend, self.view, operations)?;
         loop {
-            let (step, on_disk) = (|reading: &mut Reading<'_>| reading.step(), reading.on_disk);
-            let is_done = if on_disk { tasks::blocking(|| step(&mut reading)) } else { step(&mut reading) }?;
-            if is_done {
+            if tasks::blocking_if(reading.on_disk, || reading.step())? {
                 return Ok(reading.finish());
             }
             tokio::task::yield_now().await;
@@ -160,7 +159,7 @@ impl Query {
         let Some(names) = &mut self.names else { return Ok(None) };
         if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
             // The owner may have registered it since.
-            let core = backend.shared.core.lock();
+            let core = backend.shared.core();
             let own: BTreeMap<_, _> = core.states.in_force().map(|own| (own.descriptor.name.clone(), own)).collect();
             let same = |known: &RegisteredState| {
                 let own = own.get(&known.descriptor.name)?;
@@ -196,13 +195,12 @@ struct Reading<'a> {
     /// Bytes of answers that the reply still takes.
     room: usize,
     answers: Vec<Option<Answer>>,
-    /// A map that is being counted: so far, and where the next page begins.
-    counted: Option<(u64, Vec<u8>)>,
+    counted: Counted,
 }
 
 impl<'a> Reading<'a> {
     fn begin(backend: &'a Backend, view: View, operations: &'a [Operation<'a>]) -> Result<Self, Error> {
-        let mut core = backend.shared.core.lock();
+        let mut core = backend.shared.core();
         check_running(&core)?;
         let mark = match view {
             View::Applied => None,
@@ -211,18 +209,18 @@ impl<'a> Reading<'a> {
         Ok(Self {
             backend,
             operations,
-            on_disk: core.inner.pieces().is_none(),
+            on_disk: core.inner.may_block(),
             mark,
             applied_to: core.next_batch,
             room: core.env.options.limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES),
             answers: Vec::with_capacity(operations.len()),
-            counted: None,
+            counted: Counted::default(),
         })
     }
 
     /// Reads a little under the core's lock. Returns whether all is read.
     fn step(&mut self) -> Result<bool, Error> {
-        let mut core = self.backend.shared.core.lock();
+        let mut core = self.backend.shared.core();
         check_running(&core)?;
         if self.answers.is_empty() && self.mark.is_none() {
             self.applied_to = core.next_batch;
@@ -230,9 +228,9 @@ impl<'a> Reading<'a> {
         let most = if self.on_disk { STEP_OPERATIONS_ON_DISK } else { STEP_OPERATIONS };
         let (end, room) = (self.answers.len() + most, self.room);
         while self.answers.len() < end.min(self.operations.len()) && room - self.room < STEP_BYTES {
-            let counted_on = self.counted.is_some();
+            let counted_on = self.counted.is_under_way();
             self.operation(&mut core)?;
-            if self.counted.is_some() || counted_on {
+            if self.counted.is_under_way() || counted_on {
                 break;
             }
         }
@@ -269,8 +267,11 @@ impl<'a> Reading<'a> {
             }
             _ => inner,
         };
-        if matches!(operation.op, Op::MapCount) && descriptor.ttl.is_none() && (self.on_disk || self.mark.is_some()) {
-            return self.count(reads, at).map_err(|fault| faulty(&fault));
+        if count::is_paged(&operation.op, descriptor, self.on_disk || self.mark.is_some()) {
+            let of = (&operation.op, descriptor, *time);
+            let total = self.counted.next((reads, at), of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
+            self.answers.extend(total.map(|total| Some(Answer::Count(total))));
+            return Ok(());
         }
         let context = OpContext {
             descriptor,
@@ -288,25 +289,6 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// Counts a page of map entries, where nobody keeps the count.
-    fn count(&mut self, reads: &dyn StateBackend, at: crate::state::Address<'_>) -> Result<(), StateError> {
-        let (mut count, mut from) = self.counted.take().unwrap_or_default();
-        let (limit, mut last) = (PageLimit { entries: STEP_COUNT, bytes: STEP_BYTES }, None);
-        let more = reads.map_page(at, MapKeys::from(&from), limit, &mut |key, _| {
-            count += 1;
-            last = Some(key.to_vec());
-        })?;
-        match last {
-            Some(last) if more => {
-                from = last;
-                from.push(0);
-                self.counted = Some((count, from));
-            }
-            _ => self.answers.push(Some(Answer::Count(count))),
-        }
-        Ok(())
-    }
-
     fn finish(mut self) -> QueryAnswers {
         QueryAnswers {
             answers: std::mem::take(&mut self.answers),
@@ -319,7 +301,7 @@ impl<'a> Reading<'a> {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         if let Some((_, mark)) = self.mark {
-            self.backend.shared.core.lock().end_reading(mark);
+            self.backend.shared.core().end_reading(mark);
         }
     }
 }

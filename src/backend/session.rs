@@ -8,6 +8,7 @@ use super::{
     core::{Acknowledgement, Core},
     handle::{Backend, out_of_order},
     outbox::Outbox,
+    slices::Ahead,
 };
 use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
@@ -56,7 +57,7 @@ impl Session {
     pub fn start(backend: Backend, epoch: Epoch) -> Result<Self, Error> {
         let outbox = Arc::new(Outbox::default());
         let (number, largest) = {
-            let mut core = backend.shared.core.lock();
+            let mut core = backend.shared.core();
             core.check_owner(epoch)?;
             let largest = core.env.options.limits.max_message_bytes as u64;
             (core.start_session(outbox.clone()), largest)
@@ -72,7 +73,7 @@ impl Session {
 
     /// How durable which batches are, and the credit granted since the start, topped up now as far as there is room.
     pub fn acknowledgement(&mut self) -> (Acknowledgement, u64) {
-        let mut core = self.backend.shared.core.lock();
+        let mut core = self.backend.shared.core();
         if core.session.as_ref().is_some_and(|session| session.number == self.number) {
             // So that little is on its way when the log reaches its limit. The largest batch must always fit.
             let is_near = core.env.options.materialization.is_near_limit(core.log_changes);
@@ -91,18 +92,41 @@ impl Session {
     }
 
     /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is nothing to tell
-    /// but the acknowledgement.
+    /// but the acknowledgement. Cancel-safe: dropped, the batch is not applied.
     ///
     /// # Errors
     /// Nothing of the batch was applied.
-    pub fn apply(
+    pub async fn apply(
         &mut self,
         number: u64,
         bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<Option<BatchResult>, Refusal> {
-        let mut core = self.backend.shared.core.lock();
-        self.check(&core)?;
+        let _turn = self.backend.shared.batches.enter().await;
+        let mut ahead = Ahead::default();
+        loop {
+            {
+                let mut core = self.backend.shared.core();
+                self.check(&core)?;
+                let is_next = number == core.next_batch && halted(&core).is_none();
+                let follows = is_next
+                    && core.read_ahead(operations, &mut ahead, false).map_err(|error| halt(&mut core, error))?;
+                if !follows {
+                    return self.apply_rest(&mut core, (number, bytes), operations, ahead);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Applies what of a batch of `bytes` was not read ahead.
+    fn apply_rest(
+        &self,
+        core: &mut Core,
+        (number, bytes): (u64, u64),
+        operations: &[Operation<'_>],
+        ahead: Ahead,
+    ) -> Result<Option<BatchResult>, Refusal> {
         let cost = if core.writes(operations) { bytes } else { 0 };
         if cost > core.account.outstanding() {
             let text = format!(
@@ -112,16 +136,16 @@ impl Session {
             return Err(Refusal::Over(Error::new(Reason::CreditExceeded, text)));
         }
         let next = core.next_batch;
-        let applied = if let Some(refusal) = halted(&core) {
+        let applied = if let Some(refusal) = halted(core) {
             Err(refusal)
         } else if number < next {
             Ok((Some(BatchResult { number, answers: vec![], repeated: true }), 0))
         } else if number > next {
-            Err(halt(&mut core, out_of_order(self.backend.id(), number, next)))
+            Err(halt(core, out_of_order(self.backend.id(), number, next)))
         } else {
-            match core.apply_batch(number, operations) {
+            match core.apply_batch(number, operations, ahead) {
                 Ok((result, held)) => Ok(((!result.answers.is_empty()).then_some(result), held)),
-                Err(error) => Err(halt(&mut core, error)),
+                Err(error) => Err(halt(core, error)),
             }
         };
         core.account.spend(cost, applied.as_ref().map_or(0, |(_, held)| *held));
@@ -131,7 +155,7 @@ impl Session {
     /// Refuses batch `number`, which could not even be read, as [`apply`](Self::apply) refuses one.
     #[must_use]
     pub fn reject(&mut self, number: u64, cost: u64, error: Error) -> Refusal {
-        let mut core = self.backend.shared.core.lock();
+        let mut core = self.backend.shared.core();
         if let Err(refusal) = self.check(&core) {
             return refusal;
         }
@@ -152,7 +176,7 @@ impl Session {
     pub fn barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
         self.backend.flush();
         {
-            let mut core = self.backend.shared.core.lock();
+            let mut core = self.backend.shared.core();
             self.check(&core)?;
             if let Some(refusal) = halted(&core) {
                 return Err(refusal);
@@ -172,7 +196,7 @@ impl Session {
     /// # Errors
     /// If the session is over.
     pub fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> Result<NoticeOutcome, Refusal> {
-        self.check(&self.backend.shared.core.lock())?;
+        self.check(&self.backend.shared.core())?;
         self.backend.notice(self.epoch, kind, target).map_err(Refusal::Over)
     }
 
@@ -181,7 +205,7 @@ impl Session {
     /// # Errors
     /// If the session is over, the backend has no changelog, or too many answers are owed already.
     pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
-        let mut core = self.backend.shared.core.lock();
+        let mut core = self.backend.shared.core();
         self.check(&core)?;
         core.check_owed().map_err(Refusal::Request)?;
         core.persist(PersistWaiter::Session { token }).map_err(Refusal::Request)
@@ -192,7 +216,7 @@ impl Session {
     /// # Errors
     /// If the session is not halted, or at another number.
     pub fn resume(&mut self, number: u64) -> Result<(), Refusal> {
-        let mut core = self.backend.shared.core.lock();
+        let mut core = self.backend.shared.core();
         self.check(&core)?;
         let next = core.next_batch;
         let refused = |text: String| Refusal::Request(Error::new(Reason::InvalidArgument, text));
@@ -210,7 +234,7 @@ impl Session {
     /// Whether a reply to this session is still due: a checkpoint in flight, a persist request, or an event that nobody took.
     #[must_use]
     pub fn is_owed(&self) -> bool {
-        let core = self.backend.shared.core.lock();
+        let core = self.backend.shared.core();
         let mine =
             |reply: &CheckpointReply| matches!(reply, CheckpointReply::Session(number) if *number == self.number);
         !self.outbox.is_empty()
@@ -230,7 +254,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.backend.shared.core.lock().end_session(self.number);
+        self.backend.shared.core().end_session(self.number);
     }
 }
 

@@ -165,13 +165,15 @@ impl Core {
             return vec![];
         }
         let previous = self.previous.clone();
+        let may_block = self.inner.may_block();
         let Some(images) = self.inner.images() else { return vec![] };
         let is_changed = |part: &(usize, _)| {
             let known = previous.as_ref().and_then(|previous| previous.image(part.1));
             known.is_none_or(|known| images.changed(part.0) >= known.sqn.0)
         };
         let parts = images.parts().into_iter().enumerate().filter(is_changed);
-        parts.map(|(part, _)| images.flush(part)).collect()
+        let flush = || parts.map(|(part, _)| images.flush(part)).collect();
+        tasks::blocking_if(may_block, flush)
     }
 
     /// Freezes what is there now for checkpoint `id`. Returns what it waits for, and the base if that is nothing.
@@ -186,8 +188,12 @@ impl Core {
             return Ok((Awaits::Nothing, durable));
         }
         let leans_on: Vec<Arc<Reusable>> = self.previous.iter().cloned().collect();
-        let images = if self.inner.pieces().is_none() { tasks::blocking(|| self.freeze_images())? } else { vec![] };
-        self.inner.cuts().begin_cut(id, kept(leans_on.first()));
+        let may_block = self.inner.may_block();
+        let images = match self.inner.images() {
+            Some(_) => tasks::blocking_if(may_block, || self.freeze_images())?,
+            None => vec![],
+        };
+        tasks::blocking_if(may_block, || self.inner.cuts().begin_cut(id, kept(leans_on.first())));
         let now = Instant::now();
         let snapshot = Snapshot {
             cut,
@@ -371,7 +377,9 @@ impl Core {
         if let Condition::Ended(error) = &self.condition {
             return Err(error.clone());
         }
-        let Some(piece) = self.inner.cuts().next_of_cut(id).map_err(|fault| local(&fault))? else { return Ok(None) };
+        let may_block = self.inner.may_block();
+        let next = tasks::blocking_if(may_block, || self.inner.cuts().next_of_cut(id));
+        let Some(piece) = next.map_err(|fault| local(&fault))? else { return Ok(None) };
         let Some(snapshot) = self.snapshots.running.get_mut(&id) else { return Ok(None) };
         snapshot.progressed = Instant::now();
         let same = |base: &Arc<Reusable>| {
@@ -387,7 +395,7 @@ impl Core {
 impl super::Backend {
     /// Does what may take long and is better done before a barrier than by it.
     pub(super) fn flush(&self) {
-        let flushes = self.shared.core.lock().flushes();
+        let flushes = self.shared.core().flushes();
         for flush in flushes {
             // If the disk fails, the barrier says so.
             let _ = tasks::blocking(flush);
@@ -406,7 +414,7 @@ async fn run(shared: &Arc<Shared>, id: CheckpointId) {
     if !wait_for_turn(shared, id).await {
         return;
     }
-    let work = shared.core.lock().begin_snapshot(id, |core, deadline| Target {
+    let work = shared.core().begin_snapshot(id, |core, deadline| Target {
         insist_until: Some(deadline),
         ..target(core, shared, Retry::until(deadline))
     });
@@ -417,18 +425,18 @@ async fn run(shared: &Arc<Shared>, id: CheckpointId) {
         }
         Some(work) => images(shared, id, work).await.map(Some),
     };
-    shared.core.lock().snapshot_done(id, made);
+    shared.core().snapshot_done(id, made);
     shared.wake.notify_one();
 }
 
 /// Returns whether it came.
 async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
-    let over = shared.core.lock().snapshots.over.clone();
+    let over = shared.core().snapshots.over.clone();
     loop {
         let ended = over.notified();
         tokio::pin!(ended);
         ended.as_mut().enable();
-        let turn = shared.core.lock().snapshots.turn(id, Instant::now());
+        let turn = shared.core().snapshots.turn(id, Instant::now());
         let until = match turn {
             Turn::Come => return true,
             Turn::Never => return false,
@@ -452,7 +460,7 @@ async fn pieces(
     let mut writer = PieceWriter::new(target);
     let mut empty = 0;
     loop {
-        let next = shared.core.lock().next_piece(id)?;
+        let next = shared.core().next_piece(id)?;
         let Some((piece, known)) = next else { break };
         let place = (piece.state, piece.key_group, piece.hashes);
         match (known, piece.contents) {
@@ -489,7 +497,7 @@ async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, E
                 }
             }
         }
-        if let Some(snapshot) = shared.core.lock().snapshots.running.get_mut(&id) {
+        if let Some(snapshot) = shared.core().snapshots.running.get_mut(&id) {
             snapshot.progressed = Instant::now();
         }
     }

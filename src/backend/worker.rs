@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let now = Instant::now();
         let (publication, deadline, ended) = {
-            let mut core = shared.core.lock();
+            let mut core = shared.core();
             core.expire(now);
             let ended = matches!(core.condition, Condition::Ended(_));
             (core.next_publication(now), core.next_deadline(), ended)
@@ -59,14 +59,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             continue;
         }
         let (id, pages) = {
-            let mut core = shared.core.lock();
+            let mut core = shared.core();
             (core.id.clone(), core.next_pages())
         };
         if !pages.is_empty() {
             let _ = attend(&shared, write_pages(&shared.store, &id, pages)).await;
             continue;
         }
-        if shared.core.lock().is_silent_for(SILENCE, now) {
+        if shared.core().is_silent_for(SILENCE, now) {
             look(&shared, now).await;
             continue;
         }
@@ -81,7 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// Looks whether another owner has opened the chain. If the store does not answer, the next look tells.
 async fn look(shared: &Arc<Shared>, now: Instant) {
     let manifest = {
-        let mut core = shared.core.lock();
+        let mut core = shared.core();
         core.heard = now;
         core.manifest.clone()
     };
@@ -92,7 +92,7 @@ async fn look(shared: &Arc<Shared>, now: Instant) {
 }
 
 fn fenced(shared: &Shared, by: &crate::error::Error) {
-    let mut core = shared.core.lock();
+    let mut core = shared.core();
     tracing::warn!(backend = %core.id, error = %by, "backend is fenced");
     core.env.metrics.fenced();
     core.end(by);
@@ -135,7 +135,7 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
     tokio::pin!(work);
     loop {
         let expiry = {
-            let mut core = shared.core.lock();
+            let mut core = shared.core();
             core.expire(Instant::now());
             if core.has_given_up() {
                 return None;
@@ -154,7 +154,7 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
 
 /// Tells the core that manifest `number` is durable, and deletes superseded ones.
 fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
-    let mut core = shared.core.lock();
+    let mut core = shared.core();
     core.published(crc);
     let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
     // In one request per few manifests rather than one each.
@@ -179,7 +179,7 @@ fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
         for range in between {
             is_done &= delete_manifests(&shared.store, &id, range).await;
         }
-        let mut core = shared.core.lock();
+        let mut core = shared.core();
         core.settling = false;
         if is_done {
             core.manifest.fences.settle(end);

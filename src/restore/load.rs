@@ -12,6 +12,7 @@ use crate::{
     },
     object::{Path, Retry, Store, StoreError, layout::ObjectName},
     state::{StateBackend, snapshot},
+    tasks,
     types::{BackendId, KeyGroup},
 };
 
@@ -59,19 +60,32 @@ impl Restore<'_> {
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
             let opened =
                 opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
-            for ((group, block), raw) in read.pieces.iter().zip(opened) {
-                let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));
-                for change in snapshot::changes(*group, &raw) {
-                    let change = change.map_err(|error| damaged(error.to_string()))?;
-                    let Some(change) = self.renamed(change) else { continue };
-                    inner.apply(&change).map_err(|source| self.inner_error(source))?;
-                }
-                inner.finish_batch().map_err(|source| self.inner_error(source))?;
-                progress.changes += block.changes;
-                progress.bytes_done += u64::from(block.stored_length);
-            }
+            let may_block = inner.may_block();
+            tasks::blocking_if(may_block, || self.load_pieces(inner, (&read, &opened), &path, progress))?;
             report(*progress);
             tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Applies the pieces of one read, which were `opened`, of the object at `path`.
+    fn load_pieces(
+        &self,
+        inner: &mut dyn StateBackend,
+        (read, opened): (&Read, &[Bytes]),
+        path: &Path,
+        progress: &mut Progress,
+    ) -> Result<(), RestoreError> {
+        for ((group, block), raw) in read.pieces.iter().zip(opened) {
+            let damaged = |what: String| self.damaged(Fault::corrupt(path, Some(block.offset), what));
+            for change in snapshot::changes(*group, raw) {
+                let change = change.map_err(|error| damaged(error.to_string()))?;
+                let Some(change) = self.renamed(change) else { continue };
+                inner.apply(&change).map_err(|source| self.inner_error(source))?;
+            }
+            inner.finish_batch().map_err(|source| self.inner_error(source))?;
+            progress.changes += block.changes;
+            progress.bytes_done += u64::from(block.stored_length);
         }
         Ok(())
     }

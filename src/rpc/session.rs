@@ -104,7 +104,7 @@ impl Wire {
         };
         tokio::select! {
             biased;
-            request = self.requests.try_next(), if self.open => self.received(request),
+            request = self.requests.try_next(), if self.open => self.received(request).await,
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
@@ -112,16 +112,16 @@ impl Wire {
                 return;
             }
             match self.requests.try_next().now_or_never() {
-                Some(request) => self.received(request),
+                Some(request) => self.received(request).await,
                 None => return,
             }
         }
     }
 
-    fn received(&mut self, request: Result<Option<Incoming>, Status>) {
+    async fn received(&mut self, request: Result<Option<Incoming>, Status>) {
         match request {
-            Ok(Some(Incoming::Batch(batch))) => self.handle_raw(batch),
-            Ok(Some(Incoming::Request(SessionRequest { request: Some(request) }))) => self.handle(request),
+            Ok(Some(Incoming::Batch(batch))) => self.handle_raw(batch).await,
+            Ok(Some(Incoming::Request(SessionRequest { request: Some(request) }))) => self.handle(request).await,
             Ok(Some(Incoming::Request(SessionRequest { request: None }))) => {
                 let text = "a session request without contents, or with contents that this daemon does not know";
                 self.finish(&Error::new(Reason::InvalidArgument, text));
@@ -137,21 +137,21 @@ impl Wire {
     }
 
     /// Applies a batch that prost has not seen.
-    fn handle_raw(&mut self, bytes: Bytes) {
+    async fn handle_raw(&mut self, bytes: Bytes) {
         if let Some(session) = &mut self.session
             && let Some((number, operations)) = codec::operations(&bytes)
         {
-            let applied = apply(session, number, bytes.len() as u64, &operations);
+            let applied = apply(session, number, bytes.len() as u64, &operations).await;
             let handled = self.applied(number, applied);
             return self.answer(handled);
         }
         match codec::decode_batch(bytes) {
-            Ok(batch) => self.handle(Request::Batch(batch)),
+            Ok(batch) => self.handle(Request::Batch(batch)).await,
             Err(error) => self.finish(&Error::new(Reason::InvalidArgument, format!("a batch that is none: {error}"))),
         }
     }
 
-    fn handle(&mut self, request: Request) {
+    async fn handle(&mut self, request: Request) {
         let Some(session) = &mut self.session else {
             match self.start(request) {
                 Ok(started) => self.ready.push_back(started),
@@ -164,7 +164,7 @@ impl Wire {
                 Err(Refusal::Over(Error::new(Reason::InvalidArgument, "SessionStart may only be the first message")))
             }
             Request::Batch(batch) => {
-                let applied = apply_decoded(session, &batch);
+                let applied = apply_decoded(session, &batch).await;
                 self.applied(batch.number, applied)
             }
             Request::Barrier(barrier) => {
@@ -275,20 +275,20 @@ impl Wire {
 }
 
 /// Applies one batch as prost has it.
-fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
+async fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
     let bytes = batch.encoded_len() as u64;
     match convert::operations(batch) {
-        Ok(operations) => apply(session, batch.number, bytes, &operations),
+        Ok(operations) => apply(session, batch.number, bytes, &operations).await,
         Err(error) => Err(session.reject(batch.number, bytes, error)),
     }
 }
 
 /// Applies one batch of `bytes`.
-fn apply(
+async fn apply(
     session: &mut Session,
     number: u64,
     bytes: u64,
     operations: &[Operation<'_>],
 ) -> Result<Option<v1::BatchResult>, Refusal> {
-    Ok(session.apply(number, bytes, operations)?.map(convert::to_batch_result))
+    Ok(session.apply(number, bytes, operations).await?.map(convert::to_batch_result))
 }

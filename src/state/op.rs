@@ -5,6 +5,7 @@
 //! the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
+pub mod count;
 pub mod incremental;
 pub mod namespaces;
 pub mod scan;

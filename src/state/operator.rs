@@ -293,6 +293,10 @@ impl StateBackend for WithOperatorState {
     }
 
     /// Of keyed and operator state, where both are copied by pieces.
+    fn may_block(&self) -> bool {
+        self.keyed.may_block()
+    }
+
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
         self.keyed.pieces().map(|_| self as &dyn PieceSnapshots)
     }

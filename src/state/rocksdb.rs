@@ -45,7 +45,10 @@ use super::{
     folder::Folder,
     image::{Flush, Loaded, LocalBackends, LocalImage, StateIds},
 };
-use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
+use crate::{
+    tasks,
+    types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl},
+};
 
 /// Bytes of one shard's write buffer at which it is handed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
@@ -418,6 +421,10 @@ impl StateBackend for RocksDbBackend {
         self.shards.iter().map(|shard| shard.buffered_bytes() as u64).sum::<u64>() + timers
     }
 
+    fn may_block(&self) -> bool {
+        true
+    }
+
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
         Some(self)
     }
@@ -436,6 +443,13 @@ impl StateBackend for RocksDbBackend {
             self.expiry.set(state, kind, ttl);
             self.compact_periodically();
         }
+    }
+}
+
+impl Drop for RocksDbBackend {
+    /// Closing databases, and removing their files, may take the disk a while.
+    fn drop(&mut self) {
+        tasks::blocking(|| self.shards.clear());
     }
 }
 

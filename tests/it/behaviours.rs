@@ -171,7 +171,7 @@ impl Subtask {
         let operation = Operation { state: self.ids[state], key_group, key, namespace, op };
         self.task.session.acknowledgement();
         let cost = if op.is_write() { 1_000 } else { 0 };
-        let result = self.task.session.apply(self.next, cost, &[operation]).unwrap();
+        let result = self.task.apply(self.next, cost, &[operation]).unwrap();
         self.next += 1;
         let answers = result.map(|result| result.answers).unwrap_or_default();
         answers.into_iter().next().and_then(|(_, answer)| answer)

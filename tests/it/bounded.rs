@@ -80,7 +80,7 @@ impl Fleet {
         let operation = Operation { state: StateId(1), key_group: Some(group), key: &name, namespace: b"", op };
         task.session.acknowledgement();
         let cost = if operation.op.is_write() { 30 } else { 0 };
-        let result = task.session.apply(*next, cost, &[operation]).unwrap().map(|result| result.answers);
+        let result = task.apply(*next, cost, &[operation]).unwrap().map(|result| result.answers);
         *next += 1;
         match result.unwrap_or_default().pop() {
             Some((0, Some(Answer::Value(value)))) => value.map(|value| value.to_vec()),

@@ -86,7 +86,7 @@ impl Owner {
                 let op = Op::Put(value.as_bytes());
                 operations.push(Operation { state, key_group, key: key.as_bytes(), namespace: b"", op });
             }
-            self.task.session.apply(acknowledgement.applied_to, 0, &operations).map_err(|_| ())?;
+            self.task.apply(acknowledgement.applied_to, 0, &operations).map_err(|_| ())?;
         }
         Ok(())
     }

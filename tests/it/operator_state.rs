@@ -115,7 +115,7 @@ impl Subtask {
         };
         self.task.session.acknowledgement();
         let cost = if operation.op.is_write() { 300 } else { 0 };
-        let result = self.task.session.apply(self.next, cost, &[operation]).unwrap();
+        let result = self.task.apply(self.next, cost, &[operation]).unwrap();
         self.next += 1;
         result.and_then(|mut result| result.answers.pop()).and_then(|(_, answer)| answer)
     }
@@ -436,7 +436,7 @@ async fn a_sibling_that_alone_has_operator_state_is_not_forgotten_in_a_rescale()
             let operation =
                 Operation { state, key_group: None, key: b"", namespace: b"", op: Op::ListUpdate(&elements) };
             task.session.acknowledgement();
-            task.session.apply(0, 300, &[operation]).unwrap();
+            task.apply(0, 300, &[operation]).unwrap();
         }
         handles.push(CheckpointHandle::decode(&task.checkpoint(1).await.handle).unwrap());
     }

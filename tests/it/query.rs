@@ -68,7 +68,7 @@ fn op<'a>(task: &Task, state: StateId, key: &'a str, op: Op<'a>) -> Operation<'a
 
 fn write(task: &mut Task, operations: &[Operation<'_>]) {
     let (acknowledgement, _) = task.session.acknowledgement();
-    task.session.apply(acknowledgement.applied_to, 1, operations).unwrap();
+    task.apply(acknowledgement.applied_to, 1, operations).unwrap();
 }
 
 fn put(task: &mut Task, key: &str, value: &str) {

@@ -103,7 +103,7 @@ impl Subtask {
             Operation { state: self.ids[state], key_group: Some(group(key)), key: &name, namespace: b"", op };
         self.task.session.acknowledgement();
         let cost = if operation.op.is_write() { 300 } else { 0 };
-        let result = self.task.session.apply(self.next, cost, &[operation]).unwrap().map(|result| result.answers);
+        let result = self.task.apply(self.next, cost, &[operation]).unwrap().map(|result| result.answers);
         self.next += 1;
         result.unwrap_or_default()
     }

@@ -93,7 +93,7 @@ impl State {
                 })
                 .collect();
             self.task.session.acknowledgement();
-            self.task.session.apply(self.number, 1000, &operations).unwrap();
+            self.task.apply(self.number, 1000, &operations).unwrap();
             self.number += 1;
             for (key, value, clears) in owned {
                 if clears {

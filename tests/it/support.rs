@@ -1,17 +1,19 @@
 //! What several integration tests need: daemons without their wire, over one store in memory.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use dstl::{
     backend::{
-        BackendMetrics, BackendOptions, Coordinators, CreditPool, Directory, Environment, OpenSpec, Operation,
-        RestoreFrom, Session, SessionEvent, Turns,
+        BackendMetrics, BackendOptions, BatchResult, Coordinators, CreditPool, Directory, Environment, OpenSpec,
+        Operation, Refusal, RestoreFrom, Session, SessionEvent, Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -31,6 +33,7 @@ use dstl::{
     random::Random,
     state::{
         folder::Folders,
+        image::LocalBackends,
         op::{Answer, Op},
         rocksdb::{ResourceOptions, Resources, TimerService},
     },
@@ -93,11 +96,19 @@ pub(crate) struct Settings {
     pub(crate) budget: u64,
     pub(crate) seed: u64,
     pub(crate) timers: TimerService,
+    /// What it has in place of RocksDB.
+    pub(crate) local: Option<Arc<dyn LocalBackends>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { options: BackendOptions::default(), budget: 64 << 20, seed: 1, timers: TimerService::default() }
+        Self {
+            options: BackendOptions::default(),
+            budget: 64 << 20,
+            seed: 1,
+            timers: TimerService::default(),
+            local: None,
+        }
     }
 }
 
@@ -183,7 +194,7 @@ impl Daemon {
             uploads,
             credit: CreditPool::new(settings.budget, limits.max_message_bytes as u64),
             state_bytes: Arc::new(AtomicU64::new(0)),
-            local: Some(Arc::new(local(world, instance, settings.timers))),
+            local: Some(settings.local.unwrap_or_else(|| Arc::new(local(world, instance, settings.timers)))),
             materializing: Turns::default(),
             coordinators: Coordinators::default(),
             metrics: BackendMetrics::register(&metrics),
@@ -253,6 +264,23 @@ pub(crate) struct Task {
 }
 
 impl Task {
+    /// Applies a batch. It lets others in between its slices, and waits for nothing else.
+    pub(crate) fn apply(
+        &mut self,
+        number: u64,
+        bytes: u64,
+        operations: &[Operation<'_>],
+    ) -> Result<Option<BatchResult>, Refusal> {
+        let mut applying = pin!(self.session.apply(number, bytes, operations));
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..1_000_000 {
+            if let Poll::Ready(applied) = applying.as_mut().poll(&mut context) {
+                return applied;
+            }
+        }
+        panic!("the batch waits for something else");
+    }
+
     /// Applies one batch of puts to state 1.
     pub(crate) fn put(&mut self, number: u64, entries: &[(&str, &[u8])]) {
         let groups = self.opened.shape.key_groups;
@@ -268,7 +296,7 @@ impl Task {
             .collect();
         self.session.acknowledgement();
         let cost = entries.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        self.session.apply(number, cost, &operations).unwrap();
+        self.apply(number, cost, &operations).unwrap();
     }
 
     /// Reads a value of state 1, as batch `number`.
@@ -280,7 +308,7 @@ impl Task {
             namespace: b"",
             op: Op::Get,
         };
-        let result = self.session.apply(number, 0, &[operation]).unwrap().unwrap();
+        let result = self.apply(number, 0, &[operation]).unwrap().unwrap();
         match &result.answers[..] {
             [(0, Some(Answer::Value(value)))] => value.as_ref().map(|value| value.to_vec()),
             other => panic!("a get answers one value, not {other:?}"),

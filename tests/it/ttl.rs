@@ -81,7 +81,7 @@ impl Aging {
     fn apply(&mut self, key: &str, ops: &[(usize, Op<'_>)]) -> Vec<Option<Answer>> {
         let operations = self.operations(key, ops);
         self.task.session.acknowledgement();
-        let result = self.task.session.apply(self.next, 300, &operations).unwrap();
+        let result = self.task.apply(self.next, 300, &operations).unwrap();
         self.next += 1;
         result.map(|result| result.answers.into_iter().map(|(_, answer)| answer).collect()).unwrap_or_default()
     }
@@ -357,7 +357,7 @@ async fn reads_that_touch_are_writes(inner: InnerBackend) {
     let get = aging.operations("k", &[(0, Op::Get)]);
     let error = backend.apply_batch(backend.epoch(), None, 8, &get).await.unwrap_err();
     assert_eq!(error.reason, Reason::BatchOutOfOrder, "beside a session it would take a number");
-    let refusal = aging.task.session.apply(aging.next, u64::MAX, &get).unwrap_err();
+    let refusal = aging.task.apply(aging.next, u64::MAX, &get).unwrap_err();
     assert!(matches!(refusal, Refusal::Over(error) if error.reason == Reason::CreditExceeded));
     daemon.crash();
     // Where state takes too much memory, reads go on.
@@ -366,11 +366,10 @@ async fn reads_that_touch_are_writes(inner: InnerBackend) {
     let daemon = Daemon::start(&world, Settings { options: full, seed: 2, ..Settings::default() });
     let mut restored = Aging::open(&daemon, 2, Ttl { update: TtlUpdate::OnReadAndWrite, ..quiet() }).await;
     let put = restored.operations("k", &[(0, Op::Put(b"b"))]);
+    restored.task.session.acknowledgement();
+    let refusal = restored.task.apply(0, 8, &put).unwrap_err();
+    assert!(matches!(refusal, Refusal::Halted { error, .. } if error.reason == Reason::StateMemory));
     let session = &mut restored.task.session;
-    session.acknowledgement();
-    assert!(
-        matches!(session.apply(0, 8, &put).unwrap_err(), Refusal::Halted { error, .. } if error.reason == Reason::StateMemory)
-    );
     session.resume(0).unwrap();
     let value = [Some(Answer::Value(Some(Bytes::from_static(b"a"))))];
     for time in [1_297, 1_396] {

@@ -65,7 +65,7 @@ fn op<'a>(task: &Task, state: StateId, key: &'a str, op: Op<'a>) -> Operation<'a
 
 fn apply(task: &mut Task, operations: &[Operation<'_>]) -> Vec<(u32, Option<Answer>)> {
     let (acknowledgement, _) = task.session.acknowledgement();
-    task.session.apply(acknowledgement.applied_to, 1, operations).unwrap().unwrap_or_default().answers
+    task.apply(acknowledgement.applied_to, 1, operations).unwrap().unwrap_or_default().answers
 }
 
 fn put(task: &mut Task, key: &str, value: &[u8]) {

@@ -49,7 +49,7 @@ impl Windows {
         }
         self.task.session.acknowledgement();
         let cost = if operations.iter().any(|operation| operation.op.is_write()) { 300 } else { 0 };
-        let result = self.task.session.apply(self.next, cost, &operations).unwrap();
+        let result = self.task.apply(self.next, cost, &operations).unwrap();
         self.next += 1;
         result.map(|result| result.answers.into_iter().map(|(_, answer)| answer).collect()).unwrap_or_default()
     }

@@ -106,7 +106,7 @@ async fn from_disk(
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Result<Begun, String>, LoadError> {
     let images = {
-        let mut core = predecessor.shared.core.lock();
+        let mut core = predecessor.shared.core();
         if !is_fenced(&core) {
             return Ok(Err(ENDED.to_owned()));
         }
@@ -137,7 +137,7 @@ fn not_local((reads, first): (u64, crate::object::Path)) -> String {
 
 /// Takes the state of `predecessor`, rolled back, in which `states` are known; or says why that cannot be.
 fn from_memory(env: &Environment, claim: &Claim, predecessor: &Backend, states: &States) -> Result<Begun, String> {
-    let taken = take_over(env, &mut predecessor.shared.core.lock(), claim)?;
+    let taken = take_over(env, &mut predecessor.shared.core(), claim)?;
     let epoch = claim.manifest.owner().epoch.number;
     let rolled_back = roll_back(taken, states, Sqn::first_of(epoch));
     let (contents, changes) =

@@ -1,12 +1,57 @@
 //! Metrics of RocksDB: its memory always, its own properties by choice.
+//!
+//! Properties are read when they are scraped, but on a thread of their own: a database whose disk hangs may hold its lock for as
+//! long as that takes. Then a scrape tells what was read last.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Resources;
 use crate::metrics::Metrics;
 
-/// Registers the memory of `resources` and the integer properties that `properties` names, such as `estimate-num-keys`. All
-/// are read when they are scraped.
+/// How long a scrape waits for a property.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Reads properties of all databases, one at a time.
+#[derive(Default)]
+struct Reader {
+    is_reading: Mutex<bool>,
+    has_read: Condvar,
+}
+
+/// One property, as it was read last.
+struct Property {
+    name: &'static str,
+    resources: Resources,
+    reader: Arc<Reader>,
+    value: Mutex<u64>,
+}
+
+impl Property {
+    /// Its value now; where that takes long, or another is being read that does, the value of before.
+    fn read(self: &Arc<Self>) -> u64 {
+        let mut is_reading = self.reader.is_reading.lock();
+        if !*is_reading {
+            let this = self.clone();
+            let reading = move || {
+                let value = this.resources.property(this.name);
+                *this.value.lock() = value;
+                *this.reader.is_reading.lock() = false;
+                this.reader.has_read.notify_all();
+            };
+            *is_reading = thread::Builder::new().name("rocksdb-property".to_owned()).spawn(reading).is_ok();
+            self.reader.has_read.wait_while_for(&mut is_reading, |is_reading| *is_reading, PATIENCE);
+        }
+        *self.value.lock()
+    }
+}
+
+/// Registers the memory of `resources` and the integer properties that `properties` names, such as `estimate-num-keys`.
 pub fn register_metrics(resources: &Resources, properties: &[&'static str], metrics: &Metrics) {
     let limit = resources.memory_limit_bytes();
     metrics.read("rocksdb_memory_limit_bytes", "Bytes of memory that RocksDB may use (memory.rocksdb)", move || limit);
@@ -22,11 +67,13 @@ pub fn register_metrics(resources: &Resources, properties: &[&'static str], metr
     let expired = resources.expired().clone();
     let help = "Expired entries that compactions have left out, each version by itself";
     metrics.read("rocksdb_ttl_removed_entries", help, move || expired.load(Ordering::Relaxed));
+    let reader = Arc::new(Reader::default());
     for &property in properties {
-        let shared = resources.clone();
         let name = format!("rocksdb_{}", property.replace('-', "_"));
         let help = format!("The property {property} of RocksDB, over all databases");
-        metrics.read(&name, &help, move || shared.property(property));
+        let (resources, reader) = (resources.clone(), reader.clone());
+        let property = Arc::new(Property { name: property, resources, reader, value: Mutex::default() });
+        metrics.read(&name, &help, move || property.read());
     }
 }
 

@@ -57,7 +57,7 @@ impl Owner {
     fn apply(&mut self, state: StateId, op: Op<'_>) -> Option<Answer> {
         self.task.session.acknowledgement();
         let operation = Operation { state, key_group: None, key: b"", namespace: b"", op };
-        let result = self.task.session.apply(self.next, if op.is_write() { 300 } else { 0 }, &[operation]).unwrap();
+        let result = self.task.apply(self.next, if op.is_write() { 300 } else { 0 }, &[operation]).unwrap();
         self.next += 1;
         result.and_then(|mut result| result.answers.pop()).and_then(|(_, answer)| answer)
     }

@@ -174,8 +174,8 @@ impl<'a> Owner<'a> {
             return if self.one_in(10) { self.unary_checkpoint(ordered).await } else { self.barrier(ordered) };
         }
         match self.below(40) {
-            0 => self.bad_batch(),
-            1 => self.repeat_batch(),
+            0 => self.bad_batch().await,
+            1 => self.repeat_batch().await,
             2 => self.persist(),
             3 => self.unary_persist().await,
             4 | 5 => self.unary_batch().await,
@@ -311,7 +311,7 @@ impl<'a> Owner<'a> {
         let number = self.next;
         let outcome = {
             let operations = self.operations(&steps);
-            self.session()?.apply(number, cost, &operations)
+            self.session()?.apply(number, cost, &operations).await
         };
         self.spent += cost;
         match outcome {
@@ -346,7 +346,7 @@ impl<'a> Owner<'a> {
     }
 
     /// A batch that is refused, and what follows until its halt is ended.
-    fn bad_batch(&mut self) -> Went {
+    async fn bad_batch(&mut self) -> Went {
         self.session()?;
         let (steps, ..) = self.steps();
         let (too_long, number) = (vec![0; MAX_VALUE_BYTES + 1], self.next);
@@ -366,7 +366,7 @@ impl<'a> Owner<'a> {
         operations.push(bad);
         let gap = self.engine.one_in(6);
         let session = self.session.as_mut().expect("started above");
-        let outcome = session.apply(if gap { number + 1 } else { number }, 0, &operations);
+        let outcome = session.apply(if gap { number + 1 } else { number }, 0, &operations).await;
         let first = match outcome {
             Err(Refusal::Halted { first_failed, error }) => {
                 assert_eq!(first_failed, number, "{error}");
@@ -376,19 +376,21 @@ impl<'a> Owner<'a> {
             Ok(result) => panic!("{bad:?} was applied: {result:?}"),
         };
         let request = BarrierRequest { id: u64::MAX, attachment: Bytes::new(), timeout: None };
-        let later = [session.apply(number + 1, 0, &operations[..1]).map(|_| ()), session.barrier(request)];
+        let again = session.apply(number + 1, 0, &operations[..1]).await.map(|_| ());
+        let later = [again, session.barrier(request)];
         for outcome in later {
             assert_eq!(outcome, Err(Refusal::Halted { first_failed: number, error: first.clone() }));
         }
         self.resume()
     }
 
-    fn repeat_batch(&mut self) -> Went {
+    async fn repeat_batch(&mut self) -> Went {
         let (steps, ..) = self.steps();
         self.session()?;
         let Some(number) = self.next.checked_sub(1 + self.below(3)) else { return Ok(()) };
         let operations = self.operations(&steps);
-        match self.session.as_mut().expect("started above").apply(number, 0, &operations) {
+        let session = self.session.as_mut().expect("started above");
+        match session.apply(number, 0, &operations).await {
             Ok(Some(result)) => {
                 assert!(result.repeated && result.number == number);
                 Ok(())

@@ -1,0 +1,26 @@
+//! Lanes: who may go next, in the order in which they came.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Lets one through at a time, first come, first served.
+#[derive(Debug)]
+pub(super) struct Lane(Semaphore);
+
+/// The way through a lane; free again when it is dropped.
+pub(super) type Turn<'a> = SemaphorePermit<'a>;
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
+impl Lane {
+    /// Waits for its turn; where the lane is free, it does not wait at all. Cancel-safe: dropped, it leaves the queue.
+    pub(super) async fn enter(&self) -> Turn<'_> {
+        match self.0.try_acquire() {
+            Ok(turn) => turn,
+            Err(_taken) => self.0.acquire().await.expect("a lane is never closed"),
+        }
+    }
+}

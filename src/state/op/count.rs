@@ -1,0 +1,78 @@
+//! Counting a page at a time what nobody keeps a count of: entries of maps on disk, and what is alive of a state with TTL.
+
+use super::{
+    super::{Address, MapKeys, PageLimit, StateBackend, StateError, ttl::Lifespan},
+    Op,
+};
+use crate::types::{StateDescriptor, TimeMs};
+
+/// A `MapCount` or `ListCount` under way. It changes nothing, not even what is expired.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PagedCount {
+    /// So far.
+    count: u64,
+    /// Of a map: the first key that is not counted yet.
+    map_key: Vec<u8>,
+    /// Of a list: likewise the index.
+    index: u64,
+}
+
+/// What one page was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountedPage {
+    /// Entries that were looked at.
+    pub looked_at: usize,
+    /// The count, once all is counted.
+    pub total: Option<u64>,
+}
+
+/// Whether counting takes longer the more is there, in a backend that keeps no counts of maps (`walks_maps`) or one that does.
+#[must_use]
+pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> bool {
+    match op {
+        Op::MapCount => walks_maps || descriptor.ttl.is_some(),
+        Op::ListCount => descriptor.ttl.is_some(),
+        _ => false,
+    }
+}
+
+impl PagedCount {
+    /// Counts the next page of `at`, a map or list of `descriptor` as of `time`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn page<B: StateBackend + ?Sized>(
+        &mut self,
+        backend: &B,
+        at: Address<'_>,
+        (op, descriptor, time): (&Op<'_>, &StateDescriptor, TimeMs),
+        limit: PageLimit,
+    ) -> Result<CountedPage, StateError> {
+        let life = descriptor.ttl.map(|ttl| Lifespan::new(ttl, time));
+        let (mut visible, mut looked_at, mut fault) = (0, 0, None);
+        let mut look = |stored: &[u8]| {
+            looked_at += 1;
+            match life.map_or(Ok(true), |life| life.entry(stored).map(|entry| entry.is_visible)) {
+                Ok(is_visible) => visible += u64::from(is_visible),
+                Err(error) => fault = Some(error),
+            }
+        };
+        let more = if matches!(op, Op::MapCount) {
+            let from = std::mem::take(&mut self.map_key);
+            backend.map_page(at, MapKeys::from(&from), limit, &mut |key, stored| {
+                look(stored);
+                self.map_key.clear();
+                self.map_key.extend_from_slice(key);
+                self.map_key.push(0);
+            })?
+        } else {
+            backend.list_page(at, self.index, limit, &mut look)?
+        };
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        self.count += visible;
+        self.index += looked_at as u64;
+        Ok(CountedPage { looked_at, total: (!more).then_some(self.count) })
+    }
+}
