@@ -15,7 +15,7 @@ use crate::{
         },
         ttl::Lifespan,
     },
-    types::{KeyGroupRange, StateDescriptor, StateId, TimeMs},
+    types::{KeyGroupRange, StateDescriptor, StateId, TimeMs, Ttl},
 };
 
 /// Entries of one state that one batch looks at, at most.
@@ -25,20 +25,27 @@ const MAX_ENTRIES: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct CleanUps {
     /// States that every batch looks at, with the number of entries.
-    every_batch: Vec<(StateId, u64)>,
+    every_batch: BTreeMap<StateId, u64>,
     cursors: BTreeMap<StateId, Cursor>,
     /// Entries to look at in this batch.
     owed: BTreeMap<StateId, u64>,
 }
 
 impl CleanUps {
-    /// Of these states, from the beginning. Whenever a state is registered, or its TTL changes, there is a new one.
+    /// Of these states, from the beginning.
     pub(super) fn new(states: &States) -> Self {
-        let every_batch = states.in_force().filter_map(|RegisteredState { id, descriptor, .. }| {
-            let incremental = descriptor.ttl?.cleanup.incremental?;
-            incremental.every_batch.then_some((id, incremental.entries.into()))
-        });
-        Self { every_batch: every_batch.collect(), ..Self::default() }
+        let mut new = Self::default();
+        states.in_force().for_each(|RegisteredState { id, descriptor, .. }| new.set(id, descriptor.ttl));
+        new
+    }
+
+    /// Cleans a state up by this TTL from now on, from the beginning; not at all if it has none or is not in force.
+    pub(super) fn set(&mut self, state: StateId, ttl: Option<Ttl>) {
+        self.cursors.remove(&state);
+        match ttl.and_then(|ttl| ttl.cleanup.incremental).filter(|incremental| incremental.every_batch) {
+            Some(incremental) => _ = self.every_batch.insert(state, incremental.entries.into()),
+            None => _ = self.every_batch.remove(&state),
+        }
     }
 
     /// Whether batches may change something that do not touch any state with TTL.

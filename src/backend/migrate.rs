@@ -10,11 +10,7 @@
 //! each list is always either here or there. So at every cut every entry is in exactly one of the two, and a move that a
 //! crash ends goes on when the state is registered again. What the new data has already is newer, and stays.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{futures::OwnedNotified, oneshot};
@@ -23,7 +19,6 @@ use super::{
     Backend, RegisteredState,
     apply::Appender,
     checkpointing::PersistWaiter,
-    cleanup::CleanUps,
     core::Core,
     error,
     marks::Live,
@@ -142,9 +137,13 @@ impl Core {
                 self.inner.register(*id, &registration.descriptor);
             }
         });
-        let before: BTreeMap<_, _> = self.states.data().map(|(id, descriptor)| (id, descriptor.ttl)).collect();
+        let before = plan.ttls_before(&self.states);
         self.states.carry_out(&plan);
-        self.clean_ups = CleanUps::new(&self.states);
+        let changed: BTreeSet<StateId> =
+            plan.binds.iter().chain(&plan.unbinds).map(|id| self.states.data_of(*id)).collect();
+        for data in changed {
+            self.clean_ups.set(data, self.states.get(data).and_then(|descriptor| descriptor.ttl));
+        }
         let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
         // A form of long ago that is in force again is no new registration.
         for RegisteredState { id, descriptor, .. } in &registered {

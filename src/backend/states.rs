@@ -15,7 +15,7 @@ mod adopt;
 mod check;
 mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) use self::{
     adopt::{Adopted, adopt},
@@ -50,6 +50,8 @@ pub(super) struct States {
     bound: BTreeSet<StateId>,
     /// The one in force by id of its data, from 1.
     by_data: Vec<Option<StateId>>,
+    /// All of each name, in order.
+    by_name: HashMap<String, Vec<StateId>>,
 }
 
 impl States {
@@ -57,8 +59,9 @@ impl States {
     pub(super) fn restored(states: &BTreeMap<StateId, Registration>, is_bound: impl Fn(StateId) -> bool) -> Self {
         assert!(states.keys().zip(1..).all(|(id, n)| id.0 == n), "ids are dense");
         let bound = states.keys().copied().filter(|id| is_bound(*id)).collect();
-        let mut restored = Self { registrations: states.values().cloned().collect(), bound, by_data: vec![] };
-        restored.index();
+        let mut restored = Self { bound, ..Self::default() };
+        states.values().for_each(|registration| _ = restored.push(registration.clone()));
+        restored.bound.clone().into_iter().for_each(|id| restored.put_in_force(id));
         restored
     }
 
@@ -97,11 +100,45 @@ impl States {
     /// Carries out a plan, at once after it was made.
     pub(super) fn carry_out(&mut self, plan: &Plan) {
         for (id, registration) in &plan.new {
-            assert_eq!(id.0, self.last_id() + 1, "a plan is carried out at once");
-            self.registrations.push(registration.clone());
+            assert_eq!(self.push(registration.clone()), *id, "a plan is carried out at once");
         }
-        self.bound.clone_from(&plan.bound);
-        self.index();
+        for id in &plan.unbinds {
+            self.bound.remove(id);
+            let data = self.data_of(*id);
+            if let Some(slot) = self.by_data.get_mut(data.0 as usize - 1) {
+                *slot = None;
+            }
+        }
+        for id in &plan.binds {
+            self.bound.insert(*id);
+            self.put_in_force(*id);
+        }
+    }
+
+    /// Adds a registration that is not in force; returns its id.
+    fn push(&mut self, registration: Registration) -> StateId {
+        let id = StateId(self.last_id() + 1);
+        self.by_name.entry(registration.descriptor.name.clone()).or_default().push(id);
+        self.registrations.push(registration);
+        self.by_data.push(None);
+        id
+    }
+
+    fn put_in_force(&mut self, id: StateId) {
+        let data = self.data_of(id);
+        let slot = self.by_data.get_mut(data.0 as usize - 1);
+        let before = slot.expect("data has the id of its first registration").replace(id);
+        assert_eq!(before, None, "registrations in force do not share their data");
+    }
+
+    /// The registrations of a name, in order.
+    fn named(&self, name: &str) -> impl Iterator<Item = StateId> {
+        self.by_name.get(name).into_iter().flatten().copied()
+    }
+
+    /// The newest that is known of what inner backends know as `data`, if they do.
+    pub(super) fn of_data(&self, data: StateId) -> Option<&StateDescriptor> {
+        self.get(data).or_else(|| Some(&self.registrations.get((data.0 as usize).checked_sub(1)?)?.descriptor))
     }
 
     /// A registration as clients know it.
@@ -112,18 +149,13 @@ impl States {
         RegisteredState { id: *data, descriptor: descriptor.clone(), migrating_from }
     }
 
-    fn registration(&self, id: StateId) -> &Registration {
-        self.registrations.get(id.0 as usize - 1).expect("ids are those of registrations")
+    /// What the entries of a registration are known by.
+    pub(super) fn data_of(&self, id: StateId) -> StateId {
+        self.registration(id).data
     }
 
-    fn index(&mut self) {
-        let mut by_data = vec![None; self.registrations.len()];
-        for id in &self.bound {
-            let slot = by_data.get_mut(self.registration(*id).data.0 as usize - 1);
-            let before = slot.expect("data has the id of its first registration").replace(*id);
-            assert_eq!(before, None, "registrations in force do not share their data");
-        }
-        self.by_data = by_data;
+    fn registration(&self, id: StateId) -> &Registration {
+        self.registrations.get(id.0 as usize - 1).expect("ids are those of registrations")
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a backend calls the states of the parts that it begins with. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::plan::{same_shape, show};
 use crate::{
@@ -20,6 +20,8 @@ pub(in crate::backend) struct Adopted {
     pub(in crate::backend) names: Vec<BTreeMap<StateId, StateId>>,
     /// For each of those of operator state alone, likewise.
     pub(in crate::backend) operator_names: Vec<BTreeMap<StateId, StateId>>,
+    /// What is known of each name, in order.
+    by_name: HashMap<String, Vec<StateId>>,
 }
 
 /// What parts have with one descriptor.
@@ -28,6 +30,35 @@ struct Found<'a> {
     of: &'a BackendId,
     data: StateId,
     migrating_from: BTreeSet<StateId>,
+}
+
+/// All that was found, and where to look for what.
+#[derive(Default)]
+struct Finds<'a> {
+    found: Vec<Found<'a>>,
+    by_name: HashMap<&'a str, Vec<usize>>,
+    data: HashSet<StateId>,
+}
+
+impl<'a> Finds<'a> {
+    fn push(&mut self, found: Found<'a>) {
+        self.by_name.entry(&found.descriptor.name).or_default().push(self.found.len());
+        self.data.insert(found.data);
+        self.found.push(found);
+    }
+
+    /// What was found by this name, in order.
+    fn named(&self, name: &str) -> impl Iterator<Item = &Found<'a>> {
+        self.by_name.get(name).into_iter().flatten().filter_map(|index| self.found.get(*index))
+    }
+
+    /// What was found with this descriptor.
+    fn of(&mut self, descriptor: &StateDescriptor) -> Option<&mut Found<'a>> {
+        let named = self.by_name.get(descriptor.name.as_str())?;
+        let is_it = |index: &&usize| self.found.get(**index).is_some_and(|found| found.descriptor == descriptor);
+        let index = *named.iter().find(is_it)?;
+        self.found.get_mut(index)
+    }
 }
 
 /// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others get new
@@ -43,7 +74,10 @@ pub(in crate::backend) fn adopt(
     is_own: bool,
 ) -> Result<Adopted, Error> {
     let mut adopted = Adopted { known, ..Adopted::default() };
-    let mut found: Vec<Found<'_>> = vec![];
+    for (id, registration) in &adopted.known {
+        adopted.by_name.entry(registration.descriptor.name.clone()).or_default().push(*id);
+    }
+    let mut found = Finds::default();
     for part in parts {
         let names = if is_own { own(*part, &mut found) } else { adopted.names_of(*part, |_| true, &mut found)? };
         adopted.names.push(names);
@@ -52,7 +86,7 @@ pub(in crate::backend) fn adopt(
         let names = adopted.names_of(*part, |state| state.redistribution.is_some(), &mut found)?;
         adopted.operator_names.push(names);
     }
-    for found in found {
+    for found in found.found {
         let id = adopted.id_of(&found);
         adopted.bound.insert(id);
     }
@@ -62,7 +96,7 @@ pub(in crate::backend) fn adopt(
 /// The names of a part that is the backend's own, whose registrations stay as they are.
 fn own<'a>(
     (manifest, record): (&'a Manifest, &'a CheckpointRecord),
-    found: &mut Vec<Found<'a>>,
+    found: &mut Finds<'a>,
 ) -> BTreeMap<StateId, StateId> {
     let mut names = BTreeMap::new();
     for (_, Registration { descriptor, data, migrating_from }) in in_force(manifest, record) {
@@ -86,7 +120,7 @@ impl Adopted {
         &mut self,
         (manifest, record): (&'a Manifest, &'a CheckpointRecord),
         is_adopted: impl Fn(&StateDescriptor) -> bool,
-        found: &mut Vec<Found<'a>>,
+        found: &mut Finds<'a>,
     ) -> Result<BTreeMap<StateId, StateId>, Error> {
         let adopted = || in_force(manifest, record).filter(|(_, registration)| is_adopted(&registration.descriptor));
         let mut names = BTreeMap::new();
@@ -96,8 +130,8 @@ impl Adopted {
         }
         for (_, registration) in adopted() {
             let sources = registration.migrating_from.iter().filter_map(|data| names.get(data)).copied();
-            let of = found.iter_mut().find(|found| *found.descriptor == registration.descriptor);
-            of.expect("it was found above").migrating_from.extend(sources);
+            let of = found.of(&registration.descriptor).expect("it was found above");
+            of.migrating_from.extend(sources);
         }
         Ok(names)
     }
@@ -107,9 +141,9 @@ impl Adopted {
         &mut self,
         wanted: &'a StateDescriptor,
         of: &'a BackendId,
-        found: &mut Vec<Found<'a>>,
+        found: &mut Finds<'a>,
     ) -> Result<StateId, Error> {
-        for other in found.iter().filter(|found| found.descriptor.name == wanted.name) {
+        for other in found.named(&wanted.name) {
             if other.descriptor == wanted {
                 return Ok(other.data);
             }
@@ -124,12 +158,11 @@ impl Adopted {
                 return Err(Error::new(Reason::StateMismatch, text));
             }
         }
-        let is_free = |data| found.iter().all(|found| found.data != data);
-        let alike = |known: &&Registration| known.descriptor == *wanted && is_free(known.data);
-        let known = self.known.values().rev().find(alike).map(|known| known.data);
+        let alike = |known: &Registration| known.descriptor == *wanted && !found.data.contains(&known.data);
+        let known = self.named(&wanted.name).rev().find(|(_, known)| alike(known)).map(|(_, known)| known.data);
         let data = known.unwrap_or_else(|| {
             let id = self.next_id();
-            self.known.insert(id, Registration::first(id, wanted.clone()));
+            self.insert(id, Registration::first(id, wanted.clone()));
             id
         });
         found.push(Found { descriptor: wanted, of, data, migrating_from: BTreeSet::new() });
@@ -144,12 +177,23 @@ impl Adopted {
                 && known.data == *data
                 && known.migrating_from.iter().copied().collect::<BTreeSet<_>>() == *migrating_from
         };
-        if let Some((id, _)) = self.known.iter().rev().find(|(_, known)| is_it(known)) {
-            return *id;
+        if let Some((id, _)) = self.named(&descriptor.name).rev().find(|(_, known)| is_it(known)) {
+            return id;
         }
         let (id, migrating_from) = (self.next_id(), migrating_from.iter().copied().collect());
-        self.known.insert(id, Registration { descriptor: (*descriptor).clone(), data: *data, migrating_from });
+        self.insert(id, Registration { descriptor: (*descriptor).clone(), data: *data, migrating_from });
         id
+    }
+
+    /// The registrations of a name, in order.
+    fn named(&self, name: &str) -> impl DoubleEndedIterator<Item = (StateId, &Registration)> {
+        let ids = self.by_name.get(name).into_iter().flatten();
+        ids.filter_map(|id| Some((*id, self.known.get(id)?)))
+    }
+
+    fn insert(&mut self, id: StateId, registration: Registration) {
+        self.by_name.entry(registration.descriptor.name.clone()).or_default().push(id);
+        self.known.insert(id, registration);
     }
 
     fn next_id(&self) -> StateId {

@@ -6,7 +6,7 @@ use super::{States, check::check};
 use crate::{
     checkpoint::manifest::Registration,
     error::{Error, Reason},
-    types::{Limits, SchemaChange, SchemaMode, StateDescriptor, StateId, StateKind},
+    types::{Limits, SchemaChange, SchemaMode, StateDescriptor, StateId, StateKind, Ttl},
 };
 
 /// What registering states comes to.
@@ -16,10 +16,24 @@ pub(in crate::backend) struct Plan {
     pub(in crate::backend) ids: Vec<StateId>,
     /// Those that there were not.
     pub(in crate::backend) new: Vec<(StateId, Registration)>,
-    /// All that are in force then.
-    pub(in crate::backend) bound: BTreeSet<StateId>,
+    /// Those that are in force from then on.
+    pub(in crate::backend) binds: BTreeSet<StateId>,
+    /// Those that are in force no longer.
+    pub(in crate::backend) unbinds: BTreeSet<StateId>,
     /// Entries that have to move before it is done.
     pub(in crate::backend) moves: Vec<Move>,
+}
+
+impl Plan {
+    /// The time-to-live that all data which it puts in force, and which there was before, had so far.
+    pub(in crate::backend) fn ttls_before(&self, states: &States) -> BTreeMap<StateId, Option<Ttl>> {
+        let data = |id: &StateId| match id.0.checked_sub(states.last_id() + 1) {
+            None => states.data_of(*id),
+            Some(new) => self.new.get(new as usize).map_or(*id, |(_, new)| new.data),
+        };
+        let known = self.ids.iter().map(data).filter_map(|data| Some((data, states.of_data(data)?.ttl)));
+        known.collect()
+    }
 }
 
 /// Entries that the daemon moves from one id to another.
@@ -89,7 +103,8 @@ impl States {
         limits: &Limits,
     ) -> Result<Plan, Error> {
         let modes = modes(wanted, changes)?;
-        let plan = Plan { ids: vec![], new: vec![], bound: self.bound.clone(), moves: vec![] };
+        let (binds, unbinds) = (BTreeSet::new(), BTreeSet::new());
+        let plan = Plan { ids: Vec::with_capacity(wanted.len()), new: vec![], binds, unbinds, moves: vec![] };
         let mut draft = Draft { states: self, filled, plan };
         let mut seen: BTreeMap<&str, (&StateDescriptor, StateId)> = BTreeMap::new();
         for descriptor in wanted {
@@ -112,11 +127,11 @@ impl States {
 
     /// Data of which a plan for `wanted` has to know whether there are entries.
     pub(in crate::backend) fn suspects(&self, wanted: &[StateDescriptor]) -> BTreeSet<StateId> {
-        let differs = |known: &Registration| {
-            wanted.iter().any(|wanted| wanted.name == known.descriptor.name && *wanted != known.descriptor)
+        let differing = |wanted: &StateDescriptor| {
+            let bound = self.named(&wanted.name).filter(|id| self.bound.contains(id)).map(|id| self.registration(id));
+            bound.filter(|known| known.descriptor != *wanted).map(|known| known.data).collect::<Vec<_>>()
         };
-        let bound = self.bound.iter().map(|id| self.registration(*id));
-        bound.filter(|known| differs(known)).map(|known| known.data).collect()
+        wanted.iter().flat_map(differing).collect()
     }
 }
 
@@ -128,10 +143,26 @@ impl Draft<'_> {
         }
     }
 
-    /// Puts one descriptor in force; returns its registration.
+    fn is_bound(&self, id: StateId) -> bool {
+        let was_bound = self.states.bound.contains(&id);
+        self.plan.binds.contains(&id) || (was_bound && !self.plan.unbinds.contains(&id))
+    }
+
+    fn bind(&mut self, id: StateId) {
+        if !self.plan.unbinds.remove(&id) && !self.is_bound(id) {
+            self.plan.binds.insert(id);
+        }
+    }
+
+    fn unbind(&mut self, id: StateId) {
+        if !self.plan.binds.remove(&id) {
+            self.plan.unbinds.insert(id);
+        }
+    }
+
+    /// Puts one descriptor in force, the only one of its name in the plan; returns its registration.
     fn settle(&mut self, wanted: &StateDescriptor, mode: Option<SchemaMode>) -> Result<StateId, Error> {
-        let is_named = |id: &StateId| self.registration(*id).descriptor.name == wanted.name;
-        let named: Vec<StateId> = self.plan.bound.iter().copied().filter(is_named).collect();
+        let named: Vec<StateId> = self.states.named(&wanted.name).filter(|id| self.is_bound(*id)).collect();
         let equal = named.iter().copied().find(|id| self.registration(*id).descriptor == *wanted);
         let mut others = vec![];
         for id in named.into_iter().filter(|id| Some(*id) != equal) {
@@ -151,9 +182,9 @@ impl Draft<'_> {
             None => self.find(wanted, replaced.map(|id| self.registration(id).data), sources),
         };
         for id in empty.iter().map(|(id, _)| id).chain(&replaced) {
-            self.plan.bound.remove(id);
+            self.unbind(*id);
         }
-        self.plan.bound.insert(target);
+        self.bind(target);
         let to = self.registration(target).data;
         for (id, way) in waiting {
             if let Way::Moved(rewrite) = way {
@@ -166,16 +197,19 @@ impl Draft<'_> {
 
     /// A registration that is not in force and just what is wanted, of `data` or else of data without entries; or a new one.
     fn find(&mut self, wanted: &StateDescriptor, data: Option<StateId>, migrating_from: Vec<StateId>) -> StateId {
-        let taken: BTreeSet<StateId> = self.plan.bound.iter().map(|id| self.registration(*id).data).collect();
+        // Only registrations of one name share data.
+        let bound = self.states.named(&wanted.name).filter(|id| self.is_bound(*id));
+        let taken: BTreeSet<StateId> = bound.map(|id| self.registration(id).data).collect();
         let fits = |known: &Registration| match data {
             Some(data) => known.data == data,
             None => !taken.contains(&known.data),
         };
-        let known = self.states.registrations().find(|(id, known)| {
+        let known = self.states.named(&wanted.name).find(|id| {
+            let known = self.registration(*id);
             let is_it = known.descriptor == *wanted && known.migrating_from == migrating_from;
-            is_it && !self.plan.bound.contains(id) && fits(known)
+            is_it && !self.is_bound(*id) && fits(known)
         });
-        if let Some((id, _)) = known {
+        if let Some(id) = known {
             return id;
         }
         let id = StateId(self.states.last_id() + u32::try_from(self.plan.new.len()).unwrap_or(u32::MAX) + 1);
@@ -225,8 +259,12 @@ pub(super) fn same_shape(one: &StateDescriptor, other: &StateDescriptor) -> bool
 /// The declared changes by name.
 fn modes<'a>(wanted: &[StateDescriptor], changes: &'a [SchemaChange]) -> Result<BTreeMap<&'a str, SchemaMode>, Error> {
     let mut modes = BTreeMap::new();
+    if changes.is_empty() {
+        return Ok(modes);
+    }
+    let names: BTreeSet<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
     for SchemaChange { state, mode } in changes {
-        if !wanted.iter().any(|wanted| wanted.name == *state) {
+        if !names.contains(state.as_str()) {
             let text = format!("a schema change of state `{state}`, which is not among the states of the request");
             return Err(Error::new(Reason::UnknownState, text));
         }

@@ -92,6 +92,50 @@ fn the_same_descriptor_has_the_same_id() {
     assert_eq!(register(&mut states, &[b, a]).unwrap(), ids(&[2, 1]));
 }
 
+/// The least time of three tries.
+fn least(mut call: impl FnMut()) -> std::time::Duration {
+    let timed = |()| {
+        let began = std::time::Instant::now();
+        call();
+        began.elapsed()
+    };
+    [(); 3].map(timed).into_iter().min().unwrap()
+}
+
+#[test]
+fn ten_times_the_states_take_about_ten_times_as_long() {
+    let wanted = |count| (0..count).map(|n| descriptor(&format!("{n:0>190}"), StateKind::Value)).collect::<Vec<_>>();
+    let limits = Limits { max_states: 100_000, ..Limits::default() };
+    let at_once = |wanted: &[StateDescriptor]| {
+        let mut states = States::default();
+        let plan = states.plan(wanted, &[], &BTreeSet::new(), &limits).unwrap();
+        states.carry_out(&plan);
+        assert!(states.suspects(wanted).is_empty());
+        states
+    };
+    let one_by_one = |wanted: &[StateDescriptor]| {
+        let mut states = States::default();
+        for wanted in wanted {
+            let plan = states.plan(std::slice::from_ref(wanted), &[], &BTreeSet::new(), &limits).unwrap();
+            states.carry_out(&plan);
+        }
+        assert_eq!(states.in_force().count(), wanted.len());
+    };
+    let adopting = |wanted: &[StateDescriptor]| {
+        let none: &[u32] = &[];
+        let states: Vec<_> = wanted.iter().zip(1..).map(|(wanted, id)| (wanted.clone(), id, none)).collect();
+        let (manifest, record) = parts::part(&states, &[]);
+        assert_eq!(adopt(BTreeMap::new(), &[(&manifest, &record)], &[], false).unwrap().bound.len(), wanted.len());
+    };
+    let (few, many) = (wanted(1_000), wanted(10_000));
+    let calls: [(&str, &dyn Fn(&[StateDescriptor])); 3] =
+        [("at once", &|wanted| drop(at_once(wanted))), ("one by one", &one_by_one), ("adopted", &adopting)];
+    for (name, call) in calls {
+        let (few, many) = (least(|| call(&few)), least(|| call(&many)));
+        assert!(many < few * 40, "{name}: {few:?} for 1,000, {many:?} for 10,000; were it quadratic, 100 times as long");
+    }
+}
+
 #[test]
 fn every_difference_that_is_not_declared_is_refused_with_both_sides_and_registers_nothing() {
     let base = descriptor("a", StateKind::Map);
@@ -292,7 +336,7 @@ mod parts {
     use crate::checkpoint::manifest::{CheckpointRecord, Manifest, tests::sample};
 
     /// A part with these registrations (data, sources), of which all but `missing` are in force.
-    fn part(states: &[(StateDescriptor, u32, &[u32])], missing: &[u32]) -> (Manifest, CheckpointRecord) {
+    pub(super) fn part(states: &[(StateDescriptor, u32, &[u32])], missing: &[u32]) -> (Manifest, CheckpointRecord) {
         let mut manifest = sample();
         let state = |(descriptor, data, from): &(StateDescriptor, u32, &[u32])| Registration {
             descriptor: descriptor.clone(),

@@ -7,7 +7,7 @@
 //! Nothing reads at a snapshot of RocksDB's; iterators keep the files that they began with.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     ffi::CStr,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{
     CompactionDecision,
     compaction_filter::CompactionFilter,
@@ -39,6 +39,8 @@ struct Known {
     time: AtomicU64,
     /// With clean-up by compactions, by id.
     states: RwLock<BTreeMap<StateId, Aging>>,
+    /// How many of them want files compacted from each age in seconds on.
+    ages: Mutex<BTreeMap<u64, usize>>,
     /// Counts entries that went.
     removed: Arc<AtomicU64>,
 }
@@ -53,17 +55,26 @@ struct Aging {
 impl Expiry {
     /// Of a backend without states; `removed` counts the entries that go.
     pub(super) fn new(removed: Arc<AtomicU64>) -> Self {
-        Self(Arc::new(Known { time: AtomicU64::new(0), states: RwLock::default(), removed }))
+        let (states, ages) = (RwLock::default(), Mutex::default());
+        Self(Arc::new(Known { time: AtomicU64::new(0), states, ages, removed }))
     }
 
     /// How the entries of a state live from now on.
     pub(super) fn set(&self, state: StateId, kind: StateKind, ttl: Ttl) {
-        let mut states = self.0.states.write();
-        match ttl.cleanup.compaction {
+        let (mut states, mut ages) = (self.0.states.write(), self.0.ages.lock());
+        let before = match ttl.cleanup.compaction {
             Some(compaction) => {
-                states.insert(state, Aging { kind, ttl, time_every: compaction.time_every_entries });
+                *ages.entry(compaction.periodic_ms.div_ceil(1_000)).or_default() += 1;
+                states.insert(state, Aging { kind, ttl, time_every: compaction.time_every_entries })
             }
-            None => _ = states.remove(&state),
+            None => states.remove(&state),
+        };
+        let Some(compaction) = before.and_then(|before| before.ttl.cleanup.compaction) else { return };
+        if let Entry::Occupied(mut age) = ages.entry(compaction.periodic_ms.div_ceil(1_000)) {
+            *age.get_mut() -= 1;
+            if *age.get() == 0 {
+                age.remove();
+            }
         }
     }
 
@@ -74,9 +85,7 @@ impl Expiry {
 
     /// The age in seconds from which on files are to be compacted, the lowest over the states; `None` if no state says.
     pub(super) fn periodic_seconds(&self) -> Option<u64> {
-        let states = self.0.states.read();
-        let ages = states.values().filter_map(|aging| aging.ttl.cleanup.compaction);
-        ages.map(|compaction| compaction.periodic_ms.div_ceil(1_000)).min()
+        self.0.ages.lock().keys().next().copied()
     }
 
     /// What makes the filter of each compaction.
