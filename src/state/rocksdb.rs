@@ -19,6 +19,7 @@
 
 mod buffer;
 mod expiry;
+mod gaps;
 mod image;
 mod key;
 mod metrics;

@@ -132,7 +132,10 @@ fn ten_times_the_states_take_about_ten_times_as_long() {
         [("at once", &|wanted| drop(at_once(wanted))), ("one by one", &one_by_one), ("adopted", &adopting)];
     for (name, call) in calls {
         let (few, many) = (least(|| call(&few)), least(|| call(&many)));
-        assert!(many < few * 40, "{name}: {few:?} for 1,000, {many:?} for 10,000; were it quadratic, 100 times as long");
+        assert!(
+            many < few * 40,
+            "{name}: {few:?} for 1,000, {many:?} for 10,000; were it quadratic, 100 times as long"
+        );
     }
 }
 

@@ -22,6 +22,11 @@ const FILE_BYTES: u64 = 32 << 20;
 /// Smallest block that a memtable allocates, in bytes: what an idle part of a backend costs.
 const ARENA_BLOCK_BYTES: usize = 64 << 10;
 
+/// A file is compacted at once if so many of so many keys one after the other, or such a share of all, are deletions.
+const DELETIONS: usize = 16 << 10;
+const DELETIONS_AMONG: usize = 32 << 10;
+const DELETIONS_SHARE: f64 = 0.5;
+
 /// Sets of options for kinds of disks, as Flink's `PredefinedOptions`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PredefinedOptions {
@@ -185,6 +190,8 @@ impl Resources {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_avoid_unnecessary_blocking_io(true);
+        // What was removed costs scans until it is compacted away.
+        options.add_compact_on_deletion_collector_factory(DELETIONS_AMONG, DELETIONS, DELETIONS_SHARE);
         // With a compaction filter, RocksDB has one of its own accord.
         options.set_periodic_compaction_seconds(0);
         let mut table = BlockBasedOptions::default();

@@ -2,11 +2,16 @@
 
 use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
 
-use rocksdb::{DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+use rocksdb::{
+    DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
+    perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats},
+};
 
 use super::{
     buffer::Buffer,
     expiry::Expiry,
+    gaps::{self, Gaps},
     key,
     resources::{Resources, local},
 };
@@ -49,6 +54,8 @@ pub(super) struct Shard {
     db: Arc<DB>,
     writes: WriteOptions,
     buffer: RefCell<Buffer>,
+    /// Of the database and the buffer together.
+    gaps: RefCell<Gaps>,
     /// Dropped after the database is closed.
     folder: Folder,
 }
@@ -93,7 +100,7 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), folder })
+        Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), gaps: RefCell::default(), folder })
     }
 
     /// The database of an image, whose folder it takes. Without `expiry` nothing is left out.
@@ -125,11 +132,13 @@ impl Shard {
     /// Writes a key, of which the first `prefix` bytes are what scans name, if any do.
     pub(super) fn put(&self, key: &[u8], prefix: Option<usize>, value: &[u8]) {
         self.buffer.borrow_mut().write(key, prefix, Some(value));
+        self.gaps.borrow_mut().written(key);
     }
 
     /// Removes a key, likewise.
     pub(super) fn delete(&self, key: &[u8], prefix: Option<usize>) {
         self.buffer.borrow_mut().write(key, prefix, None);
+        self.gaps.borrow_mut().removed(key);
     }
 
     /// Bytes of writes that the database does not have yet.
@@ -162,7 +171,9 @@ impl Shard {
         // The scan has emptied the buffer of what lies there.
         let mut batch = WriteBatch::default();
         batch.delete_range(prefix, &end);
-        self.db.write_opt(batch, &self.writes).map_err(local)
+        self.db.write_opt(batch, &self.writes).map_err(local)?;
+        self.gaps.borrow_mut().found(prefix, &end, gaps::WORTH);
+        Ok(())
     }
 
     /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
@@ -170,23 +181,62 @@ impl Shard {
         if self.buffers(prefix) {
             self.hand_on()?;
         }
-        Reader(self.db.clone()).scan_range(from, key::behind(prefix), read)
+        let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
+        self.scan_between_gaps(from, &end, read)
+    }
+
+    /// As [`Reader::scan_range`], but for the gaps that are known; notes others. Everything must have been handed on.
+    fn scan_between_gaps(&self, from: &[u8], end: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
+        let (reader, mut from) = (Reader(self.db.clone()), from.to_vec());
+        loop {
+            let gap = self.gaps.borrow().next(&from).map(|(begin, end)| (begin.to_vec(), end.to_vec()));
+            let gap = gap.filter(|(begin, _)| **begin < *end);
+            let until = gap.as_ref().map_or(end, |(begin, _)| &begin[..]);
+            if *from < *until {
+                let mut dead = vec![];
+                let scanned =
+                    reader.scan_watched(&from, until, read, &mut |from, to, count| dead.push((from, to, count)));
+                let mut gaps = self.gaps.borrow_mut();
+                dead.iter().for_each(|(from, to, count)| gaps.found(from, to, *count));
+                if scanned?.is_break() {
+                    return Ok(());
+                }
+            }
+            match gap {
+                Some((_, behind)) if *behind < *end => from = behind,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
     /// the next one.
     pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
-        let reader = self.reader()?;
-        let mut entries = reader.entries(key::behind(prefix));
+        let (reader, end) = (self.reader()?, key::behind(prefix).unwrap_or_default());
+        let (mut entries, watch) = (reader.entries(Some(end.clone())), Watch::begin());
         let mut next = from;
-        while let Some(from) = next {
+        while let Some(mut from) = next {
+            if let Some((_, behind)) = self.gaps.borrow().next(&from).filter(|(begin, _)| **begin <= *from) {
+                from = behind.to_vec();
+            }
+            if from >= end {
+                return Ok(());
+            }
+            let before = watch.tombstones();
             entries.seek(&from);
+            if !entries.valid() {
+                entries.status().map_err(local)?;
+            }
+            let dead = watch.tombstones() - before;
+            if dead >= gaps::WORTH {
+                self.gaps.borrow_mut().found(&from, entries.key().unwrap_or(&end), dead);
+            }
             next = match entries.key() {
                 Some(key) => read(key)?,
                 None => None,
             };
         }
-        entries.status().map_err(local)
+        Ok(())
     }
 
     /// Whether there are writes below `prefix` that the database does not have yet.
@@ -196,7 +246,11 @@ impl Shard {
 
     /// As [`Reader::scan_range`], of everything that was written.
     pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
-        self.reader()?.scan_range(from, to, read)
+        let reader = self.reader()?;
+        match to {
+            Some(to) => self.scan_between_gaps(from, &to, read),
+            None => reader.scan_range(from, None, read),
+        }
     }
 
     /// What reads beside the writer.
@@ -248,9 +302,34 @@ impl Shard {
         self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
+        self.gaps.borrow_mut().forget();
         self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
     }
 }
+
+/// Counts the tombstones that reads of this thread walk over, for as long as it lives.
+struct Watch(PerfContext);
+
+impl Watch {
+    fn begin() -> Self {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        Self(PerfContext::default())
+    }
+
+    /// So far, from some beginning.
+    fn tombstones(&self) -> u64 {
+        self.0.metric(PerfMetric::InternalDeleteSkippedCount)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        set_perf_stats(PerfStatsLevel::Disable);
+    }
+}
+
+/// Takes where many tombstones lie, from (inclusive) and to (exclusive), and how many.
+type NoteGap<'a> = &'a mut dyn FnMut(Vec<u8>, Vec<u8>, u64);
 
 /// Reads a database beside its writer.
 pub(super) struct Reader(Arc<DB>);
@@ -263,6 +342,38 @@ impl Reader {
             options.set_iterate_upper_bound(to);
         }
         self.0.raw_iterator_opt(options)
+    }
+
+    /// As [`scan_range`](Self::scan_range); tells of stretches without entries that have many tombstones. Breaks where `read` does.
+    fn scan_watched(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        read: ReadEntry<'_>,
+        note: NoteGap<'_>,
+    ) -> Result<ControlFlow<()>, StateError> {
+        let (mut entries, watch) = (self.entries(Some(to.to_vec())), Watch::begin());
+        let (mut behind, mut before) = (from.to_vec(), watch.tombstones());
+        entries.seek(from);
+        loop {
+            let now = watch.tombstones();
+            if !entries.valid() {
+                // What ends because the disk fails is no gap.
+                entries.status().map_err(local)?;
+            }
+            if now - before >= gaps::WORTH {
+                note(behind.clone(), entries.key().unwrap_or(to).to_vec(), now - before);
+            }
+            let Some((key, value)) = entries.item() else { return Ok(ControlFlow::Continue(())) };
+            if read(key, value)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            behind.clear();
+            behind.extend_from_slice(key);
+            behind.push(0);
+            before = now;
+            entries.next();
+        }
     }
 
     /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.

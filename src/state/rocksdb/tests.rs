@@ -415,3 +415,76 @@ fn marks_equal_copies_of_the_model() {
         40,
     );
 }
+
+/// Tombstones that a read walks over.
+fn walked(read: impl FnOnce()) -> u64 {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    read();
+    let walked = context.metric(PerfMetric::InternalDeleteSkippedCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    walked
+}
+
+/// A map, a list and the keys of a state of values, where `churn` puts things in and takes them out again.
+fn churned(churn: impl Fn(&mut RocksDbBackend, u32)) {
+    let home = small();
+    let mut backend = backend(&home, range(0, 31));
+    // What is always there, behind all else.
+    apply(&mut backend, at(MAP, 2), Action::MapPut { map_key: b"\xff", value: b"last" });
+    apply(&mut backend, at(VALUE, 31), Action::Put(b"last"));
+    let first = PageLimit { entries: 1, bytes: 1 << 20 };
+    for round in 0..20 {
+        churn(&mut backend, round);
+        let read = || {
+            let place = |(state, key_group, _)| Address { state, key_group, key: &[0, 0, 0, 2], namespace: b"" };
+            let (mut entries, mut elements, mut names) = (0, 0, 0);
+            backend.map_page(place(at(MAP, 2)), MapKeys::default(), first, &mut |_, _| entries += 1).unwrap();
+            backend.list_page(place(at(LIST, 2)), 0, first, &mut |_| elements += 1).unwrap();
+            for group in range(0, 31).iter() {
+                backend.name_page(VALUE, group, None, first, &mut |_, _| names += 1).unwrap();
+            }
+            assert_eq!((entries, elements, names, backend.len(place(at(MAP, 2))).unwrap()), (1, 0, 1, 1));
+        };
+        read();
+        let walked = walked(read);
+        assert!(walked < 4 * gaps::WORTH, "{walked} tombstones in round {round}");
+    }
+}
+
+/// In the place of the list and the map of [`churned`].
+fn keys(round: u32) -> impl DoubleEndedIterator<Item = [u8; 4]> {
+    (0..2_000_u32).map(move |n| (round * 10_000 + n).to_be_bytes())
+}
+
+#[test]
+fn queues_are_read_without_walking_over_what_left_them() {
+    churned(|backend, round| {
+        for (index, map_key) in (0..).zip(keys(round)) {
+            apply(backend, at(MAP, 2), Action::MapPut { map_key: &map_key, value: b"value" });
+            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Put(b"value"));
+            apply(backend, at(LIST, 2), Action::ListPut { index, element: b"element" });
+        }
+        for map_key in keys(round) {
+            apply(backend, at(MAP, 2), Action::MapRemove { map_key: &map_key });
+            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Clear);
+        }
+        apply(backend, at(LIST, 2), Action::Clear);
+    });
+}
+
+#[test]
+fn stacks_are_read_without_walking_over_what_left_them() {
+    churned(|backend, _| {
+        for map_key in keys(0) {
+            apply(backend, at(MAP, 2), Action::MapPut { map_key: &map_key, value: b"value" });
+            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Put(b"value"));
+        }
+        for map_key in keys(0).rev() {
+            apply(backend, at(MAP, 2), Action::MapRemove { map_key: &map_key });
+            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Clear);
+        }
+    });
+}
