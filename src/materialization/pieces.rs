@@ -29,6 +29,28 @@ const HEADER_BYTES: u64 = 16;
 /// Bytes of pieces after which a file is uploaded.
 const FILE_BYTES: usize = 16 << 20;
 
+/// Checks the whole file of pieces `bytes`; returns how many bytes of pieces it has. What they mean is in the index alone.
+///
+/// # Errors
+/// Says what is wrong, and where.
+pub fn verify(bytes: &[u8]) -> Result<u64, String> {
+    let (covered, trailer) = bytes.split_last_chunk::<12>().ok_or("cut off: shorter than its trailer")?;
+    let [c0, c1, c2, c3, end @ ..] = trailer;
+    if end != END_MAGIC {
+        return Err("cut off: the magic at the end is missing".to_owned());
+    }
+    let (recorded, found) = (u32::from_le_bytes([*c0, *c1, *c2, *c3]), crc32fast::hash(covered));
+    if recorded != found {
+        return Err(format!("the checksum of the whole is {found:08x}, {recorded:08x} recorded"));
+    }
+    let header: &[u8; HEADER_BYTES as usize] = covered.first_chunk().ok_or("cut off: shorter than its header")?;
+    let [magic @ .., v0, v1, v2, v3, _, _, _, _] = header;
+    if magic != MAGIC || u32::from_le_bytes([*v0, *v1, *v2, *v3]) != VERSION {
+        return Err(format!("byte 0: no file of pieces of version {VERSION}"));
+    }
+    Ok(covered.len() as u64 - HEADER_BYTES)
+}
+
 /// A materialization being made. Dropped, it leaves files that nothing names, for the sweep.
 #[derive(Debug)]
 pub struct PieceWriter {

@@ -1,9 +1,11 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, job records, reports, pins,
-//! checkpoint handles.
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, indexes of materializations and their
+//! pieces, job records, reports, pins, checkpoint handles. Those without such bytes are known by their path: files of images, which are
+//! RocksDB's, and what is there only to be there (renewals of pins, leases of sweeps).
 //! Where the path tells what an object should be, an object under another one's name is damaged.
 
+mod base;
 mod decode;
 
 pub use self::decode::decode_handle;
@@ -15,6 +17,7 @@ use super::{checkpoints::of_checkpoint, hex, outline::Node};
 use crate::{
     changelog::segment::{self, BlockHandle, SegmentHandle},
     checkpoint::{
+        base::BaseIndex,
         envelope::EnvelopeError,
         handle::CheckpointHandle,
         index::{Home, Page, PageRef, Run, Stretch, Totals},
@@ -22,6 +25,7 @@ use crate::{
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
         pin::Pin,
     },
+    materialization::pieces,
     object::{ObjectName, Path},
     types::{CheckpointIdentity, Name, Sqn},
 };
@@ -31,7 +35,8 @@ use crate::{
 pub enum DumpError {
     /// None of ours.
     #[error(
-        "`{object}` begins with none of the magics of segments, manifests, index pages, job records, reports, pins and checkpoint handles"
+        "`{object}` begins with none of the magics of segments, manifests, index pages, materializations, job records, reports, pins and \
+         checkpoint handles, and has not the path of an object of dstl either"
     )]
     Unrecognized {
         /// As given.
@@ -56,8 +61,17 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
     let of_envelope = |error: EnvelopeError| damaged(error.to_string());
     let name = name_of(object);
     let unrecognized = || DumpError::Unrecognized { object: object.to_owned() };
-    let magic: &[u8; 8] = bytes.first_chunk().ok_or_else(unrecognized)?;
+    let magic: &[u8; 8] = bytes.first_chunk().unwrap_or(&[0; 8]);
+    let is_snapshot_file = || name.as_ref().is_none_or(|name| matches!(name, ObjectName::SnapshotFile { .. }));
     let (kind, fields, is_named_so) = match magic {
+        b"DSTLBASE" => {
+            let index = BaseIndex::decode(bytes).map_err(of_envelope)?;
+            ("index of a materialization", base::fields(&index), is_snapshot_file())
+        }
+        b"DSTLPIEC" => {
+            let pieces = pieces::verify(bytes).map_err(damaged)?;
+            ("pieces of a materialization", vec![("bytes_of_pieces", pieces.into())], is_snapshot_file())
+        }
         b"DSTLSEG1" => {
             let index = segment::verify(bytes).map_err(|error| damaged(error.to_string()))?;
             let named = name.as_ref().is_none_or(|name| {
@@ -72,9 +86,7 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             ("manifest", manifest_fields(&manifest), name.is_none_or(|name| name == own))
         }
         b"DSTLPAGE" => {
-            let unknown = || Name::new("unknown").expect("a valid name");
-            let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
-            let (page, home, uuid) = Page::read(&job, bytes).map_err(of_envelope)?;
+            let (page, home, uuid) = Page::read(&job_of(name.as_ref()), bytes).map_err(of_envelope)?;
             let named = name.is_none_or(|name| {
                 matches!(name, ObjectName::IndexPage { backend, epoch, id }
                     if (backend.subtask, epoch, id) == (home.subtask, home.epoch, uuid))
@@ -92,9 +104,7 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             ("report", report_fields(&report), name.is_none_or(|name| name == report.name()))
         }
         b"DSTLPINS" => {
-            let unknown = || Name::new("unknown").expect("a valid name");
-            let job = name.as_ref().map_or_else(unknown, |name| name.job().clone());
-            let pin = Pin::decode(&job, bytes).map_err(of_envelope)?;
+            let pin = Pin::decode(&job_of(name.as_ref()), bytes).map_err(of_envelope)?;
             let named = name.is_none_or(|name| matches!(name, ObjectName::Pin { .. }));
             ("pin", pin_fields(&pin), named)
         }
@@ -102,7 +112,10 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             let handle = CheckpointHandle::decode(bytes).map_err(of_envelope)?;
             ("checkpoint handle", handle_fields(&handle), true)
         }
-        _ => return Err(unrecognized()),
+        _ => {
+            let (kind, fields) = of_path(name.as_ref(), bytes).ok_or_else(unrecognized)?;
+            (kind, fields, true)
+        }
     };
     if !is_named_so {
         return Err(damaged(format!("it is a whole {kind}, but lies under another object's name")));
@@ -111,6 +124,24 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
         vec![("kind", Node::text(kind)), ("object", Node::text(object)), ("bytes", (bytes.len() as u64).into())];
     all.extend(fields);
     Ok(Node::Fields(all))
+}
+
+/// The job that an object is of, as far as its name tells.
+fn job_of(name: Option<&ObjectName>) -> Name {
+    name.map_or_else(|| Name::new("unknown").expect("a valid name"), |name| name.job().clone())
+}
+
+/// What an object without magic is, by its name; `None` if those of that name have one.
+fn of_path(name: Option<&ObjectName>, bytes: &Bytes) -> Option<(&'static str, Vec<(&'static str, Node)>)> {
+    let kind = match name? {
+        ObjectName::SnapshotFile { file, .. } if !file.as_str().ends_with(".index") => "file of an image of RocksDB",
+        ObjectName::PinRenewal { .. } => "renewal of a pin",
+        ObjectName::SweepLease { .. } => "lease of a sweep",
+        ObjectName::Clock { .. } => "made to read the clock of the store",
+        ObjectName::Temporary { .. } => "part of an object that a killed process was writing",
+        _ => return None,
+    };
+    Some((kind, vec![("crc", crc(crc32fast::hash(bytes)))]))
 }
 
 /// The name that a path or URL of an object ends with.
@@ -406,14 +437,54 @@ mod tests {
         assert_eq!(node.to_json()["handles"].as_array().unwrap().len(), 2);
         let backend = BackendId { job: Name::new("wc").unwrap(), operator: Name::new("op").unwrap(), subtask: 0 };
         let at = |epoch| ObjectName::IndexPage { backend: backend.clone(), epoch, id: Uuid::nil() }.path();
-        let source = Source { epoch: 0, from: Sqn(3), to: Sqn(10) };
-        let pages = vec![Page::Handles(vec![segment_handle(0, 10)]).seal(home, Uuid::nil()).reference];
+        let at_sqn = |n| Sqn(Sqn::first_of(1).0 + n);
+        let source = Source { epoch: 1, from: at_sqn(3), to: at_sqn(10) };
+        let of_run = segment_handle(at_sqn(0).0, at_sqn(10).0);
+        let pages = vec![Page::Handles(vec![of_run]).seal(home, Uuid::nil()).reference];
         let past = Page::Past(vec![Stretch { source, run: Run { pages, handles: vec![] } }]).seal(home, Uuid::nil());
         let json = describe("page", &past.bytes).unwrap().to_json();
-        assert_eq!(json["past"][0]["source"], "epoch 0 from 0.3 up to 0.10");
+        assert_eq!(json["past"][0]["source"], "epoch 1 from 1.3 up to 1.10");
         assert_eq!(json["past"][0]["log"]["pages"][0]["epoch"], 7);
         describe(at(7).as_ref(), &bytes).unwrap();
         describe(at(1).as_ref(), &bytes).unwrap_err();
+    }
+
+    #[test]
+    fn tells_what_a_materialization_consists_of() {
+        let of = |file: &str| format!("wc/operators/op/0/snapshot/{}/{file}", Uuid::nil());
+        let pieces = |bytes: &[u8]| {
+            let mut file = [&b"DSTLPIEC\x01\0\0\0\0\0\0\0"[..], bytes].concat();
+            let crc = crc32fast::hash(&file).to_le_bytes();
+            file.extend(crc.iter().chain(b"DSTLPEND"));
+            Bytes::from(file)
+        };
+        let json = describe(&of("00000001-000000000001.pieces"), &pieces(b"12345")).unwrap().to_json();
+        assert_eq!(
+            (json["kind"].as_str(), json["bytes_of_pieces"].as_u64()),
+            (Some("pieces of a materialization"), Some(5))
+        );
+        let mut damaged = pieces(b"12345").to_vec();
+        damaged[17] ^= 1;
+        let error = describe("x.pieces", &damaged.into()).unwrap_err();
+        assert!(error.to_string().contains("checksum of the whole"), "{error}");
+        let index = Bytes::from_static(include_bytes!("../../tests/fixtures/base-index-v1.bin"));
+        let json = describe(&of("00000001-000000000002.index"), &index).unwrap().to_json();
+        assert_eq!(json["kind"], "index of a materialization");
+        assert_eq!((json["files"].as_array().unwrap().len(), json["pieces"].as_array().unwrap().len()), (2, 3));
+        assert_eq!((json["pieces"][1]["at"].as_str(), json["stored_bytes"].as_u64()), (Some("16+40"), Some(80)));
+        let json = describe(&of("00000001-000000000003.sst"), &Bytes::from_static(b"sst")).unwrap().to_json();
+        assert_eq!(json["kind"], "file of an image of RocksDB");
+        describe(&of("00000001-000000000004.index"), &Bytes::from_static(b"no index")).unwrap_err();
+    }
+
+    #[test]
+    fn tells_what_is_there_only_to_be_there() {
+        let job = Name::new("wc").unwrap();
+        let renewal = ObjectName::PinRenewal { job: job.clone(), id: Uuid::nil(), number: 3 }.path();
+        let lease = ObjectName::SweepLease { job, number: 3 }.path();
+        for (path, kind) in [(renewal, "renewal of a pin"), (lease, "lease of a sweep")] {
+            assert_eq!(describe(path.as_ref(), &Bytes::new()).unwrap().to_json()["kind"], kind, "{path}");
+        }
     }
 
     #[test]
