@@ -6,7 +6,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Duration, Instant, sleep},
+};
 
 use super::{
     core::Description,
@@ -23,6 +26,12 @@ use crate::{
 
 /// Owners that were fenced and are remembered, at most; of each there is a name and an error.
 const REMEMBERED_FENCED: usize = 1024;
+
+/// How often a daemon that drains looks whether backends are left.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// How long a backend without session waits for its writer to come back, while the daemon drains.
+const LEFT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The backends of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -230,6 +239,22 @@ impl Directory {
         self.draining.send_replace(true);
     }
 
+    /// Waits until every backend is closed, once the daemon is draining. A backend whose session has closed, and stays so for a
+    /// moment, is closed in order: its writer is done. One that never had a session is its engine's to close. Cancel-safe: dropped, those
+    /// that are left stay open.
+    pub async fn emptied(&self) {
+        let mut left: BTreeMap<(BackendId, u64), Instant> = BTreeMap::new();
+        while self.count() > 0 {
+            let now = Instant::now();
+            let backends: Vec<Backend> = self.backends().into_iter().filter(Backend::is_left).collect();
+            let key = |backend: &Backend| (backend.id().clone(), backend.epoch().number);
+            left.retain(|known, _| backends.iter().any(|backend| key(backend) == *known));
+            let mut is_done = |backend: &Backend| now - *left.entry(key(backend)).or_insert(now) >= LEFT_PATIENCE;
+            self.close_each(backends.into_iter().filter(|backend| is_done(backend)).collect()).await;
+            sleep(DRAIN_POLL).await;
+        }
+    }
+
     /// Waits until the daemon is draining. Cancel-safe.
     pub async fn drained(&self) {
         let mut draining = self.draining.subscribe();
@@ -256,8 +281,12 @@ impl Directory {
 
     /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
     pub async fn close_all(&self) {
+        self.close_each(self.backends()).await;
+    }
+
+    async fn close_each(&self, backends: Vec<Backend>) {
         // All at once: each may wait for the store, and whoever stops the daemon waits for all of them.
-        let closing = self.backends().into_iter().map(|backend| async move {
+        let closing = backends.into_iter().map(|backend| async move {
             if let Err(error) = self.close(backend.id(), backend.epoch()).await {
                 tracing::debug!(backend = %backend.id(), %error, "closing");
             }

@@ -141,6 +141,13 @@ impl Backend {
         Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
+    /// Whether it had a session and has none now.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        let core = self.shared.core.lock();
+        core.sessions > 0 && core.session.is_none() && !matches!(core.condition, Condition::Ended(_))
+    }
+
     /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads. Without a number
     /// a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped, the batch is not applied.
     ///

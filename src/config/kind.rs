@@ -155,10 +155,11 @@ impl Kind {
             Self::Mode => mode(text).map(Value::Number),
             Self::Text => Some(Value::Text(text.into())),
             Self::Filter => EnvFilter::try_new(text).is_ok().then(|| Value::Text(text.into())),
-            Self::Ids => items(text).map(|it| it.parse().ok()).collect::<Option<_>>().map(Value::Ids),
-            Self::Paths => paths(text).map(Value::Paths),
-            Self::Words(words) => items(text)
-                .map(|item| words.iter().find(|word| **word == item).copied())
+            Self::Ids => list(text)?.iter().map(|it| it.parse().ok()).collect::<Option<_>>().map(Value::Ids),
+            Self::Paths => paths(&list(text)?).map(Value::Paths),
+            Self::Words(words) => list(text)?
+                .iter()
+                .map(|item| words.iter().find(|word| *word == item).copied())
                 .collect::<Option<_>>()
                 .map(Value::Words),
             Self::Table { .. } => items(text).map(assignment).collect::<Option<_>>().map(Value::Table),
@@ -170,6 +171,21 @@ impl Kind {
 fn assignment(text: &str) -> Option<(String, String)> {
     let (name, value) = text.split_once('=')?;
     (!name.trim().is_empty()).then(|| (name.trim().into(), value.trim().into()))
+}
+
+/// The items of a list: written as in the file, or with commas alone. `None` if it is neither.
+fn list(text: &str) -> Option<Vec<String>> {
+    if !text.starts_with('[') {
+        return Some(items(text).map(str::to_owned).collect());
+    }
+    let table: toml::Table = format!("list = {text}").parse().ok()?;
+    let toml::Value::Array(items) = table.get("list").filter(|_| table.len() == 1)? else { return None };
+    let item = |item: &toml::Value| match item {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    };
+    items.iter().map(item).collect()
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -190,8 +206,8 @@ fn path(text: &str, optional: bool) -> Option<Option<PathBuf>> {
     }
 }
 
-fn paths(text: &str) -> Option<Vec<PathBuf>> {
-    let paths: Vec<PathBuf> = items(text).map(PathBuf::from).collect();
+fn paths(items: &[String]) -> Option<Vec<PathBuf>> {
+    let paths: Vec<PathBuf> = items.iter().map(PathBuf::from).collect();
     (!paths.is_empty() && paths.iter().all(|path| path.is_absolute())).then_some(paths)
 }
 
@@ -248,7 +264,13 @@ mod tests {
             (Kind::Mode, "0999"),
             (Kind::Mode, "7777"),
             (Kind::Filter, "info,dstl=loud"),
-            (Kind::Ids, "[1000]"),
+            (Kind::Ids, "[1000"),
+            (Kind::Ids, "[1000]\nother = 1"),
+            (Kind::Ids, "[1.5]"),
+            (Kind::Ids, "[\"a\"]"),
+            (Kind::Paths, "[]"),
+            (Kind::Paths, "[\"a\"]"),
+            (Kind::Paths, "[/a]"),
             (Kind::Ratio, "1.0"),
             (Kind::Ratio, "half"),
             (Kind::Paths, "/mnt/a,mnt/b"),
@@ -275,6 +297,11 @@ mod tests {
         assert_eq!(Kind::Ids.parse(""), Some(Value::Ids(vec![])));
         assert_eq!(Kind::Paths.parse("/a, /b"), Some(Value::Paths(vec!["/a".into(), "/b".into()])));
         assert_eq!(Kind::Words(&["a", "b"]).parse("b"), Some(Value::Words(vec!["b"])));
+        // As `allowed` shows them, and as they are in the file.
+        assert_eq!(Kind::Ids.parse("[1000, 1001]"), Some(Value::Ids(vec![1000, 1001])));
+        assert_eq!(Kind::Ids.parse("[]"), Some(Value::Ids(vec![])));
+        assert_eq!(Kind::Paths.parse(r#"["/a,b", '/c']"#), Some(Value::Paths(vec!["/a,b".into(), "/c".into()])));
+        assert_eq!(Kind::Words(&["a", "b"]).parse(r#"["b"]"#), Some(Value::Words(vec!["b"])));
         let expected = BTreeMap::from([("a".to_string(), "x=y".to_string()), ("b".to_string(), String::new())]);
         assert_eq!(Kind::Table { secret: true }.parse("a = x=y, b="), Some(Value::Table(expected)));
     }

@@ -216,9 +216,42 @@ mod tests {
         }
 
         #[test]
-        fn damaged_keys_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
-            let _ = parse(&bytes);
-            let _ = parse_timer(&bytes);
+        fn damaged_keys_are_errors_or_other_keys(
+            (state, group, time) in (any::<u32>(), 0..u16::MAX, any::<i64>()),
+            (key, namespace) in (prop::collection::vec(0..3_u8, 0..6), prop::collection::vec(0..3_u8, 0..6)),
+            (place, byte, noise) in (any::<prop::sample::Index>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..12)),
+        ) {
+            let at = Address { state: StateId(state), key_group: KeyGroup(group), key: &key, namespace: &namespace };
+            let (mut entry, mut timer) = (vec![], vec![]);
+            prefix(at, &mut entry);
+            push_timer(time, &key, &namespace, &mut timer);
+            for end in 0..entry.len() {
+                prop_assert!(parse(&entry[..end]).is_err(), "cut off at {end}");
+            }
+            for end in 0..timer.len() - namespace.len() {
+                prop_assert!(parse_timer(&timer[..end]).is_err(), "cut off at {end}");
+            }
+            // What comes apart is what stands there: put together again, it is never longer (a varint may have been padded).
+            let changed = |bytes: &[u8]| {
+                let mut bytes = bytes.to_vec();
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+                bytes
+            };
+            for bytes in [changed(&entry), noise.clone()] {
+                let Ok(parsed) = parse(&bytes) else { continue };
+                let mut again = vec![];
+                prefix(parsed.at, &mut again);
+                again.extend_from_slice(parsed.rest);
+                prop_assert!(again.len() <= bytes.len());
+                prop_assert_eq!(parse(&again).unwrap(), parsed);
+            }
+            for bytes in [changed(&timer), noise] {
+                let Ok(parsed) = parse_timer(&bytes) else { continue };
+                let mut again = vec![];
+                push_timer(parsed.time, &parsed.key, parsed.namespace, &mut again);
+                prop_assert_eq!(again, bytes);
+            }
         }
 
         #[test]
