@@ -73,8 +73,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// must always be one left.
 const BLOCKING_THREADS: usize = 4096;
 
-/// How often draining looks whether backends are left.
-const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// How long what panicked waits before it begins anew.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +127,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let directory = Directory::new(environment(config, store, local, &metrics));
     sweep_by_schedule(config, &directory, &metrics);
     if let Some(copies) = directory.environment().store.copies() {
-        directory.environment().tasks.spawn(copies.clone().run());
+        directory.environment().tasks.spawn(keep_copies(directory.environment().tasks.clone(), copies.clone()));
     }
     let readiness = Readiness::starting();
     // First, so that whoever finds the socket finds the pages, too.
@@ -148,12 +148,20 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     directory.environment().tasks.spawn(heartbeat.clone().beat());
     let sources = AdminSources { metrics, heartbeat, readiness: readiness.clone(), status };
     let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
-    let grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, readiness.clone(), wait_for(stopped)));
+    let mut grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, readiness.clone(), wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
         biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Who serves nobody must not look as if it did.
+        ended = &mut grpc => {
+            directory.close_all().await;
+            return match ended {
+                Ok(served) => served.and(Err(start_error("the gRPC server has ended"))),
+                Err(panicked) => Err(start_error(panicked)),
+            };
+        }
     }
     readiness.advance(ReadinessState::Draining);
     tokio::select! {
@@ -183,8 +191,15 @@ fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) 
     let options = SweepSchedule { interval, grace: config.gc.grace_period };
     // A sweep judges by what is on the store.
     let store = env.store.clone().with_copies(None);
-    let collector = Collector::new(store, env.random.clone(), options, gc_metrics);
+    let collector = Collector::new(store, env.random.clone(), env.tasks.clone(), options, gc_metrics);
     env.tasks.spawn(collector.run(move || directory.jobs()));
+}
+
+/// Makes and removes local copies, and begins anew after a panic: what the turn before was about is not copied.
+async fn keep_copies(tasks: Tasks, copies: Copies) {
+    while tasks.catch("the worker of local copies", copies.clone().run()).await.is_err() {
+        tokio::time::sleep(RESTART_DELAY).await;
+    }
 }
 
 async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
@@ -195,12 +210,7 @@ async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
 async fn drain(directory: &Directory, timeout: Duration) {
     directory.drain();
     tracing::info!(backends = directory.count(), timeout_ms = timeout.as_millis(), "draining");
-    let emptied = async {
-        while directory.count() > 0 {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    };
-    if tokio::time::timeout(timeout, emptied).await.is_err() {
+    if tokio::time::timeout(timeout, directory.emptied()).await.is_err() {
         tracing::warn!(backends = directory.count(), "drain-timeout is over: closing the backends that are left");
         directory.close_all().await;
     }
@@ -404,7 +414,9 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         compression,
     };
     register_limits(config, metrics);
-    let (tasks, random) = (Tasks::default(), Random::from_os());
+    let help = "Background tasks and calls that ended with a panic, which is a bug of dstl";
+    let tasks = Tasks::new(metrics.register("tasks_panicked", help, Counter::default()));
+    let random = Random::from_os();
     let uploads = Registry::new(
         store.clone(),
         tasks.clone(),

@@ -71,6 +71,10 @@ use crate::{metrics::Metrics, random::Random, types::TimeMs};
 /// Most objects that one request of [`Store::delete_all`] names; the limit of S3.
 const DELETE_CHUNK: usize = 1000;
 
+/// Most bytes of an object that is read whole: manifests, pages, indexes and the like, of which the largest, with a thousand
+/// attachments of 64 KiB, has a quarter of this.
+pub const MAX_WHOLE_BYTES: u64 = 256 << 20;
+
 /// What a call asks of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
@@ -211,15 +215,15 @@ impl Store {
         self.0.retrier.run(Operation::Create, path, retry, run).await
     }
 
-    /// The whole object at `path`.
+    /// The whole object at `path`, which is a small one: what has more than [`MAX_WHOLE_BYTES`] is read by ranges.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or [`StoreError::Unavailable`].
+    /// [`StoreError::NotFound`], [`StoreError::TooLarge`], or [`StoreError::Unavailable`].
     pub async fn get(&self, path: &Path, retry: Retry) -> Result<Bytes, StoreError> {
         if let Some(bytes) = self.copied(path, None) {
             return Ok(bytes);
         }
-        let run = |bound| self.get_once(bound, path);
+        let run = |bound| self.get_once(bound, path, MAX_WHOLE_BYTES);
         Ok(self.0.retrier.run(Operation::Get, path, retry, run).await?.0)
     }
 

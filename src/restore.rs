@@ -25,7 +25,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     changelog::{
-        reader::{ReadError, ReplayOptions, ReplayStream},
+        reader::{ReadError, ReplayOptions, ReplayStream, object_of},
         segment::SegmentHandle,
     },
     checkpoint::{
@@ -37,7 +37,7 @@ use crate::{
     },
     object::{Retry, Store, StoreError},
     state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
-    tasks::{self, Tasks},
+    tasks::{self, Panicked, Tasks},
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
 
@@ -89,6 +89,21 @@ pub enum RestoreError {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A block is larger than what this daemon may hold.
+    #[error(
+        "checkpoint {checkpoint} cannot be restored here: {object} has a block of {bytes} bytes, and `memory.state` allows {allowed}; \
+         raise `memory.state`, or restore on a host with more memory"
+    )]
+    TooLarge {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// What has the block.
+        object: String,
+        /// Bytes of the block once it is decompressed.
+        bytes: u64,
+        /// Bytes that it may have.
+        allowed: u64,
+    },
     /// The inner backend refuses a change.
     #[error("replaying checkpoint {checkpoint}")]
     Inner {
@@ -114,6 +129,9 @@ pub enum RestoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// A read panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The daemon stops.
     #[error("the restore was stopped")]
     Stopped,
@@ -138,6 +156,8 @@ pub struct Restore<'a> {
     pub parallel_reads: usize,
     /// For each read.
     pub retry: Retry,
+    /// Bytes that one block may have once it is decompressed: [`block_memory`].
+    pub block_memory: u64,
     /// `None` for the backend's own chain: then what its checkpoint imports is restored too.
     pub imported: Option<Imported<'a>>,
 }
@@ -157,6 +177,13 @@ enum Node {
     Read(Page),
 }
 
+/// Bytes that one block may have in a daemon whose state may take `state_memory` bytes. A block has one batch, or one cell of a state
+/// in memory, and what lies beside it; so where that is more, the state would not fit either.
+#[must_use]
+pub fn block_memory(state_memory: u64) -> u64 {
+    state_memory.max(READ_AHEAD_BYTES)
+}
+
 /// What one part of a restore reads.
 struct Plan {
     base: Option<BaseIndex>,
@@ -166,9 +193,10 @@ struct Plan {
 impl Restored {
     /// Counts what was read beside it.
     pub fn add(&mut self, read: Progress) {
-        self.progress.bytes_done += read.bytes_done;
-        self.progress.bytes_total += read.bytes_total;
-        self.progress.changes += read.changes;
+        let Progress { bytes_done, bytes_total, changes } = &mut self.progress;
+        *bytes_done = bytes_done.saturating_add(read.bytes_done);
+        *bytes_total = bytes_total.saturating_add(read.bytes_total);
+        *changes = changes.saturating_add(read.changes);
     }
 }
 
@@ -195,7 +223,7 @@ impl Restore<'_> {
         let mut restored = Restored::default();
         for part in imports.chain([own]) {
             let plan = part.plan().await?;
-            restored.progress.bytes_total += plan.bytes(&part.wanted());
+            restored.add(Progress { bytes_total: plan.bytes(&part.wanted()), ..Progress::default() });
             parts.push((part, plan));
         }
         progress(restored.progress);
@@ -289,13 +317,14 @@ impl Restore<'_> {
                 inner.set_stamp(restored.stamp.0);
             }
             for (key_group, bytes) in batch.changes.filter(|(group, _)| is_wanted(*group)) {
-                let change = Change::decode(key_group, bytes).map_err(|source| self.inner_error(source))?;
+                let unfit = |source| self.unfit(source, &object_of(&block.place, block.range), block.handle.offset);
+                let change = Change::decode(key_group, bytes).map_err(unfit)?;
                 replayed += 1;
                 if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
                     continue;
                 }
                 let Some(change) = self.renamed(change) else { continue };
-                inner.apply(&change).map_err(|source| self.inner_error(source))?;
+                inner.apply(&change).map_err(unfit)?;
             }
         }
         inner.finish_batch().map_err(|source| self.inner_error(source))?;
@@ -352,6 +381,10 @@ impl Restore<'_> {
             }
         }
         handles.extend(run.handles);
+        for handle in &handles {
+            let object = || object_of(&handle.place, handle.range);
+            handle.blocks.iter().try_for_each(|block| self.check_length(block.length, object))?;
+        }
         handles.retain(|handle| handle.range.to > source.from && handle.range.to <= source.to);
         let mut next = source.from;
         for (position, handle) in handles.iter().enumerate() {
@@ -411,6 +444,7 @@ impl Restore<'_> {
         match error {
             ReadError::Store { source, .. } => RestoreError::Store(source),
             ReadError::Stopped { .. } => RestoreError::Stopped,
+            ReadError::Panicked { source, .. } => RestoreError::Panicked(source),
             ReadError::Corrupt { object, offset, .. } => {
                 self.damaged(Fault { object, offset: Some(offset), what, missing: false })
             }
@@ -428,6 +462,24 @@ impl Restore<'_> {
         self.damaged(Fault::of_manifest(manifest, what))
     }
 
+    /// Checks the length of a block that `object` has.
+    fn check_length(&self, length: u32, object: impl Fn() -> String) -> Result<(), RestoreError> {
+        let (bytes, allowed) = (u64::from(length), self.block_memory);
+        if bytes <= allowed {
+            return Ok(());
+        }
+        Err(RestoreError::TooLarge { checkpoint: self.checkpoint.identity.id, object: object(), bytes, allowed })
+    }
+
+    /// Why a change that `object` has at `offset` was not applied: where it fits no state that there is, the object was not written so.
+    fn unfit(&self, source: StateError, object: &str, offset: u64) -> RestoreError {
+        if !source.is_damage() {
+            return self.inner_error(source);
+        }
+        let what = format!("object `{object}`, byte {offset}: {source}");
+        self.damaged(Fault { object: object.to_owned(), offset: Some(offset), what, missing: false })
+    }
+
     fn inner_error(&self, source: StateError) -> RestoreError {
         RestoreError::Inner { checkpoint: self.checkpoint.identity.id, source }
     }
@@ -441,11 +493,13 @@ impl Plan {
         let pieces = pieces.filter(|(piece, _)| is_wanted(piece.key_groups));
         let images = self.base.iter().flat_map(BaseIndex::images);
         let images = images.filter(|image| is_wanted(image.key_groups));
-        let files: u64 = images.flat_map(|image| &image.files).map(|stored| stored.file.bytes).sum();
+        let files = images.flat_map(|image| &image.files).map(|stored| stored.file.bytes);
+        let files = files.fold(0, u64::saturating_add);
         let blocks = self.handles.iter().flat_map(|handle| &handle.blocks);
         let blocks = blocks.filter(|block| is_wanted(block.key_groups));
         let stored: u64 = pieces.map(|(_, block)| u64::from(block.stored_length)).sum();
-        stored + files + blocks.map(|block| u64::from(block.stored_length)).sum::<u64>()
+        let blocks: u64 = blocks.map(|block| u64::from(block.stored_length)).sum();
+        files.saturating_add(stored).saturating_add(blocks)
     }
 }
 

@@ -89,6 +89,35 @@ pub enum StateError {
     Local(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl StateError {
+    /// Whether what was to be applied or loaded is at fault, rather than the disk or the moment.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Mismatch { .. } | Self::Undecodable(_) => true,
+            Self::Local(source) => is_damage(source.as_ref()),
+        }
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+fn is_damage(source: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let Some(error) = source.downcast_ref::<::rocksdb::Error>() else { return false };
+    match error.kind() {
+        ::rocksdb::ErrorKind::Corruption | ::rocksdb::ErrorKind::InvalidArgument | ::rocksdb::ErrorKind::NotFound => {
+            true
+        }
+        // A file of an image that was not listed with it.
+        ::rocksdb::ErrorKind::IOError => error.to_string().contains("No such file or directory"),
+        _ => false,
+    }
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn is_damage(_: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    false
+}
+
 impl From<std::io::Error> for StateError {
     fn from(error: std::io::Error) -> Self {
         Self::Local(error.into())

@@ -1,8 +1,23 @@
 //! Background tasks of one daemon, all ended together: by `abort_all` when it stops, or when a simulation crashes it.
+//!
+//! A panic ends the task and nothing else. Whoever waits for what the task did would wait for ever; so each panic is counted, logged, and
+//! told to what the task served, which ends with that reason or begins the task anew:
+//!
+//! | task | what its panic ends |
+//! | --- | --- |
+//! | publishing or materializing a backend, an upload of its changes | the backend, with `REASON_INTERNAL`; it can be opened again |
+//! | the snapshot of a checkpoint | that checkpoint |
+//! | the coordinator of a declared job | the job's backends on this daemon |
+//! | uploads of a job | its backends; the next one begins them anew |
+//! | reading for a restore, a call | the call |
+//! | a sweep of a job; local copies | this turn: the next comes as if it had failed |
+//! | what only tidies up | nothing: sweeps find what stays |
 
-use std::{future::Future, sync::Arc};
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     task::{AbortHandle, JoinSet},
@@ -11,23 +26,85 @@ use tokio::{
 /// Spawns tasks onto the current runtime and ends them together. Cheap to clone; when the last clone is dropped, every
 /// task that is still running is aborted.
 #[derive(Debug, Clone, Default)]
-pub struct Tasks(Arc<Mutex<JoinSet<()>>>);
+pub struct Tasks {
+    running: Arc<Mutex<JoinSet<()>>>,
+    panics: Counter,
+}
+
+/// That a task panicked, and with which message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a bug in dstl: {what} panicked: {message}")]
+pub struct Panicked {
+    what: &'static str,
+    message: String,
+}
 
 impl Tasks {
-    /// Runs `task` in the background.
+    /// Tasks whose panics are counted by `panics`.
+    #[must_use]
+    pub fn new(panics: Counter) -> Self {
+        Self { running: Arc::default(), panics }
+    }
+
+    /// Runs `task` in the background, for which nobody waits.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        let mut tasks = self.0.lock();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task)
+        self.supervise("work in the background", task, |_| {})
+    }
+
+    /// Runs `task` in the background. If it panics, `on_panic` ends what it served. `what` names the task in messages.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn supervise(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+        on_panic: impl FnOnce(&Panicked) + Send + 'static,
+    ) -> AbortHandle {
+        let panics = self.panics.clone();
+        let mut running = self.running.lock();
+        while running.try_join_next().is_some() {}
+        running.spawn(async move {
+            if let Err(panicked) = caught(&panics, what, task).await {
+                on_panic(&panicked);
+            }
+        })
+    }
+
+    /// Does `work` as part of the calling task. Cancel-safe if `work` is.
+    ///
+    /// # Errors
+    /// If it panics, which is counted and logged.
+    pub async fn catch<T>(&self, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
+        caught(&self.panics, what, work).await
+    }
+
+    /// How many tasks have panicked.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.get()
     }
 
     /// Aborts every task at its next await.
     pub fn abort_all(&self) {
-        self.0.lock().abort_all();
+        self.running.lock().abort_all();
     }
+}
+
+async fn caught<T>(panics: &Counter, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
+    // What the work shares with others is ended by whoever hears of the panic, and not used on.
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| note(panics, what, payload.as_ref()))
+}
+
+fn note(panics: &Counter, what: &'static str, payload: &(dyn Any + Send)) -> Panicked {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+    panics.inc();
+    tracing::error!(task = what, message, "a task panicked: this is a bug, please report it");
+    Panicked { what, message }
 }
 
 /// As [`blocking`], of what blocks its thread only if it `may_block`.
@@ -40,4 +117,37 @@ pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
     let elsewhere = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if elsewhere { tokio::task::block_in_place(call) } else { call() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    async fn odd(number: u32) {
+        assert!(number.is_multiple_of(2), "{number} is odd");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_counted_and_told_to_whom_the_task_served() {
+        let (tasks, (tell, told)) = (Tasks::default(), oneshot::channel());
+        tasks.supervise("a test", odd(3), |panicked| _ = tell.send(panicked.to_string()));
+        assert_eq!(told.await.unwrap(), "a bug in dstl: a test panicked: 3 is odd");
+        assert_eq!(tasks.panics(), 1);
+        assert_eq!(tasks.catch("a test", async { 7 }).await, Ok(7));
+        assert_eq!(tasks.catch("a test", odd(5)).await.unwrap_err().message, "5 is odd");
+        assert_eq!(tasks.panics(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_is_no_panic() {
+        let tasks = Tasks::default();
+        let task = tasks.spawn(std::future::pending());
+        task.abort();
+        tasks.abort_all();
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.panics(), 0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -502,13 +502,24 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
             tracing::warn!(backend = %core.id, %error, "the store refuses a segment; trying again");
             let tasks = core.env.tasks.clone();
             drop(core);
-            tasks.spawn(async move {
+            let weak = Arc::downgrade(&shared);
+            let again = async move {
                 tokio::time::sleep(REFUSED_DELAY).await;
                 let mut core = shared.core();
                 if !matches!(core.condition, Condition::Ended(_)) {
                     core.submit(set, true);
                 }
+            };
+            tasks.supervise("an upload that is tried again", again, move |panicked| {
+                if let Some(shared) = weak.upgrade() {
+                    shared.core().end_panicked(panicked);
+                }
             });
+            return;
+        }
+        Err(UploadError::Panicked) => {
+            let text = format!("backend `{}` was ended by a bug in dstl: its uploads panicked; open it again", core.id);
+            core.end(&Error::new(Reason::Internal, text));
             return;
         }
     };

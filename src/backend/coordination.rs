@@ -51,6 +51,7 @@ use crate::{
     },
     error::{Error, Reason},
     object::Retry,
+    tasks::Panicked,
     types::{Attempt, BackendId, CheckpointId, CheckpointIdentity, Name},
 };
 
@@ -172,7 +173,9 @@ impl Coordinators {
         let coordinator = all.entry((id.job.clone(), attempt)).or_insert_with(|| {
             let (job, members, wake) = (id.job.clone(), Mutex::default(), Arc::default());
             let coordinator = Arc::new(Coordinator { job, attempt, members, wake });
-            env.tasks.spawn(run(env.clone(), coordinator.clone()));
+            let (served, all) = (coordinator.clone(), self.clone());
+            let on_panic = move |panicked: &Panicked| all.end(&served, panicked);
+            env.tasks.supervise("a coordinator", run(env.clone(), coordinator.clone()), on_panic);
             coordinator
         });
         coordinator.members.lock().insert((id, epoch), shared.clone());
@@ -186,6 +189,13 @@ impl Coordinators {
         if let Some(coordinated) = &mut core.coordinated {
             coordinated.wake = wake;
         }
+    }
+
+    /// Ends the members of `coordinator`, whose task has panicked: nobody would complete their checkpoints. The next one to open begins
+    /// another.
+    fn end(&self, coordinator: &Coordinator, panicked: &Panicked) {
+        self.0.lock().remove(&(coordinator.job.clone(), coordinator.attempt));
+        coordinator.each(|core| core.end_panicked(panicked));
     }
 
     /// What `coordinator` has to do; `None` once it has no more members, and is forgotten.
@@ -353,13 +363,14 @@ impl Core {
         coordinated.stands_on = Some(commit.checkpoint);
         if is_own {
             coordinated.committed = Some(part);
-            let later = coordinated.reported.split_off(&(part.id + 1));
-            let settled = std::mem::replace(&mut coordinated.reported, later);
+            let reported = coordinated.reported.len();
+            coordinated.reported.retain(|id| *id > part.id);
             coordinated.unreported.retain(|id, _| *id > part.id);
+            let settled = reported - coordinated.reported.len();
             coordinated.held.retain(|id, _| *id > part.id);
             let waiting = coordinated.waiting();
             coordinated.report_held(|id| is_reported_at(id, waiting));
-            self.env.metrics.reported(-i64::try_from(settled.len()).unwrap_or(i64::MAX));
+            self.env.metrics.reported(-i64::try_from(settled).unwrap_or(i64::MAX));
         }
         let outcome = self.ledger.commit(target(&part));
         self.mark_completed(target(&part), outcome);

@@ -39,7 +39,7 @@ use crate::{
     error::{Error, Reason},
     restore::KeptImages,
     state::{StateBackend as _, operator::WithOperatorState},
-    tasks,
+    tasks::{self, Panicked},
     types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
 
@@ -339,6 +339,12 @@ impl Core {
             shared.materialize.notify_one();
             shared.ended.send_replace(Some(error.clone()));
         }
+    }
+
+    /// Ends this owner, of which a task has panicked.
+    pub(super) fn end_panicked(&mut self, panicked: &Panicked) {
+        let text = format!("backend `{}` was ended by {panicked}; open it again", self.id);
+        self.end(&Error::new(Reason::Internal, text));
     }
 
     /// Accounts for `bytes` of state in the daemon's total.

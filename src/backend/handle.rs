@@ -144,7 +144,7 @@ impl Backend {
     /// Whether it had a session and has none now.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        let core = self.shared.core.lock();
+        let core = self.shared.core();
         core.sessions > 0 && core.session.is_none() && !matches!(core.condition, Condition::Ended(_))
     }
 

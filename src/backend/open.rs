@@ -53,9 +53,9 @@ use crate::{
     },
     error::{Error, Reason},
     object::{Retry, Store},
-    restore::{KeptImages, Progress, Restore, RestoreError, Restored},
+    restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
     state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Undo},
-    tasks,
+    tasks::{self, Panicked},
     types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
 };
 
@@ -334,6 +334,7 @@ async fn restore(
                 parallel_reads: env.options.download_parallelism,
                 // Each read by itself: a restore takes as long as the state is large.
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
+                block_memory: block_memory(env.options.state_memory),
                 imported: None,
             };
             restore.run(&mut inner, progress).await.map_err(LoadError::Restore)?
@@ -453,9 +454,18 @@ fn serve(core: Core, restored: Progress) -> Opened {
     let (env, tasks) = (core.env.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
     let shared = Shared::new(core);
-    tasks.spawn(worker::run(shared.clone()));
+    // Weak: what has ended frees its memory, whether or not its tasks are done.
+    let end = |weak: std::sync::Weak<Shared>| {
+        move |panicked: &Panicked| {
+            if let Some(shared) = weak.upgrade() {
+                shared.core().end_panicked(panicked);
+            }
+        }
+    };
+    let weak = Arc::downgrade(&shared);
+    tasks.supervise("the worker of a backend", worker::run(shared.clone()), end(weak.clone()));
     if changelog {
-        tasks.spawn(materialize::run(shared.clone()));
+        tasks.supervise("the materialization of a backend", materialize::run(shared.clone()), end(weak));
     }
     let coordinated = shared.core().coordinated.is_some();
     if coordinated {
@@ -566,8 +576,9 @@ fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
         RestoreError::Inner { ref source, .. } => {
             Error::new(Reason::Internal, format!("{}: {}", text(&error), super::error::inner(source)))
         }
+        RestoreError::TooLarge { .. } => Error::new(Reason::StateMemory, text(&error)),
         RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
-        RestoreError::Folder { .. } => Error::new(Reason::Internal, text(&error)),
+        RestoreError::Folder { .. } | RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
         RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
     }
 }

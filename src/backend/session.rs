@@ -13,6 +13,7 @@ use super::{
 use crate::{
     checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
     error::{Error, Reason, Scope},
+    tasks::Panicked,
     types::Epoch,
 };
 
@@ -63,6 +64,11 @@ impl Session {
             (core.start_session(outbox.clone()), largest)
         };
         Ok(Self { backend, epoch, number, outbox, granted: 0, window: WINDOW_BATCHES * largest, largest })
+    }
+
+    /// Ends its backend, because what served it panicked, maybe in the middle of a batch.
+    pub fn end_panicked(&self, panicked: &Panicked) {
+        self.backend.shared.core().end_panicked(panicked);
     }
 
     /// Where events arrive.

@@ -45,7 +45,7 @@ use crate::{
         cut::{CutContents, CutPiece, Kept},
         image::{Flush, LocalImage},
     },
-    tasks,
+    tasks::{self, Panicked},
     types::{CheckpointId, Sqn},
 };
 
@@ -241,7 +241,15 @@ impl Core {
     pub(super) fn upload_snapshot(&mut self, id: CheckpointId) {
         let Some(shared) = self.shared.upgrade() else { return };
         if let Some(snapshot) = self.snapshots.running.get_mut(&id) {
-            snapshot.task = Some(self.env.tasks.spawn(async move { run(&shared, id).await }));
+            let weak = self.shared.clone();
+            let on_panic = move |panicked: &Panicked| {
+                let Some(shared) = weak.upgrade() else { return };
+                let text = format!("checkpoint {id} was given up because of {panicked}");
+                shared.core().fail_checkpoint(id, Error::new(Reason::Internal, text));
+                shared.wake.notify_one();
+            };
+            let task = async move { run(&shared, id).await };
+            snapshot.task = Some(self.env.tasks.supervise("the snapshot of a checkpoint", task, on_panic));
         }
     }
 

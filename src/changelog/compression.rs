@@ -1,7 +1,8 @@
 //! Compression of single blocks: none, lz4 (block format) or zstd (a frame, level 1).
 //!
 //! A block that does not shrink is stored as it is, so a reader looks at the block's own record and not at an option.
-//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`].
+//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`]; and it allocates only where
+//! the stored bytes can become that many.
 
 use bytes::Bytes;
 
@@ -9,6 +10,9 @@ use super::block::MAX_BLOCK_BYTES;
 
 /// The level of zstd: the fastest of the regular ones. A log is read once, if ever.
 const ZSTD_LEVEL: i32 = 1;
+
+/// Bytes that a byte of an LZ4 block becomes at most: one that adds to the length of a match. And what its first bytes add to that.
+const LZ4_GAIN: (u64, u64) = (255, 64);
 
 /// How a block is stored. Option values in kebab case: `none`, `lz4`, `zstd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -81,6 +85,22 @@ impl Compression {
         }
     }
 
+    /// Checks that a block of `stored` bytes can be one of `length` bytes.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check(self, stored: u64, length: u64) -> Result<(), &'static str> {
+        let is_possible = match self {
+            Self::None => stored == length,
+            Self::Lz4 => stored < length && length <= stored * LZ4_GAIN.0 + LZ4_GAIN.1,
+            Self::Zstd => stored < length,
+        };
+        if !is_possible || length == 0 || length > MAX_BLOCK_BYTES as u64 {
+            return Err("lengths that no block has");
+        }
+        Ok(())
+    }
+
     /// The block that was stored as `stored`, of exactly `length` bytes. [`Compression::None`] does not copy.
     ///
     /// # Errors
@@ -90,6 +110,17 @@ impl Compression {
             return Err(CompressionError::TooLarge(length));
         }
         let undecodable = CompressionError::Undecodable(self);
+        let (gain, more) = LZ4_GAIN;
+        let may_be = match self {
+            Self::None => true,
+            Self::Lz4 => length as u64 <= stored.len() as u64 * gain + more,
+            // Frames are written with the size of their contents.
+            Self::Zstd => zstd::zstd_safe::get_frame_content_size(stored)
+                .is_ok_and(|size| size.is_none_or(|size| size == length as u64)),
+        };
+        if !may_be {
+            return Err(undecodable);
+        }
         let block: Bytes = match self {
             Self::None => stored.clone(),
             Self::Lz4 => lz4_flex::block::decompress(stored, length).map_err(|_| undecodable)?.into(),
@@ -142,8 +173,8 @@ mod tests {
             assert_eq!(used, wanted);
             assert!(stored.len() < 1_000);
             assert_eq!(used.decompress(&stored, 99_999), Err(CompressionError::Undecodable(used)));
-            let longer = CompressionError::Length { expected: 100_001, found: 100_000 };
-            assert_eq!(used.decompress(&stored, 100_001), Err(longer));
+            assert!(used.decompress(&stored, 100_001).is_err());
+            assert_eq!(used.decompress(&stored, MAX_BLOCK_BYTES), Err(CompressionError::Undecodable(used)), "at once");
             let too_large = MAX_BLOCK_BYTES + 1;
             assert_eq!(used.decompress(&stored, too_large), Err(CompressionError::TooLarge(too_large)));
         }

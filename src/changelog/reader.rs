@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     object::{ObjectName, Path, Retry, Store, StoreError},
+    tasks::Panicked,
     types::{KeyGroupRange, SqnRange},
 };
 
@@ -57,6 +58,14 @@ pub enum ReadError {
         object: String,
         /// Why.
         source: StoreError,
+    },
+    /// The read panicked.
+    #[error("reading object `{object}`: {source}")]
+    Panicked {
+        /// Its path.
+        object: String,
+        /// With which message.
+        source: Panicked,
     },
     /// The read was ended from outside: the daemon stops.
     #[error("reading object `{object}` was stopped")]

@@ -61,9 +61,12 @@ impl Registry {
     #[must_use]
     pub fn of_job(&self, job: &Name) -> JobUploads {
         let Inner { store, tasks, numbers, options, metrics, jobs } = &*self.0;
+        // Dropped after the lock is free: the last one of an entry takes it.
+        let found;
         let mut jobs = jobs.lock();
-        if let Some(entry) = jobs.get(job).and_then(Weak::upgrade) {
-            return JobUploads(entry);
+        found = jobs.get(job).and_then(Weak::upgrade);
+        if let Some(entry) = found.as_ref().filter(|entry| !entry.client.has_ended()) {
+            return JobUploads(entry.clone());
         }
         let edge = UploadEdge {
             store: store.clone(),

@@ -16,7 +16,13 @@
 mod upload;
 mod worker;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -74,6 +80,9 @@ pub enum UploadError {
     /// The uploads of the job were stopped, with the daemon.
     #[error("uploads were stopped")]
     Stopped,
+    /// Its upload, or that of all change sets of the job, panicked. Whether the object exists is unknown.
+    #[error("the upload panicked, which is a bug in dstl")]
+    Panicked,
     /// The store refused it for good. Whether the object exists is unknown.
     #[error("uploading segment `{}` of job `{}`", segment.number, segment.job)]
     Store {
@@ -118,6 +127,9 @@ impl SegmentNumbers {
 pub struct Client {
     messages: mpsc::UnboundedSender<Message>,
     in_flight: InFlight,
+    tasks: Tasks,
+    /// Whether the worker has.
+    panicked: Arc<AtomicBool>,
 }
 
 /// Counts one backend among those whose change sets are worth waiting for, until it is dropped.
@@ -137,8 +149,12 @@ impl Client {
         let (messages, received) = mpsc::unbounded_channel();
         let in_flight = InFlight { numbers: edge.numbers.clone(), begun: Arc::default() };
         let tasks = edge.tasks.clone();
-        tasks.spawn(Worker::new(job, options, edge, in_flight.clone(), received).run());
-        Self { messages, in_flight }
+        let worker = Worker::new(job, options, edge, in_flight.clone(), received);
+        // Whoever waits hears of a panic by its ticket, and whoever comes later finds that the worker is gone.
+        let panicked = Arc::new(AtomicBool::new(false));
+        let flag = panicked.clone();
+        tasks.supervise("the uploads of a job", worker.run(), move |_| flag.store(true, Ordering::Relaxed));
+        Self { messages, in_flight, tasks, panicked }
     }
 
     /// Registers a backend as one that submits.
@@ -152,7 +168,21 @@ impl Client {
     /// may be durable before an earlier one.
     pub fn submit(&self, submission: Submission) {
         let Submission { set, urgent, done } = submission;
-        let _ = self.messages.send(Message::Submit { set, urgent, ticket: Ticket::new(done) });
+        let message = Message::Submit { set, urgent, ticket: Ticket::new(done) };
+        if let Err(mpsc::error::SendError(Message::Submit { ticket, .. })) = self.messages.send(message) {
+            // The worker is gone. Not from here: the caller may hold what `done` waits for.
+            let panicked = self.panicked.clone();
+            self.tasks.spawn(async move {
+                let panicked = panicked.load(Ordering::Relaxed);
+                ticket.call(Err(if panicked { UploadError::Panicked } else { UploadError::Stopped }));
+            });
+        }
+    }
+
+    /// Whether nobody takes change sets any more: the worker has panicked, or the daemon stops.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.messages.is_closed()
     }
 
     /// Cancels what `epoch` of `backend` submitted and whose upload has not begun. What is in flight finishes.
@@ -180,7 +210,8 @@ impl std::fmt::Debug for Submission {
     }
 }
 
-/// The `done` of a submission; calls it with [`UploadError::Stopped`] if it is dropped before it was called.
+/// The `done` of a submission; calls it with [`UploadError::Stopped`] if it is dropped before it was called, and with
+/// [`UploadError::Panicked`] if that is by a panic.
 struct Ticket(Option<Done>);
 
 impl Ticket {
@@ -197,9 +228,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            done(Err(UploadError::Stopped));
-        }
+        let Some(done) = self.0.take() else { return };
+        done(Err(if std::thread::panicking() { UploadError::Panicked } else { UploadError::Stopped }));
     }
 }
 

@@ -200,8 +200,13 @@ impl BaseIndex {
     #[must_use]
     pub fn extent(&self) -> (u64, u64) {
         let pieces = self.stored().map(|(_, block)| (u64::from(block.stored_length), block.changes));
-        let of_image = |image: &Image| (image.files.iter().map(|stored| stored.file.bytes).sum(), image.changes);
-        let sum = |(bytes, changes): (u64, u64), (more, others): (u64, u64)| (bytes + more, changes + others);
+        let of_image = |image: &Image| {
+            let bytes = image.files.iter().map(|stored| stored.file.bytes);
+            (bytes.fold(0, u64::saturating_add), image.changes)
+        };
+        let sum = |(bytes, changes): (u64, u64), (more, others): (u64, u64)| {
+            (bytes.saturating_add(more), changes.saturating_add(others))
+        };
         pieces.chain(self.images.iter().map(of_image)).fold((0, 0), sum)
     }
 
@@ -211,6 +216,11 @@ impl BaseIndex {
         let pieces = self.pieces.get(&state)?;
         let before = |piece: &Piece| (piece.key_groups.last(), piece.hashes.last) < (group, hash);
         pieces.get(pieces.partition_point(before)).filter(|piece| piece.key_groups.contains(group))
+    }
+
+    /// Every piece, by state and key group.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.values().flatten()
     }
 
     /// Every piece with contents, by state and key group.
@@ -224,7 +234,8 @@ impl BaseIndex {
         let whole = self.images.iter().flat_map(|image| &image.files);
         let mut files: BTreeMap<_, _> = whole.map(|stored| (stored.file.clone(), stored.file.bytes)).collect();
         for (_, block) in self.stored() {
-            *files.entry(block.file.clone()).or_default() += u64::from(block.stored_length);
+            let used = files.entry(block.file.clone()).or_default();
+            *used = used.saturating_add(block.stored_length.into());
         }
         files
     }
@@ -328,6 +339,9 @@ fn decode_image(files: &[SnapshotFile], image: &store::Image) -> Result<Image, &
             crc: stored.crc,
         })
     };
+    if !image.files.is_sorted_by(|one, next| one.name < next.name) {
+        return Err("files of an image that are out of order, or there twice");
+    }
     Ok(Image {
         key_groups: KeyGroupRange::new(image.key_group_first, image.key_group_last)
             .map_err(|_| "a malformed range of key groups")?,
@@ -352,13 +366,19 @@ fn encode_block(files: &[SnapshotFile], block: &PieceBlock) -> store::PieceBlock
 fn decode_piece(files: &[SnapshotFile], piece: &store::Piece) -> Result<Piece, &'static str> {
     let block = |block: &store::PieceBlock| {
         let compression = u8::try_from(block.compression).ok().and_then(Compression::from_code);
+        let compression = compression.ok_or("an unknown compression")?;
+        compression.check(block.stored_bytes.into(), block.raw_bytes.into())?;
+        let file = files.get(block.file as usize).ok_or("a piece in a file that is not listed")?.clone();
+        if block.offset.checked_add(block.stored_bytes.into()).is_none_or(|end| end > file.bytes) {
+            return Err("a piece that ends beyond its file");
+        }
         Ok::<_, &'static str>(PieceBlock {
-            file: files.get(block.file as usize).ok_or("a piece in a file that is not listed")?.clone(),
+            file,
             offset: block.offset,
             stored_length: block.stored_bytes,
             length: block.raw_bytes,
             crc: block.crc,
-            compression: compression.ok_or("an unknown compression")?,
+            compression,
             changes: block.changes,
         })
     };

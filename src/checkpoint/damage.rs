@@ -114,6 +114,11 @@ struct Block {
 }
 
 impl Block {
+    /// The end of its bytes, exclusive.
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length)
+    }
+
     /// Its bytes in an object, if that has them.
     fn of<'b>(&self, object: &'b [u8]) -> Option<&'b [u8]> {
         let (from, length) = (usize::try_from(self.offset).ok()?, usize::try_from(self.length).ok()?);
@@ -348,7 +353,7 @@ impl Survey<'_> {
                 continue;
             };
             if size < end {
-                let is_cut = |block: &Block| block.offset.saturating_add(block.length) > size;
+                let is_cut = |block: &Block| block.end() > size;
                 let cut = blocks.iter().filter(|(block, _)| is_cut(block)).flat_map(|(_, parts)| parts);
                 let what = format_args!("the object ends there, {end} bytes are recorded");
                 self.damage.add(Fault::corrupt(path, Some(size), what), cut.copied());
@@ -427,8 +432,7 @@ impl Survey<'_> {
             return;
         }
         let Ok(path) = Path::parse(&fault.object) else { return self.damage.add(fault.clone(), []) };
-        let lies_in =
-            |block: &Block| fault.offset.is_none_or(|at| (block.offset..block.offset + block.length).contains(&at));
+        let lies_in = |block: &Block| fault.offset.is_none_or(|at| (block.offset..block.end()).contains(&at));
         let blocks = self.needed.get(&path).into_iter().flatten();
         let mut parts: BTreeSet<usize> =
             blocks.filter(|(block, _)| lies_in(block)).flat_map(|(_, parts)| parts).copied().collect();

@@ -8,6 +8,8 @@
 //!
 //! Numbers are little-endian.
 
+mod weight;
+
 use bytes::Bytes;
 
 /// What an envelope holds.
@@ -126,6 +128,9 @@ pub fn open<M: prost::Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, 
         return Err(EnvelopeError::Checksum { covered, expected: recorded, actual });
     }
     let payload = body.get(HEADER_BYTES..).unwrap_or_default();
+    if !weight::is_bearable(kind, payload) {
+        return Err(EnvelopeError::Contents("more elements than its bytes can have: empty ones".to_owned()));
+    }
     M::decode(payload).map_err(|error| EnvelopeError::Contents(error.to_string()))
 }
 

@@ -24,7 +24,7 @@
 mod page;
 
 pub use self::page::Page;
-pub(super) use self::page::{decode_page_refs, decode_source, encode_page_ref, encode_source};
+pub(super) use self::page::{ascend, decode_past, decode_source, encode_page_ref, encode_source};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -152,6 +152,14 @@ pub struct Totals {
     pub changes: u64,
 }
 
+impl Source {
+    /// What it is of the run.
+    #[must_use]
+    pub fn range(&self) -> SqnRange {
+        SqnRange { from: self.from, to: self.to }
+    }
+}
+
 impl PageRef {
     /// The object that it refers to, given a backend of the operator.
     #[must_use]
@@ -162,11 +170,12 @@ impl PageRef {
 }
 
 impl Totals {
+    /// What a forged reference tells may be any number.
     fn add(self, other: Self) -> Self {
         Self {
-            change_sets: self.change_sets + other.change_sets,
-            stored_bytes: self.stored_bytes + other.stored_bytes,
-            changes: self.changes + other.changes,
+            change_sets: self.change_sets.saturating_add(other.change_sets),
+            stored_bytes: self.stored_bytes.saturating_add(other.stored_bytes),
+            changes: self.changes.saturating_add(other.changes),
         }
     }
 
@@ -245,10 +254,18 @@ impl Run {
     }
 
     pub(super) fn decode(job: &Name, run: &store::Run) -> Result<Self, &'static str> {
-        Ok(Self {
-            pages: decode_page_refs(&run.pages)?,
-            handles: run.handles.iter().map(|handle| page::decode_handle(job, handle)).collect::<Result<_, _>>()?,
-        })
+        if !(1..=Sqn::MAX_EPOCH).contains(&run.epoch) {
+            return Err("a run of an epoch that there is not");
+        }
+        let pages = decode_past(&run.pages)?;
+        let handles: Vec<_> =
+            run.handles.iter().map(|handle| page::decode_handle(job, handle)).collect::<Result<_, _>>()?;
+        let ranges = || pages.iter().map(|page| page.range).chain(handles.iter().map(|handle| handle.range));
+        page::ascend(ranges())?;
+        if !ranges().all(|range| range.is_of(run.epoch)) {
+            return Err("a run with a part of another epoch");
+        }
+        Ok(Self { pages, handles })
     }
 }
 
@@ -385,7 +402,9 @@ pub(crate) mod tests {
         let mut tail = handle(from, to);
         tail.place = Place::Inline(vec![u8::try_from(from % 251).unwrap(); bytes].into());
         tail.stored_bytes = bytes as u64;
-        tail.blocks[0] = BlockHandle { offset: 0, stored_length: u32::try_from(bytes).unwrap(), ..tail.blocks[0] };
+        let stored_length = u32::try_from(bytes).unwrap();
+        tail.blocks[0] =
+            BlockHandle { offset: 0, stored_length, length: (2 * stored_length).max(200), ..tail.blocks[0] };
         tail
     }
 

@@ -36,6 +36,7 @@
 //! the job; what was let go is told by two low waters and by not being named. The manifest that opens an epoch names the operator state that its
 //! owner is about to read, too: as much as the manifests of all old subtasks have of it.
 
+mod check;
 pub(super) mod codec;
 mod fences;
 mod import;
@@ -47,6 +48,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub(super) use self::check::MAX_NUMBER;
 pub use self::{fences::Fences, import::Import, states::Registration};
 pub use super::index::Source;
 use super::index::{PageRef, Run, Totals};
@@ -423,7 +425,8 @@ impl Manifest {
         let imports = contents.imports.iter().filter_map(|uuid| self.import(*uuid));
         let runs = contents.sources.iter().filter_map(|source| self.runs.get(&source.epoch));
         let log = Totals::sum(contents.past.iter().map(|page| page.totals).chain(runs.map(Run::totals)));
-        base.map_or(0, |base| base.stored_bytes) + imports.map(Import::stored_bytes).sum::<u64>() + log.stored_bytes
+        let base = base.map_or(0, |base| base.stored_bytes);
+        imports.map(Import::stored_bytes).fold(base.saturating_add(log.stored_bytes), u64::saturating_add)
     }
 
     /// Sums over the backend's own changelog, as far as it is needed.

@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Host},
     daemon,
     metrics::Metrics,
-    object::{Path, Store},
+    object::{Path, Store, StoreError},
     random::Random,
     tools::{
         self,
@@ -111,7 +111,13 @@ pub(super) fn translate(file: &FilePath) -> Result<(), CliError> {
 fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliError> {
     let get = |store: &Store, path: &str| {
         let path = Path::parse(path).map_err(CliError::runtime)?;
-        runtime.block_on(store.get(&path, tools::retry())).map_err(CliError::runtime)
+        let whole = async {
+            let Some(meta) = store.head(&path, tools::retry()).await? else {
+                return Err(StoreError::NotFound { path: path.clone() });
+            };
+            store.get_range(&path, 0..meta.size, tools::retry()).await
+        };
+        runtime.block_on(whole).map_err(CliError::runtime)
     };
     if let Some((folder, name)) = object.rsplit_once('/').filter(|(folder, _)| folder.contains("://")) {
         return get(&open(args, Some(folder.to_owned()))?.1, name);

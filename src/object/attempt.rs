@@ -54,7 +54,7 @@ impl Store {
         if meta.size != length(payload.content_length()) {
             return Ok(false);
         }
-        let stored = self.get_once(bound, path).await?;
+        let stored = self.get_once(bound, path, meta.size).await?;
         let mut rest = &stored[..];
         let same = payload.iter().all(|chunk| match rest.split_at_checked(chunk.len()) {
             Some((head, tail)) => {
@@ -66,15 +66,19 @@ impl Store {
         Ok(same && rest.is_empty())
     }
 
-    /// Reads the whole object.
-    pub(super) async fn get_once(&self, bound: Bound, path: &Path) -> Result<Bytes, Failure> {
+    /// Reads the whole object, unless it has more than `limit` bytes.
+    pub(super) async fn get_once(&self, bound: Bound, path: &Path, limit: u64) -> Result<Bytes, Failure> {
         let location = self.absolute(path);
         let answer = self.request(Operation::Get, async {
             let result = bound.within(0, self.0.store.get_opts(&location, GetOptions::new())).await?;
             let size = result.meta.size;
-            whole(bound.within(size, result.bytes()).await?, size)
+            if size > limit {
+                return Ok(Err(size));
+            }
+            whole(bound.within(size, result.bytes()).await?, size).map(Ok)
         });
         let bytes = answer.await.map_err(|error| failure(Operation::Get, path, error))?;
+        let bytes = bytes.map_err(|size| Failure::Final(StoreError::TooLarge { path: path.clone(), size }))?;
         self.0.metrics.read(length(bytes.len()));
         Ok(bytes)
     }

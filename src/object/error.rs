@@ -28,6 +28,14 @@ pub enum StoreError {
         /// How long the object is, in bytes.
         size: u64,
     },
+    /// The object is larger than any that is read whole: nobody wrote it so.
+    #[error("object `{path}` has {size} bytes, more than any object of its kind: it is damaged or forged")]
+    TooLarge {
+        /// The object.
+        path: Path,
+        /// Its bytes.
+        size: u64,
+    },
     /// No attempt got an answer, within the time or the number of attempts that the caller allowed. The outcome of a
     /// create is then unknown: the object may exist, or appear later.
     #[error("{operation} of object `{path}`: no answer from the object store after {attempts} attempts")]
@@ -92,7 +100,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let reason = match &error {
             StoreError::NotFound { .. } => Reason::MissingObject,
-            StoreError::OutOfRange { .. } => Reason::CorruptObject,
+            StoreError::OutOfRange { .. } | StoreError::TooLarge { .. } => Reason::CorruptObject,
             StoreError::Unavailable { .. } => Reason::StoreUnavailable,
             StoreError::Unsupported { .. } => Reason::Unsupported,
         };

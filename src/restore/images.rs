@@ -40,14 +40,14 @@ impl Restore<'_> {
         for image in wanted {
             let files = match self.linked(image) {
                 Some(linked) => {
-                    progress.bytes_done += linked.files.iter().map(|file| file.bytes).sum::<u64>();
+                    progress.bytes_done += linked.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
                     linked
                 }
                 None => self.download(local, image, progress, report).await?,
             };
             let loaded = tasks::blocking(|| self.load_image(inner, local, files));
-            loaded.map_err(|source| self.inner_error(source))?;
-            progress.changes += image.changes;
+            loaded.map_err(|source| self.unfit_image(image, source))?;
+            progress.changes = progress.changes.saturating_add(image.changes);
             report(*progress);
         }
         Ok(())
@@ -90,6 +90,22 @@ impl Restore<'_> {
             inner.apply(&Change { at, ..*change })
         })?;
         inner.finish_batch()
+    }
+
+    /// Why an image was not loaded: where its files are whole and yet no image, the index that lists them was not written so.
+    fn unfit_image(&self, image: &Image, source: StateError) -> RestoreError {
+        if !source.is_damage() {
+            return self.inner_error(source);
+        }
+        let base = self.manifest.contents(self.checkpoint).base.and_then(|uuid| self.manifest.materialization(uuid));
+        let Some(base) = base else { return self.inner_error(source) };
+        let mut what = format!("the files of its image of key groups {} are no image: {source}", image.key_groups);
+        let mut cause = std::error::Error::source(&source);
+        while let Some(of) = cause {
+            what.push_str(&format!(": {of}"));
+            cause = of.source();
+        }
+        self.damaged(Fault::corrupt(&self.file_path(&base.index), None, what))
     }
 
     /// Whether all that the image has of the backend's key groups is meant: an import may mean less.

@@ -39,6 +39,13 @@ impl Restore<'_> {
         let index = index
             .map_err(|error| self.base_unreadable(&path, error))?
             .map_err(|error| self.damaged(Fault::corrupt(&path, None, error)))?;
+        if index.sqns().is_some_and(|(from, complete_at)| from < base.from || complete_at > base.complete_at) {
+            let what = format_args!("its pieces are not those of materialization {uuid} of the manifest");
+            return Err(self.damaged(Fault::corrupt(&path, None, what)));
+        }
+        for (_, block) in index.stored() {
+            self.check_length(block.length, || self.file_path(&block.file).to_string())?;
+        }
         Ok(Some(index))
     }
 
@@ -81,10 +88,11 @@ impl Restore<'_> {
             for change in snapshot::changes(*group, raw) {
                 let change = change.map_err(|error| damaged(error.to_string()))?;
                 let Some(change) = self.renamed(change) else { continue };
-                inner.apply(&change).map_err(|source| self.inner_error(source))?;
+                let unfit = |source| self.unfit(source, path.as_ref(), block.offset);
+                inner.apply(&change).map_err(unfit)?;
             }
             inner.finish_batch().map_err(|source| self.inner_error(source))?;
-            progress.changes += block.changes;
+            progress.changes = progress.changes.saturating_add(block.changes);
             progress.bytes_done += u64::from(block.stored_length);
         }
         Ok(())

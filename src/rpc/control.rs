@@ -124,12 +124,12 @@ impl StateBackendService for Service {
         let directory = self.directory.clone();
         let (report, progress) = watch::channel(Progress::default());
         let opening = async move {
-            let opened = directory
-                .open(spec, |progress| {
-                    report.send_replace(progress);
-                })
-                .await;
-            let opened = opened.map_err(|error| status::status(&error))?;
+            let opened = directory.open(spec, |progress| {
+                report.send_replace(progress);
+            });
+            let opened = directory.environment().tasks.catch("opening a backend", opened).await;
+            let opened =
+                opened.map_err(|panicked| status::panicked(&panicked))?.map_err(|error| status::status(&error))?;
             Ok(open_response::Response::Opened(convert::to_opened(&opened)))
         };
         Ok(Response::new(Box::pin(opening_stream(opening, progress))))

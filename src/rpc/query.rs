@@ -4,7 +4,7 @@
 //! way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains, between two batches.
 
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::{convert, status};
 use crate::{
@@ -29,7 +29,10 @@ pub(super) fn serve(directory: Directory, requests: Streaming<QueryRequest>) -> 
     let wire = Wire { directory, query: None, requests };
     let responses = stream::unfold(Some(wire), |wire| async move {
         let mut wire = wire?;
-        match wire.next().await? {
+        let tasks = wire.directory.environment().tasks.clone();
+        let next = tasks.catch("a query", wire.next()).await;
+        let next = next.unwrap_or_else(|panicked| Some(Err(Error::new(Reason::Internal, panicked.to_string()))));
+        match next? {
             Ok(response) => Some((Ok(QueryResponse { response: Some(response) }), Some(wire))),
             Err(error) => {
                 let error = match error.scope {
@@ -56,12 +59,10 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
         };
         let request = match request {
             Ok(request) => request.request,
-            Err(refused) if refused.code() == Code::OutOfRange => {
+            Err(library_says) => {
                 let limit = self.directory.environment().options.limits.max_message_bytes;
-                return Some(Err(status::too_large(refused.message(), limit)));
+                return status::refused(&library_says, limit).map(Err);
             }
-            // The client is gone; there is nobody to tell.
-            Err(_) => return None,
         };
         Some(match (request, &mut self.query) {
             (Some(Request::Start(start)), None) => self.start(&start).map(Response::Started),

@@ -19,8 +19,9 @@ use super::{
     Service,
     codec::{Incoming, SessionCodec},
     session::{self, Responses},
+    status,
 };
-use crate::{backend::Directory, proto::v1::state_backend_service_server::StateBackendServiceServer};
+use crate::{backend::Directory, proto::v1::state_backend_service_server::StateBackendServiceServer, tasks::Tasks};
 
 const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
 
@@ -30,6 +31,7 @@ pub struct Routed {
     others: StateBackendServiceServer<Service>,
     sessions: Sessions,
     max_message_bytes: usize,
+    tasks: Tasks,
 }
 
 /// The method `Session`.
@@ -44,7 +46,8 @@ impl Routed {
         let others = StateBackendServiceServer::new(Service::new(directory.clone()))
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(usize::MAX);
-        Self { others, sessions: Sessions(directory.clone()), max_message_bytes }
+        let tasks = directory.environment().tasks.clone();
+        Self { others, sessions: Sessions(directory.clone()), max_message_bytes, tasks }
     }
 }
 
@@ -63,7 +66,11 @@ impl TowerService<http::Request<Body>> for Routed {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() != SESSION_PATH {
-            return self.others.call(request);
+            let (tasks, call) = (self.tasks.clone(), self.others.call(request));
+            return Box::pin(async move {
+                let called = tasks.catch("a call", call).await;
+                called.unwrap_or_else(|panicked| Ok(status::panicked(&panicked).into_http()))
+            });
         }
         let (sessions, limit) = (self.sessions.clone(), self.max_message_bytes);
         Box::pin(async move {

@@ -11,7 +11,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
     codec::{self, Incoming},
@@ -62,7 +62,17 @@ pub(super) fn serve(
     };
     stream::unfold(Some(wire), |wire| async move {
         let mut wire = wire?;
-        match wire.next().await {
+        let tasks = wire.directory.environment().tasks.clone();
+        let next = match tasks.catch("a session", wire.next()).await {
+            Ok(next) => next,
+            Err(panicked) => {
+                if let Some(session) = &wire.session {
+                    session.end_panicked(&panicked);
+                }
+                Some(Err(status::panicked(&panicked)))
+            }
+        };
+        match next {
             Some(Ok(response)) => Some((Ok(SessionResponse { response: Some(response) }), Some(wire))),
             Some(Err(status)) => Some((Err(status), None)),
             None => None,
@@ -127,12 +137,13 @@ impl Wire {
                 self.finish(&Error::new(Reason::InvalidArgument, text));
             }
             Ok(None) => self.open = false,
-            Err(refused) if refused.code() == Code::OutOfRange => {
+            Err(library_says) => {
                 let limit = self.directory.environment().options.limits.max_message_bytes;
-                self.finish(&status::too_large(refused.message(), limit));
+                match status::refused(&library_says, limit) {
+                    Some(error) => self.finish(&error),
+                    None => self.end = Some(Ok(())),
+                }
             }
-            // The client is gone; there is nobody to tell.
-            Err(_) => self.end = Some(Ok(())),
         }
     }
 

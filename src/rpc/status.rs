@@ -11,6 +11,7 @@ use tonic::{
 use crate::{
     error::{Error, Reason, Scope},
     proto::v1,
+    tasks::Panicked,
 };
 
 /// The type of our detail inside `google.rpc.Status`.
@@ -65,6 +66,11 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_details_and_metadata(code, &error.message, details.encode_to_vec().into(), trailers)
 }
 
+/// That what answers a call panicked.
+pub(super) fn panicked(panicked: &Panicked) -> Status {
+    status(&Error::new(Reason::Internal, panicked.to_string()))
+}
+
 /// The gRPC code of a reason.
 fn code(reason: Reason) -> Code {
     match reason {
@@ -104,16 +110,38 @@ pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
     Error::new(Reason::MessageTooLarge, text)
 }
 
+/// Why the gRPC library did not take a message of at most `limit` bytes; `None` where the way to the client failed, so that there is
+/// nobody to tell.
+pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
+    let text = library_says.message();
+    match library_says.code() {
+        Code::OutOfRange => Some(too_large(text, limit)),
+        // What it finds wrong in a message it says itself; what happened to the connection has a source.
+        Code::Internal | Code::Unimplemented if std::error::Error::source(library_says).is_none() => {
+            Some(Error::new(Reason::InvalidArgument, format!("a message that is none of this protocol: {text}")))
+        }
+        _ => None,
+    }
+}
+
 /// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages beyond
-/// `limit` bytes.
+/// `limit` bytes, bytes that are no message, methods that there are not.
 pub fn describe_refusals(response: Response<Body>, limit: usize) -> Response<Body> {
     let headers = response.headers();
-    let refused = Status::from_header_map(headers).filter(|status| status.code() == Code::OutOfRange);
-    match refused {
-        Some(refused) if !headers.contains_key(REASON_TRAILER) => {
-            status(&too_large(refused.message(), limit).in_scope(Scope::Batch)).into_http()
+    if headers.contains_key(REASON_TRAILER) {
+        return response;
+    }
+    let Some(library_says) = Status::from_header_map(headers) else { return response };
+    let error = match library_says.code() {
+        Code::Unimplemented => {
+            let what = Some(library_says.message()).filter(|what| !what.is_empty());
+            Some(Error::new(Reason::Unsupported, what.unwrap_or("this daemon has no such method")))
         }
-        _ => response,
+        _ => refused(&library_says, limit),
+    };
+    match error {
+        Some(error) => status(&error.in_scope(Scope::Batch)).into_http(),
+        None => response,
     }
 }
 
@@ -145,5 +173,35 @@ mod tests {
         assert_eq!((details.code, details.message.as_str()), (Code::OutOfRange.into(), status.message()));
         let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
         assert_eq!((decoded.reason(), decoded.scope()), (Reason::MessageTooLarge, Scope::Batch));
+    }
+
+    #[test]
+    fn what_is_no_message_is_told_from_a_client_that_is_gone() {
+        let reason = |status: Status| refused(&status, 4).map(|error| error.reason);
+        assert_eq!(reason(Status::internal("failed to decode Protobuf message")), Some(Reason::InvalidArgument));
+        assert_eq!(reason(Status::out_of_range("found 9 bytes")), Some(Reason::MessageTooLarge));
+        let gone = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset");
+        assert_eq!(reason(Status::from_error(Box::new(gone))), None);
+        assert_eq!(reason(Status::cancelled("the stream was reset")), None);
+    }
+
+    #[test]
+    fn every_refusal_of_the_grpc_library_before_a_call_has_a_reason() {
+        let reason = |status: Status| {
+            let described = describe_refusals(status.into_http(), 4);
+            described.headers().get(REASON_TRAILER).map(|reason| reason.to_str().unwrap().to_owned())
+        };
+        let cases = [
+            (Status::internal("failed to decode Protobuf message"), Some("REASON_INVALID_ARGUMENT")),
+            (Status::internal("Missing request message."), Some("REASON_INVALID_ARGUMENT")),
+            (Status::unimplemented(""), Some("REASON_UNSUPPORTED")),
+            (Status::out_of_range("found 9 bytes"), Some("REASON_MESSAGE_TOO_LARGE")),
+            (Status::not_found("a service that the health check does not know"), None),
+            (status(&Error::new(Reason::Internal, "ours")), Some("REASON_INTERNAL")),
+        ];
+        for (library_says, expected) in cases {
+            let text = format!("{library_says:?}");
+            assert_eq!(reason(library_says).as_deref(), expected, "{text}");
+        }
     }
 }

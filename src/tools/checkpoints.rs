@@ -75,7 +75,7 @@ fn name_of(checkpoint: &JobCheckpoint) -> Node {
 }
 
 fn of_operator(found: &OperatorCheckpoint) -> Node {
-    let missing = found.missing.iter().map(|subtask| (*subtask).into());
+    let missing = found.missing().map(Node::from);
     Node::Fields(vec![
         ("id", found.checkpoint.id.into()),
         ("attempt", found.checkpoint.attempt.into()),

@@ -73,6 +73,13 @@ impl SqnRange {
         self.from >= self.to
     }
 
+    /// Whether it is a part of `epoch`, and not empty.
+    #[must_use]
+    pub fn is_of(self, epoch: u64) -> bool {
+        let is_of = |sqn: Sqn| (1..=Sqn::MAX_EPOCH).contains(&epoch) && sqn.epoch() == epoch;
+        !self.is_empty() && is_of(self.from) && is_of(self.to)
+    }
+
     /// Whether `sqn` is inside.
     #[must_use]
     pub fn contains(self, sqn: Sqn) -> bool {

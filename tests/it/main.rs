@@ -15,6 +15,7 @@ mod deploy;
 mod engine;
 mod fight;
 mod five_failures;
+mod forged;
 mod frozen;
 mod gate;
 mod gc;

@@ -37,7 +37,7 @@ fn start(world: &World, seed: u64) -> Daemon {
     let daemon = Daemon::start(world, Settings { seed, ..Settings::default() });
     let (env, directory) = (daemon.directory.environment().clone(), daemon.directory.clone());
     let metrics = GcMetrics::register(&daemon.metrics);
-    let collector = Collector::new(env.store.clone(), env.random.clone(), SCHEDULE, metrics);
+    let collector = Collector::new(env.store.clone(), env.random.clone(), env.tasks.clone(), SCHEDULE, metrics);
     env.tasks.spawn(collector.run(move || directory.jobs()));
     daemon
 }

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     checkpoint::manifest::{Import, Manifest},
     error::{Error, Reason},
-    restore::{Imported, Progress, Restore, RestoreError},
+    restore::{Imported, Progress, Restore, RestoreError, block_memory},
     state::{
         self, StateBackend,
         hashmap::HashMapBackend,
@@ -181,6 +181,7 @@ async fn read_one(
         checkpoint: &record,
         parallel_reads: env.options.download_parallelism,
         retry,
+        block_memory: block_memory(env.options.state_memory),
         imported: Some(Imported { import, by }),
     };
     let restored = restore.run(&mut backend, |_| {}).await?;

@@ -17,12 +17,17 @@ const MAX_GAP_BYTES: u64 = 64 << 10;
 /// No block is joined to a read that has so many bytes already.
 const MAX_JOINED_BYTES: u64 = 8 << 20;
 
+/// Nor to one whose blocks would have more bytes than these once they are decompressed: few stored bytes may become many.
+const MAX_DECOMPRESSED_BYTES: u64 = 32 << 20;
+
 /// One range of one segment or of inline bytes, and the blocks wanted of it, in order of their offsets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) place: Place,
     pub(super) range: Range<u64>,
     pub(super) blocks: Vec<(BlockHandle, SqnRange)>,
+    /// Bytes of the blocks once they are decompressed.
+    pub(super) decompressed: u64,
 }
 
 /// The reads for the blocks of `handles` that share a key group with one of `key_groups`, in that order.
@@ -36,11 +41,13 @@ pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> 
                 Some(last) if last.can_join(&handle.place, block) => {
                     last.range.end = end;
                     last.blocks.push((*block, handle.range));
+                    last.decompressed += u64::from(block.length);
                 }
                 _ => reads.push(Read {
                     place: handle.place.clone(),
                     range: block.offset..end,
                     blocks: vec![(*block, handle.range)],
+                    decompressed: block.length.into(),
                 }),
             }
         }
@@ -54,12 +61,12 @@ impl Read {
             && block.offset >= self.range.end
             && block.offset - self.range.end <= MAX_GAP_BYTES
             && self.range.end - self.range.start < MAX_JOINED_BYTES
+            && self.decompressed.saturating_add(block.length.into()) <= MAX_DECOMPRESSED_BYTES
     }
 
     /// Bytes of memory that it may take: as stored, and decompressed beside that.
     pub(super) fn memory(&self) -> u64 {
-        let decompressed = self.blocks.iter().map(|(block, _)| u64::from(block.length)).sum::<u64>();
-        (self.range.end - self.range.start).saturating_add(decompressed)
+        (self.range.end - self.range.start).saturating_add(self.decompressed)
     }
 
     /// What errors call it.

@@ -115,8 +115,10 @@ impl ReplayStream {
             let (send, outcome) = oneshot::channel();
             let (object, memory) = (read.object(), read.memory());
             let (store, retry) = (self.store.clone(), self.options.retry);
+            let (tasks, name) = (self.tasks.clone(), object.clone());
             let task = self.tasks.spawn(async move {
-                let _ = send.send(read.execute(&store, retry).await);
+                let read = tasks.catch("reading changes", read.execute(&store, retry)).await;
+                let _ = send.send(read.unwrap_or_else(|source| Err(ReadError::Panicked { object: name, source })));
             });
             self.memory = self.memory.saturating_add(memory);
             self.reading.push_back(Reading { object, memory, outcome, task });

@@ -107,7 +107,8 @@ impl Worker {
             };
             // Begun here, not in the task: numbers follow the order of sending, and low water knows at once.
             let number = self.in_flight.begin();
-            self.edge.tasks.spawn(upload.run(number, slot));
+            // Whoever waits hears of a panic by its ticket.
+            self.edge.tasks.supervise("an upload", upload.run(number, slot), |_| {});
         }
         self.measure();
     }

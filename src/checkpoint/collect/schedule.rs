@@ -22,6 +22,7 @@ use super::{FirstSeen, SweepError, SweepOptions, SweepReport, lease::Lease, metr
 use crate::{
     object::{Retry, Store},
     random::Random,
+    tasks::Tasks,
     types::Name,
 };
 
@@ -49,6 +50,7 @@ pub struct ScheduleOptions {
 pub struct Collector {
     store: Store,
     random: Random,
+    tasks: Tasks,
     options: ScheduleOptions,
     metrics: GcMetrics,
     roster: Roster,
@@ -59,8 +61,8 @@ pub struct Collector {
 impl Collector {
     /// One that has swept nothing yet.
     #[must_use]
-    pub fn new(store: Store, random: Random, options: ScheduleOptions, metrics: GcMetrics) -> Self {
-        Self { store, random, options, metrics, roster: Roster::default(), seen: BTreeMap::new() }
+    pub fn new(store: Store, random: Random, tasks: Tasks, options: ScheduleOptions, metrics: GcMetrics) -> Self {
+        Self { store, random, tasks, options, metrics, roster: Roster::default(), seen: BTreeMap::new() }
     }
 
     /// Sweeps until it is dropped. `jobs` tells the jobs with a backend that is open, or was since it was last asked. The first sweep comes
@@ -80,7 +82,9 @@ impl Collector {
     /// Sweeps one job, unless another daemon does.
     async fn turn(&mut self, job: &Name) {
         let started = Instant::now();
-        match self.sweep(job).await {
+        // After a panic, the next turn comes as if this one had failed; other jobs are swept meanwhile.
+        let swept = self.tasks.catch("a sweep", self.sweep(job)).await;
+        match swept.unwrap_or_else(|panicked| Err(panicked.into())) {
             Ok(Some(report)) => {
                 let (deleted, kept) = (report.deleted(), report.tally("kept"));
                 self.metrics.completed(job, started.elapsed(), deleted);

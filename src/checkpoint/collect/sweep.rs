@@ -17,6 +17,7 @@ use crate::{
         layout::{self, ObjectName},
     },
     random::Random,
+    tasks::Panicked,
     types::{BackendId, Name, TimeMs},
 };
 
@@ -101,6 +102,9 @@ pub enum SweepError {
         /// Whose.
         backend: BackendId,
     },
+    /// A bug.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// What was made to read the store's clock vanishes each time.
     #[error("the store's clock cannot be read: objects below `{0}` vanish")]
     Clock(Path),

@@ -14,6 +14,9 @@ use crate::{
     types::{KeyGroupRange, Name, Sqn, SqnRange},
 };
 
+/// Highest level of a page. A level has 64 times as many change sets as the one below, so that none ever comes near.
+const MAX_LEVEL: u32 = 32;
+
 /// The contents of a page.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Page {
@@ -52,8 +55,9 @@ impl Page {
     /// # Errors
     /// If the bytes are damaged, or are not the page that `reference` means.
     pub fn decode(job: &Name, reference: &PageRef, bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        let (page, ..) = Self::read(job, bytes)?;
-        if envelope::crc_of(bytes) != reference.crc {
+        let (page, home, uuid) = Self::read(job, bytes)?;
+        let (level, crc, range, totals) = (page.level(), envelope::crc_of(bytes), page.range(), page.totals());
+        if *reference != (PageRef { uuid, home, level, range, crc, totals }) {
             return Err(EnvelopeError::Contents("not the page that its reference means".to_owned()));
         }
         Ok(page)
@@ -99,16 +103,48 @@ impl Page {
 fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'static str> {
     let uuid = Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?;
     let home = Home { subtask: message.home_subtask, epoch: message.home_epoch };
-    let page = match (message.level, message.past.is_empty()) {
-        (1, true) => {
+    let page = match (message.pages.is_empty(), message.handles.is_empty(), message.past.is_empty()) {
+        (true, false, true) => {
             Page::Handles(message.handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?)
         }
-        (1, false) => {
+        (true, true, false) => {
             Page::Past(message.past.iter().map(|stretch| decode_stretch(job, stretch)).collect::<Result<_, _>>()?)
         }
-        _ => Page::Pages(decode_page_refs(&message.pages)?),
+        (false, true, true) => Page::Pages(decode_page_refs(&message.pages)?),
+        _ => return Err("a page that has not exactly one list"),
     };
+    check(&page)?;
+    if page.level() != message.level {
+        return Err("a page of another level than its entries make it");
+    }
     Ok((page, home, uuid))
+}
+
+/// Checks that the entries follow each other without overlap, so that no entry is there twice, and that pages are of one level. As a
+/// page is no other than its reference tells, range included, what a tree of pages lists is bounded by the objects that there are.
+fn check(page: &Page) -> Result<(), &'static str> {
+    match page {
+        Page::Handles(handles) => ascend(handles.iter().map(|handle| handle.range)),
+        Page::Past(stretches) => ascend(stretches.iter().map(|stretch| stretch.source.range())),
+        Page::Pages(pages) => {
+            if pages.windows(2).any(|pair| matches!(pair, [one, next] if one.level != next.level)) {
+                return Err("a page of pages of several levels");
+            }
+            ascend(pages.iter().map(|page| page.range))
+        }
+    }
+}
+
+/// Checks that none of `ranges` is empty, and none begins before the one before it ends.
+pub(in crate::checkpoint) fn ascend(ranges: impl Iterator<Item = SqnRange>) -> Result<(), &'static str> {
+    let mut end = Sqn(0);
+    for range in ranges {
+        if range.is_empty() || range.from < end {
+            return Err("parts of the log that are empty, overlap, or are out of order");
+        }
+        end = range.to;
+    }
+    Ok(())
 }
 
 fn encode_stretch(stretch: &Stretch) -> store::Stretch {
@@ -119,15 +155,22 @@ fn encode_stretch(stretch: &Stretch) -> store::Stretch {
 fn decode_stretch(job: &Name, message: &store::Stretch) -> Result<Stretch, &'static str> {
     let source = message.source.as_ref().ok_or("a stretch without source")?;
     let run = message.run.as_ref().ok_or("a stretch without run")?;
-    Ok(Stretch { source: decode_source(source), run: Run::decode(job, run)? })
+    if run.epoch != source.epoch {
+        return Err("a stretch whose run is of another epoch");
+    }
+    Ok(Stretch { source: decode_source(source)?, run: Run::decode(job, run)? })
 }
 
 pub(in crate::checkpoint) fn encode_source(source: &Source) -> store::Source {
     store::Source { epoch: source.epoch, from: source.from.0, to: source.to.0 }
 }
 
-pub(in crate::checkpoint) fn decode_source(message: &store::Source) -> Source {
-    Source { epoch: message.epoch, from: Sqn(message.from), to: Sqn(message.to) }
+pub(in crate::checkpoint) fn decode_source(message: &store::Source) -> Result<Source, &'static str> {
+    let source = Source { epoch: message.epoch, from: Sqn(message.from), to: Sqn(message.to) };
+    if !source.range().is_of(source.epoch) {
+        return Err("a source that is no part of its epoch");
+    }
+    Ok(source)
 }
 
 pub(in crate::checkpoint) fn encode_page_ref(page: &PageRef) -> store::PageRef {
@@ -145,8 +188,11 @@ pub(in crate::checkpoint) fn encode_page_ref(page: &PageRef) -> store::PageRef {
     }
 }
 
-pub(in crate::checkpoint) fn decode_page_refs(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static str> {
+fn decode_page_refs(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static str> {
     let decode = |page: &store::PageRef| {
+        if !(1..=MAX_LEVEL).contains(&page.level) {
+            return Err("a page of a level that there is not");
+        }
         Ok(PageRef {
             uuid: Uuid::from_slice(&page.uuid).map_err(|_| "a malformed UUID")?,
             home: Home { subtask: page.home_subtask, epoch: page.home_epoch },
@@ -157,6 +203,13 @@ pub(in crate::checkpoint) fn decode_page_refs(pages: &[store::PageRef]) -> Resul
         })
     };
     pages.iter().map(decode).collect()
+}
+
+/// Decodes a list of pages in which each follows the one before.
+pub(in crate::checkpoint) fn decode_past(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static str> {
+    let pages = decode_page_refs(pages)?;
+    ascend(pages.iter().map(|page| page.range))?;
+    Ok(pages)
 }
 
 pub(super) fn encode_handle(handle: &SegmentHandle) -> store::SegmentHandle {
@@ -188,18 +241,6 @@ pub(super) fn encode_handle(handle: &SegmentHandle) -> store::SegmentHandle {
 }
 
 pub(super) fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result<SegmentHandle, &'static str> {
-    let block = |block: &store::Block| {
-        let compression = u8::try_from(block.compression).ok().and_then(Compression::from_code);
-        Ok(BlockHandle {
-            offset: block.offset,
-            stored_length: block.stored_bytes,
-            length: block.raw_bytes,
-            crc: block.crc,
-            compression: compression.ok_or("an unknown compression")?,
-            key_groups: KeyGroupRange::stored(block.key_group_first, block.key_group_last)
-                .map_err(|_| "a malformed range of key groups")?,
-        })
-    };
     let range = SqnRange { from: Sqn(handle.from), to: Sqn(handle.to) };
     if range.is_empty() {
         return Err("a change set with an empty range");
@@ -210,11 +251,31 @@ pub(super) fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result
     } else {
         Place::Inline(handle.inline.clone())
     };
-    Ok(SegmentHandle {
-        place,
-        range,
-        changes: handle.changes,
-        stored_bytes: handle.blocks.iter().map(|block| u64::from(block.stored_bytes)).sum(),
-        blocks: handle.blocks.iter().map(block).collect::<Result<_, &'static str>>()?,
-    })
+    let blocks: Vec<BlockHandle> =
+        handle.blocks.iter().map(|block| decode_block(&place, block)).collect::<Result<_, _>>()?;
+    if blocks.is_empty() || !blocks.is_sorted_by(|one, next| one.key_groups.last() < next.key_groups.first()) {
+        return Err("a change set without blocks, or with blocks whose key groups overlap");
+    }
+    let stored_bytes = blocks.iter().map(|block| u64::from(block.stored_length)).sum();
+    Ok(SegmentHandle { place, range, changes: handle.changes, stored_bytes, blocks })
+}
+
+fn decode_block(place: &Place, block: &store::Block) -> Result<BlockHandle, &'static str> {
+    let compression = u8::try_from(block.compression).ok().and_then(Compression::from_code);
+    let block = BlockHandle {
+        offset: block.offset,
+        stored_length: block.stored_bytes,
+        length: block.raw_bytes,
+        crc: block.crc,
+        compression: compression.ok_or("an unknown compression")?,
+        key_groups: KeyGroupRange::stored(block.key_group_first, block.key_group_last)
+            .map_err(|_| "a malformed range of key groups")?,
+    };
+    block.compression.check(u64::from(block.stored_length), u64::from(block.length))?;
+    let end = block.stored_range().map(|range| range.end);
+    let is_there = match place {
+        Place::Segment(_) => end.is_some(),
+        Place::Inline(bytes) => end.is_some_and(|end| end <= bytes.len() as u64),
+    };
+    if is_there { Ok(block) } else { Err("a block that ends beyond what it lies in") }
 }

@@ -12,9 +12,10 @@ use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
         handle::{identity_of, name_of},
+        manifest::MAX_NUMBER,
     },
     proto::store,
-    types::{Attempt, CheckpointId, CheckpointIdentity, Name},
+    types::{Attempt, CheckpointId, CheckpointIdentity, MAX_PARALLELISM_LIMIT, Name},
 };
 
 /// Commits before the newest that a record still tells of.
@@ -185,6 +186,9 @@ impl JobRecord {
             true => Beginning::Undecided,
             false => Beginning::Chosen(message.restore.as_ref().map(from_checkpoint)),
         };
+        if !(1..=MAX_NUMBER).contains(&message.number) || message.began > message.number {
+            return Err("a number that no record has".to_owned());
+        }
         Ok(Self {
             number: message.number,
             attempt: message.attempt,
@@ -224,8 +228,15 @@ impl Declaration {
     }
 
     fn from_message(message: &store::JobDeclaration) -> Result<Self, String> {
-        let operator =
-            |operator: &store::DeclaredOperator| Ok::<_, String>((name(&operator.operator)?, operator.parallelism));
+        let operator = |operator: &store::DeclaredOperator| {
+            if !(1..=MAX_PARALLELISM_LIMIT).contains(&operator.parallelism) {
+                return Err("a parallelism that no operator has".to_owned());
+            }
+            Ok((name(&operator.operator)?, operator.parallelism))
+        };
+        if !message.operators.is_sorted_by(|one, next| one.operator < next.operator) {
+            return Err("operators that are out of order, or declared twice".to_owned());
+        }
         let asked = match (message.empty, message.checkpoint_id) {
             (true, _) => Asked::Empty,
             (false, Some(id)) => Asked::Given { id, attempt: message.checkpoint_attempt },
@@ -275,6 +286,9 @@ impl Commit {
             Ok::<_, String>((name(&operator.operator)?, parts?))
         };
         let checkpoint = message.checkpoint.as_ref().ok_or("a commit without checkpoint")?;
+        if !message.operators.is_sorted_by(|one, next| one.operator < next.operator) {
+            return Err("operators that are out of order, or committed twice".to_owned());
+        }
         let parts = message.operators.iter().map(operator).collect::<Result<_, _>>()?;
         Ok(Self { checkpoint: from_checkpoint(checkpoint), parts })
     }

@@ -37,8 +37,8 @@ pub struct OperatorCheckpoint {
     pub checkpoint: JobCheckpoint,
     /// The number of subtasks that made it.
     pub parallelism: u32,
-    /// Those of them that do not retain it.
-    pub missing: Vec<u32>,
+    /// Those that retain it.
+    there: BTreeSet<u32>,
     /// Whether all subtasks retain their part, and those are of one generation: it can be restored.
     pub is_whole: bool,
     /// Whether each part there is knows that the checkpoint completed.
@@ -88,6 +88,13 @@ impl JobView {
     }
 }
 
+impl OperatorCheckpoint {
+    /// The subtasks that made it and do not retain it.
+    pub fn missing(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.parallelism).filter(|subtask| !self.there.contains(subtask))
+    }
+}
+
 /// The newest consistent checkpoint over `heads`. Pure.
 #[must_use]
 pub fn latest(heads: &[Manifest]) -> Latest {
@@ -101,7 +108,7 @@ fn of_operator(heads: &[Manifest], operator: &Name, checkpoint: JobCheckpoint) -
     OperatorCheckpoint {
         checkpoint,
         parallelism,
-        missing: (0..parallelism).filter(|subtask| !there.contains(subtask)).collect(),
+        there,
         is_whole: generation::is_whole(&parts),
         completed: parts.iter().all(|(_, record)| record.completed),
     }

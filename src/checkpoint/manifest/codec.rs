@@ -7,17 +7,21 @@ use uuid::Uuid;
 
 use super::{
     CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Materialization, Shape, SnapshotFile, Span,
+    check,
     states::{decode_state, encode_state},
 };
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
         handle::{identity_of, name_of},
-        index::{Run, decode_page_refs, decode_source, encode_page_ref, encode_source},
+        index::{Run, Source, ascend, decode_past, decode_source, encode_page_ref, encode_source},
     },
     proto::store,
     types::{BackendId, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId},
 };
+
+/// Most bytes of one file of a snapshot: sums over all files of an index stay far from the end of a `u64`.
+const MAX_FILE_BYTES: u64 = 1 << 48;
 
 impl Manifest {
     /// The manifest as an object.
@@ -66,14 +70,15 @@ impl Manifest {
     /// If the bytes are damaged, or say what no manifest says.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Manifest = envelope::open(Kind::Manifest, bytes)?;
-        decode(&message).map_err(|what| EnvelopeError::Contents(what.to_owned()))
+        let checked = decode(&message).and_then(|manifest| check::check(&message, &manifest).map(|()| manifest));
+        checked.map_err(|what| EnvelopeError::Contents(what.to_owned()))
     }
 }
 
 fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
     let name = |name: &str| Name::new(name).map_err(|_| "a malformed name");
     let backend = BackendId { job: name(&message.job)?, operator: name(&message.operator)?, subtask: message.subtask };
-    let manifest = Manifest {
+    Ok(Manifest {
         number: message.number,
         shape: Shape {
             parallelism: message.parallelism,
@@ -101,18 +106,7 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
         imports: message.imports.iter().map(|import| decode_import(&backend, import)).collect::<Result<_, _>>()?,
         fences: decode_fences(message)?,
         backend,
-    };
-    if manifest.epochs.is_empty() {
-        return Err("no epoch");
-    }
-    if manifest.states.values().any(|registration| !manifest.states.contains_key(&registration.data)) {
-        return Err("a registration of entries that no state has");
-    }
-    let mut needed = manifest.checkpoints.iter().flat_map(|record| manifest.contents(record).imports);
-    if needed.any(|uuid| manifest.import(uuid).is_none()) {
-        return Err("a checkpoint that needs an import that is not there");
-    }
-    Ok(manifest)
+    })
 }
 
 fn decode_fences(message: &store::Manifest) -> Result<Fences, &'static str> {
@@ -140,7 +134,16 @@ fn decode_assignment(code: u32) -> Result<KeyGroupAssignment, &'static str> {
 }
 
 fn decode_runs(backend: &BackendId, runs: &[store::Run]) -> Result<BTreeMap<u64, Run>, &'static str> {
+    if !runs.is_sorted_by(|one, next| one.epoch < next.epoch) {
+        return Err("runs that are out of order, or there twice");
+    }
     runs.iter().map(|run| Ok((run.epoch, Run::decode(&backend.job, run)?))).collect()
+}
+
+fn decode_sources(sources: &[store::Source]) -> Result<Vec<Source>, &'static str> {
+    let sources: Vec<Source> = sources.iter().map(decode_source).collect::<Result<_, _>>()?;
+    ascend(sources.iter().map(Source::range))?;
+    Ok(sources)
 }
 
 pub(in crate::checkpoint) fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
@@ -170,9 +173,9 @@ pub(in crate::checkpoint) fn decode_import(
             .map_err(|_| "a malformed range of key groups")?,
         states: message.states.iter().map(|state| (StateId(state.origin_id), StateId(state.id))).collect(),
         materialization: message.materialization.as_ref().map(decode_materialization).transpose()?,
-        past: decode_page_refs(&message.past)?,
+        past: decode_past(&message.past)?,
         runs: decode_runs(backend, &message.runs)?,
-        sources: message.sources.iter().map(decode_source).collect(),
+        sources: decode_sources(&message.sources)?,
     })
 }
 
@@ -223,6 +226,9 @@ fn encode_materialization(base: &Materialization) -> store::Materialization {
 }
 
 fn decode_materialization(message: &store::Materialization) -> Result<Materialization, &'static str> {
+    if message.from > message.complete_at {
+        return Err("a materialization that is complete before it begins");
+    }
     Ok(Materialization {
         uuid: Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?,
         from: Sqn(message.from),
@@ -242,6 +248,9 @@ pub(in crate::checkpoint) fn encode_file(file: &SnapshotFile) -> store::Snapshot
 }
 
 pub(in crate::checkpoint) fn decode_file(message: &store::SnapshotFile) -> Result<SnapshotFile, &'static str> {
+    if message.bytes > MAX_FILE_BYTES {
+        return Err("a file of more bytes than files have");
+    }
     Ok(SnapshotFile {
         instance: Uuid::from_slice(&message.instance).map_err(|_| "a malformed UUID")?,
         name: Name::new(&message.name).map_err(|_| "a malformed name")?,
@@ -266,8 +275,8 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
         contents: Contents {
             imports: imports.collect::<Result<_, _>>()?,
             base: decode_base(&message.base)?,
-            past: decode_page_refs(&message.past)?,
-            sources: message.sources.iter().map(decode_source).collect(),
+            past: decode_past(&message.past)?,
+            sources: decode_sources(&message.sources)?,
         },
         span: Span {
             parallelism: message.parallelism,

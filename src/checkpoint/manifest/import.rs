@@ -53,7 +53,7 @@ impl Import {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         let log = Totals::sum(self.past.iter().map(|page| page.totals).chain(self.runs.values().map(Run::totals)));
-        self.materialization.as_ref().map_or(0, |base| base.stored_bytes) + log.stored_bytes
+        self.materialization.as_ref().map_or(0, |base| base.stored_bytes).saturating_add(log.stored_bytes)
     }
 
     /// Every page that it names itself.

@@ -126,7 +126,7 @@ impl Head {
             return Err(damaged("the checksum of the head is wrong"));
         }
         let head = Self::decode(message).ok_or_else(|| damaged("the head is not what this version writes"))?;
-        if size != head.offset + head.length {
+        if Some(size) != head.offset.checked_add(head.length) {
             return Err(damaged("not as long as its head says"));
         }
         Ok(head)

@@ -10,6 +10,9 @@ use crate::{
     types::Name,
 };
 
+/// Subtasks that a description of an operator's checkpoint lists at most.
+const MAX_MISSING: usize = 1_000;
+
 pub(in crate::rpc) fn to_damaged(spoilt: &Spoilt) -> v1::DamagedCheckpoint {
     v1::DamagedCheckpoint { checkpoint: Some(to_checkpoint(&spoilt.checkpoint)), what: spoilt.what.clone() }
 }
@@ -76,7 +79,7 @@ fn to_operator((name, checkpoints): (&Name, &Vec<OperatorCheckpoint>)) -> v1::Op
     let checkpoint = |found: &OperatorCheckpoint| v1::OperatorCheckpoint {
         checkpoint: Some(to_checkpoint(&found.checkpoint)),
         parallelism: found.parallelism,
-        missing_subtasks: found.missing.clone(),
+        missing_subtasks: found.missing().take(MAX_MISSING).collect(),
         restorable: found.is_whole,
         completed: found.completed,
     };
