@@ -83,7 +83,8 @@ impl Collector {
     async fn turn(&mut self, job: &Name) {
         let started = Instant::now();
         // After a panic, the next turn comes as if this one had failed; other jobs are swept meanwhile.
-        let swept = self.tasks.catch("a sweep", self.sweep(job)).await;
+        let tasks = self.tasks.clone();
+        let swept = tasks.catch("a sweep", self.sweep(job)).await;
         match swept.unwrap_or_else(|panicked| Err(panicked.into())) {
             Ok(Some(report)) => {
                 let (deleted, kept) = (report.deleted(), report.tally("kept"));
