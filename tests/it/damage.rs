@@ -242,7 +242,7 @@ async fn the_view_tells_what_each_operator_and_the_job_can_restore() {
     assert_eq!(view.consistent, [1, 3].map(checkpoint));
     let restorable = |operator: &str| -> Vec<(u64, bool, Vec<u32>)> {
         let found = &view.operators[&dstl::types::Name::new(operator).unwrap()];
-        found.iter().map(|c| (c.checkpoint.id, c.is_whole, c.missing.clone())).collect()
+        found.iter().map(|c| (c.checkpoint.id, c.is_whole, c.missing().collect())).collect()
     };
     let op = [(1, true, vec![]), (2, false, vec![1]), (3, true, vec![]), (4, true, vec![])];
     assert_eq!(restorable("op"), op);

@@ -250,6 +250,7 @@ impl World {
             manifest,
             checkpoint: record,
             parallel_reads: 4,
+            block_memory: dstl::restore::block_memory(u64::MAX),
             retry,
             imported: None,
         };
