@@ -5,14 +5,18 @@
 //! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and
 //!   the process that did may have died, or not be that far. It is synced before the answer, since the caller may find
 //!   the bytes identical and count on them.
+//! * Durability of directories found in the way: the wrapped store makes those durable that it makes itself. One that was there may be
+//!   of a process that was killed before it had synced it. So the first create of this process in a directory syncs all that lead to it.
 //! * A directory that is not there: while a file system is not mounted, its mount point is an empty directory like any
 //!   other. What is asked then fails until the directory is back, rather than finds nothing or begins a store of its own.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -21,6 +25,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, path::Path,
 };
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 use walkdir::WalkDir;
 
@@ -39,7 +44,24 @@ pub(super) struct LocalStore {
     root: Arc<FilePath>,
     /// That of the root; device numbers change with every mount.
     inode: u64,
+    /// Directories that are known to be durable with all above them.
+    durable: Arc<Mutex<BTreeSet<Directory>>>,
+    sync: SyncFolder,
 }
+
+/// Makes a directory's entries durable.
+type SyncFolder = fn(&FilePath) -> io::Result<()>;
+
+/// A directory and not only its name, which another one may get: inode, and when it was made, where the file system tells.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Directory {
+    path: PathBuf,
+    inode: u64,
+    made: Option<SystemTime>,
+}
+
+/// Directories that are remembered as durable at most; one more, and all are forgotten.
+const DURABLE_DIRECTORIES: usize = 10_000;
 
 impl LocalStore {
     /// The directory `root`, which is made if it is missing. Blocks for a few file-system calls.
@@ -54,7 +76,7 @@ impl LocalStore {
         let root = wanted.canonicalize().map_err(failed)?;
         let files = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true).with_automatic_cleanup(true);
         let inode = fs::metadata(&root).map_err(failed)?.ino();
-        Ok(Self { files: Arc::new(files), root: root.into(), inode })
+        Ok(Self { files: Arc::new(files), root: root.into(), inode, durable: Arc::default(), sync })
     }
 
     /// Fails while something else than the directory that was opened is in its place.
@@ -77,13 +99,29 @@ impl LocalStore {
 
     /// Makes the directories that lead to `location` durable.
     async fn sync_parents(&self, location: &Path) -> Result<()> {
-        let file = self.file(location);
-        let root = Arc::clone(&self.root);
+        let (file, store) = (self.file(location), self.clone());
         spawn_blocking(move || {
-            let mut inside = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&root));
-            inside.try_for_each(sync).map_err(failed)
+            let mut inside = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&*store.root));
+            inside.try_for_each(store.sync).map_err(failed)
         })
         .await?
+    }
+
+    /// Makes the directories that lead to `location`, which was created, durable, unless they are known to be.
+    async fn sync_new_parents(&self, location: &Path) -> Result<()> {
+        let file = self.file(location);
+        let Some(folder) = file.parent().map(FilePath::to_path_buf) else { return Ok(()) };
+        let directory = spawn_blocking(move || Directory::at(folder)).await?.map_err(failed)?;
+        if self.durable.lock().contains(&directory) {
+            return Ok(());
+        }
+        self.sync_parents(location).await?;
+        let mut durable = self.durable.lock();
+        if durable.len() >= DURABLE_DIRECTORIES {
+            durable.clear();
+        }
+        durable.insert(directory);
+        Ok(())
     }
 
     /// All files below `prefix`, temporaries included.
@@ -124,8 +162,10 @@ impl ObjectStore for LocalStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.check().await?;
         let put = self.files.put_opts(location, payload, options).await;
-        if matches!(put, Err(Error::AlreadyExists { .. })) {
-            self.sync_parents(location).await?;
+        match &put {
+            Ok(_) => self.sync_new_parents(location).await?,
+            Err(Error::AlreadyExists { .. }) => self.sync_parents(location).await?,
+            Err(_) => {}
         }
         self.check().await?;
         put
@@ -172,6 +212,13 @@ impl ObjectStore for LocalStore {
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
         not_implemented("copy", self)
+    }
+}
+
+impl Directory {
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let metadata = fs::metadata(&path)?;
+        Ok(Self { inode: metadata.ino(), made: metadata.created().ok(), path })
     }
 }
 
@@ -244,6 +291,32 @@ mod tests {
         let again = store.delete(&Path::parse("a/b#1").unwrap()).await;
         assert!(matches!(again, Err(Error::NotFound { .. })));
         assert!(store.list(None).next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn directories_of_a_killed_process_are_made_durable_once() {
+        static SYNCED: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
+        let dir = tempfile::tempdir().unwrap();
+        let note = |folder: &FilePath| {
+            SYNCED.lock().push(folder.to_path_buf());
+            Ok(())
+        };
+        let store = LocalStore { sync: note, ..LocalStore::open(dir.path()).unwrap() };
+        let root = store.root.to_path_buf();
+        let synced = || std::mem::take(&mut *SYNCED.lock());
+        // As a process leaves them that is killed before it syncs them.
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let put = async |name: &str| drop(store.put(&Path::from(name), "1".into()).await.unwrap());
+        put("a/b/1").await;
+        assert_eq!(synced(), [root.join("a/b"), root.join("a"), root.clone()]);
+        put("a/b/2").await;
+        assert_eq!(synced(), [PathBuf::new(); 0], "it is known");
+        for name in ["a/b/1", "a/b/2"] {
+            store.delete(&Path::from(name)).await.unwrap();
+        }
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        put("a/b/3").await;
+        assert_eq!(synced().len(), 3, "another one of that name is not");
     }
 
     #[tokio::test]
