@@ -53,6 +53,9 @@ mod session;
 mod slices;
 mod snapshotting;
 mod states;
+#[cfg(test)]
+#[allow(clippy::panic, clippy::indexing_slicing)]
+mod testing;
 mod turns;
 mod worker;
 

@@ -22,12 +22,12 @@
 //!
 //! Who reads a chain without owning it, to clone a job, holds a lease on what it reads: a [`pin`].
 //!
-//! What of it is missing or corrupt, and what that spoils, tells [`damage`].
+//! What of it is missing or corrupt, and what that spoils, tells [`damage`]; past a newest manifest that is, leads [`mend`].
 //!
 //! What of all this is worth a copy on local disk says [`local`].
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`discard`], [`damage`] and
-//! [`collect`]'s sweep talk to the store.
+//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`], [`discard`], [`damage`],
+//! [`mend`] and [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
@@ -42,6 +42,7 @@ pub mod job;
 pub mod ledger;
 pub mod local;
 pub mod manifest;
+pub mod mend;
 pub mod pin;
 
 #[cfg(test)]

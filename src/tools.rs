@@ -6,6 +6,7 @@
 //! | [`dump`] | says what one object is |
 //! | [`checkpoints`] | lists what can be restored |
 //! | [`discard`] | lets go of a checkpoint, or of all that a job has |
+//! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
 //! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
@@ -14,6 +15,7 @@
 pub mod checkpoints;
 pub mod discard;
 pub mod dump;
+pub mod fence;
 pub mod gc;
 pub mod health;
 pub mod outline;

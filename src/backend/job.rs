@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{Directory, open::job_error};
 use crate::{
-    checkpoint::job::{self, Declaration, Generation, JobCheckpoint, JobRecord, JobView, Spoilt},
+    checkpoint::job::{self, Declaration, Declaring, Generation, JobCheckpoint, JobRecord, JobView, Spoilt},
     error::Error,
     object::Retry,
     types::{Attempt, Name},
@@ -57,7 +57,8 @@ impl Directory {
     ) -> Result<Generation, Error> {
         let env = self.environment();
         let retry = Retry::until(Instant::now() + env.options.open_timeout);
-        let declared = job::declare(&env.store, job, attempt, declaration, retry).await.map_err(job_error)?;
+        let by = Declaring { store: &env.store, random: &env.random, retry };
+        let declared = job::declare(&by, job, attempt, declaration).await.map_err(job_error)?;
         let restore = declared.restore.map(tracing::field::display);
         tracing::info!(%job, attempt, number = declared.number, restore, "declared");
         Ok(declared)

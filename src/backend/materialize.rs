@@ -188,31 +188,40 @@ pub(super) fn local(fault: &StateError) -> Error {
 /// Copies an inner backend by pieces.
 async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
     let mut writer = PieceWriter::new(target);
-    copy_states(shared, &mut writer, |_| true).await?;
-    writer.finish((vec![], 0)).await.map_err(|error| failed(&error))
+    let listed = Listed::of(&shared.core(), |_| true);
+    copy_states(shared, &mut writer, &listed).await?;
+    writer.finish((vec![], 0), listed.at).await.map_err(|error| failed(&error))
 }
 
-/// Copies the states whose descriptors are `wanted` by pieces.
-async fn copy_states(
-    shared: &Shared,
-    writer: &mut PieceWriter,
-    wanted: impl Fn(&StateDescriptor) -> bool,
-) -> Result<(), Error> {
-    let (states, reusable) = {
-        let core = shared.core();
+/// The states that are copied by pieces.
+struct Listed {
+    /// Each with its key groups.
+    states: Vec<(StateId, KeyGroupRange)>,
+    reusable: Option<Arc<Reusable>>,
+    /// When they were listed: a state that is registered from then on is in the log alone.
+    at: Sqn,
+}
+
+impl Listed {
+    /// Those whose descriptors are `wanted`.
+    fn of(core: &Core, wanted: impl Fn(&StateDescriptor) -> bool) -> Self {
         let keyed = core.manifest.shape.key_groups;
         let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
-        let states: Vec<_> = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
-        (states, core.previous.clone())
-    };
-    for (state, groups) in states {
+        let states = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
+        Self { states, reusable: core.previous.clone(), at: core.writer.next() }
+    }
+}
+
+/// Copies the states of `listed` by pieces.
+async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed) -> Result<(), Error> {
+    for &(state, groups) in &listed.states {
         for group in groups.iter() {
             let mut from = Some(0);
             while let Some(first) = from {
                 let step = {
                     let mut core = shared.core();
-                    let may_block = core.inner.may_block();
-                    tasks::blocking_if(may_block, || step(&mut core, reusable.as_deref(), (state, group, first)))?
+                    let (may_block, reusable) = (core.inner.may_block(), listed.reusable.as_deref());
+                    tasks::blocking_if(may_block, || step(&mut core, reusable, (state, group, first)))?
                 };
                 let last = match step {
                     Step::Unchanged(piece, sqn) => {
@@ -260,8 +269,9 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, 
             }
         }
     }
-    copy_states(shared, &mut pieces, |descriptor| descriptor.redistribution.is_some()).await?;
-    let made = pieces.finish(writer.finish()).await.map_err(|error| failed(&error))?;
+    let listed = Listed::of(&shared.core(), |descriptor| descriptor.redistribution.is_some());
+    copy_states(shared, &mut pieces, &listed).await?;
+    let made = pieces.finish(writer.finish(), listed.at).await.map_err(|error| failed(&error))?;
     Ok((made, kept))
 }
 
@@ -395,3 +405,7 @@ impl super::Backend {
         answer.await.map_err(|_| gone())?
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -187,8 +187,8 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
-    let (spec, declared) = admit::admit(env, spec, retry).await?;
-    let spec = &spec;
+    let admitted = admit::admit(env, spec, retry).await?;
+    let spec = &admitted.spec;
     let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
@@ -203,9 +203,12 @@ pub(super) async fn open(
             account = Some(reserve()?);
         }
         let pin = claim.pin.take();
-        let admitted = (spec, declared.as_deref());
         let owner = predecessor.as_ref().map(|(_, owner)| owner);
-        let begun = begin(env, admitted, (claim, owner, &mut account), (started, &mut progress));
+        let begun = async {
+            admitted.still(env, retry).await?;
+            let admitted = (spec, admitted.declared.as_deref());
+            begin(env, admitted, (claim, owner, &mut account), (started, &mut progress)).await
+        };
         if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
             return Ok(opened);
         }

@@ -102,6 +102,22 @@ struct Work {
     newest: Option<Arc<Reusable>>,
 }
 
+/// How a snapshot goes on when its turn comes.
+enum Begun {
+    /// It is all of this materialization, which is durable.
+    Durable(Uuid),
+    /// By uploading what is missing.
+    Works(Box<Work>),
+}
+
+/// What a snapshot became.
+enum Snapped {
+    /// It is all of this materialization, which was durable when its turn came.
+    Durable(Uuid),
+    /// A materialization of its own.
+    Made(Box<Made>),
+}
+
 /// When the turn of a snapshot comes.
 enum Turn {
     /// Now.
@@ -183,7 +199,9 @@ impl Core {
     pub(super) fn freeze(&mut self, id: CheckpointId, deadline: Instant) -> Result<(Awaits, Option<Uuid>), Error> {
         let (cut, applied_to) = (self.writer.next(), self.next_batch);
         let durable = self.base.as_ref().filter(|base| base.complete_at == cut).map(|base| base.uuid);
-        if durable.is_some() || cut == Sqn::first_of(self.epoch.number) {
+        // Who may not need what was restored takes even that as a snapshot of its own.
+        let owns_beginning = self.self_sustained_since.is_none();
+        if durable.is_some() || (owns_beginning && cut == Sqn::first_of(self.epoch.number)) {
             self.writer.on_snapshot(cut, applied_to);
             return Ok((Awaits::Nothing, durable));
         }
@@ -283,7 +301,7 @@ impl Core {
     }
 
     /// What became of the snapshot of `id`, whose task this is.
-    fn snapshot_done(&mut self, id: CheckpointId, made: Result<Option<Made>, Error>) {
+    fn snapshot_done(&mut self, id: CheckpointId, made: Result<Snapped, Error>) {
         let made = match made {
             Ok(made) => made,
             Err(error) => {
@@ -298,13 +316,14 @@ impl Core {
             }
         };
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
-        let uploaded_bytes = made.as_ref().map_or(0, |made| made.uploaded_bytes);
-        let base = match made {
-            Some(made) => Some(self.install(made, &snapshot)),
-            None => self.base.as_ref().map(|base| base.uuid),
+        let (base, uploaded_bytes) = match made {
+            Snapped::Made(made) => {
+                let uploaded_bytes = made.uploaded_bytes;
+                (self.install(*made, &snapshot), uploaded_bytes)
+            }
+            Snapped::Durable(base) => (base, 0),
         };
         self.writer.on_snapshot(snapshot.cut, snapshot.applied_to);
-        let base = base.expect("a snapshot is made, or is the newest base");
         self.ledger.snapshotted(id, base, uploaded_bytes);
         self.end_snapshot(id, snapshot);
         self.wake_session();
@@ -352,16 +371,16 @@ impl Core {
         }
     }
 
-    /// What the snapshot of `id` has to do now; `None` if all of it is durable already.
-    fn begin_snapshot(&mut self, id: CheckpointId, target: impl FnOnce(&Self, Instant) -> Target) -> Option<Work> {
+    /// What the snapshot of `id` has to do now; `None` if it was given up.
+    fn begin_snapshot(&mut self, id: CheckpointId, target: impl FnOnce(&Self, Instant) -> Target) -> Option<Begun> {
         let number = self.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
         let deadline = self.snapshots.running.get(&id)?.deadline;
         let target = target(self, deadline);
         let (base, newest) = (self.base.clone(), self.previous.clone());
         let snapshot = self.snapshots.running.get_mut(&id)?;
         let cut = snapshot.cut;
-        if base.is_some_and(|base| base.complete_at == cut) {
-            return None;
+        if let Some(base) = base.filter(|base| base.complete_at == cut) {
+            return Some(Begun::Durable(base.uuid));
         }
         (snapshot.first_file, snapshot.progressed) = (Some(number), Instant::now());
         // One that is later has changes that this cut must not have.
@@ -373,7 +392,7 @@ impl Core {
             self.inner.cuts().keep(id, kept(Some(newest)));
         }
         let snapshot = self.snapshots.running.get(&id)?;
-        Some(Work { target, cut, images: snapshot.images.clone(), newest })
+        Some(Begun::Works(Box::new(Work { target, cut, images: snapshot.images.clone(), newest })))
     }
 
     /// The next piece of a snapshot, and of which piece on the store it is another copy.
@@ -422,16 +441,18 @@ async fn run(shared: &Arc<Shared>, id: CheckpointId) {
     if !wait_for_turn(shared, id).await {
         return;
     }
-    let work = shared.core().begin_snapshot(id, |core, deadline| Target {
+    let begun = shared.core().begin_snapshot(id, |core, deadline| Target {
         insist_until: Some(deadline),
         ..target(core, shared, Retry::until(deadline))
     });
-    let made = match work {
-        None => Ok(None),
-        Some(work) if work.images.is_empty() => {
-            pieces(shared, id, (work.target, work.cut), (vec![], 0)).await.map(Some)
+    let made = |made| Snapped::Made(Box::new(made));
+    let made = match begun {
+        None => return,
+        Some(Begun::Durable(base)) => Ok(Snapped::Durable(base)),
+        Some(Begun::Works(work)) if work.images.is_empty() => {
+            pieces(shared, id, (work.target, work.cut), (vec![], 0)).await.map(made)
         }
-        Some(work) => images(shared, id, work).await.map(Some),
+        Some(Begun::Works(work)) => images(shared, id, *work).await.map(made),
     };
     shared.core().snapshot_done(id, made);
     shared.wake.notify_one();
@@ -487,7 +508,7 @@ async fn pieces(
             tokio::task::yield_now().await;
         }
     }
-    writer.finish(images).await.map_err(|error| failed(&error))
+    writer.finish(images, cut).await.map_err(|error| failed(&error))
 }
 
 /// Uploads images, and of operator state pieces.
@@ -511,3 +532,7 @@ async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, E
     }
     pieces(shared, id, (target, cut), writer.finish()).await
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

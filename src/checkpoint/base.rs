@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{
     envelope::{self, EnvelopeError, Kind},
     manifest::{
-        SnapshotFile,
+        Materialization, SnapshotFile,
         codec::{decode_file, encode_file},
     },
 };
@@ -267,6 +267,22 @@ impl BaseIndex {
         envelope::seal(Kind::BaseIndex, &index)
     }
 
+    /// Reads the index of `base`.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), and if they are those of another index.
+    pub fn of(base: &Materialization, bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let index = Self::decode(bytes)?;
+        let found = envelope::crc_of(bytes);
+        match base.index_crc.filter(|recorded| *recorded != found) {
+            None => Ok(index),
+            Some(recorded) => {
+                let what = format!("it is another index: its checksum is {found:08x}, {recorded:08x} is recorded");
+                Err(EnvelopeError::Contents(what))
+            }
+        }
+    }
+
     /// Reads an index.
     ///
     /// # Errors
@@ -461,6 +477,21 @@ mod tests {
             name.clone_into(&mut index.images[0].files[0].local);
             assert!(BaseIndex::decode(&index.encode()).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn another_index_of_the_same_name_is_not_taken_for_it() {
+        let (own, other) = (BaseIndex::new([piece(3, 0, u64::MAX, 5, true)]), BaseIndex::default());
+        let (own, other) = (own.unwrap().encode(), other.encode());
+        let index = SnapshotFile { instance: Uuid::from_u128(7), name: Name::new("1.index").unwrap(), bytes: 100 };
+        let (uuid, sqn) = (Uuid::from_u128(8), Sqn(5));
+        let (from, complete_at, stored_bytes, changes) = (sqn, sqn, 40, 2);
+        let index_crc = Some(envelope::crc_of(&own));
+        let base = Materialization { uuid, from, complete_at, index, index_crc, stored_bytes, changes };
+        assert!(BaseIndex::of(&base, &own).is_ok());
+        assert!(BaseIndex::of(&base, &other).unwrap_err().to_string().contains("another index"));
+        let of_an_older_version = Materialization { index_crc: None, ..base };
+        assert!(BaseIndex::of(&of_an_older_version, &other).is_ok());
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub enum ChainError {
         hint: String,
     },
     /// The chain moved each time it was read.
-    #[error("the manifest chain of `{0}` kept moving while it was read: other owners are opening it too")]
+    #[error("the manifest chain of `{0}` kept moving: its owner writes to it all the time, or others open it too")]
     Contended(BackendId),
     /// The store failed.
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub enum ChainError {
 /// [`ChainError::Corrupt`] if it is damaged; [`ChainError::Store`] after the tries that `retry` allows.
 pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Result<Option<Head>, ChainError> {
     for _ in 0..OPEN_ATTEMPTS {
-        let numbers = list_numbers(store, backend, retry).await?;
+        let numbers = numbers(store, backend, retry).await?;
         let Some(&newest) = numbers.last() else { return Ok(None) };
         let path = manifest_name(backend, newest).path();
         let read = |bytes: &Bytes| {
@@ -86,7 +86,7 @@ pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Resu
         return head.map(Some).map_err(|source| ChainError::Corrupt {
             object: path.to_string(),
             source,
-            hint: hint(&numbers),
+            hint: hint(backend, &numbers),
         });
     }
     Err(ChainError::Contended(backend.clone()))
@@ -123,7 +123,7 @@ pub async fn overtaken(
     number: u64,
     retry: Retry,
 ) -> Result<Option<Epoch>, ChainError> {
-    let newest = list_numbers(store, &manifest.backend, retry).await?.last().copied();
+    let newest = numbers(store, &manifest.backend, retry).await?.last().copied();
     if newest.is_none_or(|newest| newest <= number) {
         return Ok(None);
     }
@@ -150,7 +150,7 @@ pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<
         }
     }
     if manifest.opens_epoch {
-        let newest = list_numbers(store, backend, retry).await?.last().copied();
+        let newest = numbers(store, backend, retry).await?.last().copied();
         if newest.is_some_and(|newest| newest > manifest.number) {
             let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
             return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
@@ -173,8 +173,13 @@ pub fn manifest_name(backend: &BackendId, number: u64) -> ObjectName {
     ObjectName::Manifest { backend: backend.clone(), number }
 }
 
+/// Whether `object` is manifest `number` of `backend`.
+pub(super) fn is_manifest(object: &str, backend: &BackendId, number: Option<u64>) -> bool {
+    number.is_some_and(|number| manifest_name(backend, number).path().as_ref() == object)
+}
+
 /// Numbers of all manifests of the chain, ascending.
-async fn list_numbers(store: &Store, backend: &BackendId, retry: Retry) -> Result<Vec<u64>, StoreError> {
+pub(super) async fn numbers(store: &Store, backend: &BackendId, retry: Retry) -> Result<Vec<u64>, StoreError> {
     let objects = store.list(&layout::manifests(backend), retry).await?;
     let number = |name| match name {
         ObjectName::Manifest { number, .. } => Some(number),
@@ -186,6 +191,17 @@ async fn list_numbers(store: &Store, backend: &BackendId, retry: Retry) -> Resul
     Ok(numbers)
 }
 
+/// One manifest of the chain as it can be read, and its bytes; `None` if there is none of that number.
+pub(super) async fn read(
+    store: &Store,
+    backend: &BackendId,
+    number: u64,
+    retry: Retry,
+) -> Result<Option<(Result<Manifest, EnvelopeError>, Bytes)>, StoreError> {
+    let bytes = store.get_optional(&manifest_name(backend, number).path(), retry).await?;
+    Ok(bytes.map(|bytes| (decode(backend, number, &bytes), bytes)))
+}
+
 fn decode(backend: &BackendId, number: u64, bytes: &Bytes) -> Result<Manifest, EnvelopeError> {
     let manifest = Manifest::decode(bytes)?;
     if manifest.number != number || manifest.backend != *backend {
@@ -195,12 +211,14 @@ fn decode(backend: &BackendId, number: u64, bytes: &Bytes) -> Result<Manifest, E
     Ok(manifest)
 }
 
-fn hint(numbers: &[u64]) -> String {
+fn hint(backend: &BackendId, numbers: &[u64]) -> String {
+    // Not to remove it: a number that is free again lets an owner of before publish.
+    let back = "; bring it back from a backup, same path, same bytes";
     match numbers.iter().rev().nth(1) {
         Some(before) => format!(
-            "; manifest {before} before it is still there: to restore a checkpoint that it names, remove the damaged one"
+            "{back}; or let `dstl fence {backend}` add a manifest above it that says what manifest {before} says, and tell what is lost"
         ),
-        None => "; there is no older one".to_owned(),
+        None => format!("{back}; there is no older one"),
     }
 }
 

@@ -93,6 +93,8 @@
 //!
 //! Grace is a net: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does
 //! not know is never deleted, only reported; beside pins of a later version, nothing of the job is. If a head or a page that it names cannot be read, nothing of the job is deleted.
+//! But for a head that retired its chain: an empty object beside it says so by its name (`ObjectName::Retired`), made once the
+//! retirement was durable. So such a head is known to name nothing although nobody can read it, to sweeps and to openers.
 
 mod ahead;
 mod judge;
@@ -157,6 +159,9 @@ pub enum Live {
     /// A manifest.
     #[error("the first or last one of its epoch, as the head tells")]
     Fence,
+    /// Beside a manifest.
+    #[error("says that the head of its chain retired that, should it be damaged")]
+    Retired,
     /// A job record.
     #[error("one of the newest of the job's chain of generations and commits")]
     JobRecord,

@@ -138,7 +138,7 @@ impl Block {
 /// An object that tells of others.
 #[derive(Debug, Clone)]
 enum Meta {
-    Base,
+    Base(Materialization),
     Page(PageRef),
 }
 
@@ -297,7 +297,7 @@ impl Survey<'_> {
     ) -> Result<(), Fault> {
         let bytes = bytes.ok_or_else(|| Fault::missing(path))?;
         let told = match meta {
-            Meta::Base => BaseIndex::decode(&bytes).map(|base| self.base(wants, &base)),
+            Meta::Base(base) => BaseIndex::of(base, &bytes).map(|base| self.base(wants, &base)),
             Meta::Page(page) => self.page(page, wants, &bytes, below),
         };
         told.map_err(|error| Fault::corrupt(path, None, error))
@@ -442,7 +442,7 @@ impl Survey<'_> {
 }
 
 fn want_base(want: &Want, base: &Materialization, open: &mut Metas) {
-    let entry = open.entry(base.index.path(&want.origin)).or_insert_with(|| (Meta::Base, vec![]));
+    let entry = open.entry(base.index.path(&want.origin)).or_insert_with(|| (Meta::Base(base.clone()), vec![]));
     entry.1.push(want.clone());
 }
 

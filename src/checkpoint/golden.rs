@@ -59,6 +59,7 @@ fn manifest() -> Manifest {
         from: at(5),
         complete_at: at(15),
         index: file(3, "index"),
+        index_crc: None,
         stored_bytes: 900,
         changes: 90,
     });
@@ -102,6 +103,13 @@ fn the_bytes_of_a_manifest_that_tells_of_those_before_it_are_golden() {
 }
 
 #[test]
+fn the_bytes_of_a_manifest_with_the_checksums_of_its_indexes_are_golden() {
+    let mut manifest = manifest();
+    manifest.materializations[0].index_crc = Some(0xc0ff_ee00);
+    assert_eq!(Manifest::decode(&fixture("manifest-v1-index-crc.bin", &manifest.encode())).unwrap(), manifest);
+}
+
+#[test]
 fn the_bytes_of_pages_are_golden() {
     let job = sample().backend.job;
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
@@ -142,6 +150,7 @@ fn declared() -> JobRecord {
             parts: BTreeMap::from([(count, vec![part(1), part(2)])]),
         }),
         earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
+        unheld: false,
     }
 }
 
@@ -159,6 +168,12 @@ fn the_bytes_of_the_record_of_a_declared_job_are_golden() {
     assert_eq!(JobRecord::decode(&fixture("job-record-v1-spoilt.bin", &marked.encode())).unwrap(), marked);
     let undeclared = JobRecord::undeclared(Some(&record), 6, Beginning::Undecided, vec![]);
     assert_eq!(JobRecord::decode(&undeclared.encode()).unwrap(), undeclared);
+}
+
+#[test]
+fn the_bytes_of_a_record_whose_checkpoint_is_not_held_yet_are_golden() {
+    let record = JobRecord { unheld: true, ..declared() };
+    assert_eq!(JobRecord::decode(&fixture("job-record-v1-unheld.bin", &record.encode())).unwrap(), record);
 }
 
 #[test]

@@ -18,7 +18,8 @@
 //! the outcome of his request (`chain`).
 //!
 //! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
-//! the first to ask records its choice, and the others follow it ([`choose`]). That makes a generation of its attempt, too.
+//! the first to ask records its choice, and the others follow it, whether they ask for the latest ([`choose`]) or name a checkpoint
+//! ([`agree`]). That makes a generation of its attempt, too.
 //!
 //! # Jobs without a coordinator
 //!
@@ -40,6 +41,8 @@
 //! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So commits ascend within
 //!    a generation, and as attempts do between them, over the whole chain.
 //!
+//! A generation that restores anything else than what the job stood on *holds* it first, by fences ([`hold`]).
+//!
 //! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2 until it is
 //! a commit, and as long as it is what the job would restore, because owners let go of commits only for newer ones. A vanished
 //! subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
@@ -47,11 +50,14 @@
 //! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so who goes
 //! back on purpose to an older checkpoint does not meet the newer one again because of a crash before his first commit.
 
+mod agree;
 mod chain;
 mod choose;
 mod commit;
 mod declare;
+mod hold;
 mod lost;
+mod mend;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
@@ -65,11 +71,14 @@ use std::{collections::BTreeMap, fmt};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 pub use self::{
-    chain::{KEPT_RECORDS, newest},
+    agree::{Named, agree},
+    chain::{KEPT_RECORDS, newer, newest},
     choose::{Choice, Wish, choose, outdate, withdraw},
     commit::{Finished, Report, finish, is_outdated, tally},
     declare::{Generation, declare},
+    hold::Declaring,
     lost::Lost,
+    mend::mend_records,
     record::{Asked, Beginning, Commit, Declaration, JobRecord},
     reports::{delete_outdated, report, reported},
     sound::{Spoilt, known_damage, mark},
@@ -82,7 +91,7 @@ use super::{
 };
 use crate::{
     object::{
-        Path, Retry, Store,
+        ObjectMeta, Path, Retry, Store,
         layout::{self, ObjectName},
     },
     types::{Attempt, BackendId, CheckpointId, Name},
@@ -172,6 +181,33 @@ pub enum JobError {
         /// By this one.
         asked: JobCheckpoint,
     },
+    /// Another subtask chose for this attempt, or named something else.
+    #[error(
+        "job `{job}`: this attempt restores {}, not checkpoint {asked}; let all subtasks of an attempt ask for the same, or open all with a \
+         higher attempt",
+        chosen.map_or_else(|| "nothing".to_owned(), |chosen| format!("checkpoint {chosen}"))
+    )]
+    ChosenOther {
+        /// The job.
+        job: Name,
+        /// By the first; `None`: to begin empty.
+        chosen: Option<JobCheckpoint>,
+        /// By this one.
+        asked: JobCheckpoint,
+    },
+    /// An id that several attempts used, none of which has it whole.
+    #[error(
+        "backend `{backend}`: the job retains checkpoint {one} and checkpoint {other}, and neither whole: their id does not say which to \
+         restore; restore by handles"
+    )]
+    Ambiguous {
+        /// Who asked.
+        backend: BackendId,
+        /// One.
+        one: JobCheckpoint,
+        /// Another.
+        other: JobCheckpoint,
+    },
     /// Nothing is left to fall back to.
     #[error("job `{job}`: every checkpoint that all its subtasks retain is damaged: {}", list(skipped))]
     AllDamaged {
@@ -226,8 +262,13 @@ pub enum JobError {
     #[error("the records of job `{0}` are gone from the store")]
     Gone(Name),
     /// A record is damaged.
-    #[error("job record `{object}` is damaged: {source}; restore by id or handle, which needs no job record")]
+    #[error(
+        "job record `{object}` is damaged: {source}; bring it back from a backup, same path, same bytes; or let `dstl fence {job}` add a \
+         record above it; or restore by id or handle, which needs no job record"
+    )]
     Corrupt {
+        /// The job.
+        job: Name,
         /// Its path.
         object: String,
         /// How.
@@ -273,6 +314,14 @@ pub async fn read_operator(
     heads_below(store, &layout::operator(job, operator), retry).await
 }
 
+/// Every backend of `job` that has a chain, in order. Cancel-safe.
+///
+/// # Errors
+/// Those of the store.
+pub async fn backends(store: &Store, job: &Name, retry: Retry) -> Result<Vec<BackendId>, ChainError> {
+    Ok(head_numbers_of_job(store, job, retry).await?.into_keys().collect())
+}
+
 /// The numbers of the newest manifests of all subtasks of the operator of `backend`. Cancel-safe.
 ///
 /// # Errors
@@ -285,8 +334,17 @@ pub async fn head_numbers(
     numbers_below(store, &layout::operator(&backend.job, &backend.operator), retry).await
 }
 
+/// The same of all subtasks of `job`.
+async fn head_numbers_of_job(store: &Store, job: &Name, retry: Retry) -> Result<BTreeMap<BackendId, u64>, ChainError> {
+    numbers_below(store, &layout::operators(job), retry).await
+}
+
 async fn numbers_below(store: &Store, prefix: &Path, retry: Retry) -> Result<BTreeMap<BackendId, u64>, ChainError> {
-    let objects = store.list(prefix, retry).await?;
+    Ok(newest_of(&store.list(prefix, retry).await?))
+}
+
+/// The number of the newest manifest of each chain among `objects`.
+fn newest_of(objects: &[ObjectMeta]) -> BTreeMap<BackendId, u64> {
     let mut numbers = BTreeMap::new();
     for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
         if let ObjectName::Manifest { backend, number } = name {
@@ -294,16 +352,43 @@ async fn numbers_below(store: &Store, prefix: &Path, retry: Retry) -> Result<BTr
             *newest = number.max(*newest);
         }
     }
-    Ok(numbers)
+    numbers
 }
 
 /// One listing, and a read of each head, some at a time.
 async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
-    let newest = numbers_below(store, prefix, retry).await?;
-    let reads = newest.into_iter().map(|(backend, number)| manifests::read_listed(store, backend, number, retry));
+    let objects = store.list(prefix, retry).await?;
+    let newest = newest_of(&objects);
+    let mut retired = BTreeMap::new();
+    for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
+        if let ObjectName::Retired { backend, number } = name {
+            retired.insert(backend, number);
+        }
+    }
+    let reads = newest.into_iter().map(|(backend, number)| {
+        let retired = retired.get(&backend).copied();
+        read_unless_retired(store, backend, (number, retired), retry)
+    });
     let reads: Vec<_> = reads.collect();
     let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
     Ok(heads.into_iter().flatten().collect())
+}
+
+/// The head of a chain that was manifest `number` when it was listed; none if it is damaged, and a durable object says that it retired the
+/// chain, so that it names nothing.
+async fn read_unless_retired(
+    store: &Store,
+    backend: BackendId,
+    (number, retired): (u64, Option<u64>),
+    retry: Retry,
+) -> Result<Option<Manifest>, ChainError> {
+    match manifests::read_listed(store, backend.clone(), number, retry).await {
+        Err(ChainError::Corrupt { object, .. }) if manifests::is_manifest(&object, &backend, retired) => {
+            tracing::warn!(%object, "the damaged head of a retired chain is passed over");
+            Ok(None)
+        }
+        head => head,
+    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,15 @@ mod tests {
         let index = SnapshotFile { instance: Uuid::nil(), name, bytes: 1 };
         let (from, complete_at) = (at(from), at(from));
         let uuid = Uuid::from_u128(uuid);
-        crate::checkpoint::manifest::Materialization { uuid, from, complete_at, index, stored_bytes: 1, changes: 1 }
+        crate::checkpoint::manifest::Materialization {
+            uuid,
+            from,
+            complete_at,
+            index,
+            index_crc: None,
+            stored_bytes: 1,
+            changes: 1,
+        }
     }
 
     #[test]

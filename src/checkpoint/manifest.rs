@@ -176,6 +176,8 @@ pub struct Materialization {
     pub complete_at: Sqn,
     /// The object that lists its pieces.
     pub index: SnapshotFile,
+    /// Checksum of that object, so that another one of its name is not taken for it; `None` if an older version wrote the manifest.
+    pub index_crc: Option<u32>,
     /// Stored bytes of its pieces.
     pub stored_bytes: u64,
     /// State changes in its pieces.
@@ -566,6 +568,7 @@ pub(crate) mod tests {
             from: at(5),
             complete_at: at(15),
             index,
+            index_crc: None,
             stored_bytes: 9,
             changes: 9,
         }

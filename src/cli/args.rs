@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{File, Flag, Sources, parse_size},
+    tools::fence,
     types::{Name, NameError},
 };
 
@@ -33,6 +34,8 @@ pub enum Command {
     Checkpoints(CheckpointsArgs),
     /// Let go of a checkpoint, or of everything that a job has; stop its tasks first.
     Discard(DiscardArgs),
+    /// Go on above a newest manifest, or job record, that is damaged and cannot be brought back.
+    Fence(FenceArgs),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
     /// Succeed if the daemon of this configuration is ready.
@@ -203,6 +206,23 @@ pub struct DiscardArgs {
     pub json: bool,
 }
 
+/// Arguments of `fence`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct FenceArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Fence for this attempt, if it is higher than those that the store knows of [default: those] [env: none].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub attempt: u64,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+    /// The backend whose newest manifest is damaged, as `JOB/OPERATOR/SUBTASK`; or the `JOB` whose newest record is.
+    #[arg(value_name = "TARGET", value_parser = fence::Target::parse)]
+    pub target: fence::Target,
+}
+
 /// Arguments of `dump`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct DumpArgs {
@@ -354,6 +374,13 @@ mod tests {
         let parsed = |line: &[&str]| Args::try_parse_from([&["dstl", "discard"], line].concat()).is_ok();
         assert!(parsed(&["--job", "wc"]) && parsed(&["--handle", "00", "--force"]));
         assert!(!parsed(&[]) && !parsed(&["--force"]) && !parsed(&["--job", "wc", "--handle", "00"]));
+    }
+
+    #[test]
+    fn fence_is_told_a_job_or_a_backend() {
+        let parsed = |line: &[&str]| Args::try_parse_from([&["dstl", "fence"], line].concat()).is_ok();
+        assert!(parsed(&["wc"]) && parsed(&["wc/count/0", "--attempt", "7", "--json"]));
+        assert!(!parsed(&[]) && !parsed(&["wc/count"]) && !parsed(&["wc", "--attempt", "x"]));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Gc(args) => tools::gc(&args),
         Command::Checkpoints(args) => tools::checkpoints(&args),
         Command::Discard(args) => tools::discard(&args),
+        Command::Fence(args) => tools::fence(&args),
         Command::Dump(args) => tools::dump(&args),
         Command::Health(args) => ask_health(args),
         Command::Demo(args) => demo(args),

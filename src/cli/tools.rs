@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     CliError,
-    args::{CheckpointsArgs, DiscardArgs, DumpArgs, GcArgs, StoreArgs},
+    args::{CheckpointsArgs, DiscardArgs, DumpArgs, FenceArgs, GcArgs, StoreArgs},
     output,
 };
 use crate::{
@@ -67,6 +67,13 @@ pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
     let (_, store) = open(&args.store, None)?;
     let discarded = runtime()?.block_on(tools::discard::run(&store, &what, args.force, &Random::from_os()));
     print(&discarded.map_err(CliError::runtime)?, args.json)
+}
+
+/// Adds a fence above what is damaged.
+pub(super) fn fence(args: &FenceArgs) -> Result<(), CliError> {
+    let (_, store) = open(&args.store, None)?;
+    let added = runtime()?.block_on(tools::fence::run(&store, &args.target, args.attempt, &Random::from_os()));
+    print(&added.map_err(CliError::runtime)?, args.json)
 }
 
 /// Says what objects are; goes on with the others when one cannot be told.

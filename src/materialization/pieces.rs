@@ -115,17 +115,22 @@ impl PieceWriter {
         }
     }
 
-    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those.
+    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those. Which states have pieces was
+    /// decided at `listed_at`.
     ///
     /// # Errors
     /// If the store does not take it, or the pieces do not cover the state.
-    pub async fn finish(mut self, (images, image_bytes): (Vec<Image>, u64)) -> Result<Made, MaterializationError> {
+    pub async fn finish(
+        mut self,
+        (images, image_bytes): (Vec<Image>, u64),
+        listed_at: Sqn,
+    ) -> Result<Made, MaterializationError> {
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }
         let index = BaseIndex::new(std::mem::take(&mut self.pieces)).and_then(|index| index.with_images(images));
         let index = index.map_err(MaterializationError::Incomplete)?;
-        self.target.publish(index, self.uploaded_bytes + image_bytes).await
+        self.target.publish(index, self.uploaded_bytes + image_bytes, listed_at).await
     }
 
     async fn upload_file(&mut self) -> Result<(), MaterializationError> {

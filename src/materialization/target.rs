@@ -13,12 +13,12 @@ use crate::{
     changelog::compression::Compression,
     checkpoint::{
         base::BaseIndex,
-        local,
+        envelope, local,
         manifest::{Materialization, SnapshotFile},
     },
     object::{Created, PutPayload, Retry, Store, StoreError, copies::Label},
     random::Random,
-    types::{BackendId, Name},
+    types::{BackendId, Name, Sqn},
 };
 
 /// Where a materialization goes.
@@ -123,10 +123,19 @@ impl Target {
         Ok(())
     }
 
-    /// Uploads the index, after `uploaded_bytes` of what it lists.
-    pub(super) async fn publish(&self, index: BaseIndex, uploaded_bytes: u64) -> Result<Made, MaterializationError> {
-        let (from, complete_at) = index.sqns().ok_or(MaterializationError::Incomplete("nothing was copied"))?;
+    /// Uploads the index, after `uploaded_bytes` of what it lists. `listed_at` is the sqn at which it was decided which states have pieces: the
+    /// log is kept from there on, since it alone has the changes of a state that was registered later. Without any state the index
+    /// is empty, and says so of the backend as it was then.
+    pub(super) async fn publish(
+        &self,
+        index: BaseIndex,
+        uploaded_bytes: u64,
+        listed_at: Sqn,
+    ) -> Result<Made, MaterializationError> {
+        let (lowest, highest) = index.sqns().unwrap_or((listed_at, listed_at));
+        let (from, complete_at) = (lowest.min(listed_at), highest.max(listed_at));
         let bytes: Bytes = index.encode();
+        let index_crc = Some(envelope::crc_of(&bytes));
         let file = SnapshotFile { instance: self.instance, name: self.file_name("index"), bytes: bytes.len() as u64 };
         // Whoever reads it reads them after it.
         let parts = || index.files().into_keys().map(|part| part.path(&self.backend)).collect();
@@ -135,7 +144,8 @@ impl Target {
         let (stored_bytes, changes) = index.extent();
         let uploaded_bytes = uploaded_bytes + file.bytes;
         let uuid = self.random.uuid();
-        let materialization = Materialization { uuid, from, complete_at, index: file, stored_bytes, changes };
+        let materialization =
+            Materialization { uuid, from, complete_at, index: file, index_crc, stored_bytes, changes };
         Ok(Made { materialization, index, uploaded_bytes })
     }
 }

@@ -7,6 +7,7 @@
 //! <job>/operators/<operator>/<subtask>/manifest/<number>
 //! <job>/operators/<operator>/<subtask>/index/<epoch>/<uuid>
 //! <job>/operators/<operator>/<subtask>/snapshot/<instance uuid>/<file>
+//! <job>/operators/<operator>/<subtask>/retired/<number of a manifest>
 //! <job>/pins/<uuid>
 //! <job>/renewals/<uuid of a pin>/<number>
 //! <job>/job/<number>
@@ -37,6 +38,7 @@ const OPERATORS: &str = "operators";
 const MANIFEST: &str = "manifest";
 const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
+const RETIRED: &str = "retired";
 const PINS: &str = "pins";
 const RENEWALS: &str = "renewals";
 const JOB: &str = "job";
@@ -65,6 +67,13 @@ pub enum ObjectName {
         /// Whose.
         backend: BackendId,
         /// Its place in the chain.
+        number: u64,
+    },
+    /// Says that a manifest retired its chain, also when that cannot be read any more. Empty: all is in the name.
+    Retired {
+        /// Whose chain.
+        backend: BackendId,
+        /// The manifest.
         number: u64,
     },
     /// A page of a backend's index of its log.
@@ -156,6 +165,7 @@ impl ObjectName {
         match self {
             Self::Segment { job, instance, number } => segments(job).join(instance.to_string()).join(numbered(*number)),
             Self::Manifest { backend, number } => manifests(backend).join(numbered(*number)),
+            Self::Retired { backend: id, number } => backend(id).join(RETIRED).join(numbered(*number)),
             Self::IndexPage { backend, epoch, id } => index_pages(backend).join(epoch.to_string()).join(id.to_string()),
             Self::SnapshotFile { backend, instance, file } => {
                 snapshots(backend).join(instance.to_string()).join(file.as_str())
@@ -206,6 +216,7 @@ impl ObjectName {
             | Self::SweepLease { job, .. }
             | Self::SavepointFile { job, .. } => job,
             Self::Manifest { backend, .. }
+            | Self::Retired { backend, .. }
             | Self::IndexPage { backend, .. }
             | Self::SnapshotFile { backend, .. }
             | Self::Report { backend, .. } => &backend.job,
@@ -363,6 +374,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
 fn parse_of_backend(backend: BackendId, rest: &[&str]) -> Option<ObjectName> {
     match *rest {
         [MANIFEST, number] => Some(ObjectName::Manifest { backend, number: number.parse().ok()? }),
+        [RETIRED, number] => Some(ObjectName::Retired { backend, number: number.parse().ok()? }),
         [INDEX, epoch, id] => Some(ObjectName::IndexPage { backend, epoch: epoch.parse().ok()?, id: id.parse().ok()? }),
         [SNAPSHOT, instance, file] => {
             Some(ObjectName::SnapshotFile { backend, instance: instance.parse().ok()?, file: name(file)? })
@@ -416,6 +428,7 @@ mod tests {
                 number
             }),
             (backends(), any::<u64>()).prop_map(|(backend, number)| ObjectName::Manifest { backend, number }),
+            (backends(), any::<u64>()).prop_map(|(backend, number)| ObjectName::Retired { backend, number }),
             (backends(), any::<u64>(), uuids()).prop_map(|(backend, epoch, id)| ObjectName::IndexPage {
                 backend,
                 epoch,

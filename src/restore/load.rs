@@ -35,7 +35,7 @@ impl Restore<'_> {
             return Err(self.lacks(format_args!("the manifest has no materialization {uuid}")));
         };
         let path = self.file_path(&base.index);
-        let index = self.store.get_checked(&path, self.retry, |bytes| BaseIndex::decode(bytes)).await;
+        let index = self.store.get_checked(&path, self.retry, |bytes| BaseIndex::of(base, bytes)).await;
         let index = index
             .map_err(|error| self.base_unreadable(&path, error))?
             .map_err(|error| self.damaged(Fault::corrupt(&path, None, error)))?;

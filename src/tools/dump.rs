@@ -227,6 +227,7 @@ fn materialization(base: &Materialization) -> Node {
         ("from", Node::text(base.from)),
         ("complete_at", Node::text(base.complete_at)),
         ("index", Node::text(&base.index.name)),
+        ("index_crc", base.index_crc.map_or(Node::text("not recorded"), |crc| Node::text(format_args!("{crc:08x}")))),
         ("stored_bytes", base.stored_bytes.into()),
         ("changes", base.changes.into()),
     ])

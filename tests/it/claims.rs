@@ -1,7 +1,9 @@
 //! Claim modes, clones and discarding: who owns what is restored, and that nobody's deletion harms anybody else.
 
 mod discarding;
+mod first_cut;
 mod leases;
+mod rescaled;
 pub(crate) mod stepping;
 
 use std::{sync::atomic::Ordering, time::Duration};

@@ -1,5 +1,6 @@
 //! Jobs without a coordinator: an engine declares its tasks, and the daemons commit its checkpoints.
 
+mod holding;
 mod races;
 mod stalled;
 mod storm;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod agreement;
 mod backend;
 mod behaviours;
 mod bounded;
@@ -13,6 +14,7 @@ mod damage;
 mod demo;
 mod deploy;
 mod engine;
+mod fencing;
 mod fight;
 mod five_failures;
 mod forged;

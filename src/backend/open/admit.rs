@@ -1,8 +1,13 @@
-//! Admission: whether the attempt of an opener is that of a declared job, and what that demands.
+//! Admission: whether the attempt of an opener may begin, whether it is that of a declared job, and what that demands.
 //!
 //! A task of a declared attempt begins with what the declaration restores, or the checkpoints that are committed from then on would not
-//! be of one history. So it asks for the latest, or for the same thing by its id. A lower attempt is outdated. A higher one that was
-//! not declared outdates the declared one, before it claims anything: see [`crate::checkpoint::job`], rule 2.
+//! be of one history. So it asks for the latest, or for the same thing by its id. An attempt that is lower than the newest of the job is
+//! outdated, whether or not it has met that one in a chain. A higher one that was not declared outdates the declared one, before it claims
+//! anything: see [`crate::checkpoint::job`], rule 2.
+//!
+//! The job may move on between that look and the manifest that opens the epoch, which may wait long for the store. So the opener looks
+//! again once that manifest is durable ([`Admitted::still`]). Whoever declares looks at the chains after its record is durable; so at
+//! least one of the two meets the other. An opener that gives up then has served nothing, and let go of nothing.
 
 use super::{super::environment::Environment, OpenSpec, RestoreFrom, job_error};
 use crate::{
@@ -11,33 +16,86 @@ use crate::{
     object::Retry,
 };
 
-/// How the backend is opened, and the newest record of its job if its attempt was declared.
-pub(super) async fn admit(
-    env: &Environment,
-    spec: &OpenSpec,
-    retry: Retry,
-) -> Result<(OpenSpec, Option<Box<JobRecord>>), Error> {
+/// An opener that may begin.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// How the backend is opened.
+    pub(super) spec: OpenSpec,
+    /// The newest record of its job if its attempt was declared.
+    pub(super) declared: Option<Box<JobRecord>>,
+    /// The newest record that was looked at; 0: none.
+    seen: u64,
+}
+
+/// Whether `spec` may begin, and how.
+pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Admitted, Error> {
     let job = &spec.id.job;
-    let asks_the_job = spec.fallback || matches!(spec.restore, RestoreFrom::Latest { .. });
     let newest = match job::newest(&env.store, job, retry).await {
         // Whoever knows what to restore can do without.
-        Err(error @ JobError::Corrupt { .. }) if !asks_the_job => {
+        Err(error @ JobError::Corrupt { .. }) if !asks_the_job(spec) => {
             tracing::warn!(backend = %spec.id, %error, "opening without looking whether the attempt was declared");
             None
         }
         newest => newest.map_err(job_error)?,
     };
-    let Some(record) = newest.filter(|newest| newest.declared.is_some()) else { return Ok((spec.clone(), None)) };
-    if record.attempt > spec.attempt {
-        let (job, attempt, newer) = (job.clone(), spec.attempt, record.attempt);
-        return Err(job_error(JobError::Outdated { job, attempt, newer }));
+    let Some(record) = newest else { return Ok(Admitted { spec: spec.clone(), declared: None, seen: 0 }) };
+    refuse_outdated(spec, &record)?;
+    let seen = record.number;
+    if record.declared.is_none() {
+        return Ok(Admitted { spec: spec.clone(), declared: None, seen });
     }
     if record.attempt < spec.attempt {
         job::outdate(&env.store, job, spec.attempt, retry).await.map_err(job_error)?;
-        return Ok((spec.clone(), None));
+        return Ok(Admitted { spec: spec.clone(), declared: None, seen });
     }
     let spec = as_declared(spec, &record)?;
-    Ok((spec, Some(Box::new(record))))
+    Ok(Admitted { spec, declared: Some(Box::new(record)), seen })
+}
+
+impl Admitted {
+    /// Looks again, after the manifest that opened the epoch is durable.
+    ///
+    /// # Errors
+    /// If it may not begin any more; open again where the error says so.
+    pub(super) async fn still(&self, env: &Environment, retry: Retry) -> Result<(), Error> {
+        let spec = &self.spec;
+        let newer = match job::newer(&env.store, &spec.id.job, self.seen, retry).await {
+            Err(JobError::Corrupt { .. }) if !asks_the_job(spec) => None,
+            newer => newer.map_err(job_error)?,
+        };
+        let Some(record) = newer else { return Ok(()) };
+        refuse_outdated(spec, &record)?;
+        if record.attempt < spec.attempt && record.declared.is_some() {
+            job::outdate(&env.store, &spec.id.job, spec.attempt, retry).await.map_err(job_error)?;
+            return Err(declared_meanwhile(spec, &record));
+        }
+        if record.attempt == spec.attempt && record.declared.is_some() != self.declared.is_some() {
+            return Err(declared_meanwhile(spec, &record));
+        }
+        Ok(())
+    }
+}
+
+fn asks_the_job(spec: &OpenSpec) -> bool {
+    spec.fallback || matches!(spec.restore, RestoreFrom::Latest { .. })
+}
+
+fn refuse_outdated(spec: &OpenSpec, newest: &JobRecord) -> Result<(), Error> {
+    if newest.attempt <= spec.attempt {
+        return Ok(());
+    }
+    let (job, attempt, newer) = (spec.id.job.clone(), spec.attempt, newest.attempt);
+    Err(job_error(JobError::Outdated { job, attempt, newer }))
+}
+
+/// The attempt of `record` was declared, or that was withdrawn, after `spec` was admitted.
+fn declared_meanwhile(spec: &OpenSpec, record: &JobRecord) -> Error {
+    let what = if record.declared.is_some() { "was declared" } else { "is not declared any more" };
+    let text = format!(
+        "backend `{}`: attempt {} of the job {what} while attempt {} opened it; open it again",
+        spec.id, record.attempt, spec.attempt
+    );
+    Error { retryable: true, ..Error::new(Reason::DeclarationMismatch, text) }
 }
 
 /// `spec`, if it is that of a task of the generation of `record`, asking for what that restores. Pure.

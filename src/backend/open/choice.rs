@@ -11,7 +11,7 @@ use crate::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobError, Spoilt, Wish},
+        job::{self, JobCheckpoint, JobError, Named, Spoilt, Wish},
         manifest::{CheckpointRecord, Manifest, Span},
     },
     error::{Error, Reason},
@@ -60,8 +60,18 @@ pub(super) async fn choose(
             let wish = Wish { not_after: Some(*id), fallback: true };
             of_job(env, spec, head, (wish, &mut skipped, retry)).await?
         }
-        RestoreFrom::Id(id) => by_id(env, spec, head, (*id, retry)).await?,
-        RestoreFrom::Handles(handles) => by_handles(env, spec, head, (handles, retry)).await?,
+        RestoreFrom::Id(id) => match agreed(env, spec, Named::Id(*id), retry).await? {
+            Agreed::On(chosen) => parts_of(env, spec, head, (chosen, retry)).await?,
+            Agreed::Nothing => return Err(lacking(env, spec, head, (*id, retry)).await),
+            Agreed::Unrecorded => by_id(env, spec, head, (*id, retry)).await?,
+        },
+        RestoreFrom::Handles(handles) => {
+            let parts = by_handles(env, spec, head, (handles, retry)).await?;
+            if let Some(first) = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id)) {
+                agreed(env, spec, Named::Exactly(JobCheckpoint::of(&first.record)), retry).await?;
+            }
+            parts
+        }
         RestoreFrom::Latest { .. } => {
             let wish = Wish { not_after: None, fallback: spec.fallback };
             of_job(env, spec, head, (wish, &mut skipped, retry)).await?
@@ -110,8 +120,38 @@ async fn wanted_beyond(
     Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
 }
 
-/// The parts of the checkpoint `id` of the newest attempt that has it whole, so that all subtasks choose the same; if none has, of
-/// the newest that has all key groups.
+/// What the job agrees on.
+enum Agreed {
+    On(JobCheckpoint),
+    /// Nobody retains such a one.
+    Nothing,
+    /// The job's record is damaged, so nothing was.
+    Unrecorded,
+}
+
+/// What all subtasks of the attempt restore if one names it so.
+async fn agreed(env: &Environment, spec: &OpenSpec, named: Named, retry: Retry) -> Result<Agreed, Error> {
+    match job::agree(&env.store, (&spec.id, spec.parallelism), spec.attempt, named, retry).await {
+        Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
+        Ok(None) => Ok(Agreed::Nothing),
+        // Whoever knows what to restore can do without.
+        Err(error @ JobError::Corrupt { .. }) => {
+            tracing::warn!(backend = %spec.id, %error, "opening without recording for the other subtasks what is restored");
+            Ok(Agreed::Unrecorded)
+        }
+        Err(error) => Err(job_error(error)),
+    }
+}
+
+/// Why there is no checkpoint `id` to restore.
+async fn lacking(env: &Environment, spec: &OpenSpec, head: Option<&Head>, (id, retry): (u64, Retry)) -> Error {
+    // It may have been published since.
+    let found = by_id(env, spec, head, (id, retry)).await;
+    found.err().unwrap_or_else(|| not_found(spec, head, &id.to_string()))
+}
+
+/// The parts of the checkpoint `id` of the newest attempt of which the operator has it whole; if none has, of the newest that has all key
+/// groups.
 async fn by_id(
     env: &Environment,
     spec: &OpenSpec,
@@ -218,6 +258,16 @@ async fn of_job(
         let or_empty = matches!(spec.restore, RestoreFrom::Latest { or_empty: true });
         return if or_empty { Ok(vec![]) } else { Err(not_found(spec, head, "at all that completed")) };
     };
+    parts_of(env, spec, head, (chosen, retry)).await
+}
+
+/// The parts of the checkpoint that all subtasks of the attempt restore.
+async fn parts_of(
+    env: &Environment,
+    spec: &OpenSpec,
+    head: Option<&Head>,
+    (chosen, retry): (JobCheckpoint, Retry),
+) -> Result<Vec<Part>, Error> {
     let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == chosen;
     if let Some(Head { manifest, .. }) = head
         && let Some(record) = manifest.checkpoints.iter().rev().find(same)
@@ -338,7 +388,9 @@ pub(in crate::backend) fn job_error(error: JobError) -> Error {
         JobError::Contended(_) => Reason::StoreUnavailable,
         JobError::Corrupt { .. } | JobError::AllDamaged { .. } => Reason::CorruptObject,
         JobError::NotRetained(..) => Reason::CheckpointNotFound,
-        JobError::ChosenNewer { .. } => Reason::InvalidArgument,
+        JobError::ChosenNewer { .. } | JobError::ChosenOther { .. } | JobError::Ambiguous { .. } => {
+            Reason::InvalidArgument
+        }
         JobError::Chain(_) => {
             let JobError::Chain(source) = error else { unreachable!("matched above") };
             return source.into();

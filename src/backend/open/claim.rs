@@ -6,6 +6,9 @@
 //!     └──────── an import's checkpoint was let go meanwhile ◀── heads again ◀────────┘
 //! ```
 //!
+//! An owner before that publishes all the time moves the chain on while its successor reads and chooses. Whoever meets that adds a fence
+//! first, which needs one read and one request, and chooses again behind it.
+//!
 //! What a source's head names may be dropped from it, and swept, before this backend's manifest names it. So the sources are read
 //! again *after* that manifest is durable. Either a source retains the checkpoint still: then every sweep that began after it let
 //! go sees the import (see [`crate::checkpoint::collect`]). Or not: then the import is worth nothing, and the whole begins anew.
@@ -25,7 +28,7 @@ use crate::{
         chain::{self, ChainError, Head},
         generation,
         index::Bounds,
-        job::{self, Spoilt},
+        job::{self, JobCheckpoint, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
         pin::Held,
     },
@@ -36,6 +39,9 @@ use crate::{
 
 /// How often an opener derives its first manifest anew when others open the same backend.
 const CLAIM_ATTEMPTS: usize = 16;
+
+/// How often it tries to outdate an owner that is faster, before it derives its first manifest anew.
+const FENCE_ATTEMPTS: usize = 16;
 
 /// A backend that is claimed.
 #[derive(Debug)]
@@ -119,11 +125,34 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let pin = None;
                 return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pin, operator });
             }
-            Ok(_) | Err(ChainError::Fenced { .. }) => {}
+            Ok(_) => {}
+            // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is time to choose.
+            Err(ChainError::Fenced { .. }) => fence_own(env, spec, retry).await?,
             Err(error) => return Err(error.into()),
         }
     }
     Err(ChainError::Contended(spec.id.clone()).into())
+}
+
+/// Sees to it that no owner before this attempt writes to the own chain.
+async fn fence_own(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<(), Error> {
+    for _ in 0..FENCE_ATTEMPTS {
+        let Some(head) = chain::read_head(&env.store, &spec.id, retry).await? else { return Ok(()) };
+        refuse_outdated(spec, &head.manifest)?;
+        if head.manifest.owner().attempt == spec.attempt {
+            return Ok(());
+        }
+        let fence = generation::fence(&head, spec.attempt, env.random.uuid());
+        match chain::append(&env.store, &fence.ok_or_else(|| too_many_epochs(&spec.id))?, retry).await {
+            Ok(_) => {
+                tracing::info!(backend = %spec.id, attempt = spec.attempt, "fenced its owner, who kept writing");
+                return Ok(());
+            }
+            Err(ChainError::Fenced { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
@@ -249,7 +278,7 @@ async fn fence(
         // One of another generation under the same attempt is of the old one: its subtasks never open again.
         let is_of_this_attempt = owner.attempt == spec.attempt;
         let lacks_pin = spec.is_no_claim(env) && head.manifest.checkpoints.iter().any(|r| is_part(r) && !r.pinned);
-        // One that serves has pinned its part itself.
+        // One that serves has pinned the part of its chain itself, whether or not it reads that.
         let is_fenced =
             (owner.is_fence && !lacks_pin) || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
         if is_of_this_attempt && is_fenced {
@@ -340,10 +369,10 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.page_low_water = 0;
     manifest.opens_epoch = true;
     manifest.fences.open(manifest.number);
-    // The engine restores only what completed, whether or not the notice came in time.
-    let restored: Vec<_> = plan.parts.iter().filter(|part| part.manifest.backend == spec.id).collect();
-    let is_restored = |identity| restored.iter().any(|part| part.record.identity == identity);
-    for record in manifest.checkpoints.iter_mut().filter(|record| is_restored(record.identity)) {
+    // The engine restores only what completed, whether or not the notice came in time. The part that this chain has may be one that other
+    // subtasks read: nobody but this owner can keep it there.
+    let restored = plan.parts.first().filter(|_| !plan.is_clone).map(|part| JobCheckpoint::of(&part.record));
+    for record in manifest.checkpoints.iter_mut().filter(|record| restored == Some(JobCheckpoint::of(record))) {
         record.completed = true;
         record.pinned |= spec.is_no_claim(env);
     }

@@ -89,6 +89,25 @@ impl Chain {
         }
     }
 
+    /// A chain whose head, manifest `number`, retired it: that nobody can read it changes nothing.
+    #[must_use]
+    pub fn retired(number: u64) -> Self {
+        Self {
+            head: number,
+            epoch: Epoch { number: u64::MAX, owner: Uuid::nil() },
+            instance: Uuid::nil(),
+            segment_low_water: u64::MAX,
+            segments: BTreeSet::new(),
+            pages: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
+            imported: BTreeSet::new(),
+            snapshot_low_water: u64::MAX,
+            page_low_water: u64::MAX,
+            told: Fences::default(),
+            older: BTreeMap::new(),
+        }
+    }
+
     /// The manifests below the head that stay for ever: the first and the last of each epoch.
     fn fences(&self) -> BTreeMap<u64, Live> {
         let mut last = BTreeMap::new();
@@ -178,6 +197,11 @@ impl View {
             ObjectName::Segment { instance, number, .. } => self.segment(*instance, *number),
             ObjectName::IndexPage { backend, epoch, id } => self.page(backend, *epoch, *id),
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
+            ObjectName::Retired { backend, number } => match self.chains.get(backend) {
+                None => Verdict::Kept(Kept::NoChain),
+                Some(chain) if *number < chain.head => Verdict::Garbage(Garbage::Superseded),
+                Some(_) => Verdict::Live(Live::Retired),
+            },
             ObjectName::JobRecord { number, .. } => self.job_record(*number),
             ObjectName::Report { .. } => self.report(name),
             ObjectName::Clock { .. } => Verdict::Garbage(Garbage::Clock),

@@ -44,6 +44,8 @@ pub(super) struct Observer<'a> {
     seen: BTreeMap<BackendId, u64>,
     /// Objects whose time lies ahead.
     seen_ahead: &'a mut FirstSeen,
+    /// By chain, the newest manifest that is said to have retired it.
+    retired: BTreeMap<BackendId, u64>,
     /// The heads as last observed.
     heads: Vec<Manifest>,
     /// What pins name, which never changes; `None` for those of a later version.
@@ -84,6 +86,7 @@ impl<'a> Observer<'a> {
             listed: BTreeMap::new(),
             seen: BTreeMap::new(),
             seen_ahead,
+            retired: BTreeMap::new(),
             heads: vec![],
             pinned: BTreeMap::new(),
         };
@@ -115,22 +118,34 @@ impl<'a> Observer<'a> {
     pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
-            if let ObjectName::Manifest { backend, number } = name {
-                self.saw(&backend, number);
+            match name {
+                ObjectName::Manifest { backend, number } => self.saw(&backend, number),
+                ObjectName::Retired { backend, number } => drop(self.retired.insert(backend, number)),
+                _ => {}
             }
         }
         let backends: Vec<BackendId> = self.seen.keys().cloned().collect();
         let (store, retry) = (self.store, self.retry);
-        // Owned names: a closure over borrowed ones would make the sweep a future that cannot be spawned.
-        let reads = backends.iter().cloned().map(|backend| read_head(store, backend, retry));
+        // Collected: a closure over borrowed names would make the sweep a future that cannot be spawned.
+        let reads = backends.iter().cloned().map(|backend| {
+            let retired = self.retired.get(&backend).copied();
+            read_head(store, backend, retired, retry)
+        });
+        let reads: Vec<_> = reads.collect();
         let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
         let mut chains = BTreeMap::new();
         self.heads.clear();
         for (backend, head) in backends.into_iter().zip(heads) {
-            let manifest = self.newest(&backend, head.map(|head| head.manifest))?;
-            let (mut chain, head) = self.follow(manifest).await?;
-            self.read_older(&backend, &head).await?;
-            self.heads.push(head);
+            let mut chain = match head {
+                Found::Retired(number) => Chain::retired(number),
+                Found::Head(head) => {
+                    let manifest = self.newest(&backend, head)?;
+                    let (chain, head) = self.follow(manifest).await?;
+                    self.read_older(&backend, &head).await?;
+                    self.heads.push(head);
+                    chain
+                }
+            };
             let older = self.older.get(&backend).cloned().unwrap_or_default();
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
@@ -176,6 +191,11 @@ impl<'a> Observer<'a> {
     /// The heads as last observed.
     pub(super) fn heads(&self) -> &[Manifest] {
         &self.heads
+    }
+
+    /// Whether the retirement of a chain by manifest `number` is said beside it.
+    pub(super) fn is_said_retired(&self, backend: &BackendId, number: u64) -> bool {
+        self.retired.get(backend).is_some_and(|said| *said >= number)
     }
 
     fn saw(&mut self, backend: &BackendId, number: u64) {
@@ -301,9 +321,22 @@ impl<'a> Observer<'a> {
     }
 }
 
-/// The newest manifest of one chain.
-async fn read_head(store: &Store, backend: BackendId, retry: Retry) -> Result<Option<chain::Head>, ChainError> {
-    chain::read_head(store, &backend, retry).await
+/// What there is of one chain.
+enum Found {
+    /// Its newest manifest.
+    Head(Option<Manifest>),
+    /// That cannot be read, and is known to retire the chain.
+    Retired(u64),
+}
+
+/// The newest manifest of one chain, which number `retired` retired.
+async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retry: Retry) -> Result<Found, ChainError> {
+    match chain::read_head(store, &backend, retry).await {
+        Err(ChainError::Corrupt { object, .. }) if chain::is_manifest(&object, &backend, retired) => {
+            Ok(Found::Retired(retired.unwrap_or_default()))
+        }
+        head => Ok(Found::Head(head?.map(|head| head.manifest))),
+    }
 }
 
 /// Of the manifests that were `listed`, those below `head` of which it does not tell; and those of which it tells that are younger than the
@@ -377,7 +410,7 @@ async fn read_base<'a>(
     retry: Retry,
 ) -> Result<(&'a Materialization, Option<Vec<(Uuid, Name)>>), SweepError> {
     let path = snapshot_path(backend, &base.index);
-    let decoded = match store.get_checked(&path, retry, |bytes| BaseIndex::decode(bytes)).await {
+    let decoded = match store.get_checked(&path, retry, |bytes| BaseIndex::of(base, bytes)).await {
         Ok(decoded) => decoded,
         Err(StoreError::NotFound { .. }) => return Ok((base, None)),
         Err(error) => return Err(error.into()),

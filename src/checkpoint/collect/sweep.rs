@@ -11,6 +11,7 @@ use crate::{
         envelope::EnvelopeError,
         generation::{self, Retired},
         job::JobError,
+        manifest::Manifest,
     },
     object::{
         ObjectMeta, Path, PutPayload, Retry, Store, StoreError,
@@ -183,6 +184,9 @@ pub async fn sweep_on(
         }
         view = observer.observe(options.now_ms).await?;
     }
+    if options.delete {
+        say_retired(store, &observer, retry).await?;
+    }
     let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
         Some(name) => view.judge(name, young.contains(&meta.path), |other| names.contains(other)),
         None => Verdict::Unknown,
@@ -231,6 +235,18 @@ async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), Swee
         Ok(_) => tracing::info!(backend = %chain.backend, "retired the chain of a subtask that vanished"),
         Err(ChainError::Fenced { .. }) => {}
         Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Says beside each head that retired its chain that it did, for the time when nobody can read it.
+async fn say_retired(store: &Store, observer: &Observer<'_>, retry: Retry) -> Result<(), SweepError> {
+    let is_unsaid =
+        |head: &&Manifest| generation::is_retired(head) && !observer.is_said_retired(&head.backend, head.number);
+    let path = |head: &Manifest| ObjectName::Retired { backend: head.backend.clone(), number: head.number }.path();
+    let unsaid: Vec<Path> = observer.heads().iter().filter(is_unsaid).map(path).collect();
+    for path in unsaid {
+        store.create(&path, PutPayload::from_static(b""), retry).await?;
     }
     Ok(())
 }

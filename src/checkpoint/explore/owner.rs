@@ -307,7 +307,7 @@ impl Owner {
         let index = index_file(self.epoch(), self.files - 1, instance.id, bytes);
         let uuid = uuid(self.number, 200 + self.files);
         let Making { from, complete_at, .. } = making;
-        let base = Materialization { uuid, from, complete_at, index, stored_bytes: 0, changes: 0 };
+        let base = Materialization { uuid, from, complete_at, index, index_crc: None, stored_bytes: 0, changes: 0 };
         self.manifest.materializations.push(base.clone());
         self.base = Some(base);
         let own = Source { epoch: self.epoch(), from: Sqn::first_of(self.epoch()), to: complete_at };

@@ -28,7 +28,8 @@ pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<Jo
         let path = ObjectName::JobRecord { job: job.clone(), number }.path();
         match store.get_checked(&path, retry, |bytes| JobRecord::decode(bytes)).await {
             Ok(decoded) => {
-                return decoded.map(Some).map_err(|source| JobError::Corrupt { object: path.to_string(), source });
+                let (job, object) = (job.clone(), path.to_string());
+                return decoded.map(Some).map_err(|source| JobError::Corrupt { job, object, source });
             }
             // Swept meanwhile; if it is the newest still, it is missing.
             Err(StoreError::NotFound { .. }) if lost != Some(number) => lost = Some(number),
@@ -38,13 +39,39 @@ pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<Jo
     Err(JobError::Contended(job.clone()))
 }
 
+/// The newest record of `job`, if it is newer than number `seen`. Cancel-safe.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result<Option<JobRecord>, JobError> {
+    if newest_number(store, job, retry).await?.is_none_or(|number| number <= seen) {
+        return Ok(None);
+    }
+    newest(store, job, retry).await
+}
+
+/// The record of one number; `None` if it is damaged or not there.
+pub(super) async fn read(store: &Store, job: &Name, number: u64, retry: Retry) -> Result<Option<JobRecord>, JobError> {
+    let path = ObjectName::JobRecord { job: job.clone(), number }.path();
+    let bytes = store.get_optional(&path, retry).await?;
+    Ok(bytes.and_then(|bytes| JobRecord::decode(&bytes).ok()))
+}
+
 async fn newest_number(store: &Store, job: &Name, retry: Retry) -> Result<Option<u64>, JobError> {
+    Ok(numbers(store, job, retry).await?.last().copied())
+}
+
+/// The numbers of all records that are there, ascending.
+pub(super) async fn numbers(store: &Store, job: &Name, retry: Retry) -> Result<Vec<u64>, JobError> {
     let objects = store.list(&layout::job_records(job), retry).await?;
     let number = |name| match name {
         ObjectName::JobRecord { number, .. } => Some(number),
         _ => None,
     };
-    Ok(objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).max())
+    let mut numbers: Vec<u64> =
+        objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// Appends `record`, which was derived from the newest one. Returns whether it is the newest now: if not, it may be part of the chain all

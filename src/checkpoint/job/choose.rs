@@ -71,7 +71,8 @@ pub async fn choose(
         let heads = settled_heads(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
-        let again_alone = opened_before && is_alone(&heads, backend, parallelism) && !is_declared;
+        let alone = is_alone(&heads, backend, parallelism) && !is_declared;
+        let again_alone = opened_before && alone;
         // Those of a generation that had the same attempt would be lost to the subtasks that are new.
         let is_used = |head: &Manifest| {
             let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
@@ -84,7 +85,9 @@ pub async fn choose(
         let view = JobView::of(&heads);
         let not_after = wish.limit(&view, backend)?;
         let mut marks = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
-        if let Some(newest) = own_attempt.filter(|_| !again_alone)
+        // Nobody else follows the choice of one that is the whole job: it chooses anew, so that it has also what an owner before published
+        // until it was fenced.
+        if let Some(newest) = own_attempt.filter(|_| !alone)
             && let Beginning::Chosen(chosen) = newest.beginning
         {
             let chosen = chosen.filter(|_| !newest.new_operators.contains(&backend.operator));
@@ -99,7 +102,9 @@ pub async fn choose(
         marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
         let restore = decide(store, &heads, (&view, not_after), (wish, &mut marks), (job, retry)).await?;
         // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
-        if again_alone {
+        let is_recorded =
+            own_attempt.is_some_and(|newest| newest.beginning == Beginning::Chosen(restore) && newest.spoilt == marks);
+        if again_alone || is_recorded {
             return Ok(Choice::new(restore, &marks));
         }
         let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(restore), marks.clone());

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ATTEMPTS, Asked, Beginning, Commit, Declaration, JobCheckpoint, JobError, JobRecord, JobView, Latest, chain,
-    commit, read_heads, reports,
+    ATTEMPTS, Asked, Beginning, Commit, Declaration, Declaring, JobCheckpoint, JobError, JobRecord, JobView, Latest,
+    chain, commit, hold, read_heads, reports,
 };
 use crate::{
     checkpoint::manifest::Manifest,
-    object::{Retry, Store},
     types::{Attempt, Name},
 };
 
@@ -47,20 +46,24 @@ impl Generation {
 /// # Errors
 /// If there is a later one, this one was declared otherwise or begun without, or what it asks to begin with is not there.
 pub async fn declare(
-    store: &Store,
+    by: &Declaring<'_>,
     job: &Name,
     attempt: Attempt,
     declaration: &Declaration,
-    retry: Retry,
 ) -> Result<Generation, JobError> {
     check(job, declaration)?;
+    let Declaring { store, retry, .. } = *by;
     let mut refused = None;
     for _ in 0..ATTEMPTS {
         let newest = chain::newest(store, job, retry).await?;
         if let Some(newest) = &newest
             && newest.attempt >= attempt
         {
-            return answer(job, newest, attempt, declaration);
+            let generation = answer(job, newest, attempt, declaration)?;
+            if !newest.unheld || by.hold(job, newest).await? {
+                return Ok(generation);
+            }
+            continue;
         }
         if let Some(newest) = &newest {
             let reports = reports::reported(store, job, newest.attempt, retry).await?;
@@ -76,8 +79,11 @@ pub async fn declare(
             Ok(restored) => {
                 let next = generation(newest.as_ref(), attempt, declaration, restored);
                 if chain::append(store, job, &next, retry).await? {
+                    by.refuse_overtaken(job, &heads, attempt).await?;
                     reports::delete_outdated(store, job, &next, retry).await;
-                    return Ok(Generation::of(&next));
+                    if !next.unheld {
+                        return Ok(Generation::of(&next));
+                    }
                 }
             }
             // Others of the same attempt may have declared it, and opened, after the record was read.
@@ -181,7 +187,7 @@ pub(super) fn restored(
 }
 
 /// Checks that `heads` retain exactly the parts of `commit`. Pure.
-fn check_parts(job: &Name, commit: &Commit, heads: &[Manifest]) -> Result<(), JobError> {
+pub(super) fn check_parts(job: &Name, commit: &Commit, heads: &[Manifest]) -> Result<(), JobError> {
     for (operator, parts) in &commit.parts {
         for (part, subtask) in parts.iter().zip(0..) {
             let of_task = |head: &&Manifest| head.backend.operator == *operator && head.backend.subtask == subtask;
@@ -211,6 +217,7 @@ pub(super) fn generation(
         record.commit(restored.commit);
     }
     record.declared = Some(declaration.clone());
+    record.unheld = hold::needs_holding(newest, record.restore());
     record.new_operators = restored.new_operators;
     record
 }

@@ -44,6 +44,8 @@ pub struct JobRecord {
     pub commit: Option<Commit>,
     /// Commits before it, oldest first: the newest of them.
     pub earlier: Vec<JobCheckpoint>,
+    /// What it restores may still be let go of by owners before it, so nobody is told yet.
+    pub unheld: bool,
 }
 
 /// What the subtasks of an attempt begin with.
@@ -105,6 +107,7 @@ impl JobRecord {
             new_operators: BTreeSet::new(),
             commit: None,
             earlier: vec![],
+            unheld: false,
         }
     }
 
@@ -174,6 +177,7 @@ impl JobRecord {
             new_operators: self.new_operators.iter().map(ToString::to_string).collect(),
             commit: self.commit.as_ref().map(Commit::to_message),
             earlier_commits: self.earlier.iter().copied().map(to_checkpoint).collect(),
+            unheld: self.unheld,
         }
     }
 
@@ -199,6 +203,7 @@ impl JobRecord {
             new_operators: message.new_operators.iter().map(|operator| name(operator)).collect::<Result<_, _>>()?,
             commit: message.commit.as_ref().map(Commit::from_message).transpose()?,
             earlier: message.earlier_commits.iter().map(from_checkpoint).collect(),
+            unheld: message.unheld,
         })
     }
 }

@@ -220,6 +220,7 @@ fn encode_materialization(base: &Materialization) -> store::Materialization {
         from: base.from.0,
         complete_at: base.complete_at.0,
         index: Some(encode_file(&base.index)),
+        index_crc: base.index_crc,
         stored_bytes: base.stored_bytes,
         changes: base.changes,
     }
@@ -234,6 +235,7 @@ fn decode_materialization(message: &store::Materialization) -> Result<Materializ
         from: Sqn(message.from),
         complete_at: Sqn(message.complete_at),
         index: decode_file(message.index.as_ref().ok_or("a materialization without index")?)?,
+        index_crc: message.index_crc,
         stored_bytes: message.stored_bytes,
         changes: message.changes,
     })

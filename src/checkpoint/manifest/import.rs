@@ -271,6 +271,7 @@ mod tests {
                 name: crate::types::Name::new("x.index").unwrap(),
                 bytes: 1,
             },
+            index_crc: None,
             stored_bytes: 9,
             changes: 9,
         };

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use dstl::{
-    checkpoint::job::{self, Asked, Commit, Finished, JobRecord, Report},
+    checkpoint::job::{self, Asked, Commit, Declaring, Finished, JobCheckpoint, JobRecord, Report},
     metrics::Metrics,
     object::{ObjectName, Retry, RetryOptions, Store},
     random::Random,
@@ -155,11 +155,13 @@ fn finish(store: Store, last: Option<Report>) -> Actor {
 }
 
 fn declare(store: Store) -> Actor {
-    unconstrained(async move {
-        let declared = job::declare(&store, &name("job"), 2, &declaration(Asked::Latest), Retry::none()).await;
-        Outcome::Declared(declared.unwrap().restore)
-    })
-    .boxed()
+    unconstrained(async move { Outcome::Declared(declare_on(&store).await) }).boxed()
+}
+
+/// Declares attempt 2 from the newest commit.
+async fn declare_on(store: &Store) -> Option<JobCheckpoint> {
+    let by = Declaring { store, random: &Random::seeded(7), retry: Retry::none() };
+    job::declare(&by, &name("job"), 2, &declaration(Asked::Latest)).await.unwrap().restore
 }
 
 /// Lets `actor` make one request.
@@ -292,8 +294,7 @@ async fn whoever_stops_after_any_request_leaves_a_chain_that_others_go_on_with()
             let mut stopped = make(gated);
             let is_done = (0..requests).any(|_| poll(&mut stopped).is_some());
             drop(stopped);
-            let declared = job::declare(&store, &name("job"), 2, &declaration(Asked::Latest), Retry::none()).await;
-            assert_eq!(declared.unwrap().restore, Some(on(1, 2)), "after {requests} requests");
+            assert_eq!(declare_on(&store).await, Some(on(1, 2)), "after {requests} requests");
             check(&store).await;
             if is_done {
                 assert!(requests > 4);

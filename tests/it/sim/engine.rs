@@ -1,7 +1,7 @@
 //! A scripted engine: opens one backend over and over for one attempt of the job, wherever a daemon runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -265,16 +265,35 @@ impl Engine {
             }
             Reason::StoreUnavailable | Reason::ChangeMemory => true,
             Reason::CheckpointNotFound | Reason::NoConsistentCheckpoint => match (asked.key, asked.job) {
-                (Some(key), _) => !self.world.truths[self.seat].lock().must(key),
-                (_, Some(job)) => !self.is_common(job) || attempt > self.attempt,
+                (Some(key), _) => {
+                    !self.world.truths[self.seat].lock().must(key) || self.means_another(&asked.restore, key.1)
+                }
+                (_, Some(job)) => {
+                    !self.is_common(job) || attempt > self.attempt || self.means_another(&asked.restore, job.1)
+                }
                 // An owner of the attempt before may have let go what the first open of this attempt chose.
                 _ => self.newest.is_none_or(|newest| self.may_be_gone(newest)) || attempt > self.attempt,
             },
+            // Others named another checkpoint for this attempt first, or its id means parts of several.
+            Reason::InvalidArgument => {
+                let names = matches!(asked.restore, RestoreFrom::Id(_) | RestoreFrom::Handles(_));
+                names && self.world.plan.seats_of(self.attempt).len() > 1
+            }
             // Subtasks chose either shape of one name.
             Reason::StateMismatch => self.world.plan.rescales() && self.have_either(),
             _ => false,
         };
         assert!(right, "{asked:?}, newest {:?}: {:?} {error}", self.newest, error.reason);
+    }
+
+    /// Whether an id may mean checkpoints of several attempts: then the job chose one of them.
+    fn means_another(&self, restore: &RestoreFrom, id: u64) -> bool {
+        let attempts = |truth: &Truth| {
+            let of_id = truth.cuts.iter().filter(|(key, _)| key.1 == id);
+            of_id.map(|(_, cut)| cut.attempt).collect::<BTreeSet<_>>()
+        };
+        let all: BTreeSet<_> = self.world.truths.iter().flat_map(|truth| attempts(&truth.lock())).collect();
+        matches!(restore, RestoreFrom::Id(_)) && all.len() > 1
     }
 
     /// Whether checkpoints have both shapes of the one name.
@@ -316,7 +335,11 @@ impl Engine {
                 assert_eq!(opened.parts.iter().map(|part| part.checkpoint).collect::<Vec<_>>(), asked);
             }
             RestoreFrom::Id(id) if asked.job.is_some() => {
-                assert_eq!(found, asked.job, "by id {id}");
+                assert!(
+                    found == asked.job || self.means_another(&asked.restore, *id),
+                    "by id {id}: {found:?}, not {:?}",
+                    asked.job
+                );
             }
             RestoreFrom::Id(id) => {
                 // Of an older attempt only if all have it: a newer one may not be complete.

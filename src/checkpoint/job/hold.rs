@@ -1,0 +1,142 @@
+//! Holding what a declared generation restores, before anybody is told of it.
+//!
+//! Owners of a declared attempt never let go of what the job stands on. But a generation may restore something else: an older checkpoint that
+//! was asked for, or one of an attempt that was not declared. Its owners may have let go of that already, and say so with
+//! their next manifest; or somebody discards it. So the generation's record comes first, which whoever discards looks at; then a
+//! fence under its attempt goes into every chain that has a part; and only if all parts are still there then, a second record says that they
+//! are *held*. Until then nobody is told what the generation restores.
+//!
+//! Whoever let go of a part before the fence is seen by it, and the generation is withdrawn. Whoever comes later meets the fence, looks again,
+//! and finds the record.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, chain, declare::check_parts, head_numbers_of_job,
+    outdate, read_heads,
+};
+use crate::{
+    checkpoint::{
+        chain::{self as manifests, ChainError},
+        generation,
+        manifest::Manifest,
+    },
+    object::{Retry, Store},
+    random::Random,
+    types::{Attempt, BackendId, Name},
+};
+
+/// Chains that are fenced at once.
+const CONCURRENT_FENCES: usize = 16;
+
+/// What a declaration needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Declaring<'a> {
+    /// Where.
+    pub store: &'a Store,
+    /// For the names of fences.
+    pub random: &'a Random,
+    /// How long.
+    pub retry: Retry,
+}
+
+impl Declaring<'_> {
+    /// Holds what `record`, the newest one of `job`, restores, and appends that it is held. Returns whether that is the newest record now.
+    ///
+    /// # Errors
+    /// [`JobError::NotThere`] if a part was let go; then the generation is withdrawn.
+    pub(super) async fn hold(&self, job: &Name, record: &JobRecord) -> Result<bool, JobError> {
+        let mut next = JobRecord { unheld: false, ..record.successor() };
+        let is_past = record.commit.as_ref().is_some_and(|commit| commit.checkpoint.attempt == record.attempt);
+        let gone = match record.restore().filter(|_| !is_past) {
+            Some(checkpoint) => self.fence_all(job, (checkpoint, record)).await?,
+            None => None,
+        };
+        if gone.is_some() {
+            let spoilt = record.spoilt.clone();
+            next = JobRecord::undeclared(Some(record), record.attempt, Beginning::Undecided, spoilt);
+        }
+        let is_newest = chain::append(self.store, job, &next, self.retry).await?;
+        gone.map_or(Ok(is_newest), Err)
+    }
+
+    /// Fences every chain that has a part of `checkpoint`. Returns what is missing then.
+    async fn fence_all(
+        &self,
+        job: &Name,
+        (checkpoint, record): (JobCheckpoint, &JobRecord),
+    ) -> Result<Option<JobError>, JobError> {
+        let heads = read_heads(self.store, job, self.retry).await?;
+        let fenced = heads.into_iter().map(|head| async move {
+            let has_part = head.checkpoints.iter().any(|part| JobCheckpoint::of(part) == checkpoint);
+            if has_part { self.fence(head.backend, record.attempt).await } else { Ok(head) }
+        });
+        let fenced: Vec<_> = fenced.collect();
+        let heads: Vec<Manifest> = stream::iter(fenced).buffered(CONCURRENT_FENCES).try_collect().await?;
+        Ok(is_there(job, (checkpoint, record), &heads).err())
+    }
+
+    /// Sees to it that no owner before `attempt` writes to the chain of `backend`. Returns its head.
+    async fn fence(&self, backend: BackendId, attempt: Attempt) -> Result<Manifest, ChainError> {
+        for _ in 0..ATTEMPTS {
+            let Some(head) = manifests::read_head(self.store, &backend, self.retry).await? else { break };
+            if head.manifest.owner().attempt >= attempt {
+                return Ok(head.manifest);
+            }
+            // Without an epoch left nobody ever writes to it again.
+            let Some(fence) = generation::fence(&head, attempt, self.random.uuid()) else { return Ok(head.manifest) };
+            match manifests::append(self.store, &fence, self.retry).await {
+                Ok(_) => return Ok(fence),
+                Err(ChainError::Fenced { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ChainError::Contended(backend))
+    }
+
+    /// Looks at the chains again after the record of the generation `attempt` is durable: an opener of a higher attempt may have looked at the
+    /// records before. `heads` are those that were looked at first.
+    ///
+    /// # Errors
+    /// [`JobError::Outdated`] if there is one; then its attempt is recorded.
+    pub(super) async fn refuse_overtaken(
+        &self,
+        job: &Name,
+        heads: &[Manifest],
+        attempt: Attempt,
+    ) -> Result<(), JobError> {
+        let numbers = head_numbers_of_job(self.store, job, self.retry).await?;
+        let is_known = |(backend, number): &(BackendId, u64)| {
+            heads.iter().any(|head| head.backend == *backend && head.number >= *number)
+        };
+        let moved: Vec<_> = numbers.into_iter().filter(|moved| !is_known(moved)).collect();
+        let mut newest = attempt;
+        for (backend, _) in moved {
+            let head = manifests::read_head(self.store, &backend, self.retry).await?;
+            newest = head.map_or(newest, |head| newest.max(head.manifest.owner().attempt));
+        }
+        if newest == attempt {
+            return Ok(());
+        }
+        outdate(self.store, job, newest, self.retry).await?;
+        Err(JobError::Outdated { job: job.clone(), attempt, newer: newest })
+    }
+}
+
+/// Whether `heads` retain all of `checkpoint`, which `record` restores. Pure.
+fn is_there(job: &Name, (checkpoint, record): (JobCheckpoint, &JobRecord), heads: &[Manifest]) -> Result<(), JobError> {
+    match record.commit.as_ref().filter(|commit| commit.checkpoint == checkpoint) {
+        Some(commit) => check_parts(job, commit, heads),
+        None if JobView::of(heads).consistent.contains(&checkpoint) => Ok(()),
+        None => {
+            let what = "an owner let it go meanwhile".to_owned();
+            Err(JobError::NotThere { job: job.clone(), checkpoint, what })
+        }
+    }
+}
+
+/// Whether the generation after `before` restores what an owner before it may let go of. Pure.
+pub(super) fn needs_holding(before: Option<&JobRecord>, restore: Option<JobCheckpoint>) -> bool {
+    let stands_on = before.filter(|before| before.declared.is_some() && !before.unheld).and_then(JobRecord::stands_on);
+    restore.is_some() && restore != stands_on
+}

@@ -1,0 +1,51 @@
+//! A way past a newest job record that is damaged for good: a record above it, which leaves open what the next attempt restores.
+//!
+//! The damaged one stays, as its number must not be free again. It may have recorded what an attempt restores that has begun. So the new
+//! record is of the attempt after the highest that the job knows of: whoever had that one begins anew.
+
+use super::{Beginning, JobError, JobRecord, chain, read_heads};
+use crate::{
+    object::{Retry, Store},
+    types::{Attempt, Name},
+};
+
+/// Adds a record above the newest one of `job`, which is damaged; of at least `attempt`. Returns it; `None` if the newest record is whole.
+/// Cancel-safe: dropped, it may be done.
+///
+/// # Errors
+/// If the chains cannot be read, or the store fails.
+pub async fn mend_records(
+    store: &Store,
+    job: &Name,
+    attempt: Attempt,
+    retry: Retry,
+) -> Result<Option<JobRecord>, JobError> {
+    // One wrong answer of the store is no verdict.
+    for _ in 0..2 {
+        match chain::newest(store, job, retry).await {
+            Err(JobError::Corrupt { .. }) => {}
+            newest => return newest.map(|_| None),
+        }
+    }
+    let numbers = chain::numbers(store, job, retry).await?;
+    let Some(newest) = numbers.last().copied() else { return Ok(None) };
+    let mut older = None;
+    for number in numbers.into_iter().rev().skip(1) {
+        older = chain::read(store, job, number, retry).await?;
+        if older.is_some() {
+            break;
+        }
+    }
+    let heads = read_heads(store, job, retry).await?;
+    let known = heads.iter().map(|head| head.owner().attempt).chain(older.as_ref().map(|older| older.attempt));
+    let attempt = known.max().map_or(1, |known| known.saturating_add(1)).max(attempt);
+    let spoilt = older.map_or_else(Vec::new, |older| older.spoilt);
+    let number = newest + 1;
+    let undeclared = JobRecord::undeclared(None, attempt, Beginning::Undecided, spoilt);
+    let record = JobRecord { number, began: number, ..undeclared };
+    if chain::append(store, job, &record, retry).await? {
+        return Ok(Some(record));
+    }
+    // Somebody else mended it, and was faster.
+    chain::newest(store, job, retry).await.map(|_| None)
+}

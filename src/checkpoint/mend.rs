@@ -1,0 +1,201 @@
+//! A way past a newest manifest that is damaged for good: a fence above it, made of the newest one that can be read.
+//!
+//! ```text
+//!   6 │ epoch 3      7 │ damaged      8 │ fence, epoch 5: what 6 retains and is still there
+//! ```
+//!
+//! The damaged object stays: its number must not be free again, or an owner that made it could publish beside its successor. It may have
+//! opened an epoch that nothing else tells of, so the fence skips as many epochs as manifests cannot be read. For the same
+//! reason its attempt is the highest that the job knows of. What only the damaged manifest named is lost: it becomes garbage. What an older one
+//! names may have been deleted since; checkpoints that lack something are let go of.
+
+use std::collections::BTreeSet;
+
+use super::{
+    chain::{self, ChainError, Head},
+    damage, envelope, generation,
+    job::{self, JobError},
+    manifest::{CheckpointRecord, Fences, Manifest},
+};
+use crate::{
+    object::{Retry, Store, StoreError},
+    random::Random,
+    types::{Attempt, BackendId, CheckpointIdentity, Epoch, Sqn},
+};
+
+/// How often it looks again when the chain moves.
+const ATTEMPTS: usize = 4;
+
+/// What was mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mended {
+    /// The fence.
+    pub number: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its attempt: who opens the backend has at least this.
+    pub attempt: Attempt,
+    /// The manifest that it was made of.
+    pub from: u64,
+    /// Checkpoints that it retains, oldest first.
+    pub kept: Vec<CheckpointIdentity>,
+    /// Those that the older manifest retains and that lack something, and what.
+    pub lost: Vec<(CheckpointIdentity, String)>,
+}
+
+/// Why nothing was mended.
+#[derive(Debug, thiserror::Error)]
+pub enum MendError {
+    /// There is no such chain.
+    #[error("the store has no backend `{0}`")]
+    Unknown(BackendId),
+    /// There is nothing to mend.
+    #[error("manifest {number} of backend `{backend}`, its newest one, is whole: open the backend")]
+    Whole {
+        /// Whose.
+        backend: BackendId,
+        /// Which.
+        number: u64,
+    },
+    /// All are damaged.
+    #[error("no manifest of backend `{0}` can be read: bring the newest one back from a backup, same path, same bytes")]
+    AllDamaged(BackendId),
+    /// No epoch is left.
+    #[error("backend `{0}` was opened {max} times, the most there may be", max = Sqn::MAX_EPOCH)]
+    TooManyEpochs(BackendId),
+    /// The job.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The chain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+impl From<StoreError> for MendError {
+    fn from(error: StoreError) -> Self {
+        Self::Chain(error.into())
+    }
+}
+
+/// Adds a fence above the newest manifest of `backend`, which is damaged; of at least `attempt`. Idempotent: the second finds the chain whole.
+/// Cancel-safe: dropped, it may be done.
+///
+/// # Errors
+/// [`MendError`].
+pub async fn mend(
+    store: &Store,
+    backend: &BackendId,
+    attempt: Attempt,
+    (random, retry): (&Random, Retry),
+) -> Result<Mended, MendError> {
+    // What a copy on this host says is no verdict.
+    let store = &store.clone().with_copies(None);
+    for _ in 0..ATTEMPTS {
+        let (newest, head) = newest_readable(store, backend, retry).await?;
+        let attempt = attempt.max(highest_attempt(store, backend, retry).await?);
+        let from = head.manifest.number;
+        let mut fence =
+            fence_above(newest, &head, attempt, random).ok_or_else(|| MendError::TooManyEpochs(backend.clone()))?;
+        let lost = let_go_of_lost(store, &mut fence, retry).await?;
+        match chain::append(store, &fence, retry).await {
+            Ok(_) => {
+                let kept = fence.checkpoints.iter().map(|record| record.identity).collect();
+                let (number, epoch, attempt) = (fence.number, fence.owner().epoch, fence.owner().attempt);
+                return Ok(Mended { number, epoch, attempt, from, kept, lost });
+            }
+            // Its owner is alive, and writes manifests that are whole.
+            Err(ChainError::Fenced { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ChainError::Contended(backend.clone()).into())
+}
+
+/// The newest number, whose manifest is damaged, and the newest manifest that can be read.
+async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Result<(u64, Head), MendError> {
+    let numbers = chain::numbers(store, backend, retry).await?;
+    let newest = *numbers.last().ok_or_else(|| MendError::Unknown(backend.clone()))?;
+    let mut crc = 0;
+    for &number in numbers.iter().rev() {
+        let mut read = chain::read(store, backend, number, retry).await?;
+        if matches!(read, Some((Err(_), _))) {
+            // One wrong answer of the store is no verdict.
+            read = chain::read(store, backend, number, retry).await?;
+        }
+        match read {
+            Some((Ok(_), _)) if number == newest => {
+                return Err(MendError::Whole { backend: backend.clone(), number });
+            }
+            Some((Ok(manifest), _)) => return Ok((newest, Head { manifest, crc })),
+            Some((Err(_), bytes)) if number == newest => crc = envelope::crc_of(&bytes),
+            Some((Err(_), _)) | None => {}
+        }
+    }
+    Err(MendError::AllDamaged(backend.clone()))
+}
+
+/// The highest attempt that the job of `backend` knows of, as far as that can be read.
+async fn highest_attempt(store: &Store, backend: &BackendId, retry: Retry) -> Result<Attempt, MendError> {
+    let mut highest = match job::newest(store, &backend.job, retry).await {
+        Ok(record) => record.map_or(0, |record| record.attempt),
+        Err(JobError::Corrupt { .. }) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    for other in job::backends(store, &backend.job, retry).await? {
+        match chain::read_head(store, &other, retry).await {
+            Ok(head) => highest = highest.max(head.map_or(0, |head| head.manifest.owner().attempt)),
+            Err(ChainError::Corrupt { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(highest)
+}
+
+/// The manifest after number `newest` that says what `head` says; `None` if no epoch is left. Pure but for the name.
+fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> Option<Manifest> {
+    let attempt = attempt.max(head.manifest.owner().attempt);
+    let unread = newest - head.manifest.number;
+    let mut fence = generation::fence(head, attempt, random.uuid())?;
+    let epoch = &mut fence.epochs.last_mut()?.epoch.number;
+    *epoch += unread;
+    let is_left = *epoch <= Sqn::MAX_EPOCH;
+    fence.number = newest + 1;
+    // Nothing is told of what lies below: whatever cannot be read there stays.
+    fence.fences = Fences::default();
+    fence.fences.open(fence.number);
+    is_left.then_some(fence)
+}
+
+/// Lets go of the checkpoints of `fence` of which something is missing or corrupt.
+async fn let_go_of_lost(
+    store: &Store,
+    fence: &mut Manifest,
+    retry: Retry,
+) -> Result<Vec<(CheckpointIdentity, String)>, StoreError> {
+    let parts: Vec<(&Manifest, &CheckpointRecord)> = fence.checkpoints.iter().map(|record| (&*fence, record)).collect();
+    let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), retry).await?;
+    let fault_of = |part| damage.first_of(part).map(|fault| fault.what.clone());
+    let lost = fence.checkpoints.iter().zip(0..).filter_map(|(record, part)| Some((record.identity, fault_of(part)?)));
+    let lost: Vec<(CheckpointIdentity, String)> = lost.collect();
+    fence.checkpoints.retain(|record| !lost.iter().any(|(identity, _)| *identity == record.identity));
+    fence.prune(&[]);
+    Ok(lost)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::manifest::tests::sample;
+
+    #[test]
+    fn a_fence_above_damage_skips_the_epochs_that_nobody_can_read() {
+        let head = Head { manifest: sample(), crc: 7 };
+        let fence = fence_above(14, &head, 1, &Random::seeded(1)).unwrap();
+        assert_eq!((fence.number, fence.previous_crc), (15, 7));
+        assert_eq!((fence.owner().epoch.number, fence.owner().attempt, fence.owner().is_fence), (5, 2, true));
+        assert_eq!(fence.checkpoints, head.manifest.checkpoints);
+        assert_eq!(Manifest::decode(&fence.encode()).unwrap(), fence);
+        assert_eq!(fence_above(14, &head, 9, &Random::seeded(1)).unwrap().owner().attempt, 9);
+    }
+}
