@@ -102,7 +102,11 @@ fn weight(mut message: &[u8], fields: &[Field]) -> usize {
         let Some((element, rest)) = length.and_then(|length| message.split_at_checked(length)) else { break };
         message = rest;
         if let Some(field) = fields.iter().find(|field| field.number == number && wire == WireType::LengthDelimited) {
-            weight = weight.saturating_add(field.bytes).saturating_add(self::weight(element, field.below));
+            weight = weight.saturating_add(field.bytes);
+            // An element without heavy fields may be a string: its bytes are no message to look into.
+            if !field.below.is_empty() {
+                weight = weight.saturating_add(self::weight(element, field.below));
+            }
         }
     }
     weight
