@@ -172,7 +172,8 @@ async fn let_go_of_lost(
     fence: &mut Manifest,
     retry: Retry,
 ) -> Result<Vec<(CheckpointIdentity, String)>, StoreError> {
-    let parts: Vec<(&Manifest, &CheckpointRecord)> = fence.checkpoints.iter().map(|record| (&*fence, record)).collect();
+    let whole: &Manifest = fence;
+    let parts: Vec<(&Manifest, &CheckpointRecord)> = whole.checkpoints.iter().map(|record| (whole, record)).collect();
     let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), retry).await?;
     let fault_of = |part| damage.first_of(part).map(|fault| fault.what.clone());
     let lost = fence.checkpoints.iter().zip(0..).filter_map(|(record, part)| Some((record.identity, fault_of(part)?)));

@@ -139,7 +139,7 @@ impl<'a> Observer<'a> {
             let mut chain = match head {
                 Found::Retired(number) => Chain::retired(number),
                 Found::Head(head) => {
-                    let manifest = self.newest(&backend, head)?;
+                    let manifest = self.newest(&backend, head.map(|head| *head))?;
                     let (chain, head) = self.follow(manifest).await?;
                     self.read_older(&backend, &head).await?;
                     self.heads.push(head);
@@ -324,7 +324,7 @@ impl<'a> Observer<'a> {
 /// What there is of one chain.
 enum Found {
     /// Its newest manifest.
-    Head(Option<Manifest>),
+    Head(Option<Box<Manifest>>),
     /// That cannot be read, and is known to retire the chain.
     Retired(u64),
 }
@@ -335,7 +335,7 @@ async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retr
         Err(ChainError::Corrupt { object, .. }) if chain::is_manifest(&object, &backend, retired) => {
             Ok(Found::Retired(retired.unwrap_or_default()))
         }
-        head => Ok(Found::Head(head?.map(|head| head.manifest))),
+        head => Ok(Found::Head(head?.map(|head| Box::new(head.manifest)))),
     }
 }
 
