@@ -171,7 +171,8 @@ async fn open_while(step: u64, restore: RestoreFrom) -> Option<bool> {
             }
         }
     }
-    let (reporting, last) = tasks.split_at_mut(tasks.len().saturating_sub(1));
+    let others = tasks.len().saturating_sub(1);
+    let (reporting, last) = tasks.split_at_mut(others);
     for task in reporting.iter_mut().flatten() {
         report(task);
     }
