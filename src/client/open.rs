@@ -101,7 +101,7 @@ impl OpenOptions {
         let restore = match restore {
             Restore::Empty => restore::Restore::Empty(restore::Empty {}),
             Restore::Id(id) => restore::Restore::Id(id),
-            Restore::Handles(handles) => restore::Restore::Handles(restore::Handles { handles }),
+            Restore::Handles(handles) => restore::Restore::Handles(restore::Handles { handles, vouched: false }),
             Restore::Savepoint(url) => restore::Restore::Savepoint(url),
             Restore::Latest { or_empty } => restore::Restore::Latest(restore::Latest { or_empty }),
         };

@@ -88,8 +88,31 @@ fn unknown_value(field: &str, value: i32) -> Error {
     invalid(format!("`{field}` has the value {value}, which this daemon does not know"))
 }
 
+/// Refuses what the protocol has and this daemon does not yet: its feature is not in `Hello`.
+fn refuse_unbuilt(request: &v1::OpenRequest) -> Result<(), Error> {
+    use v1::restore::Restore;
+    let restore = request.restore.as_ref().and_then(|restore| restore.restore.as_ref());
+    let vouched = matches!(restore, Some(Restore::Handles(handles)) if handles.vouched);
+    let unbuilt = [
+        ("attempt_token", "open.attempt-token", request.attempt_token.is_empty()),
+        ("fresh", "open.attempt-token", !request.fresh),
+        ("linger_ms", "open.linger", request.linger_ms == 0),
+        ("peer_group", "open.peer-group", request.peer_group.is_empty()),
+        ("run", "open.run", request.run.is_empty()),
+        ("restore.handles.vouched", "handles.vouched", !vouched),
+    ];
+    match unbuilt.iter().find(|(_, _, unused)| !unused) {
+        Some((field, feature, _)) => {
+            let text = format!("`{field}` is set, but this daemon does not list `{feature}` in Hello: update it");
+            Err(Error::new(Reason::Unsupported, text))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What `Open` asks for.
 pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
+    refuse_unbuilt(request)?;
     let assignment = match v1::KeyGroupAssignment::try_from(request.key_group_assignment) {
         Ok(v1::KeyGroupAssignment::Unspecified) => None,
         Ok(v1::KeyGroupAssignment::Hashed) => Some(KeyGroupAssignment::Hashed),
@@ -182,6 +205,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         warm: opened.warm,
         not_warm: opened.not_warm.clone(),
         coordinated: opened.coordinated,
+        attempt: opened.backend.attempt(),
         self_sustained_since: opened.self_sustained_since,
     }
 }
@@ -294,6 +318,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::TimerDelete => Op::TimerDelete { time: wire.time },
         OperationKind::Timers => Op::Timers { up_to: wire.time, token: wire.token, limit: wire.limit },
         OperationKind::TimersFire => Op::TimersFire { up_to: wire.time, limit: wire.limit },
+        OperationKind::TimerCount => return Err(format!("{} is not offered by this daemon yet", kind.as_str_name())),
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
