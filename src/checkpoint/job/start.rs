@@ -75,7 +75,10 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
         // The first token of a job: its owners before had attempts by number.
         let owners = if starts.is_empty() { read_heads(store, job, retry).await? } else { vec![] };
         let highest = owners.iter().map(|head| head.owner().attempt).max().unwrap_or(0);
-        let (attempt, next) = numbered(newest.as_ref(), highest, naming);
+        let Some((attempt, next)) = numbered(newest.as_ref(), highest, naming) else {
+            let (job, last) = (job.clone(), Attempt::MAX);
+            return Err(JobError::Outdated { job, attempt: last, newer: last });
+        };
         if chain::append(store, job, &next, retry).await? {
             return Ok(attempt);
         }
@@ -83,10 +86,11 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
     Err(JobError::Contended(job.clone()))
 }
 
-/// The record after `newest` in which the start has a number above all that the job had, `highest` included. Pure.
-pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Naming) -> (Attempt, JobRecord) {
-    let known = newest.map_or(0, |newest| newest.starts.last().map_or(0, |last| last.attempt).max(newest.attempt));
-    let attempt = known.max(highest) + 1;
+/// The record after `newest` in which the start has a number above all that the job had, `highest` included; `None` if there is none. Pure.
+pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Naming) -> Option<(Attempt, JobRecord)> {
+    let given =
+        newest.iter().flat_map(|newest| newest.starts.iter().map(|start| start.attempt).chain([newest.attempt]));
+    let attempt = given.chain([highest]).max().unwrap_or(0).checked_add(1)?;
     let mut next = match newest {
         Some(newest) => newest.successor(),
         None => JobRecord::undeclared(None, attempt, Beginning::Undecided, vec![]),
@@ -95,7 +99,7 @@ pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Na
     let Naming { token, peers, now, .. } = naming.clone();
     next.starts.push(Start { token, attempt, peers, at: now });
     forget(&mut next.starts, naming);
-    (attempt, next)
+    Some((attempt, next))
 }
 
 /// Drops what was superseded for longer than the grace, but for peers of the newest; and the oldest, if there are too many.
@@ -129,42 +133,43 @@ mod tests {
 
     #[test]
     fn a_start_gets_a_number_above_all_that_the_job_had() {
-        let (first, record) = numbered(None, 0, &naming("a", "", 0));
+        let (first, record) = numbered(None, 0, &naming("a", "", 0)).unwrap();
         assert_eq!((first, record.number, record.attempt), (1, 1, 1));
-        let (above_owners, _) = numbered(None, 7, &naming("a", "", 0));
+        let (above_owners, _) = numbered(None, 7, &naming("a", "", 0)).unwrap();
         assert_eq!(above_owners, 8);
         let chosen = JobRecord::undeclared(Some(&record), 20, Beginning::Chosen(None), vec![]);
-        let (above_generations, next) = numbered(Some(&chosen), 0, &naming("b", "", 0));
+        let (above_generations, next) = numbered(Some(&chosen), 0, &naming("b", "", 0)).unwrap();
         assert_eq!(above_generations, 21);
         assert_eq!(known(&next), "a1 b21", "records between keep the starts");
         assert_eq!(JobRecord::decode(&next.encode()).unwrap(), next);
+        assert_eq!(numbered(Some(&next), u64::MAX, &naming("c", "", 0)), None, "the last number is never passed");
     }
 
     #[test]
     fn a_start_is_forgotten_once_it_was_superseded_for_longer_than_the_grace() {
-        let (_, record) = numbered(None, 0, &naming("a", "", 0));
-        let (_, record) = numbered(Some(&record), 0, &naming("b", "", 1_000));
-        let (_, record) = numbered(Some(&record), 0, &naming("c", "", 1_050));
+        let (_, record) = numbered(None, 0, &naming("a", "", 0)).unwrap();
+        let (_, record) = numbered(Some(&record), 0, &naming("b", "", 1_000)).unwrap();
+        let (_, record) = numbered(Some(&record), 0, &naming("c", "", 1_050)).unwrap();
         assert_eq!(known(&record), "a1 b2 c3", "`a` was superseded 50 ms ago, though it is old");
-        let (attempt, record) = numbered(Some(&record), 0, &naming("d", "", 1_101));
+        let (attempt, record) = numbered(Some(&record), 0, &naming("d", "", 1_101)).unwrap();
         assert_eq!((attempt, &known(&record)[..]), (4, "b2 c3 d4"));
-        let (attempt, record) = numbered(Some(&record), 0, &naming("e", "", 5_000));
+        let (attempt, record) = numbered(Some(&record), 0, &naming("e", "", 5_000)).unwrap();
         assert_eq!((attempt, &known(&record)[..]), (5, "d4 e5"), "the last is superseded only now");
-        let (again, _) = numbered(Some(&record), 0, &naming("a", "", 5_000));
+        let (again, _) = numbered(Some(&record), 0, &naming("a", "", 5_000)).unwrap();
         assert_eq!(again, 6, "a number is never given twice");
     }
 
     #[test]
     fn peers_of_the_newest_start_are_remembered_and_the_list_stays_bounded() {
-        let (_, mut record) = numbered(None, 0, &naming("a", "g", 0));
+        let (_, mut record) = numbered(None, 0, &naming("a", "g", 0)).unwrap();
         for (token, now) in [("b", 1_000), ("c", 2_000), ("d", 3_000)] {
-            record = numbered(Some(&record), 0, &naming(token, "g", now)).1;
+            record = numbered(Some(&record), 0, &naming(token, "g", now)).unwrap().1;
         }
         assert_eq!(known(&record), "a1 b2 c3 d4");
-        record = numbered(Some(&record), 0, &naming("e", "other", 9_000)).1;
+        record = numbered(Some(&record), 0, &naming("e", "other", 9_000)).unwrap().1;
         assert_eq!(known(&record), "d4 e5");
         for _ in 0..2 * KEPT_STARTS {
-            record = numbered(Some(&record), 0, &naming("f", "g", 9_000)).1;
+            record = numbered(Some(&record), 0, &naming("f", "g", 9_000)).unwrap().1;
         }
         assert_eq!(record.starts.len(), KEPT_STARTS);
         let max = Bytes::from(vec![7; 64]);
