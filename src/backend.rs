@@ -38,6 +38,7 @@ mod error;
 mod handle;
 mod job;
 mod lane;
+mod linger;
 mod marks;
 mod materialize;
 mod metrics;
@@ -69,6 +70,7 @@ pub use self::{
     environment::{BackendOptions, Environment},
     handle::Backend,
     job::JobDescription,
+    linger::Idle,
     metrics::BackendMetrics,
     open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
     outbox::SessionEvent,

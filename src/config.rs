@@ -79,6 +79,8 @@ pub struct Config {
     pub claim: ClaimMode,
     /// How long what a clone reads is kept after it last said that it reads.
     pub pin_lease: Duration,
+    /// How long a backend stays open without session; zero: for ever.
+    pub linger: Duration,
     /// Whether clients may read beside the writers.
     pub queries: bool,
     /// Whether owners that follow each other on this daemon hand their state on.

@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState},
-    backend::{BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Turns},
+    backend::{
+        BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle, Turns,
+    },
     changelog::{
         batcher::BatchOptions,
         compression,
@@ -399,6 +401,8 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
             config::ClaimMode::NoClaim => ClaimMode::NoClaim,
         },
         pin_lease: config.pin_lease,
+        linger: (!config.linger.is_zero()).then_some(config.linger),
+        start_grace: config.gc.grace_period,
         compression,
         queries: config.queries,
         warm: config.warm,
@@ -437,6 +441,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         local: local.backends,
         materializing: Turns::default(),
         coordinators: Coordinators::default(),
+        idle: Idle::default(),
         metrics: BackendMetrics::register(metrics),
     }
 }

@@ -209,6 +209,17 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError>;
 
+    /// Number of timers of a state, of all key groups. May take as long as reading all of them.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
+        let (mut count, all) = (0, PageLimit { entries: usize::MAX, bytes: usize::MAX });
+        let more = self.timer_page(state, None, i64::MAX, all, &mut |_| count += 1)?;
+        debug_assert!(!more, "the page has room for all");
+        Ok(count)
+    }
+
     /// Number of entries of (key, namespace): 0 or 1 for a value, map entries, list elements, timers.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! Applying batches: whole or not at all.
 
-use std::sync::atomic::Ordering;
-
 use super::{
     core::{Condition, Core, signed},
     environment::Environment,
@@ -280,7 +278,8 @@ impl Core {
 
     /// Refuses what would add to state that has outgrown its memory.
     pub(super) fn check_state_memory(&self) -> Result<(), Error> {
-        let (taken, allowed) = (self.env.state_bytes.load(Ordering::Relaxed), self.env.options.state_memory);
+        self.env.make_room_for_state();
+        let (taken, allowed) = (self.env.taken_by_state(), self.env.options.state_memory);
         if taken < allowed {
             return Ok(());
         }
@@ -303,7 +302,8 @@ impl Core {
         let at = address(operation, key_group);
         let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
         checked.map_err(|fault| error::operation(index, &fault))?;
-        let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch));
+        let read = read_key_groups(operation, key_group, self.manifest.shape.key_groups);
+        let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch), read);
         token.map_err(|fault| error::operation(index, &fault))?;
         Ok(key_group)
     }
@@ -321,6 +321,10 @@ impl Core {
         let group = match (shape.assignment, operation.key_group) {
             // It reads all of them.
             (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),
+            (_, Some(group)) if operation.op.may_be_of_key_group() => group,
+            (_, Some(group)) if matches!(operation.op, Op::TimerCount) => {
+                return Err(wrong(format!("key group {group} is given, but timers of all are counted; leave it out")));
+            }
             (KeyGroupAssignment::Hashed, None) => hash_key_group(operation.key, shape.max_parallelism),
             (KeyGroupAssignment::Given, Some(group)) => group,
             (KeyGroupAssignment::Hashed, Some(group)) => {
@@ -384,8 +388,8 @@ impl Core {
                 view.answered(None);
                 continue;
             }
-            let shape = (manifest.shape.key_groups, scope(*epoch));
-            let context = view.context(descriptor, limits, shape, upkeep);
+            let key_groups = read_key_groups(operation, *key_group, manifest.shape.key_groups);
+            let context = view.context(descriptor, limits, (key_groups, scope(*epoch)), upkeep);
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
@@ -420,6 +424,12 @@ impl Core {
         }
         self.wake_session();
     }
+}
+
+/// Which of `all` an operation reads that is of no key: that which it names, or all.
+pub(super) fn read_key_groups(operation: &Operation<'_>, key_group: KeyGroup, all: KeyGroupRange) -> KeyGroupRange {
+    let of_one = operation.op.may_be_of_key_group() && operation.key_group.is_some();
+    if of_one { KeyGroupRange::one(key_group) } else { all }
 }
 
 /// The key group of `key` where the daemon assigns them: murmur3_32 (seed 0) modulo `max_parallelism`, unsigned.

@@ -164,6 +164,7 @@ impl Core {
             cut: self.writer.next(),
             applied_to: self.next_batch,
             attachment: request.attachment,
+            job_run: self.manifest.owner().job_run.clone(),
             completed: false,
             pinned: false,
             subsumed: false,

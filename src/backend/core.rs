@@ -126,6 +126,12 @@ pub(super) struct Core {
     pub(super) account: Account,
     pub(super) session: Option<Writing>,
     pub(super) sessions: u64,
+    /// How long it may be without session; `None`: for ever.
+    pub(super) linger: Option<Duration>,
+    /// Since when it is.
+    pub(super) idle_since: Option<Instant>,
+    /// Whether somebody ends it then.
+    pub(super) is_watched: bool,
     pub(super) undelivered: Vec<SessionEvent>,
     /// The batch number that is expected next.
     pub(super) next_batch: u64,
@@ -279,6 +285,7 @@ impl Core {
             outbox.push(SessionEvent::JobCheckpointCompleted(part));
         }
         self.session = Some(Writing { number: self.sessions, outbox, halt: None });
+        self.idle_since = None;
         self.sessions
     }
 
@@ -286,6 +293,7 @@ impl Core {
     pub(super) fn end_session(&mut self, number: u64) {
         if let Some(session) = self.session.take_if(|session| session.number == number) {
             self.keep_owed(&session.outbox);
+            self.idle_since = Some(Instant::now());
             self.env.metrics.session_ended();
             self.account.revoke();
         }

@@ -115,14 +115,19 @@ impl Directory {
         &self.env
     }
 
-    /// Opens a backend, or returns the running one to its owner (an equal attempt). A higher attempt ends a running backend
-    /// and any open with a lower one. Cancel-safe: dropped, the open ends.
+    /// Opens a backend, or returns the running one to its owner (an equal attempt, unless it is to be replaced). A higher attempt ends
+    /// a running backend and any open with a lower one. Cancel-safe: dropped, the open ends.
     ///
     /// # Errors
     /// Says what to change, or to try again.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
+        let spec = open::numbered(&self.env, spec).await?;
         let (opening, predecessor) = match self.begin(&spec)? {
-            Found::Running(backend) => return open::reconnect(&self.env, &spec, &backend),
+            Found::Running(backend) => {
+                let opened = open::reconnect(&self.env, &spec, &backend)?;
+                self.let_linger(&backend, spec.linger.or(self.env.options.linger));
+                return Ok(opened);
+            }
             Found::Proceed(opening, predecessor) => (opening, predecessor),
         };
         let guard = Guard { directory: self, id: &spec.id, number: opening.number };
@@ -135,6 +140,7 @@ impl Directory {
             opened = open::open(&self.env, &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
+        self.let_linger(&opened.backend, spec.linger.or(self.env.options.linger));
         self.env.metrics.open_backends(self.count());
         let (directory, id, epoch) = (self.clone(), spec.id, opened.backend.epoch());
         let ended = opened.backend.ended();
@@ -188,15 +194,7 @@ impl Directory {
             return if running { self.get(id, epoch).map(|_| true) } else { Ok(false) };
         };
         backend.close(epoch).await?;
-        let mut inner = self.inner.lock();
-        if let Some(slot) = inner.slots.get_mut(id)
-            && slot.running.as_ref().is_some_and(|running| running.epoch() == epoch)
-        {
-            slot.running = None;
-            inner.tidy(id);
-        }
-        drop(inner);
-        self.env.metrics.open_backends(self.count());
+        self.forget(id, epoch, None);
         Ok(true)
     }
 
@@ -316,7 +314,7 @@ impl Directory {
         let number = inner.openings;
         let slot = inner.slots.entry(spec.id.clone()).or_default();
         if let Some(running) = slot.running.as_ref().filter(|running| !running.has_ended()) {
-            if running.attempt() == spec.attempt {
+            if running.attempt() == spec.attempt && !spec.fresh {
                 return Ok(Found::Running(running.clone()));
             }
             if running.attempt() > spec.attempt {
@@ -381,7 +379,7 @@ impl RestoreFrom {
         match self {
             Self::Empty => "empty",
             Self::Id(_) => "id",
-            Self::Handles(_) => "handles",
+            Self::Handles(_) | Self::Vouched(_) => "handles",
             Self::Latest { .. } => "latest",
         }
     }

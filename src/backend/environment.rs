@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{coordination::Coordinators, credit::CreditPool, metrics::BackendMetrics, open::ClaimMode, turns::Turns};
+use super::{
+    coordination::Coordinators, core::Core, credit::CreditPool, linger::Idle, metrics::BackendMetrics, open::ClaimMode,
+    turns::Turns,
+};
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::ledger::Retention,
@@ -52,6 +55,10 @@ pub struct BackendOptions {
     pub claim: ClaimMode,
     /// How long what a clone reads is kept for it after it last said that it still reads.
     pub pin_lease: Duration,
+    /// How long a backend stays open without session where `Open` does not say; `None`: for ever.
+    pub linger: Option<Duration>,
+    /// How long a start that was named by a token is remembered after another one superseded it.
+    pub start_grace: Duration,
     /// When backends materialize.
     pub materialization: ScheduleOptions,
     /// How long one materialization may take.
@@ -85,6 +92,8 @@ impl Default for BackendOptions {
             coordination_interval: Duration::from_secs(1),
             claim: ClaimMode::Claim,
             pin_lease: Duration::from_secs(600),
+            linger: None,
+            start_grace: Duration::from_secs(3_600),
             materialization: ScheduleOptions::default(),
             materialization_timeout: Duration::from_secs(600),
             compression: Compression::None,
@@ -116,6 +125,8 @@ pub struct Environment {
     pub credit: CreditPool,
     /// Memory that states take, over all backends.
     pub state_bytes: Arc<std::sync::atomic::AtomicU64>,
+    /// Backends that may go when memory runs short.
+    pub idle: Idle,
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<Arc<dyn LocalBackends>>,
     /// One materialization at a time.
@@ -124,4 +135,17 @@ pub struct Environment {
     pub coordinators: Coordinators,
     /// Metrics.
     pub metrics: BackendMetrics,
+}
+
+impl Environment {
+    /// Bytes that the states of all backends take.
+    pub(super) fn taken_by_state(&self) -> u64 {
+        self.state_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Ends idle backends for as long as states take more than they may.
+    pub(super) fn make_room_for_state(&self) {
+        let why = "memory for state ran short (`memory.state`)";
+        while self.taken_by_state() >= self.options.state_memory && self.idle.make_room(why, Core::takes_memory) {}
+    }
 }

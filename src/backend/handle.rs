@@ -45,6 +45,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The core, if nobody has it.
+    pub(super) fn try_core(&self) -> Option<MutexGuard<'_, Core>> {
+        self.core.try_lock()
+    }
+
     /// Shares `core` with its workers and callers.
     pub(super) fn new(mut core: Core) -> Arc<Self> {
         let (may_block, store) = (core.inner.may_block(), core.env.store.clone());

@@ -55,11 +55,26 @@ enum Cause {
     materialization,
 }
 
+/// Why a backend without session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LingerLabels {
+    cause: LingerEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub(super) enum LingerEnd {
+    time,
+    memory,
+    owner,
+}
+
 /// Metrics of backends. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BackendMetrics {
     open: Gauge,
     fenced: Counter,
+    lingered: Family<LingerLabels, Counter>,
     batches: Counter,
     operations: Counter,
     appended_bytes: Counter,
@@ -138,6 +153,11 @@ impl BackendMetrics {
         Self {
             open: gauge("backend_open", "Backends that this daemon has open"),
             fenced: counter("backend_fenced", "Backends that ended because a newer owner took over"),
+            lingered: metrics.register(
+                "backend_lingered",
+                "Backends without session that were ended, by cause: their time was over, memory was short, a newer owner took over",
+                Family::default(),
+            ),
             batches: counter("backend_batches", "Batches applied"),
             operations: counter("backend_operations", "Operations of applied batches, reads included"),
             appended_bytes: counter("changelog_appended_bytes", "Bytes appended to the changelogs"),
@@ -225,6 +245,10 @@ impl BackendMetrics {
 
     pub(super) fn fenced(&self) {
         self.fenced.inc();
+    }
+
+    pub(super) fn lingered(&self, cause: LingerEnd) {
+        self.lingered.get_or_create(&LingerLabels { cause }).inc();
     }
 
     pub(super) fn batch_applied(&self, operations: usize, appended: u64) {

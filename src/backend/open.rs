@@ -17,6 +17,7 @@ mod claim;
 mod clone;
 mod damage;
 mod operator;
+mod spec;
 mod sustain;
 mod warm;
 
@@ -25,10 +26,12 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-pub(super) use self::choice::job_error;
 use self::claim::Claim;
+pub use self::spec::{ClaimMode, OpenSpec, RestoreFrom};
+pub(super) use self::{admit::numbered, choice::job_error};
 use super::{
     cleanup::CleanUps,
     core::{Condition, Core},
@@ -46,9 +49,8 @@ use super::{
 use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
-        handle::CheckpointHandle,
         job::{JobRecord, Spoilt},
-        ledger::{Ledger, Retention},
+        ledger::Ledger,
         manifest::{Manifest, Shape},
     },
     error::{Error, Reason},
@@ -56,72 +58,11 @@ use crate::{
     restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
     state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Undo},
     tasks::{self, Panicked},
-    types::{Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, TimeMs},
+    types::{BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupRange, TimeMs},
 };
 
 /// How often a restore tries each of its reads before it gives up.
 const RESTORE_READ_ATTEMPTS: u32 = 12;
-
-/// What a backend shall be opened as.
-#[derive(Debug, Clone)]
-pub struct OpenSpec {
-    /// Which.
-    pub id: BackendId,
-    /// Subtasks of the operator.
-    pub parallelism: u32,
-    /// Key groups of the operator; `None` for those of the state there is, or the default.
-    pub max_parallelism: Option<u32>,
-    /// Those of the subtask; `None` to compute them.
-    pub key_groups: Option<KeyGroupRange>,
-    /// `None` for that of the state there is, or hashed.
-    pub assignment: Option<KeyGroupAssignment>,
-    /// `None` as configured.
-    pub inner: Option<InnerBackend>,
-    /// `None` as configured.
-    pub changelog: Option<bool>,
-    /// Orders the owners.
-    pub attempt: Attempt,
-    /// What to begin with.
-    pub restore: RestoreFrom,
-    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which nothing is.
-    pub fallback: bool,
-    /// `None` as configured.
-    pub retention: Option<Retention>,
-    /// `None` as configured, if it is of the same operator; else it cannot be claimed.
-    pub claim: Option<ClaimMode>,
-}
-
-/// Who owns the checkpoint that is restored from then on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimMode {
-    /// The new owner, which builds on it and lets it go.
-    Claim,
-    /// Nobody: it stays until a user lets it go, and the new owner needs nothing of it from its first checkpoint on.
-    NoClaim,
-}
-
-impl OpenSpec {
-    /// Whether what is restored shall not be claimed.
-    fn is_no_claim(&self, env: &Environment) -> bool {
-        self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim || clone::is_clone(self)
-    }
-}
-
-/// What a backend begins with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RestoreFrom {
-    /// Nothing.
-    Empty,
-    /// The checkpoint with this id: of the newest attempt that has it whole, or else all key groups of this backend.
-    Id(u64),
-    /// The checkpoint of these handles, which together must have all key groups of this backend.
-    Handles(Vec<CheckpointHandle>),
-    /// The newest that every subtask of the job can restore.
-    Latest {
-        /// Begin empty where no subtask has a completed one.
-        or_empty: bool,
-    },
-}
 
 /// A backend that is open.
 #[derive(Debug, Clone)]
@@ -131,7 +72,7 @@ pub struct Opened {
     /// What was restored: of several parts the first.
     pub checkpoint: Option<CheckpointIdentity>,
     /// The task's bytes of it; empty if there are several parts.
-    pub attachment: bytes::Bytes,
+    pub attachment: Bytes,
     /// Every part of what was restored, by subtask.
     pub parts: Vec<RestoredPart>,
     /// The batch number that is expected next.
@@ -168,7 +109,7 @@ pub struct RestoredPart {
     /// The key groups that it had.
     pub key_groups: KeyGroupRange,
     /// The task's bytes of it.
-    pub attachment: bytes::Bytes,
+    pub attachment: Bytes,
     /// The time of the newest batch that it has.
     pub time: TimeMs,
 }
@@ -189,7 +130,7 @@ pub(super) async fn open(
     let retry = Retry::until(started + env.options.open_timeout);
     let admitted = admit::admit(env, spec, retry).await?;
     let spec = &admitted.spec;
-    let reserve = || env.credit.account().ok_or_else(|| change_memory(&spec.id));
+    let reserve = || reserve(env, &spec.id);
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
@@ -202,15 +143,29 @@ pub(super) async fn open(
         if account.is_none() {
             account = Some(reserve()?);
         }
-        let pin = claim.pin.take();
+        let pins = std::mem::take(&mut claim.pins);
         let owner = predecessor.as_ref().map(|(_, owner)| owner);
         let begun = async {
             admitted.still(env, retry).await?;
             let admitted = (spec, admitted.declared.as_deref());
             begin(env, admitted, (claim, owner, &mut account), (started, &mut progress)).await
         };
-        if let Some(opened) = clone::holding(env, &spec.id, pin, begun).await? {
+        if let Some(opened) = clone::holding(env, &spec.id, pins, begun).await? {
             return Ok(opened);
+        }
+    }
+}
+
+/// Memory for changes, and for state: where it is short, what is idle gives way.
+fn reserve(env: &Environment, id: &BackendId) -> Result<Account, Error> {
+    env.make_room_for_state();
+    loop {
+        if let Some(account) = env.credit.account() {
+            return Ok(account);
+        }
+        let why = "memory for changes ran short (`state.changelog.dstl.dfs.upload.max-in-flight`)";
+        if !env.idle.make_room(why, |_| true) {
+            return Err(change_memory(id));
         }
     }
 }
@@ -396,7 +351,8 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         writer,
         _registered: uploads.writer(),
         uploads,
-        ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id),
+        ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id)
+            .of_run(owner.job_run.clone()),
         coordinated: None,
         manifest_crc: crc,
         publishing_to: crate::types::Sqn::first_of(epoch.number),
@@ -416,6 +372,9 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         account,
         session: None,
         sessions: 0,
+        linger: None,
+        idle_since: Some(Instant::now()),
+        is_watched: false,
         undelivered: vec![],
         next_batch: 0,
         time,
@@ -521,7 +480,7 @@ fn describe(backend: &Backend) -> Opened {
     let core = backend.shared.core();
     let attachment = match core.restored.as_slice() {
         [part] => part.attachment.clone(),
-        _ => bytes::Bytes::new(),
+        _ => Bytes::new(),
     };
     Opened {
         backend: backend.clone(),

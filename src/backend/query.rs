@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use parking_lot::MutexGuard;
 
 use super::{
-    apply::{Operation, address, scope},
+    apply::{Operation, address, read_key_groups, scope},
     core::{Condition, Core},
     directory::Directory,
     error,
@@ -277,7 +277,7 @@ impl<'a> Reading<'a> {
             descriptor,
             max_value_bytes: limits.max_value_bytes,
             page_bytes: self.room.min(STEP_BYTES),
-            key_groups: manifest.shape.key_groups,
+            key_groups: read_key_groups(operation, key_group, manifest.shape.key_groups),
             scope: scope(*epoch),
             time: *time,
             upkeep: None,

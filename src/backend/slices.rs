@@ -10,7 +10,7 @@
 //! times, so that a batch is cut into the same slices wherever it runs.
 
 use super::{
-    apply::{BatchView, Operation, address, scope},
+    apply::{BatchView, Operation, address, read_key_groups, scope},
     core::Core,
 };
 use crate::{
@@ -181,7 +181,8 @@ impl Core {
             return Ok(());
         }
         let descriptor = self.states.get(operation.state).expect("a checked operation has a state");
-        let context = view.context(descriptor, limits, (self.manifest.shape.key_groups, scope(self.epoch)), None);
+        let key_groups = read_key_groups(operation, key_group, self.manifest.shape.key_groups);
+        let context = view.context(descriptor, limits, (key_groups, scope(self.epoch)), None);
         let at = address(operation, key_group);
         let answer = op::execute(&mut self.inner, at, &operation.op, &context, &mut |_| {})?;
         view.answered(answer);

@@ -182,7 +182,7 @@ impl Discarding<'_> {
             return Ok(0);
         }
         self.refuse_pinned(&head.manifest, None)?;
-        let manifest = generation::retirement(&head, head.manifest.owner().attempt, self.random.uuid());
+        let manifest = generation::retirement(&head, head.manifest.owner().attempt, self.random.uuid(), |_| true);
         let is_ours = self.replace(manifest, backend).await?;
         Ok(if is_ours { head.manifest.checkpoints.len() as u64 } else { 0 })
     }

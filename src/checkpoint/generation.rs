@@ -7,18 +7,34 @@
 //!
 //! A backend that restores from the chain of another subtask first adds a manifest to it that opens an epoch under its own
 //! attempt: a **fence**. It keeps all checkpoints and begins nothing, so that the subtask of that number opens the chain
-//! as it would without, be it before or after: who comes later finds the same attempt.
+//! as it would without, be it before or after: who comes later finds the same attempt, or the fence of a peer.
+//!
+//! # Peers
+//!
+//! Engines may count attempts by subtask, so that those of one start have unequal ones. Their owners carry a common group, and are
+//! *peers*. They neither fence nor outdate each other in chains that they only read, whatever their attempts:
+//!
+//! ```text
+//!   2 -> 4 subtasks, attempts 5 5 4 4       2 fences chain 1 by attempt 4, then 1 opens it by 5      as without peers
+//!                                           1 opens chain 1 by 5, then 2 reads it, and fences nobody  (4 is no zombie)
+//!   attempts 4 4 5 5                        2 fences chain 1 by attempt 5, then 1 opens it by 4      (5 only read)
+//! ```
+//!
+//! In one chain a peer with a lower attempt is refused, because there it is what the higher one replaced. A checkpoint of peers is one, whatever
+//! the attempts of its parts ([`is_same`]).
 //!
 //! # Retirement
 //!
-//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt and id):
-//! none of them is a restore point of the job any more, and the survivors never get one back. Retiring adds a fence without
-//! checkpoints, so the chain names nothing; what imports name stays. Retired is only what is behind: by its own newest attempt
+//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt and id, or
+//! those of peers): none of them is a restore point of the job any more, and the survivors never get one back. Retiring adds a fence without
+//! checkpoints, so the chain names nothing; what imports name stays. Checkpoints of another run of the job than the survivors'
+//! stay: nobody counts them, and whoever made that run discards them. Retired is only what is behind: by its own newest attempt
 //! (whoever restores from it raised that), by the newest generation that served, and without pinned checkpoints. An opener
 //! that comes meanwhile conflicts with the retirement in the chain; one of the two looks again.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
@@ -52,9 +68,20 @@ pub fn is_whole(parts: &[(&Manifest, &CheckpointRecord)]) -> bool {
     whole > 0 && parts.len() == whole as usize && parts.iter().zip(0..).all(fits)
 }
 
-/// The manifest after `head` that outdates its owner for `attempt` and keeps everything else; `None` if no epoch is left. Pure.
+/// Whether both are parts of one checkpoint: made under one attempt, or by peers.
 #[must_use]
-pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
+pub fn is_same(one: &Manifest, record: &CheckpointRecord, other: &Manifest, counterpart: &CheckpointRecord) -> bool {
+    let by_peers = || {
+        let peers = one.peers(record);
+        !peers.is_empty() && peers == other.peers(counterpart)
+    };
+    record.identity.id == counterpart.identity.id && (record.attempt == counterpart.attempt || by_peers())
+}
+
+/// The manifest after `head` that outdates its owner for `attempt`, one of `peers`, and keeps everything else; `None` if no epoch is
+/// left. Pure.
+#[must_use]
+pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Option<Manifest> {
     let before = head.manifest.owner();
     let number = before.epoch.number + 1;
     if number > Sqn::MAX_EPOCH {
@@ -66,6 +93,8 @@ pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
         restored: None,
         contents: Contents::default(),
         span: before.span,
+        peers: peers.clone(),
+        job_run: Bytes::new(),
         is_fence: true,
         published_to: head.manifest.published_to(attempt).unwrap_or(Some(0)),
     };
@@ -86,11 +115,18 @@ pub fn fence(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
     Some(manifest)
 }
 
-/// The manifest after `head` that retires the chain; `None` if no epoch is left. Pure.
+/// The manifest after `head` that outdates its owner for `attempt`, and lets go of the checkpoints `going`; `None` if no epoch is
+/// left. Pure.
 #[must_use]
-pub fn retirement(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest> {
-    let mut manifest = fence(head, attempt, owner)?;
-    manifest.checkpoints.clear();
+pub fn retirement(
+    head: &Head,
+    attempt: Attempt,
+    owner: Uuid,
+    going: impl Fn(&CheckpointRecord) -> bool,
+) -> Option<Manifest> {
+    // Nobody's peer: only attempts say who comes after.
+    let mut manifest = fence(head, attempt, &Bytes::new(), owner)?;
+    manifest.checkpoints.retain(|record| !going(record));
     manifest.prune(&[]);
     Some(manifest)
 }
@@ -99,10 +135,7 @@ pub fn retirement(head: &Head, attempt: Attempt, owner: Uuid) -> Option<Manifest
 /// left. Pure.
 #[must_use]
 pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Option<Manifest> {
-    let mut manifest = fence(head, head.manifest.owner().attempt, owner)?;
-    manifest.checkpoints.retain(|record| record.identity != *checkpoint);
-    manifest.prune(&[]);
-    Some(manifest)
+    retirement(head, head.manifest.owner().attempt, owner, |record| record.identity == *checkpoint)
 }
 
 /// Whether nothing of the chain is left to let go of, nor anybody to name more. Pure.
@@ -120,20 +153,23 @@ pub struct Retired {
     pub attempt: Attempt,
     /// Subtasks of the newest generation.
     pub parallelism: u32,
+    /// What it lets go of.
+    pub going: Vec<CheckpointIdentity>,
 }
 
 /// The chains of `heads`, all of one job, to retire. Pure.
 #[must_use]
 pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
-    let mut newest: BTreeMap<&Name, (Attempt, u32)> = BTreeMap::new();
+    let mut newest: BTreeMap<&Name, (Attempt, u32, &Bytes)> = BTreeMap::new();
     for head in heads {
         let Some(served) = head.served() else { continue };
-        let of_operator = newest.entry(&head.backend.operator).or_default();
         // Of two parallelisms under one attempt the higher retires less.
-        *of_operator = (*of_operator).max((served.attempt, served.span.parallelism));
+        let generation = (served.attempt, served.span.parallelism, &served.job_run);
+        let of_operator = newest.entry(&head.backend.operator).or_insert(generation);
+        *of_operator = (*of_operator).max(generation);
     }
-    let may_go = |head: &&Manifest| {
-        let Some(&(attempt, parallelism)) = newest.get(&head.backend.operator) else { return false };
+    let retired = |head: &Manifest| {
+        let &(attempt, parallelism, job_run) = newest.get(&head.backend.operator)?;
         let survivors = || {
             heads
                 .iter()
@@ -141,19 +177,22 @@ pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
                 .filter(|other| other.backend.subtask < parallelism)
         };
         let is_retained = |record: &CheckpointRecord| {
-            let same = |other: &CheckpointRecord| JobCheckpoint::of(other) == JobCheckpoint::of(record);
-            record.pinned || survivors().any(|survivor| survivor.checkpoints.iter().any(same))
+            let has = |survivor: &Manifest| survivor.checkpoints.iter().any(|r| is_same(head, record, survivor, r));
+            survivors().any(has)
         };
-        head.backend.subtask >= parallelism
-            && head.owner().attempt <= attempt
-            && !is_retired(head)
-            && !head.checkpoints.iter().any(is_retained)
+        let is_behind = head.backend.subtask >= parallelism && head.owner().attempt <= attempt && !is_retired(head);
+        if !is_behind || head.checkpoints.iter().any(|record| record.pinned) {
+            return None;
+        }
+        let own: Vec<_> = head.checkpoints.iter().filter(|record| record.job_run == job_run).collect();
+        let has_some = !own.is_empty() || head.checkpoints.is_empty();
+        if !has_some || own.iter().any(|record| is_retained(record)) {
+            return None;
+        }
+        let going = own.iter().map(|record| record.identity).collect();
+        Some(Retired { backend: head.backend.clone(), attempt, parallelism, going })
     };
-    let retired = |head: &Manifest| {
-        let (attempt, parallelism) = newest.get(&head.backend.operator).copied().unwrap_or_default();
-        Retired { backend: head.backend.clone(), attempt, parallelism }
-    };
-    heads.iter().filter(may_go).map(retired).collect()
+    heads.iter().filter_map(retired).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +208,7 @@ mod tests {
     #[test]
     fn a_fence_keeps_the_checkpoints_and_drops_what_the_owner_alone_needs() {
         let head = Head { manifest: sample(), crc: 77 };
-        let fenced = fence(&head, 9, Uuid::from_u128(1)).unwrap();
+        let fenced = fence(&head, 9, &Bytes::new(), Uuid::from_u128(1)).unwrap();
         assert_eq!((fenced.number, fenced.previous_crc, fenced.opens_epoch), (13, 77, true));
         assert_eq!(fenced.checkpoints, head.manifest.checkpoints);
         for record in &fenced.checkpoints {
@@ -180,7 +219,7 @@ mod tests {
         assert_eq!(fenced.runs[&2].handles.len(), 2, "the third is beyond every cut");
         assert_eq!(fenced.served().unwrap().attempt, 2);
         assert_eq!(Manifest::decode(&fenced.encode()).unwrap(), fenced);
-        let retired = retirement(&head, 9, Uuid::from_u128(1)).unwrap();
+        let retired = retirement(&head, 9, Uuid::from_u128(1), |_| true).unwrap();
         assert_eq!((retired.checkpoints.len(), retired.runs.len(), retired.epochs.len()), (0, 0, 1));
     }
 
@@ -202,10 +241,10 @@ mod tests {
         assert_eq!(retired(&pinned), []);
         let mut read_meanwhile = heads.clone();
         let reader = Head { manifest: heads[2].clone(), crc: 0 };
-        read_meanwhile[2] = fence(&reader, 4, Uuid::from_u128(1)).unwrap();
+        read_meanwhile[2] = fence(&reader, 4, &Bytes::new(), Uuid::from_u128(1)).unwrap();
         assert_eq!(retired(&read_meanwhile), [], "a later attempt is about to restore from it");
         let mut done = heads.clone();
-        done[2] = retirement(&reader, 3, Uuid::from_u128(1)).unwrap();
+        done[2] = retirement(&reader, 3, Uuid::from_u128(1), |_| true).unwrap();
         assert_eq!(retired(&done), [], "once is enough");
     }
 }

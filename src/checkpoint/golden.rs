@@ -17,7 +17,7 @@ use super::{
         Bounds, Page, Run, Source, Stretch,
         tests::{HOME, handle, tail},
     },
-    job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt},
+    job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt, Start},
     manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
     pin::Pin,
 };
@@ -151,6 +151,7 @@ fn declared() -> JobRecord {
         }),
         earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
         unheld: false,
+        starts: vec![],
     }
 }
 
@@ -174,6 +175,27 @@ fn the_bytes_of_the_record_of_a_declared_job_are_golden() {
 fn the_bytes_of_a_record_whose_checkpoint_is_not_held_yet_are_golden() {
     let record = JobRecord { unheld: true, ..declared() };
     assert_eq!(JobRecord::decode(&fixture("job-record-v1-unheld.bin", &record.encode())).unwrap(), record);
+}
+
+#[test]
+fn the_bytes_of_a_job_record_with_starts_are_golden() {
+    let start = |token: &'static [u8], attempt| Start {
+        token: Bytes::from_static(token),
+        attempt,
+        peers: Bytes::from_static(b"graph"),
+        at: 1_700_000_000_000 + attempt,
+    };
+    let record = JobRecord { starts: vec![start(b"graph/0", 6), start(&[0, 255, 7], 7)], ..declared() };
+    assert_eq!(JobRecord::decode(&fixture("job-record-v1-starts.bin", &record.encode())).unwrap(), record);
+}
+
+#[test]
+fn the_bytes_of_a_manifest_of_runs_and_peers_are_golden() {
+    let mut manifest = manifest();
+    let owner = manifest.epochs.last_mut().unwrap();
+    (owner.peers, owner.job_run) = (Bytes::from_static(b"graph"), Bytes::from_static(b"first graph"));
+    manifest.checkpoints[0].job_run = Bytes::from_static(&[0, 255]);
+    assert_eq!(Manifest::decode(&fixture("manifest-v1-runs.bin", &manifest.encode())).unwrap(), manifest);
 }
 
 #[test]

@@ -47,6 +47,11 @@
 //! a commit, and as long as it is what the job would restore, because owners let go of commits only for newer ones. A vanished
 //! subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
 //!
+//! # Starts by token
+//!
+//! An engine whose own attempts begin anew names each start of the job by a token. The record numbers them ([`number`]), so all
+//! subtasks of a start have one attempt, and a later start has a higher one, in every operator of the job.
+//!
 //! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so who goes
 //! back on purpose to an older checkpoint does not meet the newer one again because of a crash before his first commit.
 
@@ -64,6 +69,7 @@ mod model;
 mod record;
 mod reports;
 mod sound;
+mod start;
 mod view;
 
 use std::{collections::BTreeMap, fmt};
@@ -82,6 +88,7 @@ pub use self::{
     record::{Asked, Beginning, Commit, Declaration, JobRecord},
     reports::{delete_outdated, report, reported},
     sound::{Spoilt, known_damage, mark},
+    start::{Naming, Start, number},
     view::{JobView, Latest, OperatorCheckpoint, latest},
 };
 use super::{

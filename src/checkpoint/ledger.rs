@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::manifest::CheckpointRecord;
 use crate::types::{Attempt, CheckpointId, CheckpointIdentity, Sqn};
 
@@ -120,6 +122,8 @@ impl Flight {
 pub struct Ledger {
     epoch: u64,
     retention: Retention,
+    /// Retention by count looks at checkpoints of this run of the job alone: whoever made the others decides about them.
+    job_run: Bytes,
     in_flight: BTreeMap<CheckpointId, Flight>,
     /// Failed while their manifest was under way.
     withdrawn: BTreeSet<CheckpointId>,
@@ -139,6 +143,7 @@ impl Ledger {
         Self {
             epoch,
             retention,
+            job_run: Bytes::new(),
             in_flight: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
             retained,
@@ -149,16 +154,26 @@ impl Ledger {
         }
     }
 
+    /// The same, of an owner that belongs to `job_run`.
+    #[must_use]
+    pub fn of_run(self, job_run: Bytes) -> Self {
+        Self { job_run, ..self }
+    }
+
     /// The owner begins with `restored`. Retention by count looks at what owners before left, who may all have died before they let anything
     /// go: what is older than the newest so many that completed up to `restored` goes. What is newer stays, and `restored` itself: other
-    /// subtasks may not have opened yet.
+    /// subtasks may not have opened yet. Where runs are told apart, that waits for the first one that completes: whether this is the run
+    /// that it says is known then.
     pub fn begin(&mut self, restored: (Attempt, CheckpointId)) {
         self.began_with = Some(restored);
         let Retention::Count(count) = self.retention else { return };
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
-        let before = self.retained.iter().take(at + 1).rev();
+        if !self.job_run.is_empty() {
+            return;
+        }
+        let before = self.retained.iter().take(at + 1).rev().filter(|record| self.is_of_run(record));
         if let Some(oldest_kept) = oldest_of_newest(before, count) {
-            self.subsume(|record| key(record) < oldest_kept);
+            self.subsume_of_run(|record| key(record) < oldest_kept);
         }
     }
 
@@ -170,19 +185,24 @@ impl Ledger {
         if excess == 0 {
             return false;
         }
-        let oldest_kept = oldest_of_newest(self.retained.iter().rev(), count);
+        let own = || self.retained.iter().filter(|record| self.is_of_run(record));
+        let oldest_kept = oldest_of_newest(own().rev(), count);
         let is_over = |record: &&CheckpointRecord| {
             let is_beyond = oldest_kept.is_some_and(|kept| key(record) < kept);
             let is_left = record.identity.epoch < self.epoch && !record.completed;
             (is_beyond || is_left) && !record.pinned && !self.is_beginning(record)
         };
-        let over: BTreeSet<_> = self.retained.iter().filter(is_over).take(excess).map(key).collect();
+        let over: BTreeSet<_> = own().filter(is_over).take(excess).map(key).collect();
         self.subsume(|record| over.contains(&key(record)));
         !over.is_empty()
     }
 
     fn is_beginning(&self, record: &CheckpointRecord) -> bool {
         self.began_with == Some((record.attempt, record.identity.id))
+    }
+
+    fn is_of_run(&self, record: &CheckpointRecord) -> bool {
+        record.job_run == self.job_run
     }
 
     /// The highest id of a barrier of this epoch; 0 before the first.
@@ -341,8 +361,7 @@ impl Ledger {
         let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
             return outcome;
         };
-        let is_over = |record: &CheckpointRecord| key(record) < committed && !record.completed;
-        self.subsume(is_over);
+        self.subsume_of_run(|record| key(record) < committed && !record.completed);
         outcome
     }
 
@@ -406,10 +425,11 @@ impl Ledger {
         NoticeOutcome::Done
     }
 
-    /// Lets go of everything older than the newest `count` completed checkpoints.
+    /// Lets go of everything of the own run that is older than the newest `count` completed checkpoints of it.
     fn retain_newest(&mut self, count: usize) {
-        let Some(oldest_kept) = oldest_of_newest(self.retained.iter().rev(), count) else { return };
-        self.subsume(|record| key(record) < oldest_kept);
+        let own = self.retained.iter().rev().filter(|record| self.is_of_run(record));
+        let Some(oldest_kept) = oldest_of_newest(own, count) else { return };
+        self.subsume_of_run(|record| key(record) < oldest_kept);
     }
 
     fn let_go(&mut self, target: NoticeTarget, which: impl Fn(&CheckpointIdentity) -> bool) -> NoticeOutcome {
@@ -417,6 +437,12 @@ impl Ledger {
         let target_is_pinned = self.retained.get(at).is_some_and(|record| record.pinned);
         self.subsume(|record| which(&record.identity));
         if target_is_pinned { NoticeOutcome::Pinned } else { NoticeOutcome::Done }
+    }
+
+    /// Lets go of those of the own run for which `is_over`.
+    fn subsume_of_run(&mut self, is_over: impl Fn(&CheckpointRecord) -> bool) {
+        let job_run = self.job_run.clone();
+        self.subsume(|record| record.job_run == job_run && is_over(record));
     }
 
     /// Lets go of those for which `is_over`; of pinned ones once they are released.

@@ -130,6 +130,10 @@ pub struct EpochRecord {
     pub contents: Contents,
     /// What it was opened as.
     pub span: Span,
+    /// Its peers have the same, whatever their attempts; empty: those of its attempt are its peers.
+    pub peers: Bytes,
+    /// The run of the job that it belongs to; a fence has none.
+    pub job_run: Bytes,
     /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale, or
     /// retires it, makes one.
     pub is_fence: bool,
@@ -208,6 +212,8 @@ pub struct CheckpointRecord {
     pub applied_to: u64,
     /// The task's bytes.
     pub attachment: Bytes,
+    /// The run of the job that counts it, and lets it go: that of its owner, or of the one that claimed it since.
+    pub job_run: Bytes,
     /// Whether the engine said that it completed.
     pub completed: bool,
     /// Whether a user keeps it.
@@ -325,6 +331,12 @@ impl Manifest {
         of_epoch.unwrap_or_else(|| self.shape.span())
     }
 
+    /// The group of peers whose owner made `checkpoint`; empty if it had none.
+    #[must_use]
+    pub fn peers(&self, checkpoint: &CheckpointRecord) -> &[u8] {
+        self.epoch(checkpoint.identity.epoch).map_or(&[], |record| &record.peers)
+    }
+
     /// The newest epoch whose owner served, rather than only fenced; `None` if no such is remembered.
     #[must_use]
     pub fn served(&self) -> Option<&EpochRecord> {
@@ -342,6 +354,7 @@ impl Manifest {
             cut: Sqn::first_of(epoch),
             applied_to: 0,
             attachment: Bytes::new(),
+            job_run: owner.job_run.clone(),
             completed: true,
             pinned: false,
             subsumed: false,
@@ -462,6 +475,7 @@ pub(crate) mod tests {
             cut: Sqn(Sqn::first_of(epoch).0 + cut),
             applied_to: cut,
             attachment: Bytes::from_static(b"offsets"),
+            job_run: Bytes::new(),
             completed: true,
             pinned: false,
             subsumed: false,
@@ -493,6 +507,8 @@ pub(crate) mod tests {
                     restored: None,
                     contents: Contents::default(),
                     span: shape.span(),
+                    peers: Bytes::new(),
+                    job_run: Bytes::new(),
                     is_fence: false,
                     published_to: None,
                 },
@@ -505,6 +521,8 @@ pub(crate) mod tests {
                         ..Contents::default()
                     },
                     span: shape.span(),
+                    peers: Bytes::new(),
+                    job_run: Bytes::new(),
                     is_fence: false,
                     published_to: None,
                 },

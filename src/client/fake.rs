@@ -208,6 +208,11 @@ impl State {
             Kind::TimerDelete => {
                 self.timers.remove(&(op.state, op.time, op.key.clone(), op.namespace.clone()));
             }
+            Kind::TimerCount => {
+                result.count = self.timers.iter().filter(|(state, ..)| *state == op.state).count() as u64;
+                result.found = result.count > 0;
+                return Some(result);
+            }
             Kind::Timers | Kind::TimersFire => {
                 let skipped = std::str::from_utf8(&op.token).unwrap().parse().unwrap_or(0);
                 let due = self.timers.iter().filter(|(state, time, ..)| *state == op.state && *time <= op.time);

@@ -18,6 +18,8 @@ pub enum Restore {
     Id(u64),
     /// The checkpoints that these handles name.
     Handles(Vec<Bytes>),
+    /// Likewise of different checkpoints, operators or jobs, which the caller vouches for; key groups that none has begin empty.
+    Vouched(Vec<Bytes>),
     /// A savepoint, by its URL in the store.
     Savepoint(String),
     /// The newest checkpoint that every subtask of the job can restore.
@@ -96,12 +98,44 @@ impl OpenOptions {
         self
     }
 
+    /// Names this start of the job by opaque bytes, 1 to 64, instead of by an attempt: the same for all subtasks that are started together,
+    /// and never given again. The daemon takes the job's next attempt for it, which `Opened.attempt` tells.
+    pub fn attempt_token(mut self, token: impl Into<Bytes>) -> Self {
+        self.request.attempt_token = token.into();
+        self
+    }
+
+    /// Replaces an owner of this very attempt and restores, rather than finding it again.
+    pub fn fresh(mut self) -> Self {
+        self.request.fresh = true;
+        self
+    }
+
+    /// Owners of one group, up to 64 bytes, neither fence nor outdate each other in backends that they only read, whatever their attempts.
+    pub fn peer_group(mut self, group: impl Into<Bytes>) -> Self {
+        self.request.peer_group = group.into();
+        self
+    }
+
+    /// The run of the job that the checkpoints belong to, up to 64 bytes: retention by count looks at those of this run alone.
+    pub fn run(mut self, run: impl Into<Bytes>) -> Self {
+        self.request.run = run.into();
+        self
+    }
+
+    /// How long the backend stays open without session; zero: as the daemon is configured, by default for ever.
+    pub fn linger(mut self, linger: std::time::Duration) -> Self {
+        self.request.linger_ms = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
     /// What to restore.
     pub fn restore(mut self, restore: Restore) -> Self {
         let restore = match restore {
             Restore::Empty => restore::Restore::Empty(restore::Empty {}),
             Restore::Id(id) => restore::Restore::Id(id),
-            Restore::Handles(handles) => restore::Restore::Handles(restore::Handles { handles }),
+            Restore::Handles(handles) => restore::Restore::Handles(restore::Handles { handles, vouched: false }),
+            Restore::Vouched(handles) => restore::Restore::Handles(restore::Handles { handles, vouched: true }),
             Restore::Savepoint(url) => restore::Restore::Savepoint(url),
             Restore::Latest { or_empty } => restore::Restore::Latest(restore::Latest { or_empty }),
         };

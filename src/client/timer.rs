@@ -103,6 +103,17 @@ where
         self.due(i64::MAX).page_of(1).next().await
     }
 
+    /// How many timers there are, of all keys and namespaces. With inner backend rocksdb this may take as long as reading all of them.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub async fn count(&self) -> Result<u64, ClientError> {
+        let mut operation = BatchBuilder::new();
+        operation.push(&self.of_all(OperationKind::TimerCount, 0));
+        Ok(self.session().operate(operation).await?.count)
+    }
+
     /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them: one round trip less,
     /// for tasks that trigger no barrier until what this leads to is written. Not cancel-safe: timers may be deleted that nobody
     /// hears of.

@@ -134,6 +134,7 @@ pub(super) fn is_read(kind: OperationKind) -> bool {
             | OperationKind::ListCount
             | OperationKind::Keys
             | OperationKind::Timers
+            | OperationKind::TimerCount
     )
 }
 

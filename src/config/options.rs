@@ -307,6 +307,14 @@ const MATERIALIZATION: &[Spec] = &[
          newest base stay linked on local disk, and what is uploaded of the log is copied there, up to \
          execution.checkpointing.local-backup.max-size. With hashmap a writer at full speed takes up to 60 % more processor time.",
     ),
+    text(
+        "execution.state-recovery.linger",
+        ANY_DURATION,
+        "0 s",
+        "How long a backend stays open without a session, for its task to come back, where the task does not say itself; then it is \
+         closed. `0 s`: for ever. Where memory runs short, backends that have such a time and no session are closed at once, the one \
+         that is without for longest first.",
+    ),
 ];
 
 const TRANSFER: &[Spec] = &[

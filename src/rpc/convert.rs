@@ -33,10 +33,13 @@ use crate::{
         op::{Answer, Op, Timer},
     },
     types::{
-        BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, Name,
-        StateId,
+        Attempt, BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroup, KeyGroupAssignment, KeyGroupRange,
+        Limits, Name, StateId,
     },
 };
+
+/// Longest token, peer group and run, in bytes.
+const MAX_TAG_BYTES: usize = 64;
 
 fn invalid(text: impl Into<String>) -> Error {
     Error::new(Reason::InvalidArgument, text)
@@ -117,12 +120,37 @@ pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
         assignment,
         inner,
         changelog,
-        attempt: request.attempt,
+        attempt: attempt(request)?,
+        token: tag("attempt_token", &request.attempt_token)?,
+        fresh: request.fresh,
+        peers: tag("peer_group", &request.peer_group)?,
+        job_run: tag("run", &request.run)?,
         restore: restore(request.restore.as_ref())?,
         fallback: fallback(request.restore.as_ref())?,
         retention: retention(request.retention.as_ref())?,
+        linger: (request.linger_ms > 0).then(|| Duration::from_millis(request.linger_ms)),
         claim: claim::mode(request.claim_mode)?,
     })
+}
+
+/// An attempt, unless a token stands for it.
+fn attempt(request: &v1::OpenRequest) -> Result<Attempt, Error> {
+    if request.attempt > 0 && !request.attempt_token.is_empty() {
+        return Err(invalid(format!(
+            "`attempt` {} and `attempt_token` are both set: the token stands for an attempt, leave `attempt` out",
+            request.attempt
+        )));
+    }
+    Ok(request.attempt)
+}
+
+/// Opaque bytes that name something to the engine.
+fn tag(field: &str, bytes: &Bytes) -> Result<Bytes, Error> {
+    if bytes.len() > MAX_TAG_BYTES {
+        return Err(invalid(format!("`{field}` has {} bytes, at most {MAX_TAG_BYTES} are allowed", bytes.len())));
+    }
+    // Not a part of the request, which is longer.
+    Ok(Bytes::copy_from_slice(bytes))
 }
 
 fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
@@ -137,7 +165,8 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
             let decode = |handle: &Bytes| {
                 CheckpointHandle::decode(handle).map_err(|error| invalid(format!("a checkpoint handle: {error}")))
             };
-            Ok(RestoreFrom::Handles(handles.handles.iter().map(decode).collect::<Result<_, _>>()?))
+            let decoded = handles.handles.iter().map(decode).collect::<Result<_, _>>()?;
+            Ok(if handles.vouched { RestoreFrom::Vouched(decoded) } else { RestoreFrom::Handles(decoded) })
         }
         Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
     }
@@ -182,6 +211,7 @@ pub(super) fn to_opened(opened: &Opened) -> v1::Opened {
         warm: opened.warm,
         not_warm: opened.not_warm.clone(),
         coordinated: opened.coordinated,
+        attempt: opened.backend.attempt(),
         self_sustained_since: opened.self_sustained_since,
     }
 }
@@ -294,6 +324,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::TimerDelete => Op::TimerDelete { time: wire.time },
         OperationKind::Timers => Op::Timers { up_to: wire.time, token: wire.token, limit: wire.limit },
         OperationKind::TimersFire => Op::TimersFire { up_to: wire.time, limit: wire.limit },
+        OperationKind::TimerCount => Op::TimerCount,
         OperationKind::Keys => Op::Keys { all_namespaces: wire.all_namespaces, token: wire.token, limit: wire.limit },
     };
     refuse_unused(wire, kind)?;
@@ -317,7 +348,7 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     let values = matches!(kind, Kind::ListAddAll | Kind::ListUpdate | Kind::MergeNamespaces);
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys | Kind::Timers | Kind::TimersFire);
     let timer = matches!(kind, Kind::TimerRegister | Kind::TimerDelete | Kind::Timers | Kind::TimersFire);
-    let of_all = matches!(kind, Kind::Timers | Kind::TimersFire);
+    let of_all = matches!(kind, Kind::Timers | Kind::TimersFire | Kind::TimerCount);
     let unused = [
         ("map_key", map || wire.map_key.is_empty()),
         ("value", value || wire.value.is_empty()),

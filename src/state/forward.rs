@@ -68,6 +68,11 @@ macro_rules! forward {
             self.$to.timer_page(state, after, up_to, limit, read)
         }
     };
+    (@timer_count $to:ident) => {
+        fn timer_count(&self, state: $crate::types::StateId) -> Result<u64, $crate::state::StateError> {
+            self.$to.timer_count(state)
+        }
+    };
     (@len $to:ident) => {
         fn len(&self, at: $crate::state::Address<'_>) -> Result<u64, $crate::state::StateError> {
             self.$to.len(at)

@@ -174,6 +174,10 @@ impl StateBackend for HashMapBackend {
         page.map_err(|what| StateError::Mismatch { state, what })
     }
 
+    fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
+        self.table(state)?.timer_count().map_err(|what| StateError::Mismatch { state, what })
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         self.table(at.state)?.len(at).map_err(mismatch(at))
     }

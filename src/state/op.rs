@@ -127,6 +127,8 @@ pub enum Op<'a> {
         /// Most timers; 0 for as many as fit a page.
         limit: u64,
     },
+    /// Counts the timers of all key groups of the backend.
+    TimerCount,
 }
 
 /// What an operation is executed under.
@@ -138,7 +140,7 @@ pub struct OpContext<'a> {
     pub max_value_bytes: usize,
     /// Most bytes of keys and values in one answer; a first entry is always in it.
     pub page_bytes: usize,
-    /// Those of the backend.
+    /// Those of the backend; of `Keys` and `Timers`, those that are read.
     pub key_groups: KeyGroupRange,
     /// Of the owner that executes: its tokens are good for no other.
     pub scope: u64,
@@ -173,7 +175,7 @@ pub enum Answer {
         /// Whether others follow.
         more: bool,
     },
-    /// The count of `MapCount` and `ListCount`.
+    /// The count of `MapCount`, `ListCount` and `TimerCount`.
     Count(u64),
     /// A page of `Keys`.
     Keys {
@@ -226,14 +228,21 @@ impl Op<'_> {
             | Self::ListGet { .. }
             | Self::ListCount
             | Self::Keys { .. }
-            | Self::Timers { .. } => false,
+            | Self::Timers { .. }
+            | Self::TimerCount => false,
         }
+    }
+
+    /// Whether it may be of one key group, where it is of no key.
+    #[must_use]
+    pub fn may_be_of_key_group(&self) -> bool {
+        matches!(self, Self::Keys { .. } | Self::Timers { .. })
     }
 
     /// Whether it is of one key, rather than of all that the backend has.
     #[must_use]
     pub fn is_keyed(&self) -> bool {
-        !matches!(self, Self::Keys { .. } | Self::Timers { .. } | Self::TimersFire { .. })
+        !matches!(self, Self::Keys { .. } | Self::Timers { .. } | Self::TimersFire { .. } | Self::TimerCount)
     }
 
     /// Whether it always answers: so it must not be carried out where there is no room for its answer.
@@ -272,9 +281,11 @@ impl Op<'_> {
             Self::ListAdd(_) | Self::ListAddAll(_) | Self::ListUpdate(_) | Self::ListGet { .. } | Self::ListCount => {
                 Some(StateKind::List)
             }
-            Self::TimerRegister { .. } | Self::TimerDelete { .. } | Self::Timers { .. } | Self::TimersFire { .. } => {
-                Some(StateKind::Timer)
-            }
+            Self::TimerRegister { .. }
+            | Self::TimerDelete { .. }
+            | Self::Timers { .. }
+            | Self::TimersFire { .. }
+            | Self::TimerCount => Some(StateKind::Timer),
         }
     }
 }
@@ -345,6 +356,7 @@ fn run<B: StateBackend + ?Sized>(
             let scan = timers::Scan { state: at.state, up_to, token: &[], limit };
             return timers::fire(&mut writer, scan, context).map(Some);
         }
+        Op::TimerCount => return Ok(Some(Answer::Count(backend.timer_count(at.state)?))),
         Op::Get
         | Op::MapGet { .. }
         | Op::MapContains { .. }

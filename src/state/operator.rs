@@ -233,6 +233,10 @@ impl StateBackend for WithOperatorState {
         self.keyed.timer_page(state, after, up_to, limit, read)
     }
 
+    fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
+        self.keyed.timer_count(state)
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         self.of(at.key_group).len(at)
     }

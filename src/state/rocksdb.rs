@@ -324,6 +324,10 @@ impl StateBackend for RocksDbBackend {
         self.page_of_timers(state, (after, up_to), limit, read)
     }
 
+    fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
+        self.count_of_timers(state)
+    }
+
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         let kind = self.kind(at.state)?;
         let (shard, prefix) = self.expect(at, kind, "a read of a length")?;

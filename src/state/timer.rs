@@ -59,6 +59,11 @@ impl TimerIndex {
         self.0.remove(&Entry { time, name, key_group })
     }
 
+    /// How many there are. Constant time.
+    pub(super) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// Bytes of memory without the names. Constant time.
     pub(super) fn bytes(&self) -> u64 {
         (self.0.len() * ENTRY_BYTES) as u64

@@ -322,8 +322,8 @@ impl StateBackend for Recording<'_> {
     }
 
     forward!(
-        live: register, value, map_value, map_page, list_page, timer, timer_page, len, has_entries, name_page, name_rank, counting,
-        bytes, memory_bytes, set_stamp, set_time, set_ttl, warm, finish_batch
+        live: register, value, map_value, map_page, list_page, timer, timer_page, timer_count, len, has_entries, name_page, name_rank,
+        counting, bytes, memory_bytes, set_stamp, set_time, set_ttl, warm, finish_batch
     );
 }
 

@@ -118,6 +118,7 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
         ("bytes_to_read_at_most", head.stored_bytes(record).into()),
         ("changes", record.changes.into()),
         ("attachment", Node::text(hex(&record.attachment))),
+        ("run", Node::text(hex(&record.job_run))),
         ("handle", Node::text(hex(&handle.encode()))),
     ])
 }

@@ -21,7 +21,7 @@ use crate::{
         envelope::EnvelopeError,
         handle::CheckpointHandle,
         index::{Home, Page, PageRef, Run, Stretch, Totals},
-        job::{Beginning, Commit, JobCheckpoint, JobRecord, Report, Spoilt},
+        job::{Beginning, Commit, JobCheckpoint, JobRecord, Report, Spoilt, Start},
         manifest::{EpochRecord, Import, Manifest, Materialization, Source},
         pin::Pin,
     },
@@ -270,6 +270,8 @@ fn epoch(record: &EpochRecord) -> Node {
         ("attempt", record.attempt.into()),
         ("restored", record.restored.map_or(Node::None, |(identity, _)| Node::text(identity))),
         ("fence", record.is_fence.into()),
+        ("peers", Node::text(hex(&record.peers))),
+        ("run", Node::text(hex(&record.job_run))),
         ("parallelism", record.span.parallelism.into()),
         ("key_groups", Node::text(record.span.key_groups)),
         ("began_with_imports", Node::list(record.contents.imports.iter().map(Node::text))),
@@ -369,7 +371,12 @@ fn job_record_fields(record: &JobRecord) -> Vec<(&'static str, Node)> {
         ("commit", record.commit.as_ref().map_or(Node::None, committed)),
         ("earlier_commits", Node::list(record.earlier.iter().map(Node::text))),
         ("damaged", Node::list(record.spoilt.iter().map(damaged))),
+        ("starts", Node::list(record.starts.iter().map(start))),
     ]
+}
+
+fn start(start: &Start) -> Node {
+    Node::text(format_args!("{} is attempt {}", hex(&start.token), start.attempt))
 }
 
 fn report_fields(report: &Report) -> Vec<(&'static str, Node)> {

@@ -4,7 +4,9 @@ mod discarding;
 mod first_cut;
 mod leases;
 mod rescaled;
+mod runs;
 pub(crate) mod stepping;
+mod vouched;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

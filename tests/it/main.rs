@@ -21,6 +21,7 @@ mod forged;
 mod frozen;
 mod gate;
 mod gc;
+mod linger;
 mod liveness;
 mod local;
 mod local_recovery;

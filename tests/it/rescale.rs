@@ -1,5 +1,6 @@
 //! Rescaling: what the subtasks of one generation had, those of the next one have, each entry exactly once.
 
+mod peers;
 mod rules;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -197,6 +197,7 @@ impl Daemon {
             local: Some(settings.local.unwrap_or_else(|| Arc::new(local(world, instance, settings.timers)))),
             materializing: Turns::default(),
             coordinators: Coordinators::default(),
+            idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),
         };
         Self { directory: Directory::new(env), faults, metrics }
@@ -244,9 +245,14 @@ pub(crate) fn spec(subtask: u32, parallelism: u32, attempt: u64) -> OpenSpec {
         inner: None,
         changelog: None,
         attempt,
+        token: bytes::Bytes::new(),
+        fresh: false,
+        peers: bytes::Bytes::new(),
+        job_run: bytes::Bytes::new(),
         restore: RestoreFrom::Empty,
         fallback: false,
         retention: None,
+        linger: None,
         claim: None,
     }
 }

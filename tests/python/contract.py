@@ -39,6 +39,7 @@ import jobs  # noqa: F401
 import coordination  # noqa: F401
 import rescale  # noqa: F401
 import claims  # noqa: F401
+import starts  # noqa: F401
 import operator_state  # noqa: F401
 import schema  # noqa: F401
 import query  # noqa: F401

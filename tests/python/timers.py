@@ -98,6 +98,9 @@ def timers_that_do_not_fit_are_refused_and_change_nothing(world):
         op("TIMERS", state, b"", namespace=b"w", time=1),
         op("TIMERS_FIRE", state, b"", namespace=b"w", time=1),
         op("TIMERS_FIRE", state, b"", token=b"x", time=1),
+        op("TIMER_COUNT", state, b"k"),
+        op("TIMER_COUNT", state, b"", limit=1),
+        op("TIMER_COUNT", state, b"", time=1),
         op("TIMERS", state, b"", token=b"x", time=1),
         op("TIMER_REGISTER", state, b"k", time=1, limit=1),
         op("GET", value, b"k", time=1),
@@ -126,6 +129,37 @@ def timers_that_do_not_fit_are_refused_and_change_nothing(world):
     client.register(again, descriptor("t", TIMER))
     with refused("REASON_INVALID_ARGUMENT", "token"):
         client.apply(again, op("TIMERS", state, b"", time=9, token=page.token))
+
+
+@scenario
+def timers_are_counted_and_read_of_one_key_group_whoever_assigns_them(world):
+    given = dict(key_group_assignment=service_pb2.KEY_GROUP_ASSIGNMENT_GIVEN)
+    for inner, assignment in [(inner, assignment) for inner in INNER for assignment in ({}, given)]:
+        client = world.client()
+        job = f"{world.job[:40]}-{inner}-{len(assignment)}"
+        ref = client.open(job, inner=inner, max_parallelism=8, **assignment).backend
+        (state,) = client.register(ref, descriptor("t", TIMER))
+        (empty,) = client.read(ref, op("TIMER_COUNT", state, b""))
+        assert (empty.found, empty.count) == (False, 0)
+        place = lambda n: dict(key_group=n % 8) if assignment else {}
+        for n in range(40):
+            client.apply(ref, op("TIMER_REGISTER", state, b"%d" % n, time=n // 2, **place(n)))
+        (count, every) = client.read(ref, op("TIMER_COUNT", state, b""), op("TIMERS", state, b"", time=HIGHEST))
+        assert (count.found, count.count, len(every.timers)) == (True, 40, 40)
+        for group in range(8):
+            wanted = [timer for timer in every.timers if timer.key_group == group]
+            found, token = [], b""
+            while True:
+                (page,) = client.read(ref, op("TIMERS", state, b"", time=HIGHEST, limit=2, token=token, key_group=group))
+                found, token = found + list(page.timers), page.token
+                if not token:
+                    break
+            assert found == wanted, group
+            (keys,) = client.read(ref, op("KEYS", state, b"", key_group=group))
+            assert sorted(key.key for key in keys.keys) == sorted(timer.key for timer in wanted) and not keys.token
+        for wrong in (op("TIMER_COUNT", state, b"", key_group=1), op("TIMERS", state, b"", key_group=8)):
+            with refused("REASON_WRONG_KEY_GROUP"):
+                client.read(ref, wrong)
 
 
 @scenario

@@ -9,12 +9,33 @@
 //! again once that manifest is durable ([`Admitted::still`]). Whoever declares looks at the chains after its record is durable; so at
 //! least one of the two meets the other. An opener that gives up then has served nothing, and let go of nothing.
 
+use tokio::time::Instant;
+
 use super::{super::environment::Environment, OpenSpec, RestoreFrom, job_error};
 use crate::{
-    checkpoint::job::{self, JobError, JobRecord},
+    checkpoint::job::{self, JobError, JobRecord, Naming},
     error::{Error, Reason},
     object::Retry,
 };
+
+/// `spec` with the attempt of the start that its token names, if it has one. Cancel-safe.
+///
+/// # Errors
+/// If the job's records cannot be read or written.
+pub(in crate::backend) async fn numbered(env: &Environment, spec: OpenSpec) -> Result<OpenSpec, Error> {
+    if spec.token.is_empty() {
+        return Ok(spec);
+    }
+    let naming = Naming {
+        token: spec.token.clone(),
+        peers: spec.peers.clone(),
+        now: env.clock.now_ms(),
+        grace_ms: u64::try_from(env.options.start_grace.as_millis()).unwrap_or(u64::MAX),
+    };
+    let retry = Retry::until(Instant::now() + env.options.open_timeout);
+    let attempt = job::number(&env.store, &spec.id.job, &naming, retry).await.map_err(job_error)?;
+    Ok(OpenSpec { attempt, ..spec })
+}
 
 /// An opener that may begin.
 #[derive(Debug)]
@@ -118,7 +139,7 @@ fn as_declared(spec: &OpenSpec, record: &JobRecord) -> Result<OpenSpec, Error> {
         RestoreFrom::Latest { .. } => true,
         RestoreFrom::Id(id) => restore.is_some_and(|restore| restore.id == *id),
         RestoreFrom::Empty => restore.is_none(),
-        RestoreFrom::Handles(_) => false,
+        RestoreFrom::Handles(_) | RestoreFrom::Vouched(_) => false,
     };
     if !is_so {
         let begins = restore.map_or("empty".to_owned(), |restore| format!("with checkpoint {restore}"));

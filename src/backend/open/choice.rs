@@ -67,11 +67,14 @@ pub(super) async fn choose(
         },
         RestoreFrom::Handles(handles) => {
             let parts = by_handles(env, spec, head, (handles, retry)).await?;
-            if let Some(first) = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id)) {
+            let first = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id));
+            // For peers the engine has chosen, and they may have no attempt in common that the job could record it for.
+            if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
                 agreed(env, spec, Named::Exactly(JobCheckpoint::of(&first.record)), retry).await?;
             }
             parts
         }
+        RestoreFrom::Vouched(handles) => by_handles(env, spec, head, (handles, retry)).await?,
         RestoreFrom::Latest { .. } => {
             let wish = Wish { not_after: None, fallback: spec.fallback };
             of_job(env, spec, head, (wish, &mut skipped, retry)).await?
@@ -81,9 +84,15 @@ pub(super) async fn choose(
     let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
     // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
     check(spec, head, &parts, key_groups)?;
-    let by_handles = matches!(spec.restore, RestoreFrom::Handles(_));
+    if is_vouched(spec) {
+        check_vouched(spec, &parts)?;
+        if parts.iter().all(|part| !part.span().key_groups.overlaps(key_groups)) {
+            return Ok(Chosen::default());
+        }
+    }
+    let by_handles = !spec.restore.handles().is_empty();
     let mut wanted = operator::wanted(spec, &parts);
-    if by_handles {
+    if matches!(spec.restore, RestoreFrom::Handles(_)) {
         wanted.extend(wanted_beyond(env, spec, head, (&parts, retry)).await?);
     }
     operator::check(spec, &parts, &wanted, by_handles)?;
@@ -201,13 +210,14 @@ async fn by_handles(
     let mut parts: Vec<Part> = vec![];
     for handle in handles {
         let of = &handle.backend;
-        if let Some(first) = handles.first().filter(|first| !same_operator(&first.backend, of)) {
+        if let Some(first) = handles.first().filter(|first| !is_vouched(spec) && !same_operator(&first.backend, of)) {
             return Err(invalid(format!("the handles are of different operators: `{}` and `{of}`", first.backend)));
         }
-        if let Some(other) = parts.iter().find(|part| part.manifest.backend == *of) {
-            if other.record.identity == handle.checkpoint {
-                continue;
-            }
+        let of_chain = || parts.iter().filter(|part| part.manifest.backend == *of);
+        if of_chain().any(|part| part.record.identity == handle.checkpoint) {
+            continue;
+        }
+        if let Some(other) = of_chain().next().filter(|_| !is_vouched(spec)) {
             let (one, two) = (other.record.identity, handle.checkpoint);
             return Err(invalid(format!("two handles are of `{of}`: {one} and {two}; give one")));
         }
@@ -219,8 +229,8 @@ async fn by_handles(
             return Err(not_found_in(of, head, &handle.checkpoint.to_string()));
         };
         let part = Part { manifest: head.manifest.clone(), record: record.clone() };
-        if let Some(first) = parts.first().filter(|first| JobCheckpoint::of(&first.record) != JobCheckpoint::of(record))
-        {
+        let is_other = |first: &&Part| JobCheckpoint::of(&first.record) != JobCheckpoint::of(record);
+        if let Some(first) = parts.first().filter(|first| !is_vouched(spec) && is_other(first)) {
             let name = |record: &CheckpointRecord| format!("{} of attempt {}", record.identity.id, record.attempt);
             return Err(invalid(format!(
                 "the handles are of different checkpoints: `{}` of {}, `{of}` of {}; give those of one",
@@ -233,6 +243,33 @@ async fn by_handles(
     }
     parts.sort_by_key(|part| part.manifest.backend.subtask);
     Ok(parts)
+}
+
+/// Whether the engine vouches for what it gives.
+fn is_vouched(spec: &OpenSpec) -> bool {
+    matches!(spec.restore, RestoreFrom::Vouched(_))
+}
+
+/// Checks what no engine can vouch for: how operator state of different checkpoints belongs together. Pure.
+fn check_vouched(spec: &OpenSpec, parts: &[Part]) -> Result<(), Error> {
+    let Some(first) = parts.first() else { return Ok(()) };
+    let is_alike = |part: &&Part| {
+        same_operator(&part.manifest.backend, &first.manifest.backend)
+            && part.span().parallelism == first.span().parallelism
+            && generation::is_same(&part.manifest, &part.record, &first.manifest, &first.record)
+    };
+    let has_operator_state = |part: &Part| part.manifest.redistributions(&part.record).next().is_some();
+    match parts.iter().find(|part| !is_alike(part)) {
+        Some(other) if parts.iter().any(has_operator_state) => {
+            let text = format!(
+                "backend `{}`: the handles of `{}` and `{}` are of different checkpoints, and there is operator state, which cannot be \
+                 redistributed over such; give handles of one checkpoint",
+                spec.id, first.manifest.backend, other.manifest.backend
+            );
+            Err(Error::new(Reason::InvalidArgument, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether both are subtasks of one operator of one job.
@@ -329,7 +366,7 @@ fn check(spec: &OpenSpec, head: Option<&Head>, parts: &[Part], key_groups: KeyGr
         }
     }
     let missing = key_groups.without(spans(parts));
-    if missing.is_empty() {
+    if missing.is_empty() || is_vouched(spec) {
         return Ok(());
     }
     let Some(span) = parts.first().map(Part::span) else { return Ok(()) };
@@ -339,7 +376,7 @@ fn check(spec: &OpenSpec, head: Option<&Head>, parts: &[Part], key_groups: KeyGr
     };
     let subtasks: Vec<String> = (0..span.parallelism).filter(has_missing).map(|subtask| subtask.to_string()).collect();
     let (what, reason) = match &spec.restore {
-        RestoreFrom::Handles(_) => ("handles", Reason::InvalidArgument),
+        RestoreFrom::Handles(_) | RestoreFrom::Vouched(_) => ("handles", Reason::InvalidArgument),
         _ => ("parts", Reason::CheckpointNotFound),
     };
     let text = format!(

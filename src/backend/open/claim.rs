@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{environment::Environment, pages, states},
-    OpenSpec, RestoreFrom, RestoredPart,
-    choice::{self, Chosen, Part},
+    OpenSpec, RestoredPart,
+    choice::{self, Chosen, Part, same_operator},
     clone,
     operator::{self, Sources},
 };
@@ -34,7 +34,9 @@ use crate::{
     },
     error::{Error, Reason},
     object::Retry,
-    types::{BackendId, Epoch, KeyGroupAssignment, KeyGroupRange, Sqn, StateId, default_max_parallelism},
+    types::{
+        BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, Sqn, StateId, default_max_parallelism,
+    },
 };
 
 /// How often an opener derives its first manifest anew when others open the same backend.
@@ -64,7 +66,7 @@ pub(super) struct Claim {
     /// into pages.
     pub(super) reads: Manifest,
     /// What keeps that.
-    pub(super) pin: Option<Held>,
+    pub(super) pins: Vec<Held>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
 }
@@ -119,11 +121,11 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         manifest.imports.extend(operator.imports.iter().cloned());
         match chain::append(&env.store, &manifest, retry).await {
             Ok(crc) if are_retained(env, spec, &plan, retry).await? => {
-                let listed = if matches!(spec.restore, RestoreFrom::Handles(_)) { chosen } else { plan.parts };
+                let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                let pin = None;
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pin, operator });
+                let pins = vec![];
+                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pins, operator });
             }
             Ok(_) => {}
             // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is time to choose.
@@ -142,7 +144,8 @@ async fn fence_own(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<(
         if head.manifest.owner().attempt == spec.attempt {
             return Ok(());
         }
-        let fence = generation::fence(&head, spec.attempt, env.random.uuid());
+        let attempt = spec.attempt.max(head.manifest.owner().attempt);
+        let fence = generation::fence(&head, attempt, &spec.peers, env.random.uuid());
         match chain::append(&env.store, &fence.ok_or_else(|| too_many_epochs(&spec.id))?, retry).await {
             Ok(_) => {
                 tracing::info!(backend = %spec.id, attempt = spec.attempt, "fenced its owner, who kept writing");
@@ -169,8 +172,18 @@ pub(super) fn restored(part: &Part) -> RestoredPart {
     }
 }
 
+/// Refuses an attempt that the newest owner of a chain outdates. A peer does so only where it serves, and only in its own chain.
 pub(super) fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
-    let newest = head.owner().attempt;
+    let owner = head.owner();
+    let only_reads = head.backend != spec.id;
+    let newest = match spec.is_peer(owner) {
+        true if only_reads => return Ok(()),
+        // A peer that only read fenced whoever served before.
+        true if owner.is_fence => {
+            head.served().filter(|served| spec.is_peer(served)).map_or(0, |served| served.attempt)
+        }
+        _ => owner.attempt,
+    };
     if newest <= spec.attempt {
         return Ok(());
     }
@@ -211,7 +224,8 @@ pub(super) fn plan(
     assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
         [] => true,
-        [part] => part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
+        // Of a clone nothing of the source is named, its own chain's neither.
+        [part] => !is_clone && part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
         _ => false,
     };
     if is_own && parts.first().is_some_and(|part| !is_shared_out(spec, part)) {
@@ -261,8 +275,8 @@ async fn fence_all(
     Ok(Some(current))
 }
 
-/// Sees to it that no owner before this attempt writes to the chain of `part`, and that the part is pinned there if nobody shall
-/// claim it. Returns the chain's head.
+/// Sees to it that no owner before this start writes to the chain of `part`, and that the part is marked there as claimed, or as one that
+/// nobody shall claim. Returns the chain's head.
 async fn fence(
     env: &Environment,
     spec: &OpenSpec,
@@ -276,19 +290,21 @@ async fn fence(
         refuse_outdated(spec, &head.manifest)?;
         let owner = head.manifest.owner();
         // One of another generation under the same attempt is of the old one: its subtasks never open again.
-        let is_of_this_attempt = owner.attempt == spec.attempt;
-        let lacks_pin = spec.is_no_claim(env) && head.manifest.checkpoints.iter().any(|r| is_part(r) && !r.pinned);
-        // One that serves has pinned the part of its chain itself, whether or not it reads that.
-        let is_fenced =
-            (owner.is_fence && !lacks_pin) || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
-        if is_of_this_attempt && is_fenced {
+        let is_of_this_start = spec.is_peer(owner);
+        let is_marked = |r: &CheckpointRecord| !is_part(r) || spec.has_marked(env, r);
+        // One that serves has marked the part of its chain itself, whether or not it reads that.
+        let is_fenced = (owner.is_fence && head.manifest.checkpoints.iter().all(is_marked))
+            || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
+        if is_of_this_start && is_fenced {
             return Ok(head.manifest);
         }
-        let Some(mut manifest) = generation::fence(&head, spec.attempt, env.random.uuid()) else {
+        // After a peer's fence, its attempt remains what outdates others.
+        let attempt = spec.attempt.max(owner.attempt);
+        let Some(mut manifest) = generation::fence(&head, attempt, &spec.peers, env.random.uuid()) else {
             return Err(too_many_epochs(backend));
         };
         for record in manifest.checkpoints.iter_mut().filter(|record| is_part(record)) {
-            record.pinned |= spec.is_no_claim(env);
+            spec.mark(env, record);
         }
         match chain::append(&env.store, &manifest, retry).await {
             Ok(_) => {
@@ -305,12 +321,14 @@ async fn fence(
 
 /// Whether the chains of all that is read still retain it.
 pub(super) async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<bool, Error> {
-    let parts: BTreeMap<&BackendId, &Part> =
-        plan.parts.iter().chain(&plan.operator).map(|part| (&part.manifest.backend, part)).collect();
-    for part in parts.into_values().filter(|part| part.manifest.backend != spec.id) {
-        let head = chain::read_head(&env.store, &part.manifest.backend, retry).await?;
-        let has = |head: Head| head.manifest.checkpoints.iter().any(|r| r.identity == part.record.identity);
-        if !head.is_some_and(has) {
+    let mut wanted: BTreeMap<&BackendId, Vec<CheckpointIdentity>> = BTreeMap::new();
+    for part in plan.parts.iter().chain(&plan.operator).filter(|part| part.manifest.backend != spec.id) {
+        wanted.entry(&part.manifest.backend).or_default().push(part.record.identity);
+    }
+    for (backend, wanted) in wanted {
+        let head = chain::read_head(&env.store, backend, retry).await?;
+        let retained = head.map_or_else(Vec::new, |head| head.manifest.checkpoints);
+        if wanted.iter().any(|identity| retained.iter().all(|record| record.identity != *identity)) {
             return Ok(false);
         }
     }
@@ -335,6 +353,8 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
         restored: plan.parts.first().filter(|_| !plan.is_clone).map(|part| (part.record.identity, part.record.attempt)),
         contents,
         span: shape.span(),
+        peers: spec.peers.clone(),
+        job_run: spec.job_run.clone(),
         is_fence: false,
         published_to: head.as_ref().and_then(|head| head.manifest.published_to(spec.attempt)).unwrap_or(Some(0)),
     };
@@ -369,12 +389,16 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.page_low_water = 0;
     manifest.opens_epoch = true;
     manifest.fences.open(manifest.number);
-    // The engine restores only what completed, whether or not the notice came in time. The part that this chain has may be one that other
-    // subtasks read: nobody but this owner can keep it there.
-    let restored = plan.parts.first().filter(|_| !plan.is_clone).map(|part| JobCheckpoint::of(&part.record));
-    for record in manifest.checkpoints.iter_mut().filter(|record| restored == Some(JobCheckpoint::of(record))) {
+    // The engine restores only what completed, whether or not the notice came in time. Nor does it matter whether this subtask reads
+    // what its own chain has of that.
+    let siblings: Vec<_> = plan.parts.iter().filter(|part| same_operator(&part.manifest.backend, &spec.id)).collect();
+    let is_restored = |record: &&CheckpointRecord| {
+        siblings.iter().any(|part| generation::is_same(&part.manifest, &part.record, &manifest, record))
+    };
+    let restored: Vec<_> = manifest.checkpoints.iter().filter(is_restored).map(|record| record.identity).collect();
+    for record in manifest.checkpoints.iter_mut().filter(|record| restored.contains(&record.identity)) {
         record.completed = true;
-        record.pinned |= spec.is_no_claim(env);
+        spec.mark(env, record);
     }
     manifest.prune(&[]);
     Ok(manifest)

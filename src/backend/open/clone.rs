@@ -4,23 +4,26 @@
 //! from before the source was seen to retain the checkpoint until the state is in a materialization of this backend's own. No
 //! manifest of this backend ever names an object of the source; which to read is remembered only here.
 
+use std::collections::BTreeMap;
+
+use futures::future;
 use tokio::time::Instant;
 
 use super::{
     super::environment::Environment,
-    OpenSpec, RestoreFrom,
+    OpenSpec,
     choice::{self, Part},
-    claim::{self, Claim},
+    claim::{self, Claim, Plan},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
-        manifest::Contents,
+        manifest::{Contents, Import},
         pin::{Held, Pin, PinLost},
     },
     error::{Error, Reason},
     object::Retry,
-    types::BackendId,
+    types::{BackendId, Name},
 };
 
 /// How often it begins anew when the source, or other openers, move on.
@@ -28,8 +31,7 @@ const CLONE_ATTEMPTS: usize = 16;
 
 /// Whether what is asked for is of another job or operator.
 pub(super) fn is_clone(spec: &OpenSpec) -> bool {
-    let RestoreFrom::Handles(handles) = &spec.restore else { return false };
-    handles.iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
+    spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
 }
 
 /// Validates the request, pins what will be read, and makes the manifest that opens the new epoch, which names none of it.
@@ -48,12 +50,20 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
             claim::refuse_outdated(spec, &head.manifest)?;
         }
         let chosen = choice::choose(env, spec, head.as_ref(), retry).await?.parts;
-        let Some(mut pin) = pin(env, spec, (head.as_ref(), &chosen), retry).await? else { continue };
-        match kept(&spec.id, &mut pin, begin(env, spec, (head, chosen), retry)).await {
-            Ok(Some(claim)) => return Ok(Claim { pin: Some(pin), ..claim }),
-            Ok(None) => pin.release().await,
+        let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
+        let mut pins = pin(env, spec, &plan, retry).await?;
+        let begun = async {
+            if claim::are_retained(env, spec, &plan, retry).await? {
+                begin(env, spec, (head, chosen), retry).await
+            } else {
+                Ok(None)
+            }
+        };
+        match kept(&spec.id, &mut pins, begun).await {
+            Ok(Some(claim)) => return Ok(Claim { pins, ..claim }),
+            Ok(None) => release(pins).await,
             Err(error) => {
-                pin.release().await;
+                release(pins).await;
                 return Err(error);
             }
         }
@@ -61,30 +71,32 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
     Err(ChainError::Contended(spec.id.clone()).into())
 }
 
-/// Pins what the plan would read; `None` if the source let it go before the pin was durable.
-async fn pin(
-    env: &Environment,
-    spec: &OpenSpec,
-    (head, chosen): (Option<&Head>, &[Part]),
-    retry: Retry,
-) -> Result<Option<Held>, Error> {
-    let plan = claim::plan(env, spec, head, chosen.to_vec())?;
-    let Some(source) = plan.parts.first().map(|part| part.manifest.backend.clone()) else { return Ok(None) };
+/// Pins what the plan would read, by a pin for each operator that it is of. They count only if the sources retain it once they are made.
+async fn pin(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
     let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
-    let mut imports = claim::imports(env, &plan);
-    imports.extend(claim::operator_sources(env, &plan).imports);
-    let pin = Pin { operator: source.operator, lease_ms, imports };
-    let mut held = Held::make(&env.store, &source.job, &pin, &env.random, retry).await?;
-    match kept(&spec.id, &mut held, claim::are_retained(env, spec, &plan, retry)).await {
-        Ok(true) => Ok(Some(held)),
-        Ok(false) => {
-            held.release().await;
-            Ok(None)
+    let mut of_operators: BTreeMap<(Name, Name), Vec<Import>> = BTreeMap::new();
+    for import in claim::imports(env, plan).into_iter().chain(claim::operator_sources(env, plan).imports) {
+        let operator = (import.origin.job.clone(), import.origin.operator.clone());
+        of_operators.entry(operator).or_default().push(import);
+    }
+    let mut pins = vec![];
+    for ((job, operator), imports) in of_operators {
+        let pin = Pin { operator, lease_ms, imports };
+        let making = async { Ok(Held::make(&env.store, &job, &pin, &env.random, retry).await?) };
+        match kept(&spec.id, &mut pins, making).await {
+            Ok(held) => pins.push(held),
+            Err(error) => {
+                release(pins).await;
+                return Err(error);
+            }
         }
-        Err(error) => {
-            held.release().await;
-            Err(error)
-        }
+    }
+    Ok(pins)
+}
+
+async fn release(pins: Vec<Held>) {
+    for pin in pins {
+        pin.release().await;
     }
 }
 
@@ -121,43 +133,50 @@ async fn begin(
         fenced: vec![],
         skipped: vec![],
         reads,
-        pin: None,
+        pins: vec![],
         operator,
     }))
 }
 
-/// Does `begun`, which reads under `pin`, as long as the pin can be renewed, and releases it. If it could not read because the pin was
-/// gone, that is the error.
+/// Does `begun`, which reads under `pins`, as long as they can be renewed, and releases them. If it could not read because one was gone,
+/// that is the error.
 pub(super) async fn holding<T>(
     env: &Environment,
     backend: &BackendId,
-    pin: Option<Held>,
+    mut pins: Vec<Held>,
     begun: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let Some(mut pin) = pin else { return begun.await };
-    let begun = match kept(backend, &mut pin, begun).await {
+    let begun = match kept(backend, &mut pins, begun).await {
         Err(error) if error.reason == Reason::MissingObject => {
             let retry = Retry::until(Instant::now() + env.options.open_timeout);
-            Err(match pin.check(retry).await {
+            let checks = pins.iter().map(|pin| pin.check(retry));
+            Err(match future::try_join_all(checks).await {
                 Err(gone) => lost(backend, &gone),
-                Ok(()) => error,
+                Ok(_) => error,
             })
         }
         begun => begun,
     };
-    pin.release().await;
+    release(pins).await;
     begun
 }
 
-/// Does `doing` as long as `pin` can be renewed.
+/// Does `doing` as long as `pins` can be renewed.
 async fn kept<T>(
     backend: &BackendId,
-    pin: &mut Held,
+    pins: &mut [Held],
     doing: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
+    let gone = async {
+        let keeping: Vec<_> = pins.iter_mut().map(|pin| Box::pin(pin.keep())).collect();
+        match keeping.is_empty() {
+            true => future::pending().await,
+            false => future::select_all(keeping).await.0,
+        }
+    };
     tokio::select! {
         biased;
-        gone = pin.keep() => Err(lost(backend, &gone)),
+        gone = gone => Err(lost(backend, &gone)),
         done = doing => done,
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         envelope::EnvelopeError,
         generation::{self, Retired},
         job::JobError,
-        manifest::Manifest,
+        manifest::{CheckpointRecord, Manifest},
     },
     object::{
         ObjectMeta, Path, PutPayload, Retry, Store, StoreError,
@@ -230,7 +230,8 @@ async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), Swee
     if head.manifest.owner().attempt > chain.attempt || head.manifest.checkpoints.iter().any(|record| record.pinned) {
         return Ok(());
     }
-    let Some(manifest) = generation::retirement(&head, chain.attempt, Uuid::nil()) else { return Ok(()) };
+    let going = |record: &CheckpointRecord| chain.going.contains(&record.identity);
+    let Some(manifest) = generation::retirement(&head, chain.attempt, Uuid::nil(), going) else { return Ok(()) };
     match chain::append(store, &manifest, retry).await {
         Ok(_) => tracing::info!(backend = %chain.backend, "retired the chain of a subtask that vanished"),
         Err(ChainError::Fenced { .. }) => {}

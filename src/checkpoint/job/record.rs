@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{JobCheckpoint, Spoilt};
+use super::{JobCheckpoint, Spoilt, Start};
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
@@ -46,6 +46,8 @@ pub struct JobRecord {
     pub earlier: Vec<JobCheckpoint>,
     /// What it restores may still be let go of by owners before it, so nobody is told yet.
     pub unheld: bool,
+    /// Starts that were named by tokens, by attempt: the newest of them.
+    pub starts: Vec<Start>,
 }
 
 /// What the subtasks of an attempt begin with.
@@ -108,6 +110,7 @@ impl JobRecord {
             commit: None,
             earlier: vec![],
             unheld: false,
+            starts: before.map_or_else(Vec::new, |before| before.starts.clone()),
         }
     }
 
@@ -178,6 +181,7 @@ impl JobRecord {
             commit: self.commit.as_ref().map(Commit::to_message),
             earlier_commits: self.earlier.iter().copied().map(to_checkpoint).collect(),
             unheld: self.unheld,
+            starts: self.starts.iter().map(Start::to_message).collect(),
         }
     }
 
@@ -204,6 +208,7 @@ impl JobRecord {
             commit: message.commit.as_ref().map(Commit::from_message).transpose()?,
             earlier: message.earlier_commits.iter().map(from_checkpoint).collect(),
             unheld: message.unheld,
+            starts: message.starts.iter().map(Start::from_message).collect(),
         })
     }
 }

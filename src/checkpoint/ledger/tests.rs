@@ -14,6 +14,7 @@ fn record(id: u64, cut: u64) -> CheckpointRecord {
         cut: Sqn(Sqn::first_of(EPOCH).0 + cut),
         applied_to: cut,
         attachment: Bytes::new(),
+        job_run: Bytes::new(),
         completed: false,
         pinned: false,
         subsumed: false,

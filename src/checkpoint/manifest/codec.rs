@@ -202,6 +202,8 @@ fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
         fence: record.is_fence,
         past: record.contents.past.iter().map(encode_page_ref).collect(),
         published_to: record.published_to,
+        peer_group: record.peers.clone(),
+        job_run: record.job_run.clone(),
     }
 }
 
@@ -286,6 +288,8 @@ fn decode_epoch(message: &store::EpochRecord) -> Result<EpochRecord, &'static st
             key_groups: decode_range(message.key_group_first, message.key_group_last)?,
             assignment: decode_assignment(message.key_group_assignment)?,
         },
+        peers: message.peer_group.clone(),
+        job_run: message.job_run.clone(),
         is_fence: message.fence,
         published_to: message.published_to,
     })
@@ -298,6 +302,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         cut: record.cut.0,
         applied_to: record.applied_to,
         attachment: record.attachment.clone(),
+        job_run: record.job_run.clone(),
         completed: record.completed,
         pinned: record.pinned,
         subsumed: record.subsumed,
@@ -323,6 +328,7 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         cut,
         applied_to: message.applied_to,
         attachment: message.attachment.clone(),
+        job_run: message.job_run.clone(),
         completed: message.completed,
         pinned: message.pinned,
         subsumed: message.subsumed,

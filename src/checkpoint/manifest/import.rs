@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{CheckpointRecord, Contents, EpochRecord, Manifest, Materialization, Registration, Shape, Source};
@@ -84,6 +85,8 @@ impl Import {
             restored: None,
             contents,
             span: shape.span(),
+            peers: Bytes::new(),
+            job_run: Bytes::new(),
             is_fence: false,
             published_to: None,
         };

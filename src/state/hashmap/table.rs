@@ -272,6 +272,11 @@ impl Table {
         Ok(timers.page(after, up_to, limit, read))
     }
 
+    pub(super) fn timer_count(&self) -> Result<u64, Misfit> {
+        let Self::Timer(timers) = self else { return Err(OTHER_KIND) };
+        Ok(timers.count())
+    }
+
     pub(super) fn len(&self, at: Address<'_>) -> Result<u64, Misfit> {
         match self {
             Self::Value(groups) => groups.len(at),

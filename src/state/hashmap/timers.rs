@@ -97,6 +97,10 @@ impl Timers {
         Ok(())
     }
 
+    pub(super) fn count(&self) -> u64 {
+        self.index.len()
+    }
+
     pub(super) fn page(
         &self,
         after: Option<TimerRef<'_>>,

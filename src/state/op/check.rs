@@ -148,7 +148,8 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         | Op::TimerRegister { .. }
         | Op::TimerDelete { .. }
         | Op::Timers { .. }
-        | Op::TimersFire { .. } => Ok(()),
+        | Op::TimersFire { .. }
+        | Op::TimerCount => Ok(()),
     }
 }
 
@@ -246,6 +247,7 @@ mod tests {
             assert_eq!(timer(Op::TimerDelete { time }), Ok(()));
         }
         assert_eq!(timer(Op::TimersFire { up_to: 0, limit: 0 }), Err(OpError::KeyPresent));
+        assert_eq!(timer(Op::TimerCount), Err(OpError::KeyPresent));
         assert_eq!(timer(Op::Timers { up_to: 0, token: b"", limit: 0 }), Err(OpError::KeyPresent));
         assert!(matches!(timer(Op::Get), Err(OpError::WrongKind { .. })));
         assert!(checked(Op::TimerRegister { time: 1 }, StateKind::Map, None).is_err());

@@ -2,11 +2,11 @@
 
 use super::{
     super::{Address, MapKeys, PageLimit, StateBackend, StateError, ttl::Lifespan},
-    Op,
+    Op, Timer,
 };
-use crate::types::{StateDescriptor, TimeMs};
+use crate::types::{StateDescriptor, StateId, TimeMs};
 
-/// A `MapCount` or `ListCount` under way. It changes nothing, not even what is expired.
+/// A `MapCount`, `ListCount` or `TimerCount` under way. It changes nothing, not even what is expired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PagedCount {
     /// So far.
@@ -15,6 +15,8 @@ pub struct PagedCount {
     map_key: Vec<u8>,
     /// Of a list: likewise the index.
     index: u64,
+    /// Of timers: the last one that is counted.
+    timer: Option<Timer>,
 }
 
 /// What one page was.
@@ -32,12 +34,13 @@ pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> 
     match op {
         Op::MapCount => walks_maps || descriptor.ttl.is_some(),
         Op::ListCount => descriptor.ttl.is_some(),
+        Op::TimerCount => walks_maps,
         _ => false,
     }
 }
 
 impl PagedCount {
-    /// Counts the next page of `at`, a map or list of `descriptor` as of `time`.
+    /// Counts the next page of `at`, a map or list, or of all timers, of `descriptor` as of `time`.
     ///
     /// # Errors
     /// Those of the backend.
@@ -48,6 +51,9 @@ impl PagedCount {
         (op, descriptor, time): (&Op<'_>, &StateDescriptor, TimeMs),
         limit: PageLimit,
     ) -> Result<CountedPage, StateError> {
+        if matches!(op, Op::TimerCount) {
+            return self.page_of_timers(backend, at.state, limit);
+        }
         let life = descriptor.ttl.map(|ttl| Lifespan::new(ttl, time));
         let (mut visible, mut looked_at, mut fault) = (0, 0, None);
         let mut look = |stored: &[u8]| {
@@ -73,6 +79,21 @@ impl PagedCount {
         }
         self.count += visible;
         self.index += looked_at as u64;
+        Ok(CountedPage { looked_at, total: (!more).then_some(self.count) })
+    }
+
+    fn page_of_timers<B: StateBackend + ?Sized>(
+        &mut self,
+        backend: &B,
+        state: StateId,
+        limit: PageLimit,
+    ) -> Result<CountedPage, StateError> {
+        let (mut looked_at, after) = (0, self.timer.take());
+        let more = backend.timer_page(state, after.as_ref().map(Timer::as_ref), i64::MAX, limit, &mut |timer| {
+            looked_at += 1;
+            self.timer = Some(Timer::copied(timer));
+        })?;
+        self.count += looked_at as u64;
         Ok(CountedPage { looked_at, total: (!more).then_some(self.count) })
     }
 }

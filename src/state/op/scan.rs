@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{Answer, Op, OpContext, OpError, timed, timers};
 use crate::{
     state::{Address, PageLimit, StateBackend, StateError},
-    types::{KeyGroup, StateId},
+    types::{KeyGroup, KeyGroupRange, StateId},
 };
 
 const VERSION: u8 = 1;
@@ -55,13 +55,15 @@ pub(super) struct Scan<'a> {
     pub(super) limit: u64,
 }
 
-/// Checks that the token of an operation, if it has one, is of this owner, for this state, and for operations of its kind.
+/// Checks that the token of an operation, if it has one, is of this owner, for this state and these key groups, and for operations of its
+/// kind.
 ///
 /// # Errors
 /// [`OpError::ForeignToken`].
-pub fn check_token(op: &Op<'_>, state: StateId, scope: u64) -> Result<(), OpError> {
+pub fn check_token(op: &Op<'_>, state: StateId, scope: u64, key_groups: KeyGroupRange) -> Result<(), OpError> {
+    let is_within = |position: Position| key_groups.contains(position.key_group);
     let is_own = match *op {
-        Op::Keys { token, .. } => token.is_empty() || Position::decode(token, state, scope).is_some(),
+        Op::Keys { token, .. } => token.is_empty() || Position::decode(token, state, scope).is_some_and(is_within),
         Op::Timers { token, .. } => token.is_empty() || timers::decode(token, state, scope).is_some(),
         _ => true,
     };
@@ -94,7 +96,8 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
     let mut position = match scan.token {
         [] => Position { key_group: range.first(), after: None },
         token => Position::decode(token, scan.state, context.scope)
-            .ok_or(StateError::Mismatch { state: scan.state, what: "a token of another owner" })?,
+            .filter(|position| range.contains(position.key_group))
+            .ok_or(StateError::Mismatch { state: scan.state, what: "a token of another owner, or key group" })?,
     };
     let most = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
     let (mut keys, mut looked_at, mut bytes) = (vec![], 0, 0);
@@ -179,17 +182,25 @@ impl Position {
 mod tests {
     use super::*;
 
+    fn all() -> KeyGroupRange {
+        KeyGroupRange::new(0, 400).unwrap()
+    }
+
     #[test]
     fn a_token_is_good_for_its_owner_and_state_alone() {
-        let check_token =
-            |token: &[u8], state, scope| check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, state, scope);
+        let check_token = |token: &[u8], state, scope| {
+            check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, state, scope, all())
+        };
         for after in [None, Some((b"key".to_vec(), vec![])), Some((b"key".to_vec(), b"ns".to_vec()))] {
             let position = Position { key_group: KeyGroup(300), after };
             let token = position.encode(StateId(7), 99);
             assert_eq!(Position::decode(&token, StateId(7), 99), Some(position));
             assert_eq!(check_token(&token, StateId(7), 99), Ok(()));
             let timers = Op::Timers { up_to: 0, token: &token, limit: 0 };
-            assert_eq!(super::check_token(&timers, StateId(7), 99), Err(OpError::ForeignToken));
+            assert_eq!(super::check_token(&timers, StateId(7), 99, all()), Err(OpError::ForeignToken));
+            let elsewhere = KeyGroupRange::new(301, 301).unwrap();
+            let keys = Op::Keys { all_namespaces: true, token: &token, limit: 0 };
+            assert_eq!(super::check_token(&keys, StateId(7), 99, elsewhere), Err(OpError::ForeignToken));
             for (state, scope) in [(StateId(8), 99), (StateId(7), 98)] {
                 assert_eq!(check_token(&token, state, scope), Err(OpError::ForeignToken));
             }

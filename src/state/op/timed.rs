@@ -346,7 +346,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
     }
 
     forward!(
-        inner: register, timer, timer_page, has_entries, name_page, name_rank, counting, bytes, memory_bytes, set_stamp, set_time,
-        set_ttl, warm, finish_batch
+        inner: register, timer, timer_page, timer_count, has_entries, name_page, name_rank, counting, bytes, memory_bytes, set_stamp,
+        set_time, set_ttl, warm, finish_batch
     );
 }

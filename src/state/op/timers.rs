@@ -55,7 +55,9 @@ impl Timer {
         TimerRef { time: self.time, key: &self.key, namespace: &self.namespace, key_group: self.key_group }
     }
 
-    fn copied(timer: TimerRef<'_>) -> Self {
+    /// A copy of it.
+    #[must_use]
+    pub fn copied(timer: TimerRef<'_>) -> Self {
         let (key, namespace) = (Bytes::copy_from_slice(timer.key), Bytes::copy_from_slice(timer.namespace));
         Self { time: timer.time, key, namespace, key_group: timer.key_group }
     }
@@ -84,8 +86,7 @@ pub(super) fn read<B: StateBackend + ?Sized>(
         [] => None,
         token => Some(decode(token, scan.state, context.scope).ok_or(foreign)?),
     };
-    let (timers, more) = page(backend, scan, after.as_ref().map(Timer::as_ref), context)?;
-    let last = if more { timers.last().cloned().or(after) } else { None };
+    let (timers, last) = page(backend, scan, after.as_ref().map(Timer::as_ref), context)?;
     let token = last.map(|last| encode(last.as_ref(), scan.state, context.scope).into());
     Ok(Answer::Timers { timers, token })
 }
@@ -96,28 +97,42 @@ pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     scan: Scan<'_>,
     context: &OpContext<'_>,
 ) -> Result<Answer, StateError> {
-    let (timers, more) = page(&*writer.backend, scan, None, context)?;
+    let (timers, last) = page(&*writer.backend, scan, None, context)?;
     for Timer { time, key, namespace, key_group } in &timers {
         let at = Address { state: scan.state, key_group: *key_group, key, namespace };
         let mut writer = Writer { backend: &mut *writer.backend, at, log: &mut *writer.log };
         writer.write(Action::TimerRemove { time: *time })?;
     }
-    Ok(Answer::Fired { timers, more })
+    Ok(Answer::Fired { timers, more: last.is_some() })
 }
 
+/// A page of the timers of the wanted key groups, and behind which timer the next one begins, if others may follow. Of one key group
+/// alone it looks at as many of all as a page of keys does, and may have fewer than there are.
 fn page<B: StateBackend + ?Sized>(
     backend: &B,
     scan: Scan<'_>,
     after: Option<TimerRef<'_>>,
     context: &OpContext<'_>,
-) -> Result<(Vec<Timer>, bool), StateError> {
-    let entries = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
+) -> Result<(Vec<Timer>, Option<Timer>), StateError> {
+    let most = if scan.limit == 0 { usize::MAX } else { usize::try_from(scan.limit).unwrap_or(usize::MAX) };
+    let entries = if context.key_groups.count() > 1 { most } else { context.reach.names };
     let limit = PageLimit { entries, bytes: context.page_bytes };
-    let mut timers = vec![];
+    let (mut timers, mut skipped, mut is_full) = (vec![], None, false);
     let more = backend.timer_page(scan.state, after, scan.up_to, limit, &mut |timer| {
-        timers.push(Timer::copied(timer));
+        is_full |= timers.len() >= most;
+        if is_full {
+            return;
+        }
+        if context.key_groups.contains(timer.key_group) {
+            timers.push(Timer::copied(timer));
+            skipped = None;
+        } else {
+            skipped = Some(Timer::copied(timer));
+        }
     })?;
-    Ok((timers, more))
+    let behind = |timers: &[Timer]| skipped.or_else(|| timers.last().cloned()).or(after.map(Timer::copied));
+    let last = if more || is_full { behind(&timers) } else { None };
+    Ok((timers, last))
 }
 
 fn encode(timer: TimerRef<'_>, state: StateId, scope: u64) -> Vec<u8> {

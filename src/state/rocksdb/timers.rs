@@ -215,6 +215,23 @@ impl RocksDbBackend {
         timers.borrow_mut().page(self.rows(state), bounds, limit, read)
     }
 
+    /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): what an index in memory has, or else all rows are read.
+    pub(super) fn count_of_timers(&self, state: StateId) -> Result<u64, StateError> {
+        self.expect_timers(state)?;
+        if let Some(Timers::Heap(Some(heap))) = self.timers.get(&state).map(|timers| timers.borrow()).as_deref() {
+            return Ok(heap.index.len());
+        }
+        let mut count = 0;
+        let rows = self.rows(state);
+        for key_group in rows.key_groups.iter() {
+            rows.scan(key_group, &[], &mut |_| {
+                count += 1;
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(count)
+    }
+
     /// How many timers a (key, namespace) has: reads those of its key group.
     pub(super) fn count_timers(&self, at: Address<'_>) -> Result<u64, StateError> {
         let mut count = 0;

@@ -176,3 +176,64 @@ async fn each_timer_leads_to_one_write_across_crashes() {
     })
     .await;
 }
+
+/// Everything of one key group, in pages of `limit`.
+fn of_key_group(bench: &mut Bench, key_group: KeyGroup, limit: u64) -> (Vec<Timer>, Vec<Bytes>) {
+    let has = |subtask: &super::Subtask| subtask.task.opened.shape.key_groups.contains(key_group);
+    let subtask = bench.subtasks.iter_mut().find(|subtask| has(subtask)).unwrap();
+    let place = (Some(key_group.0.into()), &b""[..], &b""[..]);
+    let (mut timers, mut keys, mut from) = (vec![], vec![], Bytes::new());
+    loop {
+        let answer = subtask.apply(EVENT_TIME, place, Op::Timers { up_to: END, token: &from, limit });
+        let Some(Answer::Timers { timers: page, token }) = answer else { panic!("timers, not {answer:?}") };
+        assert!(limit == 0 || page.len() as u64 <= limit);
+        timers.extend(page);
+        let Some(token) = token else { break };
+        from = token;
+    }
+    from.clear();
+    loop {
+        let answer = subtask.apply(EVENT_TIME, place, Op::Keys { all_namespaces: true, token: &from, limit });
+        let Some(Answer::Keys { keys: page, token }) = answer else { panic!("keys, not {answer:?}") };
+        keys.extend(page.into_iter().map(|(group, key, _)| {
+            assert_eq!(group, key_group);
+            key
+        }));
+        let Some(token) = token else { break };
+        from = token;
+    }
+    keys.sort();
+    (timers, keys)
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_are_counted_and_read_of_one_key_group() {
+    everywhere_with(&SERVICES, states(), async |bench| {
+        let mut all: Vec<_> = (0..200_i64).map(|n| timer(n % 23, &format!("key {}", n % 50), "")).collect();
+        all.sort();
+        all.dedup();
+        for Timer { time, key, .. } in &all {
+            register(bench, EVENT_TIME, *time, (std::str::from_utf8(key).unwrap(), ""));
+        }
+        bench.halfway().await;
+        let gone = all.remove(17);
+        bench.write(EVENT_TIME, (std::str::from_utf8(&gone.key).unwrap(), ""), Op::TimerDelete { time: gone.time });
+        bench.turn().await;
+        for (state, expected) in [(EVENT_TIME, all.len() as u64), (PROCESSING_TIME, 0)] {
+            let counts = bench.run_all(state, Op::TimerCount).into_iter().map(|answer| match answer {
+                Some(Answer::Count(count)) => count,
+                other => panic!("a count, not {other:?}"),
+            });
+            assert_eq!(counts.sum::<u64>(), expected, "{:?}", bench.setting);
+        }
+        let groups = [all[0].key_group, all[40].key_group, all[90].key_group];
+        for (key_group, limit) in groups.into_iter().flat_map(|group| [(group, 0), (group, 1), (group, 3)]) {
+            let expected: Vec<_> = all.iter().filter(|timer| timer.key_group == key_group).cloned().collect();
+            let keys: std::collections::BTreeSet<_> = expected.iter().map(|timer| timer.key.clone()).collect();
+            let (found, of_keys) = of_key_group(bench, key_group, limit);
+            assert_eq!(found, expected, "{key_group:?} by {limit} in {:?}", bench.setting);
+            assert_eq!(of_keys, keys.into_iter().collect::<Vec<_>>());
+        }
+    })
+    .await;
+}

@@ -164,9 +164,14 @@ impl Engine {
             inner: None,
             changelog: Some(!self.is_unlogged()),
             attempt: self.attempt,
+            token: bytes::Bytes::new(),
+            fresh: false,
+            peers: bytes::Bytes::new(),
+            job_run: bytes::Bytes::new(),
             restore,
             fallback: false,
             retention: None,
+            linger: None,
             claim: None,
         }
     }
@@ -330,7 +335,7 @@ impl Engine {
         let key = opened.checkpoint.map(|checkpoint| (checkpoint.epoch, checkpoint.id));
         match &asked.restore {
             RestoreFrom::Empty => assert_eq!(key, None),
-            RestoreFrom::Handles(handles) => {
+            RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) => {
                 let asked: Vec<_> = handles.iter().map(|handle| handle.checkpoint).collect();
                 assert_eq!(opened.parts.iter().map(|part| part.checkpoint).collect::<Vec<_>>(), asked);
             }

@@ -131,6 +131,7 @@ impl Host {
             local: None,
             materializing: Turns::default(),
             coordinators: Coordinators::default(),
+            idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),
         });
         Self { name, directory, life }
