@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
+use bytes::Bytes;
 use object_store::memory::InMemory;
 
 use super::{
-    Backend, BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, OpenSpec,
-    Operation, RestoreFrom, Session, Turns,
+    Backend, BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle,
+    OpenSpec, Operation, RestoreFrom, Session, Turns,
 };
 use crate::{
     changelog::{
@@ -46,6 +47,7 @@ pub(super) fn daemon(objects: &Arc<InMemory>, seed: u64) -> Directory {
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: None,
         materializing: Turns::default(),
+        idle: Idle::default(),
         coordinators: Coordinators::default(),
         metrics: BackendMetrics::register(&metrics),
     })
@@ -63,9 +65,14 @@ pub(super) async fn open(daemon: &Directory, attempt: u64, restore: RestoreFrom,
         inner: None,
         changelog: Some(changelog),
         attempt,
+        token: Bytes::new(),
+        fresh: false,
+        peers: Bytes::new(),
+        job_run: Bytes::new(),
         restore,
         fallback: false,
         retention: None,
+        linger: None,
         claim: Some(ClaimMode::Claim),
     };
     let backend = daemon.open(spec, |_| {}).await.expect("it opens").backend;

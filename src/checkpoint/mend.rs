@@ -11,6 +11,8 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::{
     chain::{self, ChainError, Head},
     damage, envelope, generation,
@@ -155,7 +157,7 @@ async fn highest_attempt(store: &Store, backend: &BackendId, retry: Retry) -> Re
 fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> Option<Manifest> {
     let attempt = attempt.max(head.manifest.owner().attempt);
     let unread = newest - head.manifest.number;
-    let mut fence = generation::fence(head, attempt, random.uuid())?;
+    let mut fence = generation::fence(head, attempt, &Bytes::new(), random.uuid())?;
     let epoch = &mut fence.epochs.last_mut()?.epoch.number;
     *epoch += unread;
     let is_left = *epoch <= Sqn::MAX_EPOCH;

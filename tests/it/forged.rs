@@ -99,7 +99,7 @@ fn use_manifest(manifest: &Manifest) {
         }
     }
     let head = dstl::checkpoint::chain::Head { manifest: manifest.clone(), crc: 1 };
-    let fence = generation::fence(&head, u64::MAX, uuid::Uuid::from_u128(1));
+    let fence = generation::fence(&head, u64::MAX, &bytes::Bytes::new(), uuid::Uuid::from_u128(1));
     if let Some(mut fence) = fence {
         fence.settle(&dstl::checkpoint::index::Bounds::SETTLED, || uuid::Uuid::from_u128(2));
         let _ = Manifest::decode(&fence.encode());

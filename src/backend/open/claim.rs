@@ -28,7 +28,7 @@ use crate::{
         chain::{self, ChainError, Head},
         generation,
         index::Bounds,
-        job::{self, JobCheckpoint, Spoilt},
+        job::{self, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
         pin::Held,
     },

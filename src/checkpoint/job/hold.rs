@@ -9,6 +9,7 @@
 //! Whoever let go of a part before the fence is seen by it, and the generation is withdrawn. Whoever comes later meets the fence, looks again,
 //! and finds the record.
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
@@ -83,8 +84,9 @@ impl Declaring<'_> {
             if head.manifest.owner().attempt >= attempt {
                 return Ok(head.manifest);
             }
-            // Without an epoch left nobody ever writes to it again.
-            let Some(fence) = generation::fence(&head, attempt, self.random.uuid()) else { return Ok(head.manifest) };
+            // Without an epoch left nobody ever writes to it again. A declaration has no peers of another attempt.
+            let fence = generation::fence(&head, attempt, &Bytes::new(), self.random.uuid());
+            let Some(fence) = fence else { return Ok(head.manifest) };
             match manifests::append(self.store, &fence, self.retry).await {
                 Ok(_) => return Ok(fence),
                 Err(ChainError::Fenced { .. }) => {}
