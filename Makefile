@@ -21,6 +21,9 @@ WITHOUT_ROCKSDB := --no-default-features --features server
 WITH_LIBCLANG := found=$$(.ci/libclang); eval "$$found";
 ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocksdb.a)
 
+DENY_VERSION := 0.20.2
+DENY := $(shell command -v cargo-deny || echo $(TARGET)/tools/bin/cargo-deny)
+
 EXAMPLES := sliding_window session_window stream_join deduplication buffering_sink
 
 .PHONY: help demo examples test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit
@@ -75,13 +78,18 @@ client-check: ## Check that the client alone compiles, without the daemon's depe
 server-check: ## Check that the daemon compiles without RocksDB
 	$(CARGO) check --release --locked $(WITHOUT_ROCKSDB)
 
-audit: ## Look for advisories against the dependencies, where cargo-audit or cargo-deny is installed
-	@if $(CARGO) audit --version >/dev/null 2>&1; then \
-		$(CARGO) audit; \
-	elif $(CARGO) deny --version >/dev/null 2>&1; then \
-		$(CARGO) deny check advisories; \
+# Licences and sources need nothing; advisories need their database, from GitHub.
+audit: ## Check the dependencies' licences, sources and advisories (deny.toml); installs cargo-deny into the target folder, once
+	@if ! $(DENY) --version >/dev/null 2>&1; then \
+		echo 'audit: cargo-deny is missing; installing it, once' >&2; \
+		$(CARGO) install --quiet --locked --root $(TARGET)/tools cargo-deny --version $(DENY_VERSION) \
+			|| { echo 'audit: LEFT OUT, cargo-deny could not be installed'; exit 0; }; \
+	fi; \
+	$(DENY) --all-features check licenses sources bans; \
+	if $(DENY) fetch db >/dev/null 2>&1; then \
+		$(DENY) --all-features check advisories; \
 	else \
-		echo 'audit: LEFT OUT, neither cargo-audit nor cargo-deny is installed (cargo install --locked cargo-audit)'; \
+		echo 'audit: advisories LEFT OUT, their database could not be fetched'; [ "$${CI:-}" != true ]; \
 	fi
 
 bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")

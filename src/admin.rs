@@ -17,7 +17,7 @@ mod readiness;
 
 use std::{
     fmt,
-    future::{Future, IntoFuture as _},
+    future::Future,
     io,
     net::{self, Ipv4Addr, SocketAddr},
     str::FromStr,
@@ -28,27 +28,44 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
         header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
+    middleware::{self, Next},
     response::IntoResponse,
     routing::get,
 };
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
-use tokio::{net::TcpListener, runtime, sync::oneshot, task};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{oneshot, watch},
+    task::{self, JoinSet},
+    time::Instant,
+};
 
 pub use self::heartbeat::Heartbeat;
 pub use self::readiness::{Readiness, ReadinessState};
-use crate::metrics::Metrics;
+use crate::{limits::Slots, metrics::Metrics};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// No resource is loaded and no script run, whatever a job calls itself.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+
+/// How long a connection lives, and may take for its last answer.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Pause after an error of accepting that the next attempt would meet again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long open connections may hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,6 +82,15 @@ const STATUS_THREADS: usize = 4;
 pub struct AdminOptions {
     /// An address and port, or `off`. Default `127.0.0.1:9321`.
     pub address: AdminAddress,
+    /// Most connections; beyond, the one that has been idle for longest is closed. Default 64.
+    pub max_connections: usize,
+    /// How long a connection may be without a whole request. Default 5 seconds.
+    #[serde(skip, default = "header_timeout")]
+    pub header_timeout: Duration,
+}
+
+fn header_timeout() -> Duration {
+    Duration::from_secs(5)
 }
 
 /// An address to listen on, or none.
@@ -107,6 +133,8 @@ pub struct AdminSources {
 #[derive(Debug)]
 pub struct AdminServer {
     listener: Option<net::TcpListener>,
+    slots: Slots,
+    header_timeout: Duration,
 }
 
 impl AdminServer {
@@ -116,7 +144,7 @@ impl AdminServer {
     /// [`AdminError`], for example if the port is taken.
     ///
     /// Cancel safe.
-    pub async fn bind(options: &AdminOptions) -> Result<Self, AdminError> {
+    pub async fn bind(options: &AdminOptions, metrics: &Metrics) -> Result<Self, AdminError> {
         let listener = match options.address {
             AdminAddress::Off => None,
             AdminAddress::Listen(address) => {
@@ -125,7 +153,13 @@ impl AdminServer {
                 Some(bound.map_err(|source| AdminError { address, source })?)
             }
         };
-        Ok(Self { listener })
+        let slots = Slots::new(options.max_connections, options.max_connections);
+        metrics.register(
+            "admin_connections_evicted",
+            "Idle connections to the admin address closed because their places were needed",
+            slots.evictions(),
+        );
+        Ok(Self { listener, slots, header_timeout: options.header_timeout })
     }
 
     /// Where it listens, with the real port; `None` if it is off.
@@ -160,41 +194,87 @@ impl AdminServer {
     ///
     /// Cancel safe: dropped, it closes everything at once.
     pub async fn serve(self, sources: AdminSources, shutdown: impl Future<Output = ()> + Send + 'static) {
-        let Some(listener) = self.listener else {
+        let Some(listener) = &self.listener else {
             return shutdown.await;
         };
-        let listener = match TcpListener::from_std(listener) {
+        let listener = match listener.try_clone().and_then(TcpListener::from_std) {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, "serving admin http");
                 return shutdown.await;
             }
         };
-        let (closing, closed) = oneshot::channel();
-        let graceful = async move {
-            shutdown.await;
-            let _ = closing.send(());
-        };
-        let deadline = async move {
-            let _ = closed.await;
-            tokio::time::sleep(CLOSE_TIMEOUT).await;
-        };
-        let serving = axum::serve(listener, router(sources)).with_graceful_shutdown(graceful);
-        tokio::select! {
-            biased;
-            ended = serving.into_future() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "serving admin http");
-                }
+        let (router, mut connections) = (router(sources), JoinSet::new());
+        let mut shutdown = std::pin::pin!(shutdown);
+        let (closing, closed) = watch::channel(());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.on_stream(stream, &router, &closed, &mut connections),
+                    Err(error) => {
+                        tracing::debug!(%error, "accepting a connection to the admin address");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                // So that what has ended is not kept.
+                _ = connections.join_next(), if !connections.is_empty() => {}
             }
-            () = deadline => {}
         }
+        drop(closing);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
+    }
+
+    /// Serves one connection on a task of its own, if there is a place for it.
+    fn on_stream(
+        &self,
+        stream: TcpStream,
+        router: &Router,
+        closed: &watch::Receiver<()>,
+        connections: &mut JoinSet<()>,
+    ) {
+        let Some(slot) = self.slots.take(None).map(Arc::new) else { return };
+        let (busy, mut closed) = (slot.clone(), closed.clone());
+        // A connection is idle between its requests.
+        let router = router.clone().layer(middleware::from_fn(move |request: Request, next: Next| {
+            let busy = busy.clone();
+            async move {
+                busy.settle();
+                let answered = next.run(request).await;
+                busy.unsettle();
+                answered
+            }
+        }));
+        let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
+        server.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
+        connections.spawn(async move {
+            let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            let mut connection = std::pin::pin!(connection);
+            let mut age = std::pin::pin!(tokio::time::sleep(MAX_AGE));
+            let mut is_closing = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    // Whatever it met, nobody else has to know.
+                    _ = &mut connection => return,
+                    () = slot.evicted() => return,
+                    () = &mut age => if is_closing { return },
+                    _ = closed.changed(), if !is_closing => {}
+                }
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+                age.as_mut().reset(Instant::now() + MAX_AGE);
+            }
+        });
     }
 }
 
 impl Default for AdminOptions {
     fn default() -> Self {
-        Self { address: AdminAddress::Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 9321))) }
+        let address = AdminAddress::Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 9321)));
+        Self { address, max_connections: 64, header_timeout: header_timeout() }
     }
 }
 

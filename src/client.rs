@@ -75,6 +75,7 @@ mod fold;
 mod migration;
 mod open;
 mod outgoing;
+mod peer;
 mod query;
 mod scan;
 mod session;
@@ -93,7 +94,6 @@ mod tests;
 use std::{path::Path, sync::Arc};
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::{
     IntoRequest,
     transport::{Channel, Endpoint, Uri},
@@ -102,8 +102,8 @@ use tonic::{
 use crate::proto::v1::{
     ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
     CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest,
-    HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, PersistRequest, PinRequest, ReleaseRequest, Restoring,
-    open_response::Response, state_backend_service_client::StateBackendServiceClient,
+    HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, OpenedPart, PersistRequest, PinRequest,
+    ReleaseRequest, Restoring, open_response::Response, state_backend_service_client::StateBackendServiceClient,
 };
 
 pub use self::{
@@ -141,16 +141,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the Unix socket at `path`.
+    /// Connects to the Unix socket at `path`, which must be served by this user, by root, or by the owner of folders that root made for it.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody listens, or why the daemon refused the protocol version.
+    /// [`ClientError::Connect`] if nobody listens, or somebody else does, or why the daemon refused the protocol version.
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path: Arc<Path> = path.as_ref().into();
         let name = path.display().to_string();
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move { peer::connect(&path).await.map(TokioIo::new) }
         });
         let endpoint = tuned(Endpoint::from_static("http://localhost"));
         let channel = endpoint.connect_with_connector(connector).await;
@@ -232,10 +232,21 @@ impl Client {
         mut progress: impl FnMut(Restoring) + Send,
     ) -> Result<Backend, ClientError> {
         let mut stream = self.stub().open(options.into_request()).await?.into_inner();
+        let mut before = OpenedPart::default();
         while let Some(message) = stream.message().await? {
             match message.response {
                 Some(Response::Restoring(restoring)) => progress(restoring),
-                Some(Response::Opened(opened)) => return Backend::new(self.clone(), opened),
+                Some(Response::Part(part)) => {
+                    before.states.extend(part.states);
+                    before.parts.extend(part.parts);
+                    before.skipped.extend(part.skipped);
+                }
+                Some(Response::Opened(mut opened)) => {
+                    opened.states.splice(..0, before.states);
+                    opened.parts.splice(..0, before.parts);
+                    opened.skipped.splice(..0, before.skipped);
+                    return Backend::new(self.clone(), opened);
+                }
                 None => return Err(ClientError::Incomplete("content while opening")),
             }
         }
@@ -256,8 +267,21 @@ impl Client {
     /// # Errors
     /// As for all calls.
     pub async fn describe(&self, backend: Option<&BackendRef>) -> Result<Vec<BackendDescription>, ClientError> {
-        let request = DescribeRequest { backend: backend.cloned() };
-        Ok(self.stub().describe(request).await?.into_inner().backends)
+        let mut request = DescribeRequest { backend: backend.cloned(), page_token: bytes::Bytes::new() };
+        let mut described: Vec<BackendDescription> = vec![];
+        loop {
+            let page = self.stub().describe(request.clone()).await?.into_inner();
+            for description in page.backends {
+                match described.last_mut() {
+                    Some(last) if last.backend == description.backend => last.states.extend(description.states),
+                    _ => described.push(description),
+                }
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(described);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Applies one batch without a session; with `numbered`, its number is checked. Cancel-safe only if numbered.

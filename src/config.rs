@@ -14,7 +14,7 @@
 //! Names and values of Flink that are others here get an answer that says what to write instead, from one table (`legacy`);
 //! [`translate()`] makes a file of ours from one of Flink's by the same table.
 //!
-//! [`Config`] is plain data. It owes nothing to the components; the daemon makes their options from it.
+//! [`Config`] is plain data. It owes nothing to the components but [`Bounds`], plain data too; the daemon makes their options from it.
 
 mod carry;
 mod check;
@@ -28,6 +28,7 @@ mod listing;
 mod merged;
 mod options;
 mod resolved;
+mod secret;
 mod size;
 mod suggest;
 mod translate;
@@ -46,7 +47,10 @@ pub use self::{
     translate::{Translation, translate},
     typed::{File, Flag, Sources},
 };
-use crate::types::Limits;
+use crate::{
+    limits::Bounds,
+    types::{AllowedJobs, Limits},
+};
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -285,8 +289,14 @@ pub struct RpcConfig {
     pub socket_group: Option<String>,
     /// User ids that may connect beside the daemon's own; empty for whoever the permissions admit.
     pub allowed_uids: Vec<u32>,
+    /// Whether everybody may write the folder of the socket.
+    pub socket_folder_open: bool,
+    /// Who may use which jobs.
+    pub allowed_jobs: AllowedJobs,
     /// TCP; `None` for off.
     pub tcp: Option<TcpConfig>,
+    /// What peers may make the daemon hold.
+    pub bounds: Bounds,
     /// Longest message in bytes.
     pub max_message_bytes: usize,
     /// Longest key, namespace and map key in bytes.
@@ -338,6 +348,10 @@ pub enum TcpSecurity {
 pub struct AdminConfig {
     /// Where it listens; `None` for off.
     pub address: Option<SocketAddr>,
+    /// Most connections.
+    pub max_connections: usize,
+    /// How long a connection may be without a whole request.
+    pub header_timeout: Duration,
 }
 
 /// The daemon's own log.

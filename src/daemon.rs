@@ -7,6 +7,8 @@
 //! Draining refuses opens and keeps serving the sessions there are, until every backend is closed or `drain-timeout` is over; then
 //! what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store nothing.
 
+mod folders;
+
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
@@ -41,6 +43,7 @@ use crate::{
     },
     clock::{Clock, Step},
     config::{self, Config, TcpSecurity},
+    limits::{self, Bounds},
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
@@ -50,22 +53,16 @@ use crate::{
     proto::FILE_DESCRIPTOR_SET,
     random::Random,
     rpc::{
-        self,
-        listener::{Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
+        self, GuardLayer,
+        listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
     },
     state::image::LocalBackends,
     tasks::Tasks,
-    types::InnerBackend,
+    types::{AllowedJobs, InnerBackend},
 };
 
-/// HTTP/2 window of one stream, in bytes: a session sends this much before it is read.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-
-/// HTTP/2 window of one connection: so large that sessions which are not read never hold up the others.
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
-
-/// Longest HTTP/2 frame in bytes: a batch of usual size in few frames.
-const FRAME_BYTES: u32 = 1 << 20;
+/// Calls that a client may have cancelled before they were looked at: more end its connection.
+const MAX_CANCELLED_CALLS: usize = 4096;
 
 /// How often a connection is asked whether its peer still lives, and how long the answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -110,6 +107,8 @@ fn start_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Da
 /// # Errors
 /// [`DaemonError`]; nothing is left behind then.
 pub fn serve(config: &Config) -> Result<(), DaemonError> {
+    limits::raise_descriptors();
+    folders::warn_about_open(config);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(start_error)?;
     let served = runtime.block_on(run(config));
@@ -119,8 +118,9 @@ pub fn serve(config: &Config) -> Result<(), DaemonError> {
 }
 
 async fn run(config: &Config) -> Result<(), DaemonError> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate()).map_err(start_error)?, signal(SignalKind::interrupt()).map_err(start_error)?);
+    let signal = |kind| signal(kind).map_err(start_error);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let metrics = Metrics::new();
     metrics.register("build_info", "Always 1; the version is in the package", Gauge::<i64>::default()).set(1);
     let store = store(config, &metrics, &Clock::system(), Random::from_os())?;
@@ -134,8 +134,14 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let readiness = Readiness::starting();
     // First, so that whoever finds the socket finds the pages, too.
     let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
-    let admin = AdminServer::bind(&AdminOptions { address }).await?;
+    let admin = AdminOptions {
+        address,
+        max_connections: config.admin.max_connections,
+        header_timeout: config.admin.header_timeout,
+    };
+    let admin = AdminServer::bind(&admin, &metrics).await?;
     let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
+    directory.environment().tasks.spawn(keep_fresh(incoming.tls(), hangup));
     tracing::info!(
         socket = %incoming.socket().display(),
         tcp = incoming.tcp_address().map(tracing::field::display),
@@ -148,9 +154,15 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (heartbeat, status) = (Heartbeat::starting(), status_source(directory.clone()));
     directory.environment().tasks.spawn(heartbeat.clone().beat());
-    let sources = AdminSources { metrics, heartbeat, readiness: readiness.clone(), status };
+    let sources = AdminSources { metrics: metrics.clone(), heartbeat, readiness: readiness.clone(), status };
     let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
-    let mut grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, readiness.clone(), wait_for(stopped)));
+    let grpc = Grpc {
+        bounds: config.rpc.bounds,
+        jobs: config.rpc.allowed_jobs.clone(),
+        metrics,
+        readiness: readiness.clone(),
+    };
+    let mut grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, grpc, wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
         biased;
@@ -218,14 +230,41 @@ async fn drain(directory: &Directory, timeout: Duration) {
     }
 }
 
+/// Takes the files of TLS again when they change, or when SIGHUP asks for it.
+async fn keep_fresh(tls: Option<Acceptor>, mut hangup: tokio::signal::unix::Signal) {
+    let watching = async {
+        match &tls {
+            Some(tls) => tls.clone().keep_fresh().await,
+            None => std::future::pending().await,
+        }
+    };
+    let asked = async {
+        while hangup.recv().await.is_some() {
+            match &tls {
+                Some(tls) => tls.reload(true).await,
+                None => tracing::info!("SIGHUP: there are no certificates to take again; other options take a restart"),
+            }
+        }
+    };
+    tokio::join!(watching, asked);
+}
+
+/// Everything that the gRPC server needs besides the directory.
+struct Grpc {
+    bounds: Bounds,
+    jobs: AllowedJobs,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
 async fn serve_grpc(
     directory: Directory,
     incoming: Incoming,
-    readiness: Readiness,
+    Grpc { bounds, jobs, metrics, readiness }: Grpc,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
-    let limit = directory.environment().options.limits.max_message_bytes;
-    let service = rpc::Routed::new(&directory);
+    let limits = directory.environment().options.limits;
+    let service = rpc::Routed::allowing(&directory, jobs);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -236,12 +275,15 @@ async fn serve_grpc(
     let (reporter, health) = tonic_health::server::health_reporter();
     directory.environment().tasks.spawn(report_health(reporter, readiness));
     Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
+        .initial_stream_window_size(bounds.stream_window_bytes)
+        .initial_connection_window_size(bounds.connection_window_bytes)
+        .max_frame_size(bounds.frame_bytes())
+        .max_concurrent_streams(bounds.streams)
+        .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED_CALLS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limit)))
+        .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limits.max_message_bytes)))
+        .layer(GuardLayer::new(bounds, limits, &metrics))
         .add_service(service)
         .add_service(health)
         .add_service(reflection)
@@ -523,6 +565,8 @@ fn listener_options(config: &Config) -> Result<ListenerOptions, DaemonError> {
         socket_mode: mode.parse::<SocketMode>().map_err(start_error)?,
         socket_group: group,
         allowed_uids: (!rpc.allowed_uids.is_empty()).then(|| rpc.allowed_uids.clone()),
+        open_directory: rpc.socket_folder_open,
+        bounds: rpc.bounds,
         tcp,
     })
 }

@@ -49,11 +49,15 @@ fn usual(reason: Reason) -> (Scope, bool) {
         | Reason::Unsupported
         | Reason::SessionHalted
         | Reason::InUse
+        | Reason::NotAllowed
         | Reason::CheckpointNotFound
         | Reason::TooManyStates => (Scope::Batch, false),
-        Reason::StateMemory | Reason::TooManyCheckpoints | Reason::CheckpointTimeout | Reason::CheckpointAborted => {
-            (Scope::Batch, true)
-        }
+        Reason::StateMemory
+        | Reason::TooManyCheckpoints
+        | Reason::CheckpointTimeout
+        | Reason::CheckpointAborted
+        | Reason::TooSlow
+        | Reason::TooManyCalls => (Scope::Batch, true),
         Reason::CreditExceeded | Reason::MessageTooLarge | Reason::SessionReplaced => (Scope::Session, false),
         Reason::BackendMismatch
         | Reason::DeclarationMismatch
@@ -63,9 +67,11 @@ fn usual(reason: Reason) -> (Scope, bool) {
         | Reason::CorruptObject
         | Reason::MissingObject
         | Reason::Failsafe => (Scope::Backend, false),
-        Reason::StoreUnavailable | Reason::ChangeMemory | Reason::BackendClosed | Reason::PinExpired => {
-            (Scope::Backend, true)
-        }
+        Reason::StoreUnavailable
+        | Reason::ChangeMemory
+        | Reason::BackendClosed
+        | Reason::PinExpired
+        | Reason::LocalResources => (Scope::Backend, true),
         Reason::IncompatibleProtocol => (Scope::Daemon, false),
         Reason::Draining => (Scope::Daemon, true),
     }

@@ -34,7 +34,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`types`] | the words of the domain |
 //! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | what every part needs, injected |
-//! | 2 | [`client`] | the Rust client: proto and types only |
+//! | 2 | [`client`] [`limits`] | the Rust client: proto and types only; bounds on what peers can make the daemon hold |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
 //! | 4 | [`changelog`] | the log does not know what it logs |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
@@ -65,6 +65,8 @@ pub mod tasks;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod limits;
 
 #[cfg(feature = "server")]
 pub mod object;

@@ -1,23 +1,26 @@
 //! The gRPC service: the engine contract (`proto/dstl/v1`) over the directory of backends.
 //!
 //! ```text
-//!   listener ─▶ authority ─▶ tonic ─▶ server ─▶ control: Hello, Open, unary calls ──────┐
-//!                                             ├▶ query: one stream per reader ──────────────┤
-//!                                             └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
+//!   listener ─▶ authority ─▶ guard ─▶ tonic ─▶ server ─▶ control: Hello, Open, unary calls ──────┐
+//!                                                     ├▶ query: one stream per reader ──────────────┤
+//!                                                     └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
 //! `convert` alone names both protobuf and domain types, `status` alone makes gRPC statuses. A session is a stream that
 //! does its own work: reading a request, applying it and answering happen in one task, without a hand-over between.
 
+mod access;
 mod authority;
 mod codec;
 mod control;
 mod convert;
+mod guard;
 pub mod listener;
+mod pages;
 mod query;
 mod server;
 mod session;
 mod status;
 mod tls;
 
-pub use self::{control::Service, server::Routed, status::describe_refusals};
+pub use self::{control::Service, guard::GuardLayer, server::Routed, status::describe_refusals};

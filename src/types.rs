@@ -3,6 +3,7 @@
 //! Everything here is plain data: no I/O, no clock, no locks. Whoever constructs a value has checked it; whoever receives
 //! one may rely on it.
 
+mod access;
 mod backend;
 mod checkpoint;
 mod descriptor;
@@ -13,6 +14,7 @@ mod sketch;
 mod ttl;
 
 pub use self::{
+    access::{AllowedJobs, Identity},
     backend::{BackendId, Epoch, InnerBackend, Name, NameError},
     checkpoint::{Attempt, CheckpointId, CheckpointIdentity, Rung},
     descriptor::{

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -21,8 +22,12 @@ struct Running {
 }
 
 async fn start() -> Running {
-    let options = AdminOptions { address: "127.0.0.1:0".parse().unwrap() };
-    let server = AdminServer::bind(&options).await.unwrap();
+    start_with(AdminOptions::default()).await
+}
+
+async fn start_with(options: AdminOptions) -> Running {
+    let options = AdminOptions { address: "127.0.0.1:0".parse().unwrap(), ..options };
+    let server = AdminServer::bind(&options, &Metrics::new()).await.unwrap();
     let address = server.address().unwrap();
     let metrics = Metrics::new();
     let readiness = Readiness::starting();
@@ -123,7 +128,10 @@ async fn an_idle_client_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn off_listens_nowhere_and_waits_for_the_end() {
-    let server = AdminServer::bind(&AdminOptions { address: AdminAddress::Off }).await.unwrap();
+    let server =
+        AdminServer::bind(&AdminOptions { address: AdminAddress::Off, ..AdminOptions::default() }, &Metrics::new())
+            .await
+            .unwrap();
     assert_eq!(server.address(), None);
     let sources = AdminSources {
         metrics: Metrics::new(),
@@ -137,8 +145,8 @@ async fn off_listens_nowhere_and_waits_for_the_end() {
 #[tokio::test]
 async fn a_taken_port_is_told_at_start() {
     let running = start().await;
-    let options = AdminOptions { address: AdminAddress::Listen(running.address) };
-    let error = AdminServer::bind(&options).await.unwrap_err();
+    let options = AdminOptions { address: AdminAddress::Listen(running.address), ..AdminOptions::default() };
+    let error = AdminServer::bind(&options, &Metrics::new()).await.unwrap_err();
     assert!(error.to_string().contains(&running.address.to_string()), "{error}");
 }
 
@@ -150,4 +158,47 @@ fn addresses_are_parsed_and_shown_alike() {
     assert_eq!(parse("address = \"[::]:80\"").unwrap(), "[::]:80");
     assert!(parse("address = \"localhost\"").unwrap_err().to_string().contains("`localhost` is no admin address"));
     assert!(parse("adress = \"off\"").is_err());
+}
+
+/// Waits until the server has closed `stream`; what it sent before.
+async fn closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut got = vec![];
+    let reading = stream.read_to_end(&mut got);
+    let _ = tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it is closed");
+    got
+}
+
+#[tokio::test]
+async fn connections_without_a_whole_request_are_closed_however_they_dawdle() {
+    let running =
+        start_with(AdminOptions { header_timeout: Duration::from_millis(300), ..AdminOptions::default() }).await;
+    let mut silent = TcpStream::connect(running.address).await.unwrap();
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    idle.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut slow = TcpStream::connect(running.address).await.unwrap();
+    slow.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    let (mut reading, mut writing) = slow.into_split();
+    let dawdling = tokio::spawn(async move {
+        while writing.write_all(b"x: y\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut got = vec![];
+    let _ = tokio::time::timeout(Duration::from_secs(20), reading.read_to_end(&mut got)).await.expect("it is closed");
+    closed(&mut silent).await;
+    assert!(closed(&mut idle).await.ends_with(b"live\n"), "it was answered before");
+    dawdling.await.unwrap();
+}
+
+#[tokio::test]
+async fn at_most_so_many_are_open_and_a_scrape_gets_in_all_the_same() {
+    let running = start_with(AdminOptions { max_connections: 2, ..AdminOptions::default() }).await;
+    let mut idle = vec![];
+    for _ in 0..5 {
+        idle.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    assert_eq!(request(running.address, "GET", "/live").await.1, "live\n");
+    for stream in &mut idle[..4] {
+        closed(stream).await;
+    }
 }

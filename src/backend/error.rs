@@ -7,6 +7,13 @@ use crate::{
     types::{BackendId, Epoch},
 };
 
+/// The system, or this process, has as many files open as it may.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+/// How the system says that something is used up.
+const SCARCE: [&str; 3] = ["Too many open files", "No space left on device", "Disk quota exceeded"];
+
 /// The caller's epoch is not the owner's.
 pub(super) fn fenced(backend: &BackendId, caller: Epoch, owner: Epoch) -> Error {
     Error::new(
@@ -65,6 +72,25 @@ pub(super) fn inner(error: &StateError) -> String {
     text
 }
 
+/// What a fault of the local disk means for the caller: what the host lacks, or else a fault of ours.
+pub(super) fn local(fault: &(dyn std::error::Error + 'static)) -> Reason {
+    let mut fault = Some(fault);
+    while let Some(cause) = fault {
+        // RocksDB tells the system's errors as text alone.
+        let text = cause.to_string();
+        let lacks = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            error.kind() == std::io::ErrorKind::StorageFull
+                || error.kind() == std::io::ErrorKind::QuotaExceeded
+                || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+        });
+        if lacks || SCARCE.iter().any(|scarce| text.contains(scarce)) {
+            return Reason::LocalResources;
+        }
+        fault = cause.source();
+    }
+    Reason::Internal
+}
+
 impl From<ChainError> for Error {
     fn from(error: ChainError) -> Self {
         let reason = match &error {
@@ -77,5 +103,28 @@ impl From<ChainError> for Error {
             }
         };
         Self::new(reason, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_the_host_lacks_is_no_fault_of_ours() {
+        let lacks = |error: io::Error| local(&StateError::from(error));
+        for error in [
+            io::Error::from_raw_os_error(EMFILE),
+            io::Error::from_raw_os_error(ENFILE),
+            io::ErrorKind::StorageFull.into(),
+            io::Error::other("IO error: While open a file for random read: /x/000012.sst: Too many open files"),
+        ] {
+            let text = error.to_string();
+            assert_eq!(lacks(error), Reason::LocalResources, "{text}");
+        }
+        assert_eq!(lacks(io::Error::other("IO error: /x: Input/output error")), Reason::Internal);
+        assert_eq!(local(&StateError::Undecodable("x")), Reason::Internal);
     }
 }

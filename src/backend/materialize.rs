@@ -176,13 +176,13 @@ pub(super) fn target(core: &Core, shared: &Shared, retry: Retry) -> Target {
 }
 
 pub(super) fn failed(error: &MaterializationError) -> Error {
-    let reason =
-        if matches!(error, MaterializationError::Local { .. }) { Reason::Internal } else { Reason::StoreUnavailable };
+    let is_local = matches!(error, MaterializationError::Local { .. });
+    let reason = if is_local { super::error::local(error) } else { Reason::StoreUnavailable };
     Error::new(reason, error.to_string())
 }
 
 pub(super) fn local(fault: &StateError) -> Error {
-    Error::new(Reason::Internal, super::error::inner(fault))
+    Error::new(super::error::local(fault), super::error::inner(fault))
 }
 
 /// Copies an inner backend by pieces.

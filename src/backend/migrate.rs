@@ -26,7 +26,7 @@ use super::{
     states::{Move, Plan, Rewrite},
 };
 use crate::{
-    error::{Error, Reason},
+    error::Error,
     state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, operator, ttl},
     tasks,
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
@@ -170,7 +170,8 @@ impl Core {
             }
             Ok(filled)
         };
-        tasks::blocking_if(inner.may_block(), look).map_err(|fault| Error::new(Reason::Internal, error::inner(&fault)))
+        tasks::blocking_if(inner.may_block(), look)
+            .map_err(|fault| Error::new(error::local(&fault), error::inner(&fault)))
     }
 
     /// Where the entries of a state lie.

@@ -248,7 +248,7 @@ async fn load(
     let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
     let (shares, read) = shares.map_err(LoadError::Restore)?;
     restored.add(read);
-    let inner_error = |fault: &StateError| Error::new(Reason::Internal, super::error::inner(fault));
+    let inner_error = |fault: &StateError| Error::new(super::error::local(fault), super::error::inner(fault));
     let shares = match rolled_back {
         // What the owner before was given may be there already, but in no log that the new epoch has.
         Some(_) => shares,
@@ -515,7 +515,7 @@ fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBacken
     let made = tasks::blocking(|| local.create(shape.key_groups, shape.max_parallelism));
     made.map_err(|fault| {
         let text = format!("{}; is there room in `state.backend.rocksdb.localdir`?", super::error::inner(&fault));
-        Error::new(Reason::Internal, text)
+        Error::new(super::error::local(&fault), text)
     })
 }
 
@@ -536,11 +536,12 @@ fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
         }
         RestoreError::Store(source) => source.into(),
         RestoreError::Inner { ref source, .. } => {
-            Error::new(Reason::Internal, format!("{}: {}", text(&error), super::error::inner(source)))
+            Error::new(super::error::local(source), format!("{}: {}", text(&error), super::error::inner(source)))
         }
         RestoreError::TooLarge { .. } => Error::new(Reason::StateMemory, text(&error)),
         RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
-        RestoreError::Folder { .. } | RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
+        RestoreError::Folder { .. } => Error::new(super::error::local(&error), text(&error)),
+        RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
         RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
     }
 }

@@ -316,5 +316,5 @@ fn check_running(core: &Core) -> Result<(), Error> {
 
 /// A read that failed spoils nothing but the batch: if the local store is damaged, the writer will find out.
 fn faulty(fault: &StateError) -> Error {
-    Error::new(Reason::Internal, error::inner(fault))
+    Error::new(error::local(fault), error::inner(fault))
 }

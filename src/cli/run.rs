@@ -15,6 +15,8 @@ use crate::{
 
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
+    // Whatever is written here, by RocksDB and by the stores too, holds state: it is nobody else's to read.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
         Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Options { json: true }) => output::print(&config::list_json()),

@@ -31,9 +31,16 @@ impl Client {
         let (requests, unsent) = mpsc::channel(UNSENT_REQUESTS);
         send(&requests, Request::Start(start)).await?;
         let mut responses = self.stub().query(ReceiverStream::new(unsent)).await?.into_inner();
-        match responses.message().await?.and_then(|message| message.response) {
-            Some(Response::Started(started)) => Ok(Query { requests, responses, started, next: 0 }),
-            _ => Err(ClientError::Incomplete("the start of a query")),
+        let mut states = vec![];
+        loop {
+            match responses.message().await?.and_then(|message| message.response) {
+                Some(Response::States(page)) => states.extend(page.states),
+                Some(Response::Started(mut started)) => {
+                    started.states.splice(..0, states);
+                    return Ok(Query { requests, responses, started, next: 0 });
+                }
+                _ => return Err(ClientError::Incomplete("the start of a query")),
+            }
         }
     }
 }
@@ -72,7 +79,9 @@ impl Query {
                 }
                 // The answer to a call that was dropped.
                 Some(Response::Result(_) | Response::Failed(_)) => {}
-                Some(Response::Started(_)) | None => return Err(ClientError::Incomplete("the answer to a query")),
+                Some(Response::Started(_) | Response::States(_)) | None => {
+                    return Err(ClientError::Incomplete("the answer to a query"));
+                }
             }
         }
     }

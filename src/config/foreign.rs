@@ -5,6 +5,7 @@ use super::{
     fault::{Fault, Origin, Quoted},
     legacy::{self, Answer, BACKEND, Carry, Found},
     options::{self, find_with_entry},
+    secret,
     typed::HIDDEN,
 };
 
@@ -84,6 +85,6 @@ fn with(advice: String, note: &str) -> String {
 }
 
 fn fault(key: &str, value: &str, origin: &Origin, advice: String) -> Fault {
-    let setting = Quoted { key: key.into(), value: value.into(), origin: origin.clone() };
-    Fault::Legacy { setting, advice }
+    let setting = Quoted { key: key.into(), value: secret::hide(value), origin: origin.clone() };
+    Fault::Legacy { setting, advice: secret::hide(&advice) }
 }

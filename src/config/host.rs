@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::limits;
+
 /// What the defaults are computed from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
@@ -14,6 +16,8 @@ pub struct Host {
     /// Bytes of memory that this process may use: the least of the machine's memory and the limits of its cgroup and
     /// that cgroup's ancestors. `None` where `/proc` does not tell.
     pub memory_bytes: Option<u64>,
+    /// Files and connections that this process may have open; `None` where nobody tells.
+    pub descriptors: Option<u64>,
     /// `$HOME`.
     pub home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
@@ -29,6 +33,7 @@ impl Host {
         Self {
             uid: effective_uid(),
             memory_bytes: memory_bytes(),
+            descriptors: Some(limits::descriptors()),
             home: folder("HOME"),
             state_home: folder("XDG_STATE_HOME"),
             runtime_dir: folder("XDG_RUNTIME_DIR"),

@@ -121,7 +121,10 @@ impl Kind {
             Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
             Self::Path { optional: false } => "an absolute path".into(),
             Self::Path { optional: true } => "an absolute path, or nothing".into(),
-            Self::Store => format!("an absolute path, or a URL with one of the schemes {}", SCHEMES.join(", ")),
+            Self::Store => format!(
+                "an absolute path, or a URL with one of the schemes {}, without credentials and query: those come from the environment",
+                SCHEMES.join(", ")
+            ),
             Self::Address => "an address with port such as `127.0.0.1:9321` or `[::1]:9321`, or `off`".into(),
             Self::Mode => "a file mode in octal such as `0660`".into(),
             Self::Text => "a string".into(),
@@ -217,7 +220,10 @@ fn store(text: &str) -> Option<Url> {
     }
     let url = Url::parse(text).ok()?;
     let local = url.scheme() != "file" || (url.host().is_none() && text.starts_with("file:/"));
-    (SCHEMES.contains(&url.scheme()) && local && url.query().is_none() && url.fragment().is_none()).then_some(url)
+    // Azure's `container@account` is no user.
+    let has_user = !url.username().is_empty() && !url.scheme().starts_with("abfs");
+    let plain = url.query().is_none() && url.fragment().is_none() && url.password().is_none() && !has_user;
+    (SCHEMES.contains(&url.scheme()) && local && plain).then_some(url)
 }
 
 fn mode(text: &str) -> Option<u64> {
@@ -260,6 +266,9 @@ mod tests {
             (Kind::Store, "ftp://host/path"),
             (Kind::Store, "file://host/path"),
             (Kind::Store, "relative"),
+            (Kind::Store, "s3://key:secret@bucket/p"),
+            (Kind::Store, "s3://key@bucket/p"),
+            (Kind::Store, "az://container/p?sig=secret"),
             (Kind::Address, "localhost"),
             (Kind::Mode, "0999"),
             (Kind::Mode, "7777"),

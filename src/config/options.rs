@@ -459,6 +459,21 @@ const SOCKET: &[Spec] = &[
         "",
         "User ids that may connect to the socket, beside the daemon's own; empty for whoever its permissions admit.",
     ),
+    text(
+        "rpc.socket-folder-open",
+        Kind::Flag,
+        "false",
+        "Takes a folder for the socket that everybody may write: whoever can could put a socket of theirs in its place. For a volume that \
+         only the containers of one pod have.",
+    ),
+    text(
+        "rpc.allowed-jobs",
+        Kind::Table { secret: false },
+        "",
+        "Who may use which jobs: `uid:1000` (over the socket) or `cert:NAME` (over TCP, a name of the client's certificate), or `*` for all \
+         others; then names of jobs, with spaces between them, of which each may end with `*`. Whoever is not named may use none. Empty: \
+         whoever can connect may use every job. A single one can be set as `rpc.allowed-jobs.<who>`.",
+    ),
 ];
 
 const TCP: &[Spec] = &[
@@ -474,7 +489,77 @@ const TCP: &[Spec] = &[
     text("rpc.tcp.insecure", Kind::Flag, "false", "Serves TCP without TLS; only on a loopback address."),
 ];
 
+const COUNT: Kind = Kind::Integer { min: 1, max: 1 << 20 };
+
 const LIMITS: &[Spec] = &[
+    Spec {
+        key: "rpc.max-connections",
+        kind: COUNT,
+        default: Default::Computed {
+            how: "half of the open files that this process may have, one for each 256 KiB of memory.budget, at most 4096",
+            for_root: "4096",
+        },
+        doc: "Most connections. At this number one that has not called yet gives way to the next, the oldest first; where all have called, the \
+              next is closed.",
+    },
+    Spec {
+        key: "rpc.max-connections-per-uid",
+        kind: COUNT,
+        default: Default::Computed { how: "as rpc.max-connections", for_root: "4096" },
+        doc: "Most connections of the processes of one user, over the socket.",
+    },
+    text("rpc.max-handshakes", COUNT, "128", "Most TLS handshakes at a time; beyond it the oldest ends."),
+    text("rpc.max-streams", COUNT, "256", "Most calls at a time on one connection; a client queues the others."),
+    Spec {
+        key: "rpc.max-calls",
+        kind: COUNT,
+        default: Default::Computed {
+            how: "512, or as many as a quarter of memory.budget has windows for, whichever is more",
+            for_root: "4096",
+        },
+        doc: "Most calls at a time; three quarters of them may be queries. Beyond it calls are refused with REASON_TOO_MANY_CALLS.",
+    },
+    Spec {
+        key: "rpc.request-memory",
+        kind: at_least(1 << 20),
+        default: Default::Computed {
+            how: "a sixteenth of memory.budget, at most 256 MiB, but enough for two of the longest messages",
+            for_root: "256 MiB",
+        },
+        doc: "Budget of requests that are not whole or being worked on, those of sessions not counted. Beyond it calls wait.",
+    },
+    Spec {
+        key: "rpc.answer-memory",
+        kind: at_least(1 << 20),
+        default: Default::Computed { how: "as rpc.request-memory", for_root: "256 MiB" },
+        doc: "Budget of answers, from before they are read until their clients took them. Beyond it reads wait; each session has one answer \
+              of its own beside it.",
+    },
+    text(
+        "rpc.preface-timeout",
+        AT_LEAST_1_MS,
+        "10 s",
+        "A connection that does not begin to speak HTTP/2 for so long is closed.",
+    ),
+    text("rpc.handshake-timeout", AT_LEAST_1_MS, "3 s", "A TLS handshake that takes longer ends."),
+    text(
+        "rpc.first-call-timeout",
+        AT_LEAST_1_MS,
+        "30 s",
+        "A connection without a call for so long after it began is closed. Later ones are kept as long as their client answers pings.",
+    ),
+    text(
+        "rpc.request-timeout",
+        AT_LEAST_1_MS,
+        "30 s",
+        "A call whose request is not whole after so long ends; a session's later ones excepted.",
+    ),
+    text(
+        "rpc.stuck-timeout",
+        AT_LEAST_1_MS,
+        "5 s",
+        "A call whose client sent and took nothing for so long ends when others need the memory that it holds; a session's excepted.",
+    ),
     text(
         "rpc.max-message-size",
         Kind::Size { min: 128 << 10, max: 1 << 30 },
@@ -510,6 +595,19 @@ const OPERATION: &[Spec] = &[
          checkpoint. Whoever reaches the socket may, then.",
     ),
     text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
+    text(
+        "admin.max-connections",
+        Kind::Integer { min: 1, max: 4096 },
+        "64",
+        "Most connections to it, and an eighth of the open files that this process may have; beyond it the one that has been idle for longest \
+         is closed.",
+    ),
+    text(
+        "admin.header-timeout",
+        AT_LEAST_1_MS,
+        "5 s",
+        "A connection to it on which no request is whole for so long is closed.",
+    ),
     text(
         "drain-timeout",
         ANY_DURATION,

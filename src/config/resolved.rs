@@ -16,6 +16,12 @@ use super::{
     size,
     typed::{Setting, Typed},
 };
+use crate::{
+    limits::{Bounds, Times},
+    types::AllowedJobs,
+};
+
+const ALLOWED_JOBS: &str = "rpc.allowed-jobs";
 
 /// Longest path of a Unix socket in bytes (`sun_path` without its final zero).
 pub(super) const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -59,8 +65,8 @@ pub(super) struct Secured {
 
 fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, Secured) {
     let data_dir = merged.path("dstl.data-dir").unwrap_or_else(|| host.data_dir());
-    let (rpc, secured) = rpc(merged, host);
     let memory = memory(merged, host, faults);
+    let (rpc, secured) = rpc(merged, host, memory.budget_bytes, faults);
     let mut changelog = changelog(merged, data_dir.join("store"));
     let max_in_flight = merged.computed_count(MAX_IN_FLIGHT);
     changelog.upload.max_in_flight_bytes =
@@ -100,7 +106,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             interval: Some(merged.duration("gc.interval")).filter(|interval| !interval.is_zero()),
         },
         rpc,
-        admin: AdminConfig { address: merged.address("admin.address") },
+        admin: admin(merged, host),
         log: LogConfig {
             format: merged.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: merged.text("log.level"),
@@ -215,7 +221,58 @@ fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
     }
 }
 
-fn rpc(merged: &mut Merged, host: &Host) -> (RpcConfig, Secured) {
+/// Most descriptors that the admin service may take of those there are.
+const ADMIN_DESCRIPTORS_PART: u64 = 8;
+
+fn admin(merged: &mut Merged, host: &Host) -> AdminConfig {
+    let part = usize::try_from(descriptors(host) / ADMIN_DESCRIPTORS_PART).unwrap_or(usize::MAX).max(1);
+    AdminConfig {
+        address: merged.address("admin.address"),
+        max_connections: merged.count("admin.max-connections").min(part),
+        header_timeout: merged.duration("admin.header-timeout"),
+    }
+}
+
+fn descriptors(host: &Host) -> u64 {
+    /// What most systems let a process have.
+    const USUAL: u64 = 1024;
+    host.descriptors.unwrap_or(USUAL)
+}
+
+/// What peers may make the daemon hold; what is not set follows from the budget and from `message`, the longest message.
+fn bounds(merged: &mut Merged, host: &Host, budget: u64, message: u64) -> Bounds {
+    let usual = Bounds::of(budget, message, descriptors(host));
+    let connections = merged.computed_count("rpc.max-connections").unwrap_or(usual.connections);
+    let bytes = |bytes: usize| bytes as u64;
+    let request_bytes = merged.computed_count("rpc.request-memory").map_or(usual.request_bytes, bytes);
+    Bounds {
+        connections,
+        connections_per_uid: merged.computed_count("rpc.max-connections-per-uid").unwrap_or(connections),
+        handshakes: merged.count("rpc.max-handshakes"),
+        streams: u32::try_from(merged.count("rpc.max-streams")).unwrap_or(u32::MAX),
+        calls: merged.computed_count("rpc.max-calls").unwrap_or(usual.calls),
+        request_bytes,
+        answer_bytes: merged.computed_count("rpc.answer-memory").map_or(request_bytes, bytes),
+        times: Times {
+            preface: merged.duration("rpc.preface-timeout"),
+            handshake: merged.duration("rpc.handshake-timeout"),
+            first_call: merged.duration("rpc.first-call-timeout"),
+            request: merged.duration("rpc.request-timeout"),
+            stuck: merged.duration("rpc.stuck-timeout"),
+        },
+        ..usual
+    }
+}
+
+fn allowed_jobs(merged: &mut Merged, faults: &mut Vec<Fault>) -> AllowedJobs {
+    let table = merged.table(ALLOWED_JOBS);
+    AllowedJobs::read(&table).unwrap_or_else(|why| {
+        faults.push(merged.malformed(ALLOWED_JOBS, &why));
+        AllowedJobs::default()
+    })
+}
+
+fn rpc(merged: &mut Merged, host: &Host, budget: u64, faults: &mut Vec<Fault>) -> (RpcConfig, Secured) {
     let address = merged.address("rpc.tcp.address");
     let secured = Secured {
         certificates: ["rpc.tcp.cert", "rpc.tcp.key", "rpc.tcp.client-ca"].map(|key| merged.path(key)),
@@ -225,13 +282,17 @@ fn rpc(merged: &mut Merged, host: &Host) -> (RpcConfig, Secured) {
         [Some(certificate), Some(key), Some(client_ca)] => TcpSecurity::MutualTls { certificate, key, client_ca },
         _ => TcpSecurity::Insecure,
     };
+    let max_message_bytes = merged.count("rpc.max-message-size");
     let rpc = RpcConfig {
         socket: merged.path("rpc.socket").unwrap_or_else(|| host.socket()),
         socket_mode: u32::try_from(merged.number("rpc.socket-mode")).expect("a file mode has nine bits"),
         socket_group: Some(merged.text("rpc.socket-group")).filter(|group| !group.is_empty()),
         allowed_uids: merged.ids("rpc.allowed-uids"),
+        socket_folder_open: merged.flag("rpc.socket-folder-open"),
+        allowed_jobs: allowed_jobs(merged, faults),
         tcp: address.map(|address| TcpConfig { address, security }),
-        max_message_bytes: merged.count("rpc.max-message-size"),
+        bounds: bounds(merged, host, budget, max_message_bytes as u64),
+        max_message_bytes,
         max_key_bytes: merged.count("rpc.max-key-size"),
         max_value_bytes: merged.count("rpc.max-value-size"),
         max_batch_operations: merged.count("rpc.max-batch-operations"),

@@ -15,6 +15,7 @@ use super::{
     legacy::{self, Answer, SAME},
     listing::wrap,
     options::{self, Default},
+    secret,
     typed::HIDDEN,
 };
 
@@ -144,7 +145,7 @@ impl Draft {
             }
             (None, None) => return self.unrelated.push(setting.key.clone()),
         };
-        let value = if is_secret { HIDDEN } else { &setting.value };
+        let value = if is_secret { HIDDEN.to_owned() } else { secret::hide(&setting.value) };
         let line = setting.line;
         let rank = if same.is_some() { 0 } else { found.map_or(usize::MAX, |it| it.rank + 1) };
         let told = |fate, note| Told { setting: format!("{}: {value} (line {line})", setting.key), fate, note, rank };

@@ -17,7 +17,7 @@ use super::{
     foreign,
     kind::{Kind, Value},
     options::{self, Spec},
-    suggest,
+    secret, suggest,
 };
 
 /// Environment variables with our prefix that are no options: the file to read.
@@ -184,7 +184,7 @@ impl Typed {
             Flag::Named { name, key, value } => self.add(key, value, Origin::Flag((*name).into())),
             Flag::Set(text) => match text.split_once('=') {
                 Some((key, value)) => self.add(key.trim(), value, Origin::Flag("--set".into())),
-                None => self.faults.push(Fault::NotAssignment { text: text.clone() }),
+                None => self.faults.push(Fault::NotAssignment { text: secret::hide(text) }),
             },
         }
     }
@@ -230,8 +230,8 @@ fn flatten<'a, 'i>(prefix: &str, table: &'a DeTable<'i>, items: &mut Vec<(String
 }
 
 fn quote(spec: &Spec, text: &str, origin: Origin) -> Quoted {
-    let value = if spec.kind == (Kind::Table { secret: true }) { HIDDEN } else { text };
-    Quoted { key: spec.key.into(), value: value.into(), origin }
+    let value = if spec.kind == (Kind::Table { secret: true }) { HIDDEN.into() } else { secret::hide(text) };
+    Quoted { key: spec.key.into(), value, origin }
 }
 
 /// Whether Kubernetes or Docker sets this variable, for a service whose name begins with `dstl`.

@@ -22,6 +22,7 @@
 //! Writes are never touched.
 
 mod block;
+mod huffman;
 mod rewriter;
 
 use std::{

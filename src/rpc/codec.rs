@@ -12,10 +12,14 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use super::convert::{self, Fields};
+use super::{
+    convert::{self, Fields},
+    guard, status,
+};
 use crate::{
     backend::Operation,
     proto::v1::{Batch, SessionRequest, SessionResponse},
+    types::Limits,
 };
 
 const BATCH_IN_REQUEST: u8 = 0x12;
@@ -50,7 +54,10 @@ pub(super) enum Incoming {
 
 /// Reads [`Incoming`], writes `SessionResponse`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct SessionCodec;
+pub(super) struct SessionCodec {
+    /// What a request may have at most.
+    pub(super) limits: Limits,
+}
 
 impl Codec for SessionCodec {
     type Encode = SessionResponse;
@@ -86,6 +93,11 @@ impl Decoder for SessionCodec {
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Incoming>, Status> {
         let message = bytes.copy_to_bytes(bytes.remaining());
+        // The session itself counts the parts of a batch that comes as usual.
+        if let Some(batch) = decode_usual(&message) {
+            return Ok(Some(batch));
+        }
+        guard::check_request(&message, &self.limits).map_err(|error| status::status(&error))?;
         decode(message).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 
@@ -96,25 +108,29 @@ impl Decoder for SessionCodec {
 
 /// One whole message.
 fn decode(message: Bytes) -> Result<Incoming, prost::DecodeError> {
-    let mut rest: &[u8] = &message;
-    if let Some(batch) = take_tag(&mut rest, BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))
-        && rest.is_empty()
-    {
-        return Ok(Incoming::Batch(message.slice_ref(batch)));
+    match decode_usual(&message) {
+        Some(batch) => Ok(batch),
+        None => SessionRequest::decode(message).map(Incoming::Request),
     }
-    SessionRequest::decode(message).map(Incoming::Request)
 }
 
-/// The number and the operations of a batch, if it is encoded as usual and they can be carried out. `None` says nothing:
-/// decode it with prost to know.
-pub(super) fn operations(mut batch: &[u8]) -> Option<(u64, Vec<Operation<'_>>)> {
+/// A batch and nothing else, as any generated code encodes it.
+fn decode_usual(message: &Bytes) -> Option<Incoming> {
+    let mut rest: &[u8] = message;
+    let batch = take_tag(&mut rest, BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))?;
+    rest.is_empty().then(|| Incoming::Batch(message.slice_ref(batch)))
+}
+
+/// The number and the operations of a batch, if it is encoded as usual, they can be carried out and are not more than `most`. `None` says
+/// nothing: decode it with prost to know.
+pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
-    let mut operations = Vec::with_capacity(batch.len() / SMALL_OPERATION_BYTES);
+    let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));
     while let Some((&tag, rest)) = batch.split_first() {
         batch = rest;
         match tag {
             NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
-            OPERATION_IN_BATCH => operations.push(operation(take_bytes(&mut batch)?)?),
+            OPERATION_IN_BATCH if operations.len() < most => operations.push(operation(take_bytes(&mut batch)?)?),
             _ => return None,
         }
     }
@@ -168,6 +184,11 @@ fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     Some(taken)
+}
+
+/// The number of a batch that begins with it, as all do that are encoded as usual; else 0.
+pub(super) fn number(mut batch: &[u8]) -> u64 {
+    take_tag(&mut batch, NUMBER_IN_BATCH).and_then(|()| take_varint(&mut batch)).unwrap_or(0)
 }
 
 /// A batch by prost, for what [`operations`] does not read.
@@ -228,7 +249,7 @@ mod tests {
 
     /// What the walk reads is what prost reads.
     fn agree(bytes: &[u8]) {
-        let Some((number, walked)) = operations(bytes) else { return };
+        let Some((number, walked)) = operations(bytes, usize::MAX) else { return };
         let batch = v1::Batch::decode(bytes).unwrap();
         assert_eq!(number, batch.number);
         assert_eq!(format!("{walked:?}"), format!("{:?}", convert::operations(&batch).unwrap()));
@@ -241,7 +262,7 @@ mod tests {
             let Incoming::Batch(raw) = decode(encoded).unwrap() else { panic!("a batch stays as it came") };
             prop_assert_eq!(&v1::Batch::decode(raw.clone()).unwrap(), &batch);
             let is_usual = batch.operations.iter().all(|operation| operation.values.is_empty());
-            prop_assert_eq!(operations(&raw).is_some(), is_usual && convert::operations(&batch).is_ok());
+            prop_assert_eq!(operations(&raw, usize::MAX).is_some(), is_usual && convert::operations(&batch).is_ok());
             agree(&raw);
         }
 
@@ -283,9 +304,9 @@ mod tests {
     #[test]
     fn unknown_fields_are_left_to_prost() {
         let mut batch = v1::Batch { number: 7, operations: vec![] }.encode_to_vec();
-        assert_eq!(operations(&batch).map(|(number, operations)| (number, operations.len())), Some((7, 0)));
+        assert_eq!(operations(&batch, usize::MAX).map(|(number, operations)| (number, operations.len())), Some((7, 0)));
         batch.extend_from_slice(&[0x7a, 1, 0]);
-        assert_eq!(operations(&batch).map(|_| ()), None);
+        assert_eq!(operations(&batch, usize::MAX).map(|_| ()), None);
         assert_eq!(decode_batch(batch.into()).unwrap().number, 7);
     }
 }

@@ -1,68 +1,87 @@
 //! Everything but the session: Hello, Open, and the unary calls.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
-use super::{codec::Incoming, convert, query, session, status};
+use super::{access::Access, codec::Incoming, convert, pages, query, session, status};
 use crate::{
-    backend::{Backend, Directory},
+    backend::{Backend, Directory, Environment, RestoreFrom},
+    checkpoint::discard::Discard,
     error::{Error, Reason},
     proto::v1::{self, open_response, state_backend_service_server::StateBackendService},
     restore::Progress,
-    types::Epoch,
+    types::{AllowedJobs, BackendId, Epoch},
 };
 
 /// The protocol version that this daemon speaks.
 const PROTOCOL: u32 = 1;
 
+/// What a registered state has in an answer beside its descriptor, at most.
+const REGISTERED_BYTES: usize = 32;
+
 /// How often an open tells its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is built in, as told in `Hello`.
-const FEATURES: &[&str] = &[
-    "inner.hashmap",
-    "state.value",
-    "state.list",
-    "state.map",
-    "state.operator",
-    "state.ttl",
-    "timers.count",
-    "keys.key-group",
-    "merge.builtin",
-    "state.default-value",
-    "state.schema-change",
-    "restore.empty",
-    "restore.id",
-    "restore.handles",
-    "restore.latest",
-    "restore.fallback",
-    "job.view",
-    "job.coordination",
-    "rescale",
-    "retention.count",
-    "retention.explicit",
-    "pin",
-    "claim",
-    "open.attempt-token",
-    "open.peer-group",
-    "open.run",
-    "open.linger",
-    "handles.vouched",
-    "clone",
-    "discard",
-    "materialization",
-    "store.file",
-    "store.s3",
-    "store.gs",
-    "store.az",
+/// What is built in, as told in `Hello`: always, or where the condition holds.
+const FEATURES: &[(&str, Condition)] = &[
+    ("inner.hashmap", always),
+    // It may be built in, and its folders not be there.
+    ("inner.rocksdb", |env| env.local.is_some()),
+    ("state.value", always),
+    ("state.list", always),
+    ("state.map", always),
+    ("state.timer", always),
+    ("state.operator", always),
+    ("state.ttl", always),
+    ("state.keys", always),
+    ("state.merge-namespaces", always),
+    ("merge.builtin", always),
+    ("state.default-value", always),
+    ("state.schema-change", always),
+    ("restore.empty", always),
+    ("restore.id", always),
+    ("restore.handles", always),
+    ("restore.latest", always),
+    ("restore.fallback", always),
+    ("restore.warm", |env| env.options.warm),
+    ("job.view", always),
+    ("job.coordination", always),
+    ("rescale", always),
+    ("retention.count", always),
+    ("retention.explicit", always),
+    ("pin", always),
+    ("claim", always),
+    ("clone", always),
+    ("discard", always),
+    ("changelog.enabled", always),
+    ("changelog.disabled", always),
+    ("materialization", always),
+    ("pages", always),
+    ("timers.count", always),
+    ("keys.key-group", always),
+    ("open.attempt-token", always),
+    ("open.peer-group", always),
+    ("open.run", always),
+    ("open.linger", always),
+    ("handles.vouched", always),
+    ("query", |env| env.options.queries),
+    ("store.file", always),
+    ("store.s3", always),
+    ("store.gs", always),
+    ("store.az", always),
 ];
 
-/// Likewise, where the daemon allows it.
-const QUERY: &str = "query";
+/// Whether a daemon offers a feature.
+type Condition = fn(&Environment) -> bool;
+
+fn always(_: &Environment) -> bool {
+    true
+}
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -70,19 +89,33 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Service {
     directory: Directory,
+    jobs: Arc<AllowedJobs>,
 }
 
 impl Service {
-    /// Serves the backends of `directory`.
+    /// Serves the backends of `directory`, to whom `jobs` allow.
     #[must_use]
-    pub fn new(directory: Directory) -> Self {
-        Self { directory }
+    pub fn new(directory: Directory, jobs: Arc<AllowedJobs>) -> Self {
+        Self { directory, jobs }
     }
 
-    fn backend(&self, reference: Option<&v1::BackendRef>) -> Result<(Backend, Epoch), Status> {
-        let found = convert::backend_ref(reference)
-            .and_then(|(id, epoch)| self.directory.get(&id, epoch).map(|backend| (backend, epoch)));
+    fn backend(&self, access: &Access, reference: Option<&v1::BackendRef>) -> Result<(Backend, Epoch), Status> {
+        let found = convert::backend_ref(reference).and_then(|(id, epoch)| {
+            access.check(id.job.as_str())?;
+            self.directory.get(&id, epoch).map(|backend| (backend, epoch))
+        });
         found.map_err(|error| status::status(&error))
+    }
+
+    /// The backend that a request names, and the request.
+    fn named<T>(
+        &self,
+        request: Request<T>,
+        reference: impl FnOnce(&T) -> Option<&v1::BackendRef>,
+    ) -> Result<(Backend, Epoch, T), Status> {
+        let (access, request) = Access::enter(&self.jobs, request);
+        let (backend, epoch) = self.backend(&access, reference(&request))?;
+        Ok((backend, epoch, request))
     }
 }
 
@@ -103,14 +136,13 @@ impl StateBackendService for Service {
         }
         tracing::debug!(client = request.client, "hello");
         let env = self.directory.environment();
-        let allowed = env.options.queries.then_some(&QUERY);
         reply(Ok(v1::HelloResponse {
             protocol: PROTOCOL,
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
             daemon_instance: env.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().chain(allowed).map(|&feature| feature.to_owned()).collect(),
+            features: FEATURES.iter().filter(|(_, offers)| offers(env)).map(|(name, _)| (*name).to_owned()).collect(),
             limits: Some(convert::to_limits(&env.options.limits)),
         }))
     }
@@ -121,13 +153,20 @@ impl StateBackendService for Service {
         &self,
         request: Request<Streaming<v1::QueryRequest>>,
     ) -> Result<Response<Self::QueryStream>, Status> {
-        Ok(Response::new(query::serve(self.directory.clone(), request.into_inner())))
+        let (access, requests) = Access::enter(&self.jobs, request);
+        Ok(Response::new(query::serve(self.directory.clone(), access, requests)))
     }
 
     type OpenStream = ResponseStream<v1::OpenResponse>;
 
     async fn open(&self, request: Request<v1::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
-        let spec = convert::open_spec(&request.into_inner()).map_err(|error| status::status(&error))?;
+        let (access, request) = Access::enter(&self.jobs, request);
+        let spec = convert::open_spec(&request).map_err(|error| status::status(&error))?;
+        access.admit(spec.id.job.as_str())?;
+        if let RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) = &spec.restore {
+            handles.iter().try_for_each(|handle| access.admit(handle.backend.job.as_str()))?;
+        }
+        let span = access.span();
         let directory = self.directory.clone();
         let (report, progress) = watch::channel(Progress::default());
         let opening = async move {
@@ -137,17 +176,25 @@ impl StateBackendService for Service {
             let opened = directory.environment().tasks.catch("opening a backend", opened).await;
             let opened =
                 opened.map_err(|panicked| status::panicked(&panicked))?.map_err(|error| status::status(&error))?;
-            Ok(open_response::Response::Opened(convert::to_opened(&opened)))
+            let most = directory.environment().options.limits.max_message_bytes;
+            Ok::<_, Status>(pages::opened(convert::to_opened(&opened), most))
         };
-        Ok(Response::new(Box::pin(opening_stream(opening, progress))))
+        Ok(Response::new(Box::pin(opening_stream(opening.instrument(span), progress))))
     }
 
     async fn register_states(
         &self,
         request: Request<v1::RegisterStatesRequest>,
     ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
+        let answer = request.encoded_len() + request.states.len() * REGISTERED_BYTES;
+        let most = self.directory.environment().options.limits.max_message_bytes;
+        if answer > most {
+            let text = format!(
+                "the answer would have {answer} bytes, a message has at most {most}: register fewer states at once"
+            );
+            return reply(Err(Error::new(Reason::LimitExceeded, text)));
+        }
         let states: Result<Vec<_>, _> = request.states.iter().map(convert::descriptor).collect();
         let changes: Result<Vec<_>, _> = request.changes.iter().map(convert::schema_change).collect();
         let registered = match (states, changes) {
@@ -165,21 +212,34 @@ impl StateBackendService for Service {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         // For whoever serves this without `Routed`, whose sessions are faster.
-        let requests = request.into_inner().map_ok(Incoming::Request);
-        Ok(Response::new(session::serve(self.directory.clone(), requests)))
+        let (access, requests) = Access::enter(&self.jobs, request);
+        Ok(Response::new(session::serve(self.directory.clone(), access, requests.map_ok(Incoming::Request))))
     }
 
     async fn apply_batch(
         &self,
         request: Request<v1::ApplyBatchRequest>,
     ) -> Result<Response<v1::ApplyBatchResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (access, request) = Access::enter(&self.jobs, request);
+        let (backend, epoch) = self.backend(&access, request.backend.as_ref())?;
         let batch = request.batch.unwrap_or_default();
         let applied = match convert::operations(&batch) {
             Ok(operations) => {
                 let number = request.numbered.then_some(batch.number);
-                backend.apply_batch(epoch, number, batch.encoded_len() as u64, &operations).await
+                let longest = self.directory.environment().options.limits.max_message_bytes;
+                let reads = operations.iter().any(|operation| operation.op.answers());
+                let applying = async {
+                    if reads {
+                        access.make_room(longest).await?;
+                    }
+                    backend.apply_batch(epoch, number, batch.encoded_len() as u64, &operations).await
+                };
+                tokio::select! {
+                    biased;
+                    applied = applying => applied,
+                    // It waits for credit with memory that others need. Nothing was applied.
+                    error = access.given_up() => Err(error),
+                }
             }
             Err(error) => Err(error),
         };
@@ -193,29 +253,26 @@ impl StateBackendService for Service {
         &self,
         request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::CheckpointResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
         let barrier = convert::barrier(&request.barrier.unwrap_or_default());
         let checkpoint = backend.checkpoint(epoch, barrier).await;
         reply(checkpoint.map(|c| v1::CheckpointResponse { checkpoint: Some(convert::to_completed(&c)) }))
     }
 
     async fn notify(&self, request: Request<v1::NotifyRequest>) -> Result<Response<v1::NotifyResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
         let noticed = convert::notice(&request.notice.unwrap_or_default())
             .and_then(|(kind, target)| backend.notice(epoch, kind, target));
         reply(noticed.map(|outcome| v1::NotifyResponse { outcome: convert::to_outcome(outcome).into() }))
     }
 
     async fn persist(&self, request: Request<v1::PersistRequest>) -> Result<Response<v1::PersistResponse>, Status> {
-        let (backend, epoch) = self.backend(request.into_inner().backend.as_ref())?;
+        let (backend, epoch, _) = self.named(request, |request| request.backend.as_ref())?;
         reply(backend.persist(epoch).await.map(|persisted_to| v1::PersistResponse { persisted_to }))
     }
 
     async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::PinResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
         let pinned = match convert::target(request.checkpoint.as_ref()) {
             Ok(target) => backend.pin(epoch, target).await,
             Err(error) => Err(error),
@@ -224,8 +281,7 @@ impl StateBackendService for Service {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let request = request.into_inner();
-        let (backend, epoch) = self.backend(request.backend.as_ref())?;
+        let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
         let released = convert::target(request.checkpoint.as_ref()).and_then(|target| backend.release(epoch, target));
         reply(released.map(|released| v1::ReleaseResponse { released }))
     }
@@ -234,27 +290,36 @@ impl StateBackendService for Service {
         &self,
         request: Request<v1::MaterializeRequest>,
     ) -> Result<Response<v1::MaterializeResponse>, Status> {
-        let (backend, epoch) = self.backend(request.into_inner().backend.as_ref())?;
+        let (backend, epoch, _) = self.named(request, |request| request.backend.as_ref())?;
         let made = backend.materialize(epoch).await;
         reply(made.map(|made| v1::MaterializeResponse { stored_bytes: made.stored_bytes, changes: made.changes }))
     }
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
-        let described = match request.into_inner().backend {
-            None => self.directory.describe(None),
+        let (access, request) = Access::enter(&self.jobs, request);
+        let only = match &request.backend {
+            None => None,
             Some(reference) => {
-                convert::backend_id(reference.id.as_ref()).and_then(|id| self.directory.describe(Some(&id)))
+                let id = convert::backend_id(reference.id.as_ref()).map_err(|error| status::status(&error))?;
+                access.admit(id.job.as_str())?;
+                Some(id)
             }
         };
-        reply(described.map(|descriptions| v1::DescribeResponse {
-            backends: descriptions.iter().map(convert::to_description).collect(),
-        }))
+        let longest = self.directory.environment().options.limits.max_message_bytes;
+        access.make_room(longest).await.map_err(|error| status::status(&error))?;
+        let may_see = |id: &BackendId| access.may_use(id.job.as_str());
+        reply(pages::describe(&self.directory, only.as_ref(), &request.page_token, may_see))
     }
 
     async fn discard(&self, request: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardResponse>, Status> {
-        let request = request.into_inner();
+        let (access, request) = Access::enter(&self.jobs, request);
+        let span = access.span();
         let discarded = match convert::claim::discard(&request) {
-            Ok(what) => self.directory.discard(&what, request.force).await,
+            Ok(what) => {
+                let (Discard::Job(job) | Discard::Checkpoint(BackendId { job, .. }, _)) = &what;
+                access.admit(job.as_str())?;
+                self.directory.discard(&what, request.force).instrument(span).await
+            }
             Err(error) => Err(error),
         };
         reply(discarded.map(|discarded| v1::DiscardResponse {
@@ -268,7 +333,9 @@ impl StateBackendService for Service {
         &self,
         request: Request<v1::DescribeJobRequest>,
     ) -> Result<Response<v1::DescribeJobResponse>, Status> {
-        let described = match convert::job_name(&request.into_inner().job) {
+        let (access, request) = Access::enter(&self.jobs, request);
+        access.admit(&request.job)?;
+        let described = match convert::job_name(&request.job) {
             Ok(job) => self.directory.describe_job(&job).await,
             Err(error) => Err(error),
         };
@@ -279,18 +346,30 @@ impl StateBackendService for Service {
         &self,
         request: Request<v1::DeclareJobRequest>,
     ) -> Result<Response<v1::DeclareJobResponse>, Status> {
-        let request = request.into_inner();
+        let (access, request) = Access::enter(&self.jobs, request);
+        access.admit(&request.job)?;
+        let span = access.span();
         let declared = match convert::job_name(&request.job).and_then(|job| Ok((job, convert::declaration(&request)?)))
         {
-            Ok((job, declaration)) => self.directory.declare_job(&job, request.attempt, &declaration).await,
+            Ok((job, declaration)) => {
+                self.directory.declare_job(&job, request.attempt, &declaration).instrument(span).await
+            }
             Err(error) => Err(error),
         };
         reply(declared.map(|generation| convert::to_declared(&generation)))
     }
 
     async fn close(&self, request: Request<v1::CloseRequest>) -> Result<Response<v1::CloseResponse>, Status> {
-        let closed = match convert::backend_ref(request.into_inner().backend.as_ref()) {
-            Ok((id, epoch)) => self.directory.close(&id, epoch).await,
+        let (access, request) = Access::enter(&self.jobs, request);
+        let closed = match convert::backend_ref(request.backend.as_ref()) {
+            Ok((id, epoch)) => {
+                access.admit(id.job.as_str())?;
+                let closed = self.directory.close(&id, epoch).instrument(access.span()).await;
+                if closed == Ok(true) {
+                    tracing::info!(peer = access.name(), backend = %id, epoch = epoch.number, "backend closed");
+                }
+                closed
+            }
             Err(error) => Err(error),
         };
         reply(closed.map(|closed| v1::CloseResponse { closed }))
@@ -299,7 +378,7 @@ impl StateBackendService for Service {
 
 /// Tells the progress of `opening` about once a second, then what came of it.
 fn opening_stream(
-    opening: impl Future<Output = Result<open_response::Response, Status>> + Send + 'static,
+    opening: impl Future<Output = Result<Vec<open_response::Response>, Status>> + Send + 'static,
     progress: watch::Receiver<Progress>,
 ) -> impl Stream<Item = Result<v1::OpenResponse, Status>> + Send {
     let started = Instant::now();
@@ -308,14 +387,24 @@ fn opening_stream(
         let (mut opening, progress, next) = state?;
         tokio::select! {
             biased;
-            opened = &mut opening => Some((opened, None)),
+            opened = &mut opening => Some((told(opened), None)),
             () = tokio::time::sleep_until(next) => {
                 let now = *progress.borrow();
-                Some((Ok(restoring(now, started.elapsed())), Some((opening, progress, next + PROGRESS_INTERVAL))))
+                let restoring = vec![Ok(restoring(now, started.elapsed()))];
+                Some((restoring, Some((opening, progress, next + PROGRESS_INTERVAL))))
             }
         }
     })
+    .flat_map(stream::iter)
     .map(|response| response.map(|response| v1::OpenResponse { response: Some(response) }))
+}
+
+/// What came of an open, as the stream tells it.
+fn told(opened: Result<Vec<open_response::Response>, Status>) -> Vec<Result<open_response::Response, Status>> {
+    match opened {
+        Ok(pages) => pages.into_iter().map(Ok).collect(),
+        Err(status) => vec![Err(status)],
+    }
 }
 
 fn restoring(progress: Progress, elapsed: Duration) -> open_response::Response {

@@ -32,13 +32,14 @@ use prometheus_client::{
 use tokio::time::{Instant, Sleep};
 
 pub use self::{
-    connection::{Connection, Peer},
+    connection::{Caller, Connection, Peer},
     options::{Group, ListenerOptions, OptionsFault, SocketMode, TcpOptions},
 };
-pub use super::tls::{TlsError, TlsOptions};
+pub use super::tls::{Acceptor, TlsError, TlsOptions};
 
 use self::{tcp::TcpIncoming, unix::UnixIncoming};
-use crate::metrics::Metrics;
+use super::tls::TlsMetrics;
+use crate::{limits::Slots, metrics::Metrics};
 
 /// First pause after an error of accepting that the next attempt would meet again, such as too many open files.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -70,6 +71,26 @@ pub enum ListenError {
     /// The directory for the socket does not exist.
     #[error("directory `{directory}` for the socket does not exist")]
     NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The directory for the socket is somebody else's.
+    #[error(
+        "directory `{directory}` for the socket belongs to uid {owner}, who could put another socket there; remove it, or choose another \
+         path (`rpc.socket`)"
+    )]
+    ForeignDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Everybody may write the directory for the socket.
+    #[error(
+        "everybody may write directory `{directory}` for the socket, and put another socket there; chmod o-w, choose another path \
+         (`rpc.socket`), or set `rpc.socket-folder-open` where only those who may be trusted reach the folder, as in a pod"
+    )]
+    OpenDirectory {
         /// The directory.
         directory: PathBuf,
     },
@@ -123,11 +144,21 @@ impl Incoming {
             return Err(fault.into());
         }
         let counters = Counters::register(metrics);
+        let slots = Slots::new(options.bounds.connections, options.bounds.connections_per_uid);
+        let open = slots.clone();
+        metrics.read("rpc_connections_open", "Connections that are open (rpc.max-connections)", move || {
+            open.held() as u64
+        });
+        metrics.register(
+            "rpc_connections_evicted",
+            "Connections closed before their first call, because their places were needed",
+            slots.evictions(),
+        );
         let tcp = match &options.tcp {
-            Some(tcp) => Some(TcpIncoming::bind(tcp, counters.clone()).await?),
+            Some(tcp) => Some(TcpIncoming::bind(tcp, &options.bounds, slots.clone(), counters.clone()).await?),
             None => None,
         };
-        let unix = UnixIncoming::bind(options, counters).await?;
+        let unix = UnixIncoming::bind(options, slots, counters).await?;
         Ok(Self { unix, tcp })
     }
 
@@ -141,6 +172,12 @@ impl Incoming {
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(TcpIncoming::address)
+    }
+
+    /// What reads the files of TLS again, if there is TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<Acceptor> {
+        self.tcp.as_ref().and_then(TcpIncoming::tls).cloned()
     }
 }
 
@@ -177,6 +214,8 @@ struct Counters {
     accepted: Family<TransportLabels, Counter>,
     refused: Family<TransportLabels, Counter>,
     errors: Counter,
+    full: Counter,
+    tls: TlsMetrics,
 }
 
 impl EncodeLabelValue for Transport {
@@ -208,11 +247,25 @@ impl Counters {
                 "Errors of accepting, such as too many open files",
                 Counter::default(),
             ),
+            full: metrics.register(
+                "rpc_connections_over_limit",
+                "Connections closed because there were as many as rpc.max-connections allows",
+                Counter::default(),
+            ),
+            tls: TlsMetrics::register(metrics),
         }
     }
 
     fn on_accepted(&self, transport: Transport) {
         self.accepted.get_or_create(&TransportLabels { transport }).inc();
+    }
+
+    /// All places are taken by peers that have called.
+    fn on_full(&self, peer: &Peer, log: &mut Occasionally) {
+        self.full.inc();
+        if let Some(silenced) = log.due() {
+            tracing::warn!(%peer, silenced, "closed a connection: there are as many as `rpc.max-connections` allows");
+        }
     }
 
     fn on_refused(&self, transport: Transport) {

@@ -3,10 +3,12 @@
 //! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one batch under
 //! way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains, between two batches.
 
+use std::collections::VecDeque;
+
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tonic::{Status, Streaming};
 
-use super::{convert, status};
+use super::{access::Access, convert, pages, status};
 use crate::{
     backend::{Directory, Query},
     error::{Error, Reason, Scope},
@@ -19,14 +21,17 @@ pub(super) type Responses = BoxStream<'static, Result<QueryResponse, Status>>;
 /// A reader and its wire.
 struct Wire<R> {
     directory: Directory,
+    access: Access,
+    /// What is told next, before any other request is read.
+    ready: VecDeque<Response>,
     /// `None` until QueryStart came.
     query: Option<Query>,
     requests: R,
 }
 
 /// Serves one reader; the stream ends with it.
-pub(super) fn serve(directory: Directory, requests: Streaming<QueryRequest>) -> Responses {
-    let wire = Wire { directory, query: None, requests };
+pub(super) fn serve(directory: Directory, access: Access, requests: Streaming<QueryRequest>) -> Responses {
+    let wire = Wire { directory, access, ready: VecDeque::new(), query: None, requests };
     let responses = stream::unfold(Some(wire), |wire| async move {
         let mut wire = wire?;
         let tasks = wire.directory.environment().tasks.clone();
@@ -49,6 +54,9 @@ pub(super) fn serve(directory: Directory, requests: Streaming<QueryRequest>) -> 
 impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
     /// The next response; `None` at the end.
     async fn next(&mut self) -> Option<Result<Response, Error>> {
+        if let Some(response) = self.ready.pop_front() {
+            return Some(Ok(response));
+        }
         let request = tokio::select! {
             biased;
             () = self.directory.drained() => {
@@ -64,8 +72,14 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
                 return status::refused(&library_says, limit).map(Err);
             }
         };
+        if let (Some(Request::Batch(_)), Some(_)) = (&request, &self.query) {
+            let longest = self.directory.environment().options.limits.max_message_bytes;
+            if let Err(error) = self.access.make_room(longest).await {
+                return Some(Err(error));
+            }
+        }
         Some(match (request, &mut self.query) {
-            (Some(Request::Start(start)), None) => self.start(&start).map(Response::Started),
+            (Some(Request::Start(start)), None) => self.start(&start),
             (Some(Request::Batch(batch)), Some(query)) => Ok(answer(query, &batch).await),
             (Some(Request::Start(_)), Some(_)) => Err(invalid("QueryStart may only be the first message")),
             (Some(Request::Batch(_)), None) => Err(invalid("the first message of a query must be QueryStart")),
@@ -75,11 +89,14 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
         })
     }
 
-    fn start(&mut self, start: &v1::QueryStart) -> Result<v1::QueryStarted, Error> {
+    fn start(&mut self, start: &v1::QueryStart) -> Result<Response, Error> {
         let (id, view) = convert::query_start(start)?;
+        self.access.check(id.job.as_str())?;
         let (query, started) = Query::start(self.directory.clone(), id, view)?;
         self.query = Some(query);
-        Ok(convert::to_query_started(&started))
+        let most = self.directory.environment().options.limits.max_message_bytes;
+        self.ready = pages::started(convert::to_query_started(&started), most).into();
+        self.ready.pop_front().ok_or_else(|| invalid("nothing is told of the start"))
     }
 }
 

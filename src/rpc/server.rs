@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,11 +18,17 @@ use tower::Service as TowerService;
 
 use super::{
     Service,
+    access::Access,
     codec::{Incoming, SessionCodec},
     session::{self, Responses},
     status,
 };
-use crate::{backend::Directory, proto::v1::state_backend_service_server::StateBackendServiceServer, tasks::Tasks};
+use crate::{
+    backend::Directory,
+    proto::v1::state_backend_service_server::StateBackendServiceServer,
+    tasks::Tasks,
+    types::{AllowedJobs, Limits},
+};
 
 const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
 
@@ -30,24 +37,30 @@ const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
 pub struct Routed {
     others: StateBackendServiceServer<Service>,
     sessions: Sessions,
-    max_message_bytes: usize,
+    limits: Limits,
     tasks: Tasks,
 }
 
 /// The method `Session`.
 #[derive(Debug, Clone)]
-struct Sessions(Directory);
+struct Sessions(Directory, Arc<AllowedJobs>);
 
 impl Routed {
     /// Serves the backends of `directory`; requests have at most as many bytes as its limits allow.
     #[must_use]
     pub fn new(directory: &Directory) -> Self {
-        let max_message_bytes = directory.environment().options.limits.max_message_bytes;
-        let others = StateBackendServiceServer::new(Service::new(directory.clone()))
-            .max_decoding_message_size(max_message_bytes)
+        Self::allowing(directory, AllowedJobs::default())
+    }
+
+    /// As [`new`](Self::new), to whom `jobs` allow.
+    #[must_use]
+    pub fn allowing(directory: &Directory, jobs: AllowedJobs) -> Self {
+        let (limits, jobs) = (directory.environment().options.limits, Arc::new(jobs));
+        let others = StateBackendServiceServer::new(Service::new(directory.clone(), jobs.clone()))
+            .max_decoding_message_size(limits.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
         let tasks = directory.environment().tasks.clone();
-        Self { others, sessions: Sessions(directory.clone()), max_message_bytes, tasks }
+        Self { others, sessions: Sessions(directory.clone(), jobs), limits, tasks }
     }
 }
 
@@ -72,9 +85,9 @@ impl TowerService<http::Request<Body>> for Routed {
                 called.unwrap_or_else(|panicked| Ok(status::panicked(&panicked).into_http()))
             });
         }
-        let (sessions, limit) = (self.sessions.clone(), self.max_message_bytes);
+        let (sessions, limits) = (self.sessions.clone(), self.limits);
         Box::pin(async move {
-            let mut grpc = Grpc::new(SessionCodec).max_decoding_message_size(limit);
+            let mut grpc = Grpc::new(SessionCodec { limits }).max_decoding_message_size(limits.max_message_bytes);
             Ok(grpc.streaming(sessions, request).await)
         })
     }
@@ -90,7 +103,8 @@ impl TowerService<Request<Streaming<Incoming>>> for Sessions {
     }
 
     fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
-        ready(Ok(Response::new(session::serve(self.0.clone(), request.into_inner()))))
+        let (access, requests) = Access::enter(&self.1, request);
+        ready(Ok(Response::new(session::serve(self.0.clone(), access, requests))))
     }
 }
 

@@ -14,8 +14,9 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::{
+    access::Access,
     codec::{self, Incoming},
-    convert, status,
+    convert, guard, status,
 };
 use crate::{
     backend::{Acknowledgement, Directory, Operation, Refusal, Session, SessionEvent},
@@ -29,18 +30,26 @@ const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
 /// Responses that may wait to be sent before another request is handled: each is a message of up to `max_message_bytes`.
 const READY_RESPONSES: usize = 4;
 
+/// Bytes of results that may: the others wait until these are sent.
+const READY_BYTES: usize = 256 << 10;
+
 /// What a session answers.
 pub(super) type Responses = BoxStream<'static, Result<SessionResponse, Status>>;
 
 /// A session and its wire.
 struct Wire {
     directory: Directory,
+    access: Access,
     /// `None` until SessionStart came.
     session: Option<Session>,
     requests: BoxStream<'static, Result<Incoming, Status>>,
     /// Whether the client may still send something.
     open: bool,
     ready: VecDeque<Response>,
+    /// Of the results in `ready`.
+    ready_bytes: usize,
+    /// A batch that reads, for whose answer there is no room before `ready` is sent.
+    postponed: Option<Incoming>,
     acknowledged: (Acknowledgement, u64),
     /// How the stream ends once `ready` is empty.
     end: Option<Result<(), Status>>,
@@ -49,14 +58,18 @@ struct Wire {
 /// Serves one session; the stream ends with it.
 pub(super) fn serve(
     directory: Directory,
+    access: Access,
     requests: impl Stream<Item = Result<Incoming, Status>> + Send + 'static,
 ) -> Responses {
     let wire = Wire {
         directory,
+        access,
         session: None,
         requests: requests.boxed(),
         open: true,
         ready: VecDeque::new(),
+        ready_bytes: 0,
+        postponed: None,
         acknowledged: Default::default(),
         end: None,
     };
@@ -89,6 +102,11 @@ impl Wire {
             if let Some(response) = self.ready.pop_front().or_else(|| self.take_event()) {
                 return Some(Ok(response));
             }
+            self.ready_bytes = 0;
+            if let Some(postponed) = self.postponed.take() {
+                self.received(Ok(Some(postponed))).await;
+                continue;
+            }
             if let Some(end) = self.end.take() {
                 return end.err().map(Err);
             }
@@ -118,7 +136,8 @@ impl Wire {
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
-            if !self.open || self.end.is_some() || self.ready.len() >= READY_RESPONSES {
+            let full = self.ready.len() >= READY_RESPONSES || self.ready_bytes >= READY_BYTES;
+            if !self.open || self.end.is_some() || full || self.postponed.is_some() {
                 return;
             }
             match self.requests.try_next().now_or_never() {
@@ -149,17 +168,40 @@ impl Wire {
 
     /// Applies a batch that prost has not seen.
     async fn handle_raw(&mut self, bytes: Bytes) {
-        if let Some(session) = &mut self.session
-            && let Some((number, operations)) = codec::operations(&bytes)
+        let limits = self.directory.environment().options.limits;
+        if self.session.is_some()
+            && let Some((number, operations)) = codec::operations(&bytes, limits.max_batch_operations)
         {
+            if !self.has_room(&operations) {
+                self.postponed = Some(Incoming::Batch(bytes.clone()));
+                return;
+            }
+            let Some(session) = &mut self.session else { return };
             let applied = apply(session, number, bytes.len() as u64, &operations).await;
             let handled = self.applied(number, applied);
+            return self.answer(handled);
+        }
+        if let (Err(error), Some(session)) = (guard::check_batch(&bytes, &limits), &mut self.session) {
+            let number = codec::number(&bytes);
+            let refused = Err(session.reject(number, bytes.len() as u64, error));
+            let handled = self.applied(number, refused);
             return self.answer(handled);
         }
         match codec::decode_batch(bytes) {
             Ok(batch) => self.handle(Request::Batch(batch)).await,
             Err(error) => self.finish(&Error::new(Reason::InvalidArgument, format!("a batch that is none: {error}"))),
         }
+    }
+
+    /// Whether the answers of `operations` may be read now. Before anything waits to be sent they may: that much each session has of its own.
+    fn has_room(&self, operations: &[Operation<'_>]) -> bool {
+        if !operations.iter().any(|operation| operation.op.answers()) {
+            return true;
+        }
+        let Some(answers) = &self.access.answers else { return true };
+        let longest = self.directory.environment().options.limits.max_message_bytes as u64;
+        // What the batches before reserved is good for this one too: few bytes wait beside it.
+        answers.0.held() >= longest || answers.0.try_acquire(longest) || self.ready.is_empty()
     }
 
     async fn handle(&mut self, request: Request) {
@@ -175,6 +217,7 @@ impl Wire {
                 Err(Refusal::Over(Error::new(Reason::InvalidArgument, "SessionStart may only be the first message")))
             }
             Request::Batch(batch) => {
+                // Batches that come like this are rare, and read what others do: they wait for nothing.
                 let applied = apply_decoded(session, &batch).await;
                 self.applied(batch.number, applied)
             }
@@ -206,7 +249,10 @@ impl Wire {
     /// Takes what came of batch `number`.
     fn applied(&mut self, number: u64, applied: Result<Option<v1::BatchResult>, Refusal>) -> Result<(), Refusal> {
         applied
-            .map(|result| self.ready.extend(result.map(Response::Result)))
+            .map(|result| {
+                self.ready_bytes += result.as_ref().map_or(0, v1::BatchResult::encoded_len);
+                self.ready.extend(result.map(Response::Result));
+            })
             .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
     }
 
@@ -224,6 +270,7 @@ impl Wire {
             return Err(Error::new(Reason::InvalidArgument, "the first message of a session must be SessionStart"));
         };
         let (id, epoch) = convert::backend_ref(start.backend.as_ref())?;
+        self.access.check(id.job.as_str())?;
         let backend = self.directory.get(&id, epoch)?;
         let mut session = Session::start(backend, epoch)?;
         self.acknowledged = session.acknowledgement();

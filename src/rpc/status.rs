@@ -90,15 +90,21 @@ fn code(reason: Reason) -> Code {
         | Reason::NoConsistentCheckpoint
         | Reason::DeclarationMismatch
         | Reason::Failsafe => Code::FailedPrecondition,
+        Reason::NotAllowed => Code::PermissionDenied,
         Reason::Unsupported => Code::Unimplemented,
         Reason::MessageTooLarge => Code::OutOfRange,
         Reason::BackendNotOpen | Reason::CheckpointNotFound => Code::NotFound,
         Reason::Fenced | Reason::SessionReplaced | Reason::CheckpointAborted => Code::Aborted,
-        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed | Reason::PinExpired => Code::Unavailable,
-        Reason::CheckpointTimeout => Code::DeadlineExceeded,
-        Reason::StateMemory | Reason::ChangeMemory | Reason::TooManyCheckpoints | Reason::TooManyStates => {
-            Code::ResourceExhausted
+        Reason::StoreUnavailable | Reason::Draining | Reason::BackendClosed | Reason::PinExpired | Reason::TooSlow => {
+            Code::Unavailable
         }
+        Reason::CheckpointTimeout => Code::DeadlineExceeded,
+        Reason::StateMemory
+        | Reason::ChangeMemory
+        | Reason::TooManyCheckpoints
+        | Reason::TooManyStates
+        | Reason::TooManyCalls
+        | Reason::LocalResources => Code::ResourceExhausted,
         Reason::CorruptObject | Reason::MissingObject => Code::DataLoss,
         Reason::Unspecified | Reason::Internal => Code::Internal,
     }
@@ -110,9 +116,12 @@ pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
     Error::new(Reason::MessageTooLarge, text)
 }
 
-/// Why the gRPC library did not take a message of at most `limit` bytes; `None` where the way to the client failed, so that there is
+/// Why the gRPC library, or what stands before it, did not take a message of at most `limit` bytes; `None` where the way to the client failed, so that there is
 /// nobody to tell.
 pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
+    if let Some(ours) = described(library_says) {
+        return Some(ours);
+    }
     let text = library_says.message();
     match library_says.code() {
         Code::OutOfRange => Some(too_large(text, limit)),
@@ -122,6 +131,15 @@ pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
         }
         _ => None,
     }
+}
+
+/// The error that a status of ours was made of; `None` for others.
+pub(super) fn described(status: &Status) -> Option<Error> {
+    let details = RpcStatus::decode(status.details()).ok()?;
+    let ours = details.details.iter().find(|any| any.type_url == DETAIL_TYPE_URL)?;
+    let wire = v1::Error::decode(ours.value.as_slice()).ok()?;
+    let (reason, scope) = (wire.reason(), wire.scope());
+    Some(Error { reason, scope, retryable: wire.retryable, message: wire.message })
 }
 
 /// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages beyond
@@ -160,6 +178,8 @@ mod tests {
         let details = RpcStatus::decode(status.details()).unwrap();
         let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
         assert_eq!(decoded, message(&error));
+        assert_eq!(described(&status), Some(error));
+        assert_eq!(described(&Status::out_of_range("the library's")), None);
     }
 
     #[test]

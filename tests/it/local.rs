@@ -30,6 +30,16 @@ impl Daemon {
         Self { child, socket }
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(crate) async fn client(&self) -> Client {
         for _ in 0..200 {
             match Client::connect(&self.socket).await {

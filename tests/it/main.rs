@@ -21,6 +21,7 @@ mod forged;
 mod frozen;
 mod gate;
 mod gc;
+mod hostile;
 mod linger;
 mod liveness;
 mod local;

@@ -13,7 +13,7 @@ use std::{
 const ROWS: &[&[&str]] = &[
     &["types"],
     &["error", "proto", "clock", "metrics", "random", "tasks"],
-    &["fault", "client"],
+    &["fault", "client", "limits"],
     &["state", "object"],
     &["changelog", "savepoint"],
     &["checkpoint"],

@@ -6,11 +6,13 @@ use bytes::{BufMut as _, BytesMut};
 use loona_hpack::{Decoder, decoder::DecoderError};
 use tonic::codegen::http::uri::Authority;
 
+use super::huffman;
+
 /// Largest header block, as received and as written anew, bytes.
 pub(super) const MAX_BLOCK_BYTES: usize = 64 * 1024;
 
 /// Most fields of a block; h2's own limit of a header list (16 KiB, each field counting 32 bytes more than it has) lets in
-/// no more. Bounds the time of decoding: the decoder needs tens of microseconds per Huffman-coded string.
+/// no more. Bounds the time of decoding.
 const MAX_FIELDS: usize = 512;
 
 /// What a refused `:authority` is replaced by.
@@ -49,7 +51,9 @@ impl Blocks {
         let start = out.len();
         let mut replaced = false;
         let mut too_large = false;
-        let decoded = self.0.decode_with_cb(block, |name, value| {
+        let mut plain = BytesMut::with_capacity(2 * block.len());
+        huffman::uncode(block, &mut plain);
+        let decoded = self.0.decode_with_cb(&plain, |name, value| {
             let refused = &*name == b":authority" && Authority::try_from(&*value).is_err();
             replaced |= refused;
             let value = if refused { REPLACEMENT } else { &*value };
@@ -99,7 +103,7 @@ fn skip_field(block: &mut &[u8]) -> Option<()> {
 }
 
 /// Takes an integer (RFC 7541, 5.1) whose first octet holds it, or all ones, in the bits of `prefix`.
-fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
+pub(super) fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
     let (&first, rest) = block.split_first()?;
     *block = rest;
     let mut value = usize::from(first & prefix);
@@ -125,7 +129,7 @@ fn put_literal(name: &[u8], value: &[u8], out: &mut BytesMut) {
 }
 
 /// String literal without Huffman coding (RFC 7541, 5.2).
-fn put_string(string: &[u8], out: &mut BytesMut) {
+pub(super) fn put_string(string: &[u8], out: &mut BytesMut) {
     const PREFIX_MAX: usize = 0x7f;
     if string.len() < PREFIX_MAX {
         out.put_u8(low_bits(string.len()));

@@ -1,12 +1,18 @@
 //! One accepted connection and who is at its other end.
+//!
+//! Until its first call it is watched: it has to send the preface of HTTP/2 and to call in time, and gives way where all places are taken.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use tokio::time::{Instant, Sleep};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -14,9 +20,15 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::rpc::authority::AuthorityStream;
+use crate::{
+    limits::{Slot, Times},
+    rpc::authority::AuthorityStream,
+};
 
-/// Who is at the other end, for logs. In the extensions of every request.
+/// Bytes of the preface of HTTP/2.
+const PREFACE_BYTES: u64 = 24;
+
+/// Who is at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this host, as the kernel names it.
@@ -37,14 +49,41 @@ pub enum Peer {
     Tls {
         /// Its address.
         address: SocketAddr,
+        /// What the certificate calls it: names of its subject and alternative names.
+        names: Arc<[String]>,
     },
+}
+
+/// Who calls, in the extensions of every request. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The peer of its connection.
+    pub peer: Peer,
+    slot: Arc<Slot>,
+}
+
+impl Caller {
+    /// The peer has called: its connection stays.
+    pub(in crate::rpc) fn settle(&self) {
+        self.slot.settle();
+    }
 }
 
 /// A connection whose peer has permission.
 #[derive(Debug)]
 pub struct Connection {
-    peer: Peer,
+    caller: Caller,
     io: Io,
+    /// `None` from the first call on.
+    watch: Option<Watch>,
+}
+
+/// What a connection without a call has to do in time.
+#[derive(Debug)]
+struct Watch {
+    times: Times,
+    deadline: Pin<Box<Sleep>>,
+    received: u64,
 }
 
 #[derive(Debug)]
@@ -55,22 +94,60 @@ enum Io {
 }
 
 impl Connection {
-    pub(super) fn unix(stream: UnixStream, peer: Peer) -> Self {
-        Self { peer, io: Io::Unix(AuthorityStream::new(stream)) }
+    pub(super) fn unix(stream: UnixStream, peer: Peer, slot: Slot, times: Times) -> Self {
+        Self::new(Io::Unix(AuthorityStream::new(stream)), peer, slot, times)
     }
 
-    pub(super) fn tcp(stream: TcpStream, address: SocketAddr) -> Self {
-        Self { peer: Peer::Tcp { address }, io: Io::Tcp(stream) }
+    pub(super) fn tcp(stream: TcpStream, address: SocketAddr, slot: Slot, times: Times) -> Self {
+        Self::new(Io::Tcp(stream), Peer::Tcp { address }, slot, times)
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr) -> Self {
-        Self { peer: Peer::Tls { address }, io: Io::Tls(Box::new(stream)) }
+    pub(super) fn tls(stream: TlsStream<TcpStream>, address: SocketAddr, slot: Slot, times: Times) -> Self {
+        let names = crate::rpc::tls::peer_names(&stream).into();
+        Self::new(Io::Tls(Box::new(stream)), Peer::Tls { address, names }, slot, times)
+    }
+
+    fn new(io: Io, peer: Peer, slot: Slot, times: Times) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(times.preface));
+        let watch = Some(Watch { times, deadline, received: 0 });
+        Self { caller: Caller { peer, slot: Arc::new(slot) }, io, watch }
     }
 
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> &Peer {
-        &self.peer
+        &self.caller.peer
+    }
+
+    /// Fails a connection whose first call is overdue, or whose place is needed.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        if self.caller.slot.is_settled() {
+            self.watch = None;
+            return Ok(());
+        }
+        if self.caller.slot.poll_evicted(cx).is_ready() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "gave way to another connection before its first call",
+            ));
+        }
+        while watch.deadline.as_mut().poll(cx).is_ready() {
+            let next = watch.deadline.deadline() + watch.times.first_call;
+            if watch.received < PREFACE_BYTES || next <= Instant::now() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no call in time"));
+            }
+            watch.deadline.as_mut().reset(next);
+        }
+        Ok(())
+    }
+
+    fn poll_io(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
     }
 }
 
@@ -79,26 +156,32 @@ impl fmt::Display for Peer {
         match self {
             Self::Unix { uid, pid: Some(pid), .. } => write!(f, "pid {pid} of uid {uid}"),
             Self::Unix { uid, pid: None, .. } => write!(f, "a process of uid {uid}"),
-            Self::Tcp { address } | Self::Tls { address } => write!(f, "{address}"),
+            Self::Tcp { address } => write!(f, "{address}"),
+            Self::Tls { address, names } => match names.first() {
+                Some(name) => write!(f, "`{name}` at {address}"),
+                None => write!(f, "a certificate without a name at {address}"),
+            },
         }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
-            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        self.poll_watch(cx)?;
+        let before = buf.filled().len();
+        let read = self.poll_io(cx, buf);
+        if let Some(watch) = &mut self.watch {
+            watch.received += (buf.filled().len() - before) as u64;
         }
+        read
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 
 use super::TlsOptions;
+use crate::limits::Bounds;
 
 /// Longest path of a Unix socket, bytes: what the system's `sockaddr_un` holds without the closing NUL.
 const SOCKET_PATH_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
@@ -29,8 +30,18 @@ pub struct ListenerOptions {
     /// alone, else whoever the mode lets in. A user of a container with a
     /// user namespace of its own is known by its uid outside.
     pub allowed_uids: Option<Vec<u32>>,
+    /// Takes a directory for the socket that everybody may write. Default `false`.
+    pub open_directory: bool,
     /// A TCP address to listen on as well. Default: none.
     pub tcp: Option<TcpOptions>,
+    /// How many connections, and how long they may take.
+    #[serde(skip, default = "roomy")]
+    pub bounds: Bounds,
+}
+
+/// Bounds of a daemon that nobody configured.
+fn roomy() -> Bounds {
+    Bounds::of(2 << 30, 4 << 20, 4096)
 }
 
 /// Listening on TCP: either with mutual TLS, or insecure on loopback.
@@ -137,7 +148,9 @@ impl Default for ListenerOptions {
             socket_mode: SocketMode(0o600),
             socket_group: None,
             allowed_uids: None,
+            open_directory: false,
             tcp: None,
+            bounds: roomy(),
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Listening on TCP, with handshakes on tasks of their own.
+//!
+//! ```text
+//!   accepted ─▶ a place of its own ─▶ has it sent anything? ─▶ handshake (so many, the oldest gives way) ─▶ connection
+//! ```
+//!
+//! Who sends nothing has a place, and no handshake: so silent clients keep nobody from shaking hands.
 
 use std::{
+    io,
     net::SocketAddr,
     task::{Context, Poll, ready},
 };
@@ -10,19 +17,22 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Backoff, Connection, Counters, ListenError, Occasionally, TcpOptions, Transport};
-use crate::rpc::tls::Acceptor;
-
-/// Handshakes under way at once; further clients wait in the system's backlog.
-const MAX_HANDSHAKES: usize = 128;
+use super::{Backoff, Connection, Counters, ListenError, Occasionally, Peer, TcpOptions, Transport};
+use crate::{
+    limits::{Bounds, Slot, Slots, Times},
+    rpc::tls::Acceptor,
+};
 
 /// Connections over TCP.
 pub(super) struct TcpIncoming {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Acceptor>,
+    slots: Slots,
+    shaking: Slots,
+    times: Times,
     /// Each ends with a connection, or with none for a client that was refused.
-    handshakes: JoinSet<Result<Connection, (SocketAddr, std::io::Error)>>,
+    handshakes: JoinSet<Result<Connection, (SocketAddr, io::Error)>>,
     backoff: Backoff,
     refusals: Occasionally,
     counters: Counters,
@@ -30,8 +40,13 @@ pub(super) struct TcpIncoming {
 
 impl TcpIncoming {
     /// Listens. The options have no faults.
-    pub(super) async fn bind(options: &TcpOptions, counters: Counters) -> Result<Self, ListenError> {
-        let tls = options.tls.as_ref().map(Acceptor::new).transpose()?;
+    pub(super) async fn bind(
+        options: &TcpOptions,
+        bounds: &Bounds,
+        slots: Slots,
+        counters: Counters,
+    ) -> Result<Self, ListenError> {
+        let tls = options.tls.as_ref().map(|tls| Acceptor::new(tls, counters.tls.clone())).transpose()?;
         assert!(tls.is_some() || options.address.ip().is_loopback(), "tcp without tls beyond loopback");
         let tcp_error = |source| ListenError::Tcp { address: options.address, source };
         let listener = TcpListener::bind(options.address).await.map_err(tcp_error)?;
@@ -40,6 +55,9 @@ impl TcpIncoming {
             listener,
             address,
             tls,
+            slots,
+            shaking: Slots::new(bounds.handshakes, bounds.handshakes),
+            times: bounds.times,
             handshakes: JoinSet::new(),
             backoff: Backoff::new(),
             refusals: Occasionally::default(),
@@ -51,14 +69,16 @@ impl TcpIncoming {
         self.address
     }
 
+    /// What reads the files of TLS, if there is TLS.
+    pub(super) fn tls(&self) -> Option<&Acceptor> {
+        self.tls.as_ref()
+    }
+
     /// The next connection whose peer has permission.
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Connection> {
         loop {
             if let Poll::Ready(connection) = self.poll_handshakes(cx) {
                 return Poll::Ready(connection);
-            }
-            if self.handshakes.len() >= MAX_HANDSHAKES {
-                return Poll::Pending;
             }
             ready!(self.backoff.poll_ready(cx));
             match ready!(self.listener.poll_accept(cx)) {
@@ -78,13 +98,22 @@ impl TcpIncoming {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "setting nodelay");
         }
+        let Some(slot) = self.slots.take(None) else {
+            self.counters.on_full(&Peer::Tcp { address }, &mut self.refusals);
+            return None;
+        };
         let Some(tls) = self.tls.clone() else {
             self.counters.on_accepted(Transport::Tcp);
-            return Some(Connection::tcp(stream, address));
+            return Some(Connection::tcp(stream, address, slot, self.times));
         };
+        let (shaking, times) = (self.shaking.clone(), self.times);
         self.handshakes.spawn(async move {
-            let shaken = tls.accept(stream).await.map_err(|error| (address, error))?;
-            Ok(Connection::tls(shaken, address))
+            let within = tokio::time::timeout(times.handshake, shake_hands(stream, &tls, &slot, &shaking));
+            let shaken = within.await.unwrap_or_else(|_| Err(given_up("tls handshake took too long")));
+            match shaken {
+                Ok(stream) => Ok(Connection::tls(stream, address, slot, times)),
+                Err(error) => Err((address, error)),
+            }
         });
         None
     }
@@ -108,6 +137,31 @@ impl TcpIncoming {
         }
         Poll::Pending
     }
+}
+
+/// Waits for the client's first bytes, then shakes hands. Fails once the connection, or the handshake, has to give way.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: &Acceptor,
+    place: &Slot,
+    shaking: &Slots,
+) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    tokio::select! {
+        biased;
+        () = place.evicted() => return Err(given_up("its place was needed before it sent anything")),
+        readable = stream.readable() => readable?,
+    }
+    let turn = shaking.take(None).ok_or_else(|| given_up("too many handshakes"))?;
+    tokio::select! {
+        biased;
+        () = place.evicted() => Err(given_up("its place was needed before its handshake was over")),
+        () = turn.evicted() => Err(given_up("too many handshakes, and this was the oldest")),
+        shaken = tls.accept(stream) => shaken,
+    }
+}
+
+fn given_up(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl std::fmt::Debug for TcpIncoming {

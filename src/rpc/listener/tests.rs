@@ -365,3 +365,166 @@ async fn trouble_is_logged_once_in_a_while() {
     assert_eq!(log.due(), Some(2));
     assert_eq!(log.due(), None);
 }
+
+#[tokio::test]
+async fn the_socket_stays_out_of_folders_where_others_could_replace_it() {
+    let directory = TempDir::new().unwrap();
+    let mut options = at(&directory);
+    let mode = |mode| fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o777);
+    assert!(matches!(bind(&options).await, Err(ListenError::OpenDirectory { .. })));
+    mode(0o1777);
+    drop(bind(&options).await.unwrap());
+    mode(0o777);
+    options.open_directory = true;
+    drop(bind(&options).await.unwrap());
+    mode(0o755);
+    options.open_directory = false;
+    drop(bind(&options).await.unwrap());
+    // To be able to give a folder away takes root.
+    if std::os::unix::fs::chown(directory.path(), Some(61_234), None).is_ok() {
+        let error = bind(&options).await.unwrap_err();
+        assert!(matches!(error, ListenError::ForeignDirectory { owner: 61_234, .. }), "{error}");
+    }
+}
+
+/// Times of a hurried daemon.
+fn hurried() -> crate::limits::Times {
+    let ms = std::time::Duration::from_millis;
+    crate::limits::Times { preface: ms(200), handshake: ms(200), first_call: ms(200), ..Default::default() }
+}
+
+/// How a connection ended for a server that reads from it.
+async fn fate(mut connection: Connection) -> io::Error {
+    let reading = async {
+        loop {
+            let read = connection.read(&mut [0; 100]).await;
+            match read {
+                Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn connections_that_do_not_call_are_closed() {
+    let directory = TempDir::new().unwrap();
+    let mut options = at(&directory);
+    options.bounds.times = hurried();
+    let mut incoming = bind(&options).await.unwrap();
+    for sent in [&b""[..], b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut client = UnixStream::connect(&options.socket).await.unwrap();
+        client.write_all(sent).await.unwrap();
+        let started = Instant::now();
+        let connection = incoming.next().await.unwrap().unwrap();
+        assert_eq!(fate(connection).await.kind(), io::ErrorKind::TimedOut, "{sent:?}");
+        let spoke = sent.len() > 24;
+        assert_eq!(started.elapsed() >= Duration::from_millis(400), spoke, "{:?}", started.elapsed());
+    }
+    let mut client = UnixStream::connect(&options.socket).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    let connection = incoming.next().await.unwrap().unwrap();
+    tonic::transport::server::Connected::connect_info(&connection).settle();
+    assert!(tokio::time::timeout(Duration::from_millis(600), fate(connection)).await.is_err(), "it has called");
+}
+
+#[tokio::test]
+async fn where_all_places_are_taken_the_oldest_that_did_not_call_gives_way() {
+    let directory = TempDir::new().unwrap();
+    let mut options = at(&directory);
+    options.bounds.connections = 2;
+    let metrics = Metrics::new();
+    let mut incoming = Incoming::bind(&options, &metrics).await.unwrap();
+    let mut clients = vec![];
+    let mut connections = vec![];
+    for n in 0..3 {
+        clients.push(UnixStream::connect(&options.socket).await.unwrap());
+        connections.push(incoming.next().await.unwrap().unwrap());
+        if n == 0 {
+            tonic::transport::server::Connected::connect_info(&connections[0]).settle();
+        }
+    }
+    assert!(metrics.encode().contains("dstl_rpc_connections_open 2\n"), "{}", metrics.encode());
+    assert_eq!(fate(connections.remove(1)).await.kind(), io::ErrorKind::TimedOut);
+    tonic::transport::server::Connected::connect_info(&connections[1]).settle();
+    let mut late = UnixStream::connect(&options.socket).await.unwrap();
+    assert!(incoming.next().now_or_never().is_none());
+    assert_eq!(late.read(&mut [0; 1]).await.unwrap(), 0, "all have called");
+    assert!(metrics.encode().contains("dstl_rpc_connections_over_limit_total 1\n"));
+    drop(connections);
+    clients.push(UnixStream::connect(&options.socket).await.unwrap());
+    incoming.next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn silent_tcp_clients_keep_nobody_from_shaking_hands() {
+    let directory = TempDir::new().unwrap();
+    let mut options = at(&directory);
+    options.tcp = Some(tls_options());
+    options.bounds.handshakes = 2;
+    let mut incoming = bind(&options).await.unwrap();
+    let address = incoming.tcp_address().unwrap();
+    let mut silent = vec![];
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let others = async { tokio::join!(tls_client(address, Some("client")), incoming.next()) };
+    let (client, connection) = tokio::time::timeout(Duration::from_secs(2), others).await.expect("at once");
+    client.unwrap();
+    let connection = connection.unwrap().unwrap();
+    let Peer::Tls { names, .. } = connection.peer() else { panic!("{connection:?}") };
+    assert!(!names.is_empty(), "a certificate has a name");
+}
+
+#[tokio::test]
+async fn replaced_certificates_are_taken_and_broken_ones_are_not() {
+    let (directory, files) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let put = |name: &str, from: &str| {
+        fs::copy(fixture(from), files.path().join("new")).unwrap();
+        fs::rename(files.path().join("new"), files.path().join(name)).unwrap();
+    };
+    let file = |name: &str| files.path().join(name);
+    put("cert", "server.pem");
+    put("key", "server.key");
+    put("ca", "other-client.pem");
+    let mut options = at(&directory);
+    let tls = TlsOptions { certificate: file("cert"), key: file("key"), client_ca: file("ca") };
+    options.tcp = Some(TcpOptions { tls: Some(tls), ..tls_options() });
+    let metrics = Metrics::new();
+    let mut incoming = Incoming::bind(&options, &metrics).await.unwrap();
+    let (address, acceptor) = (incoming.tcp_address().unwrap(), incoming.tls().unwrap());
+    let mut let_in = async |wanted: bool| {
+        let client = async {
+            match tls_client(address, Some("client")).await {
+                Ok(stream) => Box::pin(stream).read(&mut [0; 1]).now_or_never().is_none(),
+                Err(_) => false,
+            }
+        };
+        tokio::select! {
+            biased;
+            connection = incoming.next() => assert!(wanted, "let in {connection:?}"),
+            () = async { client.await; tokio::time::sleep(Duration::from_millis(500)).await } => assert!(!wanted),
+        }
+    };
+    let_in(false).await;
+    put("ca", "ca.pem");
+    acceptor.reload(false).await;
+    let_in(true).await;
+    put("key", "client.key");
+    acceptor.reload(false).await;
+    let_in(true).await;
+    let text = metrics.encode();
+    assert!(
+        text.contains("dstl_tls_reloads_total 1\n") && text.contains("dstl_tls_reload_failures_total 1\n"),
+        "{text}"
+    );
+    let expiry =
+        text.lines().find(|line| line.starts_with("dstl_tls_certificate_expiry_seconds{certificate=\"server\"}"));
+    let seconds: u64 = expiry.unwrap_or_else(|| panic!("{text}")).rsplit_once(' ').unwrap().1.parse().unwrap();
+    assert!(seconds > 1_700_000_000, "{seconds}");
+    acceptor.reload(false).await;
+    assert!(metrics.encode().contains("dstl_tls_reload_failures_total 1\n"), "told once");
+}

@@ -15,6 +15,7 @@ use std::{
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::{Backoff, Connection, Counters, Group, ListenError, ListenerOptions, Occasionally, Peer, Transport};
+use crate::limits::{Slots, Times};
 
 /// Connections that the system queues before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -28,6 +29,11 @@ const LOCK_ATTEMPTS: u32 = 50;
 
 const ROOT: u32 = 0;
 
+/// Bits of a directory's mode.
+const STICKY: u32 = 0o1000;
+const GROUP_WRITE: u32 = 0o020;
+const OTHERS_WRITE: u32 = 0o002;
+
 /// Connections over the Unix socket.
 #[derive(Debug)]
 pub(super) struct UnixIncoming {
@@ -35,6 +41,8 @@ pub(super) struct UnixIncoming {
     file: SocketFile,
     /// `None`: whoever the mode of the socket lets in.
     allowed_uids: Option<Vec<u32>>,
+    slots: Slots,
+    times: Times,
     backoff: Backoff,
     refusals: Occasionally,
     counters: Counters,
@@ -50,7 +58,7 @@ struct SocketFile {
 
 impl UnixIncoming {
     /// Listens. The options have no faults.
-    pub(super) async fn bind(options: &ListenerOptions, counters: Counters) -> Result<Self, ListenError> {
+    pub(super) async fn bind(options: &ListenerOptions, slots: Slots, counters: Counters) -> Result<Self, ListenError> {
         let path = &options.socket;
         let group = options.socket_group.as_ref().map(group_id).transpose()?;
         let only_owner = options.socket_mode.bits() & 0o077 == 0;
@@ -62,6 +70,7 @@ impl UnixIncoming {
             None => None,
         };
         let lock = lock_directory(options.directory()).await?;
+        check_directory(options)?;
         clear_the_way(path).await?;
         let socket = UnixSocket::new_stream().map_err(|source| failed("make socket", path, source))?;
         socket.bind(path).map_err(|source| failed("bind socket", path, source))?;
@@ -73,7 +82,16 @@ impl UnixIncoming {
         fs::set_permissions(path, mode).map_err(|source| failed("set the mode of", path, source))?;
         let listener = socket.listen(BACKLOG).map_err(|source| failed("listen on", path, source))?;
         drop(lock);
-        Ok(Self { listener, file, allowed_uids, backoff: Backoff::new(), refusals: Occasionally::default(), counters })
+        Ok(Self {
+            listener,
+            file,
+            allowed_uids,
+            slots,
+            times: options.bounds.times,
+            backoff: Backoff::new(),
+            refusals: Occasionally::default(),
+            counters,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -106,15 +124,19 @@ impl UnixIncoming {
             }
         };
         let peer = Peer::Unix { uid: cred.uid(), gid: cred.gid(), pid: cred.pid() };
-        if self.allowed_uids.as_ref().is_none_or(|allowed| allowed.contains(&cred.uid())) {
-            self.counters.on_accepted(Transport::Unix);
-            return Some(Connection::unix(stream, peer));
+        if self.allowed_uids.as_ref().is_some_and(|allowed| !allowed.contains(&cred.uid())) {
+            self.counters.on_refused(Transport::Unix);
+            if let Some(silenced) = self.refusals.due() {
+                tracing::warn!(%peer, silenced, "refused a client whose uid is not in `allowed-uids`");
+            }
+            return None;
         }
-        self.counters.on_refused(Transport::Unix);
-        if let Some(silenced) = self.refusals.due() {
-            tracing::warn!(%peer, silenced, "refused a client whose uid is not in `allowed-uids`");
-        }
-        None
+        let Some(slot) = self.slots.take(Some(cred.uid())) else {
+            self.counters.on_full(&peer, &mut self.refusals);
+            return None;
+        };
+        self.counters.on_accepted(Transport::Unix);
+        Some(Connection::unix(stream, peer, slot, self.times))
     }
 }
 
@@ -136,6 +158,27 @@ impl Drop for SocketFile {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Refuses a directory in which somebody else could put a socket in place of ours: clients would give their state to that one.
+fn check_directory(options: &ListenerOptions) -> Result<(), ListenError> {
+    let directory = options.directory();
+    let found = fs::metadata(directory).map_err(|source| failed("look at the directory", directory, source))?;
+    let own = own_uid().map_err(|source| failed("find the owner of a socket for", directory, source))?;
+    if ![own, ROOT].contains(&found.uid()) {
+        return Err(ListenError::ForeignDirectory { directory: directory.to_owned(), owner: found.uid() });
+    }
+    let mode = found.mode();
+    if mode & STICKY != 0 {
+        return Ok(());
+    }
+    if mode & OTHERS_WRITE != 0 && !options.open_directory {
+        return Err(ListenError::OpenDirectory { directory: directory.to_owned() });
+    }
+    if mode & GROUP_WRITE != 0 && !options.open_directory {
+        tracing::warn!(directory = %directory.display(), "members of the group of the socket's folder can replace the socket: chmod g-w");
+    }
+    Ok(())
 }
 
 /// Keeps daemons that start at the same moment from removing each other's sockets, until the result is dropped. A lock

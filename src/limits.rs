@@ -1,0 +1,161 @@
+//! Bounds on what peers can make the daemon hold: connections, calls, half messages, answers that wait, and times.
+//!
+//! | what | bounded by | beyond it |
+//! | --- | --- | --- |
+//! | connections | [`Slots`]: in all and by user, below the limit of descriptors | one that has asked nothing yet gives way, the oldest first; where there is none, the new one is closed |
+//! | handshakes | [`Slots`] of their own | the oldest one ends |
+//! | calls | a count, for each connection and in all | the call is refused at once, retryable |
+//! | requests: half messages, and what they decode to | [`Pool`] of bytes | the call waits; one that has been stuck for long gives way |
+//! | answers: from before they are read until the peer took them | [`Pool`] of bytes | the same |
+//! | a peer that sends or takes nothing | [`Times`] | its connection or its call ends |
+//!
+//! What it owes its callers: what is held stays below the bounds whatever peers do, and whoever waits for room gets it within the patience
+//! that the bounds name, however many peers hold on to theirs.
+
+mod descriptors;
+mod pool;
+mod slots;
+
+use std::time::Duration;
+
+pub use self::{
+    descriptors::{descriptors, raise_descriptors},
+    pool::{Pool, Share, TakenBack},
+    slots::{Slot, Slots},
+};
+
+/// Bounds of the gRPC service; the options of the same names in the configuration say what each is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most connections in all.
+    pub connections: usize,
+    /// Most connections of one user.
+    pub connections_per_uid: usize,
+    /// Most TLS handshakes under way.
+    pub handshakes: usize,
+    /// Most calls on one connection.
+    pub streams: u32,
+    /// Most calls in all.
+    pub calls: usize,
+    /// Bytes that one call may send before it is read.
+    pub stream_window_bytes: u32,
+    /// Bytes that all calls of one connection may.
+    pub connection_window_bytes: u32,
+    /// Bytes of requests that are not whole or being decoded.
+    pub request_bytes: u64,
+    /// Bytes of answers that wait.
+    pub answer_bytes: u64,
+    /// How long what.
+    pub times: Times,
+}
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// To send the preface of HTTP/2.
+    pub preface: Duration,
+    /// To shake hands.
+    pub handshake: Duration,
+    /// To make the first call.
+    pub first_call: Duration,
+    /// To send a request whole.
+    pub request: Duration,
+    /// To send or take the next bytes, where others wait for the room that its own take.
+    pub stuck: Duration,
+}
+
+/// Of [`Bounds::calls`], the part in hundredths that queries may be.
+pub const QUERY_PERCENT: usize = 75;
+
+/// Descriptors that connections leave to the store and to RocksDB, in hundredths of the limit.
+const RESERVED_PERCENT: u64 = 50;
+
+/// Most connections where nobody says otherwise and descriptors allow it, and the memory that each may take, with half a header block.
+const CONNECTIONS: u64 = 4096;
+const CONNECTION_BYTES: u64 = 256 << 10;
+
+/// Longest frames of HTTP/2, of which half a one is kept for each connection: the least that the protocol allows, up to enough for speed.
+const FRAME_BYTES: (u32, u32) = (16 << 10, 64 << 10);
+const FRAME_PART: u32 = 16;
+
+/// Most memory of requests, and of answers, where nobody says otherwise; and the part of the budget that they may take.
+const POOL_BYTES: u64 = 256 << 20;
+const POOL_PART: u64 = 16;
+
+/// Longest messages that each of them holds at least.
+const POOL_MESSAGES: u64 = 2;
+
+/// Window of a stream by the budget, and its bounds. Sessions lose no speed by 128 KiB.
+const WINDOW_PART: u64 = 2048;
+const WINDOW_BYTES: (u64, u64) = (64 << 10, 1 << 20);
+
+/// Windows of streams that fit the window of their connection.
+const WINDOWS: u64 = 64;
+
+/// Calls where nobody says otherwise, at least; their windows take a quarter of the budget at most.
+const CALLS: u64 = 512;
+const CALLS_PART: u64 = 4;
+
+impl Bounds {
+    /// What is right for a daemon with `budget` bytes of memory, messages of up to `message` bytes and `descriptors`.
+    #[must_use]
+    pub fn of(budget: u64, message: u64, descriptors: u64) -> Self {
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let pool = (budget / POOL_PART).min(POOL_BYTES).max(POOL_MESSAGES.saturating_mul(message));
+        let window = (budget / WINDOW_PART).clamp(WINDOW_BYTES.0, WINDOW_BYTES.1);
+        let connections =
+            (descriptors - descriptors / 100 * RESERVED_PERCENT).min(budget / CONNECTION_BYTES).clamp(1, CONNECTIONS);
+        Self {
+            connections: count(connections),
+            connections_per_uid: count(connections),
+            handshakes: 128,
+            streams: 256,
+            calls: count((budget / CALLS_PART / window).max(CALLS)),
+            stream_window_bytes: narrow(window),
+            connection_window_bytes: narrow(WINDOWS * window),
+            request_bytes: pool,
+            answer_bytes: pool,
+            times: Times::default(),
+        }
+    }
+}
+
+impl Bounds {
+    /// Longest frame of HTTP/2 that a peer may send.
+    #[must_use]
+    pub fn frame_bytes(&self) -> u32 {
+        (self.stream_window_bytes / FRAME_PART).clamp(FRAME_BYTES.0, FRAME_BYTES.1)
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            preface: Duration::from_secs(10),
+            handshake: Duration::from_secs(3),
+            first_call: Duration::from_secs(30),
+            request: Duration::from_secs(30),
+            stuck: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_small_daemon_lets_peers_hold_fits_its_budget() {
+        for (budget, message, descriptors) in
+            [(256 << 20, 4 << 20, 1024), (2 << 30, 4 << 20, 65_536), (64 << 30, 4 << 20, 1 << 20)]
+        {
+            let bounds = Bounds::of(budget, message, descriptors);
+            let windows = bounds.calls as u64 * u64::from(bounds.stream_window_bytes);
+            assert!(windows <= budget / 4, "{bounds:?}");
+            assert!(bounds.request_bytes + bounds.answer_bytes <= budget / 8, "{bounds:?}");
+            assert!(bounds.connections as u64 <= descriptors / 2, "{bounds:?}");
+        }
+        assert_eq!(Bounds::of(1, 4 << 20, 10).request_bytes, 8 << 20, "two of the longest messages");
+    }
+}

@@ -1,0 +1,211 @@
+//! The body of a request: given on message by message, each whole, not too long, in time, and once its memory is paid for.
+//!
+//! ```text
+//!   Reading ─▶ (its length is known) Paying ─▶ Reading ─▶ whole: counted ─▶ Paying for what it decodes to ─▶ given on
+//! ```
+//!
+//! A message of a few KiB costs nothing. A session is left alone after its first message.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame};
+use tokio::time::{Instant, Sleep};
+use tonic::{Status, body::Body};
+
+use super::{Rules, fields};
+use crate::{
+    error::{Error, Reason},
+    limits::{Share, TakenBack, Times},
+    rpc::status,
+    types::Limits,
+};
+
+/// The flag of compression, then the length.
+const HEADER_BYTES: usize = 5;
+
+/// Longest message that costs nothing.
+const FREE_BYTES: usize = 16 << 10;
+
+/// How many times a message is in memory until it is decoded: here, and in tonic's buffer.
+const COPIES: u64 = 2;
+
+/// The body of one request.
+pub(super) struct Inbound {
+    body: Body,
+    rules: Rules,
+    limits: Limits,
+    times: Times,
+    share: Share,
+    /// What came of the message that is not whole.
+    gathered: BytesMut,
+    paying: Option<BoxFuture<'static, Result<(), TakenBack>>>,
+    /// What the message under way has paid so far.
+    paid: u64,
+    /// Runs while a message is expected that must come.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Messages given on.
+    given: u64,
+    ended: bool,
+}
+
+impl Inbound {
+    pub(super) fn new(body: Body, rules: Rules, limits: Limits, times: Times, share: Share) -> Self {
+        Self {
+            body,
+            rules,
+            limits,
+            times,
+            share,
+            gathered: BytesMut::new(),
+            paying: None,
+            paid: 0,
+            deadline: None,
+            given: 0,
+            ended: false,
+        }
+    }
+
+    /// Length of the message whose beginning is there, with its header.
+    fn expected(&self) -> Option<usize> {
+        let mut length = self.gathered.get(1..HEADER_BYTES)?;
+        Some(HEADER_BYTES + usize::try_from(length.get_u32()).unwrap_or(usize::MAX - HEADER_BYTES))
+    }
+
+    /// What is given on next, if enough has come and is paid for.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            if let Some(paying) = &mut self.paying {
+                let paid = ready!(paying.as_mut().poll(cx));
+                self.paying = None;
+                if paid.is_err() {
+                    return Poll::Ready(Some(Err(too_slow("its memory was needed by others"))));
+                }
+            }
+            let Some(expected) = self.expected() else { return Poll::Ready(None) };
+            let most = if self.given == 0 { self.rules.first_bytes } else { self.rules.later_bytes };
+            let length = expected - HEADER_BYTES;
+            if length > most {
+                return Poll::Ready(Some(Err(too_long(length, most))));
+            }
+            if length > FREE_BYTES && self.pay(COPIES * length as u64) {
+                continue;
+            }
+            if self.gathered.len() < expected {
+                return Poll::Ready(None);
+            }
+            let is_compressed = self.gathered.first().is_some_and(|flag| *flag != 0);
+            let message = self.gathered.get(HEADER_BYTES..expected).unwrap_or_default();
+            // tonic refuses what is compressed.
+            let counted = if is_compressed { Ok(0) } else { fields::cost(self.rules.message, message, &self.limits) };
+            match counted {
+                Ok(parts) if length > FREE_BYTES || parts > FREE_BYTES as u64 => {
+                    if self.pay(COPIES * length as u64 + parts) {
+                        continue;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(status::status(&error)))),
+            }
+            self.given += 1;
+            self.deadline = None;
+            return Poll::Ready(Some(Ok(self.gathered.split_to(expected).freeze())));
+        }
+    }
+
+    /// Has the message under way pay `all` in sum; `false` if it has already.
+    fn pay(&mut self, all: u64) -> bool {
+        let missing = all.saturating_sub(self.paid);
+        self.paid = self.paid.max(all);
+        if missing == 0 || self.share.try_acquire(missing) {
+            return false;
+        }
+        let share = self.share.clone();
+        self.paying = Some(Box::pin(async move { share.acquire(missing).await }));
+        true
+    }
+
+    /// Ready with an error once the peer has taken too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let expects = self.given == 0 || !self.gathered.is_empty();
+        if expects {
+            let until = Instant::now() + self.times.request;
+            let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            if deadline.as_mut().poll(cx).is_ready() {
+                let text =
+                    format!("it was not whole after {} ms (`rpc.request-timeout`)", self.times.request.as_millis());
+                return Poll::Ready(too_slow(&text));
+            }
+        }
+        self.share.poll_taken_back(cx).map(|TakenBack| too_slow("its memory was needed by others"))
+    }
+}
+
+impl HttpBody for Inbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if this.rules.is_session && this.given > 0 && this.gathered.is_empty() {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        }
+        if this.rules.streams && this.paid > 0 && this.paying.is_none() && this.gathered.is_empty() {
+            // The message before was worked on.
+            this.paid = 0;
+            this.share.settle(0);
+        }
+        loop {
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let passes = this.rules.is_session && this.given > 0;
+            let given = if passes { Some(Ok(this.gathered.split().freeze())) } else { ready!(this.poll_message(cx)) };
+            if let Some(given) = given {
+                this.ended = given.is_err();
+                return Poll::Ready(Some(given.map(Frame::data)));
+            }
+            if let Poll::Ready(status) = this.poll_patience(cx) {
+                this.ended = true;
+                return Poll::Ready(Some(Err(status)));
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        this.share.moved();
+                        this.gathered.extend_from_slice(&data);
+                    }
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => {
+                    // Half a message: tonic says so.
+                    this.ended = true;
+                    let rest = this.gathered.split().freeze();
+                    return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbound").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+fn too_slow(why: &str) -> Status {
+    status::status(&Error::new(Reason::TooSlow, format!("the request was given up: {why}; send it again")))
+}
+
+fn too_long(length: usize, most: usize) -> Status {
+    let text =
+        format!("a request of {length} bytes: this one may have {most}; split it, or see `rpc.max-message-size`");
+    status::status(&Error::new(Reason::MessageTooLarge, text))
+}
