@@ -73,7 +73,8 @@ impl House {
             let serving = tonic::transport::Server::builder().add_service(Routed::new(&daemon.directory));
             tokio::spawn(serving.serve_with_incoming(incoming));
             let address = AdminAddress::Listen("127.0.0.1:0".parse().unwrap());
-            let server = AdminServer::bind(&AdminOptions { address }).await.unwrap();
+            let options = AdminOptions { address, ..AdminOptions::default() };
+            let server = AdminServer::bind(&options, &daemon.metrics).await.unwrap();
             let address = server.address().unwrap();
             let (heartbeat, readiness) = (Heartbeat::starting(), Readiness::starting());
             readiness.advance(ReadinessState::Ready);

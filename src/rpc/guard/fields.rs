@@ -235,7 +235,7 @@ mod tests {
         let states = vec![v1::StateDescriptor::default(); 5];
         let register = v1::RegisterStatesRequest { states, ..Default::default() };
         assert_eq!(refused(Message::RegisterStates, &register.encode_to_vec()), Reason::LimitExceeded);
-        let handles = v1::restore::Handles { handles: vec![Bytes::new(); MOST_HANDLES + 1] };
+        let handles = v1::restore::Handles { handles: vec![Bytes::new(); MOST_HANDLES + 1], vouched: false };
         let restore = v1::Restore { restore: Some(v1::restore::Restore::Handles(handles)), ..Default::default() };
         let open = v1::OpenRequest { restore: Some(restore), ..Default::default() };
         assert_eq!(refused(Message::Open, &open.encode_to_vec()), Reason::LimitExceeded);
