@@ -32,7 +32,10 @@ impl Access {
     }
 
     fn of(jobs: &Arc<AllowedJobs>, extensions: &Extensions) -> Self {
-        let peer = extensions.get::<Caller>().map(|caller| caller.peer.clone());
+        let caller = extensions.get::<Caller>();
+        // A server without the guard has nobody else to say that the peer has called.
+        caller.iter().for_each(|caller| caller.settle());
+        let peer = caller.map(|caller| caller.peer.clone());
         Self { jobs: jobs.clone(), peer, answers: extensions.get::<Answers>().cloned() }
     }
 
