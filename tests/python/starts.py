@@ -84,7 +84,7 @@ def peers_with_unequal_attempts_open_in_any_order(world):
     old, one, two = (world.client(world.start()) for _ in range(3))
     parts = [start(old, world.job, b"g1/0", subtask=n, parallelism=2, peer_group=b"g1") for n in (0, 1)]
     for part in parts:
-        filled(old, part.backend, b"old")
+        old.register(part.backend, descriptor("v"))
     handles = [old.checkpoint(part.backend, 1).handle for part in parts]
     opened = {}
     for subtask in (2, 1, 3, 0):
@@ -116,11 +116,14 @@ def retention_by_count_stays_within_its_run(world):
         done = client.checkpoint(ref, number)
         client.notify(ref, "COMPLETE", done.checkpoint)
     assert client.retained(ref) == [2, 3]
+    # In order, so that the last notice is in a manifest.
+    assert client.end(ref)
     ref = client.open(world.job, attempt=2, run=b"second", retention=two, restore=restore_empty()).backend
     for number in (4, 5, 6):
         filled(client, ref, b"%d" % number)
         client.notify(ref, "COMPLETE", client.checkpoint(ref, number).checkpoint)
     assert client.retained(ref) == [2, 3, 5, 6]
+    assert client.end(ref)
     again = client.open(world.job, attempt=3, run=b"first", retention=two, restore=restore_handles(done.handle)).backend
     assert value(client, again) == b"3"
     client.notify(again, "COMPLETE", client.checkpoint(again, 9).checkpoint)
