@@ -105,7 +105,7 @@ impl Bounds {
         let pool = (budget / POOL_PART).min(POOL_BYTES).max(POOL_MESSAGES.saturating_mul(message));
         let window = (budget / WINDOW_PART).clamp(WINDOW_BYTES.0, WINDOW_BYTES.1);
         let connections =
-            (descriptors - descriptors / 100 * RESERVED_PERCENT).min(budget / CONNECTION_BYTES).clamp(1, CONNECTIONS);
+            (descriptors - descriptors * RESERVED_PERCENT / 100).min(budget / CONNECTION_BYTES).clamp(1, CONNECTIONS);
         Self {
             connections: count(connections),
             connections_per_uid: count(connections),

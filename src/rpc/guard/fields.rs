@@ -19,7 +19,7 @@ const OPERATIONS: u64 = 2;
 const VALUES: u64 = 7;
 const STATES: u64 = 2;
 const CHANGES: u64 = 3;
-const RESTORE: u64 = 8;
+const RESTORE: u64 = 9;
 const HANDLES: u64 = 3;
 const HANDLE: u64 = 1;
 const TASKS: u64 = 3;
@@ -208,7 +208,7 @@ mod tests {
         };
         for bytes in all(batch(3, 10)) {
             let operations = 3 * size_of::<v1::Operation>() as u64;
-            assert!((operations..3 * operations).contains(&cost(Message::Batch, &bytes, &limits()).unwrap()));
+            assert!((operations..10 * operations).contains(&cost(Message::Batch, &bytes, &limits()).unwrap()));
         }
         for bytes in all(batch(4, 0)).into_iter().chain(all(batch(1, 31))) {
             assert_eq!(refused(Message::Batch, &bytes), Reason::LimitExceeded);

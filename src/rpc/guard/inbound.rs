@@ -130,6 +130,14 @@ impl Inbound {
         true
     }
 
+    /// Ends the request, and gives its memory back.
+    fn give_up(&mut self, status: Status) -> Status {
+        self.ended = true;
+        self.gathered = BytesMut::new();
+        self.share.settle(0);
+        status
+    }
+
     /// Ready with an error once the peer has taken too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let expects = self.given == 0 || !self.gathered.is_empty();
@@ -166,13 +174,13 @@ impl HttpBody for Inbound {
             }
             let passes = this.rules.is_session && this.given > 0;
             let given = if passes { Some(Ok(this.gathered.split().freeze())) } else { ready!(this.poll_message(cx)) };
-            if let Some(given) = given {
-                this.ended = given.is_err();
-                return Poll::Ready(Some(given.map(Frame::data)));
+            match given {
+                Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(this.give_up(status)))),
+                None => {}
             }
             if let Poll::Ready(status) = this.poll_patience(cx) {
-                this.ended = true;
-                return Poll::Ready(Some(Err(status)));
+                return Poll::Ready(Some(Err(this.give_up(status))));
             }
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {

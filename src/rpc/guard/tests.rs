@@ -20,6 +20,9 @@ use crate::{error::Scope, limits::Times, proto::v1};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A first message of a stream.
+const START: &[u8] = &[0x0a, 1, 7];
+
 /// What a peer sends, or a service answers.
 struct Sent(mpsc::UnboundedReceiver<Bytes>);
 
@@ -149,7 +152,7 @@ async fn half_messages_beyond_the_pool_wait_and_the_stuck_one_gives_way() {
 async fn a_session_pays_for_nothing_after_its_first_message() {
     let pool = Pool::new(1 << 10, PATIENCE);
     let (send, mut body) = inbound("Session", &pool);
-    let (start, later) = (framed(b"start"), batch(100, 1000));
+    let (start, later) = (framed(START), batch(100, 1000));
     send.send([&start[..], &later[..50]].concat().into()).unwrap();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), start);
     assert_eq!(next(&mut body).await.unwrap().unwrap(), later.slice(..50));
@@ -164,8 +167,8 @@ async fn the_messages_of_a_query_are_paid_for_one_after_the_other() {
     let pool = Pool::new(1 << 20, PATIENCE);
     let (send, mut body) = inbound("Query", &pool);
     let message = batch(1, 100_000);
-    send.send(framed(b"start")).unwrap();
-    assert_eq!(next(&mut body).await.unwrap().unwrap(), framed(b"start"));
+    send.send(framed(START)).unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), framed(START));
     for _ in 0..20 {
         send.send(message.clone()).unwrap();
         assert_eq!(next(&mut body).await.unwrap().unwrap(), message);
