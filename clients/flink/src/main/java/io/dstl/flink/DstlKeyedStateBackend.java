@@ -22,6 +22,7 @@ import org.apache.flink.api.common.state.StateDescriptor;
 import org.apache.flink.api.common.typeutils.TypeSerializer;
 import org.apache.flink.api.java.tuple.Tuple2;
 import org.apache.flink.configuration.ReadableConfig;
+import org.apache.flink.core.fs.CloseableRegistry;
 import org.apache.flink.core.memory.DataInputDeserializer;
 import org.apache.flink.core.memory.DataOutputSerializer;
 import org.apache.flink.runtime.checkpoint.CheckpointOptions;
@@ -70,7 +71,8 @@ public final class DstlKeyedStateBackend<K> extends AbstractKeyedStateBackend<K>
             throws IOException {
         super(parameters.getKvStateRegistry(), keySerializer, parameters.getEnv().getUserCodeClassLoader().asClassLoader(),
                 parameters.getEnv().getExecutionConfig(), parameters.getTtlTimeProvider(), latencyTracking, sizeTracking,
-                parameters.getCancelStreamRegistry(),
+                // Not the given one: Flink closes that once the backend is restored. This one is closed when the task is cancelled.
+                new CloseableRegistry(),
                 new InternalKeyContextImpl<>(parameters.getKeyGroupRange(), parameters.getNumberOfKeyGroups()));
         this.parts = parts;
         this.registration = new StateRegistration(parts.states, parts.path, ttlTimeProvider, parts.options);

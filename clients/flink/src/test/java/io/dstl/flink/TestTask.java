@@ -61,9 +61,12 @@ final class TestTask {
     }
 
     <K> DstlKeyedStateBackend<K> open(TypeSerializer<K> keys, KeyedStateHandle... handles) throws Exception {
-        return (DstlKeyedStateBackend<K>) Backends.of(options).createKeyedStateBackend(new KeyedStateBackendParametersImpl<>(
+        DstlKeyedStateBackend<K> backend = (DstlKeyedStateBackend<K>) Backends.of(options).createKeyedStateBackend(new KeyedStateBackendParametersImpl<>(
                 environment(), job, operator, keys, KEY_GROUPS, range(), environment().getTaskKvStateRegistry(), clock,
                 new UnregisteredMetricsGroup(), List.of(handles), registry));
+        // As Flink does once a backend is restored.
+        registry.close();
+        return backend;
     }
 
     KeyGroupRange range() {
