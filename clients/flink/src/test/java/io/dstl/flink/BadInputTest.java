@@ -91,7 +91,7 @@ class BadInputTest {
 
     @Test
     void full_state_memory() throws Exception {
-        try (Daemon daemon = Daemon.start("memory.state = \"2 MiB\"")) {
+        try (Daemon daemon = Daemon.start("memory.state = \"8 MiB\"")) {
             TestTask task = on(daemon);
             DstlKeyedStateBackend<Integer> backend = task.open(IntSerializer.INSTANCE);
             InternalValueState<Integer, VoidNamespace, String> state = text(backend);
