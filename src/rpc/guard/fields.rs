@@ -142,8 +142,11 @@ fn within(counted: usize, most: usize, what: &str) -> Result<(), Error> {
     Err(Error::new(Reason::LimitExceeded, format!("more than {most} {what}: split the request")))
 }
 
+/// Called with the number and the contents of a length-delimited field.
+type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+
 /// Calls `visit` with the number and the contents of every length-delimited field, up to the first malformed one.
-fn each(mut bytes: &[u8], visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+fn each(mut bytes: &[u8], visit: Visit<'_>) -> Result<(), Error> {
     while !bytes.is_empty() {
         let Ok(tag) = decode_varint(&mut bytes) else { return Ok(()) };
         let skipped = match tag & 7 {
@@ -174,7 +177,7 @@ fn skip(bytes: &mut &[u8], len: usize) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use prost::Message as _;
 

@@ -155,7 +155,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use std::path::Path;
 
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     /// 2126-10-28 09:37:49.
-    const UNTIL: i64 = 4948_853_869;
+    const UNTIL: i64 = 4_948_853_869;
 
     const NAMES: [(&str, &str); 4] = [
         ("ca.pem", "dstl test authority"),
