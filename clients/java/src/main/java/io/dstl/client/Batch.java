@@ -458,7 +458,7 @@ public final class Batch {
     }
 
     /**
-     * Reads how many timers there are, of all keys and whatever their time: {@link Results#count}. Feature {@code timers.count}.
+     * Reads how many timers all keys have: {@link Results#count}. Needs the daemon's feature {@code timers.count}.
      *
      * @param state see above
      * @return its index

@@ -25,6 +25,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executor;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Consumer;
+import java.util.function.Function;
 
 /** A holder of a {@link Connection}. */
 final class Client implements DstlClient {
@@ -119,21 +120,58 @@ final class Client implements DstlClient {
 
     @Override
     public Pending<List<BackendDescription>> describe() {
-        return Calls.unary(how, StateBackendServiceGrpc.getDescribeMethod(), DescribeRequest.getDefaultInstance(),
-                DescribeResponse::getBackendsList);
+        return pages(DescribeRequest.newBuilder(), all -> all);
     }
 
     @Override
     public Pending<BackendDescription> describe(BackendRef backend) {
-        DescribeRequest request = DescribeRequest.newBuilder().setBackend(backend).build();
-        return Calls.unary(how, StateBackendServiceGrpc.getDescribeMethod(), request, Client::theOne);
+        return pages(DescribeRequest.newBuilder().setBackend(backend), Client::theOne);
     }
 
-    private static BackendDescription theOne(DescribeResponse response) {
-        if (response.getBackendsCount() != 1) {
-            throw Errors.violation(response.getBackendsCount() + " descriptions of one backend");
+    /** Asks page after page; a description may go on in the next one with further states. */
+    private <T> Completion<T> pages(DescribeRequest.Builder request, Function<List<BackendDescription>, T> take) {
+        Completion<T> completion = new Completion<>(callbacks);
+        page(request, new ArrayList<>(), completion, take);
+        return completion;
+    }
+
+    private <T> void page(
+            DescribeRequest.Builder request,
+            List<BackendDescription> before,
+            Completion<T> completion,
+            Function<List<BackendDescription>, T> take) {
+        Completion<DescribeResponse> page =
+                Calls.unary(how, StateBackendServiceGrpc.getDescribeMethod(), request.build(), answer -> answer);
+        page.whenDoneHere((answer, error) -> {
+            if (error != null) {
+                completion.fail(error);
+                return;
+            }
+            for (BackendDescription next : answer.getBackendsList()) {
+                int last = before.size() - 1;
+                if (last >= 0 && before.get(last).getBackend().equals(next.getBackend())) {
+                    before.set(last, before.get(last).toBuilder().addAllStates(next.getStatesList()).build());
+                } else {
+                    before.add(next);
+                }
+            }
+            if (!answer.getNextPageToken().isEmpty()) {
+                page(request.setPageToken(answer.getNextPageToken()), before, completion, take);
+                return;
+            }
+            try {
+                completion.complete(take.apply(before));
+            } catch (DstlException malformed) {
+                completion.fail(malformed);
+            }
+        });
+    }
+
+    private static BackendDescription theOne(List<BackendDescription> all) {
+        if (all.size() != 1) {
+            throw Errors.violation(all.size() + " descriptions of one backend");
         }
-        return response.getBackends(0);
+        return all.get(0);
     }
 
     @Override

@@ -101,7 +101,8 @@ final class Lane {
     }
 
     /**
-     * Runs {@code call} at once, unless the last try to connect failed: then as soon as another one has succeeded, which gRPC would
+     * Runs {@code call} at once, unless the last try to connect failed: then as soon as another one has succeeded,
+     * which gRPC would
      * put off, or after a while, to meet what those tries met. For the lane's thread.
      */
     void whenConnected(Runnable call) {

@@ -16,6 +16,8 @@ final class OpenCall extends Completion<Backend> implements Opening {
     /** For the lane's thread, as is {@code cancelled}. */
     private ClientCall<?, ?> call;
     private boolean cancelled;
+    /** What came in parts, before the rest. */
+    private final Opened.Builder before = Opened.newBuilder();
     private Opened opened;
 
     private OpenCall(Client client, Consumer<? super Restoring> progress) {
@@ -44,9 +46,14 @@ final class OpenCall extends Completion<Backend> implements Opening {
     }
 
     private void onMessage(OpenResponse message) {
-        if (message.hasOpened()) {
-            opened = message.getOpened();
-        } else if (progress != null) {
+        if (message.hasPart()) {
+            before.addAllStates(message.getPart().getStatesList());
+            before.addAllParts(message.getPart().getPartsList());
+            before.addAllSkipped(message.getPart().getSkippedList());
+        } else if (message.hasOpened()) {
+            // What came before in parts goes first.
+            opened = before.mergeFrom(message.getOpened()).build();
+        } else if (message.hasRestoring() && progress != null) {
             Callbacks.run(client.callbacks(), () -> progress.accept(message.getRestoring()));
         }
     }

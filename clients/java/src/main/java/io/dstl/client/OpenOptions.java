@@ -10,6 +10,7 @@ import io.dstl.proto.v1.KeyGroupRange;
 import io.dstl.proto.v1.OpenRequest;
 import io.dstl.proto.v1.Restore;
 import io.dstl.proto.v1.Retention;
+import java.time.Duration;
 import java.util.List;
 
 /**
@@ -118,6 +119,66 @@ public final class OpenOptions {
     }
 
     /**
+     * Names this start by a token instead of an attempt, for engines whose numbers begin anew: the daemon takes the
+     * job's next attempt
+     * for it. Needs the feature {@code open.attempt-token}.
+     *
+     * @param token 1 to 64 bytes, the same for all subtasks of the start, never given again
+     * @return this
+     */
+    public OpenOptions attemptToken(byte[] token) {
+        request.setAttempt(0).setAttemptToken(ByteString.copyFrom(token));
+        return this;
+    }
+
+    /**
+     * Restores also where an owner of this very attempt is open on the daemon, rather than to find it again. Needs
+     * the feature
+     * {@code open.attempt-token}.
+     *
+     * @return this
+     */
+    public OpenOptions fresh() {
+        request.setFresh(true);
+        return this;
+    }
+
+    /**
+     * Owners with the same group are parts of one start and neither fence nor outdate each other where they only
+     * read. Needs the
+     * feature {@code open.peer-group}.
+     *
+     * @param group up to 64 bytes
+     * @return this
+     */
+    public OpenOptions peerGroup(byte[] group) {
+        request.setPeerGroup(ByteString.copyFrom(group));
+        return this;
+    }
+
+    /**
+     * The run of the job within which retention by count counts. Needs the feature {@code open.run}.
+     *
+     * @param run up to 64 bytes; that of the restored checkpoint to go on with its retention
+     * @return this
+     */
+    public OpenOptions run(byte[] run) {
+        request.setRun(ByteString.copyFrom(run));
+        return this;
+    }
+
+    /**
+     * How long the backend stays open without a session. Needs the feature {@code open.linger}.
+     *
+     * @param time zero: the daemon's own setting
+     * @return this
+     */
+    public OpenOptions linger(Duration time) {
+        request.setLingerMs(time.toMillis());
+        return this;
+    }
+
+    /**
      * Begins with nothing.
      *
      * @return this
@@ -157,6 +218,20 @@ public final class OpenOptions {
      */
     public OpenOptions handles(List<ByteString> handles) {
         request.setRestore(Restore.newBuilder().setHandles(Restore.Handles.newBuilder().addAllHandles(handles)));
+        return this;
+    }
+
+    /**
+     * Restores what handles name, of whatever attempts, jobs and operators: the engine says that they belong
+     * together. Key groups
+     * in none of them begin empty. Needs the feature {@code handles.vouched}.
+     *
+     * @param handles as {@code CheckpointCompleted} gave them
+     * @return this
+     */
+    public OpenOptions vouchedHandles(List<ByteString> handles) {
+        request.setRestore(Restore.newBuilder()
+                .setHandles(Restore.Handles.newBuilder().addAllHandles(handles).setVouched(true)));
         return this;
     }
 

@@ -7,6 +7,7 @@ import io.dstl.proto.v1.QueryFailed;
 import io.dstl.proto.v1.QueryRequest;
 import io.dstl.proto.v1.QueryStart;
 import io.dstl.proto.v1.QueryStarted;
+import io.dstl.proto.v1.QueryStates;
 import io.dstl.proto.v1.StateBackendServiceGrpc;
 import io.grpc.ClientCall;
 import io.grpc.Metadata;
@@ -28,6 +29,8 @@ final class QueryStream extends ClientCall.Listener<byte[]> implements QuerySess
     private ClientCall<Wire.Frame, byte[]> call;
     private final Deque<Completion<QueryResults>> asked = new ArrayDeque<>();
     private long next;
+    /** States that came in parts, before the rest. */
+    private final QueryStarted.Builder before = QueryStarted.newBuilder();
     private DstlException over;
 
     private QueryStream(Client client) {
@@ -102,11 +105,12 @@ final class QueryStream extends ClientCall.Listener<byte[]> implements QuerySess
             int length = fields.to() - from;
             switch (fields.tag() >>> 3) {
                 case 1 -> {
-                    started = QueryStarted.parser().parseFrom(message, from, length);
+                    started = before.mergeFrom(QueryStarted.parser().parseFrom(message, from, length)).build();
                     begun.complete(this);
                 }
                 case 2 -> answered().complete(results(message, from, from + length));
                 case 3 -> answered().fail(Errors.of(QueryFailed.parser().parseFrom(message, from, length).getError()));
+                case 4 -> before.addAllStates(QueryStates.parser().parseFrom(message, from, length).getStatesList());
                 default -> throw Errors.violation("a response of an unknown kind, " + (fields.tag() >>> 3));
             }
         } catch (InvalidProtocolBufferException | IllegalArgumentException malformed) {
