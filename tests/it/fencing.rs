@@ -77,7 +77,7 @@ async fn a_fence_above_a_damaged_head_frees_no_name_and_lets_no_owner_of_before_
     assert_eq!(error.reason, Reason::CorruptObject);
     assert!(error.message.contains("dstl fence job/op/0") && !error.message.contains("remove"), "{error}");
     let told = mend(&world, "job/op/0").await.unwrap();
-    assert!(told.contains("open_with_attempt"), "{told}");
+    assert!(told.contains("open with attempt"), "{told}");
     assert_eq!(manifests(&world).await.len(), before.len() + 1, "one more, and none less");
     // The owner of before finds its next number taken, whichever it knows of.
     let stale = BarrierRequest { id: 9, attachment: bytes::Bytes::new(), timeout: None };
@@ -150,7 +150,7 @@ async fn a_record_above_a_damaged_one_lets_the_next_attempt_choose() {
     let refused = two.task(3, LATEST).await.err().unwrap();
     assert!(refused.message.contains("dstl fence job"), "{refused}");
     let told = mend(&world, "job").await.unwrap();
-    assert!(told.contains("open_with_attempt"), "{told}");
+    assert!(told.contains("open with attempt"), "{told}");
     assert_eq!(world.paths("job/job/").await.len(), records.len() + 1);
     let mut task = two.task(3, LATEST).await.unwrap();
     assert_eq!(value(&mut task).as_deref(), Some("value 3"));

@@ -128,7 +128,8 @@ fn ten_times_the_states_take_about_ten_times_as_long() {
         assert_eq!(adopt(BTreeMap::new(), &[(&manifest, &record)], &[], false).unwrap().bound.len(), wanted.len());
     };
     let (few, many) = (wanted(1_000), wanted(10_000));
-    let calls: [(&str, &dyn Fn(&[StateDescriptor])); 3] =
+    type Call<'a> = &'a dyn Fn(&[StateDescriptor]);
+    let calls: [(&str, Call<'_>); 3] =
         [("at once", &|wanted| drop(at_once(wanted))), ("one by one", &one_by_one), ("adopted", &adopting)];
     for (name, call) in calls {
         let (few, many) = (least(|| call(&few)), least(|| call(&many)));

@@ -85,7 +85,7 @@ mod tests {
         }
         assert_eq!(fences.openers, [1, 5, 7, 12], "2 and 3 are left, and what comes after them");
         assert_eq!(fences.between(11), []);
-        assert_eq!(fences.between(12), [2..4]);
+        assert_eq!(fences.between(12), std::slice::from_ref(&(2..4)));
         assert_eq!(fences.between(19), [2..4, 8..11]);
         let mut first = fences.clone();
         first.settle(4);
