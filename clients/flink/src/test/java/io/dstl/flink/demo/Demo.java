@@ -1,0 +1,317 @@
+package io.dstl.flink.demo;
+
+import io.dstl.flink.Daemon;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.stream.Stream;
+import org.apache.flink.configuration.Configuration;
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
+import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
+
+/**
+ * A small cluster as processes, whose TaskManagers and daemons are killed with -9 while it counts words: each alone, then both. The job is
+ * rescaled 2 -> 3 -> 2, and started again from a retained checkpoint, with NO_CLAIM and with CLAIM. Every result is compared at the end.
+ * The same on Flink's RocksDB with its changelog follows, where there are no daemons to kill and NO_CLAIM is not possible.
+ *
+ * <p>Arguments: the text, lines in all, lines per second.
+ */
+public final class Demo implements AutoCloseable {
+    private final boolean dstl;
+    private final Path directory;
+    private final Path text;
+    private final Path results;
+    private final long lines;
+    private final int perSecond;
+    private final Processes cluster;
+    private final List<Daemon> daemons = new ArrayList<>();
+    private final Process[] taskManagers = new Process[3];
+    private final List<Long> recoveries = new ArrayList<>();
+    private final List<Long> checkpoints = new ArrayList<>();
+    private final List<Double> rates = new ArrayList<>();
+    private String job;
+
+    private Demo(boolean dstl, Path text, long lines, int perSecond) throws Exception {
+        this.dstl = dstl;
+        this.text = text;
+        this.lines = lines;
+        this.perSecond = perSecond;
+        this.directory = Files.createTempDirectory(dstl ? "dstl-demo-flink" : "rocksdb-demo-flink");
+        this.results = Files.createDirectories(directory.resolve("results"));
+        this.cluster = new Processes(directory, settings());
+    }
+
+    /**
+     * Runs both and prints the table.
+     *
+     * @param arguments see above
+     * @throws Exception if anything is not as it must be
+     */
+    public static void main(String[] arguments) throws Exception {
+        Path text = Path.of(arguments[0]);
+        long lines = Long.parseLong(arguments[1]);
+        int perSecond = Integer.parseInt(arguments[2]);
+        Map<String, String> expected = DemoJob.expected(text, lines);
+        List<String> table = new ArrayList<>(List.of(
+                "| state backend | lines/s undisturbed | checkpoint p50 / p99 ms | recoveries ms | results compared |",
+                "| --- | --- | --- | --- | --- |"));
+        for (boolean dstl : new boolean[] {true, false}) {
+            try (Demo demo = new Demo(dstl, text, lines, perSecond)) {
+                demo.run();
+                table.add(demo.compare(expected));
+            }
+        }
+        table.forEach(System.out::println);
+        System.exit(0);
+    }
+
+    private Map<String, String> settings() {
+        Map<String, String> settings = new LinkedHashMap<>();
+        settings.put("jobmanager.scheduler", "adaptive");
+        settings.put("jobmanager.adaptive-scheduler.submission.resource-wait-timeout", "10 s");
+        settings.put("jobmanager.adaptive-scheduler.executing.cooldown-after-rescaling", "1 s");
+        settings.put("jobmanager.adaptive-scheduler.executing.resource-stabilization-timeout", "1 s");
+        settings.put("execution.checkpointing.dir", directory.resolve("checkpoints").toUri().toString());
+        settings.put("execution.checkpointing.interval", "500 ms");
+        settings.put("execution.checkpointing.num-retained", "3");
+        settings.put("execution.checkpointing.tolerable-failed-checkpoints", "10");
+        settings.put("execution.checkpointing.externalized-checkpoint-retention", "RETAIN_ON_CANCELLATION");
+        settings.put("restart-strategy.type", "fixed-delay");
+        settings.put("restart-strategy.fixed-delay.attempts", "1000");
+        settings.put("restart-strategy.fixed-delay.delay", "500 ms");
+        settings.put("web.checkpoints.history", "1000");
+        if (dstl) {
+            settings.put("state.backend.type", "io.dstl.flink.DstlStateBackendFactory");
+        } else {
+            settings.put("state.backend.type", "rocksdb");
+            settings.put("execution.checkpointing.incremental", "true");
+            settings.put("state.changelog.enabled", "true");
+            settings.put("state.changelog.storage", "filesystem");
+            settings.put("state.changelog.dstl.dfs.base-path", directory.resolve("log").toUri().toString());
+        }
+        return settings;
+    }
+
+    private void run() throws Exception {
+        say("starts: a JobManager, three TaskManagers of one slot, two of them at first" + (dstl ? ", a daemon each" : ""));
+        cluster.startJobManager();
+        for (int i = 0; i < 3; i++) {
+            if (dstl) {
+                daemons.add(daemons.isEmpty() ? Daemon.start() : daemons.get(0).beside());
+            }
+            startTaskManager(i);
+        }
+        submit(null, null);
+        rate();
+        disturb("a TaskManager is killed", () -> killTaskManager(0));
+        if (dstl) {
+            disturb("a daemon is killed", () -> killDaemon(1));
+            disturb("a TaskManager and its daemon are killed", () -> {
+                daemons.get(0).kill();
+                taskManagers[0].destroyForcibly().waitFor();
+                daemons.get(0).start(true);
+                startTaskManager(0);
+            });
+        } else {
+            disturb("another TaskManager is killed", () -> killTaskManager(1));
+        }
+        rescale(3);
+        rescale(2);
+        restart(dstl ? "NO_CLAIM" : "CLAIM");
+        disturb("a TaskManager is killed", () -> killTaskManager(1));
+        restart("CLAIM");
+        finish();
+    }
+
+    private void startTaskManager(int index) throws IOException {
+        taskManagers[index] = cluster.startTaskManager("taskmanager-" + index,
+                dstl ? Map.of("state.backend.dstl.socket", daemons.get(index).socket().toString()) : Map.of());
+    }
+
+    private void killTaskManager(int index) throws Exception {
+        taskManagers[index].destroyForcibly().waitFor();
+        startTaskManager(index);
+    }
+
+    private void killDaemon(int index) {
+        daemons.get(index).kill();
+        daemons.get(index).start(true);
+    }
+
+    private void submit(String from, String claim) throws Exception {
+        Configuration configuration = new Configuration();
+        if (from != null) {
+            configuration.setString("execution.state-recovery.path", from);
+            configuration.setString("execution.state-recovery.claim-mode", claim);
+        }
+        StreamExecutionEnvironment environment =
+                StreamExecutionEnvironment.createRemoteEnvironment("127.0.0.1", cluster.restPort(), configuration);
+        environment.setParallelism(2);
+        environment.setMaxParallelism(128);
+        DemoJob.build(environment, text, results, lines, perSecond);
+        job = environment.executeAsync("demo").getJobID().toHexString();
+        awaitRunning(2);
+    }
+
+    private interface Action {
+        void run() throws Exception;
+    }
+
+    private void disturb(String what, Action action) throws Exception {
+        awaitCheckpoints(2);
+        int before = restarts();
+        long start = System.nanoTime();
+        action.run();
+        while (restarts() <= before || !running(-1)) {
+            ended();
+            Thread.sleep(50);
+        }
+        long millis = (System.nanoTime() - start) / 1_000_000;
+        recoveries.add(millis);
+        say(what + ": runs again after " + millis + " ms");
+    }
+
+    private void rescale(int parallelism) throws Exception {
+        awaitCheckpoints(2);
+        StringBuilder body = new StringBuilder("{");
+        for (JsonNode vertex : cluster.get("/jobs/" + job).get("vertices")) {
+            body.append(body.length() > 1 ? "," : "").append('"').append(vertex.get("id").asText())
+                    .append("\":{\"parallelism\":{\"lowerBound\":1,\"upperBound\":").append(parallelism).append("}}");
+        }
+        long start = System.nanoTime();
+        cluster.put("/jobs/" + job + "/resource-requirements", body.append('}').toString());
+        awaitRunning(parallelism);
+        say("rescaled to " + parallelism + ": runs after " + (System.nanoTime() - start) / 1_000_000 + " ms");
+    }
+
+    private void restart(String claim) throws Exception {
+        awaitCheckpoints(2);
+        collectCheckpoints();
+        cluster.patch("/jobs/" + job + "?mode=cancel");
+        while (!cluster.get("/jobs/" + job).get("state").asText().equals("CANCELED")) {
+            Thread.sleep(50);
+        }
+        String path = cluster.get("/jobs/" + job + "/checkpoints").get("latest").get("completed").get("external_path").asText();
+        submit(path, claim);
+        awaitCheckpoints(2);
+        say("started again from a retained checkpoint with " + claim);
+    }
+
+    private void finish() throws Exception {
+        say("runs to its end");
+        while (!state().equals("FINISHED")) {
+            if (List.of("FAILED", "CANCELED").contains(state())) {
+                throw new IllegalStateException("the job ended as " + state() + ": see " + directory);
+            }
+            Thread.sleep(200);
+        }
+        collectCheckpoints();
+    }
+
+    private String compare(Map<String, String> expected) throws IOException {
+        Map<String, String> found = DemoJob.read(results);
+        if (!found.equals(expected)) {
+            expected.forEach((key, value) -> {
+                if (!value.equals(found.get(key))) {
+                    System.err.println("wrong: " + key + " is " + found.get(key) + ", must be " + value);
+                }
+            });
+            throw new IllegalStateException("results differ: " + found.size() + " found, " + expected.size() + " expected");
+        }
+        checkpoints.sort(null);
+        return String.format(Locale.ROOT, "| %s | %.0f | %d / %d (%d) | %s | %d, all equal |",
+                dstl ? "dstl" : "RocksDB + changelog", rates.isEmpty() ? Double.NaN : rates.get(0),
+                checkpoints.get(checkpoints.size() / 2), checkpoints.get(checkpoints.size() * 99 / 100), checkpoints.size(),
+                recoveries, found.size());
+    }
+
+    /** Lines per second over some seconds without disturbance. */
+    private void rate() throws Exception {
+        awaitCheckpoints(2);
+        long before = records();
+        long start = System.nanoTime();
+        Thread.sleep(5000);
+        rates.add((records() - before) * 1e9 / (System.nanoTime() - start));
+    }
+
+    private long records() throws IOException {
+        // The source's vertex: with the lines that it has read, as chained operators count them.
+        JsonNode vertex = cluster.get("/jobs/" + job).get("vertices").get(0);
+        long records = 0;
+        for (JsonNode metric : cluster.get("/jobs/" + job + "/vertices/" + vertex.get("id").asText()
+                + "/subtasks/metrics?get=Source__lines.numRecordsOut&agg=sum")) {
+            records += metric.get("sum").asLong();
+        }
+        return records;
+    }
+
+    private void collectCheckpoints() throws IOException {
+        for (JsonNode checkpoint : cluster.get("/jobs/" + job + "/checkpoints").get("history")) {
+            if (checkpoint.get("status").asText().equals("COMPLETED")) {
+                checkpoints.add(checkpoint.get("end_to_end_duration").asLong());
+            }
+        }
+    }
+
+    private void awaitCheckpoints(int more) throws Exception {
+        long before = cluster.get("/jobs/" + job + "/checkpoints").get("counts").get("completed").asLong();
+        while (cluster.get("/jobs/" + job + "/checkpoints").get("counts").get("completed").asLong() < before + more) {
+            ended();
+            Thread.sleep(50);
+        }
+    }
+
+    private void awaitRunning(int parallelism) throws Exception {
+        while (!running(parallelism)) {
+            ended();
+            Thread.sleep(50);
+        }
+    }
+
+    private void ended() throws IOException {
+        String state = state();
+        if (List.of("FAILED", "FINISHED").contains(state)) {
+            throw new IllegalStateException("the job is " + state + " already: more lines, or see " + directory);
+        }
+    }
+
+    private String state() throws IOException {
+        return cluster.get("/jobs/" + job).get("state").asText();
+    }
+
+    /** Whether all tasks run, with this parallelism (negative: any). */
+    private boolean running(int parallelism) throws IOException {
+        JsonNode status = cluster.get("/jobs/" + job);
+        boolean running = status.get("state").asText().equals("RUNNING");
+        for (JsonNode vertex : status.get("vertices")) {
+            running &= vertex.get("status").asText().equals("RUNNING")
+                    && (parallelism < 0 || vertex.get("parallelism").asInt() == parallelism);
+        }
+        return running;
+    }
+
+    private int restarts() throws IOException {
+        JsonNode metrics = cluster.get("/jobs/" + job + "/metrics?get=numRestarts");
+        return metrics.isEmpty() ? 0 : metrics.get(0).get("value").asInt();
+    }
+
+    private void say(String what) {
+        System.out.println((dstl ? "dstl: " : "RocksDB + changelog: ") + what);
+    }
+
+    @Override
+    public void close() throws Exception {
+        cluster.close();
+        daemons.forEach(Daemon::close);
+        if (System.getenv("KEEP") == null) {
+            try (Stream<Path> all = Files.walk(directory)) {
+                all.sorted(java.util.Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+package io.dstl.flink.demo;
+
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
+import java.io.IOException;
+import java.net.ServerSocket;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+
+/** A Flink cluster as processes on this machine: one JobManager and TaskManagers of one slot. */
+final class Processes implements AutoCloseable {
+    private final Path directory;
+    private final Map<String, String> settings;
+    private final HttpClient http = HttpClient.newHttpClient();
+    private final int restPort;
+    private final int rpcPort;
+    private final List<Process> started = new ArrayList<>();
+
+    Processes(Path directory, Map<String, String> settings) throws IOException {
+        this.directory = directory;
+        this.settings = settings;
+        this.restPort = freePort();
+        this.rpcPort = freePort();
+    }
+
+    private static int freePort() throws IOException {
+        try (ServerSocket socket = new ServerSocket(0)) {
+            return socket.getLocalPort();
+        }
+    }
+
+    int restPort() {
+        return restPort;
+    }
+
+    void startJobManager() throws Exception {
+        start("jobmanager", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", Map.of(), "512m");
+        for (int tries = 0; tries < 600; tries++) {
+            try {
+                get("/overview");
+                return;
+            } catch (IOException e) {
+                Thread.sleep(100);
+            }
+        }
+        throw new IllegalStateException("the JobManager does not answer: see " + directory);
+    }
+
+    Process startTaskManager(String name, Map<String, String> more) throws IOException {
+        Map<String, String> own = new LinkedHashMap<>(Map.of(
+                "taskmanager.host", "127.0.0.1",
+                "taskmanager.cpu.cores", "1",
+                "taskmanager.numberOfTaskSlots", "1",
+                "taskmanager.memory.task.heap.size", "256m",
+                "taskmanager.memory.task.off-heap.size", "0",
+                "taskmanager.memory.network.min", "32m",
+                "taskmanager.memory.network.max", "32m",
+                "taskmanager.memory.managed.size", "128m",
+                "io.tmp.dirs", directory.resolve(name + "-tmp").toString()));
+        own.putAll(more);
+        return start(name, "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", own, "512m");
+    }
+
+    private Process start(String name, String main, Map<String, String> more, String heap) throws IOException {
+        Path home = Files.createDirectories(directory.resolve(name));
+        Map<String, String> all = new LinkedHashMap<>(settings);
+        all.put("jobmanager.rpc.address", "127.0.0.1");
+        all.put("jobmanager.rpc.port", Integer.toString(rpcPort));
+        all.put("jobmanager.bind-host", "127.0.0.1");
+        all.put("rest.address", "127.0.0.1");
+        all.put("rest.bind-address", "127.0.0.1");
+        all.put("rest.port", Integer.toString(restPort));
+        all.put("blob.server.port", "0");
+        all.put("heartbeat.interval", "1 s");
+        all.put("heartbeat.timeout", "8 s");
+        all.putAll(more);
+        List<String> lines = new ArrayList<>();
+        all.forEach((key, value) -> lines.add(key + ": " + value));
+        Files.write(home.resolve("config.yaml"), lines);
+        List<String> command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xmx" + heap,
+                "--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED",
+                "--add-opens=java.base/java.time=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
+                "-cp", System.getProperty("java.class.path"), main, "--configDir", home.toString()));
+        Process process = new ProcessBuilder(command).redirectErrorStream(true)
+                .redirectOutput(ProcessBuilder.Redirect.appendTo(directory.resolve(name + ".log").toFile())).start();
+        started.add(process);
+        return process;
+    }
+
+    JsonNode get(String path) throws IOException {
+        return call(HttpRequest.newBuilder(uri(path)).GET().build());
+    }
+
+    JsonNode put(String path, String body) throws IOException {
+        return call(HttpRequest.newBuilder(uri(path)).header("Content-Type", "application/json")
+                .PUT(HttpRequest.BodyPublishers.ofString(body)).build());
+    }
+
+    JsonNode patch(String path) throws IOException {
+        return call(HttpRequest.newBuilder(uri(path)).method("PATCH", HttpRequest.BodyPublishers.noBody()).build());
+    }
+
+    private URI uri(String path) {
+        return URI.create("http://127.0.0.1:" + restPort + path);
+    }
+
+    private JsonNode call(HttpRequest request) throws IOException {
+        try {
+            HttpResponse<String> response = http.send(request, HttpResponse.BodyHandlers.ofString());
+            if (response.statusCode() >= 300) {
+                throw new IOException(request.uri() + ": " + response.statusCode() + " " + response.body());
+            }
+            return new org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper().readTree(response.body());
+        } catch (InterruptedException e) {
+            throw new IOException(e);
+        }
+    }
+
+    @Override
+    public void close() {
+        for (Process process : started) {
+            process.destroyForcibly();
+        }
+        for (Process process : started) {
+            try {
+                process.waitFor(10, TimeUnit.SECONDS);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+        }
+    }
+}
