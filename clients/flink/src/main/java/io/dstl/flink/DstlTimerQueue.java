@@ -2,7 +2,6 @@ package io.dstl.flink;
 
 import io.dstl.client.Batch;
 import io.dstl.client.Results;
-import io.dstl.proto.v1.OperationKind;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
@@ -111,8 +110,8 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
     @Override
     public int size() {
         Batch batch = new Batch();
-        batch.begin(OperationKind.OPERATION_KIND_TIMER_COUNT, ref.id).end();
-        return Math.toIntExact(path.ask(batch).count(0));
+        int read = batch.timerCount(ref.id);
+        return Math.toIntExact(path.ask(batch).count(read));
     }
 
     @Override

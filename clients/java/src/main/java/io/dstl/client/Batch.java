@@ -457,6 +457,16 @@ public final class Batch {
         return begin(OperationKind.OPERATION_KIND_TIMERS_FIRE, state).limit(limit).time(upTo).end();
     }
 
+    /**
+     * Reads how many timers there are, of all keys and whatever their time: {@link Results#count}. Feature {@code timers.count}.
+     *
+     * @param state see above
+     * @return its index
+     */
+    public int timerCount(int state) {
+        return begin(OperationKind.OPERATION_KIND_TIMER_COUNT, state).end();
+    }
+
     private int simple(OperationKind kind, int state, int group, byte[] key, byte[] namespace) {
         return begin(kind, state).key(key).namespace(namespace).keyGroup(group).end();
     }
@@ -789,7 +799,7 @@ public final class Batch {
         return switch (kind) {
             case OPERATION_KIND_GET, OPERATION_KIND_MAP_GET, OPERATION_KIND_MAP_CONTAINS, OPERATION_KIND_MAP_ENTRIES,
                     OPERATION_KIND_MAP_COUNT, OPERATION_KIND_LIST_GET, OPERATION_KIND_LIST_COUNT, OPERATION_KIND_KEYS,
-                    OPERATION_KIND_TIMERS -> true;
+                    OPERATION_KIND_TIMERS, OPERATION_KIND_TIMER_COUNT -> true;
             default -> false;
         };
     }

@@ -130,7 +130,7 @@ public final class Results {
     }
 
     /**
-     * The count that LIST_COUNT or MAP_COUNT read.
+     * The count that LIST_COUNT, MAP_COUNT or TIMER_COUNT read.
      *
      * @param operation its index
      * @return 0 where nothing was found
