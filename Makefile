@@ -26,7 +26,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo examples test test-java verify bench bench-java check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo examples test test-java test-flink flink-jar verify bench bench-java check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -58,6 +58,12 @@ test: check-tools ## Run the unit and integration tests
 
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify
+
+flink-jar: check-java ## Build the state backend for Flink: clients/flink/target/dstl-flink-0.1.0-all.jar
+	.ci/mvn -pl java,flink -am -DskipTests -Dmaven.javadoc.skip install
+
+test-flink: flink-jar java-daemon ## Test the state backend for Flink by Flink's own suites, and whole jobs (DSTL_BIN=… FLINK=2.3.0)
+	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl flink $(if $(FLINK),-Dflink.version=$(FLINK)) test
 
 # The same build as that of the examples: `--bin dstl` alone would compile dependencies anew, with fewer features.
 .PHONY: java-daemon
