@@ -34,8 +34,14 @@ pub fn retry() -> Retry {
     Retry::forever().at_most(REQUEST_ATTEMPTS)
 }
 
-/// A time as RFC 3339.
+/// The first millisecond of the year 10000, for which RFC 3339 has no form.
+const RFC_3339_END_MS: TimeMs = 253_402_300_800_000;
+
+/// A time as RFC 3339; one beyond, which only a mistaken or forged object tells, as a number.
 fn time(ms: TimeMs) -> Node {
+    if ms >= RFC_3339_END_MS {
+        return Node::text(format!("{ms} ms since 1970"));
+    }
     Node::text(humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)))
 }
 

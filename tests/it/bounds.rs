@@ -154,7 +154,7 @@ async fn taken_back(inner: InnerBackend) {
     let daemon = Daemon::start(&world, settings(inner, 300));
     let back = open_latest(&daemon, 4, true).await.unwrap();
     assert_eq!((back.checkpoint.unwrap().id, back.skipped.len()), (3, 0));
-    assert!(daemon.directory.describe_job(&job()).await.unwrap().damaged.is_empty());
+    assert_eq!(daemon.directory.describe_job(&job()).await.unwrap().damaged, []);
 }
 
 async fn lost_manifest(inner: InnerBackend) {

@@ -77,7 +77,8 @@ async fn timeouts(inner: InnerBackend, changelog: bool) {
         let sent = Instant::now();
         task.session.barrier(barrier(id, TIMEOUT)).unwrap();
         let error = failed(&mut task, id, TIMEOUT + Duration::from_millis(200)).await;
-        assert!(sent.elapsed() >= TIMEOUT);
+        // The upload of a snapshot gives up where no further try would fit into the time.
+        assert!(!changelog || sent.elapsed() >= TIMEOUT);
         assert_eq!((error.reason, error.retryable), (Reason::CheckpointTimeout, true));
         for part in ["1.5s", "the store's last error, ", "create of `"] {
             assert!(error.message.contains(part), "no `{part}`: {error}");
@@ -212,6 +213,7 @@ fn gauge(daemon: &Daemon, name: &str) -> u64 {
 async fn taken_over(inner: InnerBackend, changelog: bool) {
     let world = World::new();
     let old = Daemon::start(&world, settings(inner, 1, changelog));
+    let without = on_disk(&world, &old);
     let mut task = old.task(1, LATEST).await.unwrap();
     task.put(0, &[("key", &[7; 10_000])]);
     task.checkpoint(1).await;
@@ -238,7 +240,7 @@ async fn taken_over(inner: InnerBackend, changelog: bool) {
     sleep(Duration::from_secs(1)).await;
     assert_eq!((gauge(&old, "dstl_state_bytes"), gauge(&old, "dstl_backend_open")), (0, 0));
     assert!(old.directory.backends().is_empty() && old.directory.describe(None).unwrap().is_empty());
-    assert_eq!((backend.outline().state_bytes, on_disk(&world, &old)), (0, 0), "though somebody holds it");
+    assert_eq!((backend.outline().state_bytes, on_disk(&world, &old)), (0, without), "though somebody holds it");
     assert!(!old.metrics.encode().contains("job=\"job\""));
     // Whoever still calls is told why.
     let called = old.directory.get(backend.id(), backend.epoch()).unwrap_err();

@@ -125,7 +125,8 @@ async fn at_every_step(meanwhile: Meanwhile) {
         let Some(outcome) = declare_while(step, meanwhile).await else { break };
         told.push(outcome);
     }
-    assert!(told.len() < REQUESTS as usize && told.contains(&true) && told.contains(&false), "{told:?}");
+    // Some intruders come too late at every step: then all were told, and began with it.
+    assert!(told.len() < REQUESTS as usize && told.contains(&true), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]
