@@ -8,6 +8,7 @@
 //! what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store nothing.
 
 mod folders;
+mod grpc;
 
 use std::{
     path::PathBuf,
@@ -18,10 +19,9 @@ use std::{
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::transport::Server;
-use tower::util::MapResponseLayer;
 use uuid::Uuid;
 
+use self::grpc::Grpc;
 use crate::{
     admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState},
     backend::{
@@ -43,30 +43,19 @@ use crate::{
     },
     clock::{Clock, Step},
     config::{self, Config, TcpSecurity},
-    limits::{self, Bounds},
+    limits,
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
         Copies, CopyOptions, CopyScope, RetryOptions, Store,
         open::{self, OpenError},
     },
-    proto::FILE_DESCRIPTOR_SET,
     random::Random,
-    rpc::{
-        self, GuardLayer,
-        listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
-    },
+    rpc::listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
     state::image::LocalBackends,
     tasks::Tasks,
-    types::{AllowedJobs, InnerBackend},
+    types::InnerBackend,
 };
-
-/// Calls that a client may have cancelled before they were looked at: more end its connection.
-const MAX_CANCELLED_CALLS: usize = 4096;
-
-/// How often a connection is asked whether its peer still lives, and how long the answer may take.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Threads that may wait for disks at once. Whoever waits on a worker of the runtime gives its tasks away to one of these, so there
 /// must always be one left.
@@ -162,7 +151,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         metrics,
         readiness: readiness.clone(),
     };
-    let mut grpc = tokio::spawn(serve_grpc(directory.clone(), incoming, grpc, wait_for(stopped)));
+    let mut grpc = tokio::spawn(grpc::serve(directory.clone(), incoming, grpc, wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
         biased;
@@ -247,67 +236,6 @@ async fn keep_fresh(tls: Option<Acceptor>, mut hangup: tokio::signal::unix::Sign
         }
     };
     tokio::join!(watching, asked);
-}
-
-/// Everything that the gRPC server needs besides the directory.
-struct Grpc {
-    bounds: Bounds,
-    jobs: AllowedJobs,
-    metrics: Metrics,
-    readiness: Readiness,
-}
-
-async fn serve_grpc(
-    directory: Directory,
-    incoming: Incoming,
-    Grpc { bounds, jobs, metrics, readiness }: Grpc,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), DaemonError> {
-    let limits = directory.environment().options.limits;
-    let service = rpc::Routed::allowing(&directory, jobs);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let reflection_old = reflection().build_v1alpha().map_err(start_error)?;
-    let reflection = reflection().build_v1().map_err(start_error)?;
-    let (reporter, health) = tonic_health::server::health_reporter();
-    directory.environment().tasks.spawn(report_health(reporter, readiness));
-    Server::builder()
-        .initial_stream_window_size(bounds.stream_window_bytes)
-        .initial_connection_window_size(bounds.connection_window_bytes)
-        .max_frame_size(bounds.frame_bytes())
-        .max_concurrent_streams(bounds.streams)
-        .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED_CALLS))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limits.max_message_bytes)))
-        .layer(GuardLayer::new(bounds, limits, &metrics))
-        .add_service(service)
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(reflection_old)
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await?;
-    Ok(())
-}
-
-/// Tells `grpc.health.v1` what readiness is.
-async fn report_health(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
-    let mut states = readiness.subscribe();
-    loop {
-        let serving = match *states.borrow_and_update() {
-            ReadinessState::Ready => tonic_health::ServingStatus::Serving,
-            ReadinessState::Starting | ReadinessState::Draining => tonic_health::ServingStatus::NotServing,
-        };
-        for service in ["", "dstl.v1.StateBackendService"] {
-            reporter.set_service_status(service, serving).await;
-        }
-        if states.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// The store that a configuration names.

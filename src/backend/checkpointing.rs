@@ -191,11 +191,10 @@ impl Core {
         Ok(())
     }
 
-    /// Retention looks at what the owners before left.
+    /// Retention knows what to keep of that which the owners before left.
     pub(super) fn begin_retention(&mut self) {
         if let Some((restored, attempt)) = self.manifest.owner().restored {
             self.ledger.begin((attempt, restored.id));
-            self.want_copies();
         }
     }
 
@@ -365,6 +364,8 @@ impl Core {
         let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
         let in_flight: Vec<_> = in_flight.chain(self.snapshots.contents()).collect();
         self.manifest.prune(&in_flight);
+        // Retention may have let go of what owners before left.
+        self.want_copies();
         let manifest = self.manifest.clone();
         let beside = if is_last { vec![] } else { self.fold(&Bounds::SOON) };
         Publication { before, manifest, beside }

@@ -160,12 +160,15 @@ impl Ledger {
         Self { job_run, ..self }
     }
 
-    /// The owner begins with `restored`. Retention by count looks at what owners before left, who may all have died before they let anything
-    /// go: what is older than the newest so many that completed up to `restored` goes. What is newer stays, and `restored` itself: other
-    /// subtasks may not have opened yet. Where runs are told apart, that waits for the first one that completes: whether this is the run
-    /// that it says is known then.
+    /// The owner begins with `restored`. That alone lets nothing go: see [`Ledger::begin_publishing`].
     pub fn begin(&mut self, restored: (Attempt, CheckpointId)) {
         self.began_with = Some(restored);
+    }
+
+    /// Retention by count looks at what owners before left, who may all have died before they let anything go: what is older than the newest
+    /// so many that completed up to what this owner began with goes. What is newer stays, and that one itself: other subtasks may not have
+    /// opened yet. Where runs are told apart, this waits for the first one that completes: whether this is the run that it says is known then.
+    fn let_go_before_beginning(&mut self) {
         let Retention::Count(count) = self.retention else { return };
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
         if !self.job_run.is_empty() {
@@ -286,8 +289,11 @@ impl Ledger {
     }
 
     /// Begins a manifest: every checkpoint that is durable moves on. Returns their ids and all records that the
-    /// manifest has to have.
+    /// manifest has to have. With the first checkpoint of its own, an owner lets go of what owners before left beyond the count.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
+        if self.is_ready(persisted_to) {
+            self.let_go_before_beginning();
+        }
         let mut records = self.retained.clone();
         let mut ids = vec![];
         for (id, flight) in &mut self.in_flight {

@@ -12,7 +12,7 @@ use dstl::{
         collect::{self, SweepOptions, SweepReport},
         handle::CheckpointHandle,
         job,
-        ledger::{NoticeKind, NoticeTarget},
+        ledger::{NoticeKind, NoticeTarget, Retention},
         manifest::Manifest,
     },
     error::{Error, Reason},
@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     contents: Contents,
     story: Arc<Mutex<Story>>,
     writes: u64,
+    /// Whether retention counts.
+    counts: bool,
 }
 
 impl Story {
@@ -84,7 +86,8 @@ impl Engine {
             let mut story = story.lock();
             story.completed = story.completed.max(restored.unwrap_or_default());
         }
-        let engine = Self { backend, restored, contents, story: story.clone(), writes: attempt * 1000 };
+        let counts = matches!(daemon.directory.environment().options.retention, Retention::Count(_));
+        let engine = Self { backend, restored, contents, story: story.clone(), writes: attempt * 1000, counts };
         assert_eq!(engine.read().await?, engine.contents, "restored {restored:?}");
         Ok(engine)
     }
@@ -135,7 +138,14 @@ impl Engine {
     pub(crate) fn barrier(&self, id: u64) -> impl Future<Output = Result<(), Error>> + use<> {
         let (backend, story) = (self.backend.clone(), self.story.clone());
         let key = (backend.epoch().number, id);
-        story.lock().cuts.insert(key, self.contents.clone());
+        {
+            let mut story = story.lock();
+            // What was restored was complete: with a checkpoint that builds on it, retention by count lets older ones go.
+            let beginning = self.restored.filter(|_| self.counts).unwrap_or_default();
+            let older: Vec<_> = story.cuts.keys().filter(|key| **key < beginning).copied().collect();
+            story.let_go.extend(older);
+            story.cuts.insert(key, self.contents.clone());
+        }
         let request = BarrierRequest { id, attachment: bytes::Bytes::new(), timeout: None };
         let mut checkpoint = Box::pin(async move { backend.checkpoint(backend.epoch(), request).await });
         // The first poll takes the barrier, before the next write; then it goes on, whoever waits.

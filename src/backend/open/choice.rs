@@ -65,16 +65,9 @@ pub(super) async fn choose(
             Agreed::Nothing => return Err(lacking(env, spec, head, (*id, retry)).await),
             Agreed::Unrecorded => by_id(env, spec, head, (*id, retry)).await?,
         },
-        RestoreFrom::Handles(handles) => {
-            let parts = by_handles(env, spec, head, (handles, retry)).await?;
-            let first = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id));
-            // For peers the engine has chosen, and they may have no attempt in common that the job could record it for.
-            if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
-                agreed(env, spec, Named::Exactly(JobCheckpoint::of(&first.record)), retry).await?;
-            }
-            parts
+        RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) => {
+            by_handles(env, spec, head, (handles, retry)).await?
         }
-        RestoreFrom::Vouched(handles) => by_handles(env, spec, head, (handles, retry)).await?,
         RestoreFrom::Latest { .. } => {
             let wish = Wish { not_after: None, fallback: spec.fallback };
             of_job(env, spec, head, (wish, &mut skipped, retry)).await?
@@ -96,6 +89,9 @@ pub(super) async fn choose(
         wanted.extend(wanted_beyond(env, spec, head, (&parts, retry)).await?);
     }
     operator::check(spec, &parts, &wanted, by_handles)?;
+    if matches!(spec.restore, RestoreFrom::Handles(_)) {
+        agree_on_handles(env, spec, &parts, retry).await?;
+    }
     if !by_handles {
         let is_needed = |part: &Part| {
             let subtask = part.manifest.backend.subtask;
@@ -127,6 +123,16 @@ async fn wanted_beyond(
         job::read_operator(&env.store, &of.job, &of.operator, retry).await?
     };
     Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
+}
+
+/// Records for the other subtasks of the attempt what the handles name, once nothing hinders restoring it.
+async fn agree_on_handles(env: &Environment, spec: &OpenSpec, parts: &[Part], retry: Retry) -> Result<(), Error> {
+    let first = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id));
+    // For peers the engine has chosen, and they may have no attempt in common that the job could record it for.
+    if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
+        agreed(env, spec, Named::Exactly(JobCheckpoint::of(&first.record)), retry).await?;
+    }
+    Ok(())
 }
 
 /// What the job agrees on.

@@ -71,7 +71,9 @@ pub(super) async fn newest(
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
             (Ok(position), None) if damage.unexamined.is_empty() => {
-                tracing::warn!(checkpoint = %candidate, object = %marks.remove(position).object, "reads well again: no longer damaged");
+                // Not within the line of the log, which evaluates nothing where nobody logs.
+                let mark = marks.remove(position);
+                tracing::warn!(checkpoint = %candidate, object = %mark.object, "reads well again: no longer damaged");
                 return Ok(Some(*candidate));
             }
             (Err(position), Some(fault)) => marks.insert(position, Spoilt::new(*candidate, fault)),

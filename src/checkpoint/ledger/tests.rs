@@ -221,25 +221,38 @@ fn epochs(ledger: &Ledger) -> Vec<u64> {
     ledger.retained().iter().map(|record| record.identity.epoch).collect()
 }
 
-#[test]
-fn an_owner_begins_with_what_retention_allows_and_with_what_is_newer_or_pinned() {
-    let all: Vec<u64> = (1..10).collect();
-    let mut ledger = left(&all, 1..10, Retention::Count(3));
+/// Of `completed` and a pinned one in epoch 2, those of owners before that are left once an owner that began with that of epoch `from` has
+/// published a checkpoint of its own.
+fn left_by_retention(completed: &[u64], retention: Retention, from: u64) -> Vec<u64> {
+    let mut ledger = left(completed, 1..10, retention);
     assert!(ledger.pin(NoticeTarget { epoch: 2, id: 1, uuid: None }));
-    ledger.begin((9, 1));
-    assert_eq!((epochs(&ledger), ledger.is_dirty()), (vec![2, 7, 8, 9], true));
-    let mut ledger = left(&all, 1..10, Retention::Count(3));
-    ledger.begin((6, 1));
-    assert_eq!(epochs(&ledger), [4, 5, 6, 7, 8, 9], "went back on purpose");
-    let mut ledger = left(&[3, 9], 1..10, Retention::Count(3));
-    ledger.begin((9, 1));
-    assert_eq!(epochs(&ledger), all, "fewer completed");
-    let mut ledger = left(&all, 1..10, Retention::Count(3));
-    ledger.begin((77, 1));
-    assert_eq!(epochs(&ledger), all, "what it began with is not of this chain");
-    let mut ledger = left(&all, 1..10, Retention::Explicit);
-    ledger.begin((9, 1));
-    assert_eq!(epochs(&ledger), all);
+    ledger.begin((from, 1));
+    ledger.begin_publishing(Sqn(0));
+    ledger.published();
+    assert_eq!(
+        epochs(&ledger),
+        (1..10).collect::<Vec<_>>(),
+        "to open, and a manifest without a checkpoint, let nothing go"
+    );
+    let mut own = record(1, 0);
+    own.identity.epoch = 10;
+    ledger.trigger(own, Awaits::Nothing);
+    let records = ledger.begin_publishing(Sqn(0)).1;
+    ledger.published();
+    assert_eq!(records, ledger.retained(), "in the manifest that has its checkpoint");
+    let mut left = epochs(&ledger);
+    assert_eq!(left.pop(), Some(10));
+    left
+}
+
+#[test]
+fn with_its_first_checkpoint_an_owner_lets_go_of_what_owners_before_left_beyond_the_count() {
+    let all: Vec<u64> = (1..10).collect();
+    assert_eq!(left_by_retention(&all, Retention::Count(3), 9), [2, 7, 8, 9]);
+    assert_eq!(left_by_retention(&all, Retention::Count(3), 6), [2, 4, 5, 6, 7, 8, 9], "went back on purpose");
+    assert_eq!(left_by_retention(&[3, 9], Retention::Count(3), 9), all, "fewer completed");
+    assert_eq!(left_by_retention(&all, Retention::Count(3), 77), all, "what it began with is not of this chain");
+    assert_eq!(left_by_retention(&all, Retention::Explicit, 9), all);
 }
 
 #[test]

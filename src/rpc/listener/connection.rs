@@ -10,12 +10,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::time::{Instant, Sleep};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -81,8 +82,9 @@ pub struct Connection {
 /// What a connection without a call has to do in time.
 #[derive(Debug)]
 struct Watch {
-    times: Times,
     deadline: Pin<Box<Sleep>>,
+    /// The time for the call, which begins where that for the preface ended. `None` once it has begun.
+    first_call: Option<Duration>,
     received: u64,
 }
 
@@ -109,7 +111,7 @@ impl Connection {
 
     fn new(io: Io, peer: Peer, slot: Slot, times: Times) -> Self {
         let deadline = Box::pin(tokio::time::sleep(times.preface));
-        let watch = Some(Watch { times, deadline, received: 0 });
+        let watch = Some(Watch { deadline, first_call: Some(times.first_call), received: 0 });
         Self { caller: Caller { peer, slot: Arc::new(slot) }, io, watch }
     }
 
@@ -133,10 +135,11 @@ impl Connection {
             ));
         }
         while watch.deadline.as_mut().poll(cx).is_ready() {
-            let next = watch.deadline.deadline() + watch.times.first_call;
-            if watch.received < PREFACE_BYTES || next <= Instant::now() {
+            let more = watch.first_call.take().filter(|_| watch.received >= PREFACE_BYTES);
+            let Some(more) = more else {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "no call in time"));
-            }
+            };
+            let next = watch.deadline.deadline() + more;
             watch.deadline.as_mut().reset(next);
         }
         Ok(())

@@ -279,10 +279,11 @@ impl Engine {
                 // An owner of the attempt before may have let go what the first open of this attempt chose.
                 _ => self.newest.is_none_or(|newest| self.may_be_gone(newest)) || attempt > self.attempt,
             },
-            // Others named another checkpoint for this attempt first, or its id means parts of several.
+            // Another checkpoint was named for this attempt first, or its id means parts of several. Where there were other subtasks, one
+            // that is left alone is held to its word, too.
             Reason::InvalidArgument => {
                 let names = matches!(asked.restore, RestoreFrom::Id(_) | RestoreFrom::Handles(_));
-                names && self.world.plan.seats_of(self.attempt).len() > 1
+                names && (self.world.plan.seats_of(self.attempt).len() > 1 || self.world.plan.rescales())
             }
             // Subtasks chose either shape of one name.
             Reason::StateMismatch => self.world.plan.rescales() && self.have_either(),

@@ -463,8 +463,12 @@ impl<'a> Owner<'a> {
             let_go: false,
             vanished: self.engine.has_vanished(),
         };
-        let old = self.engine.world.truths[self.engine.seat].lock().cuts.insert(self.key(id), cut);
-        assert!(old.is_none(), "an engine sends ids once");
+        let mut truth = self.engine.world.truths[self.engine.seat].lock();
+        if let Some((restored, attempt)) = self.backend.outline().manifest.owner().restored {
+            truth.retain_before(self.engine.world.plan.retention, (attempt, restored.id));
+        }
+        assert!(truth.cuts.insert(self.key(id), cut).is_none(), "an engine sends ids once");
+        drop(truth);
         let hurried = self.engine.control.phase() == Phase::Run && self.one_in(4);
         let timeout = hurried.then(|| Duration::from_millis(1 + self.below(500)));
         BarrierRequest { id, attachment, timeout }

@@ -119,8 +119,22 @@ impl Truth {
 
     /// A checkpoint was completed: retention lets older ones go.
     pub(super) fn retain(&mut self, retention: Retention) {
+        self.retain_up_to(retention, (u64::MAX, 0));
+    }
+
+    /// An owner that began with `restored` takes a checkpoint: once that is published, retention lets go of what owners before left.
+    pub(super) fn retain_before(&mut self, retention: Retention, restored: JobKey) {
+        let is_it = |(key, cut): &(&CutKey, &Cut)| (cut.attempt, key.1) == restored;
+        let beginning = self.cuts.iter().rev().find(is_it).map(|(key, _)| *key);
+        if let Some(beginning) = beginning {
+            self.retain_up_to(retention, beginning);
+        }
+    }
+
+    fn retain_up_to(&mut self, retention: Retention, last: CutKey) {
         let Retention::Count(count) = retention else { return };
-        let completed = self.cuts.iter().rev().filter(|(_, cut)| cut.completed && !cut.let_go).map(|(key, _)| *key);
+        let cuts = self.cuts.range(..=last).rev();
+        let completed = cuts.filter(|(_, cut)| cut.completed && !cut.let_go).map(|(key, _)| *key);
         let Some(oldest) = completed.take(count).nth(count - 1) else { return };
         self.cuts.range_mut(..oldest).for_each(|(_, cut)| cut.let_go = true);
     }

@@ -70,7 +70,7 @@ async fn nothing_but_manifests_and_records_of_the_job_is_read_from_the_store() {
         let read = refused.take_reads();
         assert!(task.opened.warm, "{}", task.opened.not_warm);
         let is_record = |path: &String| path.contains("/manifest/") || path.contains("/job/");
-        assert!(read.len() <= 4 && read.iter().all(is_record), "{read:?}");
+        assert!(read.len() <= 5 && read.iter().all(is_record), "{read:?}");
         assert!(task.opened.restored.changes >= 140 && task.opened.restored.bytes_done > 0);
         assert_eq!(task.opened.restored.bytes_done, task.opened.restored.bytes_total);
         register(&task);

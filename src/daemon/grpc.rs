@@ -1,0 +1,89 @@
+//! The gRPC server: its services, its layers, and what it bounds by itself.
+
+use std::time::Duration;
+
+use tonic::transport::Server;
+use tower::util::MapResponseLayer;
+
+use super::{DaemonError, start_error};
+use crate::{
+    admin::{Readiness, ReadinessState},
+    backend::Directory,
+    limits::Bounds,
+    metrics::Metrics,
+    proto::FILE_DESCRIPTOR_SET,
+    rpc::{self, GuardLayer, listener::Incoming},
+    types::AllowedJobs,
+};
+
+/// Calls that a client may have cancelled before they were looked at: more end its connection.
+const MAX_CANCELLED_CALLS: usize = 4096;
+
+/// How often a connection is asked whether its peer still lives, and how long the answer may take.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Everything that the gRPC server needs besides the directory.
+pub(super) struct Grpc {
+    pub(super) bounds: Bounds,
+    pub(super) jobs: AllowedJobs,
+    pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+}
+
+/// Serves `incoming` until `shutdown` is done and the calls that are under way have ended.
+///
+/// # Errors
+/// If the reflection service cannot be made, or the server fails.
+pub(super) async fn serve(
+    directory: Directory,
+    incoming: Incoming,
+    Grpc { bounds, jobs, metrics, readiness }: Grpc,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), DaemonError> {
+    let limits = directory.environment().options.limits;
+    let service = rpc::Routed::allowing(&directory, jobs);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection_old = reflection().build_v1alpha().map_err(start_error)?;
+    let reflection = reflection().build_v1().map_err(start_error)?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    directory.environment().tasks.spawn(report_health(reporter, readiness));
+    Server::builder()
+        .initial_stream_window_size(bounds.stream_window_bytes)
+        .initial_connection_window_size(bounds.connection_window_bytes)
+        .max_frame_size(bounds.frame_bytes())
+        .max_concurrent_streams(bounds.streams)
+        .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED_CALLS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limits.max_message_bytes)))
+        .layer(GuardLayer::new(bounds, limits, &metrics))
+        .add_service(service)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(reflection_old)
+        .serve_with_incoming_shutdown(incoming, shutdown)
+        .await?;
+    Ok(())
+}
+
+/// Tells `grpc.health.v1` what readiness is.
+async fn report_health(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
+    let mut states = readiness.subscribe();
+    loop {
+        let serving = match *states.borrow_and_update() {
+            ReadinessState::Ready => tonic_health::ServingStatus::Serving,
+            ReadinessState::Starting | ReadinessState::Draining => tonic_health::ServingStatus::NotServing,
+        };
+        for service in ["", "dstl.v1.StateBackendService"] {
+            reporter.set_service_status(service, serving).await;
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
