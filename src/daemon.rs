@@ -39,6 +39,7 @@ use crate::{
             metrics::GcMetrics,
             schedule::{Collector, ScheduleOptions as SweepSchedule},
         },
+        job::Decisions,
         ledger::Retention,
     },
     clock::{Clock, Step},
@@ -51,7 +52,10 @@ use crate::{
         open::{self, OpenError},
     },
     random::Random,
-    rpc::listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
+    rpc::{
+        GuardLayer,
+        listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
+    },
     state::image::LocalBackends,
     tasks::Tasks,
     types::InnerBackend,
@@ -143,14 +147,16 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (heartbeat, status) = (Heartbeat::starting(), status_source(directory.clone()));
     directory.environment().tasks.spawn(heartbeat.clone().beat());
-    let sources = AdminSources { metrics: metrics.clone(), heartbeat, readiness: readiness.clone(), status };
-    let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
+    // Before anybody can ask for metrics, which it registers.
+    let limits = directory.environment().options.limits;
     let grpc = Grpc {
         bounds: config.rpc.bounds,
         jobs: config.rpc.allowed_jobs.clone(),
-        metrics,
+        guard: GuardLayer::new(config.rpc.bounds, limits, &metrics),
         readiness: readiness.clone(),
     };
+    let sources = AdminSources { metrics: metrics.clone(), heartbeat, readiness: readiness.clone(), status };
+    let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
     let mut grpc = tokio::spawn(grpc::serve(directory.clone(), incoming, grpc, wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
@@ -411,6 +417,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         local: local.backends,
         materializing: Turns::default(),
         coordinators: Coordinators::default(),
+        decisions: Decisions::default(),
         idle: Idle::default(),
         metrics: BackendMetrics::register(metrics),
     }

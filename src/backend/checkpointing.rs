@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    core::{Condition, Core, signed},
+    core::{Condition, Core, Uploading, signed},
     error,
     handle::Shared,
     outbox::SessionEvent,
@@ -220,7 +220,10 @@ impl Core {
         let shared = self.shared.clone();
         let again = set.clone();
         let done = move |result| on_uploaded(&shared, result, again);
-        self.uploads.submit(Submission { set, urgent, done: Box::new(done) });
+        // What has ended writes no more.
+        if let Some(Uploading { uploads, .. }) = &self.uploads {
+            uploads.submit(Submission { set, urgent, done: Box::new(done) });
+        }
     }
 
     /// Makes what is applied durable; `waiter` hears of it.
@@ -342,7 +345,9 @@ impl Core {
     /// Derives the next manifest. `low_water` must have been read before.
     pub(super) fn begin_publication(&mut self, low_water: u64) -> Publication {
         self.publishing_to = self.writer.listed_to();
+        let retained = self.ledger.retained().len();
         let (ids, records) = self.ledger.begin_publishing(self.publishing_to);
+        let lets_go = self.ledger.retained().len() < retained;
         self.dirty_since = None;
         let now = Instant::now();
         for id in ids {
@@ -364,8 +369,9 @@ impl Core {
         let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
         let in_flight: Vec<_> = in_flight.chain(self.snapshots.contents()).collect();
         self.manifest.prune(&in_flight);
-        // Retention may have let go of what owners before left.
-        self.want_copies();
+        if lets_go {
+            self.want_copies();
+        }
         let manifest = self.manifest.clone();
         let beside = if is_last { vec![] } else { self.fold(&Bounds::SOON) };
         Publication { before, manifest, beside }
@@ -453,7 +459,7 @@ impl Core {
     /// Segments of this daemon below this number, as far as this manifest does not name them, will never be named by this
     /// backend.
     fn segment_low_water(&self) -> u64 {
-        let uploading = self.uploads.low_water();
+        let uploading = self.uploads.as_ref().map_or(u64::MAX, |uploading| uploading.uploads.low_water());
         self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
     }
 

@@ -45,6 +45,7 @@ impl Core {
     pub(super) fn drop_kept(&mut self) {
         self.drop_marks();
         self.previous = None;
+        self.uploads = None;
         if let Some(images) = self.images.take() {
             self.drop_images(images.retain(|_| false));
         }

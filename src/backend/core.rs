@@ -76,6 +76,14 @@ pub struct Acknowledgement {
     pub confirmed_to: u64,
 }
 
+/// Where changes go to become durable.
+#[derive(Debug)]
+pub(super) struct Uploading {
+    pub(super) uploads: JobUploads,
+    /// One more of those whose changes share segments.
+    pub(super) _writer: WriterGuard,
+}
+
 /// One open backend.
 ///
 /// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the change sets
@@ -91,8 +99,8 @@ pub(super) struct Core {
     /// Of `states`.
     pub(super) clean_ups: CleanUps,
     pub(super) writer: Writer,
-    pub(super) uploads: JobUploads,
-    pub(super) _registered: WriterGuard,
+    /// `None` once it has ended: the job's uploads, and their metrics, are there as long as somebody has them.
+    pub(super) uploads: Option<Uploading>,
     pub(super) ledger: Ledger,
     /// If its job was declared.
     pub(super) coordinated: Option<Coordinated>,
@@ -327,7 +335,9 @@ impl Core {
         for reply in self.publish_now.drain(..).chain(self.publishing_for.drain(..)) {
             let _ = reply.send(Err(error.clone()));
         }
-        self.uploads.withdraw(&self.id, self.epoch.number);
+        if let Some(Uploading { uploads, .. }) = &self.uploads {
+            uploads.withdraw(&self.id, self.epoch.number);
+        }
         if let Some(session) = self.session.take() {
             session.outbox.push(SessionEvent::Ended(error.clone()));
             self.env.metrics.session_ended();

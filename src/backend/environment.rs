@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
-    checkpoint::ledger::Retention,
+    checkpoint::{job::Decisions, ledger::Retention},
     clock::Clock,
     materialization::schedule::ScheduleOptions,
     object::Store,
@@ -133,6 +133,8 @@ pub struct Environment {
     pub materializing: Turns,
     /// Of jobs that were declared.
     pub coordinators: Coordinators,
+    /// What the attempts of jobs begin with.
+    pub decisions: Decisions,
     /// Metrics.
     pub metrics: BackendMetrics,
 }

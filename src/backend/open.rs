@@ -27,14 +27,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future;
 use tokio::time::Instant;
 
-use self::claim::Claim;
+use self::claim::{Claim, Known};
 pub use self::spec::{ClaimMode, OpenSpec, RestoreFrom};
 pub(super) use self::{admit::numbered, choice::job_error};
 use super::{
     cleanup::CleanUps,
-    core::{Condition, Core},
+    core::{Condition, Core, Uploading},
     credit::Account,
     environment::Environment,
     handle::{Backend, Shared},
@@ -49,6 +50,7 @@ use super::{
 use crate::{
     changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
     checkpoint::{
+        chain,
         job::{JobRecord, Spoilt},
         ledger::Ledger,
         manifest::{Manifest, Shape},
@@ -128,13 +130,16 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
-    let admitted = admit::admit(env, spec, retry).await?;
+    let (admitted, head) =
+        future::join(admit::admit(env, spec, retry), chain::read_head(&env.store, &spec.id, retry)).await;
+    let admitted = admitted?;
+    let mut known = Known::new(head?, admitted.seen.clone());
     let spec = &admitted.spec;
     let reserve = || reserve(env, &spec.id);
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
-        let mut claim = claim::claim(env, spec, retry).await?;
+        let mut claim = claim::claim(env, &admitted, &mut known, retry).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
@@ -144,9 +149,10 @@ pub(super) async fn open(
             account = Some(reserve()?);
         }
         let pins = std::mem::take(&mut claim.pins);
+        let still = std::mem::replace(&mut claim.still, Ok(()));
         let owner = predecessor.as_ref().map(|(_, owner)| owner);
         let begun = async {
-            admitted.still(env, retry).await?;
+            still?;
             let admitted = (spec, admitted.declared.as_deref());
             begin(env, admitted, (claim, owner, &mut account), (started, &mut progress)).await
         };
@@ -349,8 +355,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         clean_ups: CleanUps::new(&states),
         states,
         writer,
-        _registered: uploads.writer(),
-        uploads,
+        uploads: Some(Uploading { _writer: uploads.writer(), uploads }),
         ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id)
             .of_run(owner.job_run.clone()),
         coordinated: None,

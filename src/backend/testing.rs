@@ -17,6 +17,7 @@ use crate::{
         registry::Registry,
         uploader::{SegmentNumbers, UploadOptions},
     },
+    checkpoint::job::Decisions,
     clock::Clock,
     metrics::Metrics,
     object::{Path, RetryOptions, Store},
@@ -49,6 +50,7 @@ pub(super) fn daemon(objects: &Arc<InMemory>, seed: u64) -> Directory {
         materializing: Turns::default(),
         idle: Idle::default(),
         coordinators: Coordinators::default(),
+        decisions: Decisions::default(),
         metrics: BackendMetrics::register(&metrics),
     })
 }

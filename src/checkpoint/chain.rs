@@ -138,6 +138,21 @@ pub async fn overtaken(
 /// # Errors
 /// [`ChainError::Fenced`] if another owner has its number, or a higher one.
 pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<u32, ChainError> {
+    let (crc, ()) = append_beside(store, manifest, retry, std::future::ready(())).await?;
+    Ok(crc)
+}
+
+/// The same, and does what `beside` does once the manifest is durable, at the same time as what is left to do here. If this fails, `beside`
+/// may not have been done.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_beside<T>(
+    store: &Store,
+    manifest: &Manifest,
+    retry: Retry,
+    beside: impl Future<Output = T>,
+) -> Result<(u32, T), ChainError> {
     let backend = &manifest.backend;
     let bytes = manifest.encode();
     let crc = envelope::crc_of(&bytes);
@@ -149,14 +164,20 @@ pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<
             return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
         }
     }
-    if manifest.opens_epoch {
-        let newest = numbers(store, backend, retry).await?.last().copied();
-        if newest.is_some_and(|newest| newest > manifest.number) {
+    let newest = async {
+        match manifest.opens_epoch {
+            true => Ok(numbers(store, backend, retry).await?.last().copied()),
+            false => Ok::<_, ChainError>(None),
+        }
+    };
+    let (newest, beside) = futures::future::join(newest, beside).await;
+    if let Some(newest) = newest? {
+        if newest > manifest.number {
             let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
             return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
         }
     }
-    Ok(crc)
+    Ok((crc, beside))
 }
 
 /// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not deleted

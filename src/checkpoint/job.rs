@@ -68,6 +68,7 @@ mod mend;
 mod model;
 mod record;
 mod reports;
+mod seen;
 mod sound;
 mod start;
 mod view;
@@ -87,6 +88,7 @@ pub use self::{
     mend::mend_records,
     record::{Asked, Beginning, Commit, Declaration, JobRecord},
     reports::{delete_outdated, report, reported},
+    seen::{Decisions, Seen},
     sound::{Spoilt, known_damage, mark},
     start::{Naming, Start, number},
     view::{JobView, Latest, OperatorCheckpoint, latest},

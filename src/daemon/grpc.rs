@@ -10,7 +10,6 @@ use crate::{
     admin::{Readiness, ReadinessState},
     backend::Directory,
     limits::Bounds,
-    metrics::Metrics,
     proto::FILE_DESCRIPTOR_SET,
     rpc::{self, GuardLayer, listener::Incoming},
     types::AllowedJobs,
@@ -27,7 +26,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Grpc {
     pub(super) bounds: Bounds,
     pub(super) jobs: AllowedJobs,
-    pub(super) metrics: Metrics,
+    pub(super) guard: GuardLayer,
     pub(super) readiness: Readiness,
 }
 
@@ -38,7 +37,7 @@ pub(super) struct Grpc {
 pub(super) async fn serve(
     directory: Directory,
     incoming: Incoming,
-    Grpc { bounds, jobs, metrics, readiness }: Grpc,
+    Grpc { bounds, jobs, guard, readiness }: Grpc,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), DaemonError> {
     let limits = directory.environment().options.limits;
@@ -61,7 +60,7 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(MapResponseLayer::new(move |response| rpc::describe_refusals(response, limits.max_message_bytes)))
-        .layer(GuardLayer::new(bounds, limits, &metrics))
+        .layer(guard)
         .add_service(service)
         .add_service(health)
         .add_service(reflection)

@@ -241,7 +241,8 @@ async fn taken_over(inner: InnerBackend, changelog: bool) {
     assert_eq!((gauge(&old, "dstl_state_bytes"), gauge(&old, "dstl_backend_open")), (0, 0));
     assert!(old.directory.backends().is_empty() && old.directory.describe(None).unwrap().is_empty());
     assert_eq!((backend.outline().state_bytes, on_disk(&world, &old)), (0, without), "though somebody holds it");
-    assert!(!old.metrics.encode().contains("job=\"job\""));
+    let text = old.metrics.encode();
+    assert_eq!(text.lines().filter(|line| line.contains("job=\"job\"")).collect::<Vec<_>>(), [] as [&str; 0]);
     // Whoever still calls is told why.
     let called = old.directory.get(backend.id(), backend.epoch()).unwrap_err();
     assert_eq!(called.reason, Reason::Fenced, "{called}");

@@ -36,6 +36,7 @@ mod pushback;
 mod python;
 mod query;
 mod rescale;
+mod restarts;
 mod s3;
 mod schema;
 mod sim;

@@ -22,6 +22,7 @@ use dstl::{
         registry::Registry,
         uploader::{SegmentNumbers, UploadOptions},
     },
+    checkpoint::job::Decisions,
     clock::Clock,
     error::Error,
     materialization::schedule::ScheduleOptions,
@@ -197,6 +198,7 @@ impl Daemon {
             local: Some(settings.local.unwrap_or_else(|| Arc::new(local(world, instance, settings.timers)))),
             materializing: Turns::default(),
             coordinators: Coordinators::default(),
+            decisions: Decisions::default(),
             idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),
         };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{super::environment::Environment, OpenSpec, RestoreFrom, job_error};
 use crate::{
-    checkpoint::job::{self, JobError, JobRecord, Naming},
+    checkpoint::job::{self, JobError, JobRecord, Naming, Seen},
     error::{Error, Reason},
     object::Retry,
 };
@@ -44,8 +44,8 @@ pub(super) struct Admitted {
     pub(super) spec: OpenSpec,
     /// The newest record of its job if its attempt was declared.
     pub(super) declared: Option<Box<JobRecord>>,
-    /// The newest record that was looked at; 0: none.
-    seen: u64,
+    /// The newest record that was looked at.
+    pub(super) seen: Seen,
 }
 
 /// Whether `spec` may begin, and how.
@@ -55,43 +55,44 @@ pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         // Whoever knows what to restore can do without.
         Err(error @ JobError::Corrupt { .. }) if !asks_the_job(spec) => {
             tracing::warn!(backend = %spec.id, %error, "opening without looking whether the attempt was declared");
-            None
+            return Ok(Admitted { spec: spec.clone(), declared: None, seen: Seen::NotYet });
         }
         newest => newest.map_err(job_error)?,
     };
-    let Some(record) = newest else { return Ok(Admitted { spec: spec.clone(), declared: None, seen: 0 }) };
+    let admitted = |spec, declared, seen| Admitted { spec, declared, seen };
+    let Some(record) = newest.map(Box::new) else { return Ok(admitted(spec.clone(), None, Seen::Newest(None))) };
     refuse_outdated(spec, &record)?;
-    let seen = record.number;
     if record.declared.is_none() {
-        return Ok(Admitted { spec: spec.clone(), declared: None, seen });
+        return Ok(admitted(spec.clone(), None, Seen::Newest(Some(record))));
     }
     if record.attempt < spec.attempt {
         job::outdate(&env.store, job, spec.attempt, retry).await.map_err(job_error)?;
-        return Ok(Admitted { spec: spec.clone(), declared: None, seen });
+        return Ok(admitted(spec.clone(), None, Seen::NotYet));
     }
     let spec = as_declared(spec, &record)?;
-    Ok(Admitted { spec, declared: Some(Box::new(record)), seen })
+    Ok(admitted(spec, Some(record.clone()), Seen::Newest(Some(record))))
 }
 
 impl Admitted {
-    /// Looks again, after the manifest that opened the epoch is durable.
+    /// Looks again, after the manifest that opened the epoch is durable: at `seen`, which others may have read since, and what is newer.
     ///
     /// # Errors
     /// If it may not begin any more; open again where the error says so.
-    pub(super) async fn still(&self, env: &Environment, retry: Retry) -> Result<(), Error> {
+    pub(super) async fn still(&self, env: &Environment, seen: &Seen, retry: Retry) -> Result<(), Error> {
         let spec = &self.spec;
-        let newer = match job::newer(&env.store, &spec.id.job, self.seen, retry).await {
+        let newer = match job::newer(&env.store, &spec.id.job, seen.number(), retry).await {
             Err(JobError::Corrupt { .. }) if !asks_the_job(spec) => None,
             newer => newer.map_err(job_error)?,
         };
-        let Some(record) = newer else { return Ok(()) };
-        refuse_outdated(spec, &record)?;
+        let newest = newer.as_ref().or(seen.record());
+        let Some(record) = newest.filter(|newest| newest.number > self.seen.number()) else { return Ok(()) };
+        refuse_outdated(spec, record)?;
         if record.attempt < spec.attempt && record.declared.is_some() {
             job::outdate(&env.store, &spec.id.job, spec.attempt, retry).await.map_err(job_error)?;
-            return Err(declared_meanwhile(spec, &record));
+            return Err(declared_meanwhile(spec, record));
         }
         if record.attempt == spec.attempt && record.declared.is_some() != self.declared.is_some() {
-            return Err(declared_meanwhile(spec, &record));
+            return Err(declared_meanwhile(spec, record));
         }
         Ok(())
     }

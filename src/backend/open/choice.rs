@@ -5,13 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim, operator};
 use crate::{
     checkpoint::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobError, Named, Spoilt, Wish},
+        job::{self, JobCheckpoint, JobError, Named, Seen, Spoilt, Wish},
         manifest::{CheckpointRecord, Manifest, Span},
     },
     error::{Error, Reason},
@@ -46,11 +48,11 @@ pub(super) struct Chosen {
 
 /// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
 /// empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were named by handles.
-/// `head` is that of the own chain.
+/// `head` is that of the own chain, `seen` the newest record of the job as far as it is known.
 pub(super) async fn choose(
     env: &Environment,
     spec: &OpenSpec,
-    head: Option<&Head>,
+    (head, seen): (Option<&Head>, &mut Seen),
     retry: Retry,
 ) -> Result<Chosen, Error> {
     let mut skipped = vec![];
@@ -58,9 +60,9 @@ pub(super) async fn choose(
         RestoreFrom::Empty => vec![],
         RestoreFrom::Id(id) if spec.fallback => {
             let wish = Wish { not_after: Some(*id), fallback: true };
-            of_job(env, spec, head, (wish, &mut skipped, retry)).await?
+            of_job(env, spec, (head, seen), (wish, &mut skipped, retry)).await?
         }
-        RestoreFrom::Id(id) => match agreed(env, spec, Named::Id(*id), retry).await? {
+        RestoreFrom::Id(id) => match agreed(env, spec, (Named::Id(*id), seen), retry).await? {
             Agreed::On(chosen) => parts_of(env, spec, head, (chosen, retry)).await?,
             Agreed::Nothing => return Err(lacking(env, spec, head, (*id, retry)).await),
             Agreed::Unrecorded => by_id(env, spec, head, (*id, retry)).await?,
@@ -70,7 +72,7 @@ pub(super) async fn choose(
         }
         RestoreFrom::Latest { .. } => {
             let wish = Wish { not_after: None, fallback: spec.fallback };
-            of_job(env, spec, head, (wish, &mut skipped, retry)).await?
+            of_job(env, spec, (head, seen), (wish, &mut skipped, retry)).await?
         }
     };
     let Some(first) = parts.first() else { return Ok(Chosen { parts, skipped }) };
@@ -90,7 +92,7 @@ pub(super) async fn choose(
     }
     operator::check(spec, &parts, &wanted, by_handles)?;
     if matches!(spec.restore, RestoreFrom::Handles(_)) {
-        agree_on_handles(env, spec, &parts, retry).await?;
+        agree_on_handles(env, spec, (&parts, seen), retry).await?;
     }
     if !by_handles {
         let is_needed = |part: &Part| {
@@ -126,11 +128,16 @@ async fn wanted_beyond(
 }
 
 /// Records for the other subtasks of the attempt what the handles name, once nothing hinders restoring it.
-async fn agree_on_handles(env: &Environment, spec: &OpenSpec, parts: &[Part], retry: Retry) -> Result<(), Error> {
+async fn agree_on_handles(
+    env: &Environment,
+    spec: &OpenSpec,
+    (parts, seen): (&[Part], &mut Seen),
+    retry: Retry,
+) -> Result<(), Error> {
     let first = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id));
     // For peers the engine has chosen, and they may have no attempt in common that the job could record it for.
     if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
-        agreed(env, spec, Named::Exactly(JobCheckpoint::of(&first.record)), retry).await?;
+        agreed(env, spec, (Named::Exactly(JobCheckpoint::of(&first.record)), seen), retry).await?;
     }
     Ok(())
 }
@@ -145,8 +152,16 @@ enum Agreed {
 }
 
 /// What all subtasks of the attempt restore if one names it so.
-async fn agreed(env: &Environment, spec: &OpenSpec, named: Named, retry: Retry) -> Result<Agreed, Error> {
-    match job::agree(&env.store, (&spec.id, spec.parallelism), spec.attempt, named, retry).await {
+async fn agreed(
+    env: &Environment,
+    spec: &OpenSpec,
+    (named, seen): (Named, &mut Seen),
+    retry: Retry,
+) -> Result<Agreed, Error> {
+    let turn = turn(env, spec, seen).await;
+    let agreed = job::agree(&env.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
+    hand_on(turn, seen);
+    match agreed {
         Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
         Ok(None) => Ok(Agreed::Nothing),
         // Whoever knows what to restore can do without.
@@ -283,15 +298,35 @@ pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
     (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
+/// The turn of this daemon to decide what the attempt begins with; `None` if that is known already. Who waited for it knows what the one
+/// before decided.
+async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
+    if seen.decides(spec.attempt) {
+        return None;
+    }
+    let turn = env.decisions.turn(&spec.id.job).await;
+    seen.or_newer(&turn);
+    Some(turn)
+}
+
+/// Ends a turn: the next one knows what was `seen`.
+fn hand_on(turn: Option<OwnedMutexGuard<Seen>>, seen: &Seen) {
+    if let Some(mut turn) = turn {
+        turn.clone_from(seen);
+    }
+}
+
 /// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish` allows.
 async fn of_job(
     env: &Environment,
     spec: &OpenSpec,
-    head: Option<&Head>,
+    (head, seen): (Option<&Head>, &mut Seen),
     (wish, skipped, retry): (Wish, &mut Vec<Spoilt>, Retry),
 ) -> Result<Vec<Part>, Error> {
     let own = head.map(|head| &head.manifest);
-    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism, own), spec.attempt, wish, retry).await;
+    let turn = turn(env, spec, seen).await;
+    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism, own), spec.attempt, (wish, seen), retry).await;
+    hand_on(turn, seen);
     let chosen = chosen.map_err(|error| match error {
         JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),
         other => job_error(other),

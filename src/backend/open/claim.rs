@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{environment::Environment, pages, states},
     OpenSpec, RestoredPart,
+    admit::Admitted,
     choice::{self, Chosen, Part, same_operator},
     clone,
     operator::{self, Sources},
@@ -28,7 +29,7 @@ use crate::{
         chain::{self, ChainError, Head},
         generation,
         index::Bounds,
-        job::{self, Spoilt},
+        job::{self, Seen, Spoilt},
         manifest::{CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
         pin::Held,
     },
@@ -52,6 +53,8 @@ pub(super) struct Claim {
     pub(super) manifest: Manifest,
     /// Its checksum.
     pub(super) crc: u32,
+    /// Whether the opener may begin still, as it was found once that manifest was durable.
+    pub(super) still: Result<(), Error>,
     /// States that have, or may have, contents.
     pub(super) bound: BTreeSet<StateId>,
     /// Whether that is the backend's own, with just its key groups.
@@ -71,6 +74,42 @@ pub(super) struct Claim {
     pub(super) operator: Sources,
 }
 
+/// What was read before a claim.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The head of the own chain, until it was looked at: who comes back reads it again.
+    head: Option<Option<Head>>,
+    /// The newest record of the job.
+    seen: Seen,
+}
+
+impl Known {
+    pub(super) fn new(head: Option<Head>, seen: Seen) -> Self {
+        Self { head: Some(head), seen }
+    }
+
+    /// The head of the own chain.
+    pub(super) async fn head(
+        &mut self,
+        env: &Environment,
+        spec: &OpenSpec,
+        retry: Retry,
+    ) -> Result<Option<Head>, ChainError> {
+        match self.head.take() {
+            Some(head) => Ok(head),
+            None => {
+                self.seen = Seen::NotYet;
+                chain::read_head(&env.store, &spec.id, retry).await
+            }
+        }
+    }
+
+    /// The newest record of the job.
+    pub(super) fn seen(&mut self) -> &mut Seen {
+        &mut self.seen
+    }
+}
+
 /// What the manifest will say, all of it valid.
 pub(super) struct Plan {
     pub(super) shape: Shape,
@@ -87,29 +126,36 @@ pub(super) struct Plan {
 
 /// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest that opens
 /// the new epoch.
-pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Claim, Error> {
+pub(super) async fn claim(
+    env: &Environment,
+    admitted: &Admitted,
+    known: &mut Known,
+    retry: Retry,
+) -> Result<Claim, Error> {
+    let spec = &admitted.spec;
     if clone::is_clone(spec) {
-        return clone::claim(env, spec, retry).await;
+        return clone::claim(env, admitted, known, retry).await;
     }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
-        let head = chain::read_head(&env.store, &spec.id, retry).await?;
+        let head = known.head(env, spec, retry).await?;
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let Chosen { parts: chosen, skipped } = match choice::choose(env, spec, head.as_ref(), retry).await {
-            Ok(chosen) => chosen,
-            Err(error) if error.reason == Reason::CheckpointNotFound => {
-                // An owner at work may have published it after its head was read.
-                let now = Some(job::head_numbers(&env.store, &spec.id, retry).await?);
-                if missed == now {
-                    return Err(error);
+        let Chosen { parts: chosen, skipped } =
+            match choice::choose(env, spec, (head.as_ref(), &mut known.seen), retry).await {
+                Ok(chosen) => chosen,
+                Err(error) if error.reason == Reason::CheckpointNotFound => {
+                    // An owner at work may have published it after its head was read.
+                    let now = Some(job::head_numbers(&env.store, &spec.id, retry).await?);
+                    if missed == now {
+                        return Err(error);
+                    }
+                    missed = now;
+                    continue;
                 }
-                missed = now;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
+                Err(error) => return Err(error),
+            };
         plan(env, spec, head.as_ref(), chosen.clone())?;
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
@@ -119,13 +165,25 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         let operator = operator_sources(env, &plan);
         // No epoch begins with them: they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
-        match chain::append(&env.store, &manifest, retry).await {
-            Ok(crc) if are_retained(env, spec, &plan, retry).await? => {
+        match chain::append_beside(&env.store, &manifest, retry, admitted.still(env, &known.seen, retry)).await {
+            Ok((crc, still)) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
                 let pins = vec![];
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pins, operator });
+                return Ok(Claim {
+                    manifest,
+                    crc,
+                    still,
+                    bound,
+                    is_own,
+                    parts,
+                    fenced,
+                    skipped,
+                    reads,
+                    pins,
+                    operator,
+                });
             }
             Ok(_) => {}
             // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is time to choose.

@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use super::{
     super::environment::Environment,
     OpenSpec,
+    admit::Admitted,
     choice::{self, Part},
-    claim::{self, Claim, Plan},
+    claim::{self, Claim, Known, Plan},
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
+        job::Seen,
         manifest::{Contents, Import},
         pin::{Held, Pin, PinLost},
     },
@@ -38,23 +40,29 @@ pub(super) fn is_clone(spec: &OpenSpec) -> bool {
 ///
 /// # Errors
 /// [`Reason::CheckpointNotFound`] if the source does not retain the checkpoint, or lets it go meanwhile.
-pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Claim, Error> {
+pub(super) async fn claim(
+    env: &Environment,
+    admitted: &Admitted,
+    known: &mut Known,
+    retry: Retry,
+) -> Result<Claim, Error> {
+    let spec = &admitted.spec;
     if spec.claim == Some(super::ClaimMode::Claim) {
         let text =
             format!("backend `{}`: a checkpoint of another job or operator cannot be claimed, only cloned", spec.id);
         return Err(Error::new(Reason::InvalidArgument, text));
     }
     for _ in 0..CLONE_ATTEMPTS {
-        let head = chain::read_head(&env.store, &spec.id, retry).await?;
+        let head = known.head(env, spec, retry).await?;
         if let Some(head) = &head {
             claim::refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = choice::choose(env, spec, head.as_ref(), retry).await?.parts;
+        let chosen = choice::choose(env, spec, (head.as_ref(), known.seen()), retry).await?.parts;
         let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
         let mut pins = pin(env, spec, &plan, retry).await?;
         let begun = async {
             if claim::are_retained(env, spec, &plan, retry).await? {
-                begin(env, spec, (head, chosen), retry).await
+                begin(env, admitted, (head, chosen, known.seen()), retry).await
             } else {
                 Ok(None)
             }
@@ -103,15 +111,17 @@ async fn release(pins: Vec<Held>) {
 /// Opens the epoch; `None` if others opened the backend meanwhile.
 async fn begin(
     env: &Environment,
-    spec: &OpenSpec,
-    (head, chosen): (Option<Head>, Vec<Part>),
+    admitted: &Admitted,
+    (head, chosen, seen): (Option<Head>, Vec<Part>, &Seen),
     retry: Retry,
 ) -> Result<Option<Claim>, Error> {
+    let spec = &admitted.spec;
     let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
     let mut manifest = claim::derive(env, spec, head, &plan)?;
     claim::settle(env, &mut manifest, retry).await?;
-    let crc = match chain::append(&env.store, &manifest, retry).await {
-        Ok(crc) => crc,
+    let beside = admitted.still(env, seen, retry);
+    let (crc, still) = match chain::append_beside(&env.store, &manifest, retry, beside).await {
+        Ok(appended) => appended,
         Err(ChainError::Fenced { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -127,6 +137,7 @@ async fn begin(
     Ok(Some(Claim {
         manifest,
         crc,
+        still,
         bound: plan.states.bound,
         is_own: false,
         parts,

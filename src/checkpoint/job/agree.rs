@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, OperatorCheckpoint, chain, choose::is_alone,
-    read_heads,
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, OperatorCheckpoint, Seen, chain,
+    choose::is_alone, read_heads,
 };
 use crate::{
     checkpoint::manifest::Manifest,
@@ -39,7 +39,7 @@ impl Named {
 }
 
 /// Which checkpoint `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it; `None` if nobody retains
-/// such a one. Cancel-safe.
+/// such a one. `seen` is the newest record that the caller knows, and then the one that was made, if one was. Cancel-safe.
 ///
 /// # Errors
 /// If the attempt restores another one, or is outdated; if the id means checkpoints of several attempts of which the job has none
@@ -48,12 +48,12 @@ pub async fn agree(
     store: &Store,
     (backend, parallelism): (&BackendId, u32),
     attempt: Attempt,
-    named: Named,
+    (named, seen): (Named, &mut Seen),
     retry: Retry,
 ) -> Result<Option<JobCheckpoint>, JobError> {
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
-        let record = chain::newest(store, job, retry).await?;
+        let record = seen.get(store, job, retry).await?;
         if let Some(newest) = record.as_ref().filter(|newest| newest.attempt > attempt) {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
         }
@@ -81,8 +81,10 @@ pub async fn agree(
         let spoilt = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
         let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(Some(checkpoint)), spoilt);
         if chain::append(store, job, &next, retry).await? {
+            seen.made(next);
             return Ok(Some(checkpoint));
         }
+        seen.forget();
     }
     Err(JobError::Contended(job.clone()))
 }

@@ -22,9 +22,18 @@ pub const KEPT_RECORDS: u64 = 64;
 /// # Errors
 /// If it cannot be read.
 pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<JobRecord>, JobError> {
+    newer(store, job, 0, retry).await
+}
+
+/// The newest record of `job`, if it is newer than number `seen`. Cancel-safe.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result<Option<JobRecord>, JobError> {
     let mut lost = None;
     for _ in 0..ATTEMPTS {
-        let Some(number) = newest_number(store, job, retry).await? else { return Ok(None) };
+        let newest = newest_number(store, job, retry).await?;
+        let Some(number) = newest.filter(|number| *number > seen) else { return Ok(None) };
         let path = ObjectName::JobRecord { job: job.clone(), number }.path();
         match store.get_checked(&path, retry, |bytes| JobRecord::decode(bytes)).await {
             Ok(decoded) => {
@@ -37,17 +46,6 @@ pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<Jo
         }
     }
     Err(JobError::Contended(job.clone()))
-}
-
-/// The newest record of `job`, if it is newer than number `seen`. Cancel-safe.
-///
-/// # Errors
-/// If it cannot be read.
-pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result<Option<JobRecord>, JobError> {
-    if newest_number(store, job, retry).await?.is_none_or(|number| number <= seen) {
-        return Ok(None);
-    }
-    newest(store, job, retry).await
 }
 
 /// The record of one number; `None` if it is damaged or not there.

@@ -1,8 +1,8 @@
 //! The choice of what all subtasks of an attempt begin with.
 
 use super::{
-    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Spoilt, chain, latest, lost::newest_lost,
-    numbers_below, read_heads, sound,
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Seen, Spoilt, chain, latest,
+    lost::newest_lost, numbers_below, read_heads, sound,
 };
 use crate::{
     checkpoint::{
@@ -40,8 +40,8 @@ impl Choice {
 }
 
 /// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
-/// attempt decides, over all chains of the job; the others follow, and read no chain but their own: `head` is its newest manifest.
-/// Cancel-safe.
+/// attempt decides, over all chains of the job; the others follow, and read no chain but their own: `head` is its newest manifest. `seen` is
+/// the newest record that the caller knows, and then the one that was made, if one was. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
@@ -49,12 +49,12 @@ pub async fn choose(
     store: &Store,
     (backend, parallelism, head): (&BackendId, u32, Option<&Manifest>),
     attempt: Attempt,
-    wish: Wish,
+    (wish, seen): (Wish, &mut Seen),
     retry: Retry,
 ) -> Result<Choice, JobError> {
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
-        let record = chain::newest(store, job, retry).await?;
+        let record = seen.get(store, job, retry).await?;
         if let Some(newest) = record.as_ref().filter(|newest| newest.attempt > attempt) {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
         }
@@ -109,8 +109,10 @@ pub async fn choose(
         }
         let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(restore), marks.clone());
         if chain::append(store, job, &next, retry).await? {
+            seen.made(next);
             return Ok(Choice::new(restore, &marks));
         }
+        seen.forget();
     }
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
 }

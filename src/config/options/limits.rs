@@ -10,7 +10,7 @@ pub(super) const LIMITS: &[Spec] = &[
         kind: COUNT,
         default: Default::Computed {
             how: "half of the open files that this process may have, one for each 256 KiB of memory.budget, at most 4096",
-            for_root: "4096",
+            for_root: "512",
         },
         doc: "Most connections. At this number one that has not called yet gives way to the next, the oldest first; where all have called, the \
               next is closed.",
@@ -18,7 +18,7 @@ pub(super) const LIMITS: &[Spec] = &[
     Spec {
         key: "rpc.max-connections-per-uid",
         kind: COUNT,
-        default: Default::Computed { how: "as rpc.max-connections", for_root: "4096" },
+        default: Default::Computed { how: "as rpc.max-connections", for_root: "512" },
         doc: "Most connections of the processes of one user, over the socket.",
     },
     text("rpc.max-handshakes", COUNT, "128", "Most TLS handshakes at a time; beyond it the oldest ends."),
@@ -28,7 +28,7 @@ pub(super) const LIMITS: &[Spec] = &[
         kind: COUNT,
         default: Default::Computed {
             how: "512, or as many as a quarter of memory.budget has windows for, whichever is more",
-            for_root: "4096",
+            for_root: "1638",
         },
         doc: "Most calls at a time; three quarters of them may be queries. Beyond it calls are refused with REASON_TOO_MANY_CALLS.",
     },

@@ -18,6 +18,7 @@ use dstl::{
         registry::Registry,
         uploader::{SegmentNumbers, UploadOptions},
     },
+    checkpoint::job::Decisions,
     clock::Clock,
     metrics::Metrics,
     object::{Path, Store},
@@ -131,6 +132,7 @@ impl Host {
             local: None,
             materializing: Turns::default(),
             coordinators: Coordinators::default(),
+            decisions: Decisions::default(),
             idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),
         });

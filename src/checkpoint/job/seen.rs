@@ -1,0 +1,107 @@
+//! What a daemon knows of the newest record of a job, so that those of its subtasks that open together do not each ask the store.
+//!
+//! A record that is read, or made, is the newest until somebody appends another one. Who goes by it meets that in one of two ways: a
+//! record that is derived from it has a number that is taken; and whoever only follows it looks again, after its manifest is durable. So
+//! to know an older one costs a second look, and decides nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
+
+use super::{JobError, JobRecord, chain};
+use crate::{
+    object::{Retry, Store},
+    types::{Attempt, Name},
+};
+
+/// The newest record of a job, as far as somebody has read it.
+#[derive(Debug, Clone, Default)]
+pub enum Seen {
+    /// Nobody has.
+    #[default]
+    NotYet,
+    /// It is this one, or there is none.
+    Newest(Option<Box<JobRecord>>),
+}
+
+impl Seen {
+    /// The record, read if nobody has.
+    pub(super) async fn get(&mut self, store: &Store, job: &Name, retry: Retry) -> Result<Option<JobRecord>, JobError> {
+        if let Self::Newest(record) = self {
+            return Ok(record.as_deref().cloned());
+        }
+        let read = chain::newest(store, job, retry).await?;
+        *self = Self::Newest(read.clone().map(Box::new));
+        Ok(read)
+    }
+
+    /// Its number; 0 if nobody has read it, or there is none.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.record().map_or(0, |record| record.number)
+    }
+
+    /// It, if there is one and somebody has read it.
+    #[must_use]
+    pub fn record(&self) -> Option<&JobRecord> {
+        match self {
+            Self::Newest(record) => record.as_deref(),
+            Self::NotYet => None,
+        }
+    }
+
+    /// `record` was made.
+    pub(super) fn made(&mut self, record: JobRecord) {
+        *self = Self::Newest(Some(Box::new(record)));
+    }
+
+    /// Another one may be the newest by now.
+    pub(super) fn forget(&mut self) {
+        *self = Self::NotYet;
+    }
+
+    /// Whether it says what `attempt` begins with.
+    #[must_use]
+    pub fn decides(&self, attempt: Attempt) -> bool {
+        let is_decided = |record: &JobRecord| record.beginning != super::Beginning::Undecided;
+        self.record().is_some_and(|record| record.attempt == attempt && is_decided(record))
+    }
+
+    /// Takes over `other` where that is newer.
+    pub fn or_newer(&mut self, other: &Self) {
+        let is_newer = match (&*self, other) {
+            (_, Self::NotYet) => false,
+            (Self::NotYet, Self::Newest(_)) => true,
+            _ => other.number() > self.number(),
+        };
+        if is_newer {
+            self.clone_from(other);
+        }
+    }
+}
+
+/// The decisions of one daemon about what the subtasks of an attempt begin with: one at a time for each job. Who had to wait knows what was
+/// decided. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Decisions(Arc<Mutex<HashMap<Name, Weak<Turns<Seen>>>>>);
+
+impl Decisions {
+    /// The turn to decide for `job`, with what the one before has seen. Cancel-safe.
+    pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
+        let turns = {
+            let mut jobs = self.0.lock();
+            jobs.retain(|_, turns| turns.strong_count() > 0);
+            let known = jobs.get(job).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turns = Arc::new(Turns::default());
+                jobs.insert(job.clone(), Arc::downgrade(&turns));
+                turns
+            })
+        };
+        turns.lock_owned().await
+    }
+}
