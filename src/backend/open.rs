@@ -139,7 +139,8 @@ pub(super) async fn open(
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
-        let mut claim = claim::claim(env, &admitted, &mut known, retry).await?;
+        // Boxed: it is a large future, and so is what contains it.
+        let mut claim = Box::pin(claim::claim(env, &admitted, &mut known, retry)).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));

@@ -41,7 +41,7 @@
 //! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So commits ascend within
 //!    a generation, and as attempts do between them, over the whole chain.
 //!
-//! A generation that restores anything else than what the job stood on *holds* it first, by fences ([`hold`]).
+//! A generation that restores anything else than what the job stood on *holds* it first, by fences (`hold`).
 //!
 //! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2 until it is
 //! a commit, and as long as it is what the job would restore, because owners let go of commits only for newer ones. A vanished

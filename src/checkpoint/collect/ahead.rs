@@ -10,7 +10,7 @@ use crate::{
     types::TimeMs,
 };
 
-/// When objects whose time lies ahead were first seen. What is not asked for between two calls of [`tidy`](Self::tidy) is forgotten.
+/// When objects whose time lies ahead were first seen. What is not asked for between two calls of `tidy` is forgotten.
 #[derive(Debug, Clone, Default)]
 pub struct FirstSeen(BTreeMap<Path, Seen>);
 
