@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -60,7 +61,9 @@ struct Amount {
     moved: Instant,
     taken_back: bool,
     /// What waits for the peer.
-    rest: bytes::Bytes,
+    rest: Bytes,
+    /// Bytes of the memory of which that is what is left: it stays whole until nothing is left.
+    whole: u64,
 }
 
 /// The call was stuck while others waited for its memory.
@@ -89,7 +92,7 @@ impl Pool {
         let number = state.next;
         state.next += 1;
         let amount =
-            Amount { bytes: 0, reserved: 0, moved: Instant::now(), taken_back: false, rest: bytes::Bytes::new() };
+            Amount { bytes: 0, reserved: 0, moved: Instant::now(), taken_back: false, rest: Bytes::new(), whole: 0 };
         let held = Held { pool: self.clone(), number, amount: Mutex::new(amount), waker: AtomicWaker::new() };
         let held = Arc::new(held);
         state.shares.insert(number, Arc::downgrade(&held));
@@ -120,9 +123,10 @@ impl Pool {
             state.taken_back.inc();
             let mut amount = share.0.amount.lock();
             amount.taken_back = true;
-            let rest = std::mem::take(&mut amount.rest).len() as u64;
-            amount.bytes -= rest;
-            state.used -= rest;
+            amount.rest = Bytes::new();
+            let whole = std::mem::take(&mut amount.whole);
+            amount.bytes -= whole;
+            state.used -= whole;
             drop(amount);
             // 1. The mark, 2. the waker: whoever is woken sees the mark.
             share.0.waker.wake();
@@ -217,20 +221,36 @@ impl Share {
         self.0.amount.lock().bytes
     }
 
-    /// Puts `rest` aside, which waits for the peer. It is counted already.
-    pub fn put_aside(&self, rest: bytes::Bytes) {
-        let mut amount = self.0.amount.lock();
-        if !amount.taken_back {
-            amount.rest = rest;
-        }
+    /// Puts `rest` aside, which waits for the peer. It is counted already, as long as any of it is left.
+    pub fn put_aside(&self, rest: Bytes) {
+        self.change(|amount| {
+            let whole = rest.len() as u64;
+            if amount.taken_back {
+                amount.bytes = amount.bytes.saturating_sub(whole);
+            } else {
+                amount.whole = whole;
+                amount.rest = rest;
+            }
+        });
     }
 
-    /// The next up to `most` bytes of what was put aside.
+    /// The next up to `most` bytes of what was put aside, copied, so that they do not keep all of its memory: counted beside it, to be
+    /// [released](Self::release).
     #[must_use]
-    pub fn take_aside(&self, most: usize) -> bytes::Bytes {
-        let mut amount = self.0.amount.lock();
-        let len = amount.rest.len().min(most);
-        amount.rest.split_to(len)
+    pub fn take_aside(&self, most: usize) -> Bytes {
+        let mut piece = Bytes::new();
+        let mut done = Bytes::new();
+        self.change(|amount| {
+            let len = amount.rest.len().min(most);
+            piece = Bytes::copy_from_slice(&amount.rest.split_to(len));
+            amount.bytes += len as u64;
+            if amount.rest.is_empty() {
+                done = std::mem::take(&mut amount.rest);
+                amount.bytes -= std::mem::take(&mut amount.whole);
+            }
+        });
+        drop(done);
+        piece
     }
 
     /// Whether nothing is put aside.
@@ -260,8 +280,6 @@ impl Drop for Held {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(5);

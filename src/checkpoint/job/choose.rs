@@ -2,7 +2,8 @@
 
 use super::{
     ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Seen, Spoilt, chain, latest,
-    lost::newest_lost, numbers_below, read_heads, sound,
+    lost::{Lost, newest_lost},
+    numbers_below, read_heads, sound,
 };
 use crate::{
     checkpoint::{
@@ -68,7 +69,7 @@ pub async fn choose(
             let chosen = chosen.filter(|_| !newest.new_operators.contains(&backend.operator));
             return Ok(Choice::new(chosen, &newest.spoilt));
         }
-        let heads = settled_heads(store, job, retry).await?;
+        let (heads, lost) = heads_and_lost(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
         let alone = is_alone(&heads, backend, parallelism) && !is_declared;
@@ -100,7 +101,8 @@ pub async fn choose(
         }
         // What no subtask retains any more is never chosen.
         marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
-        let restore = decide(store, &heads, (&view, not_after), (wish, &mut marks), (job, retry)).await?;
+        let chains = (&heads[..], &view, lost);
+        let restore = decide(store, chains, (wish, not_after, &mut marks), (job, retry)).await?;
         // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
         let is_recorded =
             own_attempt.is_some_and(|newest| newest.beginning == Beginning::Chosen(restore) && newest.spoilt == marks);
@@ -148,14 +150,21 @@ async fn follows(
     Ok(!first.is_some_and(|head| is_of_another(&head.manifest)))
 }
 
-/// The heads of all chains of `job`. What they tell to be lost is lost: owners at work publish between two reads, so it was looked twice.
-async fn settled_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<Manifest>, JobError> {
-    let heads = read_heads(store, job, retry).await?;
-    match latest(&heads) {
-        Latest::Checkpoint(newest) if newest_lost(&heads, Some(newest)).is_some() => {
-            Ok(read_heads(store, job, retry).await?)
+/// The heads of all chains of `job`, and the newest checkpoint of which they tell that a part of it is lost. Owners at work publish between
+/// two reads, and so does one that knows of a completion that an older head of another cannot tell of. So those heads are read again: by
+/// then each has what any of the first ones tells of.
+async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<Manifest>, Option<Lost>), JobError> {
+    let first = read_heads(store, job, retry).await?;
+    match latest(&first) {
+        Latest::Checkpoint(newest) if newest_lost(&first, &first, Some(newest)).is_some() => {
+            let heads = read_heads(store, job, retry).await?;
+            let lost = match latest(&heads) {
+                Latest::Checkpoint(newest) => newest_lost(&first, &heads, Some(newest)),
+                Latest::Nothing | Latest::Inconsistent => None,
+            };
+            Ok((heads, lost))
         }
-        _ => Ok(heads),
+        _ => Ok((first, None)),
     }
 }
 
@@ -209,9 +218,8 @@ impl Wish {
 /// What the first subtask of an attempt chooses.
 async fn decide(
     store: &Store,
-    heads: &[Manifest],
-    (view, not_after): (&JobView, Option<JobCheckpoint>),
-    (wish, marks): (Wish, &mut Vec<Spoilt>),
+    (heads, view, lost): (&[Manifest], &JobView, Option<Lost>),
+    (wish, not_after, marks): (Wish, Option<JobCheckpoint>, &mut Vec<Spoilt>),
     (job, retry): (&Name, Retry),
 ) -> Result<Option<JobCheckpoint>, JobError> {
     let newest = match (view.latest(), not_after) {
@@ -219,7 +227,7 @@ async fn decide(
         (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
         (Latest::Checkpoint(newest), _) => newest,
     };
-    let lost = newest_lost(heads, Some(newest)).filter(|lost| not_after.is_none_or(|last| lost.checkpoint <= last));
+    let lost = lost.filter(|lost| not_after.is_none_or(|last| lost.checkpoint <= last));
     if !wish.fallback {
         return match lost {
             Some(lost) => Err(JobError::Lost { job: job.clone(), lost: Box::new(lost) }),

@@ -34,9 +34,10 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The newest checkpoint after `after` of which `heads` tell that it completed and that a part of it is lost. Pure.
-pub(super) fn newest_lost(heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
-    let completed = heads.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
+/// The newest checkpoint after `after` of which `witnesses` tell that it completed, and `heads` that a part of it is lost. Witnesses that were
+/// read after a head may know what it could not yet have. Pure.
+pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
+    let completed = witnesses.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
     let newer = completed.filter(|(_, record)| record.completed && Some(JobCheckpoint::of(record)) > after);
     let lost = newer.filter_map(|(witness, record)| {
         let missing = heads.iter().find(|head| has_lost(head, witness, record))?.backend.clone();
@@ -77,7 +78,8 @@ mod tests {
     }
 
     fn id(heads: &[Manifest]) -> Option<(u64, u32)> {
-        newest_lost(heads, Some(JobCheckpoint { attempt: 1, id: 1 })).map(|it| (it.checkpoint.id, it.missing.subtask))
+        newest_lost(heads, heads, Some(JobCheckpoint { attempt: 1, id: 1 }))
+            .map(|it| (it.checkpoint.id, it.missing.subtask))
     }
 
     #[test]
@@ -89,6 +91,15 @@ mod tests {
         assert_eq!(id(&[witness, told(1, &[(1, 1)], true, None)]), None, "an owner that does not tell");
         let uncompleted = told(0, &[(1, 1), (1, 2)], false, Some(2));
         assert_eq!(id(&[uncompleted, told(1, &[(1, 1)], true, Some(1))]), None);
+    }
+
+    #[test]
+    fn what_a_witness_tells_that_was_read_before_the_other_chain_counts() {
+        let after = Some(JobCheckpoint { attempt: 1, id: 1 });
+        let (one, other) = (told(0, &[(1, 1), (1, 2)], true, Some(2)), told(1, &[(1, 1)], true, Some(1)));
+        let later = told(1, &[(1, 1), (1, 2)], true, Some(2));
+        assert_eq!(newest_lost(&[one.clone(), other.clone()], &[one.clone(), later], after), None);
+        assert!(newest_lost(&[one.clone(), other.clone()], &[one, other], after).is_some());
     }
 
     #[test]

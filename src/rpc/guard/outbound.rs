@@ -69,16 +69,18 @@ impl HttpBody for Outbound {
         if this.ended {
             return Poll::Ready(None);
         }
-        let next = this.share.take_aside(PIECE_BYTES);
-        if !next.is_empty() {
-            return Poll::Ready(Some(Ok(this.piece(next))));
+        if !this.share.is_nothing_aside() {
+            let next = this.share.take_aside(PIECE_BYTES);
+            if !next.is_empty() {
+                return Poll::Ready(Some(Ok(this.piece(next))));
+            }
         }
         if let Poll::Ready(TakenBack) = this.share.poll_taken_back(cx) {
             this.ended = true;
             return Poll::Ready(Some(Ok(Frame::trailers(given_up()))));
         }
         let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
-        let mut data = match frame.map(Frame::into_data) {
+        let data = match frame.map(Frame::into_data) {
             Ok(Ok(data)) => data,
             Ok(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
             Err(status) => return Poll::Ready(Some(Err(status))),
@@ -88,9 +90,11 @@ impl HttpBody for Outbound {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         this.share.settle(data.len() as u64);
-        let first = data.split_to(data.len().min(PIECE_BYTES));
+        if data.len() <= PIECE_BYTES {
+            return Poll::Ready(Some(Ok(this.piece(data))));
+        }
         this.share.put_aside(data);
-        Poll::Ready(Some(Ok(this.piece(first))))
+        Poll::Ready(Some(Ok(this.piece(this.share.take_aside(PIECE_BYTES)))))
     }
 
     fn is_end_stream(&self) -> bool {

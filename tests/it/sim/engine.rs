@@ -192,6 +192,17 @@ impl Engine {
         let asked = self.ask(wanted);
         let outdated = self.world.truths[self.seat].lock().attempt() > self.attempt;
         self.note(|| format!("opens on {} with {asked:?}", host.name));
+        let named = match &asked.restore {
+            RestoreFrom::Id(id) => Some(*id),
+            RestoreFrom::Handles(handles) => handles.first().map(|handle| handle.checkpoint.id),
+            _ => None,
+        };
+        named.into_iter().for_each(|id| self.world.job.lock().names(self.attempt, id));
+        if let Some(key) = asked.key {
+            let attempt = self.world.truths[self.seat].lock().cuts[&key].attempt;
+            let mut job = self.world.job.lock();
+            job.named_part |= !job.is_complete((attempt, key.1), self.world.plan.seats_of(attempt).len());
+        }
         let open = host.directory.open(self.spec(asked.restore.clone()), |_| {});
         let patience = if self.one_in(6) { self.random.below(200) } else { 60_000 };
         let opened = timeout(Duration::from_millis(patience), open).await.ok()?;
@@ -285,6 +296,10 @@ impl Engine {
                 let names = matches!(asked.restore, RestoreFrom::Id(_) | RestoreFrom::Handles(_));
                 names && (self.world.plan.seats_of(self.attempt).len() > 1 || self.world.plan.rescales())
             }
+            // One operator restored what another never had: that looks as if the other had lost it.
+            Reason::MissingObject => {
+                matches!(asked.restore, RestoreFrom::Latest { .. }) && self.world.job.lock().named_part
+            }
             // Subtasks chose either shape of one name.
             Reason::StateMismatch => self.world.plan.rescales() && self.have_either(),
             _ => false,
@@ -359,7 +374,9 @@ impl Engine {
                 }
                 let newest = self.newest.filter(|newest| self.is_common(*newest));
                 let outdated = self.world.job.lock().attempt > self.attempt;
-                assert!(found >= newest || outdated, "{found:?} is restored, {newest:?} is there");
+                // An attempt begins with what any of its subtasks named first.
+                let named = found.is_some_and(|(_, id)| self.world.job.lock().has_named(self.attempt, id));
+                assert!(found >= newest || outdated || named, "{found:?} is restored, {newest:?} is there");
             }
         }
         (opened, restored)

@@ -151,6 +151,10 @@ pub(super) struct JobTruth {
     answers: BTreeMap<JobKey, BTreeSet<usize>>,
     /// What the backends of each attempt restored when they asked for the latest.
     latest: BTreeMap<Attempt, Option<JobKey>>,
+    /// Which ids the backends of each attempt asked for by name.
+    named: BTreeSet<JobKey>,
+    /// Whether any asked for one that not all backends of its attempt had. To restore it says that it completed.
+    pub(super) named_part: bool,
 }
 
 impl JobTruth {
@@ -166,6 +170,16 @@ impl JobTruth {
     pub(super) fn complete<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = JobKey> + 'a {
         let is_complete = |(key, answers): &(&JobKey, &BTreeSet<usize>)| answers.len() == plan.seats_of(key.0).len();
         self.answers.iter().rev().filter(is_complete).map(|(key, _)| *key)
+    }
+
+    /// A backend of `attempt` asks for checkpoint `id` by name, be it of another attempt.
+    pub(super) fn names(&mut self, attempt: Attempt, id: CheckpointId) {
+        self.named.insert((attempt, id));
+    }
+
+    /// Whether one of `attempt` did.
+    pub(super) fn has_named(&self, attempt: Attempt, id: CheckpointId) -> bool {
+        self.named.contains(&(attempt, id))
     }
 
     /// A backend of `attempt` restored the latest.
