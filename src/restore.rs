@@ -365,7 +365,7 @@ impl Restore<'_> {
         for page in self.leaves(pages.to_vec(), |_| true).await? {
             match page {
                 Page::Past(stretches) => past.extend(stretches),
-                Page::Handles(_) | Page::Pages(_) => return Err(self.lacks("a page of the past lists no sources")),
+                _ => return Err(self.lacks("a page of the past lists no sources")),
             }
         }
         Ok(past)
@@ -377,7 +377,7 @@ impl Restore<'_> {
         for page in self.leaves(run.pages, |page| page.range.from < source.to && page.range.to > source.from).await? {
             match page {
                 Page::Handles(found) => handles.extend(found),
-                Page::Past(_) | Page::Pages(_) => return Err(self.lacks("a page of a run lists no change sets")),
+                _ => return Err(self.lacks("a page of a run lists no change sets")),
             }
         }
         handles.extend(run.handles);

@@ -16,6 +16,7 @@ mod control;
 mod convert;
 mod guard;
 pub mod listener;
+mod messages;
 mod pages;
 mod query;
 mod server;

@@ -163,7 +163,7 @@ impl Core {
             attempt: self.manifest.owner().attempt,
             cut: self.writer.next(),
             applied_to: self.next_batch,
-            attachment: request.attachment,
+            attachment: request.attachment.into(),
             job_run: self.manifest.owner().job_run.clone(),
             completed: false,
             pinned: false,
@@ -373,7 +373,11 @@ impl Core {
             self.want_copies();
         }
         let manifest = self.manifest.clone();
-        let beside = if is_last { vec![] } else { self.fold(&Bounds::SOON) };
+        let mut beside = vec![];
+        if !is_last {
+            beside = self.fold(&Bounds::SOON);
+            beside.extend(self.fold_attachments());
+        }
         Publication { before, manifest, beside }
     }
 
@@ -388,6 +392,16 @@ impl Core {
     fn fold(&mut self, bounds: &Bounds) -> Vec<NewPage> {
         let random = self.env.random.clone();
         self.manifest.fold(bounds, &mut self.next_page, || random.uuid())
+    }
+
+    /// Moves attachments into pages, if the manifests to come would repeat many.
+    fn fold_attachments(&mut self) -> Vec<NewPage> {
+        let random = self.env.random.clone();
+        let pages = self.manifest.fold_attachments(&mut self.next_page, || random.uuid());
+        if !pages.is_empty() {
+            self.ledger.follow(&self.manifest.checkpoints);
+        }
+        pages
     }
 
     /// The manifest that was begun is durable.

@@ -27,7 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future;
+use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::time::Instant;
 
 use self::claim::{Claim, Known};
@@ -193,8 +193,8 @@ async fn begin(
         }
         Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
     };
-    let Loaded { inner, states, restored, previous, images, shares, warm, not_warm } = loaded;
-    let Claim { manifest, crc, parts, skipped, .. } = claim;
+    let Loaded { inner, states, parts, restored, previous, images, shares, warm, not_warm } = loaded;
+    let Claim { manifest, crc, skipped, .. } = claim;
     env.metrics.restored(Restores {
         replayed: !parts.is_empty(),
         warm,
@@ -223,6 +223,7 @@ async fn begin(
 struct Loaded {
     inner: WithOperatorState,
     states: States,
+    parts: Vec<RestoredPart>,
     restored: Restored,
     previous: Option<Arc<Reusable>>,
     images: Option<KeptImages>,
@@ -261,8 +262,23 @@ async fn load(
         Some(_) => shares,
         None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
     };
+    let parts = with_attachments(env, claim, retry).await?;
     let warm = is_warm.then(|| rolled_back.unwrap_or(0));
-    Ok(Loaded { inner, states, restored, previous, images, shares, warm, not_warm })
+    Ok(Loaded { inner, states, parts, restored, previous, images, shares, warm, not_warm })
+}
+
+/// The parts of `claim` with their attachments.
+async fn with_attachments(env: &Environment, claim: &Claim, retry: Retry) -> Result<Vec<RestoredPart>, LoadError> {
+    let reads = claim.parts.iter().zip(&claim.attachments).map(|(part, attachment)| async move {
+        let read = attachment.read(&env.store, (&part.backend, part.checkpoint), retry).await?;
+        let checkpoint = part.checkpoint.id;
+        let attachment = read.map_err(|fault| RestoreError::Damaged { checkpoint, fault })?;
+        Ok::<_, RestoreError>(RestoredPart { attachment, ..part.clone() })
+    });
+    // Collected first: a stream of borrowing closures makes the opening a future that cannot be spawned.
+    let reads: Vec<_> = reads.collect();
+    let reads = stream::iter(reads).buffered(env.options.download_parallelism.max(1));
+    reads.try_collect().await.map_err(LoadError::Restore)
 }
 
 /// An inner backend with what an epoch begins with.

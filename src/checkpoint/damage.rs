@@ -218,6 +218,7 @@ impl Survey<'_> {
             None => {}
         }
         want_pages(&own, &contents.past, open);
+        want_pages(&own, record.attachment.page().as_slice(), open);
         self.sources(&own, (&contents.sources, &head.runs), open);
         for uuid in &contents.imports {
             let Some(import) = head.import(*uuid) else {
@@ -327,6 +328,7 @@ impl Survey<'_> {
         match Page::decode(&first.origin.job, page, bytes)? {
             Page::Handles(handles) => wants.iter().for_each(|want| self.handles(want, &handles)),
             Page::Pages(pages) => wants.iter().for_each(|want| want_pages(want, &pages, below)),
+            Page::Attachments(_) => {}
             Page::Past(stretches) => {
                 let of_all = wants.iter().flat_map(|want| stretches.iter().map(move |stretch| (want, stretch)));
                 of_all.for_each(|(want, stretch)| self.run(want, (&stretch.source, &stretch.run), below));

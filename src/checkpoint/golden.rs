@@ -18,7 +18,7 @@ use super::{
         tests::{HOME, handle, tail},
     },
     job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt, Start},
-    manifest::{Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
+    manifest::{Attachment, Contents, Manifest, Materialization, Registration, SnapshotFile, tests::sample},
     pin::Pin,
 };
 use crate::{
@@ -110,12 +110,23 @@ fn the_bytes_of_a_manifest_with_the_checksums_of_its_indexes_are_golden() {
 }
 
 #[test]
+fn the_bytes_of_a_manifest_with_attachments_in_pages_are_golden() {
+    let mut manifest = manifest();
+    let page = Page::Attachments(vec![(manifest.checkpoints[1].identity, Bytes::from_static(b"offsets"))]);
+    manifest.checkpoints[1].attachment = Attachment::Page(page.seal(HOME, Uuid::from_u128(80)).reference);
+    assert_eq!(Manifest::decode(&fixture("manifest-v1-attached.bin", &manifest.encode())).unwrap(), manifest);
+}
+
+#[test]
 fn the_bytes_of_pages_are_golden() {
     let job = sample().backend.job;
     let handles = Page::Handles(vec![handle(3, 5), handle(5, 9)]);
     let pages = Page::Pages(manifest().runs[&2].pages.clone());
     let tails = Page::Handles(vec![tail(3, 5, 20), handle(5, 9)]);
-    let all = [("handles", handles), ("pages", pages), ("tails", tails), ("past", past())];
+    let of = |n: usize| (sample().checkpoints[n].identity, Bytes::from(vec![7; n]));
+    let attachments = Page::Attachments(vec![of(1), of(2)]);
+    let all =
+        [("handles", handles), ("pages", pages), ("tails", tails), ("past", past()), ("attachments", attachments)];
     for (name, page) in all {
         let sealed = page.seal(HOME, Uuid::from_u128(79));
         let golden = fixture(&format!("page-v1-{name}.bin"), &sealed.bytes);

@@ -20,11 +20,13 @@
 //! list of such runs that its epoch begins with, too, once it is long ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages
 //! are of the epoch that wrote them, which may be another one than that of the run, as they may be of another chain: a reference says
 //! where its page lies ([`Home`]).
+//!
+//! Pages of another kind have [attachments](super::manifest::Attachment) of checkpoints, and nothing of the log.
 
 mod page;
 
 pub use self::page::Page;
-pub(super) use self::page::{ascend, decode_past, decode_source, encode_page_ref, encode_source};
+pub(super) use self::page::{ascend, decode_page_ref, decode_past, decode_source, encode_page_ref, encode_source};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -122,7 +124,7 @@ pub struct PageRef {
     pub uuid: Uuid,
     /// Where it lies.
     pub home: Home,
-    /// 1: it lists handles, or stretches; above: pages of one level less.
+    /// 1: it lists handles, stretches, or attachments; above: pages of one level less.
     pub level: u32,
     /// What it covers.
     pub range: SqnRange,
@@ -364,7 +366,7 @@ pub(crate) mod tests {
             match Page::decode(&job, &page, &pages[&page.uuid]).unwrap() {
                 Page::Handles(handles) => out.extend(handles),
                 Page::Pages(children) => open.extend(children.into_iter().rev()),
-                Page::Past(_) => panic!("a run has no past"),
+                _ => panic!("a run has neither past nor attachments"),
             }
         }
         out.extend(run.handles.iter().cloned());
@@ -457,7 +459,7 @@ pub(crate) mod tests {
             match Page::decode(&job, &page, &pages[&page.uuid]).unwrap() {
                 Page::Past(stretches) => found.extend(stretches),
                 Page::Pages(children) => open.extend(children.into_iter().rev()),
-                Page::Handles(_) => panic!("a past lists sources"),
+                _ => panic!("a past lists sources"),
             }
         }
         for (stretch, epoch) in found.iter().zip(1..) {

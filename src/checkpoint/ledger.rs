@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::manifest::CheckpointRecord;
+use super::manifest::{self, CheckpointRecord};
 use crate::types::{Attempt, CheckpointId, CheckpointIdentity, Sqn};
 
 /// Which completed checkpoints stay.
@@ -307,6 +307,12 @@ impl Ledger {
         records.sort_by_key(key);
         self.dirty = false;
         (ids, records)
+    }
+
+    /// The manifests to come have attachments where `moved` has them.
+    pub fn follow(&mut self, moved: &[CheckpointRecord]) {
+        let in_flight = self.in_flight.values_mut().map(|flight| &mut flight.record);
+        manifest::follow(self.retained.iter_mut().chain(in_flight), moved);
     }
 
     /// The manifest that was begun is durable: returns the checkpoints that are published by it, without those that failed

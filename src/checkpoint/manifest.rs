@@ -25,7 +25,8 @@
 //! | runs of older epochs | 1 for each epoch with a retained checkpoint, and those in `sources`; each 16 change sets, 16 pages of each level, 4 KiB of tails | as above |
 //! | epochs | 1 for each epoch with a retained checkpoint, and the present one | 80 |
 //! | what one began with | 16 `sources` with their runs; all before in 16 pages of each level | 30; 75 |
-//! | checkpoints | those retained: `state.checkpoints.num-retained` and those in flight, pinned and not yet let go; never more than `max_retained_checkpoints` of [`Limits`](crate::types::Limits) | 100, and the attachment, up to `max_attachment_bytes` |
+//! | checkpoints | those retained: `state.checkpoints.num-retained` and those in flight, pinned and not yet let go; never more than `max_retained_checkpoints` of [`Limits`](crate::types::Limits) | 100, and 60 if the attachment is in a page |
+//! | attachments | 16 KiB of those that manifests before had, then all move into a page; each new one, up to `max_attachment_bytes` | |
 //! | materializations | 1 for each of those, 1 newer | 130 |
 //! | states | `max_states` | 20, and name, serializers and default value |
 //! | imports | of each rescale since the last materialization, 1 for each old subtask with common key groups; an owner with more than 16 materializes at once | 200, 6 for each state, and 16 change sets or 16 pages of each level |
@@ -36,6 +37,7 @@
 //! the job; what was let go is told by two low waters and by not being named. The manifest that opens an epoch names the operator state that its
 //! owner is about to read, too: as much as the manifests of all old subtasks have of it.
 
+mod attachment;
 mod check;
 pub(super) mod codec;
 mod fences;
@@ -49,7 +51,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub(super) use self::check::MAX_NUMBER;
-pub use self::{fences::Fences, import::Import, states::Registration};
+pub use self::{
+    attachment::{ATTACHMENT_BYTES, Attachment, follow},
+    fences::Fences,
+    import::Import,
+    states::Registration,
+};
 pub use super::index::Source;
 use super::index::{PageRef, Run, Totals};
 use crate::{
@@ -211,7 +218,7 @@ pub struct CheckpointRecord {
     /// Batches of its epoch below this.
     pub applied_to: u64,
     /// The task's bytes.
-    pub attachment: Bytes,
+    pub attachment: Attachment,
     /// The run of the job that counts it, and lets it go: that of its owner, or of the one that claimed it since.
     pub job_run: Bytes,
     /// Whether the engine said that it completed.
@@ -353,7 +360,7 @@ impl Manifest {
             attempt: owner.attempt,
             cut: Sqn::first_of(epoch),
             applied_to: 0,
-            attachment: Bytes::new(),
+            attachment: Bytes::new().into(),
             job_run: owner.job_run.clone(),
             completed: true,
             pinned: false,
@@ -474,7 +481,7 @@ pub(crate) mod tests {
             attempt: epoch,
             cut: Sqn(Sqn::first_of(epoch).0 + cut),
             applied_to: cut,
-            attachment: Bytes::from_static(b"offsets"),
+            attachment: Bytes::from_static(b"offsets").into(),
             job_run: Bytes::new(),
             completed: true,
             pinned: false,

@@ -194,7 +194,7 @@ impl World {
             identity: CheckpointIdentity { epoch, id, uuid },
             cut: owner.writer.next(),
             applied_to: owner.batches,
-            attachment: Bytes::new(),
+            attachment: Bytes::new().into(),
             completed: false,
             base: None,
             ..sample().checkpoints[0].clone()

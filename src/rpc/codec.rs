@@ -9,7 +9,7 @@ use bytes::{Buf as _, Bytes};
 use prost::{Message as _, encoding::decode_varint};
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::Operation,
-    proto::v1::{Batch, SessionRequest, SessionResponse},
+    proto::v1::{Batch, SessionRequest},
     types::Limits,
 };
 
@@ -40,7 +40,7 @@ const TIME: u8 = 0x68;
 /// Bytes of an operation that writes little, to guess how many a batch has.
 const SMALL_OPERATION_BYTES: usize = 64;
 
-const ENCODE_BUFFER_BYTES: usize = 8 << 10;
+const BUFFER_BYTES: usize = 8 << 10;
 const YIELD_BYTES: usize = 32 << 10;
 
 /// A request of a session.
@@ -52,39 +52,11 @@ pub(super) enum Incoming {
     Request(SessionRequest),
 }
 
-/// Reads [`Incoming`], writes `SessionResponse`.
+/// Reads [`Incoming`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SessionCodec {
     /// What a request may have at most.
     pub(super) limits: Limits,
-}
-
-impl Codec for SessionCodec {
-    type Encode = SessionResponse;
-    type Decode = Incoming;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for SessionCodec {
-    type Item = SessionResponse;
-    type Error = Status;
-
-    fn encode(&mut self, response: SessionResponse, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        response.encode(out).map_err(|error| Status::internal(error.to_string()))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
-    }
 }
 
 impl Decoder for SessionCodec {
@@ -102,7 +74,7 @@ impl Decoder for SessionCodec {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(ENCODE_BUFFER_BYTES, YIELD_BYTES)
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{access::Access, convert, pages, status};
 use crate::{
@@ -30,8 +30,12 @@ struct Wire<R> {
 }
 
 /// Serves one reader; the stream ends with it.
-pub(super) fn serve(directory: Directory, access: Access, requests: Streaming<QueryRequest>) -> Responses {
-    let wire = Wire { directory, access, ready: VecDeque::new(), query: None, requests };
+pub(super) fn serve(
+    directory: Directory,
+    access: Access,
+    requests: impl Stream<Item = Result<QueryRequest, Status>> + Send + 'static,
+) -> Responses {
+    let wire = Wire { directory, access, ready: VecDeque::new(), query: None, requests: requests.boxed() };
     let responses = stream::unfold(Some(wire), |wire| async move {
         let mut wire = wire?;
         let tasks = wire.directory.environment().tasks.clone();

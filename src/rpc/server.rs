@@ -1,28 +1,18 @@
-//! The generated service, but for sessions, whose stream has a codec of its own.
+//! The generated service, but for the streams of sessions and queries: they have messages of [their
+//! own](super::messages), and sessions a codec.
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
+    future::ready,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use futures::future::BoxFuture;
-use tonic::{
-    Request, Response, Status, Streaming,
-    body::Body,
-    codegen::http,
-    server::{Grpc, NamedService},
-};
+use tonic::{Request, Streaming, body::Body, codegen::http, server::NamedService};
 use tower::Service as TowerService;
 
-use super::{
-    Service,
-    access::Access,
-    codec::{Incoming, SessionCodec},
-    session::{self, Responses},
-    status,
-};
+use super::{Service, access::Access, codec::SessionCodec, messages, query, session, status};
 use crate::{
     backend::Directory,
     proto::v1::state_backend_service_server::StateBackendServiceServer,
@@ -31,19 +21,20 @@ use crate::{
 };
 
 const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
+const QUERY_PATH: &str = "/dstl.v1.StateBackendService/Query";
+
+/// The header that says how messages are compressed, if they are.
+const ENCODING_HEADER: &str = "grpc-encoding";
 
 /// What a gRPC server is given to serve the backends of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Routed {
     others: StateBackendServiceServer<Service>,
-    sessions: Sessions,
+    directory: Directory,
+    jobs: Arc<AllowedJobs>,
     limits: Limits,
     tasks: Tasks,
 }
-
-/// The method `Session`.
-#[derive(Debug, Clone)]
-struct Sessions(Directory, Arc<AllowedJobs>);
 
 impl Routed {
     /// Serves the backends of `directory`; requests have at most as many bytes as its limits allow.
@@ -60,7 +51,20 @@ impl Routed {
             .max_decoding_message_size(limits.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
         let tasks = directory.environment().tasks.clone();
-        Self { others, sessions: Sessions(directory.clone(), jobs), limits, tasks }
+        Self { others, directory: directory.clone(), jobs, limits, tasks }
+    }
+
+    fn session(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let most = self.limits.max_message_bytes;
+        let (access, body) = Access::enter(&self.jobs, Request::from_http(request));
+        let requests = Streaming::new_request(SessionCodec { limits: self.limits }, body, None, Some(most));
+        messages::respond(session::serve(self.directory.clone(), access, requests))
+    }
+
+    fn query(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let (access, body) = Access::enter(&self.jobs, Request::from_http(request));
+        let requests = messages::requests(body, self.limits.max_message_bytes);
+        messages::respond(query::serve(self.directory.clone(), access, requests))
     }
 }
 
@@ -78,33 +82,20 @@ impl TowerService<http::Request<Body>> for Routed {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != SESSION_PATH {
-            let (tasks, call) = (self.tasks.clone(), self.others.call(request));
-            return Box::pin(async move {
-                let called = tasks.catch("a call", call).await;
-                called.unwrap_or_else(|panicked| Ok(status::panicked(&panicked).into_http()))
-            });
-        }
-        let (sessions, limits) = (self.sessions.clone(), self.limits);
-        Box::pin(async move {
-            let mut grpc = Grpc::new(SessionCodec { limits }).max_decoding_message_size(limits.max_message_bytes);
-            Ok(grpc.streaming(sessions, request).await)
-        })
-    }
-}
-
-impl TowerService<Request<Streaming<Incoming>>> for Sessions {
-    type Response = Response<Responses>;
-    type Error = Status;
-    type Future = Ready<Result<Self::Response, Status>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
-        let (access, requests) = Access::enter(&self.1, request);
-        ready(Ok(Response::new(session::serve(self.0.clone(), access, requests))))
+        // What is compressed, the generated service refuses.
+        let is_plain = request.headers().get(ENCODING_HEADER).is_none_or(|encoding| encoding == "identity");
+        let streamed = match request.uri().path() {
+            SESSION_PATH if is_plain => self.session(request),
+            QUERY_PATH if is_plain => self.query(request),
+            _ => {
+                let (tasks, call) = (self.tasks.clone(), self.others.call(request));
+                return Box::pin(async move {
+                    let called = tasks.catch("a call", call).await;
+                    called.unwrap_or_else(|panicked| Ok(status::panicked(&panicked).into_http()))
+                });
+            }
+        };
+        Box::pin(ready(Ok(streamed)))
     }
 }
 
@@ -113,7 +104,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_of_sessions_is_that_of_the_protocol() {
+    fn the_paths_of_streams_are_those_of_the_protocol() {
         assert_eq!(SESSION_PATH, format!("/{}/Session", Routed::NAME));
+        assert_eq!(QUERY_PATH, format!("/{}/Query", Routed::NAME));
     }
 }

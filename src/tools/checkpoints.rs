@@ -6,7 +6,7 @@ use crate::{
         collect,
         handle::CheckpointHandle,
         job::{self, JobCheckpoint, JobError, JobRecord, JobView, Latest, OperatorCheckpoint},
-        manifest::{CheckpointRecord, Manifest},
+        manifest::{Attachment, CheckpointRecord, Manifest},
     },
     object::Store,
     types::Name,
@@ -101,6 +101,10 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
     let handle = CheckpointHandle { backend: head.backend.clone(), checkpoint: record.identity };
     let contents = head.contents(record);
     let span = head.span(record);
+    let (attachment, attachment_page) = match &record.attachment {
+        Attachment::Here(bytes) => (Node::text(hex(bytes)), Node::None),
+        Attachment::Page(page) => (Node::None, Node::text(page.name(&head.backend).path())),
+    };
     Node::Fields(vec![
         ("id", record.identity.id.into()),
         ("epoch", record.identity.epoch.into()),
@@ -117,7 +121,8 @@ pub(super) fn of_checkpoint(head: &Manifest, record: &CheckpointRecord) -> Node 
         ("materialization", contents.base.map_or(Node::None, Node::text)),
         ("bytes_to_read_at_most", head.stored_bytes(record).into()),
         ("changes", record.changes.into()),
-        ("attachment", Node::text(hex(&record.attachment))),
+        ("attachment", attachment),
+        ("attachment_page", attachment_page),
         ("run", Node::text(hex(&record.job_run))),
         ("handle", Node::text(hex(&handle.encode()))),
     ])

@@ -60,6 +60,7 @@ pub(crate) async fn everything_named_is_there(world: &World) {
         let mut pages: Vec<PageRef> = head.imports.iter().flat_map(Import::pages).collect();
         pages.extend(head.runs.values().flat_map(|run| &run.pages));
         pages.extend(head.epochs.iter().flat_map(|record| &record.contents.past));
+        pages.extend(head.checkpoints.iter().filter_map(|record| record.attachment.page()));
         while let Some(page) = pages.pop() {
             let name = page.name(&head.backend);
             let bytes = store.get(&name.path(), Retry::none()).await;
@@ -73,6 +74,7 @@ pub(crate) async fn everything_named_is_there(world: &World) {
                         pages.extend(stretch.run.pages);
                     }
                 }
+                Page::Attachments(_) => {}
             }
         }
         for id in handles.iter().filter_map(SegmentHandle::segment) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod agreement;
+mod attachments;
 mod backend;
 mod behaviours;
 mod bounded;

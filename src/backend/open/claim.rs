@@ -16,6 +16,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::{
     super::{environment::Environment, pages, states},
     OpenSpec, RestoredPart,
@@ -30,7 +32,7 @@ use crate::{
         generation,
         index::Bounds,
         job::{self, Seen, Spoilt},
-        manifest::{CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
+        manifest::{Attachment, CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
         pin::Held,
     },
     error::{Error, Reason},
@@ -61,6 +63,8 @@ pub(super) struct Claim {
     pub(super) is_own: bool,
     /// What it begins with; none if empty.
     pub(super) parts: Vec<RestoredPart>,
+    /// Where the attachments of those are; they have none yet.
+    pub(super) attachments: Vec<Attachment>,
     /// Other chains whose owners were fenced, and by whom.
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
@@ -168,7 +172,7 @@ pub(super) async fn claim(
         match chain::append_beside(&env.store, &manifest, retry, admitted.still(env, &known.seen, retry)).await {
             Ok((crc, still)) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
-                let parts = listed.iter().map(restored).collect();
+                let (parts, attachments) = restored(&listed);
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
                 let pins = vec![];
                 return Ok(Claim {
@@ -178,6 +182,7 @@ pub(super) async fn claim(
                     bound,
                     is_own,
                     parts,
+                    attachments,
                     fenced,
                     skipped,
                     reads,
@@ -220,12 +225,17 @@ fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
     parts.iter().map(|part| (&part.manifest, &part.record)).collect()
 }
 
-pub(super) fn restored(part: &Part) -> RestoredPart {
+/// What is told of `parts`, without their attachments, and where those are.
+pub(super) fn restored(parts: &[Part]) -> (Vec<RestoredPart>, Vec<Attachment>) {
+    parts.iter().map(|part| (restored_part(part), part.record.attachment.clone())).unzip()
+}
+
+fn restored_part(part: &Part) -> RestoredPart {
     RestoredPart {
         backend: part.manifest.backend.clone(),
         checkpoint: part.record.identity,
         key_groups: part.span().key_groups,
-        attachment: part.record.attachment.clone(),
+        attachment: Bytes::new(),
         time: part.record.time,
     }
 }

@@ -132,7 +132,7 @@ async fn begin(
             Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() };
     }
     reads.imports = imports;
-    let parts = chosen.iter().map(claim::restored).collect();
+    let (parts, attachments) = claim::restored(&chosen);
     let operator = claim::operator_sources(env, &plan);
     Ok(Some(Claim {
         manifest,
@@ -141,6 +141,7 @@ async fn begin(
         bound: plan.states.bound,
         is_own: false,
         parts,
+        attachments,
         fenced: vec![],
         skipped: vec![],
         reads,

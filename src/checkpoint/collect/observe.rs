@@ -235,6 +235,9 @@ impl<'a> Observer<'a> {
     /// What `head` says, pages included; or the path of a page that is missing.
     async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
         let mut chain = Chain::new(head);
+        // What those have is no name of anything.
+        let attached = head.checkpoints.iter().filter_map(|record| record.attachment.page());
+        chain.pages.extend(attached.map(|page| (page.home.epoch, page.uuid)));
         let own = Named { origin: &head.backend, is_import: false, may_lack: false };
         let past = head.epochs.iter().flat_map(|record| &record.contents.past);
         let pages = past.chain(head.runs.values().flat_map(|run| &run.pages)).copied().collect();
@@ -393,6 +396,7 @@ async fn read_page(
             pages: stretches.into_iter().flat_map(|stretch| stretch.run.pages).collect(),
         },
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
+        Ok(Page::Attachments(_)) => PageContents::default(),
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))

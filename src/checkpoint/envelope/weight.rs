@@ -55,6 +55,7 @@ const PAGE: &[Field] = &[
     field::<store::PageRef>(2, &[]),
     field::<store::SegmentHandle>(3, &[field::<store::Block>(6, &[])]),
     field::<store::Stretch>(4, &[field::<store::Run>(2, RUN)]),
+    field::<store::Attachment>(8, &[]),
 ];
 
 const JOB_RECORD: &[Field] = &[

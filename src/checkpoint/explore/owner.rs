@@ -198,7 +198,7 @@ impl Owner {
             attempt: self.manifest.owner().attempt,
             cut: self.writer.next(),
             applied_to: self.batches,
-            attachment: Bytes::new(),
+            attachment: Bytes::new().into(),
             completed: false,
             base: base.map(|base| base.uuid),
             ..sample().checkpoints[0].clone()

@@ -9,9 +9,12 @@ use crate::{
         compression::Compression,
         segment::{BlockHandle, Place, SegmentHandle, SegmentId},
     },
-    checkpoint::envelope::{self, EnvelopeError, Kind},
+    checkpoint::{
+        envelope::{self, EnvelopeError, Kind},
+        handle::{identity_of, name_of},
+    },
     proto::store,
-    types::{KeyGroupRange, Name, Sqn, SqnRange},
+    types::{CheckpointIdentity, KeyGroupRange, Name, Sqn, SqnRange},
 };
 
 /// Highest level of a page. A level has 64 times as many change sets as the one below, so that none ever comes near.
@@ -24,6 +27,8 @@ pub enum Page {
     Handles(Vec<SegmentHandle>),
     /// Level 1 of a past.
     Past(Vec<Stretch>),
+    /// No part of the log: level 1 by itself, of no range.
+    Attachments(Vec<(CheckpointIdentity, Bytes)>),
     /// Above.
     Pages(Vec<PageRef>),
 }
@@ -42,6 +47,7 @@ impl Page {
         match self {
             Self::Handles(handles) => message.handles = handles.iter().map(encode_handle).collect(),
             Self::Past(stretches) => message.past = stretches.iter().map(encode_stretch).collect(),
+            Self::Attachments(all) => message.attachments = all.iter().map(encode_attachment).collect(),
             Self::Pages(pages) => message.pages = pages.iter().map(encode_page_ref).collect(),
         }
         let bytes = envelope::seal(Kind::Page, &message);
@@ -76,7 +82,7 @@ impl Page {
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
-            Self::Handles(_) | Self::Past(_) => 1,
+            Self::Handles(_) | Self::Past(_) | Self::Attachments(_) => 1,
             Self::Pages(pages) => pages.first().map_or(1, |page| page.level) + 1,
         }
     }
@@ -86,6 +92,7 @@ impl Page {
             Self::Handles(handles) => handles.first().zip(handles.last()).map(|(a, b)| (a.range.from, b.range.to)),
             Self::Past(stretches) => stretches.first().zip(stretches.last()).map(|(a, b)| (a.source.from, b.source.to)),
             Self::Pages(pages) => pages.first().zip(pages.last()).map(|(a, b)| (a.range.from, b.range.to)),
+            Self::Attachments(_) => None,
         };
         let (from, to) = ends.unwrap_or((Sqn(0), Sqn(0)));
         SqnRange { from, to }
@@ -96,6 +103,7 @@ impl Page {
             Self::Handles(handles) => Totals::sum(handles.iter().map(Totals::of)),
             Self::Past(stretches) => Totals::sum(stretches.iter().map(|stretch| stretch.run.totals())),
             Self::Pages(pages) => Totals::sum(pages.iter().map(|page| page.totals)),
+            Self::Attachments(_) => Totals::default(),
         }
     }
 }
@@ -103,14 +111,18 @@ impl Page {
 fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'static str> {
     let uuid = Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?;
     let home = Home { subtask: message.home_subtask, epoch: message.home_epoch };
-    let page = match (message.pages.is_empty(), message.handles.is_empty(), message.past.is_empty()) {
-        (true, false, true) => {
-            Page::Handles(message.handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?)
+    let store::Page { pages, handles, past, attachments, .. } = message;
+    let page = match (pages.is_empty(), handles.is_empty(), past.is_empty(), attachments.is_empty()) {
+        (true, false, true, true) => {
+            Page::Handles(handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?)
         }
-        (true, true, false) => {
-            Page::Past(message.past.iter().map(|stretch| decode_stretch(job, stretch)).collect::<Result<_, _>>()?)
+        (true, true, false, true) => {
+            Page::Past(past.iter().map(|stretch| decode_stretch(job, stretch)).collect::<Result<_, _>>()?)
         }
-        (false, true, true) => Page::Pages(decode_page_refs(&message.pages)?),
+        (true, true, true, false) => {
+            Page::Attachments(attachments.iter().map(decode_attachment).collect::<Result<_, _>>()?)
+        }
+        (false, true, true, true) => Page::Pages(decode_page_refs(pages)?),
         _ => return Err("a page that has not exactly one list"),
     };
     check(&page)?;
@@ -126,6 +138,7 @@ fn check(page: &Page) -> Result<(), &'static str> {
     match page {
         Page::Handles(handles) => ascend(handles.iter().map(|handle| handle.range)),
         Page::Past(stretches) => ascend(stretches.iter().map(|stretch| stretch.source.range())),
+        Page::Attachments(_) => Ok(()),
         Page::Pages(pages) => {
             if pages.windows(2).any(|pair| matches!(pair, [one, next] if one.level != next.level)) {
                 return Err("a page of pages of several levels");
@@ -145,6 +158,15 @@ pub(in crate::checkpoint) fn ascend(ranges: impl Iterator<Item = SqnRange>) -> R
         end = range.to;
     }
     Ok(())
+}
+
+fn encode_attachment((of, bytes): &(CheckpointIdentity, Bytes)) -> store::Attachment {
+    store::Attachment { name: Some(name_of(of)), bytes: bytes.clone() }
+}
+
+fn decode_attachment(message: &store::Attachment) -> Result<(CheckpointIdentity, Bytes), &'static str> {
+    let of = message.name.as_ref().and_then(identity_of).ok_or("an attachment without checkpoint")?;
+    Ok((of, message.bytes.clone()))
 }
 
 fn encode_stretch(stretch: &Stretch) -> store::Stretch {
@@ -189,20 +211,21 @@ pub(in crate::checkpoint) fn encode_page_ref(page: &PageRef) -> store::PageRef {
 }
 
 fn decode_page_refs(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static str> {
-    let decode = |page: &store::PageRef| {
-        if !(1..=MAX_LEVEL).contains(&page.level) {
-            return Err("a page of a level that there is not");
-        }
-        Ok(PageRef {
-            uuid: Uuid::from_slice(&page.uuid).map_err(|_| "a malformed UUID")?,
-            home: Home { subtask: page.home_subtask, epoch: page.home_epoch },
-            level: page.level,
-            range: SqnRange { from: Sqn(page.from), to: Sqn(page.to) },
-            crc: page.crc,
-            totals: Totals { change_sets: page.change_sets, stored_bytes: page.stored_bytes, changes: page.changes },
-        })
-    };
-    pages.iter().map(decode).collect()
+    pages.iter().map(decode_page_ref).collect()
+}
+
+pub(in crate::checkpoint) fn decode_page_ref(page: &store::PageRef) -> Result<PageRef, &'static str> {
+    if !(1..=MAX_LEVEL).contains(&page.level) {
+        return Err("a page of a level that there is not");
+    }
+    Ok(PageRef {
+        uuid: Uuid::from_slice(&page.uuid).map_err(|_| "a malformed UUID")?,
+        home: Home { subtask: page.home_subtask, epoch: page.home_epoch },
+        level: page.level,
+        range: SqnRange { from: Sqn(page.from), to: Sqn(page.to) },
+        crc: page.crc,
+        totals: Totals { change_sets: page.change_sets, stored_bytes: page.stored_bytes, changes: page.changes },
+    })
 }
 
 /// Decodes a list of pages in which each follows the one before.

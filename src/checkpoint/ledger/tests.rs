@@ -13,7 +13,7 @@ fn record(id: u64, cut: u64) -> CheckpointRecord {
         attempt: 1,
         cut: Sqn(Sqn::first_of(EPOCH).0 + cut),
         applied_to: cut,
-        attachment: Bytes::new(),
+        attachment: Bytes::new().into(),
         job_run: Bytes::new(),
         completed: false,
         pinned: false,

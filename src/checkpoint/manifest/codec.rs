@@ -6,15 +6,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Materialization, Shape, SnapshotFile, Span,
-    check,
+    Attachment, CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Materialization, Shape,
+    SnapshotFile, Span, check,
     states::{decode_state, encode_state},
 };
 use crate::{
     checkpoint::{
         envelope::{self, EnvelopeError, Kind},
         handle::{identity_of, name_of},
-        index::{Run, Source, ascend, decode_past, decode_source, encode_page_ref, encode_source},
+        index::{Run, Source, ascend, decode_page_ref, decode_past, decode_source, encode_page_ref, encode_source},
     },
     proto::store,
     types::{BackendId, Epoch, InnerBackend, KeyGroupAssignment, KeyGroupRange, Name, Sqn, StateId},
@@ -301,7 +301,11 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
         attempt: record.attempt,
         cut: record.cut.0,
         applied_to: record.applied_to,
-        attachment: record.attachment.clone(),
+        attachment: match &record.attachment {
+            Attachment::Here(bytes) => bytes.clone(),
+            Attachment::Page(_) => Bytes::new(),
+        },
+        attachment_page: record.attachment.page().as_ref().map(encode_page_ref),
         job_run: record.job_run.clone(),
         completed: record.completed,
         pinned: record.pinned,
@@ -327,7 +331,10 @@ fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'
         attempt: message.attempt,
         cut,
         applied_to: message.applied_to,
-        attachment: message.attachment.clone(),
+        attachment: match &message.attachment_page {
+            Some(page) => Attachment::Page(decode_page_ref(page)?),
+            None => Attachment::Here(message.attachment.clone()),
+        },
         job_run: message.job_run.clone(),
         completed: message.completed,
         pinned: message.pinned,

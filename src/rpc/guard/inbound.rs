@@ -8,6 +8,7 @@
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -114,7 +115,10 @@ impl Inbound {
             }
             self.given += 1;
             self.deadline = None;
-            return Poll::Ready(Some(Ok(self.gathered.split_to(expected).freeze())));
+            // No buffer stays behind the last one.
+            let rest = self.gathered.split_off(expected);
+            let rest = if rest.is_empty() { BytesMut::new() } else { rest };
+            return Poll::Ready(Some(Ok(mem::replace(&mut self.gathered, rest).freeze())));
         }
     }
 

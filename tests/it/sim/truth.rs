@@ -99,7 +99,7 @@ impl Truth {
             (cut.completed, cut.pinned, cut.let_go) = (record.completed, record.pinned, record.subsumed);
             assert_eq!(
                 (record.attempt, record.applied_to, &record.attachment),
-                (cut.attempt, cut.applied_to, &cut.attachment),
+                (cut.attempt, cut.applied_to, &cut.attachment.clone().into()),
                 "{key:?}"
             );
         }

@@ -171,7 +171,8 @@ impl World {
             return;
         };
         let cut = self.truths[seat].lock().cuts[&key].clone();
-        assert_eq!((&record.attachment, record.applied_to), (&cut.attachment, cut.applied_to), "{id}: {key:?}");
+        let attachment = cut.attachment.clone().into();
+        assert_eq!((&record.attachment, record.applied_to), (&attachment, cut.applied_to), "{id}: {key:?}");
         match self.difference(&manifest, record, &cut.model, &cut.ids).await {
             Ok(None) => {}
             Ok(Some(difference)) => panic!("{id}: checkpoint {key:?}: {difference}"),
