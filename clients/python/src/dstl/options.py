@@ -17,7 +17,7 @@ class Restore:
 
     @staticmethod
     def latest(*, or_empty: bool = True, fallback: bool = False) -> Restore:
-        """The newest checkpoint that the whole job can restore; where there is none, nothing (`or_empty`) or `NoConsistentCheckpointError`.
+        """The newest checkpoint that the whole job can restore; where there is none, nothing (`or_empty`) or a `NotFoundError`.
 
         With `fallback`, damaged checkpoints are skipped: `backend.skipped` tells which.
         """

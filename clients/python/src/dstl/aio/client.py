@@ -107,7 +107,7 @@ class Client:
         * `fresh`: replace an owner of this very attempt and restore, instead of finding it. `peer_group`, `run`: bytes, see the protocol.
         * `linger`: seconds that the backend stays open without session; 0: as the daemon is configured, by default for ever.
 
-        Raises `NewerOwnerError` if a higher attempt has it, `NoConsistentCheckpointError`, `BackendMismatchError` and others.
+        Raises `NewerOwnerError` if a higher attempt has it, a `NotFoundError` where there is no such checkpoint, `BackendMismatchError` and others.
         """
         if options is None:
             options = OpenOptions(**keywords)
