@@ -49,50 +49,50 @@ def test_what_was_owed_when_a_stream_broke_is_answered(relay, job):
     with dstl.connect(relay.path) as client, client.open(job, "op", attempt=1) as backend:
         numbers = backend.value_state("numbers", dstl.STR, dstl.INT64)
         timers = backend.timer_state("timers", dstl.STR)
-        with backend.session() as session:
-            numbers.put("k", 1)
-            completed = session.checkpoint(1)
-            relay.holds_answers.set()
-            pending = session.barrier(2)
-            batch = session.batch()
-            slot = batch.get(numbers, "k")
-            receipt = session.send(batch)
-            answers = []
-            waiting = [
-                threading.Thread(target=lambda: answers.append(session.complete(completed))),
-                threading.Thread(target=lambda: answers.append(session.persist())),
-            ]
-            for thread in waiting:
-                thread.start()
-            time.sleep(0.3)
-            relay.cut()
-            for thread in waiting:
-                thread.join(60)
-            assert len(answers) == 2
-            assert receipt.applied()[slot] == 1
-            with pytest.raises(dstl.CheckpointInterruptedError, match="2"):
-                pending.completed()
-            assert session.checkpoint(3).id == 3
-            # Timers that were fired without an answer are gone: the session says so, and ends.
-            timers.register("k", 1)
-            relay.holds_answers.set()
-            fired = []
-
-            def fire():
-                try:
-                    timers.fire(5)
-                except dstl.DstlError as error:
-                    fired.append(error)
-
-            thread = threading.Thread(target=fire)
+        session = backend.session()
+        numbers.put("k", 1)
+        completed = session.checkpoint(1)
+        relay.holds_answers.set()
+        pending = session.barrier(2)
+        batch = session.batch()
+        slot = batch.get(numbers, "k")
+        receipt = session.send(batch)
+        answers = []
+        waiting = [
+            threading.Thread(target=lambda: answers.append(session.complete(completed))),
+            threading.Thread(target=lambda: answers.append(session.persist())),
+        ]
+        for thread in waiting:
             thread.start()
-            time.sleep(0.3)
-            relay.cut()
+        time.sleep(0.3)
+        relay.cut()
+        for thread in waiting:
             thread.join(60)
-            assert isinstance(fired[0], dstl.AnswerLostError)
-            with pytest.raises(dstl.AnswerLostError):
-                session.flush()
-            session.abort()
+        assert len(answers) == 2
+        assert receipt.applied()[slot] == 1
+        with pytest.raises(dstl.CheckpointInterruptedError, match="2"):
+            pending.completed()
+        assert session.checkpoint(3).id == 3
+        # Timers that were fired without an answer are gone: the session says so, and ends.
+        timers.register("k", 1)
+        relay.holds_answers.set()
+        fired = []
+
+        def fire():
+            try:
+                timers.fire(5)
+            except dstl.DstlError as error:
+                fired.append(error)
+
+        thread = threading.Thread(target=fire)
+        thread.start()
+        time.sleep(0.3)
+        relay.cut()
+        thread.join(60)
+        assert isinstance(fired[0], dstl.AnswerLostError)
+        with pytest.raises(dstl.AnswerLostError):
+            session.flush()
+        session.abort()
 
 
 def test_a_program_of_1000_tasks_survives_the_death_of_its_daemon():

@@ -238,8 +238,8 @@ def test_changed_serializers_are_refused_declared_or_migrated(client, job, inner
         maps = backend.map_state("maps", dstl.STR, dstl.STR, dstl.STR)
         lists = backend.list_state("lists", dstl.STR, dstl.STR)
         with backend.session() as session:
-            values.in_namespace(b"n").put_many([str(number) for number in range(250)], [str(number) for number in range(250)])
-            for number in range(230):
+            values.in_namespace(b"n").put_many([str(number) for number in range(120)], [str(number) for number in range(120)])
+            for number in range(103):
                 maps.put("k", str(number), str(number))
             lists.add_all("k", ["1", "2"])
             session.complete(session.checkpoint(1))
@@ -258,8 +258,8 @@ def test_changed_serializers_are_refused_declared_or_migrated(client, job, inner
             rewrite=lambda k, elements: (k, [int(element) for element in elements]),
         )
         with backend.session():
-            assert values.in_namespace(b"n").get_many(list(range(250))) == list(range(250))
-            assert sorted(maps.entries("k")) == [(number, number) for number in range(230)]
+            assert values.in_namespace(b"n").get_many(list(range(120))) == list(range(120))
+            assert sorted(maps.entries("k")) == [(number, number) for number in range(103)]
             assert lists.get("k") == [1, 2]
         compatible = backend.value_state("values", dstl.INT64, dstl.BYTES, compatible=True)
         with backend.session():

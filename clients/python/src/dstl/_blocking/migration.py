@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGE = 100
 """Keys, and entries of a map, that are read at a time."""
+WRITTEN_BYTES = 256 << 10
+"""Bytes from which on a batch of values is written."""
 
 
 @dataclass
@@ -50,13 +52,40 @@ def migrate(
                 s.OPERATION_KIND_KEYS, token=token, limit=PAGE, all_namespaces=True
             )
             page = _read(backend, operation)
-            for stored in page.keys:
-                given = backend.opened.key_group_assignment == service_pb2.KEY_GROUP_ASSIGNMENT_GIVEN
-                old = OldKey(stored.key, stored.namespace, stored.key_group if given else None)
-                _rewrite(backend, registered, old, handle(registered), put)
+            given = backend.opened.key_group_assignment == service_pb2.KEY_GROUP_ASSIGNMENT_GIVEN
+            keys = [OldKey(at.key, at.namespace, at.key_group if given else None) for at in page.keys]
+            if descriptor.kind == s.STATE_KIND_VALUE:
+                _rewrite_values(backend, registered, keys, handle(registered), put)
+            else:
+                for old in keys:
+                    _rewrite(backend, registered, old, handle(registered), put)
             token = page.token
             if not token:
                 break
+
+
+def _rewrite_values(
+    backend: Backend, registered: s.RegisteredState, keys: list[OldKey], state: Any, put: Callable[[Any, OldKey, Batch], None]
+) -> None:
+    """Rewrites a page of values by few batches."""
+    old_state = registered.migrating_from
+    while keys:
+        reads = b"".join(Target(old_state, at.namespace, at.key_group).one(s.OPERATION_KIND_GET, at.key) for at in keys)
+        answer = backend.apply(session_pb2.Batch.FromString(reads))
+        # Those that did not fit the answer are asked again.
+        results = [result for result in answer.result.results if result.outcome != s.OUTCOME_ASK_AGAIN]
+        batch = Batch(backend._client.limits)
+        for old, result in zip(keys, results):
+            if batch._bytes > WRITTEN_BYTES:
+                backend.apply(session_pb2.Batch.FromString(batch.seal().operations))
+                batch = Batch(backend._client.limits)
+            if result.found:
+                old.values = [result.value]
+                state._target = Target(registered.id, old.namespace, old.key_group)
+                put(state, old, batch)
+            batch._write(old_state, Target(old_state, old.namespace, old.key_group).one(s.OPERATION_KIND_CLEAR, old.key))
+        backend.apply(session_pb2.Batch.FromString(batch.seal().operations))
+        keys = keys[len(results) :]
 
 
 def _rewrite(

@@ -165,10 +165,12 @@ class ValueState(_Keyed[K], ValueHandle[K, V]):
 
     def get_or_default(self, key: K) -> V:
         """The value, or the default that the state was registered with; `ValueError` if it has none."""
-        result = self._read(self.op_get(key))
-        if not result.found and not self.descriptor.HasField("value_serializer") and not result.value:
+        value = self.get(key)
+        if value is not None:
+            return value
+        if self._default is None:
             raise ValueError(f"state `{self.name}` was registered without a default")
-        return self._values.decode(result.value)
+        return self._default
 
     def put(self, key: K, value: V) -> None:
         """Sets the value; it is applied when this returns."""

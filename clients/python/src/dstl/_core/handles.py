@@ -118,9 +118,9 @@ def present(result: Result | None, name: str) -> Result:
 class ValueHandle(Handle[K], Generic[K, V]):
     """One value per key."""
 
-    def __init__(self, *arguments: Any, values: Serializer[V]) -> None:
+    def __init__(self, *arguments: Any, values: Serializer[V], default: V | None = None) -> None:
         super().__init__(*arguments)
-        self._values = values
+        self._values, self._default = values, default
 
     def op_put(self, key: K, value: V) -> bytes:
         """Sets the value."""

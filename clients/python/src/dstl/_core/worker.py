@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from ..errors import (
+    AnswerLostError,
     ClosedError,
     ConnectionLostError,
     DaemonRestartedError,
@@ -257,7 +258,7 @@ def _frames(worker: weakref.ref[Worker], link: _Link) -> Iterator[bytes]:
 
 def _after_break(error: DstlError) -> DstlError:
     """What a broken or refused stream means: returns the error to go on with a new stream, or raises the session's last one."""
-    if isinstance(error, (SessionLostError, UnsupportedError, ProtocolError, ClosedError, FencedError)):
+    if isinstance(error, (SessionLostError, AnswerLostError, UnsupportedError, ProtocolError, ClosedError, FencedError)):
         raise error
     if isinstance(error, ConnectionLostError) or (error.retryable and error.scope == "SESSION"):
         return error

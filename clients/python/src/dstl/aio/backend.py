@@ -129,7 +129,8 @@ class Backend:
         if default is not None:
             descriptor.default_value = value.encode(default)
         registered = await self._register(descriptor, compatible)
-        return ValueState[K, V](registered, self._client.limits, key, namespace, values=value).bind(self)
+        arguments = (registered, self._client.limits, key, namespace)
+        return ValueState[K, V](*arguments, values=value, default=default).bind(self)
 
     async def merging_state(
         self,

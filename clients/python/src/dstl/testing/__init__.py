@@ -53,7 +53,8 @@ class Daemon:
 
     def __init__(self, *, settings: Iterable[str] = (), binary: str | None = None, store: str | os.PathLike[str] | None = None) -> None:
         # The path of a Unix socket has 107 bytes at most, so that deep default folders do not do.
-        self.folder = Path(tempfile.mkdtemp(prefix="dstl-", dir="/tmp" if os.path.isdir("/tmp") else None))
+        base = tempfile.gettempdir()
+        self.folder = Path(tempfile.mkdtemp(prefix="dstl-", dir=base if len(base) < 60 else "/tmp"))
         self.socket = str(self.folder / "dstl.sock")
         self.log = self.folder / "log"
         self.store = os.fspath(store) if store is not None else str(self.folder / "store")
