@@ -142,7 +142,8 @@ async def _killed(daemon):
         kills += 1
         done, pending = await asyncio.wait(running, timeout=60)
         assert not pending, f"{len(pending)} tasks hang"
-        assert all(isinstance(task.exception(), dstl.SessionLostError) for task in done)
+        ends = (dstl.SessionLostError, dstl.CheckpointInterruptedError)
+        assert all(isinstance(task.exception(), ends) for task in done)
         await asyncio.get_running_loop().run_in_executor(None, daemon.start)
     assert sum(acknowledged) > tasks
     await backend.close()

@@ -500,5 +500,5 @@ def again(error: DstlError) -> DstlError:
     copy = error.__class__.__new__(error.__class__)
     copy.args = error.args
     copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error
+    copy.__cause__ = error.__cause__
     return copy
