@@ -28,7 +28,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo examples test test-java test-flink flink-jar verify bench bench-java check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo examples test test-java test-python python-wheel test-flink flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -60,6 +60,12 @@ test: check-tools ## Run the unit and integration tests
 
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify
+
+test-python: java-daemon ## Test the client for Python against a daemon, in an environment of its own (DSTL_BIN=… PYTHON=python3.12 ARGS="-k misuse")
+	cd clients/python && python="$$(tools/environment.sh test)" && DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' "$$python" -m pytest $(ARGS)
+
+python-wheel: ## Build the client for Python: clients/python/dist/dstl-0.1.0-py3-none-any.whl
+	cd clients/python && python="$$(tools/environment.sh test)" && "$$python" -m build --wheel --no-isolation
 
 flink-jar: check-java ## Build the state backend for Flink: clients/flink/target/dstl-flink-0.1.0-all.jar
 	.ci/mvn -pl java,flink -am -DskipTests -Dmaven.javadoc.skip install
@@ -114,6 +120,9 @@ bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
 
 bench-java: check-java java-daemon ## Measure the client for the JVM against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java test-compile exec:exec@bench
+
+bench-python: java-daemon ## Measure the client for Python beside redis-py (DSTL_BIN=… ARGS="--rounds 5")
+	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/python/benches/run.sh $(ARGS)
 
 check-java: ## Check for a JDK (17 or newer) and Maven; as root on Debian, install them
 	@if ! javac -version >/dev/null 2>&1 || ! command -v mvn >/dev/null; then \

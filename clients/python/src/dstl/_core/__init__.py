@@ -1,0 +1,1 @@
+"""The core under both faces: operations, the book of a session, threads and the connection."""

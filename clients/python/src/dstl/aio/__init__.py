@@ -1,0 +1,33 @@
+"""The asyncio face: what `dstl` has, with `await`.
+
+```python
+async with await dstl.aio.connect("/run/dstl/dstl.sock") as client:
+    ...
+```
+"""
+
+from .backend import Backend
+from .client import Client, connect
+from .folds import AggregatingState
+from .query import Query
+from .session import PendingCheckpoint, Receipt, Session
+from .states import ListState, MapState, MergingState, Receipts, StoredKey, Timer, TimerState, ValueState
+
+__all__ = [
+    "AggregatingState",
+    "Backend",
+    "Client",
+    "ListState",
+    "MapState",
+    "MergingState",
+    "PendingCheckpoint",
+    "Query",
+    "Receipt",
+    "Receipts",
+    "Session",
+    "StoredKey",
+    "Timer",
+    "TimerState",
+    "ValueState",
+    "connect",
+]

@@ -1,0 +1,95 @@
+"""How the asyncio face waits: answers come from threads, and wake their event loop once for all that came meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from threading import Lock as ThreadLock
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from ..errors import DstlError, again
+
+T = TypeVar("T")
+
+
+class _Mailbox:
+    """Answers on their way to one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = ThreadLock()
+        self._answers: deque[tuple[asyncio.Future[Any], Any]] = deque()
+        self._is_scheduled = False
+
+    def post(self, future: asyncio.Future[Any], answer: Any) -> None:
+        with self._lock:
+            self._answers.append((future, answer))
+            if self._is_scheduled:
+                return
+            self._is_scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            # The loop is closed: whoever waited there is gone.
+            self._answers.clear()
+
+    def _deliver(self) -> None:
+        with self._lock:
+            answers, self._answers = self._answers, deque()
+            self._is_scheduled = False
+        for future, answer in answers:
+            if not future.done():
+                future.set_result(answer)
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+
+
+class Reply:
+    """An answer that is awaited on the running event loop."""
+
+    __slots__ = ("future", "_mailbox")
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        mailbox = _mailboxes.get(loop)
+        if mailbox is None:
+            mailbox = _mailboxes[loop] = _Mailbox(loop)
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._mailbox = mailbox
+
+    def settle(self, value: Any, error: DstlError | None = None) -> None:
+        """See `Reply` of the core."""
+        self._mailbox.post(self.future, (value, error))
+
+
+async def finish(reply: Reply) -> Any:
+    """Waits for an answer, and raises its error. It may be awaited again."""
+    value, error = await asyncio.shield(reply.future)
+    if error is not None:
+        raise again(error)
+    return value
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Runs what blocks beside the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+class Lock:
+    """A lock that may be used on one event loop after the other."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
