@@ -28,7 +28,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo examples test test-java test-python python-wheel test-flink flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-java test-python python-wheel test-flink test-flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -70,8 +70,19 @@ python-wheel: ## Build the client for Python: clients/python/dist/dstl-0.1.0-py3
 flink-jar: check-java ## Build the state backend for Flink: clients/flink/target/dstl-flink-0.1.0-all.jar
 	.ci/mvn -pl java,flink -am -DskipTests -Dmaven.javadoc.skip install
 
-test-flink: flink-jar java-daemon ## Test the state backend for Flink by Flink's own suites, and whole jobs (DSTL_BIN=… FLINK=2.3.0)
-	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl flink $(if $(FLINK),-Dflink.version=$(FLINK)) test
+FLINK_TEST = DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java,flink -Dclient.skipTests=true \
+	$(if $(FLINK),-Dflink.version=$(FLINK)) test
+
+test-flink: check-java java-daemon ## Test the state backend for Flink by Flink's own suites, jobs and a cluster (DSTL_BIN=… FLINK=2.3.0)
+	$(FLINK_TEST)
+
+test-flink-quick: check-java java-daemon ## The same without the cluster of processes
+	$(FLINK_TEST) -Dtest.excludedGroups=long
+
+# The text is real, and always there. Kills and restarts take a minute or two, on dstl and on Flink's own backend each.
+DEMO_TEXT = $(or $(TEXT),$(wildcard *.md proto/dstl/v1/*.proto clients/*/README.md))
+demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, kill it again and again, compare (DSTL_BIN=… TEXT="FILE…" ARGS=alone)
+	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/flink/demo.sh $(foreach file,$(DEMO_TEXT),'$(file)') -- $(ARGS)
 
 # The same build as that of the examples: `--bin dstl` alone would compile dependencies anew, with fewer features.
 .PHONY: java-daemon

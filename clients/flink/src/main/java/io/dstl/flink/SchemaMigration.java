@@ -2,7 +2,6 @@ package io.dstl.flink;
 
 import io.dstl.client.Batch;
 import io.dstl.client.Results;
-import io.dstl.client.Slice;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -79,15 +78,8 @@ final class SchemaMigration {
         TtlAwareSerializer<?, ?> elementBefore = ((TtlAwareSerializer.TtlAwareListSerializer<?>) before).getElementSerializer();
         TtlAwareSerializer<?, ?> elementAfter = ((TtlAwareSerializer.TtlAwareListSerializer<?>) after).getElementSerializer();
         List<byte[]> migrated = new ArrayList<>();
-        boolean more = true;
-        while (more) {
-            Batch batch = new Batch();
-            batch.listGet(from, key.keyGroup(), key.key(), key.namespace(), migrated.size(), 0);
-            Results results = path.ask(batch);
-            for (Slice element : results.elements(0)) {
-                migrated.add(migrate(element.copy(), elementBefore, elementAfter));
-            }
-            more = results.more(0);
+        for (byte[] element : path.elementsOf(from, new Place(null, key.keyGroup(), key.key(), key.namespace()))) {
+            migrated.add(migrate(element, elementBefore, elementAfter));
         }
         if (from == to) {
             path.write(batch -> batch.clear(to, key.keyGroup(), key.key(), key.namespace()));

@@ -3,7 +3,6 @@ package io.dstl.flink;
 import io.dstl.client.Batch;
 import io.dstl.client.Pending;
 import io.dstl.client.Results;
-import io.dstl.client.Slice;
 import io.dstl.proto.v1.Barrier;
 import io.dstl.proto.v1.CheckpointCompleted;
 import io.dstl.proto.v1.Limits;
@@ -161,19 +160,8 @@ final class StatePath {
         }
         long request = ++requests;
         slot.await(request);
-        List<byte[]> elements = new ArrayList<>();
-        long bytes = 0;
-        boolean more = true;
-        while (more) {
-            Batch batch = reads();
-            int read = batch.listGet(place.state.id, place.group, place.key, place.namespace, elements.size(), 0);
-            Results results = out.ask(batch);
-            for (Slice element : results.elements(read)) {
-                elements.add(element.copy());
-                bytes += element.length();
-            }
-            more = results.more(read);
-        }
+        List<byte[]> elements = elements(place.state.id, place, place.state.cleaned);
+        long bytes = elements.stream().mapToLong(element -> element.length).sum();
         if (bytes <= ListSlot.MOST_BYTES) {
             slot.fill(request, elements);
         }
@@ -181,6 +169,44 @@ final class StatePath {
         account(slot);
         step();
         return elements;
+    }
+
+    /**
+     * All elements of a list, as the daemon has them. It gives them by their number among those that are there. Where it is
+     * {@code cleaned}, it removes expired ones as it goes, and the numbers of those behind move: so they are counted before and after
+     * each page, and if any went, all is read anew. What went does not come back, so that ends.
+     */
+    private List<byte[]> elements(int state, Place place, boolean cleaned) {
+        List<byte[]> elements = new ArrayList<>();
+        boolean counted = false;
+        long count = -1;
+        boolean more = true;
+        while (more) {
+            Batch batch = reads();
+            int before = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
+            int read = batch.listGet(state, place.group, place.key, place.namespace, elements.size(), 0);
+            int after = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
+            Results results = out.ask(batch);
+            results.elements(read).forEach(element -> elements.add(element.copy()));
+            more = results.more(read);
+            boolean moved = counted && (results.count(after) != results.count(before)
+                    || count >= 0 && results.count(before) != count);
+            if (moved || more && cleaned && !counted) {
+                elements.clear();
+                more = true;
+                count = -1;
+                counted = true;
+            } else if (counted) {
+                count = results.count(after);
+            }
+        }
+        return elements;
+    }
+
+    /** All elements of a list under another id of the daemon than the state's, behind everything that was written. */
+    synchronized List<byte[]> elementsOf(int state, Place place) {
+        flush(true);
+        return elements(state, place, true);
     }
 
     synchronized void append(Place place, List<byte[]> elements) {

@@ -68,9 +68,12 @@ final class StateRegistration {
         }
         io.dstl.proto.v1.StateDescriptor wanted = states.descriptor(meta.snapshot(), kind(descriptor), ttl(descriptor));
         if (forms.size() > 1) {
-            return unite(descriptor, namespaces, meta, wanted);
+            Registered united = unite(descriptor, namespaces, meta, wanted);
+            united.ref.cleaned = wanted.hasTtl();
+            return united;
         }
         Registered state = register(name, before, meta, wanted, forms.isEmpty());
+        state.ref.cleaned = wanted.hasTtl();
         if (migration != null) {
             path.flush(true);
             migration.run(state.ref.id, state.ref.id);

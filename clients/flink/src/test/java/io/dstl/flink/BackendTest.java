@@ -7,6 +7,7 @@ import io.dstl.flink.DstlOptions.Inner;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import java.util.concurrent.RunnableFuture;
 import org.apache.flink.api.common.JobID;
 import org.apache.flink.api.common.state.ListStateDescriptor;
@@ -33,6 +34,8 @@ import org.apache.flink.streaming.api.operators.TimerHeapInternalTimer;
 import org.apache.flink.streaming.api.operators.TimerSerializer;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 /** One backend on a real daemon, driven as Flink does. */
 class BackendTest {
@@ -218,33 +221,39 @@ class BackendTest {
         return new TimerHeapInternalTimer<>(time, 1, VoidNamespace.INSTANCE);
     }
 
-    @Test
-    void a_new_run_lets_go_of_nothing_of_the_run_before() throws Exception {
+    /** Three checkpoints of a run are there, and 3 are kept within a run; another run begins, and completes five. */
+    @ParameterizedTest
+    @CsvSource({"5, NO_CLAIM, false", "5, CLAIM, false", "7, CLAIM, false", "6, CLAIM, true", "6, NO_CLAIM, true", "0, NO_CLAIM, false"})
+    void a_new_run_lets_go_of_nothing_of_the_run_before_but_what_it_claims(long from, RecoveryClaimMode claim, boolean otherJob)
+            throws Exception {
         TestTask task = new TestTask();
         task.jobConfiguration.set(CheckpointingOptions.MAX_RETAINED_CHECKPOINTS, 3);
         DstlKeyedStateBackend<Integer> backend = open(task);
-        List<KeyedStateHandle> kept = new ArrayList<>();
+        Map<Long, KeyedStateHandle> kept = new TreeMap<>();
         for (long id = 5; id <= 7; id++) {
             put(backend, 1, id);
-            kept.add(TestTask.complete(backend, id));
+            kept.put(id, TestTask.complete(backend, id));
         }
 
-        for (KeyedStateHandle from : new KeyedStateHandle[] {kept.get(0), null}) {
-            TestTask again = task.next();
-            again.graph = new ExecutionGraphID();
-            again.attempt = 0;
-            again.jobConfiguration.set(StateRecoveryOptions.SAVEPOINT_PATH, from == null ? "" : "chk-5");
-            DstlKeyedStateBackend<Integer> other = from == null ? open(again) : open(again, from);
-            for (long id = 8; id <= 12; id++) {
-                put(other, 1, 100 + id);
-                TestTask.complete(other, id);
-            }
+        TestTask again = task.next();
+        again.graph = new ExecutionGraphID();
+        again.attempt = 0;
+        again.job = otherJob ? new JobID() : task.job;
+        again.jobConfiguration.set(StateRecoveryOptions.SAVEPOINT_PATH, from == 0 ? "" : "chk-" + from);
+        again.jobConfiguration.set(StateRecoveryOptions.RESTORE_MODE, claim);
+        DstlKeyedStateBackend<Integer> other = from == 0 ? open(again) : open(again, kept.get(from));
+        for (long id = 8; id <= 12; id++) {
+            put(other, 1, 100 + id);
+            TestTask.complete(other, id);
         }
 
-        for (int i = 0; i < kept.size(); i++) {
+        if (claim == RecoveryClaimMode.CLAIM) {
+            kept.remove(from);
+        }
+        for (Map.Entry<Long, KeyedStateHandle> one : kept.entrySet()) {
             TestTask reader = new TestTask();
             reader.jobConfiguration.set(StateRecoveryOptions.SAVEPOINT_PATH, "read");
-            assertThat(get(open(reader, kept.get(i)), 1)).isEqualTo(5 + i);
+            assertThat(get(open(reader, one.getValue()), 1)).isEqualTo(one.getKey());
         }
     }
 

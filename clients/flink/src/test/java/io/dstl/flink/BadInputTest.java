@@ -7,6 +7,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Comparator;
+import java.util.List;
+import java.util.UUID;
 import java.util.stream.Stream;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeutils.base.IntSerializer;
@@ -14,10 +16,16 @@ import org.apache.flink.api.common.typeutils.base.StringSerializer;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.configuration.IllegalConfigurationException;
 import org.apache.flink.configuration.StateChangelogOptions;
+import org.apache.flink.runtime.jobgraph.JobType;
+import org.apache.flink.runtime.state.IncrementalRemoteKeyedStateHandle;
+import org.apache.flink.runtime.state.KeyGroupRange;
+import org.apache.flink.runtime.state.KeyGroupRangeOffsets;
+import org.apache.flink.runtime.state.KeyGroupsSavepointStateHandle;
 import org.apache.flink.runtime.state.KeyedStateHandle;
 import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.runtime.state.internal.InternalValueState;
+import org.apache.flink.runtime.state.memory.ByteStreamStateHandle;
 import org.apache.flink.util.ExceptionUtils;
 import org.junit.jupiter.api.Test;
 
@@ -57,6 +65,42 @@ class BadInputTest {
             task.options.set(DstlOptions.CONNECT, Duration.ofSeconds(1));
             assertThatThrownBy(() -> task.open(IntSerializer.INSTANCE)).hasMessageContaining("rpc.allowed-uids");
         }
+    }
+
+    @Test
+    void a_daemon_that_is_too_old() throws Exception {
+        try (Daemon daemon = Daemon.start(); OlderDaemon older = OlderDaemon.before(daemon, "open.attempt-token", "open.peer-group")) {
+            TestTask task = on(daemon);
+            task.options.set(DstlOptions.SOCKET, older.socket().toString());
+            assertThatThrownBy(() -> task.open(IntSerializer.INSTANCE))
+                    .hasMessageContaining("too old").hasMessageContaining("upgrade it")
+                    .hasMessageContaining("open.attempt-token").hasMessageContaining("open.peer-group");
+        }
+    }
+
+    @Test
+    void a_job_in_batch_execution() {
+        TestTask task = new TestTask();
+        task.type = JobType.BATCH;
+        assertThatThrownBy(() -> task.open(IntSerializer.INSTANCE))
+                .hasMessageContaining("execution.batch-state-backend.enabled");
+    }
+
+    @Test
+    void a_savepoint() {
+        KeyedStateHandle savepoint = new KeyGroupsSavepointStateHandle(
+                new KeyGroupRangeOffsets(0, TestTask.KEY_GROUPS - 1), new ByteStreamStateHandle("savepoint", new byte[1]));
+        assertThatThrownBy(() -> new TestTask().open(IntSerializer.INSTANCE, savepoint))
+                .hasMessageContaining("execution.state-recovery.path");
+    }
+
+    @Test
+    void a_checkpoint_of_another_backend() throws Exception {
+        KeyedStateHandle foreign = new IncrementalRemoteKeyedStateHandle(UUID.randomUUID(),
+                KeyGroupRange.of(0, TestTask.KEY_GROUPS - 1), 1, List.of(), List.of(),
+                new ByteStreamStateHandle("meta", new byte[1]));
+        assertThatThrownBy(() -> new TestTask().open(IntSerializer.INSTANCE, foreign))
+                .hasMessageContaining("state.backend.type").hasMessageContaining("native form");
     }
 
     @Test

@@ -15,6 +15,7 @@ import org.apache.flink.metrics.groups.UnregisteredMetricsGroup;
 import org.apache.flink.runtime.checkpoint.CheckpointOptions;
 import org.apache.flink.runtime.executiongraph.ExecutionAttemptID;
 import org.apache.flink.runtime.executiongraph.ExecutionGraphID;
+import org.apache.flink.runtime.jobgraph.JobType;
 import org.apache.flink.runtime.jobgraph.JobVertexID;
 import org.apache.flink.runtime.operators.testutils.DummyEnvironment;
 import org.apache.flink.runtime.scheduler.strategy.ExecutionVertexID;
@@ -27,6 +28,8 @@ import org.apache.flink.runtime.state.KeyedStateHandle;
 import org.apache.flink.runtime.state.SnapshotResult;
 import org.apache.flink.runtime.state.memory.MemCheckpointStreamFactory;
 import org.apache.flink.runtime.state.ttl.TtlTimeProvider;
+import org.apache.flink.util.SimpleUserCodeClassLoader;
+import org.apache.flink.util.UserCodeClassLoader;
 
 /** One subtask as Flink would start it: its place, its execution graph and attempt, its configuration, what it restores. */
 final class TestTask {
@@ -38,25 +41,35 @@ final class TestTask {
     int attempt;
     int subtask;
     int parallelism = 1;
-    Configuration options = Backends.options(Daemon.shared(), DstlOptions.Inner.HASHMAP);
+    Configuration options;
     final Configuration jobConfiguration = new Configuration();
     TtlTimeProvider clock = TtlTimeProvider.DEFAULT;
+    JobType type = JobType.STREAMING;
+    ClassLoader userCode = TestTask.class.getClassLoader();
     /** Why the backend failed the task from outside. */
     final List<Throwable> failures = Collections.synchronizedList(new ArrayList<>());
     final CloseableRegistry registry = new CloseableRegistry();
 
+    TestTask() {
+        this(Backends.options(Daemon.shared(), DstlOptions.Inner.HASHMAP));
+    }
+
+    TestTask(Configuration options) {
+        this.options = options;
+    }
+
     /** Another start of the same subtask. */
     TestTask next() {
-        TestTask next = new TestTask();
+        TestTask next = new TestTask(options);
         next.job = job;
         next.operator = operator;
         next.graph = graph;
         next.attempt = attempt + 1;
         next.subtask = subtask;
         next.parallelism = parallelism;
-        next.options = options;
         next.jobConfiguration.addAll(jobConfiguration);
         next.clock = clock;
+        next.userCode = userCode;
         return next;
     }
 
@@ -88,6 +101,16 @@ final class TestTask {
             @Override
             public TaskInfo getTaskInfo() {
                 return new TaskInfoImpl("test", KEY_GROUPS, subtask, parallelism, attempt);
+            }
+
+            @Override
+            public JobType getJobType() {
+                return type;
+            }
+
+            @Override
+            public UserCodeClassLoader getUserCodeClassLoader() {
+                return SimpleUserCodeClassLoader.create(userCode);
             }
 
             @Override

@@ -121,8 +121,19 @@ final class TestDaemon implements AutoCloseable {
     }
 
     /** Stops it as a host does that swaps; {@link #resume} lets it go on. */
-    void suspend() {
+    void suspend() throws InterruptedException {
         signal("STOP");
+        // The signal is only on its way: each thread runs on until it meets it.
+        Eventually.holds("every thread of the daemon is stopped", PATIENCE, this::isSuspended);
+    }
+
+    private boolean isSuspended() {
+        try (Stream<Path> threads = Files.list(Path.of("/proc", Long.toString(process.pid()), "task"))) {
+            return threads.map(thread -> text(thread.resolve("stat")))
+                    .allMatch(stat -> stat.charAt(stat.lastIndexOf(')') + 2) == 'T');
+        } catch (IOException failed) {
+            throw new UncheckedIOException(failed);
+        }
     }
 
     void resume() {

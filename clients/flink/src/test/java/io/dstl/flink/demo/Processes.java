@@ -54,8 +54,10 @@ final class Processes implements AutoCloseable {
         throw new IllegalStateException("the JobManager does not answer: see " + directory);
     }
 
+    /** The JobManager knows it by its name. */
     Process startTaskManager(String name, Map<String, String> more) throws IOException {
         Map<String, String> own = new LinkedHashMap<>(Map.of(
+                "taskmanager.resource-id", name,
                 "taskmanager.host", "127.0.0.1",
                 "taskmanager.cpu.cores", "1",
                 "taskmanager.numberOfTaskSlots", "1",
@@ -86,6 +88,7 @@ final class Processes implements AutoCloseable {
         all.forEach((key, value) -> lines.add(key + ": " + value));
         Files.write(home.resolve("config.yaml"), lines);
         List<String> command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xmx" + heap,
+                "-XX:+UseSerialGC",
                 "--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED",
                 "--add-opens=java.base/java.time=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
                 "-cp", System.getProperty("java.class.path"), main, "--configDir", home.toString()));

@@ -136,6 +136,8 @@ final class Jobs {
                 .reduce((a, b) -> Tuple2.of(a.f0, a.f1 ^ b.f1), new Label<>("reduce")).uid("session-reduce"), run);
         sink(events.keyBy(event -> event.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(190)))
                 .process(new Label<>("list")).uid("session-list"), run);
+        sink(events.keyBy(event -> event.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(170)))
+                .process(new Ordinal()).uid("session-ordinal"), run);
     }
 
     private static void joins(StreamExecutionEnvironment environment, String run) {
@@ -280,6 +282,20 @@ final class Jobs {
             }
             out.collect(Tuple2.of(name + " " + key + " " + context.window(),
                     name.equals("evicting") ? Integer.toString(numbers.size()) : numbers.toString()));
+        }
+    }
+
+    /** Numbers the sessions of a key, by state beside the windows, with a TTL that never comes to pass. */
+    private static final class Ordinal extends ProcessWindowFunction<Tuple2<String, Long>, Tuple2<String, String>, String, TimeWindow> {
+        @Override
+        public void process(String key, Context context, Iterable<Tuple2<String, Long>> elements,
+                Collector<Tuple2<String, String>> out) throws Exception {
+            ValueStateDescriptor<Long> descriptor = new ValueStateDescriptor<>("ordinal", Types.LONG);
+            descriptor.enableTimeToLive(StateTtlConfig.newBuilder(Duration.ofHours(2)).build());
+            ValueState<Long> ordinal = context.globalState().getState(descriptor);
+            long next = ordinal.value() == null ? 1 : ordinal.value() + 1;
+            ordinal.update(next);
+            out.collect(Tuple2.of("ordinal " + key + " " + context.window(), Long.toString(next)));
         }
     }
 
