@@ -15,7 +15,7 @@ from .proto import service_pb2, state_pb2
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dstl", description=__doc__)
-    parser.add_argument("--socket", help="the daemon's Unix socket or address [default: $DSTL_SOCKET, else /run/dstl/dstl.sock]")
+    parser.add_argument("--socket", help="the daemon's Unix socket or address [default: $DSTL_SOCKET, else the daemon's own default]")
     parser.add_argument("--job", help="show what this job can be restored to")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     return parser.parse_args()

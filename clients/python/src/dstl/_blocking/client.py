@@ -17,7 +17,13 @@ from .backend import Backend, describe
 from .face import Reply, finish
 from .query import Query
 
-DEFAULT_SOCKET = "/run/dstl/dstl.sock"
+
+def default_socket() -> str:
+    """Where the daemon listens unless it is told otherwise, or `$DSTL_SOCKET`."""
+    named, runtime = os.environ.get("DSTL_SOCKET"), os.environ.get("XDG_RUNTIME_DIR")
+    if named or runtime:
+        return named or f"{runtime}/dstl.sock"
+    return "/run/dstl/dstl.sock" if os.geteuid() == 0 else f"/tmp/dstl-{os.geteuid()}/dstl.sock"
 
 
 def connect(
@@ -25,13 +31,13 @@ def connect(
 ) -> Client:
     """Connects to a daemon, and asks it what it speaks, offers and allows.
 
-    `target` is the path of its Unix socket (default: `$DSTL_SOCKET`, else `/run/dstl/dstl.sock`), which must be served by this user, by
+    `target` is the path of its Unix socket (default: `$DSTL_SOCKET`, else the daemon's own default), which must be served by this user, by
     root, or by the owner of folders that root made for it; or an address, as `127.0.0.1:7000`, with `credentials` for TLS. `wait` is how
     many seconds to try again while nobody is there.
 
     Raises `ConnectionLostError` if nobody answers, and `IncompatibleProtocolError`.
     """
-    place = os.fspath(target) if target is not None else os.environ.get("DSTL_SOCKET", DEFAULT_SOCKET)
+    place = os.fspath(target) if target is not None else default_socket()
     if not isinstance(place, str):
         raise TypeError(f"expected a path or an address, got {type(place).__name__}")
     connection = Connection(place, credentials)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Condition, Thread
 from typing import Any
 
@@ -21,6 +22,8 @@ SERVICE = "/dstl.v1.StateBackendService/"
 HELLO_TIMEOUT = 10.0
 """Seconds that one Hello may take."""
 _PAUSE = 0.05
+_BACKOFF = 5.0
+"""Seconds for which a call is tried again while gRPC still pauses before it connects to a daemon that is there again."""
 
 # A daemon that does not answer pings for so long is gone (stopped, or its host is): calls then end instead of waiting for ever.
 _KEEPALIVE_MS = 10_000
@@ -99,22 +102,42 @@ class Connection:
     def call(self, name: str, request: Any, reply: Reply, timeout: float | None = None) -> None:
         """Makes a unary call; never blocks."""
         self.guard()
+        until = time.monotonic() + _BACKOFF
         try:
             future = self._calls[name].future(request, timeout=timeout)
         except ValueError as error:
             raise ClosedError("the client is closed") from error
 
+        def once_more() -> None:
+            time.sleep(_PAUSE)
+            try:
+                self._calls[name].future(request, timeout=timeout).add_done_callback(settle)
+            except ValueError:
+                reply.settle(None, ClosedError("the client is closed"))
+
         def settle(done: Any) -> None:
             try:
                 value = done.result()
             except grpc.RpcError as error:
-                reply.settle(None, from_rpc(error))
+                if self.is_only_late(error, until):
+                    start_thread(once_more, "dstl-call")
+                else:
+                    reply.settle(None, from_rpc(error))
             except grpc.FutureCancelledError:
                 reply.settle(None, ClosedError("the client was closed while the call waited"))
             else:
                 reply.settle(value)
 
         future.add_done_callback(settle)
+
+    def is_only_late(self, error: Any, until: float) -> bool:
+        """Whether a call was not sent since gRPC pauses after a failure, although the daemon listens again by now."""
+        if self.path is None or self._closed or time.monotonic() >= until:
+            return False
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or "failed to connect" not in (error.details() or ""):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.path) == 0
 
     def hello(self, timeout: float) -> service_pb2.HelloResponse:
         """Asks who is there, and waits; raises `ConnectionLostError` or why the daemon refused. For threads of this package."""
@@ -170,7 +193,7 @@ class Connection:
         method = self._channel.unary_stream(
             SERVICE + "Open", request_serializer=_serialize, response_deserializer=service_pb2.OpenResponse.FromString
         )
-        return Opening(method(request))
+        return Opening(self, lambda: method(request))
 
     def close(self) -> None:
         """Ends all calls. In a child of the process that connected it does nothing."""
@@ -182,20 +205,32 @@ class Connection:
 class Opening:
     """A running Open: its messages are taken one by one."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, connection: Connection, begin: Callable[[], Any]) -> None:
+        self._connection, self._begin = connection, begin
+        self._call, self._is_cancelled = begin(), False
         self._changed = Condition()
         self._events: deque[tuple[Any, DstlError | None]] = deque()
         self._waiting: Reply | None = None
         start_thread(self._run, "dstl-open")
 
     def _run(self) -> None:
-        try:
-            for message in self._call:
-                self._tell(message, None)
-            self._tell(None, ProtocolError("the daemon ended Open without a backend"))
-        except grpc.RpcError as error:
-            self._tell(None, from_rpc(error))
+        until = time.monotonic() + _BACKOFF
+        while True:
+            try:
+                for message in self._call:
+                    self._tell(message, None)
+                self._tell(None, ProtocolError("the daemon ended Open without a backend"))
+                return
+            except grpc.RpcError as error:
+                if self._is_cancelled or not self._connection.is_only_late(error, until):
+                    self._tell(None, from_rpc(error))
+                    return
+                time.sleep(_PAUSE)
+            try:
+                self._call = self._begin()
+            except ValueError:
+                self._tell(None, ClosedError("the client is closed"))
+                return
 
     def _tell(self, message: Any, error: DstlError | None) -> None:
         with self._changed:
@@ -215,6 +250,7 @@ class Opening:
 
     def cancel(self) -> None:
         """Ends the restore."""
+        self._is_cancelled = True
         self._call.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Operations as bytes, exactly as protobuf would write them.
+"""Operations as bytes, exactly as protobuf would write them: empty fields are left out.
 
 A batch is a sequence of framed operations (field 2 of `Batch`), so batches are joined, split and counted without being parsed.
 """
@@ -82,9 +82,9 @@ class Target:
         if key is not None:
             body += KEY + varint(len(key)) + key
         body += self._namespace
-        if map_key is not None:
+        if map_key:
             body += MAP_KEY + varint(len(map_key)) + map_key
-        if value is not None:
+        if value:
             body += VALUE + varint(len(value)) + value
         body += self._group
         return OPERATION + varint(len(body)) + body
@@ -111,7 +111,7 @@ class Target:
             parts.append(sized(KEY, key))
         if self._namespace and not all_namespaces:
             parts.append(self._namespace)
-        if map_key is not None:
+        if map_key:
             parts.append(sized(MAP_KEY, map_key))
         parts.extend(sized(VALUES, value) for value in values)
         if start:
@@ -136,7 +136,7 @@ class Target:
         """What stands before the key, between key and value, and behind the value, where both have these lengths."""
         before = self.head(kind) + KEY + varint(key)
         between = self._namespace
-        if value is not None:
+        if value:
             between += VALUE + varint(value)
         length = len(before) + key + len(between) + (value or 0) + len(self._group)
         return OPERATION + varint(length) + before, between, self._group
