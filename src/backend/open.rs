@@ -155,7 +155,7 @@ pub(super) async fn open(
         let begun = async {
             still?;
             let admitted = (spec, admitted.declared.as_deref());
-            begin(env, admitted, (claim, owner, &mut account), (started, &mut progress)).await
+            Box::pin(begin(env, admitted, (claim, owner, &mut account), (started, &mut progress))).await
         };
         if let Some(opened) = clone::holding(env, &spec.id, pins, begun).await? {
             return Ok(opened);

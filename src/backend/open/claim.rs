@@ -138,7 +138,7 @@ pub(super) async fn claim(
 ) -> Result<Claim, Error> {
     let spec = &admitted.spec;
     if clone::is_clone(spec) {
-        return clone::claim(env, admitted, known, retry).await;
+        return Box::pin(clone::claim(env, admitted, known, retry)).await;
     }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
