@@ -90,16 +90,16 @@ final class ListSlot extends Slot {
     void encode(Batches batches) {
         if (replace && pending.isEmpty()) {
             if (remote) {
-                encodeClear(batches.next());
+                encodeClear(batches.next(place.heap()));
             }
             remote = false;
         } else {
             boolean first = replace && remote;
             for (int from = 0; from < pending.size();) {
-                Batch batch = batches.next();
+                Batch batch = batches.next(place.heap() + Math.max(pending.get(from).length, Math.min(pendingBytes, CHUNK)));
                 batch.begin(first ? OperationKind.OPERATION_KIND_LIST_UPDATE : OperationKind.OPERATION_KIND_LIST_ADD_ALL,
                         place.state.id).key(place.key).namespace(place.namespace);
-                for (int bytes = 0; from < pending.size() && (bytes == 0 || bytes < CHUNK); from++) {
+                for (int bytes = 0; from < pending.size() && (bytes == 0 || bytes + pending.get(from).length < CHUNK); from++) {
                     byte[] element = pending.get(from);
                     batch.element(element, 0, element.length);
                     bytes += element.length + 1;
