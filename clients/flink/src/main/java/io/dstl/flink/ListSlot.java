@@ -9,8 +9,8 @@ import io.dstl.proto.v1.OperationKind;
 final class ListSlot extends Slot {
     /** A list that is longer is not kept whole. */
     static final int MOST_BYTES = 64 << 10;
-    /** How many bytes of elements go into one operation, at least one element. */
-    private static final int CHUNK = 128 << 10;
+    /** Bytes of elements in one operation, at least one: a quarter of the shortest message that a daemon allows. */
+    private static final int CHUNK = 32 << 10;
 
     private List<byte[]> whole;
     private int wholeBytes;
