@@ -140,7 +140,7 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
     @Override
     public void encode(Slot.Batches batches) {
         writes.forEach((timer, register) -> {
-            Batch batch = batches.next();
+            Batch batch = batches.next(timer.key.length + timer.namespace.length + 48);
             if (register) {
                 batch.timerRegister(ref.id, timer.group, timer.key, timer.namespace, timer.time);
             } else {

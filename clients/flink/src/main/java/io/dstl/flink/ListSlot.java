@@ -9,8 +9,8 @@ import io.dstl.proto.v1.OperationKind;
 final class ListSlot extends Slot {
     /** A list that is longer is not kept whole. */
     static final int MOST_BYTES = 64 << 10;
-    /** How many bytes of elements go into one operation, at least one element. */
-    private static final int CHUNK = 128 << 10;
+    /** Bytes of elements in one operation, at least one: a quarter of the shortest message that a daemon allows. */
+    private static final int CHUNK = 32 << 10;
 
     private List<byte[]> whole;
     private int wholeBytes;
@@ -90,16 +90,16 @@ final class ListSlot extends Slot {
     void encode(Batches batches) {
         if (replace && pending.isEmpty()) {
             if (remote) {
-                encodeClear(batches.next());
+                encodeClear(batches.next(place.heap()));
             }
             remote = false;
         } else {
             boolean first = replace && remote;
             for (int from = 0; from < pending.size();) {
-                Batch batch = batches.next();
+                Batch batch = batches.next(place.heap() + Math.max(pending.get(from).length, Math.min(pendingBytes, CHUNK)));
                 batch.begin(first ? OperationKind.OPERATION_KIND_LIST_UPDATE : OperationKind.OPERATION_KIND_LIST_ADD_ALL,
                         place.state.id).key(place.key).namespace(place.namespace);
-                for (int bytes = 0; from < pending.size() && (bytes == 0 || bytes < CHUNK); from++) {
+                for (int bytes = 0; from < pending.size() && (bytes == 0 || bytes + pending.get(from).length < CHUNK); from++) {
                     byte[] element = pending.get(from);
                     batch.element(element, 0, element.length);
                     bytes += element.length + 1;

@@ -157,17 +157,17 @@ final class MapSlot extends Slot {
     @Override
     void encode(Batches batches) {
         if (clear && remote) {
-            encodeClear(batches.next());
+            encodeClear(batches.next(place.heap()));
             remote = false;
         }
         clear = false;
         for (Cell cell : written) {
             cell.written = false;
             if (cell.value != null) {
-                batches.next().mapPut(place.state.id, place.group, place.key, place.namespace, cell.key.bytes, cell.value);
+                batches.next(place.heap() + cell.key.bytes.length + cell.value.length).mapPut(place.state.id, place.group, place.key, place.namespace, cell.key.bytes, cell.value);
                 remote = true;
             } else if (remote) {
-                batches.next().mapRemove(place.state.id, place.group, place.key, place.namespace, cell.key.bytes);
+                batches.next(place.heap() + cell.key.bytes.length).mapRemove(place.state.id, place.group, place.key, place.namespace, cell.key.bytes);
             }
             if (cell.value == null && complete) {
                 cells.remove(cell.key);

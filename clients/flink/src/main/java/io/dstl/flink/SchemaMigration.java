@@ -60,7 +60,7 @@ final class SchemaMigration {
             default -> value(from, to, key);
         }
         if (from != to) {
-            path.write(batch -> batch.clear(from, key.keyGroup(), key.key(), key.namespace()));
+            path.write(size(key), batch -> batch.clear(from, key.keyGroup(), key.key(), key.namespace()));
         }
     }
 
@@ -70,7 +70,7 @@ final class SchemaMigration {
         byte[] value = path.ask(batch).value(0);
         if (value != null) {
             byte[] migrated = migrate(value, before, after);
-            path.write(out -> out.put(to, key.keyGroup(), key.key(), key.namespace(), migrated));
+            path.write(size(key) + migrated.length, out -> out.put(to, key.keyGroup(), key.key(), key.namespace(), migrated));
         }
     }
 
@@ -82,12 +82,17 @@ final class SchemaMigration {
             migrated.add(migrate(element, elementBefore, elementAfter));
         }
         if (from == to) {
-            path.write(batch -> batch.clear(to, key.keyGroup(), key.key(), key.namespace()));
+            path.write(size(key), batch -> batch.clear(to, key.keyGroup(), key.key(), key.namespace()));
         }
-        for (int at = 0; at < migrated.size(); at += StatePath.PAGE) {
-            List<byte[]> some = migrated.subList(at, Math.min(migrated.size(), at + StatePath.PAGE));
-            path.write(batch -> batch.listAddAll(to, key.keyGroup(), key.key(), key.namespace(), some));
+        for (byte[] element : migrated) {
+            path.write(size(key) + element.length,
+                    batch -> batch.listAdd(to, key.keyGroup(), key.key(), key.namespace(), element));
         }
+    }
+
+    /** Bytes of an operation there, without what it writes. */
+    private static int size(Results.StoredKey key) {
+        return key.key().length + key.namespace().length + 48;
     }
 
     private void map(int from, int to, Results.StoredKey key) throws IOException {
@@ -102,7 +107,8 @@ final class SchemaMigration {
             List<Results.Entry> entries = results.entries(0);
             for (Results.Entry entry : entries) {
                 byte[] migrated = migrateNullable(entry.value(), valueBefore, valueAfter);
-                path.write(out -> out.mapPut(to, key.keyGroup(), key.key(), key.namespace(), entry.key(), migrated));
+                path.write(size(key) + entry.key().length + migrated.length,
+                        out -> out.mapPut(to, key.keyGroup(), key.key(), key.namespace(), entry.key(), migrated));
             }
             more = results.more(0);
             if (more) {

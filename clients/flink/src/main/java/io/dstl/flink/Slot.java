@@ -46,7 +46,7 @@ abstract class Slot {
 
     /** Where encoded operations go. */
     interface Batches {
-        /** The batch that takes the next operation. */
-        Batch next();
+        /** The batch that takes the next operation, of about so many bytes in all. */
+        Batch next(int bytes);
     }
 }

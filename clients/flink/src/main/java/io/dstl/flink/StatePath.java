@@ -251,7 +251,8 @@ final class StatePath {
         collect(true);
         for (int from = 0; from < present.size(); from += MOST_MERGED) {
             List<Place> some = present.subList(from, Math.min(present.size(), from + MOST_MERGED));
-            out.next(true).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
+            int bytes = some.stream().mapToInt(place -> place.namespace.length + 8).sum();
+            out.next(true, target.heap() + bytes).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
                     () -> some.stream().map(place -> place.namespace).iterator());
         }
         out.send(true);
@@ -388,9 +389,9 @@ final class StatePath {
         flushIfFull();
     }
 
-    /** The next batch, for whoever writes past the cache; {@link #flush} sends it. */
-    synchronized void write(java.util.function.Consumer<Batch> operation) {
-        operation.accept(out.next(true));
+    /** An operation of about so many bytes, for whoever writes past the cache; {@link #flush} sends it. */
+    synchronized void write(int bytes, java.util.function.Consumer<Batch> operation) {
+        operation.accept(out.next(true, bytes));
     }
 
     /** Sends everything written. */
@@ -414,7 +415,7 @@ final class StatePath {
     }
 
     private void collect(boolean room) {
-        Slot.Batches batches = () -> out.next(room);
+        Slot.Batches batches = bytes -> out.next(room, bytes);
         for (Slot slot : writes) {
             slot.encode(batches);
             slot.queued = false;
@@ -467,7 +468,7 @@ final class StatePath {
     }
 
     private void flushIfFull() {
-        if (writtenBytes >= WriteBehind.BATCH_BYTES || written >= MOST_WRITES) {
+        if (writtenBytes >= out.batchBytes() || written >= MOST_WRITES) {
             flush(true);
         }
     }

@@ -58,7 +58,7 @@ final class ValueSlot extends Slot {
         if (value == null && !remote) {
             return;
         }
-        Batch batch = batches.next();
+        Batch batch = batches.next(place.heap() + (value == null ? 0 : value.length));
         if (value == null) {
             encodeClear(batch);
             remote = false;

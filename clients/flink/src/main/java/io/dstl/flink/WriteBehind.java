@@ -20,26 +20,45 @@ import java.util.concurrent.locks.LockSupport;
  * request that was handed over is carried out, and nobody could tell what came of it.
  */
 final class WriteBehind {
-    /** A batch is handed over once it has so many bytes. */
-    static final int BATCH_BYTES = 256 << 10;
-    /** What a snapshot's flush may need: one batch, the operation that went over it, and the frame. */
-    private static final int RESERVE = BATCH_BYTES + (64 << 10);
+    /** A batch has no more bytes, unless it is one operation. */
+    private static final int MOST_BATCH_BYTES = 256 << 10;
+    /** What a snapshot's flush may need beside one batch: what was written since, and frames. */
+    private static final int RESERVE = 64 << 10;
     private static final int FRAME = 16;
 
     private final Session session;
     private final DstlMetrics metrics;
     private volatile Throwable failed;
     private volatile boolean cancelled;
+    private final int maxMessageBytes;
+    private final int batchBytes;
     private Batch batch = new Batch(4 << 10);
 
-    WriteBehind(Session session, DstlMetrics metrics) {
+    /**
+     * Of one session.
+     *
+     * @param maxMessageBytes the daemon's limit of a batch; an idle session has credit for one
+     */
+    WriteBehind(Session session, DstlMetrics metrics, long maxMessageBytes) {
         this.session = session;
         this.metrics = metrics;
+        this.maxMessageBytes = (int) Math.min(Integer.MAX_VALUE, maxMessageBytes);
+        this.batchBytes = Math.min(MOST_BATCH_BYTES, this.maxMessageBytes / 4);
     }
 
-    /** The batch that takes the next operation; a full one is handed over first. {@code room}: see {@link #send}. */
-    Batch next(boolean room) {
-        if (batch.encodedLength() >= BATCH_BYTES) {
+    /** How many bytes a batch is meant to have. */
+    int batchBytes() {
+        return batchBytes;
+    }
+
+    /**
+     * The batch that takes the next operation; one that would be over full with it is handed over first.
+     *
+     * @param room see {@link #send}
+     * @param bytes of the operation, about
+     */
+    Batch next(boolean room, int bytes) {
+        if (!batch.isEmpty() && batch.encodedLength() + (long) bytes > batchBytes) {
             send(room);
         }
         return batch;
@@ -53,7 +72,7 @@ final class WriteBehind {
     void send(boolean room) {
         if (!batch.isEmpty()) {
             Batch full = batch;
-            batch = new Batch(Math.min(full.encodedLength() + 64, BATCH_BYTES + 4096));
+            batch = new Batch(Math.min(full.encodedLength() + 64, batchBytes + 4096));
             if (room) {
                 awaitCredit(full.encodedLength() + FRAME);
             }
@@ -140,17 +159,15 @@ final class WriteBehind {
     }
 
     private void awaitCredit(int cost) {
-        if (session.credit() >= (long) cost + RESERVE) {
+        // While changes wait for the store no credit is granted, though the session be idle: so the reserve is left alone even then.
+        long need = Math.min((long) cost + batchBytes + RESERVE, Math.max(cost, maxMessageBytes));
+        if (session.credit() >= need) {
             return;
         }
         long from = System.nanoTime();
         boolean interrupted = false;
-        while (session.credit() < (long) cost + RESERVE) {
+        while (session.credit() < need) {
             throwIfFailed();
-            // An idle session has the most credit that there is: what needs more than that goes all the same.
-            if (session.inFlight() == 0 && session.unsentBytes() == 0 && session.credit() >= cost) {
-                break;
-            }
             LockSupport.parkNanos(TimeUnit.MICROSECONDS.toNanos(200));
             interrupted |= Thread.interrupted();
             if (interrupted) {

@@ -11,7 +11,9 @@ public final class Backends {
         Configuration options = new Configuration();
         options.set(DstlOptions.SOCKET, daemon.socket().toString());
         options.set(DstlOptions.INNER, inner);
-        options.set(DstlOptions.LINGER, Duration.ofSeconds(2));
+        // Suites leave a backend a test behind. On a busy machine a session may begin seconds after its backend was opened.
+        options.set(DstlOptions.LINGER, Duration.ofSeconds(20));
+        options.set(DstlOptions.CONNECT, Duration.ofMinutes(2));
         return options;
     }
 

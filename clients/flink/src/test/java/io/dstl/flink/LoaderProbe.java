@@ -26,7 +26,7 @@ final class LoaderProbe {
 
     public static void main(String[] arguments) throws Exception {
         List<WeakReference<ClassLoader>> loaders = runJobs(arguments[0]);
-        long until = System.nanoTime() + Duration.ofSeconds(60).toNanos();
+        long until = System.nanoTime() + Duration.ofMinutes(2).toNanos();
         while (loaders.stream().anyMatch(loader -> loader.get() != null) || !threads().isEmpty()) {
             if (System.nanoTime() > until) {
                 throw new AssertionError("left: " + loaders.stream().map(WeakReference::get).toList() + ", threads " + threads());
@@ -67,7 +67,7 @@ final class LoaderProbe {
         }
         Configuration options = new Configuration();
         options.set(DstlOptions.SOCKET, socket);
-        options.set(DstlOptions.CONNECT, Duration.ofMinutes(1));
+        options.set(DstlOptions.CONNECT, Duration.ofMinutes(3));
         TestTask task = new TestTask(options);
         DstlKeyedStateBackend<Integer> backend = task.open(IntSerializer.INSTANCE);
         backend.setCurrentKey(1);

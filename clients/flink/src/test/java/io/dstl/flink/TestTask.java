@@ -74,6 +74,8 @@ final class TestTask {
     }
 
     <K> DstlKeyedStateBackend<K> open(TypeSerializer<K> keys, KeyedStateHandle... handles) throws Exception {
+        // As the thread of a task has it.
+        Thread.currentThread().setContextClassLoader(userCode);
         DstlKeyedStateBackend<K> backend = (DstlKeyedStateBackend<K>) Backends.of(options).createKeyedStateBackend(new KeyedStateBackendParametersImpl<>(
                 environment(), job, operator, keys, KEY_GROUPS, range(), environment().getTaskKvStateRegistry(), clock,
                 new UnregisteredMetricsGroup(), List.of(handles), registry));

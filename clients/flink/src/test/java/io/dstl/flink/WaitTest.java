@@ -203,6 +203,10 @@ class WaitTest {
 
     @Test
     void a_task_that_has_ended_leaves_the_daemon_after_its_linger_time() throws Exception {
+        backend.dispose();
+        task.options.set(DstlOptions.LINGER, Duration.ofSeconds(3));
+        backend = task.next().open(IntSerializer.INSTANCE);
+        state = state(backend);
         put(1, 10);
         try (DstlClient client = DstlClient.connect(daemon.socket())) {
             assertThat(client.describe().await()).hasSize(1);
