@@ -28,7 +28,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-java test-python python-wheel test-flink test-flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-java test-python python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -76,7 +76,7 @@ FLINK_TEST = DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java,fl
 test-flink: check-java java-daemon ## Test the state backend for Flink by Flink's own suites, jobs and a cluster (DSTL_BIN=… FLINK=2.3.0)
 	$(FLINK_TEST)
 
-test-flink-quick: check-java java-daemon ## The same without the cluster of processes
+flink-quick: check-java java-daemon ## The same without the cluster of processes
 	$(FLINK_TEST) -Dtest.excludedGroups=long
 
 # The text is real, and always there. Kills and restarts take a minute or two, on dstl and on Flink's own backend each.
