@@ -5,9 +5,9 @@ from dstl.testing import Daemon
 
 
 def test_a_backend_with_many_states_opens_and_describes_in_pages():
-    with Daemon(settings=["rpc.max-message-size=64 KiB", "rpc.max-value-size=16 KiB", "rpc.max-key-size=4 KiB"]) as daemon:
+    with Daemon(settings=["rpc.max-message-size=128 KiB", "rpc.max-value-size=32 KiB", "rpc.max-key-size=4 KiB"]) as daemon:
         with daemon.client() as client:
-            names = [f"{number:04}-" + "x" * 190 for number in range(400)]
+            names = [f"{number:04}-" + "x" * 190 for number in range(700)]
             with client.open("job", "op", attempt=1) as backend:
                 with backend.session() as session:
                     for name in names:
