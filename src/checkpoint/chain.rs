@@ -171,11 +171,11 @@ pub async fn append_beside<T>(
         }
     };
     let (newest, beside) = futures::future::join(newest, beside).await;
-    if let Some(newest) = newest? {
-        if newest > manifest.number {
-            let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
-            return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
-        }
+    if let Some(newest) = newest?
+        && newest > manifest.number
+    {
+        let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
+        return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
     }
     Ok((crc, beside))
 }
