@@ -62,7 +62,9 @@ def a_clone_of_a_running_job_survives_that_all_of_it_is_discarded(world):
     gone = discard(source, job=world.job)
     assert gone.checkpoints == 2 and gone.objects > 0, gone
     assert discard(source, job=world.job).checkpoints == 0
-    left = [path for path in objects(world.folder / "store", world.job) if "/manifest/" not in path and "/job/" not in path]
+    # Those say that the job is gone.
+    tells = ("/manifest/", "/retired/", "/job/")
+    left = [path for path in objects(world.folder / "store", world.job) if not any(part in path for part in tells)]
     assert left == [], left
     two.kill()
     third = world.client(world.start())

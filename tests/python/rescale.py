@@ -173,5 +173,5 @@ def a_rescale_that_lacks_key_groups_says_which_and_changes_nothing(world):
     with refused("REASON_FENCED"):
         client.checkpoint(refs[0], 4)
     for ref in refs[1:]:
-        with refused("REASON_BACKEND_NOT_OPEN"):
+        with refused("REASON_FENCED", "taken over"):
             client.checkpoint(ref, 4)

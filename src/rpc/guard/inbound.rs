@@ -217,7 +217,8 @@ fn too_slow(why: &str) -> Status {
 }
 
 fn too_long(length: usize, most: usize) -> Status {
-    let text =
-        format!("a request of {length} bytes: this one may have {most}; split it, or see `rpc.max-message-size`");
+    let text = format!(
+        "a request of {length} bytes: this one may have {most}; split it, or see `max_message_bytes` and `rpc.max-message-size`"
+    );
     status::status(&Error::new(Reason::MessageTooLarge, text))
 }
