@@ -72,7 +72,9 @@ def suffer(world, store, state, model, job, names, unread=()):
                 continue
             # The directory itself stays: another one in its place counts as an outage.
             for there in place.iterdir():
-                shutil.rmtree(there)
+                # Not at once where the daemon is deleting what it no longer needs.
+                while there.exists():
+                    shutil.rmtree(there, ignore_errors=True)
             shutil.copytree(store, place, dirs_exist_ok=True)
             damage(place / name)
             worked = []
