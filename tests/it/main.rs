@@ -37,6 +37,7 @@ mod python;
 mod query;
 mod rescale;
 mod s3;
+mod savepoints;
 mod schema;
 mod sim;
 mod slices;

@@ -18,10 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{environment::Environment, pages, states},
-    OpenSpec, RestoredPart,
+    OpenSpec, RestoreFrom, RestoredPart,
     choice::{self, Chosen, Part, same_operator},
     clone,
     operator::{self, Sources},
+    savepoint,
 };
 use crate::{
     checkpoint::{
@@ -69,6 +70,8 @@ pub(super) struct Claim {
     pub(super) pins: Vec<Held>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
+    /// The savepoint that it begins with instead.
+    pub(super) savepoint: Option<savepoint::Source>,
 }
 
 /// What the manifest will say, all of it valid.
@@ -77,7 +80,7 @@ pub(super) struct Plan {
     /// What is restored.
     pub(super) parts: Vec<Part>,
     /// The one part is this backend's own, as it was.
-    is_own: bool,
+    pub(super) is_own: bool,
     /// Nothing of it is to be named: it is another job's, or operator's.
     pub(super) is_clone: bool,
     /// Those whose operator state is read for itself.
@@ -90,6 +93,9 @@ pub(super) struct Plan {
 pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Claim, Error> {
     if clone::is_clone(spec) {
         return clone::claim(env, spec, retry).await;
+    }
+    if let RestoreFrom::Savepoint(id) = &spec.restore {
+        return savepoint::claim(env, spec, id, retry).await;
     }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
@@ -124,8 +130,20 @@ pub(super) async fn claim(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
                 let parts = listed.iter().map(restored).collect();
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                let pins = vec![];
-                return Ok(Claim { manifest, crc, bound, is_own, parts, fenced, skipped, reads, pins, operator });
+                let (pins, savepoint) = (vec![], None);
+                return Ok(Claim {
+                    manifest,
+                    crc,
+                    bound,
+                    is_own,
+                    parts,
+                    fenced,
+                    skipped,
+                    reads,
+                    pins,
+                    operator,
+                    savepoint,
+                });
             }
             Ok(_) => {}
             // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is time to choose.
