@@ -20,7 +20,6 @@ import java.util.BitSet;
 import java.util.Deque;
 import java.util.Iterator;
 import java.util.List;
-import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.Supplier;
 
@@ -374,17 +373,23 @@ final class Book {
      */
     void onResult(ResultScan scan) {
         long number = scan.number();
-        Outgoing outgoing = unanswered.remove(number);
+        Outgoing outgoing = unanswered.get(number);
         if (outgoing == null) {
             outgoing = findSent(number);
         }
         if (outgoing == null) {
             return;
         }
+        // It stays where it is until it is answered: whatever ends the session here has to tell its waiter.
         if (scan.isRepeated()) {
             askAgain(number, outgoing);
-            return;
+        } else {
+            take(number, outgoing, scan);
         }
+        unanswered.remove(number);
+    }
+
+    private void take(long number, Outgoing outgoing, ResultScan scan) {
         if (failsOnRefusal && scan.hasRefused()) {
             throw Errors.lost("a write of batch " + number + " was not done: its result exceeds `rpc.max-value-size`", null);
         }
@@ -556,10 +561,11 @@ final class Book {
         List<BarrierItem> passed = new ArrayList<>(barriers.descendingMap().values());
         barriers.clear();
         passed.forEach(queue::addFirst);
-        List<Map.Entry<Long, Outgoing>> lost = new ArrayList<>(unanswered.descendingMap().entrySet());
-        unanswered.clear();
-        for (Map.Entry<Long, Outgoing> batch : lost) {
-            askAgain(batch.getKey(), batch.getValue());
+        // The newest first, since each goes before what is there.
+        while (!unanswered.isEmpty()) {
+            long newest = unanswered.lastKey();
+            askAgain(newest, unanswered.get(newest));
+            unanswered.remove(newest);
         }
     }
 

@@ -40,7 +40,8 @@ final class Calls {
     /** Starts a call with its only request; whatever happens, {@code listener} is told. */
     static <A, B> void start(
             How how, CallOptions options, MethodDescriptor<A, B> method, A request, ClientCall.Listener<B> listener) {
-        boolean handed = how.lane.execute(() -> begin(how.lane, options, method, request, listener));
+        boolean handed = how.lane.execute(
+                () -> how.lane.whenConnected(() -> begin(how.lane, options, method, request, listener)));
         if (!handed) {
             listener.onClose(Status.UNAVAILABLE.withDescription("the client is closed"), new Metadata());
         }

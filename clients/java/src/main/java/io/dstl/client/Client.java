@@ -73,7 +73,6 @@ final class Client implements DstlClient {
                 .setClient(options.name().isEmpty() ? "dstl-client-java" : options.name())
                 .build();
         Completion<HelloResponse> completion = new Completion<>(how.callbacks());
-        how.lane().execute(how.lane()::reconnectNow);
         HelloResponse[] answer = new HelloResponse[1];
         Calls.start(how, call, StateBackendServiceGrpc.getHelloMethod(), request, new Calls.Each<>(
                 message -> answer[0] = message,

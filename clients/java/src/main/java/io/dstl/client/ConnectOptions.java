@@ -17,7 +17,15 @@ import java.util.concurrent.Executor;
  */
 public record ConnectOptions(
         Path socket, String name, Duration connectTimeout, int sessionsPerConnection, Executor callbacks) {
-    /** Checks the values. */
+    /**
+     * Checks the values.
+     *
+     * @param socket see above
+     * @param name see above
+     * @param connectTimeout see above
+     * @param sessionsPerConnection see above
+     * @param callbacks see above
+     */
     public ConnectOptions {
         Objects.requireNonNull(socket, "socket");
         Objects.requireNonNull(name, "name");
@@ -29,13 +37,13 @@ public record ConnectOptions(
     }
 
     /**
-     * Ten seconds to connect, 32 sessions per connection, callbacks on a thread of the connection.
+     * Thirty seconds to connect, 32 sessions per connection, callbacks on a thread of the connection.
      *
      * @param socket the daemon's Unix socket
      * @return the options
      */
     public static ConnectOptions of(Path socket) {
-        return new ConnectOptions(socket, "", Duration.ofSeconds(10), 32, null);
+        return new ConnectOptions(socket, "", Duration.ofSeconds(30), 32, null);
     }
 
     /**

@@ -11,8 +11,11 @@ import io.dstl.proto.v1.Scope;
 public abstract class DstlException extends RuntimeException {
     private static final long serialVersionUID = 1;
 
+    /** Why, as the daemon gave it. */
     private final Reason reason;
+    /** What is spoilt. */
     private final Scope scope;
+    /** Whether the same call may succeed later, unchanged. */
     private final boolean retryable;
 
     DstlException(Reason reason, Scope scope, boolean retryable, String message, Throwable cause) {

@@ -2,14 +2,16 @@ package io.dstl.client;
 
 import io.grpc.CallOptions;
 import io.grpc.ClientCall;
+import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
 import io.grpc.MethodDescriptor;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.epoll.Epoll;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollDomainSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler;
-import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
 import java.nio.file.Path;
 import java.util.concurrent.RejectedExecutionException;
@@ -27,6 +29,9 @@ final class Lane {
     /** Error messages travel in trailers. */
     private static final int MAX_METADATA_BYTES = 1 << 20;
     private static final long CLOSE_SECONDS = 10;
+    /** How long a call waits for other tries to connect, and how often it looks. */
+    private static final long CONNECT_NANOS = TimeUnit.SECONDS.toNanos(1);
+    private static final long LOOK_NANOS = TimeUnit.MILLISECONDS.toNanos(5);
     private static final AtomicInteger NUMBERS = new AtomicInteger();
 
     private final EventLoopGroup loop;
@@ -60,6 +65,8 @@ final class Lane {
         ManagedChannel channel = NettyChannelBuilder.forAddress(new DomainSocketAddress(socket.toFile()))
                 .eventLoopGroup(loop)
                 .channelType(EpollDomainSocketChannel.class, DomainSocketAddress.class)
+                // gRPC sets it, and Netty warns each time that such a socket does not have it.
+                .withOption(ChannelOption.SO_KEEPALIVE, null)
                 .usePlaintext()
                 .directExecutor()
                 .offloadExecutor(Runnable::run)
@@ -93,9 +100,23 @@ final class Lane {
         return channel.newCall(method, options);
     }
 
-    /** Tries at once to connect again, rather than after gRPC's own pause. For the lane's thread. */
-    void reconnectNow() {
-        channel.resetConnectBackoff();
+    /**
+     * Runs {@code call} at once, unless the last try to connect failed: then as soon as another one has succeeded, which gRPC would
+     * put off, or after a while, to meet what those tries met. For the lane's thread.
+     */
+    void whenConnected(Runnable call) {
+        whenConnected(call, System.nanoTime() + CONNECT_NANOS);
+    }
+
+    private void whenConnected(Runnable call, long deadline) {
+        boolean failed = channel.getState(true) == ConnectivityState.TRANSIENT_FAILURE;
+        if (failed && System.nanoTime() < deadline) {
+            // A try that is under way goes on.
+            channel.resetConnectBackoff();
+            schedule(() -> whenConnected(call, deadline), LOOK_NANOS);
+        } else {
+            call.run();
+        }
     }
 
     /** Ends calls and thread. Does not wait. */

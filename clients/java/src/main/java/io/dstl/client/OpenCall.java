@@ -26,7 +26,8 @@ final class OpenCall extends Completion<Backend> implements Opening {
 
     static OpenCall start(Client client, OpenRequest request, Consumer<? super Restoring> progress) {
         OpenCall open = new OpenCall(client, progress);
-        if (!client.how().lane().execute(() -> open.begin(request))) {
+        Lane lane = client.how().lane();
+        if (!lane.execute(() -> lane.whenConnected(() -> open.begin(request)))) {
             open.fail(Errors.connection("the client is closed", null));
         }
         return open;

@@ -43,13 +43,17 @@ final class QueryStream extends ClientCall.Listener<byte[]> implements QuerySess
             stream.begun.fail(closed);
             return stream.begun;
         }
-        if (!client.how().lane().execute(() -> stream.begin(start))) {
+        Lane lane = client.how().lane();
+        if (!lane.execute(() -> lane.whenConnected(() -> stream.begin(start)))) {
             stream.begun.fail(Errors.closed());
         }
         return stream.begun;
     }
 
     private void begin(QueryStart start) {
+        if (over != null) {
+            return;
+        }
         call = client.how().lane().call(METHOD, client.how().options());
         call.start(this, new Metadata());
         call.request(Integer.MAX_VALUE);
@@ -149,7 +153,9 @@ final class QueryStream extends ClientCall.Listener<byte[]> implements QuerySess
         }
         over = error;
         client.forget(this);
-        call.cancel("the query session is over", null);
+        if (call != null) {
+            call.cancel("the query session is over", null);
+        }
         begun.fail(error);
         asked.forEach(waiter -> waiter.fail(error));
     }

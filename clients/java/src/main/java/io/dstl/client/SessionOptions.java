@@ -44,7 +44,16 @@ public record SessionOptions(
     public static final SessionOptions DEFAULT =
             new SessionOptions(Duration.ofSeconds(30), OnRejection.GO_ON, 4 << 20, Duration.ZERO, null, null);
 
-    /** Checks the values. */
+    /**
+     * Checks the values.
+     *
+     * @param reconnectTimeout see above
+     * @param onRejection see above
+     * @param maxUnsentBytes see above
+     * @param spin see above
+     * @param callbacks see above
+     * @param onFailure see above
+     */
     public SessionOptions {
         Objects.requireNonNull(reconnectTimeout, "reconnectTimeout");
         Objects.requireNonNull(onRejection, "onRejection");

@@ -47,6 +47,8 @@ final class SessionWorker implements Session {
     /** The first and the longest pause between two tries to reconnect. */
     private static final long FIRST_PAUSE_NANOS = Duration.ofMillis(10).toNanos();
     private static final long LONGEST_PAUSE_NANOS = Duration.ofSeconds(1).toNanos();
+    /** How long one try may take, of a daemon that accepts and says nothing. */
+    private static final long ONE_TRY_NANOS = Duration.ofSeconds(5).toNanos();
     private static final MethodDescriptor<Wire.Frame, byte[]> METHOD =
             Wire.stream(StateBackendServiceGrpc.getSessionMethod());
 
@@ -485,6 +487,7 @@ final class SessionWorker implements Session {
         giveUpLink();
         if (halfClosed && !book.isOwed() && error instanceof ConnectionException) {
             Completion<Void> told = finishing;
+            finishing = null;
             end(Errors.closed(), false);
             told.complete(null);
         } else if (book == null || !Errors.isBreak(error)) {
@@ -513,7 +516,7 @@ final class SessionWorker implements Session {
             throw Errors.lost("the daemon did not answer for " + options.reconnectTimeout() + "; last: "
                     + last.getMessage(), last);
         }
-        CallOptions inTime = how.within(Duration.ofNanos(left));
+        CallOptions inTime = how.within(Duration.ofNanos(Math.min(left, ONE_TRY_NANOS)));
         Client.hello(how, backend.client().options(), inTime).whenDoneHere((answer, error) -> {
             if (failure == null) {
                 guarded(() -> onHello(answer, error));

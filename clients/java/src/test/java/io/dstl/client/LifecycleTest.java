@@ -2,11 +2,6 @@ package io.dstl.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import java.io.File;
-import java.lang.ref.WeakReference;
-import java.lang.reflect.Method;
-import java.net.URL;
-import java.net.URLClassLoader;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -74,41 +69,18 @@ class LifecycleTest {
         Eventually.holds("all threads end", Duration.ofSeconds(15), () -> threads().isEmpty());
     }
 
+    /**
+     * In a process of its own, whose class path has no client: when a loader with Netty's library is collected, the library
+     * takes its methods away from the class of that name on the class path, too.
+     */
     @Test
     void aClassLoaderThatUsedTheClientIsCollected() throws Exception {
-        WeakReference<ClassLoader> loader = useInOwnLoader(daemon.socket());
-        Eventually.holds("the class loader is collected", Duration.ofSeconds(60), () -> {
-            System.gc();
-            return loader.get() == null;
-        });
-    }
-
-    /** Everything of the class path once more, in a loader of its own; the thread that uses it lives on. */
-    private static WeakReference<ClassLoader> useInOwnLoader(Path socket) throws Exception {
-        List<URL> urls = new ArrayList<>();
-        for (String entry : System.getProperty("java.class.path").split(File.pathSeparator)) {
-            urls.add(Path.of(entry).toUri().toURL());
-        }
-        URLClassLoader loader = new URLClassLoader(urls.toArray(new URL[0]), ClassLoader.getPlatformClassLoader());
-        Method use = loader.loadClass(LifecycleTest.class.getName()).getDeclaredMethod("use", Path.class);
-        assertThat(use.getDeclaringClass()).isNotSameAs(LifecycleTest.class);
-        use.setAccessible(true);
-        use.invoke(null, socket);
-        loader.close();
-        return new WeakReference<>(loader);
-    }
-
-    static void use(Path socket) throws Exception {
-        DstlClient client = DstlClient.connect(socket);
-        Backend backend = client.open(OpenOptions.of("loader", "op").attempt(System.nanoTime()).empty().build()).await();
-        ValueState<String, Long> state = backend.valueState("v", Serdes.string(), Serdes.int64(), StateOptions.NONE);
-        Session session = backend.session(SessionOptions.DEFAULT.withSpin(Duration.ofMillis(1))).await();
-        Batch batch = session.batch();
-        state.put(batch, "k", 7L);
-        session.send(batch).future().get(10, TimeUnit.SECONDS);
-        assertThat(state.get(session, "k")).isEqualTo(7);
-        session.barrier(1, Batch.NONE).await();
-        // Left open: closing the client ends it.
-        client.close();
+        String tests = Path.of(LifecycleTest.class.getProtectionDomain().getCodeSource().getLocation().toURI()).toString();
+        Process process = new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-cp", tests, ClassLoaderProbe.class.getName(), daemon.socket().toString(),
+                System.getProperty("java.class.path")).redirectErrorStream(true).start();
+        String output = new String(process.getInputStream().readAllBytes());
+        assertThat(process.waitFor()).as(output).isZero();
+        assertThat(output).contains("collected");
     }
 }

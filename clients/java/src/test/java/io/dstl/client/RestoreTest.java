@@ -104,7 +104,7 @@ class RestoreTest {
         try (DstlClient client = daemon.connect()) {
             Opening opening = client.open(OpenOptions.of("nothing", "op").attempt(1).latest(false).build());
             assertThatThrownBy(opening::await).isInstanceOfSatisfying(NotFoundException.class,
-                    error -> assertThat(error.reason()).isEqualTo(Reason.REASON_NO_CONSISTENT_CHECKPOINT));
+                    error -> assertThat(error.reason()).isEqualTo(Reason.REASON_CHECKPOINT_NOT_FOUND));
             Opening named = client.open(OpenOptions.of("nothing", "op").attempt(2).checkpoint(4).build());
             assertThatThrownBy(named::await).isInstanceOf(NotFoundException.class);
             assertThatThrownBy(() -> client.require("inner.hashmap", "time.travel"))

@@ -47,7 +47,13 @@ final class SocketProxy implements AutoCloseable {
                     client.close();
                     continue;
                 }
-                SocketChannel daemon = SocketChannel.open(UnixDomainSocketAddress.of(target));
+                SocketChannel daemon;
+                try {
+                    daemon = SocketChannel.open(UnixDomainSocketAddress.of(target));
+                } catch (IOException nobody) {
+                    client.close();
+                    continue;
+                }
                 channels.add(client);
                 channels.add(daemon);
                 connections.incrementAndGet();
