@@ -23,7 +23,10 @@ ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocks
 
 EXAMPLES := sliding_window session_window stream_join deduplication buffering_sink
 
-.PHONY: help demo examples test verify bench check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit
+# The daemon that tests of clients run; built where it is not given.
+DSTL_BIN ?=
+
+.PHONY: help demo examples test test-java verify bench bench-java check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -52,6 +55,16 @@ examples: check-tools ## Build the examples and run each: it loses its daemon in
 
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
+
+test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
+	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify
+
+# The same build as that of the examples: `--bin dstl` alone would compile dependencies anew, with fewer features.
+.PHONY: java-daemon
+java-daemon: $(if $(DSTL_BIN),,check-tools)
+ifeq ($(DSTL_BIN),)
+	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl --examples
+endif
 
 # The tests come last: their summary is the last thing to be seen.
 verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
@@ -86,6 +99,20 @@ audit: ## Look for advisories against the dependencies, where cargo-audit or car
 
 bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
 	$(WITH_LIBCLANG) $(CARGO) bench --locked --bench load -- $(ARGS)
+
+bench-java: check-java java-daemon ## Measure the client for the JVM against a daemon (DSTL_BIN=…)
+	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java test-compile exec:exec@bench
+
+check-java: ## Check for a JDK (17 or newer) and Maven; as root on Debian, install them
+	@if ! javac -version >/dev/null 2>&1 || ! command -v mvn >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'check-java: javac or mvn is missing; installing default-jdk-headless and maven'; \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends default-jdk-headless maven; \
+		else \
+			echo 'check-java: javac 17 or newer, or mvn, is missing: apt-get install default-jdk-headless maven' >&2; \
+			exit 1; \
+		fi; \
+	fi
 
 # Alerts, dashboard and metrics are checked with it; their tests leave it out where it is missing, but not in CI.
 check-promtool: ## Check for promtool; as root on Debian, install it

@@ -26,7 +26,7 @@ class BrokenStreamTest {
     void open() throws Exception {
         daemon = TestDaemon.start();
         proxy = new SocketProxy(daemon);
-        client = DstlClient.connect(proxy.path());
+        client = TestDaemon.connect(proxy.path());
         backend = client.open(OpenOptions.of("broken", "op").attempt(1).build()).await();
         sums = backend.aggregatingState("sums", Serdes.string(), Aggregation.sum(), StateOptions.NONE);
     }

@@ -46,7 +46,7 @@ final class ClassLoaderProbe {
     }
 
     static void use(Path socket) throws Exception {
-        DstlClient client = DstlClient.connect(socket);
+        DstlClient client = TestDaemon.connect(socket);
         OpenOptions options = OpenOptions.of("loader", "op").attempt(System.nanoTime()).empty();
         Backend backend = client.open(options.build()).await();
         ValueState<String, Long> state = backend.valueState("v", Serdes.string(), Serdes.int64(), StateOptions.NONE);

@@ -47,7 +47,7 @@ class ModelTest {
         model = new Model();
         try (TestDaemon daemon = TestDaemon.start();
                 SocketProxy proxy = new SocketProxy(daemon);
-                DstlClient client = DstlClient.connect(proxy.path())) {
+                DstlClient client = TestDaemon.connect(proxy.path())) {
             String feature = inner == InnerBackend.INNER_BACKEND_HASHMAP ? "inner.hashmap" : "inner.rocksdb";
             Assumptions.assumeTrue(client.daemon().getFeaturesList().contains(feature), "the daemon is built without RocksDB");
             ByteString handle = null;

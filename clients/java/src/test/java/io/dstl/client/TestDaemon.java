@@ -17,7 +17,7 @@ import java.util.stream.Stream;
 
 /** A `dstl serve` process of a test, with folder, socket and store of its own. The binary is that of `DSTL_BIN`. */
 final class TestDaemon implements AutoCloseable {
-    private static final Duration PATIENCE = Duration.ofSeconds(30);
+    private static final Duration PATIENCE = Duration.ofSeconds(60);
 
     private final Path folder;
     private final String[] settings;
@@ -94,7 +94,12 @@ final class TestDaemon implements AutoCloseable {
     }
 
     DstlClient connect() throws InterruptedException {
-        return DstlClient.connect(socket());
+        return connect(socket());
+    }
+
+    /** Patiently: on a busy machine the classes alone take long to load. */
+    static DstlClient connect(Path socket) throws InterruptedException {
+        return DstlClient.connect(ConnectOptions.of(socket).withConnectTimeout(Duration.ofMinutes(2)));
     }
 
     /** As `kill -9`. */
