@@ -142,11 +142,11 @@ pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<
     Ok(crc)
 }
 
-/// The same, and does what `beside` does once the manifest is durable, at the same time as what is left to do here. If this fails, `beside`
-/// may not have been done.
+/// Like [`append`], and runs `beside` as soon as the manifest is durable, at the same time as the look for a higher number. After an error,
+/// `beside` may or may not have run.
 ///
 /// # Errors
-/// As [`append`].
+/// [`ChainError::Fenced`] if another owner has its number, or a higher one.
 pub async fn append_beside<T>(
     store: &Store,
     manifest: &Manifest,
@@ -159,10 +159,7 @@ pub async fn append_beside<T>(
     let path = manifest_name(backend, manifest.number).path();
     match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
         Created::New | Created::Identical => {}
-        Created::Conflict => {
-            let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
-            return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
-        }
+        Created::Conflict => return Err(fenced(store, manifest, retry).await?),
     }
     let newest = async {
         match manifest.opens_epoch {
@@ -174,10 +171,16 @@ pub async fn append_beside<T>(
     if let Some(newest) = newest?
         && newest > manifest.number
     {
-        let by = read_head(store, backend, retry).await?.map(|head| head.manifest.owner().epoch);
-        return Err(ChainError::Fenced { backend: backend.clone(), by: by.unwrap_or(manifest.owner().epoch) });
+        return Err(fenced(store, manifest, retry).await?);
     }
     Ok((crc, beside))
+}
+
+/// The refusal of `manifest`, which names the newest owner.
+async fn fenced(store: &Store, manifest: &Manifest, retry: Retry) -> Result<ChainError, ChainError> {
+    let backend = manifest.backend.clone();
+    let by = read_head(store, &backend, retry).await?.map(|head| head.manifest.owner().epoch);
+    Ok(ChainError::Fenced { backend, by: by.unwrap_or(manifest.owner().epoch) })
 }
 
 /// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not deleted

@@ -62,7 +62,7 @@ struct Amount {
     taken_back: bool,
     /// What waits for the peer.
     rest: Bytes,
-    /// Bytes of the memory of which that is what is left: it stays whole until nothing is left.
+    /// Length of the answer that `rest` is the end of: its memory stays whole until all of it was taken.
     whole: u64,
 }
 
@@ -234,23 +234,24 @@ impl Share {
         });
     }
 
-    /// The next up to `most` bytes of what was put aside, copied, so that they do not keep all of its memory: counted beside it, to be
-    /// [released](Self::release).
+    /// The next up to `most` bytes that were put aside; empty once none are left. They are a copy, which does not keep the whole alive, and
+    /// count beside it until they are given to [`release`](Self::release).
     #[must_use]
     pub fn take_aside(&self, most: usize) -> Bytes {
-        let mut piece = Bytes::new();
-        let mut done = Bytes::new();
+        if self.is_nothing_aside() {
+            return Bytes::new();
+        }
+        let mut next = Bytes::new();
         self.change(|amount| {
-            let len = amount.rest.len().min(most);
-            piece = Bytes::copy_from_slice(&amount.rest.split_to(len));
-            amount.bytes += len as u64;
+            next = amount.rest.split_to(amount.rest.len().min(most));
+            amount.bytes += next.len() as u64;
             if amount.rest.is_empty() {
-                done = std::mem::take(&mut amount.rest);
+                amount.rest = Bytes::new();
                 amount.bytes -= std::mem::take(&mut amount.whole);
             }
         });
-        drop(done);
-        piece
+        // Copied here: the lock inside is one for all calls.
+        Bytes::copy_from_slice(&next)
     }
 
     /// Whether nothing is put aside.

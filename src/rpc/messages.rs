@@ -1,6 +1,5 @@
-//! The messages of streams, without the buffers in which tonic keeps them: those grow to the longest message and stay
-//! for as long as the stream does, and nobody counts them. Here each long message has a buffer of its own, which goes
-//! with it.
+//! The messages of streams, without the buffers in which tonic keeps them: those grow to the longest message, stay for as long as the stream
+//! does, and are counted nowhere. Here each long message has a buffer of its own, which is freed with the message.
 
 use std::{
     future::poll_fn,
@@ -43,7 +42,13 @@ pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl St
             }
             let ended = match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 Some(Ok(frame)) => {
-                    gathered.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                    let data = frame.into_data().unwrap_or_default();
+                    // The guard in front gives whole messages: they are taken over, not copied again.
+                    if gathered.is_empty() {
+                        gathered = data.into();
+                    } else {
+                        gathered.extend_from_slice(&data);
+                    }
                     continue;
                 }
                 Some(Err(status)) => status,
@@ -99,7 +104,7 @@ impl<M: Message> Messages<M> {
         message.encode(&mut self.together).map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// What is encoded goes, and its buffer with it.
+    /// The frame of all messages that are encoded; it takes their buffer along.
     fn take(&mut self) -> Frame<Bytes> {
         Frame::data(mem::take(&mut self.together).into())
     }

@@ -78,13 +78,13 @@ pub(super) struct Claim {
     pub(super) operator: Sources,
 }
 
-/// What was read before a claim.
+/// The objects that were read before a claim, so that it need not read them again.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// The head of the own chain, until it was looked at: who comes back reads it again.
+    /// The head of the own chain, until the first try used it: the next try reads it again.
     head: Option<Option<Head>>,
     /// The newest record of the job.
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
 impl Known {
@@ -106,11 +106,6 @@ impl Known {
                 chain::read_head(&env.store, &spec.id, retry).await
             }
         }
-    }
-
-    /// The newest record of the job.
-    pub(super) fn seen(&mut self) -> &mut Seen {
-        &mut self.seen
     }
 }
 
@@ -225,7 +220,7 @@ fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
     parts.iter().map(|part| (&part.manifest, &part.record)).collect()
 }
 
-/// What is told of `parts`, without their attachments, and where those are.
+/// The public form of `parts`, without their attachments, and the places of those.
 pub(super) fn restored(parts: &[Part]) -> (Vec<RestoredPart>, Vec<Attachment>) {
     parts.iter().map(|part| (restored_part(part), part.record.attachment.clone())).unzip()
 }

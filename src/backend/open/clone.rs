@@ -57,12 +57,12 @@ pub(super) async fn claim(
         if let Some(head) = &head {
             claim::refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = choice::choose(env, spec, (head.as_ref(), known.seen()), retry).await?.parts;
+        let chosen = choice::choose(env, spec, (head.as_ref(), &mut known.seen), retry).await?.parts;
         let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
         let mut pins = pin(env, spec, &plan, retry).await?;
         let begun = async {
             if claim::are_retained(env, spec, &plan, retry).await? {
-                begin(env, admitted, (head, chosen, known.seen()), retry).await
+                begin(env, admitted, (head, chosen, &known.seen), retry).await
             } else {
                 Ok(None)
             }

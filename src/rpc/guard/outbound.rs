@@ -69,11 +69,9 @@ impl HttpBody for Outbound {
         if this.ended {
             return Poll::Ready(None);
         }
-        if !this.share.is_nothing_aside() {
-            let next = this.share.take_aside(PIECE_BYTES);
-            if !next.is_empty() {
-                return Poll::Ready(Some(Ok(this.piece(next))));
-            }
+        let next = this.share.take_aside(PIECE_BYTES);
+        if !next.is_empty() {
+            return Poll::Ready(Some(Ok(this.piece(next))));
         }
         if let Poll::Ready(TakenBack) = this.share.poll_taken_back(cx) {
             this.ended = true;
