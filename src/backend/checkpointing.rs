@@ -191,7 +191,7 @@ impl Core {
         Ok(())
     }
 
-    /// Retention knows what to keep of that which the owners before left.
+    /// Tells retention which checkpoint this owner began with.
     pub(super) fn begin_retention(&mut self) {
         if let Some((restored, attempt)) = self.manifest.owner().restored {
             self.ledger.begin((attempt, restored.id));
@@ -220,7 +220,7 @@ impl Core {
         let shared = self.shared.clone();
         let again = set.clone();
         let done = move |result| on_uploaded(&shared, result, again);
-        // What has ended writes no more.
+        // A backend that has ended writes no more.
         if let Some(Uploading { uploads, .. }) = &self.uploads {
             uploads.submit(Submission { set, urgent, done: Box::new(done) });
         }

@@ -133,7 +133,7 @@ pub struct Environment {
     pub materializing: Turns,
     /// Of jobs that were declared.
     pub coordinators: Coordinators,
-    /// What the attempts of jobs begin with.
+    /// Which checkpoints the attempts of jobs begin with.
     pub decisions: Decisions,
     /// Metrics.
     pub metrics: BackendMetrics,

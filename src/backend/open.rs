@@ -139,7 +139,7 @@ pub(super) async fn open(
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
-        // Boxed: it is a large future, and so is what contains it.
+        // Boxed, because it is a large future, and so would be each future around it.
         let mut claim = Box::pin(claim::claim(env, &admitted, &mut known, retry)).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {

@@ -165,9 +165,10 @@ impl Ledger {
         self.began_with = Some(restored);
     }
 
-    /// Retention by count looks at what owners before left, who may all have died before they let anything go: what is older than the newest
-    /// so many that completed up to what this owner began with goes. What is newer stays, and that one itself: other subtasks may not have
-    /// opened yet. Where runs are told apart, this waits for the first one that completes: whether this is the run that it says is known then.
+    /// Applies retention by count to the checkpoints of owners before, who may all have died before they let any go. Of those up to the one
+    /// that this owner began with, the newest `count` completed ones stay, and older ones go. That one itself and newer ones stay too: other
+    /// subtasks may not have opened yet. Where runs are told apart, this waits for the first checkpoint that completes, since only that
+    /// proves which run this is.
     fn let_go_before_beginning(&mut self) {
         let Retention::Count(count) = self.retention else { return };
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
@@ -289,7 +290,7 @@ impl Ledger {
     }
 
     /// Begins a manifest: every checkpoint that is durable moves on. Returns their ids and all records that the
-    /// manifest has to have. With the first checkpoint of its own, an owner lets go of what owners before left beyond the count.
+    /// manifest has to have. With its first checkpoint, an owner lets go of the older owners' checkpoints beyond the count.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
         if self.is_ready(persisted_to) {
             self.let_go_before_beginning();

@@ -1,4 +1,4 @@
-//! The gRPC server: its services, its layers, and what it bounds by itself.
+//! The gRPC server: its services, its layers, and the bounds that HTTP/2 itself has.
 
 use std::time::Duration;
 

@@ -33,7 +33,7 @@ impl Access {
 
     fn of(jobs: &Arc<AllowedJobs>, extensions: &Extensions) -> Self {
         let caller = extensions.get::<Caller>();
-        // A server without the guard has nobody else to say that the peer has called.
+        // In a server without the guard, this is the only place that sees the call.
         caller.iter().for_each(|caller| caller.settle());
         let peer = caller.map(|caller| caller.peer.clone());
         Self { jobs: jobs.clone(), peer, answers: extensions.get::<Answers>().cloned() }

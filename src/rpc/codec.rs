@@ -52,7 +52,7 @@ pub(super) enum Incoming {
     Request(SessionRequest),
 }
 
-/// Reads [`Incoming`].
+/// The decoder of a session: it reads each request of the client as [`Incoming`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SessionCodec {
     /// What a request may have at most.

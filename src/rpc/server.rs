@@ -82,7 +82,7 @@ impl TowerService<http::Request<Body>> for Routed {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        // What is compressed, the generated service refuses.
+        // The generated service refuses compressed messages.
         let is_plain = request.headers().get(ENCODING_HEADER).is_none_or(|encoding| encoding == "identity");
         let streamed = match request.uri().path() {
             SESSION_PATH if is_plain => self.session(request),

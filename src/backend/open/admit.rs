@@ -74,7 +74,7 @@ pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
 }
 
 impl Admitted {
-    /// Looks again, after the manifest that opened the epoch is durable: at `seen`, which others may have read since, and what is newer.
+    /// Looks again after the manifest that opened the epoch is durable: at `seen`, which a sibling may have read since, and at newer records.
     ///
     /// # Errors
     /// If it may not begin any more; open again where the error says so.

@@ -127,7 +127,7 @@ async fn wanted_beyond(
     Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
 }
 
-/// Records for the other subtasks of the attempt what the handles name, once nothing hinders restoring it.
+/// Records the checkpoint that the handles name for the other subtasks of the attempt, once all refusals are behind.
 async fn agree_on_handles(
     env: &Environment,
     spec: &OpenSpec,
@@ -298,8 +298,8 @@ pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
     (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
-/// The turn of this daemon to decide what the attempt begins with; `None` if that is known already. Who waited for it knows what the one
-/// before decided.
+/// Waits for this daemon's turn to decide the checkpoint that the attempt begins with; `None` if `seen` names it already. A subtask that had to
+/// wait takes over the record that the turn before has seen.
 async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
     if seen.decides(spec.attempt) {
         return None;
@@ -309,7 +309,7 @@ async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<Own
     Some(turn)
 }
 
-/// Ends a turn: the next one knows what was `seen`.
+/// Ends a turn, and leaves `seen` to the next one.
 fn hand_on(turn: Option<OwnedMutexGuard<Seen>>, seen: &Seen) {
     if let Some(mut turn) = turn {
         turn.clone_from(seen);

@@ -150,9 +150,11 @@ async fn follows(
     Ok(!first.is_some_and(|head| is_of_another(&head.manifest)))
 }
 
-/// The heads of all chains of `job`, and the newest checkpoint of which they tell that a part of it is lost. Owners at work publish between
-/// two reads, and so does one that knows of a completion that an older head of another cannot tell of. So those heads are read again: by
-/// then each has what any of the first ones tells of.
+/// The heads of all chains of `job`, and the newest checkpoint of which they tell that a part of it is lost.
+///
+/// The heads are not read at one moment, and owners publish meanwhile. For example, the head of `a` is read, then both `a` and `b` publish
+/// checkpoint 7 and learn that it completed, then the head of `b` is read: 7 looks lost in `a`. So where a part looks lost, all heads are read
+/// once more: by then every chain has each checkpoint that one of the first heads calls completed.
 async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<Manifest>, Option<Lost>), JobError> {
     let first = read_heads(store, job, retry).await?;
     match latest(&first) {

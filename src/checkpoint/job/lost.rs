@@ -34,8 +34,8 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The newest checkpoint after `after` of which `witnesses` tell that it completed, and `heads` that a part of it is lost. Witnesses that were
-/// read after a head may know what it could not yet have. Pure.
+/// The newest checkpoint after `after` that completed, as `witnesses` tell, and of which `heads` lack a part. The witnesses must have been read
+/// before the heads: a later one may tell of a completion that a head is too old to have. Pure.
 pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
     let completed = witnesses.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
     let newer = completed.filter(|(_, record)| record.completed && Some(JobCheckpoint::of(record)) > after);

@@ -1,8 +1,8 @@
-//! What a daemon knows of the newest record of a job, so that those of its subtasks that open together do not each ask the store.
+//! A daemon's knowledge of the newest record of a job, so that the subtasks that open together on it do not each ask the store.
 //!
-//! A record that is read, or made, is the newest until somebody appends another one. Who goes by it meets that in one of two ways: a
-//! record that is derived from it has a number that is taken; and whoever only follows it looks again, after its manifest is durable. So
-//! to know an older one costs a second look, and decides nothing.
+//! A record that was read, or made, is the newest until another one is appended. A subtask that still goes by the old one finds out in one of
+//! two ways. If it derives a record, the number of that is taken. If it only follows the old record, it looks again after its manifest is
+//! durable. So an old record costs a second look, and decides nothing.
 
 use std::{
     collections::HashMap,
@@ -21,15 +21,15 @@ use crate::{
 /// The newest record of a job, as far as somebody has read it.
 #[derive(Debug, Clone, Default)]
 pub enum Seen {
-    /// Nobody has.
+    /// It was not read yet, so that even its number is unknown.
     #[default]
     NotYet,
-    /// It is this one, or there is none.
+    /// It was read, and is this one; `None`: the job has no record.
     Newest(Option<Box<JobRecord>>),
 }
 
 impl Seen {
-    /// The record, read if nobody has.
+    /// The record, which is read from the store if it was not read yet.
     pub(super) async fn get(&mut self, store: &Store, job: &Name, retry: Retry) -> Result<Option<JobRecord>, JobError> {
         if let Self::Newest(record) = self {
             return Ok(record.as_deref().cloned());
@@ -39,13 +39,13 @@ impl Seen {
         Ok(read)
     }
 
-    /// Its number; 0 if nobody has read it, or there is none.
+    /// The number of the record; 0 if it was not read yet, or the job has none.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.record().map_or(0, |record| record.number)
     }
 
-    /// It, if there is one and somebody has read it.
+    /// The record, if it was read and the job has one.
     #[must_use]
     pub fn record(&self) -> Option<&JobRecord> {
         match self {
@@ -64,7 +64,7 @@ impl Seen {
         *self = Self::NotYet;
     }
 
-    /// Whether it says what `attempt` begins with.
+    /// Whether the record names the checkpoint that `attempt` begins with.
     #[must_use]
     pub fn decides(&self, attempt: Attempt) -> bool {
         let is_decided = |record: &JobRecord| record.beginning != super::Beginning::Undecided;
@@ -84,13 +84,13 @@ impl Seen {
     }
 }
 
-/// The decisions of one daemon about what the subtasks of an attempt begin with: one at a time for each job. Who had to wait knows what was
-/// decided. Cheap to clone.
+/// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with: one at a time for each job. A subtask that had
+/// to wait for its turn learns the decision of the one before. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Decisions(Arc<Mutex<HashMap<Name, Weak<Turns<Seen>>>>>);
 
 impl Decisions {
-    /// The turn to decide for `job`, with what the one before has seen. Cancel-safe.
+    /// Waits for the turn to decide for `job`; with it comes the record that the turn before has seen. Cancel-safe.
     pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
         let turns = {
             let mut jobs = self.0.lock();

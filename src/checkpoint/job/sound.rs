@@ -71,7 +71,7 @@ pub(super) async fn newest(
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
             (Ok(position), None) if damage.unexamined.is_empty() => {
-                // Not within the line of the log, which evaluates nothing where nobody logs.
+                // Not within the line of the log: without a subscriber, its arguments are not evaluated.
                 let mark = marks.remove(position);
                 tracing::warn!(checkpoint = %candidate, object = %mark.object, "reads well again: no longer damaged");
                 return Ok(Some(*candidate));

@@ -58,8 +58,7 @@ impl Attachment {
         }
     }
 
-    /// The bytes, which `checkpoint` of `backend` has; or what is wrong with the page that should have them.
-    /// Cancel-safe.
+    /// The bytes, which `checkpoint` of `backend` has; or the fault of the page that should have them. Cancel-safe.
     ///
     /// # Errors
     /// Those of the store.

@@ -1,4 +1,4 @@
-//! Options of [`crate::limits`]: what clients can make the daemon hold.
+//! Options of [`crate::limits`]: bounds on connections, calls and memory that clients can make the daemon hold.
 
 use super::{AT_LEAST_1_MS, Default, Kind, Spec, at_least, text};
 
