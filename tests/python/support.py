@@ -183,7 +183,9 @@ class Daemon:
         self.command = [binary, "serve", "--socket", str(self.socket), "--store", str(store), "--admin", self.admin]
         # Most scenarios look at segments; few changes would lie in manifests.
         tails = "execution.checkpointing.data-inline-threshold=0"
-        for setting in (f"dstl.data-dir={folder}/data", tails, *SETTINGS, *settings):
+        # Otherwise one comes at a random moment; scenarios ask for those they mean.
+        periodic = "state.changelog.periodic-materialize.enabled=false"
+        for setting in (f"dstl.data-dir={folder}/data", tails, periodic, *SETTINGS, *settings):
             self.command += ["--set", setting]
         self.process = None
 
