@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::MutexGuard;
-
 use super::{
     apply::{Operation, address, read_key_groups, scope},
     core::{Condition, Core},
@@ -235,7 +233,7 @@ impl<'a> Reading<'a> {
             }
         }
         // A writer that waits comes first, however soon the next step begins.
-        MutexGuard::unlock_fair(core);
+        core.hand_on();
         Ok(self.answers.len() == self.operations.len())
     }
 
