@@ -9,6 +9,7 @@ mod args;
 mod logging;
 mod output;
 mod run;
+mod savepoint;
 mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -18,7 +19,7 @@ use clap::Parser as _;
 pub use self::{
     args::{
         Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DiscardArgs, DumpArgs,
-        GcArgs, HealthArgs, Inner, ServeArgs, StoreArgs,
+        GcArgs, HealthArgs, Inner, SavepointArgs, SavepointCommand, ServeArgs, StoreArgs,
     },
     logging::init as init_logging,
 };

@@ -343,6 +343,14 @@ fn local(_config: &Config, _metrics: &Metrics) -> Result<Local, DaemonError> {
     Ok(Local { instance: Random::from_os().uuid(), backends: None, copies: vec![] })
 }
 
+/// What tools read images of RocksDB with; `None` where local disk cannot be written, or there is no RocksDB.
+///
+/// # Errors
+/// As when a daemon starts.
+pub fn local_backends(config: &Config) -> Result<Option<Arc<dyn LocalBackends>>, DaemonError> {
+    Ok(local(config, &Metrics::new())?.backends)
+}
+
 /// What the backends of a daemon share, as configured.
 fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -> Environment {
     let limits = config.limits();

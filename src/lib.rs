@@ -36,14 +36,15 @@
 //! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | what every part needs, injected |
 //! | 2 | [`client`] [`limits`] | the Rust client: proto and types only; bounds on what peers can make the daemon hold |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
-//! | 4 | [`changelog`] | the log does not know what it logs |
+//! | 4 | [`changelog`] [`savepoint`] | the log does not know what it logs; state as rows in files |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
 //! | 6 | [`materialization`] [`restore`] | snapshots, so that the log can be truncated; load and replay |
-//! | 7 | [`backend`] | the joined thing |
-//! | 8 | [`rpc`] [`admin`] | gRPC; metrics and health |
-//! | 9 | [`config`] | |
-//! | 10 | [`daemon`] [`tools`] [`demo`] | |
-//! | 11 | [`cli`], `main` | |
+//! | 7 | [`export`] | savepoints, of what the store has |
+//! | 8 | [`backend`] | the joined thing |
+//! | 9 | [`rpc`] [`admin`] | gRPC; metrics and health |
+//! | 10 | [`config`] | |
+//! | 11 | [`daemon`] [`tools`] [`demo`] | |
+//! | 12 | [`cli`], `main` | |
 //!
 //! Decisions are pure (`changelog::{writer, pending, batcher}`, `checkpoint::{ledger, manifest, index, collect}`): functions of observed facts
 //! that return data. Clock, randomness and background tasks are handed in, so a simulation drives the same code that the
@@ -75,6 +76,8 @@ pub mod state;
 
 #[cfg(feature = "server")]
 pub mod changelog;
+#[cfg(feature = "server")]
+pub mod savepoint;
 
 #[cfg(feature = "server")]
 pub mod checkpoint;
@@ -83,6 +86,9 @@ pub mod checkpoint;
 pub mod materialization;
 #[cfg(feature = "server")]
 pub mod restore;
+
+#[cfg(feature = "server")]
+pub mod export;
 
 #[cfg(feature = "server")]
 pub mod backend;

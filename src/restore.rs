@@ -18,6 +18,7 @@
 mod images;
 mod kept;
 mod load;
+pub mod reader;
 
 use std::sync::Arc;
 

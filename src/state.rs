@@ -22,6 +22,7 @@
 //!
 //! Every implementation passes [`conformance`].
 
+pub mod bounded;
 pub mod change;
 #[doc(hidden)]
 pub mod conformance;
@@ -84,6 +85,12 @@ pub enum StateError {
     /// The bytes of a change cannot be decoded.
     #[error("undecodable state change: {0}")]
     Undecodable(&'static str),
+    /// A backend of bounded size has no more room.
+    #[error("the state takes more than {allowed} bytes")]
+    Full {
+        /// Bytes that it may take.
+        allowed: u64,
+    },
     /// The local store of the backend failed.
     #[error("local state store")]
     Local(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -95,6 +102,7 @@ impl StateError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Mismatch { .. } | Self::Undecodable(_) => true,
+            Self::Full { .. } => false,
             Self::Local(source) => is_damage(source.as_ref()),
         }
     }

@@ -6,6 +6,7 @@
 //! | [`dump`] | says what one object is |
 //! | [`checkpoints`] | lists what can be restored |
 //! | [`discard`] | lets go of a checkpoint, or of all that a job has |
+//! | [`savepoint`] | makes, lists, shows, verifies and removes savepoints |
 //! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
@@ -19,11 +20,15 @@ pub mod fence;
 pub mod gc;
 pub mod health;
 pub mod outline;
+pub mod savepoint;
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use self::outline::Node;
-use crate::{object::Retry, types::TimeMs};
+use crate::{
+    object::Retry,
+    types::{TimeMs, hex::encode as hex},
+};
 
 /// How often a request to the store is made before a tool gives up.
 const REQUEST_ATTEMPTS: u32 = 8;
@@ -43,9 +48,4 @@ fn time(ms: TimeMs) -> Node {
         return Node::text(format!("{ms} ms since 1970"));
     }
     Node::text(humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)))
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,6 +7,8 @@ mod access;
 mod backend;
 mod checkpoint;
 mod descriptor;
+#[cfg(feature = "server")]
+pub mod hex;
 mod key_group;
 mod limits;
 mod sequence;

@@ -380,6 +380,7 @@ impl RestoreFrom {
             Self::Empty => "empty",
             Self::Id(_) => "id",
             Self::Handles(_) | Self::Vouched(_) => "handles",
+            Self::Savepoint(_) => "savepoint",
             Self::Latest { .. } => "latest",
         }
     }

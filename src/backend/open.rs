@@ -6,7 +6,7 @@
 //! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]), if that can be.
 //!
 //! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is
-//! another job's is read under a pin, without fencing anybody ([`clone`]). Operator state is redistributed ([`operator`]).
+//! another job's is read under a pin, without fencing anybody ([`clone`]). A savepoint is nobody's ([`savepoint`]). Operator state is redistributed ([`operator`]).
 //!
 //! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
 //! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
@@ -17,6 +17,7 @@ mod claim;
 mod clone;
 mod damage;
 mod operator;
+mod savepoint;
 mod spec;
 mod sustain;
 mod warm;
@@ -246,6 +247,9 @@ async fn load(
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
     let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
+    if let Some(source) = &claim.savepoint {
+        return savepoint::load(env, (claim, source), states, progress).await;
+    }
     let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
     let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =
         warm::begin(env, claim, (predecessor, &states), progress).await?;

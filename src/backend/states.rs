@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) use self::{
     adopt::{Adopted, adopt},
+    check::check,
     plan::{Move, Plan, Rewrite},
 };
 use crate::{

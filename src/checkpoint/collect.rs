@@ -91,7 +91,7 @@
 //!
 //! A time of the store that lies ahead counts as the moment when it was first seen ([`FirstSeen`]).
 //!
-//! Grace is a net: an object younger than it, by the store's clock, stays. What this version does not make (savepoints) or does
+//! Grace is a net: an object younger than it, by the store's clock, stays. What its makers delete (savepoints) or this version does
 //! not know is never deleted, only reported; beside pins of a later version, nothing of the job is. If a head or a page that it names cannot be read, nothing of the job is deleted.
 //! But for a head that retired its chain: an empty object beside it says so by its name (`ObjectName::Retired`), made once the
 //! retirement was durable. So such a head is known to name nothing although nobody can read it, to sweeps and to openers.

@@ -18,6 +18,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -184,6 +185,22 @@ impl Held {
 
     fn renewal(&self, number: u64) -> ObjectName {
         ObjectName::PinRenewal { job: self.job.clone(), id: self.id, number }
+    }
+}
+
+/// Renews all `pins` for as long as it is polled; answers only when one is lost. Cancel-safe.
+pub async fn keep_all(pins: &mut [Held]) -> PinLost {
+    let keeping: Vec<_> = pins.iter_mut().map(|pin| Box::pin(pin.keep())).collect();
+    match keeping.is_empty() {
+        true => future::pending().await,
+        false => future::select_all(keeping).await.0,
+    }
+}
+
+/// Ends all `pins`, as far as that can be done. Cancel-safe in that sense.
+pub async fn release_all(pins: Vec<Held>) {
+    for pin in pins {
+        pin.release().await;
     }
 }
 

@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{File, Flag, Sources, parse_size},
+    savepoint::SavepointId,
     tools::fence,
     types::{Name, NameError},
 };
@@ -36,6 +37,9 @@ pub enum Command {
     Discard(DiscardArgs),
     /// Go on above a newest manifest, or job record, that is damaged and cannot be brought back.
     Fence(FenceArgs),
+    /// Make, list, show and remove savepoints: files of rows that outlive checkpoints, backends and clusters.
+    #[command(subcommand)]
+    Savepoint(SavepointCommand),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
     /// Succeed if the daemon of this configuration is ready.
@@ -183,6 +187,80 @@ pub struct CheckpointsArgs {
     /// Print one JSON object instead of text [env: none].
     #[arg(long)]
     pub json: bool,
+}
+
+/// Makes, lists, shows and removes savepoints.
+#[derive(Debug, Subcommand)]
+pub enum SavepointCommand {
+    /// Make a savepoint of a checkpoint that the store has, while its job goes on.
+    Create {
+        /// Which store, and how to print.
+        #[command(flatten)]
+        common: SavepointArgs,
+        /// Make it of this job [env: none].
+        #[arg(long, value_name = "NAME", value_parser = job_name)]
+        job: Name,
+        /// Make it of the checkpoint with this id [default: the newest that all subtasks have] [env: none].
+        #[arg(long, value_name = "ID")]
+        checkpoint: Option<u64>,
+        /// Hold state of at most so many bytes in memory [env: none].
+        #[arg(long, value_name = "SIZE", default_value = "128 MiB", value_parser = size)]
+        memory: u64,
+        /// Its name.
+        #[arg(value_name = "SAVEPOINT", value_parser = job_name)]
+        name: Name,
+    },
+    /// List the savepoints of a job.
+    Ls {
+        /// Which store, and how to print.
+        #[command(flatten)]
+        common: SavepointArgs,
+        /// Of this job [env: none].
+        #[arg(long, value_name = "NAME", value_parser = job_name)]
+        job: Name,
+    },
+    /// Show what a savepoint has.
+    Show {
+        /// Which store, and how to print.
+        #[command(flatten)]
+        common: SavepointArgs,
+        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
+        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
+        savepoint: SavepointId,
+    },
+    /// Read all of a savepoint, and say whether it is what was written.
+    Verify {
+        /// Which store, and how to print.
+        #[command(flatten)]
+        common: SavepointArgs,
+        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
+        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
+        savepoint: SavepointId,
+    },
+    /// Remove a savepoint, or what is left of one that was not finished.
+    Rm {
+        /// Which store, and how to print.
+        #[command(flatten)]
+        common: SavepointArgs,
+        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
+        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
+        savepoint: SavepointId,
+    },
+}
+
+/// Arguments of all commands on savepoints.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct SavepointArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn savepoint(path: &str) -> Result<SavepointId, String> {
+    SavepointId::parse(path).ok_or_else(|| "not a path that ends with `<job>/savepoints/<name>`".to_owned())
 }
 
 /// Arguments of `discard`.

@@ -4,7 +4,7 @@ use super::{
     CliError, allocator,
     args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
     logging::init as init_logging,
-    output, tools,
+    output, savepoint, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -28,6 +28,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Checkpoints(args) => tools::checkpoints(&args),
         Command::Discard(args) => tools::discard(&args),
         Command::Fence(args) => tools::fence(&args),
+        Command::Savepoint(command) => savepoint::run(command),
         Command::Dump(args) => tools::dump(&args),
         Command::Health(args) => ask_health(args),
         Command::Demo(args) => demo(args),

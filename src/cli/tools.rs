@@ -142,7 +142,7 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
 }
 
 /// The configuration and the store that it names; `url` wins.
-fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
+pub(super) fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
     let config = Config::resolve(&args.sources(url), &Host::detect())?;
     let folder = config.changelog.base_path.to_file_path();
     if let Some(folder) = folder.ok().filter(|folder| !FilePath::is_dir(folder)) {
@@ -152,11 +152,11 @@ fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliErr
     Ok((config, store.map_err(CliError::runtime)?))
 }
 
-fn runtime() -> Result<Runtime, CliError> {
+pub(super) fn runtime() -> Result<Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::runtime)
 }
 
-fn print(node: &Node, as_json: bool) -> Result<(), CliError> {
+pub(super) fn print(node: &Node, as_json: bool) -> Result<(), CliError> {
     output::print(&if as_json { json(node.to_json()) } else { node.to_text() })
 }
 
@@ -164,6 +164,6 @@ fn json(value: Value) -> String {
     format!("{value:#}\n")
 }
 
-fn complain_of(faults: &[String]) -> Result<(), CliError> {
+pub(super) fn complain_of(faults: &[String]) -> Result<(), CliError> {
     if faults.is_empty() { Ok(()) } else { Err(CliError::runtime(faults.join("\n"))) }
 }

@@ -122,7 +122,7 @@ pub(super) static TABLE: &[Legacy] = &[
             "savepoints.state.backend.fs.dir",
             "state.backend.fs.savepointdir",
         ],
-        "dstl writes no savepoints so far; a checkpoint that is pinned is kept, in the store of state.changelog.dstl.dfs.base-path",
+        "savepoints lie beside the job's checkpoints, in the store of state.changelog.dstl.dfs.base-path; `dstl savepoint` makes them",
     ),
     renamed(&["state.checkpoints.num-retained"], "execution.checkpointing.num-retained"),
     missing(

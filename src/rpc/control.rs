@@ -166,6 +166,9 @@ impl StateBackendService for Service {
         if let RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) = &spec.restore {
             handles.iter().try_for_each(|handle| access.admit(handle.backend.job.as_str()))?;
         }
+        if let RestoreFrom::Savepoint(id) = &spec.restore {
+            access.admit(id.job.as_str())?;
+        }
         let span = access.span();
         let directory = self.directory.clone();
         let (report, progress) = watch::channel(Progress::default());

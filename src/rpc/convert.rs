@@ -28,6 +28,7 @@ use crate::{
     },
     error::{Error, Reason},
     proto::v1::{self, OperationKind},
+    savepoint::SavepointId,
     state::{
         MapKeys,
         op::{Answer, Op, Timer},
@@ -155,7 +156,7 @@ fn tag(field: &str, bytes: &Bytes) -> Result<Bytes, Error> {
 
 fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
     use v1::restore::Restore;
-    let missing = || invalid("`restore` is missing: set `empty`, `id`, `handles` or `latest`");
+    let missing = || invalid("`restore` is missing: set `empty`, `id`, `handles`, `savepoint` or `latest`");
     match restore.and_then(|restore| restore.restore.as_ref()).ok_or_else(missing)? {
         Restore::Empty(_) => Ok(RestoreFrom::Empty),
         Restore::Id(id) => Ok(RestoreFrom::Id(*id)),
@@ -168,7 +169,9 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
             let decoded = handles.handles.iter().map(decode).collect::<Result<_, _>>()?;
             Ok(if handles.vouched { RestoreFrom::Vouched(decoded) } else { RestoreFrom::Handles(decoded) })
         }
-        Restore::Savepoint(_) => Err(Error::new(Reason::Unsupported, "savepoints are not offered yet")),
+        Restore::Savepoint(path) => SavepointId::parse(path).map(RestoreFrom::Savepoint).ok_or_else(|| {
+            invalid(format!("`restore.savepoint` is `{path}`, which does not end with `<job>/savepoints/<name>`"))
+        }),
     }
 }
 

@@ -12,6 +12,8 @@ pub struct StateId(pub u32);
 
 /// The shape of what a state keeps per (key, namespace).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum StateKind {
     /// One value.
     Value,
@@ -26,6 +28,8 @@ pub enum StateKind {
 /// A built-in, versioned merge of one entry. The meaning of a variant never changes; a new meaning is a new variant. Its
 /// number, in the protocol and in manifests, is its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum MergeFunction {
     /// Two's complement sum, wrapping around.
     SumI64 = 1,
@@ -85,6 +89,8 @@ impl MergeFunction {
 
 /// A serializer of the engine: what its bytes mean. Never looked into.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Serializer {
     /// Empty for none.
     pub id: String,
@@ -94,6 +100,8 @@ pub struct Serializer {
 
 /// What the bytes of a state mean to the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Schema {
     /// Of keys.
     pub key: Serializer,
@@ -121,6 +129,8 @@ impl fmt::Display for Schema {
 /// How a restore gives the operator state of some subtasks to those of another parallelism. Its number stands for it in
 /// messages and manifests; 0 stands for keyed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum Redistribution {
     /// The elements of all subtasks are cut evenly.
     Split = 1,
@@ -140,6 +150,8 @@ impl Redistribution {
 
 /// How the engine declared a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct StateDescriptor {
     /// Unique within the backend.
     pub name: String,
@@ -154,6 +166,7 @@ pub struct StateDescriptor {
     /// For operator state; `None` for keyed state.
     pub redistribution: Option<Redistribution>,
     /// For values: what a read answers where there is none.
+    #[cfg_attr(feature = "server", serde(with = "crate::types::hex"))]
     pub default_value: Bytes,
 }
 

@@ -210,6 +210,8 @@ impl HashRange {
 
 /// Who computes the key group of a key; fixed for the life of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum KeyGroupAssignment {
     /// The daemon: murmur3_32(key, seed 0) modulo max parallelism.
     Hashed,

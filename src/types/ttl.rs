@@ -11,6 +11,8 @@ const PERIODIC_COMPACTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
 /// How long entries of a state live: a value, a map entry, a list element, each by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Ttl {
     /// Milliseconds since an entry was last touched after which it is expired; at least 1.
     pub duration_ms: u64,
@@ -24,6 +26,8 @@ pub struct Ttl {
 
 /// What touches an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum TtlUpdate {
     /// Writes of it.
     #[default]
@@ -34,6 +38,8 @@ pub enum TtlUpdate {
 
 /// Whether reads see expired entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum TtlVisibility {
     /// Never.
     #[default]
@@ -44,6 +50,8 @@ pub enum TtlVisibility {
 
 /// What removes expired entries, besides reads of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct TtlCleanup {
     /// Materializations leave them out.
     pub at_materialization: bool,
@@ -55,6 +63,8 @@ pub struct TtlCleanup {
 
 /// Clean-up by batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct IncrementalCleanup {
     /// Entries looked at per operation on the state; at least 1.
     pub entries: u32,
@@ -64,6 +74,8 @@ pub struct IncrementalCleanup {
 
 /// Clean-up by compactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct CompactionCleanup {
     /// Entries after which the time is read anew; at least 1.
     pub time_every_entries: u64,

@@ -236,7 +236,7 @@ fn flinks_names_get_ours_in_every_source() {
     let expected = [
         "`state.backend.type` is `org.apache.flink.runtime.state.memory.MemoryStateBackend` (dstl.toml:1), as in Flink; here it is \
          `state.backend.type = \"hashmap\"`; checkpoints go to the store of state.changelog.dstl.dfs.base-path, not to the JobManager",
-        "`state.savepoints.dir` is `/s` (dstl.toml:2), as in Flink; dstl has no such option: dstl writes no savepoints so far; ",
+        "`state.savepoints.dir` is `/s` (dstl.toml:2), as in Flink; dstl has no such option: savepoints lie beside the job's checkpoints, ",
         "`taskmanager.numberOfTaskSlots` is `4` (dstl.toml:3), as in Flink; dstl has no such option: it is about Flink's own processes",
         "`dstl.dfs.upload.timeout` is `1500 ms` (dstl.toml:5), as in Flink; here it is \
          `state.changelog.dstl.dfs.upload.timeout = \"1s 500ms\"`",

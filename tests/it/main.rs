@@ -39,6 +39,7 @@ mod query;
 mod rescale;
 mod restarts;
 mod s3;
+mod savepoints;
 mod schema;
 mod sim;
 mod slices;

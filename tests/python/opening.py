@@ -106,8 +106,10 @@ def a_missing_checkpoint_is_refused_and_the_running_owner_goes_on(world):
         client.open(world.job, attempt=2, restore=restore_handles())
     with refused("REASON_INVALID_ARGUMENT"):
         client.open(world.job, attempt=2, restore=service_pb2.Restore())
-    with refused("REASON_UNSUPPORTED"):
+    with refused("REASON_INVALID_ARGUMENT", "s3://b/s", "<job>/savepoints/<name>"):
         client.open(world.job, attempt=2, restore=service_pb2.Restore(savepoint="s3://b/s"))
+    with refused("REASON_CHECKPOINT_NOT_FOUND", "wc/savepoints/s"):
+        client.open(world.job, attempt=2, restore=service_pb2.Restore(savepoint="s3://b/wc/savepoints/s"))
     client.apply(ref, put(state, b"k", b"v"))
 
 

@@ -140,7 +140,7 @@ fn as_declared(spec: &OpenSpec, record: &JobRecord) -> Result<OpenSpec, Error> {
         RestoreFrom::Latest { .. } => true,
         RestoreFrom::Id(id) => restore.is_some_and(|restore| restore.id == *id),
         RestoreFrom::Empty => restore.is_none(),
-        RestoreFrom::Handles(_) | RestoreFrom::Vouched(_) => false,
+        RestoreFrom::Handles(_) | RestoreFrom::Vouched(_) | RestoreFrom::Savepoint(_) => false,
     };
     if !is_so {
         let begins = restore.map_or("empty".to_owned(), |restore| format!("with checkpoint {restore}"));

@@ -57,7 +57,7 @@ pub(super) async fn choose(
 ) -> Result<Chosen, Error> {
     let mut skipped = vec![];
     let mut parts = match &spec.restore {
-        RestoreFrom::Empty => vec![],
+        RestoreFrom::Empty | RestoreFrom::Savepoint(_) => vec![],
         RestoreFrom::Id(id) if spec.fallback => {
             let wish = Wish { not_after: Some(*id), fallback: true };
             of_job(env, spec, (head, seen), (wish, &mut skipped, retry)).await?

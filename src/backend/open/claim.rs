@@ -20,11 +20,12 @@ use bytes::Bytes;
 
 use super::{
     super::{environment::Environment, pages, states},
-    OpenSpec, RestoredPart,
+    OpenSpec, RestoreFrom, RestoredPart,
     admit::Admitted,
     choice::{self, Chosen, Part, same_operator},
     clone,
     operator::{self, Sources},
+    savepoint,
 };
 use crate::{
     checkpoint::{
@@ -76,6 +77,8 @@ pub(super) struct Claim {
     pub(super) pins: Vec<Held>,
     /// Operator state that it gets a share of.
     pub(super) operator: Sources,
+    /// The savepoint that it begins with instead.
+    pub(super) savepoint: Option<savepoint::Source>,
 }
 
 /// The objects that were read before a claim, so that it need not read them again.
@@ -115,7 +118,7 @@ pub(super) struct Plan {
     /// What is restored.
     pub(super) parts: Vec<Part>,
     /// The one part is this backend's own, as it was.
-    is_own: bool,
+    pub(super) is_own: bool,
     /// Nothing of it is to be named: it is another job's, or operator's.
     pub(super) is_clone: bool,
     /// Those whose operator state is read for itself.
@@ -134,6 +137,9 @@ pub(super) async fn claim(
     let spec = &admitted.spec;
     if clone::is_clone(spec) {
         return Box::pin(clone::claim(env, admitted, known, retry)).await;
+    }
+    if let RestoreFrom::Savepoint(id) = &spec.restore {
+        return savepoint::claim(env, admitted, (id, known), retry).await;
     }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
@@ -169,7 +175,7 @@ pub(super) async fn claim(
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
                 let (parts, attachments) = restored(&listed);
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                let pins = vec![];
+                let (pins, savepoint) = (vec![], None);
                 return Ok(Claim {
                     manifest,
                     crc,
@@ -183,6 +189,7 @@ pub(super) async fn claim(
                     reads,
                     pins,
                     operator,
+                    savepoint,
                 });
             }
             Ok(_) => {}

@@ -21,7 +21,7 @@ use crate::{
         chain::{self, ChainError, Head},
         job::Seen,
         manifest::{Contents, Import},
-        pin::{Held, Pin, PinLost},
+        pin::{self, Held, Pin, PinLost, release_all},
     },
     error::{Error, Reason},
     object::Retry,
@@ -59,7 +59,7 @@ pub(super) async fn claim(
         }
         let chosen = choice::choose(env, spec, (head.as_ref(), &mut known.seen), retry).await?.parts;
         let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
-        let mut pins = pin(env, spec, &plan, retry).await?;
+        let mut pins = make_pins(env, spec, &plan, retry).await?;
         let begun = async {
             if claim::are_retained(env, spec, &plan, retry).await? {
                 begin(env, admitted, (head, chosen, &known.seen), retry).await
@@ -69,9 +69,9 @@ pub(super) async fn claim(
         };
         match kept(&spec.id, &mut pins, begun).await {
             Ok(Some(claim)) => return Ok(Claim { pins, ..claim }),
-            Ok(None) => release(pins).await,
+            Ok(None) => release_all(pins).await,
             Err(error) => {
-                release(pins).await;
+                release_all(pins).await;
                 return Err(error);
             }
         }
@@ -80,7 +80,7 @@ pub(super) async fn claim(
 }
 
 /// Pins what the plan would read, by a pin for each operator that it is of. They count only if the sources retain it once they are made.
-async fn pin(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
+async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
     let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
     let mut of_operators: BTreeMap<(Name, Name), Vec<Import>> = BTreeMap::new();
     for import in claim::imports(env, plan).into_iter().chain(claim::operator_sources(env, plan).imports) {
@@ -94,18 +94,12 @@ async fn pin(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> R
         match kept(&spec.id, &mut pins, making).await {
             Ok(held) => pins.push(held),
             Err(error) => {
-                release(pins).await;
+                release_all(pins).await;
                 return Err(error);
             }
         }
     }
     Ok(pins)
-}
-
-async fn release(pins: Vec<Held>) {
-    for pin in pins {
-        pin.release().await;
-    }
 }
 
 /// Opens the epoch; `None` if others opened the backend meanwhile.
@@ -147,6 +141,7 @@ async fn begin(
         reads,
         pins: vec![],
         operator,
+        savepoint: None,
     }))
 }
 
@@ -169,7 +164,7 @@ pub(super) async fn holding<T>(
         }
         begun => begun,
     };
-    release(pins).await;
+    release_all(pins).await;
     begun
 }
 
@@ -179,16 +174,9 @@ async fn kept<T>(
     pins: &mut [Held],
     doing: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let gone = async {
-        let keeping: Vec<_> = pins.iter_mut().map(|pin| Box::pin(pin.keep())).collect();
-        match keeping.is_empty() {
-            true => future::pending().await,
-            false => future::select_all(keeping).await.0,
-        }
-    };
     tokio::select! {
         biased;
-        gone = gone => Err(lost(backend, &gone)),
+        gone = pin::keep_all(pins) => Err(lost(backend, &gone)),
         done = doing => done,
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         ledger::Retention,
         manifest::{CheckpointRecord, EpochRecord},
     },
+    savepoint::SavepointId,
     types::{Attempt, BackendId, InnerBackend, KeyGroupAssignment, KeyGroupRange},
 };
 
@@ -86,7 +87,8 @@ impl OpenSpec {
 
     /// Whether what is restored shall not be claimed.
     pub(super) fn is_no_claim(&self, env: &Environment) -> bool {
-        self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim || clone::is_clone(self)
+        let is_nobodys = clone::is_clone(self) || matches!(self.restore, RestoreFrom::Savepoint(_));
+        is_nobodys || self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim
     }
 }
 
@@ -102,6 +104,8 @@ pub enum RestoreFrom {
     /// What these handles name, which the engine says belongs together: they may be of different checkpoints, operators and jobs, as long as
     /// none has a key group of another. Key groups that none has begin empty.
     Vouched(Vec<CheckpointHandle>),
+    /// A savepoint, which has the operator.
+    Savepoint(SavepointId),
     /// The newest that every subtask of the job can restore.
     Latest {
         /// Begin empty where no subtask has a completed one.
@@ -114,7 +118,7 @@ impl RestoreFrom {
     pub(super) fn handles(&self) -> &[CheckpointHandle] {
         match self {
             Self::Handles(handles) | Self::Vouched(handles) => handles,
-            Self::Empty | Self::Id(_) | Self::Latest { .. } => &[],
+            Self::Empty | Self::Id(_) | Self::Savepoint(_) | Self::Latest { .. } => &[],
         }
     }
 }

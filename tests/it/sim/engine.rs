@@ -351,6 +351,7 @@ impl Engine {
         let key = opened.checkpoint.map(|checkpoint| (checkpoint.epoch, checkpoint.id));
         match &asked.restore {
             RestoreFrom::Empty => assert_eq!(key, None),
+            RestoreFrom::Savepoint(id) => unreachable!("nobody made savepoint {id:?}"),
             RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) => {
                 let asked: Vec<_> = handles.iter().map(|handle| handle.checkpoint).collect();
                 assert_eq!(opened.parts.iter().map(|part| part.checkpoint).collect::<Vec<_>>(), asked);

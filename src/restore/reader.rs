@@ -1,0 +1,219 @@
+//! Reading a checkpoint without restoring it: key group by key group, in bounded memory, whichever inner backend made its base.
+//!
+//! ```text
+//!   key groups of the checkpoint ──cut──▶ part ──restore──▶ hash map of bounded size ──▶ changes, by state and key group
+//!                                    ▲      │ too large for it
+//!                                    └ halved
+//! ```
+//!
+//! Each part goes the way of a [restore](super::Restore): so what is read is what would be restored, and what hinders one hinders the other.
+//! Base and log are read for the key groups of the part alone, as far as their blocks are cut so; blocks with key groups of several parts
+//! are read for each. Images of a base are downloaded once, and kept on local disk until the reader is dropped.
+//!
+//! Whoever reads sees to it that nothing of the checkpoint is deleted meanwhile ([`crate::checkpoint::pin`]).
+
+use std::collections::BTreeMap;
+
+use super::{Imported, KeptImages, Progress, Restore, RestoreError, block_memory};
+use crate::{
+    checkpoint::manifest::{CheckpointRecord, Manifest},
+    object::{Retry, Store},
+    random::Random,
+    state::{Change, StateBackend as _, StateError, bounded::BoundedBackend, image::LocalBackends},
+    tasks::Tasks,
+    types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId},
+};
+
+/// Bytes of memory that a stored byte is taken to need, before it is known.
+const EXPANSION: u64 = 4;
+
+/// What a reader needs of its host.
+#[derive(Debug, Clone)]
+pub struct ReaderOptions<'a> {
+    /// Where the objects are.
+    pub store: &'a Store,
+    /// Where reads run.
+    pub tasks: &'a Tasks,
+    /// Gives names to what is read.
+    pub random: &'a Random,
+    /// Inner backends on local disk, which read images; `None` if there are none.
+    pub local: Option<&'a dyn LocalBackends>,
+    /// Bytes of memory for state.
+    pub memory: u64,
+    /// Range reads in flight.
+    pub parallel_reads: usize,
+    /// For each read.
+    pub retry: Retry,
+}
+
+/// Reads one checkpoint of one backend.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    options: ReaderOptions<'a>,
+    manifest: &'a Manifest,
+    checkpoint: &'a CheckpointRecord,
+    states: BTreeMap<StateId, StateDescriptor>,
+    kept: KeptImages,
+    /// Key groups that are to be read, the next last.
+    left: Vec<KeyGroupRange>,
+    read: Progress,
+}
+
+/// The state of some key groups at the checkpoint.
+pub struct Part {
+    /// Which; [`KeyGroupRange::OPERATOR`] for operator state.
+    pub key_groups: KeyGroupRange,
+    inner: BoundedBackend,
+}
+
+/// Why a checkpoint cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaderError {
+    /// It could not be restored either.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// One key group is too large.
+    #[error(
+        "key group {key_group} alone takes more than the {allowed} bytes of memory that there are to read it; give more, or spread state \
+         over more key groups (a higher max parallelism)"
+    )]
+    KeyGroup {
+        /// Which.
+        key_group: u16,
+        /// Bytes that it may take.
+        allowed: u64,
+    },
+    /// The operator state of one subtask is too large.
+    #[error("its operator state takes more than the {allowed} bytes of memory that there are to read it; give more")]
+    OperatorState {
+        /// Bytes that it may take.
+        allowed: u64,
+    },
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `checkpoint`, which `manifest` has.
+    #[must_use]
+    pub fn new(options: ReaderOptions<'a>, manifest: &'a Manifest, checkpoint: &'a CheckpointRecord) -> Self {
+        let in_force = manifest.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
+        let states = in_force.map(|(_, state)| (state.data, state.descriptor.clone())).collect();
+        let span = manifest.span(checkpoint).key_groups;
+        let expected = manifest.stored_bytes(checkpoint).saturating_mul(EXPANSION);
+        let parts = expected.div_ceil(options.memory.max(1)).clamp(1, span.count() as u64);
+        let mut left = cut(span, parts);
+        left.reverse();
+        left.insert(0, KeyGroupRange::OPERATOR);
+        Self { options, manifest, checkpoint, states, kept: KeptImages::default(), left, read: Progress::default() }
+    }
+
+    /// The states that were in force at the checkpoint, by the ids of their entries.
+    #[must_use]
+    pub fn states(&self) -> &BTreeMap<StateId, StateDescriptor> {
+        &self.states
+    }
+
+    /// How much was read so far.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.read
+    }
+
+    /// The next part, in order of key groups, operator state last; `None` at the end. The part before is to be dropped first. Cancel-safe,
+    /// but what was begun is read again.
+    ///
+    /// # Errors
+    /// [`ReaderError`].
+    pub async fn next(&mut self) -> Result<Option<Part>, ReaderError> {
+        while let Some(key_groups) = self.left.last().copied() {
+            match self.part(key_groups).await {
+                Err(RestoreError::Inner { source: StateError::Full { allowed }, .. }) => {
+                    self.left.pop();
+                    if key_groups == KeyGroupRange::OPERATOR {
+                        return Err(ReaderError::OperatorState { allowed });
+                    }
+                    if key_groups.count() == 1 {
+                        return Err(ReaderError::KeyGroup { key_group: key_groups.first().0, allowed });
+                    }
+                    self.left.extend(cut(key_groups, 2).into_iter().rev());
+                }
+                Ok(part) => {
+                    self.left.pop();
+                    return Ok(Some(part));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn part(&mut self, key_groups: KeyGroupRange) -> Result<Part, RestoreError> {
+        let ReaderOptions { store, tasks, random, local, memory, parallel_reads, retry } = self.options.clone();
+        let mut inner = BoundedBackend::new(key_groups, memory);
+        let is_operator = key_groups == KeyGroupRange::OPERATOR;
+        let states = || self.states.iter().filter(|(_, state)| state.redistribution.is_some() == is_operator);
+        let names = states().map(|(id, _)| (*id, *id)).collect();
+        states().for_each(|(id, state)| inner.register(*id, state));
+        for import in self.manifest.export(self.checkpoint, key_groups, &names, || random.uuid()) {
+            let (manifest, checkpoint) = import.view(self.manifest, self.checkpoint.identity.id);
+            let restore = Restore {
+                store,
+                tasks,
+                local,
+                kept: Some(&self.kept),
+                manifest: &manifest,
+                checkpoint: &checkpoint,
+                parallel_reads,
+                retry,
+                block_memory: block_memory(memory),
+                imported: Some(Imported { import: &import, by: self.manifest }),
+            };
+            let restored = restore.run(&mut inner, |_| {}).await?;
+            let Progress { bytes_done, bytes_total, changes } = restored.progress;
+            self.read.bytes_done += bytes_done;
+            self.read.bytes_total += bytes_total;
+            self.read.changes += changes;
+        }
+        Ok(Part { key_groups, inner })
+    }
+}
+
+impl Part {
+    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind each other, in order.
+    ///
+    /// # Errors
+    /// [`StateError::Mismatch`] for a state that was not in force, or a foreign key group.
+    pub fn for_each(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        read: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<(), StateError> {
+        self.inner.for_each(state, key_group, read)
+    }
+}
+
+/// `range` as up to so many ranges of about the same size, in order.
+fn cut(range: KeyGroupRange, parts: u64) -> Vec<KeyGroupRange> {
+    let (first, last) = (u64::from(range.first().0), u64::from(range.last().0));
+    let width = (last - first + 1).div_ceil(parts.max(1));
+    let part = |from: u64| {
+        let narrow = |n: u64| u32::try_from(n).expect("a key group is a u16");
+        KeyGroupRange::new(narrow(from), narrow((from + width - 1).min(last))).expect("a part of a range is a range")
+    };
+    (first..=last).step_by(usize::try_from(width).expect("far fewer key groups")).map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_groups_are_cut_into_parts_without_gap() {
+        let range = KeyGroupRange::new(3, 9).expect("a range");
+        let cut = |parts| super::cut(range, parts).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(cut(1), "3..=9");
+        assert_eq!(cut(2), "3..=6 7..=9");
+        assert_eq!(cut(3), "3..=5 6..=8 9..=9");
+        assert_eq!(cut(7), "3..=3 4..=4 5..=5 6..=6 7..=7 8..=8 9..=9");
+    }
+}

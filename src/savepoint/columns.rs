@@ -1,0 +1,239 @@
+//! Rows of a savepoint, and the columns that they become.
+
+use std::sync::Arc;
+
+use parquet::{
+    data_type::ByteArray,
+    errors::ParquetError,
+    schema::{
+        parser::parse_message_type,
+        types::{SchemaDescriptor, Type},
+    },
+};
+
+use crate::{
+    state::{Action, Address, Change, ttl},
+    types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs},
+};
+
+/// The columns, in order.
+const SCHEMA: &str = "
+    message dstl_savepoint {
+        optional int32 key_group;
+        optional int32 subtask;
+        required binary state (STRING);
+        required binary kind (STRING);
+        required binary key;
+        required binary namespace;
+        optional binary map_key;
+        optional int64 list_index;
+        optional binary value;
+        optional int64 touched_ms;
+        optional int64 time;
+    }";
+
+/// Bytes that a row takes beside those of its names and values.
+const ROW_BYTES: usize = 64;
+
+/// Whose an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Keyed state, of this key group.
+    KeyGroup(KeyGroup),
+    /// Operator state, of this subtask.
+    Subtask(u32),
+}
+
+/// An entry of state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Whose.
+    pub place: Place,
+    /// The name of the state.
+    pub state: &'a str,
+    /// Of the state.
+    pub key: &'a [u8],
+    /// Empty for the void one.
+    pub namespace: &'a [u8],
+    /// What is there.
+    pub entry: Entry<'a>,
+    /// Of a state with time-to-live.
+    pub touched: Option<TimeMs>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A value.
+    Value(&'a [u8]),
+    /// A list element, and its index.
+    Element(u64, &'a [u8]),
+    /// A map key and its value.
+    Map(&'a [u8], &'a [u8]),
+    /// When a timer fires.
+    Timer(i64),
+}
+
+impl<'a> Row<'a> {
+    /// The row of a change that sets an entry of `state`; `None` for a list element that was removed. An element has the index of its
+    /// change.
+    ///
+    /// # Errors
+    /// If the change sets no entry of such a state.
+    pub fn of(change: &Change<'a>, place: Place, state: &'a StateDescriptor) -> Result<Option<Self>, String> {
+        let stored = |stored: &'a [u8]| match state.ttl {
+            None => Ok((None, stored)),
+            Some(_) => ttl::split(stored).map(|(time, value)| (Some(time), value)).map_err(|error| error.to_string()),
+        };
+        let (touched, entry) = match change.action {
+            Action::ListPut { element, .. } if state.ttl.is_some() && element == ttl::REMOVED => return Ok(None),
+            Action::Put(value) => stored(value).map(|(touched, value)| (touched, Entry::Value(value)))?,
+            Action::ListPut { index, element } => {
+                stored(element).map(|(touched, value)| (touched, Entry::Element(index, value)))?
+            }
+            Action::MapPut { map_key, value } => {
+                stored(value).map(|(touched, value)| (touched, Entry::Map(map_key, value)))?
+            }
+            Action::TimerPut { time } => (None, Entry::Timer(time)),
+            _ => return Err(format!("state `{}` is rebuilt by what sets no entry", state.name)),
+        };
+        if entry.kind() != state.kind {
+            return Err(format!("state `{}` has an entry of kind {:?}", state.name, entry.kind()));
+        }
+        let Address { key, namespace, .. } = change.at;
+        Ok(Some(Self { place, state: &state.name, key, namespace, entry, touched }))
+    }
+
+    /// Hands the change that sets the entry, of a state that is called `id`, to `apply`.
+    pub fn change<T>(&self, id: StateId, apply: impl FnOnce(&Change<'_>) -> T) -> T {
+        let key_group = match self.place {
+            Place::KeyGroup(key_group) => key_group,
+            Place::Subtask(_) => KeyGroup::OPERATOR,
+        };
+        let stamped;
+        let value: &[u8] = match (self.entry, self.touched) {
+            (Entry::Timer(_), _) => &[],
+            (Entry::Value(value) | Entry::Element(_, value) | Entry::Map(_, value), None) => value,
+            (Entry::Value(value) | Entry::Element(_, value) | Entry::Map(_, value), Some(touched)) => {
+                stamped = ttl::stamp(touched, value);
+                &stamped
+            }
+        };
+        let action = match self.entry {
+            Entry::Value(_) => Action::Put(value),
+            Entry::Element(index, _) => Action::ListPut { index, element: value },
+            Entry::Map(map_key, _) => Action::MapPut { map_key, value },
+            Entry::Timer(time) => Action::TimerPut { time },
+        };
+        apply(&Change { at: Address { state: id, key_group, key: self.key, namespace: self.namespace }, action })
+    }
+}
+
+impl Entry<'_> {
+    /// Of a state of which kind it is.
+    #[must_use]
+    pub fn kind(&self) -> StateKind {
+        match self {
+            Self::Value(_) => StateKind::Value,
+            Self::Element(..) => StateKind::List,
+            Self::Map(..) => StateKind::Map,
+            Self::Timer(_) => StateKind::Timer,
+        }
+    }
+}
+
+/// What a kind of state is called in a row.
+pub(super) fn word(kind: StateKind) -> &'static str {
+    match kind {
+        StateKind::Value => "value",
+        StateKind::List => "list",
+        StateKind::Map => "map",
+        StateKind::Timer => "timer",
+    }
+}
+
+/// The kind of this name.
+pub(super) fn kind(word: &[u8]) -> Option<StateKind> {
+    let kinds = [StateKind::Value, StateKind::List, StateKind::Map, StateKind::Timer];
+    kinds.into_iter().find(|kind| self::word(*kind).as_bytes() == word)
+}
+
+/// The schema of every file.
+pub(super) fn schema() -> Result<Arc<Type>, ParquetError> {
+    parse_message_type(SCHEMA).map(Arc::new)
+}
+
+/// The columns of the schema.
+pub(super) fn descriptor() -> Result<SchemaDescriptor, ParquetError> {
+    schema().map(SchemaDescriptor::new)
+}
+
+/// A column of values that may be missing.
+#[derive(Debug)]
+pub(super) struct Column<T> {
+    /// Those that are there.
+    pub(super) values: Vec<T>,
+    /// Of each row, whether one is: 1, or 0.
+    pub(super) levels: Vec<i16>,
+}
+
+impl<T> Default for Column<T> {
+    fn default() -> Self {
+        Self { values: vec![], levels: vec![] }
+    }
+}
+
+impl<T> Column<T> {
+    fn push(&mut self, value: Option<T>) {
+        self.levels.push(i16::from(value.is_some()));
+        self.values.extend(value);
+    }
+}
+
+/// Rows by columns.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+    pub(super) key_group: Column<i32>,
+    pub(super) subtask: Column<i32>,
+    pub(super) state: Column<ByteArray>,
+    pub(super) kind: Column<ByteArray>,
+    pub(super) key: Column<ByteArray>,
+    pub(super) namespace: Column<ByteArray>,
+    pub(super) map_key: Column<ByteArray>,
+    pub(super) list_index: Column<i64>,
+    pub(super) value: Column<ByteArray>,
+    pub(super) touched_ms: Column<i64>,
+    pub(super) time: Column<i64>,
+}
+
+impl Columns {
+    pub(super) fn push(&mut self, row: &Row<'_>) {
+        let (key_group, subtask) = match row.place {
+            Place::KeyGroup(key_group) => (Some(i32::from(key_group.0)), None),
+            Place::Subtask(subtask) => (None, Some(subtask.cast_signed())),
+        };
+        let (map_key, index, value, time) = match row.entry {
+            Entry::Value(value) => (None, None, Some(value), None),
+            Entry::Element(index, value) => (None, Some(index.cast_signed()), Some(value), None),
+            Entry::Map(map_key, value) => (Some(map_key), None, Some(value), None),
+            Entry::Timer(time) => (None, None, None, Some(time)),
+        };
+        let lengths =
+            [row.key.len(), row.namespace.len(), map_key.map_or(0, <[u8]>::len), value.map_or(0, <[u8]>::len)];
+        self.rows += 1;
+        self.bytes += ROW_BYTES + lengths.iter().sum::<usize>();
+        self.key_group.push(key_group);
+        self.subtask.push(subtask);
+        self.state.push(Some(row.state.into()));
+        self.kind.push(Some(word(row.entry.kind()).into()));
+        self.key.push(Some(row.key.into()));
+        self.namespace.push(Some(row.namespace.into()));
+        self.map_key.push(map_key.map(ByteArray::from));
+        self.list_index.push(index);
+        self.value.push(value.map(ByteArray::from));
+        self.touched_ms.push(row.touched.map(u64::cast_signed));
+        self.time.push(time);
+    }
+}

@@ -1,0 +1,312 @@
+//! The metadata of a savepoint: what makes it one.
+//!
+//! ```json
+//! { "format": "dstl savepoint", "version": 1, "crc32": "9a3b11f0", "savepoint": { "job": "wc", … } }
+//! ```
+//!
+//! The checksum is that of `savepoint` as compact JSON with the fields in the order in which this version writes them: white space does not
+//! matter, a changed digit does. A reader refuses a later version, and fields that it does not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{SavepointError, SavepointId};
+use crate::{
+    object::{Path, Retry, Store, StoreError},
+    types::{KeyGroupAssignment, KeyGroupRange, MAX_PARALLELISM_LIMIT, Name, StateDescriptor, TimeMs},
+};
+
+/// The newest version of the format, which this daemon writes; it reads the earlier ones too.
+pub const FORMAT_VERSION: u64 = 1;
+
+const FORMAT: &str = "dstl savepoint";
+
+/// What a savepoint has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// The job that it was made of.
+    pub job: String,
+    /// The checkpoint that it was made of.
+    pub checkpoint: u64,
+    /// The attempt that made that checkpoint.
+    pub attempt: u64,
+    /// When it was made, by the clock of who made it.
+    pub created_ms: TimeMs,
+    /// By name.
+    pub operators: BTreeMap<String, OperatorMeta>,
+}
+
+/// The state of an operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorMeta {
+    /// Subtasks that it was made of.
+    pub parallelism: u32,
+    /// Key groups, which stay the same for the life of the state.
+    pub max_parallelism: u32,
+    /// Who computes the key group of a key.
+    pub assignment: KeyGroupAssignment,
+    /// By name.
+    pub states: Vec<StateMeta>,
+    /// In order.
+    pub subtasks: Vec<SubtaskMeta>,
+    /// In order of their numbers.
+    pub files: Vec<FileMeta>,
+}
+
+/// A state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateMeta {
+    /// How many rows it has.
+    pub rows: u64,
+    /// As it was declared.
+    pub descriptor: StateDescriptor,
+}
+
+/// What one subtask had.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubtaskMeta {
+    /// Its key groups.
+    pub key_groups: KeyGroups,
+    /// The epoch of the checkpoint's part.
+    pub epoch: u64,
+    /// The name of the checkpoint's part.
+    pub uuid: String,
+    /// The task's bytes of the checkpoint, as hexadecimal digits.
+    #[serde(with = "crate::types::hex")]
+    pub attachment: Bytes,
+    /// The clock of its state, which time-to-live counts by.
+    pub time_ms: TimeMs,
+}
+
+/// A file of rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileMeta {
+    /// In the folder of the operator.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Of all of it, as hexadecimal digits.
+    pub crc32: String,
+    /// How many it has.
+    pub rows: u64,
+    /// Of keyed state: those of its rows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key_groups: Option<KeyGroups>,
+    /// Of operator state: whose it was.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub subtask: Option<u32>,
+}
+
+/// Key groups from `first` to `last`, both inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyGroups {
+    /// Inclusive.
+    pub first: u32,
+    /// Inclusive.
+    pub last: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    format: String,
+    version: u64,
+    crc32: String,
+    savepoint: Value,
+}
+
+impl From<KeyGroupRange> for KeyGroups {
+    fn from(range: KeyGroupRange) -> Self {
+        Self { first: range.first().0.into(), last: range.last().0.into() }
+    }
+}
+
+impl KeyGroups {
+    fn range(self) -> Result<KeyGroupRange, String> {
+        KeyGroupRange::new(self.first, self.last).map_err(|error| error.to_string())
+    }
+}
+
+impl FileMeta {
+    /// Its key groups; `None` for operator state.
+    #[must_use]
+    pub fn key_groups(&self) -> Option<KeyGroupRange> {
+        self.key_groups.and_then(|range| range.range().ok())
+    }
+
+    /// Checks that `bytes` are the file.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub fn check(&self, bytes: &Bytes) -> Result<(), String> {
+        let (length, crc) = (bytes.len() as u64, crc32(bytes));
+        if length != self.bytes {
+            return Err(format!("it has {length} bytes, {} recorded", self.bytes));
+        }
+        if crc != self.crc32 {
+            return Err(format!("its checksum is {crc}, {} recorded", self.crc32));
+        }
+        Ok(())
+    }
+}
+
+impl SubtaskMeta {
+    /// Its key groups.
+    ///
+    /// # Panics
+    /// If it was not [read](Metadata::read), which checks that they are some.
+    #[must_use]
+    pub fn key_groups(&self) -> KeyGroupRange {
+        self.key_groups.range().expect("it was checked")
+    }
+
+    /// The name of the checkpoint's part.
+    ///
+    /// # Panics
+    /// Likewise.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        Uuid::parse_str(&self.uuid).expect("it was checked")
+    }
+}
+
+/// A checksum as metadata has it.
+fn crc32(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(bytes))
+}
+
+impl Metadata {
+    /// The bytes of `metadata.json`.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let compact = serde_json::to_vec(self).expect("maps with text for keys are JSON");
+        let envelope = Envelope {
+            format: FORMAT.to_owned(),
+            version: FORMAT_VERSION,
+            crc32: crc32(&compact),
+            savepoint: serde_json::to_value(self).expect("maps with text for keys are JSON"),
+        };
+        let mut bytes = serde_json::to_vec_pretty(&envelope).expect("likewise");
+        bytes.push(b'\n');
+        bytes.into()
+    }
+
+    /// Reads the bytes of `metadata.json`.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let envelope: Envelope =
+            serde_json::from_slice(bytes).map_err(|error| format!("it is no metadata of a savepoint: {error}"))?;
+        if envelope.format != FORMAT {
+            return Err(format!("its format is `{}`, not `{FORMAT}`", envelope.format));
+        }
+        if envelope.version > FORMAT_VERSION {
+            return Err(format!(
+                "it is of version {}, and this dstl reads versions up to {FORMAT_VERSION}; use a newer one",
+                envelope.version
+            ));
+        }
+        let metadata: Self = serde_json::from_value(envelope.savepoint).map_err(|error| error.to_string())?;
+        let crc = crc32(&serde_json::to_vec(&metadata).expect("maps with text for keys are JSON"));
+        if crc != envelope.crc32 {
+            return Err(format!("its checksum is {crc}, {} recorded", envelope.crc32));
+        }
+        metadata.operators.iter().try_for_each(|(name, operator)| {
+            Name::new(name).map_err(|error| error.to_string())?;
+            operator.check().map_err(|what| format!("operator `{name}`: {what}"))
+        })?;
+        Ok(metadata)
+    }
+
+    /// Reads the metadata of `savepoint`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SavepointError::NotFound`] if there is no such savepoint.
+    pub async fn read(store: &Store, savepoint: &SavepointId, retry: Retry) -> Result<Self, SavepointError> {
+        let path = savepoint.metadata();
+        match store.get_checked(&path, retry, |bytes| Self::decode(bytes)).await {
+            Ok(read) => read.map_err(|what| SavepointError::damaged(&path, None, what)),
+            Err(StoreError::NotFound { .. }) => Err(SavepointError::NotFound(savepoint.folder())),
+            Err(error) => Err(SavepointError::Store(error)),
+        }
+    }
+}
+
+impl OperatorMeta {
+    /// Checks what a reader relies on.
+    fn check(&self) -> Result<(), String> {
+        let (parallelism, max) = (self.parallelism, self.max_parallelism);
+        if parallelism == 0
+            || parallelism > max
+            || max > MAX_PARALLELISM_LIMIT
+            || self.subtasks.len() != parallelism as usize
+        {
+            let subtasks = self.subtasks.len();
+            return Err(format!("it has parallelism {parallelism}, {subtasks} subtasks and max parallelism {max}"));
+        }
+        let ranges = self.subtasks.iter().map(|subtask| {
+            Uuid::parse_str(&subtask.uuid).map_err(|error| error.to_string())?;
+            subtask.key_groups.range()
+        });
+        let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
+        let all = KeyGroupRange::new(0, max - 1).map_err(|error| error.to_string())?;
+        let count: usize = ranges.iter().map(|range| range.count()).sum();
+        if count != max as usize || !all.without(ranges).is_empty() {
+            return Err(format!("its subtasks have not each of its {max} key groups once"));
+        }
+        let names: BTreeSet<&str> = self.states.iter().map(|state| state.descriptor.name.as_str()).collect();
+        if names.len() != self.states.len() {
+            return Err("two of its states have the same name".to_owned());
+        }
+        self.files
+            .iter()
+            .try_for_each(|file| self.check_file(file).map_err(|what| format!("file `{}`: {what}", file.name)))
+    }
+
+    fn check_file(&self, file: &FileMeta) -> Result<(), String> {
+        Name::new(&file.name).map_err(|error| error.to_string())?;
+        match (file.key_groups, file.subtask) {
+            (Some(range), None) if u32::from(range.range()?.last().0) < self.max_parallelism => Ok(()),
+            (None, Some(subtask)) if subtask < self.parallelism => Ok(()),
+            _ => Err("it has neither key groups nor a subtask of the operator, or both".to_owned()),
+        }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn state(&self, name: &str) -> Option<&StateDescriptor> {
+        let found = self.states.iter().find(|state| state.descriptor.name == name);
+        found.map(|state| &state.descriptor)
+    }
+
+    /// Reads `file` of this operator, called `operator`, of `savepoint`. Cancel-safe.
+    ///
+    /// # Errors
+    /// If it is missing, or not what was written.
+    pub async fn read_file(
+        store: &Store,
+        (savepoint, operator): (&SavepointId, &Name),
+        file: &FileMeta,
+        retry: Retry,
+    ) -> Result<(Path, Bytes), SavepointError> {
+        let name = Name::new(&file.name).expect("it was checked");
+        let path = savepoint.rows(operator, &name);
+        let read = store.get_checked(&path, retry, |bytes| file.check(bytes).map(|()| bytes.clone())).await;
+        match read {
+            Ok(Ok(bytes)) => Ok((path, bytes)),
+            Ok(Err(what)) => Err(SavepointError::damaged(&path, None, what)),
+            Err(StoreError::NotFound { .. }) => Err(SavepointError::Missing(path)),
+            Err(error) => Err(SavepointError::Store(error)),
+        }
+    }
+}

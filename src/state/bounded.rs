@@ -1,0 +1,76 @@
+//! An inner backend in memory that takes no more than it may: what reads the state of others a part at a time begins anew with a
+//! smaller part when it is full.
+
+use super::{Change, PieceSnapshots as _, StateBackend, StateError, forward::forward, hashmap::HashMapBackend};
+use crate::types::{KeyGroup, KeyGroupRange, StateId};
+
+/// A hash map of bounded size.
+pub struct BoundedBackend {
+    inner: HashMapBackend,
+    max_bytes: u64,
+}
+
+impl BoundedBackend {
+    /// An empty backend of `key_groups` that takes about `max_bytes` at most.
+    #[must_use]
+    pub fn new(key_groups: KeyGroupRange, max_bytes: u64) -> Self {
+        Self { inner: HashMapBackend::new(key_groups), max_bytes }
+    }
+
+    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind each other, in order.
+    ///
+    /// # Errors
+    /// As [`PieceSnapshots::copy_piece`].
+    pub fn for_each(
+        &self,
+        state: StateId,
+        key_group: KeyGroup,
+        read: &mut dyn FnMut(&Change<'_>),
+    ) -> Result<(), StateError> {
+        let mut from = Some(0);
+        while let Some(first) = from {
+            from = self.inner.copy_piece(state, key_group, first, read)?.checked_add(1);
+        }
+        Ok(())
+    }
+}
+
+impl StateBackend for BoundedBackend {
+    fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        self.inner.apply(change)?;
+        let (bytes, allowed) = (self.inner.bytes(), self.max_bytes);
+        if bytes <= allowed { Ok(()) } else { Err(StateError::Full { allowed }) }
+    }
+
+    forward! {
+        inner: register, value, map_value, map_page, list_page, timer, timer_page, timer_count, len, has_entries, name_page, name_rank,
+        counting, bytes, memory_bytes, set_stamp, set_time, set_ttl, warm, finish_batch
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        state::{Action, Address},
+        types::{StateDescriptor, StateKind},
+    };
+
+    #[test]
+    fn a_bounded_backend_is_full_once_it_has_what_it_may() {
+        let mut backend = BoundedBackend::new(KeyGroupRange::one(KeyGroup(3)), 10_000);
+        backend.register(StateId(1), &StateDescriptor::new("a", StateKind::Value));
+        let put = |backend: &mut BoundedBackend, n: u32| {
+            let key = n.to_be_bytes();
+            let at = Address { state: StateId(1), key_group: KeyGroup(3), key: &key, namespace: b"" };
+            backend.apply(&Change { at, action: Action::Put(&[7; 100]) })
+        };
+        let full = (0..1_000).find(|n| put(&mut backend, *n).is_err()).unwrap();
+        assert!((20..100).contains(&full), "{full} entries of 100 bytes and their names");
+        assert!(matches!(put(&mut backend, 2_000), Err(StateError::Full { allowed: 10_000 })));
+        let mut seen = 0;
+        backend.for_each(StateId(1), KeyGroup(3), &mut |_| seen += 1).unwrap();
+        assert_eq!(seen, backend.entries(StateId(1)).unwrap());
+    }
+}

@@ -1,0 +1,123 @@
+//! `dstl savepoint`: makes, lists, shows, verifies and removes savepoints.
+
+use super::{hex, outline::Node, retry, time};
+use crate::{
+    object::{Store, StoreError, layout::savepoints},
+    savepoint::{Metadata, OperatorMeta, SavepointError, SavepointId, StateMeta, read_rows},
+    types::Name,
+};
+
+/// Bytes that a row group may have, uncompressed, to be verified.
+const MAX_GROUP_BYTES: u64 = 1 << 30;
+
+/// The savepoints of `job`, and what cannot be read. Cancel-safe.
+///
+/// # Errors
+/// If the store fails.
+pub async fn list(store: &Store, job: &Name) -> Result<(Node, Vec<String>), StoreError> {
+    let objects = store.list(&savepoints(job), retry()).await?;
+    let names = objects.iter().filter_map(|object| Name::new(object.path.parts().nth(2)?.as_ref()).ok());
+    let mut ids: Vec<SavepointId> = names.map(|name| SavepointId { job: job.clone(), name }).collect();
+    ids.dedup();
+    let (mut nodes, mut faults) = (vec![], vec![]);
+    for id in ids {
+        match Metadata::read(store, &id, retry()).await {
+            Ok(metadata) => nodes.push(Node::Fields(outline(&id, &metadata))),
+            Err(SavepointError::Store(error)) => return Err(error),
+            Err(error) => faults.push(error.to_string()),
+        }
+    }
+    Ok((Node::Fields(vec![("job", Node::text(job)), ("savepoints", Node::list(nodes))]), faults))
+}
+
+/// What one has, operator by operator. Cancel-safe.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn show(store: &Store, id: &SavepointId) -> Result<Node, SavepointError> {
+    let metadata = Metadata::read(store, id, retry()).await?;
+    Ok(whole(id, &metadata))
+}
+
+/// Reads every file of a savepoint; tells what it has if all is as it was written. It proves that the rows can be read, and not that an
+/// engine can make sense of their bytes. Cancel-safe.
+///
+/// # Errors
+/// Names the first file that is missing or damaged.
+pub async fn verify(store: &Store, id: &SavepointId) -> Result<Node, SavepointError> {
+    let metadata = Metadata::read(store, id, retry()).await?;
+    for (name, operator) in &metadata.operators {
+        let folder = Name::new(name).expect("it was checked");
+        let mut rows: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+        for file in &operator.files {
+            let (path, bytes) = OperatorMeta::read_file(store, (id, &folder), file, retry()).await?;
+            let read = read_rows(&path, &bytes, MAX_GROUP_BYTES, |row| {
+                let known = operator.state(row.state).filter(|state| state.kind == row.entry.kind());
+                known.ok_or_else(|| format!("the metadata has no state `{}` of this kind", row.state))?;
+                match rows.get_mut(row.state) {
+                    Some(rows) => *rows += 1,
+                    None => _ = rows.insert(row.state.to_owned(), 1),
+                }
+                Ok(())
+            })?;
+            if read != file.rows {
+                let what = format!("it has {read} rows, {} recorded", file.rows);
+                return Err(SavepointError::damaged(&path, None, what));
+            }
+        }
+        let counted = |state: &&StateMeta| rows.get(&state.descriptor.name).copied().unwrap_or(0) != state.rows;
+        if let Some(state) = operator.states.iter().find(counted) {
+            let what = format!("state `{}` of operator `{name}` has not the rows recorded", state.descriptor.name);
+            return Err(SavepointError::damaged(&id.metadata(), None, what));
+        }
+    }
+    Ok(whole(id, &metadata))
+}
+
+/// What was made.
+#[must_use]
+pub fn whole(id: &SavepointId, metadata: &Metadata) -> Node {
+    let mut fields = outline(id, metadata);
+    fields
+        .push(("operators", Node::list(metadata.operators.iter().map(|(name, operator)| of_operator(name, operator)))));
+    Node::Fields(fields)
+}
+
+/// That it is no more.
+#[must_use]
+pub fn removed(id: &SavepointId, objects: u64) -> Node {
+    Node::Fields(vec![("removed", Node::text(id.folder())), ("objects", objects.into())])
+}
+
+fn outline(id: &SavepointId, metadata: &Metadata) -> Vec<(&'static str, Node)> {
+    let files = || metadata.operators.values().flat_map(|operator| &operator.files);
+    vec![
+        ("savepoint", Node::text(id.folder())),
+        ("job", Node::text(&metadata.job)),
+        ("checkpoint", metadata.checkpoint.into()),
+        ("created", time(metadata.created_ms)),
+        ("files", (files().count() as u64).into()),
+        ("rows", files().map(|file| file.rows).fold(0, u64::saturating_add).into()),
+        ("bytes", files().map(|file| file.bytes).fold(0, u64::saturating_add).into()),
+    ]
+}
+
+fn of_operator(name: &str, operator: &OperatorMeta) -> Node {
+    let states = operator.states.iter().map(|state| {
+        let descriptor = &state.descriptor;
+        Node::Fields(vec![
+            ("state", Node::text(&descriptor.name)),
+            ("kind", Node::text(format!("{:?}", descriptor.kind).to_lowercase())),
+            ("rows", state.rows.into()),
+            ("serializers", Node::text(&descriptor.schema)),
+        ])
+    });
+    let attachments = operator.subtasks.iter().map(|subtask| Node::text(hex(&subtask.attachment)));
+    Node::Fields(vec![
+        ("operator", Node::text(name)),
+        ("parallelism", operator.parallelism.into()),
+        ("max_parallelism", operator.max_parallelism.into()),
+        ("states", Node::list(states)),
+        ("attachments", Node::list(attachments)),
+    ])
+}
