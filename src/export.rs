@@ -90,7 +90,7 @@ pub enum ExportError {
     },
     /// What was to keep the checkpoint is gone.
     #[error("{0}; what is read may be deleted meanwhile")]
-    Pin(#[from] PinLost),
+    Pin(Box<PinLost>),
     /// A chain cannot be read.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -103,6 +103,12 @@ pub enum ExportError {
     /// A file cannot be made.
     #[error("writing rows: {0}")]
     Rows(String),
+}
+
+impl From<PinLost> for ExportError {
+    fn from(lost: PinLost) -> Self {
+        Self::Pin(Box::new(lost))
+    }
 }
 
 /// The parts of a checkpoint of one operator, by subtask.

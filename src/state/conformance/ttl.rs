@@ -373,7 +373,7 @@ pub(super) fn list_elements_expire_by_themselves(factory: Factory<'_>) {
     line.now = 112;
     assert_eq!(line.list(), ["c", "d", "e"]);
     let page = line.look(at("k", ""), Op::ListGet { start: 1, token: &[], limit: 1 });
-    let Answer::Elements { elements, token: Some(_) } = page else { panic!("{page:?}") };
+    let Answer::Elements { elements, token: Some(_) } = page else { unreachable!("a page of elements, not {page:?}") };
     assert_eq!(elements, bench::elements(&["d"]));
     assert_eq!(line.look(at("k", ""), Op::ListCount), Answer::Count(3));
     line.forget_log();
@@ -416,7 +416,9 @@ pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factor
                 line.run(at("k", ""), Op::ListAdd(element.as_bytes()));
             }
             let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 4 });
-            let Some(Answer::Elements { elements: mut all, token: Some(first) }) = page else { panic!("{page:?}") };
+            let Some(Answer::Elements { elements: mut all, token: Some(first) }) = page else {
+                unreachable!("a page of elements, not {page:?}")
+            };
             line.run(at("other", ""), Op::ListAddAll(&all));
             line.now = 115;
             rewrite(&mut line);
@@ -424,7 +426,9 @@ pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factor
             let mut from = Some(first.clone());
             while let Some(token) = from {
                 let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &token, limit });
-                let Some(Answer::Elements { elements, token }) = page else { panic!("{page:?}") };
+                let Some(Answer::Elements { elements, token }) = page else {
+                    unreachable!("a page of elements, not {page:?}")
+                };
                 all.extend(elements);
                 from = token;
             }
@@ -437,7 +441,9 @@ pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factor
             let mut from = Some(Bytes::new());
             while let Some(token) = from {
                 let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &token, limit });
-                let Some(Answer::Elements { token, .. }) = page else { panic!("{page:?}") };
+                let Some(Answer::Elements { token, .. }) = page else {
+                    unreachable!("a page of elements, not {page:?}")
+                };
                 from = token;
             }
             assert_eq!(line.backend.len(at("k", "")).unwrap(), 4);
