@@ -163,6 +163,7 @@ fn declared() -> JobRecord {
         earlier: vec![checkpoint(3, 9), checkpoint(4, 2)],
         unheld: false,
         starts: vec![],
+        deciding: None,
     }
 }
 

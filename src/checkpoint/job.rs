@@ -60,6 +60,7 @@ mod chain;
 mod choose;
 mod commit;
 mod declare;
+mod defer;
 mod hold;
 mod lost;
 mod mend;

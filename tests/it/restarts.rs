@@ -65,6 +65,43 @@ async fn a_restart_of_a_thousand_subtasks_costs_each_at_most_eight_requests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_costs_as_few_where_many_daemons_restart_at_once() {
+    const SUBTASKS: u32 = 1_000;
+    for daemons in [10, 100] {
+        let world = World::new();
+        job(&world, SUBTASKS).await;
+        let daemons: Vec<_> = (0..daemons).map(|number| slow(&world, 50 + 100 * number)).collect();
+        let host = |subtask: u32| &daemons[subtask as usize % daemons.len()];
+        let opening = (0..SUBTASKS).map(|subtask| host(subtask).subtask(subtask, SUBTASKS, 2, LATEST));
+        let mut tasks = futures::future::try_join_all(opening).await.unwrap();
+        let all: u64 = daemons.iter().map(|daemon| requests(daemon.faults.counts())).sum();
+        assert!(all <= 8 * u64::from(SUBTASKS), "{all} requests of {} daemons", daemons.len());
+        for task in tasks.iter_mut().step_by(97) {
+            assert_eq!(task.get(0, "key"), Some(b"1".to_vec()));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_dies_while_it_decides_for_all_delays_the_others_and_no_more() {
+    const SUBTASKS: u32 = 100;
+    let world = World::new();
+    job(&world, SUBTASKS).await;
+    let (one, two) = (slow(&world, 50), slow(&world, 60));
+    tokio::select! {
+        biased;
+        _ = restart(&one, SUBTASKS, 2, &LATEST) => panic!("it takes longer"),
+        // By now it has announced that it decides, and reads.
+        () = tokio::time::sleep(Duration::from_secs(8)) => {}
+    }
+    one.crash();
+    let mut tasks = restart(&two, SUBTASKS, 2, &LATEST).await;
+    for task in tasks.iter_mut().step_by(7) {
+        assert_eq!(task.get(0, "key"), Some(b"1".to_vec()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_most_four_requests_of_a_subtask_that_opens_wait_for_one_another() {
     const SUBTASKS: u32 = 8;
     let world = World::new();

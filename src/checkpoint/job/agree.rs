@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::{
     ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, OperatorCheckpoint, Seen, chain,
-    choose::is_alone, read_heads,
+    choose::is_alone, defer::shall_decide, read_heads,
 };
 use crate::{
     checkpoint::manifest::Manifest,
@@ -66,6 +66,11 @@ pub async fn agree(
         {
             return Ok(Some(chosen));
         }
+        if chosen.is_none() && !shall_decide(store, (backend, parallelism), attempt, (seen, retry)).await? {
+            continue;
+        }
+        // An announcement may be the newest by now.
+        let record = seen.get(store, job, retry).await?;
         let heads = read_heads(store, job, retry).await?;
         let found = meant(backend, &heads, named)?;
         let Some(Meant { checkpoint, is_whole }) = found else { return Ok(None) };

@@ -1,7 +1,9 @@
 //! The choice of what all subtasks of an attempt begin with.
 
 use super::{
-    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Seen, Spoilt, chain, latest,
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Seen, Spoilt, chain,
+    defer::shall_decide,
+    latest,
     lost::{Lost, newest_lost},
     numbers_below, read_heads, sound,
 };
@@ -69,6 +71,13 @@ pub async fn choose(
             let chosen = chosen.filter(|_| !newest.new_operators.contains(&backend.operator));
             return Ok(Choice::new(chosen, &newest.spoilt));
         }
+        let is_chosen = own_attempt.is_some_and(|newest| newest.beginning != Beginning::Undecided);
+        if !is_chosen && !shall_decide(store, (backend, parallelism), attempt, (seen, retry)).await? {
+            continue;
+        }
+        // An announcement may be the newest by now.
+        let record = seen.get(store, job, retry).await?;
+        let own_attempt = record.as_ref().filter(|newest| newest.attempt == attempt);
         let (heads, lost) = heads_and_lost(store, job, retry).await?;
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);

@@ -48,6 +48,19 @@ pub struct JobRecord {
     pub unheld: bool,
     /// Starts that were named by tokens, by attempt: the newest of them.
     pub starts: Vec<Start>,
+    /// That a subtask decided what an attempt begins with, when this was made.
+    pub deciding: Option<Deciding>,
+}
+
+/// The announcement of who decides for an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deciding {
+    /// For which.
+    pub attempt: Attempt,
+    /// Of which operator the deciding subtask is.
+    pub operator: Name,
+    /// Its number.
+    pub subtask: u32,
 }
 
 /// What the subtasks of an attempt begin with.
@@ -111,13 +124,14 @@ impl JobRecord {
             earlier: vec![],
             unheld: false,
             starts: before.map_or_else(Vec::new, |before| before.starts.clone()),
+            deciding: None,
         }
     }
 
     /// The next record, which says the same.
     #[must_use]
     pub fn successor(&self) -> Self {
-        Self { number: self.number + 1, ..self.clone() }
+        Self { number: self.number + 1, deciding: None, ..self.clone() }
     }
 
     /// What its subtasks begin with, if that is decided and not nothing.
@@ -182,6 +196,7 @@ impl JobRecord {
             earlier_commits: self.earlier.iter().copied().map(to_checkpoint).collect(),
             unheld: self.unheld,
             starts: self.starts.iter().map(Start::to_message).collect(),
+            deciding: self.deciding.as_ref().map(Deciding::to_message),
         }
     }
 
@@ -209,7 +224,19 @@ impl JobRecord {
             earlier: message.earlier_commits.iter().map(from_checkpoint).collect(),
             unheld: message.unheld,
             starts: message.starts.iter().map(Start::from_message).collect(),
+            deciding: message.deciding.as_ref().map(Deciding::from_message).transpose()?,
         })
+    }
+}
+
+impl Deciding {
+    fn to_message(&self) -> store::Deciding {
+        let Self { attempt, operator, subtask } = self;
+        store::Deciding { attempt: *attempt, operator: operator.to_string(), subtask: *subtask }
+    }
+
+    fn from_message(message: &store::Deciding) -> Result<Self, String> {
+        Ok(Self { attempt: message.attempt, operator: name(&message.operator)?, subtask: message.subtask })
     }
 }
 
