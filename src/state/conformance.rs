@@ -21,6 +21,7 @@ mod pieces;
 pub(crate) mod snapshot;
 mod timers;
 mod ttl;
+mod ttl_lists;
 mod values;
 
 use self::bench::Bench;
@@ -71,12 +72,12 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("reads_touch_where_they_are_told_to", ttl::reads_touch_where_they_are_told_to),
     ("map_entries_expire_by_themselves", ttl::map_entries_expire_by_themselves),
     ("merges_go_on_with_what_is_visible", ttl::merges_go_on_with_what_is_visible),
-    ("list_elements_expire_by_themselves", ttl::list_elements_expire_by_themselves),
+    ("list_elements_expire_by_themselves", ttl_lists::list_elements_expire_by_themselves),
     (
         "pages_of_a_list_miss_nothing_that_lives_while_others_expire",
-        ttl::pages_of_a_list_miss_nothing_that_lives_while_others_expire,
+        ttl_lists::pages_of_a_list_miss_nothing_that_lives_while_others_expire,
     ),
-    ("long_lists_are_paged_over_what_is_gone", ttl::long_lists_are_paged_over_what_is_gone),
+    ("long_lists_are_paged_over_what_is_gone", ttl_lists::long_lists_are_paged_over_what_is_gone),
     ("keys_are_those_of_visible_entries", ttl::keys_are_those_of_visible_entries),
     ("merged_namespaces_leave_behind_what_is_expired", ttl::merged_namespaces_leave_behind_what_is_expired),
     ("in_turn_entries_are_cleaned_up_and_the_living_stay", ttl::in_turn_entries_are_cleaned_up_and_the_living_stay),
