@@ -127,7 +127,7 @@ impl Drop for Daemon {
 #[tokio::test]
 async fn an_s3_server_conforms() {
     make_bucket("conformance");
-    conformance::all(&store("s3://conformance/some/prefix")).await;
+    conformance::all(&store("s3://conformance/some/prefix"), &Clock::system()).await;
 }
 
 #[tokio::test]
