@@ -22,6 +22,9 @@
 mod connection;
 mod error;
 mod settings;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;
 mod walk;
 
 use std::{

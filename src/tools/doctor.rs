@@ -47,6 +47,10 @@ struct Speed {
 /// Those of a store that cannot be used at all, or gave up on what is measured.
 pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Error> {
     store.probe(retry()).await?;
+    // A store that takes nothing (no permission, no space) breaks no promise, and there is nothing to examine.
+    let first = root.clone().join("first");
+    store.create(&first, PutPayload::from_static(b"1"), retry()).await?;
+    store.delete(&first, retry()).await?;
     let mut promises = BTreeMap::new();
     for check in CHECKS {
         let broken = check.run(store, root, clock).await.err();

@@ -1,5 +1,6 @@
 """HDFS for tests: Hadoop's own NameNode and DataNodes, each a process of its own."""
 
+import getpass
 import hashlib
 import json
 import os
@@ -71,10 +72,7 @@ class Hdfs:
             command = self.java(f"{SERVER}.datanode.DataNode", conf)
             self.datanodes.append(Process(f"DataNode {number}", command, self.folder / f"datanode{number}.log"))
         wait_for("the NameNode and its DataNodes", lambda: self.live() == datanodes)
-        self.run_as_owner(datanodes)
-
-    def run_as_owner(self, datanodes):
-        """The tests run as whoever started them, who owns the root of the file system."""
+        # The tests run as whoever started them, who owns the root of the file system.
         wait_for("leaving safe mode", lambda: self.state() == "Operational")
 
     def conf(self, name, more):
@@ -122,6 +120,11 @@ class Hdfs:
         """`hdfs dfsadmin`."""
         command = self.java("org.apache.hadoop.hdfs.tools.DFSAdmin", self.folder / "conf/namenode", *arguments)
         return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+    def make_folder(self, path):
+        query = f"http://127.0.0.1:{self.http}/webhdfs/v1{path}?op=MKDIRS&user.name={getpass.getuser()}"
+        with urllib.request.urlopen(urllib.request.Request(query, method="PUT"), timeout=30):
+            pass
 
     def listed(self, path="/"):
         """What the NameNode shows of a folder, by another way than dstl's: WebHDFS. Name and status of each entry, recursively."""
