@@ -97,9 +97,7 @@ impl Promise {
             Self::LongLists => "A listing is complete where it has more than 1,000 entries.",
             Self::ListAfterName => "A listing can begin after a name, and leaves that one out.",
             Self::Delete => "Deleting is idempotent: what is not there can be deleted, alone and among others.",
-            Self::LongNames => {
-                "The longest names of dstl, and its temporary files, can be created, listed and deleted."
-            }
+            Self::LongNames => "Objects with the longest names that dstl makes can be created, listed and deleted.",
             Self::Clock => "Objects are dated by a clock that agrees with this host's within a minute.",
         }
     }

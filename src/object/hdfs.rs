@@ -11,8 +11,8 @@
 //! * **Leftovers.** A writer that is killed leaves its temporary. It has a name of its own, so that no later create meets it;
 //!   listings show it, and [`ObjectName`](super::ObjectName) and the sweep know it. What an attempt of this process left is deleted by
 //!   the next create that gets through.
-//! * **Durability.** `hsync` has every DataNode of the pipeline write the block to its disk. Files in erasure-coded folders have
-//!   no `hsync`: there, only `dfs.datanode.synconclose` on the DataNodes makes them durable before the answer.
+//! * **Durability.** `hsync` has every DataNode of the pipeline write the last block to its disk; the client asks for the same as each
+//!   block ends. Files in erasure-coded folders have no `hsync`, and only that; `dfs.datanode.synconclose` on the DataNodes makes sure.
 //! * **Hangs.** See [`connection`]: a NameNode that does not answer is left for the next one.
 //! * **Folders.** A create makes those that are missing, in the same transaction of the NameNode. A delete removes the folders
 //!   that it leaves empty, up to the base: never with their contents, so that it cannot race with a create.

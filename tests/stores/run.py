@@ -147,7 +147,7 @@ class OnHdfs(Runner):
     def faults_are_told(self):
         self.refused("hdfs://127.0.0.1:1/a", "no NameNode listens there", "host and port of the URL")
         # Its HTTP port.
-        self.refused(f"hdfs://127.0.0.1:{self.server.http}/a", "that port is not its RPC port")
+        self.refused(f"hdfs://127.0.0.1:{self.server.http}/a", "RPC port")
         self.refused("hdfs://nowhere/a", "`dfs.ha.namenodes.nowhere`", "hdfs://nowhere:8020/")
         self.refused(self.url("refused"), "Permission denied", "option `user`", env={"HADOOP_USER_NAME": "nobody"})
         self.server.make_folder("/full")

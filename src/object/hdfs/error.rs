@@ -93,9 +93,11 @@ fn advice(error: &HdfsError, text: &str) -> Option<String> {
         HdfsError::IOError(error) => match error.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::AddrNotAvailable => "no NameNode listens there",
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "the host is out of reach",
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::InvalidData => {
-                "it hung up: is it stopping, or is that port not its RPC port?"
-            }
+            ErrorKind::UnexpectedEof
+            | ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::InvalidData => "it hung up: is it stopping, or is that port not its RPC port?",
             _ if text.contains("lookup address") => "there is no such host",
             _ => return None,
         },
@@ -149,6 +151,14 @@ mod tests {
         let refused = HdfsError::IOError(ErrorKind::ConnectionRefused.into());
         let told = told(refused, &settings()).to_string();
         assert!(told.contains("hdfs://nn:8020: no NameNode listens there") && told.contains("rpc-address"), "{told}");
+    }
+
+    #[test]
+    fn another_port_of_the_namenode_is_told_as_such() {
+        for kind in [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof] {
+            let told = told(HdfsError::IOError(kind.into()), &settings()).to_string();
+            assert!(told.contains("is that port not its RPC port?"), "{told}");
+        }
     }
 
     #[test]
