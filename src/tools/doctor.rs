@@ -31,7 +31,8 @@ const LARGE_BYTES: usize = 8 << 20;
 pub struct Report {
     /// Each promise, with what was seen where it does not hold.
     promises: BTreeMap<Promise, Option<Broken>>,
-    speed: Speed,
+    /// Of a store that is fit for use.
+    speed: Option<Speed>,
 }
 
 #[derive(Debug, Default)]
@@ -57,9 +58,10 @@ pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Er
         let known = promises.entry(check.promise).or_insert(None);
         *known = known.take().or(broken);
     }
-    let speed = Speed::measure(store, &root.clone().join("speed")).await;
+    let holds = promises.values().all(Option::is_none);
+    let speed = if holds { Some(Speed::measure(store, &root.clone().join("speed")).await) } else { None };
     clean(store, root).await?;
-    Ok(Report { promises, speed: speed? })
+    Ok(Report { promises, speed: speed.transpose()? })
 }
 
 /// A folder that nobody else has.
@@ -96,7 +98,10 @@ impl Report {
                 ("seen", broken.as_ref().map_or(Node::None, Node::text)),
             ])
         });
-        Node::Fields(vec![("promises", Node::list(promises)), ("speed", self.speed.outline())])
+        Node::Fields(vec![
+            ("promises", Node::list(promises)),
+            ("speed", self.speed.as_ref().map_or(Node::None, Speed::outline)),
+        ])
     }
 }
 
@@ -181,6 +186,7 @@ mod tests {
         metrics::Metrics,
         object::{
             MemoryStore, RetryOptions,
+            conformance::broken::{BrokenStore, WAYS},
             faulty::{Faults, FaultyStore},
         },
         tasks::Tasks,
@@ -204,6 +210,19 @@ mod tests {
         assert!(json["promises"].as_array().unwrap().iter().all(|promise| promise["holds"] == true), "{json}");
         assert_eq!(json["speed"]["requests"].as_array().unwrap().len(), 6, "{json}");
         assert_eq!(store.list(&Path::default(), retry()).await.unwrap(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_store_that_breaks_one_promise_that_one_is_named() {
+        for (way, promise) in WAYS {
+            let broken = BrokenStore::new(way);
+            let report = run(&broken.door(), &folder(&Random::seeded(3)), &Clock::new(|| 0)).await.unwrap();
+            let faults = report.faults();
+            let named = matches!(&faults[..], [fault] if fault.starts_with(&format!("`{promise}` does not hold")));
+            assert!(named, "{way:?}: {faults:?}");
+            assert_eq!(report.outline().to_json()["speed"], serde_json::Value::Null);
+            assert_eq!(broken.count().await, 0, "{way:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
