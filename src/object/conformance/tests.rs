@@ -1,3 +1,5 @@
+//! The stores of this process conform, and those that break a promise are found out.
+
 use super::{
     broken::{BrokenStore, WAYS},
     *,
