@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import subprocess
+import urllib.error
 import urllib.request
 
 from processes import Process, free_port, wait_for
@@ -138,6 +139,13 @@ class Hdfs:
             if entry["type"] == "DIRECTORY":
                 found.update(self.listed(name))
         return found
+
+    def files(self, path):
+        """How many files are below a folder, which need not exist."""
+        try:
+            return sum(entry["type"] == "FILE" for entry in self.listed(path).values())
+        except urllib.error.HTTPError:
+            return 0
 
     def stop(self):
         for process in [*self.datanodes, self.namenode]:

@@ -112,7 +112,7 @@ class OnHdfs(Runner):
 
         def happen():
             try:
-                time.sleep(3)
+                wait_for("objects of the demo", lambda: self.server.files(f"/{name}") > 10)
                 fault()
             except Exception as error:
                 failed.append(error)
