@@ -15,8 +15,8 @@ DSTL := $(TARGET)/release/dstl
 # Tests run the profile that ships, so that dependencies are compiled once; only this package gets debug assertions.
 CHECKED := --release --config 'profile.release.package.dstl.debug-assertions=true'
 MIN_RUST := 1.95
-# What is built without RocksDB has everything else.
-WITHOUT_ROCKSDB := --no-default-features --features server
+# What is built without RocksDB has everything else, HDFS where it is asked for: it takes a minute or two to compile.
+WITHOUT_ROCKSDB := --no-default-features --features 'server$(if $(filter hdfs:%,$(STORE)), hdfs)'
 # RocksDB's bindings need libclang: found, or installed, once.
 WITH_LIBCLANG := found=$$(.ci/libclang); eval "$$found";
 ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocksdb.a)
@@ -28,7 +28,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-java test-python python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-stores test-java test-python python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -57,6 +57,14 @@ examples: check-tools ## Build the examples and run each: it loses its daemon in
 
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
+
+# A cluster of Hadoop's own servers, from Maven; some minutes. Unit tests that need one are ignored elsewhere.
+STORES ?= hdfs
+test-stores: check-tools check-java ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES=hdfs)
+	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --no-run
+	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(DSTL) $(STORES) \
+		--unit "$(CARGO) test $(CHECKED) --locked --lib -- --ignored"
 
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify

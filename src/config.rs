@@ -30,6 +30,7 @@ mod options;
 mod resolved;
 mod secret;
 mod size;
+mod store_url;
 mod suggest;
 mod translate;
 mod typed;

@@ -172,11 +172,17 @@ async fn run_in(
     let work = Supervisor::start(&place, start, plan, &mut display).await?.run(interrupts).await?;
     display.phase("comparing with the count in memory");
     let count = count::count(input);
-    let examination = examine(&place, &work, input, &count, &store);
-    let (comparison, objects, materializations) = tokio::select! {
+    let comparison = tokio::select! {
         biased;
         () = interrupts.any() => return Err(DemoError::Interrupted),
-        examined = examination => examined?,
+        compared = compare(&place, &work, input, &count) => compared?,
+    };
+    // Ordering: what its last materialization still writes must not arrive after the sweep.
+    supervisor::stop(work.daemon).await;
+    let (objects, materializations) = tokio::select! {
+        biased;
+        () = interrupts.any() => return Err(DemoError::Interrupted),
+        swept = sweep(&place, &store) => swept?,
     };
     display.finish();
     for difference in &comparison.told {
@@ -205,18 +211,11 @@ async fn run_in(
         recoveries_ms: work.recoveries_ms,
         objects,
     };
-    supervisor::stop(work.daemon).await;
     Ok(outcome)
 }
 
-/// Restores the last checkpoint as one more owner, compares it, and sweeps the store.
-async fn examine(
-    place: &Place,
-    work: &Work,
-    input: &Input,
-    count: &Count<'_>,
-    store: &Store,
-) -> Result<(Comparison, Objects, u64), DemoError> {
+/// Restores the last checkpoint as one more owner, and compares it.
+async fn compare(place: &Place, work: &Work, input: &Input, count: &Count<'_>) -> Result<Comparison, DemoError> {
     let mut comparison = restore_and_compare(place, work, input, count)
         .await
         .map_err(|error| DemoError::failed(format!("comparing: {error}")))?;
@@ -224,10 +223,13 @@ async fn examine(
         comparison.mismatches += 1;
         comparison.told.push(format!("the task made {} updates and should have made {}", work.updates, count.updates));
     }
+    Ok(comparison)
+}
+
+/// Sweeps the store; gives what is left, and how many materializations there were.
+async fn sweep(place: &Place, store: &Store) -> Result<(Objects, u64), DemoError> {
     let job = Name::new(place.job.as_str()).map_err(DemoError::failed)?;
-    let (objects, materializations) =
-        store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))?;
-    Ok((comparison, objects, materializations))
+    store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))
 }
 
 async fn restore_and_compare(

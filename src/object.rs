@@ -24,6 +24,7 @@
 //! | `recall` | what a door that reads copies first does not find there |
 //! | [`metered`] | requests, bytes, durations |
 //! | `local`, `memory` | directories; a store for tests and trials |
+//! | `hdfs` | HDFS |
 //! | [`faulty`] | a store that fails, for simulations |
 //! | [`conformance`] | what every store has to do, as functions |
 //!
@@ -39,6 +40,8 @@ mod error;
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod fake_s3;
 pub mod faulty;
+#[cfg(feature = "hdfs")]
+mod hdfs;
 pub mod layout;
 mod local;
 mod memory;

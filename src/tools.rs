@@ -8,6 +8,7 @@
 //! | [`discard`] | lets go of a checkpoint, or of all that a job has |
 //! | [`savepoint`] | makes, lists, shows, verifies and removes savepoints |
 //! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
+//! | [`doctor`] | says which promises hold on a store, and how fast it is |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
 //! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
@@ -15,6 +16,7 @@
 
 pub mod checkpoints;
 pub mod discard;
+pub mod doctor;
 pub mod dump;
 pub mod fence;
 pub mod gc;

@@ -42,6 +42,9 @@ pub enum Command {
     Savepoint(SavepointCommand),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
+    /// Examine stores.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Succeed if the daemon of this configuration is ready.
     Health(HealthArgs),
     /// Show that work survives kill -9: a word count whose processes are killed at random.
@@ -70,6 +73,27 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// Examines stores.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Say which promises of dstl hold on a store and how fast it is; fail if one does not hold.
+    Doctor(DoctorArgs),
+}
+
+/// Arguments of `store doctor`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct DoctorArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Print one JSON object instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+    /// The store, as for `--store`; it wins over that.
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
 }
 
 /// Where the configuration of `serve` comes from.

@@ -2,7 +2,7 @@
 
 use super::{
     CliError, allocator,
-    args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs},
+    args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs, StoreCommand},
     logging::init as init_logging,
     output, savepoint, tools,
 };
@@ -30,6 +30,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Fence(args) => tools::fence(&args),
         Command::Savepoint(command) => savepoint::run(command),
         Command::Dump(args) => tools::dump(&args),
+        Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
         Command::Demo(args) => demo(args),
         Command::DemoTask(args) => demo_task(args),

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     CliError,
-    args::{CheckpointsArgs, DiscardArgs, DumpArgs, FenceArgs, GcArgs, StoreArgs},
+    args::{CheckpointsArgs, DiscardArgs, DoctorArgs, DumpArgs, FenceArgs, GcArgs, StoreArgs},
     output,
 };
 use crate::{
@@ -74,6 +74,24 @@ pub(super) fn fence(args: &FenceArgs) -> Result<(), CliError> {
     let (_, store) = open(&args.store, None)?;
     let added = runtime()?.block_on(tools::fence::run(&store, &args.target, args.attempt, &Random::from_os()));
     print(&added.map_err(CliError::runtime)?, args.json)
+}
+
+/// Says which promises hold on a store, and how fast it is; what an interrupted examination left is deleted.
+pub(super) fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
+    let (_, store) = open(&args.store, args.url.clone())?;
+    let (root, clock) = (tools::doctor::folder(&Random::from_os()), Clock::system());
+    let examined = async {
+        tokio::select! {
+            report = tools::doctor::run(&store, &root, &clock) => report.map_err(|error| CliError::runtime(error.message)),
+            _ = tokio::signal::ctrl_c() => {
+                tools::doctor::clean(&store, &root).await.map_err(CliError::runtime)?;
+                Err(CliError::runtime("interrupted"))
+            }
+        }
+    };
+    let report = runtime()?.block_on(examined)?;
+    print(&report.outline(), args.json)?;
+    complain_of(&report.faults())
 }
 
 /// Says what objects are; goes on with the others when one cannot be told.

@@ -6,7 +6,7 @@ use super::{
     kind::Kind,
     legacy::{self, BACKEND, Carry},
     listing::{literal, quoted},
-    options, size,
+    options, size, store_url,
 };
 
 /// Units of Flink's durations, in nanoseconds; none is milliseconds.
@@ -96,10 +96,10 @@ pub(super) fn carry(carry: Carry, key: &str, to: &str, value: &str) -> Result<Op
     let option = |text: String| Carried { key: to.to_owned(), text, join: Join::Replace };
     let value = value.trim();
     let carried = match carry {
-        Carry::AsIs => {
-            let kind = options::find(to).expect("a test finds every option that the table names").kind;
-            option(as_is(kind, value).ok_or_else(|| format!("`{to}` allows {}", kind.allowed()))?)
-        }
+        Carry::AsIs => match options::find(to).expect("a test finds every option that the table names").kind {
+            Kind::Store => option(store_url::ours(value).map_err(|why| format!("`{to}`: {why}"))?),
+            kind => option(as_is(kind, value).ok_or_else(|| format!("`{to}` allows {}", kind.allowed()))?),
+        },
         Carry::Backend => option(legacy::backend(value).map_or(value, |(word, _)| word).to_owned()),
         Carry::Compression => option(if flag(value)? { "lz4" } else { "none" }.to_owned()),
         Carry::Negated(name) => entry(name, (!flag(value)?).to_string(), Join::Replace),
@@ -223,10 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_named_as_we_do_or_refused_with_the_reason() {
+        let to = "state.changelog.dstl.dfs.base-path";
+        for (value, text) in [
+            ("hdfs://namenode/flink", "hdfs://namenode/flink"),
+            ("wasbs://c@me.blob.core.windows.net/a", "abfss://c@me.dfs.core.windows.net/a"),
+        ] {
+            assert_eq!(carry(Carry::AsIs, "", to, value).unwrap().unwrap().text, text);
+        }
+        let refused = carry(Carry::AsIs, "", to, "oss://bucket/a").unwrap_err();
+        assert!(refused.starts_with("`state.changelog.dstl.dfs.base-path`: OSS "), "{refused}");
+    }
+
+    #[test]
     fn what_the_option_does_not_allow_is_told() {
         for (how, to, value) in [
             (Carry::AsIs, "drain-timeout", "soon"),
-            (Carry::AsIs, "state.changelog.dstl.dfs.base-path", "hdfs://namenode/flink"),
             (Carry::AsIs, "execution.checkpointing.num-retained", "0"),
             (Carry::Backend, BACKEND, "forst"),
             (Carry::Metric, "state.backend.rocksdb.metrics", "true"),

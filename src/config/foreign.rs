@@ -3,9 +3,10 @@
 use super::{
     carry::{Carried, carry},
     fault::{Fault, Origin, Quoted},
+    kind::Kind,
     legacy::{self, Answer, BACKEND, Carry, Found},
     options::{self, find_with_entry},
-    secret,
+    secret, store_url,
     typed::HIDDEN,
 };
 
@@ -40,6 +41,10 @@ pub(super) fn variable(name: &str, value: &str, misspelt: bool) -> Option<Fault>
 
 /// The fault of a value of the option `key` that it does not allow, if it is a value of Flink's.
 pub(super) fn value(key: &str, value: &str, origin: &Origin) -> Option<Fault> {
+    if matches!(options::find(key)?.kind, Kind::Store) {
+        let of_hadoop = store_url::is_foreign(value.trim());
+        return of_hadoop.then(|| fault(key, value, origin, written(carry(Carry::AsIs, key, key, value), key, origin)));
+    }
     let (_, note) = legacy::backend(value.trim()).filter(|_| key == BACKEND)?;
     let advice = with(written(carry(Carry::Backend, key, key, value), key, origin), note);
     Some(fault(key, value, origin, advice))

@@ -78,7 +78,7 @@ pub(super) enum Share {
     Percent(u64),
 }
 
-const SCHEMES: [&str; 8] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss"];
+const SCHEMES: [&str; 9] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss", "hdfs"];
 
 impl Kind {
     /// One word for listings.

@@ -320,6 +320,15 @@ pub(super) static TABLE: &[Legacy] = &[
         &["fs.azure.account.*", "fs.s3a.*", "fs.gs.*", "s3.*", "gs.*"],
         "options of the store by its own names go into state.changelog.dstl.dfs.store-options, credentials into the environment",
     ),
+    missing(
+        &["env.hadoop.conf.dir", "fs.hdfs.hadoopconf", "fs.hdfs.hdfsdefault", "fs.hdfs.hdfssite"],
+        "the daemon finds Hadoop's configuration by HADOOP_CONF_DIR; where the store is on HDFS, `config_dir` in \
+         state.changelog.dstl.dfs.store-options names it, too",
+    ),
+    missing(
+        &["security.kerberos.login.keytab", "security.kerberos.login.principal"],
+        "where the store is on HDFS, set `kerberos_keytab` and `kerberos_principal` in state.changelog.dstl.dfs.store-options",
+    ),
     missing(&["execution.checkpointing.*"], ENGINE),
     missing(
         &["execution.state-recovery.*", "execution.savepoint.*"],

@@ -223,14 +223,15 @@ const CHANGELOG: &[Spec] = &[
         key: "state.changelog.dstl.dfs.base-path",
         kind: Kind::Store,
         default: Default::Computed { how: "the folder `store` in dstl.data-dir", for_root: "/var/lib/dstl/store" },
-        doc: "Where changelogs and checkpoints are kept: an absolute path or a URL (file, s3, gs, az, abfs, memory). \
+        doc: "Where changelogs and checkpoints are kept: an absolute path or a URL (file, s3, gs, az, abfs, hdfs, memory). \
               Credentials come from the environment, as the store's own tools read them.",
     },
     text(
         "state.changelog.dstl.dfs.store-options",
         Kind::Table { secret: true },
         "",
-        "Options handed to the object store as they are, such as `aws_endpoint` or `aws_region`. Their values are never \
+        "Options handed to the object store as they are, such as `aws_endpoint` or `aws_region`; for HDFS `config_dir`, `user`, \
+         `replication`, `block_size`, `kerberos_principal`, `kerberos_keytab`, `kerberos_cache`. Their values are never \
          shown. A single one can be set as `state.changelog.dstl.dfs.store-options.<name>`.",
     ),
     text(

@@ -338,7 +338,7 @@ mod tests {
             "state.checkpoints.dir: s3://old/a\nstate.changelog.dstl.dfs.base-path: s3://new/a\n",
             "dstl.dfs.base-path: s3://new/a\nstate.checkpoints.dir: s3://old/a\n",
             "dstl.dfs.base-path: s3://older/a\ndstl.dfs.base-path: s3://new/a\n",
-            "dstl.dfs.base-path: hdfs://namenode/a\nstate.checkpoints.dir: s3://new/a\n",
+            "dstl.dfs.base-path: oss://bucket/a\nstate.checkpoints.dir: s3://new/a\n",
         ] {
             let (toml, settings) = translated(text);
             assert_eq!(settings, ["state.changelog.dstl.dfs.base-path = \"s3://new/a\""], "{text}");

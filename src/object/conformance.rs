@@ -1,250 +1,246 @@
-//! What every store has to do, as functions: memory and directories run them here, cloud stores in the integration
-//! tests.
+//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real servers,
+//! and `dstl store doctor` on the store of whoever asks.
 //!
-//! Each function works below a prefix of its own and cleans it before and after, so that a bucket can be used again and
-//! again, but not by two runs at once. They panic where the store does not conform.
+//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used again and
+//! again. Checks of one folder must not be run twice at once.
 
-use std::collections::BTreeSet;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod broken;
+mod checks;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;
+
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::LocalBoxFuture;
 use object_store::path::Path;
+use parking_lot::Mutex;
+use tokio::time::sleep;
 
-use super::{Created, PutPayload, Retry, Store, StoreError};
+use super::{Created, ObjectMeta, PutPayload, Retry, Store, StoreError};
+use crate::clock::Clock;
 
 /// Failures of the store itself are retried a little, so that a real one is not blamed for a hiccup.
 const ATTEMPTS: u32 = 5;
 
-/// How many race for one name.
-const RACERS: usize = 16;
+/// How often, and with which pause, it is looked again for what need not hold at once.
+const SETTLE_ATTEMPTS: u32 = 10;
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs all.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn all(store: &Store) {
-    creates_once(store).await;
-    one_of_many_creators_wins(store).await;
-    all_identical_creators_win(store).await;
-    reads_ranges_exactly(store).await;
-    tells_what_does_not_exist(store).await;
-    lists_what_was_created(store).await;
-    deletes_idempotently(store).await;
-    stores_large_objects_in_chunks(store).await;
+/// Below the base of the store, for tests.
+const ROOT: &str = "conformance";
+
+/// What dstl counts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// See its text, as of all.
+    CreateIfAbsent,
+    /// An object is read as it was written.
+    ReadAfterWrite,
+    /// Objects of several megabytes.
+    LargeObjects,
+    /// Parts of objects.
+    Ranges,
+    /// There is no such object.
+    Absence,
+    /// A listing has what was written.
+    ListAfterWrite,
+    /// A listing has no more what was deleted.
+    ListAfterDelete,
+    /// More entries than a page has.
+    LongLists,
+    /// Listing from a name on.
+    ListAfterName,
+    /// Deleting what is not there.
+    Delete,
+    /// The longest names.
+    LongNames,
+    /// Times.
+    Clock,
 }
 
-/// An object is created once; the same bytes again are identical, others a conflict, and neither changes it.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn creates_once(store: &Store) {
-    let root = fresh(store, "creates-once").await;
-    let path = root.clone().join("a");
-    assert_eq!(create(store, &path, b"one").await, Created::New);
-    assert_eq!(create(store, &path, b"one").await, Created::Identical);
-    for other in [&b"two"[..], b"on", b"one more", b""] {
-        assert_eq!(create(store, &path, other).await, Created::Conflict);
+impl Promise {
+    /// Its name in outputs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateIfAbsent => "create-if-absent",
+            Self::ReadAfterWrite => "read-after-write",
+            Self::LargeObjects => "large-objects",
+            Self::Ranges => "ranges",
+            Self::Absence => "absence",
+            Self::ListAfterWrite => "list-after-write",
+            Self::ListAfterDelete => "list-after-delete",
+            Self::LongLists => "long-lists",
+            Self::ListAfterName => "list-after-name",
+            Self::Delete => "delete",
+            Self::LongNames => "long-names",
+            Self::Clock => "clock",
+        }
     }
-    assert_eq!(get(store, &path).await, "one");
-    let chunks: PutPayload = [&b"o"[..], b"", b"ne"].into_iter().map(Bytes::from_static).collect();
-    assert_eq!(store.create(&path, chunks, retry()).await.expect("create"), Created::Identical);
-    let empty = root.clone().join("empty");
-    assert_eq!(create(store, &empty, b"").await, Created::New);
-    assert_eq!(create(store, &empty, b"").await, Created::Identical);
-    assert_eq!(get(store, &empty).await, "");
-    clean(store, &root).await;
+
+    /// The promise, as a sentence.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::CreateIfAbsent => {
+                "An object is created once: of several creators one wins, the others learn that they did not, and its bytes stay."
+            }
+            Self::ReadAfterWrite => "An object that was created is read at once, with the bytes that were written.",
+            Self::LargeObjects => "Objects of several megabytes are kept whole.",
+            Self::Ranges => "A part of an object is read exactly; one that ends behind it is refused.",
+            Self::Absence => "An object that does not exist is told from one that cannot be reached.",
+            Self::ListAfterWrite => {
+                "A listing has every object that was created before it, with its size, and none of another folder."
+            }
+            Self::ListAfterDelete => "What was deleted is gone from listings and reads.",
+            Self::LongLists => "A listing is complete where it has more than 1,000 entries.",
+            Self::ListAfterName => "A listing can begin after a name, and leaves that one out.",
+            Self::Delete => "Deleting is idempotent: what is not there can be deleted, alone and among others.",
+            Self::LongNames => "Objects with the longest names that dstl makes can be created, listed and deleted.",
+            Self::Clock => "Objects are dated by a clock that agrees with this host's within a minute.",
+        }
+    }
 }
 
-/// Of many who create one name with different bytes exactly one wins, and its bytes stay.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn one_of_many_creators_wins(store: &Store) {
-    let root = fresh(store, "one-wins").await;
-    let path = root.clone().join("a");
-    let racers = (0..RACERS).map(|racer| store.create(&path, format!("racer {racer}").into(), retry()));
-    let outcomes: Vec<_> = join_all(racers).await.into_iter().map(|outcome| outcome.expect("create")).collect();
-    // A winner whose answer got lost finds its own bytes.
-    let winners: Vec<_> = (0..RACERS).filter(|racer| outcomes.get(*racer) != Some(&Created::Conflict)).collect();
-    assert_eq!(winners.len(), 1, "{outcomes:?}");
-    assert_eq!(winners.first().map(|racer| format!("racer {racer}").into()), Some(get(store, &path).await));
-    clean(store, &root).await;
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
-/// Many who create one name with the same bytes all learn that it has them.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn all_identical_creators_win(store: &Store) {
-    let root = fresh(store, "identical-win").await;
-    let path = root.clone().join("a");
-    let racers = (0..RACERS).map(|_| store.create(&path, "same".into(), retry()));
-    for outcome in join_all(racers).await {
-        assert_ne!(outcome.expect("create"), Created::Conflict);
+/// Why a promise does not hold: what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Broken(String);
+
+impl From<StoreError> for Broken {
+    fn from(error: StoreError) -> Self {
+        Self(crate::error::Error::from(error).message)
     }
-    clean(store, &root).await;
 }
 
-/// Ranges are read exactly; one that ends behind the object is an error that tells its size.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn reads_ranges_exactly(store: &Store) {
-    let root = fresh(store, "ranges").await;
-    let path = root.clone().join("a");
-    create(store, &path, b"0123456789").await;
-    for (range, bytes) in [(0..10, "0123456789"), (0..1, "0"), (3..7, "3456"), (9..10, "9"), (4..4, ""), (99..99, "")] {
-        assert_eq!(store.get_range(&path, range, retry()).await.expect("range"), bytes);
-    }
-    for range in [0..11, 9..20, 10..11, 50..60] {
-        let answer = store.get_range(&path, range.clone(), retry()).await;
-        assert!(matches!(answer, Err(StoreError::OutOfRange { size: 10, .. })), "{range:?}: {answer:?}");
-    }
-    clean(store, &root).await;
+/// A way to see whether a promise holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// Tells several checks of one promise apart.
+    pub name: &'static str,
+    /// What it is about.
+    pub promise: Promise,
+    run: for<'a> fn(&'a Ground) -> LocalBoxFuture<'a, Result<(), Broken>>,
 }
 
-/// What does not exist is told from what cannot be reached.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn tells_what_does_not_exist(store: &Store) {
-    let root = fresh(store, "absent").await;
-    let path = root.clone().join("a");
-    assert!(matches!(store.get(&path, retry()).await, Err(StoreError::NotFound { .. })));
-    assert!(matches!(store.get_range(&path, 0..1, retry()).await, Err(StoreError::NotFound { .. })));
-    assert_eq!(store.get_optional(&path, retry()).await.expect("optional"), None);
-    assert_eq!(store.head(&path, retry()).await.expect("head"), None);
-    assert_eq!(store.list(&root, retry()).await.expect("list"), []);
-    store.probe(retry()).await.expect("probe");
+/// All of them, in the order in which they are run.
+pub const CHECKS: &[Check] = checks::ALL;
+
+/// Where one check works.
+#[derive(Debug)]
+pub struct Ground {
+    store: Store,
+    root: Path,
+    clock: Clock,
+    /// So that all is deleted even where the store does not list it.
+    created: Mutex<BTreeSet<Path>>,
 }
 
-/// A listing has everything that was created before it, in order of the paths, with sizes and times, and nothing that
-/// only begins with the same letters.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn lists_what_was_created(store: &Store) {
-    let root = fresh(store, "lists").await;
-    let names = ["b/2", "b/1", "b/1x", "a", "b/c/d", "bb/1"];
-    let paths: Vec<Path> = names.iter().map(|name| below(&root, name)).collect();
-    for path in &paths {
-        create(store, path, b"12345").await;
+impl Check {
+    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves objects.
+    ///
+    /// # Errors
+    /// What was seen, where the promise does not hold.
+    pub async fn run(&self, store: &Store, root: &Path, clock: &Clock) -> Result<(), Broken> {
+        let root = root.clone().join(self.name);
+        let ground = Ground { store: store.clone(), root, clock: clock.clone(), created: Mutex::default() };
+        ground.clean().await?;
+        let outcome = (self.run)(&ground).await;
+        let cleaned = ground.clean().await;
+        outcome.and(cleaned)
     }
-    let listed = store.list(&root, retry()).await.expect("list");
-    let expected: BTreeSet<_> = paths.into_iter().collect();
-    assert!(listed.iter().map(|meta| &meta.path).eq(&expected), "{listed:?}");
-    assert!(listed.iter().all(|meta| meta.size == 5));
-    for meta in &listed {
-        assert_eq!(store.head(&meta.path, retry()).await.expect("head").map(|head| head.size), Some(5));
-    }
-    let within = store.list(&below(&root, "b"), retry()).await.expect("list");
-    let within: Vec<_> = within.into_iter().map(|meta| meta.path).collect();
-    assert_eq!(within, ["b/1", "b/1x", "b/2", "b/c/d"].map(|name| below(&root, name)));
-    let after = store.list_after(&below(&root, "b"), &below(&root, "b/1x"), retry()).await.expect("list");
-    let after: Vec<_> = after.into_iter().map(|meta| meta.path).collect();
-    assert_eq!(after, ["b/2", "b/c/d"].map(|name| below(&root, name)));
-    clean(store, &root).await;
 }
 
-/// Deleting is idempotent, one by one and in bulk, and what was deleted is gone.
+/// Runs all on `store`, in the folder `conformance`.
 ///
 /// # Panics
-/// Where `store` does not conform.
-pub async fn deletes_idempotently(store: &Store) {
-    let root = fresh(store, "deletes").await;
-    let paths: Vec<_> = (0..25).map(|i| root.clone().join(format!("{i}"))).collect();
-    for path in &paths {
-        create(store, path, b"1").await;
+/// Where a promise does not hold.
+pub async fn all(store: &Store, clock: &Clock) {
+    for check in CHECKS {
+        let outcome = check.run(store, &Path::from(ROOT), clock).await;
+        assert_eq!(outcome, Ok(()), "{}: {}", check.promise, check.name);
     }
-    let (first, rest) = paths.split_first().expect("there are 25 paths");
-    store.delete(first, retry()).await.expect("delete");
-    assert_eq!(store.get_optional(first, retry()).await.expect("get"), None);
-    store.delete(first, retry()).await.expect("delete again");
-    assert_eq!(store.list(&root, retry()).await.expect("list").len(), rest.len());
-    store.delete_all(paths.clone(), retry()).await.expect("delete all, one of which is gone");
-    assert_eq!(store.list(&root, retry()).await.expect("list"), []);
-    store.delete_all(paths, retry()).await.expect("delete all again");
-    store.delete_all(Vec::new(), retry()).await.expect("delete nothing");
 }
 
-/// An object of several megabytes, given in chunks of odd sizes, is read back whole and in part.
-///
-/// # Panics
-/// Where `store` does not conform.
-pub async fn stores_large_objects_in_chunks(store: &Store) {
-    let root = fresh(store, "large").await;
-    let path = root.clone().join("a");
-    let bytes: Bytes = (0..8_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let mut rest = bytes.clone();
-    let mut chunks = Vec::new();
-    while !rest.is_empty() {
-        chunks.push(rest.split_to(rest.len().min(1_000_003)));
+impl Ground {
+    /// The path of `name`, one or more parts, in the folder of the check.
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.root.clone(), |path, part| path.join(part))
     }
-    let payload: PutPayload = chunks.into_iter().collect();
-    assert_eq!(store.create(&path, payload.clone(), retry()).await.expect("create"), Created::New);
-    assert_eq!(store.create(&path, payload, retry()).await.expect("create"), Created::Identical);
-    assert!(get(store, &path).await == bytes, "a large object is not read back as written");
-    let part = store.get_range(&path, 1_000_000..5_000_000, retry()).await.expect("range");
-    assert!(part == bytes.slice(1_000_000..5_000_000), "a part of a large object is not read back as written");
-    clean(store, &root).await;
+
+    async fn create(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<Created, Broken> {
+        self.created.lock().insert(path.clone());
+        Ok(self.store.create(path, bytes.into(), retry()).await?)
+    }
+
+    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise of its own.
+    async fn create_new(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<(), Broken> {
+        let created = self.create(path, bytes).await?;
+        // An attempt whose answer was lost finds its own bytes.
+        expect(created != Created::Conflict, || format!("`{path}`, a new name, exists with other bytes"))?;
+        self.settle(path).await
+    }
+
+    /// Waits until the object at `path` is there for readers.
+    async fn settle(&self, path: &Path) -> Result<(), Broken> {
+        self.eventually(async || {
+            let head = self.store.head(path, retry()).await?;
+            expect(head.is_some(), || format!("`{path}` was created, and does not exist"))
+        })
+        .await
+    }
+
+    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its own.
+    async fn eventually(&self, check: impl AsyncFn() -> Result<(), Broken>) -> Result<(), Broken> {
+        let mut outcome = check().await;
+        for _ in 0..SETTLE_ATTEMPTS {
+            if outcome.is_ok() {
+                break;
+            }
+            sleep(SETTLE_PAUSE).await;
+            outcome = check().await;
+        }
+        outcome
+    }
+
+    async fn get(&self, path: &Path) -> Result<Bytes, Broken> {
+        Ok(self.store.get(path, retry()).await?)
+    }
+
+    async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, Broken> {
+        Ok(self.store.list(folder, retry()).await?)
+    }
+
+    /// Deletes all that was created here, and all that is listed here.
+    async fn clean(&self) -> Result<(), Broken> {
+        let mut left: BTreeSet<_> = self.list(&self.root).await?.into_iter().map(|meta| meta.path).collect();
+        let created = std::mem::take(&mut *self.created.lock());
+        for path in created {
+            // What cannot be asked for may be there.
+            let absent = !left.contains(&path) && matches!(self.store.head(&path, retry()).await, Ok(None));
+            if !absent {
+                left.insert(path);
+            }
+        }
+        Ok(self.store.delete_all(left.into_iter().collect(), retry()).await?)
+    }
 }
 
 fn retry() -> Retry {
     Retry::forever().at_most(ATTEMPTS)
 }
 
-fn below(root: &Path, name: &str) -> Path {
-    name.split('/').fold(root.clone(), |path, part| path.join(part))
-}
-
-async fn create(store: &Store, path: &Path, bytes: &'static [u8]) -> Created {
-    store.create(path, PutPayload::from_static(bytes), retry()).await.expect("create")
-}
-
-async fn get(store: &Store, path: &Path) -> Bytes {
-    store.get(path, retry()).await.expect("get")
-}
-
-/// The prefix of one function, empty.
-async fn fresh(store: &Store, name: &str) -> Path {
-    let root = Path::from_iter(["conformance", name]);
-    clean(store, &root).await;
-    root
-}
-
-async fn clean(store: &Store, root: &Path) {
-    let left = store.list(root, retry()).await.expect("list");
-    store.delete_all(left.into_iter().map(|meta| meta.path).collect(), retry()).await.expect("delete");
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
-    use crate::{
-        clock::Clock,
-        metrics::Metrics,
-        object::{Store, StoreOptions, open::open},
-        random::Random,
-    };
-
-    fn store(url: &str) -> Store {
-        open(&StoreOptions::new(url), &Metrics::new(), &Clock::new(|| 0), Random::seeded(1)).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn memory_conforms() {
-        super::all(&store("memory://")).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn memory_below_a_base_conforms() {
-        super::all(&store("memory:///a/b")).await;
-    }
-
-    #[tokio::test]
-    async fn a_directory_conforms_and_is_empty_afterwards() {
-        let dir = tempfile::tempdir().unwrap();
-        super::all(&store(dir.path().to_str().unwrap())).await;
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
+/// Fails with what was seen unless `holds`.
+fn expect(holds: bool, seen: impl FnOnce() -> String) -> Result<(), Broken> {
+    if holds { Ok(()) } else { Err(Broken(seen())) }
 }

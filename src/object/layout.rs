@@ -149,7 +149,7 @@ pub enum ObjectName {
         /// Folders and name within the savepoint; not empty.
         file: Vec<Name>,
     },
-    /// What a killed process left of an object that it was creating in a local directory.
+    /// What a killed process left of an object that it was creating in a local directory or on HDFS.
     Temporary {
         /// What it was to become; not a temporary itself.
         of: Box<Self>,

@@ -4,9 +4,10 @@
 //! | --- | --- |
 //! | `/dir`, `dir`, `file:///dir` | a directory, made if it is missing; everything is fsynced |
 //! | `memory://` | memory of this process, gone with it |
-//! | `s3://bucket/prefix` | Amazon S3 and what speaks its protocol |
+//! | `s3://bucket/prefix`, `s3a://bucket/prefix` | Amazon S3 and what speaks its protocol |
 //! | `gs://bucket/prefix` | Google Cloud Storage |
 //! | `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix` | Azure Blob Storage |
+//! | `hdfs://host:port/prefix`, `hdfs://nameservice/prefix`, `hdfs:///prefix` | HDFS (feature `hdfs`); see `hdfs/settings.rs` |
 //!
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
 //! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
@@ -25,12 +26,15 @@ use object_store::{
 };
 use url::Url;
 
+#[cfg(feature = "hdfs")]
+use super::hdfs::HdfsStore;
 use super::{MemoryStore, RetryOptions, Store, local::LocalStore};
 use crate::{clock::Clock, metrics::Metrics, random::Random};
 
 /// What URLs are accepted, for messages.
 const ACCEPTED: &str = "a path, `file:///dir`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix`, \
-    `az://container/prefix` or `abfs[s]://container@account.dfs.core.windows.net/prefix`";
+    `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix`, `hdfs://namenode:port/prefix` or \
+    `hdfs://nameservice/prefix`";
 
 /// Longer than any attempt is given.
 const NO_REQUEST_TIMEOUT: &str = "1day";
@@ -105,11 +109,11 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`]; nothing that waiting could mend.
 pub fn open(options: &StoreOptions, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
-    let (store, base) = connect(options, clock)?;
+    let (store, base) = connect(options, clock, &random)?;
     Ok(Store::new(store, base, options.retry, metrics, random))
 }
 
-fn connect(options: &StoreOptions, clock: &Clock) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+fn connect(options: &StoreOptions, clock: &Clock, random: &Random) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
     let Some((scheme, _)) = options.url.split_once("://") else {
         let looks_like_url = |(scheme, _): (&str, &str)| !scheme.is_empty() && !scheme.contains(['/', '.']);
         if options.url.is_empty() || options.url.split_once(':').is_some_and(looks_like_url) {
@@ -136,7 +140,8 @@ fn connect(options: &StoreOptions, clock: &Clock) -> Result<(Arc<dyn ObjectStore
             }
             Ok((Arc::new(MemoryStore::new(clock.clone())), base(&options.url, &url)?))
         }
-        "s3" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url),
+        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url),
+        "hdfs" => hdfs(options, &url, random),
         other => Err(refused(&options.url, &format!("unknown scheme `{other}`"))),
     }
 }
@@ -185,12 +190,27 @@ fn cloud(options: &StoreOptions, url: &Url) -> Result<(Arc<dyn ObjectStore>, Pat
     // Fails if there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = match url.scheme() {
-        "s3" => s3(options)?.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+        "s3" | "s3a" => s3(options)?.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
         "gs" => builder!(GoogleCloudStorageBuilder, GoogleConfigKey, options).build().map(|store| Arc::new(store) as _),
         _ => builder!(MicrosoftAzureBuilder, AzureConfigKey, options).build().map(|store| Arc::new(store) as _),
     };
     let store = store.map_err(|source| OpenError::Settings { url: options.url.clone(), source })?;
     Ok((store, base(&options.url, url)?))
+}
+
+#[cfg(feature = "hdfs")]
+fn hdfs(options: &StoreOptions, url: &Url, random: &Random) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    if !url.username().is_empty() {
+        return Err(refused(url.scheme(), "the user is named by the option `user`, or by HADOOP_USER_NAME"));
+    }
+    let base = base(&options.url, url)?;
+    HdfsStore::check_base(&base).map_err(|reason| refused(&options.url, reason))?;
+    Ok((Arc::new(HdfsStore::open(options, url, &base, random.clone())?), base))
+}
+
+#[cfg(not(feature = "hdfs"))]
+fn hdfs(options: &StoreOptions, _: &Url, _: &Random) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    Err(refused(&options.url, "this dstl was built without the feature `hdfs`"))
 }
 
 fn s3(options: &StoreOptions) -> Result<AmazonS3Builder, OpenError> {
@@ -267,6 +287,8 @@ mod tests {
             "memory://host/",
             "file://host/dir",
             "s3://bucket/a//b",
+            "hdfs://me@nn:8020/a",
+            "hdfs://nn:8020/a:b",
         ] {
             let error = open_with(bad, &[]).unwrap_err();
             assert!(matches!(error, OpenError::Url { .. }), "{bad}: {error}");

@@ -24,6 +24,9 @@ pub enum NameError {
 }
 
 impl Name {
+    /// Most bytes that a name has.
+    pub const MAX_BYTES: usize = MAX_NAME_BYTES;
+
     /// Checks `name`.
     ///
     /// # Errors

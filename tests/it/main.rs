@@ -14,6 +14,7 @@ mod coordination;
 mod damage;
 mod demo;
 mod deploy;
+mod doctor;
 mod engine;
 mod fencing;
 mod fight;

@@ -127,7 +127,26 @@ impl Drop for Daemon {
 #[tokio::test]
 async fn an_s3_server_conforms() {
     make_bucket("conformance");
-    conformance::all(&store("s3://conformance/some/prefix")).await;
+    conformance::all(&store("s3://conformance/some/prefix"), &Clock::system()).await;
+}
+
+#[test]
+fn the_doctor_finds_all_promises_kept_on_s3_and_no_bucket_where_there_is_none() {
+    make_bucket("doctor");
+    let doctor = |url: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
+        command.args(["store", "doctor", "--json", url]).env_clear().envs(environment_of_user()).output().unwrap()
+    };
+    let examined = doctor("s3://doctor/some/prefix");
+    let (report, told) = (String::from_utf8_lossy(&examined.stdout), String::from_utf8_lossy(&examined.stderr));
+    assert!(examined.status.success(), "{report}{told}");
+    assert_eq!(report.matches("\"holds\": true").count(), 12, "{report}");
+    assert!(!report.contains("\"holds\": false"), "{report}");
+
+    let refused = doctor("s3://no-such-bucket/some/prefix");
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("NoSuchBucket"), "{told}");
 }
 
 #[tokio::test]
