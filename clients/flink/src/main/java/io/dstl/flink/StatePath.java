@@ -101,31 +101,40 @@ final class StatePath {
         return slot.value();
     }
 
-    /** The values of several namespaces, by one round trip at most; null: absent. */
+    /** The values of several namespaces, by one round trip where they are not too many; null: absent. */
     synchronized List<byte[]> values(List<Place> places) {
-        Batch batch = reads();
         List<ValueSlot> slots = new ArrayList<>(places.size());
         List<ValueSlot> missing = new ArrayList<>();
+        Batch batch = reads();
         long request = ++requests;
         for (Place place : places) {
             ValueSlot slot = (ValueSlot) slot(place, ValueSlot::new);
             slots.add(slot);
             if (!slot.known()) {
+                if (!batch.isEmpty() && !out.fits(batch, place.heap())) {
+                    fillValues(missing, request, batch);
+                    missing.clear();
+                    batch = reads();
+                }
                 slot.await(request);
                 missing.add(slot);
                 batch.get(place.state.id, place.group, place.key, place.namespace);
             }
         }
-        if (!missing.isEmpty()) {
-            metrics.misses += missing.size();
-            Results results = out.ask(batch);
-            for (int i = 0; i < missing.size(); i++) {
-                fillValue(missing.get(i), request, results, i);
-            }
-        }
+        fillValues(missing, request, batch);
         List<byte[]> values = new ArrayList<>(places.size());
         slots.forEach(slot -> values.add(slot.value()));
         return values;
+    }
+
+    private void fillValues(List<ValueSlot> slots, long request, Batch batch) {
+        if (!slots.isEmpty()) {
+            metrics.misses += slots.size();
+            Results results = out.ask(batch);
+            for (int i = 0; i < slots.size(); i++) {
+                fillValue(slots.get(i), request, results, i);
+            }
+        }
     }
 
     private void fillValue(ValueSlot slot, long request, Results results, int read) {
@@ -249,11 +258,17 @@ final class StatePath {
             return;
         }
         collect(true);
-        for (int from = 0; from < present.size(); from += MOST_MERGED) {
-            List<Place> some = present.subList(from, Math.min(present.size(), from + MOST_MERGED));
-            int bytes = some.stream().mapToInt(place -> place.namespace.length + 8).sum();
-            out.next(true, target.heap() + bytes).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
+        for (int from = 0; from < present.size();) {
+            int to = from;
+            int bytes = target.heap();
+            while (to == from || to < present.size() && to - from < MOST_MERGED
+                    && bytes + present.get(to).namespace.length < out.batchBytes()) {
+                bytes += present.get(to++).namespace.length + 8;
+            }
+            List<Place> some = present.subList(from, to);
+            out.next(true, bytes).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
                     () -> some.stream().map(place -> place.namespace).iterator());
+            from = to;
         }
         out.send(true);
         for (Place source : present) {
@@ -531,7 +546,7 @@ final class StatePath {
     private void checkKey(Place place, byte[] key) {
         if (key.length > limits.getMaxKeyBytes()) {
             throw new DaemonFailure(String.format("a key, namespace or map key of state `%s` has %d bytes, more than the daemon's"
-                    + " limit of %d: that is fixed, use a shorter key", place.state.name, key.length, limits.getMaxKeyBytes()));
+                    + " limit of %d: raise its `rpc.max-key-size` (and `rpc.max-message-size` above it)", place.state.name, key.length, limits.getMaxKeyBytes()));
         }
     }
 }
