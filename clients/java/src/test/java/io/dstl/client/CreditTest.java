@@ -27,11 +27,11 @@ class CreditTest {
 
     /** Room for few changes, the shortest messages, and a log whose limit is met again and again. */
     private static TestDaemon daemon() {
-        return TestDaemon.start("rpc.max-message-size=\"128 KiB\"", "rpc.max-value-size=\"16 KiB\"",
-                "state.changelog.dstl.dfs.upload.max-in-flight=\"1 MiB\"",
-                "state.changelog.dstl.dfs.preemptive-persist-threshold=\"512 KiB\"",
-                "state.changelog.dstl.dfs.batch.persist-size-threshold=\"512 KiB\"",
-                "recovery.max-replay-time=\"1 s\"", "recovery.replay-rate=1000");
+        return TestDaemon.start("rpc.max-message-size=128 KiB", "rpc.max-value-size=16 KiB",
+                "state.changelog.dstl.dfs.upload.max-in-flight=1 MiB",
+                "state.changelog.dstl.dfs.preemptive-persist-threshold=512 KiB",
+                "state.changelog.dstl.dfs.batch.persist-size-threshold=512 KiB",
+                "recovery.max-replay-time=1 s", "recovery.replay-rate=1000");
     }
 
     @Test
