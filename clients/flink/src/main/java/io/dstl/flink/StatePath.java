@@ -169,7 +169,7 @@ final class StatePath {
         }
         long request = ++requests;
         slot.await(request);
-        List<byte[]> elements = elements(place.state.id, place, place.state.cleaned);
+        List<byte[]> elements = elements(place.state.id, place);
         long bytes = elements.stream().mapToLong(element -> element.length).sum();
         if (bytes <= ListSlot.MOST_BYTES) {
             slot.fill(request, elements);
@@ -180,42 +180,24 @@ final class StatePath {
         return elements;
     }
 
-    /**
-     * All elements of a list, as the daemon has them. It gives them by their number among those that are there. Where it is
-     * {@code cleaned}, it removes expired ones as it goes, and the numbers of those behind move: so they are counted before and after
-     * each page, and if any went, all is read anew. What went does not come back, so that ends.
-     */
-    private List<byte[]> elements(int state, Place place, boolean cleaned) {
+    /** All elements of a list, as the daemon has them; no living one is left out while it removes others that have expired. */
+    private List<byte[]> elements(int state, Place place) {
         List<byte[]> elements = new ArrayList<>();
-        boolean counted = false;
-        long count = -1;
-        boolean more = true;
-        while (more) {
+        byte[] token = Batch.NONE;
+        do {
             Batch batch = reads();
-            int before = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
-            int read = batch.listGet(state, place.group, place.key, place.namespace, elements.size(), 0);
-            int after = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
+            int read = batch.listGet(state, place.group, place.key, place.namespace, token, 0);
             Results results = out.ask(batch);
             results.elements(read).forEach(element -> elements.add(element.copy()));
-            more = results.more(read);
-            boolean moved = counted && (results.count(after) != results.count(before)
-                    || count >= 0 && results.count(before) != count);
-            if (moved || more && cleaned && !counted) {
-                elements.clear();
-                more = true;
-                count = -1;
-                counted = true;
-            } else if (counted) {
-                count = results.count(after);
-            }
-        }
+            token = results.token(read);
+        } while (token.length > 0);
         return elements;
     }
 
     /** All elements of a list under another id of the daemon than the state's, behind everything that was written. */
     synchronized List<byte[]> elementsOf(int state, Place place) {
         flush(true);
-        return elements(state, place, true);
+        return elements(state, place);
     }
 
     synchronized void append(Place place, List<byte[]> elements) {
@@ -413,6 +395,12 @@ final class StatePath {
     synchronized void flush(boolean room) {
         collect(room);
         out.send(room);
+    }
+
+    /** Sends everything written, and waits until the daemon has applied it. */
+    synchronized void settle() {
+        collect(true);
+        out.settle();
     }
 
     /** Sends everything written and a barrier behind it. Never waits for credit. */

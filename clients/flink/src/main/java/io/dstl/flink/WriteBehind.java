@@ -36,6 +36,8 @@ final class WriteBehind {
     private final long maxOperations;
     private final int batchBytes;
     private Batch batch = new Batch(4 << 10);
+    /** Of the batch handed over last; null: there was none. */
+    private Pending<Results> last;
 
     /** Of one session; an idle one is granted credit for the largest batch within {@code limits}. */
     WriteBehind(Session session, DstlMetrics metrics, Limits limits) {
@@ -82,6 +84,17 @@ final class WriteBehind {
                 awaitCredit((long) full.encodedLength() + FRAME);
             }
             hand(full);
+        }
+    }
+
+    /**
+     * Hands over what was collected, and waits until all that was ever handed over is applied: calls outside the session, as
+     * registrations, keep no order with its batches.
+     */
+    void settle() {
+        send(true);
+        if (last != null) {
+            await(last);
         }
     }
 
@@ -148,7 +161,8 @@ final class WriteBehind {
             while (true) {
                 throwIfFailed();
                 try {
-                    return session.send(to);
+                    last = session.send(to);
+                    return last;
                 } catch (InterruptedException e) {
                     interrupted = true;
                     throwIfCancelled();
