@@ -11,8 +11,12 @@ if [ ! -e "$list" ] || [ "$here/pom.xml" -nt "$list" ]; then
   "$here/../../.ci/mvn" -q -pl flink dependency:build-classpath -Dmdep.includeScope=test -Dmdep.outputFile="$list" \
     -DexcludeGroupIds=io.dstl,io.grpc,com.google.protobuf,com.google.guava,com.google.api.grpc,io.perfmark
 fi
-exec java -Xmx"${XMX:-4g}" -XX:MaxDirectMemorySize=1g \
-  --add-opens=java.base/java.lang=ALL-UNNAMED --add-opens=java.base/java.util=ALL-UNNAMED \
-  --add-opens=java.base/java.time=ALL-UNNAMED --add-opens=java.base/java.nio=ALL-UNNAMED \
-  -Dlog4j.configurationFile="$here/src/test/resources/log4j2-test.properties" \
+# As Flink starts its own processes (`env.java.default-opts.all`).
+opens=()
+for package in java.lang java.lang.reflect java.net java.io java.nio java.text java.time java.util java.util.concurrent \
+  java.util.concurrent.atomic java.util.concurrent.locks sun.nio.ch; do
+  opens+=("--add-opens=java.base/$package=ALL-UNNAMED")
+done
+exec java -Xmx"${XMX:-4g}" -XX:MaxDirectMemorySize=1g "${opens[@]}" \
+  -Ddstl.parent="${TMPDIR:-/tmp}" -Dlog4j.configurationFile="$here/src/test/resources/log4j2-test.properties" \
   -cp "$here/target/test-classes:$jar:$(cat "$list")" "$@"

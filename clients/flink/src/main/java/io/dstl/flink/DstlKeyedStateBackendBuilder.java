@@ -198,7 +198,7 @@ final class DstlKeyedStateBackendBuilder<K> {
                 .withSpin(options.get(DstlOptions.SPIN))
                 .withOnFailure(failures)).await();
         DstlMetrics metrics = new DstlMetrics();
-        WriteBehind out = new WriteBehind(session, metrics, opened.limits().getMaxMessageBytes());
+        WriteBehind out = new WriteBehind(session, metrics, opened.limits());
         failures.tells(out);
         EntryCache cache = new EntryCache(options.get(DstlOptions.CACHE_SIZE).getBytes());
         metrics.register(parameters.getMetricGroup(), cache);

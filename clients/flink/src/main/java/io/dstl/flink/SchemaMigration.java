@@ -36,7 +36,7 @@ final class SchemaMigration {
         this.clock = clock;
     }
 
-    /** Rewrites what is under {@code from}, as {@code to}. */
+    /** Rewrites what is under {@code from}, as {@code to}; it is applied on return. */
     void run(int from, int to) throws StateMigrationException {
         byte[] token = Batch.NONE;
         do {
@@ -50,7 +50,8 @@ final class SchemaMigration {
             }
             token = page.token(0);
         } while (token.length > 0);
-        path.flush(true);
+        // The registration that follows asks whether anything is left.
+        path.settle();
     }
 
     private void entry(int from, int to, Results.StoredKey key) throws IOException {

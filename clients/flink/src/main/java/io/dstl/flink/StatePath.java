@@ -101,31 +101,40 @@ final class StatePath {
         return slot.value();
     }
 
-    /** The values of several namespaces, by one round trip at most; null: absent. */
+    /** The values of several namespaces, by one round trip where they are not too many; null: absent. */
     synchronized List<byte[]> values(List<Place> places) {
-        Batch batch = reads();
         List<ValueSlot> slots = new ArrayList<>(places.size());
         List<ValueSlot> missing = new ArrayList<>();
+        Batch batch = reads();
         long request = ++requests;
         for (Place place : places) {
             ValueSlot slot = (ValueSlot) slot(place, ValueSlot::new);
             slots.add(slot);
             if (!slot.known()) {
+                if (!batch.isEmpty() && !out.fits(batch, place.heap())) {
+                    fillValues(missing, request, batch);
+                    missing.clear();
+                    batch = reads();
+                }
                 slot.await(request);
                 missing.add(slot);
                 batch.get(place.state.id, place.group, place.key, place.namespace);
             }
         }
-        if (!missing.isEmpty()) {
-            metrics.misses += missing.size();
-            Results results = out.ask(batch);
-            for (int i = 0; i < missing.size(); i++) {
-                fillValue(missing.get(i), request, results, i);
-            }
-        }
+        fillValues(missing, request, batch);
         List<byte[]> values = new ArrayList<>(places.size());
         slots.forEach(slot -> values.add(slot.value()));
         return values;
+    }
+
+    private void fillValues(List<ValueSlot> slots, long request, Batch batch) {
+        if (!slots.isEmpty()) {
+            metrics.misses += slots.size();
+            Results results = out.ask(batch);
+            for (int i = 0; i < slots.size(); i++) {
+                fillValue(slots.get(i), request, results, i);
+            }
+        }
     }
 
     private void fillValue(ValueSlot slot, long request, Results results, int read) {
@@ -160,7 +169,7 @@ final class StatePath {
         }
         long request = ++requests;
         slot.await(request);
-        List<byte[]> elements = elements(place.state.id, place, place.state.cleaned);
+        List<byte[]> elements = elements(place.state.id, place);
         long bytes = elements.stream().mapToLong(element -> element.length).sum();
         if (bytes <= ListSlot.MOST_BYTES) {
             slot.fill(request, elements);
@@ -171,42 +180,24 @@ final class StatePath {
         return elements;
     }
 
-    /**
-     * All elements of a list, as the daemon has them. It gives them by their number among those that are there. Where it is
-     * {@code cleaned}, it removes expired ones as it goes, and the numbers of those behind move: so they are counted before and after
-     * each page, and if any went, all is read anew. What went does not come back, so that ends.
-     */
-    private List<byte[]> elements(int state, Place place, boolean cleaned) {
+    /** All elements of a list, as the daemon has them; no living one is left out while it removes others that have expired. */
+    private List<byte[]> elements(int state, Place place) {
         List<byte[]> elements = new ArrayList<>();
-        boolean counted = false;
-        long count = -1;
-        boolean more = true;
-        while (more) {
+        byte[] token = Batch.NONE;
+        do {
             Batch batch = reads();
-            int before = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
-            int read = batch.listGet(state, place.group, place.key, place.namespace, elements.size(), 0);
-            int after = counted ? batch.listCount(state, place.group, place.key, place.namespace) : -1;
+            int read = batch.listGet(state, place.group, place.key, place.namespace, token, 0);
             Results results = out.ask(batch);
             results.elements(read).forEach(element -> elements.add(element.copy()));
-            more = results.more(read);
-            boolean moved = counted && (results.count(after) != results.count(before)
-                    || count >= 0 && results.count(before) != count);
-            if (moved || more && cleaned && !counted) {
-                elements.clear();
-                more = true;
-                count = -1;
-                counted = true;
-            } else if (counted) {
-                count = results.count(after);
-            }
-        }
+            token = results.token(read);
+        } while (token.length > 0);
         return elements;
     }
 
     /** All elements of a list under another id of the daemon than the state's, behind everything that was written. */
     synchronized List<byte[]> elementsOf(int state, Place place) {
         flush(true);
-        return elements(state, place, true);
+        return elements(state, place);
     }
 
     synchronized void append(Place place, List<byte[]> elements) {
@@ -249,11 +240,17 @@ final class StatePath {
             return;
         }
         collect(true);
-        for (int from = 0; from < present.size(); from += MOST_MERGED) {
-            List<Place> some = present.subList(from, Math.min(present.size(), from + MOST_MERGED));
-            int bytes = some.stream().mapToInt(place -> place.namespace.length + 8).sum();
-            out.next(true, target.heap() + bytes).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
+        for (int from = 0; from < present.size();) {
+            int to = from;
+            int bytes = target.heap();
+            while (to == from || to < present.size() && to - from < MOST_MERGED
+                    && bytes + present.get(to).namespace.length < out.batchBytes()) {
+                bytes += present.get(to++).namespace.length + 8;
+            }
+            List<Place> some = present.subList(from, to);
+            out.next(true, bytes).mergeNamespaces(target.state.id, target.group, target.key, target.namespace,
                     () -> some.stream().map(place -> place.namespace).iterator());
+            from = to;
         }
         out.send(true);
         for (Place source : present) {
@@ -400,6 +397,12 @@ final class StatePath {
         out.send(room);
     }
 
+    /** Sends everything written, and waits until the daemon has applied it. */
+    synchronized void settle() {
+        collect(true);
+        out.settle();
+    }
+
     /** Sends everything written and a barrier behind it. Never waits for credit. */
     synchronized Pending<CheckpointCompleted> barrier(Barrier barrier) {
         if (out.failed() != null) {
@@ -531,7 +534,7 @@ final class StatePath {
     private void checkKey(Place place, byte[] key) {
         if (key.length > limits.getMaxKeyBytes()) {
             throw new DaemonFailure(String.format("a key, namespace or map key of state `%s` has %d bytes, more than the daemon's"
-                    + " limit of %d: that is fixed, use a shorter key", place.state.name, key.length, limits.getMaxKeyBytes()));
+                    + " limit of %d: raise its `rpc.max-key-size` (and `rpc.max-message-size` above it)", place.state.name, key.length, limits.getMaxKeyBytes()));
         }
     }
 }

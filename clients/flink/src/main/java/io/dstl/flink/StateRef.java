@@ -7,8 +7,6 @@ final class StateRef {
     final AbsentFilter filter;
     /** The daemon's id. Another one only where all entries moved, with the overlay flushed before. */
     int id;
-    /** Whether the daemon removes what has expired. */
-    boolean cleaned;
 
     StateRef(String name, int id, AbsentFilter filter) {
         this.name = name;

@@ -52,8 +52,8 @@ final class StateRegistration {
         RegisteredKeyValueStateBackendMetaInfo<N, V> meta;
         SchemaMigration migration = null;
         if (before != null) {
-            // What was written so far goes under the id that the state has now.
-            path.flush(true);
+            // What was written so far goes under the id that the state has now. A registration overtakes batches.
+            path.settle();
             meta = keyValue(before.meta);
             migration = update(meta, descriptor, namespaces);
         } else if (!forms.isEmpty()) {
@@ -68,12 +68,9 @@ final class StateRegistration {
         }
         io.dstl.proto.v1.StateDescriptor wanted = states.descriptor(meta.snapshot(), kind(descriptor), ttl(descriptor));
         if (forms.size() > 1) {
-            Registered united = unite(descriptor, namespaces, meta, wanted);
-            united.ref.cleaned = wanted.hasTtl();
-            return united;
+            return unite(descriptor, namespaces, meta, wanted);
         }
         Registered state = register(name, before, meta, wanted, forms.isEmpty());
-        state.ref.cleaned = wanted.hasTtl();
         if (migration != null) {
             path.flush(true);
             migration.run(state.ref.id, state.ref.id);
@@ -144,7 +141,10 @@ final class StateRegistration {
             new SchemaMigration(path, descriptor.getType(), before, meta.getStateSerializer(), clock)
                     .run(id, registered.getId());
             registered = states.register(wanted, SchemaChange.Mode.MODE_MIGRATE);
-            from = registered.getMigratingFrom() == id ? 0 : registered.getMigratingFrom();
+            from = registered.getMigratingFrom();
+            if (from == id) {
+                throw new IOException("entries of state `" + descriptor.getName() + "` are left in a form that was migrated");
+            }
         }
         return put(descriptor.getName(), null, meta, registered, false);
     }
@@ -186,6 +186,9 @@ final class StateRegistration {
     <T> Queue<T> queue(String name, TypeSerializer<T> serializer, boolean timers, boolean upgradable) {
         Registered before = states.get(name);
         List<Form> forms = states.forms(name);
+        if (before != null) {
+            path.settle();
+        }
         RegisteredPriorityQueueStateBackendMetaInfo<T> meta;
         TypeSerializer<T> written = serializer;
         boolean migrate = false;

@@ -5,6 +5,7 @@ import io.dstl.client.DstlException;
 import io.dstl.client.Pending;
 import io.dstl.client.Results;
 import io.dstl.client.Session;
+import io.dstl.proto.v1.Limits;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
 
@@ -24,29 +25,30 @@ final class WriteBehind {
     private static final int MOST_BATCH_BYTES = 256 << 10;
     /** What a snapshot's flush may need beside one batch: what was written since, and frames. */
     private static final int RESERVE = 64 << 10;
-    private static final int FRAME = 16;
+    /** Most bytes that a message has around a batch. */
+    private static final int FRAME = 17;
 
     private final Session session;
     private final DstlMetrics metrics;
     private volatile Throwable failed;
     private volatile boolean cancelled;
-    private final int maxMessageBytes;
+    private final long largest;
+    private final long maxOperations;
     private final int batchBytes;
     private Batch batch = new Batch(4 << 10);
+    /** Of the batch handed over last; null: there was none. */
+    private Pending<Results> last;
 
-    /**
-     * Of one session.
-     *
-     * @param maxMessageBytes the daemon's limit of a batch; an idle session has credit for one
-     */
-    WriteBehind(Session session, DstlMetrics metrics, long maxMessageBytes) {
+    /** Of one session; an idle one is granted credit for the largest batch within {@code limits}. */
+    WriteBehind(Session session, DstlMetrics metrics, Limits limits) {
         this.session = session;
         this.metrics = metrics;
-        this.maxMessageBytes = (int) Math.min(Integer.MAX_VALUE, maxMessageBytes);
-        this.batchBytes = Math.min(MOST_BATCH_BYTES, this.maxMessageBytes / 4);
+        this.largest = limits.getMaxMessageBytes();
+        this.maxOperations = limits.getMaxBatchOperations();
+        this.batchBytes = (int) Math.min(MOST_BATCH_BYTES, largest / 4);
     }
 
-    /** How many bytes a batch is meant to have. */
+    /** How many bytes a batch is meant to have at most. */
     int batchBytes() {
         return batchBytes;
     }
@@ -58,10 +60,15 @@ final class WriteBehind {
      * @param bytes of the operation, about
      */
     Batch next(boolean room, int bytes) {
-        if (!batch.isEmpty() && batch.encodedLength() + (long) bytes > batchBytes) {
+        if (!batch.isEmpty() && !fits(batch, bytes)) {
             send(room);
         }
         return batch;
+    }
+
+    /** Whether a batch with one more operation, of about so many bytes, is as large as it is meant to be at most. */
+    boolean fits(Batch some, int bytes) {
+        return some.encodedLength() + (long) bytes <= batchBytes && some.operations() < maxOperations;
     }
 
     /**
@@ -74,9 +81,20 @@ final class WriteBehind {
             Batch full = batch;
             batch = new Batch(Math.min(full.encodedLength() + 64, batchBytes + 4096));
             if (room) {
-                awaitCredit(full.encodedLength() + FRAME);
+                awaitCredit((long) full.encodedLength() + FRAME);
             }
             hand(full);
+        }
+    }
+
+    /**
+     * Hands over what was collected, and waits until all that was ever handed over is applied: calls outside the session, as
+     * registrations, keep no order with its batches.
+     */
+    void settle() {
+        send(true);
+        if (last != null) {
+            await(last);
         }
     }
 
@@ -143,7 +161,8 @@ final class WriteBehind {
             while (true) {
                 throwIfFailed();
                 try {
-                    return session.send(to);
+                    last = session.send(to);
+                    return last;
                 } catch (InterruptedException e) {
                     interrupted = true;
                     throwIfCancelled();
@@ -158,9 +177,17 @@ final class WriteBehind {
         }
     }
 
-    private void awaitCredit(int cost) {
-        // While changes wait for the store no credit is granted, though the session be idle: so the reserve is left alone even then.
-        long need = Math.min((long) cost + batchBytes + RESERVE, Math.max(cost, maxMessageBytes));
+    /**
+     * Waits until credit covers so many bytes, and the reserve unless the largest batch has no room beside it. That is what the daemon
+     * grants an idle session, sooner or later: with none of its batches under way, it tops credit up to the largest batch at least, as
+     * soon as changes wait neither for the store nor for a materialization. So it waits for nothing that does not come.
+     */
+    private void awaitCredit(long cost) {
+        if (cost > largest) {
+            // The session refuses it; credit for it might never come.
+            return;
+        }
+        long need = Math.min(cost + batchBytes + RESERVE, largest);
         if (session.credit() >= need) {
             return;
         }
@@ -168,6 +195,9 @@ final class WriteBehind {
         boolean interrupted = false;
         while (session.credit() < need) {
             throwIfFailed();
+            session.failure().ifPresent(error -> {
+                throw failure(error);
+            });
             LockSupport.parkNanos(TimeUnit.MICROSECONDS.toNanos(200));
             interrupted |= Thread.interrupted();
             if (interrupted) {

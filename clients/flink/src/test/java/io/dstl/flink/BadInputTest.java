@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.UUID;
@@ -134,6 +135,39 @@ class BadInputTest {
     }
 
     @Test
+    void a_key_beyond_the_limit() throws Exception {
+        try (Daemon daemon = Daemon.start("rpc.max-key-size = \"1 KiB\"")) {
+            DstlKeyedStateBackend<String> backend = on(daemon).open(StringSerializer.INSTANCE);
+            InternalValueState<String, VoidNamespace, String> state = (InternalValueState<String, VoidNamespace, String>) (Object)
+                    backend.getOrCreateKeyedState(VoidNamespaceSerializer.INSTANCE,
+                            new ValueStateDescriptor<>("text", StringSerializer.INSTANCE));
+            state.setCurrentNamespace(VoidNamespace.INSTANCE);
+            backend.setCurrentKey("k".repeat(2000));
+            assertThatThrownBy(() -> state.update("x"))
+                    .hasMessageContaining("state `text`").hasMessageContaining("rpc.max-key-size");
+            backend.dispose();
+        }
+    }
+
+    @Test
+    void more_tasks_than_the_daemon_has_memory_for_their_changes() throws Exception {
+        try (Daemon daemon = Daemon.start("rpc.max-message-size = \"512 KiB\"", "rpc.max-value-size = \"64 KiB\"",
+                "state.changelog.dstl.dfs.upload.max-in-flight = \"1 MiB\"",
+                "state.changelog.dstl.dfs.preemptive-persist-threshold = \"512 KiB\"",
+                "state.changelog.dstl.dfs.batch.persist-size-threshold = \"512 KiB\"")) {
+            List<DstlKeyedStateBackend<Integer>> backends = new ArrayList<>();
+            assertThatThrownBy(() -> {
+                while (backends.size() < 3) {
+                    backends.add(on(daemon).open(IntSerializer.INSTANCE));
+                }
+            }).hasMessageContaining("state.changelog.dstl.dfs.upload.max-in-flight")
+                    .hasMessageContaining("taskmanager.numberOfTaskSlots");
+            assertThat(backends).isNotEmpty();
+            backends.forEach(DstlKeyedStateBackend::dispose);
+        }
+    }
+
+    @Test
     void full_state_memory() throws Exception {
         try (Daemon daemon = Daemon.start("memory.state = \"8 MiB\"")) {
             TestTask task = on(daemon);
@@ -177,11 +211,38 @@ class BadInputTest {
         }
     }
 
+    @Test
+    void a_store_that_lost_a_part_of_the_checkpoint() throws Exception {
+        try (Daemon daemon = Daemon.start()) {
+            // More than a manifest takes in.
+            KeyedStateHandle handle = checkpoint(daemon, 3000);
+            daemon.kill();
+            // What holds changes or entries; what names them stays.
+            List<Path> lost;
+            try (Stream<Path> all = Files.walk(daemon.store())) {
+                lost = all.filter(path -> Files.isRegularFile(path) && !path.toString().contains("manifest")).toList();
+            }
+            assertThat(lost).isNotEmpty();
+            for (Path path : lost) {
+                Files.delete(path);
+            }
+            daemon.start(true);
+            TestTask task = on(daemon);
+            assertThatThrownBy(() -> task.open(IntSerializer.INSTANCE, handle)).hasMessageContaining("execution.state-recovery.path");
+        }
+    }
+
     private static KeyedStateHandle checkpoint(Daemon daemon) throws Exception {
+        return checkpoint(daemon, 1);
+    }
+
+    private static KeyedStateHandle checkpoint(Daemon daemon, int keys) throws Exception {
         DstlKeyedStateBackend<Integer> backend = on(daemon).open(IntSerializer.INSTANCE);
         InternalValueState<Integer, VoidNamespace, String> state = text(backend);
-        backend.setCurrentKey(1);
-        state.update("one");
+        for (int key = 1; key <= keys; key++) {
+            backend.setCurrentKey(key);
+            state.update("one".repeat(200));
+        }
         KeyedStateHandle handle = TestTask.complete(backend, 1);
         backend.dispose();
         return handle;

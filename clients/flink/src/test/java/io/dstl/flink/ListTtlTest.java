@@ -32,22 +32,38 @@ class ListTtlTest {
             }
             Thread.sleep(TTL.toMillis() + 100);
             for (DstlKeyedStateBackend<Integer> backend : backends.values()) {
-                List<String> living = add(backend, "new");
+                Added added = add(backend, "new");
                 List<String> found = new ArrayList<>();
                 list(backend).get().forEach(found::add);
-                assertThat(found).isEqualTo(living);
+                int living = added.notOlderThan(System.currentTimeMillis() - TTL.toMillis());
+                assertThat(found.size()).isBetween(living, ELEMENTS);
+                assertThat(found).isEqualTo(added.elements.subList(ELEMENTS - found.size(), ELEMENTS));
                 backend.dispose();
             }
         }
     }
 
+    /**
+     * What was added, in order.
+     *
+     * @param elements what
+     * @param times when each was about to be added
+     */
+    private record Added(List<String> elements, List<Long> times) {
+        /** How many of them. */
+        int notOlderThan(long time) {
+            return (int) times.stream().filter(added -> added > time).count();
+        }
+    }
+
     /** Adds elements, so many that the cache does not keep them, and returns them. */
-    private static List<String> add(DstlKeyedStateBackend<Integer> backend, String name) throws Exception {
-        List<String> added = new ArrayList<>();
+    private static Added add(DstlKeyedStateBackend<Integer> backend, String name) throws Exception {
+        Added added = new Added(new ArrayList<>(), new ArrayList<>());
         InternalListState<Integer, VoidNamespace, String> list = list(backend);
         for (int i = 0; i < ELEMENTS; i++) {
-            added.add(name + i + "x".repeat(1000));
-            list.add(added.get(i));
+            added.elements.add(name + i + "x".repeat(1000));
+            added.times.add(System.currentTimeMillis());
+            list.add(added.elements.get(i));
         }
         backend.path().flush(true);
         return added;

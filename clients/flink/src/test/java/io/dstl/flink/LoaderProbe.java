@@ -8,6 +8,8 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.FutureTask;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeutils.base.IntSerializer;
 import org.apache.flink.api.common.typeutils.base.StringSerializer;
@@ -16,6 +18,7 @@ import org.apache.flink.runtime.state.KeyedStateHandle;
 import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.runtime.state.internal.InternalValueState;
+import org.slf4j.LoggerFactory;
 
 /**
  * Two jobs that have the plug-in in their own jars, on one TaskManager: each has classes of its own, while Flink's are shared. Both use
@@ -25,6 +28,8 @@ final class LoaderProbe {
     private LoaderProbe() {}
 
     public static void main(String[] arguments) throws Exception {
+        // As in a TaskManager, the process logs before any job does; the hook that ends the log keeps the classes on the stack.
+        LoggerFactory.getLogger(LoaderProbe.class).info("two jobs with the plug-in in their jars");
         List<WeakReference<ClassLoader>> loaders = runJobs(arguments[0]);
         long until = System.nanoTime() + Duration.ofMinutes(2).toNanos();
         while (loaders.stream().anyMatch(loader -> loader.get() != null) || !threads().isEmpty()) {
@@ -51,13 +56,23 @@ final class LoaderProbe {
             Class<?> inside = loader.loadClass(LoaderProbe.class.getName());
             Method start = inside.getDeclaredMethod("start", String.class);
             start.setAccessible(true);
-            running.add((AutoCloseable) start.invoke(null, socket));
+            running.add(onThread(() -> (AutoCloseable) start.invoke(null, socket)));
             loaders.add(new WeakReference<>(loader));
         }
         for (AutoCloseable job : running) {
-            job.close();
+            onThread(() -> {
+                job.close();
+                return null;
+            });
         }
         return loaders;
+    }
+
+    /** On a thread that ends with it, as a task has one: its context class loader is that of the job. */
+    private static <T> T onThread(Callable<T> step) throws Exception {
+        FutureTask<T> task = new FutureTask<>(step);
+        new Thread(task, "task").start();
+        return task.get();
     }
 
     /** Starts a task; ending it looks at its state, and takes a checkpoint that another start restores. */

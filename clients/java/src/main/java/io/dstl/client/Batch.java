@@ -348,7 +348,7 @@ public final class Batch {
     }
 
     /**
-     * Reads a page of elements: {@link Results#elements}, {@link Results#more}.
+     * Reads the first page of elements: {@link Results#elements}, {@link Results#more}, {@link Results#token}.
      *
      * @param state see above
      * @param group see above
@@ -360,6 +360,23 @@ public final class Batch {
      */
     public int listGet(int state, int group, byte[] key, byte[] namespace, long start, long limit) {
         return begin(OperationKind.OPERATION_KIND_LIST_GET, state).key(key).namespace(namespace).start(start)
+                .limit(limit).keyGroup(group).end();
+    }
+
+    /**
+     * Reads the page of elements behind another one. Elements that are there from the first page to the last are on one of the pages,
+     * also where others expire meanwhile.
+     *
+     * @param state see above
+     * @param group see above
+     * @param key see above
+     * @param namespace see above
+     * @param token of the page before; empty: from the beginning
+     * @param limit see above
+     * @return its index
+     */
+    public int listGet(int state, int group, byte[] key, byte[] namespace, byte[] token, long limit) {
+        return begin(OperationKind.OPERATION_KIND_LIST_GET, state).key(key).namespace(namespace).token(token)
                 .limit(limit).keyGroup(group).end();
     }
 
@@ -771,13 +788,19 @@ public final class Batch {
                 only.length += end - at;
                 only.operations++;
                 only.reads++;
+                only.statesRead.set(stateAt(fields, end));
             }
             at = end;
         }
-        only.statesRead.or(statesRead);
         only.readsOnce = readsOnce;
         only.sealed = true;
         return only;
+    }
+
+    /** The state of an operation whose fields lie there: the second one, behind the kind, unless it is 0. */
+    private int stateAt(int fields, int end) {
+        int at = Varint.end(bytes, fields + 1);
+        return at < end && bytes[at] == STATE ? (int) Varint.get(bytes, at + 1) : 0;
     }
 
     /** Which operations are reads, by index. */

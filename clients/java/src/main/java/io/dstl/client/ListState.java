@@ -1,7 +1,6 @@
 package io.dstl.client;
 
 import io.dstl.proto.v1.RegisteredState;
-import java.nio.ByteBuffer;
 import java.util.List;
 import java.util.function.ToIntFunction;
 
@@ -80,36 +79,48 @@ public final class ListState<K, E> extends State<K> {
     }
 
     /**
-     * Reads a page of elements.
+     * Reads the first page of elements, or the one from an index on.
      *
      * @param batch where to add it
      * @param key the key
-     * @param start index of the first one
+     * @param start index of the first one among those that are visible now
      * @param limit at most so many; 0: as many as fit
-     * @return elements in order; the token is the next index, in 8 bytes, big-endian
+     * @return elements in order
      */
     public Read<Page<E>> get(Batch batch, K key, long start, long limit) {
-        int at = batch.listGet(id(), group(key), key(key), namespace(), start, limit);
+        return page(batch.listGet(id(), group(key), key(key), namespace(), start, limit));
+    }
+
+    /**
+     * Reads the page of elements behind another one. An element that is there from the first page to the last is on one of them, also
+     * where others expire meanwhile; what is appended meanwhile is on the last one. A list that is replaced or cleared goes on at the
+     * same index of what is there then.
+     *
+     * @param batch where to add it
+     * @param key the key
+     * @param token of the page before, read by the same owner; empty: from the beginning
+     * @param limit at most so many; 0: as many as fit
+     * @return elements in order
+     */
+    public Read<Page<E>> get(Batch batch, K key, byte[] token, long limit) {
+        return page(batch.listGet(id(), group(key), key(key), namespace(), token, limit));
+    }
+
+    private Read<Page<E>> page(int at) {
         return new Read<>(results -> {
-            List<E> found = mapped(results.elements(at), elements::read);
-            byte[] token = results.more(at)
-                    ? ByteBuffer.allocate(Long.BYTES).putLong(start + found.size()).array()
-                    : null;
-            return new Page<>(found, token);
+            byte[] token = results.token(at);
+            return new Page<>(mapped(results.elements(at), elements::read), token.length == 0 ? null : token);
         });
     }
 
     /**
-     * All elements in order, read page by page.
+     * All elements in order, read page by page; see {@link #get(Batch, Object, byte[], long)} for changes meanwhile.
      *
      * @param session where to read
      * @param key the key
      * @return the elements
      */
     public Iterable<E> elements(Session session, K key) {
-        return () -> new Pages<>(token -> {
-            long start = token.length == 0 ? 0 : ByteBuffer.wrap(token).getLong();
-            return session.ask(batch -> get(batch, key, start, PAGE));
-        });
+        return () -> new Pages<>(token -> session.ask(batch -> get(batch, key, token, PAGE)));
     }
 }

@@ -122,17 +122,16 @@ public final class Migration {
 
     private void list(Session session, int old, Results.StoredKey key, Function<Slice, byte[]> rewrite, Batch batch)
             throws InterruptedException {
-        long start = 0;
-        Results results;
+        byte[] token = Batch.NONE;
         do {
             Batch read = session.batch();
-            read.listGet(old, group(key), key.key(), key.namespace(), start, 0);
-            results = session.send(read).await();
+            read.listGet(old, group(key), key.key(), key.namespace(), token, 0);
+            Results results = session.send(read).await();
             for (Slice element : results.elements(0)) {
                 batch.listAdd(registered.getId(), group(key), key.key(), key.namespace(), rewrite.apply(element));
-                start++;
             }
-        } while (results.more(0));
+            token = results.token(0);
+        } while (token.length > 0);
     }
 
     private void map(Session session, int old, Results.StoredKey key, Function<Slice, byte[]> rewrite, Batch batch)

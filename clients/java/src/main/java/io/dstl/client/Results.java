@@ -140,13 +140,18 @@ public final class Results {
     }
 
     /**
-     * With what the next page of KEYS or TIMERS is asked for.
+     * With what the next page of KEYS, TIMERS or LIST_GET is asked for.
      *
      * @param operation its index
      * @return empty: nothing follows
+     * @throws UnsupportedException if more elements of a list follow, and the daemon is too old to say where
      */
     public byte[] token(int operation) {
-        return field(operation, TOKEN).slice().copy();
+        byte[] token = field(operation, TOKEN).slice().copy();
+        if (token.length == 0 && more(operation) && elements(operation).iterator().hasNext()) {
+            throw new UnsupportedException("the daemon gives no tokens for pages of lists: upgrade it", null);
+        }
+        return token;
     }
 
     /**

@@ -116,6 +116,11 @@ class BatchTest {
         assertThat(reads.writes(touched)).isFalse();
         reads.get(6, 0, new byte[1], Batch.NONE);
         assertThat(reads.writes(touched)).isTrue();
+        for (int kept = 0; kept < 2; kept++) {
+            BitSet wanted = new BitSet();
+            wanted.set(kept);
+            assertThat(reads.onlyReads(wanted).writes(touched)).as("only read %d", kept).isEqualTo(kept == 1);
+        }
         Batch writes = new Batch();
         writes.clear(5, 0, new byte[1], Batch.NONE);
         assertThat(writes.writes(touched)).isTrue();
