@@ -208,6 +208,7 @@ def test_many_values_are_read_although_they_do_not_fit_one_message(backend, sess
     to = receipts.applied()
     found = blobs.get_many(list(range(31)))
     assert [value and value[:1] for value in found] == [bytes([number]) for number in range(30)] + [None]
+    assert session.persist() >= to
     assert session.wait_persisted(to).persisted_to >= to
 
 
