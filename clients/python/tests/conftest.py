@@ -60,6 +60,8 @@ class Relay:
         self._listener.listen()
         self._pairs = []
         self.holds_answers = threading.Event()
+        # Whether nobody gets through to the daemon.
+        self.is_away = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -70,9 +72,12 @@ class Relay:
                 return
             back = socket.socket(socket.AF_UNIX)
             try:
+                if self.is_away.is_set():
+                    raise ConnectionRefusedError
                 back.connect(self._behind)
             except OSError:
                 front.close()
+                back.close()
                 continue
             self._pairs.append((front, back))
             threading.Thread(target=self._pump, args=(front, back, False), daemon=True).start()
