@@ -36,6 +36,7 @@ mod discard;
 mod environment;
 mod error;
 mod handle;
+mod held;
 mod job;
 mod lane;
 mod linger;

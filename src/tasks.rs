@@ -9,7 +9,7 @@
 //! | the snapshot of a checkpoint | that checkpoint |
 //! | the coordinator of a declared job | the job's backends on this daemon |
 //! | uploads of a job | its backends; the next one begins them anew |
-//! | reading for a restore, a call | the call |
+//! | reading for a restore, a call | the call; the backend too, if the call had its core |
 //! | a sweep of a job; local copies | this turn: the next comes as if it had failed |
 //! | what only tidies up | nothing: sweeps find what stays |
 
@@ -37,6 +37,14 @@ pub struct Tasks {
 pub struct Panicked {
     what: &'static str,
     message: String,
+}
+
+impl Panicked {
+    /// Of `what`, where the message is not at hand: the log has it.
+    #[must_use]
+    pub fn unknown(what: &'static str) -> Self {
+        Self { what, message: "see the log".to_owned() }
+    }
 }
 
 impl Tasks {

@@ -1,5 +1,7 @@
 //! Applying batches: whole or not at all.
 
+use std::sync::Arc;
+
 use super::{
     core::{Condition, Core, signed},
     environment::Environment,
@@ -14,7 +16,7 @@ use crate::{
     error::{Error, Reason},
     state::{
         Address, Change, StateBackend as _, TimerRef,
-        op::{self, Answer, Op, OpContext, Upkeep, scan::Reach},
+        op::{self, Answer, Op, OpContext, Upkeep, lists::Cursors, scan::Reach},
     },
     tasks,
     types::{
@@ -116,7 +118,7 @@ impl BatchView {
         descriptor: &'a StateDescriptor,
         limits: &Limits,
         (key_groups, scope): (KeyGroupRange, u64),
-        upkeep: Option<&'a Upkeep>,
+        (upkeep, cursors): (Option<&'a Upkeep>, &'a Cursors),
     ) -> OpContext<'a> {
         OpContext {
             descriptor,
@@ -127,6 +129,7 @@ impl BatchView {
             time: self.time,
             upkeep,
             reach: Reach::default(),
+            cursors: Some(cursors),
         }
     }
 }
@@ -168,7 +171,7 @@ impl Core {
         }
         self.pass_time();
         // Reads go on in failsafe, without upkeep.
-        let upkeep = (reads_change && self.check_writable().is_ok()).then(Upkeep::default);
+        let upkeep = (reads_change && self.check_writable().is_ok()).then(|| self.clean_ups.upkeep());
         let logs = writes || upkeep.is_some();
         let bytes_before = self.writer.active_bytes();
         if logs {
@@ -291,6 +294,16 @@ impl Core {
 
     /// Checks one operation by its shape, ids and sizes; returns its key group.
     pub(super) fn check_operation(&self, index: usize, operation: &Operation<'_>) -> Result<KeyGroup, Error> {
+        self.check_read_at(index, operation, false)
+    }
+
+    /// The same of an operation that may be `at_mark`: there, no list is rewritten.
+    pub(super) fn check_read_at(
+        &self,
+        index: usize,
+        operation: &Operation<'_>,
+        at_mark: bool,
+    ) -> Result<KeyGroup, Error> {
         let Some(descriptor) = self.states.get(operation.state) else {
             let text = format!(
                 "operation {index}: state id {} is not registered; ids come from RegisterStates",
@@ -303,7 +316,8 @@ impl Core {
         let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
         checked.map_err(|fault| error::operation(index, &fault))?;
         let read = read_key_groups(operation, key_group, self.manifest.shape.key_groups);
-        let token = op::scan::check_token(&operation.op, operation.state, scope(self.epoch), read);
+        let cursors = (descriptor.ttl.is_some() && !at_mark).then(|| &**self.clean_ups.lists());
+        let token = op::scan::check_token(&operation.op, at, (scope(self.epoch), cursors), read);
         token.map_err(|fault| error::operation(index, &fault))?;
         Ok(key_group)
     }
@@ -377,6 +391,7 @@ impl Core {
         view.time = self.time;
         let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
         let Self { clean_ups, marks, .. } = self;
+        let cursors = Arc::clone(clean_ups.lists());
         let mut appender = Appender { writer, since_barrier, log_changes };
         let done = view.done;
         let left = || operations.iter().zip(key_groups.iter()).skip(done);
@@ -389,7 +404,7 @@ impl Core {
                 continue;
             }
             let key_groups = read_key_groups(operation, *key_group, manifest.shape.key_groups);
-            let context = view.context(descriptor, limits, (key_groups, scope(*epoch)), upkeep);
+            let context = view.context(descriptor, limits, (key_groups, scope(*epoch)), (upkeep, &*cursors));
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
@@ -401,7 +416,7 @@ impl Core {
                 None => view.done += 1,
             }
         }
-        let incremental = upkeep.map(|_| Upkeep::default());
+        let incremental = upkeep.map(|_| clean_ups.upkeep());
         let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
         clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
@@ -447,14 +462,17 @@ pub(super) fn reply_bytes(answer: &Answer) -> usize {
             Answer::Value(value) => value.as_ref().map_or(0, bytes::Bytes::len),
             Answer::Default(value) => value.len(),
             Answer::Entries { entries, .. } => entries.iter().map(|(key, value)| key.len() + value.len() + FRAME).sum(),
-            Answer::Elements { elements, .. } => elements.iter().map(|element| element.len() + FRAME).sum(),
+            Answer::Elements { elements, token } => {
+                let token = token.as_ref().map_or(0, bytes::Bytes::len);
+                elements.iter().map(|element| element.len() + FRAME).sum::<usize>() + token
+            }
             Answer::Keys { keys, .. } => keys.iter().map(|(_, key, ns)| key.len() + ns.len() + FRAME).sum(),
             Answer::Timers { timers, token } => {
                 let token = token.as_ref().map_or(0, bytes::Bytes::len);
                 timers.iter().map(|timer| timer.as_ref().page_bytes()).sum::<usize>() + token
             }
             Answer::Fired { timers, .. } => timers.iter().map(|timer| timer.as_ref().page_bytes()).sum(),
-            Answer::Found(_) | Answer::Count(_) | Answer::LimitReached => 0,
+            Answer::Found(_) | Answer::Count(_) | Answer::LimitReached | Answer::AskAgain => 0,
         }
 }
 

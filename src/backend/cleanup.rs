@@ -1,6 +1,6 @@
 //! Incremental clean-up of the states with TTL of one backend: what each batch looks at.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     marks::{Live, Marks},
@@ -12,6 +12,7 @@ use crate::{
         op::{
             Upkeep,
             incremental::{Cursor, Target, clean},
+            lists::Cursors,
         },
         ttl::Lifespan,
     },
@@ -29,6 +30,8 @@ pub(super) struct CleanUps {
     cursors: BTreeMap<StateId, Cursor>,
     /// Entries to look at in this batch.
     owed: BTreeMap<StateId, u64>,
+    /// The pages of lists that were handed out.
+    lists: Arc<Cursors>,
 }
 
 impl CleanUps {
@@ -42,10 +45,22 @@ impl CleanUps {
     /// Cleans a state up by this TTL from now on, from the beginning; not at all if it has none or is not in force.
     pub(super) fn set(&mut self, state: StateId, ttl: Option<Ttl>) {
         self.cursors.remove(&state);
+        // Its elements may be stored anew.
+        self.lists.clear();
         match ttl.and_then(|ttl| ttl.cleanup.incremental).filter(|incremental| incremental.every_batch) {
             Some(incremental) => _ = self.every_batch.insert(state, incremental.entries.into()),
             None => _ = self.every_batch.remove(&state),
         }
+    }
+
+    /// The pages of lists that were handed out.
+    pub(super) fn lists(&self) -> &Arc<Cursors> {
+        &self.lists
+    }
+
+    /// What one batch may spend.
+    pub(super) fn upkeep(&self) -> Upkeep {
+        Upkeep::new(Arc::clone(&self.lists))
     }
 
     /// Whether batches may change something that do not touch any state with TTL.

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     checkpointing::{BarrierRequest, CheckpointReply, CompletedCheckpoint, PersistWaiter},
     core::{Acknowledgement, Condition, Core, Description},
     error,
+    held::Held,
     lane::Lane,
     outbox::Outbox,
     slices::Ahead,
@@ -46,8 +47,8 @@ pub(super) struct Shared {
 
 impl Shared {
     /// The core, if nobody has it.
-    pub(super) fn try_core(&self) -> Option<MutexGuard<'_, Core>> {
-        self.core.try_lock()
+    pub(super) fn try_core(&self) -> Option<Held<'_>> {
+        self.core.try_lock().map(Held::new)
     }
 
     /// Shares `core` with its workers and callers.
@@ -71,12 +72,12 @@ impl Shared {
     ///
     /// Where the one who has it may wait for a disk, this thread gives its other tasks away before it waits, too. A worker of the
     /// runtime that waited with them would keep everything from them that it had taken on, sockets and timers included.
-    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
-        match self.core.try_lock() {
+    pub(super) fn core(&self) -> Held<'_> {
+        Held::new(match self.core.try_lock() {
             Some(core) => core,
             None if self.may_block => tasks::blocking(|| self.core.lock()),
             None => self.core.lock(),
-        }
+        })
     }
 }
 

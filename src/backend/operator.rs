@@ -48,6 +48,7 @@ impl Core {
             time: *time,
             upkeep: None,
             reach: Reach::default(),
+            cursors: None,
         };
         let mut appender = Appender { writer, since_barrier, log_changes };
         let mut log = |change: &Change<'_>| appender.append(change);

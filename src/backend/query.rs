@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::MutexGuard;
-
 use super::{
     apply::{Operation, address, read_key_groups, scope},
     core::{Condition, Core},
@@ -235,7 +233,7 @@ impl<'a> Reading<'a> {
             }
         }
         // A writer that waits comes first, however soon the next step begins.
-        MutexGuard::unlock_fair(core);
+        core.hand_on();
         Ok(self.answers.len() == self.operations.len())
     }
 
@@ -243,7 +241,7 @@ impl<'a> Reading<'a> {
     fn operation(&mut self, core: &mut Core) -> Result<(), Error> {
         let (index, limits) = (self.answers.len(), core.env.options.limits);
         let Some(operation) = self.operations.get(index) else { return Ok(()) };
-        let key_group = core.check_operation(index, operation)?;
+        let key_group = core.check_read_at(index, operation, self.mark.is_some())?;
         if operation.op.is_write() {
             let text = format!("operation {index} is a write: a query only reads");
             return Err(Error::new(Reason::InvalidArgument, text));
@@ -256,7 +254,7 @@ impl<'a> Reading<'a> {
             core.check_mark(identity.id, mark)?;
         }
         core.read_clock();
-        let Core { inner, states, marks, manifest, epoch, time, .. } = core;
+        let Core { inner, states, marks, manifest, epoch, time, clean_ups, .. } = core;
         let descriptor = states.get(operation.state).expect("a checked operation has a state");
         let at = address(operation, key_group);
         let mut at_mark;
@@ -282,6 +280,7 @@ impl<'a> Reading<'a> {
             time: *time,
             upkeep: None,
             reach: if self.on_disk { REACH_ON_DISK } else { REACH },
+            cursors: self.mark.is_none().then(|| &**clean_ups.lists()),
         };
         let answer = op::execute(reads, at, &operation.op, &context, &mut |_| {}).map_err(|fault| faulty(&fault))?;
         self.room = self.room.saturating_sub(answer.as_ref().map_or(0, super::apply::reply_bytes));

@@ -182,9 +182,10 @@ impl State {
             Kind::ListUpdate => drop(self.lists.insert(pair, op.values.clone())),
             Kind::ListGet => {
                 let list = self.lists.entry(pair).or_default();
-                let start = usize::try_from(op.start).unwrap();
+                let start = std::str::from_utf8(&op.token).unwrap().parse().unwrap_or(op.start as usize);
                 result.elements = list.iter().skip(start).take(page).cloned().collect();
                 result.more = list.len() > start + page;
+                result.token = if result.more { (start + page).to_string().into() } else { Bytes::new() };
                 return Some(result);
             }
             Kind::Keys => {

@@ -209,13 +209,12 @@ impl Backend {
                 Ok((page.found.then_some(OldEntries::Map(page.entries)), page.more))
             }
             StateKind::List => {
-                let (mut elements, mut more) = (vec![], true);
-                while more {
-                    let start = elements.len() as u64;
-                    let page = Operation { start, ..key.operation(OperationKind::ListGet, old) };
+                let (mut elements, mut token) = (vec![], Some(Bytes::new()));
+                while let Some(from) = token {
+                    let page = Operation { token: from, ..key.operation(OperationKind::ListGet, old) };
                     let page = self.read(page).await?;
-                    more = page.more;
                     elements.extend(page.elements);
+                    token = Some(page.token).filter(|token| !token.is_empty());
                 }
                 Ok(((!elements.is_empty()).then_some(OldEntries::List(elements)), false))
             }

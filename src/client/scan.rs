@@ -187,8 +187,8 @@ where
 }
 
 impl<K: ?Sized, V: Decode> Bound<ListState<K, V>> {
-    /// The elements of `key`, in order. Pages go on by index: a list that is replaced or removed meanwhile goes on at the same index
-    /// of what is there then.
+    /// The elements of `key`, in order. None that is there from the first page to the last is left out, also where others expire
+    /// meanwhile. A list that is replaced or removed between two pages goes on at the same index of what is there then.
     pub fn scan<Q>(&self, key: &Q) -> Scan<V>
     where
         K: Borrow<Q>,
@@ -233,8 +233,7 @@ fn entries<M: Decode, V: Decode>(
 }
 
 fn elements<V: Decode>(result: OperationResult, operation: &mut Operation) -> Result<(VecDeque<V>, bool), ClientError> {
-    let page = result.elements.into_iter().map(V::decode).collect::<Result<VecDeque<_>, _>>()?;
-    operation.start += page.len() as u64;
-    let more = result.more && !page.is_empty();
-    Ok((page, more))
+    let page = result.elements.into_iter().map(V::decode).collect::<Result<_, ClientError>>()?;
+    operation.token = result.token;
+    Ok((page, !operation.token.is_empty()))
 }

@@ -317,7 +317,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
         OperationKind::ListAdd => Op::ListAdd(value),
         OperationKind::ListAddAll => Op::ListAddAll(wire.values),
         OperationKind::ListUpdate => Op::ListUpdate(wire.values),
-        OperationKind::ListGet => Op::ListGet { start: wire.start, limit: wire.limit },
+        OperationKind::ListGet => Op::ListGet { start: wire.start, token: wire.token, limit: wire.limit },
         OperationKind::ListCount => Op::ListCount,
         OperationKind::MergeNamespaces => Op::MergeNamespaces(wire.values),
         OperationKind::TimerRegister => Op::TimerRegister { time: wire.time },
@@ -355,13 +355,16 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
         ("values", values || wire.values.is_empty()),
         ("start", kind == Kind::ListGet || wire.start == 0),
         ("limit", limit || wire.limit == 0),
-        ("token", matches!(kind, Kind::Keys | Kind::Timers) || wire.token.is_empty()),
+        ("token", matches!(kind, Kind::Keys | Kind::Timers | Kind::ListGet) || wire.token.is_empty()),
         ("time", timer || wire.time == 0),
         ("map_key_to", kind == Kind::MapEntries || wire.map_key_to.is_empty()),
         ("map_prefix", kind == Kind::MapEntries || wire.map_prefix.is_empty()),
         ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
         ("namespace", wire.namespace.is_empty() || !(wire.all_namespaces || of_all)),
     ];
+    if kind == Kind::ListGet && wire.start != 0 && !wire.token.is_empty() {
+        return Err("`start` and `token` are both set: a token says where to begin, leave `start` out".to_owned());
+    }
     match unused.iter().find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
         None => Ok(()),
@@ -379,7 +382,7 @@ pub(super) fn to_batch_result(result: BatchResult) -> v1::BatchResult {
 fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
     let mut result = v1::OperationResult { operation, ..Default::default() };
     match answer {
-        None => result.set_outcome(v1::Outcome::AskAgain),
+        None | Some(Answer::AskAgain) => result.set_outcome(v1::Outcome::AskAgain),
         Some(Answer::LimitReached) => result.set_outcome(v1::Outcome::LimitReached),
         Some(Answer::Value(value)) => {
             result.found = value.is_some();
@@ -392,10 +395,11 @@ fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
             result.entries = entries.into_iter().map(|(key, value)| v1::MapEntry { key, value }).collect();
             result.more = more;
         }
-        Some(Answer::Elements { elements, more }) => {
+        Some(Answer::Elements { elements, token }) => {
             result.found = !elements.is_empty();
             result.elements = elements;
-            result.more = more;
+            result.more = token.is_some();
+            result.token = token.unwrap_or_default();
         }
         Some(Answer::Keys { keys, token }) => {
             result.found = !keys.is_empty();

@@ -72,6 +72,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("map_entries_expire_by_themselves", ttl::map_entries_expire_by_themselves),
     ("merges_go_on_with_what_is_visible", ttl::merges_go_on_with_what_is_visible),
     ("list_elements_expire_by_themselves", ttl::list_elements_expire_by_themselves),
+    (
+        "pages_of_a_list_miss_nothing_that_lives_while_others_expire",
+        ttl::pages_of_a_list_miss_nothing_that_lives_while_others_expire,
+    ),
     ("long_lists_are_paged_over_what_is_gone", ttl::long_lists_are_paged_over_what_is_gone),
     ("keys_are_those_of_visible_entries", ttl::keys_are_those_of_visible_entries),
     ("merged_namespaces_leave_behind_what_is_expired", ttl::merged_namespaces_leave_behind_what_is_expired),

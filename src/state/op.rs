@@ -7,6 +7,7 @@
 mod check;
 pub mod count;
 pub mod incremental;
+pub mod lists;
 pub mod namespaces;
 pub mod scan;
 mod timed;
@@ -83,8 +84,10 @@ pub enum Op<'a> {
     ListUpdate(&'a [Bytes]),
     /// Reads list elements in order.
     ListGet {
-        /// The first index.
+        /// The first index, of those that are visible.
         start: u64,
+        /// Empty, or what the page before gave: then `start` is 0.
+        token: &'a [u8],
         /// Most elements; 0 for as many as fit a page.
         limit: u64,
     },
@@ -150,6 +153,16 @@ pub struct OpContext<'a> {
     pub upkeep: Option<&'a Upkeep>,
     /// How much one page of keys looks at.
     pub reach: scan::Reach,
+    /// Those of the backend; `None` where what is read does not change between two pages.
+    pub cursors: Option<&'a lists::Cursors>,
+}
+
+impl OpContext<'_> {
+    /// The page of a read of at most `limit` entries; 0 for as many as fit.
+    fn page(&self, limit: u64) -> PageLimit {
+        let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        PageLimit { entries, bytes: self.page_bytes }
+    }
 }
 
 /// What an operation has to say: each read something, a write only what differs from being done.
@@ -172,8 +185,8 @@ pub enum Answer {
     Elements {
         /// In order of the list.
         elements: Vec<Bytes>,
-        /// Whether others follow.
-        more: bool,
+        /// Where the next page begins; `None` after the last one.
+        token: Option<Bytes>,
     },
     /// The count of `MapCount`, `ListCount` and `TimerCount`.
     Count(u64),
@@ -200,6 +213,19 @@ pub enum Answer {
     },
     /// A value would have become longer than `max_value_bytes`; all was left as it is.
     LimitReached,
+    /// The batch itself dropped what the token of a `ListGet` stands for; all was left as it is.
+    AskAgain,
+}
+
+impl Answer {
+    /// With an empty token in place of that of a list: to compare it with the answer of a model, which has none.
+    #[must_use]
+    pub fn comparable(self) -> Self {
+        match self {
+            Self::Elements { elements, token } => Self::Elements { elements, token: token.map(|_| Bytes::new()) },
+            other => other,
+        }
+    }
 }
 
 impl Op<'_> {
@@ -380,10 +406,7 @@ fn read<B: StateBackend + ?Sized>(
     op: &Op<'_>,
     context: &OpContext<'_>,
 ) -> Result<Option<Answer>, StateError> {
-    let page = |limit: u64| {
-        let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-        PageLimit { entries, bytes: context.page_bytes }
-    };
+    let page = |limit| context.page(limit);
     Ok(Some(match *op {
         Op::Get => {
             let mut value = None;
@@ -408,12 +431,14 @@ fn read<B: StateBackend + ?Sized>(
             })?;
             Answer::Entries { entries, more }
         }
-        Op::ListGet { start, limit } => {
+        Op::ListGet { start, token, limit } => {
+            let start = lists::Token::decode(token, at, context.scope).map_or(start, |token| token.index);
             let mut elements = Vec::new();
             let more = backend.list_page(at, start, page(limit), &mut |element| {
                 elements.push(Bytes::copy_from_slice(element));
             })?;
-            Answer::Elements { elements, more }
+            let next = || lists::Token::at(start + elements.len() as u64).encode(at, context.scope);
+            Answer::Elements { token: more.then(next), elements }
         }
         Op::MapCount | Op::ListCount => Answer::Count(backend.len(at)?),
         _ => return Ok(None),
@@ -536,7 +561,7 @@ mod tests {
             Op::MapContains { map_key },
             Op::MapEntries { keys: MapKeys::default(), limit: 0 },
             Op::MapCount,
-            Op::ListGet { start: 0, limit: 0 },
+            Op::ListGet { start: 0, token: &[], limit: 0 },
             Op::ListCount,
             Op::Timers { up_to: 0, token: b"", limit: 0 },
         ];

@@ -121,8 +121,8 @@ impl Subtask {
     }
 
     fn list(&mut self, state: &str) -> Vec<Bytes> {
-        match self.apply(state, None, Op::ListGet { start: 0, limit: 0 }) {
-            Some(Answer::Elements { elements, more: false }) => elements,
+        match self.apply(state, None, Op::ListGet { start: 0, token: &[], limit: 0 }) {
+            Some(Answer::Elements { elements, token: None }) => elements,
             other => panic!("a list answers its elements, not {other:?}"),
         }
     }

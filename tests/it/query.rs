@@ -226,7 +226,7 @@ async fn everything(query: &mut Query, task: &Task, keys: &[String]) -> Result<V
             op(task, VALUE, key, Op::Get),
             op(task, MAP, key, Op::MapEntries { keys: MapKeys::default(), limit: 0 }),
             op(task, MAP, key, Op::MapCount),
-            op(task, LIST, key, Op::ListGet { start: 0, limit: 0 }),
+            op(task, LIST, key, Op::ListGet { start: 0, token: &[], limit: 0 }),
             op(task, LIST, key, Op::ListCount),
         ];
         all.push(query.read(&reads).await?);

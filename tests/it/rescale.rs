@@ -115,7 +115,7 @@ impl Subtask {
             other => panic!("a get answers one value, not {other:?}"),
         };
         let (text, sum) = (value("value", self), value("sum", self));
-        let list = match &self.apply(key, "list", Op::ListGet { start: 0, limit: 0 })[..] {
+        let list = match &self.apply(key, "list", Op::ListGet { start: 0, token: &[], limit: 0 })[..] {
             [(0, Some(Answer::Elements { elements, .. }))] => elements.iter().map(|e| e.to_vec()).collect(),
             other => panic!("a list answers its elements, not {other:?}"),
         };

@@ -96,14 +96,14 @@ impl Aging {
     /// What a batch without number sees: the value, the map keys, the elements.
     async fn look(&self, key: &str) -> (Option<Bytes>, Vec<Bytes>, Vec<Bytes>) {
         let entries = Op::MapEntries { keys: MapKeys::default(), limit: 0 };
-        let ops = [(0, Op::Get), (1, entries), (2, Op::ListGet { start: 0, limit: 0 })];
+        let ops = [(0, Op::Get), (1, entries), (2, Op::ListGet { start: 0, token: &[], limit: 0 })];
         let backend = &self.task.opened.backend;
         let (result, _) = backend.apply_batch(backend.epoch(), None, 0, &self.operations(key, &ops)).await.unwrap();
         match &result.answers[..] {
             [
                 (0, Some(Answer::Value(value))),
                 (1, Some(Answer::Entries { entries, more: false })),
-                (2, Some(Answer::Elements { elements, more: false })),
+                (2, Some(Answer::Elements { elements, token: None })),
             ] => (value.clone(), entries.iter().map(|(key, _)| key.clone()).collect(), elements.clone()),
             other => panic!("{other:?}"),
         }
@@ -349,7 +349,7 @@ async fn reads_that_touch_are_writes(inner: InnerBackend) {
     aging.write("k", "a");
     for time in [1_099, 1_198] {
         at(&world, time);
-        aging.apply("k", &[(0, Op::Get), (2, Op::ListGet { start: 0, limit: 0 })]);
+        aging.apply("k", &[(0, Op::Get), (2, Op::ListGet { start: 0, token: &[], limit: 0 })]);
     }
     // They are logged.
     aging.checkpoint(1).await;

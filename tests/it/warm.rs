@@ -80,7 +80,7 @@ fn everything(task: &mut Task) -> Vec<(u32, Option<Answer>)> {
             op(task, VALUE, key, Op::Get),
             op(task, SUM, key, Op::Get),
             op(task, MAP, key, Op::MapEntries { keys: MapKeys::default(), limit: 0 }),
-            op(task, LIST, key, Op::ListGet { start: 0, limit: 0 }),
+            op(task, LIST, key, Op::ListGet { start: 0, token: &[], limit: 0 }),
             op(task, AGING, key, Op::Get),
         ]
     };

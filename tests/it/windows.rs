@@ -80,7 +80,7 @@ impl Windows {
             (0, Op::Get),
             (1, Op::Get),
             (2, Op::Get),
-            (3, Op::ListGet { start: 0, limit: 0 }),
+            (3, Op::ListGet { start: 0, token: &[], limit: 0 }),
             (4, Op::MapEntries { keys: MapKeys::default(), limit: 0 }),
         ];
         let places = KEYS.into_iter().flat_map(|key| WINDOWS.map(|window| (key, window)));

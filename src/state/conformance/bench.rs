@@ -127,6 +127,7 @@ impl Bench {
             time: 0,
             upkeep: None,
             reach: Default::default(),
+            cursors: None,
         };
         let mut log = |change: &Change<'_>| {
             let mut bytes = Vec::new();
@@ -199,13 +200,14 @@ impl Bench {
 
     /// Every list element, page by page.
     pub(super) fn list(&mut self, at: Address<'_>) -> Vec<Bytes> {
-        let mut all = Vec::new();
+        let (mut all, mut from) = (Vec::new(), Bytes::new());
         loop {
-            let answer = self.read(at, Op::ListGet { start: all.len() as u64, limit: 0 });
-            let Answer::Elements { elements, more } = answer else { unreachable!("ListGet answers elements") };
+            let answer = self.read(at, Op::ListGet { start: 0, token: &from, limit: 0 });
+            let Answer::Elements { elements, token } = answer else { unreachable!("ListGet answers elements") };
             all.extend(elements);
-            if !more {
-                return all;
+            match token {
+                Some(token) => from = token,
+                None => return all,
             }
         }
     }

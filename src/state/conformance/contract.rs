@@ -14,7 +14,7 @@ pub(super) fn reads_are_never_logged(factory: Factory<'_>) {
     for key in ["key", "missing"] {
         // `read` asserts that nothing is logged.
         bench.read(at(VALUE, key), Op::Get);
-        bench.read(at(LIST, key), Op::ListGet { start: 0, limit: 0 });
+        bench.read(at(LIST, key), Op::ListGet { start: 0, token: &[], limit: 0 });
         bench.read(at(LIST, key), Op::ListCount);
         bench.read(at(MAP, key), Op::MapGet { map_key: b"m" });
         bench.read(at(MAP, key), Op::MapContains { map_key: b"m" });

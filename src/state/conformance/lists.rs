@@ -48,9 +48,9 @@ pub(super) fn list_pages_join_to_the_whole(factory: Factory<'_>) {
     assert_eq!(bench.run(at, Op::ListAddAll(&all)), None);
     assert_eq!(bench.list(at), all);
     let read = |bench: &mut Bench, start, limit| {
-        let answer = bench.read(at, Op::ListGet { start, limit });
-        let Answer::Elements { elements, more } = answer else { unreachable!("ListGet answers elements") };
-        (elements.iter().map(|element| element[0]).collect::<Vec<_>>(), more)
+        let answer = bench.read(at, Op::ListGet { start, token: &[], limit });
+        let Answer::Elements { elements, token } = answer else { unreachable!("ListGet answers elements") };
+        (elements.iter().map(|element| element[0]).collect::<Vec<_>>(), token.is_some())
     };
     assert_eq!(read(&mut bench, 10, 2), (vec![10, 11], true));
     assert_eq!(read(&mut bench, 48, 2), (vec![48, 49], false));

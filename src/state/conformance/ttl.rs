@@ -1,5 +1,7 @@
 //! Checks of states whose entries live for some time only, at times that the check says.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Factory, bench};
@@ -9,6 +11,7 @@ use crate::{
         op::{
             Answer, Op, OpContext, Upkeep, check, execute,
             incremental::{Cursor, Target, clean},
+            lists::Cursors,
             scan::Reach,
         },
         ttl::{Lifespan, REMOVED, stamp},
@@ -48,6 +51,7 @@ pub(super) struct Timeline {
     log: Vec<(KeyGroup, Vec<u8>)>,
     /// Entries that reads removed.
     pub(super) removed: u64,
+    cursors: Arc<Cursors>,
 }
 
 /// An action with bytes of its own.
@@ -66,10 +70,11 @@ impl Timeline {
         let descriptor = StateDescriptor { ttl: Some(ttl), ..StateDescriptor::new("s", kind).with_merge(merge) };
         let mut backend = factory(bench::range());
         backend.register(STATE, &descriptor);
-        Self { backend, descriptor, now: 100, log: vec![], removed: 0 }
+        Self { backend, descriptor, now: 100, log: vec![], removed: 0, cursors: Arc::default() }
     }
 
     fn execute(&mut self, at: Address<'_>, op: Op<'_>, upkeep: Option<&Upkeep>) -> Option<Answer> {
+        let cursors = Arc::clone(&self.cursors);
         let limits = Limits { max_value_bytes: bench::MAX_VALUE_BYTES, ..Limits::default() };
         check(&op, &at, &self.descriptor, &limits).unwrap();
         let context = OpContext {
@@ -81,6 +86,7 @@ impl Timeline {
             time: self.now,
             upkeep,
             reach: Reach::default(),
+            cursors: Some(&cursors),
         };
         self.backend.set_time(self.now);
         let log = &mut self.log;
@@ -94,7 +100,7 @@ impl Timeline {
 
     /// Executes as a numbered batch does.
     pub(super) fn run(&mut self, at: Address<'_>, op: Op<'_>) -> Option<Answer> {
-        let upkeep = Upkeep::default();
+        let upkeep = Upkeep::new(Arc::clone(&self.cursors));
         let answer = self.execute(at, op, Some(&upkeep));
         self.removed += upkeep.removed_entries();
         answer
@@ -110,7 +116,7 @@ impl Timeline {
 
     /// Looks at some entries in turn; returns how many were removed.
     pub(super) fn clean(&mut self, cursor: &mut Cursor, entries: u64) -> u64 {
-        let upkeep = Upkeep::default();
+        let upkeep = Upkeep::new(Arc::clone(&self.cursors));
         let life = Lifespan::new(self.descriptor.ttl.unwrap(), self.now);
         let target = Target { state: STATE, kind: self.descriptor.kind, key_groups: bench::range(), life };
         let log = &mut self.log;
@@ -167,8 +173,8 @@ impl Timeline {
 
     /// The elements of `k` likewise.
     pub(super) fn list(&mut self) -> Vec<Bytes> {
-        let answer = self.look(at("k", ""), Op::ListGet { start: 0, limit: 0 });
-        let Answer::Elements { elements, more: false } = answer else { unreachable!("one page of elements") };
+        let answer = self.look(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 0 });
+        let Answer::Elements { elements, token: None } = answer else { unreachable!("one page of elements") };
         assert_eq!(self.look(at("k", ""), Op::ListCount), Answer::Count(elements.len() as u64));
         elements
     }
@@ -235,7 +241,7 @@ pub(super) fn what_is_expired_is_shown_until_it_is_gone(factory: Factory<'_>) {
     line.now = 110;
     assert_eq!(line.list(), ["a", "b", "c", "d"]);
     line.forget_log();
-    line.run(at("k", ""), Op::ListGet { start: 0, limit: 0 });
+    line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 0 });
     line.assert_logged(&[Action::ListPut { index: 0, element: REMOVED }]);
     assert_eq!(line.list(), ["b", "c", "d"]);
 }
@@ -279,17 +285,17 @@ pub(super) fn reads_touch_where_they_are_told_to(factory: Factory<'_>) {
     line.now = 105;
     line.forget_log();
     line.run(at("k", ""), Op::ListCount);
-    line.run(at("k", ""), Op::ListGet { start: 1, limit: 3 });
+    line.run(at("k", ""), Op::ListGet { start: 1, token: &[], limit: 3 });
     let touched = [(1, stamp(105, b"b")), (2, stamp(105, b"c")), (3, stamp(105, b"d"))];
     line.assert_logged(&touched.each_ref().map(|(index, element)| Action::ListPut { index: *index, element }));
     line.now = 110;
     assert_eq!(line.list(), ["b", "c", "d"]);
     // What is left of a list of which most is gone is touched as it moves.
     line.now = 114;
-    line.run(at("k", ""), Op::ListGet { start: 0, limit: 1 });
+    line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 1 });
     line.forget_log();
     line.now = 119;
-    line.run(at("k", ""), Op::ListGet { start: 0, limit: 0 });
+    line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 0 });
     line.assert_logged(&[Action::Clear, Action::ListPut { index: 0, element: &stamp(119, b"b") }]);
     line.now = 128;
     assert_eq!(line.list(), ["b"]);
@@ -366,8 +372,9 @@ pub(super) fn list_elements_expire_by_themselves(factory: Factory<'_>) {
     }
     line.now = 112;
     assert_eq!(line.list(), ["c", "d", "e"]);
-    let page = line.look(at("k", ""), Op::ListGet { start: 1, limit: 1 });
-    assert_eq!(page, Answer::Elements { elements: vec![Bytes::from_static(b"d")], more: true });
+    let page = line.look(at("k", ""), Op::ListGet { start: 1, token: &[], limit: 1 });
+    let Answer::Elements { elements, token: Some(_) } = page else { panic!("{page:?}") };
+    assert_eq!(elements, bench::elements(&["d"]));
     assert_eq!(line.look(at("k", ""), Op::ListCount), Answer::Count(3));
     line.forget_log();
     line.run(at("k", ""), Op::ListAdd(b"f"));
@@ -380,7 +387,7 @@ pub(super) fn list_elements_expire_by_themselves(factory: Factory<'_>) {
     line.now = 114;
     assert_eq!(line.list(), ["d", "e", "f"]);
     // Half of it is gone.
-    line.run(at("k", ""), Op::ListGet { start: 0, limit: 0 });
+    line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 0 });
     let kept = [(0, stamp(106, b"d")), (1, stamp(108, b"e")), (2, stamp(112, b"f"))];
     let [d, e, f] = kept.each_ref().map(|(index, element)| Action::ListPut { index: *index, element });
     line.assert_logged(&[Action::Clear, d, e, f]);
@@ -394,6 +401,50 @@ pub(super) fn list_elements_expire_by_themselves(factory: Factory<'_>) {
     assert_eq!(line.list(), ["z"]);
 }
 
+pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factory: Factory<'_>) {
+    let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    // After the first page of 4: another reads to the end, a turn of clean-up rewrites, or nobody does anything.
+    for (rewritten, rewrite) in [
+        (false, (|_| {}) as fn(&mut Timeline)),
+        (true, |line| _ = line.run(at("k", ""), Op::ListCount)),
+        (true, |line| _ = line.clean(&mut Cursor::default(), 100)),
+    ] {
+        for limit in [1, 2, 0] {
+            let mut line = Timeline::new(factory, StateKind::List, None, plain());
+            for (now, element) in (100..).zip(letters) {
+                line.now = now;
+                line.run(at("k", ""), Op::ListAdd(element.as_bytes()));
+            }
+            let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 4 });
+            let Some(Answer::Elements { elements: mut all, token: Some(first) }) = page else { panic!("{page:?}") };
+            line.run(at("other", ""), Op::ListAddAll(&all));
+            line.now = 115;
+            rewrite(&mut line);
+            assert_eq!(line.backend.len(at("k", "")).unwrap(), if rewritten { 4 } else { 10 });
+            let mut from = Some(first.clone());
+            while let Some(token) = from {
+                let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &token, limit });
+                let Some(Answer::Elements { elements, token }) = page else { panic!("{page:?}") };
+                all.extend(elements);
+                from = token;
+            }
+            // Those that expired before they were read are gone, as reads hide them.
+            assert_eq!(all, bench::elements(&["a", "b", "c", "d", "g", "h", "i", "j"]));
+            // A token may be used again, with the answer that it had then.
+            let again = line.run(at("k", ""), Op::ListGet { start: 0, token: &first, limit: 0 });
+            assert_eq!(again, Some(Answer::Elements { elements: bench::elements(&["g", "h", "i", "j"]), token: None }));
+            // Pages from the first to the last rewrite what is mostly gone, too.
+            let mut from = Some(Bytes::new());
+            while let Some(token) = from {
+                let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &token, limit });
+                let Some(Answer::Elements { token, .. }) = page else { panic!("{page:?}") };
+                from = token;
+            }
+            assert_eq!(line.backend.len(at("k", "")).unwrap(), 4);
+        }
+    }
+}
+
 pub(super) fn long_lists_are_paged_over_what_is_gone(factory: Factory<'_>) {
     let mut line = Timeline::new(factory, StateKind::List, None, plain());
     let many: Vec<_> = (0..3_000_u32).map(|i| Bytes::copy_from_slice(&i.to_be_bytes())).collect();
@@ -402,16 +453,22 @@ pub(super) fn long_lists_are_paged_over_what_is_gone(factory: Factory<'_>) {
     line.run(at("k", ""), Op::ListAddAll(&many[1_400..]));
     for (now, expected) in [(105, &many[..]), (110, &many[1_400..])] {
         line.now = now;
-        let mut all = vec![];
-        loop {
-            let answer = line.look(at("k", ""), Op::ListGet { start: all.len() as u64, limit: 0 });
-            let Answer::Elements { elements, more } = answer else { unreachable!("elements") };
-            all.extend(elements);
-            if !more {
-                break;
-            }
+        let (mut by_token, mut from) = (vec![], Some(Bytes::new()));
+        while let Some(token) = from {
+            let answer = line.look(at("k", ""), Op::ListGet { start: 0, token: &token, limit: 0 });
+            let Answer::Elements { elements, token } = answer else { unreachable!("elements") };
+            by_token.extend(elements);
+            from = token;
         }
-        assert_eq!(all, expected);
+        assert_eq!(by_token, expected);
+        let (mut by_start, mut goes_on) = (vec![], true);
+        while goes_on {
+            let answer = line.look(at("k", ""), Op::ListGet { start: by_start.len() as u64, token: &[], limit: 0 });
+            let Answer::Elements { elements, token } = answer else { unreachable!("elements") };
+            by_start.extend(elements);
+            goes_on = token.is_some();
+        }
+        assert_eq!(by_start, expected);
     }
     // What one batch removes is bounded.
     line.forget_log();

@@ -247,34 +247,8 @@ impl Look<'_> {
             return Ok(Within::List(index, tally));
         }
         if tally.is_mostly_gone() {
-            self.compact(writer)?;
+            upkeep::compact(writer, (self.life, self.upkeep), &[])?;
         }
         Ok(Within::Begin)
-    }
-
-    /// Writes a list anew, if it is mostly gone as it is now: it may have changed since its first elements were looked at.
-    fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
-        &mut self,
-        writer: &mut Writer<'_, B, L>,
-    ) -> Result<(), StateError> {
-        let (mut tally, mut expired, mut fault) = (Tally::default(), 0, None);
-        upkeep::each_element(writer.backend, writer.at, 0, &mut |_, stored| {
-            match self.life.entry(stored) {
-                Ok(entry) => {
-                    tally.add(&entry);
-                    expired += u64::from(entry.is_expired && stored != REMOVED);
-                }
-                Err(error) => fault = Some(error),
-            }
-            fault.is_none()
-        })?;
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
-        if tally.is_mostly_gone() && self.upkeep.takes_bytes(tally.kept_bytes) {
-            upkeep::compact(writer, self.life, &[])?;
-            (0..expired).for_each(|_| self.upkeep.removed());
-        }
-        Ok(())
     }
 }

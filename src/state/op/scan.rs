@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use super::{Answer, Op, OpContext, OpError, timed, timers};
+use super::{Answer, Op, OpContext, OpError, lists, timed, timers};
 use crate::{
     state::{Address, PageLimit, StateBackend, StateError},
     types::{KeyGroup, KeyGroupRange, StateId},
@@ -56,15 +56,25 @@ pub(super) struct Scan<'a> {
 }
 
 /// Checks that the token of an operation, if it has one, is of this owner, for this state and these key groups, and for operations of its
-/// kind.
+/// kind; of a list also for this one, and still known to `cursors`, where it has them.
 ///
 /// # Errors
 /// [`OpError::ForeignToken`].
-pub fn check_token(op: &Op<'_>, state: StateId, scope: u64, key_groups: KeyGroupRange) -> Result<(), OpError> {
+pub fn check_token(
+    op: &Op<'_>,
+    at: Address<'_>,
+    (scope, cursors): (u64, Option<&lists::Cursors>),
+    key_groups: KeyGroupRange,
+) -> Result<(), OpError> {
+    let state = at.state;
     let is_within = |position: Position| key_groups.contains(position.key_group);
     let is_own = match *op {
         Op::Keys { token, .. } => token.is_empty() || Position::decode(token, state, scope).is_some_and(is_within),
         Op::Timers { token, .. } => token.is_empty() || timers::decode(token, state, scope).is_some(),
+        Op::ListGet { token, .. } => {
+            let is_known = |token| cursors.is_none_or(|cursors| cursors.find(at, token).is_some());
+            token.is_empty() || lists::Token::decode(token, at, scope).is_some_and(is_known)
+        }
         _ => true,
     };
     if is_own { Ok(()) } else { Err(OpError::ForeignToken) }
@@ -188,8 +198,9 @@ mod tests {
 
     #[test]
     fn a_token_is_good_for_its_owner_and_state_alone() {
+        let at = |state| Address { state, key_group: KeyGroup(0), key: b"", namespace: b"" };
         let check_token = |token: &[u8], state, scope| {
-            check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, state, scope, all())
+            check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, at(state), (scope, None), all())
         };
         for after in [None, Some((b"key".to_vec(), vec![])), Some((b"key".to_vec(), b"ns".to_vec()))] {
             let position = Position { key_group: KeyGroup(300), after };
@@ -197,10 +208,10 @@ mod tests {
             assert_eq!(Position::decode(&token, StateId(7), 99), Some(position));
             assert_eq!(check_token(&token, StateId(7), 99), Ok(()));
             let timers = Op::Timers { up_to: 0, token: &token, limit: 0 };
-            assert_eq!(super::check_token(&timers, StateId(7), 99, all()), Err(OpError::ForeignToken));
+            assert_eq!(super::check_token(&timers, at(StateId(7)), (99, None), all()), Err(OpError::ForeignToken));
             let elsewhere = KeyGroupRange::new(301, 301).unwrap();
             let keys = Op::Keys { all_namespaces: true, token: &token, limit: 0 };
-            assert_eq!(super::check_token(&keys, StateId(7), 99, elsewhere), Err(OpError::ForeignToken));
+            assert_eq!(super::check_token(&keys, at(StateId(7)), (99, None), elsewhere), Err(OpError::ForeignToken));
             for (state, scope) in [(StateId(8), 99), (StateId(7), 98)] {
                 assert_eq!(check_token(&token, state, scope), Err(OpError::ForeignToken));
             }

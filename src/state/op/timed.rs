@@ -13,8 +13,10 @@
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
+
 use super::{
-    Answer, Op, OpContext, Writer, run, scan,
+    Answer, Op, OpContext, Writer, lists, run, scan,
     upkeep::{self, Tally, Upkeep},
 };
 use crate::{
@@ -39,8 +41,19 @@ struct Timed<'a, B: ?Sized, L> {
     moves_elements: bool,
     /// What reads met; `None` if nothing comes of it.
     met: Option<RefCell<Met>>,
-    /// Where the last page of a list ended: namespace, position among visible elements, index.
-    resume: RefCell<(Vec<u8>, u64, u64)>,
+    /// Where the last page of a list ended, of this namespace.
+    resume: RefCell<(Vec<u8>, Walk)>,
+}
+
+/// How far the reading of a list has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Walk {
+    /// Among visible elements.
+    position: u64,
+    /// That which is stored.
+    index: u64,
+    /// What lies before.
+    tally: Tally,
 }
 
 /// What a read met.
@@ -88,6 +101,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     let answer = match *op {
         Op::MapCount => Some(Answer::Count(timed.count(at, StateKind::Map)?)),
         Op::ListCount => Some(Answer::Count(timed.count(at, StateKind::List)?)),
+        Op::ListGet { start, token, limit } => Some(timed.list(at, (start, token, limit), context)?),
         // An entry that is hidden goes, too.
         Op::MapRemove { map_key } => {
             let mut found = false;
@@ -155,14 +169,95 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         Ok(count)
     }
 
+    /// A page of a list.
+    fn list(
+        &self,
+        at: Address<'_>,
+        (start, token, limit): (u64, &[u8], u64),
+        context: &OpContext<'_>,
+    ) -> Result<Answer, StateError> {
+        let begin = match (lists::Token::decode(token, at, context.scope), context.cursors) {
+            (None, _) => lists::Place::default(),
+            (Some(token), None) => lists::Place { index: token.index, ..lists::Place::default() },
+            (Some(token), Some(cursors)) => match cursors.find(at, token) {
+                Some(place) => place,
+                None => return Ok(Answer::AskAgain),
+            },
+        };
+        let mut elements = vec![];
+        let walk = Walk { position: 0, index: begin.index, tally: begin.before };
+        let (end, is_full) = self.walk(at, walk, start, context.page(limit), &mut |element| {
+            elements.push(Bytes::copy_from_slice(element));
+        })?;
+        let place = lists::Place { index: end.index, before: end.tally };
+        let next = || match context.cursors {
+            Some(cursors) => cursors.note(at, place),
+            None => lists::Token::at(end.index),
+        };
+        Ok(Answer::Elements { elements, token: is_full.then(|| next().encode(at, context.scope)) })
+    }
+
+    /// Hands visible elements to `read`, from the position `from` on. Returns where the page ends, and whether that is for want of
+    /// room.
+    fn walk(
+        &self,
+        at: Address<'_>,
+        mut walk: Walk,
+        from: u64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<(Walk, bool), StateError> {
+        let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
+        let mut end = walk;
+        loop {
+            // What is skipped is not of the page.
+            let entries = if walk.position < from { usize::MAX } else { limit.entries.saturating_add(1) };
+            let chunk = PageLimit { entries: entries.min(CHUNK.entries), ..CHUNK };
+            let more = self.inner.list_page(at, walk.index, chunk, &mut |stored| {
+                let entry = self.life.entry(stored);
+                if let Ok(entry) = &entry {
+                    walk.tally.add(entry);
+                }
+                match entry {
+                    _ if is_full => {}
+                    Ok(entry) if walk.position < from => walk.position += u64::from(entry.is_visible),
+                    Ok(entry) if entry.is_visible && !page.takes(entry.value.len()) => is_full = true,
+                    Ok(entry) => {
+                        if entry.is_visible {
+                            read(if self.moves_elements { stored } else { entry.value });
+                            walk.position += 1;
+                        }
+                        if stored != REMOVED {
+                            self.note(|| Place::Element(walk.index), &entry);
+                        }
+                    }
+                    Err(error) => fault = Some(error),
+                }
+                walk.index += 1;
+                if !is_full {
+                    end = walk;
+                }
+            })?;
+            if let Some(error) = fault {
+                return Err(error);
+            }
+            if is_full || !more {
+                if let Some(met) = self.met.as_ref().filter(|_| !is_full) {
+                    met.borrow_mut().list = Some(walk.tally);
+                }
+                return Ok((end, is_full));
+            }
+        }
+    }
+
     /// Does what follows from what a read met.
     fn settle(&mut self, at: Address<'_>, upkeep: &Upkeep) -> Result<(), StateError> {
         let Some(met) = self.met.take().map(RefCell::into_inner) else { return Ok(()) };
         let touched: Vec<u64> = met.touched.iter().filter_map(|(place, _)| place.index()).collect();
         let mut writer = Writer { backend: &mut *self.inner, at, log: &mut *self.log };
-        if met.list.is_some_and(|list| list.is_mostly_gone() && upkeep.takes_bytes(list.kept_bytes)) {
-            upkeep::compact(&mut writer, self.life, &touched)?;
-            met.expired.iter().for_each(|_| upkeep.removed());
+        if met.list.is_some_and(|list| list.is_mostly_gone())
+            && upkeep::compact(&mut writer, (self.life, upkeep), &touched)?
+        {
             return Ok(());
         }
         for place in &met.expired {
@@ -295,49 +390,11 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError> {
-        let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
-        let (namespace, mut position, mut index) = self.resume.take();
-        if namespace != at.namespace || position > from {
-            (position, index) = (0, 0);
-        }
-        let (mut end, mut tally) = ((position, index), Tally::default());
-        loop {
-            let more = self.inner.list_page(at, index, CHUNK, &mut |stored| {
-                let entry = self.life.entry(stored);
-                if let Ok(entry) = &entry {
-                    tally.add(entry);
-                }
-                match entry {
-                    _ if is_full => {}
-                    Ok(entry) if position < from => position += u64::from(entry.is_visible),
-                    Ok(entry) if entry.is_visible && !page.takes(entry.value.len()) => is_full = true,
-                    Ok(entry) => {
-                        if entry.is_visible {
-                            read(if self.moves_elements { stored } else { entry.value });
-                            position += 1;
-                        }
-                        if stored != REMOVED {
-                            self.note(|| Place::Element(index), &entry);
-                        }
-                    }
-                    Err(error) => fault = Some(error),
-                }
-                index += 1;
-                if !is_full {
-                    end = (position, index);
-                }
-            })?;
-            if let Some(error) = fault {
-                return Err(error);
-            }
-            if is_full || !more {
-                self.resume.replace((at.namespace.to_vec(), end.0, end.1));
-                if let Some(met) = self.met.as_ref().filter(|_| !is_full) {
-                    met.borrow_mut().list = Some(tally);
-                }
-                return Ok(is_full);
-            }
-        }
+        let (namespace, walk) = self.resume.take();
+        let goes_on = namespace == at.namespace && walk.position <= from;
+        let (end, is_full) = self.walk(at, if goes_on { walk } else { Walk::default() }, from, limit, read)?;
+        self.resume.replace((at.namespace.to_vec(), end));
+        Ok(is_full)
     }
 
     /// Of a list, the index of the next element.

@@ -4,13 +4,13 @@
 //! which at least half is gone is written anew without that, once somebody was at its end: so each element is moved about
 //! once, however often the list is read.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
-use super::Writer;
+use super::{Writer, lists::Cursors};
 use crate::{
     state::{
         Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError,
-        ttl::{Entry, Lifespan, stamp},
+        ttl::{Entry, Lifespan, REMOVED, stamp},
     },
     types::StateKind,
 };
@@ -32,15 +32,17 @@ pub struct Upkeep {
     entries: Cell<u64>,
     bytes: Cell<u64>,
     removed: Cell<u64>,
-}
-
-impl Default for Upkeep {
-    fn default() -> Self {
-        Self { entries: Cell::new(ENTRIES), bytes: Cell::new(BYTES), removed: Cell::new(0) }
-    }
+    /// Those of the backend.
+    cursors: Arc<Cursors>,
 }
 
 impl Upkeep {
+    /// Of one batch of the backend with these cursors.
+    #[must_use]
+    pub fn new(cursors: Arc<Cursors>) -> Self {
+        Self { entries: Cell::new(ENTRIES), bytes: Cell::new(BYTES), removed: Cell::new(0), cursors }
+    }
+
     /// Entries that were removed.
     #[must_use]
     pub fn removed_entries(&self) -> u64 {
@@ -97,18 +99,20 @@ impl Tally {
     }
 }
 
-/// Writes the list anew without what is expired. The elements with an index of `touched`, which ascends, are touched.
+/// Writes a list anew without what is expired, if it is mostly gone as it is now: it may have changed since its first elements were
+/// looked at. The elements with an index of `touched`, which ascends, are touched. Returns whether it did.
 pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
-    life: Lifespan,
+    (life, upkeep): (Lifespan, &Upkeep),
     touched: &[u64],
-) -> Result<(), StateError> {
-    let (mut kept, mut fault) = (vec![], None);
-    each_element(writer.backend, writer.at, 0, &mut |index, stored| {
+) -> Result<bool, StateError> {
+    let (mut tally, mut expired, mut fault) = (Tally::default(), 0, None);
+    each_element(writer.backend, writer.at, 0, &mut |_, stored| {
         match life.entry(stored) {
-            Ok(entry) if entry.is_expired => {}
-            Ok(entry) if touched.binary_search(&index).is_ok() => kept.push(stamp(life.now(), entry.value)),
-            Ok(_) => kept.push(stored.to_vec()),
+            Ok(entry) => {
+                tally.add(&entry);
+                expired += u64::from(entry.is_expired && stored != REMOVED);
+            }
             Err(error) => fault = Some(error),
         }
         fault.is_none()
@@ -116,8 +120,24 @@ pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     if let Some(fault) = fault {
         return Err(fault);
     }
+    if !tally.is_mostly_gone() || !upkeep.takes_bytes(tally.kept_bytes) {
+        return Ok(false);
+    }
+    let (mut kept, mut indexes) = (vec![], vec![]);
+    each_element(writer.backend, writer.at, 0, &mut |index, stored| {
+        let Ok(entry) = life.entry(stored) else { return false };
+        if !entry.is_expired {
+            let is_touched = touched.binary_search(&index).is_ok();
+            kept.push(if is_touched { stamp(life.now(), entry.value) } else { stored.to_vec() });
+            indexes.push(index);
+        }
+        true
+    })?;
     writer.write(Action::Clear)?;
-    (0..).zip(&kept).try_for_each(|(index, element)| writer.write(Action::ListPut { index, element }))
+    (0..).zip(&kept).try_for_each(|(index, element)| writer.write(Action::ListPut { index, element }))?;
+    upkeep.cursors.rewritten(writer.at, &indexes);
+    (0..expired).for_each(|_| upkeep.removed());
+    Ok(true)
 }
 
 /// Whether reads see an entry at `at`.

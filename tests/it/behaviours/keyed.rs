@@ -40,8 +40,8 @@ fn value(bench: &mut Bench, state: usize, place: (&str, &str)) -> Option<Bytes> 
 }
 
 fn list(bench: &mut Bench, state: usize, place: (&str, &str)) -> Vec<Bytes> {
-    match bench.run(state, place, Op::ListGet { start: 0, limit: 0 }) {
-        Some(Answer::Elements { elements, more: false }) => elements,
+    match bench.run(state, place, Op::ListGet { start: 0, token: &[], limit: 0 }) {
+        Some(Answer::Elements { elements, token: None }) => elements,
         other => panic!("a list answers its elements, not {other:?}"),
     }
 }

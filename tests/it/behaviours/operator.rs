@@ -86,8 +86,8 @@ fn elements(from: usize, to: usize) -> Vec<Bytes> {
 }
 
 fn read(bench: &mut Bench, subtask: usize) -> Contents {
-    let mut list = |state| match bench.run_in(subtask, state, Op::ListGet { start: 0, limit: 0 }) {
-        Some(Answer::Elements { elements, more: false }) => elements,
+    let mut list = |state| match bench.run_in(subtask, state, Op::ListGet { start: 0, token: &[], limit: 0 }) {
+        Some(Answer::Elements { elements, token: None }) => elements,
         other => panic!("a list answers its elements, not {other:?}"),
     };
     let (split, union) = (list(SPLIT), list(UNION));

@@ -168,7 +168,7 @@ async fn each_timer_leads_to_one_write_across_crashes() {
         }
         assert_eq!(timers(bench, PROCESSING_TIME, END, 0), []);
         for key in 0..7 {
-            let answer = bench.run(FIRED, (&format!("key {key}"), "w"), Op::ListGet { start: 0, limit: 0 });
+            let answer = bench.run(FIRED, (&format!("key {key}"), "w"), Op::ListGet { start: 0, token: &[], limit: 0 });
             let Some(Answer::Elements { elements, .. }) = answer else { panic!("elements, not {answer:?}") };
             let expected: Vec<_> = (0..60_i64).filter(|n| n % 7 == key).map(|n| n.to_be_bytes()).collect();
             assert_eq!(elements, expected.iter().map(|time| Bytes::copy_from_slice(time)).collect::<Vec<_>>());

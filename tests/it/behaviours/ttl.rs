@@ -66,7 +66,11 @@ fn assert_has(bench: &mut Bench, place: (&str, &str), texts: &[&'static str], su
         (MAP, Op::MapCount, Answer::Count(texts.len() as u64)),
         (MAP, Op::MapEntries { keys: MapKeys::default(), limit: 0 }, Answer::Entries { entries, more: false }),
         (LIST, Op::ListCount, Answer::Count(texts.len() as u64)),
-        (LIST, Op::ListGet { start: 0, limit: 0 }, Answer::Elements { elements: texts.clone(), more: false }),
+        (
+            LIST,
+            Op::ListGet { start: 0, token: &[], limit: 0 },
+            Answer::Elements { elements: texts.clone(), token: None },
+        ),
     ] {
         assert_eq!(bench.run(state, place, op), Some(expected), "{place:?} in {setting:?}");
     }

@@ -67,8 +67,8 @@ impl Owner {
     }
 
     fn list(&mut self, state: StateId) -> Vec<String> {
-        match self.apply(state, Op::ListGet { start: 0, limit: 0 }) {
-            Some(Answer::Elements { elements, more: false }) => {
+        match self.apply(state, Op::ListGet { start: 0, token: &[], limit: 0 }) {
+            Some(Answer::Elements { elements, token: None }) => {
                 elements.iter().map(|element| String::from_utf8(element.to_vec()).unwrap()).collect()
             }
             other => panic!("a list answers its elements, not {other:?}"),
@@ -170,15 +170,15 @@ async fn migrates(inner: InnerBackend) {
 async fn ask(query: &mut Query, subtask: &Subtask) -> (Contents, u64) {
     let operation =
         |state: &str, op| Operation { state: subtask.ids[state], key_group: None, key: b"", namespace: b"", op };
-    let all = Op::ListGet { start: 0, limit: 0 };
+    let all = Op::ListGet { start: 0, token: &[], limit: 0 };
     let entries = Op::MapEntries { keys: MapKeys::default(), limit: 0 };
     let count = operation("union", Op::ListCount);
     let operations = [operation("split", all), operation("union", all), operation("broadcast", entries), count];
     let read = query.read(&operations).await.unwrap();
     let answers: Vec<Answer> = read.answers.into_iter().flatten().collect();
     let [
-        Answer::Elements { elements: split, more: false },
-        Answer::Elements { elements: union, more: false },
+        Answer::Elements { elements: split, token: None },
+        Answer::Elements { elements: union, token: None },
         Answer::Entries { entries, more: false },
         Answer::Count(count),
     ] = &answers[..]

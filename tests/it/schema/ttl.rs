@@ -36,7 +36,7 @@ async fn count(owner: &Owner, kind: StateKind, state: StateId, rows: &BTreeMap<S
     let read = |key| match kind {
         StateKind::Value => (state, key, Op::Get),
         StateKind::Map => (state, key, map_entries()),
-        _ => (state, key, Op::ListGet { start: 0, limit: 0 }),
+        _ => (state, key, Op::ListGet { start: 0, token: &[], limit: 0 }),
     };
     let reads: Vec<_> = rows.keys().map(|key| read(&key[..])).collect();
     let mut found = 0;

@@ -183,7 +183,7 @@ impl Step {
             Verb::ListAdd => Op::ListAdd(value),
             Verb::ListAddAll => Op::ListAddAll(elements),
             Verb::ListUpdate => Op::ListUpdate(elements),
-            Verb::ListGet => Op::ListGet { start: *start, limit: *limit },
+            Verb::ListGet => Op::ListGet { start: *start, token: &[], limit: *limit },
             Verb::ListCount => Op::ListCount,
             Verb::MergeNamespaces => Op::MergeNamespaces(elements),
             Verb::TimerRegister => Op::TimerRegister { time: *time },
@@ -370,10 +370,10 @@ fn read(entries: &Entries, op: &Op<'_>) -> Option<Answer> {
             let entries = rest.by_ref().take(most(limit)).collect();
             Answer::Entries { entries, more: rest.next().is_some() }
         }
-        Op::ListGet { start, limit } => {
+        Op::ListGet { start, limit, .. } => {
             let mut rest = entries.values().skip(start as usize).map(copy);
             let elements = rest.by_ref().take(most(limit)).collect();
-            Answer::Elements { elements, more: rest.next().is_some() }
+            Answer::Elements { elements, token: rest.next().map(|_| Bytes::new()) }
         }
         _ => return None,
     })

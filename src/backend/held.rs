@@ -1,0 +1,125 @@
+//! The core of a backend, as whoever has it alone holds it.
+//!
+//! What panics while it holds the core leaves it half changed, with nobody to say how far. So the owner ends there, whichever call or task
+//! it was, and the next one begins from what is durable.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
+
+use parking_lot::MutexGuard;
+
+use super::core::Core;
+use crate::tasks::Panicked;
+
+/// Gives the core back when it is dropped.
+pub(super) struct Held<'a> {
+    /// `None` once it was given back.
+    core: Option<MutexGuard<'a, Core>>,
+    /// Whether the thread unwinds already: then what is done here cleans up after something else.
+    cleans_up: bool,
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn new(core: MutexGuard<'a, Core>) -> Self {
+        Self { core: Some(core), cleans_up: thread::panicking() }
+    }
+
+    /// Gives the core to one who waits for it, before anybody who comes now.
+    pub(super) fn hand_on(mut self) {
+        self.core.take().into_iter().for_each(MutexGuard::unlock_fair);
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.core.as_ref().expect("it is given back at the end")
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        self.core.as_mut().expect("it is given back at the end")
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(core) = &mut self.core
+            && thread::panicking()
+            && !self.cleans_up
+        {
+            // A second panic must not end the daemon.
+            let end = AssertUnwindSafe(|| core.end_panicked(&Panicked::unknown("what held it")));
+            _ = catch_unwind(end);
+        }
+    }
+}
+
+impl fmt::Debug for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("core", &self.core.as_ref().map(|core| &core.id)).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        backend::{
+            BarrierRequest, RestoreFrom,
+            testing::{daemon, get, open, put},
+        },
+        error::Reason,
+        types::StateId,
+    };
+
+    const FIRST: StateId = StateId(1);
+
+    #[tokio::test]
+    async fn a_panic_of_who_holds_the_core_ends_the_owner_and_nothing_else() {
+        let objects = Arc::default();
+        let daemon = daemon(&objects, 1);
+        let backend = open(&daemon, 1, RestoreFrom::Empty, true).await;
+        put(&backend, FIRST, b"one").await;
+        let request = BarrierRequest { id: 1, attachment: bytes::Bytes::new(), timeout: None };
+        backend.checkpoint(backend.epoch(), request).await.expect("it completes");
+        let panics = || {
+            let mut core = backend.shared.core();
+            core.next_batch += 7;
+            unreachable!("a bug");
+        };
+        catch_unwind(AssertUnwindSafe(panics)).expect_err("it panics");
+        let ended = backend.ended().await.expect("somebody holds it");
+        assert_eq!(ended.reason, Reason::Internal);
+        assert!(ended.message.contains("panicked"), "{}", ended.message);
+        let next = open(&daemon, 2, RestoreFrom::Id(1), true).await;
+        assert_eq!(get(&next, FIRST).await, Some(b"one".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn what_cleans_up_after_a_panic_elsewhere_ends_nothing() {
+        struct CleansUp(crate::backend::Backend);
+        impl Drop for CleansUp {
+            fn drop(&mut self) {
+                self.0.shared.core().next_batch += 0;
+            }
+        }
+        let daemon = daemon(&Arc::default(), 1);
+        let backend = open(&daemon, 1, RestoreFrom::Empty, true).await;
+        let panics = || {
+            let _cleans_up = CleansUp(backend.clone());
+            unreachable!("a bug elsewhere");
+        };
+        catch_unwind(AssertUnwindSafe(panics)).expect_err("it panics");
+        put(&backend, FIRST, b"one").await;
+        assert_eq!(get(&backend, FIRST).await, Some(b"one".to_vec()));
+    }
+}
