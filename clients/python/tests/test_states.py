@@ -104,6 +104,21 @@ def test_a_list_beyond_a_message_is_read_whole(backend, session):
     assert [blob[:1] for blob in blobs.get("k")] == [bytes([number]) for number in range(12)]
 
 
+def test_elements_that_expire_between_pages_hide_none_that_live(backend, session):
+    lists = backend.list_state("expiring", dstl.STR, dstl.INT64, ttl=dstl.Ttl(2))
+    lists.add_all("k", range(10))
+    time.sleep(1.2)
+    lists.add_all("k", range(10, 20))
+    found = []
+    for element in lists.elements("k", page=5):
+        found.append(element)
+        if len(found) == 5:
+            # The first ten expire behind the first page.
+            while len(lists.get("k")) == 20:
+                time.sleep(0.05)
+    assert found[-10:] == list(range(10, 20))
+
+
 def test_timers_are_due_in_order_and_fire_once(backend, session):
     timers = backend.timer_state("timers", dstl.STR, namespace=dstl.STR)
     hour = timers.in_namespace("hour")

@@ -139,6 +139,9 @@ def _of_offsets(column: Any, large: bool) -> Column:
     if offsets is None or not len(column):
         return Column(None, [])
     ends = memoryview(offsets).cast("B").cast("q" if large else "i")[column.offset : column.offset + len(column) + 1]
+    width = ends[1] - ends[0]
+    if np is not None and width and bool((np.diff(np.asarray(ends)) == width).all()):
+        return _rows_of(data, ends[0], len(column), width)
     places = ends.tolist()
     text = memoryview(data if data is not None else b"").cast("B")[places[0] : places[-1]].tobytes()
     base = places[0]
