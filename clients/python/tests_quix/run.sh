@@ -17,3 +17,4 @@ cd "$suite"
 # test_lookup_postgres.py reads tables of a PostgreSQL server, and keeps no state.
 PYTHONPATH=$here "$python" -m pytest -q -p swap -p no:cacheprovider -W ignore --ignore-glob '*test_lookup_postgres.py' "$@" \
     tests/test_quixstreams/test_state tests/test_quixstreams/test_dataframe
+"$python" -m pytest -q -p no:cacheprovider -W ignore "$@" "$here/test_quixstreams.py"
