@@ -60,6 +60,8 @@ class Relay:
         self._listener.listen()
         self._pairs = []
         self.holds_answers = threading.Event()
+        # What clients have sent so far.
+        self.asked_bytes = 0
         # Whether nobody gets through to the daemon.
         self.is_away = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -89,6 +91,8 @@ class Relay:
                 if answers and self.holds_answers.is_set():
                     continue
                 sink.sendall(data)
+                if not answers:
+                    self.asked_bytes += len(data)
         except OSError:
             pass
         for end in (source, sink):

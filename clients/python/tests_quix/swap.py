@@ -1,22 +1,16 @@
 """A plug-in for pytest that lets Quix's own suite run on dstl: its RocksDB classes are those of `dstl.quixstreams`, on a private daemon.
 
-Its Kafka, a container there, is that of librdkafka here. Left out are those in `EXCLUDED`, each with its reason.
+Tests that need a Kafka broker (in a container) are left out, and those in `EXCLUDED`, each with its reason.
 """
 
-import contextlib
 import sys
-import time
-import types
 
 import pytest
 import quixstreams.app  # noqa: F401  All modules that name the classes have to be there.
-from quixstreams.models.topics import admin as topic_admin
 from quixstreams.state import manager
 from quixstreams.state.rocksdb import RocksDBStore, RocksDBStorePartition, timestamped, windowed  # noqa: F401
 from quixstreams.state.rocksdb.windowed import partition as windowed_partition, store as windowed_store
-from testcontainers.core import network
 
-from broker import Broker
 from dstl import quixstreams as ours
 from dstl.testing import Daemon
 
@@ -99,10 +93,6 @@ SWAPPED = {
     manager.StateStoreManager: _Manager,
 }
 
-# Topics are there at once, and need not be waited for.
-topic_admin.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: None)
-# What the suite's conftest imports.
-network.Network = contextlib.nullcontext
 manager.SUPPORTED_STORES[:] = [SWAPPED.get(store, store) for store in manager.SUPPORTED_STORES]
 for _name, _module in list(sys.modules.items()):
     if _name.partition(".")[0] == "quixstreams":
@@ -112,14 +102,9 @@ for _name, _module in list(sys.modules.items()):
 
 
 def pytest_collection_modifyitems(items):
-    from tests.containerhelper import ContainerHelper
-
-    broker = Broker()
-    broker.serve_administration()
-    container = types.SimpleNamespace(stop=lambda: None)
-    ContainerHelper.create_kafka_container = staticmethod(lambda network: (container, broker.address, broker.address))
-    ContainerHelper.start_kafka_container = staticmethod(lambda container: None)
     for item in items:
+        if "kafka_container" in item.fixturenames:
+            item.add_marker(pytest.mark.skip(reason="it needs a Kafka broker"))
         for part, reason in EXCLUDED.items():
             if part in item.nodeid:
                 item.add_marker(pytest.mark.skip(reason=reason))
