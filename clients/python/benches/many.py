@@ -2,8 +2,9 @@
 
     python benches/many.py [--rounds 5] [--updates 400000] [--json]
 
-Keys of 8 bytes, values of 100 bytes. Each round writes all updates of each kind, one kind after the other; medians are told. Needs
-`$DSTL_BIN` and NumPy; where redis-py and `redis-server` are missing it says so and measures dstl alone.
+Keys of 8 bytes, values of 100 bytes. Each round writes all updates of each kind, one kind after the other; medians are told, and
+microseconds of CPU for each update: of this process, and of the server. On a machine that others use too, only those mean
+something. Needs `$DSTL_BIN` and NumPy; where redis-py and `redis-server` are missing it says so and measures dstl alone.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Redis:
             if time.monotonic() > deadline:
                 raise RuntimeError("redis-server does not start")
             time.sleep(0.05)
+        self.pid = self._process.pid
         self.client = redis.Redis(unix_socket_path=path)
         self.version = self.client.info("server")["redis_version"] + ", redis-py " + redis.__version__
 
@@ -64,10 +66,19 @@ class Redis:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def timed(run):
-    before = time.perf_counter()
+def cpu_seconds(pid):
+    """What a process has used, and its kernel for it."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(run, server):
+    """Seconds on the wall, of this process, and of the server."""
+    before = time.perf_counter(), time.process_time(), cpu_seconds(server)
     run()
-    return time.perf_counter() - before
+    after = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    return [end - start for start, end in zip(before, after)]
 
 
 def measure(rounds, updates, redis):
@@ -99,9 +110,10 @@ def measure(rounds, updates, redis):
             seconds = {name: [] for name in kinds}
             for _ in range(rounds):
                 for name, run in kinds.items():
-                    seconds[name].append(timed(run))
+                    server = redis.pid if name.startswith("redis") else daemon.pid
+                    seconds[name].append(timed(run, server))
             session.complete(session.checkpoint(1))
-    return {name: updates / statistics.median(taken) for name, taken in seconds.items()}
+    return {name: [statistics.median(one) / updates for one in zip(*taken)] for name, taken in seconds.items()}
 
 
 def main():
@@ -116,20 +128,25 @@ def main():
     except (ImportError, FileNotFoundError) as error:
         print(f"redis is LEFT OUT: {error}", file=sys.stderr)
     try:
-        rates = measure(options.rounds, options.updates, redis)
+        seconds = measure(options.rounds, options.updates, redis)
     finally:
         if redis is not None:
             redis.close()
     if options.json:
-        print(json.dumps({"cores": os.cpu_count(), "rounds": options.rounds, "per_second": rates}, indent=2))
+        names = ("wall", "client_cpu", "server_cpu")
+        each = {name: dict(zip(names, (round(one * 1e6, 3) for one in taken))) for name, taken in seconds.items()}
+        print(json.dumps({"cores": os.cpu_count(), "rounds": options.rounds, "microseconds_each": each}, indent=2))
         return
-    print(f"{options.updates} of {KEY_BYTES} + {VALUE_BYTES} bytes, medians of {options.rounds}, {os.cpu_count()} cores")
-    for name, rate in rates.items():
-        print(f"{name:28} {rate / 1000:9.0f} k/s")
+    print(f"{options.updates} of {KEY_BYTES} + {VALUE_BYTES} bytes, medians of {options.rounds}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{'':26} {'k/s':>8} {'client CPU':>12} {'server CPU':>12}")
+    for name, (wall, client, server) in seconds.items():
+        print(f"{name:26} {1e-3 / wall:8.0f} {client * 1e6:9.2f} us {server * 1e6:9.2f} us")
     if redis is not None:
         print(f"against redis {redis.version}:")
         for ours, theirs in (("put_many, NumPy", "SET"), ("put_many, lists of bytes", "SET"), ("get_many, NumPy", "GET")):
-            print(f"  {ours:26} {rates[ours] / rates[f'redis-py pipeline {theirs}']:6.1f} x a pipeline of {theirs}")
+            wall, client, server = seconds[f"redis-py pipeline {theirs}"]
+            own = seconds[ours]
+            print(f"  {ours:24} {wall / own[0]:6.1f} x a pipeline of {theirs}; {(client + server) / (own[1] + own[2]):.1f} x by CPU of both processes")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class Relay:
         self._listener.listen()
         self._pairs = []
         self.holds_answers = threading.Event()
+        # What clients have sent so far.
+        self.asked_bytes = 0
+        # Whether nobody gets through to the daemon.
+        self.is_away = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -70,9 +74,12 @@ class Relay:
                 return
             back = socket.socket(socket.AF_UNIX)
             try:
+                if self.is_away.is_set():
+                    raise ConnectionRefusedError
                 back.connect(self._behind)
             except OSError:
                 front.close()
+                back.close()
                 continue
             self._pairs.append((front, back))
             threading.Thread(target=self._pump, args=(front, back, False), daemon=True).start()
@@ -84,6 +91,8 @@ class Relay:
                 if answers and self.holds_answers.is_set():
                     continue
                 sink.sendall(data)
+                if not answers:
+                    self.asked_bytes += len(data)
         except OSError:
             pass
         for end in (source, sink):

@@ -5,13 +5,19 @@ import asyncio
 import dstl
 
 
+def collect(numbers: list[float], number: float) -> list[float]:
+    return [*numbers, number]
+
+
+def mean_of(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
 def count(client: dstl.Client, words: list[str]) -> dict[str, int]:
     with client.open("job", "op", attempt=1) as backend:
         counts = backend.merging_state("counts", dstl.STR, dstl.SUM_I64)
         seen = backend.map_state("seen", dstl.STR, dstl.ORDERED_INT64, dstl.JSON)
-        means = backend.aggregating_state(
-            "means", dstl.STR, dstl.JSON, start=list, add=lambda a, number: [*a, number], result=lambda a: float(sum(a))
-        )
+        means = backend.aggregating_state("means", dstl.STR, dstl.JSON, start=list, add=collect, result=mean_of)
         timers = backend.timer_state("timers", dstl.STR, namespace=dstl.INT64)
         with backend.session() as session:
             batch = session.batch()
@@ -20,6 +26,8 @@ def count(client: dstl.Client, words: list[str]) -> dict[str, int]:
             session.complete(session.checkpoint(1, b"offset"))
             entries: list[tuple[int, object]] = list(seen.entries("k", first=3))
             windows: list[int] = [timer.namespace for timer in timers.due(5)]
+            means.add("k", 5)
+            means.add("k", "5")  # wrong: input
             mean: float | None = means.get("k")
             print(found, entries, windows, mean)
             return {word: counts.get(word) or 0 for word in words}

@@ -78,6 +78,30 @@ def test_a_cancelled_task_leaves_the_session_as_it_is(daemon, job):
     run(daemon, job, program)
 
 
+def test_a_cancelled_task_takes_nobody_with_it_who_folds_beside_it(daemon, job):
+    async def program(client, backend, session):
+        def total(before, value):
+            if value == "wrong":
+                raise ZeroDivisionError
+            return before + value
+
+        folded = await backend.reducing_state("folded", dstl.STR, dstl.INT64, total)
+        tasks = [asyncio.ensure_future(folded.add("k", 1)) for _ in range(100)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        # The first one folds for all.
+        tasks[0].cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(ends[0], asyncio.CancelledError) and ends[1:] == [None] * 99
+        assert await folded.get("k") == 100
+        ends = await asyncio.gather(folded.add("k", "wrong"), folded.add("k", 1), return_exceptions=True)
+        assert all(isinstance(end, ZeroDivisionError) for end in ends)
+        await folded.add_all([("k", 1), ("k", 1)])
+        assert await folded.get("k") == 102
+
+    run(daemon, job, program)
+
+
 def test_errors_are_those_of_the_blocking_face(daemon, job):
     async def program(client, backend, session):
         values = await backend.value_state("values", dstl.STR, dstl.STR)

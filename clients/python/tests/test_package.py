@@ -13,7 +13,7 @@ HERE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def run(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, **options)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -43,7 +43,7 @@ def test_the_package_passes_mypy_strict():
 def test_a_users_program_is_typed_by_the_installed_package(installed):
     program = HERE / "tests/program.py"
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", str(program)], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "mypy", "--strict", str(program)], capture_output=True, text=True, timeout=1800,
         cwd=str(installed.parent), env={**os.environ, "MYPYPATH": "", "PYTHONPATH": str(installed)},
     )
     found = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error:" in line}

@@ -139,6 +139,9 @@ def _of_offsets(column: Any, large: bool) -> Column:
     if offsets is None or not len(column):
         return Column(None, [])
     ends = memoryview(offsets).cast("B").cast("q" if large else "i")[column.offset : column.offset + len(column) + 1]
+    width = ends[1] - ends[0]
+    if np is not None and width and bool((np.diff(np.asarray(ends)) == width).all()):
+        return _rows_of(data, ends[0], len(column), width)
     places = ends.tolist()
     text = memoryview(data if data is not None else b"").cast("B")[places[0] : places[-1]].tobytes()
     base = places[0]
@@ -147,20 +150,20 @@ def _of_offsets(column: Any, large: bool) -> Column:
 
 def batches(target: Target, kind: int, keys: Column, values: Column | None, most: int) -> Iterator[tuple[bytes, int]]:
     """Framed operations of `kind`, one for each key, in batches of at most `most` bytes: each with its number of operations."""
-    row = 40 + len(target.namespace) + keys.longest + (values.longest if values else 0)
+    row = 40 + len(target.namespace) + keys.longest + (0 if values is None else values.longest)
     if row > most:
         raise LimitExceededError(f"an operation of {row} bytes is longer than a message may be, {most}")
     step = max(1, min(ROWS, min(BYTES, most) // row))
     for first in range(0, len(keys), step):
         last = min(first + step, len(keys))
-        yield _operations(target, kind, keys.slice(first, last), values and values.slice(first, last)), last - first
+        yield _operations(target, kind, keys.slice(first, last), None if values is None else values.slice(first, last)), last - first
 
 
 def _operations(target: Target, kind: int, keys: Column, values: Column | None) -> bytes:
     if keys.width is not None and (values is None or values.width is not None):
-        around = target.frame_around(kind, keys.width, values.width if values else None)
+        around = target.frame_around(kind, keys.width, None if values is None else values.width)
         if np is not None and keys.parts is None and (values is None or values.parts is None):
-            return _filled(around, keys.matrix, values and values.matrix)
+            return _filled(around, keys.matrix, None if values is None else values.matrix)
         before, between, after = around
         columns = [repeat(before), keys.as_parts(), repeat(between)]
         if values is not None:
@@ -168,7 +171,7 @@ def _operations(target: Target, kind: int, keys: Column, values: Column | None) 
         if after:
             columns.append(repeat(after))
         return b"".join(chain.from_iterable(zip(*columns)))
-    return _joined(target, kind, keys.as_parts(), values and values.as_parts())
+    return _joined(target, kind, keys.as_parts(), None if values is None else values.as_parts())
 
 
 def _filled(around: tuple[bytes, bytes, bytes], keys: Any, values: Any) -> bytes:

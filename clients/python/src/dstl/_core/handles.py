@@ -253,9 +253,9 @@ class ListHandle(Handle[K], Generic[K, V]):
         encoded = [self._check_value(self._values.encode(value)) for value in values]
         return self._target.other(kind, self._key(key), values=encoded)
 
-    def op_get(self, key: K, start: int, limit: int) -> bytes:
-        """A page of elements."""
-        return self._target.other(s.OPERATION_KIND_LIST_GET, self._key(key), start=start, limit=limit)
+    def op_get(self, key: K, start: int, limit: int, token: bytes = b"") -> bytes:
+        """A page of elements, from an index or from where the token of the page before says."""
+        return self._target.other(s.OPERATION_KIND_LIST_GET, self._key(key), start=start, limit=limit, token=token)
 
     def op_count(self, key: K) -> bytes:
         """Counts elements."""

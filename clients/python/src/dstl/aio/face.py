@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import Lock as ThreadLock
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from ..errors import DstlError, again
 
@@ -18,7 +18,8 @@ class _Mailbox:
     """Answers on their way to one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        # The loop's mailbox must not keep it alive.
+        self._loop = ref(loop)
         self._lock = ThreadLock()
         self._answers: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._is_scheduled = False
@@ -29,11 +30,15 @@ class _Mailbox:
             if self._is_scheduled:
                 return
             self._is_scheduled = True
+        loop = self._loop()
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+                return
         except RuntimeError:
-            # The loop is closed: whoever waited there is gone.
-            self._answers.clear()
+            pass
+        # The loop is closed: whoever waited there is gone.
+        self._answers.clear()
 
     def _deliver(self) -> None:
         with self._lock:
@@ -71,6 +76,11 @@ async def finish(reply: Reply) -> Any:
     if error is not None:
         raise again(error)
     return value
+
+
+async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs it to its end, although the task that waits may be cancelled: others may depend on it."""
+    return await asyncio.shield(asyncio.ensure_future(coroutine))
 
 
 async def in_thread(function: Callable[[], T]) -> T:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from .face import Lock
+from ..errors import AnswerLostError
+from .face import Lock, to_its_end
 from .states import ValueState
 
 K = TypeVar("K")
@@ -38,23 +39,35 @@ class AggregatingState(Generic[K, I, A, R]):
         """Folds an input into the accumulator of a key; it is applied when this returns."""
         added = _Added()
         self._waiting.append((key, value, added))
-        async with self._lock:
-            if not added.is_done:
-                waiting, self._waiting = self._waiting, []
-                try:
-                    await self._fold([(key, value) for key, value, _ in waiting])
-                except BaseException as error:
-                    for _, _, one in waiting:
-                        one.is_done, one.error = True, error
-                    raise
-                for _, _, one in waiting:
-                    one.is_done = True
+        await to_its_end(self._take_turn(added))
         if added.error is not None:
             raise added.error
 
+    async def _take_turn(self, added: _Added) -> None:
+        """Folds all that waits, unless somebody did meanwhile."""
+        async with self._lock:
+            if added.is_done:
+                return
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._fold([(key, value) for key, value, _ in waiting])
+            except Exception as error:
+                for _, _, one in waiting:
+                    one.error = error
+            except BaseException:
+                lost = "the caller that folded for several was interrupted, so nobody knows what was applied: restore the last checkpoint"
+                for _, _, one in waiting:
+                    one.error = AnswerLostError(lost)
+                raise
+            finally:
+                for _, _, one in waiting:
+                    one.is_done = True
+
     async def add_all(self, inputs: Iterable[tuple[K, I]]) -> None:
         """Folds inputs, in order, into the accumulators of their keys; a key may come several times."""
-        inputs = list(inputs)
+        await to_its_end(self._fold_alone(list(inputs)))
+
+    async def _fold_alone(self, inputs: list[tuple[K, I]]) -> None:
         async with self._lock:
             await self._fold(inputs)
 

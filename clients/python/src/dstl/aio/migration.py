@@ -115,11 +115,11 @@ async def _load(backend: Backend, kind: int, source: Target, old: OldKey) -> boo
         old.entries = [(entry.key, entry.value) for entry in page.entries]
         return page.more
     if kind == s.STATE_KIND_LIST:
-        old.values, more = [], True
-        while more:
-            page = await _read(backend, source.other(s.OPERATION_KIND_LIST_GET, old.key, start=len(old.values)))
+        page = await _read(backend, source.other(s.OPERATION_KIND_LIST_GET, old.key))
+        old.values = list(page.elements)
+        while page.more:
+            page = await _read(backend, source.other(s.OPERATION_KIND_LIST_GET, old.key, token=page.token))
             old.values += page.elements
-            more = page.more
         return False
     value = await _read(backend, source.one(s.OPERATION_KIND_GET, old.key))
     old.values = [value.value] if value.found else []

@@ -21,6 +21,7 @@ from .._core.handles import (
     present,
 )
 from .._core.outgoing import Outgoing
+from ..errors import ProtocolError
 from ..proto import state_pb2 as s
 from .session import Receipt, Session
 
@@ -258,22 +259,24 @@ class ListState(_Keyed[K], ListHandle[K, V]):
 
     async def get(self, key: K) -> list[V]:
         """All elements; an empty list if there are none. Lists beyond a message are read in pages (see `elements`)."""
-        found: list[V] = []
-        while True:
-            result = await self._read(self.op_get(key, len(found), 0))
-            found += self.elements_of(result)
-            if not result.more:
-                return found
+        return [element async for element in self.elements(key, page=0)]
 
     async def elements(self, key: K, *, start: int = 0, page: int = PAGE) -> AsyncIterator[V]:
-        """Elements from index `start` on, in pages."""
+        """Elements from index `start` on, in pages of at most `page` (0: as many as fit a message).
+
+        With TTL, `start` counts what has not expired by then. None that is there from the first page to the last is left out, whatever
+        expires meanwhile; what is appended meanwhile comes last.
+        """
+        token = b""
         while True:
-            result = await self._read(self.op_get(key, start, page))
+            result = await self._read(self.op_get(key, 0 if token else start, page, token))
             for element in self.elements_of(result):
                 yield element
-            start += len(result.elements)
             if not result.more:
                 return
+            token = result.token
+            if not token:
+                raise ProtocolError(f"state `{self.name}`: a page of a list that others follow, without a token")
 
     async def add(self, key: K, value: V) -> None:
         """Appends an element."""

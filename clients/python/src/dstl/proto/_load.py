@@ -16,8 +16,9 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 
 _POOL = _pool()
-# protobuf 4.22 made a function of it.
-_CLASS_OF = getattr(message_factory, "GetMessageClass", None) or message_factory.MessageFactory(_POOL).GetPrototype
+# protobuf 4.22 made a function of it, and later ones have nothing else.
+_FACTORY: Any = message_factory
+_CLASS_OF = getattr(_FACTORY, "GetMessageClass", None) or _FACTORY.MessageFactory(_POOL).GetPrototype
 
 
 def export(file: str, into: dict[str, Any]) -> None:

@@ -88,6 +88,13 @@ class Daemon:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process, while there is one; `RuntimeError` if none was started."""
+        if self._process is None:
+            raise RuntimeError("the daemon was not started")
+        return self._process.pid
+
     def client(self) -> Client:
         """A blocking client; close it. (`dstl.aio.connect(daemon.socket)` makes the other.)"""
         return connect(self.socket)
