@@ -20,7 +20,7 @@ impl BoundedBackend {
     /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind each other, in order.
     ///
     /// # Errors
-    /// As [`PieceSnapshots::copy_piece`].
+    /// As `PieceSnapshots::copy_piece`.
     pub fn for_each(
         &self,
         state: StateId,

@@ -10,6 +10,9 @@ import pytest
 
 import dstl
 from conftest import Relay
+from dstl._core import wire
+from dstl._core.outgoing import Outgoing
+from dstl.proto import state_pb2
 from dstl.testing import Daemon
 
 
@@ -267,3 +270,13 @@ def test_a_full_daemon_pushes_back_and_says_so(job):
                     blobs.put_many(list(range(number * 10, number * 10 + 10)), [bytes(100_000)] * 10).applied()
             assert len(blobs.get(0)) == 100_000
             session.abort()
+
+
+def test_reads_that_are_asked_again_are_charged_for_their_own_states_alone() -> None:
+    one, two = wire.Target(300), wire.Target(7, b"window")
+    put, get = state_pb2.OPERATION_KIND_PUT, state_pb2.OPERATION_KIND_GET
+    operations = [one.one(put, b"k", None, b"v"), two.one(get, b"k")]
+    assert wire.states_of(operations) == {300, 7}
+    batch = Outgoing(b"".join(operations), 2, reads=True, writes=True, states=frozenset({300, 7}))
+    again = batch.reads_again(5)
+    assert again is not None and again.states == {7} and not again.writes

@@ -388,11 +388,16 @@ class Book:
             failed.reject(error)
             self._remember_loss(failed, error)
             return
-        half, facts = len(failed.each) // 2, {"reads": failed.reads, "writes": failed.writes, "states": failed.states}
+        half = len(failed.each) // 2
         for part in (slice(half, None), slice(0, half)):
-            piece = Outgoing.shared(failed.parts[part], failed.each[part], **facts)
             kinds = set(map(wire.kind_of, failed.parts[part]))
-            piece.reads = bool(kinds & (wire.READS | {wire.FIRE}))
+            piece = Outgoing.shared(
+                failed.parts[part],
+                failed.each[part],
+                reads=bool(kinds & (wire.READS | {wire.FIRE})),
+                writes=bool(kinds - wire.READS),
+                states=wire.states_of(failed.parts[part]),
+            )
             self._put_first(piece)
 
     def _remember_loss(self, batch: Outgoing, error: DstlError) -> None:

@@ -137,7 +137,7 @@ class Outgoing:
         operations = wire.split(self.operations)
         chosen = [operations[index] for index in wanted]
         fires = any(wire.kind_of(operation) == wire.FIRE for operation in chosen)
-        part = Outgoing(b"".join(chosen), len(chosen), reads=True, writes=fires, states=self.states)
+        part = Outgoing(b"".join(chosen), len(chosen), reads=True, writes=fires, states=wire.states_of(chosen))
         part.whole, part.each, part.results, part.observed = self.whole, self.each, self.results, self.observed
         first = self.again[0] if self.again else number
         part.again = (first, [self.again[1][index] for index in wanted] if self.again else wanted)

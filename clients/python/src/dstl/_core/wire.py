@@ -158,6 +158,12 @@ def kind_of(operation: bytes) -> int:
     return operation[start + 1]
 
 
+def states_of(operations: Iterable[bytes]) -> frozenset[int]:
+    """The states that these framed operations are on; `Target` writes the state behind the kind."""
+    starts = ((operation, _read_varint(operation, 1)[1]) for operation in operations)
+    return frozenset(_read_varint(operation, start + 3)[0] for operation, start in starts)
+
+
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
