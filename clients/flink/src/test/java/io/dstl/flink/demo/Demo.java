@@ -93,7 +93,7 @@ public final class Demo implements AutoCloseable {
     private Map<String, String> settings() {
         Map<String, String> settings = new LinkedHashMap<>();
         settings.put("jobmanager.scheduler", "adaptive");
-        settings.put("jobmanager.adaptive-scheduler.submission.resource-wait-timeout", "10 s");
+        settings.put("jobmanager.adaptive-scheduler.submission.resource-wait-timeout", "5 min");
         settings.put("jobmanager.adaptive-scheduler.executing.cooldown-after-rescaling", "1 s");
         settings.put("jobmanager.adaptive-scheduler.executing.resource-stabilization-timeout", "1 s");
         settings.put("execution.checkpointing.dir", directory.resolve("checkpoints").toUri().toString());
@@ -310,7 +310,7 @@ public final class Demo implements AutoCloseable {
     private void ended() throws IOException {
         String state = state();
         if (List.of("FAILED", "FINISHED").contains(state)) {
-            throw new IllegalStateException("the job is " + state + " already: more lines, or see " + directory);
+            throw new IllegalStateException("the job is " + state + " already: more lines, or see " + directory + " (with KEEP=1)");
         }
     }
 

@@ -68,6 +68,13 @@ final class Processes implements AutoCloseable {
                 "taskmanager.memory.network.max", "32m",
                 "taskmanager.memory.managed.size", "128m",
                 "io.tmp.dirs", directory.resolve(name + "-tmp").toString()));
+        // Flink's shell scripts compute these; a TaskManager that is started without them asks for each.
+        own.putAll(Map.of(
+                "taskmanager.memory.framework.heap.size", "128m",
+                "taskmanager.memory.framework.off-heap.size", "128m",
+                "taskmanager.memory.jvm-metaspace.size", "256m",
+                "taskmanager.memory.jvm-overhead.min", "192m",
+                "taskmanager.memory.jvm-overhead.max", "192m"));
         own.putAll(more);
         return start(name, "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", own, "512m");
     }
