@@ -183,10 +183,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        error::Reason,
         metrics::Metrics,
         object::{
             MemoryStore, RetryOptions,
-            conformance::broken::{BrokenStore, WAYS},
+            conformance::broken::{BrokenStore, WAYS, Way},
             faulty::{Faults, FaultyStore},
         },
         tasks::Tasks,
@@ -214,15 +215,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_a_store_that_breaks_one_promise_that_one_is_named() {
+        let mut wrong = vec![];
         for (way, promise) in WAYS {
             let broken = BrokenStore::new(way);
-            let report = run(&broken.door(), &folder(&Random::seeded(3)), &Clock::new(|| 0)).await.unwrap();
+            let examined = run(&broken.door(), &folder(&Random::seeded(3)), &Clock::new(|| 0)).await;
+            if way == Way::FailsForWhatIsMissing {
+                // It cannot be told from one that is down.
+                assert_eq!(examined.unwrap_err().reason, Reason::StoreUnavailable);
+                continue;
+            }
+            let report = examined.unwrap();
             let faults = report.faults();
-            let named = matches!(&faults[..], [fault] if fault.starts_with(&format!("`{promise}` does not hold")));
-            assert!(named, "{way:?}: {faults:?}");
-            assert_eq!(report.outline().to_json()["speed"], serde_json::Value::Null);
-            assert_eq!(broken.count().await, 0, "{way:?}");
+            // Others may suffer with it: a store that cuts objects has no ranges behind the cut.
+            let is_named = faults.iter().any(|fault| fault.starts_with(&format!("`{promise}` does not hold")));
+            let left = broken.count().await;
+            if !is_named || left > 0 || report.outline().to_json()["speed"] != serde_json::Value::Null {
+                wrong.push(format!("{way:?}: {faults:?}, {left} objects left"));
+            }
         }
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     #[tokio::test(start_paused = true)]

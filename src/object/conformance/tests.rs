@@ -35,7 +35,8 @@ async fn a_directory_conforms_and_is_empty_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_breaks_one_promise_is_told_by_that_one_and_is_empty_afterwards() {
+async fn of_a_store_that_breaks_a_promise_that_one_is_told_and_it_is_empty_afterwards() {
+    let mut wrong = vec![];
     for (way, promise) in WAYS {
         let broken = BrokenStore::new(way);
         let mut told = BTreeSet::new();
@@ -44,9 +45,13 @@ async fn a_store_that_breaks_one_promise_is_told_by_that_one_and_is_empty_afterw
                 told.insert(check.promise);
             }
         }
-        assert_eq!(told, BTreeSet::from([promise]), "{way:?}");
-        assert_eq!(broken.count().await, 0, "{way:?}");
+        // Others may suffer with it: a store that cuts objects has no ranges behind the cut.
+        let left = broken.count().await;
+        if !told.contains(&promise) || left > 0 {
+            wrong.push((way, told, left));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]
