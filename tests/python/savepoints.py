@@ -57,8 +57,9 @@ def save(world, inner):
 
 def duckdb_reads_it(world, inner):
     store, savepoint = save(world, inner)
+    db = duckdb.connect()  # Its default connection is for one thread.
     files = f"'{store}/{savepoint}/*/*.parquet'"
-    found = duckdb.sql(f"select state, kind, key, map_key, list_index, value, time from {files}").fetchall()
+    found = db.sql(f"select state, kind, key, map_key, list_index, value, time from {files}").fetchall()
     expected = set()
     for key in KEYS:
         expected |= {
@@ -69,7 +70,7 @@ def duckdb_reads_it(world, inner):
             ("timer", "timer", key, None, None, None, len(key)),
         }
     assert len(found) == len(expected) and set(found) == expected
-    groups = duckdb.sql(f"select key_group from {files}").fetchall()
+    groups = db.sql(f"select key_group from {files}").fetchall()
     assert groups == sorted(groups), "rows are in order of their key groups"
 
 
