@@ -62,7 +62,7 @@ mod turns;
 mod worker;
 
 pub use self::{
-    apply::{BatchResult, Operation},
+    apply::{BatchResult, Operation, hash_key_group},
     checkpointing::{BarrierRequest, CompletedCheckpoint},
     coordination::Coordinators,
     core::{Acknowledgement, Description, StateSummary},

@@ -8,6 +8,7 @@ mod allocator;
 mod args;
 mod logging;
 mod output;
+mod reading;
 mod run;
 mod savepoint;
 mod tools;

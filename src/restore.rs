@@ -191,10 +191,10 @@ struct Plan {
     handles: Vec<SegmentHandle>,
 }
 
-impl Restored {
+impl Progress {
     /// Counts what was read beside it.
-    pub fn add(&mut self, read: Progress) {
-        let Progress { bytes_done, bytes_total, changes } = &mut self.progress;
+    pub fn add(&mut self, read: Self) {
+        let Self { bytes_done, bytes_total, changes } = self;
         *bytes_done = bytes_done.saturating_add(read.bytes_done);
         *bytes_total = bytes_total.saturating_add(read.bytes_total);
         *changes = changes.saturating_add(read.changes);
@@ -224,7 +224,7 @@ impl Restore<'_> {
         let mut restored = Restored::default();
         for part in imports.chain([own]) {
             let plan = part.plan().await?;
-            restored.add(Progress { bytes_total: plan.bytes(&part.wanted()), ..Progress::default() });
+            restored.progress.add(Progress { bytes_total: plan.bytes(&part.wanted()), ..Progress::default() });
             parts.push((part, plan));
         }
         progress(restored.progress);

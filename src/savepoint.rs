@@ -41,7 +41,7 @@ mod reader;
 mod writer;
 
 pub use self::{
-    columns::{Entry, Place, Row},
+    columns::{Cells, Entry, Place, Row, word},
     metadata::{FORMAT_VERSION, FileMeta, KeyGroups, Metadata, OperatorMeta, StateMeta, SubtaskMeta},
     reader::read_rows,
     writer::{FileWriter, WrittenFile},

@@ -6,6 +6,8 @@
 //! | [`dump`] | says what one object is |
 //! | [`checkpoints`] | lists what can be restored |
 //! | [`discard`] | lets go of a checkpoint, or of all that a job has |
+//! | [`verify`] | proves that a checkpoint can be restored |
+//! | [`state`] | shows the entries of a checkpoint or a savepoint |
 //! | [`savepoint`] | makes, lists, shows, verifies and removes savepoints |
 //! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
 //! | [`doctor`] | says which promises hold on a store, and how fast it is |
@@ -23,6 +25,9 @@ pub mod gc;
 pub mod health;
 pub mod outline;
 pub mod savepoint;
+pub mod state;
+pub mod target;
+pub mod verify;
 
 use std::time::{Duration, UNIX_EPOCH};
 

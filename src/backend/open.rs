@@ -259,7 +259,7 @@ async fn load(
     let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
     let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
     let (shares, read) = shares.map_err(LoadError::Restore)?;
-    restored.add(read);
+    restored.progress.add(read);
     let inner_error = |fault: &StateError| Error::new(super::error::local(fault), super::error::inner(fault));
     let shares = match rolled_back {
         // What the owner before was given may be there already, but in no log that the new epoch has.

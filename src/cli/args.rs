@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use bytes::Bytes;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{File, Flag, Sources, parse_size},
     savepoint::SavepointId,
-    tools::fence,
+    tools::{fence, state::parse_bytes, target::Target},
     types::{Name, NameError},
 };
 
@@ -40,6 +41,11 @@ pub enum Command {
     /// Make, list, show and remove savepoints: files of rows that outlive checkpoints, backends and clusters.
     #[command(subcommand)]
     Savepoint(SavepointCommand),
+    /// Prove that a checkpoint or a savepoint can be restored: read and rebuild all of it.
+    Verify(VerifyArgs),
+    /// Show entries of a checkpoint or a savepoint.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
     /// Examine stores.
@@ -211,6 +217,77 @@ pub struct CheckpointsArgs {
     /// Print one JSON object instead of text [env: none].
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to read, and with how much memory.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ReadArgs {
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Hold state of at most so many bytes in memory [env: none].
+    #[arg(long, value_name = "SIZE", default_value = "128 MiB", value_parser = size)]
+    pub memory: u64,
+    /// Print JSON instead of text [env: none].
+    #[arg(long)]
+    pub json: bool,
+    /// `JOB` for its newest checkpoint, `JOB@ID` for another one, or the path of a savepoint, `…/<job>/savepoints/<name>`.
+    #[arg(value_name = "TARGET")]
+    pub target: Target,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct VerifyArgs {
+    /// What to verify.
+    #[command(flatten)]
+    pub read: ReadArgs,
+}
+
+/// Shows entries of a checkpoint or a savepoint.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Show the entries of one key; fail if there are none.
+    Get {
+        /// What to read.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which states.
+        #[command(flatten)]
+        which: WhichArgs,
+        /// The key as the task wrote it: as text, or its bytes as `0x…`.
+        #[arg(value_name = "KEY", value_parser = parse_bytes)]
+        key: Bytes,
+    },
+    /// Show all entries, one on each line.
+    Scan {
+        /// What to read.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which states.
+        #[command(flatten)]
+        which: WhichArgs,
+        /// Only of this key group [default: all, and operator state] [env: none].
+        #[arg(long, value_name = "N")]
+        key_group: Option<u16>,
+        /// Show at most so many [default: all] [env: none].
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+}
+
+/// Which states to show.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct WhichArgs {
+    /// Only of this operator [default: all] [env: none].
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    pub operator: Option<Name>,
+    /// Only of this state [default: all] [env: none].
+    #[arg(long, value_name = "NAME")]
+    pub state: Option<String>,
+    /// Only in this namespace, as text or `0x…` [default: all] [env: none].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub namespace: Option<Bytes>,
 }
 
 /// Makes, lists, shows and removes savepoints.

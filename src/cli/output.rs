@@ -1,6 +1,9 @@
 //! Standard output and standard error, either of which may be gone.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, BufWriter, StdoutLock, Write as _},
+    ops::ControlFlow,
+};
 
 use super::CliError;
 
@@ -10,6 +13,37 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::runtime(error)),
         _ => Ok(()),
+    }
+}
+
+/// Standard output, for many lines.
+pub(super) struct Lines {
+    out: BufWriter<StdoutLock<'static>>,
+    fault: Option<io::Error>,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { out: BufWriter::new(io::stdout().lock()), fault: None }
+    }
+
+    /// Writes a line; says whether to go on.
+    pub(super) fn print(&mut self, line: &str) -> ControlFlow<()> {
+        match self.out.write_all(line.as_bytes()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.fault = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Writes what is left. As for [`print`], a reader that has left is no fault.
+    pub(super) fn finish(mut self) -> Result<(), CliError> {
+        match self.fault.take().map_or_else(|| self.out.flush(), Err) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::runtime(error)),
+            _ => Ok(()),
+        }
     }
 }
 

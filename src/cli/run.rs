@@ -4,7 +4,7 @@ use super::{
     CliError, allocator,
     args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs, StoreCommand},
     logging::init as init_logging,
-    output, savepoint, tools,
+    output, reading, savepoint, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -29,6 +29,8 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Discard(args) => tools::discard(&args),
         Command::Fence(args) => tools::fence(&args),
         Command::Savepoint(command) => savepoint::run(command),
+        Command::Verify(args) => reading::verify(&args.read),
+        Command::State(command) => reading::state(command),
         Command::Dump(args) => tools::dump(&args),
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),

@@ -19,9 +19,9 @@ use crate::{
     checkpoint::manifest::{CheckpointRecord, Manifest},
     object::{Retry, Store},
     random::Random,
-    state::{Change, StateBackend as _, StateError, bounded::BoundedBackend, image::LocalBackends},
+    state::{StateBackend as _, StateError, bounded::BoundedBackend, image::LocalBackends},
     tasks::Tasks,
-    types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId},
+    types::{KeyGroupRange, StateDescriptor, StateId},
 };
 
 /// Bytes of memory that a stored byte is taken to need, before it is known.
@@ -63,7 +63,8 @@ pub struct Reader<'a> {
 pub struct Part {
     /// Which; [`KeyGroupRange::OPERATOR`] for operator state.
     pub key_groups: KeyGroupRange,
-    inner: BoundedBackend,
+    /// All of it.
+    pub inner: BoundedBackend,
 }
 
 /// Why a checkpoint cannot be read.
@@ -104,6 +105,13 @@ impl<'a> Reader<'a> {
         left.reverse();
         left.insert(0, KeyGroupRange::OPERATOR);
         Self { options, manifest, checkpoint, states, kept: KeptImages::default(), left, read: Progress::default() }
+    }
+
+    /// The same, of `key_groups` alone.
+    #[must_use]
+    pub fn only(mut self, key_groups: KeyGroupRange) -> Self {
+        self.left = self.left.into_iter().filter_map(|left| left.intersection(key_groups)).collect();
+        self
     }
 
     /// The states that were in force at the checkpoint, by the ids of their entries.
@@ -167,28 +175,9 @@ impl<'a> Reader<'a> {
                 block_memory: block_memory(memory),
                 imported: Some(Imported { import: &import, by: self.manifest }),
             };
-            let restored = restore.run(&mut inner, |_| {}).await?;
-            let Progress { bytes_done, bytes_total, changes } = restored.progress;
-            self.read.bytes_done += bytes_done;
-            self.read.bytes_total += bytes_total;
-            self.read.changes += changes;
+            self.read.add(restore.run(&mut inner, |_| {}).await?.progress);
         }
         Ok(Part { key_groups, inner })
-    }
-}
-
-impl Part {
-    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind each other, in order.
-    ///
-    /// # Errors
-    /// [`StateError::Mismatch`] for a state that was not in force, or a foreign key group.
-    pub fn for_each(
-        &self,
-        state: StateId,
-        key_group: KeyGroup,
-        read: &mut dyn FnMut(&Change<'_>),
-    ) -> Result<(), StateError> {
-        self.inner.for_each(state, key_group, read)
     }
 }
 

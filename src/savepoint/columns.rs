@@ -104,6 +104,13 @@ impl<'a> Row<'a> {
         Ok(Some(Self { place, state: &state.name, key, namespace, entry, touched }))
     }
 
+    /// Bytes of the key, the namespace, the map key and the value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Cells { map_key, value, .. } = self.entry.cells();
+        self.key.len() + self.namespace.len() + map_key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len)
+    }
+
     /// Hands the change that sets the entry, of a state that is called `id`, to `apply`.
     pub fn change<T>(&self, id: StateId, apply: impl FnOnce(&Change<'_>) -> T) -> T {
         let key_group = match self.place {
@@ -129,7 +136,32 @@ impl<'a> Row<'a> {
     }
 }
 
-impl Entry<'_> {
+/// The columns that an entry has a value in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cells<'a> {
+    /// The key of a map entry.
+    pub map_key: Option<&'a [u8]>,
+    /// The index of a list element.
+    pub index: Option<u64>,
+    /// The value, unless it is a timer.
+    pub value: Option<&'a [u8]>,
+    /// The time at which a timer fires.
+    pub time: Option<i64>,
+}
+
+impl<'a> Entry<'a> {
+    /// Its columns.
+    #[must_use]
+    pub fn cells(self) -> Cells<'a> {
+        let none = Cells::default();
+        match self {
+            Self::Value(value) => Cells { value: Some(value), ..none },
+            Self::Element(index, value) => Cells { index: Some(index), value: Some(value), ..none },
+            Self::Map(map_key, value) => Cells { map_key: Some(map_key), value: Some(value), ..none },
+            Self::Timer(time) => Cells { time: Some(time), ..none },
+        }
+    }
+
     /// Of a state of which kind it is.
     #[must_use]
     pub fn kind(&self) -> StateKind {
@@ -142,8 +174,9 @@ impl Entry<'_> {
     }
 }
 
-/// What a kind of state is called in a row.
-pub(super) fn word(kind: StateKind) -> &'static str {
+/// The name of a kind of state in a row.
+#[must_use]
+pub fn word(kind: StateKind) -> &'static str {
     match kind {
         StateKind::Value => "value",
         StateKind::List => "list",
@@ -214,16 +247,9 @@ impl Columns {
             Place::KeyGroup(key_group) => (Some(i32::from(key_group.0)), None),
             Place::Subtask(subtask) => (None, Some(subtask.cast_signed())),
         };
-        let (map_key, index, value, time) = match row.entry {
-            Entry::Value(value) => (None, None, Some(value), None),
-            Entry::Element(index, value) => (None, Some(index.cast_signed()), Some(value), None),
-            Entry::Map(map_key, value) => (Some(map_key), None, Some(value), None),
-            Entry::Timer(time) => (None, None, None, Some(time)),
-        };
-        let lengths =
-            [row.key.len(), row.namespace.len(), map_key.map_or(0, <[u8]>::len), value.map_or(0, <[u8]>::len)];
+        let Cells { map_key, index, value, time } = row.entry.cells();
         self.rows += 1;
-        self.bytes += ROW_BYTES + lengths.iter().sum::<usize>();
+        self.bytes += ROW_BYTES + row.bytes();
         self.key_group.push(key_group);
         self.subtask.push(subtask);
         self.state.push(Some(row.state.into()));
@@ -231,7 +257,7 @@ impl Columns {
         self.key.push(Some(row.key.into()));
         self.namespace.push(Some(row.namespace.into()));
         self.map_key.push(map_key.map(ByteArray::from));
-        self.list_index.push(index);
+        self.list_index.push(index.map(u64::cast_signed));
         self.value.push(value.map(ByteArray::from));
         self.touched_ms.push(row.touched.map(u64::cast_signed));
         self.time.push(time);

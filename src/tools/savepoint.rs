@@ -3,12 +3,12 @@
 use super::{hex, outline::Node, retry, time};
 use crate::{
     object::{Store, StoreError, layout::savepoints},
-    savepoint::{Metadata, OperatorMeta, SavepointError, SavepointId, StateMeta, read_rows},
+    savepoint::{Metadata, OperatorMeta, SavepointError, SavepointId, StateMeta, read_rows, word},
     types::Name,
 };
 
-/// Bytes that a row group may have, uncompressed, to be verified.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
+/// Bytes that a row group may have, uncompressed, to be read.
+pub(super) const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 /// The savepoints of `job`, and what cannot be read. Cancel-safe.
 ///
@@ -107,7 +107,7 @@ fn of_operator(name: &str, operator: &OperatorMeta) -> Node {
         let descriptor = &state.descriptor;
         Node::Fields(vec![
             ("state", Node::text(&descriptor.name)),
-            ("kind", Node::text(format!("{:?}", descriptor.kind).to_lowercase())),
+            ("kind", Node::text(word(descriptor.kind))),
             ("rows", state.rows.into()),
             ("serializers", Node::text(&descriptor.schema)),
         ])

@@ -95,7 +95,7 @@ async fn restores(world: &World, id: u64, key: &str, value: &[u8]) {
 
 /// A directory with what a crash leaves: an uploaded segment that no manifest names, temporaries, superseded manifests. The
 /// retained checkpoints are 9 to 12, since the last notice came too late for a manifest; checkpoint n has `key` = n.
-async fn crashed(folder: &FilePath) -> World {
+pub(crate) async fn crashed(folder: &FilePath) -> World {
     let objects = Arc::new(LocalFileSystem::new_with_prefix(folder).unwrap());
     let world = World { objects, ..World::new() };
     let daemon = Daemon::start(&world, settings(1));
@@ -377,11 +377,11 @@ async fn what_is_young_by_the_stores_clock_stays() {
     assert_eq!(report.deleted(), report.tally("garbage"));
 }
 
-fn dstl(arguments: &[&str]) -> Output {
+pub(crate) fn dstl(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dstl")).args(arguments).env_remove("DSTL_CONFIG").output().unwrap()
 }
 
-fn json(output: &Output) -> serde_json::Value {
+pub(crate) fn json(output: &Output) -> serde_json::Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

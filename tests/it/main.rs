@@ -53,6 +53,7 @@ mod ttl;
 mod typed;
 mod vanish;
 mod venv;
+mod verify;
 mod warm;
 mod windows;
 mod zombie;

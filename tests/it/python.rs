@@ -4,6 +4,8 @@
 
 use std::{path::Path, process::Command};
 
+use parking_lot::Mutex;
+
 use crate::venv::{environment, text};
 
 #[test]
@@ -16,7 +18,11 @@ fn it_gets_the_same_of_state_on_disk() {
     contract("rocksdb");
 }
 
+/// Each run keeps two cores busy by itself.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn contract(inner: &str) {
+    let _turn = ONE_AT_A_TIME.lock();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
     let python = environment("python", &folder.join("requirements.txt"), "grpc");
     let mut contract = Command::new(python);

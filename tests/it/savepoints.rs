@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use dstl::{
     backend::{OpenSpec, Operation, RestoreFrom, Session},
-    export::{self, Export, ExportError},
+    export::{self, Export, ExportError, source::Source},
     object::{PutPayload, Retry},
     random::Random,
     restore::reader::ReaderOptions,
@@ -49,7 +49,7 @@ fn descriptors() -> Vec<StateDescriptor> {
 }
 
 /// A subtask that registered [`descriptors`], in order.
-struct Subtask {
+pub(crate) struct Subtask {
     task: Task,
     ids: Vec<StateId>,
     next: u64,
@@ -97,7 +97,7 @@ fn write(subtasks: &mut [Subtask], round: u8, keys: impl Iterator<Item = u32>) {
 }
 
 /// The rows that are there after round 0 of all keys and round 1 of the even ones, and operator state of two subtasks.
-fn expected() -> BTreeSet<String> {
+pub(crate) fn expected() -> BTreeSet<String> {
     let mut rows = BTreeSet::new();
     for key in 0..KEYS {
         let (name, group) = (key.to_be_bytes(), Place::KeyGroup(KeyGroup((key % KEY_GROUPS) as u16)));
@@ -135,7 +135,7 @@ fn text(row: &Row<'_>) -> String {
 }
 
 /// Two subtasks of an operator that have all of [`expected`] at checkpoint 1, part of it in a base, and more since.
-async fn job(world: &World, inner: InnerBackend) -> (Daemon, Vec<Subtask>) {
+pub(crate) async fn job(world: &World, inner: InnerBackend) -> (Daemon, Vec<Subtask>) {
     let daemon = Daemon::start(world, Settings::on_request(inner, 7));
     let mut subtasks = vec![];
     for subtask in 0..2 {
@@ -160,7 +160,7 @@ async fn job(world: &World, inner: InnerBackend) -> (Daemon, Vec<Subtask>) {
 }
 
 /// Makes a savepoint of `job`, with so many bytes of memory for state.
-async fn create(
+pub(crate) async fn create(
     world: &World,
     daemon: &Daemon,
     job: &str,
@@ -178,7 +178,8 @@ async fn create(
         parallel_reads: 2,
         retry: Retry::none(),
     };
-    let export = Export { job: name(job), checkpoint: None, name: name(savepoint), lease_ms: 60_000, now: 1_000 };
+    let source = Source { job: name(job), checkpoint: None, lease_ms: 60_000 };
+    let export = Export { source, name: name(savepoint), now: 1_000 };
     export::create(&export, &options, |_| {}).await
 }
 

@@ -47,7 +47,7 @@ import savepoints  # noqa: F401
 import warm  # noqa: F401
 
 # After so long something hangs: every thread is shown, and the run fails.
-LIMIT_SECONDS = 180
+LIMIT_SECONDS = 420
 
 
 def run(function, index, options, root):

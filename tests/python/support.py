@@ -28,8 +28,8 @@ from grpc_tools import protoc
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "proto"
 
-# How long anything may take that should come at once; generous, as the machine may be busy.
-PATIENCE = 20.0
+# How long anything may take that should come at once; generous, as the machine and its disk may be busy.
+PATIENCE = 60.0
 
 
 def generate_stubs():

@@ -141,11 +141,7 @@ pub(super) async fn read(
     let had: Vec<(u32, HashMapBackend, Progress)> =
         stream::iter(reads).buffered(env.options.download_parallelism.max(1)).try_collect().await?;
     let mut progress = Progress::default();
-    for (_, _, read) in &had {
-        progress.bytes_done += read.bytes_done;
-        progress.bytes_total += read.bytes_total;
-        progress.changes += read.changes;
-    }
+    had.iter().for_each(|(_, _, read)| progress.add(*read));
     let inner = |source| RestoreError::Inner { checkpoint, source };
     let mut shares = vec![];
     for (id, state) in shared {

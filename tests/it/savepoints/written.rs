@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dstl::{
-    export::ExportError,
+    export::{ExportError, source::SourceError},
     object::{Retry, layout},
     savepoint::{Metadata, SavepointError},
     types::InnerBackend,
@@ -60,7 +60,7 @@ async fn a_savepoint_is_there_with_its_metadata_alone_and_its_name_is_taken_befo
     let again = create(&world, &daemon, "job", "s", 64 << 20).await.unwrap_err();
     assert!(matches!(again, ExportError::Exists(_)), "files of one that was not finished: {again}");
     let other = create(&world, &daemon, "other", "s", 64 << 20).await.unwrap_err();
-    assert!(matches!(other, ExportError::NoJob(_)), "{other}");
+    assert!(matches!(other, ExportError::Source(SourceError::NoJob(_))), "{other}");
 }
 
 async fn whoever_makes_one_leaves_no_pin_and_hinders_nobody(inner: InnerBackend) {

@@ -1,0 +1,156 @@
+//! The files of rows of a savepoint being made: one is filled, the others are in the store.
+
+use std::{collections::BTreeMap, mem};
+
+use parquet::errors::ParquetError;
+
+use super::{ExportError, rows};
+use crate::{
+    object::{Created, Path, PutPayload},
+    restore::reader::{Part, ReaderOptions},
+    savepoint::{FileMeta, FileWriter, Place, Row, SavepointId, WrittenFile},
+    types::{KeyGroupRange, Name, StateDescriptor, StateId},
+};
+
+/// The files of a savepoint.
+pub(super) struct Files<'a> {
+    options: &'a ReaderOptions<'a>,
+    id: &'a SavepointId,
+    operator: Name,
+    filling: Filling,
+    /// Rows of each state of the operator.
+    rows: BTreeMap<String, u64>,
+    /// Of the operator.
+    written: Vec<FileMeta>,
+    /// All objects that were made.
+    created: Vec<Path>,
+}
+
+/// The file at hand, and those that are full.
+#[derive(Default)]
+struct Filling {
+    file: Option<(FileWriter, Places)>,
+    full: Vec<(WrittenFile, Places)>,
+}
+
+/// Of the first and the last row of a file.
+type Places = (Place, Place);
+
+impl<'a> Files<'a> {
+    pub(super) fn new(options: &'a ReaderOptions<'a>, id: &'a SavepointId) -> Self {
+        // Until one is begun.
+        let operator = id.job.clone();
+        let (filling, rows) = (Filling::default(), BTreeMap::new());
+        Self { options, id, operator, filling, rows, written: vec![], created: vec![] }
+    }
+
+    pub(super) fn id(&self) -> &'a SavepointId {
+        self.id
+    }
+
+    /// Begins with an operator.
+    pub(super) fn begin(&mut self, operator: &Name) {
+        self.operator = operator.clone();
+    }
+
+    /// Adds what a part of subtask `subtask` has; `states` tells what they are called there.
+    pub(super) async fn add(
+        &mut self,
+        subtask: u32,
+        states: &BTreeMap<StateId, StateDescriptor>,
+        part: &Part,
+    ) -> Result<(), ExportError> {
+        let is_operator = part.key_groups == KeyGroupRange::OPERATOR;
+        if is_operator {
+            self.flush().await?;
+        }
+        for at @ (_, state, ..) in rows::places(part, subtask, states) {
+            let mut count = 0;
+            rows::each(part, at, |row| {
+                count += 1;
+                self.filling.push(row).map_err(rows_error)
+            })?;
+            *self.rows.entry(state.name.clone()).or_insert(0) += count;
+            self.upload().await?;
+        }
+        if is_operator { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes everything that there is.
+    async fn flush(&mut self) -> Result<(), ExportError> {
+        self.filling.end().map_err(rows_error)?;
+        self.upload().await
+    }
+
+    /// Writes the files that are full.
+    async fn upload(&mut self) -> Result<(), ExportError> {
+        for (file, places) in mem::take(&mut self.filling.full) {
+            let name = Name::new(&format!("{:08}.parquet", self.written.len())).expect("digits and a word are a name");
+            let path = self.id.rows(&self.operator, &name);
+            let (key_groups, subtask) = match places {
+                (Place::KeyGroup(first), Place::KeyGroup(last)) => {
+                    let range = KeyGroupRange::new(first.0.into(), last.0.into()).expect("key groups come in order");
+                    (Some(range.into()), None)
+                }
+                (Place::Subtask(subtask), _) | (_, Place::Subtask(subtask)) => (None, Some(subtask)),
+            };
+            self.written.push(FileMeta {
+                name: name.to_string(),
+                bytes: file.bytes.len() as u64,
+                crc32: format!("{:08x}", crc32fast::hash(&file.bytes)),
+                rows: file.rows,
+                key_groups,
+                subtask,
+            });
+            self.create(&path, PutPayload::from_bytes(file.bytes)).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object of the savepoint.
+    pub(super) async fn create(&mut self, path: &Path, payload: PutPayload) -> Result<(), ExportError> {
+        match self.options.store.create(path, payload, self.options.retry).await? {
+            Created::New | Created::Identical => self.created.push(path.clone()),
+            Created::Conflict => return Err(ExportError::Exists(path.clone())),
+        }
+        Ok(())
+    }
+
+    /// Ends with the operator; tells the rows of each state, and the files.
+    pub(super) async fn end(&mut self) -> Result<(BTreeMap<String, u64>, Vec<FileMeta>), ExportError> {
+        self.flush().await?;
+        Ok((mem::take(&mut self.rows), mem::take(&mut self.written)))
+    }
+
+    /// Deletes what was made, as far as the store takes it.
+    pub(super) async fn delete(&mut self) {
+        let created = mem::take(&mut self.created);
+        if let Err(error) = self.options.store.delete_all(created, self.options.retry).await {
+            tracing::warn!(%error, "files of a savepoint that was not made stay: remove it by its name");
+        }
+    }
+}
+
+impl Filling {
+    fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
+        let (mut file, (first, _)) = match self.file.take() {
+            Some(file) => file,
+            None => (FileWriter::new()?, (row.place, row.place)),
+        };
+        file.push(row)?;
+        let is_full = file.is_full();
+        self.file = Some((file, (first, row.place)));
+        if is_full { self.end() } else { Ok(()) }
+    }
+
+    fn end(&mut self) -> Result<(), ParquetError> {
+        if let Some((file, places)) = self.file.take() {
+            self.full.push((file.finish()?, places));
+        }
+        Ok(())
+    }
+}
+
+fn rows_error(error: impl std::fmt::Display) -> ExportError {
+    ExportError::Rows(error.to_string())
+}

@@ -1,0 +1,209 @@
+//! A checkpoint of a whole job that the store has, kept by pins while it is read.
+//!
+//! ```text
+//!   heads ──▶ checkpoint that all operators have ──▶ pin ──▶ heads again ──▶ read part by part ──▶ unpin
+//! ```
+//!
+//! Nothing of the job is stopped, fenced or written to, but for the pins, which are renewed while it is read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::rows::RowError;
+use crate::{
+    checkpoint::{
+        chain::ChainError,
+        generation,
+        job::{self, JobCheckpoint, JobView, Latest},
+        manifest::{CheckpointRecord, Import, Manifest},
+        pin::{self, Held, Pin, PinLost, release_all},
+    },
+    object::StoreError,
+    restore::{
+        RestoreError,
+        reader::{ReaderError, ReaderOptions},
+    },
+    types::{BackendId, KeyGroupRange, Name, StateId},
+};
+
+/// A checkpoint to read.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The job.
+    pub job: Name,
+    /// The id of the checkpoint; `None` for the newest that all operators have.
+    pub checkpoint: Option<u64>,
+    /// Lease of the pins that keep what is read, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// The checkpoint that a [`Source`] names.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// Its id, and the attempt that made it.
+    pub checkpoint: JobCheckpoint,
+    /// The parts of each operator, by subtask.
+    pub operators: BTreeMap<Name, Parts<'a>>,
+}
+
+/// The parts of a checkpoint of one operator, by subtask.
+pub type Parts<'a> = Vec<(&'a Manifest, &'a CheckpointRecord)>;
+
+/// Why a checkpoint is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is no such job.
+    #[error("the store has no backend of job `{0}`")]
+    NoJob(Name),
+    /// There is no such checkpoint.
+    #[error("job `{job}` has no checkpoint {wanted} that every subtask of every operator retains; there are: {there}")]
+    NoCheckpoint {
+        /// The job.
+        job: Name,
+        /// The id that was asked for.
+        wanted: String,
+        /// The ids that could be had.
+        there: String,
+    },
+    /// The checkpoint was let go of before it was pinned.
+    #[error("checkpoint {0} was let go of meanwhile; try again")]
+    LetGo(u64),
+    /// A part of the checkpoint cannot be read.
+    #[error("`{of}`: {source}")]
+    Unreadable {
+        /// The backend that the part belongs to.
+        of: BackendId,
+        /// The reason.
+        source: ReaderError,
+    },
+    /// A part of the checkpoint has what makes no row.
+    #[error("`{of}`: {source}")]
+    Rows {
+        /// The backend that the part belongs to.
+        of: BackendId,
+        /// The reason.
+        source: RowError,
+    },
+    /// A pin that was to keep the checkpoint is gone.
+    #[error("{0}; what is read may be deleted meanwhile")]
+    Pin(Box<PinLost>),
+    /// A chain cannot be read.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<PinLost> for SourceError {
+    fn from(lost: PinLost) -> Self {
+        Self::Pin(Box::new(lost))
+    }
+}
+
+impl Source {
+    /// Finds the checkpoint, and lets `read` read it. Cancel-safe: dropped, the pins stay until their lease ends.
+    ///
+    /// # Errors
+    /// [`SourceError`], as `E`, or that of `read`.
+    pub async fn read<T, E: From<SourceError>>(
+        &self,
+        options: &ReaderOptions<'_>,
+        read: impl AsyncFnOnce(&Found<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let heads = job::read_heads(options.store, &self.job, options.retry).await.map_err(SourceError::from)?;
+        let checkpoint = self.choose(&heads)?;
+        let found = Found { checkpoint, operators: parts(&heads, checkpoint) };
+        let mut pins = vec![];
+        let pinned = async {
+            self.pin(&found, options, &mut pins).await?;
+            let again = job::read_heads(options.store, &self.job, options.retry).await?;
+            if is_gone(&found.operators, &again) { Err(SourceError::LetGo(checkpoint.id)) } else { Ok(()) }
+        };
+        let done = match pinned.await {
+            Err(error) => Err(error.into()),
+            Ok(()) => tokio::select! {
+                biased;
+                lost = pin::keep_all(&mut pins) => Err(SourceError::from(lost).into()),
+                done = read(&found) => done,
+            },
+        };
+        release_all(pins).await;
+        done
+    }
+
+    /// The checkpoint that is meant. Pure.
+    fn choose(&self, heads: &[Manifest]) -> Result<JobCheckpoint, SourceError> {
+        if heads.is_empty() {
+            return Err(SourceError::NoJob(self.job.clone()));
+        }
+        let view = JobView::of(heads);
+        let chosen = match self.checkpoint {
+            Some(id) => view.consistent.iter().rev().find(|checkpoint| checkpoint.id == id).copied(),
+            None => match view.latest() {
+                Latest::Checkpoint(latest) => Some(latest),
+                Latest::Nothing | Latest::Inconsistent => None,
+            },
+        };
+        let ids = || view.consistent.iter().map(|checkpoint| checkpoint.id.to_string()).collect::<Vec<_>>();
+        chosen.ok_or_else(|| SourceError::NoCheckpoint {
+            job: self.job.clone(),
+            wanted: self.checkpoint.map_or_else(|| "at all".to_owned(), |id| id.to_string()),
+            there: if ids().is_empty() { "none".to_owned() } else { ids().join(", ") },
+        })
+    }
+
+    async fn pin(
+        &self,
+        found: &Found<'_>,
+        options: &ReaderOptions<'_>,
+        pins: &mut Vec<Held>,
+    ) -> Result<(), SourceError> {
+        for (operator, parts) in &found.operators {
+            let imports = parts.iter().flat_map(|(manifest, record)| everything(manifest, record, options)).collect();
+            let pin = Pin { operator: operator.clone(), lease_ms: self.lease_ms, imports };
+            pins.push(Held::make(options.store, &self.job, &pin, options.random, options.retry).await?);
+        }
+        Ok(())
+    }
+}
+
+/// The attachment of a part.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn attachment(
+    manifest: &Manifest,
+    record: &CheckpointRecord,
+    options: &ReaderOptions<'_>,
+) -> Result<Bytes, SourceError> {
+    let backend = &manifest.backend;
+    let read = record.attachment.read(options.store, (backend, record.identity), options.retry).await?;
+    let damaged = |fault| RestoreError::Damaged { checkpoint: record.identity.id, fault };
+    read.map_err(|fault| SourceError::Unreadable { of: backend.clone(), source: damaged(fault).into() })
+}
+
+fn parts(heads: &[Manifest], chosen: JobCheckpoint) -> BTreeMap<Name, Parts<'_>> {
+    let names = heads.iter().map(|head| head.backend.operator.clone());
+    let mut operators: BTreeMap<Name, Parts<'_>> = BTreeMap::new();
+    for operator in names {
+        operators.entry(operator.clone()).or_insert_with(|| generation::parts(heads, &operator, chosen));
+    }
+    operators
+}
+
+/// All that a part of the checkpoint names.
+fn everything(manifest: &Manifest, record: &CheckpointRecord, options: &ReaderOptions<'_>) -> Vec<Import> {
+    let ids: BTreeMap<StateId, StateId> = manifest.states.values().map(|state| (state.data, state.data)).collect();
+    let ranges = [manifest.span(record).key_groups, KeyGroupRange::OPERATOR];
+    ranges.iter().flat_map(|range| manifest.export(record, *range, &ids, || options.random.uuid())).collect()
+}
+
+/// Whether one of the parts is retained no longer.
+fn is_gone(operators: &BTreeMap<Name, Parts<'_>>, heads: &[Manifest]) -> bool {
+    operators.values().flatten().any(|(manifest, record)| {
+        let head = heads.iter().find(|head| head.backend == manifest.backend);
+        !head.is_some_and(|head| head.checkpoints.iter().any(|other| other.identity == record.identity))
+    })
+}
