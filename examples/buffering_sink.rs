@@ -1,10 +1,12 @@
-//! A sink that delivers in lots, and keeps what it has not delivered in operator state; restored with other subtasks, too.
+//! A sink that delivers in lots, and keeps what it has not delivered in operator state; restored with other subtasks,
+//! too.
 //!
-//! The records of six partitions come in. Which partitions a subtask reads, and up to where it has, is a list, and so is what it
-//! buffers: both are cut evenly among however many subtasks come after it. After the first crash there are two again, after the
-//! second one three.
+//! The records of six partitions come in. Which partitions a subtask reads, and up to where it has, is a list, and so
+//! is what it buffers: both are cut evenly among however many subtasks come after it. After the first crash there are
+//! two again, after the second one three.
 //!
-//! What was delivered after the restored checkpoint is delivered again: exactly once needs a receiver that knows the numbers.
+//! What was delivered after the restored checkpoint is delivered again: exactly once needs a receiver that knows the
+//! numbers.
 //!
 //! `cargo run --release --example buffering_sink`
 

@@ -1,7 +1,8 @@
 //! Deduplication: each event is delivered once, however often it comes within an hour.
 //!
-//! What was seen is a value with a time to live, so that it goes by itself. Time is the daemon's: it survives the crash, since it is
-//! logged with the changes. A second state, whose entries live for a moment only, shows that they go.
+//! What was seen is a value with a time to live, so that it goes by itself. Time is the daemon's: it survives the
+//! crash, since it is logged with the changes. A second state, whose entries live for a moment only, shows that they
+//! go.
 //!
 //! `cargo run --release --example deduplication`
 

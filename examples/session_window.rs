@@ -1,7 +1,8 @@
 //! Session windows: visits of users, which end when nothing was heard of a user for 200 ms of event time.
 //!
-//! A click may close the gap between two visits. Then their windows become one, and what was kept of each is merged: by a
-//! function of the task, which the daemon does not know and does not need for a restore, since results are what is logged.
+//! A click may close the gap between two visits. Then their windows become one, and what was kept of each is merged: by
+//! a function of the task, which the daemon does not know and does not need for a restore, since results are what is
+//! logged.
 //!
 //! Users are handled at the same time; what they await at the same time travels in one batch.
 //!

@@ -1,7 +1,8 @@
 //! Sliding windows in event time: the mean of each sensor's readings over 1 s, every 500 ms.
 //!
-//! A window is a namespace. Each reading is merged into the windows that it lies in, by a merge function in the daemon, and a timer
-//! fires each window once the watermark has passed its end. The results are state, too, so that they are there exactly once.
+//! A window is a namespace. Each reading is merged into the windows that it lies in, by a merge function in the daemon,
+//! and a timer fires each window once the watermark has passed its end. The results are state, too, so that they are
+//! there exactly once.
 //!
 //! `cargo run --release --example sliding_window`
 

@@ -1,7 +1,7 @@
 //! An interval join of two streams: each order with the payments of its customer from 50 ms before to 100 ms after it.
 //!
-//! Each side is a map by time, so that a range of it is what the other side's record joins. A timer per record removes it once
-//! nothing can join it any more.
+//! Each side is a map by time, so that a range of it is what the other side's record joins. A timer per record removes
+//! it once nothing can join it any more.
 //!
 //! `cargo run --release --example stream_join`
 

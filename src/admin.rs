@@ -1,5 +1,5 @@
-//! Admin HTTP: metrics, health and a status page, for operators and their tools. Unauthenticated and read-only, hence on
-//! loopback unless told otherwise.
+//! Admin HTTP: metrics, health and a status page, for operators and their tools. Unauthenticated and read-only, hence
+//! on loopback unless told otherwise.
 //!
 //! | path | answer |
 //! | --- | --- |
@@ -8,8 +8,8 @@
 //! | `/ready` | 200 `ready`, or 503 `starting` / `draining`; an outage of the object store changes neither |
 //! | `/` | what is open, for people |
 //!
-//! It runs on a thread of its own ([`AdminServer::spawn`]), so that it answers whatever holds up the rest of the daemon. What may
-//! wait for a backend, the status page, is made on yet another one.
+//! It runs on a thread of its own ([`AdminServer::spawn`]), so that it answers whatever holds up the rest of the
+//! daemon. What may wait for a backend, the status page, is made on yet another one.
 
 mod heartbeat;
 mod page;
@@ -112,8 +112,8 @@ pub struct AdminError {
     pub source: io::Error,
 }
 
-/// Tells the status page what to show: an object of facts, of which an array of objects becomes a table. Called once per
-/// request, on a thread where it may wait.
+/// Tells the status page what to show: an object of facts, of which an array of objects becomes a table. Called once
+/// per request, on a thread where it may wait.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// What the admin server tells. Cheap to clone.
@@ -168,7 +168,8 @@ impl AdminServer {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves as [`serve`](Self::serve) does, on a thread and a runtime of its own, which end with it; the result waits for that.
+    /// Serves as [`serve`](Self::serve) does, on a thread and a runtime of its own, which end with it; the result waits
+    /// for that.
     ///
     /// # Errors
     /// If there is no thread to be had.

@@ -55,11 +55,11 @@
 //! | [`ListState`] | a list | elements |
 //! | [`TimerState`] | times | those that are due, of all keys |
 //!
-//! [Keys](Bound::keys) of every state come by pages, too. Operator state is a [`ListState`] or [`MapState`] of the key `&()`:
-//! [`Backend::operator_list`], [`Backend::broadcast_map`].
+//! [Keys](Bound::keys) of every state come by pages, too. Operator state is a [`ListState`] or [`MapState`] of the key
+//! `&()`: [`Backend::operator_list`], [`Backend::broadcast_map`].
 //!
-//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`: then each call is a future
-//! of its own, and those that are awaited at the same time batch by themselves.
+//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`: then each
+//! call is a future of its own, and those that are awaited at the same time batch by themselves.
 //!
 //! `examples/` has whole tasks: windows, sessions, a join, deduplication, a buffering sink.
 
@@ -141,10 +141,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the Unix socket at `path`, which must be served by this user, by root, or by the owner of folders that root made for it.
+    /// Connects to the Unix socket at `path`, which must be served by this user, by root, or by the owner of folders
+    /// that root made for it.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody listens, or somebody else does, or why the daemon refused the protocol version.
+    /// [`ClientError::Connect`] if nobody listens, or somebody else does, or why the daemon refused the protocol
+    /// version.
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path: Arc<Path> = path.as_ref().into();
         let name = path.display().to_string();
@@ -253,8 +255,8 @@ impl Client {
         Err(ClientError::Incomplete("the opened backend"))
     }
 
-    /// Begins an attempt of a job and says which tasks it has, so that the daemons coordinate its checkpoints: call it in every task, before
-    /// it opens with this attempt. Idempotent and cancel-safe.
+    /// Begins an attempt of a job and says which tasks it has, so that the daemons coordinate its checkpoints: call it
+    /// in every task, before it opens with this attempt. Idempotent and cancel-safe.
     ///
     /// # Errors
     /// As for all calls; [`ClientError::Fenced`] if a later attempt has begun.

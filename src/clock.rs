@@ -1,6 +1,8 @@
-//! The wall clock, injected. Delays and deadlines use tokio's clock, which tests pause; this one only says what time it is.
+//! The wall clock, injected. Delays and deadlines use tokio's clock, which tests pause; this one only says what time it
+//! is.
 //!
-//! A daemon's clock is [`steady`](Clock::steady): a step of the system's clock far ahead or back is told, and spoils nothing.
+//! A daemon's clock is [`steady`](Clock::steady): a step of the system's clock far ahead or back is told, and spoils
+//! nothing.
 
 mod steady;
 
@@ -30,7 +32,8 @@ impl Clock {
         })
     }
 
-    /// A clock that goes by `wall`, as far as that goes about as fast as `elapsed`, which never steps. `on_step` is told what it did otherwise.
+    /// A clock that goes by `wall`, as far as that goes about as fast as `elapsed`, which never steps. `on_step` is
+    /// told what it did otherwise.
     #[must_use]
     pub fn steady(
         wall: Self,
@@ -78,8 +81,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Time that never goes back, and that goes on where its clock is behind: of a state that was last changed on a host whose clock was ahead,
-/// say. Then it goes a little slower than the clock, until that has come up. Pure.
+/// Time that never goes back, and that goes on where its clock is behind: of a state that was last changed on a host
+/// whose clock was ahead, say. Then it goes a little slower than the clock, until that has come up. Pure.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnTime {
     now: TimeMs,

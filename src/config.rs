@@ -7,14 +7,16 @@
 //!     resolved  computed defaults, rules between options           `resolved`, `check`
 //! ```
 //!
-//! All of it is made from one table of options (`options`): `dstl config options` lists it, `dstl config example` prints
-//! it as a commented file. A configuration with faults is refused as a whole, with *all* its faults, each naming the key,
-//! the value, where that came from and what is allowed. Unknown keys and unknown `DSTL_` variables are faults too.
+//! All of it is made from one table of options (`options`): `dstl config options` lists it, `dstl config example`
+//! prints it as a commented file. A configuration with faults is refused as a whole, with *all* its faults, each naming
+//! the key, the value, where that came from and what is allowed. Unknown keys and unknown `DSTL_` variables are faults
+//! too.
 //!
-//! Names and values of Flink that are others here get an answer that says what to write instead, from one table (`legacy`);
-//! [`translate()`] makes a file of ours from one of Flink's by the same table.
+//! Names and values of Flink that are others here get an answer that says what to write instead, from one table
+//! (`legacy`); [`translate()`] makes a file of ours from one of Flink's by the same table.
 //!
-//! [`Config`] is plain data. It owes nothing to the components but [`Bounds`], plain data too; the daemon makes their options from it.
+//! [`Config`] is plain data. It owes nothing to the components but [`Bounds`], plain data too; the daemon makes their
+//! options from it.
 
 mod carry;
 mod check;

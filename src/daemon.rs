@@ -4,8 +4,9 @@
 //!   Config ─▶ store, environment, directory ─▶ listeners bound ─▶ Ready ─▶ SIGTERM or SIGINT ─▶ Draining ─▶ ended
 //! ```
 //!
-//! Draining refuses opens and keeps serving the sessions there are, until every backend is closed or `drain-timeout` is over; then
-//! what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store nothing.
+//! Draining refuses opens and keeps serving the sessions there are, until every backend is closed or `drain-timeout` is
+//! over; then what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store
+//! nothing.
 
 mod folders;
 mod grpc;
@@ -61,8 +62,8 @@ use crate::{
     types::InnerBackend,
 };
 
-/// Threads that may wait for disks at once. Whoever waits on a worker of the runtime gives its tasks away to one of these, so there
-/// must always be one left.
+/// Threads that may wait for disks at once. Whoever waits on a worker of the runtime gives its tasks away to one of
+/// these, so there must always be one left.
 const BLOCKING_THREADS: usize = 4096;
 
 /// How long what panicked waits before it begins anew.
@@ -263,8 +264,8 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
     open::open(&options, metrics, clock, random)
 }
 
-/// The local copies, where they are asked for, or warm restarts of backends on local disk need them. A daemon that cannot have its
-/// folders does without: they only save time.
+/// The local copies, where they are asked for, or warm restarts of backends on local disk need them. A daemon that
+/// cannot have its folders does without: they only save time.
 fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Copies> {
     let settings = &config.local_copies;
     let for_warm = config.warm && local.backends.is_some();
@@ -301,8 +302,8 @@ struct Local {
     copies: Vec<PathBuf>,
 }
 
-/// Makes the local folders, removing those of dead daemons, and sets RocksDB up in them. A daemon whose folders cannot be written
-/// still serves backends in memory.
+/// Makes the local folders, removing those of dead daemons, and sets RocksDB up in them. A daemon whose folders cannot
+/// be written still serves backends in memory.
 #[cfg(feature = "rocksdb")]
 fn local(config: &Config, metrics: &Metrics) -> Result<Local, DaemonError> {
     use crate::state::{folder::Folders, rocksdb};

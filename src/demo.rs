@@ -7,10 +7,11 @@
 //!       └──┴────starts, kill -9, starts again──▶ task (`dstl demo-task`)
 //! ```
 //!
-//! The task counts words over real text with the client library alone and checkpoints twice a second. The supervisor kills the
-//! one or the other at random moments and starts it again; the state comes back from the store, the task goes on at the
-//! position that its checkpoint has as attachment. At the end the supervisor restores the last checkpoint once more, compares
-//! every entry with a straightforward count in memory, and sweeps the store: nothing unreferenced may be left in it.
+//! The task counts words over real text with the client library alone and checkpoints twice a second. The supervisor
+//! kills the one or the other at random moments and starts it again; the state comes back from the store, the task goes
+//! on at the position that its checkpoint has as attachment. At the end the supervisor restores the last checkpoint
+//! once more, compares every entry with a straightforward count in memory, and sweeps the store: nothing unreferenced
+//! may be left in it.
 //!
 //! | file | |
 //! | --- | --- |
@@ -122,7 +123,8 @@ impl DemoError {
 /// Runs a demo to its end.
 ///
 /// # Errors
-/// [`DemoError`]. No process is left behind; the temporary folder with the logs is kept unless the options were at fault.
+/// [`DemoError`]. No process is left behind; the temporary folder with the logs is kept unless the options were at
+/// fault.
 pub async fn run(options: DemoOptions) -> Result<Outcome, DemoError> {
     let mut interrupts = Interrupts::listen().map_err(DemoError::start)?;
     let random = Random::from_os();

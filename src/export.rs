@@ -4,8 +4,8 @@
 //!   checkpoint, pinned ([`source`]) ──▶ parts ([`reader`](crate::restore::reader)) ──▶ rows ([`rows`]) ──▶ files ──▶ metadata
 //! ```
 //!
-//! In memory are the state of some key groups and one file. What was written of a savepoint that does not come to be is deleted; what a
-//! killed process left is removed with [`remove`].
+//! In memory are the state of some key groups and one file. What was written of a savepoint that does not come to be is
+//! deleted; what a killed process left is removed with [`remove`].
 
 mod files;
 pub mod rows;
@@ -80,7 +80,8 @@ impl From<RowError> for ExportError {
     }
 }
 
-/// Makes a savepoint; tells `progress` what was read of each part. Cancel-safe: dropped, files may stay, without metadata.
+/// Makes a savepoint; tells `progress` what was read of each part. Cancel-safe: dropped, files may stay, without
+/// metadata.
 ///
 /// # Errors
 /// [`ExportError`]; then there is no savepoint.
@@ -104,8 +105,8 @@ pub async fn create(
     export.source.read(options, read).await
 }
 
-/// Deletes all of a savepoint, its metadata first; tells how many objects there were. Cancel-safe: dropped, some stay, and it is no
-/// savepoint any more.
+/// Deletes all of a savepoint, its metadata first; tells how many objects there were. Cancel-safe: dropped, some stay,
+/// and it is no savepoint any more.
 ///
 /// # Errors
 /// [`SavepointError::NotFound`] if there is nothing of it.

@@ -9,8 +9,8 @@
 //! | answers: from before they are read until the peer took them | [`Pool`] of bytes | the same |
 //! | a peer that sends or takes nothing | [`Times`] | its connection or its call ends |
 //!
-//! What it owes its callers: what is held stays below the bounds whatever peers do, and whoever waits for room gets it within the patience
-//! that the bounds name, however many peers hold on to theirs.
+//! What it owes its callers: what is held stays below the bounds whatever peers do, and whoever waits for room gets it
+//! within the patience that the bounds name, however many peers hold on to theirs.
 
 mod descriptors;
 mod pool;
@@ -70,11 +70,13 @@ pub const QUERY_PERCENT: usize = 75;
 /// Descriptors that connections leave to the store and to RocksDB, in hundredths of the limit.
 const RESERVED_PERCENT: u64 = 50;
 
-/// Most connections where nobody says otherwise and descriptors allow it, and the memory that each may take, with half a header block.
+/// Most connections where nobody says otherwise and descriptors allow it, and the memory that each may take, with half
+/// a header block.
 const CONNECTIONS: u64 = 4096;
 const CONNECTION_BYTES: u64 = 256 << 10;
 
-/// Longest frames of HTTP/2, of which half a one is kept for each connection: the least that the protocol allows, up to enough for speed.
+/// Longest frames of HTTP/2, of which half a one is kept for each connection: the least that the protocol allows, up to
+/// enough for speed.
 const FRAME_BYTES: (u32, u32) = (16 << 10, 64 << 10);
 const FRAME_PART: u32 = 16;
 

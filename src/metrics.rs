@@ -1,8 +1,8 @@
 //! The registry of metrics and what all of them share. The metrics themselves live beside the code that they measure.
 //!
-//! Names: `dstl_<part>_<noun>_<unit>[_total]`, base units (bytes, seconds), labels only `job`, `operator`, `subtask` and
-//! enumerations. Registering happens once, in constructors; the text is made by [`Metrics::encode`], and for scrapers that do
-//! not speak OpenMetrics by [`Metrics::encode_plain`].
+//! Names: `dstl_<part>_<noun>_<unit>[_total]`, base units (bytes, seconds), labels only `job`, `operator`, `subtask`
+//! and enumerations. Registering happens once, in constructors; the text is made by [`Metrics::encode`], and for
+//! scrapers that do not speak OpenMetrics by [`Metrics::encode_plain`].
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -73,8 +73,8 @@ impl Metrics {
         metric
     }
 
-    /// Registers a gauge that is `read` whenever the text is made; it must not use these metrics itself. `name` and `help` as for
-    /// [`register`](Self::register).
+    /// Registers a gauge that is `read` whenever the text is made; it must not use these metrics itself. `name` and
+    /// `help` as for [`register`](Self::register).
     pub fn read(&self, name: &str, help: &str, read: impl Fn() -> u64 + Send + Sync + 'static) {
         self.0.samples.lock().push(format!("{PREFIX}_{name}"));
         let gauge = Reading { name: name.to_owned(), help: format!("{help}."), read: Box::new(read) };
@@ -96,8 +96,8 @@ impl Metrics {
         out
     }
 
-    /// The same in Prometheus's older text format, version 0.0.4, which promtool and old scrapers read: there a counter is
-    /// described by the name of its samples, `_total` included, and nothing marks the end.
+    /// The same in Prometheus's older text format, version 0.0.4, which promtool and old scrapers read: there a counter
+    /// is described by the name of its samples, `_total` included, and nothing marks the end.
     #[must_use]
     pub fn encode_plain(&self) -> String {
         let text = self.encode();

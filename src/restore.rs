@@ -8,9 +8,9 @@
 //!
 //! The pieces of a snapshot were copied at different moments: a change that a piece has already is skipped.
 //!
-//! After a rescale the state comes in several parts, of other chains, each with its base and its sources: the imports. They are
-//! restored one after the other into the same inner backend, each only with its key groups and under the ids that its
-//! states have here; what comes later wins.
+//! After a rescale the state comes in several parts, of other chains, each with its base and its sources: the imports.
+//! They are restored one after the other into the same inner backend, each only with its key groups and under the ids
+//! that its states have here; what comes later wins.
 //!
 //! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
 //! names it. What else is damaged, and what still restores, tells [`crate::checkpoint::damage`].
@@ -178,8 +178,8 @@ enum Node {
     Read(Page),
 }
 
-/// Bytes that one block may have in a daemon whose state may take `state_memory` bytes. A block has one batch, or one cell of a state
-/// in memory, and what lies beside it; so where that is more, the state would not fit either.
+/// Bytes that one block may have in a daemon whose state may take `state_memory` bytes. A block has one batch, or one
+/// cell of a state in memory, and what lies beside it; so where that is more, the state would not fit either.
 #[must_use]
 pub fn block_memory(state_memory: u64) -> u64 {
     state_memory.max(READ_AHEAD_BYTES)
@@ -253,8 +253,8 @@ impl Restore<'_> {
         self.manifest.contents(self.checkpoint).imports.iter().map(view).collect()
     }
 
-    /// Of which key groups everything is restored. Operator state comes with the own chain; that of other subtasks is an import for
-    /// itself.
+    /// Of which key groups everything is restored. Operator state comes with the own chain; that of other subtasks is
+    /// an import for itself.
     fn wanted(&self) -> Vec<KeyGroupRange> {
         let mut wanted = vec![self.manifest.shape.key_groups];
         if self.imported.is_none() {
@@ -281,8 +281,8 @@ impl Restore<'_> {
         let mut since_turn = 0;
         while let Some(block) = stream.next().await {
             let block = block.map_err(|error| self.read_error(error))?;
-            // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the block's
-            // size bounds how long one lasts.
+            // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the
+            // block's size bounds how long one lasts.
             let may_block = inner.may_block();
             let changes = tasks::blocking_if(may_block, || self.replay(inner, &block, plan, restored))?;
             since_turn += changes;
@@ -312,8 +312,8 @@ impl Restore<'_> {
             inner.set_time(restored.time);
             // Sqns of other chains are no stamps: what is imported counts as changed before all else.
             if self.imported.is_none() {
-                // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher one than
-                // that of the batch only tells of a change later.
+                // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher
+                // one than that of the batch only tells of a change later.
                 restored.stamp = restored.stamp.max(batch.sqn);
                 inner.set_stamp(restored.stamp.0);
             }
@@ -334,8 +334,8 @@ impl Restore<'_> {
         Ok(replayed)
     }
 
-    /// A change as it stands in the objects, with the id that its entries have here. `None` for those of a state that had none left
-    /// at the cut: an import leaves it out.
+    /// A change as it stands in the objects, with the id that its entries have here. `None` for those of a state that
+    /// had none left at the cut: an import leaves it out.
     fn renamed<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
         let Some(Imported { import, .. }) = self.imported else { return Some(change) };
         let state: StateId = import.states.get(&change.at.state).copied()?;
@@ -472,7 +472,8 @@ impl Restore<'_> {
         Err(RestoreError::TooLarge { checkpoint: self.checkpoint.identity.id, object: object(), bytes, allowed })
     }
 
-    /// Why a change that `object` has at `offset` was not applied: where it fits no state that there is, the object was not written so.
+    /// Why a change that `object` has at `offset` was not applied: where it fits no state that there is, the object was
+    /// not written so.
     fn unfit(&self, source: StateError, object: &str, offset: u64) -> RestoreError {
         if !source.is_damage() {
             return self.inner_error(source);

@@ -9,16 +9,16 @@
 //! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no user
 //! code at replay. So live application and replay are the same call.
 //!
-//! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are handed out in one of two
-//! ways, with changes in between; stamps that its owner puts on changes tell which of them a copy holds.
+//! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are handed out in one
+//! of two ways, with changes in between; stamps that its owner puts on changes tell which of them a copy holds.
 //!
 //! - [`PieceSnapshots`], a backend in memory: a *piece* is the contents of one (state, key group) whose stable hashes
 //!   ([`stable_hash`]) are in one [`HashRange`], as changes that any backend can apply.
-//! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most of
-//!   them are those of the image before.
+//! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most
+//!   of them are those of the image before.
 //!
-//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). What the contents were at an earlier moment
-//! is kept, as far as it has changed since, in [`undo`].
+//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). What the contents were at an
+//! earlier moment is kept, as far as it has changed since, in [`undo`].
 //!
 //! Every implementation passes [`conformance`].
 
@@ -74,7 +74,8 @@ pub struct Address<'a> {
 /// Why an inner backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A change or read does not fit the state's kind, or names an unregistered state. A caller's bug, or a damaged log.
+    /// A change or read does not fit the state's kind, or names an unregistered state. A caller's bug, or a damaged
+    /// log.
     #[error("state {state:?}: {what}")]
     Mismatch {
         /// The state.
@@ -146,8 +147,8 @@ pub type Counting = Box<dyn FnOnce(&mut dyn FnMut() -> bool) -> Result<Counts, S
 
 /// An inner state backend: keyed entries of registered states, written by one owner.
 ///
-/// All calls are synchronous and short (microseconds, bounded by the size of what is asked for). Reads see every earlier
-/// [`apply`](Self::apply). Owned by one thread at a time; dropped, it frees what it holds.
+/// All calls are synchronous and short (microseconds, bounded by the size of what is asked for). Reads see every
+/// earlier [`apply`](Self::apply). Owned by one thread at a time; dropped, it frees what it holds.
 pub trait StateBackend: Send {
     /// Makes a state known. Called once per state, before anything else names it.
     fn register(&mut self, state: StateId, descriptor: &StateDescriptor);
@@ -171,8 +172,8 @@ pub trait StateBackend: Send {
     fn map_value(&self, at: Address<'_>, map_key: &[u8], read: &mut dyn FnMut(Option<&[u8]>))
     -> Result<(), StateError>;
 
-    /// Reads the map entries of `keys` in order, handing each (key, value) to `read`. Returns whether others of them follow the
-    /// page.
+    /// Reads the map entries of `keys` in order, handing each (key, value) to `read`. Returns whether others of them
+    /// follow the page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -202,9 +203,9 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError>;
 
-    /// Hands the timers of a state, of all key groups, to `read`, in order of time, key, namespace and key group: those behind
-    /// `after`, which need not be there any more, and at or before `up_to`. Each takes [`TimerRef::page_bytes`] of the page.
-    /// Returns whether others follow the page.
+    /// Hands the timers of a state, of all key groups, to `read`, in order of time, key, namespace and key group: those
+    /// behind `after`, which need not be there any more, and at or before `up_to`. Each takes [`TimerRef::page_bytes`]
+    /// of the page. Returns whether others follow the page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -234,7 +235,8 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
-    /// Whether (key, namespace) of a state of this kind has entries. Need not count them, which not every backend has at hand.
+    /// Whether (key, namespace) of a state of this kind has entries. Need not count them, which not every backend has
+    /// at hand.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -250,9 +252,9 @@ pub trait StateBackend: Send {
         Ok(found)
     }
 
-    /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order that
-    /// does not change while others come and go: those behind `after`, which need not be there any more. Returns whether
-    /// others follow the page. Of timers this may take as long as reading all of the key group.
+    /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order
+    /// that does not change while others come and go: those behind `after`, which need not be there any more. Returns
+    /// whether others follow the page. Of timers this may take as long as reading all of the key group.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -265,8 +267,8 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Appends bytes to `rank` that are different for each name, and in the order in which [`name_page`](Self::name_page) hands
-    /// names out.
+    /// Appends bytes to `rank` that are different for each name, and in the order in which
+    /// [`name_page`](Self::name_page) hands names out.
     fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>);
 
     /// What counts the entries of every state, beside the writer: it may take as long as reading all of them.
@@ -293,7 +295,8 @@ pub trait StateBackend: Send {
     /// Whoever wants to tell what came after a copy raises it between the copy and the next change.
     fn set_stamp(&mut self, stamp: u64);
 
-    /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may be dropped.
+    /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may
+    /// be dropped.
     fn set_time(&mut self, _time: TimeMs) {}
 
     /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
@@ -319,8 +322,8 @@ pub trait StateBackend: Send {
         None
     }
 
-    /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the processor,
-    /// for many places at once; it changes nothing, and ignores places that do not fit.
+    /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the
+    /// processor, for many places at once; it changes nothing, and ignores places that do not fit.
     fn warm(&self, _places: &mut dyn Iterator<Item = Address<'_>>) {}
 
     /// Ends a batch: everything applied since the last call belongs together. Backends that buffer writes hand them on

@@ -1,7 +1,7 @@
 //! Background tasks of one daemon, all ended together: by `abort_all` when it stops, or when a simulation crashes it.
 //!
-//! A panic ends the task and nothing else. Whoever waits for what the task did would wait for ever; so each panic is counted, logged, and
-//! told to what the task served, which ends with that reason or begins the task anew:
+//! A panic ends the task and nothing else. Whoever waits for what the task did would wait for ever; so each panic is
+//! counted, logged, and told to what the task served, which ends with that reason or begins the task anew:
 //!
 //! | task | what its panic ends |
 //! | --- | --- |

@@ -13,8 +13,8 @@
 //! | [`doctor`] | says which promises hold on a store, and how fast it is |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
-//! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people or as JSON
-//! for programs.
+//! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people
+//! or as JSON for programs.
 
 pub mod checkpoints;
 pub mod discard;

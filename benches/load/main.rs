@@ -4,11 +4,12 @@
 //!   cargo bench --bench load -- [update|latency] [--json] [options]
 //! ```
 //!
-//! * `update`: batches of value updates at uniform random keys, as fast as the daemon takes them, with a checkpoint each second.
+//! * `update`: batches of value updates at uniform random keys, as fast as the daemon takes them, with a checkpoint
+//!   each second.
 //! * `latency`: one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run.
 //!
-//! Each scenario runs a daemon of its own, of the same build, in a temporary folder. Rates are medians of windows. On a shared
-//! machine only what was measured in the same run compares: quote ratios.
+//! Each scenario runs a daemon of its own, of the same build, in a temporary folder. Rates are medians of windows. On a
+//! shared machine only what was measured in the same run compares: quote ratios.
 
 mod daemon;
 mod echo;

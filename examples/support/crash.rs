@@ -1,8 +1,10 @@
-//! What the examples share: a daemon of their own in a temporary folder, and a task that loses it in the middle of its work.
+//! What the examples share: a daemon of their own in a temporary folder, and a task that loses it in the middle of its
+//! work.
 //!
-//! A job has several lives. In every life but the last the daemon is killed (SIGKILL) while the task works, then started again. The
-//! next life opens with a higher attempt, restores the latest checkpoint and goes on where that was cut. What the last life
-//! returns is compared to what the example computes without any state; exit code 1 says that it differs.
+//! A job has several lives. In every life but the last the daemon is killed (SIGKILL) while the task works, then
+//! started again. The next life opens with a higher attempt, restores the latest checkpoint and goes on where that was
+//! cut. What the last life returns is compared to what the example computes without any state; exit code 1 says that it
+//! differs.
 
 use std::{
     collections::BTreeMap,
@@ -167,8 +169,8 @@ impl Life {
         Ok(Self { backend, session, next, subtask, parallelism, shared, steps: 0, checkpoint_id, checkpoint: None })
     }
 
-    /// Between two steps of the work, where record `next` comes next: now and then this triggers a checkpoint here, and the work goes
-    /// on while it completes; once it kills the daemon.
+    /// Between two steps of the work, where record `next` comes next: now and then this triggers a checkpoint here, and
+    /// the work goes on while it completes; once it kills the daemon.
     pub(crate) async fn step(&mut self, next: u64) -> Result<(), ClientError> {
         self.steps += 1;
         if self.steps.is_multiple_of(CHECKPOINT_STEPS) {

@@ -51,8 +51,8 @@ pub struct Operation<'a> {
 pub struct BatchResult {
     /// Its number.
     pub number: u64,
-    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read, or a firing
-    /// of timers, that was not carried out because the answers before it fill a message.
+    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read, or
+    /// a firing of timers, that was not carried out because the answers before it fill a message.
     pub answers: Vec<(u32, Option<Answer>)>,
     /// Whether it had been applied before, so that nothing was done now.
     pub repeated: bool,
@@ -144,8 +144,8 @@ impl Appender<'_> {
 }
 
 impl Core {
-    /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose entries
-    /// reads touch.
+    /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose
+    /// entries reads touch.
     pub(super) fn writes(&self, operations: &[Operation<'_>]) -> bool {
         let touches = |operation: &Operation<'_>| {
             let ttl = self.states.get(operation.state).and_then(|descriptor| descriptor.ttl);
@@ -154,7 +154,8 @@ impl Core {
         operations.iter().any(|operation| operation.op.is_write() || touches(operation))
     }
 
-    /// Applies batch `number`, which must be the next one, as far as it was not read `ahead`. Its credit is the caller's affair.
+    /// Applies batch `number`, which must be the next one, as far as it was not read `ahead`. Its credit is the
+    /// caller's affair.
     ///
     /// # Errors
     /// Nothing was applied, except with [`Reason::Failsafe`].
@@ -193,8 +194,8 @@ impl Core {
         Ok((BatchResult { number, answers, repeated: false }, appended))
     }
 
-    /// Begins to log a batch, as of now: an [`Appender`] takes its changes. It has the number of the batch that comes next, whether
-    /// it is that one or one of the daemon's own before it.
+    /// Begins to log a batch, as of now: an [`Appender`] takes its changes. It has the number of the batch that comes
+    /// next, whether it is that one or one of the daemon's own before it.
     pub(super) fn begin_logging(&mut self) {
         self.inner.set_stamp(self.writer.next().0);
         self.writer.begin_batch(self.next_batch, self.time);
@@ -492,7 +493,8 @@ mod tests {
 
     #[test]
     fn key_groups_are_those_of_the_public_murmur3() {
-        // Reference values of MurmurHash3_x86_32 with seed 0: "" is 0, "hello" is 0x248bfa47, "hello, world" is 0x149bbb7f.
+        // Reference values of MurmurHash3_x86_32 with seed 0: "" is 0, "hello" is 0x248bfa47, "hello, world" is
+        // 0x149bbb7f.
         for (key, hash) in [("", 0), ("hello", 0x248b_fa47_u32), ("hello, world", 0x149b_bb7f)] {
             assert_eq!(hash_key_group(key.as_bytes(), 128), hash % 128, "{key}");
         }

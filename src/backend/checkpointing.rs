@@ -30,7 +30,8 @@ use crate::{
     types::{CheckpointId, CheckpointIdentity},
 };
 
-/// Segments of the daemon that a silent owner keeps from collection, from which on it says soon that it names none of them.
+/// Segments of the daemon that a silent owner keeps from collection, from which on it says soon that it names none of
+/// them.
 const LOW_WATER_STEP: u64 = 32;
 
 /// How soon.
@@ -76,7 +77,8 @@ pub struct CompletedCheckpoint {
     pub publish: Duration,
     /// All together.
     pub total: Duration,
-    /// The first checkpoint of this owner that needs nothing of what it restored and must not claim. 0: none yet, or it claimed it.
+    /// The first checkpoint of this owner that needs nothing of what it restored and must not claim. 0: none yet, or it
+    /// claimed it.
     pub self_sustained_since: CheckpointId,
 }
 
@@ -198,7 +200,8 @@ impl Core {
         }
     }
 
-    /// Rolls over what is not yet durable: a short rest, with nothing under way before it, goes into the manifest itself.
+    /// Rolls over what is not yet durable: a short rest, with nothing under way before it, goes into the manifest
+    /// itself.
     fn roll_over_for_barrier(&mut self) {
         let options = &self.env.options;
         let is_short = self.writer.is_all_listed() && self.writer.active_bytes() <= options.data_inline_threshold;
@@ -318,7 +321,8 @@ impl Core {
         let listed_to = self.writer.listed_to();
         let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
         let withdrawing = std::mem::take(&mut self.withdrawing);
-        // Also when the checkpoint of a tail has failed: whoever waits for its changes, and its memory, waits for a manifest.
+        // Also when the checkpoint of a tail has failed: whoever waits for its changes, and its memory, waits for a
+        // manifest.
         let is_wanted = self.ledger.is_ready(listed_to) || self.writer.awaits_manifest();
         if !is_wanted && !notices_due && !withdrawing && self.publish_now.is_empty() && !self.is_waited_for(now) {
             return None;
@@ -470,8 +474,8 @@ impl Core {
         outcome
     }
 
-    /// Segments of this daemon below this number, as far as this manifest does not name them, will never be named by this
-    /// backend.
+    /// Segments of this daemon below this number, as far as this manifest does not name them, will never be named by
+    /// this backend.
     fn segment_low_water(&self) -> u64 {
         let uploading = self.uploads.as_ref().map_or(u64::MAX, |uploading| uploading.uploads.low_water());
         self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))

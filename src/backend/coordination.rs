@@ -1,4 +1,5 @@
-//! Checkpoints of declared jobs, which dstl completes itself: what the backends of this daemon report, and what they hear of it.
+//! Checkpoints of declared jobs, which dstl completes itself: what the backends of this daemon report, and what they
+//! hear of it.
 //!
 //! ```text
 //!   Core: part published ──unreported──▶ Coordinator ──report──▶ store ──▶ all tasks? ──commit──▶ job chain
@@ -8,23 +9,25 @@
 //!
 //! Why that is right is told by [`crate::checkpoint::job`]; what it demands of an owner is here:
 //!
-//! * A part is reported only after the manifest that names it is durable, and then not let go of, for no notice, before a commit
-//!   that is as new, or the end of the owner.
-//! * A commit does what the engine's COMPLETE does, durable with the next manifest. Should this daemon die before: the owner
-//!   that restores the commit reads it in the job's chain.
+//! * A part is reported only after the manifest that names it is durable, and then not let go of, for no notice, before
+//!   a commit that is as new, or the end of the owner.
+//! * A commit does what the engine's COMPLETE does, durable with the next manifest. Should this daemon die before: the
+//!   owner that restores the commit reads it in the job's chain.
 //! * Reports outlive their owner: what a backend published before it was closed is still reported.
 //!
 //! # Tasks that do not keep up
 //!
-//! While a task stalls, or has ended, nothing is committed, and what the others reported may not be let go. So they report ever fewer of
-//! their parts: of 32 more that await a commit each time only half as many ([`is_reported_at`]). Which, the id alone
-//! decides, so that all tasks choose the same: an id that one reports who has many waiting, everybody does who has fewer. The newest
-//! other parts are *held*: reported as soon as any other task has reported the same checkpoint, or none has come after it for long, and let
-//! go, oldest first, otherwise. So what waits grows with the logarithm of the number of checkpoints, no barrier is refused, and once the
-//! task is back, its first checkpoint is committed.
+//! While a task stalls, or has ended, nothing is committed, and what the others reported may not be let go. So they
+//! report ever fewer of their parts: of 32 more that await a commit each time only half as many ([`is_reported_at`]).
+//! Which, the id alone decides, so that all tasks choose the same: an id that one reports who has many waiting,
+//! everybody does who has fewer. The newest other parts are *held*: reported as soon as any other task has reported the
+//! same checkpoint, or none has come after it for long, and let go, oldest first, otherwise. So what waits grows with
+//! the logarithm of the number of checkpoints, no barrier is refused, and once the task is back, its first checkpoint
+//! is committed.
 //!
-//! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported with what
-//! is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the store fails.
+//! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported
+//! with what is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the
+//! store fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -137,7 +140,8 @@ impl Coordinated {
         }
     }
 
-    /// A round is over. The newest that is held is reported, too, if none comes after it for long, the longer the more wait: it may be the last.
+    /// A round is over. The newest that is held is reported, too, if none comes after it for long, the longer the more
+    /// wait: it may be the last.
     fn outlast(&mut self) {
         let Some(newest) = self.held.last_key_value().map(|(id, _)| *id) else { return };
         let (held, rounds) = self.newest_held;
@@ -154,8 +158,8 @@ impl Coordinated {
     }
 }
 
-/// Whether a part of checkpoint `id` is reported unasked where so many wait already: of each [`PARTS_PER_HALVING`] more, half as many
-/// are; those among them that are with more waiting, too. Pure.
+/// Whether a part of checkpoint `id` is reported unasked where so many wait already: of each [`PARTS_PER_HALVING`]
+/// more, half as many are; those among them that are with more waiting, too. Pure.
 fn is_reported_at(id: CheckpointId, waiting: usize) -> bool {
     // Spread, since engines count in steps of their own.
     let spread = (id ^ (id >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -191,8 +195,8 @@ impl Coordinators {
         }
     }
 
-    /// Ends the members of `coordinator`, whose task has panicked: nobody would complete their checkpoints. The next one to open begins
-    /// another.
+    /// Ends the members of `coordinator`, whose task has panicked: nobody would complete their checkpoints. The next
+    /// one to open begins another.
     fn end(&self, coordinator: &Coordinator, panicked: &Panicked) {
         self.0.lock().remove(&(coordinator.job.clone(), coordinator.attempt));
         coordinator.each(|core| core.end_panicked(panicked));
@@ -252,7 +256,8 @@ async fn run(env: Environment, coordinator: Arc<Coordinator>) {
 }
 
 impl Coordinator {
-    /// Reports what is published; then commits, and tells the members, as far as that is possible. Returns whether commits are awaited.
+    /// Reports what is published; then commits, and tells the members, as far as that is possible. Returns whether
+    /// commits are awaited.
     async fn serve(&self, env: &Environment, round: Round) -> Result<bool, JobError> {
         let retry = Retry::forever().at_most(REQUEST_ATTEMPTS);
         let awaits = round.awaits || !round.unreported.is_empty();
@@ -300,8 +305,8 @@ impl Coordinator {
 }
 
 impl Core {
-    /// Begins under the generation of `record`, if its attempt was declared. Commits that the owner before had no time to
-    /// take note of complete here.
+    /// Begins under the generation of `record`, if its attempt was declared. Commits that the owner before had no time
+    /// to take note of complete here.
     pub(super) fn begin_coordinated(&mut self, record: Option<&JobRecord>) {
         let Some(record) = record else { return };
         self.coordinated = Some(Coordinated::new(record));
@@ -349,7 +354,8 @@ impl Core {
         }
     }
 
-    /// Takes note of the newest commit: completes the part of this backend, lets go of what that subsumes, tells the session. Idempotent.
+    /// Takes note of the newest commit: completes the part of this backend, lets go of what that subsumes, tells the
+    /// session. Idempotent.
     pub(super) fn job_completed(&mut self, commit: &Commit) {
         if matches!(self.condition, Condition::Ended(_)) {
             return;
@@ -406,8 +412,8 @@ impl Core {
         coordinated.wake.notify_one();
     }
 
-    /// Whether a notice about what is published is not the engine's to send: COMPLETE, and what would let go of a checkpoint that the job
-    /// may restore. What is older than what the job stands on may go.
+    /// Whether a notice about what is published is not the engine's to send: COMPLETE, and what would let go of a
+    /// checkpoint that the job may restore. What is older than what the job stands on may go.
     pub(super) fn is_coordinated(&self, kind: NoticeKind, target: NoticeTarget) -> bool {
         let Some(coordinated) = &self.coordinated else { return false };
         let is_past = |record| coordinated.stands_on.is_some_and(|on| JobCheckpoint::of(record) < on);

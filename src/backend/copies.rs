@@ -1,4 +1,5 @@
-//! What a backend would restore from, on local disk: copies of objects, and images of an inner backend that is there itself.
+//! What a backend would restore from, on local disk: copies of objects, and images of an inner backend that is there
+//! itself.
 
 use std::{mem, sync::Arc};
 
@@ -40,8 +41,8 @@ impl Core {
         }
     }
 
-    /// Lets go of the state, and of all else that lets a successor on this daemon do without the store. For a backend that has ended:
-    /// others may hold it for a while, but nobody is answered from it.
+    /// Lets go of the state, and of all else that lets a successor on this daemon do without the store. For a backend
+    /// that has ended: others may hold it for a while, but nobody is answered from it.
     pub(super) fn drop_kept(&mut self) {
         self.drop_marks();
         self.previous = None;

@@ -1,5 +1,5 @@
-//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds, but for those that ask
-//! an inner backend on disk.
+//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds, but for those
+//! that ask an inner backend on disk.
 
 use std::{
     collections::BTreeMap,
@@ -86,8 +86,8 @@ pub(super) struct Uploading {
 
 /// One open backend.
 ///
-/// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the change sets
-/// below the writer's `listed_to`; each checkpoint in flight in the ledger has an entry in `flights`.
+/// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the
+/// change sets below the writer's `listed_to`; each checkpoint in flight in the ledger has an entry in `flights`.
 pub(super) struct Core {
     pub(super) env: Environment,
     pub(super) shared: Weak<Shared>,

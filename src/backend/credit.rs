@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Every backend is guaranteed room for the largest batch, so that one is always possible however much the others hold;
-//! beyond that it draws from the shared part. What a backend *uses* is the credit that it granted and that was not spent, and
-//! the bytes that it holds: spent and not yet durable.
+//! beyond that it draws from the shared part. What a backend *uses* is the credit that it granted and that was not
+//! spent, and the bytes that it holds: spent and not yet durable.
 
 use std::sync::{Arc, Weak};
 
@@ -96,8 +96,8 @@ impl Account {
         self.held
     }
 
-    /// Grants up to `wanted` more bytes, as far as there is room; returns how many. If it is less, `outbox` is woken when
-    /// there may be more.
+    /// Grants up to `wanted` more bytes, as far as there is room; returns how many. If it is less, `outbox` is woken
+    /// when there may be more.
     pub fn grant(&mut self, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
         self.grant_at_least(0, wanted, outbox)
     }
@@ -107,8 +107,8 @@ impl Account {
         self.grant_at_least(cost, cost, outbox) == cost
     }
 
-    /// Grants as much of `wanted` as there is room for, but nothing if that is less than `least`. Giving back what is too little
-    /// would wake whoever waits, the caller itself among them.
+    /// Grants as much of `wanted` as there is room for, but nothing if that is less than `least`. Giving back what is
+    /// too little would wake whoever waits, the caller itself among them.
     fn grant_at_least(&mut self, least: u64, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
         let used = self.outstanding + self.held;
         let mut pool = self.pool.0.lock();

@@ -115,8 +115,8 @@ impl Directory {
         &self.env
     }
 
-    /// Opens a backend, or returns the running one to its owner (an equal attempt, unless it is to be replaced). A higher attempt ends
-    /// a running backend and any open with a lower one. Cancel-safe: dropped, the open ends.
+    /// Opens a backend, or returns the running one to its owner (an equal attempt, unless it is to be replaced). A
+    /// higher attempt ends a running backend and any open with a lower one. Cancel-safe: dropped, the open ends.
     ///
     /// # Errors
     /// Says what to change, or to try again.
@@ -237,9 +237,9 @@ impl Directory {
         self.draining.send_replace(true);
     }
 
-    /// Waits until every backend is closed, once the daemon is draining. A backend whose session has closed, and stays so for a
-    /// moment, is closed in order: its writer is done. One that never had a session is its engine's to close. Cancel-safe: dropped, those
-    /// that are left stay open.
+    /// Waits until every backend is closed, once the daemon is draining. A backend whose session has closed, and stays
+    /// so for a moment, is closed in order: its writer is done. One that never had a session is its engine's to close.
+    /// Cancel-safe: dropped, those that are left stay open.
     pub async fn emptied(&self) {
         let mut left: BTreeMap<(BackendId, u64), Instant> = BTreeMap::new();
         while self.count() > 0 {

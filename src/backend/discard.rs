@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Directory {
-    /// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners elsewhere are fenced. Idempotent. Cancel-safe:
-    /// dropped, part of it may be done.
+    /// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners elsewhere are fenced.
+    /// Idempotent. Cancel-safe: dropped, part of it may be done.
     ///
     /// # Errors
     /// [`Reason::InUse`] if a backend concerned is open here, or something is pinned.

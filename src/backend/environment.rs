@@ -35,8 +35,8 @@ pub struct BackendOptions {
     pub checkpoint_timeout: Duration,
     /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
     pub preemptive_persist_threshold: u64,
-    /// Bytes of un-uploaded changes up to which a barrier puts them into the manifest rather than a segment; 0: never. The
-    /// daemon's configuration has 20 KiB.
+    /// Bytes of un-uploaded changes up to which a barrier puts them into the manifest rather than a segment; 0: never.
+    /// The daemon's configuration has 20 KiB.
     pub data_inline_threshold: usize,
     /// Bytes of a change set from which on it is cut into a block for each part of the key groups.
     pub block_split_threshold: usize,
@@ -67,8 +67,8 @@ pub struct BackendOptions {
     pub compression: Compression,
     /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
     pub queries: bool,
-    /// Whether a task that comes back to this daemon gets its state back from memory, where what changed since its checkpoint
-    /// is known.
+    /// Whether a task that comes back to this daemon gets its state back from memory, where what changed since its
+    /// checkpoint is known.
     pub warm: bool,
     /// Bytes that each backend may keep of what was overwritten since its last completed checkpoint.
     pub undo_memory: u64,

@@ -40,7 +40,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Wakes the materialization worker.
     pub(super) materialize: Notify,
-    /// Why the backend has ended, once it has. The directory asks while it holds a lock of its own: it must not wait for the core.
+    /// Why the backend has ended, once it has. The directory asks while it holds a lock of its own: it must not wait
+    /// for the core.
     pub(super) ended: watch::Sender<Option<Error>>,
     pub(super) store: Store,
 }
@@ -70,8 +71,9 @@ impl Shared {
 
     /// The core, alone: the only door to it.
     ///
-    /// Where the one who has it may wait for a disk, this thread gives its other tasks away before it waits, too. A worker of the
-    /// runtime that waited with them would keep everything from them that it had taken on, sockets and timers included.
+    /// Where the one who has it may wait for a disk, this thread gives its other tasks away before it waits, too. A
+    /// worker of the runtime that waited with them would keep everything from them that it had taken on, sockets and
+    /// timers included.
     pub(super) fn core(&self) -> Held<'_> {
         Held::new(match self.core.try_lock() {
             Some(core) => core,
@@ -135,8 +137,8 @@ impl Backend {
         async move { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) }
     }
 
-    /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their ids in
-    /// order. Where entries have to move, the ids are good only once that registered them again.
+    /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their
+    /// ids in order. Where entries have to move, the ids are good only once that registered them again.
     ///
     /// # Errors
     /// If one is malformed or differs from what is registered.
@@ -154,8 +156,9 @@ impl Backend {
         core.sessions > 0 && core.session.is_none() && !matches!(core.condition, Condition::Ended(_))
     }
 
-    /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads. Without a number
-    /// a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped, the batch is not applied.
+    /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads.
+    /// Without a number a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped,
+    /// the batch is not applied.
     ///
     /// # Errors
     /// The batch was not applied.

@@ -1,7 +1,7 @@
 //! The core of a backend, as whoever has it alone holds it.
 //!
-//! What panics while it holds the core leaves it half changed, with nobody to say how far. So the owner ends there, whichever call or task
-//! it was, and the next one begins from what is durable.
+//! What panics while it holds the core leaves it half changed, with nobody to say how far. So the owner ends there,
+//! whichever call or task it was, and the next one begins from what is durable.
 
 use std::{
     fmt,

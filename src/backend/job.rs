@@ -19,12 +19,14 @@ pub struct JobDescription {
     pub damaged: Vec<Spoilt>,
     /// The newest record of its chain.
     pub record: Option<JobRecord>,
-    /// Checkpoints of a declared job that are not committed, with the number of tasks that have reported them; oldest first.
+    /// Checkpoints of a declared job that are not committed, with the number of tasks that have reported them; oldest
+    /// first.
     pub reported: Vec<(JobCheckpoint, usize)>,
 }
 
 impl Directory {
-    /// Reads the heads of all chains of `job`, wherever its backends are open: of a job without any, empty. Cancel-safe.
+    /// Reads the heads of all chains of `job`, wherever its backends are open: of a job without any, empty.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// If a head or the newest record of the job cannot be read.
@@ -44,8 +46,8 @@ impl Directory {
         Ok(JobDescription { view: JobView::of(&heads), damaged, record, reported })
     }
 
-    /// Begins an attempt of `job` whose checkpoints dstl coordinates; returns what all its tasks begin with. Idempotent. Cancel-safe:
-    /// dropped, it may have begun.
+    /// Begins an attempt of `job` whose checkpoints dstl coordinates; returns what all its tasks begin with.
+    /// Idempotent. Cancel-safe: dropped, it may have begun.
     ///
     /// # Errors
     /// If a later attempt has begun, this one otherwise or undeclared, or what it asks to begin with is not there.

@@ -6,16 +6,16 @@
 //!                └──────────────────────────────────────────┴────a newer owner in the chain────▶
 //! ```
 //!
-//! A task that is started again elsewhere leaves its backend behind, which nobody will ever close. One that was opened with a linger
-//! has a watcher, which ends it when it was without session for so long. Until then it looks at the manifest chain a few times: an owner
-//! that publishes nothing would not notice otherwise that it has a successor.
+//! A task that is started again elsewhere leaves its backend behind, which nobody will ever close. One that was opened
+//! with a linger has a watcher, which ends it when it was without session for so long. Until then it looks at the
+//! manifest chain a few times: an owner that publishes nothing would not notice otherwise that it has a successor.
 //!
 //! Backends without linger stay open for ever: a tool may use one by unary calls alone.
 //!
 //! # Locks
 //!
-//! Whoever needs memory holds the core of his own backend. So another one's core is only tried, never waited for: one that is busy is not
-//! idle. The list of the idle is held meanwhile, and nobody who holds it waits for a core.
+//! Whoever needs memory holds the core of his own backend. So another one's core is only tried, never waited for: one
+//! that is busy is not idle. The list of the idle is held meanwhile, and nobody who holds it waits for a core.
 
 use std::{
     sync::{Arc, Weak},
@@ -47,7 +47,8 @@ const LOOKS: u32 = 4;
 pub struct Idle(Arc<Mutex<Vec<Weak<Shared>>>>);
 
 impl Idle {
-    /// Ends the backend that is idle for longest, of those that `frees` something, for `why`; returns whether there was one.
+    /// Ends the backend that is idle for longest, of those that `frees` something, for `why`; returns whether there was
+    /// one.
     pub(super) fn make_room(&self, why: &str, frees: impl Fn(&Core) -> bool) -> bool {
         let mut watched = self.0.lock();
         watched.retain(|watched| watched.strong_count() > 0);

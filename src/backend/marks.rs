@@ -1,8 +1,8 @@
-//! Marks of checkpoints: what lets queries read the newest completed one beside the writer, and a task that comes back have its
-//! state in memory of then without the store ([`open::warm`](super::open)).
+//! Marks of checkpoints: what lets queries read the newest completed one beside the writer, and a task that comes back
+//! have its state in memory of then without the store ([`open::warm`](super::open)).
 //!
-//! Each barrier sets a mark. It is kept while its checkpoint may still be completed, and while it is the newest that was; a
-//! batch of a query keeps the one that it reads to its end. The restored checkpoint is the first completed one.
+//! Each barrier sets a mark. It is kept while its checkpoint may still be completed, and while it is the newest that
+//! was; a batch of a query keeps the one that it reads to its end. The restored checkpoint is the first completed one.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Materializing one backend in the background, between batches: slice by slice, so that the writer never waits longer than one
-//! slice takes to copy; or image by image, so that it never waits longer than linking files takes. Operator state is always copied as
-//! slices.
+//! Materializing one backend in the background, between batches: slice by slice, so that the writer never waits longer
+//! than one slice takes to copy; or image by image, so that it never waits longer than linking files takes. Operator
+//! state is always copied as slices.
 
 use std::sync::Arc;
 
@@ -386,12 +386,12 @@ impl Reusable {
 }
 
 impl super::Backend {
-    /// Materializes now; answers when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe: dropped, it
-    /// goes on.
+    /// Materializes now; answers when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:
+    /// dropped, it goes on.
     ///
     /// # Errors
-    /// If the caller is not the owner, there is no changelog to truncate, or the store does not take it: the previous base stays
-    /// in use.
+    /// If the caller is not the owner, there is no changelog to truncate, or the store does not take it: the previous
+    /// base stays in use.
     pub async fn materialize(&self, epoch: crate::types::Epoch) -> Result<Materialization, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         {

@@ -1,7 +1,7 @@
 //! Metrics of the backends of one daemon.
 //!
-//! Counters and histograms are kept over all backends of the daemon; what must be seen per backend (how much a restore would read,
-//! how many checkpoints are retained, failsafe) is a gauge with its name, which goes when the backend does.
+//! Counters and histograms are kept over all backends of the daemon; what must be seen per backend (how much a restore
+//! would read, how many checkpoints are retained, failsafe) is a gauge with its name, which goes when the backend does.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 

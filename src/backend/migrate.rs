@@ -6,9 +6,10 @@
 //!      └── lock released; un-uploaded changes and the replay bound are waited for ◀┘
 //! ```
 //!
-//! A batch is bounded, except that one list moves whole: what is there of it may be more than a few thousand elements, but then
-//! each list is always either here or there. So at every cut every entry is in exactly one of the two, and a move that a
-//! crash ends goes on when the state is registered again. What the new data has already is newer, and stays.
+//! A batch is bounded, except that one list moves whole: what is there of it may be more than a few thousand elements,
+//! but then each list is always either here or there. So at every cut every entry is in exactly one of the two, and a
+//! move that a crash ends goes on when the state is registered again. What the new data has already is newer, and
+//! stays.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -62,12 +63,12 @@ enum Next {
 }
 
 impl Backend {
-    /// Registers states, all or none, and moves their entries where a change of descriptor demands it; returns them in order.
-    /// Cancel-safe: dropped, or after a crash, registering again goes on.
+    /// Registers states, all or none, and moves their entries where a change of descriptor demands it; returns them in
+    /// order. Cancel-safe: dropped, or after a crash, registering again goes on.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is registered without that being declared; nothing was changed then. Or if
-    /// entries could not be moved.
+    /// If one is malformed or differs from what is registered without that being declared; nothing was changed then. Or
+    /// if entries could not be moved.
     pub async fn register_states(
         &self,
         epoch: Epoch,

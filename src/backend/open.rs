@@ -1,15 +1,19 @@
 //! Opening a backend: choose, validate, fence, restore, serve.
 //!
-//! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a manifest
-//! with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them meanwhile.
+//! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a
+//! manifest with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them
+//! meanwhile.
 //!
-//! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]), if that can be.
+//! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]),
+//! if that can be.
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too ([`claim`]). What is
-//! another job's is read under a pin, without fencing anybody ([`clone`]). A savepoint is nobody's ([`savepoint`]). Operator state is redistributed ([`operator`]).
+//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too
+//! ([`claim`]). What is another job's is read under a pin, without fencing anybody ([`clone`]). A savepoint is nobody's
+//! ([`savepoint`]). Operator state is redistributed ([`operator`]).
 //!
-//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all of its state
-//! is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs nothing of what was restored.
+//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all
+//! of its state is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs
+//! nothing of what was restored.
 
 mod admit;
 mod choice;
@@ -117,8 +121,9 @@ pub struct RestoredPart {
     pub time: TimeMs,
 }
 
-/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced; `on_fenced`
-/// hears of the other chains whose owners were fenced, and by whom. Cancel-safe, except that older owners may be fenced by then.
+/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced;
+/// `on_fenced` hears of the other chains whose owners were fenced, and by whom. Cancel-safe, except that older owners
+/// may be fenced by then.
 ///
 /// # Errors
 /// Says what to change, or to try again.

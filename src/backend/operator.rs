@@ -11,8 +11,9 @@ use crate::{
 };
 
 impl Core {
-    /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch: they are
-    /// part of every cut of this epoch, and of what queries read of the restored checkpoint. Takes no batch number.
+    /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch:
+    /// they are part of every cut of this epoch, and of what queries read of the restored checkpoint. Takes no batch
+    /// number.
     ///
     /// # Errors
     /// What the inner backend says.

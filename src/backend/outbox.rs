@@ -36,7 +36,8 @@ pub enum SessionEvent {
     Ended(Error),
 }
 
-/// The events of one session. They are bounded by what the client asked for, of which the core refuses what would be too many.
+/// The events of one session. They are bounded by what the client asked for, of which the core refuses what would be
+/// too many.
 #[derive(Debug, Default)]
 pub struct Outbox {
     events: Mutex<VecDeque<SessionEvent>>,

@@ -10,7 +10,8 @@ use crate::{
     types::CheckpointId,
 };
 
-/// Answers that may be owed to a session, at most: checkpoints and persist requests that are under way, and what was not sent yet.
+/// Answers that may be owed to a session, at most: checkpoints and persist requests that are under way, and what was
+/// not sent yet.
 const MOST_OWED: usize = 4096;
 
 /// Barriers that are recognised when a new session sends them again: the newest so many.
@@ -47,8 +48,8 @@ impl Core {
         }
     }
 
-    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts nothing
-    /// new and is answered again. Returns whether it was one.
+    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts
+    /// nothing new and is answered again. Returns whether it was one.
     pub(super) fn repeated_barrier(&mut self, id: CheckpointId, session: u64) -> bool {
         let Some(sent) = self.barriers.get_mut(&id).filter(|sent| sent.session < session) else { return false };
         sent.session = session;
@@ -74,7 +75,8 @@ impl Core {
         true
     }
 
-    /// Refuses a request of the session whose answer would be one too many that is owed. No answer is ever dropped instead.
+    /// Refuses a request of the session whose answer would be one too many that is owed. No answer is ever dropped
+    /// instead.
     ///
     /// # Errors
     /// [`Reason::LimitExceeded`], which passes.

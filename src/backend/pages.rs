@@ -11,8 +11,8 @@ use crate::{
 /// Requests in flight at once.
 const CONCURRENT_WRITES: usize = 16;
 
-/// Makes `pages` durable, in any order, which list changes of some of `origins`, all of one operator. Cancel-safe: those that are there by then stay, and are garbage if nothing comes to
-/// name them.
+/// Makes `pages` durable, in any order, which list changes of some of `origins`, all of one operator. Cancel-safe:
+/// those that are there by then stay, and are garbage if nothing comes to name them.
 ///
 /// # Errors
 /// Those of the store, after the tries that `retry` allows.

@@ -1,4 +1,5 @@
-//! The bound on recovery: where a restore would take longer than `recovery.max-replay-time`, the writer waits for a materialization.
+//! The bound on recovery: where a restore would take longer than `recovery.max-replay-time`, the writer waits for a
+//! materialization.
 //!
 //! ```text
 //!   estimated replay   0 ────────────── half ────────────────── limit
@@ -6,10 +7,10 @@
 //!   write credit         two batches     │ one batch             │ none
 //! ```
 //!
-//! Sessions get no more credit, unary batches wait; what was granted before may still be sent, at most one largest batch where the log
-//! grew steadily. Reads, barriers, notices and aborts go on. A materialization that brings the log below the limit lets the
-//! writer go on. While none can be made, it waits: that is what the bound means. It is told by metrics and, once a minute,
-//! by the log.
+//! Sessions get no more credit, unary batches wait; what was granted before may still be sent, at most one largest
+//! batch where the log grew steadily. Reads, barriers, notices and aborts go on. A materialization that brings the log
+//! below the limit lets the writer go on. While none can be made, it waits: that is what the bound means. It is told by
+//! metrics and, once a minute, by the log.
 
 use std::{
     sync::{Arc, Weak},

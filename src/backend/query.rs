@@ -1,8 +1,9 @@
 //! Reading from outside: batches of reads beside the writer, of what is applied or of the newest completed checkpoint.
 //!
-//! A batch is executed a few operations at a time; in between, the core's lock is free and other tasks run. So the writer
-//! never waits longer than one small step takes, however large the batch, and a reader that is slow holds nothing. A batch
-//! of up to 64 reads (8 where state is on disk) sees one moment; a longer one of a completed checkpoint does, too.
+//! A batch is executed a few operations at a time; in between, the core's lock is free and other tasks run. So the
+//! writer never waits longer than one small step takes, however large the batch, and a reader that is slow holds
+//! nothing. A batch of up to 64 reads (8 where state is on disk) sees one moment; a longer one of a completed
+//! checkpoint does, too.
 
 use std::collections::BTreeMap;
 

@@ -97,8 +97,8 @@ impl Session {
         (core.acknowledgement(), self.granted)
     }
 
-    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is nothing to tell
-    /// but the acknowledgement. Cancel-safe: dropped, the batch is not applied.
+    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is
+    /// nothing to tell but the acknowledgement. Cancel-safe: dropped, the batch is not applied.
     ///
     /// # Errors
     /// Nothing of the batch was applied.
@@ -237,7 +237,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a reply to this session is still due: a checkpoint in flight, a persist request, or an event that nobody took.
+    /// Whether a reply to this session is still due: a checkpoint in flight, a persist request, or an event that nobody
+    /// took.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         let core = self.backend.shared.core();

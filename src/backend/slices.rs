@@ -1,13 +1,14 @@
-//! Long batches of reads, a slice at a time: between two slices others may have the core, and whoever asked may go away.
+//! Long batches of reads, a slice at a time: between two slices others may have the core, and whoever asked may go
+//! away.
 //!
 //! ```text
 //!   batch   read read count count … read │ write read write …
 //!           ╰─ slice ─╯╰─ slice ─╯  …     ╰─ body: in one go, whole or not at all
 //! ```
 //!
-//! The *leading* reads of a batch, those before its first possible change, change nothing. So they may be carried out ahead of
-//! the rest, as long as no other batch comes between: the lane of batches sees to that. Their bounds are counts rather than
-//! times, so that a batch is cut into the same slices wherever it runs.
+//! The *leading* reads of a batch, those before its first possible change, change nothing. So they may be carried out
+//! ahead of the rest, as long as no other batch comes between: the lane of batches sees to that. Their bounds are
+//! counts rather than times, so that a batch is cut into the same slices wherever it runs.
 
 use super::{
     apply::{BatchView, Operation, address, read_key_groups, scope},
@@ -97,8 +98,8 @@ impl Ahead {
 }
 
 impl Core {
-    /// Carries out a slice of what leads `operations`, as far as the batch is so long that it needs slices. Returns whether others
-    /// follow. If the batch is malformed, nothing is read: whoever applies the rest says so.
+    /// Carries out a slice of what leads `operations`, as far as the batch is so long that it needs slices. Returns
+    /// whether others follow. If the batch is malformed, nothing is read: whoever applies the rest says so.
     ///
     /// # Errors
     /// The inner backend failed.

@@ -7,9 +7,9 @@
 //!   turn ─▶ upload what the newest snapshot does not have ─▶ a materialization that is complete at the cut ─▶ manifest
 //! ```
 //!
-//! A snapshot waits for the ones before it, so that it uploads only what changed since, but not for one that makes no progress. What
-//! it uses of an older one stays named in the manifest until then. Each is retried until its checkpoint's time is up; then that
-//! checkpoint has failed, and no other.
+//! A snapshot waits for the ones before it, so that it uploads only what changed since, but not for one that makes no
+//! progress. What it uses of an older one stays named in the manifest until then. Each is retried until its
+//! checkpoint's time is up; then that checkpoint has failed, and no other.
 //!
 //! Copies that wait for their upload are held like changes that are not durable: they take write credit.
 

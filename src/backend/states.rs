@@ -6,10 +6,10 @@
 //!                 └───────── until nothing moves ◀───────┴─▶ mover (batches of the daemon's own)
 //! ```
 //!
-//! A [`Registration`] never changes. A change of a descriptor under which the entries stay as they are is another registration of
-//! the same data, which takes the place of the old one; any other change is a registration of new data, beside which the
-//! old one stays in force until its entries have moved. So what a checkpoint says of registrations that were in force at its
-//! cut gives back the descriptors of that moment, in the middle of a move or migration too.
+//! A [`Registration`] never changes. A change of a descriptor under which the entries stay as they are is another
+//! registration of the same data, which takes the place of the old one; any other change is a registration of new data,
+//! beside which the old one stays in force until its entries have moved. So what a checkpoint says of registrations
+//! that were in force at its cut gives back the descriptors of that moment, in the middle of a move or migration too.
 
 mod adopt;
 mod check;
@@ -40,8 +40,9 @@ pub struct RegisteredState {
 
 /// Registrations by id. Ids are dense from 1 and never used again for another registration.
 ///
-/// A restored manifest may know registrations that were not in force at the restored checkpoint (made later, or replaced before). Their
-/// ids stay taken, but they bind nobody: asked for with another descriptor, the name gets a new id.
+/// A restored manifest may know registrations that were not in force at the restored checkpoint (made later, or
+/// replaced before). Their ids stay taken, but they bind nobody: asked for with another descriptor, the name gets a new
+/// id.
 ///
 /// Invariants: no two registrations in force share their data; data of which none is in force has no entries.
 #[derive(Debug, Default)]

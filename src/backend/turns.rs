@@ -1,5 +1,5 @@
-//! Whose turn it is to materialize: one backend of a daemon at a time, first come, first served, but those before the others whose
-//! log nears its limit: their writers are about to be pushed back.
+//! Whose turn it is to materialize: one backend of a daemon at a time, first come, first served, but those before the
+//! others whose log nears its limit: their writers are about to be pushed back.
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 

@@ -1,11 +1,12 @@
 //! The background work of one backend: publishing manifests, timeouts, deleting superseded manifests.
 //!
-//! Level-triggered: each round asks the core what is due, does it, and sleeps until woken or until the next deadline. One
-//! manifest is under way at a time; checkpoints that become durable meanwhile share the next one. Pages of the log index are written
-//! beside a manifest that does without them, so that no checkpoint waits for its own.
+//! Level-triggered: each round asks the core what is due, does it, and sleeps until woken or until the next deadline.
+//! One manifest is under way at a time; checkpoints that become durable meanwhile share the next one. Pages of the log
+//! index are written beside a manifest that does without them, so that no checkpoint waits for its own.
 //!
-//! An owner that is silent is looked after, too. Other backends of the job go on, and their segments are kept until this one says that it
-//! names none of them: so it says so now and then. And it may have been succeeded on another host without meeting that: so it looks.
+//! An owner that is silent is looked after, too. Other backends of the job go on, and their segments are kept until
+//! this one says that it names none of them: so it says so now and then. And it may have been succeeded on another host
+//! without meeting that: so it looks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -129,8 +130,8 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
     }
 }
 
-/// Waits for `work`; timeouts of checkpoints go on meanwhile, also of those that are triggered meanwhile. `None` if the backend ends
-/// before, and leaves nothing to be written.
+/// Waits for `work`; timeouts of checkpoints go on meanwhile, also of those that are triggered meanwhile. `None` if the
+/// backend ends before, and leaves nothing to be written.
 async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Option<T> {
     tokio::pin!(work);
     loop {
@@ -145,7 +146,8 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
         tokio::select! {
             biased;
             result = &mut work => break Some(result),
-            // A barrier has come, or the backend has ended. Whoever calls looks at everything else once the work is done.
+            // A barrier has come, or the backend has ended. Whoever calls looks at everything else once the work is
+            // done.
             () = shared.wake.notified() => {}
             () = sleep_until(expiry.unwrap_or(Instant::now() + FAR)) => {}
         }

@@ -32,7 +32,8 @@ impl Default for BatchOptions {
 /// 3. one of them is urgent;
 /// 4. every registered writer has one among them, so that there is nobody to wait for. With one writer, that is always.
 ///
-/// What is due goes out in the order in which it came, in segments that are closed once they reach `persist_size_threshold`.
+/// What is due goes out in the order in which it came, in segments that are closed once they reach
+/// `persist_size_threshold`.
 ///
 /// Invariants: `bytes` is the sum over `waiting`; `due` is at most its length; one backend's sets keep their order.
 #[derive(Debug)]
@@ -79,7 +80,8 @@ impl<T> Batcher<T> {
         self.waiting.push_back(Waiting { set, since: now, urgent, ticket });
     }
 
-    /// Takes the change sets of the next segment, if any are due at `now`. Call again until there is `None`, or no slot is free.
+    /// Takes the change sets of the next segment, if any are due at `now`. Call again until there is `None`, or no slot
+    /// is free.
     pub fn take(&mut self, now: Instant) -> Option<Vec<(ChangeSet, T)>> {
         if self.is_due(now) {
             self.due = self.waiting.len();

@@ -1,7 +1,7 @@
 //! The bytes of change sets: blocks of batch records, before compression.
 //!
-//! A change set is one block, or one per part of its backend's key groups ([`ChangeSetBuilder`]); then a batch has a record in
-//! each block that one of its changes lies in.
+//! A change set is one block, or one per part of its backend's key groups ([`ChangeSetBuilder`]); then a batch has a
+//! record in each block that one of its changes lies in.
 //!
 //! ```text
 //!   block   = batch, batch, … to the end of the block; at least one
@@ -10,14 +10,15 @@
 //!   change  = key group + 1: varint │ length: varint │ that many bytes
 //! ```
 //!
-//! * A varint is LEB128 as in protobuf: seven bits per byte, the lowest first, the high bit set on all but the last byte. It
-//!   may be padded with bytes `0x80` before its last byte (the writer pads lengths, which it knows only afterwards); at most
-//!   ten bytes.
-//! * The sqn gap counts the sequence numbers that are skipped since the batch before (since the change set's `from` for the
-//!   first batch). So sequence numbers increase strictly, and consecutive ones cost one byte.
-//! * The time is the difference to the batch before (to 0 for the first batch) in milliseconds, modulo 2^64, zigzag as in
-//!   protobuf.
-//! * A key group of 0 is no change but the end of the batch. Operator state has the key group 65535, and blocks of its own.
+//! * A varint is LEB128 as in protobuf: seven bits per byte, the lowest first, the high bit set on all but the last
+//!   byte. It may be padded with bytes `0x80` before its last byte (the writer pads lengths, which it knows only
+//!   afterwards); at most ten bytes.
+//! * The sqn gap counts the sequence numbers that are skipped since the batch before (since the change set's `from` for
+//!   the first batch). So sequence numbers increase strictly, and consecutive ones cost one byte.
+//! * The time is the difference to the batch before (to 0 for the first batch) in milliseconds, modulo 2^64, zigzag as
+//!   in protobuf.
+//! * A key group of 0 is no change but the end of the batch. Operator state has the key group 65535, and blocks of its
+//!   own.
 //!
 //! A block carries no checksum; the segment that holds it does. What the bytes of a change mean is not known here.
 

@@ -1,8 +1,8 @@
 //! Compression of single blocks: none, lz4 (block format) or zstd (a frame, level 1).
 //!
 //! A block that does not shrink is stored as it is, so a reader looks at the block's own record and not at an option.
-//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`]; and it allocates only where
-//! the stored bytes can become that many.
+//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`]; and it
+//! allocates only where the stored bytes can become that many.
 
 use bytes::Bytes;
 
@@ -11,7 +11,8 @@ use super::block::MAX_BLOCK_BYTES;
 /// The level of zstd: the fastest of the regular ones. A log is read once, if ever.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Bytes that a byte of an LZ4 block becomes at most: one that adds to the length of a match. And what its first bytes add to that.
+/// Bytes that a byte of an LZ4 block becomes at most: one that adds to the length of a match. And what its first bytes
+/// add to that.
 const LZ4_GAIN: (u64, u64) = (255, 64);
 
 /// How a block is stored. Option values in kebab case: `none`, `lz4`, `zstd`.
@@ -68,7 +69,8 @@ impl Compression {
         }
     }
 
-    /// Compresses `block`, if that makes it smaller; says which compression it has then. [`Compression::None`] does not copy.
+    /// Compresses `block`, if that makes it smaller; says which compression it has then. [`Compression::None`] does not
+    /// copy.
     #[must_use]
     pub fn compress(self, block: &Bytes) -> (Self, Bytes) {
         let compressed = match self {

@@ -1,6 +1,7 @@
 //! Metrics of uploads, per job.
 //!
-//! One upload is one segment, from its encoding to its outcome; single requests to the store are measured by the object layer.
+//! One upload is one segment, from its encoding to its outcome; single requests to the store are measured by the object
+//! layer.
 
 use prometheus_client::metrics::{
     counter::Counter,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::types::Sqn;
 
-/// Waiters ordered by the sequence number (exclusive) that must be durable before they are released; those with the same
-/// number in order of arrival.
+/// Waiters ordered by the sequence number (exclusive) that must be durable before they are released; those with the
+/// same number in order of arrival.
 #[derive(Debug)]
 pub struct Pending<T> {
     waiters: BTreeMap<(Sqn, u64), T>,

@@ -1,7 +1,7 @@
 //! Reads change sets back, verified.
 //!
-//! A [`SegmentHandle`] says where the blocks lie and what their checksums are, so a reader fetches exactly their bytes and trusts
-//! nothing else in the object. [`ReplayStream`] reads many of them ahead.
+//! A [`SegmentHandle`] says where the blocks lie and what their checksums are, so a reader fetches exactly their bytes
+//! and trusts nothing else in the object. [`ReplayStream`] reads many of them ahead.
 
 mod plan;
 mod stream;
@@ -85,8 +85,8 @@ impl ChangeBlock {
     }
 }
 
-/// Reads the blocks of one change set that share a key group with `key_groups`, in their order. A block may hold changes of other
-/// key groups too. Cancel safe.
+/// Reads the blocks of one change set that share a key group with `key_groups`, in their order. A block may hold
+/// changes of other key groups too. Cancel safe.
 ///
 /// # Errors
 /// [`ReadError`], after what `retry` allows.

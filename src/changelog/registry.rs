@@ -1,7 +1,9 @@
-//! The uploads of one daemon: one worker per job, so that the backends of a job share segments and different jobs do not.
+//! The uploads of one daemon: one worker per job, so that the backends of a job share segments and different jobs do
+//! not.
 //!
-//! A job's worker and its metrics are there while a backend of the job is. Another one later goes on with the segment numbers of the
-//! instance. Whatever is still in flight of the one before, no backend of the new one names: who submitted it has ended.
+//! A job's worker and its metrics are there while a backend of the job is. Another one later goes on with the segment
+//! numbers of the instance. Whatever is still in flight of the one before, no backend of the new one names: who
+//! submitted it has ended.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Segments: the immutable objects of the changelog. One upload makes one; it holds change sets of one or more backends of one
-//! job.
+//! Segments: the immutable objects of the changelog. One upload makes one; it holds change sets of one or more backends
+//! of one job.
 //!
 //! ```text
 //!           ┌──────────────────────────────────────────────────────────────┐
@@ -24,17 +24,19 @@
 //! ```
 //!
 //! * All numbers are little-endian; every CRC is CRC-32 (IEEE, as in zlib).
-//! * Instance (a UUID) and number repeat the object's name: a segment under another one's name is recognised. Flags are 0.
-//! * Blocks fill the space between header and index without gaps, in the order of the index. A block's CRC is that of its
-//!   stored bytes, its offset counts from the segment's first byte, its length is that before compression. Compression: 0 none,
-//!   1 lz4 (block format), 2 zstd. What is inside a block: [`block`](super::block).
-//! * Key groups are inclusive on both sides, 65535 alone stands for operator state; sqns from inclusive, to exclusive. The blocks of one change set hold disjoint ranges
-//!   of key groups, in their order; each may have batches anywhere within the sqns of the set.
+//! * Instance (a UUID) and number repeat the object's name: a segment under another one's name is recognised. Flags are
+//!   0.
+//! * Blocks fill the space between header and index without gaps, in the order of the index. A block's CRC is that of
+//!   its stored bytes, its offset counts from the segment's first byte, its length is that before compression.
+//!   Compression: 0 none, 1 lz4 (block format), 2 zstd. What is inside a block: [`block`](super::block).
+//! * Key groups are inclusive on both sides, 65535 alone stands for operator state; sqns from inclusive, to exclusive.
+//!   The blocks of one change set hold disjoint ranges of key groups, in their order; each may have batches anywhere
+//!   within the sqns of the set.
 //!
 //! A small change set may do without a segment: its blocks stand in its handle, see [`inline`].
 //!
-//! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve tools and
-//! verification.
+//! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve
+//! tools and verification.
 
 mod encode;
 mod index;

@@ -5,13 +5,13 @@
 //!                                                                       └──▶ `done` of each submission
 //! ```
 //!
-//! * Every `done` is called exactly once, whatever happens: success, a permanent error of the store, withdrawal, the end of
-//!   the worker.
-//! * Nothing here refuses work: what may wait is bounded by the credit that the submitters hold for their bytes. Beside it an
-//!   upload in flight needs memory for its compressed blocks, so at most as much again.
+//! * Every `done` is called exactly once, whatever happens: success, a permanent error of the store, withdrawal, the
+//!   end of the worker.
+//! * Nothing here refuses work: what may wait is bounded by the credit that the submitters hold for their bytes. Beside
+//!   it an upload in flight needs memory for its compressed blocks, so at most as much again.
 //! * An outage of the store is waited out inside [`Store::create`], with the same bytes under the same name.
-//! * Uploads are compressed inside of their tasks, yielding after each change set, never on other threads: so a simulation on
-//!   one thread stays deterministic, and on many the tasks run in parallel anyway.
+//! * Uploads are compressed inside of their tasks, yielding after each change set, never on other threads: so a
+//!   simulation on one thread stays deterministic, and on many the tasks run in parallel anyway.
 
 mod upload;
 mod worker;
@@ -121,8 +121,8 @@ impl SegmentNumbers {
     }
 }
 
-/// Submits change sets of the backends of one job. Cheap to clone; when the last clone and the last [`WriterGuard`] are dropped,
-/// what still waits for a slot is cancelled, what is in flight finishes, and the worker ends.
+/// Submits change sets of the backends of one job. Cheap to clone; when the last clone and the last [`WriterGuard`] are
+/// dropped, what still waits for a slot is cancelled, what is in flight finishes, and the worker ends.
 #[derive(Debug, Clone)]
 pub struct Client {
     messages: mpsc::UnboundedSender<Message>,
@@ -164,8 +164,8 @@ impl Client {
         WriterGuard { messages: self.messages.clone() }
     }
 
-    /// Hands over a change set. Never blocks; a backend's change sets keep their order within and over segments, but a later segment
-    /// may be durable before an earlier one.
+    /// Hands over a change set. Never blocks; a backend's change sets keep their order within and over segments, but a
+    /// later segment may be durable before an earlier one.
     pub fn submit(&self, submission: Submission) {
         let Submission { set, urgent, done } = submission;
         let message = Message::Submit { set, urgent, ticket: Ticket::new(done) };
@@ -190,8 +190,8 @@ impl Client {
         let _ = self.messages.send(Message::Withdraw { backend: backend.clone(), epoch });
     }
 
-    /// The lowest number of this instance that a segment of the job may still get, or that is in flight. Every segment below is
-    /// finished: durable and handed to its `done`, or failed; for garbage collection.
+    /// The lowest number of this instance that a segment of the job may still get, or that is in flight. Every segment
+    /// below is finished: durable and handed to its `done`, or failed; for garbage collection.
     #[must_use]
     pub fn low_water(&self) -> u64 {
         self.in_flight.low_water()
@@ -248,7 +248,8 @@ struct Number {
 }
 
 impl InFlight {
-    /// Gives out a number. It is in flight before any later call of [`low_water`](Self::low_water) can see a higher one.
+    /// Gives out a number. It is in flight before any later call of [`low_water`](Self::low_water) can see a higher
+    /// one.
     fn begin(&self) -> Number {
         let mut begun = self.begun.lock();
         let mut next = self.numbers.next.lock();

@@ -6,12 +6,12 @@
 //!     └───────────────────────┴───────────────────────┴────────────────────────────┴───────────────────┘
 //! ```
 //!
-//! Uploads may finish in any order; `listed_to` only passes a change set when all before it have passed. A *tail* goes into the
-//! manifest itself: it is listed at once, and durable when a manifest that lists it is. `persisted_to` waits for that. The active block is in
-//! truth one or several: see [`ChangeSetBuilder`].
+//! Uploads may finish in any order; `listed_to` only passes a change set when all before it have passed. A *tail* goes
+//! into the manifest itself: it is listed at once, and durable when a manifest that lists it is. `persisted_to` waits
+//! for that. The active block is in truth one or several: see [`ChangeSetBuilder`].
 //!
-//! A *silent* writer has no log: it only counts sequence numbers. What makes changes durable then are snapshots, each of
-//! everything below a cut.
+//! A *silent* writer has no log: it only counts sequence numbers. What makes changes durable then are snapshots, each
+//! of everything below a cut.
 
 use std::collections::VecDeque;
 
@@ -23,8 +23,8 @@ use crate::types::{BackendId, KeyGroup, Sqn, SqnRange, TimeMs};
 
 /// The changelog writer of one owner.
 ///
-/// Invariants: `persisted_to <= listed_to <= rolled_to <= next`, all of one epoch; change sets abut; `unpersisted_bytes` is the sum of
-/// the sets that are not yet passed by `persisted_to` and of the active block.
+/// Invariants: `persisted_to <= listed_to <= rolled_to <= next`, all of one epoch; change sets abut;
+/// `unpersisted_bytes` is the sum of the sets that are not yet passed by `persisted_to` and of the active block.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Writer {
@@ -204,8 +204,8 @@ impl Writer {
         }
     }
 
-    /// Ends the batch; `len_before` is what [`Self::active_bytes`] was before it began. A batch that changed nothing leaves no
-    /// trace and takes no sequence number. Returns the bytes appended.
+    /// Ends the batch; `len_before` is what [`Self::active_bytes`] was before it began. A batch that changed nothing
+    /// leaves no trace and takes no sequence number. Returns the bytes appended.
     pub fn end_batch(&mut self, len_before: usize) -> u64 {
         if let Some(silent) = &mut self.silent {
             if std::mem::take(&mut silent.changed) {
@@ -269,7 +269,8 @@ impl Writer {
         }
     }
 
-    /// Learns that the change set of `handle` is durable. One that is known already, or not of this writer, changes nothing.
+    /// Learns that the change set of `handle` is durable. One that is known already, or not of this writer, changes
+    /// nothing.
     pub fn on_uploaded(&mut self, handle: SegmentHandle) -> Uploaded {
         let set = self.sets.iter_mut().find(|set| set.range == handle.range);
         if let Some(set) = set.filter(|set| matches!(set.state, SetState::Uploading)) {
@@ -309,8 +310,8 @@ impl Writer {
         self.listed_to = range.to;
     }
 
-    /// Learns that a manifest is durable whose log index reached up to `listed_to`; returns the bytes that need no longer be
-    /// held in memory.
+    /// Learns that a manifest is durable whose log index reached up to `listed_to`; returns the bytes that need no
+    /// longer be held in memory.
     pub fn on_published(&mut self, listed_to: Sqn) -> u64 {
         assert!(listed_to <= self.listed_to, "a manifest is of the past");
         for set in self.sets.iter_mut().filter(|set| set.range.to <= listed_to) {

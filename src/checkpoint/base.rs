@@ -1,9 +1,9 @@
 //! The index of a materialization: which part of the state lies where, and at which sqn it was copied.
 //!
-//! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per
-//! materialization. Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones
-//! included; images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay can
-//! decide of each change whether the base has it already: piece or image, it has every change below its sqn.
+//! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per materialization.
+//! Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones included;
+//! images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay
+//! can decide of each change whether the base has it already: piece or image, it has every change below its sqn.
 
 use std::collections::BTreeMap;
 
@@ -122,8 +122,9 @@ pub struct StoredFile {
 }
 
 impl Piece {
-    /// Lets an empty piece stand for an empty one of the key group behind it, too, if it has the same sqn. Returns whether it
-    /// does. A state has a piece for each of its key groups, thousands of states have millions, and most are empty.
+    /// Lets an empty piece stand for an empty one of the key group behind it, too, if it has the same sqn. Returns
+    /// whether it does. A state has a piece for each of its key groups, thousands of states have millions, and most are
+    /// empty.
     pub fn join(&mut self, next: &Self) -> bool {
         let is_whole = |piece: &Self| piece.block.is_none() && piece.hashes == HashRange::ALL;
         let follows = u32::from(self.key_groups.last().0) + 1 == u32::from(next.key_groups.first().0);
@@ -138,8 +139,8 @@ impl Piece {
 
 /// All pieces and images of one materialization.
 ///
-/// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap; beside images
-/// there are pieces of operator state alone.
+/// Invariants: the pieces of one (state, key group) cover all hashes without gap or overlap; no two images overlap;
+/// beside images there are pieces of operator state alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseIndex {
     /// By state, in order of key groups and hashes. More than one key group only where it is empty.

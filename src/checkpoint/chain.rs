@@ -1,11 +1,11 @@
 //! The manifest chain of a backend on the store: reading its head, adding to it, fencing by it.
 //!
-//! Numbers begin at 1 and each is made once, by create-if-absent. Who adds number N+1 has derived it from N. An owner that
-//! finds N+1 taken reads it: another epoch there means that it is fenced.
+//! Numbers begin at 1 and each is made once, by create-if-absent. Who adds number N+1 has derived it from N. An owner
+//! that finds N+1 taken reads it: another epoch there means that it is fenced.
 //!
 //! Deleted are only manifests of the deleting owner's own epoch that neither opened it nor are among its newest
-//! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay, and no name is freed that a stale writer could
-//! still create: its next number is the successor's first.
+//! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay, and no name is freed that a stale writer
+//! could still create: its next number is the successor's first.
 
 use super::{
     envelope::{self, EnvelopeError},
@@ -20,8 +20,8 @@ use crate::{
 };
 use bytes::Bytes;
 
-/// Manifests of the present owner that stay on the store, the head included: a reader that listed them a moment ago still
-/// finds one, and a damaged head has predecessors.
+/// Manifests of the present owner that stay on the store, the head included: a reader that listed them a moment ago
+/// still finds one, and a damaged head has predecessors.
 pub const KEPT_MANIFESTS: u64 = 8;
 
 /// How often an opener lists again when it meets a chain that moves, before it gives up.
@@ -131,7 +131,8 @@ pub async fn overtaken(
     Ok(head.map(|head| head.manifest.owner().epoch).filter(|epoch| *epoch != manifest.owner().epoch))
 }
 
-/// Makes `manifest` the head. On success it is durable and was the highest number when it was made. Returns its checksum.
+/// Makes `manifest` the head. On success it is durable and was the highest number when it was made. Returns its
+/// checksum.
 ///
 /// Not cancel-safe: dropped, it may or may not have taken effect.
 ///
@@ -142,8 +143,8 @@ pub async fn append(store: &Store, manifest: &Manifest, retry: Retry) -> Result<
     Ok(crc)
 }
 
-/// Like [`append`], and runs `beside` as soon as the manifest is durable, at the same time as the look for a higher number. After an error,
-/// `beside` may or may not have run.
+/// Like [`append`], and runs `beside` as soon as the manifest is durable, at the same time as the look for a higher
+/// number. After an error, `beside` may or may not have run.
 ///
 /// # Errors
 /// [`ChainError::Fenced`] if another owner has its number, or a higher one.
@@ -183,8 +184,8 @@ async fn fenced(store: &Store, manifest: &Manifest, retry: Retry) -> Result<Chai
     Ok(ChainError::Fenced { backend, by: by.unwrap_or(manifest.owner().epoch) })
 }
 
-/// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not deleted
-/// and `opened` the number that opened its epoch. Pure.
+/// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not
+/// deleted and `opened` the number that opened its epoch. Pure.
 #[must_use]
 pub fn deletable(from: u64, opened: u64, head: u64) -> std::ops::Range<u64> {
     let first = from.max(opened + 1);

@@ -6,9 +6,9 @@
 //!         ──▶ small objects: read, each block verified
 //! ```
 //!
-//! Nothing is loaded. What is in large objects is not read, so a part without a fault may still have one inside of those;
-//! a restore finds it, and tells ([`survey`] takes what is known). Who wants to know whether such a fault is still there names the
-//! object as a suspect: then what is needed of it is read.
+//! Nothing is loaded. What is in large objects is not read, so a part without a fault may still have one inside of
+//! those; a restore finds it, and tells ([`survey`] takes what is known). Who wants to know whether such a fault is
+//! still there names the object as a suspect: then what is needed of it is read.
 //!
 //! Each fault is the verdict of two reads: one wrong answer of the store is none.
 
@@ -171,8 +171,9 @@ struct Survey<'s> {
     damage: Damage,
 }
 
-/// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are faults that were
-/// found by reading; of `suspects`, what is needed is read, however large they are. Local copies are not looked at. Cancel-safe.
+/// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are
+/// faults that were found by reading; of `suspects`, what is needed is read, however large they are. Local copies are
+/// not looked at. Cancel-safe.
 ///
 /// # Errors
 /// If the store does not answer.

@@ -1,11 +1,11 @@
 //! Discarding what is not open: one checkpoint, or everything that a job has.
 //!
-//! Only an owner may write to a chain. So whoever discards makes itself one, of an epoch that begins nothing and only drops: a
-//! [fence](super::generation). The owner before meets it with its next manifest and stops. What the chain no longer names is
-//! garbage then; of a whole job it is deleted at once.
+//! Only an owner may write to a chain. So whoever discards makes itself one, of an epoch that begins nothing and only
+//! drops: a [fence](super::generation). The owner before meets it with its next manifest and stops. What the chain no
+//! longer names is garbage then; of a whole job it is deleted at once.
 //!
-//! The fence keeps the newest attempt. That one may open again, and finds what is left. Only what it had chosen to restore, which the
-//! job's chain remembers, is gone: to choose anew takes a higher attempt.
+//! The fence keeps the newest attempt. That one may open again, and finds what is left. Only what it had chosen to
+//! restore, which the job's chain remembers, is gone: to choose anew takes a higher attempt.
 
 use std::time::Duration;
 
@@ -104,8 +104,8 @@ struct Discarding<'a> {
     retry: Retry,
 }
 
-/// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners are fenced. Idempotent. Cancel-safe: dropped,
-/// part of it may be done.
+/// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners are fenced. Idempotent.
+/// Cancel-safe: dropped, part of it may be done.
 ///
 /// # Errors
 /// Says what hinders it.

@@ -1,6 +1,6 @@
-//! An exploration: every order in which the steps of owners, uploads, notices, deaths and a sweep can follow each other, within
-//! small bounds, breadth first. What is explored is the real thing: writer, ledger, manifests and their codec, and the futures that
-//! talk to the store, each of whose requests is a step ([`script`]).
+//! An exploration: every order in which the steps of owners, uploads, notices, deaths and a sweep can follow each
+//! other, within small bounds, breadth first. What is explored is the real thing: writer, ledger, manifests and their
+//! codec, and the futures that talk to the store, each of whose requests is a step ([`script`]).
 //!
 //! `DSTL_EXPLORE_DEEPER` widens the bounds by so much: with 1, it takes many minutes.
 

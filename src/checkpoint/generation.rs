@@ -1,18 +1,20 @@
 //! Generations: the subtasks of an operator that ran together with one parallelism.
 //!
-//! A rescale begins a new one. Chains of the old generation go on with the new one where the subtask's number stays; the others
-//! *vanish*. What they retain is still what the new generation is restored from, and its imports name their objects.
+//! A rescale begins a new one. Chains of the old generation go on with the new one where the subtask's number stays;
+//! the others *vanish*. What they retain is still what the new generation is restored from, and its imports name their
+//! objects.
 //!
 //! # Fences
 //!
-//! A backend that restores from the chain of another subtask first adds a manifest to it that opens an epoch under its own
-//! attempt: a **fence**. It keeps all checkpoints and begins nothing, so that the subtask of that number opens the chain
-//! as it would without, be it before or after: who comes later finds the same attempt, or the fence of a peer.
+//! A backend that restores from the chain of another subtask first adds a manifest to it that opens an epoch under its
+//! own attempt: a **fence**. It keeps all checkpoints and begins nothing, so that the subtask of that number opens the
+//! chain as it would without, be it before or after: who comes later finds the same attempt, or the fence of a peer.
 //!
 //! # Peers
 //!
-//! Engines may count attempts by subtask, so that those of one start have unequal ones. Their owners carry a common group, and are
-//! *peers*. They neither fence nor outdate each other in chains that they only read, whatever their attempts:
+//! Engines may count attempts by subtask, so that those of one start have unequal ones. Their owners carry a common
+//! group, and are *peers*. They neither fence nor outdate each other in chains that they only read, whatever their
+//! attempts:
 //!
 //! ```text
 //!   2 -> 4 subtasks, attempts 5 5 4 4       2 fences chain 1 by attempt 4, then 1 opens it by 5      as without peers
@@ -20,17 +22,18 @@
 //!   attempts 4 4 5 5                        2 fences chain 1 by attempt 5, then 1 opens it by 4      (5 only read)
 //! ```
 //!
-//! In one chain a peer with a lower attempt is refused, because there it is what the higher one replaced. A checkpoint of peers is one, whatever
-//! the attempts of its parts ([`is_same`]).
+//! In one chain a peer with a lower attempt is refused, because there it is what the higher one replaced. A checkpoint
+//! of peers is one, whatever the attempts of its parts ([`is_same`]).
 //!
 //! # Retirement
 //!
-//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt and id, or
-//! those of peers): none of them is a restore point of the job any more, and the survivors never get one back. Retiring adds a fence without
-//! checkpoints, so the chain names nothing; what imports name stays. Checkpoints of another run of the job than the survivors'
-//! stay: nobody counts them, and whoever made that run discards them. Retired is only what is behind: by its own newest attempt
-//! (whoever restores from it raised that), by the newest generation that served, and without pinned checkpoints. An opener
-//! that comes meanwhile conflicts with the retirement in the chain; one of the two looks again.
+//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt
+//! and id, or those of peers): none of them is a restore point of the job any more, and the survivors never get one
+//! back. Retiring adds a fence without checkpoints, so the chain names nothing; what imports name stays. Checkpoints of
+//! another run of the job than the survivors' stay: nobody counts them, and whoever made that run discards them.
+//! Retired is only what is behind: by its own newest attempt (whoever restores from it raised that), by the newest
+//! generation that served, and without pinned checkpoints. An opener that comes meanwhile conflicts with the retirement
+//! in the chain; one of the two looks again.
 
 use std::collections::BTreeMap;
 
@@ -78,8 +81,8 @@ pub fn is_same(one: &Manifest, record: &CheckpointRecord, other: &Manifest, coun
     record.identity.id == counterpart.identity.id && (record.attempt == counterpart.attempt || by_peers())
 }
 
-/// The manifest after `head` that outdates its owner for `attempt`, one of `peers`, and keeps everything else; `None` if no epoch is
-/// left. Pure.
+/// The manifest after `head` that outdates its owner for `attempt`, one of `peers`, and keeps everything else; `None`
+/// if no epoch is left. Pure.
 #[must_use]
 pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Option<Manifest> {
     let before = head.manifest.owner();
@@ -115,8 +118,8 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
     Some(manifest)
 }
 
-/// The manifest after `head` that outdates its owner for `attempt`, and lets go of the checkpoints `going`; `None` if no epoch is
-/// left. Pure.
+/// The manifest after `head` that outdates its owner for `attempt`, and lets go of the checkpoints `going`; `None` if
+/// no epoch is left. Pure.
 #[must_use]
 pub fn retirement(
     head: &Head,
@@ -131,8 +134,8 @@ pub fn retirement(
     Some(manifest)
 }
 
-/// The manifest after `head` that outdates its owner, whose attempt stays the newest, and lets go of `checkpoint`; `None` if no epoch is
-/// left. Pure.
+/// The manifest after `head` that outdates its owner, whose attempt stays the newest, and lets go of `checkpoint`;
+/// `None` if no epoch is left. Pure.
 #[must_use]
 pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Option<Manifest> {
     retirement(head, head.manifest.owner().attempt, owner, |record| record.identity == *checkpoint)

@@ -8,18 +8,19 @@
 //!                            └─ sources, each with its run
 //! ```
 //!
-//! When a manifest would hold too many handles (or pages of one level), the oldest of them move into a page, an immutable
-//! object that is durable before a manifest refers to it. So what a checkpoint writes stays bounded, however long the log.
-//! Pages are written beside one manifest and named by the next, so that no checkpoint waits for them: [`Bounds`].
+//! When a manifest would hold too many handles (or pages of one level), the oldest of them move into a page, an
+//! immutable object that is durable before a manifest refers to it. So what a checkpoint writes stays bounded, however
+//! long the log. Pages are written beside one manifest and named by the next, so that no checkpoint waits for them:
+//! [`Bounds`].
 //!
-//! A handle may have its change set in itself (an inline tail): a checkpoint with few changes then takes no other object than its
-//! manifest. Each later manifest repeats these bytes, so they move into a page, too, once there are more than
-//! [`INLINE_BYTES`] of them; there they stay.
+//! A handle may have its change set in itself (an inline tail): a checkpoint with few changes then takes no other
+//! object than its manifest. Each later manifest repeats these bytes, so they move into a page, too, once there are
+//! more than [`INLINE_BYTES`] of them; there they stay.
 //!
-//! A run grows only in its own epoch. Whoever opens the next one moves what is left of it into pages but for a few entries; and the
-//! list of such runs that its epoch begins with, too, once it is long ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages
-//! are of the epoch that wrote them, which may be another one than that of the run, as they may be of another chain: a reference says
-//! where its page lies ([`Home`]).
+//! A run grows only in its own epoch. Whoever opens the next one moves what is left of it into pages but for a few
+//! entries; and the list of such runs that its epoch begins with, too, once it is long
+//! ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages are of the epoch that wrote them, which may be
+//! another one than that of the run, as they may be of another chain: a reference says where its page lies ([`Home`]).
 //!
 //! Pages of another kind have [attachments](super::manifest::Attachment) of checkpoints, and nothing of the log.
 
@@ -38,7 +39,8 @@ use crate::{
     types::{BackendId, Name, Sqn, SqnRange},
 };
 
-/// Bytes of change sets in the manifest itself beyond which no further one goes there before they have moved into a page.
+/// Bytes of change sets in the manifest itself beyond which no further one goes there before they have moved into a
+/// page.
 pub const INLINE_BYTES: usize = 64 << 10;
 
 /// How much of a log index stands in a manifest itself; what is beyond moves into pages.
@@ -53,11 +55,12 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// For the run that grows: what is beyond moves into pages that are written beside the manifest, for the next one to name.
+    /// For the run that grows: what is beyond moves into pages that are written beside the manifest, for the next one
+    /// to name.
     pub const SOON: Self = Self { entries: 128, page_entries: 64, inline_bytes: INLINE_BYTES };
 
-    /// For the run that grows: what is beyond, because more came since the manifest before than pages were written, moves into pages
-    /// that are written before the manifest.
+    /// For the run that grows: what is beyond, because more came since the manifest before than pages were written,
+    /// moves into pages that are written before the manifest.
     pub const NOW: Self = Self { entries: 256, page_entries: 64, inline_bytes: 2 * INLINE_BYTES };
 
     /// For what no longer grows: of each run, and of all that an epoch began with.
@@ -229,8 +232,8 @@ impl Run {
         self.handles.retain(|handle| handle.range.from < to);
     }
 
-    /// Moves what is beyond `bounds`, oldest entries first, into new pages at `home`, to be made durable before a manifest with
-    /// this run is. What it keeps is within `bounds` then.
+    /// Moves what is beyond `bounds`, oldest entries first, into new pages at `home`, to be made durable before a
+    /// manifest with this run is. What it keeps is within `bounds` then.
     pub fn fold(&mut self, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
         let mut new = vec![];
         loop {
@@ -291,8 +294,8 @@ fn fold_levels(pages: &mut Vec<PageRef>, bounds: &Bounds, home: Home, uuid: &mut
     new
 }
 
-/// Moves `sources` with their `runs` into pages that `past` lists, if they have more than `bounds` together, and what `past` lists
-/// beyond `bounds` into further ones.
+/// Moves `sources` with their `runs` into pages that `past` lists, if they have more than `bounds` together, and what
+/// `past` lists beyond `bounds` into further ones.
 pub(super) fn fold_past(
     (past, sources): (&mut Vec<PageRef>, &mut Vec<Source>),
     runs: &std::collections::BTreeMap<u64, Run>,

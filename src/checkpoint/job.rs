@@ -1,8 +1,9 @@
-//! The view over a job, and its chain: what every subtask can restore, the choice that all subtasks of one attempt share, and the
-//! checkpoints that are committed for the job where no engine does.
+//! The view over a job, and its chain: what every subtask can restore, the choice that all subtasks of one attempt
+//! share, and the checkpoints that are committed for the job where no engine does.
 //!
 //! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. One is
-//! *consistent* if every operator retains it whole: all subtasks of the generation that made it do, however many there are now.
+//! *consistent* if every operator retains it whole: all subtasks of the generation that made it do, however many there
+//! are now.
 //!
 //! # The chain
 //!
@@ -12,48 +13,53 @@
 //!   restores (3, 9)                                    restores (4, 3)
 //! ```
 //!
-//! A *generation* is an attempt together with what all its subtasks restore. Generations and commits share one chain of numbered
-//! records ([`JobRecord`]), each made by create-if-absent and derived from the one before, and only the newest counts. So all of them
-//! are in one order. Whoever makes one looks at the chain again afterwards, and goes by what he reads there, never by
-//! the outcome of his request (`chain`).
+//! A *generation* is an attempt together with what all its subtasks restore. Generations and commits share one chain of
+//! numbered records ([`JobRecord`]), each made by create-if-absent and derived from the one before, and only the newest
+//! counts. So all of them are in one order. Whoever makes one looks at the chain again afterwards, and goes by what he
+//! reads there, never by the outcome of his request (`chain`).
 //!
-//! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the same,
-//! the first to ask records its choice, and the others follow it, whether they ask for the latest ([`choose`]) or name a checkpoint
-//! ([`agree`]). That makes a generation of its attempt, too.
+//! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the
+//! same, the first to ask records its choice, and the others follow it, whether they ask for the latest ([`choose`]) or
+//! name a checkpoint ([`agree`]). That makes a generation of its attempt, too.
 //!
 //! # Jobs without a coordinator
 //!
-//! An engine may *declare* a generation ([`declare`]): which tasks it has, and what they restore. Then its checkpoints are completed
-//! here. Each task whose part is durable *reports* it ([`report`]); once all tasks of the generation have, anyone
-//! *commits* the checkpoint ([`finish`]). What makes this right:
+//! An engine may *declare* a generation ([`declare`]): which tasks it has, and what they restore. Then its checkpoints
+//! are completed here. Each task whose part is durable *reports* it ([`report`]); once all tasks of the generation
+//! have, anyone *commits* the checkpoint ([`finish`]). What makes this right:
 //!
-//! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only if that is of
-//!    its own generation. So what a generation restores, once recorded, was the newest commit and stays it.
-//! 2. **A part that was reported stays restorable until it is outdated** (one that was not may go: a commit needs the reports of all), by a newer commit or a newer generation's: its owner lets go of
-//!    it for no notice nor timeout, and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to open: under the same attempt it finds the part
-//!    in its chain and is refused ([`JobError::Used`]); under a higher one it must be recorded as a generation before it opens. That
-//!    outdates this one even if it was not declared. So while the commit is possible, all its parts are there.
-//! 3. **A part is one.** By the same argument, a task has at most one part of an id that was ever reported in an attempt. Ids that a
-//!    later attempt uses again are others, since the attempt is part of every name.
-//! 4. **Anyone may finish.** Reports are never taken back and a commit needs nothing else, so any daemon of the job may make it, and so may
-//!    the next declaration before it outdates the generation: what was fully reported by then is not lost. A
-//!    report that comes after the next generation's record means nothing.
-//! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So commits ascend within
-//!    a generation, and as attempts do between them, over the whole chain.
+//! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only
+//!    if that is of its own generation. So what a generation restores, once recorded, was the newest commit and stays
+//!    it.
+//! 2. **A part that was reported stays restorable until it is outdated** (one that was not may go: a commit needs the
+//!    reports of all), by a newer commit or a newer generation's: its owner lets go of it for no notice nor timeout,
+//!    and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to
+//!    open: under the same attempt it finds the part in its chain and is refused ([`JobError::Used`]); under a higher
+//!    one it must be recorded as a generation before it opens. That outdates this one even if it was not declared. So
+//!    while the commit is possible, all its parts are there.
+//! 3. **A part is one.** By the same argument, a task has at most one part of an id that was ever reported in an
+//!    attempt. Ids that a later attempt uses again are others, since the attempt is part of every name.
+//! 4. **Anyone may finish.** Reports are never taken back and a commit needs nothing else, so any daemon of the job may
+//!    make it, and so may the next declaration before it outdates the generation: what was fully reported by then is
+//!    not lost. A report that comes after the next generation's record means nothing.
+//! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So
+//!    commits ascend within a generation, and as attempts do between them, over the whole chain.
 //!
 //! A generation that restores anything else than what the job stood on *holds* it first, by fences (`hold`).
 //!
-//! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2 until it is
-//! a commit, and as long as it is what the job would restore, because owners let go of commits only for newer ones. A vanished
-//! subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
+//! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2
+//! until it is a commit, and as long as it is what the job would restore, because owners let go of commits only for
+//! newer ones. A vanished subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
 //!
 //! # Starts by token
 //!
-//! An engine whose own attempts begin anew names each start of the job by a token. The record numbers them ([`number`]), so all
-//! subtasks of a start have one attempt, and a later start has a higher one, in every operator of the job.
+//! An engine whose own attempts begin anew names each start of the job by a token. The record numbers them
+//! ([`number`]), so all subtasks of a start have one attempt, and a later start has a higher one, in every operator of
+//! the job.
 //!
-//! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so who goes
-//! back on purpose to an older checkpoint does not meet the newer one again because of a crash before his first commit.
+//! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so
+//! who goes back on purpose to an older checkpoint does not meet the newer one again because of a crash before his
+//! first commit.
 
 mod agree;
 mod chain;
@@ -384,8 +390,8 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
     Ok(heads.into_iter().flatten().collect())
 }
 
-/// The head of a chain that was manifest `number` when it was listed; none if it is damaged, and a durable object says that it retired the
-/// chain, so that it names nothing.
+/// The head of a chain that was manifest `number` when it was listed; none if it is damaged, and a durable object says
+/// that it retired the chain, so that it names nothing.
 async fn read_unless_retired(
     store: &Store,
     backend: BackendId,
@@ -435,7 +441,8 @@ pub(crate) mod tests {
 
     #[test]
     fn the_latest_of_another_generation_is_what_all_its_subtasks_retain() {
-        // From 3 to 2: subtask 0 is open again, has made a checkpoint that subtask 1 has not, and retains the one it restored.
+        // From 3 to 2: subtask 0 is open again, has made a checkpoint that subtask 1 has not, and retains the one it
+        // restored.
         let mut first = head(0, 3, &[(1, 4), (1, 5)], true);
         let mut record = first.owner().clone();
         (record.epoch.number, record.attempt, record.span.parallelism) = (3, 2, 2);

@@ -115,14 +115,15 @@ impl Flight {
 
 /// The checkpoints of one owner.
 ///
-/// Invariants: `retained` ascends by (epoch, id); a withdrawn checkpoint is neither in flight nor retained. With a log, ids in
-/// flight are above every id that this epoch published; snapshots may be done in another order.
+/// Invariants: `retained` ascends by (epoch, id); a withdrawn checkpoint is neither in flight nor retained. With a log,
+/// ids in flight are above every id that this epoch published; snapshots may be done in another order.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Ledger {
     epoch: u64,
     retention: Retention,
-    /// Retention by count looks at checkpoints of this run of the job alone: whoever made the others decides about them.
+    /// Retention by count looks at checkpoints of this run of the job alone: whoever made the others decides about
+    /// them.
     job_run: Bytes,
     in_flight: BTreeMap<CheckpointId, Flight>,
     /// Failed while their manifest was under way.
@@ -137,7 +138,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger of a new owner that found `retained` in the manifest; `last_id` is the highest id of its attempt so far.
+    /// The ledger of a new owner that found `retained` in the manifest; `last_id` is the highest id of its attempt so
+    /// far.
     #[must_use]
     pub fn new(epoch: u64, retention: Retention, retained: Vec<CheckpointRecord>, last_id: CheckpointId) -> Self {
         Self {
@@ -165,10 +167,10 @@ impl Ledger {
         self.began_with = Some(restored);
     }
 
-    /// Applies retention by count to the checkpoints of owners before, who may all have died before they let any go. Of those up to the one
-    /// that this owner began with, the newest `count` completed ones stay, and older ones go. That one itself and newer ones stay too: other
-    /// subtasks may not have opened yet. Where runs are told apart, this waits for the first checkpoint that completes, since only that
-    /// proves which run this is.
+    /// Applies retention by count to the checkpoints of owners before, who may all have died before they let any go. Of
+    /// those up to the one that this owner began with, the newest `count` completed ones stay, and older ones go. That
+    /// one itself and newer ones stay too: other subtasks may not have opened yet. Where runs are told apart, this
+    /// waits for the first checkpoint that completes, since only that proves which run this is.
     fn let_go_before_beginning(&mut self) {
         let Retention::Count(count) = self.retention else { return };
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
@@ -181,8 +183,9 @@ impl Ledger {
         }
     }
 
-    /// Lets go of what retention by count would, where `most` are retained and no completed checkpoint came to let it: in order of age, what
-    /// completed beyond the count, and what owners before left uncompleted. Never what this owner began with. Returns whether any went.
+    /// Lets go of what retention by count would, where `most` are retained and no completed checkpoint came to let it:
+    /// in order of age, what completed beyond the count, and what owners before left uncompleted. Never what this owner
+    /// began with. Returns whether any went.
     pub fn make_room(&mut self, most: usize) -> bool {
         let Retention::Count(count) = self.retention else { return false };
         let excess = (self.retained.len() + self.in_flight.len() + 1).saturating_sub(most);
@@ -233,9 +236,9 @@ impl Ledger {
         &self.retained
     }
 
-    /// Which checkpoint gives way to a newer one where there are too many in flight: the second oldest that no manifest under way has.
-    /// Not the oldest, lest none is ever done where barriers come faster than uploads go; not the newest, which is worth most to a
-    /// restore, and of an outage the first that comes after it.
+    /// Which checkpoint gives way to a newer one where there are too many in flight: the second oldest that no manifest
+    /// under way has. Not the oldest, lest none is ever done where barriers come faster than uploads go; not the
+    /// newest, which is worth most to a restore, and of an outage the first that comes after it.
     #[must_use]
     pub fn gives_way(&self) -> Option<CheckpointId> {
         let mut later = self.in_flight.iter().skip(1);
@@ -274,7 +277,8 @@ impl Ledger {
         self.in_flight.insert(id, Flight { record, awaits, publishing: false });
     }
 
-    /// The snapshot of a checkpoint in flight is durable, as the materialization `base`, for which so many bytes were uploaded.
+    /// The snapshot of a checkpoint in flight is durable, as the materialization `base`, for which so many bytes were
+    /// uploaded.
     pub fn snapshotted(&mut self, id: CheckpointId, base: uuid::Uuid, uploaded_bytes: u64) {
         if let Some(flight) = self.in_flight.get_mut(&id) {
             flight.record.base = Some(base);
@@ -290,7 +294,8 @@ impl Ledger {
     }
 
     /// Begins a manifest: every checkpoint that is durable moves on. Returns their ids and all records that the
-    /// manifest has to have. With its first checkpoint, an owner lets go of the older owners' checkpoints beyond the count.
+    /// manifest has to have. With its first checkpoint, an owner lets go of the older owners' checkpoints beyond the
+    /// count.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
         if self.is_ready(persisted_to) {
             self.let_go_before_beginning();
@@ -316,8 +321,8 @@ impl Ledger {
         manifest::follow(self.retained.iter_mut().chain(in_flight), moved);
     }
 
-    /// The manifest that was begun is durable: returns the checkpoints that are published by it, without those that failed
-    /// meanwhile.
+    /// The manifest that was begun is durable: returns the checkpoints that are published by it, without those that
+    /// failed meanwhile.
     pub fn published(&mut self) -> Vec<CheckpointRecord> {
         let ids: Vec<_> = self.in_flight.iter().filter(|(_, flight)| flight.publishing).map(|(id, _)| *id).collect();
         let records: Vec<_> =
@@ -337,7 +342,8 @@ impl Ledger {
         true
     }
 
-    /// Checkpoints in flight that consist of what the manifest names, lowest id first: all but those that await a snapshot.
+    /// Checkpoints in flight that consist of what the manifest names, lowest id first: all but those that await a
+    /// snapshot.
     pub fn in_flight_records(&self) -> impl Iterator<Item = &CheckpointRecord> + '_ {
         self.in_flight.values().filter(|flight| flight.awaits != Awaits::Snapshot).map(|flight| &flight.record)
     }
@@ -368,7 +374,8 @@ impl Ledger {
         }
     }
 
-    /// The whole job has `target`, and commits nothing older any more: it completes, and what is older and did not complete goes.
+    /// The whole job has `target`, and commits nothing older any more: it completes, and what is older and did not
+    /// complete goes.
     pub fn commit(&mut self, target: NoticeTarget) -> NoticeOutcome {
         let outcome = self.complete(target);
         let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
@@ -378,8 +385,8 @@ impl Ledger {
         outcome
     }
 
-    /// Those for which `is_committed` completed under an owner before, which may not have known. Retention by count looks at them with the next
-    /// one that completes: until then none goes that may be what this owner began with.
+    /// Those for which `is_committed` completed under an owner before, which may not have known. Retention by count
+    /// looks at them with the next one that completes: until then none goes that may be what this owner began with.
     pub fn recall(&mut self, is_committed: impl Fn(&CheckpointRecord) -> bool) {
         for record in self.retained.iter_mut().filter(|record| !record.completed && is_committed(record)) {
             record.completed = true;

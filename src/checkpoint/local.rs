@@ -1,4 +1,5 @@
-//! What of a backend is worth a local copy: what a restore of the newest completed checkpoint, or of a newer one, reads. Pure.
+//! What of a backend is worth a local copy: what a restore of the newest completed checkpoint, or of a newer one,
+//! reads. Pure.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +16,9 @@ use crate::{
     types::{BackendId, Sqn, SqnRange},
 };
 
-/// What the owner of `manifest` needs: the newest completed checkpoint, newer ones published and in flight, and what those that come
-/// build on. `snapshots` are what those under way lean on; they have files from number `snapshot_low_water` on.
+/// What the owner of `manifest` needs: the newest completed checkpoint, newer ones published and in flight, and what
+/// those that come build on. `snapshots` are what those under way lean on; they have files from number
+/// `snapshot_low_water` on.
 #[must_use]
 pub fn wanted(
     manifest: &Manifest,

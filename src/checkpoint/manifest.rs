@@ -6,16 +6,18 @@
 //!   checkpoints          5↑                     9↑                          12↑
 //! ```
 //!
-//! Each epoch has one *run* of the changelog, and *sources*: what it began with, as earlier runs each up to some sequence
-//! number. The contents of a checkpoint are its epoch's sources and then its epoch's run up to the cut. What an owner logged
-//! beyond the checkpoint that its successor restored (░) belongs to no later state; it stays for as long as a retained
-//! checkpoint has it.
+//! Each epoch has one *run* of the changelog, and *sources*: what it began with, as earlier runs each up to some
+//! sequence number. The contents of a checkpoint are its epoch's sources and then its epoch's run up to the cut. What
+//! an owner logged beyond the checkpoint that its successor restored (░) belongs to no later state; it stays for as
+//! long as a retained checkpoint has it.
 //!
-//! An epoch that began with what lies in other chains, because the operator was rescaled, names it as [`imports`](Import).
+//! An epoch that began with what lies in other chains, because the operator was rescaled, names it as
+//! [`imports`](Import).
 //!
 //! # What bounds its size
 //!
-//! Each checkpoint writes a manifest, so none of it may grow with the log. What would, lies in pages ([`super::index`]).
+//! Each checkpoint writes a manifest, so none of it may grow with the log. What would, lies in pages
+//! ([`super::index`]).
 //!
 //! | part | at most | bytes each, about |
 //! | --- | --- | --- |
@@ -33,9 +35,10 @@
 //!
 //! A level has 64 pages of the one below, so the third begins at some 500,000 change sets.
 //!
-//! Not here, because it has other bounds: the pieces and files of materializations are in their index objects; what is damaged, in records of
-//! the job; what was let go is told by two low waters and by not being named. The manifest that opens an epoch names the operator state that its
-//! owner is about to read, too: as much as the manifests of all old subtasks have of it.
+//! Not here, because it has other bounds: the pieces and files of materializations are in their index objects; what is
+//! damaged, in records of the job; what was let go is told by two low waters and by not being named. The manifest that
+//! opens an epoch names the operator state that its owner is about to read, too: as much as the manifests of all old
+//! subtasks have of it.
 
 mod attachment;
 mod check;
@@ -72,8 +75,9 @@ use crate::{
 
 /// The record of one backend at one moment.
 ///
-/// Invariants: epochs ascend and the last one wrote it; every source and checkpoint names an epoch that has a record, and a
-/// run where its part of the log is not empty; every import that a checkpoint needs is there; checkpoints ascend by (epoch, id).
+/// Invariants: epochs ascend and the last one wrote it; every source and checkpoint names an epoch that has a record,
+/// and a run where its part of the log is not empty; every import that a checkpoint needs is there; checkpoints ascend
+/// by (epoch, id).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     /// Position in the chain, from 1.
@@ -100,7 +104,8 @@ pub struct Manifest {
     pub segment_low_water: u64,
     /// Snapshot files of the present epoch numbered below this that no manifest names by now will never be named.
     pub snapshot_low_water: u64,
-    /// Pages of the present epoch [numbered](super::index::page_number) below this that no manifest names by now will never be named.
+    /// Pages of the present epoch [numbered](super::index::page_number) below this that no manifest names by now will
+    /// never be named.
     pub page_low_water: u64,
     /// Checksum of the manifest before; 0 for the first.
     pub previous_crc: u32,
@@ -144,8 +149,8 @@ pub struct EpochRecord {
     pub peers: Bytes,
     /// The run of the job that it belongs to; a fence has none.
     pub job_run: Bytes,
-    /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale, or
-    /// retires it, makes one.
+    /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale,
+    /// or retires it, makes one.
     pub is_fence: bool,
     /// The highest id that its attempt has published in this chain, retained or not; 0: none. `None`: it does not tell.
     pub published_to: Option<u64>,
@@ -190,7 +195,8 @@ pub struct Materialization {
     pub complete_at: Sqn,
     /// The object that lists its pieces.
     pub index: SnapshotFile,
-    /// Checksum of that object, so that another one of its name is not taken for it; `None` if an older version wrote the manifest.
+    /// Checksum of that object, so that another one of its name is not taken for it; `None` if an older version wrote
+    /// the manifest.
     pub index_crc: Option<u32>,
     /// Stored bytes of its pieces.
     pub stored_bytes: u64,
@@ -299,7 +305,8 @@ impl Manifest {
         self.epochs.iter().find(|record| record.epoch.number == number)
     }
 
-    /// The highest id that `attempt` has published in this chain; `None` if no owner of it is remembered, `Some(None)` if one does not tell.
+    /// The highest id that `attempt` has published in this chain; `None` if no owner of it is remembered, `Some(None)`
+    /// if one does not tell.
     #[must_use]
     pub fn published_to(&self, attempt: Attempt) -> Option<Option<u64>> {
         let told = self.epochs.iter().filter(|record| record.attempt == attempt).map(|record| record.published_to);
@@ -353,7 +360,8 @@ impl Manifest {
         self.epochs.iter().rev().find(|record| !record.is_fence)
     }
 
-    /// The checkpoint that the state was at when its present epoch began: what a restore of this epoch restores, called `id`.
+    /// The checkpoint that the state was at when its present epoch began: what a restore of this epoch restores, called
+    /// `id`.
     #[must_use]
     pub fn beginning(&self, id: u64) -> CheckpointRecord {
         let owner = self.owner();
@@ -390,7 +398,8 @@ impl Manifest {
         self.contents_at(checkpoint.identity.epoch, checkpoint.base, checkpoint.cut)
     }
 
-    /// What the state of `epoch` at `cut` consists of, on the materialization `base` of that epoch or on what it began with.
+    /// What the state of `epoch` at `cut` consists of, on the materialization `base` of that epoch or on what it began
+    /// with.
     #[must_use]
     pub fn contents_at(&self, epoch: u64, base: Option<Uuid>, cut: Sqn) -> Contents {
         let (mut contents, from) = match base {
@@ -409,8 +418,9 @@ impl Manifest {
         contents
     }
 
-    /// Removes epochs, imports, materializations and the parts of runs that neither a retained checkpoint, nor one in flight, nor the
-    /// present owner needs. `in_flight` are the contents of checkpoints that are not in `checkpoints` yet.
+    /// Removes epochs, imports, materializations and the parts of runs that neither a retained checkpoint, nor one in
+    /// flight, nor the present owner needs. `in_flight` are the contents of checkpoints that are not in `checkpoints`
+    /// yet.
     pub fn prune(&mut self, in_flight: &[Contents]) {
         let present = self.owner().epoch.number;
         let newest = self.materializations.iter().rev().find(|base| base.from.epoch() == present).map(|base| base.uuid);

@@ -4,10 +4,11 @@
 //!   6 │ epoch 3      7 │ damaged      8 │ fence, epoch 5: what 6 retains and is still there
 //! ```
 //!
-//! The damaged object stays: its number must not be free again, or an owner that made it could publish beside its successor. It may have
-//! opened an epoch that nothing else tells of, so the fence skips as many epochs as manifests cannot be read. For the same
-//! reason its attempt is the highest that the job knows of. What only the damaged manifest named is lost: it becomes garbage. What an older one
-//! names may have been deleted since; checkpoints that lack something are let go of.
+//! The damaged object stays: its number must not be free again, or an owner that made it could publish beside its
+//! successor. It may have opened an epoch that nothing else tells of, so the fence skips as many epochs as manifests
+//! cannot be read. For the same reason its attempt is the highest that the job knows of. What only the damaged manifest
+//! named is lost: it becomes garbage. What an older one names may have been deleted since; checkpoints that lack
+//! something are let go of.
 
 use std::collections::BTreeSet;
 
@@ -79,8 +80,8 @@ impl From<StoreError> for MendError {
     }
 }
 
-/// Adds a fence above the newest manifest of `backend`, which is damaged; of at least `attempt`. Idempotent: the second finds the chain whole.
-/// Cancel-safe: dropped, it may be done.
+/// Adds a fence above the newest manifest of `backend`, which is damaged; of at least `attempt`. Idempotent: the second
+/// finds the chain whole. Cancel-safe: dropped, it may be done.
 ///
 /// # Errors
 /// [`MendError`].

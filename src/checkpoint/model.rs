@@ -1,6 +1,7 @@
-//! A model: writer, ledger, log index and manifest chain of owners that follow and outlive each other, over a store that only
-//! creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at any time, zombies. Owners begin
-//! with runs of those before, or with imports of them; bounds are so small that all of it moves into pages again and again.
+//! A model: writer, ledger, log index and manifest chain of owners that follow and outlive each other, over a store
+//! that only creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at
+//! any time, zombies. Owners begin with runs of those before, or with imports of them; bounds are so small that all of
+//! it moves into pages again and again.
 //!
 //! `DSTL_MODEL_CASES` sets how many runs there are.
 

@@ -7,13 +7,13 @@
 //!                          └─ renewal 1 ─ renewal 2 ─ … (each: is the pin there?) ─┘
 //! ```
 //!
-//! A pin (`<job>/pins/<uuid>`) says by [imports](Import) which objects are read, so that it stands for itself: the checkpoint may be
-//! subsumed meanwhile. It is made once and never changes. Renewals (`<job>/renewals/<uuid>/<number>`) are objects beside it
-//! that say that its holder lives. Sweeps take what it names for needed while it exists, and delete it once it and all its
-//! renewals are older than the lease: why that is enough, see [`super::collect`].
+//! A pin (`<job>/pins/<uuid>`) says by [imports](Import) which objects are read, so that it stands for itself: the
+//! checkpoint may be subsumed meanwhile. It is made once and never changes. Renewals (`<job>/renewals/<uuid>/<number>`)
+//! are objects beside it that say that its holder lives. Sweeps take what it names for needed while it exists, and
+//! delete it once it and all its renewals are older than the lease: why that is enough, see [`super::collect`].
 //!
-//! A pin that a *user* sets ([`super::ledger::Ledger::pin`]) is something else: a mark on a checkpoint in its own chain, which
-//! only its owner writes, and which never expires.
+//! A pin that a *user* sets ([`super::ledger::Ledger::pin`]) is something else: a mark on a checkpoint in its own
+//! chain, which only its owner writes, and which never expires.
 
 use std::time::Duration;
 
@@ -113,8 +113,8 @@ impl Pin {
 }
 
 impl Held {
-    /// Makes a pin in `job`. It counts only if the chains that it reads retain what it imports once this has returned. Not
-    /// cancel-safe: dropped, there may be one that expires.
+    /// Makes a pin in `job`. It counts only if the chains that it reads retain what it imports once this has returned.
+    /// Not cancel-safe: dropped, there may be one that expires.
     ///
     /// # Errors
     /// Those of the store.

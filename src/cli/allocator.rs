@@ -5,12 +5,12 @@ use std::{env, os::unix::process::CommandExt as _, process::Command};
 /// The variable by which mimalloc is told how many milliseconds it keeps freed memory.
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
-/// By itself it is a second: with uploads and flushes that take and give back megabytes all the time, a daemon under a budget of
-/// 256 MiB took 265 MiB at most, where it takes 200 with this.
+/// By itself it is a second: with uploads and flushes that take and give back megabytes all the time, a daemon under a
+/// budget of 256 MiB took 265 MiB at most, where it takes 200 with this.
 const PURGE_DELAY_MS: &str = "10";
 
-/// Replaces this process by the same program with the variable set, unless somebody has set it: the allocator reads it before
-/// anything else runs. Where that is impossible, the process goes on as it is.
+/// Replaces this process by the same program with the variable set, unless somebody has set it: the allocator reads it
+/// before anything else runs. Where that is impossible, the process goes on as it is.
 pub(super) fn set_up() {
     if env::var_os(PURGE_DELAY).is_some() {
         return;

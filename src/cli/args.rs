@@ -111,7 +111,8 @@ pub struct ConfigArgs {
     /// Serve on this Unix socket [default: see `dstl config options`] [env: DSTL_RPC_SOCKET].
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
-    /// Keep changelogs in this store [default: `store` in the data folder] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
+    /// Keep changelogs in this store [default: `store` in the data folder] [env:
+    /// DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
     /// Serve metrics and health here, or `off` [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
@@ -231,7 +232,8 @@ pub struct ReadArgs {
     /// Print JSON instead of text [env: none].
     #[arg(long)]
     pub json: bool,
-    /// `JOB` for its newest checkpoint, `JOB@ID` for another one, or the path of a savepoint, `…/<job>/savepoints/<name>`.
+    /// `JOB` for its newest checkpoint, `JOB@ID` for another one, or the path of a savepoint,
+    /// `…/<job>/savepoints/<name>`.
     #[arg(value_name = "TARGET")]
     pub target: Target,
 }

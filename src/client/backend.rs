@@ -62,8 +62,8 @@ impl Backend {
         &self.opened.attachment
     }
 
-    /// What the subtasks of the time of the restored checkpoint had of it, each with its attachment, by subtask: one part, unless the
-    /// operator was rescaled.
+    /// What the subtasks of the time of the restored checkpoint had of it, each with its attachment, by subtask: one
+    /// part, unless the operator was rescaled.
     #[must_use]
     pub fn parts(&self) -> &[RestoredPart] {
         &self.opened.parts
@@ -152,8 +152,9 @@ impl Backend {
         Ok(TimerState::from_id(self.register_one(name, StateKind::Timer, options).await?))
     }
 
-    /// Registers a state with one value per key that `function` folds inputs into, here, in the client. The daemon knows it as a
-    /// value state; where one of its [merge functions](crate::types::MergeFunction) does, that saves reading.
+    /// Registers a state with one value per key that `function` folds inputs into, here, in the client. The daemon
+    /// knows it as a value state; where one of its [merge functions](crate::types::MergeFunction) does, that saves
+    /// reading.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -182,9 +183,9 @@ impl Backend {
         self.aggregating_state(name, Reduce::new(function), options).await
     }
 
-    /// Registers operator state: a list of the subtask, not of a key, which is `&()`. With [`Redistribution::Split`] a restore with
-    /// another parallelism cuts the elements of all subtasks evenly, with [`Redistribution::Union`] every restore gives each
-    /// subtask the elements of all.
+    /// Registers operator state: a list of the subtask, not of a key, which is `&()`. With [`Redistribution::Split`] a
+    /// restore with another parallelism cuts the elements of all subtasks evenly, with [`Redistribution::Union`] every
+    /// restore gives each subtask the elements of all.
     ///
     /// # Errors
     /// As for [`register`](Self::register).

@@ -15,8 +15,8 @@ const NO: &() = &();
 
 /// A batch in the making: every operation is written straight into the bytes that will be sent.
 ///
-/// Each method returns the index of its operation, by which [`Applied`] tells its result. Keys and values are taken in any
-/// form that the type of the handle lends out (`&str` for `String`).
+/// Each method returns the index of its operation, by which [`Applied`] tells its result. Keys and values are taken in
+/// any form that the type of the handle lends out (`&str` for `String`).
 ///
 /// ```
 /// use dstl::client::{BatchBuilder, ValueState};
@@ -133,8 +133,8 @@ impl BatchBuilder {
         self.one(state, OperationKind::Merge, key, NO, value)
     }
 
-    /// Merges an operand that has another form than the value: what a `HyperLogLog` is to count, the number of an average,
-    /// `()` to count one.
+    /// Merges an operand that has another form than the value: what a `HyperLogLog` is to count, the number of an
+    /// average, `()` to count one.
     #[inline]
     pub fn merge_operand<K, V, Q>(
         &mut self,
@@ -167,8 +167,8 @@ impl BatchBuilder {
         self.one(state, OperationKind::Clear, key, NO, NO)
     }
 
-    /// Merges all that `sources` have of `key` into the handle's namespace, and clears them: session windows that meet. `key` must
-    /// be of the handle's key type. The sources are distinct, and none is the handle's namespace.
+    /// Merges all that `sources` have of `key` into the handle's namespace, and clears them: session windows that meet.
+    /// `key` must be of the handle's key type. The sources are distinct, and none is the handle's namespace.
     pub fn merge_namespaces<N: Encode>(
         &mut self,
         state: &impl State,
@@ -284,7 +284,8 @@ impl BatchBuilder {
         self.elements(state, OperationKind::ListUpdate, key, values)
     }
 
-    /// Registers a timer of `key` in the handle's namespace; one that is there already stays. `time` is above the lowest `i64`.
+    /// Registers a timer of `key` in the handle's namespace; one that is there already stays. `time` is above the
+    /// lowest `i64`.
     #[inline]
     pub fn timer_register<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
     where
@@ -427,8 +428,8 @@ impl BatchBuilder {
 pub struct Applied {
     /// Its final number: every `applied_to` above it covers the batch.
     pub number: u64,
-    /// What its operations returned, in order of `operation`: one for each read, and for each write whose outcome is not
-    /// DONE. Writes that were applied before a broken stream have none.
+    /// What its operations returned, in order of `operation`: one for each read, and for each write whose outcome is
+    /// not DONE. Writes that were applied before a broken stream have none.
     pub results: Vec<OperationResult>,
 }
 
@@ -460,8 +461,8 @@ impl Applied {
     }
 }
 
-/// Keeps the reads of which `wanted` holds, by their index; `None` if there are none. The second part tells for each its index
-/// before.
+/// Keeps the reads of which `wanted` holds, by their index; `None` if there are none. The second part tells for each
+/// its index before.
 ///
 /// # Errors
 /// [`ClientError::Incomplete`] if the batch is not whole.

@@ -305,7 +305,8 @@ impl Book {
         Ok(())
     }
 
-    /// Answers a batch. Reads of one that had been applied before are asked again, and those that the message had no room for.
+    /// Answers a batch. Reads of one that had been applied before are asked again, and those that the message had no
+    /// room for.
     pub(super) fn on_result(&mut self, result: BatchResult) -> Result<(), ClientError> {
         let number = result.number;
         if result.repeated_batch {

@@ -1,7 +1,7 @@
 //! Handles bound to a session: one operation at a time, awaited.
 //!
-//! Operations that are awaited at the same time travel in one batch. A write is applied when its call returns. A call that
-//! is dropped may have been sent.
+//! Operations that are awaited at the same time travel in one batch. A write is applied when its call returns. A call
+//! that is dropped may have been sent.
 
 use std::borrow::Borrow;
 
@@ -58,9 +58,9 @@ impl<S: State> Bound<S> {
         self.run(OperationKind::Clear, key, NO, NO).await.map(drop)
     }
 
-    /// Merges all that `sources` have of `key` into this namespace, and clears them: session windows that meet. `key` must be of
-    /// the handle's key type. The sources are distinct, and none is this namespace. [`Outcome::LimitReached`] says that a
-    /// result would have become too long, and nothing was done.
+    /// Merges all that `sources` have of `key` into this namespace, and clears them: session windows that meet. `key`
+    /// must be of the handle's key type. The sources are distinct, and none is this namespace.
+    /// [`Outcome::LimitReached`] says that a result would have become too long, and nothing was done.
     ///
     /// # Errors
     /// As for every operation.
@@ -133,8 +133,8 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         self.run(OperationKind::Put, key, NO, value).await.map(drop)
     }
 
-    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that the result would have become too long, and
-    /// nothing was done.
+    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that the result would have become too
+    /// long, and nothing was done.
     ///
     /// # Errors
     /// As for every operation.
@@ -269,8 +269,8 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         Ok(self.run(OperationKind::MapCount, key, NO, NO).await?.count)
     }
 
-    /// All entries, ordered by the bytes of their keys, in memory; [`scan`](Self::scan) reads one after the other. Long maps come in
-    /// several reads, between which other writes may be applied.
+    /// All entries, ordered by the bytes of their keys, in memory; [`scan`](Self::scan) reads one after the other. Long
+    /// maps come in several reads, between which other writes may be applied.
     ///
     /// # Errors
     /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `M` or `V`.
@@ -286,8 +286,8 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
 }
 
 impl<K: ?Sized, V> Bound<ListState<K, V>> {
-    /// All elements, in memory; [`scan`](Self::scan) reads one after the other. Long lists come in several reads, between which other
-    /// writes may be applied.
+    /// All elements, in memory; [`scan`](Self::scan) reads one after the other. Long lists come in several reads,
+    /// between which other writes may be applied.
     ///
     /// # Errors
     /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `V`.

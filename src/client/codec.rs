@@ -1,9 +1,10 @@
 //! How keys, namespaces, map keys and values become bytes.
 //!
-//! The daemon sees bytes only. Numbers are 8 bytes, little-endian, as its merge functions expect; text is UTF-8; bytes are
-//! themselves; of a tuple, each part but the last is preceded by its length as 4 bytes, little-endian.
+//! The daemon sees bytes only. Numbers are 8 bytes, little-endian, as its merge functions expect; text is UTF-8; bytes
+//! are themselves; of a tuple, each part but the last is preceded by its length as 4 bytes, little-endian.
 //!
-//! Maps are ordered by the bytes of their keys, so little-endian numbers do not come in numeric order; [`Ordered`] ones do.
+//! Maps are ordered by the bytes of their keys, so little-endian numbers do not come in numeric order; [`Ordered`] ones
+//! do.
 
 use bytes::Bytes;
 
@@ -57,8 +58,8 @@ macro_rules! numbers {
     )*};
 }
 
-/// An integer whose bytes sort as it does, 8 bytes, big-endian, the sign bit of signed ones inverted: for keys of maps that are read
-/// in order or by range. (What merge functions work on are plain numbers.)
+/// An integer whose bytes sort as it does, 8 bytes, big-endian, the sign bit of signed ones inverted: for keys of maps
+/// that are read in order or by range. (What merge functions work on are plain numbers.)
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ordered<N>(pub N);
 

@@ -106,7 +106,8 @@ pub enum ClientError {
         /// The type.
         expected: &'static str,
     },
-    /// A write was applied whose answer was lost with a broken stream: nobody knows what it did. Restore the last checkpoint.
+    /// A write was applied whose answer was lost with a broken stream: nobody knows what it did. Restore the last
+    /// checkpoint.
     #[error("the stream broke before {0} were answered")]
     AnswerLost(&'static str),
     /// Namespaces to merge are not distinct, or one is the target.

@@ -1,8 +1,8 @@
 //! States that functions of the task fold inputs into: reducing and aggregating state.
 //!
-//! The daemon cannot run these functions, so a fold is a read, the function, and a write of its result, which is what is logged:
-//! replay needs no function. One worker per bound handle does this, so that a key's folds are in order and what is
-//! awaited at the same time shares two round trips:
+//! The daemon cannot run these functions, so a fold is a read, the function, and a write of its result, which is what
+//! is logged: replay needs no function. One worker per bound handle does this, so that a key's folds are in order and
+//! what is awaited at the same time shares two round trips:
 //!
 //! ```text
 //!   add ─┐                      ┌─ GET a, GET b ─▶ function ─▶ PUT a, PUT b ─┐
@@ -28,7 +28,8 @@ const MAX_MESSAGES: usize = 1024;
 /// Most inputs of one message.
 const MAX_INPUTS: usize = 256;
 
-/// How inputs become an accumulator, which is stored, and that a result. Functions must not panic, and give the same for the same.
+/// How inputs become an accumulator, which is stored, and that a result. Functions must not panic, and give the same
+/// for the same.
 pub trait Aggregate: Send + Sync + 'static {
     /// What is added.
     type Input: Send + 'static;
@@ -111,14 +112,15 @@ impl<K: ?Sized, A: Aggregate> AggregatingState<K, A> {
         Self { values, function: Arc::new(function) }
     }
 
-    /// The accumulators: to read and write them in batches. Writes of keys that are being folded at the same time are lost.
+    /// The accumulators: to read and write them in batches. Writes of keys that are being folded at the same time are
+    /// lost.
     #[must_use]
     pub fn values(&self) -> &ValueState<K, A::Accumulator> {
         &self.values
     }
 
-    /// The handle for folding over `session`. Its worker runs on the current tokio runtime until the last clone is dropped. All that
-    /// folds into the state goes through one handle and its clones: two do not know of each other.
+    /// The handle for folding over `session`. Its worker runs on the current tokio runtime until the last clone is
+    /// dropped. All that folds into the state goes through one handle and its clones: two do not know of each other.
     #[must_use]
     pub fn on(&self, session: &Session) -> BoundAggregate<K, A> {
         let (messages, received) = mpsc::channel(MAX_MESSAGES);
@@ -141,9 +143,9 @@ impl<K: ?Sized, A: Aggregate> fmt::Debug for AggregatingState<K, A> {
 
 /// An [`AggregatingState`] bound to a session, made with its `on`. Cheap to clone; clones share a worker.
 ///
-/// What is awaited at the same time shares two round trips, whatever the keys and namespaces. Calls that change something are done
-/// in the order in which they were made, and are applied when they return; one that is dropped may be done. Where
-/// several meet in a batch of writes, one that the daemon refuses fails alone.
+/// What is awaited at the same time shares two round trips, whatever the keys and namespaces. Calls that change
+/// something are done in the order in which they were made, and are applied when they return; one that is dropped may
+/// be done. Where several meet in a batch of writes, one that the daemon refuses fails alone.
 pub struct BoundAggregate<K: ?Sized, A: Aggregate> {
     values: Bound<ValueState<K, A::Accumulator>>,
     function: Arc<A>,
@@ -231,12 +233,12 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
         self.run(Task::Clear(self.address(key))).await
     }
 
-    /// Merges the accumulators that `sources` have of `key` into that of this namespace by the function, in the order given, and
-    /// removes them, all in one batch.
+    /// Merges the accumulators that `sources` have of `key` into that of this namespace by the function, in the order
+    /// given, and removes them, all in one batch.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not distinct or one is
-    /// this namespace.
+    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not
+    /// distinct or one is this namespace.
     pub async fn merge_namespaces<Q, N>(&self, key: &Q, sources: &[N]) -> Result<(), ClientError>
     where
         K: Borrow<Q>,
@@ -282,13 +284,13 @@ impl<K: ?Sized, A: Aggregate> fmt::Debug for BoundAggregate<K, A> {
 }
 
 impl<K: ?Sized, V: Encode + Decode> Bound<ValueState<K, V>> {
-    /// Merges the values that `sources` have of `key` into that of this namespace by `function`, in the order given, and removes
-    /// them: all are read in one batch and written in another. Writes of these values in between are lost; see
-    /// [`AggregatingState`] for a state whose users need not know of each other.
+    /// Merges the values that `sources` have of `key` into that of this namespace by `function`, in the order given,
+    /// and removes them: all are read in one batch and written in another. Writes of these values in between are lost;
+    /// see [`AggregatingState`] for a state whose users need not know of each other.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not distinct or one is
-    /// this namespace.
+    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not
+    /// distinct or one is this namespace.
     pub async fn merge_namespaces_with<Q, N>(
         &self,
         key: &Q,

@@ -1,7 +1,8 @@
 //! Migrations of a state whose serializers changed: the client reads what the old ones wrote, and writes it anew.
 //!
-//! Each (key, namespace) is written to the new state and cleared in the old one in one batch, so that a crash leaves it in exactly
-//! one of them; entries of a map go over page by page. Whoever calls again, in this process or the next, goes on.
+//! Each (key, namespace) is written to the new state and cleared in the old one in one batch, so that a crash leaves it
+//! in exactly one of them; entries of a map go over page by page. Whoever calls again, in this process or the next,
+//! goes on.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -71,8 +72,8 @@ impl OldKey {
 }
 
 impl Backend {
-    /// Registers states whose schema may have changed as `changes` declare, all or none, and returns them in order. Idempotent and
-    /// cancel-safe.
+    /// Registers states whose schema may have changed as `changes` declare, all or none, and returns them in order.
+    /// Idempotent and cancel-safe.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -89,12 +90,13 @@ impl Backend {
         if registered.len() == count { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
     }
 
-    /// Registers a state of which the daemon may have entries in an older schema, and rewrites those: `rewrite` adds to the batch what
-    /// puts an old entry into the new state. To be called before a session begins. Returns the state when nothing is left
-    /// in an older schema. Cancel-safe, as far as calling it again goes on.
+    /// Registers a state of which the daemon may have entries in an older schema, and rewrites those: `rewrite` adds to
+    /// the batch what puts an old entry into the new state. To be called before a session begins. Returns the state
+    /// when nothing is left in an older schema. Cancel-safe, as far as calling it again goes on.
     ///
     /// # Errors
-    /// What `rewrite` answers, or what the daemon refused: a list too long for one batch, and everything while a session writes.
+    /// What `rewrite` answers, or what the daemon refused: a list too long for one batch, and everything while a
+    /// session writes.
     pub async fn migrate(
         &self,
         state: &StateDescriptor,
@@ -122,8 +124,8 @@ impl Backend {
         }
     }
 
-    /// Registers a state of values of which the daemon may have entries in an older schema, and rewrites those: `rewrite` makes the new
-    /// key and value of each. Otherwise as [`migrate`](Self::migrate).
+    /// Registers a state of values of which the daemon may have entries in an older schema, and rewrites those:
+    /// `rewrite` makes the new key and value of each. Otherwise as [`migrate`](Self::migrate).
     ///
     /// # Errors
     /// As there; [`ClientError::Malformed`] if an old entry does not decode.

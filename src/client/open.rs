@@ -18,7 +18,8 @@ pub enum Restore {
     Id(u64),
     /// The checkpoints that these handles name.
     Handles(Vec<Bytes>),
-    /// Likewise of different checkpoints, operators or jobs, which the caller vouches for; key groups that none has begin empty.
+    /// Likewise of different checkpoints, operators or jobs, which the caller vouches for; key groups that none has
+    /// begin empty.
     Vouched(Vec<Bytes>),
     /// A savepoint, by its URL in the store.
     Savepoint(String),
@@ -98,8 +99,9 @@ impl OpenOptions {
         self
     }
 
-    /// Names this start of the job by opaque bytes, 1 to 64, instead of by an attempt: the same for all subtasks that are started together,
-    /// and never given again. The daemon takes the job's next attempt for it, which `Opened.attempt` tells.
+    /// Names this start of the job by opaque bytes, 1 to 64, instead of by an attempt: the same for all subtasks that
+    /// are started together, and never given again. The daemon takes the job's next attempt for it, which
+    /// `Opened.attempt` tells.
     pub fn attempt_token(mut self, token: impl Into<Bytes>) -> Self {
         self.request.attempt_token = token.into();
         self
@@ -111,13 +113,15 @@ impl OpenOptions {
         self
     }
 
-    /// Owners of one group, up to 64 bytes, neither fence nor outdate each other in backends that they only read, whatever their attempts.
+    /// Owners of one group, up to 64 bytes, neither fence nor outdate each other in backends that they only read,
+    /// whatever their attempts.
     pub fn peer_group(mut self, group: impl Into<Bytes>) -> Self {
         self.request.peer_group = group.into();
         self
     }
 
-    /// The run of the job that the checkpoints belong to, up to 64 bytes: retention by count looks at those of this run alone.
+    /// The run of the job that the checkpoints belong to, up to 64 bytes: retention by count looks at those of this run
+    /// alone.
     pub fn run(mut self, run: impl Into<Bytes>) -> Self {
         self.request.run = run.into();
         self
@@ -143,8 +147,8 @@ impl OpenOptions {
         self
     }
 
-    /// Where the checkpoint to restore is damaged, begin with the newest one before it that the whole job can restore. Call it after
-    /// [`OpenOptions::restore`] with an id or the latest.
+    /// Where the checkpoint to restore is damaged, begin with the newest one before it that the whole job can restore.
+    /// Call it after [`OpenOptions::restore`] with an id or the latest.
     pub fn fallback(mut self, fallback: bool) -> Self {
         self.request.restore.get_or_insert_default().fallback = fallback;
         self

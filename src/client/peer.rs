@@ -1,4 +1,5 @@
-//! Who serves a socket, before anything is told to them: somebody else may have put a socket of theirs where the daemon's should be.
+//! Who serves a socket, before anything is told to them: somebody else may have put a socket of theirs where the
+//! daemon's should be.
 
 use std::{
     fs, io,
@@ -12,8 +13,9 @@ const ROOT: u32 = 0;
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// Connects to the socket at `path`, if whoever serves it may be trusted: this user, root, or the owner of the folders that lead there. A
-/// folder that everybody may write and that is not sticky counts for nothing: its owner let everybody in, as for the containers of a pod.
+/// Connects to the socket at `path`, if whoever serves it may be trusted: this user, root, or the owner of the folders
+/// that lead there. A folder that everybody may write and that is not sticky counts for nothing: its owner let
+/// everybody in, as for the containers of a pod.
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path).await?;
     let peer = stream.peer_cred()?.uid();

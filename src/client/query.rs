@@ -62,7 +62,8 @@ impl Query {
     /// Answers a batch of reads; their states are those of [`started`](Self::started). Cancel-safe.
     ///
     /// # Errors
-    /// [`ClientError::Daemon`] of scope batch where this batch could not be answered: the query goes on. All else is its end.
+    /// [`ClientError::Daemon`] of scope batch where this batch could not be answered: the query goes on. All else is
+    /// its end.
     pub async fn read(&mut self, operations: Vec<Operation>) -> Result<QueryResult, ClientError> {
         let number = self.next;
         self.next += 1;

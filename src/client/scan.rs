@@ -109,9 +109,9 @@ impl<S> Bound<S>
 where
     S: State<Key: ToOwned<Owned: Decode>>,
 {
-    /// The keys that have entries in this namespace, of all key groups of the backend, in no particular order. One that is there
-    /// from the first page to the last is told exactly once, whatever this session writes in between; one that comes or goes
-    /// meanwhile may be told or not.
+    /// The keys that have entries in this namespace, of all key groups of the backend, in no particular order. One that
+    /// is there from the first page to the last is told exactly once, whatever this session writes in between; one that
+    /// comes or goes meanwhile may be told or not.
     pub fn keys(&self) -> Scan<Owned<S>> {
         let operation = self.keys_operation();
         Scan::new(self.session(), operation, |result, operation| {
@@ -135,8 +135,8 @@ where
     M: Decode,
     V: Decode,
 {
-    /// The entries of `key`, in order of the bytes of their keys. Those that the session writes between two pages are seen if their
-    /// keys are behind the first page.
+    /// The entries of `key`, in order of the bytes of their keys. Those that the session writes between two pages are
+    /// seen if their keys are behind the first page.
     pub fn scan<Q>(&self, key: &Q) -> Scan<(M, V)>
     where
         K: Borrow<Q>,
@@ -145,8 +145,8 @@ where
         self.entries_of(key, Operation::default())
     }
 
-    /// The same of map keys within `range`, by the order of their bytes ([`Ordered`](super::Ordered) numbers come in order of the
-    /// numbers). The bounds are as for the ranges of a `BTreeMap`.
+    /// The same of map keys within `range`, by the order of their bytes ([`Ordered`](super::Ordered) numbers come in
+    /// order of the numbers). The bounds are as for the ranges of a `BTreeMap`.
     pub fn range<Q, N>(&self, key: &Q, range: impl RangeBounds<N>) -> Scan<(M, V)>
     where
         K: Borrow<Q>,
@@ -187,8 +187,9 @@ where
 }
 
 impl<K: ?Sized, V: Decode> Bound<ListState<K, V>> {
-    /// The elements of `key`, in order. None that is there from the first page to the last is left out, also where others expire
-    /// meanwhile. A list that is replaced or removed between two pages goes on at the same index of what is there then.
+    /// The elements of `key`, in order. None that is there from the first page to the last is left out, also where
+    /// others expire meanwhile. A list that is replaced or removed between two pages goes on at the same index of what
+    /// is there then.
     pub fn scan<Q>(&self, key: &Q) -> Scan<V>
     where
         K: Borrow<Q>,

@@ -52,15 +52,15 @@ impl From<Acknowledgement> for Acknowledged {
 
 /// The writer's stream of a backend. Cheap to clone; all clones are one session.
 ///
-/// Batches, barriers and single operations are handled in the order in which they are handed in. Where a batch is rejected,
-/// its own caller gets the error; the session goes on by itself, and what was sent behind it (barriers included) is
-/// applied without it, in its order, under the numbers that follow. A task for which that is not right stops at the error
-/// before it triggers the next barrier.
+/// Batches, barriers and single operations are handled in the order in which they are handed in. Where a batch is
+/// rejected, its own caller gets the error; the session goes on by itself, and what was sent behind it (barriers
+/// included) is applied without it, in its order, under the numbers that follow. A task for which that is not right
+/// stops at the error before it triggers the next barrier.
 ///
-/// A broken stream is opened again on the same daemon instance, and every batch is applied once. Reads whose results were
-/// lost with the old stream are asked again, so they may see later writes of this session. A barrier in flight fails with
-/// [`ClientError::CheckpointInterrupted`]. When the daemon is another instance, the backend is closed, or another owner has
-/// it, everything that is pending fails with [`ClientError::SessionLost`] or [`ClientError::Fenced`].
+/// A broken stream is opened again on the same daemon instance, and every batch is applied once. Reads whose results
+/// were lost with the old stream are asked again, so they may see later writes of this session. A barrier in flight
+/// fails with [`ClientError::CheckpointInterrupted`]. When the daemon is another instance, the backend is closed, or
+/// another owner has it, everything that is pending fails with [`ClientError::SessionLost`] or [`ClientError::Fenced`].
 ///
 /// When the last clone is dropped without [`close`](Self::close), what was handed in is still sent, in the background.
 #[derive(Debug, Clone)]
@@ -115,8 +115,8 @@ impl Session {
         BatchBuilder::new()
     }
 
-    /// Hands a batch over and returns as soon as credit covers it, so a task that waits here is pushed back as the daemon
-    /// wants. Its effects and results come with the receipt.
+    /// Hands a batch over and returns as soon as credit covers it, so a task that waits here is pushed back as the
+    /// daemon wants. Its effects and results come with the receipt.
     ///
     /// Not cancel-safe: a batch whose call was dropped may have been sent.
     ///
@@ -141,8 +141,8 @@ impl Session {
         self.answered(answer).await
     }
 
-    /// Runs operations, one in each builder, in as few batches as limits allow. Each has a result of its own, in order. Not
-    /// cancel-safe.
+    /// Runs operations, one in each builder, in as few batches as limits allow. Each has a result of its own, in order.
+    /// Not cancel-safe.
     pub(super) async fn operate_together(
         &self,
         operations: Vec<BatchBuilder>,
@@ -181,7 +181,8 @@ impl Session {
         }
     }
 
-    /// Triggers a checkpoint behind everything handed in so far; it may take as long as the daemon's `checkpoint.timeout`.
+    /// Triggers a checkpoint behind everything handed in so far; it may take as long as the daemon's
+    /// `checkpoint.timeout`.
     ///
     /// The first await puts the barrier in its place, the second one waits for the checkpoint:
     /// `session.barrier(7, offsets).await?.await?`. `id` must be above every earlier one of this epoch.
@@ -283,8 +284,9 @@ impl Session {
         self.shared.acknowledged.clone()
     }
 
-    /// Watches the newest checkpoint that is committed for the whole job, where that was [declared](super::Client::declare_job): sinks
-    /// publish what they hold back up to it. `None` before the first of this epoch.
+    /// Watches the newest checkpoint that is committed for the whole job, where that was
+    /// [declared](super::Client::declare_job): sinks publish what they hold back up to it. `None` before the first of
+    /// this epoch.
     #[must_use]
     pub fn job_completed(&self) -> watch::Receiver<Option<CheckpointIdentity>> {
         self.shared.job_completed.clone()
@@ -340,8 +342,8 @@ impl Session {
         reached.map(|acknowledged| *acknowledged).map_err(|_| self.shared.failure.get())
     }
 
-    /// Ends the session in order: sends what was handed in, waits until it is applied and until the daemon has answered all
-    /// that it owes, checkpoints included. Other clones are of no use afterwards.
+    /// Ends the session in order: sends what was handed in, waits until it is applied and until the daemon has answered
+    /// all that it owes, checkpoints included. Other clones are of no use afterwards.
     ///
     /// # Errors
     /// Why the session ended otherwise, which includes that it was over before.

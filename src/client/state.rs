@@ -1,7 +1,8 @@
 //! Typed handles of states, as [`Backend`](super::Backend) registers them.
 //!
-//! A handle is a name for a state plus a namespace; it knows how to write keys and values but has no connection. It is used
-//! in a [`BatchBuilder`](super::BatchBuilder) for bulk work, or bound to a session with `on` for one operation at a time.
+//! A handle is a name for a state plus a namespace; it knows how to write keys and values but has no connection. It is
+//! used in a [`BatchBuilder`](super::BatchBuilder) for bulk work, or bound to a session with `on` for one operation at
+//! a time.
 
 use std::{fmt, marker::PhantomData};
 
@@ -31,17 +32,17 @@ impl StateOptions {
         Self::default()
     }
 
-    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type, the averages
-    /// [`Average`](super::Average), the union a `BTreeSet` of `String`, `Vec<u8>` or `Bytes`, and `HyperLogLog` a
-    /// [`Sketch`](crate::types::Sketch).
+    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type, the
+    /// averages [`Average`](super::Average), the union a `BTreeSet` of `String`, `Vec<u8>` or `Bytes`, and
+    /// `HyperLogLog` a [`Sketch`](crate::types::Sketch).
     #[must_use]
     pub fn with_merge(mut self, merge: MergeFunction) -> Self {
         self.merge = Some(merge);
         self
     }
 
-    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the change: see
-    /// [`compatible`](Self::compatible).
+    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the
+    /// change: see [`compatible`](Self::compatible).
     #[must_use]
     pub fn with_schema(mut self, schema: Schema) -> Self {
         self.schema = schema;
@@ -62,8 +63,9 @@ impl StateOptions {
         self
     }
 
-    /// Declares that these serializers read what those of an earlier registration wrote: entries stay, and the state carries the new
-    /// schema. Otherwise a difference is refused; [`Backend::migrate`](super::Backend::migrate) rewrites entries.
+    /// Declares that these serializers read what those of an earlier registration wrote: entries stay, and the state
+    /// carries the new schema. Otherwise a difference is refused; [`Backend::migrate`](super::Backend::migrate)
+    /// rewrites entries.
     #[must_use]
     pub fn compatible(mut self) -> Self {
         self.compatible = true;
@@ -246,8 +248,8 @@ handle! {
 }
 
 handle! {
-    /// Timers: a set of times, each of a key and a namespace `N`, read in order of time over all keys of the backend. Event time and
-    /// processing time are two states; what a time means is the task's affair.
+    /// Timers: a set of times, each of a key and a namespace `N`, read in order of time over all keys of the backend.
+    /// Event time and processing time are two states; what a time means is the task's affair.
     TimerState<K, N>, on K
 }
 

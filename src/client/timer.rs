@@ -69,10 +69,11 @@ where
     K: ToOwned<Owned: Decode> + ?Sized,
     N: ToOwned<Owned: Decode> + ?Sized,
 {
-    /// The timers of all keys and namespaces at or before `time`, in order of time, then key, then namespace (by their bytes).
+    /// The timers of all keys and namespaces at or before `time`, in order of time, then key, then namespace (by their
+    /// bytes).
     ///
-    /// What a timer leads to has to be one with its deletion, or a crash between the two does it twice or never. So each is deleted in
-    /// the batch that writes what it leads to:
+    /// What a timer leads to has to be one with its deletion, or a crash between the two does it twice or never. So
+    /// each is deleted in the batch that writes what it leads to:
     ///
     /// ```no_run
     /// # use dstl::client::{ClientError, Session, TimerState, ValueState};
@@ -103,8 +104,8 @@ where
         self.due(i64::MAX).page_of(1).next().await
     }
 
-    /// How many timers there are, of all keys and namespaces. With inner backend rocksdb this may take as long as reading all of them.
-    /// Cancel-safe.
+    /// How many timers there are, of all keys and namespaces. With inner backend rocksdb this may take as long as
+    /// reading all of them. Cancel-safe.
     ///
     /// # Errors
     /// As for every operation.
@@ -114,13 +115,13 @@ where
         Ok(self.session().operate(operation).await?.count)
     }
 
-    /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them: one round trip less,
-    /// for tasks that trigger no barrier until what this leads to is written. Not cancel-safe: timers may be deleted that nobody
-    /// hears of.
+    /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them: one
+    /// round trip less, for tasks that trigger no barrier until what this leads to is written. Not cancel-safe: timers
+    /// may be deleted that nobody hears of.
     ///
     /// # Errors
-    /// As for [`peek`](Self::peek); [`ClientError::AnswerLost`] if the stream broke when timers were deleted, but before they were
-    /// told.
+    /// As for [`peek`](Self::peek); [`ClientError::AnswerLost`] if the stream broke when timers were deleted, but
+    /// before they were told.
     pub async fn fire(&self, time: i64, limit: u64) -> Result<Fired<K::Owned, N::Owned>, ClientError> {
         let mut batch = BatchBuilder::new();
         let fire = batch.push(&Operation { limit, ..self.of_all(OperationKind::TimersFire, time) });

@@ -1,4 +1,5 @@
-//! States whose reads are writes, since they touch what they read: batches with them cost credit, whatever else they have.
+//! States whose reads are writes, since they touch what they read: batches with them cost credit, whatever else they
+//! have.
 
 use std::{
     collections::BTreeSet,

@@ -1,15 +1,15 @@
 //! Batches as bytes: written once, as operations are pushed, and never encoded again.
 //!
-//! A batch is kept as the encoded `operations` field of its message, without its number, so that it can be numbered when
-//! it is sent and numbered anew after a halt:
+//! A batch is kept as the encoded `operations` field of its message, without its number, so that it can be numbered
+//! when it is sent and numbered anew after a halt:
 //!
 //! ```text
 //!  SessionRequest  12 len │ 08 number │ 12 len operation │ 12 len operation │ …
 //!                         └ Batch ────┴ what a builder holds ────────────────
 //! ```
 //!
-//! The bytes are what prost would write: defaults are omitted and fields ascend. So the encoded length, which costs credit,
-//! is the same on both sides.
+//! The bytes are what prost would write: defaults are omitted and fields ascend. So the encoded length, which costs
+//! credit, is the same on both sides.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{

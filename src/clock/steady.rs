@@ -8,9 +8,10 @@
 //!   believed  ────────────────────────────
 //! ```
 //!
-//! The wall clock is believed as long as it goes about as fast as the steady one. A step *ahead* of more than [`SLACK_MS`] is believed only
-//! once it has lasted [`PATIENCE_MS`] (a host that slept): what expires by it could not come back. After a step *back*, time goes on
-//! by the steady clock, so that what is written then expires too; slower by a [`SLOWED`]th, so that it meets the wall clock again.
+//! The wall clock is believed as long as it goes about as fast as the steady one. A step *ahead* of more than
+//! [`SLACK_MS`] is believed only once it has lasted [`PATIENCE_MS`] (a host that slept): what expires by it could not
+//! come back. After a step *back*, time goes on by the steady clock, so that what is written then expires too; slower
+//! by a [`SLOWED`]th, so that it meets the wall clock again.
 
 use crate::types::TimeMs;
 

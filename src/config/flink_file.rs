@@ -1,8 +1,8 @@
-//! Flink's configuration files: `config.yaml` (nested YAML, lists) and `flink-conf.yaml` (a line `key: value` for each setting), as
-//! settings by dotted key, every value as it was written.
+//! Flink's configuration files: `config.yaml` (nested YAML, lists) and `flink-conf.yaml` (a line `key: value` for each
+//! setting), as settings by dotted key, every value as it was written.
 //!
-//! A file is read as YAML. One that is none, but consists of lines `key: value`, is read by those, as Flink reads `flink-conf.yaml`:
-//! its values may hold what YAML gives a meaning to.
+//! A file is read as YAML. One that is none, but consists of lines `key: value`, is read by those, as Flink reads
+//! `flink-conf.yaml`: its values may hold what YAML gives a meaning to.
 
 use std::collections::HashMap;
 

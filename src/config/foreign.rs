@@ -1,4 +1,5 @@
-//! Faults of settings that are Flink's: what to write instead, in the notation of the source, or why there is nothing to write.
+//! Faults of settings that are Flink's: what to write instead, in the notation of the source, or why there is nothing
+//! to write.
 
 use super::{
     carry::{Carried, carry},
@@ -10,8 +11,8 @@ use super::{
     typed::HIDDEN,
 };
 
-/// The fault of the setting `key`, which is no option, if it is one of Flink's. One that may be a misspelt option must be in the
-/// table as a whole.
+/// The fault of the setting `key`, which is no option, if it is one of Flink's. One that may be a misspelt option must
+/// be in the table as a whole.
 pub(super) fn key(key: &str, value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
     let present = legacy::present_name(key);
     let current = present.as_deref().unwrap_or(key);

@@ -1,7 +1,8 @@
-//! The table of Flink's names: those of settings that are called otherwise here, or that dstl does not have, and former values of
-//! `state.backend.type`. A faulty configuration and the translation of a Flink file both answer from it.
+//! The table of Flink's names: those of settings that are called otherwise here, or that dstl does not have, and former
+//! values of `state.backend.type`. A faulty configuration and the translation of a Flink file both answer from it.
 //!
-//! An option that has the same name in both is in the table of options alone; where it means something else, [`SAME`] says what.
+//! An option that has the same name in both is in the table of options alone; where it means something else, [`SAME`]
+//! says what.
 
 use super::options;
 
@@ -470,7 +471,8 @@ const BACKENDS: [(&[&str], &str, &str); 4] = [
     (&["rocksdb", "RocksDBStateBackend", "EmbeddedRocksDBStateBackend"], "rocksdb", ""),
 ];
 
-/// Our word for the state backend that Flink calls `name`, by a word or by a class or its factory; with what is to be said of it.
+/// Our word for the state backend that Flink calls `name`, by a word or by a class or its factory; with what is to be
+/// said of it.
 pub(super) fn backend(name: &str) -> Option<(&'static str, &'static str)> {
     let class = match name.strip_prefix("org.apache.flink.") {
         Some(class) => class.rsplit(['.', '$']).next()?,

@@ -239,7 +239,8 @@ fn descriptors(host: &Host) -> u64 {
     host.descriptors.unwrap_or(USUAL)
 }
 
-/// What peers may make the daemon hold; what is not set follows from the budget and from `message`, the longest message.
+/// What peers may make the daemon hold; what is not set follows from the budget and from `message`, the longest
+/// message.
 fn bounds(merged: &mut Merged, host: &Host, budget: u64, message: u64) -> Bounds {
     let usual = Bounds::of(budget, message, descriptors(host));
     let connections = merged.computed_count("rpc.max-connections").unwrap_or(usual.connections);

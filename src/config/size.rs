@@ -8,8 +8,8 @@ const UNITS: [(&str, u32, &[&str]); 5] = [
     ("B", 0, &["", "b", "bytes"]),
 ];
 
-/// Bytes of `text`: digits (`_` between them is ignored), then a unit in any case; `None` for anything else and for what
-/// 64 bits do not hold.
+/// Bytes of `text`: digits (`_` between them is ignored), then a unit in any case; `None` for anything else and for
+/// what 64 bits do not hold.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();

@@ -1,8 +1,8 @@
 //! The state part of a configuration of Flink as a file of ours, with a comment for each setting.
 //!
-//! Each setting of Flink is taken over, renamed, changed in meaning or left out, by the table of legacy names. Where several say the
-//! same, the one that Flink prefers wins. What the file then says is resolved on this host, and what does not hold there is left
-//! out, too: the result is always a valid configuration.
+//! Each setting of Flink is taken over, renamed, changed in meaning or left out, by the table of legacy names. Where
+//! several say the same, the one that Flink prefers wins. What the file then says is resolved on this host, and what
+//! does not hold there is left out, too: the result is always a valid configuration.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 

@@ -1,5 +1,5 @@
-//! The text that is counted: collected once, kept in one file, so that every process and every life of it reads the same
-//! bytes whatever happens to the originals meanwhile.
+//! The text that is counted: collected once, kept in one file, so that every process and every life of it reads the
+//! same bytes whatever happens to the originals meanwhile.
 //!
 //! A *word* is a longest run of letters, digits and `_`, case kept; of a very long one only the beginning counts. Every
 //! word is one record, numbered over the whole input from 0. Files without words are left out.
@@ -59,8 +59,8 @@ pub(super) enum InputError {
 
 impl Input {
     /// Reads the text files of `paths`, folders with all that is in them, in order of their names and up to `max_bytes`
-    /// in sum; without paths, of the source tree here and of cargo's registry. What is not UTF-8 or has zero bytes is left
-    /// out.
+    /// in sum; without paths, of the source tree here and of cargo's registry. What is not UTF-8 or has zero bytes is
+    /// left out.
     pub(super) fn collect(paths: &[PathBuf], max_bytes: u64) -> Result<Self, InputError> {
         let mut input = Self::default();
         let room = usize::try_from(max_bytes).unwrap_or(usize::MAX);

@@ -1,4 +1,5 @@
-//! What the supervisor and the task tell each other: JSON, one object a line, over the task's standard input and output.
+//! What the supervisor and the task tell each other: JSON, one object a line, over the task's standard input and
+//! output.
 
 use serde::{Deserialize, Serialize};
 

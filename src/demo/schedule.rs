@@ -1,8 +1,9 @@
 //! When to kill whom: a pure function of the seed.
 //!
-//! The work is cut into as many stretches as there are kills, and a rest behind them. Each kill falls into its stretch: a random
-//! moment after a random record of it. The task may not leave a stretch before its kill has happened, so that every kill
-//! hits work under way. Some kills wait for no record but strike while the one before is being recovered from.
+//! The work is cut into as many stretches as there are kills, and a rest behind them. Each kill falls into its stretch:
+//! a random moment after a random record of it. The task may not leave a stretch before its kill has happened, so that
+//! every kill hits work under way. Some kills wait for no record but strike while the one before is being recovered
+//! from.
 
 use std::time::Duration;
 

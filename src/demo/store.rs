@@ -56,8 +56,8 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
     Ok(store)
 }
 
-/// Deletes every object of `job` that nothing references, then counts what is there. Returns that, and how many materializations
-/// there were: nobody swept before.
+/// Deletes every object of `job` that nothing references, then counts what is there. Returns that, and how many
+/// materializations there were: nobody swept before.
 pub(super) async fn sweep(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
     let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
     let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);

@@ -1,11 +1,11 @@
 //! The task: a process that counts words and keeps nothing of it but what is in its state.
 //!
 //! It restores the latest checkpoint, goes on at the record that the attachment names, writes in batches that are
-//! pipelined, and checkpoints twice a second. All that it does follows from its position in the input, so whatever a crash
-//! takes back is done again the same.
+//! pipelined, and checkpoints twice a second. All that it does follows from its position in the input, so whatever a
+//! crash takes back is done again the same.
 //!
-//! Whether a word is new in its file is asked of the state: the batch that counts the word first reads the last record of
-//! it that was known. The answer comes while later batches are on their way; the word's list of files grows then.
+//! Whether a word is new in its file is asked of the state: the batch that counts the word first reads the last record
+//! of it that was known. The answer comes while later batches are on their way; the word's list of files grows then.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -20,7 +20,8 @@ pub enum RowError {
     Change(String),
 }
 
-/// The states and key groups of a `part` of `subtask`, in order of key groups: the places of its rows. `states` are those of the checkpoint.
+/// The states and key groups of a `part` of `subtask`, in order of key groups: the places of its rows. `states` are
+/// those of the checkpoint.
 pub fn places<'s>(
     part: &Part,
     subtask: u32,

@@ -1,8 +1,8 @@
-//! Bytes that calls hold, of which there are so many. Who finds none waits, in turn; meanwhile a call that has been stuck for longer than
-//! the patience gives way.
+//! Bytes that calls hold, of which there are so many. Who finds none waits, in turn; meanwhile a call that has been
+//! stuck for longer than the patience gives way.
 //!
-//! A call is stuck while its peer neither sends nor takes anything. It can only be asked to let go: its share is marked as taken back, its task
-//! is woken, and what it put aside for that case is dropped at once.
+//! A call is stuck while its peer neither sends nor takes anything. It can only be asked to let go: its share is marked
+//! as taken back, its task is woken, and what it put aside for that case is dropped at once.
 
 use std::{
     collections::BTreeMap,
@@ -234,8 +234,8 @@ impl Share {
         });
     }
 
-    /// The next up to `most` bytes that were put aside; empty once none are left. They are a copy, which does not keep the whole alive, and
-    /// count beside it until they are given to [`release`](Self::release).
+    /// The next up to `most` bytes that were put aside; empty once none are left. They are a copy, which does not keep
+    /// the whole alive, and count beside it until they are given to [`release`](Self::release).
     #[must_use]
     pub fn take_aside(&self, most: usize) -> Bytes {
         if self.is_nothing_aside() {

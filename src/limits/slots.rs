@@ -76,7 +76,8 @@ impl Slots {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// A place for a peer of `owner`, if that is known. `None` where all are taken by peers that have asked for something.
+    /// A place for a peer of `owner`, if that is known. `None` where all are taken by peers that have asked for
+    /// something.
     #[must_use]
     pub fn take(&self, owner: Option<u32>) -> Option<Slot> {
         let mut state = self.0.lock();

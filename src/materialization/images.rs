@@ -33,8 +33,9 @@ impl ImageWriter {
         self.images.push(Image { sqn, ..image.clone() });
     }
 
-    /// Adds an image that was taken at `sqn`. Files that `previous` has, an image of the same part of the same local store, are
-    /// not uploaded again. One file is held in memory at a time. Dropped, it leaves files that nothing names.
+    /// Adds an image that was taken at `sqn`. Files that `previous` has, an image of the same part of the same local
+    /// store, are not uploaded again. One file is held in memory at a time. Dropped, it leaves files that nothing
+    /// names.
     ///
     /// # Errors
     /// If a file cannot be read, or the store does not take it.
@@ -73,7 +74,8 @@ impl ImageWriter {
         Ok(stored)
     }
 
-    /// All images, and the bytes that were uploaded for them: for [`PieceWriter::finish`](super::pieces::PieceWriter::finish).
+    /// All images, and the bytes that were uploaded for them: for
+    /// [`PieceWriter::finish`](super::pieces::PieceWriter::finish).
     #[must_use]
     pub fn finish(self) -> (Vec<Image>, u64) {
         (self.images, self.uploaded_bytes)

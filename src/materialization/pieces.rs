@@ -6,8 +6,8 @@
 //!   n - 12 │ CRC-32 of all bytes before u32 │ magic "DSTLPEND" │
 //! ```
 //!
-//! Numbers are little-endian. Where a piece lies is in the index alone (`checkpoint/base.rs`); magic and checksum of the
-//! whole serve tools. What is inside a piece: `state/snapshot.rs`.
+//! Numbers are little-endian. Where a piece lies is in the index alone (`checkpoint/base.rs`); magic and checksum of
+//! the whole serve tools. What is inside a piece: `state/snapshot.rs`.
 
 use bytes::Bytes;
 
@@ -29,7 +29,8 @@ const HEADER_BYTES: u64 = 16;
 /// Bytes of pieces after which a file is uploaded.
 const FILE_BYTES: usize = 16 << 20;
 
-/// Checks the whole file of pieces `bytes`; returns how many bytes of pieces it has. What they mean is in the index alone.
+/// Checks the whole file of pieces `bytes`; returns how many bytes of pieces it has. What they mean is in the index
+/// alone.
 ///
 /// # Errors
 /// Says what is wrong, and where.
@@ -115,8 +116,8 @@ impl PieceWriter {
         }
     }
 
-    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those. Which states have pieces was
-    /// decided at `listed_at`.
+    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those. Which
+    /// states have pieces was decided at `listed_at`.
     ///
     /// # Errors
     /// If the store does not take it, or the pieces do not cover the state.

@@ -123,9 +123,9 @@ impl Target {
         Ok(())
     }
 
-    /// Uploads the index, after `uploaded_bytes` of what it lists. `listed_at` is the sqn at which it was decided which states have pieces: the
-    /// log is kept from there on, since it alone has the changes of a state that was registered later. Without any state the index
-    /// is empty, and says so of the backend as it was then.
+    /// Uploads the index, after `uploaded_bytes` of what it lists. `listed_at` is the sqn at which it was decided which
+    /// states have pieces: the log is kept from there on, since it alone has the changes of a state that was registered
+    /// later. Without any state the index is empty, and says so of the backend as it was then.
     pub(super) async fn publish(
         &self,
         index: BaseIndex,

@@ -1,5 +1,5 @@
-//! Loading a base of images: files, downloaded in parallel and verified, become local files of the inner backend, or are read
-//! into it.
+//! Loading a base of images: files, downloaded in parallel and verified, become local files of the inner backend, or
+//! are read into it.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{fs::File, io::AsyncWriteExt as _};
@@ -92,7 +92,8 @@ impl Restore<'_> {
         inner.finish_batch()
     }
 
-    /// Why an image was not loaded: where its files are whole and yet no image, the index that lists them was not written so.
+    /// Why an image was not loaded: where its files are whole and yet no image, the index that lists them was not
+    /// written so.
     fn unfit_image(&self, image: &Image, source: StateError) -> RestoreError {
         if !source.is_damage() {
             return self.inner_error(source);

@@ -1,8 +1,10 @@
-//! Images of bases that are on this host's disk: those that its inner backends took or loaded, kept as links to their files.
+//! Images of bases that are on this host's disk: those that its inner backends took or loaded, kept as links to their
+//! files.
 //!
-//! RocksDB makes an image by hard links, so that keeping it costs only the room of the files that compactions have replaced since.
-//! A restore links the files once more instead of downloading them. They are not read for that: RocksDB has a checksum for each of
-//! their blocks, which it verifies when it reads one, as it does in the database that they come from.
+//! RocksDB makes an image by hard links, so that keeping it costs only the room of the files that compactions have
+//! replaced since. A restore links the files once more instead of downloading them. They are not read for that: RocksDB
+//! has a checksum for each of their blocks, which it verifies when it reads one, as it does in the database that they
+//! come from.
 
 use std::{collections::BTreeMap, io, mem, sync::Arc};
 
@@ -32,7 +34,8 @@ struct Kept {
 pub struct Unneeded(#[allow(dead_code, reason = "kept to be dropped")] Vec<Vec<Kept>>);
 
 impl KeptImages {
-    /// Keeps the images of the materialization `base`, as far as they are among those that were `taken` for it or are kept already.
+    /// Keeps the images of the materialization `base`, as far as they are among those that were `taken` for it or are
+    /// kept already.
     pub fn keep(&self, base: Uuid, index: &BaseIndex, taken: &[Arc<LocalImage>]) {
         let mut bases = self.0.lock();
         let kept = index.images().iter().filter_map(|image| {

@@ -1,4 +1,5 @@
-//! Reading a checkpoint without restoring it: key group by key group, in bounded memory, whichever inner backend made its base.
+//! Reading a checkpoint without restoring it: key group by key group, in bounded memory, whichever inner backend made
+//! its base.
 //!
 //! ```text
 //!   key groups of the checkpoint ──cut──▶ part ──restore──▶ hash map of bounded size ──▶ changes, by state and key group
@@ -6,9 +7,10 @@
 //!                                    └ halved
 //! ```
 //!
-//! Each part goes the way of a [restore](super::Restore): so what is read is what would be restored, and what hinders one hinders the other.
-//! Base and log are read for the key groups of the part alone, as far as their blocks are cut so; blocks with key groups of several parts
-//! are read for each. Images of a base are downloaded once, and kept on local disk until the reader is dropped.
+//! Each part goes the way of a [restore](super::Restore): so what is read is what would be restored, and what hinders
+//! one hinders the other. Base and log are read for the key groups of the part alone, as far as their blocks are cut
+//! so; blocks with key groups of several parts are read for each. Images of a base are downloaded once, and kept on
+//! local disk until the reader is dropped.
 //!
 //! Whoever reads sees to it that nothing of the checkpoint is deleted meanwhile ([`crate::checkpoint::pin`]).
 
@@ -126,8 +128,8 @@ impl<'a> Reader<'a> {
         self.read
     }
 
-    /// The next part, in order of key groups, operator state last; `None` at the end. The part before is to be dropped first. Cancel-safe,
-    /// but what was begun is read again.
+    /// The next part, in order of key groups, operator state last; `None` at the end. The part before is to be dropped
+    /// first. Cancel-safe, but what was begun is read again.
     ///
     /// # Errors
     /// [`ReaderError`].

@@ -1,9 +1,9 @@
 //! Stock gRPC clients on a Unix socket, made acceptable to h2.
 //!
-//! Clients built on gRPC's C core (Python, C++, Ruby, PHP, C#'s old one) and some builds of grpc-java derive `:authority`
-//! from the target that they dial. For a Unix socket this is its path, percent-encoded (`run%2Fdstl.sock`) or raw. Neither
-//! is an authority by RFC 3986, and h2 answers such requests with `PROTOCOL_ERROR`. h2 has no switch for it, so
-//! [`AuthorityStream`] mends the request on its way in:
+//! Clients built on gRPC's C core (Python, C++, Ruby, PHP, C#'s old one) and some builds of grpc-java derive
+//! `:authority` from the target that they dial. For a Unix socket this is its path, percent-encoded (`run%2Fdstl.sock`)
+//! or raw. Neither is an authority by RFC 3986, and h2 answers such requests with `PROTOCOL_ERROR`. h2 has no switch
+//! for it, so [`AuthorityStream`] mends the request on its way in:
 //!
 //! ```text
 //!   client ──▶ preface, SETTINGS … ──▶ first header block ──▶ :authority good or absent ──▶ pass: untouched for ever

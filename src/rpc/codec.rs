@@ -1,9 +1,9 @@
 //! How the server reads a session's stream: batches stay as they came, and their operations are borrowed from them.
 //!
-//! Nearly everything that a session sends is batches as any generated code encodes them, and making a protobuf struct of every
-//! operation costs as much as applying it. So these are read where they lie. Whatever else is a valid encoding (fields in
-//! several pieces, unknown fields, lists of elements, every message but a batch) prost decodes: the two agree wherever both
-//! read, which a property test holds.
+//! Nearly everything that a session sends is batches as any generated code encodes them, and making a protobuf struct
+//! of every operation costs as much as applying it. So these are read where they lie. Whatever else is a valid encoding
+//! (fields in several pieces, unknown fields, lists of elements, every message but a batch) prost decodes: the two
+//! agree wherever both read, which a property test holds.
 
 use bytes::{Buf as _, Bytes};
 use prost::{Message as _, encoding::decode_varint};
@@ -93,8 +93,8 @@ fn decode_usual(message: &Bytes) -> Option<Incoming> {
     rest.is_empty().then(|| Incoming::Batch(message.slice_ref(batch)))
 }
 
-/// The number and the operations of a batch, if it is encoded as usual, they can be carried out and are not more than `most`. `None` says
-/// nothing: decode it with prost to know.
+/// The number and the operations of a batch, if it is encoded as usual, they can be carried out and are not more than
+/// `most`. `None` says nothing: decode it with prost to know.
 pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
     let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));

@@ -1,13 +1,14 @@
-//! What stands before every call: whether there may be one more, what its request may take, and how long its answer waits.
+//! What stands before every call: whether there may be one more, what its request may take, and how long its answer
+//! waits.
 //!
 //! ```text
 //!   h2 ─▶ Guard ─▶ count of calls ─▶ Inbound (whole, small enough, in time, paid for) ─▶ tonic ─▶ service
 //!   h2 ◀─ Outbound (in pieces, as the peer takes them; what waits is paid for) ◀────────────────────┘
 //! ```
 //!
-//! A handler that is about to read much state acquires memory for its answer first, from the [`Answers`] in the extensions of its
-//! request. Sessions are not made to wait for memory: there are as many as open backends, and each of them has a longest message
-//! reserved for its requests (`backend::CreditPool`), and one answer of its own.
+//! A handler that is about to read much state acquires memory for its answer first, from the [`Answers`] in the
+//! extensions of its request. Sessions are not made to wait for memory: there are as many as open backends, and each of
+//! them has a longest message reserved for its requests (`backend::CreditPool`), and one answer of its own.
 
 mod fields;
 mod inbound;

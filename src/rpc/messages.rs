@@ -1,5 +1,6 @@
-//! The messages of streams, without the buffers in which tonic keeps them: those grow to the longest message, stay for as long as the stream
-//! does, and are counted nowhere. Here each long message has a buffer of its own, which is freed with the message.
+//! The messages of streams, without the buffers in which tonic keeps them: those grow to the longest message, stay for
+//! as long as the stream does, and are counted nowhere. Here each long message has a buffer of its own, which is freed
+//! with the message.
 
 use std::{
     future::poll_fn,

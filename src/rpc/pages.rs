@@ -1,8 +1,8 @@
 //! Answers that are longer than a client may take, in pages.
 //!
-//! No limit bounds the sum of what a backend has: states with long names and default values, attachments of many subtasks. So what would
-//! not fit one message comes in several: before `Opened` and `QueryStarted` in the same stream, and of `Describe` by further calls.
-//! What fits comes as it always did.
+//! No limit bounds the sum of what a backend has: states with long names and default values, attachments of many
+//! subtasks. So what would not fit one message comes in several: before `Opened` and `QueryStarted` in the same stream,
+//! and of `Describe` by further calls. What fits comes as it always did.
 
 use prost::Message;
 
@@ -86,7 +86,8 @@ struct Place {
     states: u64,
 }
 
-/// Describes the backends of `directory` that the caller `may_see`, or one of them, from `token` on, as far as a message holds.
+/// Describes the backends of `directory` that the caller `may_see`, or one of them, from `token` on, as far as a
+/// message holds.
 ///
 /// # Errors
 /// If the token is none of ours, or the one backend is not open.
@@ -134,8 +135,8 @@ pub(super) fn describe(
     Ok(answer)
 }
 
-/// Leaves in `description` the states from `skip` on that fit `room`. Returns whether it goes onto this page, and the state that the next
-/// one begins with, if there is one. On a page that `is_fresh` something always fits.
+/// Leaves in `description` the states from `skip` on that fit `room`. Returns whether it goes onto this page, and the
+/// state that the next one begins with, if there is one. On a page that `is_fresh` something always fits.
 fn fit(description: &mut BackendDescription, skip: u64, room: usize, is_fresh: bool) -> (bool, Option<u64>) {
     let states = std::mem::take(&mut description.states);
     let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(states.len());

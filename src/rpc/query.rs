@@ -1,7 +1,8 @@
 //! The stream of a reader: batches of reads in, their answers out, in one task.
 //!
-//! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one batch under
-//! way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains, between two batches.
+//! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one
+//! batch under way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains,
+//! between two batches.
 
 use std::collections::VecDeque;
 

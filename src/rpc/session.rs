@@ -1,7 +1,8 @@
 //! The session stream: requests in, responses out, in one task.
 //!
-//! The stream of responses drives everything: when tonic asks for the next one, it looks for what is owed, then reads requests and
-//! handles them. So a client that does not read its responses is not read from either, and holds up nobody else.
+//! The stream of responses drives everything: when tonic asks for the next one, it looks for what is owed, then reads
+//! requests and handles them. So a client that does not read its responses is not read from either, and holds up nobody
+//! else.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,8 @@ use crate::{
 /// Requests that are handled before acknowledgements are sent, if they are there already: several batches share one.
 const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
 
-/// Responses that may wait to be sent before another request is handled: each is a message of up to `max_message_bytes`.
+/// Responses that may wait to be sent before another request is handled: each is a message of up to
+/// `max_message_bytes`.
 const READY_RESPONSES: usize = 4;
 
 /// Bytes of results that may: the others wait until these are sent.
@@ -193,7 +195,8 @@ impl Wire {
         }
     }
 
-    /// Whether the answers of `operations` may be read now. Before anything waits to be sent they may: that much each session has of its own.
+    /// Whether the answers of `operations` may be read now. Before anything waits to be sent they may: that much each
+    /// session has of its own.
     fn has_room(&self, operations: &[Operation<'_>]) -> bool {
         if !operations.iter().any(|operation| operation.op.answers()) {
             return true;

@@ -116,8 +116,8 @@ pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
     Error::new(Reason::MessageTooLarge, text)
 }
 
-/// Why the gRPC library, or what stands before it, did not take a message of at most `limit` bytes; `None` where the way to the client failed, so that there is
-/// nobody to tell.
+/// Why the gRPC library, or what stands before it, did not take a message of at most `limit` bytes; `None` where the
+/// way to the client failed, so that there is nobody to tell.
 pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
     if let Some(ours) = described(library_says) {
         return Some(ours);
@@ -142,8 +142,8 @@ pub(super) fn described(status: &Status) -> Option<Error> {
     Some(Error { reason, scope, retryable: wire.retryable, message: wire.message })
 }
 
-/// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages beyond
-/// `limit` bytes, bytes that are no message, methods that there are not.
+/// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages
+/// beyond `limit` bytes, bytes that are no message, methods that there are not.
 pub fn describe_refusals(response: Response<Body>, limit: usize) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(REASON_TRAILER) {

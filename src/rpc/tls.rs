@@ -1,7 +1,8 @@
 //! Mutual TLS for gRPC over TCP: the server's certificate is shown, a client's is demanded.
 //!
-//! The files are looked at again and again: one that was replaced is taken for the handshakes from then on, connections stay. Files that
-//! do not fit together (a manager that replaces one after the other) are told and tried again, and what was read before stays in use.
+//! The files are looked at again and again: one that was replaced is taken for the handshakes from then on, connections
+//! stay. Files that do not fit together (a manager that replaces one after the other) are told and tried again, and
+//! what was read before stays in use.
 
 mod certificate;
 

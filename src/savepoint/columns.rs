@@ -75,8 +75,8 @@ pub enum Entry<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The row of a change that sets an entry of `state`; `None` for a list element that was removed. An element has the index of its
-    /// change.
+    /// The row of a change that sets an entry of `state`; `None` for a list element that was removed. An element has
+    /// the index of its change.
     ///
     /// # Errors
     /// If the change sets no entry of such a state.

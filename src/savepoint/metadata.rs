@@ -4,8 +4,9 @@
 //! { "format": "dstl savepoint", "version": 1, "crc32": "9a3b11f0", "savepoint": { "job": "wc", … } }
 //! ```
 //!
-//! The checksum is that of `savepoint` as compact JSON with the fields in the order in which this version writes them: white space does not
-//! matter, a changed digit does. A reader refuses a later version, and fields that it does not know.
+//! The checksum is that of `savepoint` as compact JSON with the fields in the order in which this version writes them:
+//! white space does not matter, a changed digit does. A reader refuses a later version, and fields that it does not
+//! know.
 
 use std::collections::{BTreeMap, BTreeSet};
 

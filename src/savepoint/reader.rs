@@ -39,8 +39,8 @@ struct Group {
     time: Vec<Option<i64>>,
 }
 
-/// Hands every row of the file `path`, which has these bytes, to `read`, in order; a row group may have `max_bytes`, uncompressed. Returns
-/// how many rows there are. Blocks its thread for as long as it takes to decompress them.
+/// Hands every row of the file `path`, which has these bytes, to `read`, in order; a row group may have `max_bytes`,
+/// uncompressed. Returns how many rows there are. Blocks its thread for as long as it takes to decompress them.
 ///
 /// # Errors
 /// [`SavepointError::Damaged`] names file and row group, also for what `read` says of a row.

@@ -1,5 +1,5 @@
-//! An inner backend in memory that takes no more than it may: what reads the state of others a part at a time begins anew with a
-//! smaller part when it is full.
+//! An inner backend in memory that takes no more than it may: what reads the state of others a part at a time begins
+//! anew with a smaller part when it is full.
 
 use super::{Change, PieceSnapshots as _, StateBackend, StateError, forward::forward, hashmap::HashMapBackend};
 use crate::types::{KeyGroup, KeyGroupRange, StateId};
@@ -17,7 +17,8 @@ impl BoundedBackend {
         Self { inner: HashMapBackend::new(key_groups), max_bytes }
     }
 
-    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind each other, in order.
+    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind
+    /// each other, in order.
     ///
     /// # Errors
     /// As `PieceSnapshots::copy_piece`.

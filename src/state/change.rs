@@ -11,8 +11,8 @@
 //!   7 TimerPut, 8 TimerRemove          time: i64, little-endian
 //! ```
 //!
-//! A varint is LEB128, as in protobuf. The last field takes all bytes that remain: the log frames each change. The key group
-//! is not repeated here, the log keeps it beside the bytes.
+//! A varint is LEB128, as in protobuf. The last field takes all bytes that remain: the log frames each change. The key
+//! group is not repeated here, the log keeps it beside the bytes.
 
 use super::{Address, StateError};
 use crate::types::{KeyGroup, StateId};

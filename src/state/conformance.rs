@@ -1,8 +1,8 @@
 //! What every inner backend has to do, as functions.
 //!
-//! Each takes a factory of empty backends and panics where the backend deviates; [`all`] calls each. They drive the backend
-//! through [`execute`](super::op::execute), as the daemon does, and check what is read, what is logged, and that replaying
-//! the log makes an equal backend.
+//! Each takes a factory of empty backends and panics where the backend deviates; [`all`] calls each. They drive the
+//! backend through [`execute`](super::op::execute), as the daemon does, and check what is read, what is logged, and
+//! that replaying the log makes an equal backend.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 

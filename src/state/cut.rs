@@ -6,12 +6,13 @@
 //!                                                          a write came: copied before it
 //! ```
 //!
-//! A [cut](Cuts::begin) is a moment; what it covers has been handed out as [`CutPiece`]s, what it does not cover is still as it was then.
-//! Somebody walks over all of it, slice by slice; a write to what is not covered has its slice covered first. So a write waits
-//! for one slice to be copied per cut, at most, and what is copied is the state at the cut.
+//! A [cut](Cuts::begin) is a moment; what it covers has been handed out as [`CutPiece`]s, what it does not cover is
+//! still as it was then. Somebody walks over all of it, slice by slice; a write to what is not covered has its slice
+//! covered first. So a write waits for one slice to be copied per cut, at most, and what is copied is the state at the
+//! cut.
 //!
-//! Several cuts may be under way. A slice that did not change between two of them is copied once and shared. What was copied and
-//! not yet taken is memory, which [`Cuts::held_bytes`] counts (once for each cut that holds it).
+//! Several cuts may be under way. A slice that did not change between two of them is copied once and shared. What was
+//! copied and not yet taken is memory, which [`Cuts::held_bytes`] counts (once for each cut that holds it).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,8 +28,8 @@ use super::{
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateId};
 
-/// What is kept of an older snapshot: the piece that holds a hash of (state, key group), as the hashes that it covers and
-/// the stamp below which it has every change.
+/// What is kept of an older snapshot: the piece that holds a hash of (state, key group), as the hashes that it covers
+/// and the stamp below which it has every change.
 pub type Kept = Arc<dyn Fn(StateId, KeyGroup, u64) -> Option<(HashRange, u64)> + Send + Sync>;
 
 /// A part of the contents as it was at a cut.
@@ -127,8 +128,8 @@ impl Cut {
         self.covered.get(&(state, key_group)).map_or(Some(HashRange::ALL), |covered| covered.gap(hash))
     }
 
-    /// Covers what lies around a hash that is not covered: what is kept and did not change since, or else a slice, of which
-    /// `copied` may have the contents already.
+    /// Covers what lies around a hash that is not covered: what is kept and did not change since, or else a slice, of
+    /// which `copied` may have the contents already.
     fn cover(
         &mut self,
         backend: &dyn PieceSnapshots,
@@ -197,7 +198,8 @@ pub struct Cuts {
 }
 
 impl Cuts {
-    /// Begins a cut, of everything that is there now: `states` of `key_groups`, in ascending order. Numbers are the caller's.
+    /// Begins a cut, of everything that is there now: `states` of `key_groups`, in ascending order. Numbers are the
+    /// caller's.
     pub fn begin(&mut self, number: u64, states: Vec<StateId>, key_groups: KeyGroupRange, kept: Kept) {
         debug_assert!(states.is_sorted() && self.running.iter().all(|cut| cut.number != number));
         let walked = (!states.is_empty()).then_some((0, key_groups.first()));
@@ -244,7 +246,8 @@ impl Cuts {
         Ok(())
     }
 
-    /// A piece of a cut: what a write had copied, or else the next one of the walk. Each part is handed out once; `None` when all is.
+    /// A piece of a cut: what a write had copied, or else the next one of the walk. Each part is handed out once;
+    /// `None` when all is.
     ///
     /// # Errors
     /// As [`PieceSnapshots::copy_piece`].

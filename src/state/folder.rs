@@ -6,8 +6,8 @@
 //!   <root>/dstl-<daemon instance uuid>/<number>   one folder of one backend
 //! ```
 //!
-//! Nothing in them survives its daemon: what is durable lies in the object store. A daemon that starts removes the folders whose
-//! lock nobody holds; the kernel lets go of the lock when a process ends, however it ends.
+//! Nothing in them survives its daemon: what is durable lies in the object store. A daemon that starts removes the
+//! folders whose lock nobody holds; the kernel lets go of the lock when a process ends, however it ends.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -74,8 +74,8 @@ fn remove(path: &Path) {
 }
 
 impl Folders {
-    /// Makes this daemon's folder below each of `roots`, which are created if they are missing, and removes those of dead
-    /// daemons.
+    /// Makes this daemon's folder below each of `roots`, which are created if they are missing, and removes those of
+    /// dead daemons.
     ///
     /// # Errors
     /// If a root cannot be written, or there is none.

@@ -7,18 +7,18 @@
 //!                                                    timer: B-tree of times, or one
 //! ```
 //!
-//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one is
-//! split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time and
-//! never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and whose last
-//! change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
+//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one
+//! is split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time
+//! and never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and
+//! whose last change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
 //!
 //! The timers of a state are in an index over all of its key groups, too (`timers`), in order of time.
 //!
-//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear of it
-//! takes as long as freeing its entries does, and a copy as long as reading them.
+//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear
+//! of it takes as long as freeing its entries does, and a copy as long as reading them.
 //!
-//! [`bytes`](StateBackend::bytes) counts hash tables, directories and blocks as allocated, B-tree nodes by estimate, and a
-//! constant for the allocator's own cost per block.
+//! [`bytes`](StateBackend::bytes) counts hash tables, directories and blocks as allocated, B-tree nodes by estimate,
+//! and a constant for the allocator's own cost per block.
 
 mod cell;
 mod directory;
@@ -232,8 +232,8 @@ impl StateBackend for HashMapBackend {
         self.stamp = stamp;
     }
 
-    /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket, block.
-    /// These loops are so short that the processor works on several places at a time.
+    /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket,
+    /// block. These loops are so short that the processor works on several places at a time.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
         let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
         loop {

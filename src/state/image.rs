@@ -1,8 +1,9 @@
 //! Images: the contents of a part of a backend's key groups as immutable local files.
 //!
-//! A backend on local disk keeps its key groups in one or several *parts*, each with files of its own. An image of a part is
-//! consistent: it has every change that was applied before it was taken and none after. Files keep their names from one
-//! image of a part to the next for as long as the part lives, so a file that an earlier image has is not uploaded again.
+//! A backend on local disk keeps its key groups in one or several *parts*, each with files of its own. An image of a
+//! part is consistent: it has every change that was applied before it was taken and none after. Files keep their names
+//! from one image of a part to the next for as long as the part lives, so a file that an earlier image has is not
+//! uploaded again.
 
 use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 
@@ -72,15 +73,16 @@ pub trait ImageSnapshots {
     /// What to call before [`image`](Self::image), without holding up the writer, so that little is left to write then.
     fn flush(&self, part: usize) -> Flush;
 
-    /// Takes an image. Blocks for as long as it takes to write what was applied since the last flush, and to link the files.
+    /// Takes an image. Blocks for as long as it takes to write what was applied since the last flush, and to link the
+    /// files.
     ///
     /// # Errors
     /// [`StateError::Local`]; the backend is as it was.
     fn image(&mut self, part: usize) -> Result<LocalImage, StateError>;
 
-    /// Loads an image into this backend, in which the key groups of the image must be empty; `states` are the ids that its
-    /// states have here. Where it is exactly one part and no id differs, its files become those of the part and keep their
-    /// names: the result says which.
+    /// Loads an image into this backend, in which the key groups of the image must be empty; `states` are the ids that
+    /// its states have here. Where it is exactly one part and no id differs, its files become those of the part and
+    /// keep their names: the result says which.
     ///
     /// # Errors
     /// [`StateError::Local`] if the files are no image; the backend is undefined then.
@@ -104,8 +106,9 @@ pub trait LocalBackends: fmt::Debug + Send + Sync {
     /// If it cannot be made.
     fn folder(&self) -> io::Result<Folder>;
 
-    /// Hands the changes that rebuild the entries of `key_groups` of an image to `read`: cell by cell, the elements of a list
-    /// in order. `kind` says of what kind each state is; a state without kind is left out. Removes the image's files.
+    /// Hands the changes that rebuild the entries of `key_groups` of an image to `read`: cell by cell, the elements of
+    /// a list in order. `kind` says of what kind each state is; a state without kind is left out. Removes the image's
+    /// files.
     ///
     /// # Errors
     /// [`StateError::Local`] if the files are no image, and what `read` says.

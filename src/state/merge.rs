@@ -1,7 +1,7 @@
 //! The built-in merge functions.
 //!
-//! Every function combines two values in the form that is stored; [`check_value`] says which bytes have it. The operand of a merge
-//! may have another form ([`check_operand`]), which [`combine`] brings into the stored one first:
+//! Every function combines two values in the form that is stored; [`check_value`] says which bytes have it. The operand
+//! of a merge may have another form ([`check_operand`]), which [`combine`] brings into the stored one first:
 //!
 //! | function | stored | operand |
 //! | --- | --- | --- |
@@ -13,8 +13,8 @@
 //! | `HyperLogLog` | a [`Sketch`] | any bytes |
 //!
 //! Numbers are 8 bytes, little-endian. A missing value takes the operand. NaN counts as missing for the minimum and the
-//! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. Integers wrap around. What a function
-//! returns for given bytes never changes.
+//! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. Integers wrap around. What a
+//! function returns for given bytes never changes.
 
 pub mod set;
 

@@ -1,8 +1,8 @@
 //! Operations on state: what they read, decide and change.
 //!
-//! An operation is checked first, by its own shape and sizes alone ([`check()`]): whatever passes has a defined result. Then it
-//! is executed ([`execute`]): a write decides the absolute [`Change`]s that it makes, applies each to the backend and hands it to
-//! the log, so that replaying the log does the same to another backend. Reads log nothing.
+//! An operation is checked first, by its own shape and sizes alone ([`check()`]): whatever passes has a defined result.
+//! Then it is executed ([`execute`]): a write decides the absolute [`Change`]s that it makes, applies each to the
+//! backend and hands it to the log, so that replaying the log does the same to another backend. Reads log nothing.
 
 mod check;
 pub mod count;
@@ -93,7 +93,8 @@ pub enum Op<'a> {
     },
     /// Counts list elements.
     ListCount,
-    /// Merges all that these namespaces have of the key into the operation's, of any kind but timers: see [`namespaces`].
+    /// Merges all that these namespaces have of the key into the operation's, of any kind but timers: see
+    /// [`namespaces`].
     MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
@@ -316,9 +317,9 @@ impl Op<'_> {
     }
 }
 
-/// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write that surely
-/// changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an equal value is logged,
-/// and so is whatever touches an entry with TTL.
+/// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write
+/// that surely changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an
+/// equal value is logged, and so is whatever touches an entry with TTL.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.

@@ -5,13 +5,13 @@
 //!                      └─ KeyGroup::OPERATOR    ─▶ operator: a hash map in memory, whatever the other is
 //! ```
 //!
-//! A state with a [`Redistribution`] has one cell: the empty key in the void namespace of [`KeyGroup::OPERATOR`]. So its changes and
-//! pieces are those of any state, in a key group that no keyed state can have.
+//! A state with a [`Redistribution`] has one cell: the empty key in the void namespace of [`KeyGroup::OPERATOR`]. So
+//! its changes and pieces are those of any state, in a key group that no keyed state can have.
 //!
 //! # Redistribution
 //!
-//! What the subtasks of one parallelism had, those of another get by [`share`]: a function of what all had, so that each subtask
-//! computes its own part alone, and again after a crash. Nothing is lost or there twice:
+//! What the subtasks of one parallelism had, those of another get by [`share`]: a function of what all had, so that
+//! each subtask computes its own part alone, and again after a crash. Nothing is lost or there twice:
 //!
 //! ```text
 //!   had:     0: a b c     1: d     2: e f                  3 subtasks
@@ -98,8 +98,8 @@ pub fn sources(redistribution: Redistribution, old: u32, (subtask, new): (u32, u
     }
 }
 
-/// What subtask `subtask` of `new` gets of a state of which the `old` subtasks had `had`; those that had nothing may be missing,
-/// and those that are no [`sources`] of it. Pure.
+/// What subtask `subtask` of `new` gets of a state of which the `old` subtasks had `had`; those that had nothing may be
+/// missing, and those that are no [`sources`] of it. Pure.
 #[must_use]
 pub fn share(
     redistribution: Redistribution,
@@ -150,8 +150,8 @@ impl WithOperatorState {
         &self.operator
     }
 
-    /// Where snapshots by pieces of exactly one moment are made: of everything, or of operator state alone where keyed state is copied
-    /// by images.
+    /// Where snapshots by pieces of exactly one moment are made: of everything, or of operator state alone where keyed
+    /// state is copied by images.
     pub fn cuts(&mut self) -> &mut dyn PieceSnapshots {
         if self.keyed.pieces().is_some() { self } else { &mut self.operator }
     }

@@ -1,7 +1,7 @@
 //! Stable hashes, and the ranges of them that pieces cover.
 //!
-//! A piece is the contents of one (state, key group) whose stable hashes are in one range. What holds a snapshot in pieces
-//! finds the piece of a change by [`stable_hash`] alone, whichever backend the piece came from.
+//! A piece is the contents of one (state, key group) whose stable hashes are in one range. What holds a snapshot in
+//! pieces finds the piece of a change by [`stable_hash`] alone, whichever backend the piece came from.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -14,11 +14,11 @@ use crate::types::{KeyGroup, StateId};
 
 /// A backend whose contents are copied piece by piece, with changes in between.
 pub trait PieceSnapshots {
-    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend, every cell
-    /// (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend chooses so that
-    /// the copy is bounded. Cells come in no particular order, the changes of one cell in theirs. Returns the last hash that
-    /// was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX` is the end: the whole of a key
-    /// group in which nothing was ever written is covered at once, without a change.
+    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend,
+    /// every cell (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend
+    /// chooses so that the copy is bounded. Cells come in no particular order, the changes of one cell in theirs.
+    /// Returns the last hash that was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX`
+    /// is the end: the whole of a key group in which nothing was ever written is covered at once, without a change.
     ///
     /// # Errors
     /// [`StateError::Mismatch`] for a state that is not registered, or a foreign key group.
@@ -30,9 +30,10 @@ pub trait PieceSnapshots {
         copy: &mut dyn FnMut(&Change<'_>),
     ) -> Result<u64, StateError>;
 
-    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend may
-    /// look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does their
-    /// removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not there.
+    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend
+    /// may look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does
+    /// their removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not
+    /// there.
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
 
     /// The range of hashes around `hash` that is copied at a time: a copy from its first hash covers it.

@@ -6,13 +6,14 @@
 //!                     key group │ state │ time │ key │ namespace                                  (`timers`)
 //! ```
 //!
-//! A backend has one to a few shards: at most [`KEY_GROUP_PARTS`](crate::types::KEY_GROUP_PARTS) over all key groups of the operator, cut at the same key groups whatever
-//! the parallelism. So images stay usable when an operator is rescaled: a subtask reads only the shards that it overlaps, and
-//! loads by files alone where a shard is wholly its own. States share the database, so ten thousand of them cost nothing but
-//! their entries.
+//! A backend has one to a few shards: at most [`KEY_GROUP_PARTS`](crate::types::KEY_GROUP_PARTS) over all key groups of
+//! the operator, cut at the same key groups whatever the parallelism. So images stay usable when an operator is
+//! rescaled: a subtask reads only the shards that it overlaps, and loads by files alone where a shard is wholly its
+//! own. States share the database, so ten thousand of them cost nothing but their entries.
 //!
-//! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory is
-//! bounded for all backends of a daemon together by one block cache, in which the memtables are counted (`resources`).
+//! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory
+//! is bounded for all backends of a daemon together by one block cache, in which the memtables are counted
+//! (`resources`).
 //!
 //! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are collected
 //! (`buffer`) and handed to RocksDB thousands at a time.

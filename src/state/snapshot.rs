@@ -1,5 +1,5 @@
-//! The contents of a piece of a snapshot: the state changes that rebuild the cells of one state, key group and range of stable
-//! hashes.
+//! The contents of a piece of a snapshot: the state changes that rebuild the cells of one state, key group and range of
+//! stable hashes.
 //!
 //! ```text
 //!   length varint │ state change │ length varint │ state change │ …

@@ -25,7 +25,8 @@ pub struct TimerRef<'a> {
 }
 
 impl TimerRef<'_> {
-    /// Bytes of a timer in a page beside its key and namespace: the time, the key group, and what frames them in a reply.
+    /// Bytes of a timer in a page beside its key and namespace: the time, the key group, and what frames them in a
+    /// reply.
     pub const FRAME_BYTES: usize = 32;
 
     /// What it takes of a page in bytes: as much as in a reply, at most.

@@ -4,10 +4,11 @@
 //!   last touch: u64, little-endian, milliseconds since the Unix epoch │ the value, map value or list element
 //! ```
 //!
-//! Inner backends and the log see these bytes as any others; the operations ([`op`](super::op)) put them together and take them apart.
+//! Inner backends and the log see these bytes as any others; the operations ([`op`](super::op)) put them together and
+//! take them apart.
 //!
-//! An element that was removed from a list leaves [`REMOVED`] in its place, since those behind it are named by their index.
-//! Nothing is touched at the time 0, which it has.
+//! An element that was removed from a list leaves [`REMOVED`] in its place, since those behind it are named by their
+//! index. Nothing is touched at the time 0, which it has.
 
 use super::{Action, Change, StateError};
 use crate::types::{TimeMs, Ttl, TtlVisibility};
@@ -78,8 +79,8 @@ impl Lifespan {
         Ok(Entry { touched, value, is_expired, is_visible: !is_expired || is_shown })
     }
 
-    /// What a change that sets an entry (stored bytes) is good for without what is expired: itself, nothing, or the removed
-    /// element that stands in for one. What does not fit stays as it is.
+    /// What a change that sets an entry (stored bytes) is good for without what is expired: itself, nothing, or the
+    /// removed element that stands in for one. What does not fit stays as it is.
     #[must_use]
     pub fn without_expired<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
         let is_expired = |stored: &[u8]| split(stored).is_ok_and(|(touched, _)| self.is_expired(touched));

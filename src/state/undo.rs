@@ -5,18 +5,19 @@
 //!   mark 8 ──▶ layer: old contents of what changed first after it ┘ or else what is live: the contents at the mark
 //! ```
 //!
-//! While a mark is open, whoever changes the backend lets [`Undo`] see each change before it is applied ([`Undo::recording`]).
-//! The first change of an entry after the newest mark records what the entry was: a value, a map entry, a list element and the
-//! length of its list, whether a timer was there; the clear of a map or list, all that it had. So an unchanged entry costs nothing, and a changed one its old
-//! contents, once per mark.
+//! While a mark is open, whoever changes the backend lets [`Undo`] see each change before it is applied
+//! ([`Undo::recording`]). The first change of an entry after the newest mark records what the entry was: a value, a map
+//! entry, a list element and the length of its list, whether a timer was there; the clear of a map or list, all that it
+//! had. So an unchanged entry costs nothing, and a changed one its old contents, once per mark.
 //!
-//! To look whether an entry is recorded costs more than to overwrite it. So where nobody reads marks, and they are only gone back to
-//! ([`Undo::lazy`]), each change of anything but a list appends what undoes it to a journal, and looks for nothing (`journal`).
+//! To look whether an entry is recorded costs more than to overwrite it. So where nobody reads marks, and they are only
+//! gone back to ([`Undo::lazy`]), each change of anything but a list appends what undoes it to a journal, and looks for
+//! nothing (`journal`).
 //!
 //! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
 //!
-//! - [Released](Undo::release), the oldest mark goes with its records. One behind it leaves its records to the mark before, which
-//!   they still serve where they are; [`Undo::settle`] moves them a few at a time.
+//! - [Released](Undo::release), the oldest mark goes with its records. One behind it leaves its records to the mark
+//!   before, which they still serve where they are; [`Undo::settle`] moves them a few at a time.
 //! - Records beyond the limit in bytes let the oldest mark go, then the next: nothing ever grows beyond it.
 //!
 //! What goes is not freed at once, which takes as long as it is large: [`Undo::take_garbage`].
@@ -57,9 +58,9 @@ pub struct Mark(pub u64);
 
 /// The marks of one backend, and the records that lead back to them.
 ///
-/// Invariants: marks ascend; the oldest layer is open; a cell is recorded under the same identity, and as the same kind, in
-/// every layer; what a layer says of an entry was true from its mark until the entry changed first; of an entry that has records in
-/// both, the cell of a layer is older than its journal.
+/// Invariants: marks ascend; the oldest layer is open; a cell is recorded under the same identity, and as the same
+/// kind, in every layer; what a layer says of an entry was true from its mark until the entry changed first; of an
+/// entry that has records in both, the cell of a layer is older than its journal.
 #[derive(Debug)]
 pub struct Undo {
     /// Oldest first.
@@ -220,8 +221,8 @@ impl Undo {
         self.let_go();
     }
 
-    /// Reads `live`, which must be the backend that all changes were recorded of, as it was at `mark`; `None` if that is
-    /// not open. Not for [lazy](Self::lazy) marks.
+    /// Reads `live`, which must be the backend that all changes were recorded of, as it was at `mark`; `None` if that
+    /// is not open. Not for [lazy](Self::lazy) marks.
     pub fn view<'a>(&'a self, live: &'a mut dyn StateBackend, mark: Mark) -> Option<View<'a>> {
         let at = self.position(mark)?;
         assert!(!self.is_lazy, "lazy marks are not read");
@@ -233,8 +234,9 @@ impl Undo {
         Recording { live, undo: self, kind }
     }
 
-    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice; and likewise records of
-    /// journals, while those take more than half of the limit. Whoever changes the backend, which is `live`, calls it now and then.
+    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice; and
+    /// likewise records of journals, while those take more than half of the limit. Whoever changes the backend, which
+    /// is `live`, calls it now and then.
     pub fn settle(&mut self, live: &dyn StateBackend, most: usize) {
         let mut left = most.max(MOVED_PER_ADDED * mem::take(&mut self.journaled));
         if self.journal_bytes() > self.journal_limit {

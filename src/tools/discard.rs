@@ -22,8 +22,8 @@ pub enum DiscardFault {
     Hindered(#[from] DiscardError),
 }
 
-/// Lets go of `what`, as [`discard::discard`]: owners are fenced, whichever daemon has them. Cancel-safe: dropped, part of it may be
-/// done.
+/// Lets go of `what`, as [`discard::discard`]: owners are fenced, whichever daemon has them. Cancel-safe: dropped, part
+/// of it may be done.
 ///
 /// # Errors
 /// [`DiscardFault`].

@@ -1,7 +1,7 @@
 //! Which promises of dstl hold on a store, and how fast it is.
 //!
-//! The promises are those of `object::conformance`, by the same checks as the project's tests. All works in one folder with a name of its own
-//! (`doctor-<uuid>`), which is empty afterwards.
+//! The promises are those of `object::conformance`, by the same checks as the project's tests. All works in one folder
+//! with a name of its own (`doctor-<uuid>`), which is empty afterwards.
 
 use std::{collections::BTreeMap, time::Duration};
 

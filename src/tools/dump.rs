@@ -1,9 +1,9 @@
 //! `dstl dump`: says what an object is, after verifying all its checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, indexes of materializations and their
-//! pieces, job records, reports, pins, checkpoint handles. Those without such bytes are known by their path: files of images, which are
-//! RocksDB's, and what is there only to be there (renewals of pins, leases of sweeps).
-//! Where the path tells what an object should be, an object under another one's name is damaged.
+//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, indexes of materializations
+//! and their pieces, job records, reports, pins, checkpoint handles. Those without such bytes are known by their path:
+//! files of images, which are RocksDB's, and what is there only to be there (renewals of pins, leases of sweeps). Where
+//! the path tells what an object should be, an object under another one's name is damaged.
 
 mod base;
 mod decode;

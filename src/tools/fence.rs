@@ -52,7 +52,8 @@ impl Target {
     }
 }
 
-/// Adds a fence above what is damaged of `target`, of at least `attempt`. Frees no name. Cancel-safe: dropped, it may be done.
+/// Adds a fence above what is damaged of `target`, of at least `attempt`. Frees no name. Cancel-safe: dropped, it may
+/// be done.
 ///
 /// # Errors
 /// [`FenceFault`].

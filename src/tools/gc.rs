@@ -41,8 +41,8 @@ pub enum GcError {
     Store(#[from] StoreError),
 }
 
-/// Sweeps; goes on with the other jobs when one cannot be swept. A dry run asks `clock` for the age of objects, to write nothing;
-/// else the store's own clock counts. Cancel-safe: dropped, part of the garbage may be deleted.
+/// Sweeps; goes on with the other jobs when one cannot be swept. A dry run asks `clock` for the age of objects, to
+/// write nothing; else the store's own clock counts. Cancel-safe: dropped, part of the garbage may be deleted.
 ///
 /// # Errors
 /// [`GcError`]; what hindered single jobs is in the outcome.

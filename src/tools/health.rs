@@ -36,8 +36,8 @@ pub enum HealthError {
     },
 }
 
-/// Asks the daemon whose `admin.address` is `admin`. An unspecified address (`0.0.0.0`) is asked on loopback. Blocks for a
-/// few seconds at most.
+/// Asks the daemon whose `admin.address` is `admin`. An unspecified address (`0.0.0.0`) is asked on loopback. Blocks
+/// for a few seconds at most.
 ///
 /// # Errors
 /// [`HealthError`], unless it is ready.

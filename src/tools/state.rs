@@ -84,8 +84,8 @@ struct Met {
     states: BTreeSet<String>,
 }
 
-/// Shows the entries of `target` that fit `filter`, in order of operators and key groups. Cancel-safe: dropped, its pins stay until their
-/// lease of `lease_ms` ends.
+/// Shows the entries of `target` that fit `filter`, in order of operators and key groups. Cancel-safe: dropped, its
+/// pins stay until their lease of `lease_ms` ends.
 ///
 /// # Errors
 /// [`StateFault`].

@@ -45,8 +45,8 @@ struct Rebuilt {
     faults: Vec<String>,
 }
 
-/// Rebuilds all of a checkpoint; tells what it has, and what hinders a restore. Tells `progress` what was read of each part. Cancel-safe:
-/// dropped, its pins stay until their lease ends.
+/// Rebuilds all of a checkpoint; tells what it has, and what hinders a restore. Tells `progress` what was read of each
+/// part. Cancel-safe: dropped, its pins stay until their lease ends.
 ///
 /// # Errors
 /// If there is no such checkpoint, or the store fails.

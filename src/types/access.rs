@@ -36,8 +36,8 @@ pub enum Identity<'a> {
 }
 
 impl AllowedJobs {
-    /// Rules from a table: `uid:1000`, `cert:NAME` or `*` for all others; then names of jobs with spaces between them, of which each may
-    /// end with `*`.
+    /// Rules from a table: `uid:1000`, `cert:NAME` or `*` for all others; then names of jobs with spaces between them,
+    /// of which each may end with `*`.
     ///
     /// # Errors
     /// What is allowed, in words, where an entry is something else.

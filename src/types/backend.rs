@@ -7,8 +7,8 @@ use uuid::Uuid;
 /// Longest name of a job, operator or state, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 200;
 
-/// A name that may be part of an object path: 1 to 200 bytes of ASCII letters, digits, `-`, `_` and `.`, neither `.` nor
-/// `..`.
+/// A name that may be part of an object path: 1 to 200 bytes of ASCII letters, digits, `-`, `_` and `.`, neither `.`
+/// nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 /// Orders the owners that an engine starts for one backend.
 pub type Attempt = u64;
 
-/// The number of a checkpoint, chosen by the engine, at least 1; ids increase within an epoch but may be used again by a
-/// later one.
+/// The number of a checkpoint, chosen by the engine, at least 1; ids increase within an epoch but may be used again by
+/// a later one.
 pub type CheckpointId = u64;
 
 /// Names one checkpoint of one backend beyond doubt.

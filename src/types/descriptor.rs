@@ -25,8 +25,8 @@ pub enum StateKind {
     Timer,
 }
 
-/// A built-in, versioned merge of one entry. The meaning of a variant never changes; a new meaning is a new variant. Its
-/// number, in the protocol and in manifests, is its version.
+/// A built-in, versioned merge of one entry. The meaning of a variant never changes; a new meaning is a new variant.
+/// Its number, in the protocol and in manifests, is its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]

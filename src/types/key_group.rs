@@ -16,7 +16,8 @@ const DEFAULT_MAX_PARALLELISM_LOW: u64 = 1 << 7;
 pub struct KeyGroup(pub u16);
 
 impl KeyGroup {
-    /// Where operator state lies, which belongs to a subtask rather than to a key: beside the key groups of every operator.
+    /// Where operator state lies, which belongs to a subtask rather than to a key: beside the key groups of every
+    /// operator.
     pub const OPERATOR: Self = Self(u16::MAX);
 }
 

@@ -14,8 +14,8 @@ const COUNTER_BITS: u32 = 40;
 /// └────────────────┴───────────────────────────────────────┘
 /// ```
 ///
-/// The epoch in the high bits makes sequence numbers unique over all owners of a backend, a fenced one that still appends
-/// included, and orders the changes of a later epoch after all earlier ones.
+/// The epoch in the high bits makes sequence numbers unique over all owners of a backend, a fenced one that still
+/// appends included, and orders the changes of a later epoch after all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Sqn(pub u64);
 

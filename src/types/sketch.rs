@@ -1,8 +1,8 @@
 //! A HyperLogLog sketch: about how many distinct things it was given.
 //!
-//! Its bytes are those of Apache DataSketches' HLL sketches with 2^12 registers, which its libraries for Java, C++, Python and Go
-//! read and write, too. Things are byte strings, hashed as those libraries hash strings and byte arrays. The standard error is about
-//! 1.3 % while things are added to one sketch, and 1.6 % after a union.
+//! Its bytes are those of Apache DataSketches' HLL sketches with 2^12 registers, which its libraries for Java, C++,
+//! Python and Go read and write, too. Things are byte strings, hashed as those libraries hash strings and byte arrays.
+//! The standard error is about 1.3 % while things are added to one sketch, and 1.6 % after a union.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! Every behaviour of state, whatever becomes of its backend on the way.
 //!
-//! A behaviour is written once, as what a task does and what it must then read. It runs on both inner backends, with the changelog on and
-//! off, and at each *turn* its backends go on undisturbed, or are killed and restored: from the log alone, from a snapshot
-//! alone, from a snapshot and the log after it, or into another parallelism.
+//! A behaviour is written once, as what a task does and what it must then read. It runs on both inner backends, with
+//! the changelog on and off, and at each *turn* its backends go on undisturbed, or are killed and restored: from the
+//! log alone, from a snapshot alone, from a snapshot and the log after it, or into another parallelism.
 
 mod keyed;
 mod operator;

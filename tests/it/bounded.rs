@@ -1,5 +1,5 @@
-//! What a checkpoint writes beside its changes is bounded, however much lies since the last materialization, whatever lies there: the log
-//! of one owner, of owners before, or of other chains.
+//! What a checkpoint writes beside its changes is bounded, however much lies since the last materialization, whatever
+//! lies there: the log of one owner, of owners before, or of other chains.
 
 use std::{collections::BTreeMap, time::Duration};
 

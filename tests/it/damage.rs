@@ -1,4 +1,5 @@
-//! Damaged objects: what is damaged is told with what it spoils, and a job falls back only where that is asked for, as one.
+//! Damaged objects: what is damaged is told with what it spoils, and a job falls back only where that is asked for, as
+//! one.
 
 use dstl::{
     backend::{OpenSpec, Opened, RestoreFrom},
@@ -120,7 +121,8 @@ async fn a_job_falls_back_as_one_to_the_newest_that_is_whole(inner: InnerBackend
     assert!(fell_back >= 6, "{fell_back}");
 }
 
-/// A job of `parallelism` subtasks with three checkpoints, of which the newest has an object that is large; returns its path.
+/// A job of `parallelism` subtasks with three checkpoints, of which the newest has an object that is large; returns its
+/// path.
 async fn large(world: &World, inner: InnerBackend, parallelism: u32) -> String {
     let daemon = Daemon::start(world, Settings::on_request(inner, 5));
     let mut tasks: Vec<Task> = vec![];

@@ -1,5 +1,5 @@
-//! What the project ships for operators: image, manifests, unit, alerts, dashboard and the page that explains them, each
-//! held against the program that it is about.
+//! What the project ships for operators: image, manifests, unit, alerts, dashboard and the page that explains them,
+//! each held against the program that it is about.
 
 use std::{
     collections::BTreeSet,

@@ -140,7 +140,8 @@ impl Engine {
         let key = (backend.epoch().number, id);
         {
             let mut story = story.lock();
-            // What was restored was complete: with a checkpoint that builds on it, retention by count lets older ones go.
+            // What was restored was complete: with a checkpoint that builds on it, retention by count lets older ones
+            // go.
             let beginning = self.restored.filter(|_| self.counts).unwrap_or_default();
             let older: Vec<_> = story.cuts.keys().filter(|key| **key < beginning).copied().collect();
             story.let_go.extend(older);

@@ -23,7 +23,8 @@ use crate::{
 
 const LATEST: RestoreFrom = RestoreFrom::Latest { or_empty: true };
 
-// 1. After two windows that are not empty have merged, no checkpoint restores, because replay needs the user's function.
+// 1. After two windows that are not empty have merged, no checkpoint restores, because replay needs the user's
+//    function.
 on_both! {
     merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_from_the_log_alone: |inner| super::merge_crash_and_compare(inner, None);
     merged_namespaces_cannot_be_replayed_elsewhere_but_are_here_over_a_base_without_them: |inner| super::merge_crash_and_compare(inner, Some(true));
@@ -152,7 +153,8 @@ async fn closing_while_a_neighbour_waits(inner: InnerBackend) {
     assert_eq!(restored(&world, inner, (1, 2), 3, "key").await, b"latest");
 }
 
-/// 4. The notice of a checkpoint comes after the next one's barrier, and truncation deletes what the retained one needs.
+/// 4. The notice of a checkpoint comes after the next one's barrier, and truncation deletes what the retained one
+///    needs.
 async fn overtaken_notices(inner: InnerBackend) {
     let world = World::new();
     let daemon = Daemon::start(&world, settings(inner, 1, |options| options.retention = Retention::Count(1)));

@@ -1,5 +1,6 @@
-//! Objects that somebody forged or a bug mistook, under right checksums: each field of each stored message at its edges, gone, and there
-//! twice. Whatever is opened by them is served or refused with a reason that names the object; nothing panics or hangs.
+//! Objects that somebody forged or a bug mistook, under right checksums: each field of each stored message at its
+//! edges, gone, and there twice. Whatever is opened by them is served or refused with a reason that names the object;
+//! nothing panics or hangs.
 
 mod edits;
 

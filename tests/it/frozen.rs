@@ -1,4 +1,5 @@
-//! A disk that hangs: calls of one inner backend block their threads, and whoever needs that backend waits. Everything else answers.
+//! A disk that hangs: calls of one inner backend block their threads, and whoever needs that backend waits. Everything
+//! else answers.
 //!
 //! The daemon runs on a runtime of its own, with real time and real threads; what asks it runs on another.
 

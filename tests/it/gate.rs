@@ -1,7 +1,7 @@
 //! A store that closes at a given request: that one and all later ones wait until it opens, if ever.
 //!
-//! It stands between one daemon and the store, so that the daemon seems stopped, or cut off, while others go on. What waits has its
-//! effect when the gate opens, even if whoever asked has given up meanwhile: a late arrival.
+//! It stands between one daemon and the store, so that the daemon seems stopped, or cut off, while others go on. What
+//! waits has its effect when the gate opens, even if whoever asked has given up meanwhile: a late arrival.
 
 use std::{fmt, future::Future, sync::Arc};
 

@@ -93,8 +93,9 @@ async fn restores(world: &World, id: u64, key: &str, value: &[u8]) {
     daemon.crash();
 }
 
-/// A directory with what a crash leaves: an uploaded segment that no manifest names, temporaries, superseded manifests. The
-/// retained checkpoints are 9 to 12, since the last notice came too late for a manifest; checkpoint n has `key` = n.
+/// A directory with what a crash leaves: an uploaded segment that no manifest names, temporaries, superseded manifests.
+/// The retained checkpoints are 9 to 12, since the last notice came too late for a manifest; checkpoint n has `key` =
+/// n.
 pub(crate) async fn crashed(folder: &FilePath) -> World {
     let objects = Arc::new(LocalFileSystem::new_with_prefix(folder).unwrap());
     let world = World { objects, ..World::new() };

@@ -1,5 +1,5 @@
-//! Peers that take what they can: half messages, empty fields, answers that nobody reads, calls without end. The daemon stays within its
-//! budget of memory and answers others.
+//! Peers that take what they can: half messages, empty fields, answers that nobody reads, calls without end. The daemon
+//! stays within its budget of memory and answers others.
 
 use std::{
     io::{Read as _, Write as _},

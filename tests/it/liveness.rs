@@ -1,4 +1,5 @@
-//! Answers that come in time whatever the store does, and what is owed to whom: within its timeout, after a break, and of what has ended.
+//! Answers that come in time whatever the store does, and what is owed to whom: within its timeout, after a break, and
+//! of what has ended.
 
 use std::{collections::BTreeSet, time::Duration};
 

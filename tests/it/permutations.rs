@@ -1,5 +1,5 @@
-//! Barriers in flight, and notices in any order, repeated, late and about checkpoints of other attempts, with a crash at every
-//! request to the store.
+//! Barriers in flight, and notices in any order, repeated, late and about checkpoints of other attempts, with a crash
+//! at every request to the store.
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -115,7 +115,8 @@ async fn play(mut engine: Engine, acts: Vec<Act>, mut known: Known) -> Result<Kn
     Ok(known)
 }
 
-/// Runs `plan` with a crash of its first or second owner's daemon at its request `at`; `false` if there is no such request.
+/// Runs `plan` with a crash of its first or second owner's daemon at its request `at`; `false` if there is no such
+/// request.
 async fn crash(inner: InnerBackend, plan: &Plan, owner: usize, (at, after_effect): (u64, bool)) -> bool {
     let (world, story) = (World::new(), Arc::new(Mutex::new(Story::default())));
     let (mut known, mut is_reached) = (vec![], false);

@@ -436,8 +436,8 @@ async fn a_write_waits_for_steps_of_readers_and_not_for_their_batches() {
     waits.sort();
     for reader in readers {
         let shortest = reader.await.unwrap();
-        // The machine may be busy with other things, so the fastest quarter of the writes counts: had they to wait for batches, it would take
-        // a quarter of one.
+        // The machine may be busy with other things, so the fastest quarter of the writes counts: had they to wait for
+        // batches, it would take a quarter of one.
         assert!(10 * waits[125] < shortest, "a write took {:?}, a batch {shortest:?}", waits[125]);
     }
 }

@@ -1,4 +1,5 @@
-//! Restarts of a whole job: the requests to the store grow with its subtasks, not with their square, and few wait for one another.
+//! Restarts of a whole job: the requests to the store grow with its subtasks, not with their square, and few wait for
+//! one another.
 
 use std::{ops::Range, time::Duration};
 

@@ -1,7 +1,7 @@
 //! S3 for real: the store's conformance suite, a restore and the demo against a server that speaks S3 over HTTP.
 //!
-//! The server is moto, pinned in `tests/python/s3/requirements.txt`: one for all tests of the process, on a free port of
-//! loopback. Each test has a bucket of its own. The server ends when its standard input does, so with this process,
+//! The server is moto, pinned in `tests/python/s3/requirements.txt`: one for all tests of the process, on a free port
+//! of loopback. Each test has a bucket of its own. The server ends when its standard input does, so with this process,
 //! however that ends.
 
 use std::{

@@ -1,4 +1,5 @@
-//! Descriptors that change: what is refused, what stays, what moves; and that every checkpoint gives back those of its cut.
+//! Descriptors that change: what is refused, what stays, what moves; and that every checkpoint gives back those of its
+//! cut.
 
 mod client;
 mod rescaled;

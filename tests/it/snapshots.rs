@@ -1,4 +1,5 @@
-//! Checkpoints without changelog: each is what was there at its barrier, whatever is written, fails or is aborted meanwhile.
+//! Checkpoints without changelog: each is what was there at its barrier, whatever is written, fails or is aborted
+//! meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 

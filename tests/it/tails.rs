@@ -1,4 +1,5 @@
-//! Inline tails: a checkpoint with few changes is one write, bounded whatever lies before it, and restores like any other.
+//! Inline tails: a checkpoint with few changes is one write, bounded whatever lies before it, and restores like any
+//! other.
 
 use std::time::Duration;
 

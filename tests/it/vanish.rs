@@ -34,8 +34,8 @@ pub(crate) fn settings(inner: InnerBackend, seed: u64) -> Settings {
     Settings { options, ..settings }
 }
 
-/// Two subtasks with 5 checkpoints each: 1 and 2 of the log alone, 3 after a takeover, 4 and 5 on a materialization. Returns what the
-/// first subtask had at each.
+/// Two subtasks with 5 checkpoints each: 1 and 2 of the log alone, 3 after a takeover, 4 and 5 on a materialization.
+/// Returns what the first subtask had at each.
 pub(crate) async fn prepare(world: &World, inner: InnerBackend) -> BTreeMap<u64, Model> {
     let (mut model, mut models) = (Model::new(), BTreeMap::new());
     for attempt in 1..=2 {

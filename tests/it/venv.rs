@@ -1,5 +1,5 @@
-//! Virtual environments of Python for tests: made once, below the user's cache folder, of pinned packages; later runs need no
-//! network.
+//! Virtual environments of Python for tests: made once, below the user's cache folder, of pinned packages; later runs
+//! need no network.
 
 use std::{
     env, fs,
@@ -7,8 +7,8 @@ use std::{
     process::{Command, Output},
 };
 
-/// The interpreter of the environment `name` with exactly the packages of `requirements`, made if it is not there. It is whole if
-/// it can import `module`.
+/// The interpreter of the environment `name` with exactly the packages of `requirements`, made if it is not there. It
+/// is whole if it can import `module`.
 ///
 /// # Panics
 /// Where it cannot be made; says what is missing.

@@ -93,7 +93,8 @@ impl Windows {
     }
 }
 
-/// Records in three windows that come to overlap, merged before or after a base is made, if at all; then kill -9 and replay.
+/// Records in three windows that come to overlap, merged before or after a base is made, if at all; then kill -9 and
+/// replay.
 pub(crate) async fn merge_crash_and_compare(inner: InnerBackend, base: Option<bool>) {
     let world = World::new();
     let daemon = Daemon::start(&world, Settings::on_request(inner, 1));

@@ -1,13 +1,14 @@
 //! Admission: whether the attempt of an opener may begin, whether it is that of a declared job, and what that demands.
 //!
-//! A task of a declared attempt begins with what the declaration restores, or the checkpoints that are committed from then on would not
-//! be of one history. So it asks for the latest, or for the same thing by its id. An attempt that is lower than the newest of the job is
-//! outdated, whether or not it has met that one in a chain. A higher one that was not declared outdates the declared one, before it claims
-//! anything: see [`crate::checkpoint::job`], rule 2.
+//! A task of a declared attempt begins with what the declaration restores, or the checkpoints that are committed from
+//! then on would not be of one history. So it asks for the latest, or for the same thing by its id. An attempt that is
+//! lower than the newest of the job is outdated, whether or not it has met that one in a chain. A higher one that was
+//! not declared outdates the declared one, before it claims anything: see [`crate::checkpoint::job`], rule 2.
 //!
-//! The job may move on between that look and the manifest that opens the epoch, which may wait long for the store. So the opener looks
-//! again once that manifest is durable ([`Admitted::still`]). Whoever declares looks at the chains after its record is durable; so at
-//! least one of the two meets the other. An opener that gives up then has served nothing, and let go of nothing.
+//! The job may move on between that look and the manifest that opens the epoch, which may wait long for the store. So
+//! the opener looks again once that manifest is durable ([`Admitted::still`]). Whoever declares looks at the chains
+//! after its record is durable; so at least one of the two meets the other. An opener that gives up then has served
+//! nothing, and let go of nothing.
 
 use tokio::time::Instant;
 
@@ -74,7 +75,8 @@ pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
 }
 
 impl Admitted {
-    /// Looks again after the manifest that opened the epoch is durable: at `seen`, which a sibling may have read since, and at newer records.
+    /// Looks again after the manifest that opened the epoch is durable: at `seen`, which a sibling may have read since,
+    /// and at newer records.
     ///
     /// # Errors
     /// If it may not begin any more; open again where the error says so.

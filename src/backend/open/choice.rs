@@ -1,7 +1,7 @@
 //! What a backend begins with: which checkpoint, and in which chains its parts are.
 //!
-//! The generation that made the checkpoint may have had another parallelism. Then the parts of several subtasks together have the
-//! key groups that are wanted, or of one a bigger range than that.
+//! The generation that made the checkpoint may have had another parallelism. Then the parts of several subtasks
+//! together have the key groups that are wanted, or of one a bigger range than that.
 
 use std::collections::BTreeSet;
 
@@ -46,9 +46,9 @@ pub(super) struct Chosen {
     pub(super) skipped: Vec<Spoilt>,
 }
 
-/// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to begin
-/// empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were named by handles.
-/// `head` is that of the own chain, `seen` the newest record of the job as far as it is known.
+/// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to
+/// begin empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were
+/// named by handles. `head` is that of the own chain, `seen` the newest record of the job as far as it is known.
 pub(super) async fn choose(
     env: &Environment,
     spec: &OpenSpec,
@@ -105,8 +105,8 @@ pub(super) async fn choose(
     Ok(Chosen { parts, skipped })
 }
 
-/// The subtasks of whose operator state the backend needs some, as far as handles do not tell: others of a generation with another
-/// parallelism may have registered what those of the handles had not.
+/// The subtasks of whose operator state the backend needs some, as far as handles do not tell: others of a generation
+/// with another parallelism may have registered what those of the handles had not.
 async fn wanted_beyond(
     env: &Environment,
     spec: &OpenSpec,
@@ -180,8 +180,8 @@ async fn lacking(env: &Environment, spec: &OpenSpec, head: Option<&Head>, (id, r
     found.err().unwrap_or_else(|| not_found(spec, head, &id.to_string()))
 }
 
-/// The parts of the checkpoint `id` of the newest attempt of which the operator has it whole; if none has, of the newest that has all key
-/// groups.
+/// The parts of the checkpoint `id` of the newest attempt of which the operator has it whole; if none has, of the
+/// newest that has all key groups.
 async fn by_id(
     env: &Environment,
     spec: &OpenSpec,
@@ -298,8 +298,8 @@ pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
     (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
-/// Waits for this daemon's turn to decide the checkpoint that the attempt begins with; `None` if `seen` names it already. A subtask that had to
-/// wait takes over the record that the turn before has seen.
+/// Waits for this daemon's turn to decide the checkpoint that the attempt begins with; `None` if `seen` names it
+/// already. A subtask that had to wait takes over the record that the turn before has seen.
 async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
     if seen.decides(spec.attempt) {
         return None;
@@ -316,7 +316,8 @@ fn hand_on(turn: Option<OwnedMutexGuard<Seen>>, seen: &Seen) {
     }
 }
 
-/// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish` allows.
+/// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish`
+/// allows.
 async fn of_job(
     env: &Environment,
     spec: &OpenSpec,

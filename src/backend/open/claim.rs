@@ -6,13 +6,13 @@
 //!     └──────── an import's checkpoint was let go meanwhile ◀── heads again ◀────────┘
 //! ```
 //!
-//! An owner before that publishes all the time moves the chain on while its successor reads and chooses. Whoever meets that adds a fence
-//! first, which needs one read and one request, and chooses again behind it.
+//! An owner before that publishes all the time moves the chain on while its successor reads and chooses. Whoever meets
+//! that adds a fence first, which needs one read and one request, and chooses again behind it.
 //!
-//! What a source's head names may be dropped from it, and swept, before this backend's manifest names it. So the sources are read
-//! again *after* that manifest is durable. Either a source retains the checkpoint still: then every sweep that began after it let
-//! go sees the import (see [`crate::checkpoint::collect`]). Or not: then the import is worth nothing, and the whole begins anew.
-//! The manifest itself is the pin.
+//! What a source's head names may be dropped from it, and swept, before this backend's manifest names it. So the
+//! sources are read again *after* that manifest is durable. Either a source retains the checkpoint still: then every
+//! sweep that began after it let go sees the import (see [`crate::checkpoint::collect`]). Or not: then the import is
+//! worth nothing, and the whole begins anew. The manifest itself is the pin.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,8 +70,8 @@ pub(super) struct Claim {
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,
-    /// The manifest, but beginning with what it reads: also if that is not for the manifest to say, and before anything of it was moved
-    /// into pages.
+    /// The manifest, but beginning with what it reads: also if that is not for the manifest to say, and before anything
+    /// of it was moved into pages.
     pub(super) reads: Manifest,
     /// What keeps that.
     pub(super) pins: Vec<Held>,
@@ -126,8 +126,8 @@ pub(super) struct Plan {
     pub(super) states: states::Adopted,
 }
 
-/// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest that opens
-/// the new epoch.
+/// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest
+/// that opens the new epoch.
 pub(super) async fn claim(
     env: &Environment,
     admitted: &Admitted,
@@ -193,7 +193,8 @@ pub(super) async fn claim(
                 });
             }
             Ok(_) => {}
-            // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is time to choose.
+            // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is
+            // time to choose.
             Err(ChainError::Fenced { .. }) => fence_own(env, spec, retry).await?,
             Err(error) => return Err(error.into()),
         }
@@ -242,7 +243,8 @@ fn restored_part(part: &Part) -> RestoredPart {
     }
 }
 
-/// Refuses an attempt that the newest owner of a chain outdates. A peer does so only where it serves, and only in its own chain.
+/// Refuses an attempt that the newest owner of a chain outdates. A peer does so only where it serves, and only in its
+/// own chain.
 pub(super) fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
     let owner = head.owner();
     let only_reads = head.backend != spec.id;
@@ -320,8 +322,8 @@ fn is_shared_out(spec: &OpenSpec, part: &Part) -> bool {
     part.span().parallelism != spec.parallelism || operator::needs_siblings(part)
 }
 
-/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the checkpoint. Returns
-/// the parts as the chains have them then.
+/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the
+/// checkpoint. Returns the parts as the chains have them then.
 async fn fence_all(
     env: &Environment,
     spec: &OpenSpec,
@@ -345,8 +347,8 @@ async fn fence_all(
     Ok(Some(current))
 }
 
-/// Sees to it that no owner before this start writes to the chain of `part`, and that the part is marked there as claimed, or as one that
-/// nobody shall claim. Returns the chain's head.
+/// Sees to it that no owner before this start writes to the chain of `part`, and that the part is marked there as
+/// claimed, or as one that nobody shall claim. Returns the chain's head.
 async fn fence(
     env: &Environment,
     spec: &OpenSpec,
@@ -459,8 +461,8 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.page_low_water = 0;
     manifest.opens_epoch = true;
     manifest.fences.open(manifest.number);
-    // The engine restores only what completed, whether or not the notice came in time. Nor does it matter whether this subtask reads
-    // what its own chain has of that.
+    // The engine restores only what completed, whether or not the notice came in time. Nor does it matter whether this
+    // subtask reads what its own chain has of that.
     let siblings: Vec<_> = plan.parts.iter().filter(|part| same_operator(&part.manifest.backend, &spec.id)).collect();
     let is_restored = |record: &&CheckpointRecord| {
         siblings.iter().any(|part| generation::is_same(&part.manifest, &part.record, &manifest, record))

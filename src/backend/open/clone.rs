@@ -1,8 +1,9 @@
 //! Clones: beginning with a checkpoint of another job, or operator, whose owners go on undisturbed.
 //!
-//! Nobody is fenced, so the source may let the checkpoint go, and be swept, at any time. A [pin](crate::checkpoint::pin) keeps what is read,
-//! from before the source was seen to retain the checkpoint until the state is in a materialization of this backend's own. No
-//! manifest of this backend ever names an object of the source; which to read is remembered only here.
+//! Nobody is fenced, so the source may let the checkpoint go, and be swept, at any time. A
+//! [pin](crate::checkpoint::pin) keeps what is read, from before the source was seen to retain the checkpoint until the
+//! state is in a materialization of this backend's own. No manifest of this backend ever names an object of the source;
+//! which to read is remembered only here.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,8 @@ pub(super) fn is_clone(spec: &OpenSpec) -> bool {
     spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
 }
 
-/// Validates the request, pins what will be read, and makes the manifest that opens the new epoch, which names none of it.
+/// Validates the request, pins what will be read, and makes the manifest that opens the new epoch, which names none of
+/// it.
 ///
 /// # Errors
 /// [`Reason::CheckpointNotFound`] if the source does not retain the checkpoint, or lets it go meanwhile.
@@ -79,7 +81,8 @@ pub(super) async fn claim(
     Err(ChainError::Contended(spec.id.clone()).into())
 }
 
-/// Pins what the plan would read, by a pin for each operator that it is of. They count only if the sources retain it once they are made.
+/// Pins what the plan would read, by a pin for each operator that it is of. They count only if the sources retain it
+/// once they are made.
 async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
     let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
     let mut of_operators: BTreeMap<(Name, Name), Vec<Import>> = BTreeMap::new();
@@ -145,8 +148,8 @@ async fn begin(
     }))
 }
 
-/// Does `begun`, which reads under `pins`, as long as they can be renewed, and releases them. If it could not read because one was gone,
-/// that is the error.
+/// Does `begun`, which reads under `pins`, as long as they can be renewed, and releases them. If it could not read
+/// because one was gone, that is the error.
 pub(super) async fn holding<T>(
     env: &Environment,
     backend: &BackendId,

@@ -1,5 +1,5 @@
-//! What a damaged checkpoint means: which objects are missing or corrupt, which checkpoints that spoils, which still restore, and
-//! whether the opener goes on with an older one.
+//! What a damaged checkpoint means: which objects are missing or corrupt, which checkpoints that spoils, which still
+//! restore, and whether the opener goes on with an older one.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -21,8 +21,8 @@ use crate::{
 /// Objects, and checkpoints of one chain, that a message lists at most: it travels in the trailers of a call.
 const MAX_LISTED: usize = 12;
 
-/// Weighs that `fault` hinders restoring `checkpoint` of `claim`. If the opener may go on, with another checkpoint, there is no error:
-/// it may fall back, and no other subtask can have begun with this one.
+/// Weighs that `fault` hinders restoring `checkpoint` of `claim`. If the opener may go on, with another checkpoint,
+/// there is no error: it may fall back, and no other subtask can have begun with this one.
 pub(super) async fn weigh(
     env: &Environment,
     spec: &OpenSpec,

@@ -6,23 +6,25 @@
 //!        first batch of the new epoch, before it serves: what this subtask gets ◀────────────────────────┘
 //! ```
 //!
-//! A backend that goes on as it was has its own operator state as any other state, by load and replay; only union lists need that of
-//! its siblings. After a rescale every subtask may need that of all ([`sources`](state::operator::sources)). Each reads it for itself and
-//! computes its share alone: what all had does not change, so all shares fit together, also that of a subtask which
-//! dies and begins again. The share is logged as the first changes of the epoch, so every checkpoint of the epoch has it, and none
-//! needs the sources.
+//! A backend that goes on as it was has its own operator state as any other state, by load and replay; only union lists
+//! need that of its siblings. After a rescale every subtask may need that of all
+//! ([`sources`](state::operator::sources)). Each reads it for itself and computes its share alone: what all had does
+//! not change, so all shares fit together, also that of a subtask which dies and begins again. The share is logged as
+//! the first changes of the epoch, so every checkpoint of the epoch has it, and none needs the sources.
 //!
 //! # Whom it fences
 //!
-//! Nobody with the same parallelism: siblings go on, whatever their attempt. The manifest that opens the epoch names what is about to
-//! be read, and after it is durable every source must still retain the checkpoint; from then on nothing of it is deleted (see
-//! [`claim`](super::claim)). The same holds after a rescale for siblings that run already. Owners of the old parallelism are fenced, as those
-//! whose keyed state is read are: they must not go on beside the new ones.
+//! Nobody with the same parallelism: siblings go on, whatever their attempt. The manifest that opens the epoch names
+//! what is about to be read, and after it is durable every source must still retain the checkpoint; from then on
+//! nothing of it is deleted (see [`claim`](super::claim)). The same holds after a rescale for siblings that run
+//! already. Owners of the old parallelism are fenced, as those whose keyed state is read are: they must not go on
+//! beside the new ones.
 //!
 //! # Who has operator state
 //!
-//! The manifest of each subtask tells it ([`Manifest::redistributions`]), so that those without cost no other subtask a read. With
-//! the same parallelism a backend asks its own part alone: an operator's subtasks register the same operator state.
+//! The manifest of each subtask tells it ([`Manifest::redistributions`]), so that those without cost no other subtask a
+//! read. With the same parallelism a backend asks its own part alone: an operator's subtasks register the same operator
+//! state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,8 +115,8 @@ pub(super) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRa
         && !part.span().key_groups.overlaps(key_groups)
 }
 
-/// The shares of a backend, read from `sources`, which stand in `manifest`. Tells `progress` of each source; adds to `read` what
-/// was read. Cancel-safe.
+/// The shares of a backend, read from `sources`, which stand in `manifest`. Tells `progress` of each source; adds to
+/// `read` what was read. Cancel-safe.
 ///
 /// # Errors
 /// If one cannot be read.

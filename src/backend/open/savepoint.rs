@@ -1,8 +1,9 @@
 //! Beginning with a savepoint: rows in files, which nobody owns or writes to.
 //!
-//! Whatever it was made of, its rows become entries of the inner backend that is asked for, those of the key groups that it has; operator
-//! state is redistributed as after a rescale. As one that [clones](super::clone), the owner serves only once all of its state is in a
-//! materialization of its own: none of its manifests names the savepoint, which may be removed from then on.
+//! Whatever it was made of, its rows become entries of the inner backend that is asked for, those of the key groups
+//! that it has; operator state is redistributed as after a rescale. As one that [clones](super::clone), the owner
+//! serves only once all of its state is in a materialization of its own: none of its manifests names the savepoint,
+//! which may be removed from then on.
 
 use std::collections::BTreeMap;
 

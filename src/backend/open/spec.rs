@@ -44,7 +44,8 @@ pub struct OpenSpec {
     pub job_run: Bytes,
     /// What to begin with.
     pub restore: RestoreFrom,
-    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which nothing is.
+    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which
+    /// nothing is.
     pub fallback: bool,
     /// `None` as configured.
     pub retention: Option<Retention>,
@@ -64,13 +65,14 @@ pub enum ClaimMode {
 }
 
 impl OpenSpec {
-    /// Whether `owner` was started together with this one. Such owners neither fence nor outdate each other where they only read.
+    /// Whether `owner` was started together with this one. Such owners neither fence nor outdate each other where they
+    /// only read.
     pub(super) fn is_peer(&self, owner: &EpochRecord) -> bool {
         owner.attempt == self.attempt || (!self.peers.is_empty() && owner.peers == self.peers)
     }
 
-    /// Marks `record` as what is restored: claimed, it is counted in this run from then on. Of the own run it would be counted, so where
-    /// nobody shall claim it, it is pinned.
+    /// Marks `record` as what is restored: claimed, it is counted in this run from then on. Of the own run it would be
+    /// counted, so where nobody shall claim it, it is pinned.
     pub(super) fn mark(&self, env: &Environment, record: &mut CheckpointRecord) {
         if self.is_no_claim(env) {
             record.pinned |= record.job_run == self.job_run;
@@ -101,8 +103,8 @@ pub enum RestoreFrom {
     Id(u64),
     /// The checkpoint of these handles, which together must have all key groups of this backend.
     Handles(Vec<CheckpointHandle>),
-    /// What these handles name, which the engine says belongs together: they may be of different checkpoints, operators and jobs, as long as
-    /// none has a key group of another. Key groups that none has begin empty.
+    /// What these handles name, which the engine says belongs together: they may be of different checkpoints, operators
+    /// and jobs, as long as none has a key group of another. Key groups that none has begin empty.
     Vouched(Vec<CheckpointHandle>),
     /// A savepoint, which has the operator.
     Savepoint(SavepointId),

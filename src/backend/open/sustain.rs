@@ -1,10 +1,11 @@
-//! An owner that needs nothing of what it restored: it serves only once all of its state is in a materialization of its own.
+//! An owner that needs nothing of what it restored: it serves only once all of its state is in a materialization of its
+//! own.
 
 use super::{Backend, Opened};
 use crate::error::{Error, Reason};
 
-/// Waits until everything of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so there is nothing
-/// to wait for. Cancel-safe: dropped, the backend ends.
+/// Waits until everything of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so
+/// there is nothing to wait for. Cancel-safe: dropped, the backend ends.
 ///
 /// # Errors
 /// If that cannot be made; the backend has ended then.

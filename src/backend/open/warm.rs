@@ -5,35 +5,39 @@
 //!   rocksdb   old owner: images of bases, as links; copies of the log ──load, replay───────────▶ new owner
 //! ```
 //!
-//! Which checkpoint, and who owns the backend, is decided as for any other restore, by manifests; this only replaces the read. The new
-//! epoch begins with the checkpoint's base and log, up to its cut, and is the only one to use its sqns.
+//! Which checkpoint, and who owns the backend, is decided as for any other restore, by manifests; this only replaces
+//! the read. The new epoch begins with the checkpoint's base and log, up to its cut, and is the only one to use its
+//! sqns.
 //!
 //! # State in memory: rolled back
 //!
-//! What was overwritten since the newest completed checkpoint is recorded (`marks`), within a budget. Rolled back, the state is exactly
-//! the checkpoint's base and log. So nothing is appended for that: changes behind the cut are in no log that the new epoch has,
-//! and need no others to undo them.
+//! What was overwritten since the newest completed checkpoint is recorded (`marks`), within a budget. Rolled back, the
+//! state is exactly the checkpoint's base and log. So nothing is appended for that: changes behind the cut are in no
+//! log that the new epoch has, and need no others to undo them.
 //!
-//! What is published and may be used again is told by stamps ([`crate::materialization`]). What was changed behind the cut keeps its
-//! stamp of then, or gets that of the new epoch's first sqn when it is rolled back: both are above those of every piece and image
-//! that the checkpoint's base has, so that they are copied anew. Only if the newest materialization is that base, it is used again.
+//! What is published and may be used again is told by stamps ([`crate::materialization`]). What was changed behind the
+//! cut keeps its stamp of then, or gets that of the new epoch's first sqn when it is rolled back: both are above those
+//! of every piece and image that the checkpoint's base has, so that they are copied anew. Only if the newest
+//! materialization is that base, it is used again.
 //!
-//! Operator state of other subtasks is read and merged after that, as after any restore ([`operator`](super::operator)). An owner that began
-//! so is no longer what its checkpoint was: there is no way back to that one, only to later ones.
+//! Operator state of other subtasks is read and merged after that, as after any restore
+//! ([`operator`](super::operator)). An owner that began so is no longer what its checkpoint was: there is no way back
+//! to that one, only to later ones.
 //!
-//! Time goes on from where the old owner was: what was expired for it, its inner backend may have dropped. For the same reason
-//! there is no way back behind a change of a time-to-live.
+//! Time goes on from where the old owner was: what was expired for it, its inner backend may have dropped. For the same
+//! reason there is no way back behind a change of a time-to-live.
 //!
 //! # State on local disk: restored from local disk
 //!
-//! To record what is overwritten, RocksDB would have to read before each write: blind writes, which are what it is good at, would become
-//! point reads. Only merges, list appends and clears read already what they change, and a way back needs everything. So nothing is
-//! recorded, and there is one mechanism: the images of the newest base, which RocksDB links anyway to upload them, stay linked
-//! ([`crate::restore::KeptImages`]), and what was uploaded of the log, of operator state and of indexes is copied to local disk
-//! ([`crate::object::copies`]), which costs a writer little processor time, and the disk each change once. The new
-//! owner does what any restore does, in an inner backend of its own; but where an image or copy is there, it is used instead of the
-//! store. Nothing that the old owner did behind the cut can be in them, and what is not there any more is read from the store, object by
-//! object. It is called warm if the store was asked for none.
+//! To record what is overwritten, RocksDB would have to read before each write: blind writes, which are what it is good
+//! at, would become point reads. Only merges, list appends and clears read already what they change, and a way back
+//! needs everything. So nothing is recorded, and there is one mechanism: the images of the newest base, which RocksDB
+//! links anyway to upload them, stay linked ([`crate::restore::KeptImages`]), and what was uploaded of the log, of
+//! operator state and of indexes is copied to local disk ([`crate::object::copies`]), which costs a writer little
+//! processor time, and the disk each change once. The new owner does what any restore does, in an inner backend of its
+//! own; but where an image or copy is there, it is used instead of the store. Nothing that the old owner did behind the
+//! cut can be in them, and what is not there any more is read from the store, object by object. It is called warm if
+//! the store was asked for none.
 
 use std::{mem, sync::Arc};
 
@@ -69,7 +73,8 @@ pub(super) fn needs_marks(env: &Environment, inner: InnerBackend) -> bool {
     env.options.warm && inner == InnerBackend::HashMap
 }
 
-/// Makes what `claim` begins with, in which `states` are known: from what `predecessor` has, which has ended, as far as that can be.
+/// Makes what `claim` begins with, in which `states` are known: from what `predecessor` has, which has ended, as far as
+/// that can be.
 pub(super) async fn begin(
     env: &Environment,
     claim: &Claim,
@@ -98,7 +103,8 @@ pub(super) async fn begin(
 /// Why there is nothing to begin with where nothing was kept.
 const OFF: &str = "`execution.state-recovery.warm` is off";
 
-/// Restores from the images and copies that there are, and the rest from the store; or says why there is nothing to restore from.
+/// Restores from the images and copies that there are, and the rest from the store; or says why there is nothing to
+/// restore from.
 async fn from_disk(
     env: &Environment,
     claim: &Claim,

@@ -61,9 +61,10 @@ impl<'a> Finds<'a> {
     }
 }
 
-/// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others get new
-/// ones. With `is_own`, the parts are its own and keep their ids. Of those of `operator`, operator state alone is adopted. Subtasks may have registered a change or not yet: then
-/// old and new are there beside each other, until they are registered here.
+/// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others
+/// get new ones. With `is_own`, the parts are its own and keep their ids. Of those of `operator`, operator state alone
+/// is adopted. Subtasks may have registered a change or not yet: then old and new are there beside each other, until
+/// they are registered here.
 ///
 /// # Errors
 /// If two parts have states of one name that differ in what never changes.
@@ -136,7 +137,8 @@ impl Adopted {
         Ok(names)
     }
 
-    /// What the entries of `wanted` are called here: like those of the newest state that was just like it, or by a new id.
+    /// What the entries of `wanted` are called here: like those of the newest state that was just like it, or by a new
+    /// id.
     fn data_of<'a>(
         &mut self,
         wanted: &'a StateDescriptor,

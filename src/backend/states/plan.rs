@@ -78,11 +78,12 @@ struct Draft<'a> {
 }
 
 impl States {
-    /// What registering `wanted` comes to. `filled` is which of the [suspects](Self::suspects) have entries. Changes nothing.
+    /// What registering `wanted` comes to. `filled` is which of the [suspects](Self::suspects) have entries. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is in force, a change is about no state of the request, or there would be too
-    /// many.
+    /// If one is malformed or differs from what is in force, a change is about no state of the request, or there would
+    /// be too many.
     pub(in crate::backend) fn plan(
         &self,
         wanted: &[StateDescriptor],
@@ -195,7 +196,8 @@ impl Draft<'_> {
         Ok(target)
     }
 
-    /// A registration that is not in force and just what is wanted, of `data` or else of data without entries; or a new one.
+    /// A registration that is not in force and just what is wanted, of `data` or else of data without entries; or a new
+    /// one.
     fn find(&mut self, wanted: &StateDescriptor, data: Option<StateId>, migrating_from: Vec<StateId>) -> StateId {
         // Only registrations of one name share data.
         let bound = self.states.named(&wanted.name).filter(|id| self.is_bound(*id));

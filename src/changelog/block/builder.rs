@@ -18,8 +18,8 @@ const MAX_LENGTH_WIDTH: usize = 5;
 ///   begin_batch (push…) end_batch | abandon_batch    … again and again …    finish, and so on
 /// ```
 ///
-/// Invariants: sequence numbers increase strictly over all batches, over [`finish`](Self::finish) too; a batch that was abandoned, or ended
-/// without changes, leaves no trace.
+/// Invariants: sequence numbers increase strictly over all batches, over [`finish`](Self::finish) too; a batch that was
+/// abandoned, or ended without changes, leaves no trace.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct BlockBuilder {
@@ -27,8 +27,8 @@ pub struct BlockBuilder {
     /// The ended batches of this block, `None` before the first.
     done: Option<Summary>,
     open: Option<OpenBatch>,
-    /// Bytes to reserve for the next change's length. Changes that turn out longer are moved, so within a batch it only grows:
-    /// however short and long changes mix, at most four of a batch are moved.
+    /// Bytes to reserve for the next change's length. Changes that turn out longer are moved, so within a batch it only
+    /// grows: however short and long changes mix, at most four of a batch are moved.
     length_width: usize,
     /// No batch may have a sequence number below.
     next: Sqn,
@@ -76,8 +76,8 @@ impl BlockBuilder {
         Self { bytes, done: None, open: None, length_width: 1, next, from: None }
     }
 
-    /// A builder with room for `capacity` bytes for a part of what `whole` has: its change set begins where that of `whole`
-    /// does, though it may have nothing of the first batches.
+    /// A builder with room for `capacity` bytes for a part of what `whole` has: its change set begins where that of
+    /// `whole` does, though it may have nothing of the first batches.
     pub(super) fn of_part(whole: &Self, capacity: usize) -> Self {
         let open = whole.open.as_ref().map(|open| open.sqn);
         let from = whole.from.or(whole.range().map(|range| range.from)).or(open).unwrap_or(whole.next);
@@ -85,7 +85,8 @@ impl BlockBuilder {
         Self { from: Some(from), length_width: whole.length_width, ..part }
     }
 
-    /// Lets the change set begin at `from`, where another block of it does. Its own first batch, if there is one, is not before.
+    /// Lets the change set begin at `from`, where another block of it does. Its own first batch, if there is one, is
+    /// not before.
     pub(super) fn begin_at(&mut self, from: Sqn) {
         if self.done.is_none() {
             self.from = Some(from);
@@ -227,7 +228,8 @@ impl BlockBuilder {
         both.map(|contents| (contents.lowest, contents.highest))
     }
 
-    /// Hands out the block and starts the next one, with room for as much again; `None` if it [is empty](Self::is_empty).
+    /// Hands out the block and starts the next one, with room for as much again; `None` if it [is
+    /// empty](Self::is_empty).
     ///
     /// # Panics
     /// If a batch is open.

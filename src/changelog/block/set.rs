@@ -4,20 +4,20 @@
 //!   whole ──SPLIT_BYTES──▶ blocks: part 0 │ part 1 │ …      each change goes to the block of its key group's part
 //! ```
 //!
-//! Changes of operator state ([`KeyGroup::OPERATOR`]) have a block of their own from the first one on: after a rescale every subtask
-//! reads that of all others, and nothing else of them.
+//! Changes of operator state ([`KeyGroup::OPERATOR`]) have a block of their own from the first one on: after a rescale
+//! every subtask reads that of all others, and nothing else of them.
 //!
-//! So a reader of some key groups fetches some blocks, and a small checkpoint stays small. What costs a copy is the short beginning
-//! alone, once per change set; later changes go to their block directly. The order of a key's changes stays: they share a
-//! key group, and so a block.
+//! So a reader of some key groups fetches some blocks, and a small checkpoint stays small. What costs a copy is the
+//! short beginning alone, once per change set; later changes go to their block directly. The order of a key's changes
+//! stays: they share a key group, and so a block.
 
 use super::{BlockReader, ChangeSetBody, builder::BlockBuilder};
 use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
 
 /// Builds one change set after the other, as [`BlockBuilder`] builds blocks.
 ///
-/// Invariants: `blocks` is empty or has one builder per part, all of them with the same batch open or none; then `whole` is
-/// empty.
+/// Invariants: `blocks` is empty or has one builder per part, all of them with the same batch open or none; then
+/// `whole` is empty.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct ChangeSetBuilder {
@@ -47,8 +47,8 @@ impl ChangeSetBuilder {
         Self { parts, split_bytes, whole: BlockBuilder::new(), blocks, operator: None, last_lengths, open: None }
     }
 
-    /// Opens the batch `sqn`, applied at `time`. Writes nothing yet. As long as time does not go back, appending never makes a
-    /// change set shorter, not where it is split either.
+    /// Opens the batch `sqn`, applied at `time`. Writes nothing yet. As long as time does not go back, appending never
+    /// makes a change set shorter, not where it is split either.
     ///
     /// # Panics
     /// If a batch is open, or `sqn` is not above all earlier ones.

@@ -67,8 +67,8 @@ fn histories(batches: &[Plain]) -> Histories {
     histories
 }
 
-/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets. Of every `operator` groups one is
-/// that of operator state; 0 for none.
+/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets. Of every `operator`
+/// groups one is that of operator state; 0 for none.
 fn assert_split_like(range: KeyGroupRange, split_bytes: usize, operator: u16, mut batches: Vec<Plain>) {
     let width = range.count() as u16;
     let mut times: Vec<_> = batches.iter().map(|batch| batch.time >> 20).collect();

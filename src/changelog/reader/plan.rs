@@ -17,7 +17,8 @@ const MAX_GAP_BYTES: u64 = 64 << 10;
 /// No block is joined to a read that has so many bytes already.
 const MAX_JOINED_BYTES: u64 = 8 << 20;
 
-/// Nor to one whose blocks would have more bytes than these once they are decompressed: few stored bytes may become many.
+/// Nor to one whose blocks would have more bytes than these once they are decompressed: few stored bytes may become
+/// many.
 const MAX_DECOMPRESSED_BYTES: u64 = 32 << 20;
 
 /// One range of one segment or of inline bytes, and the blocks wanted of it, in order of their offsets.

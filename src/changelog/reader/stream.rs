@@ -25,8 +25,8 @@ pub struct ReplayOptions {
     pub retry: Retry,
 }
 
-/// The verified blocks of many change sets, in the order of their handles. Reads go on in the background while the caller
-/// replays. Dropped, it ends its reads.
+/// The verified blocks of many change sets, in the order of their handles. Reads go on in the background while the
+/// caller replays. Dropped, it ends its reads.
 #[derive(Debug)]
 pub struct ReplayStream {
     store: Store,

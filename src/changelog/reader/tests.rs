@@ -25,8 +25,8 @@ fn key_groups(first: u32, last: u32) -> KeyGroupRange {
     KeyGroupRange::new(first, last).unwrap()
 }
 
-/// A store with `segments` segments of `sets` change sets each, of 50 batches of about 1 kB, change set `i` in key group `i`; and
-/// the handles in order.
+/// A store with `segments` segments of `sets` change sets each, of 50 batches of about 1 kB, change set `i` in key
+/// group `i`; and the handles in order.
 async fn stored(segments: u64, sets: u64, compression: Compression) -> (Arc<InMemory>, Store, Vec<SegmentHandle>) {
     let memory = Arc::new(InMemory::new());
     let mut builder = BlockBuilder::new();

@@ -59,8 +59,8 @@ impl IndexedSet {
     }
 }
 
-/// Reads the index of the whole segment `bytes`. Checks header, trailer and index, but neither the blocks nor the checksum of the
-/// whole: that is [`verify`](super::verify()).
+/// Reads the index of the whole segment `bytes`. Checks header, trailer and index, but neither the blocks nor the
+/// checksum of the whole: that is [`verify`](super::verify()).
 ///
 /// # Errors
 /// If they are damaged, cut off, or not a segment.

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{changelog::block::BlockReader, types::SqnRange};
 
-/// The contents of one block from its stored bytes: length and checksum verified, decompressed. Without compression, nothing is
-/// copied.
+/// The contents of one block from its stored bytes: length and checksum verified, decompressed. Without compression,
+/// nothing is copied.
 ///
 /// # Errors
 /// If the stored bytes are not those that the handle was made for.

@@ -40,7 +40,8 @@ impl Drop for Slot {
 }
 
 impl Upload {
-    /// Uploads and tells every `done`; only then `number` ends being in flight and `slot` is free, also when this is aborted.
+    /// Uploads and tells every `done`; only then `number` ends being in flight and `slot` is free, also when this is
+    /// aborted.
     pub(super) async fn run(self, number: Number, slot: Slot) {
         let (slot, mut number) = (slot, number);
         let (sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();

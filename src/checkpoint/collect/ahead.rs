@@ -1,7 +1,8 @@
-//! Times of the store that lie ahead, because its clock went back: they count as the moment when they were first seen. Pure.
+//! Times of the store that lie ahead, because its clock went back: they count as the moment when they were first seen.
+//! Pure.
 //!
-//! So a lease, a pin or the grace of an object that seems to be made next year lasts as long as any other from then on. Who remembers
-//! nothing, as one sweep by hand, counts them as now.
+//! So a lease, a pin or the grace of an object that seems to be made next year lasts as long as any other from then on.
+//! Who remembers nothing, as one sweep by hand, counts them as now.
 
 use std::collections::BTreeMap;
 

@@ -42,7 +42,8 @@ pub struct Chain {
     pub page_low_water: u64,
     /// What the head tells of those below.
     pub told: Fences,
-    /// The manifests below the head that were read, where it does not tell: who wrote them and whether they opened their epoch.
+    /// The manifests below the head that were read, where it does not tell: who wrote them and whether they opened
+    /// their epoch.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
 
@@ -170,8 +171,8 @@ impl View {
         owners(self) == owners(other)
     }
 
-    /// What becomes of the object `name`, listed before this view was read. `is_young`: it is within grace. `exists` tells
-    /// whether an object was listed.
+    /// What becomes of the object `name`, listed before this view was read. `is_young`: it is within grace. `exists`
+    /// tells whether an object was listed.
     #[must_use]
     pub fn judge(&self, name: &ObjectName, is_young: bool, exists: impl Fn(&ObjectName) -> bool) -> Verdict {
         let verdict = match name {

@@ -5,9 +5,9 @@
 //!   <job>/sweeps/8  made at 13:02 ──▶ create-if-absent: one of several who come at once gets it, sweeps, deletes number 7
 //! ```
 //!
-//! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder still lives, how long it
-//! takes, or whether somebody deleted the lease: it is never renewed or released, and whether its term is over is told by the
-//! store's clock alone. Each has a new name, so that a holder who comes late meets no successor's.
+//! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder still lives, how
+//! long it takes, or whether somebody deleted the lease: it is never renewed or released, and whether its term is over
+//! is told by the store's clock alone. Each has a new name, so that a holder who comes late meets no successor's.
 
 use std::time::Duration;
 
@@ -71,7 +71,8 @@ impl Lease {
     }
 }
 
-/// Whether a lease made at `made_ms` lasts still. One that lies further ahead than any lease lasts was made by a clock that was wrong. Pure.
+/// Whether a lease made at `made_ms` lasts still. One that lies further ahead than any lease lasts was made by a clock
+/// that was wrong. Pure.
 fn is_in_force(made_ms: TimeMs, now_ms: TimeMs, term: Duration) -> bool {
     Duration::from_millis(made_ms.abs_diff(now_ms)) < term
 }

@@ -113,8 +113,8 @@ impl<'a> Observer<'a> {
         Ok(())
     }
 
-    /// Reads every chain's head with the pages that it names, then the pins. It was `now_ms` for the store when the sweep began.
-    /// Cancel-safe.
+    /// Reads every chain's head with the pages that it names, then the pins. It was `now_ms` for the store when the
+    /// sweep began. Cancel-safe.
     pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
@@ -342,8 +342,9 @@ async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retr
     }
 }
 
-/// Of the manifests that were `listed`, those below `head` of which it does not tell; and those of which it tells that are younger than the
-/// next one. A stale writer made those late: such a one, and the next, are read to see what it is. Pure.
+/// Of the manifests that were `listed`, those below `head` of which it does not tell; and those of which it tells that
+/// are younger than the next one. A stale writer made those late: such a one, and the next, are read to see what it is.
+/// Pure.
 fn untold(listed: &BTreeMap<u64, TimeMs>, head: &Manifest) -> BTreeSet<u64> {
     let mut untold = BTreeSet::new();
     let next = listed.iter().skip(1).map(Some).chain([None]);

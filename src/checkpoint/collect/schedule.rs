@@ -4,12 +4,12 @@
 //!   backend opens ──▶ its job is swept each interval ──▶ last backend here closes ──grace──▶ swept once more ──▶ forgotten
 //! ```
 //!
-//! What the last backend left becomes garbage only when it is older than the grace, so the job is swept once more after that. A
-//! daemon that stops before leaves it to whoever opens the job next, or to `dstl gc`.
+//! What the last backend left becomes garbage only when it is older than the grace, so the job is swept once more after
+//! that. A daemon that stops before leaves it to whoever opens the job next, or to `dstl gc`.
 //!
-//! Of several daemons with backends of one job, one sweeps it at a time (`lease`): a job is swept about once per interval, however
-//! many there are. A sweep runs beside everything else and nobody waits for it. What the store refuses is counted, and tried again
-//! with the next interval.
+//! Of several daemons with backends of one job, one sweeps it at a time (`lease`): a job is swept about once per
+//! interval, however many there are. A sweep runs beside everything else and nobody waits for it. What the store
+//! refuses is counted, and tried again with the next interval.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,8 +32,8 @@ const REQUEST_ATTEMPTS: u32 = 4;
 /// Share of the interval by which it is varied, half of it in either direction.
 const JITTER: f64 = 0.2;
 
-/// Share of the interval for which a lease keeps others away: less than the shortest interval with jitter, so that who has a job
-/// alone sweeps it every time.
+/// Share of the interval for which a lease keeps others away: less than the shortest interval with jitter, so that who
+/// has a job alone sweeps it every time.
 const TERM: f64 = 0.5;
 
 /// When to sweep, and what.
@@ -65,9 +65,9 @@ impl Collector {
         Self { store, random, tasks, options, metrics, roster: Roster::default(), seen: BTreeMap::new() }
     }
 
-    /// Sweeps until it is dropped. `jobs` tells the jobs with a backend that is open, or was since it was last asked. The first sweep comes
-    /// at a random moment within the interval, so that daemons do not all begin together. Cancel-safe: dropped, part of the garbage may
-    /// be deleted.
+    /// Sweeps until it is dropped. `jobs` tells the jobs with a backend that is open, or was since it was last asked.
+    /// The first sweep comes at a random moment within the interval, so that daemons do not all begin together.
+    /// Cancel-safe: dropped, part of the garbage may be deleted.
     pub async fn run(mut self, jobs: impl Fn() -> BTreeSet<Name> + Send) {
         sleep(self.options.interval.mul_f64(self.random.fraction())).await;
         loop {

@@ -36,8 +36,8 @@ const CLOCK_ATTEMPTS: usize = 16;
 pub struct SweepOptions {
     /// What is younger stays. May be zero: no owner's work is at risk.
     pub grace: Duration,
-    /// What time it is for the store: see [`store_time`]. Decides what is young, and whether the lease of a pin is over: too low,
-    /// more stays.
+    /// What time it is for the store: see [`store_time`]. Decides what is young, and whether the lease of a pin is
+    /// over: too low, more stays.
     pub now_ms: TimeMs,
     /// Delete the garbage, rather than only tell.
     pub delete: bool,
@@ -50,8 +50,8 @@ pub struct SweepReport {
     pub job: Name,
     /// Every object of the job as listed at the beginning, by path.
     pub findings: Vec<Finding>,
-    /// Chains of subtasks that an operator no longer has and nothing needs, as they were found: retired if this sweep deletes.
-    /// What only they name is garbage by then.
+    /// Chains of subtasks that an operator no longer has and nothing needs, as they were found: retired if this sweep
+    /// deletes. What only they name is garbage by then.
     pub retired: Vec<Retired>,
 }
 
@@ -142,8 +142,8 @@ impl Tally {
     }
 }
 
-/// Judges every object of `job` and, if asked to, deletes the garbage. Safe beside owners at work and other sweeps, with any
-/// grace. Cancel-safe: dropped, part of the garbage may be deleted.
+/// Judges every object of `job` and, if asked to, deletes the garbage. Safe beside owners at work and other sweeps,
+/// with any grace. Cancel-safe: dropped, part of the garbage may be deleted.
 ///
 /// # Errors
 /// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then part of
@@ -257,8 +257,8 @@ fn is_young(options: &SweepOptions, meta: &ObjectMeta, seen: &mut FirstSeen) -> 
     age < options.grace
 }
 
-/// What time it is for the store: the time of an object made for that and deleted again. One that a kill leaves behind is
-/// found by the next sweep of `job`. Not cancel-safe in that sense.
+/// What time it is for the store: the time of an object made for that and deleted again. One that a kill leaves behind
+/// is found by the next sweep of `job`. Not cancel-safe in that sense.
 ///
 /// # Errors
 /// Those of the store.

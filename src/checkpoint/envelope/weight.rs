@@ -1,7 +1,8 @@
 //! The memory that a message will take, told from its bytes before it is decoded. Pure.
 //!
-//! An element of a list takes two bytes of an object if nothing is in it, and some hundred bytes of memory once it is decoded. So four
-//! mebibytes of empty elements would be a gibibyte. What writers make is never like that: [`PER_BYTE`].
+//! An element of a list takes two bytes of an object if nothing is in it, and some hundred bytes of memory once it is
+//! decoded. So four mebibytes of empty elements would be a gibibyte. What writers make is never like that:
+//! [`PER_BYTE`].
 
 use std::mem::size_of;
 
@@ -11,7 +12,8 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use super::Kind;
 use crate::proto::store;
 
-/// Bytes of memory for each byte of an object, at most. Of what writers make, a state with a name of one byte takes most: some 25.
+/// Bytes of memory for each byte of an object, at most. Of what writers make, a state with a name of one byte takes
+/// most: some 25.
 const PER_BYTE: usize = 32;
 
 /// Bytes of memory that any object may take.
@@ -87,7 +89,8 @@ pub(super) fn is_bearable(kind: Kind, message: &[u8]) -> bool {
     weight(message, fields) <= ALWAYS.saturating_add(message.len().saturating_mul(PER_BYTE))
 }
 
-/// What the elements of `fields` in `message` take. Bytes that are no message weigh what was read before: decoding refuses them.
+/// What the elements of `fields` in `message` take. Bytes that are no message weigh what was read before: decoding
+/// refuses them.
 fn weight(mut message: &[u8], fields: &[Field]) -> usize {
     let mut weight = 0_usize;
     while let Ok((number, wire)) = decode_key(&mut message) {
@@ -122,7 +125,8 @@ mod tests {
     #[test]
     fn empty_elements_are_too_many_whatever_stands_before_them() {
         let empties = |tag: u8, count: usize| [tag, 0].repeat(count);
-        // Field 15 of a manifest is a checkpoint; field 100 is unknown: a varint, four bytes, eight bytes, bytes, a group.
+        // Field 15 of a manifest is a checkpoint; field 100 is unknown: a varint, four bytes, eight bytes, bytes, a
+        // group.
         let prefixes: [&[u8]; 6] = [
             &[],
             &[0xa0, 6, 1],

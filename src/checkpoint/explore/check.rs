@@ -77,8 +77,8 @@ impl World {
         }
     }
 
-    /// What `manifest` says of `record` is exactly what was in the state at its barrier; of the present owner's run only what is
-    /// below `listed_to`.
+    /// What `manifest` says of `record` is exactly what was in the state at its barrier; of the present owner's run
+    /// only what is below `listed_to`.
     fn check_contents(&self, manifest: &Manifest, record: &CheckpointRecord, listed_to: Sqn) {
         let (id, epoch) = (record.identity.id, record.identity.epoch);
         let contents = manifest.contents(record);

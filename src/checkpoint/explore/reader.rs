@@ -1,4 +1,5 @@
-//! A reader that owns nothing: it pins a checkpoint, looks whether the head retains it still, and only then counts on it.
+//! A reader that owns nothing: it pins a checkpoint, looks whether the head retains it still, and only then counts on
+//! it.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Runs what talks to the store one request at a time: the real futures, replayed.
 //!
-//! A future cannot be copied, and the states of an exploration are. So a [`Script`] is only the answers that its future had so
-//! far: each step makes the future anew, plays them back and adds one. What it does with equal answers is equal.
+//! A future cannot be copied, and the states of an exploration are. So a [`Script`] is only the answers that its future
+//! had so far: each step makes the future anew, plays them back and adds one. What it does with equal answers is equal.
 
 use std::{
     collections::BTreeMap,
@@ -116,7 +116,8 @@ fn print(path: &Path, bytes: &Bytes) -> u64 {
 }
 
 impl Request {
-    /// Whether nothing else can change its answer: objects never change, and of those that are read here only pins are deleted.
+    /// Whether nothing else can change its answer: objects never change, and of those that are read here only pins are
+    /// deleted.
     fn is_independent(&self) -> bool {
         matches!(self, Self::Get(path) if !matches!(ObjectName::parse(path), Some(ObjectName::Pin { .. })))
     }

@@ -439,8 +439,8 @@ impl World {
         swept.map(|swept| swept.expect("the store does not fail"))
     }
 
-    /// All requests arrive, all daemons die, one more owner opens and closes, and an undisturbed sweep ends: nothing unreferenced
-    /// stays, and nothing else is gone.
+    /// All requests arrive, all daemons die, one more owner opens and closes, and an undisturbed sweep ends: nothing
+    /// unreferenced stays, and nothing else is gone.
     pub(super) fn settle(mut self, stage: &Stage) {
         for instance in 0..self.instances.len() {
             self.crash(instance);

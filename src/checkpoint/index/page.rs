@@ -132,8 +132,9 @@ fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'sta
     Ok((page, home, uuid))
 }
 
-/// Checks that the entries follow each other without overlap, so that no entry is there twice, and that pages are of one level. As a
-/// page is no other than its reference tells, range included, what a tree of pages lists is bounded by the objects that there are.
+/// Checks that the entries follow each other without overlap, so that no entry is there twice, and that pages are of
+/// one level. As a page is no other than its reference tells, range included, what a tree of pages lists is bounded by
+/// the objects that there are.
 fn check(page: &Page) -> Result<(), &'static str> {
     match page {
         Page::Handles(handles) => ascend(handles.iter().map(|handle| handle.range)),

@@ -1,10 +1,10 @@
 //! The agreement of all subtasks of an attempt on a checkpoint that each of them names: by id, or by handles.
 //!
-//! An id alone does not tell which attempt made the checkpoint, and which attempts have it whole changes while subtasks open one after
-//! the other: owners of older attempts may still publish. So the first subtask to name a checkpoint that the whole job has
-//! records which one that is, as with the latest ([`choose`](super::choose)), and the others follow. Whoever names another one is
-//! refused, but for two: a subtask that is the whole job may change its mind, and a checkpoint of the attempt itself can be named by who
-//! comes back within the attempt.
+//! An id alone does not tell which attempt made the checkpoint, and which attempts have it whole changes while subtasks
+//! open one after the other: owners of older attempts may still publish. So the first subtask to name a checkpoint that
+//! the whole job has records which one that is, as with the latest ([`choose`](super::choose)), and the others follow.
+//! Whoever names another one is refused, but for two: a subtask that is the whole job may change its mind, and a
+//! checkpoint of the attempt itself can be named by who comes back within the attempt.
 //!
 //! What the job does not have whole is nobody else's business, as long as its id means one thing only.
 
@@ -38,12 +38,13 @@ impl Named {
     }
 }
 
-/// Which checkpoint `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it; `None` if nobody retains
-/// such a one. `seen` is the newest record that the caller knows, and then the one that was made, if one was. Cancel-safe.
+/// Which checkpoint `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it;
+/// `None` if nobody retains such a one. `seen` is the newest record that the caller knows, and then the one that was
+/// made, if one was. Cancel-safe.
 ///
 /// # Errors
-/// If the attempt restores another one, or is outdated; if the id means checkpoints of several attempts of which the job has none
-/// whole.
+/// If the attempt restores another one, or is outdated; if the id means checkpoints of several attempts of which the
+/// job has none whole.
 pub async fn agree(
     store: &Store,
     (backend, parallelism): (&BackendId, u32),
@@ -118,8 +119,8 @@ fn meant(backend: &BackendId, heads: &[Manifest], named: Named) -> Result<Option
     }
 }
 
-/// Whether every operator that has a checkpoint of the id of `checkpoint`, of whichever attempt, has this one whole. An operator that has
-/// none was not there.
+/// Whether every operator that has a checkpoint of the id of `checkpoint`, of whichever attempt, has this one whole. An
+/// operator that has none was not there.
 fn is_whole(view: &JobView, checkpoint: JobCheckpoint) -> bool {
     let concerns = |found: &&Vec<OperatorCheckpoint>| found.iter().any(|it| it.checkpoint.id == checkpoint.id);
     let has = |found: &Vec<OperatorCheckpoint>| found.iter().any(|it| it.checkpoint == checkpoint && it.is_whole);

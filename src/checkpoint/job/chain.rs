@@ -1,9 +1,10 @@
 //! The chain of a job's records on the store.
 //!
-//! As in a backend's manifest chain, a record is made by create-if-absent at the number after the one that it is derived from, and the
-//! highest number is the authority. Since each says all that is still true, older ones are never read, and a sweep deletes
-//! all but the newest [`KEPT_RECORDS`] of them. So a writer that slept for long may create one of those numbers again.
-//! It means nothing there, below the newest; and the writer sees that, because it looks at the chain again after its request.
+//! As in a backend's manifest chain, a record is made by create-if-absent at the number after the one that it is
+//! derived from, and the highest number is the authority. Since each says all that is still true, older ones are never
+//! read, and a sweep deletes all but the newest [`KEPT_RECORDS`] of them. So a writer that slept for long may create
+//! one of those numbers again. It means nothing there, below the newest; and the writer sees that, because it looks at
+//! the chain again after its request.
 
 use super::{ATTEMPTS, JobError, JobRecord};
 use crate::{
@@ -72,8 +73,8 @@ pub(super) async fn numbers(store: &Store, job: &Name, retry: Retry) -> Result<V
     Ok(numbers)
 }
 
-/// Appends `record`, which was derived from the newest one. Returns whether it is the newest now: if not, it may be part of the chain all
-/// the same, so read that again. Cancel-safe: dropped, it may be appended.
+/// Appends `record`, which was derived from the newest one. Returns whether it is the newest now: if not, it may be
+/// part of the chain all the same, so read that again. Cancel-safe: dropped, it may be appended.
 ///
 /// # Errors
 /// Those of the store.

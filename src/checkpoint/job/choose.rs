@@ -19,7 +19,8 @@ use crate::{
 /// What a backend asks for that opens with the choice of its job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator retains it whole.
+    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator
+    /// retains it whole.
     pub not_after: Option<CheckpointId>,
     /// Skip checkpoints that are damaged.
     pub fallback: bool,
@@ -42,9 +43,10 @@ impl Choice {
     }
 }
 
-/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The first subtask of an
-/// attempt decides, over all chains of the job; the others follow, and read no chain but their own: `head` is its newest manifest. `seen` is
-/// the newest record that the caller knows, and then the one that was made, if one was. Cancel-safe.
+/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The
+/// first subtask of an attempt decides, over all chains of the job; the others follow, and read no chain but their own:
+/// `head` is its newest manifest. `seen` is the newest record that the caller knows, and then the one that was made, if
+/// one was. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
@@ -95,8 +97,8 @@ pub async fn choose(
         let view = JobView::of(&heads);
         let not_after = wish.limit(&view, backend)?;
         let mut marks = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
-        // Nobody else follows the choice of one that is the whole job: it chooses anew, so that it has also what an owner before published
-        // until it was fenced.
+        // Nobody else follows the choice of one that is the whole job: it chooses anew, so that it has also what an
+        // owner before published until it was fenced.
         if let Some(newest) = own_attempt.filter(|_| !alone)
             && let Beginning::Chosen(chosen) = newest.beginning
         {
@@ -128,8 +130,8 @@ pub async fn choose(
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
 }
 
-/// Whether a subtask goes by what others chose for its attempt, as far as that shows without reading all chains: it is not alone, has made
-/// no checkpoint under the attempt, nor was its operator opened under it with another parallelism.
+/// Whether a subtask goes by what others chose for its attempt, as far as that shows without reading all chains: it is
+/// not alone, has made no checkpoint under the attempt, nor was its operator opened under it with another parallelism.
 async fn follows(
     store: &Store,
     (backend, parallelism, head): (&BackendId, u32, Option<&Manifest>),
@@ -161,9 +163,10 @@ async fn follows(
 
 /// The heads of all chains of `job`, and the newest checkpoint of which they tell that a part of it is lost.
 ///
-/// The heads are not read at one moment, and owners publish meanwhile. For example, the head of `a` is read, then both `a` and `b` publish
-/// checkpoint 7 and learn that it completed, then the head of `b` is read: 7 looks lost in `a`. So where a part looks lost, all heads are read
-/// once more: by then every chain has each checkpoint that one of the first heads calls completed.
+/// The heads are not read at one moment, and owners publish meanwhile. For example, the head of `a` is read, then both
+/// `a` and `b` publish checkpoint 7 and learn that it completed, then the head of `b` is read: 7 looks lost in `a`. So
+/// where a part looks lost, all heads are read once more: by then every chain has each checkpoint that one of the first
+/// heads calls completed.
 async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<Manifest>, Option<Lost>), JobError> {
     let first = read_heads(store, job, retry).await?;
     match latest(&first) {
@@ -179,8 +182,8 @@ async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<
     }
 }
 
-/// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded: nothing is committed
-/// any more, and what the next one restores is what is left. Idempotent. Cancel-safe.
+/// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded:
+/// nothing is committed any more, and what the next one restores is what is left. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
@@ -196,8 +199,8 @@ pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), Job
     Err(JobError::Contended(job.clone()))
 }
 
-/// Outdates the generation `newest` of `job`, which was declared, by `attempt`, which was not and has not chosen yet what it begins
-/// with: afterwards nothing is committed any more for the declared one. Idempotent. Cancel-safe.
+/// Outdates the generation `newest` of `job`, which was declared, by `attempt`, which was not and has not chosen yet
+/// what it begins with: afterwards nothing is committed any more for the declared one. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If `attempt` is outdated itself, or the job's records cannot be read or written.

@@ -28,7 +28,8 @@ pub enum Finished {
         record: Box<JobRecord>,
         /// With a commit that nobody had made before.
         appended: bool,
-        /// The checkpoints of which any task has reported its part, and that may still be committed after the reports were read.
+        /// The checkpoints of which any task has reported its part, and that may still be committed after the reports
+        /// were read.
         reported: BTreeSet<CheckpointId>,
     },
     /// A later attempt has begun: nothing is committed any more.
@@ -55,8 +56,8 @@ impl Report {
     }
 }
 
-/// Whether `report` cannot contribute to any commit after `record`: its checkpoint is committed or subsumed, or its generation is over.
-/// Once so, always. Pure.
+/// Whether `report` cannot contribute to any commit after `record`: its checkpoint is committed or subsumed, or its
+/// generation is over. Once so, always. Pure.
 #[must_use]
 pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
     let is_past = |commit: &Commit| report.checkpoint() <= commit.checkpoint;
@@ -64,7 +65,8 @@ pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
     is_over || record.commit.as_ref().is_some_and(is_past)
 }
 
-/// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and subtask. Pure.
+/// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and
+/// subtask. Pure.
 #[must_use]
 pub fn tally(
     record: &JobRecord,
@@ -86,7 +88,8 @@ pub fn tally(
     tally
 }
 
-/// The newest checkpoint that all tasks of `record`'s generation have reported and that is newer than its newest commit. Pure.
+/// The newest checkpoint that all tasks of `record`'s generation have reported and that is newer than its newest
+/// commit. Pure.
 #[must_use]
 pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit> {
     let tasks = record.declared.as_ref()?.tasks();
@@ -111,8 +114,8 @@ pub(super) fn committed(newest: &JobRecord, commit: Commit) -> JobRecord {
     record
 }
 
-/// Commits the newest checkpoint that all tasks of the generation `attempt` of `job` have reported, if there is a new one; returns what
-/// counts now. Anyone may, at any time. Idempotent. Cancel-safe.
+/// Commits the newest checkpoint that all tasks of the generation `attempt` of `job` have reported, if there is a new
+/// one; returns what counts now. Anyone may, at any time. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.

@@ -40,11 +40,12 @@ impl Generation {
     }
 }
 
-/// Begins the generation `attempt` of `job`, or finds it begun by the same declaration. Before that, what the generation before has fully
-/// reported is committed. Idempotent. Cancel-safe: dropped, it may have begun.
+/// Begins the generation `attempt` of `job`, or finds it begun by the same declaration. Before that, what the
+/// generation before has fully reported is committed. Idempotent. Cancel-safe: dropped, it may have begun.
 ///
 /// # Errors
-/// If there is a later one, this one was declared otherwise or begun without, or what it asks to begin with is not there.
+/// If there is a later one, this one was declared otherwise or begun without, or what it asks to begin with is not
+/// there.
 pub async fn declare(
     by: &Declaring<'_>,
     job: &Name,

@@ -1,16 +1,16 @@
 //! Who decides for an attempt, where many daemons come at once.
 //!
-//! Whoever decides reads the chains of all subtasks. If each of many daemons did, the requests of a restart would grow with subtasks times
-//! daemons. So the first one appends a record that says the same as the one before, and that it decides for the attempt; the others wait for
-//! what it decides.
+//! Whoever decides reads the chains of all subtasks. If each of many daemons did, the requests of a restart would grow
+//! with subtasks times daemons. So the first one appends a record that says the same as the one before, and that it
+//! decides for the attempt; the others wait for what it decides.
 //!
 //! ```text
 //!   daemon a: record 8 "attempt 5 is being decided" ── reads all chains ──▶ record 9 "attempt 5 restores (4, 3)"
 //!   daemon b: finds record 8 ── waits ───────────────────────────────────────▶ follows record 9
 //! ```
 //!
-//! The announcement binds nobody: the deciding daemon may die. Who has waited for more than twice as long as the reading should take decides
-//! itself, and the chain orders what both append.
+//! The announcement binds nobody: the deciding daemon may die. Who has waited for more than twice as long as the
+//! reading should take decides itself, and the chain orders what both append.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ const MANY_SUBTASKS: u32 = 2 * CONCURRENT_READS as u32;
 const PAUSE: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_secs(1);
 
-/// Whether `backend`, one of `parallelism` subtasks, shall decide what `attempt` begins with, as nobody has by the record in `seen`. If it shall
-/// not, there is a newer record to go by. Cancel-safe.
+/// Whether `backend`, one of `parallelism` subtasks, shall decide what `attempt` begins with, as nobody has by the
+/// record in `seen`. If it shall not, there is a newer record to go by. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.

@@ -1,13 +1,14 @@
 //! Holding what a declared generation restores, before anybody is told of it.
 //!
-//! Owners of a declared attempt never let go of what the job stands on. But a generation may restore something else: an older checkpoint that
-//! was asked for, or one of an attempt that was not declared. Its owners may have let go of that already, and say so with
-//! their next manifest; or somebody discards it. So the generation's record comes first, which whoever discards looks at; then a
-//! fence under its attempt goes into every chain that has a part; and only if all parts are still there then, a second record says that they
-//! are *held*. Until then nobody is told what the generation restores.
+//! Owners of a declared attempt never let go of what the job stands on. But a generation may restore something else: an
+//! older checkpoint that was asked for, or one of an attempt that was not declared. Its owners may have let go of that
+//! already, and say so with their next manifest; or somebody discards it. So the generation's record comes first, which
+//! whoever discards looks at; then a fence under its attempt goes into every chain that has a part; and only if all
+//! parts are still there then, a second record says that they are *held*. Until then nobody is told what the generation
+//! restores.
 //!
-//! Whoever let go of a part before the fence is seen by it, and the generation is withdrawn. Whoever comes later meets the fence, looks again,
-//! and finds the record.
+//! Whoever let go of a part before the fence is seen by it, and the generation is withdrawn. Whoever comes later meets
+//! the fence, looks again, and finds the record.
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -42,7 +43,8 @@ pub struct Declaring<'a> {
 }
 
 impl Declaring<'_> {
-    /// Holds what `record`, the newest one of `job`, restores, and appends that it is held. Returns whether that is the newest record now.
+    /// Holds what `record`, the newest one of `job`, restores, and appends that it is held. Returns whether that is the
+    /// newest record now.
     ///
     /// # Errors
     /// [`JobError::NotThere`] if a part was let go; then the generation is withdrawn.
@@ -96,8 +98,8 @@ impl Declaring<'_> {
         Err(ChainError::Contended(backend))
     }
 
-    /// Looks at the chains again after the record of the generation `attempt` is durable: an opener of a higher attempt may have looked at the
-    /// records before. `heads` are those that were looked at first.
+    /// Looks at the chains again after the record of the generation `attempt` is durable: an opener of a higher attempt
+    /// may have looked at the records before. `heads` are those that were looked at first.
     ///
     /// # Errors
     /// [`JobError::Outdated`] if there is one; then its attempt is recorded.

@@ -1,8 +1,9 @@
 //! What a job has lost without a hole: the newest manifests of one chain, so that it looks as it did before.
 //!
-//! Of that chain alone this cannot be told from "never written". But a checkpoint that completed was published by all subtasks, and each
-//! owner writes down which id it has published last. So where one chain says that a checkpoint completed, and another that its
-//! owner never came to that id, manifests of the other are missing. A checkpoint that an owner let go is none of that.
+//! Of that chain alone this cannot be told from "never written". But a checkpoint that completed was published by all
+//! subtasks, and each owner writes down which id it has published last. So where one chain says that a checkpoint
+//! completed, and another that its owner never came to that id, manifests of the other are missing. A checkpoint that
+//! an owner let go is none of that.
 
 use std::fmt;
 
@@ -34,8 +35,9 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The newest checkpoint after `after` that completed, as `witnesses` tell, and of which `heads` lack a part. The witnesses must have been read
-/// before the heads: a later one may tell of a completion that a head is too old to have. Pure.
+/// The newest checkpoint after `after` that completed, as `witnesses` tell, and of which `heads` lack a part. The
+/// witnesses must have been read before the heads: a later one may tell of a completion that a head is too old to have.
+/// Pure.
 pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
     let completed = witnesses.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
     let newer = completed.filter(|(_, record)| record.completed && Some(JobCheckpoint::of(record)) > after);

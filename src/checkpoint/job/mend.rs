@@ -1,7 +1,9 @@
-//! A way past a newest job record that is damaged for good: a record above it, which leaves open what the next attempt restores.
+//! A way past a newest job record that is damaged for good: a record above it, which leaves open what the next attempt
+//! restores.
 //!
-//! The damaged one stays, as its number must not be free again. It may have recorded what an attempt restores that has begun. So the new
-//! record is of the attempt after the highest that the job knows of: whoever had that one begins anew.
+//! The damaged one stays, as its number must not be free again. It may have recorded what an attempt restores that has
+//! begun. So the new record is of the attempt after the highest that the job knows of: whoever had that one begins
+//! anew.
 
 use super::{Beginning, JobError, JobRecord, chain, read_heads};
 use crate::{
@@ -9,8 +11,8 @@ use crate::{
     types::{Attempt, Name},
 };
 
-/// Adds a record above the newest one of `job`, which is damaged; of at least `attempt`. Returns it; `None` if the newest record is whole.
-/// Cancel-safe: dropped, it may be done.
+/// Adds a record above the newest one of `job`, which is damaged; of at least `attempt`. Returns it; `None` if the
+/// newest record is whole. Cancel-safe: dropped, it may be done.
 ///
 /// # Errors
 /// If the chains cannot be read, or the store fails.

@@ -1,5 +1,6 @@
-//! A model check of a job's chain: two generations of a declared job, whose tasks report, finishers commit, a sweep frees old numbers, and
-//! anyone may stop for ever at any step. Every interleaving of their requests to the store is tried.
+//! A model check of a job's chain: two generations of a declared job, whose tasks report, finishers commit, a sweep
+//! frees old numbers, and anyone may stop for ever at any step. Every interleaving of their requests to the store is
+//! tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -23,7 +23,8 @@ const EARLIER_COMMITS: usize = 15;
 
 /// All that is still true of a job after the newest generation or commit.
 ///
-/// Invariants: `new_operators` and `commit` only where it was declared; `commit` is of this attempt, or what this attempt restored.
+/// Invariants: `new_operators` and `commit` only where it was declared; `commit` is of this attempt, or what this
+/// attempt restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRecord {
     /// Its place in the chain, from 1.
@@ -107,8 +108,8 @@ pub struct Commit {
 }
 
 impl JobRecord {
-    /// The record after `before` with which `attempt` begins without being declared. Commits of earlier attempts count no longer: its
-    /// engine decides what becomes of them.
+    /// The record after `before` with which `attempt` begins without being declared. Commits of earlier attempts count
+    /// no longer: its engine decides what becomes of them.
     #[must_use]
     pub fn undeclared(before: Option<&Self>, attempt: Attempt, beginning: Beginning, spoilt: Vec<Spoilt>) -> Self {
         let number = before.map_or(1, |before| before.number + 1);

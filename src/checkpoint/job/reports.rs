@@ -1,7 +1,8 @@
 //! Reports on the store: objects by which tasks tell that their part of a checkpoint is durable.
 //!
-//! All that matters is in the name ([`ObjectName::Report`]), so one listing tells what a generation has reported, whatever the number of
-//! its tasks; and two of them never differ in contents. What they contain, the part's handle, is for tools.
+//! All that matters is in the name ([`ObjectName::Report`]), so one listing tells what a generation has reported,
+//! whatever the number of its tasks; and two of them never differ in contents. What they contain, the part's handle, is
+//! for tools.
 
 use bytes::Bytes;
 
@@ -71,7 +72,8 @@ pub async fn reported(store: &Store, job: &Name, attempt: Attempt, retry: Retry)
     Ok(objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(Report::of).collect())
 }
 
-/// Deletes the reports that `record`, the newest one of `job`, outdates. Best effort: a sweep finds what stays. Cancel-safe.
+/// Deletes the reports that `record`, the newest one of `job`, outdates. Best effort: a sweep finds what stays.
+/// Cancel-safe.
 pub async fn delete_outdated(store: &Store, job: &Name, record: &JobRecord, retry: Retry) {
     let listed = store.list(&layout::reports(job), retry).await;
     let outdated = listed.map(|objects| {

@@ -1,8 +1,9 @@
-//! A daemon's knowledge of the newest record of a job, so that the subtasks that open together on it do not each ask the store.
+//! A daemon's knowledge of the newest record of a job, so that the subtasks that open together on it do not each ask
+//! the store.
 //!
-//! A record that was read, or made, is the newest until another one is appended. A subtask that still goes by the old one finds out in one of
-//! two ways. If it derives a record, the number of that is taken. If it only follows the old record, it looks again after its manifest is
-//! durable. So an old record costs a second look, and decides nothing.
+//! A record that was read, or made, is the newest until another one is appended. A subtask that still goes by the old
+//! one finds out in one of two ways. If it derives a record, the number of that is taken. If it only follows the old
+//! record, it looks again after its manifest is durable. So an old record costs a second look, and decides nothing.
 
 use std::{
     collections::HashMap,
@@ -84,8 +85,8 @@ impl Seen {
     }
 }
 
-/// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with: one at a time for each job. A subtask that had
-/// to wait for its turn learns the decision of the one before. Cheap to clone.
+/// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with: one at a time for each
+/// job. A subtask that had to wait for its turn learns the decision of the one before. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Decisions(Arc<Mutex<HashMap<Name, Weak<Turns<Seen>>>>>);
 

@@ -1,9 +1,9 @@
 //! Falling back: the newest consistent checkpoint of which nothing is damaged, as far as that shows without loading it.
 //!
-//! Whoever chooses for the others examines the whole job, newest checkpoint first, and records what it skipped along with its choice.
-//! What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of an attempt is never changed,
-//! since other subtasks may go on from it already: the next attempt skips what is marked, unless the object that spoilt it now reads
-//! well: then the mark is taken back.
+//! Whoever chooses for the others examines the whole job, newest checkpoint first, and records what it skipped along
+//! with its choice. What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of
+//! an attempt is never changed, since other subtasks may go on from it already: the next attempt skips what is marked,
+//! unless the object that spoilt it now reads well: then the mark is taken back.
 
 use std::collections::BTreeSet;
 
@@ -46,8 +46,8 @@ impl Spoilt {
     }
 }
 
-/// The newest consistent checkpoint of `view` up to `not_after` that shows no damage. What does is added to `marks`, which stay ordered;
-/// where what a mark tells of reads well now, the mark goes.
+/// The newest consistent checkpoint of `view` up to `not_after` that shows no damage. What does is added to `marks`,
+/// which stay ordered; where what a mark tells of reads well now, the mark goes.
 pub(super) async fn newest(
     store: &Store,
     heads: &[Manifest],
@@ -83,8 +83,8 @@ pub(super) async fn newest(
     Ok(None)
 }
 
-/// Records that `spoilt` are damaged. Returns whether nobody but `backend`, of `parallelism` subtasks, can have followed the choice of
-/// `attempt`: then it may choose anew. Idempotent. Cancel-safe.
+/// Records that `spoilt` are damaged. Returns whether nobody but `backend`, of `parallelism` subtasks, can have
+/// followed the choice of `attempt`: then it may choose anew. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] of reading and writing the job's records.

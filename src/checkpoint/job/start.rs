@@ -5,10 +5,10 @@
 //!   starts: g1/0 = 12   starts: g1/0 = 12, g2/0 = 13   starts: g2/0 = 13, g2/1 = 14      g1/0 was superseded for longer than the grace
 //! ```
 //!
-//! Whoever comes with a token that the newest record does not have appends a record in which it has the attempt after the highest one.
-//! Since each record is made by create-if-absent from the one before, two tokens never get one number, and one token gets two
-//! only if the first is forgotten. That may happen to a start which others have superseded: then it counts as a new one, which costs a
-//! restart of those that it outdates, and no data.
+//! Whoever comes with a token that the newest record does not have appends a record in which it has the attempt after
+//! the highest one. Since each record is made by create-if-absent from the one before, two tokens never get one number,
+//! and one token gets two only if the first is forgotten. That may happen to a start which others have superseded: then
+//! it counts as a new one, which costs a restart of those that it outdates, and no data.
 
 use bytes::Bytes;
 
@@ -60,8 +60,8 @@ impl Start {
     }
 }
 
-/// The attempt of the start that `naming` names: the one that it has, or else the next one of `job`. Idempotent. Cancel-safe: dropped, the
-/// start may have its number.
+/// The attempt of the start that `naming` names: the one that it has, or else the next one of `job`. Idempotent.
+/// Cancel-safe: dropped, the start may have its number.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
@@ -86,7 +86,8 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
     Err(JobError::Contended(job.clone()))
 }
 
-/// The record after `newest` in which the start has a number above all that the job had, `highest` included; `None` if there is none. Pure.
+/// The record after `newest` in which the start has a number above all that the job had, `highest` included; `None` if
+/// there is none. Pure.
 pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Naming) -> Option<(Attempt, JobRecord)> {
     let given =
         newest.iter().flat_map(|newest| newest.starts.iter().map(|start| start.attempt).chain([newest.attempt]));
@@ -102,7 +103,8 @@ pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Na
     Some((attempt, next))
 }
 
-/// Drops what was superseded for longer than the grace, but for peers of the newest; and the oldest, if there are too many.
+/// Drops what was superseded for longer than the grace, but for peers of the newest; and the oldest, if there are too
+/// many.
 fn forget(starts: &mut Vec<Start>, naming: &Naming) {
     let superseded: Vec<TimeMs> = starts.iter().skip(1).map(|next| next.at).collect();
     let mut at = superseded.into_iter();

@@ -221,8 +221,8 @@ fn epochs(ledger: &Ledger) -> Vec<u64> {
     ledger.retained().iter().map(|record| record.identity.epoch).collect()
 }
 
-/// Of `completed` and a pinned one in epoch 2, those of owners before that are left once an owner that began with that of epoch `from` has
-/// published a checkpoint of its own.
+/// Of `completed` and a pinned one in epoch 2, those of owners before that are left once an owner that began with that
+/// of epoch `from` has published a checkpoint of its own.
 fn left_by_retention(completed: &[u64], retention: Retention, from: u64) -> Vec<u64> {
     let mut ledger = left(completed, 1..10, retention);
     assert!(ledger.pin(NoticeTarget { epoch: 2, id: 1, uuid: None }));

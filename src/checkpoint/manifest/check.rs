@@ -1,5 +1,6 @@
-//! What holds of every manifest that an owner writes, checked of each that is read: its numbers may be forged or mistaken under a right
-//! checksum, and what is computed from them loops over them, adds them and looks things up by them. Pure.
+//! What holds of every manifest that an owner writes, checked of each that is read: its numbers may be forged or
+//! mistaken under a right checksum, and what is computed from them loops over them, adds them and looks things up by
+//! them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,8 @@ pub(in crate::checkpoint) const MAX_NUMBER: u64 = u64::MAX >> 1;
 /// Most checkpoints that a manifest retains: four times what [`Limits`](crate::types::Limits) allow.
 const MAX_CHECKPOINTS: usize = 4_000;
 
-/// Most sources, and pages of them, that one epoch lists: a thousand times what [`Bounds::SETTLED`](crate::checkpoint::index::Bounds) are.
+/// Most sources, and pages of them, that one epoch lists: a thousand times what
+/// [`Bounds::SETTLED`](crate::checkpoint::index::Bounds) are.
 const MAX_LISTED: usize = 1 << 14;
 
 /// Checks `manifest`, which `message` was decoded to.

@@ -1,8 +1,8 @@
 //! Which manifests of a chain stay for ever, told by their names. Pure.
 //!
-//! The first and the last manifest of every epoch stay (see [`chain`](crate::checkpoint::chain)); those between go. Nobody has to read
-//! them again and again to know that: the head tells where epochs opened, as far back as something between may be left, and that
-//! before it nothing is.
+//! The first and the last manifest of every epoch stay (see [`chain`](crate::checkpoint::chain)); those between go.
+//! Nobody has to read them again and again to know that: the head tells where epochs opened, as far back as something
+//! between may be left, and that before it nothing is.
 //!
 //! ```text
 //!   1 2 ┊ 3 · · 7 8 · 10 11 ┊ 12 13 14 15 16 17 …       a point: deleted
@@ -22,8 +22,8 @@ const MOST_OPENERS: usize = 256;
 pub struct Fences {
     /// From here on.
     pub(super) tracked_from: u64,
-    /// The numbers that opened epochs, ascending, the present one last. Between `tracked_from` and the first of them, all that is there stays.
-    /// Empty if nothing is told.
+    /// The numbers that opened epochs, ascending, the present one last. Between `tracked_from` and the first of them,
+    /// all that is there stays. Empty if nothing is told.
     pub(super) openers: Vec<u64>,
 }
 
@@ -37,8 +37,8 @@ impl Fences {
         self.settle(0);
     }
 
-    /// The numbers between the first and the last manifest of epochs that are over, as far as they are not among the newest of a chain
-    /// whose head is `head`.
+    /// The numbers between the first and the last manifest of epochs that are over, as far as they are not among the
+    /// newest of a chain whose head is `head`.
     #[must_use]
     pub fn between(&self, head: u64) -> Vec<Range<u64>> {
         let epochs = self.openers.iter().zip(self.openers.iter().skip(1));

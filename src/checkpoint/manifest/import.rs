@@ -6,16 +6,17 @@
 //!                                                                 those of 0..=63: 43..=63
 //! ```
 //!
-//! An import says what of its origin's objects is needed as the origin's manifest said it. It stands for itself: the origin may
-//! forget the checkpoint, and be swept, as long as the sweep takes what imports name for needed. It is dropped once a
-//! materialization of its own chain has what it has and no retained checkpoint builds on it.
+//! An import says what of its origin's objects is needed as the origin's manifest said it. It stands for itself: the
+//! origin may forget the checkpoint, and be swept, as long as the sweep takes what imports name for needed. It is
+//! dropped once a materialization of its own chain has what it has and no retained checkpoint builds on it.
 //!
-//! Operator state is imported for itself, as that of [`KeyGroupRange::OPERATOR`], and never for long: the new owner reads that of
-//! each old subtask, and logs what it gets of it as changes of its own. So no epoch begins with it. The manifest that opens the
-//! epoch names it all the same, so that nothing of it is deleted meanwhile; the next manifest does not.
+//! Operator state is imported for itself, as that of [`KeyGroupRange::OPERATOR`], and never for long: the new owner
+//! reads that of each old subtask, and logs what it gets of it as changes of its own. So no epoch begins with it. The
+//! manifest that opens the epoch names it all the same, so that nothing of it is deleted meanwhile; the next manifest
+//! does not.
 //!
-//! A checkpoint that builds on imports itself is imported as those, restricted, and then its own part: an import never leads to
-//! another one.
+//! A checkpoint that builds on imports itself is imported as those, restricted, and then its own part: an import never
+//! leads to another one.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,8 @@ pub struct Import {
     pub origin: BackendId,
     /// What it has. The objects may hold others, which are not meant.
     pub key_groups: KeyGroupRange,
-    /// Ids of entries ([`Registration::data`]) in its objects, and what they are called here. Others in them are not meant.
+    /// Ids of entries ([`Registration::data`]) in its objects, and what they are called here. Others in them are not
+    /// meant.
     pub states: BTreeMap<StateId, StateId>,
     /// What it begins with; `None`: the empty state.
     pub materialization: Option<Materialization>,
@@ -62,8 +64,8 @@ impl Import {
         self.past.iter().chain(self.runs.values().flat_map(|run| &run.pages)).copied()
     }
 
-    /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key groups, and a
-    /// checkpoint of that, called `id`. States have the ids of the origin.
+    /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key
+    /// groups, and a checkpoint of that, called `id`. States have the ids of the origin.
     #[must_use]
     pub fn view(&self, by: &Manifest, id: u64) -> (Manifest, CheckpointRecord) {
         let shape = Shape { key_groups: self.key_groups, ..by.shape };
@@ -114,8 +116,9 @@ impl Import {
 }
 
 impl Manifest {
-    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend, or of this one
-    /// under another shape: in order, imports that it builds on, then its own part. `states` tells what its states are called there; `uuid` gives names.
+    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend,
+    /// or of this one under another shape: in order, imports that it builds on, then its own part. `states` tells what
+    /// its states are called there; `uuid` gives names.
     #[must_use]
     pub fn export(
         &self,

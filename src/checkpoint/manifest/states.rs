@@ -15,8 +15,8 @@ use crate::{
 ///   in force         1 ────────────────── 2 ─────────────────── 2 and 3 ──────────────── 3
 /// ```
 ///
-/// Which ones are in force at a cut is told by its [`CheckpointRecord`](super::CheckpointRecord). No two of those share their data, and
-/// data of which none is in force has no entries.
+/// Which ones are in force at a cut is told by its [`CheckpointRecord`](super::CheckpointRecord). No two of those share
+/// their data, and data of which none is in force has no entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// As the engine declared it.
@@ -24,7 +24,8 @@ pub struct Registration {
     /// The id under which its entries lie in the log and in inner backends, and which clients use: that of the first
     /// registration of these entries.
     pub data: StateId,
-    /// Data of registrations of the same name and another schema: their entries belong here once the client has rewritten them.
+    /// Data of registrations of the same name and another schema: their entries belong here once the client has
+    /// rewritten them.
     pub migrating_from: Vec<StateId>,
 }
 

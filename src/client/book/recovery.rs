@@ -54,8 +54,8 @@ impl Book {
         Ok(())
     }
 
-    /// Rejects a batch. One with the operations of several callers is halved and tried again, so that in the end only the
-    /// operation that is to blame fails.
+    /// Rejects a batch. One with the operations of several callers is halved and tried again, so that in the end only
+    /// the operation that is to blame fails.
     fn reject_or_split(&mut self, failed: Outgoing, error: &ClientError) -> Result<(), ClientError> {
         let Outgoing { sealed, waiter: Some(Waiter::Each(mut replies)), again: None, .. } = failed else {
             failed.reject(error);
@@ -92,8 +92,8 @@ impl Book {
         }
     }
 
-    /// Nothing more will come from the old stream: checkpoints in flight are lost, notices and persist requests are asked
-    /// again.
+    /// Nothing more will come from the old stream: checkpoints in flight are lost, notices and persist requests are
+    /// asked again.
     pub(in crate::client) fn on_break(&mut self) {
         for (checkpoint_id, pending) in std::mem::take(&mut self.barriers) {
             let _ = pending.reply.send(Err(ClientError::CheckpointInterrupted { checkpoint_id }));

@@ -11,8 +11,8 @@ use super::huffman;
 /// Largest header block, as received and as written anew, bytes.
 pub(super) const MAX_BLOCK_BYTES: usize = 64 * 1024;
 
-/// Most fields of a block; h2's own limit of a header list (16 KiB, each field counting 32 bytes more than it has) lets in
-/// no more. Bounds the time of decoding.
+/// Most fields of a block; h2's own limit of a header list (16 KiB, each field counting 32 bytes more than it has) lets
+/// in no more. Bounds the time of decoding.
 const MAX_FIELDS: usize = 512;
 
 /// What a refused `:authority` is replaced by.
@@ -74,7 +74,8 @@ impl fmt::Debug for Blocks {
     }
 }
 
-/// Counts the fields (and table size updates) of a block without decoding them, up to `limit` or the first malformed one.
+/// Counts the fields (and table size updates) of a block without decoding them, up to `limit` or the first malformed
+/// one.
 fn fields_up_to(mut block: &[u8], limit: usize) -> usize {
     let mut fields = 0;
     while fields < limit && !block.is_empty() && skip_field(&mut block).is_some() {

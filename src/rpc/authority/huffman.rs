@@ -1,10 +1,11 @@
 //! Huffman-coded strings of HPACK (RFC 7541, 5.2), written anew without the code.
 //!
-//! The decoder of header blocks builds its code table again for every such string, which takes a hundred times as long as decoding
-//! it. So a block goes through here first: its table is made once per process, and what the decoder then sees has no coded strings.
+//! The decoder of header blocks builds its code table again for every such string, which takes a hundred times as long
+//! as decoding it. So a block goes through here first: its table is made once per process, and what the decoder then
+//! sees has no coded strings.
 //!
-//! The code is canonical: codes of one length follow each other in the order of their symbols, and the first code of a length follows the
-//! last one of the length before. So the lengths say all.
+//! The code is canonical: codes of one length follow each other in the order of their symbols, and the first code of a
+//! length follows the last one of the length before. So the lengths say all.
 
 use std::sync::LazyLock;
 
@@ -25,7 +26,8 @@ const BITS: [u8; 256] = [
     20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26,
 ];
 
-/// Bits of the longest code of an octet; the end of a string, which must not be written out, is the last code of this length.
+/// Bits of the longest code of an octet; the end of a string, which must not be written out, is the last code of this
+/// length.
 const LONGEST: usize = 30;
 
 /// Most bits that may pad the last octet; all are ones.
@@ -84,8 +86,8 @@ impl Code {
     }
 }
 
-/// Appends `block` to `out` with every Huffman-coded string replaced by what it stands for. From the first malformed field on it is
-/// appended as it is: the decoder says what is wrong.
+/// Appends `block` to `out` with every Huffman-coded string replaced by what it stands for. From the first malformed
+/// field on it is appended as it is: the decoder says what is wrong.
 pub(super) fn uncode(mut block: &[u8], out: &mut BytesMut) {
     let mut plain = Vec::new();
     while !block.is_empty() {

@@ -1,7 +1,8 @@
-//! What a request would take once it is decoded, counted on its bytes: an empty field of two bytes becomes a structure of hundreds.
+//! What a request would take once it is decoded, counted on its bytes: an empty field of two bytes becomes a structure
+//! of hundreds.
 //!
-//! Only what repeats is counted, where it may: operations of a batch, elements of an operation, states, changes, handles, tasks. What is
-//! malformed ends the count, since prost gets no further either.
+//! Only what repeats is counted, where it may: operations of a batch, elements of an operation, states, changes,
+//! handles, tasks. What is malformed ends the count, since prost gets no further either.
 
 use std::mem::size_of;
 

@@ -1,4 +1,5 @@
-//! The body of a request: given on message by message, each whole, not too long, in time, and once its memory is paid for.
+//! The body of a request: given on message by message, each whole, not too long, in time, and once its memory is paid
+//! for.
 //!
 //! ```text
 //!   Reading ─▶ (its length is known) Paying ─▶ Reading ─▶ whole: counted ─▶ Paying for what it decodes to ─▶ given on

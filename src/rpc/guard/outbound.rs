@@ -1,5 +1,5 @@
-//! The body of an answer: given to h2 in pieces as the peer takes them. What waits is kept here, so that it can be dropped when its
-//! memory is needed by others and the peer takes nothing.
+//! The body of an answer: given to h2 in pieces as the peer takes them. What waits is kept here, so that it can be
+//! dropped when its memory is needed by others and the peer takes nothing.
 
 use std::{
     pin::Pin,

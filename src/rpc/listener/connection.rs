@@ -1,6 +1,7 @@
 //! One accepted connection and who is at its other end.
 //!
-//! Until its first call it is watched: it has to send the preface of HTTP/2 and to call in time, and gives way where all places are taken.
+//! Until its first call it is watched: it has to send the preface of HTTP/2 and to call in time, and gives way where
+//! all places are taken.
 
 use std::{
     fmt,

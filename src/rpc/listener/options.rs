@@ -26,9 +26,9 @@ pub struct ListenerOptions {
     pub socket_mode: SocketMode,
     /// Group of the socket file, a name in `/etc/group` or a number. Default: that of the daemon.
     pub socket_group: Option<Group>,
-    /// Users whose processes may connect to the socket. Default: the daemon's own and root where the mode is for the owner
-    /// alone, else whoever the mode lets in. A user of a container with a
-    /// user namespace of its own is known by its uid outside.
+    /// Users whose processes may connect to the socket. Default: the daemon's own and root where the mode is for the
+    /// owner alone, else whoever the mode lets in. A user of a container with a user namespace of its own is known by
+    /// its uid outside.
     pub allowed_uids: Option<Vec<u32>>,
     /// Takes a directory for the socket that everybody may write. Default `false`.
     pub open_directory: bool,

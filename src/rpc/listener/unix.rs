@@ -160,7 +160,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Refuses a directory in which somebody else could put a socket in place of ours: clients would give their state to that one.
+/// Refuses a directory in which somebody else could put a socket in place of ours: clients would give their state to
+/// that one.
 fn check_directory(options: &ListenerOptions) -> Result<(), ListenError> {
     let directory = options.directory();
     let found = fs::metadata(directory).map_err(|source| failed("look at the directory", directory, source))?;

@@ -1,7 +1,7 @@
 //! What certificates say: when they end, and whose they are.
 //!
-//! Only this is read of their DER (X.509, RFC 5280); whether they are right, and signed, is for rustls to say. A parser of all of it would
-//! bring a dozen crates for three fields.
+//! Only this is read of their DER (X.509, RFC 5280); whether they are right, and signed, is for rustls to say. A parser
+//! of all of it would bring a dozen crates for three fields.
 //!
 //! ```text
 //!   Certificate { TBSCertificate { [0] version?, serial, algorithm, issuer, Validity { from, until }, subject, key, …, [3] extensions? }, … }
@@ -40,8 +40,8 @@ pub(super) fn first_end(certificates: &[CertificateDer<'_>]) -> Option<i64> {
     certificates.iter().filter_map(|certificate| Some(facts(certificate)?.until)).min()
 }
 
-/// The names of the client at the other end, which an authority of ours has signed: URIs (as of SPIFFE) and DNS names that its
-/// certificate is for, then the common names of its subject.
+/// The names of the client at the other end, which an authority of ours has signed: URIs (as of SPIFFE) and DNS names
+/// that its certificate is for, then the common names of its subject.
 pub(crate) fn peer_names(stream: &TlsStream<TcpStream>) -> Vec<String> {
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     shown.and_then(|certificate| facts(certificate)).unwrap_or_default().names
@@ -124,7 +124,8 @@ fn alternative_names(extensions: &[u8]) -> Vec<String> {
     names.filter_map(|(_, name)| std::str::from_utf8(name).ok().map(str::to_owned)).collect()
 }
 
-/// Unix time of `YYMMDDHHMMSSZ`, of years from 1950 on, or `YYYYMMDDHHMMSSZ`: the only forms that certificates may have.
+/// Unix time of `YYMMDDHHMMSSZ`, of years from 1950 on, or `YYYYMMDDHHMMSSZ`: the only forms that certificates may
+/// have.
 fn time((tag, text): (u8, &[u8])) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (year, rest) = match tag {
@@ -147,7 +148,8 @@ fn time((tag, text): (u8, &[u8])) -> Option<i64> {
     Some(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
-/// Days since 1970 of a date of the Gregorian calendar: years that begin in March, so that the day that a leap year adds comes last.
+/// Days since 1970 of a date of the Gregorian calendar: years that begin in March, so that the day that a leap year
+/// adds comes last.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);

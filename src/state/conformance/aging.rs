@@ -231,7 +231,8 @@ impl Model {
     }
 }
 
-/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the log.
+/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the
+/// log.
 pub(crate) fn random_operations_equal_the_model(factory: Factory<'_>, cases: u32) {
     let kind = prop::sample::select(&[StateKind::Value, StateKind::List, StateKind::Map][..]);
     let steps = (kind, any::<bool>(), prop::collection::vec(Step::any(), 0..80));

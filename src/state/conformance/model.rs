@@ -95,7 +95,8 @@ impl Step {
 /// State, key and namespace.
 type Place = (u32, &'static str, &'static str);
 
-/// What is at each place: map entries, list elements by big-endian index, a value under the empty key, or times in order.
+/// What is at each place: map entries, list elements by big-endian index, a value under the empty key, or times in
+/// order.
 type Model = BTreeMap<Place, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 type Set = std::collections::BTreeSet<Vec<u8>>;
@@ -238,7 +239,8 @@ fn assert_equals(bench: &mut Bench, model: &Model) {
     }
 }
 
-/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the log.
+/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the
+/// log.
 pub(crate) fn random_operations_equal_the_model(factory: Factory<'_>) {
     random_operations_equal_the_model_in(factory, Config::default().cases);
 }

@@ -66,7 +66,8 @@ struct Copied {
     upto: u64,
 }
 
-/// A live backend, and a copy of it in the making: pieces from hash 0 to the end, (state, key group) after (state, key group).
+/// A live backend, and a copy of it in the making: pieces from hash 0 to the end, (state, key group) after (state, key
+/// group).
 struct Run {
     live: Bench,
     stamp: u64,
@@ -182,8 +183,8 @@ fn cells<'a>(
     cells
 }
 
-/// Runs random operations on a backend while it is copied; what is rebuilt from the pieces and the log must be equal, and
-/// pieces that [`changed`](crate::state::StateBackend::changed) calls unchanged must be so.
+/// Runs random operations on a backend while it is copied; what is rebuilt from the pieces and the log must be equal,
+/// and pieces that [`changed`](crate::state::StateBackend::changed) calls unchanged must be so.
 pub(crate) fn pieces_copied_amid_changes_rebuild_the_backend(factory: Factory<'_>) {
     let steps = || prop::collection::vec(Step::any(), 0..40);
     let config = Config { cases: CASES, ..Config::default() };

@@ -1,7 +1,7 @@
 //! Cells: what is stored of one (key, namespace), by kind of state.
 //!
-//! A value lies behind its name in one block, so that an update touches one bucket and one block. Maps and lists keep the
-//! name in a block of its own.
+//! A value lies behind its name in one block, so that an update touches one bucket and one block. Maps and lists keep
+//! the name in a block of its own.
 
 use std::{collections::BTreeMap, mem::size_of};
 

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::state::HashRange;
 
-/// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; each slice's range is what leads to it;
-/// `deepest` slices have the directory's depth.
+/// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; each slice's range is what leads
+/// to it; `deepest` slices have the directory's depth.
 pub(super) struct Directory<C> {
     depth: u32,
     deepest: usize,

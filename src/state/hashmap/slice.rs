@@ -12,8 +12,8 @@ pub(super) const MAX_SLICE_CELLS: usize = 3584;
 /// Most bytes of a slice, from [`MIN_SPLIT_CELLS`] cells on.
 pub(super) const MAX_SLICE_BYTES: u64 = 1 << 20;
 
-/// Slices of fewer cells are not split, however big the cells are: telling a few big ones apart could take many hash bits,
-/// and the directory doubles with each.
+/// Slices of fewer cells are not split, however big the cells are: telling a few big ones apart could take many hash
+/// bits, and the directory doubles with each.
 pub(super) const MIN_SPLIT_CELLS: usize = 8;
 
 /// Most hash bits that tell slices apart. The hash tables use others, see [`table_hash`].
@@ -60,8 +60,8 @@ pub(super) struct Tally {
 
 /// The cells whose hashes start with the same `depth` bits.
 ///
-/// Every method that changes cells keeps the `Usage` or [`Tally`] that it is given, that of the state, and puts its stamp on
-/// the slice.
+/// Every method that changes cells keeps the `Usage` or [`Tally`] that it is given, that of the state, and puts its
+/// stamp on the slice.
 pub(super) struct Slice<C> {
     /// The lowest hash of the range; all bits below the highest `depth` are 0.
     first: u64,
@@ -114,8 +114,8 @@ impl<C: Cell> Slice<C> {
             && self.depth < MAX_DEPTH
     }
 
-    /// Whether it is to be merged with `buddy`, the other half of their common range: at a quarter of the bounds, so that
-    /// a merged slice is not soon split again.
+    /// Whether it is to be merged with `buddy`, the other half of their common range: at a quarter of the bounds, so
+    /// that a merged slice is not soon split again.
     pub(super) fn merges_with(&self, buddy: &Self) -> bool {
         self.depth == buddy.depth
             && self.cells.len() + buddy.cells.len() <= MAX_SLICE_CELLS / 4
@@ -151,8 +151,8 @@ impl<C: Cell> Slice<C> {
         Some(result)
     }
 
-    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays. Returns whether it was
-    /// removed.
+    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays. Returns whether
+    /// it was removed.
     pub(super) fn change_or_remove(
         &mut self,
         name: &Name<'_>,
@@ -236,9 +236,9 @@ impl<C: Cell> Slice<C> {
     }
 }
 
-/// What a hash table gets to see of a hash. It places by the lowest bits and marks by the 7 highest; slices are told apart by
-/// the highest. So that neither is the same for all cells of a slice, the halves change places: a slice's table places by
-/// bits 32 and up, and marks by bits 25 to 31.
+/// What a hash table gets to see of a hash. It places by the lowest bits and marks by the 7 highest; slices are told
+/// apart by the highest. So that neither is the same for all cells of a slice, the halves change places: a slice's
+/// table places by bits 32 and up, and marks by bits 25 to 31.
 #[inline]
 fn table_hash(hash: u64) -> u64 {
     hash.rotate_left(32)

@@ -98,7 +98,8 @@ impl OpField {
     }
 }
 
-/// Checks an operation by its shape and sizes. The caller has found `descriptor` by the state's id and checked the key group.
+/// Checks an operation by its shape and sizes. The caller has found `descriptor` by the state's id and checked the key
+/// group.
 ///
 /// # Errors
 /// [`OpError`] says what is wrong with it.

@@ -1,4 +1,5 @@
-//! Counting a page at a time what nobody keeps a count of: entries of maps on disk, and what is alive of a state with TTL.
+//! Counting a page at a time what nobody keeps a count of: entries of maps on disk, and what is alive of a state with
+//! TTL.
 
 use super::{
     super::{Address, MapKeys, PageLimit, StateBackend, StateError, ttl::Lifespan},
@@ -28,7 +29,8 @@ pub struct CountedPage {
     pub total: Option<u64>,
 }
 
-/// Whether counting takes longer the more is there, in a backend that keeps no counts of maps (`walks_maps`) or one that does.
+/// Whether counting takes longer the more is there, in a backend that keeps no counts of maps (`walks_maps`) or one
+/// that does.
 #[must_use]
 pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> bool {
     match op {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A turn goes once through all entries. It notes when the first of those that it leaves will be expired; none that is
-//! written meanwhile will be before what is written at its beginning. Until then there is no other turn, so a state in which
-//! nothing expires costs next to nothing.
+//! written meanwhile will be before what is written at its beginning. Until then there is no other turn, so a state in
+//! which nothing expires costs next to nothing.
 
 use std::collections::VecDeque;
 
@@ -66,7 +66,8 @@ pub struct Target {
     pub life: Lifespan,
 }
 
-/// Looks at `entries` entries and removes those that are expired. Each change is applied to `backend`, then handed to `log`.
+/// Looks at `entries` entries and removes those that are expired. Each change is applied to `backend`, then handed to
+/// `log`.
 ///
 /// # Errors
 /// Those of the backend. Changes made before an error stay made and logged.

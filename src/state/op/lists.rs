@@ -4,10 +4,11 @@
 //!   token: version u8 │ scope u64 │ state u32 │ crc of key and namespace u32 │ index u64 │ cursor u64
 //! ```
 //!
-//! A token says at which stored index the next page begins. What was removed keeps its place, so elements that expire between two
-//! pages move none of the others. Only the rewriting of a list that is mostly gone does: [`Cursors`] then moves the tokens of the
-//! list along. For example, a page ends before index 6; the first 4 elements expire and the list is rewritten; the next page begins at
-//! index 2. A list that is replaced or cleared between two pages goes on at the same index of what is there then.
+//! A token says at which stored index the next page begins. What was removed keeps its place, so elements that expire
+//! between two pages move none of the others. Only the rewriting of a list that is mostly gone does: [`Cursors`] then
+//! moves the tokens of the list along. For example, a page ends before index 6; the first 4 elements expire and the
+//! list is rewritten; the next page begins at index 2. A list that is replaced or cleared between two pages goes on at
+//! the same index of what is there then.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,7 +30,8 @@ const VERSION: u8 = 0x81;
 /// Cursors of one backend, at most. Older ones are dropped, and their tokens refused.
 const MOST: usize = 4_096;
 
-/// The pages of lists with TTL that a backend handed out, so that none of them misses an element when its list is rewritten.
+/// The pages of lists with TTL that a backend handed out, so that none of them misses an element when its list is
+/// rewritten.
 #[derive(Debug, Default)]
 pub struct Cursors(Mutex<Table>);
 

@@ -1,11 +1,13 @@
 //! Merging namespaces: what a session window does when it meets others.
 //!
-//! All that the sources have of a key goes to the target, then the sources are cleared. What is logged is what it came to: values,
-//! entries and elements of the target, and clears. So replay needs neither the sources nor the merge function.
+//! All that the sources have of a key goes to the target, then the sources are cleared. What is logged is what it came
+//! to: values, entries and elements of the target, and clears. So replay needs neither the sources nor the merge
+//! function.
 //!
 //! With TTL, what is expired stays behind; what the merge writes is touched by it, but list elements keep their time.
 //!
-//! Whether every result keeps to its limit is found out before anything is changed. Memory is bounded by a page and one result.
+//! Whether every result keeps to its limit is found out before anything is changed. Memory is bounded by a page and one
+//! result.
 
 use super::{Answer, OpContext, Writer};
 use crate::{

@@ -4,11 +4,13 @@
 //!   token: version u8 │ scope u64 │ state u32 │ key group u16 │ key length u32 │ key │ namespace
 //! ```
 //!
-//! Numbers are little-endian. A token says behind which (key, namespace) of which key group the next page begins; without key it
-//! is the beginning of the key group. The scope is the owner that made it: another owner may keep its keys in another order.
+//! Numbers are little-endian. A token says behind which (key, namespace) of which key group the next page begins;
+//! without key it is the beginning of the key group. The scope is the owner that made it: another owner may keep its
+//! keys in another order.
 //!
-//! Keys come in an order that does not change while others come and go: a key that is there from the first page to the last
-//! is on exactly one page, however the same session writes in between; one that comes or goes meanwhile may be or not.
+//! Keys come in an order that does not change while others come and go: a key that is there from the first page to the
+//! last is on exactly one page, however the same session writes in between; one that comes or goes meanwhile may be or
+//! not.
 
 use bytes::Bytes;
 
@@ -55,8 +57,8 @@ pub(super) struct Scan<'a> {
     pub(super) limit: u64,
 }
 
-/// Checks that the token of an operation, if it has one, is of this owner, for this state and these key groups, and for operations of its
-/// kind; of a list also for this one, and still known to `cursors`, where it has them.
+/// Checks that the token of an operation, if it has one, is of this owner, for this state and these key groups, and for
+/// operations of its kind; of a list also for this one, and still known to `cursors`, where it has them.
 ///
 /// # Errors
 /// [`OpError::ForeignToken`].

@@ -1,4 +1,5 @@
-//! Operations on states with TTL: the same as on others, of a view in which values have no times and only visible entries are.
+//! Operations on states with TTL: the same as on others, of a view in which values have no times and only visible
+//! entries are.
 //!
 //! ```text
 //!   Op ──run──▶ Timed: hides what is expired, strips times ──▶ StateBackend
@@ -8,8 +9,9 @@
 //! What operations see is what reads see: with [`ReturnExpiredIfNotCleanedUp`](crate::types::TtlVisibility) a merge
 //! goes on with an expired value, too. Only removals and clears take away what is hidden as well.
 //!
-//! Where reads may change something ([`Upkeep`]), they do so once they have their answer: what is expired goes, and with
-//! [`OnReadAndWrite`](TtlUpdate) the rest of what they saw is touched. Counts and the keys of a state touch nothing.
+//! Where reads may change something ([`Upkeep`]), they do so once they have their answer: what is expired goes, and
+//! with [`OnReadAndWrite`](TtlUpdate) the rest of what they saw is touched. Counts and the keys of a state touch
+//! nothing.
 
 use std::cell::RefCell;
 
@@ -31,8 +33,8 @@ use crate::{
 /// Most that is looked at in one go.
 const CHUNK: PageLimit = PageLimit { entries: 1_000, bytes: 64 << 10 };
 
-/// A state with TTL as operations see it. Lists count what is visible; only [`len`](StateBackend::len) says where the next element
-/// goes.
+/// A state with TTL as operations see it. Lists count what is visible; only [`len`](StateBackend::len) says where the
+/// next element goes.
 struct Timed<'a, B: ?Sized, L> {
     inner: &'a mut B,
     log: &'a mut L,
@@ -197,8 +199,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         Ok(Answer::Elements { elements, token: is_full.then(|| next().encode(at, context.scope)) })
     }
 
-    /// Hands visible elements to `read`, from the position `from` on. Returns where the page ends, and whether that is for want of
-    /// room.
+    /// Hands visible elements to `read`, from the position `from` on. Returns where the page ends, and whether that is
+    /// for want of room.
     fn walk(
         &self,
         at: Address<'_>,

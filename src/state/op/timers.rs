@@ -4,11 +4,12 @@
 //!   token: version u8 │ scope u64 │ state u32 │ time i64 │ key group u16 │ key length u32 │ key │ namespace
 //! ```
 //!
-//! Numbers are little-endian. A token names the last timer of its page, which need not be there any more: the next page begins
-//! behind it. So of what is registered between two pages, those are seen that lie behind the first page. The scope is the owner
-//! that made it, as in [`scan`](super::scan).
+//! Numbers are little-endian. A token names the last timer of its page, which need not be there any more: the next page
+//! begins behind it. So of what is registered between two pages, those are seen that lie behind the first page. The
+//! scope is the owner that made it, as in [`scan`](super::scan).
 //!
-//! Every change is one timer put or removed; what changes nothing is not logged. Firing removes exactly what it returns.
+//! Every change is one timer put or removed; what changes nothing is not logged. Firing removes exactly what it
+//! returns.
 
 use bytes::Bytes;
 
@@ -106,8 +107,8 @@ pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     Ok(Answer::Fired { timers, more: last.is_some() })
 }
 
-/// A page of the timers of the wanted key groups, and behind which timer the next one begins, if others may follow. Of one key group
-/// alone it looks at as many of all as a page of keys does, and may have fewer than there are.
+/// A page of the timers of the wanted key groups, and behind which timer the next one begins, if others may follow. Of
+/// one key group alone it looks at as many of all as a page of keys does, and may have fewer than there are.
 fn page<B: StateBackend + ?Sized>(
     backend: &B,
     scan: Scan<'_>,

@@ -1,8 +1,8 @@
 //! Removing what is expired, by changes as any others.
 //!
-//! Values and map entries are removed. A list element leaves [`REMOVED`](crate::state::ttl::REMOVED) in its place. A list of
-//! which at least half is gone is written anew without that, once somebody was at its end: so each element is moved about
-//! once, however often the list is read.
+//! Values and map entries are removed. A list element leaves [`REMOVED`](crate::state::ttl::REMOVED) in its place. A
+//! list of which at least half is gone is written anew without that, once somebody was at its end: so each element is
+//! moved about once, however often the list is read.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -99,8 +99,9 @@ impl Tally {
     }
 }
 
-/// Writes a list anew without what is expired, if it is mostly gone as it is now: it may have changed since its first elements were
-/// looked at. The elements with an index of `touched`, which ascends, are touched. Returns whether it did.
+/// Writes a list anew without what is expired, if it is mostly gone as it is now: it may have changed since its first
+/// elements were looked at. The elements with an index of `touched`, which ascends, are touched. Returns whether it
+/// did.
 pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     (life, upkeep): (Lifespan, &Upkeep),

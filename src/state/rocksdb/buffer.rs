@@ -1,8 +1,9 @@
 //! The write buffer of a shard: the newest writes by key, before the database has them.
 //!
-//! RocksDB's own buffer is a skip list, in which a write at a random key waits for memory a dozen times. Here it waits once; handed
-//! on in order, thousands at a time, neighbours find their places in the list from one another. Overwritten values are never
-//! handed on. Nothing is lost that the database would have kept: neither has a write-ahead log.
+//! RocksDB's own buffer is a skip list, in which a write at a random key waits for memory a dozen times. Here it waits
+//! once; handed on in order, thousands at a time, neighbours find their places in the list from one another.
+//! Overwritten values are never handed on. Nothing is lost that the database would have kept: neither has a write-ahead
+//! log.
 
 use hashbrown::{HashSet, HashTable};
 use rocksdb::WriteBatch;
@@ -59,7 +60,8 @@ impl Buffer {
         self.entries.is_empty()
     }
 
-    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together, if any are.
+    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together,
+    /// if any are.
     pub(super) fn write(&mut self, key: &[u8], prefix: Option<usize>, value: Option<&[u8]>) {
         let Self { entries, arena, prefixes } = self;
         let hash = xxh3_64(key);

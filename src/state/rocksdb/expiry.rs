@@ -1,8 +1,8 @@
 //! What compactions leave out: entries of states with TTL whose time is over.
 //!
-//! Time is that of the last batch that was applied, so that nothing goes which a batch has seen alive. Values and map entries go;
-//! of a list element its place stays, and the record of the list's length. RocksDB puts a deletion where something older may
-//! lie below, so nothing comes up again.
+//! Time is that of the last batch that was applied, so that nothing goes which a batch has seen alive. Values and map
+//! entries go; of a list element its place stays, and the record of the list's length. RocksDB puts a deletion where
+//! something older may lie below, so nothing comes up again.
 //!
 //! Nothing reads at a snapshot of RocksDB's; iterators keep the files that they began with.
 

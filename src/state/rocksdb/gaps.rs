@@ -6,9 +6,10 @@
 //!          ╰──── gap ────╯         the next scan begins at `y`
 //! ```
 //!
-//! A scan that meets many tombstones between two entries notes them as a gap. A write into a gap shortens it, a removal at
-//! one of its ends makes it longer: a queue whose first entries go, or a stack whose last ones do, is never walked over twice.
-//! Gaps are a hint about what lies in one database. They may be forgotten at any time; that only costs time.
+//! A scan that meets many tombstones between two entries notes them as a gap. A write into a gap shortens it, a removal
+//! at one of its ends makes it longer: a queue whose first entries go, or a stack whose last ones do, is never walked
+//! over twice. Gaps are a hint about what lies in one database. They may be forgotten at any time; that only costs
+//! time.
 
 use std::{
     collections::BTreeMap,

@@ -20,8 +20,8 @@ use crate::{
 /// Entries' bytes after which a file that is to be ingested is full.
 const INGEST_BYTES: usize = 32 << 20;
 
-/// Copies the entries of an image into `shards`, as far as they belong there, by sorted files that are ingested whole. Where
-/// an id differs, entry by entry.
+/// Copies the entries of an image into `shards`, as far as they belong there, by sorted files that are ingested whole.
+/// Where an id differs, entry by entry.
 pub(super) fn copy(
     resources: &Resources,
     image: LocalImage,

@@ -12,10 +12,10 @@
 //!   timers: time: i64 with the sign bit turned over, big-endian │ key, 0 as 0 1, then 0 0 │ namespace… ─▶ (nothing)
 //! ```
 //!
-//! Which kind a state has is known beside the key: what is behind the state can only be read with it. Timers of one key group lie
-//! in order of time, then of the bytes of key and namespace. For the others, all of one key group lies
-//! together, in it all of one state, in it all of one (key, namespace), map entries in order of their
-//! keys and elements in order of their indices. Lengths make the part before the rest prefix-free.
+//! Which kind a state has is known beside the key: what is behind the state can only be read with it. Timers of one key
+//! group lie in order of time, then of the bytes of key and namespace. For the others, all of one key group lies
+//! together, in it all of one state, in it all of one (key, namespace), map entries in order of their keys and elements
+//! in order of their indices. Lengths make the part before the rest prefix-free.
 
 use std::borrow::Cow;
 
@@ -231,7 +231,8 @@ mod tests {
             for end in 0..timer.len() - namespace.len() {
                 prop_assert!(parse_timer(&timer[..end]).is_err(), "cut off at {end}");
             }
-            // What comes apart is what stands there: put together again, it is never longer (a varint may have been padded).
+            // What comes apart is what stands there: put together again, it is never longer (a varint may have been
+            // padded).
             let changed = |bytes: &[u8]| {
                 let mut bytes = bytes.to_vec();
                 let place = place.index(bytes.len());

@@ -1,7 +1,7 @@
 //! Metrics of RocksDB: its memory always, its own properties by choice.
 //!
-//! Properties are read when they are scraped, but on a thread of their own: a database whose disk hangs may hold its lock for as
-//! long as that takes. Then a scrape tells what was read last.
+//! Properties are read when they are scraped, but on a thread of their own: a database whose disk hangs may hold its
+//! lock for as long as that takes. Then a scrape tells what was read last.
 
 use std::{
     sync::{Arc, atomic::Ordering},

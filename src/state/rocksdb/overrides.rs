@@ -1,7 +1,7 @@
 //! Single options of RocksDB that users set: which are refused, and why.
 //!
-//! RocksDB judges names and values itself, by opening an empty database in memory with them. Refused before that is what would
-//! break what this folder relies on, or leave the memory that all databases share.
+//! RocksDB judges names and values itself, by opening an empty database in memory with them. Refused before that is
+//! what would break what this folder relies on, or leave the memory that all databases share.
 
 use std::collections::BTreeMap;
 

@@ -153,8 +153,8 @@ impl Resources {
         self.0.memtables.get_usage() as u64
     }
 
-    /// The sum of an integer property (`rocksdb.<name>`) over all open databases. For `block-cache-…`, which all share, the
-    /// value itself.
+    /// The sum of an integer property (`rocksdb.<name>`) over all open databases. For `block-cache-…`, which all share,
+    /// the value itself.
     #[must_use]
     pub fn property(&self, name: &str) -> u64 {
         let open: Vec<Arc<DB>> = self.0.open.lock().iter().filter_map(Weak::upgrade).collect();

@@ -24,8 +24,8 @@ use crate::{
     types::KeyGroupRange,
 };
 
-/// From so many entries on, a clear writes one tombstone over their range rather than one for each: many range tombstones
-/// slow reads down.
+/// From so many entries on, a clear writes one tombstone over their range rather than one for each: many range
+/// tombstones slow reads down.
 const RANGE_CLEAR_ENTRIES: usize = 512;
 
 /// Subfolder of the database in its folder.
@@ -176,7 +176,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks off.
+    /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks
+    /// off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
         if self.buffers(prefix) {
             self.hand_on()?;
@@ -209,8 +210,8 @@ impl Shard {
         }
     }
 
-    /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where on to look for
-    /// the next one.
+    /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where
+    /// on to look for the next one.
     pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
         let (reader, end) = (self.reader()?, key::behind(prefix).unwrap_or_default());
         let (mut entries, watch) = (reader.entries(Some(end.clone())), Watch::begin());
@@ -344,7 +345,8 @@ impl Reader {
         self.0.raw_iterator_opt(options)
     }
 
-    /// As [`scan_range`](Self::scan_range); tells of stretches without entries that have many tombstones. Breaks where `read` does.
+    /// As [`scan_range`](Self::scan_range); tells of stretches without entries that have many tombstones. Breaks where
+    /// `read` does.
     fn scan_watched(
         &self,
         from: &[u8],

@@ -1,13 +1,14 @@
-//! Timers of this backend: rows in order of time within each key group, and what finds the first ones of all key groups.
+//! Timers of this backend: rows in order of time within each key group, and what finds the first ones of all key
+//! groups.
 //!
-//! Rows are written whatever keeps them in order ([`TimerService`]), so an image has all of them and loading one is nothing special:
-//! what is in memory is found again from the rows, when it is first asked for.
+//! Rows are written whatever keeps them in order ([`TimerService`]), so an image has all of them and loading one is
+//! nothing special: what is in memory is found again from the rows, when it is first asked for.
 //!
 //! - `Heap`: an index of all timers of the state.
-//! - `RocksDb`: of each key group, the first rows (`Group`). Reads merge the key groups, those with the earliest heads first, and go on
-//!   in the database where what is in memory ends. The database is asked again only when a whole cached part has been fired,
-//!   and from behind it: tombstones of what was fired are never walked over. Since that hands the writes of a shard on, all of its
-//!   key groups that have become short are filled up then.
+//! - `RocksDb`: of each key group, the first rows (`Group`). Reads merge the key groups, those with the earliest heads
+//!   first, and go on in the database where what is in memory ends. The database is asked again only when a whole
+//!   cached part has been fired, and from behind it: tombstones of what was fired are never walked over. Since that
+//!   hands the writes of a shard on, all of its key groups that have become short are filled up then.
 
 mod disk;
 
@@ -215,7 +216,8 @@ impl RocksDbBackend {
         timers.borrow_mut().page(self.rows(state), bounds, limit, read)
     }
 
-    /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): what an index in memory has, or else all rows are read.
+    /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): what an index in memory has, or else
+    /// all rows are read.
     pub(super) fn count_of_timers(&self, state: StateId) -> Result<u64, StateError> {
         self.expect_timers(state)?;
         if let Some(Timers::Heap(Some(heap))) = self.timers.get(&state).map(|timers| timers.borrow()).as_deref() {
@@ -243,8 +245,8 @@ impl RocksDbBackend {
         Ok(count)
     }
 
-    /// As [`StateBackend::name_page`](crate::state::StateBackend::name_page): reads all timers of the key group, and keeps the first names
-    /// behind `after`.
+    /// As [`StateBackend::name_page`](crate::state::StateBackend::name_page): reads all timers of the key group, and
+    /// keeps the first names behind `after`.
     pub(super) fn names_of_timers(
         &self,
         (state, key_group): (StateId, KeyGroup),

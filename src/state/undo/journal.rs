@@ -4,9 +4,10 @@
 //!   │ length of the bytes: u32 │ key group: u16 │ kind of the state: u8 │ bytes of a `Change` │ next …
 //! ```
 //!
-//! To append to it copies what is about to be overwritten, which is at hand in the cache then, and looks for nothing. So an entry that changes
-//! often has many records. While they take much room, [`Undo::settle`] moves the oldest ones to the cells of their layer, where there is one
-//! for each entry. From the last one to the first, they bring everything back.
+//! To append to it copies what is about to be overwritten, which is at hand in the cache then, and looks for nothing.
+//! So an entry that changes often has many records. While they take much room, [`Undo::settle`] moves the oldest ones
+//! to the cells of their layer, where there is one for each entry. From the last one to the first, they bring
+//! everything back.
 
 use std::{collections::VecDeque, iter, mem};
 
@@ -55,8 +56,8 @@ impl Journal {
         self.bytes
     }
 
-    /// Appends the change that undoes one of a state of `kind`, in one of the `spare` blocks if it needs a long one. Returns the bytes
-    /// that it takes.
+    /// Appends the change that undoes one of a state of `kind`, in one of the `spare` blocks if it needs a long one.
+    /// Returns the bytes that it takes.
     fn push(&mut self, spare: &mut Vec<Vec<u8>>, kind: StateKind, change: &Change<'_>) -> u64 {
         let Change { at, action: undoing } = *change;
         let value = match undoing {
@@ -93,7 +94,8 @@ impl Journal {
         self.blocks.len()
     }
 
-    /// Gives its long blocks away, as far as `spare` and what is left of `most` bytes have room; what is left is to be dropped.
+    /// Gives its long blocks away, as far as `spare` and what is left of `most` bytes have room; what is left is to be
+    /// dropped.
     pub(super) fn retire(&mut self, spare: &mut Vec<Vec<u8>>, most: u64) {
         let room = usize::try_from(most / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         while spare.len() < room
@@ -159,7 +161,8 @@ fn read(bytes: &[u8]) -> Result<Record<'_>, StateError> {
 }
 
 impl Undo {
-    /// Records in the newest layer's journal what `change` is about to overwrite. Returns `false` for what journals do not have: lists.
+    /// Records in the newest layer's journal what `change` is about to overwrite. Returns `false` for what journals do
+    /// not have: lists.
     pub(super) fn journal(
         &mut self,
         live: &dyn StateBackend,
@@ -228,7 +231,8 @@ impl Undo {
         self.layers.iter().map(|layer| layer.journal.bytes()).sum()
     }
 
-    /// Moves the oldest records of journals to the cells of their layers, at most `left`; those of layer `only`, or of all.
+    /// Moves the oldest records of journals to the cells of their layers, at most `left`; those of layer `only`, or of
+    /// all.
     pub(super) fn dissolve(&mut self, live: &dyn StateBackend, only: Option<usize>, left: &mut usize) {
         let mut id = mem::take(&mut self.id);
         for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index))

@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Undo {
-    /// Records what `change`, of a state of `kind`, is about to overwrite in `live`. A change that the backend will refuse may be
-    /// recorded or not.
+    /// Records what `change`, of a state of `kind`, is about to overwrite in `live`. A change that the backend will
+    /// refuse may be recorded or not.
     ///
     /// # Errors
     /// Those of the backend.
@@ -323,7 +323,8 @@ impl OldList {
                 return false;
             }
         }
-        // A list that was shorter here has nothing more that could change; a longer one was cleared, and recorded, between.
+        // A list that was shorter here has nothing more that could change; a longer one was cleared, and recorded,
+        // between.
         self.is_whole = later.is_whole;
         true
     }

@@ -19,9 +19,9 @@ struct Restoring<'a> {
 }
 
 impl Undo {
-    /// Applies the changes to `live` that bring back what it contained at `mark`, cell by cell, and hands each to `log` after that.
-    /// The mark stays open, later ones go. Returns `false`, with nothing done, if the mark is not open. Memory: the largest
-    /// list that changed.
+    /// Applies the changes to `live` that bring back what it contained at `mark`, cell by cell, and hands each to `log`
+    /// after that. The mark stays open, later ones go. Returns `false`, with nothing done, if the mark is not open.
+    /// Memory: the largest list that changed.
     ///
     /// # Errors
     /// Those of the backend, whose contents are neither the one nor the other then.

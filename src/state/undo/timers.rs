@@ -1,4 +1,5 @@
-//! Timers: recorded as entries of their cells, by time, and once more in order over all cells of a state, as pages of them go.
+//! Timers: recorded as entries of their cells, by time, and once more in order over all cells of a state, as pages of
+//! them go.
 
 use std::{
     collections::VecDeque,

@@ -15,8 +15,8 @@ use crate::{
 /// What is read in one go of what is live.
 pub(super) const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
-/// A backend as it was at a mark; for reads alone. Every read takes as long as that of the backend, and as what was recorded
-/// between the ends of its page.
+/// A backend as it was at a mark; for reads alone. Every read takes as long as that of the backend, and as what was
+/// recorded between the ends of its page.
 pub struct View<'a> {
     live: &'a mut dyn StateBackend,
     /// From the mark on, oldest first.

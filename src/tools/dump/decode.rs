@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-/// The bytes of the checkpoint handle that `text` stands for, damaged or not; `None` if it is none in hexadecimal or base64.
+/// The bytes of the checkpoint handle that `text` stands for, damaged or not; `None` if it is none in hexadecimal or
+/// base64.
 #[must_use]
 pub fn decode_handle(text: &str) -> Option<Bytes> {
     let is_handle = |bytes: &Vec<u8>| bytes.starts_with(b"DSTLHAND");

@@ -1,4 +1,5 @@
-//! Without a claim under another parallelism: every part of the checkpoint stays, in whatever order the new subtasks open.
+//! Without a claim under another parallelism: every part of the checkpoint stays, in whatever order the new subtasks
+//! open.
 
 use dstl::{
     backend::{ClaimMode, OpenSpec, RestoreFrom},

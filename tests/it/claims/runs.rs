@@ -24,7 +24,8 @@ fn counting(inner: InnerBackend, seed: u64) -> Settings {
     settings
 }
 
-/// Both subtasks of the first run, in each key the number of the checkpoint that contains it; by checkpoint: the handles of both.
+/// Both subtasks of the first run, in each key the number of the checkpoint that contains it; by checkpoint: the
+/// handles of both.
 async fn first_run(daemon: &Daemon) -> Vec<Vec<CheckpointHandle>> {
     let mut tasks = vec![];
     for subtask in 0..2 {
@@ -92,7 +93,8 @@ async fn restorable(world: &World, inner: InnerBackend, handles: &[Vec<Checkpoin
     found
 }
 
-/// A second run of as many subtasks that begins as `restore` says of the handles of a subtask; what it then leaves of the first one.
+/// A second run of as many subtasks that begins as `restore` says of the handles of a subtask; what it then leaves of
+/// the first one.
 async fn second_run(
     inner: InnerBackend,
     name: &'static str,

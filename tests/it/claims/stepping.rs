@@ -122,7 +122,8 @@ enum Trouble {
     IsDiscarded,
 }
 
-/// Clones with `trouble` before request `stops_at`; `None` once the clone is done before that. Else whether it succeeded.
+/// Clones with `trouble` before request `stops_at`; `None` once the clone is done before that. Else whether it
+/// succeeded.
 async fn attempt(inner: InnerBackend, trouble: Trouble, stops_at: u64) -> Option<bool> {
     let world = dated();
     let gate = Gate::before(stops_at);

@@ -1,4 +1,5 @@
-//! What a declaration was told stays there, whoever lets go, discards or opens meanwhile, before whichever of its requests.
+//! What a declaration was told stays there, whoever lets go, discards or opens meanwhile, before whichever of its
+//! requests.
 
 use dstl::{
     backend::{OpenSpec, RestoreFrom},
@@ -59,7 +60,8 @@ async fn all_begin_with_it(daemons: [&Daemon; 2], attempt: u64, what: &str) {
     }
 }
 
-/// Declares attempt 2 from checkpoint 1, stopped before request `step`; `None` if it makes fewer. Returns whether it was told so.
+/// Declares attempt 2 from checkpoint 1, stopped before request `step`; `None` if it makes fewer. Returns whether it
+/// was told so.
 async fn declare_while(step: u64, meanwhile: Meanwhile) -> Option<bool> {
     let world = World::new();
     let (one, two, mut tasks) = scene(&world).await;
@@ -145,8 +147,8 @@ fn report(task: &mut Task) {
     drop(task.session.barrier(request));
 }
 
-/// Opens subtask 0 of `op` with attempt 6, which nobody declared, stopped before request `step`, while attempt 5 is declared, opens and
-/// reports; `None` if it makes fewer requests. Returns whether it opened.
+/// Opens subtask 0 of `op` with attempt 6, which nobody declared, stopped before request `step`, while attempt 5 is
+/// declared, opens and reports; `None` if it makes fewer requests. Returns whether it opened.
 async fn open_while(step: u64, restore: RestoreFrom) -> Option<bool> {
     let world = World::new();
     let daemons = [start(&world, 1), start(&world, 100)];

@@ -1,4 +1,5 @@
-//! Two who append to a job's chain at the same time, in every order of their requests to the store, and stopped after each of them.
+//! Two who append to a job's chain at the same time, in every order of their requests to the store, and stopped after
+//! each of them.
 
 use std::{
     fmt,
@@ -25,8 +26,8 @@ use tokio::task::unconstrained;
 
 use crate::support::World;
 
-/// A store whose requests about the job's chain and its reports wait once before their effect, so that each poll of a caller makes one.
-/// Reads are not waited for: nobody changes an object.
+/// A store whose requests about the job's chain and its reports wait once before their effect, so that each poll of a
+/// caller makes one. Reads are not waited for: nobody changes an object.
 #[derive(Debug, Clone)]
 struct Gated(Arc<InMemory>);
 
@@ -172,7 +173,8 @@ fn poll(actor: &mut Actor) -> Option<Outcome> {
     }
 }
 
-/// Runs both, one request at a time, in the order that `choices` begins with; completes `choices` by what was chosen where there was one.
+/// Runs both, one request at a time, in the order that `choices` begins with; completes `choices` by what was chosen
+/// where there was one.
 fn interleave(actors: [Actor; 2], choices: &mut Vec<bool>) -> [Outcome; 2] {
     let mut actors = actors;
     let mut outcomes = [None, None];
@@ -244,7 +246,8 @@ async fn a_commit_that_meets_the_next_declaration_comes_before_it_or_not_at_all(
                 assert_eq!(restored, *commit, "who is told so is right");
                 commits += 1;
             }
-            // It read the chain before the next generation was in it, and the reports when they were deleted: it looks again later.
+            // It read the chain before the next generation was in it, and the reports when they were deleted: it looks
+            // again later.
             Outcome::Finished(commit) => assert_eq!(*commit, Some(on(1, 1))),
             Outcome::Outdated => assert!([Some(on(1, 1)), Some(on(1, 2))].contains(&restored)),
             Outcome::Declared(_) => unreachable!(),

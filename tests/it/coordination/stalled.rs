@@ -1,4 +1,5 @@
-//! A declared job of which one task stalls, or has ended: the others go on, within bounds, and are committed again once it is back.
+//! A declared job of which one task stalls, or has ended: the others go on, within bounds, and are committed again once
+//! it is back.
 
 use dstl::{checkpoint::job::Asked, object::Retry, types::InnerBackend};
 use tokio::time::{sleep, timeout};

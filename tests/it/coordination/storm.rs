@@ -1,4 +1,5 @@
-//! A declared job under a storm: daemons that are killed at any time, faults of the store, sweeps without grace, engines that go back.
+//! A declared job under a storm: daemons that are killed at any time, faults of the store, sweeps without grace,
+//! engines that go back.
 
 use std::time::Duration;
 
@@ -101,7 +102,8 @@ impl Storm {
         self.promised = generation.restore;
     }
 
-    /// Opens all tasks on some daemons and checks that each has exactly what the generation restores. None if a daemon has no room.
+    /// Opens all tasks on some daemons and checks that each has exactly what the generation restores. None if a daemon
+    /// has no room.
     async fn open(&self, attempt: u64) -> Vec<Task> {
         let mut tasks = vec![];
         for operator in OPERATORS {

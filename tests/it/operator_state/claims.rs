@@ -1,4 +1,5 @@
-//! Claims and clones of whole generations: with operator state and rescaling, with and without a changelog, with inline tails.
+//! Claims and clones of whole generations: with operator state and rescaling, with and without a changelog, with inline
+//! tails.
 
 use dstl::{
     backend::ClaimMode,

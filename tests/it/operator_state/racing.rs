@@ -1,5 +1,5 @@
-//! A generation that restores, stopped before each of its requests to the store, while the one before it goes on, subsumes what is
-//! restored and is swept.
+//! A generation that restores, stopped before each of its requests to the store, while the one before it goes on,
+//! subsumes what is restored and is swept.
 
 use std::sync::Arc;
 

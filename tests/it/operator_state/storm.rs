@@ -1,4 +1,5 @@
-//! Rescales that are cut short, in bad weather, with sweeps beside them and owners that do not know that they are outdated.
+//! Rescales that are cut short, in bad weather, with sweeps beside them and owners that do not know that they are
+//! outdated.
 
 use dstl::object::faulty::FaultPlan;
 

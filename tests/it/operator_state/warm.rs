@@ -1,4 +1,5 @@
-//! Operator state after warm restarts: a subtask that comes back to its daemon has what it had, and the union of what all had.
+//! Operator state after warm restarts: a subtask that comes back to its daemon has what it had, and the union of what
+//! all had.
 
 use super::*;
 

@@ -47,8 +47,8 @@ async fn two(daemon: &Daemon) -> Fleet {
     fleet
 }
 
-/// From two to four: subtasks 0 and 1 have number 1, the new ones 0, and in the job whichever of both came first has the lower attempt. A
-/// subtask gets the handles of those whose key groups it has.
+/// From two to four: subtasks 0 and 1 have number 1, the new ones 0, and in the job whichever of both came first has
+/// the lower attempt. A subtask gets the handles of those whose key groups it has.
 async fn rescale_in_order(order: [u32; 4], old_first: bool, daemons: u64) {
     let world = World::new();
     let before = Daemon::start(&world, settings(1));

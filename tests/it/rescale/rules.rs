@@ -247,7 +247,8 @@ async fn an_id_means_the_newest_attempt_that_has_all_key_groups() {
     let error = refusal(&daemon, OpenSpec { restore: RestoreFrom::Id(2), ..spec(0, 1, 4) }).await;
     assert_eq!(error.reason, Reason::CheckpointNotFound);
     assert!(error.message.contains("key groups 86..=127"), "{error}");
-    // A subtask of the second generation let go of it, so that nobody takes its part of it, whichever key groups it has.
+    // A subtask of the second generation let go of it, so that nobody takes its part of it, whichever key groups it
+    // has.
     let discard = |subtask: &Subtask| {
         let target = dstl::checkpoint::ledger::NoticeTarget {
             epoch: subtask.task.opened.parts[0].checkpoint.epoch,

@@ -215,7 +215,8 @@ impl Engine {
                 return None;
             }
         };
-        // Another owner opened, on another daemon, while this one replayed: it is fenced, and will hear of it when it publishes.
+        // Another owner opened, on another daemon, while this one replayed: it is fenced, and will hear of it when it
+        // publishes.
         if self.world.truths[self.seat].lock().epoch() > opened.backend.epoch().number {
             self.note(|| format!("opened as epoch {}, fenced already", opened.backend.epoch().number));
             return None;
@@ -290,8 +291,8 @@ impl Engine {
                 // An owner of the attempt before may have let go what the first open of this attempt chose.
                 _ => self.newest.is_none_or(|newest| self.may_be_gone(newest)) || attempt > self.attempt,
             },
-            // Another checkpoint was named for this attempt first, or its id means parts of several. Where there were other subtasks, one
-            // that is left alone is held to its word, too.
+            // Another checkpoint was named for this attempt first, or its id means parts of several. Where there were
+            // other subtasks, one that is left alone is held to its word, too.
             Reason::InvalidArgument => {
                 let names = matches!(asked.restore, RestoreFrom::Id(_) | RestoreFrom::Handles(_));
                 names && (self.world.plan.seats_of(self.attempt).len() > 1 || self.world.plan.rescales())

@@ -122,7 +122,8 @@ impl Truth {
         self.retain_up_to(retention, (u64::MAX, 0));
     }
 
-    /// An owner that began with `restored` takes a checkpoint: once that is published, retention lets go of what owners before left.
+    /// An owner that began with `restored` takes a checkpoint: once that is published, retention lets go of what owners
+    /// before left.
     pub(super) fn retain_before(&mut self, retention: Retention, restored: JobKey) {
         let is_it = |(key, cut): &(&CutKey, &Cut)| (cut.attempt, key.1) == restored;
         let beginning = self.cuts.iter().rev().find(is_it).map(|(key, _)| *key);

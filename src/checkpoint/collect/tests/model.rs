@@ -1,5 +1,5 @@
-//! A model: owners that open, upload, publish, truncate, close, crash and go on as zombies, beside two sweeps without grace
-//! whose every step may fall between any two of theirs; and readers that fence nobody, under pins.
+//! A model: owners that open, upload, publish, truncate, close, crash and go on as zombies, beside two sweeps without
+//! grace whose every step may fall between any two of theirs; and readers that fence nobody, under pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -398,8 +398,8 @@ impl World {
         }
     }
 
-    /// A daemon dies; its requests may arrive late, its store may be a directory. Odd ones leave one owner as a zombie that
-    /// does not know that others are about to take over.
+    /// A daemon dies; its requests may arrive late, its store may be a directory. Odd ones leave one owner as a zombie
+    /// that does not know that others are about to take over.
     fn crash(&mut self, a: usize, b: usize) {
         if self.instances.is_empty() {
             return;
