@@ -49,6 +49,9 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 /// Longest file in lines, its tests not counted.
 const MAX_LINES: usize = 600;
 
+/// Widest comment in characters; code is as wide.
+const MAX_COLUMNS: usize = 120;
+
 /// What no finished code says.
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
 
@@ -305,6 +308,34 @@ fn files_are_short() {
     let sources = sources(&["src", "examples"]);
     let long = sources.iter().filter(|source| !source.is_tests() && source.lines() > MAX_LINES);
     none(long.map(|it| format!("{}: {} lines, of at most {MAX_LINES}", it.path.display(), it.lines())).collect());
+}
+
+/// Comments of `text` that are wider than code may be, but for pictures and tables, which cannot be broken.
+fn wide_comments(text: &str) -> Vec<usize> {
+    let (mut is_picture, mut wide) = (false, vec![]);
+    for (number, line) in (1..).zip(text.lines()) {
+        let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+        let comment = comment.trim_start_matches(['/', '!']);
+        is_picture ^= comment.trim_start().starts_with("```");
+        let is_broken = !is_picture && !comment.trim_start().starts_with('|') && !comment.starts_with("     ");
+        if is_broken && line.chars().count() > MAX_COLUMNS {
+            wide.push(number);
+        }
+    }
+    wide
+}
+
+#[test]
+fn comments_are_as_narrow_as_code() {
+    let sources = sources(&["src", "tests", "benches", "examples"]);
+    let wide =
+        |source: &Source| wide_comments(&source.text).into_iter().map(|line| (source.path.clone(), line)).collect();
+    let wide: Vec<(PathBuf, usize)> = sources.iter().flat_map(|source: &Source| -> Vec<_> { wide(source) }).collect();
+    none(
+        wide.iter().map(|(path, line)| format!("{}:{line}: more than {MAX_COLUMNS} columns", path.display())).collect(),
+    );
+    let (long, table) = ("word ".repeat(30), "| ".repeat(70));
+    assert_eq!(wide_comments(&format!("// {long}\n/// {table}\n//! ```text\n//! {long}\n//! ```\n/// {long}")), [1, 6]);
 }
 
 #[test]
