@@ -55,18 +55,41 @@ pub(crate) struct Stored {
 impl Daemon {
     /// Starts one with its defaults: a store in the folder that fsyncs, logs of warnings only.
     pub(crate) async fn start(options: &Options) -> Result<(Self, Client), Fault> {
-        let folder = temporary(options)?;
+        Self::start_in(temporary(options)?, options, "data").await
+    }
+
+    async fn start_in(folder: TempDir, options: &Options, data: &str) -> Result<(Self, Client), Fault> {
         let admin = free_address()?;
         let mut command = Command::new(&options.daemon);
         command.args(["serve", "--log-level", "warn", "--admin", &admin]);
         command.arg("--socket").arg(socket(&folder));
         command.arg("--store").arg(folder.path().join("store"));
-        for setting in &options.set {
+        command.arg("--set").arg(format!("dstl.data-dir={}", folder.path().join(data).display()));
+        for setting in options.settings() {
             command.arg("--set").arg(setting);
         }
-        let daemon = Self { process: Process::spawn(&mut command)?, admin, folder };
-        let client = connect(&daemon.socket()).await?;
-        Ok((daemon, client))
+        Self::connect(Self { process: Process::spawn(&mut command)?, admin, folder }).await
+    }
+
+    /// Starts the floor in its place.
+    pub(crate) async fn floor(options: &Options) -> Result<(Self, Client), Fault> {
+        let folder = temporary(options)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--serve-floor").arg(socket(&folder));
+        Self::connect(Self { process: Process::spawn(&mut command)?, admin: String::new(), folder }).await
+    }
+
+    async fn connect(self) -> Result<(Self, Client), Fault> {
+        let client = connect(&self.socket()).await?;
+        Ok((self, client))
+    }
+
+    /// Kills it, and starts another one on its store, with nothing else of it.
+    pub(crate) async fn again_elsewhere(self, options: &Options) -> Result<(Self, Client), Fault> {
+        let Self { process, folder, .. } = self;
+        drop(process);
+        let _ = std::fs::remove_file(socket(&folder));
+        Self::start_in(folder, options, "elsewhere").await
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -77,14 +100,14 @@ impl Daemon {
         self.process.usage()
     }
 
-    /// One of its metrics, summed over the labels.
-    pub(crate) fn metric(&self, name: &str) -> Result<f64, Fault> {
+    /// One of its metrics, summed over the series that have `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64, Fault> {
         let mut stream = TcpStream::connect(&self.admin)?;
         write!(stream, "GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.admin)?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let values = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))?;
             rest.rsplit(' ').next()?.parse::<f64>().ok()
         });
         Ok(values.sum())

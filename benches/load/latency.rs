@@ -20,7 +20,8 @@ use super::{
     daemon::{Daemon, Process, socket, temporary},
     echo::{EchoClient, channel},
     report::{Latencies, Latency},
-    update::{Prepared, Source, prepare},
+    source::Source,
+    work::{Prepared, prepare},
 };
 
 /// Turns that the operations of each kind are spread over.
@@ -81,7 +82,7 @@ impl Kind {
 pub(crate) async fn measure(options: &Options) -> Result<Latencies, Fault> {
     let folder = temporary(options)?;
     let mut command = Command::new(std::env::current_exe()?);
-    let _echo = Process::spawn(command.arg("echo").arg(socket(&folder)))?;
+    let _echo = Process::spawn(command.arg("--serve-echo").arg(socket(&folder)))?;
     let (daemon, client) = Daemon::start(options).await?;
     let echo = EchoClient::connect(&socket(&folder)).await?;
     let mut bench = Bench::new(&daemon, client, echo, options).await?;

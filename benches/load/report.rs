@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Options, update::Updates};
+use super::{Changelog, Inner, Options, Scenario, restore::Restored, saturate::Saturated, scale::Scaled};
 
 /// The whole run.
 #[derive(Debug, Serialize)]
@@ -15,8 +15,13 @@ pub(crate) struct Report {
     value_bytes: usize,
     batch: usize,
     checkpoint_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    update: Option<Updates>,
+    inner: Inner,
+    changelog: Changelog,
+    #[serde(skip)]
+    floor: Option<f64>,
+    saturated: Vec<Saturated>,
+    restored: Vec<Restored>,
+    scaled: Vec<Scaled>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency: Option<Latencies>,
 }
@@ -99,16 +104,42 @@ impl Report {
             value_bytes: options.value_bytes,
             batch: options.batch,
             checkpoint_ms: options.checkpoint_ms,
-            update: None,
+            inner: options.inner,
+            changelog: options.changelog,
+            floor: None,
+            saturated: vec![],
+            restored: vec![],
+            scaled: vec![],
             latency: None,
         }
     }
 
-    pub(crate) fn update(&mut self, updates: Updates) {
-        if !self.json {
-            println!("{updates}");
+    /// Beside the floor, if that was measured before.
+    pub(crate) fn saturated(&mut self, scenario: Scenario, mut measured: Saturated) {
+        let median = measured.operations_per_second.median;
+        if scenario == Scenario::Floor {
+            self.floor = Some(median);
+        } else {
+            measured.to_floor = self.floor.map(|floor| median / floor);
         }
-        self.update = Some(updates);
+        self.say(&measured);
+        self.saturated.push(measured);
+    }
+
+    pub(crate) fn restore(&mut self, restored: Vec<Restored>) {
+        restored.iter().for_each(|restored| self.say(restored));
+        self.restored.extend(restored);
+    }
+
+    pub(crate) fn scale(&mut self, scaled: Scaled) {
+        self.say(&scaled);
+        self.scaled.push(scaled);
+    }
+
+    fn say(&self, measured: &impl std::fmt::Display) {
+        if !self.json {
+            println!("{measured}");
+        }
     }
 
     pub(crate) fn latency(&mut self, latencies: Latencies) {

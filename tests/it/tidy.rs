@@ -394,3 +394,29 @@ fn the_rows_forbid_neighbours_and_whatever_is_below() {
         assert!(!may_import(module, imported), "{module} -> {imported}");
     }
 }
+
+/// The files that links of a Markdown text lead to.
+fn links(text: &str) -> Vec<&str> {
+    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link));
+    let files = ends.filter_map(|link| link.split('#').next());
+    files.filter(|file| !file.is_empty() && !file.contains(':') && !file.contains(' ')).collect()
+}
+
+#[test]
+fn links_of_pages_lead_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["docs", "deploy", "benches", "clients"].map(|folder| walkdir::WalkDir::new(root.join(folder)));
+    let found = folders.into_iter().flatten().filter_map(|entry| entry.ok().map(walkdir::DirEntry::into_path));
+    let is_made = |path: &Path| path.iter().any(|part| part == "target" || part == "node_modules");
+    let pages = found.filter(|path| path.extension().is_some_and(|it| it == "md") && !is_made(path));
+    let pages: Vec<_> = pages.chain(["README.md", "CONTRIBUTING.md"].map(|page| root.join(page))).collect();
+    assert!(pages.len() > 8, "{pages:?}");
+    let lost = pages.iter().flat_map(|page| {
+        let text = fs::read_to_string(page).expect("a page is readable");
+        let folder = page.parent().expect("a page lies in a folder");
+        let lost = links(&text).into_iter().filter(|link| !folder.join(link).exists());
+        lost.map(|link| format!("{}: `{link}` leads nowhere", page.display())).collect::<Vec<_>>()
+    });
+    none(lost.collect());
+    assert_eq!(links("[a](b.md#c), [d](https://e/f), [g](#h), ![i](j/k.svg)"), ["b.md", "j/k.svg"]);
+}

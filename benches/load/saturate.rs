@@ -1,4 +1,4 @@
-//! The scenario `update`: one task that has nothing to do but write, as fast as it is let.
+//! The scenarios of one task that has nothing else to do, as fast as it is let, or at a given rate.
 
 use std::{
     fmt,
@@ -6,25 +6,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use dstl::client::{BatchBuilder, Client, ClientError, OpenOptions, Session, StateOptions, ValueState};
+use dstl::client::Session;
 use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 
 use super::{
-    Fault, Options,
-    daemon::Daemon,
+    Fault, Options, Scenario,
+    daemon::{Daemon, Stored},
     process::Usage,
     report::{Distribution, Spread},
+    work::{Worker, prepare},
 };
-
-/// Random bytes that values are cut from, at random places: no two windows of the log look alike.
-const POOL_BYTES: usize = 8 << 20;
 
 /// What the windows came to.
 #[derive(Debug, Serialize)]
-pub(crate) struct Updates {
-    updates: u64,
-    updates_per_second: Spread,
+pub(crate) struct Saturated {
+    scenario: Scenario,
+    operations: u64,
+    pub(crate) operations_per_second: Spread,
+    /// The median over that of the floor of the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) to_floor: Option<f64>,
     checkpoints: Checkpoints,
     cpu_seconds: Cpu,
     daemon_rss_bytes: u64,
@@ -52,8 +54,8 @@ struct Checkpoints {
 struct Cpu {
     daemon: f64,
     client: f64,
-    daemon_per_million_updates: f64,
-    client_per_million_updates: f64,
+    daemon_per_million: f64,
+    client_per_million: f64,
 }
 
 /// One completed checkpoint.
@@ -63,99 +65,37 @@ struct Checkpoint {
     bytes: u64,
 }
 
-/// A backend with every key written.
-pub(crate) struct Prepared {
-    pub(crate) backend: dstl::client::Backend,
-    pub(crate) session: Session,
-    pub(crate) state: ValueState<u64, Vec<u8>>,
-    pub(crate) source: Source,
-}
-
-/// Keys and values.
-pub(crate) struct Source {
-    state: u64,
-    keys: u64,
-    value_bytes: usize,
-    pool: Vec<u8>,
-}
-
-impl Source {
-    fn new(options: &Options) -> Self {
-        let (keys, value_bytes) = (options.keys.max(1), options.value_bytes);
-        let mut source = Self { state: 1, keys, value_bytes, pool: Vec::new() };
-        source.pool = (0..POOL_BYTES.max(2 * value_bytes) / 8).flat_map(|_| source.next().to_le_bytes()).collect();
-        source
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform below `bound`, but for a bias of `bound` / 2^64.
-    fn below(&mut self, bound: u64) -> u64 {
-        u64::try_from((u128::from(self.next()) * u128::from(bound)) >> 64).unwrap_or_default()
-    }
-
-    pub(crate) fn key(&mut self) -> u64 {
-        self.below(self.keys)
-    }
-
-    pub(crate) fn value(&mut self) -> &[u8] {
-        let places = self.pool.len() - self.value_bytes;
-        let at = usize::try_from(self.below(places as u64)).unwrap_or_default();
-        self.pool.get(at..at + self.value_bytes).unwrap_or_default()
-    }
-}
-
-/// Opens a backend and writes every key once.
-pub(crate) async fn prepare(client: &Client, operator: &str, options: &Options) -> Result<Prepared, Fault> {
-    let backend = client.open(OpenOptions::new("load", operator).attempt(1)).await?;
-    let state = backend.value_state::<u64, Vec<u8>>("values", StateOptions::new()).await?;
-    let session = backend.session().await?;
-    let mut source = Source::new(options);
-    let mut batch = BatchBuilder::new();
-    for key in 0..source.keys {
-        batch.put(&state, &key, source.value());
-        if batch.operations() >= options.batch {
-            session.send(std::mem::take(&mut batch)).await?;
-        }
-    }
-    session.send(batch).await?;
-    session.persist().await?;
-    Ok(Prepared { backend, session, state, source })
-}
-
-/// Runs the scenario with a daemon of its own.
-pub(crate) async fn measure(options: &Options) -> Result<Updates, Fault> {
-    let (daemon, client) = Daemon::start(options).await?;
-    let Prepared { backend, session, state, source } = prepare(&client, "update", options).await?;
-    let writing = tokio::spawn(write(session.clone(), state, source, options.batch));
+/// Runs `scenario` with a daemon, or a floor, of its own.
+pub(crate) async fn measure(scenario: Scenario, options: &Options) -> Result<Saturated, Fault> {
+    let is_floor = scenario == Scenario::Floor;
+    let (daemon, client) = if is_floor { Daemon::floor(options).await? } else { Daemon::start(options).await? };
+    let prepared = prepare(&client, "load", options).await?;
+    let session = prepared.session.clone();
+    let worker = Worker::new(scenario, &prepared, options).await?;
+    let writing = tokio::spawn(worker.run());
     let (report, mut completed) = mpsc::unbounded_channel();
-    let checkpointing = tokio::spawn(checkpoint(session.clone(), options.checkpoint_ms, report));
+    let interval_ms = if is_floor { 0 } else { options.checkpoint_ms };
+    let checkpointing = tokio::spawn(checkpoint(session.clone(), interval_ms, report));
     tokio::time::sleep(Duration::from_secs(options.warm_up)).await;
 
     while completed.try_recv().is_ok() {}
     let (daemon_before, client_before) = (daemon.usage()?, Usage::own()?);
-    let uploads_before = uploads(&daemon)?;
+    let uploads_before = if is_floor { (0.0, 0.0) } else { uploads(&daemon)? };
     let mut rates = Vec::new();
-    let mut updates = 0;
+    let mut operations = 0;
     for _ in 0..options.windows {
         let (begun, before) = (Instant::now(), session.acknowledged().applied_to);
         tokio::time::sleep(options.window()).await;
         if writing.is_finished() || checkpointing.is_finished() {
             return Err(reason(writing, checkpointing).await);
         }
-        let done = (session.acknowledged().applied_to - before) * options.batch as u64;
-        updates += done;
+        let batches = session.acknowledged().applied_to - before;
+        let done = batches * options.batch as u64 / Worker::batches_per_round(scenario);
+        operations += done;
         rates.push(done as f64 / begun.elapsed().as_secs_f64());
     }
     let (daemon_after, client_after) = (daemon.usage()?, Usage::own()?);
-    let uploads_after = uploads(&daemon)?;
+    let uploads_after = if is_floor { (0.0, 0.0) } else { uploads(&daemon)? };
     let mut checkpoints = Vec::new();
     while let Ok(checkpoint) = completed.try_recv() {
         checkpoints.push(checkpoint);
@@ -163,20 +103,22 @@ pub(crate) async fn measure(options: &Options) -> Result<Updates, Fault> {
     checkpointing.abort();
     writing.abort();
     session.persist().await?;
-    backend.close().await?;
-    let stored = daemon.stored();
+    prepared.backend.close().await?;
+    let stored = if is_floor { Stored::default() } else { daemon.stored() };
     let daemon_cpu = (daemon_after.cpu - daemon_before.cpu).as_secs_f64();
     let client_cpu = (client_after.cpu - client_before.cpu).as_secs_f64();
-    let millions = updates as f64 / 1e6;
-    Ok(Updates {
-        updates,
-        updates_per_second: Spread::of(rates),
+    let millions = operations as f64 / 1e6;
+    Ok(Saturated {
+        scenario,
+        operations,
+        operations_per_second: Spread::of(rates),
+        to_floor: None,
         checkpoints: summary(&checkpoints),
         cpu_seconds: Cpu {
             daemon: daemon_cpu,
             client: client_cpu,
-            daemon_per_million_updates: daemon_cpu / millions,
-            client_per_million_updates: client_cpu / millions,
+            daemon_per_million: daemon_cpu / millions,
+            client_per_million: client_cpu / millions,
         },
         daemon_rss_bytes: daemon_after.rss_bytes,
         daemon_peak_rss_bytes: daemon_after.peak_rss_bytes,
@@ -190,25 +132,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Updates, Fault> {
 
 /// Segments and their bytes so far.
 fn uploads(daemon: &Daemon) -> Result<(f64, f64), Fault> {
-    Ok((daemon.metric("dstl_changelog_uploads_total")?, daemon.metric("dstl_changelog_stored_bytes_total")?))
-}
-
-/// Writes until aborted.
-async fn write(
-    session: Session,
-    state: ValueState<u64, Vec<u8>>,
-    mut source: Source,
-    size: usize,
-) -> Result<(), ClientError> {
-    let bytes = size * (source.value_bytes + 24);
-    loop {
-        let mut batch = BatchBuilder::with_capacity(bytes);
-        for _ in 0..size {
-            let key = source.key();
-            batch.put(&state, &key, source.value());
-        }
-        session.send(batch).await?;
-    }
+    Ok((daemon.metric("dstl_changelog_uploads_total", "")?, daemon.metric("dstl_changelog_stored_bytes_total", "")?))
 }
 
 /// Takes checkpoints until aborted.
@@ -216,7 +140,7 @@ async fn checkpoint(
     session: Session,
     interval_ms: u64,
     report: mpsc::UnboundedSender<Checkpoint>,
-) -> Result<(), ClientError> {
+) -> Result<(), Fault> {
     if interval_ms == 0 {
         return std::future::pending().await;
     }
@@ -237,14 +161,11 @@ async fn checkpoint(
 }
 
 /// Why one of the tasks ended.
-async fn reason(
-    writing: JoinHandle<Result<(), ClientError>>,
-    checkpointing: JoinHandle<Result<(), ClientError>>,
-) -> Fault {
+async fn reason(writing: JoinHandle<Result<(), Fault>>, checkpointing: JoinHandle<Result<(), Fault>>) -> Fault {
     let ended = if writing.is_finished() { writing } else { checkpointing };
     match ended.await {
         Ok(Ok(())) => "a task ended by itself".into(),
-        Ok(Err(error)) => error.into(),
+        Ok(Err(error)) => error,
         Err(error) => error.into(),
     }
 }
@@ -259,13 +180,15 @@ fn summary(checkpoints: &[Checkpoint]) -> Checkpoints {
     }
 }
 
-impl fmt::Display for Updates {
+impl fmt::Display for Saturated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { updates_per_second: rate, checkpoints, cpu_seconds: cpu, .. } = self;
+        let Self { operations_per_second: rate, checkpoints, cpu_seconds: cpu, .. } = self;
         let (k, mib) = (|rate: f64| rate / 1e3, |bytes: u64| bytes >> 20);
         let [durations, daemon] = [&checkpoints.duration_ms, &checkpoints.daemon_ms];
-        writeln!(f, "update, {} of them", self.updates)?;
-        writeln!(f, "  k updates/s      {:.0} (windows {:.0} to {:.0})", k(rate.median), k(rate.min), k(rate.max))?;
+        writeln!(f, "{}, {} of them", self.scenario, self.operations)?;
+        let to_floor = self.to_floor.map_or_else(String::new, |ratio| format!(", {ratio:.2} of the floor"));
+        let (median, min, max) = (k(rate.median), k(rate.min), k(rate.max));
+        writeln!(f, "  k operations/s   {median:.0} (windows {min:.0} to {max:.0}){to_floor}")?;
         writeln!(
             f,
             "  checkpoints      {} in ms p50 {:.0}, p99 {:.0}, max {:.0} (daemon {:.0}, {:.0}, {:.0}), {:.0} MiB each",
@@ -280,8 +203,8 @@ impl fmt::Display for Updates {
         )?;
         writeln!(
             f,
-            "  cpu seconds      daemon {:.1} ({:.2} per M updates), client {:.1} ({:.2})",
-            cpu.daemon, cpu.daemon_per_million_updates, cpu.client, cpu.client_per_million_updates
+            "  cpu seconds      daemon {:.1} ({:.2} per M operations), client {:.1} ({:.2})",
+            cpu.daemon, cpu.daemon_per_million, cpu.client, cpu.client_per_million
         )?;
         writeln!(
             f,

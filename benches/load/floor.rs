@@ -1,0 +1,183 @@
+//! The floor of `update`: a server of the same messages on bare tonic, which decodes them, puts the bytes into a hash
+//! map and appends them to a buffer. It checks nothing, takes no checkpoints, and has no store.
+
+use std::{collections::VecDeque, path::Path, pin::Pin};
+
+use bytes::Bytes;
+use dstl::proto::v1::{
+    self as pb, OperationKind, SessionRequest, SessionResponse,
+    session_request::Request as Ask,
+    session_response::Response as Answer,
+    state_backend_service_server::{StateBackendService, StateBackendServiceServer},
+};
+use futures::{Stream, StreamExt as _, stream};
+use hashbrown::HashMap;
+use prost::Message as _;
+use tokio::net::UnixListener;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::Fault;
+
+/// Credit of a session, as the daemon gives it.
+const CREDIT: u64 = 32 << 20;
+
+/// The log is forgotten beyond so many bytes.
+const LOG_BYTES: usize = 64 << 20;
+
+/// Serves until the process is killed.
+pub(crate) async fn serve(socket: &Path) -> Result<(), Fault> {
+    let listener = UnixListener::bind(socket)?;
+    let incoming = stream::unfold(listener, |listener| async {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    Server::builder().add_service(StateBackendServiceServer::new(Floor)).serve_with_incoming(incoming).await?;
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Floor;
+
+/// All that a session has.
+#[derive(Default)]
+struct Table {
+    entries: HashMap<Bytes, Bytes>,
+    log: Vec<u8>,
+    used: u64,
+    applied_to: u64,
+}
+
+impl Table {
+    fn batch(&mut self, batch: pb::Batch) -> Vec<Answer> {
+        let number = batch.number;
+        self.used += batch.encoded_len() as u64;
+        let mut results = vec![];
+        for (at, operation) in (0..).zip(batch.operations) {
+            if operation.kind == i32::from(OperationKind::Get) {
+                let value = self.entries.get(&operation.key).cloned();
+                let found = value.is_some();
+                let value = value.unwrap_or_default();
+                results.push(pb::OperationResult { operation: at, found, value, ..Default::default() });
+                continue;
+            }
+            self.log.extend_from_slice(&operation.key);
+            self.log.extend_from_slice(&operation.value);
+            // Copies: the bytes of the message would hold all of it.
+            let value = Bytes::copy_from_slice(&operation.value);
+            match self.entries.get_mut(&operation.key) {
+                Some(entry) => *entry = value,
+                None => _ = self.entries.insert(Bytes::copy_from_slice(&operation.key), value),
+            }
+        }
+        if self.log.len() > LOG_BYTES {
+            self.log.clear();
+        }
+        self.applied_to = number + 1;
+        let result = Answer::Result(pb::BatchResult { number, results, repeated_batch: false });
+        let answered = matches!(&result, Answer::Result(result) if !result.results.is_empty());
+        answered.then_some(result).into_iter().chain([self.acknowledgement()]).collect()
+    }
+
+    fn acknowledgement(&self) -> Answer {
+        let (to, credit) = (self.applied_to, self.used + CREDIT);
+        Answer::Acknowledgement(pb::Acknowledgement { applied_to: to, persisted_to: to, confirmed_to: to, credit })
+    }
+
+    fn answers(&mut self, ask: Ask) -> Vec<Answer> {
+        match ask {
+            Ask::Start(_) => vec![Answer::Started(pb::SessionStarted { applied_to: 0, credit: CREDIT })],
+            Ask::Batch(batch) => self.batch(batch),
+            Ask::Persist(mark) => {
+                let persisted_to = self.applied_to;
+                vec![Answer::Persisted(pb::PersistReply { token: mark.token, persisted_to })]
+            }
+            Ask::Barrier(_) | Ask::Notice(_) | Ask::Resume(_) => vec![],
+        }
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Calls that the floor does not have.
+macro_rules! without {
+    ($($name:ident($request:ident) -> $response:ident),* $(,)?) => {
+        $(async fn $name(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
+            Err(Status::unimplemented("the floor does not have it"))
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl StateBackendService for Floor {
+    type OpenStream = Answers<pb::OpenResponse>;
+    type QueryStream = Answers<pb::QueryResponse>;
+    type SessionStream = Answers<SessionResponse>;
+
+    async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        let limits = pb::Limits {
+            max_message_bytes: 4 << 20,
+            max_key_bytes: 1 << 15,
+            max_value_bytes: 1 << 20,
+            max_batch_operations: 1 << 20,
+            ..Default::default()
+        };
+        let daemon_instance = "floor".to_owned();
+        let hello = pb::HelloResponse { protocol: 1, daemon_instance, limits: Some(limits), ..Default::default() };
+        Ok(Response::new(hello))
+    }
+
+    async fn open(&self, request: Request<pb::OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
+        let epoch = Some(pb::Epoch { number: 1, owner: vec![1; 16].into() });
+        let backend = Some(pb::BackendRef { id: request.into_inner().backend, epoch });
+        let opened = pb::open_response::Response::Opened(pb::Opened { backend, ..Default::default() });
+        Ok(Response::new(Box::pin(stream::iter([Ok(pb::OpenResponse { response: Some(opened) })]))))
+    }
+
+    async fn register_states(
+        &self,
+        request: Request<pb::RegisterStatesRequest>,
+    ) -> Result<Response<pb::RegisterStatesResponse>, Status> {
+        let states = (1..).zip(request.into_inner().states);
+        let states =
+            states.map(|(id, state)| pb::RegisteredState { id, descriptor: Some(state), ..Default::default() });
+        Ok(Response::new(pb::RegisterStatesResponse { states: states.collect() }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let state = (request.into_inner(), Table::default(), VecDeque::new());
+        let answers = stream::try_unfold(state, |(mut asks, mut table, mut ready)| async {
+            while ready.is_empty() {
+                let Some(ask) = asks.message().await? else { return Ok(None) };
+                ready.extend(ask.request.into_iter().flat_map(|ask| table.answers(ask)));
+            }
+            let response = ready.pop_front().map(|answer| SessionResponse { response: Some(answer) });
+            Ok(response.map(|response| (response, (asks, table, ready))))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn query(&self, _: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
+        Err(Status::unimplemented("the floor does not have it"))
+    }
+
+    async fn close(&self, _: Request<pb::CloseRequest>) -> Result<Response<pb::CloseResponse>, Status> {
+        Ok(Response::new(pb::CloseResponse::default()))
+    }
+
+    without! {
+        apply_batch(ApplyBatchRequest) -> ApplyBatchResponse,
+        checkpoint(CheckpointRequest) -> CheckpointResponse,
+        notify(NotifyRequest) -> NotifyResponse,
+        persist(PersistRequest) -> PersistResponse,
+        pin(PinRequest) -> PinResponse,
+        release(ReleaseRequest) -> ReleaseResponse,
+        materialize(MaterializeRequest) -> MaterializeResponse,
+        describe(DescribeRequest) -> DescribeResponse,
+        discard(DiscardRequest) -> DiscardResponse,
+        describe_job(DescribeJobRequest) -> DescribeJobResponse,
+        declare_job(DeclareJobRequest) -> DeclareJobResponse,
+    }
+}

@@ -1,0 +1,219 @@
+//! What a saturating task does: one kind of operation each, in pipelined batches.
+
+use std::{collections::VecDeque, time::Duration};
+
+use dstl::{
+    client::{
+        Backend, BatchBuilder, Client, ListState, MapState, OpenOptions, Session, StateOptions, TimerState, ValueState,
+    },
+    types::MergeFunction,
+};
+use tokio::{task::JoinSet, time::interval};
+
+use super::{Fault, Options, Scenario, source::Source};
+
+/// Map entries of one key.
+const ENTRIES_PER_KEY: u64 = 16;
+
+/// Reads and writes of one counter are two batches: so many pairs are in flight.
+const LANES: u64 = 8;
+
+/// Batches of a window, and windows that are open at once.
+const BATCHES_PER_WINDOW: u64 = 100;
+const OPEN_WINDOWS: u64 = 4;
+
+/// Batches of reads in flight.
+const READS: usize = 8;
+
+/// A backend with every key written, where the scenario needs that.
+pub(crate) struct Prepared {
+    pub(crate) backend: Backend,
+    pub(crate) session: Session,
+    pub(crate) state: ValueState<u64, Vec<u8>>,
+    pub(crate) source: Source,
+}
+
+/// A task at work.
+pub(crate) struct Worker {
+    scenario: Scenario,
+    session: Session,
+    source: Source,
+    batch: usize,
+    rate: Option<u64>,
+    values: ValueState<u64, Vec<u8>>,
+    sums: ValueState<u64, i64>,
+    maps: MapState<u64, u64, Vec<u8>>,
+    lists: ListState<u64, Vec<u8>>,
+    timers: TimerState<u64, u64>,
+}
+
+/// Opens a backend and writes every key once.
+pub(crate) async fn prepare(client: &Client, operator: &str, options: &Options) -> Result<Prepared, Fault> {
+    let backend = client.open(OpenOptions::new("load", operator).attempt(1)).await?;
+    let state = backend.value_state::<u64, Vec<u8>>("values", StateOptions::new()).await?;
+    let session = backend.session().await?;
+    let mut source = Source::new(options);
+    let mut batch = BatchBuilder::new();
+    for key in 0..source.keys() {
+        batch.put(&state, &key, source.value());
+        if batch.operations() >= options.batch {
+            session.send(std::mem::take(&mut batch)).await?;
+        }
+    }
+    session.send(batch).await?;
+    session.persist().await?;
+    Ok(Prepared { backend, session, state, source })
+}
+
+impl Worker {
+    pub(crate) async fn new(scenario: Scenario, prepared: &Prepared, options: &Options) -> Result<Self, Fault> {
+        let Prepared { backend, session, state, source } = prepared;
+        let sum = StateOptions::new().with_merge(MergeFunction::SumI64);
+        Ok(Self {
+            scenario,
+            session: session.clone(),
+            source: source.clone(),
+            batch: options.batch,
+            rate: options.rate.filter(|rate| *rate > 0),
+            values: state.clone(),
+            sums: backend.value_state("sums", sum).await?,
+            maps: backend.map_state("maps", StateOptions::new()).await?,
+            lists: backend.list_state("lists", StateOptions::new()).await?,
+            timers: backend.timer_state("timers", StateOptions::new()).await?,
+        })
+    }
+
+    /// Batches that count as one of the scenario: a counter is read by one and written by another.
+    pub(crate) fn batches_per_round(scenario: Scenario) -> u64 {
+        match scenario {
+            Scenario::Rmw | Scenario::Timers | Scenario::Window => 2,
+            _ => 1,
+        }
+    }
+
+    /// Works until it is aborted.
+    pub(crate) async fn run(self) -> Result<(), Fault> {
+        match self.scenario {
+            Scenario::Rmw => self.count().await,
+            Scenario::PointRead => self.read().await,
+            Scenario::Timers => self.fire().await,
+            Scenario::Window => self.slide().await,
+            _ => self.write().await,
+        }
+    }
+
+    /// Writes without reading, at a rate if there is one.
+    async fn write(mut self) -> Result<(), Fault> {
+        let bytes = self.batch * (self.source.value_bytes() + 24);
+        let mut ticks = self.rate.map(|rate| interval(Duration::from_secs_f64(self.batch as f64 / rate as f64)));
+        loop {
+            if let Some(ticks) = &mut ticks {
+                ticks.tick().await;
+            }
+            let mut batch = BatchBuilder::with_capacity(bytes);
+            for _ in 0..self.batch {
+                let key = self.source.key();
+                match self.scenario {
+                    Scenario::MergeSum => batch.merge(&self.sums, &key, &1),
+                    Scenario::MapPut => {
+                        let (of, entry) = (key / ENTRIES_PER_KEY, key % ENTRIES_PER_KEY);
+                        batch.map_put(&self.maps, &of, &entry, self.source.value())
+                    }
+                    Scenario::ListAdd => batch.list_add(&self.lists, &key, self.source.value()),
+                    _ => batch.put(&self.values, &key, self.source.value()),
+                };
+            }
+            self.session.send(batch).await?;
+        }
+    }
+
+    /// Reads values; some batches are in flight.
+    async fn read(mut self) -> Result<(), Fault> {
+        let mut receipts = VecDeque::new();
+        loop {
+            let mut batch = BatchBuilder::new();
+            for _ in 0..self.batch {
+                batch.get(&self.values, &self.source.key());
+            }
+            receipts.push_back(self.session.send(batch).await?);
+            if receipts.len() >= READS {
+                let applied = receipts.pop_front().ok_or("nothing is in flight")?.applied().await?;
+                applied.value::<Vec<u8>>(0)?.ok_or("a key is missing")?;
+            }
+        }
+    }
+
+    /// Counts in the task: reads a batch of counters, adds one to each, and writes them. No two lanes have a key in
+    /// common, as each read must see the write before.
+    async fn count(self) -> Result<(), Fault> {
+        let mut lanes = JoinSet::new();
+        for lane in 0..LANES {
+            let (session, sums, size) = (self.session.clone(), self.sums.clone(), self.batch);
+            let mut source = self.source.clone().seeded(lane + 2);
+            lanes.spawn(async move {
+                loop {
+                    let mut keys: Vec<u64> = (0..size).map(|_| source.key() / LANES * LANES + lane).collect();
+                    keys.sort_unstable();
+                    keys.dedup();
+                    let mut reads = BatchBuilder::new();
+                    keys.iter().for_each(|key| _ = reads.get(&sums, key));
+                    let read = session.send(reads).await?.applied().await?;
+                    let mut writes = BatchBuilder::new();
+                    for (at, key) in keys.iter().enumerate() {
+                        writes.put(&sums, key, &(read.value::<i64>(at)?.unwrap_or(0) + 1));
+                    }
+                    session.send(writes).await?;
+                }
+            });
+        }
+        lanes.join_next().await.ok_or("there are no lanes")??
+    }
+
+    /// Registers timers in a random order of time, and fires those that are due.
+    async fn fire(mut self) -> Result<(), Fault> {
+        let timers = self.timers.on(&self.session);
+        let span = self.source.keys();
+        for now in (0..).step_by(self.batch) {
+            let mut batch = BatchBuilder::new();
+            for _ in 0..self.batch {
+                let ahead = self.source.key();
+                batch.timer_register(&self.timers, &ahead, i64::try_from(now as u64 + ahead)?);
+            }
+            self.session.send(batch).await?;
+            if now as u64 > span / 2 {
+                let due = i64::try_from(now as u64 - span / 2)?;
+                timers.fire(due, self.batch as u64).await?;
+            } else {
+                timers.peek().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds records to the windows that they fall into, each in one of several open ones, and purges the oldest, key by
+    /// key.
+    async fn slide(mut self) -> Result<(), Fault> {
+        // What the source gave when the window that ends now began.
+        let mut purged = self.source.clone();
+        for number in 0_u64.. {
+            let window = number / BATCHES_PER_WINDOW;
+            let mut batch = BatchBuilder::new();
+            let state = self.sums.namespace(&window);
+            for _ in 0..self.batch {
+                batch.merge(&state, &self.source.key(), &1);
+            }
+            self.session.send(batch).await?;
+            let mut batch = BatchBuilder::new();
+            if window >= OPEN_WINDOWS {
+                let state = self.sums.namespace(&(window - OPEN_WINDOWS));
+                for _ in 0..self.batch {
+                    batch.clear(&state, &purged.key());
+                }
+            } else {
+                batch.get(&self.sums, &0);
+            }
+            self.session.send(batch).await?;
+        }
+        Ok(())
+    }
+}
