@@ -1,7 +1,7 @@
 //! The floor of `update`: a server of the same messages on bare tonic, which decodes them, puts the bytes into a hash
 //! map and appends them to a buffer. It checks nothing, takes no checkpoints, and has no store.
 
-use std::{collections::VecDeque, path::Path, pin::Pin};
+use std::{collections::VecDeque, future::ready, path::Path, pin::Pin};
 
 use bytes::Bytes;
 use dstl::proto::v1::{
@@ -10,7 +10,7 @@ use dstl::proto::v1::{
     session_response::Response as Answer,
     state_backend_service_server::{StateBackendService, StateBackendServiceServer},
 };
-use futures::{Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream};
 use hashbrown::HashMap;
 use prost::Message as _;
 use tokio::net::UnixListener;
@@ -98,11 +98,15 @@ impl Table {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Calls that the floor does not have.
+/// Calls that the floor does not have, as `async_trait` writes them.
 macro_rules! without {
     ($($name:ident($request:ident) -> $response:ident),* $(,)?) => {
-        $(async fn $name(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
-            Err(Status::unimplemented("the floor does not have it"))
+        $(fn $name<'a, 'f>(&'a self, _: Request<pb::$request>) -> BoxFuture<'f, Result<Response<pb::$response>, Status>>
+        where
+            'a: 'f,
+            Self: 'f,
+        {
+            ready(Err(Status::unimplemented("the floor does not have it"))).boxed()
         })*
     };
 }

@@ -103,9 +103,10 @@ fn filter(which: WhichArgs) -> Filter {
 /// Shows up to `limit` entries; tells how many it showed.
 fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
     let reading = Reading::open(&args.store, args.memory)?;
+    let options = reading.options();
     let line = if args.json { state::json_line } else { state::line };
     let (mut shown, mut lines) = (0, Lines::new());
-    let scan = state::scan((&args.target, filter), (&reading.options(), reading.lease_ms()), |operator, row| {
+    let scan = state::scan((&args.target, filter), (&options, reading.lease_ms()), |operator, row| {
         if shown == limit {
             return ControlFlow::Break(());
         }

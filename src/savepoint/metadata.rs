@@ -132,7 +132,11 @@ impl From<KeyGroupRange> for KeyGroups {
 }
 
 impl KeyGroups {
-    fn range(self) -> Result<KeyGroupRange, String> {
+    /// The range that they are.
+    ///
+    /// # Errors
+    /// If it is backwards, or beyond the highest key group.
+    pub fn range(self) -> Result<KeyGroupRange, String> {
         KeyGroupRange::new(self.first, self.last).map_err(|error| error.to_string())
     }
 }
