@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The semantics of operations (merges, list positions, limits) are written once, in [`op`], over the few primitives of
-//! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no user
-//! code at replay. So live application and replay are the same call.
+//! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no
+//! user code at replay. So live application and replay are the same call.
 //!
 //! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are handed out in one
 //! of two ways, with changes in between; stamps that its owner puts on changes tell which of them a copy holds.

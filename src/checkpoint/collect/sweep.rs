@@ -146,8 +146,8 @@ impl Tally {
 /// with any grace. Cancel-safe: dropped, part of the garbage may be deleted.
 ///
 /// # Errors
-/// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then part of
-/// the garbage may be deleted.
+/// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then
+/// part of the garbage may be deleted.
 pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Retry) -> Result<SweepReport, SweepError> {
     sweep_on(store, job, options, &mut FirstSeen::default(), retry).await
 }
