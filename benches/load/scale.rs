@@ -55,7 +55,10 @@ pub(crate) async fn multi(options: &Options) -> Result<Scaled, Fault> {
 
 /// A hundred open backends, to which nothing happens.
 pub(crate) async fn idle(options: &Options) -> Result<Scaled, Fault> {
-    let (daemon, client) = Daemon::start(options).await?;
+    // Each backend is guaranteed memory for its largest batch.
+    let guaranteed = "state.changelog.dstl.dfs.upload.max-in-flight=1 GiB".to_owned();
+    let set = options.set.iter().cloned().chain([guaranteed]).collect();
+    let (daemon, client) = Daemon::start(&Options { set, ..options.clone() }).await?;
     let mut open_ones = vec![];
     for subtask in 0..IDLE {
         open_ones.push(open(&client, (subtask, IDLE)).await?);

@@ -44,7 +44,7 @@ pub(crate) struct Worker {
     sums: ValueState<u64, i64>,
     maps: MapState<u64, u64, Vec<u8>>,
     lists: ListState<u64, Vec<u8>>,
-    timers: TimerState<u64, u64>,
+    timers: TimerState<u64, ()>,
 }
 
 /// Opens a backend and writes every key once.
