@@ -25,6 +25,7 @@ pub struct Clock(Arc<dyn Fn() -> TimeMs + Send + Sync>);
 impl Clock {
     /// The system's clock. A time before 1970 reads as 0.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is where everybody else gets it from")]
     pub fn system() -> Self {
         Self::new(|| {
             let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -57,6 +58,7 @@ impl Clock {
 
     /// The system's clock, made [`steady`](Self::steady) by the one that the system never sets.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "a clock runs before there is a runtime")]
     pub fn steady_system(on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
         let began = Instant::now();
         Self::steady(Self::system(), move || began.elapsed(), on_step)

@@ -158,6 +158,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     };
     let sources = AdminSources { metrics: metrics.clone(), heartbeat, readiness: readiness.clone(), status };
     let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
+    #[expect(clippy::disallowed_methods, reason = "its end is awaited below")]
     let mut grpc = tokio::spawn(grpc::serve(directory.clone(), incoming, grpc, wait_for(stopped)));
     readiness.advance(ReadinessState::Ready);
     tokio::select! {

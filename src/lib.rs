@@ -52,6 +52,8 @@
 //! functions of observed facts that return data. Clock, randomness and background tasks are handed in, so a simulation
 //! drives the same code that the daemon runs.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 pub mod types;
 
 #[cfg(feature = "server")]
@@ -67,6 +69,7 @@ pub mod random;
 pub mod tasks;
 
 #[cfg(feature = "client")]
+#[expect(clippy::disallowed_methods, reason = "the client has no supervised tasks: they tell of their end by channels")]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod limits;
@@ -106,6 +109,7 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod daemon;
 #[cfg(feature = "server")]
+#[expect(clippy::disallowed_methods, reason = "the demo is a program of its own")]
 pub mod demo;
 #[cfg(feature = "server")]
 pub mod tools;

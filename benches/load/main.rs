@@ -16,6 +16,8 @@
 //! Each scenario runs a daemon of its own, of the same build, in a temporary folder. Rates are medians of windows. On a
 //! shared machine only what was measured in the same run compares: quote ratios.
 
+#![allow(clippy::disallowed_methods)]
+
 mod daemon;
 mod echo;
 mod floor;

@@ -76,7 +76,7 @@ async fn one(of: Of, options: &Options) -> Result<Restored, Fault> {
 async fn materialize(daemon: &Daemon, prepared: &Prepared) -> Result<(), Fault> {
     let mut stub = StateBackendServiceClient::new(channel(&daemon.socket()).await?);
     let backend = Some(prepared.backend.reference().clone());
-    stub.materialize(MaterializeRequest { backend, ..Default::default() }).await?;
+    stub.materialize(MaterializeRequest { backend }).await?;
     Ok(())
 }
 

@@ -316,9 +316,9 @@ impl Backend {
             let core = self.shared.core();
             (core.outline(), tasks::blocking_if(core.inner.may_block(), || core.inner.counting()))
         };
-        let until = std::time::Instant::now() + COUNTING_TIME;
+        let until = tokio::time::Instant::now() + COUNTING_TIME;
         // A local store that fails shows in failsafe; here it only means that nobody knows.
-        let counts = tasks::blocking(|| counting(&mut || std::time::Instant::now() < until)).unwrap_or_default();
+        let counts = tasks::blocking(|| counting(&mut || tokio::time::Instant::now() < until)).unwrap_or_default();
         for state in &mut description.states {
             state.entries = counts.entries.get(&state.state.id).copied().unwrap_or(0);
             state.at_least = !counts.complete;

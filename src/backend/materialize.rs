@@ -296,7 +296,7 @@ fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
     if let Some(known) = known.filter(|known| images.changed(part) < known.sqn.0) {
         return Ok(Imaged::Unchanged(known.clone(), sqn));
     }
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let image = images.image(part).map_err(|fault| local(&fault))?;
     env.metrics.image_taken(began.elapsed());
     Ok(Imaged::Taken(image, sqn, known.cloned()))

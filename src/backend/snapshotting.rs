@@ -247,7 +247,7 @@ impl Core {
                 frozen.push(same.clone());
                 continue;
             }
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             let image = images.image(part).map_err(|fault| local(&fault))?;
             env.metrics.image_taken(began.elapsed());
             frozen.push(FrozenImage::Taken(Arc::new(image), changed));

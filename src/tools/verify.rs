@@ -2,7 +2,9 @@
 //!
 //! It goes the way of a restore, key group by key group: what hinders one hinders the other, and nothing else does.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
 
 use super::outline::Node;
 use crate::{

@@ -1,6 +1,6 @@
 //! The integration tests: one binary, so that everything is linked once.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 mod agreement;
 mod attachments;
