@@ -104,6 +104,8 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
     let Publication { before, manifest, beside } = publication;
     let store = &shared.store;
     let writing = async {
+        // Order: 1. pages that the manifest names, 2. the manifest, 3. (at any time until this function returns) pages
+        // that only the next manifest names. A manifest never names a page that is not durable.
         write_pages(store, &manifest.backend, before).await;
         write(store, &manifest).await
     };
@@ -157,6 +159,7 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
 /// Tells the core that manifest `number` is durable, and deletes superseded ones.
 fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
     let mut core = shared.core();
+    // Order: 1. the core learns that the manifest is durable, 2. only then are superseded ones deleted.
     core.published(crc);
     let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
     // In one request per few manifests rather than one each.
