@@ -35,10 +35,10 @@
 //! | row | modules | |
 //! | --- | --- | --- |
 //! | 0 | [`types`] | the words of the domain |
-//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | what every part needs, injected |
-//! | 2 | [`client`] [`limits`] | the Rust client: proto and types only; bounds on what peers can make the daemon hold |
+//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | the injected tools of every part |
+//! | 2 | [`client`] [`limits`] | the Rust client, which needs proto and types only; bounds on the memory that peers can occupy |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
-//! | 4 | [`changelog`] [`savepoint`] | the log does not know what it logs; state as rows in files |
+//! | 4 | [`changelog`] [`savepoint`] | the log, which does not know the meaning of a change; state as rows in files |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
 //! | 6 | [`materialization`] [`restore`] | snapshots, so that the log can be truncated; load and replay |
 //! | 7 | [`export`] | savepoints made of checkpoints on the store |

@@ -6,8 +6,8 @@
 //!                                                     └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
-//! Only `convert` names both protobuf and domain types, and only `status` makes gRPC statuses. A session is one task:
-//! it reads a request, applies it and answers, without handing it to another task.
+//! `convert` translates between protobuf and domain types, and `status` alone turns dstl's errors into gRPC statuses. A
+//! session is one task: the task reads a request, applies it and answers, without handing it to another task.
 
 mod access;
 mod authority;

@@ -4,7 +4,7 @@
 //! counted, logged, and reported to the part that the task served, which ends with that reason or starts the task
 //! again:
 //!
-//! | task | what its panic ends |
+//! | task | part that its panic ends |
 //! | --- | --- |
 //! | publishing or materializing a backend, an upload of its changes | the backend, with `REASON_INTERNAL`; it can be opened again |
 //! | the snapshot of a checkpoint | that checkpoint |

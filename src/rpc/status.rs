@@ -1,5 +1,5 @@
-//! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers. No other file makes a status from an
-//! error.
+//! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers. Every error of dstl becomes a status
+//! here, and nowhere else.
 
 use prost::Message as _;
 use tonic::{
