@@ -85,7 +85,7 @@ impl fmt::Debug for Clock {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnTime {
     now: TimeMs,
-    /// What the clock showed at the last call of `pass`.
+    /// The time of the clock at the last call of `pass`.
     clock: TimeMs,
 }
 

@@ -257,7 +257,7 @@ pub struct CheckpointConfig {
     pub inline_bytes: usize,
 }
 
-/// Local copies of what is uploaded.
+/// Local copies of uploaded objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalCopiesConfig {
     /// Whether uploads are also copied to local disk.
@@ -298,7 +298,7 @@ pub struct RpcConfig {
     pub allowed_jobs: AllowedJobs,
     /// The gRPC service over TCP; `None` for off.
     pub tcp: Option<TcpConfig>,
-    /// Bounds on what peers can make the daemon hold.
+    /// Bounds on the memory and descriptors that peers can occupy.
     pub bounds: Bounds,
     /// Longest message in bytes.
     pub max_message_bytes: usize,

@@ -1,4 +1,5 @@
-//! Bounds on what peers can make the daemon hold: connections, calls, half messages, answers that wait, and times.
+//! Bounds on the memory and descriptors that peers can occupy: connections, calls, incomplete messages, answers that
+//! wait, and times.
 //!
 //! | what | bounded by | beyond it |
 //! | --- | --- | --- |

@@ -91,7 +91,7 @@ pub enum RestoreError {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A block is larger than what this daemon may hold.
+    /// A block is larger than this daemon may hold.
     #[error(
         "checkpoint {checkpoint} cannot be restored here: {object} has a block of {bytes} bytes, and `memory.state` allows {allowed}; \
          raise `memory.state`, or restore on a host with more memory"

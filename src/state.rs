@@ -9,8 +9,8 @@
 //! [`StateBackend`]. `op` decides [`Change`]s. A change is absolute and touches one entry; its replay needs no other
 //! entry and no user code. So live application and replay are the same call.
 //!
-//! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are copied in one of
-//! two ways, while changes go on. The owner puts stamps on changes; they tell which changes a copy holds.
+//! A backend knows nothing of logs, owners and checkpoints. Its contents are copied in one of two ways, while changes
+//! go on. The owner puts stamps on changes; they tell which changes a copy holds.
 //!
 //! - [`PieceSnapshots`], a backend in memory: a *piece* is the contents of one (state, key group) whose stable hashes
 //!   ([`stable_hash`]) are in one [`HashRange`], as changes that any backend can apply.
@@ -71,7 +71,7 @@ pub struct Address<'a> {
     pub namespace: &'a [u8],
 }
 
-/// Why an inner backend could not do what it was asked.
+/// The reason why an inner backend refused or failed a call.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A change or read does not fit the state's kind, or names an unregistered state. A caller's bug, or a damaged

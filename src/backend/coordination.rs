@@ -13,7 +13,7 @@
 //!   until a commit that is as new or the end of the owner.
 //! * A commit does the same as the engine's COMPLETE, and is durable with the next manifest. If the daemon dies before
 //!   that, the owner that restores the commit reads it in the job's chain.
-//! * Reports outlive their owner: what a backend published before it was closed is still reported.
+//! * Reports outlive their owner: a part that a backend published before it was closed is still reported.
 //!
 //! # Tasks that do not keep up
 //!
@@ -25,9 +25,9 @@
 //! otherwise it is let go, oldest first. So the number of waiting parts grows with the logarithm of the number of
 //! checkpoints, and no barrier is refused. Once the task is back, its first checkpoint is committed.
 //!
-//! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported
-//! with what is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the
-//! store fails.
+//! A coordinator is level-triggered: each round compares published with reported parts, and reported parts with
+//! commits. A round comes at once when a part is published, and at intervals while a commit is awaited or the store
+//! fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -67,8 +67,8 @@ pub struct BackendOptions {
     pub compression: Compression,
     /// Whether clients may read backends while they are written. Then completed checkpoints stay readable in memory.
     pub queries: bool,
-    /// Whether a task that comes back to this daemon gets its state from memory or local disk, if the changes since its
-    /// checkpoint can be undone.
+    /// Whether a task that comes back to this daemon gets its state from this host's memory or disk, as far as
+    /// possible, instead of the store.
     pub warm: bool,
     /// Bytes of state overwritten since the last completed checkpoint that each backend may keep.
     pub undo_memory: u64,

@@ -141,7 +141,7 @@ impl Backend {
     /// ids in order. If entries have to move, the ids are valid only after `register_states` was called for them.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is registered.
+    /// If a descriptor is malformed, or differs from the registered one.
     pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
         let mut core = self.shared.core();
         core.check_owner(epoch)?;
@@ -389,7 +389,7 @@ pub(super) fn out_of_order(backend: &BackendId, number: u64, next: u64) -> Error
     Error::new(Reason::BatchOutOfOrder, text)
 }
 
-/// The error for a unary batch without credit of its own, while a session is counting batch numbers.
+/// The error for a unary batch that would take the batch number which a session uses next.
 fn beside_session(backend: &BackendId, next: u64) -> Error {
     let text = format!(
         "backend `{backend}`: a session writes, whose next batch is {next}; send writes there, or end it first (batches that \

@@ -216,6 +216,7 @@ async fn begin(
     let assembly =
         Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
+    // Order: commits and operator state of the beginning first, then calls are served.
     core.begin_coordinated(declared);
     core.begin_retention();
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;

@@ -7,7 +7,7 @@
 //!   turn ─▶ upload what the newest snapshot does not have ─▶ a materialization that is complete at the cut ─▶ manifest
 //! ```
 //!
-//! A snapshot waits for the ones before it, so that it uploads only what changed since them; but it does not wait for
+//! A snapshot waits for the ones before it, so that it uploads only the changes since them; but it does not wait for
 //! one that makes no progress. Parts of an older snapshot that it uses stay named in the manifest until it is done.
 //! Each snapshot is retried until its checkpoint's time is over. Then that checkpoint has failed, and no other.
 //!
@@ -317,6 +317,8 @@ impl Core {
             }
         };
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
+        // Order: 1. the manifest gets the materialization, 2. the checkpoint gets ready to be published. A manifest
+        // with the checkpoint then also has its base.
         let (base, uploaded_bytes) = match made {
             Snapped::Made(made) => {
                 let uploaded_bytes = made.uploaded_bytes;

@@ -64,6 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             (core.id.clone(), core.next_pages())
         };
         if !pages.is_empty() {
+            // The log index names these pages already, so no manifest may begin before they are durable.
             let _ = attend(&shared, write_pages(&shared.store, &id, pages)).await;
             continue;
         }
@@ -180,6 +181,8 @@ fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
     core.settling = true;
     let (shared, id) = (shared.clone(), core.id.clone());
     core.env.tasks.spawn(async move {
+        // Order: 1. delete, 2. tell the next manifest. It says that no manifest is left between, so it must not say so
+        // before.
         let mut is_done = true;
         for range in between {
             is_done &= delete_manifests(&shared.store, &id, range).await;

@@ -35,7 +35,7 @@ pub struct ChangeBlock {
 /// Change sets that could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// An object differs from what was written.
+    /// An object differs from the one that was written.
     #[error("object `{object}`, {what}")]
     Corrupt {
         /// Path of the object.

@@ -85,7 +85,7 @@ impl PieceBlock {
     /// Verifies and decompresses the contents of a piece.
     ///
     /// # Errors
-    /// If `stored` is not what was written.
+    /// If `stored` differs from the bytes that were written.
     pub fn open(&self, stored: &Bytes) -> Result<Bytes, PieceError> {
         if stored.len() != self.stored_length as usize {
             return Err(PieceError::Length { expected: self.stored_length as usize, actual: stored.len() });

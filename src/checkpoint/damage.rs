@@ -142,7 +142,7 @@ enum Meta {
     Page(PageRef),
 }
 
-/// What a part needs of such an object.
+/// The entries that a part needs of such an object.
 #[derive(Debug, Clone)]
 struct Want {
     part: usize,

@@ -14,7 +14,7 @@
 //! An epoch that began with parts of other chains, because the operator was rescaled, names them as
 //! [`imports`](Import).
 //!
-//! # What bounds its size
+//! # Bounds of its size
 //!
 //! Each checkpoint writes a manifest, so no part of it may grow with the log. Parts that would grow lie in pages
 //! ([`super::index`]).

@@ -43,7 +43,7 @@ pub struct Mended {
     pub from: u64,
     /// Checkpoints that the fence retains, oldest first.
     pub kept: Vec<CheckpointIdentity>,
-    /// Checkpoints of the older manifest that lack an object, and what is missing.
+    /// Checkpoints of the older manifest that lack an object, each with a description of the loss.
     pub lost: Vec<(CheckpointIdentity, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! The errors of the client; each tells what the task has to do.
+//! The errors of the client, by the reaction that each needs of the task.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -95,7 +95,7 @@ pub enum ClientError {
         /// The id of the checkpoint.
         checkpoint_id: u64,
     },
-    /// Stored bytes are not what the type of the handle expects.
+    /// Stored bytes do not fit the type of the handle.
     #[error("{what} of {bytes} bytes does not decode as `{expected}`")]
     Malformed {
         /// A description of the bytes.

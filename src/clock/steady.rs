@@ -42,7 +42,7 @@ pub enum Step {
 pub(super) struct Steady {
     /// The believed time, in parts of a millisecond: [`SLOWED`] parts make one.
     believed: u64,
-    /// What the steady clock showed when `believed` was set.
+    /// The time of the steady clock when `believed` was set.
     at_ms: u64,
     /// Since when the wall clock is implausibly ahead, by the steady clock.
     ahead_since: Option<u64>,

@@ -20,7 +20,7 @@ pub(super) enum Answer {
     Renamed { to: &'static str, carry: Carry },
     /// Another option has a similar meaning; `note` tells the difference.
     Changed { to: &'static str, carry: Carry, note: &'static str },
-    /// There is no such option; the text tells why, and what to do.
+    /// There is no such option; the text gives the reason and an alternative.
     Missing(&'static str),
     /// As [`Missing`](Self::Missing), and the value must not be shown.
     Secret(&'static str),

@@ -62,7 +62,7 @@ pub fn translate(text: &str, host: &Host) -> Result<Translation, Unusable> {
     Ok(Translation { summary: draft.summary(settings.len()), toml: draft.toml() })
 }
 
-/// What happened to one setting of Flink.
+/// The treatment of one setting of Flink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     TakenOver,

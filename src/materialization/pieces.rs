@@ -32,7 +32,7 @@ const FILE_BYTES: usize = 16 << 20;
 /// Checks a whole file of pieces; returns how many bytes of pieces it has. Only the index says where each piece lies.
 ///
 /// # Errors
-/// Says what is wrong, and where.
+/// The fault and its place.
 pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     let (covered, trailer) = bytes.split_last_chunk::<12>().ok_or("cut off: shorter than its trailer")?;
     let [c0, c1, c2, c3, end @ ..] = trailer;
@@ -126,6 +126,8 @@ impl PieceWriter {
         (images, image_bytes): (Vec<Image>, u64),
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
+        // Order: 1. the files, 2. the index that lists them. A manifest names only the index, so it never leads to a
+        // missing file.
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }

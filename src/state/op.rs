@@ -1,4 +1,4 @@
-//! Operations on state: what they read, decide and change.
+//! Operations on state: their reads, decisions and changes.
 //!
 //! An operation is first checked by its own shape and sizes alone ([`check()`]); every operation that passes has a
 //! defined result. Then it is executed ([`execute`]). A write decides absolute [`Change`]s, applies each to the backend

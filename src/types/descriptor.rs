@@ -204,7 +204,7 @@ pub struct SchemaChange {
 /// How the serializers of a [`SchemaChange`] go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SchemaMode {
-    /// The new ones read what the old ones wrote: the entries stay.
+    /// The new ones can read the bytes of the old ones: the entries stay.
     Compatible,
     /// The new ones cannot: the client rewrites the entries from the old state to the new one.
     Migrate,

@@ -132,7 +132,7 @@ struct Taken {
     last_state: u32,
 }
 
-/// Takes out of the old owner's core what the new owner needs.
+/// Takes the parts that the new owner needs out of the old owner's core.
 fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken, String> {
     if !env.options.warm {
         return Err(OFF.to_owned());

@@ -1,4 +1,4 @@
-//! Checks that stored bytes match what was recorded.
+//! Checks that stored bytes match their records.
 
 use bytes::Bytes;
 

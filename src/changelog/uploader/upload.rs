@@ -80,6 +80,8 @@ impl Upload {
         }
         // The submitters release the credit for these bytes as soon as they know the outcome.
         drop(sets);
+        // Order: 1. the owners take the outcome, 2. the number stops being in flight. Otherwise the low water could
+        // pass a segment that its owner has not listed yet, and a sweep could delete it.
         tell(tickets, outcome);
         drop((number, slot));
     }

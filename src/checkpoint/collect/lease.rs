@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(taken.iter().map(|lease| lease.now_ms).collect::<Vec<_>>(), [1_000_000]);
         time.store(1_009_999, Ordering::Relaxed);
         assert_eq!(take(&store, &Random::seeded(9)).await, None);
-        // Nobody released it: its holder died, or has long finished.
+        // It was never released: its holder died, or has long finished.
         time.store(1_010_000, Ordering::Relaxed);
         let second = take(&store, &Random::seeded(9)).await.unwrap();
         assert_eq!(second.older, [1]);

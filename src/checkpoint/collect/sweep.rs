@@ -202,8 +202,8 @@ pub async fn sweep_on(
         let mut garbage: Vec<_> =
             findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
-            // 5. Right before each batch, look again. If two views say garbage and no chain was opened between them, no
-            //    owner can name the objects again. 6. Only then delete.
+            // 4. Right before each batch, look again. If two views say garbage and no chain was opened between them, no
+            //    owner can name the objects again. 5. Only then delete.
             for _ in 0..SETTLE_ATTEMPTS {
                 let now = observer.observe(options.now_ms).await?;
                 let is_settled = now.is_of_the_same_owners(&view);

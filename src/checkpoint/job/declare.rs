@@ -67,6 +67,8 @@ pub async fn declare(
             continue;
         }
         if let Some(newest) = &newest {
+            // Order: 1. commit the checkpoint that the generation before has fully reported, 2. the record of the new
+            // generation, after which reports of the old one have no effect, 3. look at the chains again.
             let reports = reports::reported(store, job, newest.attempt, retry).await?;
             if let Some(commit) = commit::complete(newest, &reports) {
                 chain::append(store, job, &commit::committed(newest, commit), retry).await?;

@@ -50,6 +50,8 @@ impl Declaring<'_> {
     /// # Errors
     /// [`JobError::NotThere`] if a part was let go; the generation is withdrawn then.
     pub(super) async fn hold(&self, job: &Name, record: &JobRecord) -> Result<bool, JobError> {
+        // Order: 1. (by the caller) the generation's record, 2. the fences, 3. the record that it is held. Tasks are
+        // told of the checkpoint only after that.
         let mut next = JobRecord { unheld: false, ..record.successor() };
         let is_past = record.commit.as_ref().is_some_and(|commit| commit.checkpoint.attempt == record.attempt);
         let gone = match record.restore().filter(|_| !is_past) {

@@ -77,7 +77,7 @@ impl Undo {
 }
 
 impl Layer {
-    /// Does for the order of timers what [`Layer::take_from`] does for cells.
+    /// As [`Layer::take_from`], for the order of timers.
     pub(super) fn take_timers_from(&mut self, later: &mut Self, left: &mut usize) {
         while *left > 0
             && let Some((timer, was_there)) = later.timers.pop_first()
