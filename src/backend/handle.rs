@@ -309,7 +309,7 @@ impl Backend {
     }
 
     /// Describes the backend, with the numbers of entries. An inner backend on disk may block for up to
-    /// [`COUNTING_TIME`] to count them; the writer goes on meanwhile.
+    /// ten seconds to count them; the writer goes on meanwhile.
     #[must_use]
     pub fn describe(&self) -> Description {
         let (mut description, counting) = {

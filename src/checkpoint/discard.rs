@@ -154,8 +154,8 @@ impl Discarding<'_> {
     async fn job(&self, job: &Name) -> Result<Discarded, DiscardError> {
         self.pins(job).await?;
         job::withdraw(self.store, job, self.retry).await?;
-        // Order: 1. refuse (or by force revoke) clones that read, 2. end the declared generation, 3. empty every chain and
-        // look again until all are empty, 4. the same for clones that came meanwhile, 5. delete.
+        // Order: 1. refuse (or by force revoke) clones that read, 2. end the declared generation, 3. empty every chain
+        // and look again until all are empty, 4. the same for clones that came meanwhile, 5. delete.
         let mut discarded = Discarded::default();
         for _ in 0..DISCARD_ATTEMPTS {
             let heads = job::read_heads(self.store, job, self.retry).await?;
