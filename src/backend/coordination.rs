@@ -189,7 +189,7 @@ impl Coordinators {
         drop(all);
         let mut core = shared.core();
         if matches!(core.condition, Condition::Ended(_)) {
-            // It may have ended before it could tell this coordinator.
+            // The backend may have ended before it could tell this coordinator.
             wake.notify_one();
         }
         if let Some(coordinated) = &mut core.coordinated {

@@ -104,15 +104,15 @@ struct Work {
 
 /// How a snapshot goes on when its turn comes.
 enum Begun {
-    /// It equals this materialization, which is durable.
+    /// The snapshot equals this materialization, which is durable.
     Durable(Uuid),
-    /// It has to upload the missing parts.
+    /// The missing parts have to be uploaded.
     Works(Box<Work>),
 }
 
 /// The result of a snapshot.
 enum Snapped {
-    /// It equals this materialization, which was durable when its turn came.
+    /// The snapshot equals this materialization, which was durable when its turn came.
     Durable(Uuid),
     /// A materialization of its own.
     Made(Box<Made>),

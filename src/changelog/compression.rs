@@ -30,13 +30,13 @@ pub enum Compression {
 /// A stored block that cannot be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    /// It has more bytes than any block may have.
+    /// The block has more bytes than any block may have.
     #[error("a block of {0} bytes, where {MAX_BLOCK_BYTES} are allowed")]
     TooLarge(usize),
     /// The stored bytes are not such a block, or decompress to more bytes than recorded.
     #[error("no {0:?} block, or one of more bytes than recorded")]
     Undecodable(Compression),
-    /// It has fewer bytes than recorded.
+    /// The block has fewer bytes than recorded.
     #[error("a block of {found} bytes, {expected} recorded")]
     Length {
         /// The recorded length.

@@ -1,5 +1,4 @@
 //! The uploads of one daemon, with one worker per job: the backends of a job share segments, and different jobs do not.
-//! not.
 //!
 //! A job's worker and its metrics exist as long as a backend of the job does. A later worker of the job goes on with
 //! the segment numbers of the instance. Segments that are still in flight from the earlier worker are named by no

@@ -87,9 +87,9 @@ pub struct SegmentId {
 /// The place of a change set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// It lies in a segment.
+    /// The change set lies in this segment.
     Segment(SegmentId),
-    /// It lies in the handle itself: its stored blocks, one after the other.
+    /// The handle itself has the change set: its stored blocks, one after the other.
     Inline(Bytes),
 }
 

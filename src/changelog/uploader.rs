@@ -74,16 +74,16 @@ pub struct Submission {
 /// The reason why a change set was not made durable. It may be submitted again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UploadError {
-    /// It was withdrawn before its upload began, or was waiting when the last client went away.
+    /// The change set was withdrawn before its upload began, or was waiting when the last client went away.
     #[error("the upload was cancelled before it began")]
     Cancelled,
     /// The uploads of the job were stopped, with the daemon.
     #[error("uploads were stopped")]
     Stopped,
-    /// Its upload, or the worker of the job, panicked. Whether the object exists is unknown.
+    /// The upload, or the worker of the job, panicked. Whether the object exists is unknown.
     #[error("the upload panicked, which is a bug in dstl")]
     Panicked,
-    /// The store refused it permanently. Whether the object exists is unknown.
+    /// The store refused the object permanently. Whether the object exists is unknown.
     #[error("uploading segment `{}` of job `{}`", segment.number, segment.job)]
     Store {
         /// The segment that was to be made.

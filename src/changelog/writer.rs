@@ -69,13 +69,13 @@ struct RolledSet {
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 enum SetState {
-    /// Its upload is under way.
+    /// The change set is being uploaded.
     Uploading,
-    /// It is in a segment, but a set before it is not listed yet.
+    /// The change set is in a segment, but a set before it is not listed yet.
     Uploaded(SegmentHandle),
-    /// It is in the log index, but in no durable manifest yet.
+    /// The change set is in the log index, but in no durable manifest yet.
     Tail,
-    /// It is in the log index, and durable.
+    /// The change set is in the log index, and a durable manifest names it.
     Durable,
 }
 

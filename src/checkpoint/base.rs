@@ -32,7 +32,7 @@ pub struct Piece {
     pub key_groups: KeyGroupRange,
     /// The stable hashes that it covers.
     pub hashes: HashRange,
-    /// It has every change below this sqn.
+    /// The piece has every change below this sqn.
     pub sqn: Sqn,
     /// Where its contents lie; `None` if it is empty.
     pub block: Option<PieceBlock>,
@@ -103,7 +103,7 @@ impl PieceBlock {
 pub struct Image {
     /// The key groups that it covers.
     pub key_groups: KeyGroupRange,
-    /// It has every change below this sqn.
+    /// The image has every change below this sqn.
     pub sqn: Sqn,
     /// Its files, in order of their local names.
     pub files: Vec<StoredFile>,

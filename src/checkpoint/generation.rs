@@ -129,7 +129,7 @@ pub fn retirement(
     owner: Uuid,
     going: impl Fn(&CheckpointRecord) -> bool,
 ) -> Option<Manifest> {
-    // It has no peers, so attempts alone decide who comes after it.
+    // A retirement has no peers, so attempts alone decide who comes after it.
     let mut manifest = fence(head, attempt, &Bytes::new(), owner)?;
     manifest.checkpoints.retain(|record| !going(record));
     manifest.prune(&[]);

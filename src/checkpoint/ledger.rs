@@ -68,7 +68,7 @@ pub enum NoticeOutcome {
 /// A barrier is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TriggerError {
-    /// Its id is not above the last one.
+    /// The id of the checkpoint is not above the last one.
     #[error("checkpoint id {id} is not above {last}, the last one of this epoch")]
     OutOfOrder {
         /// The id of the barrier.
@@ -87,9 +87,9 @@ pub enum TriggerError {
 /// The thing that has to be durable before a checkpoint can be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaits {
-    /// The log up to its cut.
+    /// The log up to the checkpoint's cut.
     Log,
-    /// Its own snapshot, because there is no log.
+    /// A snapshot of the checkpoint's own, because there is no log.
     Snapshot,
     /// Nothing: all its contents are durable.
     Nothing,

@@ -165,7 +165,7 @@ fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> O
     *epoch += unread;
     let is_left = *epoch <= Sqn::MAX_EPOCH;
     fence.number = newest + 1;
-    // It tells nothing about manifests below it, so those that cannot be read stay.
+    // The fence tells nothing about manifests below it, so those that cannot be read stay.
     fence.fences = Fences::default();
     fence.fences.open(fence.number);
     is_left.then_some(fence)

@@ -57,7 +57,7 @@ pub struct Pin {
 /// A pin no longer protects its objects.
 #[derive(Debug, thiserror::Error)]
 pub enum PinLost {
-    /// Its lease ended, or a user discarded the pinned objects.
+    /// The lease ended, or a user discarded the pinned objects.
     #[error("pin `{0}` is gone: its lease ended before it was renewed, or somebody revoked it")]
     Revoked(ObjectName),
     /// The store did not take a renewal in time.
@@ -165,7 +165,7 @@ impl Held {
         let path = self.renewal(self.renewals).path();
         let created = self.store.create(&path, PutPayload::from_static(b""), retry).await;
         created.map_err(|source| PinLost::Unrenewed { name: self.name(), source })?;
-        // It may have been revoked before the renewal existed.
+        // The pin may have been revoked before the renewal existed.
         self.check(retry).await?;
         self.renewed = now;
         Ok(())

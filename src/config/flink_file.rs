@@ -28,10 +28,10 @@ pub(super) struct FlinkSetting {
 /// A file that is not a configuration of Flink.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// It is far too long.
+    /// The file is far too long.
     #[error("it is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// It is neither YAML nor `key: value` lines.
+    /// The file is neither YAML nor `key: value` lines.
     #[error("line {line}: this is not YAML: {reason}")]
     Syntax {
         /// The line, counted from 1.
@@ -39,7 +39,7 @@ pub enum Unusable {
         /// The message of the parser.
         reason: String,
     },
-    /// It is YAML, but not a table of settings.
+    /// The file is YAML, but not a table of settings.
     #[error("line {line}: {reason}")]
     Shape {
         /// The line, counted from 1.

@@ -69,7 +69,7 @@ enum Fate {
     Renamed,
     Changed,
     LeftOut,
-    /// It is not Flink's; another setting needs it.
+    /// The setting is not Flink's; another setting needs it.
     Added,
 }
 

@@ -30,10 +30,10 @@ pub(super) enum UnusableStore {
     /// The settings do not make a store.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It would be in the memory of one process.
+    /// The store would be in the memory of one process.
     #[error("`memory://` is gone with its process, which the demo kills; name a folder or a cloud store")]
     Memory,
-    /// It does not answer.
+    /// The store does not answer.
     #[error(transparent)]
     Silent(#[from] StoreError),
 }

@@ -72,7 +72,7 @@ pub struct Part {
 /// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaderError {
-    /// It cannot be restored either, for this reason.
+    /// The checkpoint cannot be restored either, for this reason.
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// The entries of one key group take too much memory.

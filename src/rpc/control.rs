@@ -240,7 +240,7 @@ impl StateBackendService for Service {
                 tokio::select! {
                     biased;
                     applied = applying => applied,
-                    // It waits for credit while others need its memory. Nothing was applied.
+                    // The batch waits for credit while others need its memory. Nothing was applied.
                     error = access.given_up() => Err(error),
                 }
             }

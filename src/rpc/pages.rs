@@ -113,7 +113,7 @@ pub(super) fn describe(
         let skip = if first.as_ref() == Some(&id) { place.states } else { 0 };
         let described = match directory.describe(Some(&id)) {
             Ok(described) => described,
-            // It was closed meanwhile.
+            // The backend was closed meanwhile.
             Err(error) if only.is_none() && error.reason == Reason::BackendNotOpen => continue,
             Err(error) => return Err(error),
         };

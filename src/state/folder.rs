@@ -154,7 +154,7 @@ fn remove_stale(root: &Path) -> io::Result<()> {
         }
         let lock = match File::open(path.join(LOCK)) {
             Ok(lock) => lock,
-            // Its daemon died before it could make it, or is removing it.
+            // The daemon of this folder died before it could make the lock, or is removing the folder.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 remove(&path);
                 continue;

@@ -122,8 +122,8 @@ pub trait LocalBackends: fmt::Debug + Send + Sync {
 /// How an image was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loaded {
-    /// Its files are now those of this part.
+    /// The files of the image are now those of this part.
     Adopted(usize),
-    /// Its entries were copied, as far as they belong to this backend.
+    /// The entries of the image were copied, as far as they belong to this backend.
     Copied,
 }

@@ -29,7 +29,7 @@ impl TimerRef<'_> {
     /// Bytes of a timer in a page besides its key and namespace: the time, the key group, and the framing in a reply.
     pub const FRAME_BYTES: usize = 32;
 
-    /// Bytes of a page that it takes, which is at least its size in a reply.
+    /// Bytes that the timer takes of a page, which is at least its size in a reply.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
         Self::FRAME_BYTES + self.key.len() + self.namespace.len()

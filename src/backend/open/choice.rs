@@ -178,7 +178,7 @@ async fn agreed(
 
 /// The error for a checkpoint `id` that cannot be found.
 async fn lacking(env: &Environment, spec: &OpenSpec, head: Option<&Head>, (id, retry): (u64, Retry)) -> Error {
-    // It may have been published since.
+    // The checkpoint may have been published since.
     let found = by_id(env, spec, head, (id, retry)).await;
     found.err().unwrap_or_else(|| not_found(spec, head, &id.to_string()))
 }

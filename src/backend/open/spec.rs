@@ -83,7 +83,7 @@ impl OpenSpec {
         }
     }
 
-    /// Whether `record` is marked so.
+    /// Whether `record` is marked as [`mark`](Self::mark) does.
     pub(super) fn has_marked(&self, env: &Environment, record: &CheckpointRecord) -> bool {
         let is_own = record.job_run == self.job_run;
         if self.is_no_claim(env) { record.pinned || !is_own } else { is_own }

@@ -21,11 +21,11 @@ pub(super) struct Begun {
     pub(super) contents: Contents,
     /// Images to keep if the next owner may need some.
     pub(super) images: Option<KeptImages>,
-    /// Number of changes that were rolled back, if it was made that way.
+    /// Number of changes that were rolled back, if the state was made that way.
     pub(super) rolled_back: Option<u64>,
-    /// Whether none of it was read from the store.
+    /// Whether none of the state was read from the store.
     pub(super) is_warm: bool,
-    /// Why it is not warm; empty if it is, or if there was no older owner.
+    /// Why the start is not warm; empty if it is, or if there was no older owner.
     pub(super) not_warm: String,
 }
 

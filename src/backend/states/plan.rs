@@ -52,11 +52,11 @@ pub(in crate::backend) struct Move {
 /// How the bytes of an entry change when it moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum Rewrite {
-    /// They stay the same.
+    /// The bytes stay the same.
     Keep,
-    /// They are stamped with the time of the move.
+    /// The bytes are stamped with the time of the move.
     Stamp,
-    /// They lose their stamp; entries older than so many milliseconds are dropped.
+    /// The bytes lose their stamp; entries older than so many milliseconds are dropped.
     Strip(u64),
 }
 

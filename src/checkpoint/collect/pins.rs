@@ -41,7 +41,7 @@ pub(super) enum Contents {
     Pin(Box<Pin>),
     /// A later version wrote it.
     Unknown,
-    /// It is damaged, so it protects nothing; its holder will find objects missing.
+    /// The pin is damaged, so it protects nothing; its holder will find objects missing.
     Damaged,
 }
 

@@ -41,7 +41,7 @@ pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result
                 let (job, object) = (job.clone(), path.to_string());
                 return decoded.map(Some).map_err(|source| JobError::Corrupt { job, object, source });
             }
-            // It was swept meanwhile; but if it is listed as the newest again, it is missing.
+            // The record was swept meanwhile; but if it is listed as the newest again, it is missing.
             Err(StoreError::NotFound { .. }) if lost != Some(number) => lost = Some(number),
             Err(error) => return Err(error.into()),
         }

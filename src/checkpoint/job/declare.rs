@@ -29,7 +29,7 @@ pub struct Generation {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Restored {
     pub(super) checkpoint: Option<JobCheckpoint>,
-    /// The newest commit, if that is the checkpoint.
+    /// The newest commit, if its checkpoint is the restored one.
     pub(super) commit: Option<Commit>,
     pub(super) new_operators: BTreeSet<Name>,
 }

@@ -22,10 +22,10 @@ use crate::{
 /// The newest record of a job, as far as this daemon has read it.
 #[derive(Debug, Clone, Default)]
 pub enum Seen {
-    /// It was not read yet, so that even its number is unknown.
+    /// The record was not read yet, so that even its number is unknown.
     #[default]
     NotYet,
-    /// It was read, and is this one; `None` if the job has no record.
+    /// The record was read, and is this one; `None` if the job has no record.
     Newest(Option<Box<JobRecord>>),
 }
 

@@ -29,9 +29,9 @@ const PAGE_BYTES: usize = 1 << 20;
 /// The bytes that a task attached to one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// They stand in the manifest itself.
+    /// The bytes stand in the manifest itself.
     Here(Bytes),
-    /// They are in this page.
+    /// The bytes are in this page.
     Page(PageRef),
 }
 

@@ -16,7 +16,7 @@ use crate::{
 /// A fault of an operation that does not depend on the contents of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
-    /// It is for another kind of state.
+    /// The operation is for another kind of state.
     #[error("an operation on a {} state, but the state is a {} state", kind_name(*.operation), kind_name(*.state))]
     WrongKind {
         /// The kind of state that the operation is for.
@@ -57,7 +57,7 @@ pub enum OpError {
         /// Its limit in bytes.
         limit: usize,
     },
-    /// It is a merge, but the state was registered without a merge function.
+    /// The operation is a merge, but the state was registered without a merge function.
     #[error("a merge, but the state has no merge function")]
     NoMergeFunction,
     /// The target is among the merged namespaces.
