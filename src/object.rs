@@ -201,7 +201,7 @@ impl Store {
     /// Creates the object at `path` unless there is one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it is unknown whether the object exists, and it may still appear.
+    /// [`StoreError::Unavailable`]; then it is unknown whether the object exists, and it may still appear.
     pub async fn create(&self, path: &Path, payload: PutPayload, retry: Retry) -> Result<Created, StoreError> {
         Ok(self.create_counted(path, payload, retry).await?.0)
     }

@@ -298,7 +298,8 @@ impl Core {
         self.check_read_at(index, operation, false)
     }
 
-    /// The same for an operation that may read `at_mark`: an earlier moment, where lists cannot be rewritten.
+    /// Checks an operation as [`check_operation`](Self::check_operation) does. It may read `at_mark`: an earlier
+    /// moment, where lists cannot be rewritten.
     pub(super) fn check_read_at(
         &self,
         index: usize,

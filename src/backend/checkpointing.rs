@@ -37,7 +37,8 @@ const LOW_WATER_STEP: u64 = 32;
 /// How long after its last manifest a silent owner publishes a higher low water.
 const LOW_WATER_DELAY: Duration = Duration::from_secs(30);
 
-/// The same if it keeps fewer than [`LOW_WATER_STEP`] segments.
+/// How long after its last manifest a silent owner publishes a higher low water if it keeps fewer than
+/// [`LOW_WATER_STEP`] segments.
 const LOW_WATER_SILENCE: Duration = Duration::from_secs(300);
 
 /// Delay before a segment is tried again that the store refused (permissions, configuration).
@@ -502,7 +503,8 @@ impl Core {
         self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
     }
 
-    /// The same for snapshot files of this epoch.
+    /// Snapshot files of this epoch below this number will never be named by this backend, except those that this
+    /// manifest names.
     pub(super) fn snapshot_low_water(&self) -> u64 {
         if self.is_unlogged() {
             self.snapshots.low_water(self.snapshot_files.load(Ordering::Relaxed))

@@ -158,7 +158,7 @@ impl Core {
         Ok((plan, registered))
     }
 
-    /// Those of `data` that have entries.
+    /// The subset of `data` that has entries.
     fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
         let inner = &self.inner;
         let look = || -> Result<BTreeSet<StateId>, StateError> {

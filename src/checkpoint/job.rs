@@ -352,7 +352,7 @@ pub async fn head_numbers(
     numbers_below(store, &layout::operator(&backend.job, &backend.operator), retry).await
 }
 
-/// The same for all subtasks of `job`.
+/// The numbers of the newest manifests of all subtasks of `job`.
 async fn head_numbers_of_job(store: &Store, job: &Name, retry: Retry) -> Result<BTreeMap<BackendId, u64>, ChainError> {
     numbers_below(store, &layout::operators(job), retry).await
 }

@@ -166,10 +166,8 @@ impl Backend {
         Ok(AggregatingState::new(self.value_state(name, options).await?, function))
     }
 
-    /// The same if inputs, accumulators and results have one type, and `function` makes one value of two.
-    ///
-    /// # Errors
-    /// As for [`register`](Self::register).
+    /// Registers a state like [`aggregating_state`](Self::aggregating_state), where inputs, accumulators and results
+    /// have one type: `function` makes one value of two.
     pub async fn reducing_state<K: ?Sized, V, F>(
         &self,
         name: &str,

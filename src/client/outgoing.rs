@@ -132,7 +132,7 @@ impl Outgoing {
         self.reads_of(number, |_| true)
     }
 
-    /// The same for those reads whose index is `wanted`.
+    /// A batch with those reads of this one whose index is `wanted`, for the same waiter.
     fn reads_of(self, number: u64, wanted: impl Fn(u32) -> bool) -> Result<Option<Self>, ClientError> {
         let Some((sealed, mut indexes)) = batch::only_reads(&self.sealed, wanted)? else { return Ok(None) };
         let mut first_number = number;

@@ -120,7 +120,7 @@ where
         })
     }
 
-    /// The same for every namespace: pairs of key and namespace.
+    /// The keys in every namespace, as pairs of key and namespace; otherwise as [`keys`](Self::keys).
     pub fn all_keys<N: Decode>(&self) -> Scan<StoredKey<Owned<S>, N>> {
         let operation = Operation { namespace: Bytes::new(), all_namespaces: true, ..self.keys_operation() };
         Scan::new(self.session(), operation, |result, operation| keys(result, operation, |stored| stored))

@@ -17,7 +17,7 @@ const MAX_TOLD: usize = 10;
 pub(super) struct Comparison {
     /// Entries compared.
     pub(super) entries: u64,
-    /// Those that differ, and those that there should not be.
+    /// Entries that differ, and entries that should not exist.
     pub(super) mismatches: u64,
     /// The first differences, for people.
     pub(super) told: Vec<String>,

@@ -159,10 +159,7 @@ async fn read_one(
     Ok((import.origin.subtask, backend, restored.progress))
 }
 
-/// Those of `shares` that differ from the contents of `inner`.
-///
-/// # Errors
-/// The error of the inner backend.
+/// The subset of `shares` that differs from the contents of `inner`.
 pub(super) fn changed(inner: &WithOperatorState, shares: Shares, states: &States) -> Result<Shares, state::StateError> {
     let mut changed = vec![];
     for (id, share) in shares {

@@ -18,7 +18,7 @@ pub(in crate::backend) struct Adopted {
     pub(in crate::backend) bound: BTreeSet<StateId>,
     /// For each part: its data ids, and the ids that they get here.
     pub(in crate::backend) names: Vec<BTreeMap<StateId, StateId>>,
-    /// The same for each part of which only operator state is read.
+    /// For each part of which only operator state is read: its data ids, and the ids that they get here.
     pub(in crate::backend) operator_names: Vec<BTreeMap<StateId, StateId>>,
     /// The registrations of each name, in order.
     by_name: HashMap<String, Vec<StateId>>,

@@ -95,7 +95,7 @@ impl States {
         self.plan_checked(wanted, changes, filled, limits)
     }
 
-    /// The same for descriptors that are well-formed.
+    /// Plans a registration as [`plan`](Self::plan) does, for descriptors that are well-formed.
     pub(super) fn plan_checked(
         &self,
         wanted: &[StateDescriptor],

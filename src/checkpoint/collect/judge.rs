@@ -38,7 +38,7 @@ pub struct Chain {
     pub imported: BTreeSet<ObjectName>,
     /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
     pub snapshot_low_water: u64,
-    /// The same for pages.
+    /// Pages of the owner's epoch numbered below this that the head does not name will never be named.
     pub page_low_water: u64,
     /// The facts that the head tells about manifests below it.
     pub told: Fences,

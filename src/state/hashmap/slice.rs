@@ -45,7 +45,7 @@ impl Usage {
         self.bytes = self.bytes - before.bytes + after.bytes;
     }
 
-    /// The same for bytes alone.
+    /// Replaces the bytes of a part, `before`, by `after`.
     pub(super) fn replace_bytes(&mut self, before: u64, after: u64) {
         self.bytes = self.bytes - before + after;
     }
