@@ -21,7 +21,7 @@ pub enum SessionEvent {
     JobCheckpointCompleted(CheckpointIdentity),
     /// A checkpoint has failed.
     CheckpointFailed {
-        /// Its id.
+        /// The id of the failed checkpoint.
         id: CheckpointId,
         /// Why it failed.
         error: Error,

@@ -36,7 +36,7 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Bounds of one slice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SliceSize {
-    /// Most operations.
+    /// Most operations of one slice.
     pub(super) operations: usize,
     /// Most entries that are looked at.
     pub(super) entries: usize,

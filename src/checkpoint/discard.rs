@@ -66,7 +66,7 @@ pub enum DiscardError {
     Coordinated {
         /// The backend whose checkpoint it is.
         backend: BackendId,
-        /// The checkpoint.
+        /// The checkpoint that was to be discarded.
         checkpoint: CheckpointIdentity,
     },
     /// The records of the job cannot be read or written.

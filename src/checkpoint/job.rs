@@ -245,7 +245,7 @@ pub enum JobError {
         attempt: Attempt,
         /// The first declaration.
         declared: Box<Declaration>,
-        /// This declaration.
+        /// The declaration that the caller makes.
         asked: Box<Declaration>,
     },
     /// The attempt has begun without a declaration.

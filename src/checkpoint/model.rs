@@ -58,7 +58,7 @@ struct World {
     /// Checkpoints that a reply called restorable, and that were neither let go nor superseded by an owner that did not
     /// restore them.
     promised: Vec<(CheckpointIdentity, u64)>,
-    /// Durable pages.
+    /// Durable pages, by their ids.
     pages: BTreeMap<Uuid, Bytes>,
     /// The contents of each checkpoint, by its UUID: parts of the logs of epochs.
     truth: BTreeMap<Uuid, Vec<Source>>,

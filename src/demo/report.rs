@@ -36,7 +36,7 @@ pub(super) enum Report {
     },
     /// A checkpoint did not complete; the next one includes its changes.
     CheckpointFailed {
-        /// The reason.
+        /// Why the checkpoint did not complete, for people.
         message: String,
     },
     /// The work is done, checkpointed and closed.

@@ -43,7 +43,7 @@ pub struct CutPiece {
     pub hashes: HashRange,
     /// A stamp at or above the highest of any change to it.
     pub changed: u64,
-    /// Its contents.
+    /// The contents of the piece, or that they did not change.
     pub contents: CutContents,
 }
 

@@ -14,7 +14,7 @@ use crate::{
 pub(in crate::backend) struct Plan {
     /// The registration of each descriptor, in the order of the request.
     pub(in crate::backend) ids: Vec<StateId>,
-    /// New registrations.
+    /// Registrations that the plan adds, with their ids.
     pub(in crate::backend) new: Vec<(StateId, Registration)>,
     /// Registrations that are in force from then on.
     pub(in crate::backend) binds: BTreeSet<StateId>,

@@ -17,7 +17,7 @@ use crate::{
 /// A completed checkpoint of which a part is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// The checkpoint.
+    /// The checkpoint of which a part is lost.
     pub checkpoint: JobCheckpoint,
     /// The backend whose chain says that it is complete.
     pub witness: BackendId,

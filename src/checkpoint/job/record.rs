@@ -101,7 +101,7 @@ pub enum Asked {
 /// A committed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// The checkpoint.
+    /// The checkpoint that was committed.
     pub checkpoint: JobCheckpoint,
     /// The parts of each operator, in order of the subtasks.
     pub parts: BTreeMap<Name, Vec<CheckpointIdentity>>,

@@ -25,7 +25,7 @@ const MAX_REASON_BYTES: usize = 400;
 /// A damaged checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spoilt {
-    /// The checkpoint.
+    /// The checkpoint that is damaged.
     pub checkpoint: JobCheckpoint,
     /// An object that is missing or corrupt, and how, for people.
     pub what: String,

@@ -33,7 +33,7 @@ pub struct JobView {
 /// The parts of one checkpoint that the subtasks of one operator retain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorCheckpoint {
-    /// The checkpoint.
+    /// The checkpoint that the parts belong to.
     pub checkpoint: JobCheckpoint,
     /// The number of subtasks that made it.
     pub parallelism: u32,

@@ -40,7 +40,7 @@ struct Timed<'a, B: ?Sized, L> {
 struct Walk {
     /// Position among visible elements.
     position: u64,
-    /// Stored index.
+    /// Index of the next stored element, hidden ones counted too.
     index: u64,
     /// Summary of the elements before it.
     tally: Tally,
