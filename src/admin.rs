@@ -3,13 +3,13 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/metrics` | every metric, as OpenMetrics for whoever accepts that, else as Prometheus text |
+//! | `/metrics` | every metric, as OpenMetrics for clients that accept it, else as Prometheus text |
 //! | `/live` | 200 as long as the daemon's runtime turns: its [`Heartbeat`] beats |
 //! | `/ready` | 200 `ready`, or 503 `starting` / `draining`; an outage of the object store changes neither |
-//! | `/` | what is open, for people |
+//! | `/` | a page for people that shows the open jobs and backends |
 //!
-//! It runs on a thread of its own ([`AdminServer::spawn`]), so that it answers whatever holds up the rest of the
-//! daemon. What may wait for a backend, the status page, is made on yet another one.
+//! The server has a thread of its own ([`AdminServer::spawn`]), so that it answers even while the rest of the daemon is
+//! held up. The status page may have to wait for a backend, so it is made on a blocking thread.
 
 mod heartbeat;
 mod page;
@@ -58,22 +58,22 @@ use crate::{limits::Slots, metrics::Metrics};
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// No resource is loaded and no script run, whatever a job calls itself.
+/// Browsers must not load resources or run scripts for the status page, even if a job's name contains markup.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
-/// How long a connection lives, and may take for its last answer.
+/// Longest life of a connection, and the longest time that it may take for its last answer.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Pause after an error of accepting that the next attempt would meet again.
+/// Pause after an error of `accept` that would come again at once, for example too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long open connections may hold up the end.
+/// How long open connections may delay the end of the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The runtime has stopped if its heart has not beaten for so long: Kubernetes may kill the daemon then.
+/// If the heart has not beaten for so long, `/live` fails, and Kubernetes may kill the daemon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Status pages that are made at once; others wait.
+/// Status pages that are made at the same time; further requests wait.
 const STATUS_THREADS: usize = 4;
 
 /// Where the admin server listens.
@@ -82,9 +82,9 @@ const STATUS_THREADS: usize = 4;
 pub struct AdminOptions {
     /// An address and port, or `off`. Default `127.0.0.1:9321`.
     pub address: AdminAddress,
-    /// Most connections; beyond, the one that has been idle for longest is closed. Default 64.
+    /// Most connections; beyond, the connection that has been idle for longest is closed. Default 64.
     pub max_connections: usize,
-    /// How long a connection may be without a whole request. Default 5 seconds.
+    /// How long a connection may take to send a whole request. Default 5 seconds.
     #[serde(skip, default = "header_timeout")]
     pub header_timeout: Duration,
 }
@@ -102,30 +102,30 @@ pub enum AdminAddress {
     Listen(SocketAddr),
 }
 
-/// The admin server's address cannot be had.
+/// The admin server cannot listen on its address.
 #[derive(Debug, thiserror::Error)]
 #[error("listen on admin address `{address}`: {source}")]
 pub struct AdminError {
-    /// The address.
+    /// The configured address.
     pub address: SocketAddr,
-    /// Why.
+    /// The error of binding it.
     pub source: io::Error,
 }
 
-/// Tells the status page what to show: an object of facts, of which an array of objects becomes a table. Called once
-/// per request, on a thread where it may wait.
+/// Makes the contents of the status page: an object of facts, in which an array of objects becomes a table. Called once
+/// per request, on a thread that may block.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
 
-/// What the admin server tells. Cheap to clone.
+/// The sources of the pages. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminSources {
-    /// For `/metrics`.
+    /// The metrics that `/metrics` shows.
     pub metrics: Metrics,
-    /// For `/live`.
+    /// The heartbeat that `/live` checks.
     pub heartbeat: Heartbeat,
-    /// For `/ready`.
+    /// The readiness that `/ready` shows.
     pub readiness: Readiness,
-    /// For `/`.
+    /// The contents of the status page at `/`.
     pub status: StatusSource,
 }
 
@@ -138,7 +138,7 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Takes the address, so that a fault of it is known at start.
+    /// Binds the address, so that a wrong or taken one is known when the daemon starts.
     ///
     /// # Errors
     /// [`AdminError`], for example if the port is taken.
@@ -162,17 +162,17 @@ impl AdminServer {
         Ok(Self { listener, slots, header_timeout: options.header_timeout })
     }
 
-    /// Where it listens, with the real port; `None` if it is off.
+    /// The address that it listens on, with the real port; `None` if it is off.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves as [`serve`](Self::serve) does, on a thread and a runtime of its own, which end with it; the result waits
-    /// for that.
+    /// Serves as [`serve`](Self::serve) does, on a thread and a runtime of its own that end with the server. The
+    /// returned future waits for that end.
     ///
     /// # Errors
-    /// If there is no thread to be had.
+    /// If the thread or its runtime cannot be made.
     pub fn spawn(
         self,
         sources: AdminSources,
@@ -191,7 +191,8 @@ impl AdminServer {
         })
     }
 
-    /// Serves until `shutdown`, then lets open requests end within a second. Off, it only waits for `shutdown`.
+    /// Serves until `shutdown`, then gives open requests a second to end. If the server is off, it only waits for
+    /// `shutdown`.
     ///
     /// Cancel safe: dropped, it closes everything at once.
     pub async fn serve(self, sources: AdminSources, shutdown: impl Future<Output = ()> + Send + 'static) {
@@ -219,7 +220,7 @@ impl AdminServer {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                // So that what has ended is not kept.
+                // Removes ended connections, so that the set does not grow.
                 _ = connections.join_next(), if !connections.is_empty() => {}
             }
         }
@@ -258,7 +259,7 @@ impl AdminServer {
             loop {
                 tokio::select! {
                     biased;
-                    // Whatever it met, nobody else has to know.
+                    // An error of one connection concerns only its peer.
                     _ = &mut connection => return,
                     () = slot.evicted() => return,
                     () = &mut age => if is_closing { return },

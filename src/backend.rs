@@ -12,18 +12,18 @@
 //!   worker: publishes manifests ─────────┴──────────────┘
 //! ```
 //!
-//! One write: the core checks the whole batch (shape, ids, sizes: never state), reads the clock once, lets each
-//! operation decide its changes against the inner backend, which applies them, while the same bytes go into the
-//! writer's active block. Then the batch is *applied*. Rolled-over change sets become *persisted* when their segment is
-//! on the store; checkpoints whose cut is persisted are published in one manifest and answered; a completion notice
-//! makes them *confirmed*.
+//! One write: the core checks the whole batch (shape, ids, sizes: never state) and reads the clock once. Each operation
+//! decides its changes against the inner backend, which applies them, and the same bytes go into the writer's active
+//! block. Then the batch is *applied*. Rolled-over change sets become *persisted* when their segment is on the store. A
+//! checkpoint whose cut is persisted is published in the next manifest and then answered. A completion notice makes it
+//! *confirmed*.
 //!
 //! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which
 //! makes the batches before it persisted (`snapshotting`).
 //!
-//! The core is synchronous. Whoever holds its lock holds it for microseconds where state is in memory, else for as long
-//! as the disk takes: then others give their worker of the runtime away before they wait. Every call names its epoch,
-//! which is checked under that lock: a fenced owner changes nothing.
+//! The core is synchronous. Its lock is held for microseconds if state is in memory, otherwise as long as the disk
+//! takes. In that case a thread hands its other tasks away before it waits for the lock. Every call names its epoch,
+//! which is checked under the lock: a fenced owner changes nothing.
 
 mod apply;
 mod checkpointing;

@@ -6,9 +6,10 @@
 //!            pending: who waits for which sqn ◀─────┴──── on_uploaded(segment handle) ◀──┘
 //! ```
 //!
-//! The log does not know what it logs: a change is a key group and opaque bytes. It owes its callers order (change sets
-//! of one backend become durable in the order of their sequence numbers as far as `persisted_to` tells), integrity (a
-//! block that does not have its checksum is never returned) and patience (an upload is tried until it succeeds).
+//! The log does not know the meaning of a change, which is a key group and opaque bytes. It owes its callers three
+//! things. Order: change sets of one backend become durable in the order of their sequence numbers, as far as
+//! `persisted_to` tells. Integrity: a block whose checksum does not match is never returned. Patience: an upload is
+//! tried until it succeeds.
 //!
 //! [`writer`], [`pending`] and the decisions of [`batcher`] are pure; [`uploader`] and [`reader`] talk to the store.
 

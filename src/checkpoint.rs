@@ -1,4 +1,5 @@
-//! Checkpoints: what a backend can be restored to, who may say so, and what may be deleted.
+//! Checkpoints: the positions that a backend can be restored to, the owner that may publish them, and the deletion of
+//! objects that are no longer needed.
 //!
 //! ```text
 //!  barrier ─▶ ledger: triggered ─(log durable up to the cut)─▶ persisted ─▶ manifest N+1 on the store ─▶ published ─▶ reply
@@ -7,25 +8,27 @@
 //! ```
 //!
 //! The durable truth of a backend is its **manifest chain** ([`chain`]): numbered objects made by create-if-absent,
-//! each derived from the one before; only the highest counts. Whoever opens a backend adds a manifest with a higher
-//! *fencing epoch*; an older owner's next manifest then meets an existing number, reads the foreign epoch, and knows
-//! that it is fenced. So a stale owner can publish nothing.
+//! each derived from the one before. Only the highest counts. Opening a backend adds a manifest with a higher *fencing
+//! epoch*. The next manifest of an older owner then meets an existing number; the owner reads the foreign epoch and
+//! knows that it is fenced. So a stale owner can publish nothing.
 //!
-//! A checkpoint is a cut: a base (none yet: the empty state) and the changelog of an epoch up to a sequence number,
-//! after the runs that this epoch itself began with ([`manifest`]). The list of change sets of a run is the **log
-//! index** ([`index`]), kept bounded in the manifest by moving its older part into pages.
+//! A checkpoint is a cut: a base (or the empty state, before the first materialization) and the changelog of an epoch
+//! up to a sequence number, preceded by the runs that this epoch itself began with ([`manifest`]). The list of change
+//! sets of a run is the **log index** ([`index`]). It stays bounded in the manifest because its older part moves into
+//! pages.
 //!
-//! What no head names and nobody can still name is found and deleted by [`collect`].
+//! [`collect`] finds and deletes objects that no newest manifest names and that no writer can still name.
 //!
-//! An operator may go on with another number of subtasks: its new backends *import* from the chains of the old ones
+//! An operator may be opened with another number of subtasks: its new backends *import* from the chains of the old ones
 //! ([`generation`]).
 //!
-//! Who reads a chain without owning it, to clone a job, holds a lease on what it reads: a [`pin`].
+//! Cloning a job reads chains of another owner. A [`pin`] is the lease that keeps the objects of a clone from being
+//! deleted.
 //!
-//! What of it is missing or corrupt, and what that spoils, tells [`damage`]; past a newest manifest that is, leads
-//! [`mend`].
+//! [`damage`] finds missing and corrupt objects and lists the checkpoints that they spoil. [`mend`] opens a way past a
+//! newest manifest that is damaged.
 //!
-//! What of all this is worth a copy on local disk says [`local`].
+//! [`local`] decides which objects are worth a copy on local disk.
 //!
 //! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`],
 //! [`discard`], [`damage`], [`mend`] and [`collect`]'s sweep talk to the store.

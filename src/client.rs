@@ -41,25 +41,25 @@
 //! # }
 //! ```
 //!
-//! What a [`Session`] does about rejected batches and broken streams is told there.
+//! [`Session`] tells what it does about rejected batches and broken streams.
 //!
 //! # States
 //!
-//! [`Backend`] registers states and returns typed handles; what else they may be given is in [`StateOptions`].
+//! [`Backend`] registers states and returns typed handles; [`StateOptions`] are the options of states.
 //!
 //! | handle | keeps, per key and namespace | read by pages ([`Scan`]) |
 //! | --- | --- | --- |
 //! | [`ValueState`] | one value; with a merge function of the daemon, sums, counts, sketches … | |
-//! | [`AggregatingState`], [`ReducingState`] | what a function of the task makes of inputs | |
+//! | [`AggregatingState`], [`ReducingState`] | the result of a function of the task over its inputs | |
 //! | [`MapState`] | a map, in order of its keys | entries, ranges, prefixes |
 //! | [`ListState`] | a list | elements |
-//! | [`TimerState`] | times | those that are due, of all keys |
+//! | [`TimerState`] | times | those that are due, for all keys |
 //!
-//! [Keys](Bound::keys) of every state come by pages, too. Operator state is a [`ListState`] or [`MapState`] of the key
-//! `&()`: [`Backend::operator_list`], [`Backend::broadcast_map`].
+//! [Keys](Bound::keys) of every state are read by pages, too. Operator state is a [`ListState`] or [`MapState`] with
+//! the key `&()`: [`Backend::operator_list`], [`Backend::broadcast_map`].
 //!
-//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`: then each
-//! call is a future of its own, and those that are awaited at the same time batch by themselves.
+//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`. Then each
+//! call is a future of its own, and calls that are awaited at the same time share batches.
 //!
 //! `examples/` has whole tasks: windows, sessions, a join, deduplication, a buffering sink.
 
@@ -128,10 +128,10 @@ const PROTOCOL: u32 = 1;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 const FRAME_BYTES: u32 = 1 << 20;
-/// What tonic queues between its handle and the connection, in requests.
+/// Number of requests that tonic queues between its handle and the connection.
 const REQUEST_BUFFER: usize = 1024;
 
-/// A connection to one daemon. Cheap to clone; connects again by itself.
+/// A connection to one daemon. Cheap to clone; it reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
@@ -141,12 +141,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the Unix socket at `path`, which must be served by this user, by root, or by the owner of folders
-    /// that root made for it.
+    /// Connects to the Unix socket at `path`. It must be served by this user, by root, or by the owner of folders that
+    /// root made for it.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody listens, or somebody else does, or why the daemon refused the protocol
-    /// version.
+    /// [`ClientError::Connect`] if there is no server or another user's; or the reason why the daemon refused the
+    /// protocol version.
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path: Arc<Path> = path.as_ref().into();
         let name = path.display().to_string();
@@ -169,10 +169,10 @@ impl Client {
         Self::over(endpoint.connect().await.map_err(failed)?).await
     }
 
-    /// Uses a connection that the caller made, as one with TLS. It should have large HTTP/2 windows.
+    /// Uses a connection that the caller made, for example one with TLS. It should have large HTTP/2 windows.
     ///
     /// # Errors
-    /// What the first call met, or why the daemon refused the protocol version.
+    /// The error of the first call, or the reason why the daemon refused the protocol version.
     pub async fn over(channel: Channel) -> Result<Self, ClientError> {
         let mut stub = StateBackendServiceClient::new(channel.clone());
         let hello = stub.hello(hello_request()).await?.into_inner();
@@ -182,19 +182,19 @@ impl Client {
         Ok(Self { channel, stub, hello: Arc::new(hello), limits })
     }
 
-    /// What the daemon allows.
+    /// The limits of the daemon.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The daemon process that the first call met; another one has another.
+    /// The instance id of the daemon process that answered the first call; each process has its own.
     #[must_use]
     pub fn daemon_instance(&self) -> &str {
         &self.hello.daemon_instance
     }
 
-    /// Everything that the daemon told at first: version, features.
+    /// Everything that the daemon told in `Hello`: version, features.
     #[must_use]
     pub fn daemon(&self) -> &HelloResponse {
         &self.hello
@@ -208,10 +208,10 @@ impl Client {
         self.channel.clone()
     }
 
-    /// Asks again who is there. Cancel-safe, as are all calls here that change nothing or are idempotent.
+    /// Calls `Hello` again. Cancel-safe, like all calls here that change nothing or are idempotent.
     ///
     /// # Errors
-    /// What the daemon refused, or what the call met; so for all calls here.
+    /// The error of the daemon, or of the call; the same for all calls here.
     pub async fn hello(&self) -> Result<HelloResponse, ClientError> {
         Ok(self.stub().hello(hello_request()).await?.into_inner())
     }
@@ -224,10 +224,10 @@ impl Client {
         self.open_with(options, |_| {}).await
     }
 
-    /// Like [`open`](Self::open); tells `progress` about once a second how far the restore is.
+    /// Like [`open`](Self::open); calls `progress` about once a second with the progress of the restore.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`open`](Self::open).
     pub async fn open_with(
         &self,
         options: OpenOptions,
@@ -255,8 +255,8 @@ impl Client {
         Err(ClientError::Incomplete("the opened backend"))
     }
 
-    /// Begins an attempt of a job and says which tasks it has, so that the daemons coordinate its checkpoints: call it
-    /// in every task, before it opens with this attempt. Idempotent and cancel-safe.
+    /// Begins an attempt of a job and declares its tasks, so that the daemons coordinate its checkpoints. Call it in
+    /// every task, before the task opens with this attempt. Idempotent and cancel-safe.
     ///
     /// # Errors
     /// As for all calls; [`ClientError::Fenced`] if a later attempt has begun.
@@ -300,7 +300,7 @@ impl Client {
         Ok(self.stub().apply_batch(request).await?.into_inner())
     }
 
-    /// Makes one checkpoint without a session, of everything applied before. Not cancel-safe.
+    /// Makes one checkpoint of everything applied before, without a session. Not cancel-safe.
     ///
     /// # Errors
     /// As for all calls.
@@ -310,7 +310,7 @@ impl Client {
         response.checkpoint.ok_or(ClientError::Incomplete("the checkpoint"))
     }
 
-    /// Tells what became of a checkpoint.
+    /// Tells the daemon the outcome of a checkpoint.
     ///
     /// # Errors
     /// As for all calls.
@@ -319,7 +319,7 @@ impl Client {
         Ok(self.stub().notify(request).await?.into_inner().outcome())
     }
 
-    /// Makes everything applied before durable; returns `persisted_to`.
+    /// Makes everything that was applied before durable; returns `persisted_to`.
     ///
     /// # Errors
     /// As for all calls.
@@ -328,7 +328,7 @@ impl Client {
         Ok(self.stub().persist(request).await?.into_inner().persisted_to)
     }
 
-    /// Keeps a checkpoint until it is released.
+    /// Pins a checkpoint, which keeps it until it is released.
     ///
     /// # Errors
     /// As for all calls.
@@ -338,7 +338,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ends a pin; returns whether there was one.
+    /// Removes a pin; returns whether there was one.
     ///
     /// # Errors
     /// As for all calls.

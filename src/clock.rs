@@ -1,8 +1,7 @@
-//! The wall clock, injected. Delays and deadlines use tokio's clock, which tests pause; this one only says what time it
-//! is.
+//! The wall clock, injected. It only tells the time of day. Delays and deadlines use tokio's clock, which tests pause.
 //!
-//! A daemon's clock is [`steady`](Clock::steady): a step of the system's clock far ahead or back is told, and spoils
-//! nothing.
+//! A daemon's clock is [`steady`](Clock::steady): when the system's clock jumps far ahead or back, the jump is logged
+//! and the time that backends see does not jump.
 
 mod steady;
 
@@ -33,8 +32,8 @@ impl Clock {
         })
     }
 
-    /// A clock that goes by `wall`, as far as that goes about as fast as `elapsed`, which never steps. `on_step` is
-    /// told what it did otherwise.
+    /// A clock that follows `wall` as long as `wall` runs at about the speed of `elapsed`, which never jumps. `on_step`
+    /// is called for each jump of `wall`.
     #[must_use]
     pub fn steady(
         wall: Self,
@@ -56,7 +55,7 @@ impl Clock {
         })
     }
 
-    /// The system's clock, made [`steady`](Self::steady) by the one that the system never sets.
+    /// The system's wall clock, made [`steady`](Self::steady) by the monotonic clock.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "a clock runs before there is a runtime")]
     pub fn steady_system(on_step: impl Fn(Step) + Send + Sync + 'static) -> Self {
@@ -64,7 +63,7 @@ impl Clock {
         Self::steady(Self::system(), move || began.elapsed(), on_step)
     }
 
-    /// A clock that asks `now`.
+    /// A clock that calls `now` for the time.
     #[must_use]
     pub fn new(now: impl Fn() -> TimeMs + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
@@ -83,35 +82,35 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Time that never goes back, and that goes on where its clock is behind: of a state that was last changed on a host
-/// whose clock was ahead, say. Then it goes a little slower than the clock, until that has come up. Pure.
+/// The time of one backend, which never goes back. A state that was last changed on a host with a fast clock may be
+/// ahead of this host's clock. Then its time runs a little slower than the clock until the clock has caught up. Pure.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnTime {
     now: TimeMs,
-    /// What the clock showed when that was passed.
+    /// The time of the clock at the last call of `pass`.
     clock: TimeMs,
 }
 
 impl OwnTime {
-    /// Begins at `now`, while the clock shows `clock`.
+    /// Time that begins at `now`, while the clock shows `clock`.
     #[must_use]
     pub fn new(now: TimeMs, clock: TimeMs) -> Self {
         Self { now, clock }
     }
 
-    /// The time.
+    /// The time at the last call of [`pass`](Self::pass).
     #[must_use]
     pub fn now(&self) -> TimeMs {
         self.now
     }
 
-    /// The clock shows `clock`. Returns the time.
+    /// Moves on to the moment at which the clock shows `clock`, and returns the new time.
     pub fn pass(&mut self, clock: TimeMs) -> TimeMs {
         if clock >= self.now {
             (self.now, self.clock) = (clock, clock);
             return clock;
         }
-        // In whole steps, lest short ones never add up.
+        // Whole steps only; the remainder stays in `self.clock`, so that short steps add up.
         let steps = clock.saturating_sub(self.clock) / SLOWED;
         self.clock = self.clock.min(clock) + steps * SLOWED;
         self.now += steps * (SLOWED - 1);

@@ -8,15 +8,15 @@
 //! ```
 //!
 //! All of it is made from one table of options (`options`): `dstl config options` lists it, `dstl config example`
-//! prints it as a commented file. A configuration with faults is refused as a whole, with *all* its faults, each naming
-//! the key, the value, where that came from and what is allowed. Unknown keys and unknown `DSTL_` variables are faults
-//! too.
+//! prints it as a commented file. A configuration with faults is refused as a whole. The answer lists *all* faults,
+//! each with the key, the value, its origin and the allowed values. Unknown keys and unknown `DSTL_` variables are
+//! faults too.
 //!
-//! Names and values of Flink that are others here get an answer that says what to write instead, from one table
-//! (`legacy`); [`translate()`] makes a file of ours from one of Flink's by the same table.
+//! Flink's names and values that differ here get an answer that says what to write instead, from one table (`legacy`).
+//! [`translate()`] turns a Flink file into a file of ours by the same table.
 //!
-//! [`Config`] is plain data. It owes nothing to the components but [`Bounds`], plain data too; the daemon makes their
-//! options from it.
+//! [`Config`] is plain data. It depends on no component but [`Bounds`], which is plain data too. The daemon makes the
+//! options of its components from it.
 
 mod carry;
 mod check;
@@ -58,9 +58,9 @@ use crate::{
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Folder of what the daemon keeps on this machine, absolute.
+    /// Folder of the daemon's data on this machine; an absolute path.
     pub data_dir: PathBuf,
-    /// Inner backend where the engine names none.
+    /// Inner backend of a backend whose open request names none.
     pub inner: InnerBackend,
     /// Budgets of memory.
     pub memory: MemoryConfig,
@@ -68,13 +68,13 @@ pub struct Config {
     pub rocksdb: RocksDbConfig,
     /// Changelogs and their store.
     pub changelog: ChangelogConfig,
-    /// Checkpoints.
+    /// Options of checkpoints.
     pub checkpoint: CheckpointConfig,
-    /// Local recovery.
+    /// Local copies, for recovery without downloads.
     pub local_copies: LocalCopiesConfig,
-    /// Garbage collection.
+    /// Garbage collection of unreferenced objects.
     pub gc: GcConfig,
-    /// Snapshots.
+    /// Materializations, and the bound on replay time.
     pub materialization: MaterializationConfig,
     /// The gRPC service.
     pub rpc: RpcConfig,
@@ -82,15 +82,15 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The daemon's own log.
     pub log: LogConfig,
-    /// Who owns what is restored where the engine does not say.
+    /// Owner of a restored checkpoint where the open request does not say.
     pub claim: ClaimMode,
-    /// How long what a clone reads is kept after it last said that it reads.
+    /// How long a pin of a clone is valid after its last renewal.
     pub pin_lease: Duration,
-    /// How long a backend stays open without session; zero: for ever.
+    /// How long a backend stays open without session; zero means for ever.
     pub linger: Duration,
-    /// Whether clients may read beside the writers.
+    /// Whether clients may read a backend while it is written.
     pub queries: bool,
-    /// Whether owners that follow each other on this daemon hand their state on.
+    /// Whether an owner that ends hands its state to the next owner on this daemon (warm restart).
     pub warm: bool,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
@@ -106,7 +106,7 @@ impl Config {
         resolved::resolve(typed::Typed::read(sources), host)
     }
 
-    /// What a client may ask for at most. Limits without an option have their defaults.
+    /// The limits for clients. Limits without an option have their defaults.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -123,112 +123,112 @@ impl Config {
 /// Kinds of inner backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InnerBackend {
-    /// In memory.
+    /// State in memory.
     Hashmap,
-    /// On local disk.
+    /// State in RocksDB on local disk.
     Rocksdb,
 }
 
 /// Budgets of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Bytes that the whole process may use; the others fit it together.
+    /// Bytes that the whole process may use; the other budgets together fit into it.
     pub budget_bytes: u64,
     /// Bytes of all state in memory.
     pub state_bytes: u64,
     /// Bytes of block cache and memtables of all RocksDB backends.
     pub rocksdb_bytes: u64,
-    /// Bytes that each backend may keep of what was overwritten.
+    /// Bytes of overwritten state that each backend may keep for queries.
     pub undo_bytes: u64,
 }
 
 /// The inner backend on local disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RocksDbConfig {
-    /// Where its files go, absolute; at least one.
+    /// Folders of its files, absolute; at least one.
     pub local_dirs: Vec<PathBuf>,
-    /// The part of its memory that memtables may take, 0.1 to 0.9.
+    /// The share of `rocksdb_bytes` that memtables may take, 0.1 to 0.9.
     pub write_buffer_ratio: f64,
-    /// Threads for flushes and compactions, each; above 0.
+    /// Threads for flushes, and as many for compactions; above 0.
     pub threads: u16,
-    /// The set of options.
+    /// Preset of options for a kind of disk.
     pub predefined: PredefinedOptions,
-    /// What keeps timers in order.
+    /// Where timers are kept in order.
     pub timers: TimerService,
-    /// Single options over it, which RocksDB accepts.
+    /// Single options on top of the preset, checked by RocksDB.
     pub options: BTreeMap<String, String>,
-    /// Names of the properties that become metrics.
+    /// Names of the RocksDB properties that become metrics.
     pub metrics: Vec<&'static str>,
 }
 
-/// What keeps the timers of RocksDB backends in order.
+/// Where RocksDB backends keep their timers in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimerService {
-    /// The database.
+    /// In the database.
     RocksDb,
-    /// Memory.
+    /// In memory.
     Heap,
 }
 
-/// Sets of options of RocksDB for kinds of disks.
+/// Presets of RocksDB options for kinds of disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PredefinedOptions {
-    /// RocksDB's own.
+    /// RocksDB's own defaults.
     Default,
     /// For disks that seek slowly.
     SpinningDisk,
     /// For disks that seek slowly, with a lot of memory.
     SpinningDiskHighMemory,
-    /// For flash.
+    /// For flash disks.
     FlashSsd,
 }
 
 /// Changelogs and their store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChangelogConfig {
-    /// Whether a backend gets a changelog where the engine does not say.
+    /// Whether a backend has a changelog where the open request does not say.
     pub enabled: bool,
-    /// The store, and the prefix in it under which everything lies.
+    /// URL of the store, with the prefix under which all objects lie.
     pub base_path: Url,
-    /// Handed to the object store.
+    /// Options that are passed to the object store.
     pub store_options: StoreOptions,
-    /// Of change sets.
+    /// Compression of change sets.
     pub compression: Compression,
-    /// Bytes not yet uploaded, of one changelog, that start an upload by themselves; above 0.
+    /// Bytes of one changelog waiting for upload that start an upload by themselves; above 0.
     pub preemptive_persist_bytes: usize,
-    /// How long an upload waits for others to share its segment.
+    /// How long an upload waits for other change sets to share its segment.
     pub persist_delay: Duration,
-    /// Bytes waiting that end the wait; above 0.
+    /// Waiting bytes that end that delay early; above 0.
     pub persist_size_bytes: usize,
-    /// Uploads.
+    /// How segments are uploaded.
     pub upload: UploadConfig,
-    /// Objects that one restore reads at a time; above 0.
+    /// Objects that one restore reads at the same time; above 0.
     pub download_threads: usize,
 }
 
 /// How segments are uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadConfig {
-    /// Segments uploaded at a time; above 0.
+    /// Segments uploaded at the same time; above 0.
     pub num_threads: usize,
-    /// Budget in bytes of changes that are not yet durable; at least two messages.
+    /// Budget in bytes for changes that are not yet durable; at least two messages.
     pub max_in_flight_bytes: usize,
     /// Timeout of one attempt of a small upload.
     pub timeout: Duration,
-    /// Delay before the first repetition.
+    /// Delay before the second attempt.
     pub next_attempt_delay: Duration,
-    /// Longest delay between attempts.
+    /// Longest delay between two attempts.
     pub max_attempt_delay: Duration,
 }
 
 /// Compression of change sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// As they are.
+    /// No compression.
     None,
-    /// LZ4.
+    /// Compression with LZ4.
     Lz4,
-    /// Zstandard.
+    /// Compression with Zstandard.
     Zstd,
 }
 
@@ -242,33 +242,33 @@ impl fmt::Debug for StoreOptions {
     }
 }
 
-/// Checkpoints.
+/// Options of checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointConfig {
-    /// Completed checkpoints kept where the engine does not say; above 0.
+    /// Completed checkpoints to keep where the open request does not say; above 0.
     pub num_retained: usize,
-    /// After which an incomplete checkpoint is aborted.
+    /// Time after which an incomplete checkpoint is aborted.
     pub timeout: Duration,
-    /// Most of one backend that are triggered and not yet answered; above 0.
+    /// Most checkpoints of one backend that are triggered and not yet answered; above 0.
     pub max_concurrent: usize,
-    /// How often commits of other daemons are looked for.
+    /// How often to look for commits of other daemons.
     pub coordination_interval: Duration,
-    /// Bytes of changes up to which a barrier puts them into the manifest; 0: never.
+    /// Most bytes of changes that a barrier puts into the manifest itself; 0 for never.
     pub inline_bytes: usize,
 }
 
-/// Local copies of what is uploaded.
+/// Local copies of uploaded objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalCopiesConfig {
-    /// Whether they are made.
+    /// Whether uploads are also copied to local disk.
     pub backup: bool,
-    /// Whether restores read them.
+    /// Whether restores read the local copies.
     pub recovery: bool,
-    /// Where they lie; not empty.
+    /// Folders of the copies; not empty.
     pub dirs: Vec<PathBuf>,
-    /// Most bytes of all.
+    /// Most bytes of all copies together.
     pub max_bytes: u64,
-    /// After which those of a backend that is not open go.
+    /// Time after which the copies of a backend that is not open are removed.
     pub idle_timeout: Duration,
 }
 
@@ -277,7 +277,7 @@ pub struct LocalCopiesConfig {
 pub struct GcConfig {
     /// Age, by the store's clock, below which unreferenced objects are kept.
     pub grace_period: Duration,
-    /// Time between two sweeps of a job by its daemons; `None` for only by hand.
+    /// Time between two sweeps of a job by its daemons; `None` if only an operator starts sweeps.
     pub interval: Option<Duration>,
 }
 
@@ -290,15 +290,15 @@ pub struct RpcConfig {
     pub socket_mode: u32,
     /// Group of the socket by name or id; `None` for the daemon's own.
     pub socket_group: Option<String>,
-    /// User ids that may connect beside the daemon's own; empty for whoever the permissions admit.
+    /// User ids that may connect besides the daemon's own; if empty, the permissions alone decide.
     pub allowed_uids: Vec<u32>,
-    /// Whether everybody may write the folder of the socket.
+    /// Whether the folder of the socket may be writable by everybody.
     pub socket_folder_open: bool,
-    /// Who may use which jobs.
+    /// Rules about who may use which jobs.
     pub allowed_jobs: AllowedJobs,
-    /// TCP; `None` for off.
+    /// The gRPC service over TCP; `None` for off.
     pub tcp: Option<TcpConfig>,
-    /// What peers may make the daemon hold.
+    /// Bounds on the memory and descriptors that peers can occupy.
     pub bounds: Bounds,
     /// Longest message in bytes.
     pub max_message_bytes: usize,
@@ -310,23 +310,23 @@ pub struct RpcConfig {
     pub max_batch_operations: usize,
 }
 
-/// Snapshots of inner backends, and how long a recovery may take.
+/// Snapshots of inner backends, and the bound on recovery time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaterializationConfig {
-    /// Time between two; `None` for not by time.
+    /// Time between two materializations; `None` if none is started by time.
     pub interval: Option<Duration>,
-    /// How long a replay may take.
+    /// Longest time that a replay may take, as estimated.
     pub max_replay: Duration,
-    /// Changes that a replay does in a second.
+    /// State changes that a replay does in a second, for that estimate.
     pub replay_rate: u64,
 }
 
 /// The gRPC service over TCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Where it listens; a loopback address when it is insecure.
+    /// Address to listen on; a loopback address if it is insecure.
     pub address: SocketAddr,
-    /// Who may connect.
+    /// How peers are authenticated.
     pub security: TcpSecurity,
 }
 
@@ -342,44 +342,44 @@ pub enum TcpSecurity {
         /// Certificates that sign those of the clients.
         client_ca: PathBuf,
     },
-    /// Not at all, by an explicit option.
+    /// No security, by an explicit option.
     Insecure,
 }
 
 /// The HTTP service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// Where it listens; `None` for off.
+    /// Address to listen on; `None` for off.
     pub address: Option<SocketAddr>,
-    /// Most connections.
+    /// Most connections at the same time.
     pub max_connections: usize,
-    /// How long a connection may be without a whole request.
+    /// How long a connection may take to send a whole request.
     pub header_timeout: Duration,
 }
 
 /// The daemon's own log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How events are written.
+    /// Format of the events.
     pub format: LogFormat,
     /// A valid tracing filter.
     pub level: String,
 }
 
-/// Who owns a checkpoint that is restored from then on.
+/// The owner of a checkpoint after a restore from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimMode {
-    /// The new owner.
+    /// The restored backend owns it and may delete it.
     Claim,
-    /// Nobody.
+    /// The restored backend does not own it, and never deletes it.
     NoClaim,
 }
 
-/// How events are written.
+/// Format of log events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One readable line each.
+    /// One readable line per event.
     Text,
-    /// One JSON object each.
+    /// One JSON object per event.
     Json,
 }

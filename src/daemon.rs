@@ -4,9 +4,9 @@
 //!   Config ─▶ store, environment, directory ─▶ listeners bound ─▶ Ready ─▶ SIGTERM or SIGINT ─▶ Draining ─▶ ended
 //! ```
 //!
-//! Draining refuses opens and keeps serving the sessions there are, until every backend is closed or `drain-timeout` is
-//! over; then what is left is closed in order. A second signal ends at once. `/live` and `/ready` ask the store
-//! nothing.
+//! Draining refuses opens. Open sessions are served until every backend is closed or `drain-timeout` is over; then the
+//! remaining backends are closed in order. A second signal ends the daemon at once. `/live` and `/ready` do not ask the
+//! store.
 
 mod folders;
 mod grpc;
@@ -62,14 +62,14 @@ use crate::{
     types::InnerBackend,
 };
 
-/// Threads that may wait for disks at once. Whoever waits on a worker of the runtime gives its tasks away to one of
-/// these, so there must always be one left.
+/// Threads that may wait for disks at the same time. A worker of the runtime that has to wait hands its other tasks to
+/// one of these threads, so there must always be a free one.
 const BLOCKING_THREADS: usize = 4096;
 
-/// How long what panicked waits before it begins anew.
+/// Delay before a task that panicked is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Why the daemon did not run, or not to its end.
+/// Why the daemon could not start, or ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The store of the configuration cannot be used.
@@ -84,7 +84,7 @@ pub enum DaemonError {
     /// The admin address cannot be taken.
     #[error("listening for metrics and health")]
     Admin(#[from] AdminError),
-    /// The runtime, signals, or reflection.
+    /// The runtime, the signal handlers or the reflection service could not be set up.
     #[error("starting the daemon")]
     Start(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The gRPC server failed.
@@ -99,14 +99,14 @@ fn start_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Da
 /// Runs the daemon until a signal ends it.
 ///
 /// # Errors
-/// [`DaemonError`]; nothing is left behind then.
+/// [`DaemonError`]; nothing is left running then.
 pub fn serve(config: &Config) -> Result<(), DaemonError> {
     limits::raise_descriptors();
     folders::warn_about_open(config);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(start_error)?;
     let served = runtime.block_on(run(config));
-    // A store call that hangs in the background must not keep the process.
+    // A store call that hangs in the background must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
@@ -126,7 +126,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         directory.environment().tasks.spawn(keep_copies(directory.environment().tasks.clone(), copies.clone()));
     }
     let readiness = Readiness::starting();
-    // First, so that whoever finds the socket finds the pages, too.
+    // Admin first: a task that finds the socket then also finds metrics and health.
     let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
     let admin = AdminOptions {
         address,
@@ -148,7 +148,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (heartbeat, status) = (Heartbeat::starting(), status_source(directory.clone()));
     directory.environment().tasks.spawn(heartbeat.clone().beat());
-    // Before anybody can ask for metrics, which it registers.
+    // Registers metrics, so it must be before the first scrape.
     let limits = directory.environment().options.limits;
     let grpc = Grpc {
         bounds: config.rpc.bounds,
@@ -165,7 +165,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        // Who serves nobody must not look as if it did.
+        // A daemon that no longer serves must end instead of looking alive.
         ended = &mut grpc => {
             directory.close_all().await;
             return match ended {
@@ -182,7 +182,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         () = drain(&directory, config.drain_timeout) => {}
     }
     stop.send_replace(true);
-    // Streams that clients keep open would hold up the server for ever.
+    // Streams that clients keep open would otherwise delay the end of the server for ever.
     let served = tokio::time::timeout(Duration::from_secs(1), grpc).await;
     admin.await;
     directory.environment().tasks.abort_all();
@@ -200,13 +200,13 @@ fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) 
     let Some(interval) = config.gc.interval else { return };
     let (env, directory) = (directory.environment(), directory.clone());
     let options = SweepSchedule { interval, grace: config.gc.grace_period };
-    // A sweep judges by what is on the store.
+    // A sweep must judge by the store itself, not by local copies.
     let store = env.store.clone().with_copies(None);
     let collector = Collector::new(store, env.random.clone(), env.tasks.clone(), options, gc_metrics);
     env.tasks.spawn(collector.run(move || directory.jobs()));
 }
 
-/// Makes and removes local copies, and begins anew after a panic: what the turn before was about is not copied.
+/// Makes and removes local copies. After a panic it starts again; the objects of the interrupted turn are not copied.
 async fn keep_copies(tasks: Tasks, copies: Copies) {
     while tasks.catch("the worker of local copies", copies.clone().run()).await.is_err() {
         tokio::time::sleep(RESTART_DELAY).await;
@@ -217,7 +217,7 @@ async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Waits until every backend is closed, or time is up; closes what is left.
+/// Waits until every backend is closed or `timeout` is over, then closes the remaining ones.
 async fn drain(directory: &Directory, timeout: Duration) {
     directory.drain();
     tracing::info!(backends = directory.count(), timeout_ms = timeout.as_millis(), "draining");
@@ -227,7 +227,7 @@ async fn drain(directory: &Directory, timeout: Duration) {
     }
 }
 
-/// Takes the files of TLS again when they change, or when SIGHUP asks for it.
+/// Loads the TLS files again when they change or when SIGHUP asks for it.
 async fn keep_fresh(tls: Option<Acceptor>, mut hangup: tokio::signal::unix::Signal) {
     let watching = async {
         match &tls {
@@ -265,8 +265,8 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
     open::open(&options, metrics, clock, random)
 }
 
-/// The local copies, where they are asked for, or warm restarts of backends on local disk need them. A daemon that
-/// cannot have its folders does without: they only save time.
+/// The local copies, if they are configured or warm restarts of backends on local disk need them. A daemon that cannot
+/// use its folders works without copies: they only save time.
 fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Copies> {
     let settings = &config.local_copies;
     let for_warm = config.warm && local.backends.is_some();
@@ -275,7 +275,7 @@ fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Cop
         (false, true) => CopyScope::Wanted,
         (false, false) => CopyScope::Nothing,
     };
-    // What is for this process alone goes with it.
+    // Copies that serve this process alone are deleted with it.
     let outlives = settings.backup || settings.recovery;
     if !outlives && write == CopyScope::Nothing {
         return None;
@@ -295,11 +295,11 @@ fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Cop
     opened.inspect_err(unusable).ok()
 }
 
-/// This process, and what it has on local disk.
+/// The identity of this process, and its resources on local disk.
 struct Local {
     instance: Uuid,
     backends: Option<Arc<dyn LocalBackends>>,
-    /// Folders for local copies that go with the process.
+    /// Folders of local copies that are deleted with the process.
     copies: Vec<PathBuf>,
 }
 
@@ -345,7 +345,8 @@ fn local(_config: &Config, _metrics: &Metrics) -> Result<Local, DaemonError> {
     Ok(Local { instance: Random::from_os().uuid(), backends: None, copies: vec![] })
 }
 
-/// What tools read images of RocksDB with; `None` where local disk cannot be written, or there is no RocksDB.
+/// The inner backends that tools read RocksDB images with; `None` if the local disk cannot be written or RocksDB is not
+/// compiled in.
 ///
 /// # Errors
 /// As when a daemon starts.
@@ -353,7 +354,7 @@ pub fn local_backends(config: &Config) -> Result<Option<Arc<dyn LocalBackends>>,
     Ok(local(config, &Metrics::new())?.backends)
 }
 
-/// What the backends of a daemon share, as configured.
+/// The resources that all backends of a daemon share, as configured.
 fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -> Environment {
     let limits = config.limits();
     let changelog = &config.changelog;
@@ -433,7 +434,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
     }
 }
 
-/// The clock of all backends, which tells in log and metrics when the system's clock steps.
+/// The clock of all backends. It reports jumps of the system's clock in the log and in metrics.
 fn clock(metrics: &Metrics) -> Clock {
     let steps = metrics.register(
         "clock_steps",
@@ -473,7 +474,7 @@ fn clock(metrics: &Metrics) -> Clock {
     })
 }
 
-/// What alerts compare what is held with.
+/// Registers the configured limits as gauges, so that alerts can compare usage with them.
 fn register_limits(config: &Config, metrics: &Metrics) {
     let limits = [
         ("memory_budget_bytes", "Bytes that the whole daemon may use (memory.budget)", config.memory.budget_bytes),
@@ -516,7 +517,7 @@ fn listener_options(config: &Config) -> Result<ListenerOptions, DaemonError> {
     })
 }
 
-/// What the status page shows.
+/// The contents of the status page.
 fn status_source(directory: Directory) -> crate::admin::StatusSource {
     Arc::new(move || {
         let env = directory.environment();

@@ -7,23 +7,23 @@
 //!       └──┴────starts, kill -9, starts again──▶ task (`dstl demo-task`)
 //! ```
 //!
-//! The task counts words over real text with the client library alone and checkpoints twice a second. The supervisor
-//! kills the one or the other at random moments and starts it again; the state comes back from the store, the task goes
-//! on at the position that its checkpoint has as attachment. At the end the supervisor restores the last checkpoint
-//! once more, compares every entry with a straightforward count in memory, and sweeps the store: nothing unreferenced
-//! may be left in it.
+//! The task counts words over real text with the client library alone, and checkpoints twice a second. The supervisor
+//! kills one of the two at random moments and starts it again. The state comes back from the store, and the task goes
+//! on at the position in its checkpoint's attachment. At the end the supervisor restores the last checkpoint once more,
+//! compares every entry with a straightforward count in memory, and sweeps the store: no unreferenced object may be
+//! left in it.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `input` | the text |
 //! | `states` | the states and the attachment |
 //! | [`task`] | the task |
-//! | `report` | what task and supervisor tell each other |
-//! | `schedule` | when to kill whom |
+//! | `report` | the messages between task and supervisor |
+//! | `schedule` | when to kill which process |
 //! | `process`, `supervisor` | starting, killing, starting again |
 //! | `count`, `verify` | the straightforward count, the comparison |
 //! | `store` | the store, probed and swept |
-//! | `progress`, [`outcome`] | what is shown meanwhile and at the end |
+//! | `progress`, [`outcome`] | the display during the demo and at its end |
 
 mod count;
 mod input;
@@ -65,38 +65,38 @@ use crate::{
 /// Exit code of a task that lost its daemon; `EX_TEMPFAIL` of sysexits(3).
 pub const EXIT_DAEMON_GONE: u8 = 75;
 
-/// Time that the work takes at least for each kill and one more, so that kills hit it however small the input is.
+/// Least time of the work for each kill, and once more, so that kills hit it even if the input is small.
 const TIME_PER_KILL: Duration = Duration::from_millis(800);
 
 /// Longest path of a folder that still leaves room for a socket in it.
 const MAX_FOLDER_BYTES: usize = 60;
 
-/// What to demonstrate.
+/// Options of a demo.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
-    /// Where the state is while the task runs.
+    /// The inner backend of the task's state.
     pub inner: InnerBackend,
-    /// Where changelogs go; `None` for a temporary folder.
+    /// The store for changelogs; `None` for a temporary folder.
     pub store: Option<String>,
-    /// Of the random choices; `None` for a random one.
+    /// Seed of the random choices; `None` for a random one.
     pub seed: Option<u64>,
-    /// How often to kill.
+    /// Number of kills.
     pub kills: u32,
     /// Most bytes of text.
     pub max_bytes: u64,
-    /// Files and folders; none for the source tree here and cargo's registry.
+    /// Files and folders; if empty, the source tree here and cargo's registry.
     pub paths: Vec<PathBuf>,
-    /// Show nothing meanwhile.
+    /// Whether to show nothing during the work.
     pub quiet: bool,
 }
 
-/// Why a demo has no outcome.
+/// The reason why a demo has no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// What was asked for makes no sense here.
+    /// The options do not make sense here.
     #[error("{0}")]
     Usage(String),
-    /// The store does not answer; nothing was begun.
+    /// The store does not answer; the demo was not begun.
     #[error("{0}")]
     Store(String),
     /// A signal came.
@@ -105,7 +105,7 @@ pub enum DemoError {
     /// A process or a file could not be made.
     #[error("running the demo: {0}")]
     Start(#[source] io::Error),
-    /// Something did not work as it should.
+    /// A part of dstl did not work as it should.
     #[error("the demo failed: {0}")]
     Failed(String),
 }
@@ -179,7 +179,8 @@ async fn run_in(
         () = interrupts.any() => return Err(DemoError::Interrupted),
         compared = compare(&place, &work, input, &count) => compared?,
     };
-    // Ordering: what its last materialization still writes must not arrive after the sweep.
+    // Order: 1. stop the daemon, 2. sweep. Otherwise an upload of its last materialization could arrive after the
+    // sweep.
     supervisor::stop(work.daemon).await;
     let (objects, materializations) = tokio::select! {
         biased;
@@ -216,7 +217,7 @@ async fn run_in(
     Ok(outcome)
 }
 
-/// Restores the last checkpoint as one more owner, and compares it.
+/// Restores the last checkpoint as one more owner, and compares its state with the count.
 async fn compare(place: &Place, work: &Work, input: &Input, count: &Count<'_>) -> Result<Comparison, DemoError> {
     let mut comparison = restore_and_compare(place, work, input, count)
         .await
@@ -228,7 +229,7 @@ async fn compare(place: &Place, work: &Work, input: &Input, count: &Count<'_>) -
     Ok(comparison)
 }
 
-/// Sweeps the store; gives what is left, and how many materializations there were.
+/// Sweeps the store; returns the remaining objects, and the number of materializations.
 async fn sweep(place: &Place, store: &Store) -> Result<(Objects, u64), DemoError> {
     let job = Name::new(place.job.as_str()).map_err(DemoError::failed)?;
     store::sweep(store, &job).await.map_err(|error| DemoError::failed(format!("sweeping: {error}")))
@@ -254,7 +255,8 @@ async fn restore_and_compare(
     Ok(comparison)
 }
 
-/// Names what the processes share. A job's name is new each time, so that nothing older is found in the store.
+/// Makes the names that the processes share. The name of the job is new each time, so that no older state is found in
+/// the store.
 fn place(folder: &Path, options: &DemoOptions) -> Result<Place, DemoError> {
     let store = match options.store.as_deref() {
         None => folder.join("store").display().to_string(),
@@ -272,7 +274,7 @@ fn unusable(store: &str, error: &store::UnusableStore) -> DemoError {
     let mut text = format!("store `{store}` cannot be used: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        // Some errors tell their causes themselves.
+        // Some errors include their causes in their text.
         let said = error.to_string();
         if !text.contains(&said) {
             text.push_str(": ");
@@ -286,7 +288,7 @@ fn unusable(store: &str, error: &store::UnusableStore) -> DemoError {
     }
 }
 
-/// A temporary folder, gone when it is dropped.
+/// A temporary folder, which is removed when this is dropped.
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,

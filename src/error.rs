@@ -1,7 +1,7 @@
-//! What every error tells its caller: the reason, what it spoils, whether to try again.
+//! The error that callers see: a reason, the scope of the damage, and whether to try again.
 //!
-//! Each folder has its own error enum with data; at the edge of `backend` they become this one [`Error`], whose
-//! [`Reason`] says what the caller must do. `rpc/convert.rs` alone maps it to gRPC codes.
+//! Each folder has its own error enum with data. At the edge of `backend` they become this one [`Error`], whose
+//! [`Reason`] says what the caller must do. `rpc/status.rs` alone maps it to gRPC codes.
 
 pub use crate::proto::v1::{Reason, Scope};
 
@@ -9,24 +9,24 @@ pub use crate::proto::v1::{Reason, Scope};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What to do.
+    /// Says what the caller must do.
     pub reason: Reason,
-    /// What is spoilt.
+    /// Says what is unusable now, for example the session or the backend.
     pub scope: Scope,
     /// Whether the same call may succeed later, unchanged.
     pub retryable: bool,
-    /// For people.
+    /// The text for people: what was being done, what went wrong, what helps.
     pub message: String,
 }
 
 impl Error {
-    /// An error with the scope and retry advice that `reason` usually has.
+    /// An error with the scope and the retry advice that `reason` usually has.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let (scope, retryable) = usual(reason);
         Self { reason, scope, retryable, message: message.into() }
     }
 
-    /// The same error, spoiling `scope`.
+    /// The same error with another scope.
     #[must_use]
     pub fn in_scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
@@ -34,7 +34,7 @@ impl Error {
     }
 }
 
-/// Scope and retry advice of a reason where nothing else is said.
+/// The usual scope of a reason, and whether a retry may help.
 fn usual(reason: Reason) -> (Scope, bool) {
     match reason {
         Reason::Unspecified | Reason::Internal => (Scope::Backend, false),

@@ -1,10 +1,10 @@
 //! dstl: a changelog state-backend daemon for stream processors.
 //!
 //! A daemon runs beside a task process, keeps the task's keyed state in an inner backend and makes every change durable
-//! in a changelog on an object store. A checkpoint is a position in that log, so it takes as long as what changed since
-//! the last one, whatever the size of the state; recovery replays the log.
+//! in a changelog on an object store. A checkpoint is a position in that log. It takes as long as the changes since the
+//! last checkpoint, not as long as the state is large. Recovery replays the log.
 //!
-//! Users of the Rust client want [`client`], and find whole tasks in `examples/`. Everybody else speaks the protocol in
+//! Users of the Rust client want [`client`], and find whole tasks in `examples/`. Other languages speak the protocol in
 //! `proto/dstl/v1` ([`proto`]).
 //!
 //! # One write, end to end
@@ -12,15 +12,15 @@
 //! 1. A batch arrives on a session stream ([`rpc`]). Its bytes are viewed as operations, not copied.
 //! 2. The session spends the credit that was granted for it and checks its number ([`backend`]). Under the backend's
 //!    lock the whole batch is checked: ids, kinds, key groups, sizes. A fault rejects it whole and halts the session.
-//! 3. Each operation decides its changes against the inner backend ([`state`]): absolute, touching one entry,
-//!    replayable without anybody's code. The inner backend applies each, and its bytes go into the active block of the
-//!    writer ([`changelog`]). The batch is now **applied**: it has a batch number and, if it changed anything, a
-//!    sequence number.
+//! 3. Each operation decides its changes against the inner backend ([`state`]). A change is absolute and touches one
+//!    entry, so it can be replayed without user code. The inner backend applies each change, and its bytes go into the
+//!    active block of the writer ([`changelog`]). The batch is now **applied**: it has a batch number and, if it
+//!    changed anything, a sequence number.
 //! 4. When the block is large enough, or a barrier or persist request comes, it is rolled over into a change set. The
 //!    change sets of all backends of one job share a segment: one object, created if absent, retried until it is
 //!    durable ([`object`]). The batch is now **persisted**; its memory is free and credit is granted again.
-//! 5. A barrier cut the log after some batch. Once everything below the cut is durable, the next manifest of the
-//!    backend's chain names the checkpoint ([`checkpoint`]); when the manifest is durable, the engine gets the handle.
+//! 5. A barrier cuts the log after some batch. Once everything below the cut is durable, the next manifest of the
+//!    backend's chain names the checkpoint ([`checkpoint`]). When the manifest is durable, the engine gets the handle.
 //! 6. The engine says that the checkpoint completed for the whole job. The batch is now **confirmed**, and retention
 //!    lets older checkpoints go.
 //!
@@ -35,22 +35,22 @@
 //! | row | modules | |
 //! | --- | --- | --- |
 //! | 0 | [`types`] | the words of the domain |
-//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | what every part needs, injected |
-//! | 2 | [`client`] [`limits`] | the Rust client: proto and types only; bounds on what peers can make the daemon hold |
+//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | the injected tools of every part |
+//! | 2 | [`client`] [`limits`] | the Rust client, which needs proto and types only; bounds on the memory that peers can occupy |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
-//! | 4 | [`changelog`] [`savepoint`] | the log does not know what it logs; state as rows in files |
+//! | 4 | [`changelog`] [`savepoint`] | the log, which does not know the meaning of a change; state as rows in files |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
 //! | 6 | [`materialization`] [`restore`] | snapshots, so that the log can be truncated; load and replay |
-//! | 7 | [`export`] | savepoints, of what the store has |
-//! | 8 | [`backend`] | the joined thing |
+//! | 7 | [`export`] | savepoints made of checkpoints on the store |
+//! | 8 | [`backend`] | a backend as a whole: inner backend, changelog and checkpoints under one owner |
 //! | 9 | [`rpc`] [`admin`] | gRPC; metrics and health |
 //! | 10 | [`config`] | |
 //! | 11 | [`daemon`] [`tools`] [`demo`] | |
 //! | 12 | [`cli`], `main` | |
 //!
-//! Decisions are pure (`changelog::{writer, pending, batcher}`, `checkpoint::{ledger, manifest, index, collect}`):
-//! functions of observed facts that return data. Clock, randomness and background tasks are handed in, so a simulation
-//! drives the same code that the daemon runs.
+//! Decisions are pure functions of observed facts that return data: `changelog::{writer, pending, batcher}`,
+//! `checkpoint::{ledger, manifest, index, local, generation}` and `checkpoint::collect::judge`. Clock, randomness and
+//! background tasks are passed in, so a simulation drives the same code that the daemon runs.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

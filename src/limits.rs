@@ -1,4 +1,5 @@
-//! Bounds on what peers can make the daemon hold: connections, calls, half messages, answers that wait, and times.
+//! Bounds on the memory and descriptors that peers can occupy: connections, calls, incomplete messages, answers that
+//! wait, and times.
 //!
 //! | what | bounded by | beyond it |
 //! | --- | --- | --- |
@@ -9,8 +10,8 @@
 //! | answers: from before they are read until the peer took them | [`Pool`] of bytes | the same |
 //! | a peer that sends or takes nothing | [`Times`] | its connection or its call ends |
 //!
-//! What it owes its callers: what is held stays below the bounds whatever peers do, and whoever waits for room gets it
-//! within the patience that the bounds name, however many peers hold on to theirs.
+//! The module owes its callers two things. Peers cannot make the daemon hold more than these bounds. A caller that
+//! waits for room gets it within the patience that the bounds name, even if many peers hold on to theirs.
 
 mod descriptors;
 mod pool;
@@ -24,7 +25,7 @@ pub use self::{
     slots::{Slot, Slots},
 };
 
-/// Bounds of the gRPC service; the options of the same names in the configuration say what each is for.
+/// Bounds of the gRPC service; the configuration options of the same names explain each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Most connections in all.
@@ -37,69 +38,71 @@ pub struct Bounds {
     pub streams: u32,
     /// Most calls in all.
     pub calls: usize,
-    /// Bytes that one call may send before it is read.
+    /// Bytes that one call may send before the daemon reads them.
     pub stream_window_bytes: u32,
-    /// Bytes that all calls of one connection may.
+    /// Bytes that all calls of one connection may send before the daemon reads them.
     pub connection_window_bytes: u32,
-    /// Bytes of requests that are not whole or being decoded.
+    /// Bytes of requests that are incomplete or being decoded.
     pub request_bytes: u64,
-    /// Bytes of answers that wait.
+    /// Bytes of answers that peers have not taken yet.
     pub answer_bytes: u64,
-    /// How long what.
+    /// How long peers may take.
     pub times: Times,
 }
 
 /// How long a peer may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// To send the preface of HTTP/2.
+    /// Time to send the preface of HTTP/2.
     pub preface: Duration,
-    /// To shake hands.
+    /// Time for the TLS handshake.
     pub handshake: Duration,
-    /// To make the first call.
+    /// Time until the first call.
     pub first_call: Duration,
-    /// To send a request whole.
+    /// Time to send a whole request.
     pub request: Duration,
-    /// To send or take the next bytes, where others wait for the room that its own take.
+    /// Longest time without progress for a call whose memory others wait for.
     pub stuck: Duration,
 }
 
-/// Of [`Bounds::calls`], the part in hundredths that queries may be.
+/// The share of [`Bounds::calls`] that queries may take, in percent.
 pub const QUERY_PERCENT: usize = 75;
 
-/// Descriptors that connections leave to the store and to RocksDB, in hundredths of the limit.
+/// The share of the limit of descriptors that is left to the store and to RocksDB, in percent.
 const RESERVED_PERCENT: u64 = 50;
 
-/// Most connections where nobody says otherwise and descriptors allow it, and the memory that each may take, with half
-/// a header block.
+/// Default number of connections if descriptors allow it, and the memory budgeted for each, including half a header
+/// block.
 const CONNECTIONS: u64 = 4096;
 const CONNECTION_BYTES: u64 = 256 << 10;
 
-/// Longest frames of HTTP/2, of which half a one is kept for each connection: the least that the protocol allows, up to
-/// enough for speed.
+/// Smallest and largest length of an HTTP/2 frame. A connection may hold half a frame; the minimum is that of the
+/// protocol, and the maximum is enough for full speed.
 const FRAME_BYTES: (u32, u32) = (16 << 10, 64 << 10);
 const FRAME_PART: u32 = 16;
 
-/// Most memory of requests, and of answers, where nobody says otherwise; and the part of the budget that they may take.
+/// Default memory for requests, and the same for answers; and the divisor of the memory budget that bounds each.
 const POOL_BYTES: u64 = 256 << 20;
 const POOL_PART: u64 = 16;
 
-/// Longest messages that each of them holds at least.
+/// Each of the two pools holds at least so many messages of the greatest length.
 const POOL_MESSAGES: u64 = 2;
 
-/// Window of a stream by the budget, and its bounds. Sessions lose no speed by 128 KiB.
+/// A stream's window is the memory budget divided by this, within the bounds below. Sessions are not slower with 128
+/// KiB.
 const WINDOW_PART: u64 = 2048;
 const WINDOW_BYTES: (u64, u64) = (64 << 10, 1 << 20);
 
-/// Windows of streams that fit the window of their connection.
+/// A connection's window is that of so many streams.
 const WINDOWS: u64 = 64;
 
-/// Calls where nobody says otherwise, at least; their windows take a quarter of the budget at most.
+/// Least default number of calls; a larger budget allows as many as have windows within a quarter of it.
 const CALLS: u64 = 512;
 const CALLS_PART: u64 = 4;
 
 impl Bounds {
-    /// What is right for a daemon with `budget` bytes of memory, messages of up to `message` bytes and `descriptors`.
+    /// Bounds for a daemon with `budget` bytes of memory, messages of up to `message` bytes, and `descriptors` open
+    /// files.
     #[must_use]
     pub fn of(budget: u64, message: u64, descriptors: u64) -> Self {
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);

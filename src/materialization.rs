@@ -6,14 +6,15 @@
 //!                  │ from                │ complete_at    since the last time and only stamped anew
 //! ```
 //!
-//! The snapshot of a backend in memory is *fuzzy*: the writer goes on while it is made. A checkpoint at or after
-//! `complete_at` is the snapshot and the log from `from` on, of which a replay skips, per piece, what the piece has
-//! already. What did not change since the last materialization is not uploaded again.
+//! The snapshot of a backend in memory is *fuzzy*: the writer goes on while the snapshot is made. A checkpoint at or
+//! after `complete_at` consists of the snapshot and the log from `from` on. A replay skips, for each piece, the changes
+//! that the piece has already. Pieces that did not change since the last materialization are not uploaded again.
 //!
-//! A backend on local disk is copied by images instead, each of a part of its key groups at one sqn; only the files
-//! that the materialization before does not have are uploaded.
+//! A backend on local disk is copied by images instead. Each image has a part of the key groups at one sqn. Only the
+//! files that the materialization before does not have are uploaded.
 //!
-//! [`schedule`] decides when (pure); [`pieces`] and [`images`] upload; [`target`] says where to.
+//! [`schedule`] decides when (pure); [`pieces`] and [`images`] upload; [`target`] names the files and publishes the
+//! index.
 
 pub mod images;
 pub mod pieces;

@@ -1,8 +1,9 @@
-//! The registry of metrics and what all of them share. The metrics themselves live beside the code that they measure.
+//! The registry of metrics, and the labels that they share. The metrics themselves live beside the code that they
+//! measure.
 //!
 //! Names: `dstl_<part>_<noun>_<unit>[_total]`, base units (bytes, seconds), labels only `job`, `operator`, `subtask`
-//! and enumerations. Registering happens once, in constructors; the text is made by [`Metrics::encode`], and for
-//! scrapers that do not speak OpenMetrics by [`Metrics::encode_plain`].
+//! and enumerations. Constructors register each metric once. [`Metrics::encode`] makes the text, and
+//! [`Metrics::encode_plain`] the older text for scrapers that do not speak OpenMetrics.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -28,21 +29,21 @@ struct Shared {
     samples: Mutex<Vec<String>>,
 }
 
-/// Labels of what belongs to one job.
+/// Labels of a metric of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct JobLabels {
-    /// The job.
+    /// Name of the job.
     pub job: String,
 }
 
-/// Labels of what belongs to one backend.
+/// Labels of a metric of one backend.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BackendLabels {
-    /// The job.
+    /// Name of the job.
     pub job: String,
-    /// The operator.
+    /// Name of the operator within the job.
     pub operator: String,
-    /// The subtask.
+    /// Number of the subtask, from 0.
     pub subtask: u32,
 }
 
@@ -73,16 +74,16 @@ impl Metrics {
         metric
     }
 
-    /// Registers a gauge that is `read` whenever the text is made; it must not use these metrics itself. `name` and
-    /// `help` as for [`register`](Self::register).
+    /// Registers a gauge whose value is `read` each time the text is made; `read` must not use these metrics itself.
+    /// `name` and `help` are as for [`register`](Self::register).
     pub fn read(&self, name: &str, help: &str, read: impl Fn() -> u64 + Send + Sync + 'static) {
         self.0.samples.lock().push(format!("{PREFIX}_{name}"));
         let gauge = Reading { name: name.to_owned(), help: format!("{help}."), read: Box::new(read) };
         self.0.registry.lock().register_collector(Box::new(gauge));
     }
 
-    /// The names of all samples that can ever be in the text, in the order of registration; one that is there twice was
-    /// registered twice.
+    /// The names of all samples that the text can ever contain, in the order of registration. A name that is listed
+    /// twice was registered twice.
     #[must_use]
     pub fn sample_names(&self) -> Vec<String> {
         self.0.samples.lock().clone()
@@ -96,8 +97,8 @@ impl Metrics {
         out
     }
 
-    /// The same in Prometheus's older text format, version 0.0.4, which promtool and old scrapers read: there a counter
-    /// is described by the name of its samples, `_total` included, and nothing marks the end.
+    /// The same in Prometheus's older text format, version 0.0.4, for promtool and old scrapers. There a counter is
+    /// described by the name of its samples, `_total` included, and there is no end mark.
     #[must_use]
     pub fn encode_plain(&self) -> String {
         let text = self.encode();
@@ -118,7 +119,7 @@ impl Metrics {
     }
 }
 
-/// A gauge that is read when the text is made.
+/// A gauge that is read each time the text is made.
 struct Reading {
     name: String,
     help: String,

@@ -1,16 +1,17 @@
 //! The object store: whole, immutable objects that are created, read, listed and deleted.
 //!
-//! [`Store`] is the only door to it. Everything above asks for objects by paths relative to the store's base, which
-//! [`layout`] alone makes and parses. The store promises:
+//! All access goes through [`Store`]. Callers name objects by paths relative to the store's base; only [`layout`] makes
+//! and parses these paths. The store promises:
 //!
 //! * **Create-if-absent.** An object is never overwritten; of several creators of one path exactly one wins. It is the
 //!   only conditional write, because every store has it.
-//! * **Ambiguity is resolved here.** When a create gets no answer, or one that leaves open what happened, the identical
-//!   bytes are tried again; when an object is found in the way, it is read back and compared. The caller learns whether
-//!   *these bytes* are the object.
-//! * **Durable.** What was created, or found identical, survives a crash of the host (local directories are fsynced).
-//! * **Whole answers.** A read gives exactly the bytes that were asked for, or fails.
-//! * **Retries.** Each call says by [`Retry`] how long it keeps trying; refused permissions are retried like everything
+//! * **Ambiguity is resolved here.** When a create gets no answer, or an answer that leaves its outcome open, the
+//!   identical bytes are tried again. When another object is in the way, it is read back and compared. The caller
+//!   learns whether *these bytes* are the object.
+//! * **Durable.** An object that was created, or found identical, survives a crash of the host (local directories are
+//!   fsynced).
+//! * **Whole answers.** A read returns exactly the bytes that were asked for, or fails.
+//! * **Retries.** Each call says by [`Retry`] how long it keeps trying. Refused permissions are retried like everything
 //!   that may pass.
 //!
 //! | file | |
@@ -21,15 +22,15 @@
 //! | `retry` | when to give up and when to try again |
 //! | `checked` | reading again before something is called damaged |
 //! | [`copies`] | local copies of what was created here |
-//! | `recall` | what a door that reads copies first does not find there |
+//! | `recall` | the reads for which a local copy was missing |
 //! | [`metered`] | requests, bytes, durations |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | `hdfs` | HDFS |
 //! | [`faulty`] | a store that fails, for simulations |
-//! | [`conformance`] | what every store has to do, as functions |
+//! | [`conformance`] | the contract of stores, as callable checks |
 //!
-//! All futures of [`Store`] may be dropped at any time; a create or delete dropped on its way may or may not happen,
-//! even later.
+//! All futures of [`Store`] may be dropped at any time. A create or delete that is dropped on its way may or may not
+//! happen, even later.
 
 mod attempt;
 mod checked;
@@ -71,27 +72,27 @@ pub use object_store::{PutPayload, path::Path};
 use self::{copies::Label, metered::StoreMetrics, retry::Retrier};
 use crate::{metrics::Metrics, random::Random, types::TimeMs};
 
-/// Most objects that one request of [`Store::delete_all`] names; the limit of S3.
+/// Most objects that one request of [`Store::delete_all`] names, which is the limit of S3.
 const DELETE_CHUNK: usize = 1000;
 
-/// Most bytes of an object that is read whole: manifests, pages, indexes and the like, of which the largest, with a thousand
-/// attachments of 64 KiB, has a quarter of this.
+/// Most bytes of an object that is read whole. These are manifests, pages, indexes and the like; the largest, with a
+/// thousand attachments of 64 KiB, has a quarter of this.
 pub const MAX_WHOLE_BYTES: u64 = 256 << 20;
 
-/// What a call asks of the store.
+/// A kind of request to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// Create an object unless there is one.
+    /// Create an object, unless the path is taken.
     Create,
-    /// Read an object.
+    /// Read a whole object.
     Get,
     /// Read a part of an object.
     GetRange,
-    /// Ask for size and time of an object.
+    /// Ask for the size and time of an object.
     Head,
-    /// List objects.
+    /// List the objects below a prefix.
     List,
-    /// Delete objects.
+    /// Delete one or more objects.
     Delete,
 }
 
@@ -116,12 +117,12 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What became of a create.
+/// The outcome of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     /// This call created the object.
     New,
-    /// The object exists with these very bytes: by an earlier attempt whose outcome was unknown, or by anyone.
+    /// The object exists with these very bytes: an earlier attempt with unknown outcome made it, or another writer.
     Identical,
     /// The object exists with other bytes.
     Conflict,
@@ -130,15 +131,15 @@ pub enum Created {
 /// An object as listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Relative to the base of the store.
+    /// Path relative to the base of the store.
     pub path: Path,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     /// When it was created, by the store's clock.
     pub modified_ms: TimeMs,
 }
 
-/// The door to the store. Cheap to clone.
+/// Access to the store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>, Option<Copies>, Option<Arc<Recall>>);
 
@@ -156,7 +157,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// A door to the objects of `store` below `base`. Registers its metrics; `random` makes the jitter of pauses.
+    /// Access to the objects of `store` below `base`. Registers its metrics; `random` makes the jitter of pauses.
     #[must_use]
     pub fn new(
         store: Arc<dyn ObjectStore>,
@@ -170,26 +171,27 @@ impl Store {
         Self(Arc::new(Inner { store, base, retrier, metrics }), None, None)
     }
 
-    /// The same store, whose objects are read from `copies` first where those have them.
+    /// The same store, whose objects are read from `copies` first if it has them.
     #[must_use]
     pub fn with_copies(self, copies: Option<Copies>) -> Self {
         Self(self.0, copies, self.2)
     }
 
-    /// The same store, which reads local copies first whatever their settings say; and what tells which reads found none.
+    /// The same store, which reads local copies first whatever their settings say; and a record of the reads that found
+    /// none.
     #[must_use]
     pub fn recalling(&self) -> (Self, Arc<Recall>) {
         let recall = Arc::new(Recall::default());
         (Self(self.0.clone(), self.1.clone(), Some(recall.clone())), recall)
     }
 
-    /// Its local copies, if it has any.
+    /// The local copies, if there are any.
     #[must_use]
     pub fn copies(&self) -> Option<&Copies> {
         self.1.as_ref()
     }
 
-    /// Has an object that was created here copied, if the store has local copies. Never waits.
+    /// Copies an object that was created here, if the store has local copies. Never waits.
     pub fn copy(&self, path: &Path, payload: PutPayload, label: impl FnOnce() -> Label) {
         if let Some(copies) = &self.1 {
             copies.keep(path, payload, label());
@@ -199,7 +201,7 @@ impl Store {
     /// Creates the object at `path` unless there is one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it is unknown whether the object exists, and it may still appear.
+    /// [`StoreError::Unavailable`]; then it is unknown whether the object exists, and it may still appear.
     pub async fn create(&self, path: &Path, payload: PutPayload, retry: Retry) -> Result<Created, StoreError> {
         Ok(self.create_counted(path, payload, retry).await?.0)
     }
@@ -218,7 +220,8 @@ impl Store {
         self.0.retrier.run(Operation::Create, path, retry, run).await
     }
 
-    /// The whole object at `path`, which is a small one: what has more than [`MAX_WHOLE_BYTES`] is read by ranges.
+    /// The whole object at `path`, which must be small: an object of more than [`MAX_WHOLE_BYTES`] has to be read by
+    /// ranges.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::TooLarge`], or [`StoreError::Unavailable`].
@@ -238,7 +241,7 @@ impl Store {
         optional(self.get(path, retry).await)
     }
 
-    /// Bytes `range.start` to `range.end` (exclusive) of the object at `path`; exactly so many.
+    /// Bytes `range.start` to `range.end` (exclusive) of the object at `path`; exactly that many.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if the object ends before the range does, or
@@ -254,8 +257,8 @@ impl Store {
         Ok(self.0.retrier.run(Operation::GetRange, path, retry, run).await?.0)
     }
 
-    /// Size and time of the object at `path`, if there is one. The time of an object just created tells what time it is
-    /// for the store.
+    /// Size and time of the object at `path`, if it exists. The time of an object that was just created tells the time
+    /// of the store's clock.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -265,7 +268,7 @@ impl Store {
     }
 
     /// All objects below `prefix` (whole segments of the path), ordered by path. An object that is created or deleted
-    /// meanwhile may be missing or not; all others are there.
+    /// meanwhile may be missing; all others are there.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -274,7 +277,7 @@ impl Store {
         Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
     }
 
-    /// Like [`Store::list`], only what comes after `after` (exclusive, relative to the base, it need not exist).
+    /// Like [`Store::list`], but only objects after `after` (exclusive, relative to the base; it need not exist).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -283,7 +286,7 @@ impl Store {
         Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
     }
 
-    /// Deletes the object at `path`; that there is none is fine.
+    /// Deletes the object at `path`; it need not exist.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -291,7 +294,7 @@ impl Store {
         self.delete_all(vec![path.clone()], retry).await
     }
 
-    /// Deletes the objects at `paths`, in bulk where the store can; that some do not exist is fine.
+    /// Deletes the objects at `paths`, in bulk if the store can; they need not exist.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] names the first object that may remain; others may remain too.
@@ -312,18 +315,19 @@ impl Store {
     /// Asks for an object that never exists, to see whether the store answers: bucket, credentials and network.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] says what is wrong.
+    /// [`StoreError::Unavailable`] tells the fault.
     pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
     }
 
-    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why. For people who wait.
+    /// The newest failed attempt of any request, if it was at or after `since`: how long ago, and why. For messages to
+    /// people who wait.
     #[must_use]
     pub fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
         self.0.retrier.trouble(since)
     }
 
-    /// What a local copy has, if it may be read.
+    /// The bytes of a local copy, if there is one that may be read.
     fn copied(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         let copies = self.1.as_ref();
         let Some(recall) = &self.2 else { return copies?.read(path, range) };
@@ -338,7 +342,7 @@ impl Store {
         Path::from_iter(self.0.base.parts().chain(path.parts()))
     }
 
-    /// The inverse of `absolute`; what is not below the base stays as it is.
+    /// The inverse of `absolute`; a path that is not below the base stays as it is.
     fn relative(&self, path: &Path) -> Path {
         match path.prefix_match(&self.0.base) {
             Some(parts) => Path::from_iter(parts.collect::<Vec<PathPart<'_>>>()),
@@ -347,7 +351,7 @@ impl Store {
     }
 }
 
-/// Takes "there is none" for an answer.
+/// Turns the error that there is no such object into `None`.
 fn optional<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Ok(found) => Ok(Some(found)),

@@ -1,4 +1,4 @@
-//! Randomness, injected: a simulation seeds it, the daemon takes it from the operating system.
+//! Randomness, injected: a simulation seeds it, and the daemon takes it from the operating system.
 
 use std::{fmt, sync::Arc};
 

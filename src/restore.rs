@@ -6,14 +6,15 @@
 //!        ──expand pages──▶ handles of all change sets, in order ──▶ read ahead, verified ──▶ replay
 //! ```
 //!
-//! The pieces of a snapshot were copied at different moments: a change that a piece has already is skipped.
+//! The pieces of a snapshot were copied at different moments, so a change that a piece has already is skipped.
 //!
-//! After a rescale the state comes in several parts, of other chains, each with its base and its sources: the imports.
-//! They are restored one after the other into the same inner backend, each only with its key groups and under the ids
-//! that its states have here; what comes later wins.
+//! After a rescale the state comes in several parts of other chains, the imports, each with its base and its sources.
+//! They are restored one after the other into the same inner backend, each only with the key groups that this backend
+//! has, and under the ids that its states have here. Of two changes to one entry, the later part wins.
 //!
-//! Nothing is served that does not have its checksum: a damaged or missing object ends the restore with an error that
-//! names it. What else is damaged, and what still restores, tells [`crate::checkpoint::damage`].
+//! Every object is checked against its checksum before it is used: a damaged or missing object ends the restore with an
+//! error that names it. [`crate::checkpoint::damage`] lists the other damaged objects and the checkpoints that can
+//! still be restored.
 
 mod images;
 mod kept;
@@ -44,7 +45,7 @@ use crate::{
 
 pub use self::kept::{KeptImages, Unneeded};
 
-/// Bytes of changelog that a restore holds in memory at most, besides the state itself.
+/// Most bytes of changelog that a restore holds in memory, besides the state itself.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 /// Changes between two points at which other tasks of the thread may run.
@@ -53,26 +54,26 @@ const CHANGES_PER_TURN: u64 = 8 << 10;
 /// How far a restore has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Stored bytes replayed.
+    /// Stored bytes that were loaded or replayed.
     pub bytes_done: u64,
-    /// Stored bytes altogether.
+    /// Stored bytes to read altogether.
     pub bytes_total: u64,
-    /// Changes replayed.
+    /// Changes applied, those of the base included.
     pub changes: u64,
 }
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// How much.
+    /// Bytes and changes that were read.
     pub progress: Progress,
-    /// How many of the changes were of the log.
+    /// How many of the changes came from the log.
     pub log_changes: u64,
-    /// The time of the newest batch: the clock of the state.
+    /// The time of the newest batch, at which the backend's own time goes on.
     pub time: TimeMs,
-    /// The materialization that it began with, if nothing was imported.
+    /// The materialization that the restore began with, if nothing was imported.
     pub base: Option<Arc<BaseIndex>>,
-    /// The highest stamp so far.
+    /// The highest stamp that a change has had so far.
     stamp: Sqn,
 }
 
@@ -82,35 +83,35 @@ pub enum RestoreError {
     /// An object is damaged or missing.
     #[error("checkpoint {checkpoint} cannot be restored: {fault}")]
     Damaged {
-        /// Which.
+        /// The checkpoint to restore.
         checkpoint: CheckpointId,
-        /// Object, offset, and how.
+        /// The object, the offset in it and the fault.
         fault: Fault,
     },
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A block is larger than what this daemon may hold.
+    /// A block is larger than this daemon may hold.
     #[error(
         "checkpoint {checkpoint} cannot be restored here: {object} has a block of {bytes} bytes, and `memory.state` allows {allowed}; \
          raise `memory.state`, or restore on a host with more memory"
     )]
     TooLarge {
-        /// Which.
+        /// The checkpoint to restore.
         checkpoint: CheckpointId,
-        /// What has the block.
+        /// The object that has the block.
         object: String,
         /// Bytes of the block once it is decompressed.
         bytes: u64,
-        /// Bytes that it may have.
+        /// Bytes that a block may have on this daemon.
         allowed: u64,
     },
     /// The inner backend refuses a change.
     #[error("replaying checkpoint {checkpoint}")]
     Inner {
-        /// Which.
+        /// The checkpoint to restore.
         checkpoint: CheckpointId,
-        /// Why.
+        /// The error of the inner backend.
         source: StateError,
     },
     /// The base was made by an inner backend on local disk, and this daemon has none.
@@ -119,15 +120,15 @@ pub enum RestoreError {
          cannot write `state.backend.rocksdb.localdir`"
     )]
     NoLocalBackends {
-        /// Which.
+        /// The checkpoint to restore.
         checkpoint: CheckpointId,
     },
     /// A local folder cannot be written.
     #[error("writing `{}` for a restore; is there room in `state.backend.rocksdb.localdir`?", path.display())]
     Folder {
-        /// Where.
+        /// The local path that could not be written.
         path: std::path::PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: std::io::Error,
     },
     /// A read panicked.
@@ -141,58 +142,58 @@ pub enum RestoreError {
 /// A restore to do.
 #[derive(Debug)]
 pub struct Restore<'a> {
-    /// Where the objects are.
+    /// The store that has the objects.
     pub store: &'a Store,
-    /// Where reads run.
+    /// The tasks that reads run on.
     pub tasks: &'a Tasks,
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<&'a dyn LocalBackends>,
-    /// Images on local disk: those that are loaded are kept there, and not downloaded if they are there.
+    /// Images on local disk. Images that are there are not downloaded; downloaded images are kept there.
     pub kept: Option<&'a KeptImages>,
-    /// What the backend consists of.
+    /// The manifest that has the checkpoint.
     pub manifest: &'a Manifest,
-    /// What to restore.
+    /// The checkpoint to restore.
     pub checkpoint: &'a CheckpointRecord,
-    /// Range reads in flight.
+    /// Range reads in flight at the same time.
     pub parallel_reads: usize,
-    /// For each read.
+    /// How each read is retried.
     pub retry: Retry,
     /// Bytes that one block may have once it is decompressed: [`block_memory`].
     pub block_memory: u64,
-    /// `None` for the backend's own chain: then what its checkpoint imports is restored too.
+    /// The import to restore. `None` for the backend's own chain; then the imports of its checkpoint are restored too.
     pub imported: Option<Imported<'a>>,
 }
 
-/// Of an import, whose [view](Import::view) is what is restored.
+/// An import, whose [view](Import::view) is restored as if it were a manifest.
 #[derive(Debug, Clone, Copy)]
 pub struct Imported<'a> {
-    /// It.
+    /// The import itself.
     pub import: &'a Import,
-    /// The manifest that it stands in.
+    /// The manifest that has the import.
     pub by: &'a Manifest,
 }
 
-/// A part of a tree of pages.
+/// A node in a tree of pages, before or after it was read.
 enum Node {
     Unread(PageRef),
     Read(Page),
 }
 
-/// Bytes that one block may have in a daemon whose state may take `state_memory` bytes. A block has one batch, or one
-/// cell of a state in memory, and what lies beside it; so where that is more, the state would not fit either.
+/// Bytes that one block may have in a daemon whose state may take `state_memory` bytes. A block contains one batch, or
+/// one cell of a state in memory, plus overhead. If a block is larger, its state would not fit either.
 #[must_use]
 pub fn block_memory(state_memory: u64) -> u64 {
     state_memory.max(READ_AHEAD_BYTES)
 }
 
-/// What one part of a restore reads.
+/// The objects that one part of a restore reads.
 struct Plan {
     base: Option<BaseIndex>,
     handles: Vec<SegmentHandle>,
 }
 
 impl Progress {
-    /// Counts what was read beside it.
+    /// Adds the counts of another read.
     pub fn add(&mut self, read: Self) {
         let Self { bytes_done, bytes_total, changes } = self;
         *bytes_done = bytes_done.saturating_add(read.bytes_done);
@@ -203,7 +204,7 @@ impl Progress {
 
 impl Restore<'_> {
     /// Replays the checkpoint into `inner`, which must be empty and know its states. Calls `progress` after each block.
-    /// Dropped, it leaves `inner` half filled.
+    /// If the future is dropped, `inner` is half filled.
     ///
     /// # Errors
     /// [`RestoreError`]; then `inner` is half filled.
@@ -235,14 +236,14 @@ impl Restore<'_> {
             }
             part.replay_log(inner, plan, &mut restored, &mut progress).await?;
         }
-        // Stamps compare with the sqns of the own chain alone.
+        // Stamps are compared with sqns of the backend's own chain only, so a base of another chain is no base here.
         if views.is_empty() {
             restored.base = parts.pop().and_then(|(_, plan)| plan.base).map(Arc::new);
         }
         Ok(restored)
     }
 
-    /// What the checkpoint imports, each as a manifest of its origin, in order.
+    /// The imports of the checkpoint, each as a manifest of its origin, in order.
     fn imports(&self) -> Result<Vec<(&Import, Manifest, CheckpointRecord)>, RestoreError> {
         let view = |uuid: &uuid::Uuid| {
             let missing = || self.lacks(format_args!("the manifest has no import {uuid}"));
@@ -253,8 +254,8 @@ impl Restore<'_> {
         self.manifest.contents(self.checkpoint).imports.iter().map(view).collect()
     }
 
-    /// Of which key groups everything is restored. Operator state comes with the own chain; that of other subtasks is
-    /// an import for itself.
+    /// The key groups to restore. Operator state comes with the backend's own chain; operator state of other subtasks
+    /// is an import of its own.
     fn wanted(&self) -> Vec<KeyGroupRange> {
         let mut wanted = vec![self.manifest.shape.key_groups];
         if self.imported.is_none() {
@@ -281,8 +282,8 @@ impl Restore<'_> {
         let mut since_turn = 0;
         while let Some(block) = stream.next().await {
             let block = block.map_err(|error| self.read_error(error))?;
-            // An iterator of borrowed batches does not live across an await, so turns are taken between blocks and the
-            // block's size bounds how long one lasts.
+            // An iterator of borrowed batches cannot live across an await. So other tasks get their turn between
+            // blocks, and the size of a block bounds how long they wait.
             let may_block = inner.may_block();
             let changes = tasks::blocking_if(may_block, || self.replay(inner, &block, plan, restored))?;
             since_turn += changes;
@@ -310,10 +311,10 @@ impl Restore<'_> {
             let batch = batch.map_err(|error| self.read_error(error))?;
             restored.time = restored.time.max(batch.time);
             inner.set_time(restored.time);
-            // Sqns of other chains are no stamps: what is imported counts as changed before all else.
+            // Sqns of other chains are no stamps: imported changes count as older than all others.
             if self.imported.is_none() {
-                // The blocks of one change set begin again with its first batches, and stamps never decrease. A higher
-                // one than that of the batch only tells of a change later.
+                // The blocks of one change set begin again with its first batches, and stamps must never decrease. A
+                // stamp that is higher than the batch's sqn only makes the change look later than it was.
                 restored.stamp = restored.stamp.max(batch.sqn);
                 inner.set_stamp(restored.stamp.0);
             }
@@ -334,8 +335,8 @@ impl Restore<'_> {
         Ok(replayed)
     }
 
-    /// A change as it stands in the objects, with the id that its entries have here. `None` for those of a state that
-    /// had none left at the cut: an import leaves it out.
+    /// A stored change with the id that its state has here. `None` if the state had no entries left at the cut: then an
+    /// import leaves it out.
     fn renamed<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
         let Some(Imported { import, .. }) = self.imported else { return Some(change) };
         let state: StateId = import.states.get(&change.at.state).copied()?;
@@ -372,7 +373,7 @@ impl Restore<'_> {
         Ok(past)
     }
 
-    /// Handles of the change sets of one source: its run's pages opened.
+    /// Handles of the change sets of one source, from its run's pages and its list.
     async fn expand(&self, Stretch { source, run }: Stretch) -> Result<Vec<SegmentHandle>, RestoreError> {
         let mut handles = vec![];
         for page in self.leaves(run.pages, |page| page.range.from < source.to && page.range.to > source.from).await? {
@@ -404,7 +405,7 @@ impl Restore<'_> {
         Ok(handles)
     }
 
-    /// The pages of level 1 of the trees below `pages`, in order, without those that are not `wanted`.
+    /// The pages of level 1 of the trees below `pages`, in order; pages that are not `wanted` are left out.
     async fn leaves(&self, pages: Vec<PageRef>, wanted: impl Fn(&PageRef) -> bool) -> Result<Vec<Page>, RestoreError> {
         let mut level = vec![Page::Pages(pages)];
         while level.iter().any(|page| matches!(page, Page::Pages(_))) {
@@ -415,7 +416,7 @@ impl Restore<'_> {
                     leaf => reads.push(Node::Read(leaf)),
                 }
             }
-            // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
+            // Collected first: a stream of borrowing closures would make the restore a future that cannot be spawned.
             let reads: Vec<_> = reads.into_iter().map(|node| self.read_node(node)).collect();
             level = stream::iter(reads).buffered(self.parallel_reads.max(1)).try_collect().await?;
         }
@@ -457,13 +458,13 @@ impl Restore<'_> {
         RestoreError::Damaged { checkpoint: self.checkpoint.identity.id, fault }
     }
 
-    /// What the manifest that is read should have and has not.
+    /// The error for a manifest that lacks something that it should have.
     fn lacks(&self, what: impl std::fmt::Display) -> RestoreError {
         let manifest = self.imported.map_or(self.manifest, |imported| imported.by);
         self.damaged(Fault::of_manifest(manifest, what))
     }
 
-    /// Checks the length of a block that `object` has.
+    /// Checks that the block of `object` is not too large for this daemon.
     fn check_length(&self, length: u32, object: impl Fn() -> String) -> Result<(), RestoreError> {
         let (bytes, allowed) = (u64::from(length), self.block_memory);
         if bytes <= allowed {
@@ -472,8 +473,8 @@ impl Restore<'_> {
         Err(RestoreError::TooLarge { checkpoint: self.checkpoint.identity.id, object: object(), bytes, allowed })
     }
 
-    /// Why a change that `object` has at `offset` was not applied: where it fits no state that there is, the object was
-    /// not written so.
+    /// The error for a change at `offset` of `object` that could not be applied. If the change fits no registered
+    /// state, the object itself is damaged.
     fn unfit(&self, source: StateError, object: &str, offset: u64) -> RestoreError {
         if !source.is_damage() {
             return self.inner_error(source);
@@ -505,7 +506,7 @@ impl Plan {
     }
 }
 
-/// Whether the piece of a change has it already.
+/// Whether the piece that a change belongs to has the change already.
 fn has_change(base: &BaseIndex, change: &Change<'_>, sqn: Sqn) -> bool {
     let at = change.at;
     let covered_to = base.covered_to(at.state, at.key_group, stable_hash(at.key, at.namespace));

@@ -6,8 +6,8 @@
 //!                                                     └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
-//! `convert` alone names both protobuf and domain types, `status` alone makes gRPC statuses. A session is a stream that
-//! does its own work: reading a request, applying it and answering happen in one task, without a hand-over between.
+//! `convert` translates between protobuf and domain types, and `status` alone turns dstl's errors into gRPC statuses. A
+//! session is one task: the task reads a request, applies it and answers, without handing it to another task.
 
 mod access;
 mod authority;

@@ -6,19 +6,19 @@
 //! ```
 //!
 //! The semantics of operations (merges, list positions, limits) are written once, in [`op`], over the few primitives of
-//! [`StateBackend`]. What `op` decides is a [`Change`]: absolute, touching one entry, needing no other entry and no
-//! user code at replay. So live application and replay are the same call.
+//! [`StateBackend`]. `op` decides [`Change`]s. A change is absolute and touches one entry; its replay needs no other
+//! entry and no user code. So live application and replay are the same call.
 //!
-//! A backend does not know that it is logged, who owns it, or what a checkpoint is. Its contents are handed out in one
-//! of two ways, with changes in between; stamps that its owner puts on changes tell which of them a copy holds.
+//! A backend knows nothing of logs, owners and checkpoints. Its contents are copied in one of two ways, while changes
+//! go on. The owner puts stamps on changes; they tell which changes a copy holds.
 //!
 //! - [`PieceSnapshots`], a backend in memory: a *piece* is the contents of one (state, key group) whose stable hashes
 //!   ([`stable_hash`]) are in one [`HashRange`], as changes that any backend can apply.
 //! - [`ImageSnapshots`], a backend on local disk: an *image* is the immutable files of a part of its key groups. Most
 //!   of them are those of the image before.
 //!
-//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). What the contents were at an
-//! earlier moment is kept, as far as it has changed since, in [`undo`].
+//! Operator state, which has no key, lies in memory beside any of them ([`operator`]). [`undo`] keeps older values of
+//! changed entries, from which the contents at an earlier moment can be read.
 //!
 //! Every implementation passes [`conformance`].
 
@@ -58,29 +58,29 @@ use std::collections::BTreeMap;
 use self::page::Page;
 use crate::types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs, Ttl};
 
-/// Where an entry (or all entries) of a key and namespace live.
+/// The place of an entry, or of all entries of a key and namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address<'a> {
     /// A registered state.
     pub state: StateId,
     /// Inside the backend's range, or [`KeyGroup::OPERATOR`].
     pub key_group: KeyGroup,
-    /// 1 or more bytes; none for operator state.
+    /// Empty for operator state, otherwise at least 1 byte.
     pub key: &'a [u8],
-    /// Empty is the void namespace.
+    /// The namespace; empty for the void namespace.
     pub namespace: &'a [u8],
 }
 
-/// Why an inner backend could not do what it was asked.
+/// The reason why an inner backend refused or failed a call.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A change or read does not fit the state's kind, or names an unregistered state. A caller's bug, or a damaged
     /// log.
     #[error("state {state:?}: {what}")]
     Mismatch {
-        /// The state.
+        /// The state that the change or read named.
         state: StateId,
-        /// What does not fit.
+        /// A description of the mismatch.
         what: &'static str,
     },
     /// The bytes of a change cannot be decoded.
@@ -89,16 +89,16 @@ pub enum StateError {
     /// A backend of bounded size has no more room.
     #[error("the state takes more than {allowed} bytes")]
     Full {
-        /// Bytes that it may take.
+        /// Bytes that the state may take.
         allowed: u64,
     },
-    /// The local store of the backend failed.
+    /// The local disk or database of the backend failed.
     #[error("local state store")]
     Local(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl StateError {
-    /// Whether what was to be applied or loaded is at fault, rather than the disk or the moment.
+    /// Whether the change or image itself is at fault, rather than the local disk.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -116,7 +116,7 @@ fn is_damage(source: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
         ::rocksdb::ErrorKind::Corruption | ::rocksdb::ErrorKind::InvalidArgument | ::rocksdb::ErrorKind::NotFound => {
             true
         }
-        // A file of an image that was not listed with it.
+        // An image refers to a file that was not listed with it.
         ::rocksdb::ErrorKind::IOError => error.to_string().contains("No such file or directory"),
         _ => false,
     }
@@ -133,47 +133,48 @@ impl From<std::io::Error> for StateError {
     }
 }
 
-/// Numbers of entries by state: keys of values, map entries, list elements, timers.
+/// Numbers of entries by state. Entries are keys of values, map entries, list elements and timers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Without states that have none.
+    /// Only states that have entries.
     pub entries: BTreeMap<StateId, u64>,
-    /// Whether all were counted.
+    /// `false` if counting was stopped early, so that `entries` is a lower bound.
     pub complete: bool,
 }
 
-/// Counts, and asks now and then whether to go on. Blocks its thread.
+/// Counts entries, and calls its argument now and then; `false` stops it. Blocks its thread.
 pub type Counting = Box<dyn FnOnce(&mut dyn FnMut() -> bool) -> Result<Counts, StateError> + Send>;
 
 /// An inner state backend: keyed entries of registered states, written by one owner.
 ///
-/// All calls are synchronous and short (microseconds, bounded by the size of what is asked for). Reads see every
-/// earlier [`apply`](Self::apply). Owned by one thread at a time; dropped, it frees what it holds.
+/// Calls are synchronous. In memory they take microseconds, bounded by the size of the entries that are asked for; a
+/// backend on local disk may wait for the disk ([`may_block`](Self::may_block)). Reads see every earlier
+/// [`apply`](Self::apply). One thread at a time owns a backend. Dropping it frees its resources.
 pub trait StateBackend: Send {
-    /// Makes a state known. Called once per state, before anything else names it.
+    /// Makes a state known. Called once per state, before any other call names it.
     fn register(&mut self, state: StateId, descriptor: &StateDescriptor);
 
-    /// Applies one change, live or replayed. Changes to one entry come in their order.
+    /// Applies one change, live or replayed. Changes to one entry must come in their order.
     ///
     /// # Errors
     /// [`StateError::Mismatch`] changes nothing; after [`StateError::Local`] the backend's contents are undefined.
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError>;
 
-    /// Reads a value; hands it to `read`, `None` if there is none. Does not copy.
+    /// Reads a value and calls `read` with it, or with `None` if there is none. Does not copy.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn value(&self, at: Address<'_>, read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StateError>;
 
-    /// Reads one map entry; hands it to `read`.
+    /// Reads one map entry and calls `read` with its value, or with `None` if there is none.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn map_value(&self, at: Address<'_>, map_key: &[u8], read: &mut dyn FnMut(Option<&[u8]>))
     -> Result<(), StateError>;
 
-    /// Reads the map entries of `keys` in order, handing each (key, value) to `read`. Returns whether others of them
-    /// follow the page.
+    /// Reads the map entries of `keys` in order and calls `read` with each key and value. Returns whether more of these
+    /// entries follow the page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -185,7 +186,7 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Reads list elements in order, from index `from` on, handing each to `read`. Returns whether elements follow.
+    /// Reads list elements in order, from index `from` on, and calls `read` with each. Returns whether elements follow.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -197,15 +198,15 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Whether there is a timer.
+    /// Whether this timer is set.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn timer(&self, at: Address<'_>, time: i64) -> Result<bool, StateError>;
 
-    /// Hands the timers of a state, of all key groups, to `read`, in order of time, key, namespace and key group: those
-    /// behind `after`, which need not be there any more, and at or before `up_to`. Each takes [`TimerRef::page_bytes`]
-    /// of the page. Returns whether others follow the page.
+    /// Calls `read` with the timers of a state, of all key groups, in order of time, key, namespace and key group. The
+    /// page begins behind `after`, which need not exist any more, and ends at `up_to`, inclusive. Each timer takes
+    /// [`TimerRef::page_bytes`] of the page. Returns whether more timers follow the page.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -235,8 +236,8 @@ pub trait StateBackend: Send {
     /// As [`apply`](Self::apply).
     fn len(&self, at: Address<'_>) -> Result<u64, StateError>;
 
-    /// Whether (key, namespace) of a state of this kind has entries. Need not count them, which not every backend has
-    /// at hand.
+    /// Whether (key, namespace) of a state of this kind has entries. Unlike [`len`](Self::len) it need not count them,
+    /// which takes some backends a while.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -252,9 +253,9 @@ pub trait StateBackend: Send {
         Ok(found)
     }
 
-    /// Hands key and namespace of each (key, namespace) of (state, key group) that has entries to `read`, in an order
-    /// that does not change while others come and go: those behind `after`, which need not be there any more. Returns
-    /// whether others follow the page. Of timers this may take as long as reading all of the key group.
+    /// Calls `read` with key and namespace of each (key, namespace) of (state, key group) that has entries. The order
+    /// does not change while others come and go. The page begins behind `after`, which need not exist any more. Returns
+    /// whether more follow the page. For timers this may take as long as reading all of the key group.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -267,67 +268,69 @@ pub trait StateBackend: Send {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError>;
 
-    /// Appends bytes to `rank` that are different for each name, and in the order in which
-    /// [`name_page`](Self::name_page) hands names out.
+    /// Appends bytes to `rank` that are different for each name and sort in the order in which
+    /// [`name_page`](Self::name_page) returns the names.
     fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>);
 
-    /// What counts the entries of every state, beside the writer: it may take as long as reading all of them.
+    /// A function that counts the entries of every state on another thread, while the writer goes on. It may take as
+    /// long as reading all of them.
     fn counting(&self) -> Counting;
 
-    /// Number of entries of a state; 0 for one that is not registered.
+    /// Number of entries of a state; 0 if it is not registered.
     ///
     /// # Errors
-    /// [`StateError::Local`].
+    /// [`StateError::Local`] if the disk cannot be read.
     fn entries(&self, state: StateId) -> Result<u64, StateError> {
         Ok(self.counting()(&mut || true)?.entries.get(&state).copied().unwrap_or(0))
     }
 
-    /// Bytes of memory or local disk that the contents take, as the backend accounts for them.
+    /// Bytes of memory or local disk that the contents take, by the backend's own accounting.
     fn bytes(&self) -> u64;
 
-    /// Bytes of memory that belong to this backend alone; what backends share is accounted for where it is shared.
+    /// Bytes of memory that belong to this backend alone; memory that backends share is counted elsewhere.
     fn memory_bytes(&self) -> u64 {
         self.bytes()
     }
 
-    /// Changes applied from now on carry `stamp`. It means nothing to the backend, never decreases, and is 0 at first.
+    /// Sets the stamp of the changes that are applied from now on. A stamp has no meaning to the backend, never
+    /// decreases, and is 0 at first.
     ///
-    /// Whoever wants to tell what came after a copy raises it between the copy and the next change.
+    /// To tell which changes came after a copy, the owner raises the stamp between the copy and the next change.
     fn set_stamp(&mut self, stamp: u64);
 
-    /// The time of the last batch that was applied, live or replayed, which never goes back: what is expired then may
-    /// be dropped.
+    /// Sets the time of the last batch that was applied, live or replayed. It never goes back. Entries that are expired
+    /// at this time may be dropped.
     fn set_time(&mut self, _time: TimeMs) {}
 
-    /// How the entries of a registered state with TTL live from now on, where that has changed since it was registered.
+    /// Sets how the entries of a registered state live from now on, if that has changed since the state was registered.
     fn set_ttl(&mut self, _state: StateId, _ttl: Ttl) {}
 
-    /// Whether calls may wait for a disk. It is the same for as long as the backend lives.
+    /// Whether calls may wait for a disk. The answer is the same for the whole life of the backend.
     fn may_block(&self) -> bool {
         false
     }
 
-    /// How its contents are copied piece by piece; `None` for a backend of [`images`](Self::images).
+    /// Copies the contents piece by piece; `None` for a backend that makes [`images`](Self::images).
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
         None
     }
 
-    /// The same, to begin and end snapshots.
+    /// As [`pieces`](Self::pieces), to begin and end snapshots.
     fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         None
     }
 
-    /// How its contents are copied as files; `None` for a backend of [`pieces`](Self::pieces).
+    /// Copies the contents as files; `None` for a backend that makes [`pieces`](Self::pieces).
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
         None
     }
 
-    /// Hints that these places are about to be read or changed. A backend may bring what is there nearer to the
-    /// processor, for many places at once; it changes nothing, and ignores places that do not fit.
+    /// Hints that these places are about to be read or changed. A backend may fetch many of them into the processor's
+    /// caches at once. The call changes nothing and ignores places that do not fit.
     fn warm(&self, _places: &mut dyn Iterator<Item = Address<'_>>) {}
 
-    /// Ends a batch: everything applied since the last call belongs together. Backends that buffer writes hand them on
-    /// here; reads see them before and after.
+    /// Ends a batch: all changes since the last call belong together. Backends that buffer writes pass them on here;
+    /// reads see them before and after.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).

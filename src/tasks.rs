@@ -1,17 +1,18 @@
 //! Background tasks of one daemon, all ended together: by `abort_all` when it stops, or when a simulation crashes it.
 //!
-//! A panic ends the task and nothing else. Whoever waits for what the task did would wait for ever; so each panic is
-//! counted, logged, and told to what the task served, which ends with that reason or begins the task anew:
+//! A panic ends only its task. Callers that wait for the result of the task would then wait for ever. So each panic is
+//! counted, logged, and reported to the part that the task served, which ends with that reason or starts the task
+//! again:
 //!
-//! | task | what its panic ends |
+//! | task | part that its panic ends |
 //! | --- | --- |
 //! | publishing or materializing a backend, an upload of its changes | the backend, with `REASON_INTERNAL`; it can be opened again |
 //! | the snapshot of a checkpoint | that checkpoint |
 //! | the coordinator of a declared job | the job's backends on this daemon |
 //! | uploads of a job | its backends; the next one begins them anew |
-//! | reading for a restore, a call | the call; the backend too, if the call had its core |
-//! | a sweep of a job; local copies | this turn: the next comes as if it had failed |
-//! | what only tidies up | nothing: sweeps find what stays |
+//! | reading for a restore, a call | the call; the backend too, if the call held the lock of its core |
+//! | a sweep of a job; local copies | this turn; the next turn comes as after a failure |
+//! | mere tidying | nothing: sweeps find the remains |
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
@@ -31,7 +32,7 @@ pub struct Tasks {
     panics: Counter,
 }
 
-/// That a task panicked, and with which message.
+/// A task panicked, with this message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a bug in dstl: {what} panicked: {message}")]
 pub struct Panicked {
@@ -40,7 +41,7 @@ pub struct Panicked {
 }
 
 impl Panicked {
-    /// Of `what`, where the message is not at hand: the log has it.
+    /// A panic of `what` whose message is not at hand; the log has it.
     #[must_use]
     pub fn unknown(what: &'static str) -> Self {
         Self { what, message: "see the log".to_owned() }
@@ -54,7 +55,7 @@ impl Tasks {
         Self { running: Arc::default(), panics }
     }
 
-    /// Runs `task` in the background, for which nobody waits.
+    /// Runs `task` in the background; no caller waits for its result.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -62,7 +63,8 @@ impl Tasks {
         self.supervise("work in the background", task, |_| {})
     }
 
-    /// Runs `task` in the background. If it panics, `on_panic` ends what it served. `what` names the task in messages.
+    /// Runs `task` in the background. If it panics, `on_panic` ends the part that it served. `what` names the task in
+    /// messages.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -103,7 +105,7 @@ impl Tasks {
 }
 
 async fn caught<T>(panics: &Counter, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
-    // What the work shares with others is ended by whoever hears of the panic, and not used on.
+    // The caller that hears of the panic ends the parts that this work shares, and never uses them again.
     AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| note(panics, what, payload.as_ref()))
 }
 
@@ -115,13 +117,13 @@ fn note(panics: &Counter, what: &'static str, payload: &(dyn Any + Send)) -> Pan
     Panicked { what, message }
 }
 
-/// As [`blocking`], of what blocks its thread only if it `may_block`.
+/// As [`blocking`], if the call `may_block`; otherwise a plain call.
 pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
     if may_block { blocking(call) } else { call() }
 }
 
-/// Calls what may block its thread, for a disk; the other tasks of the thread go on elsewhere meanwhile, if there is an
-/// elsewhere.
+/// Makes a call that may block its thread, for example for a disk. On a runtime with several threads, the other tasks
+/// of this thread move to another one meanwhile.
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
     let elsewhere = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if elsewhere { tokio::task::block_in_place(call) } else { call() }

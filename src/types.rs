@@ -1,7 +1,7 @@
 //! The words of the domain as types: names, key groups, sequence numbers, epochs, checkpoints, state descriptors.
 //!
-//! Everything here is plain data: no I/O, no clock, no locks. Whoever constructs a value has checked it; whoever
-//! receives one may rely on it.
+//! Everything here is plain data: no I/O, no clock, no locks. Values are checked when they are made, so their users can
+//! rely on them.
 
 mod access;
 mod backend;

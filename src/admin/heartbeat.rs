@@ -1,4 +1,4 @@
-//! Whether the daemon's runtime turns.
+//! Whether the daemon's runtime still runs its tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tokio::time::{Instant, sleep};
 /// How often the heart beats.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// When a runtime last turned. Cheap to clone.
+/// When the runtime last ran the task of the heartbeat. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Heartbeat(Arc<Mutex<Instant>>);
 
 impl Heartbeat {
-    /// One that has just beaten.
+    /// A heart that has just beaten.
     #[must_use]
     pub fn starting() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    /// Beats for as long as the runtime turns that this is spawned on.
+    /// Beats as long as the runtime that it is spawned on runs its tasks.
     pub async fn beat(self) {
         loop {
             *self.0.lock() = Instant::now();
@@ -27,7 +27,7 @@ impl Heartbeat {
         }
     }
 
-    /// For how long it has not beaten.
+    /// The time since the last beat.
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.0.lock().elapsed()

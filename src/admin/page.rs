@@ -19,10 +19,11 @@ th{background:#f3f3f3;font-weight:600}\
 const TAIL: &str = "\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/live\">live</a> · <a href=\"/ready\">ready</a></p>\n\
                     </body></html>\n";
 
-/// Deepest nesting that is shown as tables; what lies deeper is shown as JSON.
+/// Deepest nesting that is shown as tables; deeper values are shown as JSON.
 const MAX_DEPTH: usize = 4;
 
-/// The page of `status`: objects as tables of facts, arrays of objects as tables of rows, the rest as text.
+/// The page that shows `status`: objects become tables of facts, arrays of objects become tables of rows, other values
+/// text.
 pub(super) fn render(readiness: ReadinessState, status: &Value) -> String {
     let mut page = String::from(HEAD);
     let written = writeln!(page, "<p>{readiness}</p>").and_then(|()| put_value(&mut page, status, MAX_DEPTH));
@@ -47,7 +48,7 @@ fn put_value(page: &mut String, value: &Value, depth: usize) -> fmt::Result {
     }
 }
 
-/// The objects of a list of nothing else.
+/// The rows as objects, if there are any and all of them are objects.
 fn objects(rows: &[Value]) -> Option<Vec<&Map<String, Value>>> {
     if rows.is_empty() { None } else { rows.iter().map(Value::as_object).collect() }
 }

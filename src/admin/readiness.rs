@@ -1,17 +1,17 @@
-//! Whether the daemon takes new opens.
+//! Whether the daemon accepts opens.
 
 use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
-/// The daemon's life as far as those outside care, in order; it never goes back.
+/// The phases of the daemon's life that others can see, in order. A daemon never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReadinessState {
     /// Not listening yet.
     Starting,
-    /// Takes opens.
+    /// Accepts opens.
     Ready,
-    /// Takes no more opens; open backends go on until they are closed.
+    /// Refuses opens; open backends go on until they are closed.
     Draining,
 }
 
@@ -20,13 +20,13 @@ pub enum ReadinessState {
 pub struct Readiness(Arc<watch::Sender<ReadinessState>>);
 
 impl Readiness {
-    /// Starting.
+    /// The readiness of a daemon that is starting.
     #[must_use]
     pub fn starting() -> Self {
         Self(Arc::new(watch::Sender::new(ReadinessState::Starting)))
     }
 
-    /// Goes on to `state`; going back is ignored.
+    /// Moves on to `state`; a state that is earlier than the present one is ignored.
     pub fn advance(&self, state: ReadinessState) {
         self.0.send_if_modified(|now| {
             let advances = *now < state;
@@ -37,13 +37,13 @@ impl Readiness {
         });
     }
 
-    /// The state now.
+    /// The present state.
     #[must_use]
     pub fn get(&self) -> ReadinessState {
         *self.0.borrow()
     }
 
-    /// Follows the state. The sender lives as long as any clone of this handle.
+    /// A receiver that sees each change of the state. The sender lives as long as any clone of this handle.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<ReadinessState> {
         self.0.subscribe()

@@ -160,7 +160,7 @@ fn addresses_are_parsed_and_shown_alike() {
     assert!(parse("adress = \"off\"").is_err());
 }
 
-/// Waits until the server has closed `stream`; what it sent before.
+/// Waits until the server has closed `stream`; returns the bytes that it sent before.
 async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut got = vec![];
     let reading = stream.read_to_end(&mut got);

@@ -1,4 +1,4 @@
-//! Applying batches: whole or not at all.
+//! Applies batches, each as a whole or not at all.
 
 use std::sync::Arc;
 
@@ -25,75 +25,75 @@ use crate::{
     },
 };
 
-/// How far the time of a state may be ahead of the clock before that is told.
+/// If the time of a restored state is further ahead of the clock than this, a warning says so.
 const FAR_AHEAD_MS: u64 = 60_000;
 
-/// Bytes of a reply that are kept free for its framing.
+/// Bytes of a reply that stay free for its framing.
 const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// One operation as it came from a client.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation<'a> {
-    /// Which state.
+    /// The state that it reads or changes.
     pub state: StateId,
-    /// Present exactly where the client assigns key groups; never for operator state.
+    /// The key group, exactly if the client assigns key groups; never for operator state.
     pub key_group: Option<u32>,
     /// The key; empty for operator state.
     pub key: &'a [u8],
-    /// The namespace.
+    /// The namespace; empty for the void namespace.
     pub namespace: &'a [u8],
-    /// What to do.
+    /// The operation itself.
     pub op: Op<'a>,
 }
 
-/// What came of a batch.
+/// The result of a batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BatchResult {
-    /// Its number.
+    /// The number of the batch.
     pub number: u64,
-    /// Answers by index of their operation: of reads, and of writes that have something to tell. `None` for a read, or
-    /// a firing of timers, that was not carried out because the answers before it fill a message.
+    /// Answers by the index of their operation: those of reads, and those of writes that return something. `None` for a
+    /// read, or a firing of timers, that was not carried out because earlier answers fill the reply.
     pub answers: Vec<(u32, Option<Answer>)>,
-    /// Whether it had been applied before, so that nothing was done now.
+    /// Whether the batch had been applied before, so that nothing was done now.
     pub repeated: bool,
 }
 
-/// What the operations of a batch may do, by their kinds and states.
+/// The effects that a batch may have, judged by the kinds and states of its operations.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Effects {
-    /// One of them is a write.
+    /// Whether one of the operations is a write.
     writes: bool,
-    /// Reads may clean up, or touch what they read.
+    /// Whether its reads may change state: they may clean up expired entries, or touch the entries that they read.
     reads_change: bool,
 }
 
-/// Appends the changes of the batch at hand to the changelog.
+/// Appends the changes of the current batch to the changelog.
 pub(super) struct Appender<'a> {
     pub(super) writer: &'a mut Writer,
     pub(super) since_barrier: &'a mut (u64, u64),
     pub(super) log_changes: &'a mut u64,
 }
 
-/// How far a batch has come, and what it has to say so far.
+/// The progress of a batch, and its answers so far.
 #[derive(Debug, Default)]
 pub(super) struct BatchView {
     answers: Vec<(u32, Option<Answer>)>,
-    /// Bytes of answers that the reply still takes.
+    /// Bytes of answers that still fit into the reply.
     room: usize,
-    /// Operations that were carried out.
+    /// Number of operations that were carried out.
     pub(super) done: usize,
-    /// When.
+    /// The time of the batch, which all its operations see.
     pub(super) time: TimeMs,
 }
 
 impl BatchView {
-    /// Of a batch that begins now.
+    /// A batch that begins at `time`.
     pub(super) fn new(limits: &Limits, time: TimeMs) -> Self {
         let room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
         Self { answers: vec![], room, done: 0, time }
     }
 
-    /// Whether what may be long is not answered any more.
+    /// Whether the longest possible answer no longer fits, so that further answers are left out.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
         // A timer has a key and a namespace.
         let longest = limits.max_value_bytes.max(2 * limits.max_key_bytes + TimerRef::FRAME_BYTES);
@@ -104,7 +104,7 @@ impl BatchView {
         self.room
     }
 
-    /// Takes the answer of the next operation, or that there is no room for it.
+    /// Records the answer of the next operation; `None` if there was no room for it.
     pub(super) fn answered(&mut self, answer: Option<Answer>) {
         let position = u32::try_from(self.done).expect("the number of operations is limited");
         self.room = self.room.saturating_sub(answer.as_ref().map_or(0, reply_bytes));
@@ -112,7 +112,7 @@ impl BatchView {
         self.done += 1;
     }
 
-    /// What the next operation is executed under.
+    /// The context in which the next operation is executed.
     pub(super) fn context<'a>(
         &self,
         descriptor: &'a StateDescriptor,
@@ -144,8 +144,8 @@ impl Appender<'_> {
 }
 
 impl Core {
-    /// Whether a batch costs credit and takes part in the numbering: it has a write, or an operation on a state whose
-    /// entries reads touch.
+    /// Whether a batch costs credit and has a number: it has a write, or an operation on a state whose entries are
+    /// touched by reads.
     pub(super) fn writes(&self, operations: &[Operation<'_>]) -> bool {
         let touches = |operation: &Operation<'_>| {
             let ttl = self.states.get(operation.state).and_then(|descriptor| descriptor.ttl);
@@ -154,8 +154,8 @@ impl Core {
         operations.iter().any(|operation| operation.op.is_write() || touches(operation))
     }
 
-    /// Applies batch `number`, which must be the next one, as far as it was not read `ahead`. Its credit is the
-    /// caller's affair.
+    /// Applies batch `number`, which must be the next one, without the operations that were read `ahead`. The caller
+    /// has to account for the credit.
     ///
     /// # Errors
     /// Nothing was applied, except with [`Reason::Failsafe`].
@@ -171,7 +171,7 @@ impl Core {
             self.check_writable()?;
         }
         self.pass_time();
-        // Reads go on in failsafe, without upkeep.
+        // Reads go on in failsafe, but without upkeep, since upkeep writes.
         let upkeep = (reads_change && self.check_writable().is_ok()).then(|| self.clean_ups.upkeep());
         let logs = writes || upkeep.is_some();
         let bytes_before = self.writer.active_bytes();
@@ -180,7 +180,7 @@ impl Core {
         }
         let executed = self.execute(operations, upkeep.as_ref(), ahead);
         if executed.is_err() {
-            // What was applied before can still be made durable.
+            // The batch is not logged. Changes that were logged before can still become durable.
             self.writer.abandon_batch();
         }
         let answers = executed?;
@@ -194,28 +194,28 @@ impl Core {
         Ok((BatchResult { number, answers, repeated: false }, appended))
     }
 
-    /// Begins to log a batch, as of now: an [`Appender`] takes its changes. It has the number of the batch that comes
-    /// next, whether it is that one or one of the daemon's own before it.
+    /// Begins to log a batch, whose changes an [`Appender`] takes. In the log it has the number of the next batch,
+    /// whether it is that batch or one of the daemon's own before it.
     pub(super) fn begin_logging(&mut self) {
         self.inner.set_stamp(self.writer.next().0);
         self.writer.begin_batch(self.next_batch, self.time);
     }
 
-    /// Counts what a batch changed and logged.
+    /// Counts the bytes and changes that a batch appended.
     pub(super) fn count_appended(&mut self, appended: u64) {
         self.env.metrics.pending_grew(signed(appended));
         self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
     }
 
-    /// Rolls over once the active block is as long as it may become.
+    /// Rolls over the active block once it has reached its greatest length.
     pub(super) fn roll_over_if_long(&mut self) {
         if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
     }
 
-    /// Answers a batch that only reads, beside the numbering: it takes no number.
+    /// Answers a batch that only reads. It takes no number.
     ///
     /// # Errors
     /// If it is malformed, or with [`Reason::Failsafe`].
@@ -228,7 +228,7 @@ impl Core {
         Ok(BatchResult { number: self.next_batch, answers, repeated: false })
     }
 
-    /// Reads the clock. What was expired for one batch stays so for all later ones.
+    /// Reads the clock for a batch. An entry that was expired for one batch stays expired for all later ones.
     pub(super) fn pass_time(&mut self) {
         self.read_clock();
         self.inner.set_time(self.time);
@@ -244,20 +244,20 @@ impl Core {
         OwnTime::new(time, clock)
     }
 
-    /// The time goes on with the clock, and where that is behind by the time that passes.
+    /// Moves the backend's time on. It follows the clock; if the clock is behind, it advances by the time that passes.
     pub(super) fn read_clock(&mut self) {
         self.time = self.own_time.pass(self.env.clock.now_ms());
     }
 
     /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
-    /// durable; checkpoints and persist requests wait out the persist delay, so that neighbours share their segment.
+    /// durable. Checkpoints and persist requests wait out the persist delay, so that backends share a segment.
     pub(super) fn roll_over(&mut self, urgent: bool) {
         if let Some(set) = self.writer.roll_over() {
             self.submit(set, urgent);
         }
     }
 
-    /// Checks every operation by its shape, ids and sizes. Leaves the key groups in `self.key_groups`.
+    /// Checks every operation by its shape, ids and sizes. Puts the key groups into `self.key_groups`.
     pub(super) fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
         let limits = self.env.options.limits;
         if operations.len() > limits.max_batch_operations {
@@ -280,7 +280,7 @@ impl Core {
         Ok(effects)
     }
 
-    /// Refuses what would add to state that has outgrown its memory.
+    /// Refuses writes that would add to the state while all state together exceeds its memory.
     pub(super) fn check_state_memory(&self) -> Result<(), Error> {
         self.env.make_room_for_state();
         let (taken, allowed) = (self.env.taken_by_state(), self.env.options.state_memory);
@@ -298,7 +298,8 @@ impl Core {
         self.check_read_at(index, operation, false)
     }
 
-    /// The same of an operation that may be `at_mark`: there, no list is rewritten.
+    /// Checks an operation as [`check_operation`](Self::check_operation) does. It may read `at_mark`: an earlier
+    /// moment, where lists cannot be rewritten.
     pub(super) fn check_read_at(
         &self,
         index: usize,
@@ -334,7 +335,7 @@ impl Core {
             }
         }
         let group = match (shape.assignment, operation.key_group) {
-            // It reads all of them.
+            // Such an operation reads all key groups.
             (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),
             (_, Some(group)) if operation.op.may_be_of_key_group() => group,
             (_, Some(group)) if matches!(operation.op, Op::TimerCount) => {
@@ -357,7 +358,7 @@ impl Core {
         })
     }
 
-    /// Carries out checked operations; a fault of the inner backend ends in failsafe.
+    /// Carries out checked operations. A fault of the inner backend leads to failsafe.
     fn execute(
         &mut self,
         operations: &[Operation<'_>],
@@ -369,13 +370,13 @@ impl Core {
         executed.map_err(|fault| self.fail_safe(fault))
     }
 
-    /// Refuses writes from now on, because of a fault of the inner backend. Returns what to tell the caller.
+    /// Refuses writes from now on, because of a fault of the inner backend. Returns the error for the caller.
     pub(super) fn fail_safe(&mut self, fault: String) -> Error {
         let error = error::failsafe(&self.id, &fault);
         tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
         self.env.metrics.failed_safe(&self.id);
         self.close_way_back("the owner before failed");
-        // What failed may be these very files.
+        // The fault may be in these very files.
         self.images = None;
         self.condition = Condition::Failsafe(fault);
         error
@@ -425,7 +426,7 @@ impl Core {
         Ok(view.answers)
     }
 
-    /// Wakes whoever waits for the changelog, after it became durable further.
+    /// Answers the callers that wait for the changelog, after more of it became durable.
     pub(super) fn on_persisted(&mut self) {
         let persisted_batches = self.acknowledgement().persisted_to;
         for waiter in self.persist_waiters.release(self.writer.persisted_to()) {
@@ -442,20 +443,20 @@ impl Core {
     }
 }
 
-/// Which of `all` an operation reads that is of no key: that which it names, or all.
+/// The key groups that an operation without a key reads: the one that it names, or all.
 pub(super) fn read_key_groups(operation: &Operation<'_>, key_group: KeyGroup, all: KeyGroupRange) -> KeyGroupRange {
     let of_one = operation.op.may_be_of_key_group() && operation.key_group.is_some();
     if of_one { KeyGroupRange::one(key_group) } else { all }
 }
 
-/// The key group of `key` where the daemon assigns them: murmur3_32 (seed 0) modulo `max_parallelism`, unsigned.
+/// The key group of `key` if the daemon assigns key groups: murmur3_32 (seed 0) modulo `max_parallelism`, unsigned.
 #[must_use]
 pub fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
     let hash = murmur3::murmur3_32(&mut std::io::Cursor::new(key), 0).expect("reading a slice cannot fail");
     hash % max_parallelism
 }
 
-/// Bytes that an answer takes in a reply, at most.
+/// Most bytes that an answer takes in a reply.
 pub(super) fn reply_bytes(answer: &Answer) -> usize {
     /// Tags and lengths of one result or entry.
     const FRAME: usize = 24;
@@ -478,7 +479,7 @@ pub(super) fn reply_bytes(answer: &Answer) -> usize {
         }
 }
 
-/// Of the tokens of an owner.
+/// The scope of scan tokens of an owner: tokens of another owner are refused.
 pub(super) fn scope(epoch: Epoch) -> u64 {
     epoch.owner.as_u64_pair().0 ^ epoch.number
 }

@@ -1,4 +1,4 @@
-//! Incremental clean-up of the states with TTL of one backend: what each batch looks at.
+//! Incremental clean-up of states with TTL: the entries that each batch looks at.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,33 +19,34 @@ use crate::{
     types::{KeyGroupRange, StateDescriptor, StateId, TimeMs, Ttl},
 };
 
-/// Entries of one state that one batch looks at, at most.
+/// Most entries of one state that one batch looks at.
 const MAX_ENTRIES: u64 = 1_000;
 
-/// How far the clean-up of each state has come, and what the batch at hand owes.
+/// How far the clean-up of each state has come, and how many entries the current batch still has to look at.
 #[derive(Debug, Default)]
 pub(super) struct CleanUps {
     /// States that every batch looks at, with the number of entries.
     every_batch: BTreeMap<StateId, u64>,
     cursors: BTreeMap<StateId, Cursor>,
-    /// Entries to look at in this batch.
+    /// Number of entries of each state that this batch has to look at.
     owed: BTreeMap<StateId, u64>,
-    /// The pages of lists that were handed out.
+    /// Positions in lists, by the tokens of pages that were handed out.
     lists: Arc<Cursors>,
 }
 
 impl CleanUps {
-    /// Of these states, from the beginning.
+    /// Begins the clean-up of these states.
     pub(super) fn new(states: &States) -> Self {
         let mut new = Self::default();
         states.in_force().for_each(|RegisteredState { id, descriptor, .. }| new.set(id, descriptor.ttl));
         new
     }
 
-    /// Cleans a state up by this TTL from now on, from the beginning; not at all if it has none or is not in force.
+    /// Cleans a state up by this TTL from now on, starting again at its first entry. Without a TTL, or if the state is
+    /// not in force, its clean-up ends.
     pub(super) fn set(&mut self, state: StateId, ttl: Option<Ttl>) {
         self.cursors.remove(&state);
-        // Its elements may be stored anew.
+        // The list elements may be stored again, so the positions are no longer valid.
         self.lists.clear();
         match ttl.and_then(|ttl| ttl.cleanup.incremental).filter(|incremental| incremental.every_batch) {
             Some(incremental) => _ = self.every_batch.insert(state, incremental.entries.into()),
@@ -53,22 +54,22 @@ impl CleanUps {
         }
     }
 
-    /// The pages of lists that were handed out.
+    /// Positions in lists, by the tokens of pages that were handed out.
     pub(super) fn lists(&self) -> &Arc<Cursors> {
         &self.lists
     }
 
-    /// What one batch may spend.
+    /// The upkeep that one batch may do.
     pub(super) fn upkeep(&self) -> Upkeep {
         Upkeep::new(Arc::clone(&self.lists))
     }
 
-    /// Whether batches may change something that do not touch any state with TTL.
+    /// Whether a batch may change entries even if it touches no state with TTL.
     pub(super) fn is_for_every_batch(&self) -> bool {
         !self.every_batch.is_empty()
     }
 
-    /// Notes an operation of the batch.
+    /// Notes that the batch has an operation on `state`.
     pub(super) fn touched(&mut self, state: StateId, descriptor: &StateDescriptor) {
         if let Some(incremental) = descriptor.ttl.and_then(|ttl| ttl.cleanup.incremental) {
             let owed = self.owed.entry(state).or_default();
@@ -76,7 +77,7 @@ impl CleanUps {
         }
     }
 
-    /// Looks at what the batch owes. Without `upkeep` nothing is owed.
+    /// Looks at the entries that the batch owes, and removes the expired ones. Without `upkeep` nothing is owed.
     pub(super) fn settle(
         &mut self,
         (marks, inner): (&mut Option<Marks>, &mut dyn StateBackend),

@@ -1,5 +1,5 @@
-//! Checkpoints of declared jobs, which dstl completes itself: what the backends of this daemon report, and what they
-//! hear of it.
+//! Coordination of declared jobs, whose checkpoints dstl completes itself: the backends of this daemon report their
+//! parts, and learn of commits.
 //!
 //! ```text
 //!   Core: part published ──unreported──▶ Coordinator ──report──▶ store ──▶ all tasks? ──commit──▶ job chain
@@ -7,27 +7,27 @@
 //!   Core: completed, session told ◀────────and attempt) ◀──────────┴── looks again, while it waits ◀─┘
 //! ```
 //!
-//! Why that is right is told by [`crate::checkpoint::job`]; what it demands of an owner is here:
+//! [`crate::checkpoint::job`] shows why that is correct. It demands the following of an owner:
 //!
-//! * A part is reported only after the manifest that names it is durable, and then not let go of, for no notice, before
-//!   a commit that is as new, or the end of the owner.
-//! * A commit does what the engine's COMPLETE does, durable with the next manifest. Should this daemon die before: the
-//!   owner that restores the commit reads it in the job's chain.
-//! * Reports outlive their owner: what a backend published before it was closed is still reported.
+//! * A part is reported only after the manifest that names it is durable. From then on no notice may let go of it,
+//!   until a commit that is as new or the end of the owner.
+//! * A commit does the same as the engine's COMPLETE, and is durable with the next manifest. If the daemon dies before
+//!   that, the owner that restores the commit reads it in the job's chain.
+//! * Reports outlive their owner: a part that a backend published before it was closed is still reported.
 //!
 //! # Tasks that do not keep up
 //!
-//! While a task stalls, or has ended, nothing is committed, and what the others reported may not be let go. So they
-//! report ever fewer of their parts: of 32 more that await a commit each time only half as many ([`is_reported_at`]).
-//! Which, the id alone decides, so that all tasks choose the same: an id that one reports who has many waiting,
-//! everybody does who has fewer. The newest other parts are *held*: reported as soon as any other task has reported the
-//! same checkpoint, or none has come after it for long, and let go, oldest first, otherwise. So what waits grows with
-//! the logarithm of the number of checkpoints, no barrier is refused, and once the task is back, its first checkpoint
-//! is committed.
+//! While a task stalls, or has ended, nothing is committed, and the parts that the others reported must not be let go.
+//! So tasks report fewer and fewer of their parts: for each 32 parts that await a commit, only half as many of the next
+//! ones ([`is_reported_at`]). The id alone decides which, so all tasks choose the same: an id that a task with many
+//! waiting parts reports is also reported by a task with fewer. The newest other parts are *held*. A held part is
+//! reported as soon as another task has reported the same checkpoint, or if no newer one comes for a long time;
+//! otherwise it is let go, oldest first. So the number of waiting parts grows with the logarithm of the number of
+//! checkpoints, and no barrier is refused. Once the task is back, its first checkpoint is committed.
 //!
-//! A coordinator is level-triggered: each round compares what is published with what is reported, and what is reported
-//! with what is committed. Rounds come at once when a part is published, and by time while a commit is awaited or the
-//! store fails.
+//! A coordinator is level-triggered: each round compares published with reported parts, and reported parts with
+//! commits. A round comes at once when a part is published, and at intervals while a commit is awaited or the store
+//! fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,63 +58,64 @@ use crate::{
     types::{Attempt, BackendId, CheckpointId, CheckpointIdentity, Name},
 };
 
-/// How often a request is tried before the round is left for the next.
+/// Attempts of a request before it is left for the next round.
 const REQUEST_ATTEMPTS: u32 = 3;
 
-/// Reports under way at once.
+/// Most reports under way at the same time.
 const CONCURRENT_REPORTS: usize = 16;
 
 /// An end of time, for a timer that is not armed.
 const FAR: Duration = Duration::from_secs(86_400);
 
-/// Parts that await a commit, beyond each of which only half as many of the next ones are reported unasked.
+/// Number of waiting parts after which only half as many of the next parts are reported unasked.
 const PARTS_PER_HALVING: usize = 32;
 
-/// The newest parts that are held, at most.
+/// Most parts that are held; the newest are kept.
 const HELD_PARTS: usize = 16;
 
-/// The coordinators of a daemon: one for each job and attempt of which it has backends. Cheap to clone.
+/// The coordinators of a daemon, one for each job and attempt of its backends. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Coordinators(Arc<Mutex<All>>);
 
 type All = BTreeMap<(Name, Attempt), Arc<Coordinator>>;
 
-/// Reports for the backends of one attempt of a job on this daemon, commits, and tells them.
+/// Reports and commits for the backends of one attempt of a job on this daemon, and tells them about commits.
 struct Coordinator {
     job: Name,
     attempt: Attempt,
-    /// By name and epoch. One that has ended stays until all is reported.
+    /// The members by name and epoch. A member that has ended stays until all its parts are reported.
     members: Mutex<BTreeMap<(BackendId, u64), Arc<Shared>>>,
     wake: Arc<Notify>,
 }
 
-/// What one owner knows of the job's coordination.
+/// The part of an owner in its job's coordination.
 #[derive(Debug)]
 pub(super) struct Coordinated {
-    /// Published, and not yet reported.
+    /// Parts that are published and not yet reported.
     unreported: BTreeMap<CheckpointId, CheckpointIdentity>,
-    /// Published, and not reported unless another task does, because many await a commit.
+    /// Parts that are published but held back, because many parts await a commit.
     held: BTreeMap<CheckpointId, CheckpointIdentity>,
-    /// The newest of those, and for how many rounds it has been that.
+    /// The newest held part, and for how many rounds it has been the newest.
     newest_held: (CheckpointId, u64),
-    /// Reported, and neither committed nor subsumed.
+    /// Parts that are reported, and neither committed nor subsumed.
     reported: BTreeSet<CheckpointId>,
-    /// The newest part that is committed, of this attempt.
+    /// The newest committed part of this attempt.
     committed: Option<CheckpointIdentity>,
-    /// What the job would restore, as far as known: the newest commit, or what this attempt restored.
+    /// The checkpoint that the job would restore, as far as known: the newest commit, or the one that this attempt
+    /// restored.
     stands_on: Option<JobCheckpoint>,
     wake: Arc<Notify>,
 }
 
-/// What a round has to do.
+/// The work of one round.
 struct Round {
     unreported: Vec<(Arc<Shared>, Report)>,
-    /// Whether commits are awaited.
+    /// Whether some parts await a commit.
     awaits: bool,
 }
 
 impl Coordinated {
-    /// For an owner of the generation of `record`.
+    /// The part of an owner in the generation of `record`.
     pub(super) fn new(record: &JobRecord) -> Self {
         Self {
             unreported: BTreeMap::new(),
@@ -127,12 +128,12 @@ impl Coordinated {
         }
     }
 
-    /// The newest part that is committed.
+    /// The newest committed part.
     pub(super) fn committed(&self) -> Option<CheckpointIdentity> {
         self.committed
     }
 
-    /// Reports those that are held and `wanted`.
+    /// Moves the held parts that are `wanted` to those that are to be reported.
     fn report_held(&mut self, wanted: impl Fn(CheckpointId) -> bool) {
         for (id, part) in self.held.extract_if(.., |id, _| wanted(*id)) {
             self.unreported.insert(id, part);
@@ -140,8 +141,8 @@ impl Coordinated {
         }
     }
 
-    /// A round is over. The newest that is held is reported, too, if none comes after it for long, the longer the more
-    /// wait: it may be the last.
+    /// Ends a round. If the newest held part stays the newest for long, it is reported, since it may be the last. The
+    /// more parts wait, the longer that takes.
     fn outlast(&mut self) {
         let Some(newest) = self.held.last_key_value().map(|(id, _)| *id) else { return };
         let (held, rounds) = self.newest_held;
@@ -152,16 +153,17 @@ impl Coordinated {
         }
     }
 
-    /// Parts that await a commit.
+    /// Number of parts that await a commit.
     fn waiting(&self) -> usize {
         self.reported.len() + self.unreported.len()
     }
 }
 
-/// Whether a part of checkpoint `id` is reported unasked where so many wait already: of each [`PARTS_PER_HALVING`]
-/// more, half as many are; those among them that are with more waiting, too. Pure.
+/// Whether a part of checkpoint `id` is reported unasked while `waiting` parts await a commit. For each
+/// [`PARTS_PER_HALVING`] more, half as many ids are; they are a subset of the ids that are reported with fewer waiting.
+/// Pure.
 fn is_reported_at(id: CheckpointId, waiting: usize) -> bool {
-    // Spread, since engines count in steps of their own.
+    // The id is scrambled, since engines may count in steps of their own.
     let spread = (id ^ (id >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     spread.leading_zeros() as usize >= waiting / PARTS_PER_HALVING
 }
@@ -187,7 +189,7 @@ impl Coordinators {
         drop(all);
         let mut core = shared.core();
         if matches!(core.condition, Condition::Ended(_)) {
-            // It may have ended before it knew whom to tell.
+            // The backend may have ended before it could tell this coordinator.
             wake.notify_one();
         }
         if let Some(coordinated) = &mut core.coordinated {
@@ -195,18 +197,18 @@ impl Coordinators {
         }
     }
 
-    /// Ends the members of `coordinator`, whose task has panicked: nobody would complete their checkpoints. The next
-    /// one to open begins another.
+    /// Ends the members of `coordinator`, whose task has panicked: otherwise their checkpoints would never complete.
+    /// The next open begins another coordinator.
     fn end(&self, coordinator: &Coordinator, panicked: &Panicked) {
         self.0.lock().remove(&(coordinator.job.clone(), coordinator.attempt));
         coordinator.each(|core| core.end_panicked(panicked));
     }
 
-    /// What `coordinator` has to do; `None` once it has no more members, and is forgotten.
+    /// The work of `coordinator`; `None` once it has no more members, and is forgotten.
     fn round(&self, coordinator: &Coordinator) -> Option<Round> {
         let mut round = Round { unreported: vec![], awaits: false };
         let mut over = vec![];
-        // Cores are waited for without any other lock: opens need those.
+        // No other lock is held while this waits for a core, since opens need those locks.
         for (name, shared) in coordinator.members() {
             let core = shared.core();
             let Some(coordinated) = &core.coordinated else {
@@ -219,7 +221,7 @@ impl Coordinators {
             };
             round.unreported.extend(coordinated.unreported.values().map(report));
             round.awaits |= !coordinated.reported.is_empty();
-            // What has ended publishes no more.
+            // A backend that has ended publishes no more, so it leaves once everything is reported.
             if matches!(core.condition, Condition::Ended(_)) && coordinated.unreported.is_empty() {
                 over.push(name);
             }
@@ -245,7 +247,7 @@ async fn run(env: Environment, coordinator: Arc<Coordinator>) {
                 true
             }
         };
-        // So that not all daemons look at the same time.
+        // A random pause, so that not all daemons look at the same time.
         let pause = env.options.coordination_interval.mul_f64(0.75 + env.random.fraction() / 2.0);
         tokio::select! {
             biased;
@@ -256,8 +258,8 @@ async fn run(env: Environment, coordinator: Arc<Coordinator>) {
 }
 
 impl Coordinator {
-    /// Reports what is published; then commits, and tells the members, as far as that is possible. Returns whether
-    /// commits are awaited.
+    /// Reports published parts, then commits if that is possible, and tells the members. Returns whether parts still
+    /// await a commit.
     async fn serve(&self, env: &Environment, round: Round) -> Result<bool, JobError> {
         let retry = Retry::forever().at_most(REQUEST_ATTEMPTS);
         let awaits = round.awaits || !round.unreported.is_empty();
@@ -291,7 +293,7 @@ impl Coordinator {
         Ok(self.members().iter().any(|(_, shared)| awaits(&shared.core())))
     }
 
-    /// By name and epoch.
+    /// The members, by name and epoch.
     fn members(&self) -> Vec<((BackendId, u64), Arc<Shared>)> {
         self.members.lock().iter().map(|(name, shared)| (name.clone(), shared.clone())).collect()
     }
@@ -305,8 +307,8 @@ impl Coordinator {
 }
 
 impl Core {
-    /// Begins under the generation of `record`, if its attempt was declared. Commits that the owner before had no time
-    /// to take note of complete here.
+    /// Begins under the generation of `record` if its attempt was declared. Completes commits here that the owner
+    /// before had no time to note.
     pub(super) fn begin_coordinated(&mut self, record: Option<&JobRecord>) {
         let Some(record) = record else { return };
         self.coordinated = Some(Coordinated::new(record));
@@ -314,7 +316,7 @@ impl Core {
         self.ledger.recall(|record| commits.contains(&JobCheckpoint::of(record)));
     }
 
-    /// A part is published: it is to be reported, unless a newer commit has subsumed it already.
+    /// Notes that a part is published and has to be reported, unless a newer commit has subsumed it already.
     pub(super) fn owe_report(&mut self, record: &CheckpointRecord) {
         let Some(coordinated) = &mut self.coordinated else { return };
         let part = record.identity;
@@ -335,7 +337,7 @@ impl Core {
         }
     }
 
-    /// Other tasks have reported `ids`: those that are held are worth a report, too.
+    /// Notes that other tasks have reported `ids`: held parts of these checkpoints are reported, too.
     fn report_held(&mut self, ids: &BTreeSet<CheckpointId>) {
         if let Some(coordinated) = self.coordinated.as_mut().filter(|_| !matches!(self.condition, Condition::Ended(_)))
         {
@@ -344,7 +346,7 @@ impl Core {
         }
     }
 
-    /// The report of a part is durable.
+    /// Notes that the report of a part is durable.
     fn reported(&mut self, id: CheckpointId) {
         let has_ended = matches!(self.condition, Condition::Ended(_));
         let Some(coordinated) = &mut self.coordinated else { return };
@@ -354,8 +356,8 @@ impl Core {
         }
     }
 
-    /// Takes note of the newest commit: completes the part of this backend, lets go of what that subsumes, tells the
-    /// session. Idempotent.
+    /// Takes a new commit into account: completes the part of this backend, lets go of the parts that it subsumes, and
+    /// tells the session. Idempotent.
     pub(super) fn job_completed(&mut self, commit: &Commit) {
         if matches!(self.condition, Condition::Ended(_)) {
             return;
@@ -388,7 +390,7 @@ impl Core {
         self.wake_session();
     }
 
-    /// A later attempt has begun: nothing of this one is committed any more.
+    /// Notes that a later attempt has begun, after which nothing of this attempt is committed.
     fn outdated(&mut self, by: Attempt) {
         let Some(coordinated) = &mut self.coordinated else { return };
         coordinated.unreported.clear();
@@ -402,18 +404,18 @@ impl Core {
         self.end(&Error::new(Reason::Fenced, text));
     }
 
-    /// Awaits no commits any more: the owner has ended.
+    /// Stops awaiting commits, because the owner has ended.
     pub(super) fn stop_awaiting(&mut self) {
         let Some(coordinated) = &mut self.coordinated else { return };
-        // The last ones that the task made, before it ended in order: others may still come to them.
+        // The task may have ended in order right after these parts, and the other tasks may still report them.
         coordinated.report_held(|_| true);
         let awaited = std::mem::take(&mut coordinated.reported).len();
         self.env.metrics.reported(-i64::try_from(awaited).unwrap_or(i64::MAX));
         coordinated.wake.notify_one();
     }
 
-    /// Whether a notice about what is published is not the engine's to send: COMPLETE, and what would let go of a
-    /// checkpoint that the job may restore. What is older than what the job stands on may go.
+    /// Whether a notice about a published checkpoint is not for the engine to send: COMPLETE, and a notice that lets go
+    /// of a checkpoint which the job may restore. Checkpoints older than the one that the job stands on may go.
     pub(super) fn is_coordinated(&self, kind: NoticeKind, target: NoticeTarget) -> bool {
         let Some(coordinated) = &self.coordinated else { return false };
         let is_past = |record| coordinated.stands_on.is_some_and(|on| JobCheckpoint::of(record) < on);

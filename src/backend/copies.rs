@@ -1,5 +1,4 @@
-//! What a backend would restore from, on local disk: copies of objects, and images of an inner backend that is there
-//! itself.
+//! The parts of a backend that a restore could read from local disk: copies of objects, and images of RocksDB.
 
 use std::{mem, sync::Arc};
 
@@ -14,7 +13,8 @@ use crate::{
 };
 
 impl Core {
-    /// Says which local copies are of use, if the daemon has any, and lets go of the images that are not.
+    /// Tells the local copies which objects this backend would restore from, and drops images that are no longer
+    /// needed.
     pub(super) fn want_copies(&self) {
         if let Some(copies) = self.env.store.copies().filter(|copies| copies.has_all() || self.images.is_some()) {
             let wanted =
@@ -27,22 +27,22 @@ impl Core {
         }
     }
 
-    /// Says that this owner has ended.
+    /// Tells the local copies that this owner has ended.
     pub(super) fn release_copies(&self) {
         if let Some(copies) = self.env.store.copies() {
             copies.release(&self.id, self.epoch.number);
         }
     }
 
-    /// Keeps the images of a materialization, of which `taken` were made for it.
+    /// Keeps the images of the materialization `base`; `taken` are those that were made for it.
     pub(super) fn keep_images(&self, base: Uuid, index: &BaseIndex, taken: &[Arc<LocalImage>]) {
         if let Some(images) = &self.images {
             images.keep(base, index, taken);
         }
     }
 
-    /// Lets go of the state, and of all else that lets a successor on this daemon do without the store. For a backend
-    /// that has ended: others may hold it for a while, but nobody is answered from it.
+    /// Drops the state, and everything else that would let a successor on this daemon begin without the store. Called
+    /// for a backend that has ended: others may still hold it for a while, but no call is answered from it.
     pub(super) fn drop_kept(&mut self) {
         self.drop_marks();
         self.previous = None;

@@ -1,4 +1,4 @@
-//! The state of one open backend, as one owner has it. Synchronous: every method returns in microseconds, but for those
+//! The state of one open backend under one owner. It is synchronous. Every method returns in microseconds, except those
 //! that ask an inner backend on disk.
 
 use std::{
@@ -43,44 +43,44 @@ use crate::{
     types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
 };
 
-/// Whether a backend does what it is asked.
+/// Which calls a backend answers.
 #[derive(Debug, Clone)]
 pub(super) enum Condition {
-    /// All.
+    /// All calls.
     Serving,
-    /// Only reads, after a fatal fault: the first reason.
+    /// Only reads, since this fatal fault of the inner backend.
     Failsafe(String),
-    /// Nothing: this error is the answer.
+    /// No calls: each gets this error.
     Ended(Error),
 }
 
-/// The session that writes.
+/// The session that may write.
 #[derive(Debug)]
 pub(super) struct Writing {
-    /// Which, counted per backend.
+    /// Its number; sessions are counted per backend.
     pub(super) number: u64,
-    /// What it is owed.
+    /// Events for its client.
     pub(super) outbox: Arc<Outbox>,
-    /// Why it is halted.
+    /// The error of a rejected batch, while the session is halted.
     pub(super) halt: Option<Error>,
 }
 
 /// Cumulative durability of batches: each value holds for all batches below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Acknowledgement {
-    /// In the inner backend.
+    /// Batches below are in the inner backend.
     pub applied_to: u64,
-    /// Durable in the object store.
+    /// Batches below are durable in the object store.
     pub persisted_to: u64,
-    /// Part of a completed checkpoint.
+    /// Batches below are part of a completed checkpoint.
     pub confirmed_to: u64,
 }
 
-/// Where changes go to become durable.
+/// The uploads of the backend's job.
 #[derive(Debug)]
 pub(super) struct Uploading {
     pub(super) uploads: JobUploads,
-    /// One more of those whose changes share segments.
+    /// Counts this backend among those whose changes share segments.
     pub(super) _writer: WriterGuard,
 }
 
@@ -96,80 +96,81 @@ pub(super) struct Core {
     pub(super) condition: Condition,
     pub(super) inner: WithOperatorState,
     pub(super) states: States,
-    /// Of `states`.
+    /// Incremental TTL clean-up, one cursor per state.
     pub(super) clean_ups: CleanUps,
     pub(super) writer: Writer,
-    /// `None` once it has ended: the job's uploads, and their metrics, are there as long as somebody has them.
+    /// `None` once the backend has ended, so that the job's uploads and their metrics can end, too.
     pub(super) uploads: Option<Uploading>,
     pub(super) ledger: Ledger,
-    /// If its job was declared.
+    /// Coordination of the job's checkpoints, if its attempt was declared.
     pub(super) coordinated: Option<Coordinated>,
-    /// The newest manifest, with the log index as it is now.
+    /// The newest manifest, with the present log index.
     pub(super) manifest: Manifest,
     pub(super) manifest_crc: u32,
-    /// How far the log index of the manifest that is under way, or was last, reaches.
+    /// The end of the log index in the manifest that is under way, or was written last.
     pub(super) publishing_to: Sqn,
-    /// The manifest that opened this epoch.
+    /// The number of the manifest that opened this epoch.
     pub(super) opened_number: u64,
-    /// When the store last told that this is the owner still.
+    /// When the store last showed that this owner is not fenced.
     pub(super) heard: Instant,
-    /// Manifests of this epoch below this are deleted.
+    /// Manifests of this epoch with lower numbers are deleted.
     pub(super) deleted_below: u64,
-    /// What owners before left of their manifests is being deleted.
+    /// Whether the superseded manifests of earlier owners are being deleted.
     pub(super) settling: bool,
-    /// Since when the ledger differs from the manifest, and whether somebody waits for the manifest.
+    /// Since when the ledger differs from the manifest because of notices.
     pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
-    /// A published checkpoint was withdrawn: a manifest without it goes out at once.
+    /// Whether a published checkpoint was withdrawn, so that a manifest without it goes out at once.
     pub(super) withdrawing: bool,
-    /// An orderly close waits for the last manifest.
+    /// Whether an orderly close waits for the last manifest.
     pub(super) closing: bool,
-    /// The last manifest has begun: it says that this owner names no further segment.
+    /// Whether the last manifest has begun, which says that this owner names no further objects.
     pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
-    /// The newest barriers of sessions.
+    /// The newest barriers of sessions, to recognise those that are sent again.
     pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
     pub(super) persist_waiters: Pending<PersistWaiter>,
     pub(super) account: Account,
     pub(super) session: Option<Writing>,
     pub(super) sessions: u64,
-    /// How long it may be without session; `None`: for ever.
+    /// How long the backend may be without session; `None` for ever.
     pub(super) linger: Option<Duration>,
-    /// Since when it is.
+    /// Since when it has no session.
     pub(super) idle_since: Option<Instant>,
-    /// Whether somebody ends it then.
+    /// Whether a watcher ends it when that time is over.
     pub(super) is_watched: bool,
     pub(super) undelivered: Vec<SessionEvent>,
-    /// The batch number that is expected next.
+    /// The number of the next batch.
     pub(super) next_batch: u64,
-    /// Time of the newest batch: never goes back.
+    /// Time of the newest batch; it never goes back.
     pub(super) time: TimeMs,
-    /// What makes it go on.
+    /// Moves `time` on with the clock.
     pub(super) own_time: OwnTime,
-    /// What it began with.
+    /// The parts of the checkpoint that this owner restored.
     pub(super) restored: Vec<RestoredPart>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
-    /// If it must not claim that: its first checkpoint, from which on nothing of it is needed; 0 before.
+    /// `None` if this owner claimed the restored checkpoint. Otherwise its first own checkpoint, from which on it needs
+    /// nothing of the restored one; 0 until there is one.
     pub(super) self_sustained_since: Option<CheckpointId>,
-    /// The newest materialization of this epoch.
+    /// The newest materialization, on which new checkpoints build.
     pub(super) base: Option<Materialization>,
-    /// What the next materialization may use again.
+    /// Pieces and images that the next materialization may reuse.
     pub(super) previous: Option<Arc<Reusable>>,
     /// Checkpoints that are being made without changelog.
     pub(super) snapshots: Snapshots,
     /// Changes that a restore would replay after the base.
     pub(super) log_changes: u64,
-    /// Whether that is so long that the writer waits.
+    /// Whether the writer waits because a replay would take too long.
     pub(super) push_back: PushBack,
-    /// Materializations that failed since the last one that did not.
+    /// Materializations that failed since the last success.
     pub(super) materialization_failures: u32,
-    /// Who asked for a materialization.
+    /// Callers that asked for a materialization.
     pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
     /// The next number of a snapshot file of this epoch.
     pub(super) snapshot_files: Arc<AtomicU64>,
-    /// Below this, they are all uploaded or given up.
+    /// Snapshot files with lower numbers are uploaded or given up.
     pub(super) snapshot_low_water: u64,
     /// Number of the next page of the log index.
     pub(super) next_page: u64,
@@ -177,24 +178,24 @@ pub(super) struct Core {
     pub(super) counted_state_bytes: u64,
     /// Bytes and changes appended since the last barrier.
     pub(super) since_barrier: (u64, u64),
-    /// Marks of checkpoints, if queries are allowed, or warm restarts that need them.
+    /// Marks of checkpoints, if queries or warm restarts need them.
     pub(super) marks: Option<Marks>,
     /// Images on local disk, if warm restarts need them.
     pub(super) images: Option<KeptImages>,
-    /// Opens on this daemon that may go on with what this owner has.
+    /// Number of opens on this daemon that may go on with the state of this owner.
     pub(super) successors: usize,
-    /// Scratch: key groups of the batch at hand.
+    /// Scratch memory: the key groups of the current batch.
     pub(super) key_groups: Vec<crate::types::KeyGroup>,
 }
 
 /// One state, for people and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateSummary {
-    /// What is in force.
+    /// Its id and descriptor.
     pub state: RegisteredState,
-    /// Its entries: keys for values, map entries, list elements.
+    /// Number of its entries: keys for values, map entries, list elements, timers.
     pub entries: u64,
-    /// Whether there may be more entries: nobody counted on.
+    /// True if counting stopped early, so `entries` is a lower bound.
     pub at_least: bool,
 }
 
@@ -204,34 +205,34 @@ impl StateSummary {
     }
 }
 
-/// What a backend consists of, for people and tools.
+/// The contents of a backend, for people and tools.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// The backend.
+    /// The name of the backend.
     pub id: BackendId,
-    /// Its owner.
+    /// The epoch of its owner.
     pub epoch: Epoch,
-    /// The newest manifest.
+    /// The newest manifest, with the present log index and ledger.
     pub manifest: Manifest,
-    /// Every state.
+    /// Every state that is in force.
     pub states: Vec<StateSummary>,
-    /// Durability of batches.
+    /// How durable its batches are.
     pub acknowledgement: Acknowledgement,
-    /// Every change below is durable.
+    /// Changes below this sequence number are durable.
     pub persisted_to: Sqn,
-    /// As the inner backend accounts for them.
+    /// Bytes of its state, as the inner backend accounts for them.
     pub state_bytes: u64,
-    /// Bytes of changes that are not durable.
+    /// Bytes of changes that are not yet durable.
     pub pending_bytes: u64,
-    /// How long a replay of the changelog would take, as estimated.
+    /// Estimated time to replay the changelog.
     pub replay: Duration,
-    /// Whether the writer waits for a materialization because of that.
+    /// Whether the writer waits for a materialization because of that time.
     pub pushed_back: bool,
-    /// Materializations that failed since the last one that did not.
+    /// Materializations that failed since the last success.
     pub materialization_failures: u32,
     /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
     pub self_sustained_since: CheckpointId,
-    /// Why writes are refused; empty while all is well.
+    /// Why writes are refused; empty if they are not.
     pub failsafe: String,
 }
 
@@ -255,7 +256,7 @@ impl Core {
         }
     }
 
-    /// How durable which batches are.
+    /// How durable the batches are.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
         let applied_to = self.next_batch;
         let persisted_to = self.writer.persisted_batches(applied_to);
@@ -264,7 +265,7 @@ impl Core {
         Acknowledgement { applied_to, persisted_to, confirmed_to }
     }
 
-    /// Tells the writing session `event`, or keeps it for the next one.
+    /// Sends `event` to the writing session, or keeps it for the next session.
     pub(super) fn tell(&mut self, event: SessionEvent) {
         match &self.session {
             Some(session) => session.outbox.push(event),
@@ -272,7 +273,7 @@ impl Core {
         }
     }
 
-    /// Makes `outbox` the writing session; an older one ends.
+    /// Makes `outbox` the writing session, and ends an older one. Returns the session's number.
     pub(super) fn start_session(&mut self, outbox: Arc<Outbox>) -> u64 {
         if let Some(old) = self.session.take() {
             let error = Error::new(
@@ -297,7 +298,7 @@ impl Core {
         self.sessions
     }
 
-    /// Forgets session `number`, if it still is the writing one.
+    /// Forgets session `number`, if it is still the writing one.
     pub(super) fn end_session(&mut self, number: u64) {
         if let Some(session) = self.session.take_if(|session| session.number == number) {
             self.keep_owed(&session.outbox);
@@ -307,19 +308,22 @@ impl Core {
         }
     }
 
-    /// Lets the writing session look at acknowledgements and credit again.
+    /// Makes the writing session read acknowledgements and credit again.
     pub(super) fn wake_session(&self) {
         if let Some(session) = &self.session {
             session.outbox.wake();
         }
     }
 
-    /// Ends this owner: every waiting caller gets `error`, nothing more is written. Idempotent: the first reason stays.
+    /// Ends this owner: every waiting caller gets `error`, and nothing more is written. Idempotent: the first reason
+    /// stays.
     pub(super) fn end(&mut self, error: &Error) {
         if matches!(self.condition, Condition::Ended(_)) {
             return;
         }
+        // Order: 1. the condition. From here on no call passes and no manifest begins.
         self.condition = Condition::Ended(error.clone());
+        // 2. Everything that waits is answered, checkpoints while the session is still there to be told.
         let in_flight: Vec<_> = self.flights.keys().copied().collect();
         for id in in_flight {
             self.fail_checkpoint(id, error.clone());
@@ -338,10 +342,12 @@ impl Core {
         if let Some(Uploading { uploads, .. }) = &self.uploads {
             uploads.withdraw(&self.id, self.epoch.number);
         }
+        // 3. The session hears of its end after all other events.
         if let Some(session) = self.session.take() {
             session.outbox.push(SessionEvent::Ended(error.clone()));
             self.env.metrics.session_ended();
         }
+        // 4. Memory and credit go back to the daemon, for the next owner too.
         self.env.metrics.ended(&self.id);
         self.stop_awaiting();
         self.release_copies();
@@ -349,23 +355,25 @@ impl Core {
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
+        // 5. The state goes, unless a successor on this daemon takes it over.
         if error.reason != Reason::Fenced || self.successors == 0 {
             self.drop_kept();
         }
         if let Some(shared) = self.shared.upgrade() {
+            // 6. Workers and the directory are woken, and find that the backend has ended.
             shared.wake.notify_one();
             shared.materialize.notify_one();
             shared.ended.send_replace(Some(error.clone()));
         }
     }
 
-    /// Ends this owner, of which a task has panicked.
+    /// Ends this owner, because one of its tasks has panicked.
     pub(super) fn end_panicked(&mut self, panicked: &Panicked) {
         let text = format!("backend `{}` was ended by {panicked}; open it again", self.id);
         self.end(&Error::new(Reason::Internal, text));
     }
 
-    /// Accounts for `bytes` of state in the daemon's total.
+    /// Sets this backend's share of the daemon's total bytes of state to `bytes`.
     pub(super) fn count_state_bytes(&mut self, bytes: u64) {
         let total = &self.env.state_bytes;
         if bytes >= self.counted_state_bytes {
@@ -377,7 +385,7 @@ impl Core {
         self.counted_state_bytes = bytes;
     }
 
-    /// What the backend consists of; nothing is counted.
+    /// Describes the backend without counting entries.
     pub(super) fn outline(&self) -> Description {
         let mut manifest = self.manifest.clone();
         manifest.checkpoints = self.ledger.retained().to_vec();
@@ -402,7 +410,7 @@ impl Core {
     }
 }
 
-/// A number of bytes as a gauge counts it.
+/// A number of bytes in the type of a gauge.
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -1,12 +1,12 @@
-//! Write credit: the memory for changes that are not yet durable, and who may fill it.
+//! Write credit: the memory for changes that are not yet durable, and how backends share it.
 //!
 //! ```text
 //!   budget ├ guaranteed to A ┼ guaranteed to B ┼ … ┼────────── shared by all, first come ──────────┤
 //! ```
 //!
-//! Every backend is guaranteed room for the largest batch, so that one is always possible however much the others hold;
-//! beyond that it draws from the shared part. What a backend *uses* is the credit that it granted and that was not
-//! spent, and the bytes that it holds: spent and not yet durable.
+//! Every backend is guaranteed room for the largest batch, so that one batch is always possible, however much the
+//! others hold. Beyond that it draws from the shared part. A backend *uses* the credit that it granted and that is not
+//! yet spent, and the bytes that it holds: spent and not yet durable.
 
 use std::sync::{Arc, Weak};
 
@@ -23,13 +23,13 @@ struct Pool {
     budget: u64,
     guaranteed: u64,
     accounts: u64,
-    /// Sum over the accounts of what each uses beyond its guarantee.
+    /// Sum over the accounts of the bytes that each uses beyond its guarantee.
     shared_used: u64,
-    /// Who is to be told when the shared part frees up.
+    /// Sessions waiting for shared credit; woken when some is released.
     starved: Vec<Weak<Outbox>>,
 }
 
-/// The part of one backend; gives everything back when dropped.
+/// The credit of one backend; gives everything back when dropped.
 ///
 /// Invariant: `outstanding + held` beyond the guarantee is counted in the pool's `shared_used`.
 #[derive(Debug)]
@@ -42,14 +42,14 @@ pub struct Account {
 }
 
 impl CreditPool {
-    /// A pool of `budget` bytes of which each account is guaranteed `guaranteed`, the cost of the largest batch.
+    /// A pool of `budget` bytes, with `guaranteed` bytes for each account: the cost of the largest batch.
     #[must_use]
     pub fn new(budget: u64, guaranteed: u64) -> Self {
         let pool = Pool { budget, guaranteed, accounts: 0, shared_used: 0, starved: vec![] };
         Self(Arc::new(Mutex::new(pool)))
     }
 
-    /// Another account; `None` if the budget cannot guarantee it one more largest batch now.
+    /// A new account; `None` if the budget cannot guarantee another largest batch now.
     #[must_use]
     pub fn account(&self) -> Option<Account> {
         let mut pool = self.0.lock();
@@ -61,7 +61,7 @@ impl CreditPool {
         Some(Account { pool: self.clone(), guaranteed: pool.guaranteed, outstanding: 0, held: 0, closed: false })
     }
 
-    /// (bytes that accounts use beyond their guarantees, bytes that they may).
+    /// The bytes that accounts use beyond their guarantees, and the bytes that they may use.
     #[must_use]
     pub fn shared(&self) -> (u64, u64) {
         let pool = self.0.lock();
@@ -84,13 +84,13 @@ impl Pool {
 }
 
 impl Account {
-    /// Granted and not spent.
+    /// Bytes that are granted and not yet spent.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
-    /// Spent and not yet durable.
+    /// Bytes that are spent and not yet durable.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held
@@ -107,8 +107,8 @@ impl Account {
         self.grant_at_least(cost, cost, outbox) == cost
     }
 
-    /// Grants as much of `wanted` as there is room for, but nothing if that is less than `least`. Giving back what is
-    /// too little would wake whoever waits, the caller itself among them.
+    /// Grants as much of `wanted` as there is room for, but nothing if that is less than `least`. It must not grant too
+    /// little and give it back: giving back would wake the waiting sessions, the caller itself among them.
     fn grant_at_least(&mut self, least: u64, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
         let used = self.outstanding + self.held;
         let mut pool = self.pool.0.lock();
@@ -125,26 +125,26 @@ impl Account {
         granted
     }
 
-    /// Spends `cost` of the outstanding credit on a batch of which `held` bytes must be kept.
+    /// Spends `cost` of the granted credit on a batch of which `held` bytes must be kept.
     ///
     /// # Panics
-    /// If less than `cost` is outstanding: the caller checks.
+    /// If less than `cost` is granted: the caller has to check that.
     pub fn spend(&mut self, cost: u64, held: u64) {
         assert!(cost <= self.outstanding, "spending is checked against what was granted");
         self.set_used(self.outstanding - cost, self.held + held);
     }
 
-    /// Counts `bytes` as held that no credit was spent on.
+    /// Counts `bytes` as held without spending credit.
     pub fn hold(&mut self, bytes: u64) {
         self.set_used(self.outstanding, self.held + bytes);
     }
 
-    /// Takes back credit that nobody will spend: its session is gone.
+    /// Takes back credit that will not be spent, because its session is gone.
     pub fn revoke(&mut self) {
         self.set_used(0, self.held);
     }
 
-    /// Gives everything back, its guarantee too: the backend has ended. Idempotent.
+    /// Gives everything back, including the guarantee, because the backend has ended. Idempotent.
     pub fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -155,7 +155,7 @@ impl Account {
         pool.wake_starved();
     }
 
-    /// Gives back `bytes` that became durable.
+    /// Releases `bytes` that became durable.
     pub fn release(&mut self, bytes: u64) {
         self.set_used(self.outstanding, self.held.saturating_sub(bytes));
     }

@@ -1,4 +1,4 @@
-//! Which backends this daemon has open.
+//! The backends that this daemon has open.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,13 +24,13 @@ use crate::{
     types::{Attempt, BackendId, Epoch, Name},
 };
 
-/// Owners that were fenced and are remembered, at most; of each there is a name and an error.
+/// Most fenced owners that are remembered; each takes a name and an error.
 const REMEMBERED_FENCED: usize = 1024;
 
-/// How often a daemon that drains looks whether backends are left.
+/// How often a draining daemon looks whether backends are left.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
-/// How long a backend without session waits for its writer to come back, while the daemon drains.
+/// How long a draining daemon waits for the writer of a backend without session to come back.
 const LEFT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The backends of one daemon. Cheap to clone.
@@ -46,24 +46,24 @@ struct Inner {
     draining: bool,
     slots: BTreeMap<BackendId, Slot>,
     openings: u64,
-    /// Jobs of which a backend opened since [`Directory::jobs`] was last asked.
+    /// Jobs of backends that were opened since [`Directory::jobs`] was last called.
     opened: BTreeSet<Name>,
-    /// The owners that were fenced last, so many as [`REMEMBERED_FENCED`]: whoever still calls for one is told so.
+    /// The newest fenced owners, at most [`REMEMBERED_FENCED`]. A late call for one of them is told that it was fenced.
     fenced: BTreeMap<BackendId, FencedOwner>,
-    /// Owners that were fenced.
+    /// Number of owners that were fenced so far.
     fencings: u64,
 }
 
-/// An owner that was here and was fenced.
+/// An owner on this daemon that was fenced.
 #[derive(Debug)]
 struct FencedOwner {
-    /// Counts them.
+    /// Its number in the order of fencing.
     number: u64,
     epoch: Epoch,
     why: Error,
 }
 
-/// One backend's place.
+/// The slot of one backend: running, being opened, or both.
 #[derive(Debug, Default)]
 struct Slot {
     running: Option<Backend>,
@@ -78,14 +78,14 @@ struct Opening {
     cancel: Arc<Notify>,
 }
 
-/// What an opener found.
+/// The result of looking for a backend to open.
 enum Found {
     Running(Backend),
     Proceed(Opening, Option<Backend>),
 }
 
 impl Inner {
-    /// Frees the slot of `id` if nothing is there.
+    /// Removes the slot of `id` if it is empty.
     fn tidy(&mut self, id: &BackendId) {
         if self.slots.get(id).is_some_and(|slot| slot.opening.is_none() && slot.running.is_none()) {
             self.slots.remove(id);
@@ -109,17 +109,18 @@ impl Directory {
         Self { env, inner: Arc::default(), draining: Arc::default() }
     }
 
-    /// What its backends share.
+    /// The environment that its backends share.
     #[must_use]
     pub fn environment(&self) -> &Environment {
         &self.env
     }
 
-    /// Opens a backend, or returns the running one to its owner (an equal attempt, unless it is to be replaced). A
-    /// higher attempt ends a running backend and any open with a lower one. Cancel-safe: dropped, the open ends.
+    /// Opens a backend. Returns the running one to its own owner, which has an equal attempt, unless it is to be
+    /// replaced. A higher attempt ends a running backend and any open with a lower attempt. Cancel-safe: if dropped,
+    /// the open ends.
     ///
     /// # Errors
-    /// Says what to change, or to try again.
+    /// An [`Error`] that says what to change, or to try again.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
         let spec = open::numbered(&self.env, spec).await?;
         let (opening, predecessor) = match self.begin(&spec)? {
@@ -151,7 +152,7 @@ impl Directory {
         Ok(opened)
     }
 
-    /// Frees the place of an owner that has ended.
+    /// Removes an owner that has ended.
     fn forget(&self, id: &BackendId, epoch: Epoch, why: Option<Error>) {
         let gone = {
             let mut inner = self.inner.lock();
@@ -217,13 +218,13 @@ impl Directory {
         self.inner.lock().slots.values().filter_map(|slot| slot.running.clone()).collect()
     }
 
-    /// Number of backends that are open and have not ended.
+    /// Number of open backends that have not ended.
     #[must_use]
     pub fn count(&self) -> usize {
         self.backends().iter().filter(|backend| !backend.has_ended()).count()
     }
 
-    /// The jobs of which a backend is open, or was since this was last asked.
+    /// Jobs that have an open backend, or had one since the last call.
     #[must_use]
     pub fn jobs(&self) -> BTreeSet<Name> {
         let mut jobs = std::mem::take(&mut self.inner.lock().opened);
@@ -237,9 +238,9 @@ impl Directory {
         self.draining.send_replace(true);
     }
 
-    /// Waits until every backend is closed, once the daemon is draining. A backend whose session has closed, and stays
-    /// so for a moment, is closed in order: its writer is done. One that never had a session is its engine's to close.
-    /// Cancel-safe: dropped, those that are left stay open.
+    /// Waits until every backend is closed, once the daemon is draining. A backend whose session has been closed for a
+    /// moment is closed in order, since its writer is done. A backend that never had a session has to be closed by its
+    /// engine. Cancel-safe: if dropped, the remaining backends stay open.
     pub async fn emptied(&self) {
         let mut left: BTreeMap<(BackendId, u64), Instant> = BTreeMap::new();
         while self.count() > 0 {
@@ -261,29 +262,29 @@ impl Directory {
         }
     }
 
-    /// The backend of `id`, whoever owns it.
+    /// The backend of `id`, under any owner.
     ///
     /// # Errors
-    /// If nobody does here.
+    /// If it is not open here.
     pub(super) fn running(&self, id: &BackendId) -> Result<Backend, Error> {
         let running = self.inner.lock().slots.get(id).and_then(|slot| slot.running.clone());
         running.filter(|backend| !backend.has_ended()).ok_or_else(|| error::not_open(id))
     }
 
-    /// A backend that `concerns`, and is open or being opened here.
+    /// A backend for which `concerns` is true and that is open, or being opened, here.
     pub(super) fn in_use(&self, concerns: impl Fn(&BackendId) -> bool) -> Option<BackendId> {
         let is_used =
             |slot: &Slot| slot.opening.is_some() || slot.running.as_ref().is_some_and(|running| !running.has_ended());
         self.inner.lock().slots.iter().find(|(id, slot)| concerns(id) && is_used(slot)).map(|(id, _)| id.clone())
     }
 
-    /// Closes every backend in order. Cancel-safe: dropped, those that are left stay open.
+    /// Closes every backend in order. Cancel-safe: if dropped, the remaining backends stay open.
     pub async fn close_all(&self) {
         self.close_each(self.backends()).await;
     }
 
     async fn close_each(&self, backends: Vec<Backend>) {
-        // All at once: each may wait for the store, and whoever stops the daemon waits for all of them.
+        // All at the same time: each may wait for the store, and the daemon stops only when all are closed.
         let closing = backends.into_iter().map(|backend| async move {
             if let Err(error) = self.close(backend.id(), backend.epoch()).await {
                 tracing::debug!(backend = %backend.id(), %error, "closing");
@@ -292,7 +293,7 @@ impl Directory {
         futures::future::join_all(closing).await;
     }
 
-    /// Ends the backends of subtasks that an open fenced to restore from: many of them never come back.
+    /// Ends the backends of subtasks that an open has fenced to restore from them. Most of them never come back.
     fn end_fenced(&self, fenced: &[(BackendId, Epoch)]) {
         for (id, by) in fenced {
             let mut inner = self.inner.lock();
@@ -304,7 +305,7 @@ impl Directory {
         }
     }
 
-    /// Decides what an opener does: find its own running backend, or proceed after ending older ones.
+    /// Decides how an open begins: with the running backend of the same owner, or anew after older owners were ended.
     fn begin(&self, spec: &OpenSpec) -> Result<Found, Error> {
         let mut inner = self.inner.lock();
         if inner.draining {
@@ -333,7 +334,7 @@ impl Directory {
     }
 }
 
-/// Clears the mark of an open that is under way, however it ends.
+/// Removes the mark of an open that is under way, however the open ends.
 struct Guard<'a> {
     directory: &'a Directory,
     id: &'a BackendId,
@@ -341,7 +342,7 @@ struct Guard<'a> {
 }
 
 impl Guard<'_> {
-    /// Puts the opened backend in its place; an older one there ends.
+    /// Puts the opened backend into its slot; an older one there ends.
     fn finish(self, backend: &Backend) -> Result<(), Error> {
         let mut inner = self.directory.inner.lock();
         inner.opened.insert(self.id.job.clone());
@@ -373,7 +374,7 @@ fn outdated(id: &BackendId, attempt: Attempt, newer: Attempt) -> Error {
 }
 
 impl RestoreFrom {
-    /// Its name, for tracing.
+    /// The kind of restore, for tracing.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Discarding through a daemon: not what is open on it.
+//! Discards checkpoints and jobs through a daemon, unless they are open on it.
 
 use tokio::time::Instant;
 
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Directory {
-    /// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners elsewhere are fenced.
-    /// Idempotent. Cancel-safe: dropped, part of it may be done.
+    /// Discards `what`, with `force` even if it is pinned or being cloned. Owners elsewhere are fenced. Idempotent.
+    /// Cancel-safe: if dropped, a part of it may be done.
     ///
     /// # Errors
     /// [`Reason::InUse`] if a backend concerned is open here, or something is pinned.

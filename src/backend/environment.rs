@@ -1,4 +1,4 @@
-//! What the backends of one daemon share.
+//! The environment that the backends of one daemon share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,57 +20,57 @@ use crate::{
     types::{InnerBackend, Limits},
 };
 
-/// Settings of backends; see the options of the same names in the configuration.
+/// Options of backends; the configuration options of the same names explain each.
 #[derive(Debug, Clone)]
 pub struct BackendOptions {
-    /// What a client may ask for at most.
+    /// Limits on a client's requests.
     pub limits: Limits,
-    /// Inner backend where `Open` names none.
+    /// Inner backend if `Open` names none.
     pub inner: InnerBackend,
-    /// Whether changes are logged where `Open` does not say.
+    /// Whether changes are logged if `Open` does not say.
     pub changelog: bool,
-    /// Retention where `Open` names none.
+    /// Retention if `Open` names none.
     pub retention: Retention,
-    /// How long a checkpoint may take where its barrier does not say.
+    /// Time limit of a checkpoint whose barrier has none.
     pub checkpoint_timeout: Duration,
     /// Bytes of changes in one writer's memory at which they are uploaded without a barrier.
     pub preemptive_persist_threshold: u64,
-    /// Bytes of un-uploaded changes up to which a barrier puts them into the manifest rather than a segment; 0: never.
-    /// The daemon's configuration has 20 KiB.
+    /// Longest un-uploaded changes, in bytes, that a barrier puts into the manifest instead of a segment; 0 for never.
+    /// The daemon's default is 20 KiB.
     pub data_inline_threshold: usize,
-    /// Bytes of a change set from which on it is cut into a block for each part of the key groups.
+    /// A change set of at least this many bytes is cut into one block per part of the key groups.
     pub block_split_threshold: usize,
-    /// Bytes of state that all backends of the daemon may hold in memory.
+    /// Bytes of state in memory that all backends of the daemon may hold together.
     pub state_memory: u64,
-    /// Range reads of one restore in flight.
+    /// Range reads of one restore in flight at the same time.
     pub download_parallelism: usize,
-    /// How long changes to the ledger (notices) may wait for a manifest to be written with a checkpoint before one is
+    /// How long changes of the ledger by notices may wait for the manifest of a checkpoint, before a manifest is
     /// written for them alone.
     pub notice_delay: Duration,
-    /// How long opening tries to reach the store.
+    /// How long an open tries to reach the store.
     pub open_timeout: Duration,
-    /// How often a daemon looks whether another one has committed what its backends reported, in declared jobs.
+    /// How often a daemon looks for commits of other daemons, in declared jobs.
     pub coordination_interval: Duration,
-    /// Who owns what is restored where `Open` does not say.
+    /// Owner of a restored checkpoint if `Open` does not say.
     pub claim: ClaimMode,
-    /// How long what a clone reads is kept for it after it last said that it still reads.
+    /// How long a pin of a clone stays valid after its last renewal.
     pub pin_lease: Duration,
-    /// How long a backend stays open without session where `Open` does not say; `None`: for ever.
+    /// How long a backend stays open without session if `Open` does not say; `None` for ever.
     pub linger: Option<Duration>,
-    /// How long a start that was named by a token is remembered after another one superseded it.
+    /// How long a start that was named by a token is remembered after another start has superseded it.
     pub start_grace: Duration,
     /// When backends materialize.
     pub materialization: ScheduleOptions,
-    /// How long one materialization may take.
+    /// Time limit of one materialization.
     pub materialization_timeout: Duration,
-    /// How snapshots, and tails in manifests, are stored.
+    /// Compression of snapshots, and of tails in manifests.
     pub compression: Compression,
-    /// Whether anybody may read backends beside their writers. Then their completed checkpoints are kept readable.
+    /// Whether clients may read backends while they are written. Then completed checkpoints stay readable in memory.
     pub queries: bool,
-    /// Whether a task that comes back to this daemon gets its state back from memory, where what changed since its
-    /// checkpoint is known.
+    /// Whether a task that comes back to this daemon gets its state from this host's memory or disk, as far as
+    /// possible, instead of the store.
     pub warm: bool,
-    /// Bytes that each backend may keep of what was overwritten since its last completed checkpoint.
+    /// Bytes of state overwritten since the last completed checkpoint that each backend may keep.
     pub undo_memory: u64,
 }
 
@@ -104,48 +104,48 @@ impl Default for BackendOptions {
     }
 }
 
-/// What the backends of one daemon share. Cheap to clone.
+/// The environment that the backends of one daemon share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The only door to the object store.
+    /// The object store.
     pub store: Store,
     /// The wall clock.
     pub clock: Clock,
     /// The source of UUIDs and jitter.
     pub random: Random,
-    /// Where background work runs.
+    /// Runs background work.
     pub tasks: Tasks,
-    /// This daemon process.
+    /// Names this daemon process.
     pub instance: Uuid,
-    /// Settings.
+    /// Options of backends.
     pub options: Arc<BackendOptions>,
-    /// Uploads per job.
+    /// The uploads of each job.
     pub uploads: Registry,
     /// Memory for changes that are not yet durable.
     pub credit: CreditPool,
-    /// Memory that states take, over all backends.
+    /// Bytes that the states of all backends take together.
     pub state_bytes: Arc<std::sync::atomic::AtomicU64>,
-    /// Backends that may go when memory runs short.
+    /// Idle backends, which may be ended when memory runs short.
     pub idle: Idle,
     /// Inner backends on local disk, if the daemon has any.
     pub local: Option<Arc<dyn LocalBackends>>,
-    /// One materialization at a time.
+    /// Lets one backend at a time materialize.
     pub materializing: Turns,
-    /// Of jobs that were declared.
+    /// Coordinators of declared jobs.
     pub coordinators: Coordinators,
-    /// Which checkpoints the attempts of jobs begin with.
+    /// Decisions about which checkpoint an attempt begins with.
     pub decisions: Decisions,
-    /// Metrics.
+    /// Metrics of backends.
     pub metrics: BackendMetrics,
 }
 
 impl Environment {
-    /// Bytes that the states of all backends take.
+    /// Bytes that the states of all backends take together.
     pub(super) fn taken_by_state(&self) -> u64 {
         self.state_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Ends idle backends for as long as states take more than they may.
+    /// Ends idle backends as long as all states together exceed their memory.
     pub(super) fn make_room_for_state(&self) {
         let why = "memory for state ran short (`memory.state`)";
         while self.taken_by_state() >= self.options.state_memory && self.idle.make_room(why, Core::takes_memory) {}

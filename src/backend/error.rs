@@ -7,14 +7,14 @@ use crate::{
     types::{BackendId, Epoch},
 };
 
-/// The system, or this process, has as many files open as it may.
+/// Error numbers for too many open files: of the system, and of this process.
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
-/// How the system says that something is used up.
+/// Texts by which errors say that a resource of the host is used up.
 const SCARCE: [&str; 3] = ["Too many open files", "No space left on device", "Disk quota exceeded"];
 
-/// The caller's epoch is not the owner's.
+/// The error for a caller whose epoch is not the owner's.
 pub(super) fn fenced(backend: &BackendId, caller: Epoch, owner: Epoch) -> Error {
     Error::new(
         Reason::Fenced,
@@ -22,18 +22,18 @@ pub(super) fn fenced(backend: &BackendId, caller: Epoch, owner: Epoch) -> Error 
     )
 }
 
-/// Nobody has the backend open here, for whoever reads it: an owner may come.
+/// Not open on this daemon. Retryable for readers, because an owner may still open it.
 pub(super) fn not_open(backend: &BackendId) -> Error {
     let text = format!("backend `{backend}` is not open on this daemon");
     Error { retryable: true, ..Error::new(Reason::BackendNotOpen, text) }
 }
 
-/// Another owner extended the chain.
+/// The error of an owner that another owner has fenced.
 pub(super) fn fenced_by(backend: &BackendId, by: Epoch) -> Error {
     Error::new(Reason::Fenced, format!("backend `{backend}` was taken over by epoch {by}; stop writing"))
 }
 
-/// The backend serves only reads.
+/// The error for a write to a backend in failsafe.
 pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
     Error::new(
         Reason::Failsafe,
@@ -41,7 +41,7 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
     )
 }
 
-/// A batch is refused because of one operation.
+/// The error for a batch with a wrong operation.
 pub(super) fn operation(index: usize, error: &OpError) -> Error {
     let reason = match error {
         OpError::WrongKind { .. } | OpError::NoMergeFunction | OpError::OneByOne => Reason::WrongKind,
@@ -51,7 +51,7 @@ pub(super) fn operation(index: usize, error: &OpError) -> Error {
     Error::new(reason, format!("operation {index}: {error}"))
 }
 
-/// A barrier is refused.
+/// The error for a refused barrier.
 pub(super) fn trigger(error: &TriggerError) -> Error {
     let reason = match error {
         TriggerError::OutOfOrder { .. } => Reason::CheckpointOutOfOrder,
@@ -60,7 +60,7 @@ pub(super) fn trigger(error: &TriggerError) -> Error {
     Error::new(reason, error.to_string())
 }
 
-/// The inner backend failed.
+/// The text of an error of the inner backend, with all its causes.
 pub(super) fn inner(error: &StateError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -72,11 +72,11 @@ pub(super) fn inner(error: &StateError) -> String {
     text
 }
 
-/// What a fault of the local disk means for the caller: what the host lacks, or else a fault of ours.
+/// The reason for a fault of the local disk: the host lacks a resource, or else it is an internal fault.
 pub(super) fn local(fault: &(dyn std::error::Error + 'static)) -> Reason {
     let mut fault = Some(fault);
     while let Some(cause) = fault {
-        // RocksDB tells the system's errors as text alone.
+        // RocksDB passes on errors of the system only as text.
         let text = cause.to_string();
         let lacks = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
             error.kind() == std::io::ErrorKind::StorageFull

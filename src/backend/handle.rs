@@ -1,4 +1,4 @@
-//! A backend as others hold it.
+//! A handle on a backend, for its callers.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -27,32 +27,32 @@ use crate::{
 /// How long an orderly close waits for its last manifest.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a description counts entries, at most.
+/// Longest time that a description spends counting entries.
 const COUNTING_TIME: Duration = Duration::from_secs(10);
 
-/// The core and what wakes its worker.
+/// The core, and the signals that wake its workers.
 pub(super) struct Shared {
     core: Mutex<Core>,
-    /// Whether whoever holds the core may wait for a disk.
+    /// Whether the holder of the core may wait for a disk.
     may_block: bool,
-    /// Batches, and moves of entries: none of them comes between the slices of another.
+    /// Lane of batches and moves of entries: no other one runs between the slices of one.
     pub(super) batches: Lane,
     pub(super) wake: Notify,
     /// Wakes the materialization worker.
     pub(super) materialize: Notify,
-    /// Why the backend has ended, once it has. The directory asks while it holds a lock of its own: it must not wait
-    /// for the core.
+    /// The reason for the end, once the backend has ended. The directory reads it while it holds a lock of its own, so
+    /// it must not wait for the core.
     pub(super) ended: watch::Sender<Option<Error>>,
     pub(super) store: Store,
 }
 
 impl Shared {
-    /// The core, if nobody has it.
+    /// The core, if it is free.
     pub(super) fn try_core(&self) -> Option<Held<'_>> {
         self.core.try_lock().map(Held::new)
     }
 
-    /// Shares `core` with its workers and callers.
+    /// Shares `core` between its workers and callers.
     pub(super) fn new(mut core: Core) -> Arc<Self> {
         let (may_block, store) = (core.inner.may_block(), core.env.store.clone());
         Arc::new_cyclic(|weak| {
@@ -69,11 +69,10 @@ impl Shared {
         })
     }
 
-    /// The core, alone: the only door to it.
+    /// Locks the core. This is the only way to it.
     ///
-    /// Where the one who has it may wait for a disk, this thread gives its other tasks away before it waits, too. A
-    /// worker of the runtime that waited with them would keep everything from them that it had taken on, sockets and
-    /// timers included.
+    /// If its holder may wait for a disk, this thread hands its other tasks away before it waits, too. Otherwise a
+    /// worker of the runtime would keep sockets and timers from running while it waits.
     pub(super) fn core(&self) -> Held<'_> {
         Held::new(match self.core.try_lock() {
             Some(core) => core,
@@ -83,7 +82,7 @@ impl Shared {
     }
 }
 
-/// One open backend. Cheap to clone. Every call names the caller's epoch and is checked when it is applied.
+/// One open backend. Cheap to clone. Every call names the caller's epoch, which is checked under the lock.
 #[derive(Clone)]
 pub struct Backend {
     pub(super) shared: Arc<Shared>,
@@ -101,19 +100,19 @@ impl Backend {
         Self { shared, id, epoch, attempt }
     }
 
-    /// Its name.
+    /// The name of the backend.
     #[must_use]
     pub fn id(&self) -> &BackendId {
         &self.id
     }
 
-    /// Its owner's epoch.
+    /// The epoch of its owner.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Its owner's attempt.
+    /// The attempt of its owner.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         self.attempt
@@ -125,23 +124,24 @@ impl Backend {
         self.shared.core().manifest.shape.key_groups
     }
 
-    /// Whether it has ended: fenced, or closed.
+    /// Whether the backend has ended: fenced, closed, or ended by a fault.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.shared.ended.borrow().is_some()
     }
 
-    /// Waits until it has ended, without holding it; answers why, if anybody held it then. Cancel-safe.
+    /// Waits for the end of the backend without keeping it in memory. Returns the reason; `None` if it was dropped
+    /// before. Cancel-safe.
     pub(super) fn ended(&self) -> impl Future<Output = Option<Error>> + use<> {
         let mut ended = self.shared.ended.subscribe();
         async move { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) }
     }
 
     /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their
-    /// ids in order. Where entries have to move, the ids are good only once that registered them again.
+    /// ids in order. If entries have to move, the ids are valid only after `register_states` was called for them.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is registered.
+    /// If a descriptor is malformed, or differs from the registered one.
     pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
         let mut core = self.shared.core();
         core.check_owner(epoch)?;
@@ -149,16 +149,16 @@ impl Backend {
         Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
-    /// Whether it had a session and has none now.
+    /// Whether the backend had a session and has none now.
     #[must_use]
     pub fn is_left(&self) -> bool {
         let core = self.shared.core();
         core.sessions > 0 && core.session.is_none() && !matches!(core.condition, Condition::Ended(_))
     }
 
-    /// Applies one batch of `bytes` outside a session. Waits until there is credit for it, unless it only reads.
-    /// Without a number a batch with writes takes the next one, one that only reads takes none. Cancel-safe: dropped,
-    /// the batch is not applied.
+    /// Applies one batch of `bytes` outside a session. Waits for credit, unless the batch only reads. Without a number,
+    /// a batch with writes takes the next number, and a batch that only reads takes none. Cancel-safe: if dropped, the
+    /// batch is not applied.
     ///
     /// # Errors
     /// The batch was not applied.
@@ -203,13 +203,13 @@ impl Backend {
                     core.roll_over(true);
                 }
             }
-            // Whoever waits for credit lets others go first.
+            // A batch that waits for credit lets others go first.
             drop(turn);
             outbox.changed().await;
         }
     }
 
-    /// Reads a slice of what leads a batch that would be carried out now; returns whether others follow.
+    /// Reads a slice of the leading reads of a batch; returns whether others follow.
     fn read_ahead(
         &self,
         epoch: Epoch,
@@ -226,10 +226,10 @@ impl Backend {
         core.read_ahead(operations, ahead, number.is_none())
     }
 
-    /// Takes one checkpoint outside a session. Not cancel-safe: dropped, the checkpoint goes on.
+    /// Takes one checkpoint outside a session. Not cancel-safe: if dropped, the checkpoint goes on.
     ///
     /// # Errors
-    /// There is no such checkpoint.
+    /// If the checkpoint was refused or failed.
     pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
         let (reply, answer) = oneshot::channel();
         self.flush();
@@ -242,7 +242,7 @@ impl Backend {
         answer.await.map_err(|_| closed(&self.id))?
     }
 
-    /// Makes what is applied durable; returns the batch number below which everything is. Cancel-safe.
+    /// Makes all applied changes durable; returns the batch number below which all batches are durable. Cancel-safe.
     ///
     /// # Errors
     /// If the backend has no changelog, or ends first.
@@ -270,7 +270,7 @@ impl Backend {
         Ok(outcome)
     }
 
-    /// Pins a checkpoint; on success the pin is durable. Not cancel-safe: dropped, it may be pinned.
+    /// Pins a checkpoint; on success the pin is durable. Not cancel-safe: if dropped, it may be pinned.
     ///
     /// # Errors
     /// If there is no such checkpoint.
@@ -288,7 +288,7 @@ impl Backend {
         answer.await.map_err(|_| closed(&self.id))?
     }
 
-    /// Ends a pin; returns whether there was one.
+    /// Removes a pin; returns whether there was one.
     ///
     /// # Errors
     /// If the caller is not the owner.
@@ -302,14 +302,14 @@ impl Backend {
         Ok(released)
     }
 
-    /// What the backend consists of; the entries of its states are not counted.
+    /// Describes the backend, without the numbers of entries.
     #[must_use]
     pub fn outline(&self) -> Description {
         self.shared.core().outline()
     }
 
-    /// What the backend consists of. Blocks for as long as an inner backend on disk takes to count its entries, within
-    /// bounds; the writer goes on meanwhile.
+    /// Describes the backend, with the numbers of entries. An inner backend on disk may block for up to
+    /// ten seconds to count them; the writer goes on meanwhile.
     #[must_use]
     pub fn describe(&self) -> Description {
         let (mut description, counting) = {
@@ -317,7 +317,7 @@ impl Backend {
             (core.outline(), tasks::blocking_if(core.inner.may_block(), || core.inner.counting()))
         };
         let until = tokio::time::Instant::now() + COUNTING_TIME;
-        // A local store that fails shows in failsafe; here it only means that nobody knows.
+        // A fault of the local store leads to failsafe elsewhere; here the counts are only unknown.
         let counts = tasks::blocking(|| counting(&mut || tokio::time::Instant::now() < until)).unwrap_or_default();
         for state in &mut description.states {
             state.entries = counts.entries.get(&state.state.id).copied().unwrap_or(0);
@@ -326,7 +326,7 @@ impl Backend {
         description
     }
 
-    /// Ends this owner. Waits, within bounds, until the newest retained set of checkpoints is in a manifest.
+    /// Ends this owner in order. Waits, within bounds, until the present set of retained checkpoints is in a manifest.
     ///
     /// # Errors
     /// If the caller is not the owner.
@@ -351,13 +351,13 @@ impl Backend {
         Ok(())
     }
 
-    /// Ends this owner at once, with this error for whoever waits.
+    /// Ends this owner at once; waiting callers get this error.
     pub(super) fn end(&self, error: &Error) {
         self.shared.core().end(error);
         self.shared.wake.notify_one();
     }
 
-    /// Has it keep what a successor can go on with when it is fenced, for as long as the result lives.
+    /// If this owner is fenced, it keeps its state for a successor as long as the result lives.
     pub(super) fn succeeded(&self) -> Succeeded {
         self.shared.core().successors += 1;
         Succeeded(self.clone())
@@ -383,13 +383,13 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// A batch number that is not the next one.
+/// The error for a batch number that is not the next one.
 pub(super) fn out_of_order(backend: &BackendId, number: u64, next: u64) -> Error {
     let text = format!("backend `{backend}`: batch {number} came where {next} is next; numbers are consecutive");
     Error::new(Reason::BatchOutOfOrder, text)
 }
 
-/// A batch that would take a number which the session counts on.
+/// The error for a unary batch that would take the batch number which a session uses next.
 fn beside_session(backend: &BackendId, next: u64) -> Error {
     let text = format!(
         "backend `{backend}`: a session writes, whose next batch is {next}; send writes there, or end it first (batches that \

@@ -1,7 +1,7 @@
-//! The core of a backend, as whoever has it alone holds it.
+//! Exclusive access to the core of a backend.
 //!
-//! What panics while it holds the core leaves it half changed, with nobody to say how far. So the owner ends there,
-//! whichever call or task it was, and the next one begins from what is durable.
+//! A panic while the core is held leaves it half changed, and nobody knows how far. So the owner ends then, whichever
+//! call or task panicked, and the next owner begins from durable state.
 
 use std::{
     fmt,
@@ -15,11 +15,11 @@ use parking_lot::MutexGuard;
 use super::core::Core;
 use crate::tasks::Panicked;
 
-/// Gives the core back when it is dropped.
+/// Exclusive access to the core, which is given back when this is dropped.
 pub(super) struct Held<'a> {
     /// `None` once it was given back.
     core: Option<MutexGuard<'a, Core>>,
-    /// Whether the thread unwinds already: then what is done here cleans up after something else.
+    /// Whether the thread was unwinding already when it took the core: then the core is not at fault.
     cleans_up: bool,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Held<'a> {
         Self { core: Some(core), cleans_up: thread::panicking() }
     }
 
-    /// Gives the core to one who waits for it, before anybody who comes now.
+    /// Gives the core to the longest waiting caller, before any new caller.
     pub(super) fn hand_on(mut self) {
         self.core.take().into_iter().for_each(MutexGuard::unlock_fair);
     }
@@ -54,7 +54,7 @@ impl Drop for Held<'_> {
             && thread::panicking()
             && !self.cleans_up
         {
-            // A second panic must not end the daemon.
+            // A second panic while unwinding would abort the daemon.
             let end = AssertUnwindSafe(|| core.end_panicked(&Panicked::unknown("what held it")));
             _ = catch_unwind(end);
         }

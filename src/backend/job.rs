@@ -1,4 +1,4 @@
-//! The view over a job, for its engine.
+//! The view of a whole job, for its engine.
 
 use tokio::time::Instant;
 
@@ -10,22 +10,22 @@ use crate::{
     types::{Attempt, Name},
 };
 
-/// What a job can be restored to.
+/// The checkpoints that a job can be restored to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobDescription {
-    /// What all its chains retain.
+    /// The checkpoints that all its chains retain.
     pub view: JobView,
-    /// Checkpoints of which it is recorded that they are damaged, oldest first.
+    /// Checkpoints that are recorded as damaged, oldest first.
     pub damaged: Vec<Spoilt>,
-    /// The newest record of its chain.
+    /// The newest record of the job's chain.
     pub record: Option<JobRecord>,
-    /// Checkpoints of a declared job that are not committed, with the number of tasks that have reported them; oldest
-    /// first.
+    /// Checkpoints of a declared job that are reported but not committed, each with the number of tasks that have
+    /// reported it; oldest first.
     pub reported: Vec<(JobCheckpoint, usize)>,
 }
 
 impl Directory {
-    /// Reads the heads of all chains of `job`, wherever its backends are open: of a job without any, empty.
+    /// Reads the heads of all chains of `job`, wherever its backends are open. A job without chains has an empty view.
     /// Cancel-safe.
     ///
     /// # Errors
@@ -46,11 +46,12 @@ impl Directory {
         Ok(JobDescription { view: JobView::of(&heads), damaged, record, reported })
     }
 
-    /// Begins an attempt of `job` whose checkpoints dstl coordinates; returns what all its tasks begin with.
-    /// Idempotent. Cancel-safe: dropped, it may have begun.
+    /// Begins an attempt of `job` whose checkpoints dstl coordinates; returns the generation that all its tasks begin
+    /// with. Idempotent. Cancel-safe: if dropped, the attempt may have begun.
     ///
     /// # Errors
-    /// If a later attempt has begun, this one otherwise or undeclared, or what it asks to begin with is not there.
+    /// If a later attempt has begun, this attempt has begun undeclared or with another declaration, or the checkpoint
+    /// to begin with does not exist.
     pub async fn declare_job(
         &self,
         job: &Name,

@@ -1,4 +1,4 @@
-//! Lanes: who may go next, in the order in which they came.
+//! Lanes let callers through one at a time, in the order in which they came.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -16,7 +16,7 @@ impl Default for Lane {
 }
 
 impl Lane {
-    /// Waits for its turn; where the lane is free, it does not wait at all. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for its turn; if the lane is free, it does not wait. Cancel-safe: if dropped, the caller leaves the queue.
     pub(super) async fn enter(&self) -> Turn<'_> {
         match self.0.try_acquire() {
             Ok(turn) => turn,

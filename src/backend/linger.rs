@@ -1,4 +1,4 @@
-//! Backends without session: how long they stay open, and which of them goes first where memory runs short.
+//! Backends without session: how long they stay open, and which one ends first when memory runs short.
 //!
 //! ```text
 //!   opened ──▶ idle ──session──▶ in use ──session ends──▶ idle ──linger is over──────────────▶ ended, forgotten
@@ -6,16 +6,18 @@
 //!                └──────────────────────────────────────────┴────a newer owner in the chain────▶
 //! ```
 //!
-//! A task that is started again elsewhere leaves its backend behind, which nobody will ever close. One that was opened
-//! with a linger has a watcher, which ends it when it was without session for so long. Until then it looks at the
-//! manifest chain a few times: an owner that publishes nothing would not notice otherwise that it has a successor.
+//! A task that is started again elsewhere leaves its backend behind, and no client ever closes it. A backend that was
+//! opened with a linger has a watcher, which ends the backend when it was without session for that long. Until then the
+//! watcher looks at the manifest chain a few times: an owner that publishes nothing would not notice a successor
+//! otherwise.
 //!
 //! Backends without linger stay open for ever: a tool may use one by unary calls alone.
 //!
 //! # Locks
 //!
-//! Whoever needs memory holds the core of his own backend. So another one's core is only tried, never waited for: one
-//! that is busy is not idle. The list of the idle is held meanwhile, and nobody who holds it waits for a core.
+//! A caller that needs memory holds the core of its own backend. So it only tries the cores of others and never waits
+//! for one: a backend whose core is busy is not idle. The list of idle backends is locked meanwhile, and its holder
+//! never waits for a core.
 
 use std::{
     sync::{Arc, Weak},
@@ -39,16 +41,16 @@ use crate::{
     types::{BackendId, Epoch},
 };
 
-/// How often the chain is looked at while one lingers.
+/// How often the watcher looks at the chain during one linger.
 const LOOKS: u32 = 4;
 
-/// The backends of a daemon that may go when they are idle. Cheap to clone.
+/// The backends of a daemon that may be ended when they are idle. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Idle(Arc<Mutex<Vec<Weak<Shared>>>>);
 
 impl Idle {
-    /// Ends the backend that is idle for longest, of those that `frees` something, for `why`; returns whether there was
-    /// one.
+    /// Ends the backend that has been idle for longest among those that `frees` accepts; `why` goes into its error.
+    /// Returns whether there was one.
     pub(super) fn make_room(&self, why: &str, frees: impl Fn(&Core) -> bool) -> bool {
         let mut watched = self.0.lock();
         watched.retain(|watched| watched.strong_count() > 0);
@@ -61,7 +63,7 @@ impl Idle {
             return false;
         };
         drop(watched);
-        // Between the looks a task may have come back.
+        // A task may have come back between the two looks.
         let Some(mut core) = shared.try_core().filter(|core| core.may_go().is_some()) else { return false };
         let text = format!("backend `{}` was without session for longest when {why}; open it again", core.id);
         core.end_lingering(&Error::new(Reason::BackendClosed, text), LingerEnd::memory);
@@ -70,12 +72,12 @@ impl Idle {
 }
 
 impl Core {
-    /// Whether its state counts as memory.
+    /// Whether the state of the backend counts as memory.
     pub(super) fn takes_memory(&self) -> bool {
         self.counted_state_bytes > 0
     }
 
-    /// Since when it is idle, and until when it may be; `None` if it is in use, or may stay for ever.
+    /// Since when the backend is idle, and until when it may be; `None` if it is in use, or may stay for ever.
     fn may_go(&self) -> Option<(Instant, Instant)> {
         match self.condition {
             Condition::Serving | Condition::Failsafe(_) => self.idle_since.zip(self.linger).map(|(s, l)| (s, s + l)),
@@ -90,17 +92,17 @@ impl Core {
     }
 }
 
-/// What a watcher does next.
+/// The next step of a watcher.
 enum Next {
     Wait(Duration),
-    /// Look at the chain, then wait.
+    /// Looks at the chain, then waits.
     Look(BackendId, Epoch, Duration),
-    /// It has ended, or is to stay.
+    /// Ends: the backend has ended, or has no linger any more.
     Leave,
 }
 
 impl Directory {
-    /// Lets `backend` stay open for `linger` without session from now on; `None`: for ever.
+    /// Sets how long `backend` may stay open without session; `None` for ever.
     pub(super) fn let_linger(&self, backend: &Backend, linger: Option<Duration>) {
         let mut core = backend.shared.core();
         core.linger = linger;
@@ -115,10 +117,10 @@ impl Directory {
     }
 }
 
-/// Ends a backend when its linger is over; the directory forgets it then.
+/// Ends a backend when its linger is over; the directory then forgets it.
 async fn watch(shared: Weak<Shared>) {
     loop {
-        // Not held while it waits: a backend that is closed gives its memory back.
+        // Not held while waiting, so that a closed backend frees its memory.
         let Some(strong) = shared.upgrade() else { return };
         let wait = match next(&strong) {
             Next::Leave => return,
@@ -137,7 +139,7 @@ async fn watch(shared: Weak<Shared>) {
     }
 }
 
-/// Decides what to do now; ends the backend if its time is over.
+/// Decides the next step; ends the backend if its time is over.
 fn next(shared: &Shared) -> Next {
     let (mut core, now) = (shared.core(), Instant::now());
     if matches!(core.condition, Condition::Ended(_)) {

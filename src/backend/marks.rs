@@ -1,8 +1,9 @@
-//! Marks of checkpoints: what lets queries read the newest completed one beside the writer, and a task that comes back
-//! have its state in memory of then without the store ([`open::warm`](super::open)).
+//! Marks of checkpoints. With them queries read the newest completed checkpoint while the backend is written, and a
+//! task that comes back gets that checkpoint's state from memory, without the store ([`open::warm`](super::open)).
 //!
-//! Each barrier sets a mark. It is kept while its checkpoint may still be completed, and while it is the newest that
-//! was; a batch of a query keeps the one that it reads to its end. The restored checkpoint is the first completed one.
+//! Each barrier sets a mark. The mark is kept while its checkpoint may still be completed, and while its checkpoint is
+//! the newest completed one. A batch of a query keeps its mark until the batch ends. The restored checkpoint counts as
+//! the first completed one.
 
 use std::collections::BTreeMap;
 
@@ -17,29 +18,29 @@ use crate::{
     types::{CheckpointId, CheckpointIdentity, StateKind},
 };
 
-/// Of the restored checkpoint: those of barriers are their ids, which begin at 1.
+/// The mark of the restored checkpoint. Marks of barriers are the checkpoints' ids, which begin at 1.
 const RESTORED: Mark = Mark(0);
 
-/// Records that a batch moves from closed marks to the ones before, at most.
+/// Most records of dropped marks that one batch moves to earlier marks.
 const SETTLED_PER_BATCH: usize = 256;
 
 /// The marks of one backend.
 #[derive(Debug)]
 pub(super) struct Marks {
     pub(super) undo: Undo,
-    /// Of which checkpoint each is, and how long its log was.
+    /// The checkpoint of each mark, and the length of its log.
     known: BTreeMap<Mark, MarkedCut>,
-    /// There is no way back to this mark, and those before, and why.
+    /// Marks up to this one can no longer be rolled back to, with the reason.
     closed: Option<(Mark, &'static str)>,
-    /// The newest checkpoint that is completed, and its mark.
+    /// The newest completed checkpoint, and its mark.
     completed: Option<(CheckpointIdentity, Mark)>,
-    /// Batches that read each mark.
+    /// Number of batches that read each mark.
     readers: BTreeMap<Mark, usize>,
-    /// Bytes and dropped marks that are counted in the metrics.
+    /// Bytes and dropped marks that are counted in the metrics so far.
     counted: (u64, u64),
 }
 
-/// A checkpoint as it was at its mark.
+/// A checkpoint at its mark.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MarkedCut {
     identity: CheckpointIdentity,
@@ -48,7 +49,7 @@ pub(super) struct MarkedCut {
 }
 
 impl Marks {
-    /// For a backend that contains `restored`, with so many changes of log.
+    /// The marks of a backend that contains `restored`, with `log_changes` changes of log.
     pub(super) fn new(undo: Undo, restored: Option<CheckpointIdentity>, log_changes: u64) -> Self {
         let mut marks = Self {
             undo,
@@ -69,10 +70,10 @@ impl Marks {
         self.known.insert(mark, cut);
     }
 
-    /// The mark of a checkpoint that everything can be brought back to.
+    /// The mark of checkpoint `to`, if the state can be rolled back to it.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// Why the state cannot be rolled back to it.
     pub(super) fn way_back(&self, to: &CheckpointIdentity) -> Result<(Mark, MarkedCut), String> {
         let found = self.known.iter().find(|(mark, cut)| cut.identity == *to && self.undo.has(**mark));
         let none = || match self.undo.dropped() {
@@ -87,16 +88,16 @@ impl Marks {
     }
 }
 
-/// An inner backend to change.
+/// An inner backend that is about to be changed.
 pub(super) enum Live<'a> {
-    /// No marks want to know.
+    /// Overwritten entries are not recorded.
     Plain(&'a mut dyn StateBackend),
-    /// What is overwritten is recorded.
+    /// Overwritten entries are recorded for the marks.
     Recorded(Recording<'a>),
 }
 
 impl<'a> Live<'a> {
-    /// Of a state of `kind`.
+    /// For changes of a state of `kind`.
     pub(super) fn new(marks: &'a mut Option<Marks>, inner: &'a mut dyn StateBackend, kind: StateKind) -> Self {
         match marks {
             Some(marks) if marks.undo.is_recording() => Self::Recorded(marks.undo.recording(inner, kind)),
@@ -120,14 +121,14 @@ impl Core {
         }
     }
 
-    /// Nothing can be brought back to the marks so far, because of what happened now.
+    /// Rules out rolling back to the marks so far, because of an event that cannot be undone.
     pub(super) fn close_way_back(&mut self, why: &'static str) {
         if let Some(marks) = &mut self.marks {
             marks.closed = marks.known.keys().next_back().map(|newest| (*newest, why));
         }
     }
 
-    /// Takes notice that a checkpoint was completed.
+    /// Notes that a checkpoint was completed.
     pub(super) fn mark_completed(&mut self, target: NoticeTarget, outcome: NoticeOutcome) {
         let (Some(marks), NoticeOutcome::Done) = (&mut self.marks, outcome) else { return };
         let same = |identity: &CheckpointIdentity| identity.epoch == target.epoch && identity.id == target.id;
@@ -140,9 +141,10 @@ impl Core {
         }
     }
 
-    /// Lets go of every mark that nobody needs. To be called after the ledger has changed.
+    /// Drops every mark that is no longer needed. Call it after the ledger has changed.
     pub(super) fn retain_marks(&mut self) {
-        // An owner that ends fails checkpoints that may be published already: its successor knows.
+        // An owner that ends fails checkpoints that may be published already. Its successor decides which marks it
+        // needs.
         if matches!(self.condition, Condition::Ended(_)) {
             return;
         }
@@ -160,7 +162,7 @@ impl Core {
         self.tend_marks();
     }
 
-    /// Does a little of what is left to do about marks. To be called after each batch.
+    /// Does a small part of the pending work on marks. Call it after each batch.
     pub(super) fn tend_marks(&mut self) {
         let Some(Marks { undo, completed, counted, .. }) = &mut self.marks else { return };
         undo.settle(&self.inner, SETTLED_PER_BATCH);
@@ -181,12 +183,12 @@ impl Core {
         }
     }
 
-    /// Forgets all marks.
+    /// Drops all marks.
     pub(super) fn drop_marks(&mut self) {
         drop(self.take_marks());
     }
 
-    /// Hands all marks out.
+    /// Takes all marks out of the core.
     pub(super) fn take_marks(&mut self) -> Option<Marks> {
         let marks = self.marks.take()?;
         self.env.metrics.queries.undone(-signed(marks.counted.0), 0);
@@ -196,7 +198,7 @@ impl Core {
     /// Keeps the mark of the newest completed checkpoint for one reader, until [`Core::end_reading`].
     ///
     /// # Errors
-    /// There is none, or its mark went.
+    /// If there is no completed checkpoint, or its mark was dropped.
     pub(super) fn begin_reading(&mut self) -> Result<(CheckpointIdentity, Mark), Error> {
         let Some((identity, mark)) = self.marks.as_ref().and_then(|marks| marks.completed) else {
             return Err(not_yet(format!("backend `{}`: its owner has no completed checkpoint yet", self.id)));
@@ -208,7 +210,7 @@ impl Core {
         Ok((identity, mark))
     }
 
-    /// Whether the mark of a completed checkpoint is still there.
+    /// Checks that the mark of a completed checkpoint is still there.
     ///
     /// # Errors
     /// Why it is not.
@@ -223,7 +225,7 @@ impl Core {
         )))
     }
 
-    /// A reader of `mark` has ended.
+    /// Notes that a reader of `mark` has ended.
     pub(super) fn end_reading(&mut self, mark: Mark) {
         let Some(marks) = &mut self.marks else { return };
         if let Some(readers) = marks.readers.get_mut(&mark) {
@@ -236,7 +238,7 @@ impl Core {
     }
 }
 
-/// There is no completed checkpoint to read, but there will be.
+/// The error while there is no completed checkpoint to read yet. Retryable.
 fn not_yet(text: String) -> Error {
     Error { retryable: true, ..Error::new(Reason::CheckpointNotFound, text) }
 }

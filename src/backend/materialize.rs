@@ -1,6 +1,6 @@
-//! Materializing one backend in the background, between batches: slice by slice, so that the writer never waits longer
-//! than one slice takes to copy; or image by image, so that it never waits longer than linking files takes. Operator
-//! state is always copied as slices.
+//! Materializes one backend in the background, between batches. It copies slice by slice, so that the writer never
+//! waits longer than one slice takes to copy; or image by image, so that it never waits longer than linking files
+//! takes. Operator state is always copied as slices.
 
 use std::sync::Arc;
 
@@ -35,20 +35,21 @@ use crate::{
     types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateDescriptor, StateId},
 };
 
-/// How often the schedule looks at how long the log has become.
+/// How often the schedule checks the length of the log.
 const POLL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// An owner that began with more imports materializes at once: each rescale adds some, and all its manifests name them.
+/// An owner that began with more imports materializes at once. Each rescale adds imports, and all of the owner's
+/// manifests name them.
 const MANY_IMPORTS: usize = 16;
 
-/// A file of which less than this share is in use is not used again, so that it can be deleted.
+/// A file is not reused if less than this share of it is in use, so that it can be deleted.
 const LEAST_USE: f64 = 0.5;
 
-/// One step: a part of one (state, key group).
+/// The result of one step: a part of one (state, key group).
 enum Step {
-    /// It is on the store already.
+    /// The part is on the store already, unchanged.
     Unchanged(Piece, Sqn),
-    /// It was copied.
+    /// The part was copied.
     Copied { last: u64, sqn: Sqn, contents: Option<PieceContents> },
 }
 
@@ -78,7 +79,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             };
             let _turn = tokio::select! {
                 biased;
-                // A backend that has ended must not wait with all its state.
+                // A backend that has ended must not stay in memory while it waits for a turn.
                 () = shared.materialize.notified() => continue,
                 turn = turns.wait(is_urgent) => turn,
             };
@@ -95,10 +96,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Installs what was made, or notes the failure; tells whoever asked.
+/// Installs a materialization that was made, or notes the failure; then answers the callers that asked for it.
 fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
     let mut core = shared.core();
-    // Whoever asked was told, and its series are gone.
+    // The callers were answered when the backend ended, and its metrics are gone.
     if matches!(core.condition, Condition::Ended(_)) {
         return;
     }
@@ -138,9 +139,9 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
 /// A materialization that was made.
 struct Done {
     made: Made,
-    /// Changes that the log had when it began.
+    /// Changes in the log when it began.
     log_changes_before: u64,
-    /// Those that were taken for it, if they shall be kept.
+    /// The images that were taken for it, if they are to be kept.
     images: Vec<Arc<LocalImage>>,
 }
 
@@ -160,7 +161,7 @@ async fn materialize(shared: &Shared) -> Result<Done, Error> {
     Ok(Done { made, log_changes_before, images })
 }
 
-/// Where what this backend makes goes.
+/// The target of this backend's materializations.
 pub(super) fn target(core: &Core, shared: &Shared, retry: Retry) -> Target {
     Target {
         store: shared.store.clone(),
@@ -193,17 +194,17 @@ async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
     writer.finish((vec![], 0), listed.at).await.map_err(|error| failed(&error))
 }
 
-/// The states that are copied by pieces.
+/// The states that are copied as pieces.
 struct Listed {
-    /// Each with its key groups.
+    /// Each state with its key groups.
     states: Vec<(StateId, KeyGroupRange)>,
     reusable: Option<Arc<Reusable>>,
-    /// When they were listed: a state that is registered from then on is in the log alone.
+    /// The sqn at which they were listed. The changes of a state that is registered later are in the log alone.
     at: Sqn,
 }
 
 impl Listed {
-    /// Those whose descriptors are `wanted`.
+    /// The states whose descriptors are `wanted`.
     fn of(core: &Core, wanted: impl Fn(&StateDescriptor) -> bool) -> Self {
         let keyed = core.manifest.shape.key_groups;
         let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
@@ -212,7 +213,7 @@ impl Listed {
     }
 }
 
-/// Copies the states of `listed` by pieces.
+/// Copies the states of `listed` as pieces.
 async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed) -> Result<(), Error> {
     for &(state, groups) in &listed.states {
         for group in groups.iter() {
@@ -242,7 +243,7 @@ async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed)
     Ok(())
 }
 
-/// Copies an inner backend by images of its parts, and operator state by pieces.
+/// Copies an inner backend as images of its parts, and operator state as pieces.
 async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, Vec<Arc<LocalImage>>), Error> {
     let mut pieces = PieceWriter::new(target.clone());
     let mut writer = ImageWriter::new(target);
@@ -275,11 +276,11 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, 
     Ok((made, kept))
 }
 
-/// What became of one part.
+/// The result for one part.
 enum Imaged {
-    /// It is on the store already.
+    /// The part is on the store already, unchanged.
     Unchanged(Image, Sqn),
-    /// It was taken; the image of the part before it.
+    /// An image was taken. The last field is the previous image of the same part.
     Taken(LocalImage, Sqn, Option<Image>),
 }
 
@@ -302,7 +303,7 @@ fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
     Ok(Imaged::Taken(image, sqn, known.cloned()))
 }
 
-/// Does one step under the core's lock: `first` is the first hash that is not covered yet.
+/// Does one step under the core's lock. `first` is the first hash that is not covered yet.
 fn step(
     core: &mut Core,
     reusable: Option<&Reusable>,
@@ -311,7 +312,7 @@ fn step(
     if let Condition::Ended(error) = &core.condition {
         return Err(error.clone());
     }
-    // Everything below is applied, nothing at or above it.
+    // All changes below this sqn are applied, and none at or above it.
     let sqn = core.writer.next();
     let is_operator = group == KeyGroup::OPERATOR;
     let pieces = if is_operator { Some(core.inner.operator_pieces()) } else { core.inner.pieces() };
@@ -326,7 +327,8 @@ fn step(
     let last = match ttl.filter(|ttl| ttl.cleanup.at_materialization) {
         None => pieces.copy_piece(state, group, first, &mut |change| contents.push(change)),
         Some(ttl) => {
-            // By the time of the last batch, at or before that of every checkpoint that builds on this.
+            // Expiry is judged at the time of the last batch, which is not after that of any checkpoint that builds on
+            // this.
             let (life, mut left_out) = (Lifespan::new(ttl, core.time), 0);
             let last = pieces.copy_piece(state, group, first, &mut |change| {
                 let kept = life.without_expired(*change);
@@ -341,7 +343,7 @@ fn step(
     Ok(Step::Copied { last, sqn, contents: contents.finish() })
 }
 
-/// What of a materialization may be used again: all but pieces in files that are mostly unused.
+/// The parts of a materialization that may be reused: all except pieces in files that are mostly unused.
 #[derive(Debug)]
 pub(super) struct Reusable {
     uuid: Uuid,
@@ -357,7 +359,7 @@ impl Reusable {
         Self { uuid, index, sparse }
     }
 
-    /// The name of the materialization.
+    /// The UUID of the materialization.
     pub(super) fn uuid(&self) -> Uuid {
         self.uuid
     }
@@ -386,11 +388,11 @@ impl Reusable {
 }
 
 impl super::Backend {
-    /// Materializes now; answers when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:
-    /// dropped, it goes on.
+    /// Materializes now; returns when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:
+    /// if dropped, the materialization goes on.
     ///
     /// # Errors
-    /// If the caller is not the owner, there is no changelog to truncate, or the store does not take it: the previous
+    /// If the caller is not the owner, there is no changelog to truncate, or the store refuses it. Then the previous
     /// base stays in use.
     pub async fn materialize(&self, epoch: crate::types::Epoch) -> Result<Materialization, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();

@@ -1,7 +1,7 @@
 //! Metrics of the backends of one daemon.
 //!
-//! Counters and histograms are kept over all backends of the daemon; what must be seen per backend (how much a restore
-//! would read, how many checkpoints are retained, failsafe) is a gauge with its name, which goes when the backend does.
+//! Counters and histograms are sums over all backends of the daemon. Facts that must be visible per backend (bytes of a
+//! restore, retained checkpoints, failsafe) are gauges labelled with its name, which disappear with the backend.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -41,7 +41,7 @@ enum Phase {
     total,
 }
 
-/// What removed entries with TTL.
+/// The mechanism that removed entries with TTL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabels {
     cause: Cause,
@@ -111,20 +111,20 @@ pub struct BackendMetrics {
     ttl_removed: Family<CauseLabels, Counter>,
     committed: Counter,
     reported: Gauge,
-    /// Of readers.
+    /// Metrics of queries.
     pub(super) queries: QueryMetrics,
 }
 
 /// One open that succeeded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Restores {
-    /// Whether there was a checkpoint.
+    /// Whether a checkpoint was restored.
     pub(super) replayed: bool,
-    /// Whether that was done without the store, and by how many changes.
+    /// For a warm restart: the number of changes that were rolled back.
     pub(super) warm: Option<u64>,
-    /// From the call to the answer.
+    /// Time from the call to the answer.
     pub(super) duration: Duration,
-    /// How much was replayed.
+    /// Bytes and changes that were restored.
     pub(super) progress: Progress,
 }
 
@@ -133,7 +133,7 @@ fn gauge_value(value: u64) -> i64 {
 }
 
 fn durations() -> Histogram {
-    // 0.5 ms to 16 s, then everything slower.
+    // From 0.5 ms to 16 s in powers of two; the last bucket has everything slower.
     Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
 }
 
@@ -143,7 +143,7 @@ fn removed_entries(metrics: &Metrics) -> Family<CauseLabels, Counter> {
 }
 
 impl BackendMetrics {
-    /// Registers all of them.
+    /// Registers all metrics of backends.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
         let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
@@ -287,7 +287,8 @@ impl BackendMetrics {
         self.incremental_bytes.observe(checkpoint.incremental_bytes as f64);
     }
 
-    /// What is retained after a manifest was published, and how much a restore of the newest checkpoint reads.
+    /// Records the number of retained checkpoints after a manifest was published, and the bytes that a restore of the
+    /// newest one reads.
     pub(super) fn published(&self, backend: &BackendId, retained: usize, full_bytes: u64) {
         let labels = BackendLabels::from(backend);
         self.retained.get_or_create(&labels).set(gauge_value(retained as u64));
@@ -298,7 +299,7 @@ impl BackendMetrics {
         self.failsafe.get_or_create(&BackendLabels::from(backend)).set(1);
     }
 
-    /// Forgets what was told of one backend.
+    /// Removes the gauges of one backend.
     pub(super) fn ended(&self, backend: &BackendId) {
         let labels = BackendLabels::from(backend);
         self.retained.remove(&labels);
@@ -309,18 +310,18 @@ impl BackendMetrics {
         self.pushed_back.remove(&labels);
     }
 
-    /// How long a replay would take.
+    /// Records the estimated time of a replay.
     pub(super) fn replay(&self, backend: &BackendId, time: Duration) {
         self.replay.get_or_create(&BackendLabels::from(backend)).set(time.as_secs_f64());
     }
 
-    /// That is too long: the writer waits from now on.
+    /// Records that the writer waits, because a replay would take too long.
     pub(super) fn pushed_back(&self, backend: &BackendId) {
         self.push_backs.inc();
         self.pushed_back.get_or_create(&BackendLabels::from(backend)).set(1);
     }
 
-    /// It goes on.
+    /// Records that the writer goes on.
     pub(super) fn relieved(&self, backend: &BackendId) {
         self.pushed_back.get_or_create(&BackendLabels::from(backend)).set(0);
     }
@@ -379,7 +380,7 @@ impl BackendMetrics {
         }
     }
 
-    /// Counts what a batch cleaned up, by its reads and in turn.
+    /// Counts expired entries that a batch removed, by its reads and by incremental clean-up.
     pub(super) fn ttl_removed(&self, reads: Option<&Upkeep>, incremental: Option<&Upkeep>) {
         for (cause, upkeep) in [(Cause::read, reads), (Cause::incremental, incremental)] {
             let entries = upkeep.map_or(0, Upkeep::removed_entries);
@@ -393,12 +394,12 @@ impl BackendMetrics {
         self.committed.inc();
     }
 
-    /// So many more checkpoints await their commit.
+    /// Adds to the number of checkpoints that await their commit.
     pub(super) fn reported(&self, more: i64) {
         self.reported.inc_by(more);
     }
 
-    /// Counts what a materialization left out.
+    /// Counts expired entries that a materialization left out.
     pub(super) fn ttl_left_out(&self, entries: u64) {
         if entries > 0 {
             self.ttl_removed.get_or_create(&CauseLabels { cause: Cause::materialization }).inc_by(entries);

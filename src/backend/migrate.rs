@@ -1,4 +1,4 @@
-//! Registering states, and moving the entries of those whose descriptor changed: as batches of the daemon's own.
+//! Registers states, and moves the entries of states whose descriptor changed, in batches of the daemon's own.
 //!
 //! ```text
 //!   old data ──a page of names──▶ each (key, namespace): written to the new data, removed from the old, in one batch
@@ -6,10 +6,9 @@
 //!      └── lock released; un-uploaded changes and the replay bound are waited for ◀┘
 //! ```
 //!
-//! A batch is bounded, except that one list moves whole: what is there of it may be more than a few thousand elements,
-//! but then each list is always either here or there. So at every cut every entry is in exactly one of the two, and a
-//! move that a crash ends goes on when the state is registered again. What the new data has already is newer, and
-//! stays.
+//! A batch is bounded, but one list moves as a whole: it may have more than a few thousand elements, but is never split
+//! between old and new data. So at every cut each entry is in exactly one of the two. A move that a crash interrupts
+//! goes on when the state is registered again. An entry that the new data has already is newer, and stays.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -33,42 +32,42 @@ use crate::{
     types::{Epoch, KeyGroup, KeyGroupRange, SchemaChange, StateDescriptor, StateId, StateKind, TimeMs},
 };
 
-/// What one batch moves, about.
+/// About the size of one batch.
 const BATCH: PageLimit = PageLimit { entries: 1_000, bytes: 256 << 10 };
 
-/// Key groups that are looked at for one batch, at most.
+/// Most key groups that are looked at for one batch.
 const GROUPS_PER_BATCH: usize = 256;
 
-/// How far a move has come: what lies behind is moved.
+/// How far a move has come: entries before the cursor are moved.
 #[derive(Debug)]
 struct Cursor {
-    /// `None` at the end.
+    /// The key group to go on with; `None` at the end.
     group: Option<KeyGroup>,
-    /// Within it.
+    /// The (key, namespace) in it behind which to go on.
     after: Option<(Bytes, Bytes)>,
 }
 
-/// What a mover does next.
+/// The next step of a mover.
 enum Next {
-    /// Another batch.
+    /// Move another batch.
     Batch,
-    /// Nothing: all is moved.
+    /// End: all entries are moved.
     Done,
-    /// Wait until what is logged is durable.
+    /// Wait until the logged changes are durable.
     Durable(oneshot::Receiver<Result<u64, Error>>),
-    /// Wait until a snapshot is over.
+    /// Wait until a snapshot has ended.
     Copied(OwnedNotified),
     /// Wait until the outbox is woken.
     Woken,
 }
 
 impl Backend {
-    /// Registers states, all or none, and moves their entries where a change of descriptor demands it; returns them in
-    /// order. Cancel-safe: dropped, or after a crash, registering again goes on.
+    /// Registers states, all or none, and moves their entries if a change of descriptor demands it; returns the states
+    /// in order. Cancel-safe: after a drop or a crash, registering again goes on with the moves.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is registered without that being declared; nothing was changed then. Or
-    /// if entries could not be moved.
+    /// If a descriptor is malformed, or differs from the registered one without a declared change: nothing was changed
+    /// then. Or if entries could not be moved.
     pub async fn register_states(
         &self,
         epoch: Epoch,
@@ -91,7 +90,7 @@ impl Backend {
         }
     }
 
-    /// Moves everything that lies behind a cursor which begins at the first key group.
+    /// Moves all entries, beginning at the first key group.
     async fn move_all(&self, epoch: Epoch, of: Move) -> Result<(), Error> {
         let outbox = Arc::new(Outbox::default());
         let groups = self.shared.core().groups_of(of.from);
@@ -109,7 +108,7 @@ impl Backend {
                 Next::Batch => tokio::task::yield_now().await,
                 Next::Copied(copied) => copied.await,
                 Next::Woken => outbox.changed().await,
-                // If it ended, the next look at the core says why.
+                // If the wait failed, the next look at the core says why.
                 Next::Durable(durable) => drop(durable.await),
             }
         }
@@ -117,7 +116,7 @@ impl Backend {
 }
 
 impl Core {
-    /// Plans the registration of `wanted`, and carries out all of it but the moves.
+    /// Plans the registration of `wanted`, and carries out everything except the moves.
     ///
     /// # Errors
     /// As [`Backend::register_states`]; nothing was changed.
@@ -146,12 +145,12 @@ impl Core {
             self.clean_ups.set(data, self.states.get(data).and_then(|descriptor| descriptor.ttl));
         }
         let registered: Vec<_> = plan.ids.iter().map(|id| self.states.registered(*id)).collect();
-        // A form of long ago that is in force again is no new registration.
+        // An old registration that is in force again is no new one.
         for RegisteredState { id, descriptor, .. } in &registered {
             if let Some(ttl) = descriptor.ttl {
                 tasks::blocking_if(may_block, || self.inner.set_ttl(*id, ttl));
                 if before.get(id).is_some_and(|before| *before != Some(ttl)) {
-                    // Entries that were alive at them may be dropped from now on.
+                    // Entries that were alive at these marks may be dropped from now on.
                     self.close_way_back("the time-to-live of a state was changed");
                 }
             }
@@ -159,7 +158,7 @@ impl Core {
         Ok((plan, registered))
     }
 
-    /// Which of some data have entries.
+    /// The subset of `data` that has entries.
     fn filled(&self, data: BTreeSet<StateId>) -> Result<BTreeSet<StateId>, Error> {
         let inner = &self.inner;
         let look = || -> Result<BTreeSet<StateId>, StateError> {
@@ -175,13 +174,13 @@ impl Core {
             .map_err(|fault| Error::new(error::local(&fault), error::inner(&fault)))
     }
 
-    /// Where the entries of a state lie.
+    /// The key groups that have entries of a state.
     fn groups_of(&self, state: StateId) -> KeyGroupRange {
         let keyed = self.manifest.shape.key_groups;
         self.states.get(state).map_or(keyed, |descriptor| operator::key_groups_of(descriptor, keyed))
     }
 
-    /// Moves one batch, or says what to wait for before.
+    /// Moves one batch, or returns what to wait for first.
     fn move_next(&mut self, of: Move, cursor: &mut Cursor, outbox: &Arc<Outbox>) -> Result<Next, Error> {
         self.check_writable()?;
         if of.rewrite == Rewrite::Stamp {
@@ -191,7 +190,7 @@ impl Core {
             self.wait_for_materialization(outbox);
             return Ok(Next::Woken);
         }
-        // What a backend is guaranteed to be allowed to hold.
+        // The bytes that every backend is guaranteed to hold.
         if self.account.held() >= self.env.options.limits.max_message_bytes as u64 {
             if self.is_unlogged() {
                 return Ok(Next::Copied(self.snapshots.one_over()));
@@ -204,7 +203,7 @@ impl Core {
         Ok(if cursor.group.is_none() { Next::Done } else { Next::Batch })
     }
 
-    /// Moves one batch. It takes no number: it is durable with the batch that comes next.
+    /// Moves one batch. It has no number: it becomes durable with the next batch.
     fn move_batch(&mut self, of: Move, cursor: &mut Cursor) -> Result<(), Error> {
         let bytes_before = self.writer.active_bytes();
         self.pass_time();
@@ -250,12 +249,12 @@ struct Mover<'a> {
     of: Move,
     time: TimeMs,
     log: &'a mut dyn FnMut(&Change<'_>),
-    /// Of the batch.
+    /// Room left in the current batch.
     left: PageLimit,
 }
 
 impl Mover<'_> {
-    /// Moves what lies behind the cursor until the batch is full, and the cursor with it.
+    /// Moves entries behind the cursor until the batch is full, and moves the cursor on.
     fn run(&mut self, cursor: &mut Cursor, groups: KeyGroupRange) -> Result<(), StateError> {
         if self.of.kind == StateKind::Timer {
             return self.timers(cursor);
@@ -306,7 +305,7 @@ impl Mover<'_> {
         self.left.entries == 0 || self.left.bytes == 0
     }
 
-    /// Moves all of one (key, namespace), or a page of a map; returns whether nothing is left of it.
+    /// Moves all entries of one (key, namespace), or a page of a map; returns whether none is left.
     fn cell(&mut self, key_group: KeyGroup, key: &[u8], namespace: &[u8]) -> Result<bool, StateError> {
         let from = Address { state: self.of.from, key_group, key, namespace };
         let to = Address { state: self.of.to, ..from };
@@ -343,7 +342,7 @@ impl Mover<'_> {
         Ok(!more)
     }
 
-    /// Behind what the new list has.
+    /// Appends the moved elements behind those that the new list has already.
     fn list(&mut self, from: Address<'_>, to: Address<'_>) -> Result<(), StateError> {
         let (mut next, mut read, mut more) = (self.inner.len(to)?, 0, true);
         while more {
@@ -360,7 +359,7 @@ impl Mover<'_> {
         self.write(from, Action::Clear)
     }
 
-    /// What becomes of a stored entry; `None` if nothing does.
+    /// The new bytes of a stored entry; `None` if there is nothing to write.
     fn rewritten<'a>(&self, stored: Option<&'a [u8]>, is_there: bool) -> Result<Option<Cow<'a, [u8]>>, StateError> {
         match stored.filter(|_| !is_there) {
             Some(stored) => rewritten(self.of.rewrite, self.time, stored),
@@ -386,7 +385,7 @@ impl Mover<'_> {
 fn rewritten(rewrite: Rewrite, time: TimeMs, stored: &[u8]) -> Result<Option<Cow<'_, [u8]>>, StateError> {
     Ok(match rewrite {
         Rewrite::Keep => Some(Cow::Borrowed(stored)),
-        // Nothing is touched at the time 0, which stands for elements that were removed from a list.
+        // Time 0 marks elements that were removed from a list, so no entry is stamped with it.
         Rewrite::Stamp => Some(Cow::Owned(ttl::stamp(time.max(1), stored))),
         Rewrite::Strip(duration_ms) => {
             let (touched, value) = ttl::split(stored)?;

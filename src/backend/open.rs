@@ -1,19 +1,19 @@
 //! Opening a backend: choose, validate, fence, restore, serve.
 //!
-//! Everything that can be refused is refused before any chain is touched (an owner that is running goes on). Then a
-//! manifest with a higher epoch fences every older owner; only then the contents are read, so that nobody changes them
-//! meanwhile.
+//! Everything that can be refused is refused before any chain is touched, so a refusal does not disturb a running
+//! owner. Then a manifest with a higher epoch fences every older owner. Only then are the contents read, so that no
+//! owner changes them meanwhile.
 //!
-//! Where the older owner that is fenced ran on this daemon, what it has there is used rather than the store ([`warm`]),
-//! if that can be.
+//! If the older owner that is fenced ran on this daemon, its state in memory or on local disk is used instead of the
+//! store, if possible ([`warm`]).
 //!
-//! What is restored may be parts of one checkpoint in several chains ([`choice`]): then those are fenced too
-//! ([`claim`]). What is another job's is read under a pin, without fencing anybody ([`clone`]). A savepoint is nobody's
+//! The restored checkpoint may have its parts in several chains ([`choice`]); then these are fenced too ([`claim`]).
+//! The checkpoint of another job is read under a pin, without fencing its owners ([`clone`]). A savepoint has no owner
 //! ([`savepoint`]). Operator state is redistributed ([`operator`]).
 //!
-//! Where nobody shall claim what is restored ([`ClaimMode::NoClaim`]), it is pinned, and the owner serves only once all
-//! of its state is in a materialization of its own ([`sustain`]): so each of its checkpoints builds on that, and needs
-//! nothing of what was restored.
+//! With [`ClaimMode::NoClaim`] the restored checkpoint is pinned, and the owner serves only once all of its state is in
+//! a materialization of its own ([`sustain`]). So each of its checkpoints builds on that materialization, and needs
+//! nothing of the restored one.
 
 mod admit;
 mod choice;
@@ -68,29 +68,29 @@ use crate::{
     types::{BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupRange, TimeMs},
 };
 
-/// How often a restore tries each of its reads before it gives up.
+/// Attempts of each read of a restore.
 const RESTORE_READ_ATTEMPTS: u32 = 12;
 
-/// A backend that is open.
+/// A backend that was opened, and the answer to its opener.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    /// It.
+    /// The backend, ready to serve.
     pub backend: Backend,
-    /// What was restored: of several parts the first.
+    /// The checkpoint that was restored; if it has several parts, the first.
     pub checkpoint: Option<CheckpointIdentity>,
-    /// The task's bytes of it; empty if there are several parts.
+    /// The bytes that the task attached to it; empty if there are several parts.
     pub attachment: Bytes,
-    /// Every part of what was restored, by subtask.
+    /// Every part of the restored checkpoint, by subtask.
     pub parts: Vec<RestoredPart>,
     /// The batch number that is expected next.
     pub applied_to: u64,
-    /// Its states.
+    /// The states in force.
     pub states: Vec<RegisteredState>,
-    /// Whether it was running already.
+    /// Whether the backend was running already, with the same owner.
     pub reconnected: bool,
-    /// As it was opened.
+    /// The shape that it was opened with.
     pub shape: Shape,
-    /// How much was replayed.
+    /// Bytes and changes that were restored.
     pub restored: Progress,
     /// The highest checkpoint id so far.
     pub last_checkpoint_id: u64,
@@ -98,35 +98,35 @@ pub struct Opened {
     pub self_sustained_since: u64,
     /// Newer checkpoints that were skipped because they are damaged, newest first.
     pub skipped: Vec<Spoilt>,
-    /// Whether it was restored from what an owner before had on this host alone.
+    /// Whether it was restored from local memory or disk, without reading the store.
     pub warm: bool,
-    /// Where there was such an owner on this daemon, why that was not done.
+    /// If there was an older owner on this daemon, the reason why that was not possible.
     pub not_warm: String,
-    /// Whether dstl completes its checkpoints: its attempt of the job was declared.
+    /// Whether dstl completes its checkpoints itself, because its attempt of the job was declared.
     pub coordinated: bool,
 }
 
-/// What one subtask had of a checkpoint that was restored.
+/// The part of one subtask in a restored checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoredPart {
     /// The subtask's backend.
     pub backend: BackendId,
     /// Its part of the checkpoint.
     pub checkpoint: CheckpointIdentity,
-    /// The key groups that it had.
+    /// The key groups of that subtask.
     pub key_groups: KeyGroupRange,
-    /// The task's bytes of it.
+    /// The bytes that its task attached.
     pub attachment: Bytes,
-    /// The time of the newest batch that it has.
+    /// The time of its newest batch.
     pub time: TimeMs,
 }
 
-/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced;
-/// `on_fenced` hears of the other chains whose owners were fenced, and by whom. Cancel-safe, except that older owners
-/// may be fenced by then.
+/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced.
+/// `on_fenced` is told the other chains whose owners were fenced, and the epochs that fenced them. Cancel-safe, except
+/// that older owners may be fenced by then.
 ///
 /// # Errors
-/// Says what to change, or to try again.
+/// An [`Error`] that says what to change, or to try again.
 pub(super) async fn open(
     env: &Environment,
     spec: &OpenSpec,
@@ -145,7 +145,7 @@ pub(super) async fn open(
     let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
-        // Boxed, because it is a large future, and so would be each future around it.
+        // Boxed, because the future is large and would make every future around it large.
         let mut claim = Box::pin(claim::claim(env, &admitted, &mut known, retry)).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {
@@ -169,7 +169,7 @@ pub(super) async fn open(
     }
 }
 
-/// Memory for changes, and for state: where it is short, what is idle gives way.
+/// Reserves credit, and makes room for state. If either is short, idle backends are ended.
 fn reserve(env: &Environment, id: &BackendId) -> Result<Account, Error> {
     env.make_room_for_state();
     loop {
@@ -183,7 +183,8 @@ fn reserve(env: &Environment, id: &BackendId) -> Result<Account, Error> {
     }
 }
 
-/// Begins with what was claimed, and serves; `None` if that is damaged and something else may be claimed instead.
+/// Begins with the claimed state, and serves; `None` if that state is damaged and another checkpoint may be claimed
+/// instead.
 async fn begin(
     env: &Environment,
     (spec, declared): (&OpenSpec, Option<&JobRecord>),
@@ -210,11 +211,12 @@ async fn begin(
     let progress = restored.progress;
     let account = account.take().expect("it was reserved before anything was read");
     let no_claim = spec.is_no_claim(env) && !parts.is_empty();
-    // What it makes names no file of what it restored.
+    // Otherwise its materializations would name files of the restored checkpoint.
     let previous = previous.filter(|_| !no_claim);
     let assembly =
         Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim };
     let mut core = assemble(env, spec, assembly);
+    // Order: commits and operator state of the beginning first, then calls are served.
     core.begin_coordinated(declared);
     core.begin_retention();
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
@@ -225,7 +227,7 @@ async fn begin(
     Ok(Some(opened))
 }
 
-/// An inner backend with what it begins with.
+/// A loaded inner backend, with everything else that an owner begins with.
 struct Loaded {
     inner: WithOperatorState,
     states: States,
@@ -234,7 +236,7 @@ struct Loaded {
     previous: Option<Arc<Reusable>>,
     images: Option<KeptImages>,
     shares: operator::Shares,
-    /// Of a warm restart: the changes that were rolled back.
+    /// For a warm restart: the number of changes that were rolled back.
     warm: Option<u64>,
     not_warm: String,
 }
@@ -244,7 +246,7 @@ enum LoadError {
     Restore(RestoreError),
 }
 
-/// What `claim` begins with: what `predecessor` had, as far as that is of use, or else restored from the store.
+/// Loads the state that `claim` begins with: from `predecessor` as far as possible, otherwise from the store.
 async fn load(
     env: &Environment,
     claim: &Claim,
@@ -267,7 +269,7 @@ async fn load(
     restored.progress.add(read);
     let inner_error = |fault: &StateError| Error::new(super::error::local(fault), super::error::inner(fault));
     let shares = match rolled_back {
-        // What the owner before was given may be there already, but in no log that the new epoch has.
+        // The shares of the owner before may be there already, but the log of the new epoch does not have them.
         Some(_) => shares,
         None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
     };
@@ -284,21 +286,21 @@ async fn with_attachments(env: &Environment, claim: &Claim, retry: Retry) -> Res
         let attachment = read.map_err(|fault| RestoreError::Damaged { checkpoint, fault })?;
         Ok::<_, RestoreError>(RestoredPart { attachment, ..part.clone() })
     });
-    // Collected first: a stream of borrowing closures makes the opening a future that cannot be spawned.
+    // Collected first: a stream of borrowing closures would make the opening a future that cannot be spawned.
     let reads: Vec<_> = reads.collect();
     let reads = stream::iter(reads).buffered(env.options.download_parallelism.max(1));
     reads.try_collect().await.map_err(LoadError::Restore)
 }
 
-/// An inner backend with what an epoch begins with.
+/// A filled inner backend.
 struct Contents {
     inner: WithOperatorState,
-    /// As a restore from the store tells, but for what was not read.
+    /// The same facts as after a restore from the store, except for the amounts that were read.
     restored: Restored,
     previous: Option<Arc<Reusable>>,
 }
 
-/// An inner backend with what `claim` begins with; read from `store`, and from the images in `kept` where it has them.
+/// Restores the state that `claim` begins with; reads from `store`, and from the images in `kept` if it has them.
 async fn restore(
     env: &Environment,
     claim: &Claim,
@@ -322,7 +324,7 @@ async fn restore(
                 manifest,
                 checkpoint: &manifest.beginning(part.checkpoint.id),
                 parallel_reads: env.options.download_parallelism,
-                // Each read by itself: a restore takes as long as the state is large.
+                // Each read has its own retries, since a restore of a large state takes long.
                 retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
                 block_memory: block_memory(env.options.state_memory),
                 imported: None,
@@ -350,7 +352,7 @@ struct Assembly {
     no_claim: bool,
 }
 
-/// Puts the parts of an owner together.
+/// Assembles the core of an owner.
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim } =
         parts;
@@ -365,11 +367,12 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
     let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
-    // A base may lack what was expired at the cut, and the clock of this daemon may be behind.
+    // A base may lack entries that were expired at the cut, and this daemon's clock may be behind; so time must not go
+    // back.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
     let keeps_marks = env.options.queries || warm::needs_marks(env, manifest.shape.inner);
-    // Without a log, replays grow no longer.
+    // Without a log, replays do not grow any more.
     let log_changes = if changelog { restored.log_changes } else { 0 };
     let mut core = Core {
         env: env.clone(),
@@ -436,7 +439,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     core
 }
 
-/// What keeps what is overwritten; queries read it.
+/// The undo log that completed-checkpoint queries and warm restarts read.
 fn undo(env: &Environment) -> Undo {
     let limit = env.options.undo_memory;
     if env.options.queries { Undo::new(limit) } else { Undo::lazy(limit) }
@@ -447,7 +450,7 @@ fn serve(core: Core, restored: Progress) -> Opened {
     let (env, tasks) = (core.env.clone(), core.env.tasks.clone());
     let changelog = core.manifest.shape.changelog;
     let shared = Shared::new(core);
-    // Weak: what has ended frees its memory, whether or not its tasks are done.
+    // Weak, so that an ended backend frees its memory even if its tasks still run.
     let end = |weak: std::sync::Weak<Shared>| {
         move |panicked: &Panicked| {
             if let Some(shared) = weak.upgrade() {
@@ -480,7 +483,7 @@ fn serve(core: Core, restored: Progress) -> Opened {
     opened
 }
 
-/// What an owner that reconnects to its running backend is told.
+/// The answer for an owner that reconnects to its running backend.
 ///
 /// # Errors
 /// If it asks for another shape than it opened with.

@@ -1,4 +1,4 @@
-//! What an owner logs before it serves: the operator state that it got from the subtasks before.
+//! Logs the operator state that a new owner got from the subtasks before it, before the owner serves.
 
 use super::{apply::Appender, core::Core, error};
 use crate::{
@@ -11,12 +11,12 @@ use crate::{
 };
 
 impl Core {
-    /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch:
-    /// they are part of every cut of this epoch, and of what queries read of the restored checkpoint. Takes no batch
+    /// Replaces the contents of these states by changes with a sequence number of their own, before the first batch. So
+    /// they are part of every cut of this epoch, and of the restored checkpoint as queries read it. Takes no batch
     /// number.
     ///
     /// # Errors
-    /// What the inner backend says.
+    /// The text of the inner backend's error.
     pub(super) fn begin_with(&mut self, shares: &[(StateId, Contents)]) -> Result<(), String> {
         if shares.is_empty() {
             return Ok(());
@@ -29,7 +29,7 @@ impl Core {
         }
         self.inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         let appended = self.writer.end_batch(bytes_before);
-        // It is there already, whether or not there is room: what comes next waits until it is durable.
+        // These bytes are held even if there is no credit for them; the next batch waits until they are durable.
         self.account.hold(appended);
         self.count_appended(appended);
         self.close_way_back("operator state of other subtasks was merged");

@@ -1,4 +1,5 @@
-//! What a session is owed: events in order, and a wake-up for what can be read off the core (acknowledgements, credit).
+//! The outbox of a session: events in order, and a wake-up for facts that are read off the core (acknowledgements,
+//! credit).
 
 use std::collections::VecDeque;
 
@@ -11,33 +12,33 @@ use crate::{
     types::{CheckpointId, CheckpointIdentity},
 };
 
-/// Something that a session has to tell its client.
+/// An event that a session tells its client.
 #[derive(Debug, Clone)]
 pub enum SessionEvent {
-    /// A checkpoint is restorable.
+    /// A checkpoint is complete and can be restored.
     CheckpointCompleted(Box<CompletedCheckpoint>),
-    /// The checkpoint is committed for a declared job: this backend's part.
+    /// The checkpoint with this part of the backend is committed for a declared job.
     JobCheckpointCompleted(CheckpointIdentity),
-    /// A checkpoint will not be.
+    /// A checkpoint has failed.
     CheckpointFailed {
-        /// Which.
+        /// The id of the failed checkpoint.
         id: CheckpointId,
-        /// Why.
+        /// Why it failed.
         error: Error,
     },
-    /// What a persist request asked for is durable.
+    /// The changes that a persist request meant are durable.
     Persisted {
-        /// As given with the request.
+        /// The token of the request.
         token: u64,
-        /// Batches below are durable.
+        /// Batches below this number are durable.
         persisted_to: u64,
     },
-    /// The session is over: the last event.
+    /// The session is over; this is its last event.
     Ended(Error),
 }
 
-/// The events of one session. They are bounded by what the client asked for, of which the core refuses what would be
-/// too many.
+/// The events of one session. Their number is bounded, since each answers a request and the core refuses requests
+/// beyond a limit.
 #[derive(Debug, Default)]
 pub struct Outbox {
     events: Mutex<VecDeque<SessionEvent>>,
@@ -51,23 +52,23 @@ impl Outbox {
         self.wake();
     }
 
-    /// Takes the oldest event.
+    /// Removes the oldest event.
     pub fn pop(&self) -> Option<SessionEvent> {
         self.events.lock().pop_front()
     }
 
-    /// Takes all events.
+    /// Removes all events.
     pub fn take(&self) -> VecDeque<SessionEvent> {
         std::mem::take(&mut self.events.lock())
     }
 
-    /// Number of events that nobody took.
+    /// Number of events that wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.events.lock().len()
     }
 
-    /// Whether there is none.
+    /// Whether no event waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,4 +1,5 @@
-//! What a session is owed: answers that outlive its stream, for the next one; and barriers that are sent again.
+//! Answers that a session still has to get: they outlive its stream and go to the next session. And barriers that are
+//! sent again.
 
 use super::{
     checkpointing::CheckpointReply,
@@ -10,30 +11,31 @@ use crate::{
     types::CheckpointId,
 };
 
-/// Answers that may be owed to a session, at most: checkpoints and persist requests that are under way, and what was
-/// not sent yet.
+/// Most answers that a session may wait for: checkpoints and persist requests under way, and events that were not sent
+/// yet.
 const MOST_OWED: usize = 4096;
 
-/// Barriers that are recognised when a new session sends them again: the newest so many.
+/// Number of barriers that are recognised when a new session sends them again; the newest are kept.
 const REMEMBERED_BARRIERS: usize = 1024;
 
-/// A barrier of a session, for when a later one sends it again.
+/// A barrier that a session sent, in case a later session sends it again.
 #[derive(Debug)]
 pub(super) struct SentBarrier {
     /// The session that sent it last.
     session: u64,
-    /// Why there is no such checkpoint.
+    /// Why its checkpoint has failed, if it has.
     failure: Option<Error>,
 }
 
 impl Core {
-    /// Keeps what a session that is over was still owed, for the next one. The newest commit is told to that anyway.
+    /// Keeps the undelivered events of a session that is over, for the next session. The newest commit is left out,
+    /// since every new session is told it anyway.
     pub(super) fn keep_owed(&mut self, outbox: &Outbox) {
         let is_owed = |event: &SessionEvent| !matches!(event, SessionEvent::JobCheckpointCompleted(_));
         self.undelivered.extend(outbox.take().into_iter().filter(is_owed));
     }
 
-    /// Session `session` has sent the barrier `id`.
+    /// Notes that session `session` has sent the barrier `id`.
     pub(super) fn remember_barrier(&mut self, id: CheckpointId, session: u64) {
         self.barriers.insert(id, SentBarrier { session, failure: None });
         if self.barriers.len() > REMEMBERED_BARRIERS {
@@ -41,15 +43,15 @@ impl Core {
         }
     }
 
-    /// The checkpoint of a session's barrier has failed.
+    /// Notes why the checkpoint of a session's barrier has failed.
     pub(super) fn remember_failure(&mut self, id: CheckpointId, error: &Error) {
         if let Some(sent) = self.barriers.get_mut(&id) {
             sent.failure = Some(error.clone());
         }
     }
 
-    /// Recognises a barrier that session `session` sends again after the stream of an older session broke: it cuts
-    /// nothing new and is answered again. Returns whether it was one.
+    /// Recognises a barrier that session `session` sends again after the stream of an older session broke. Such a
+    /// barrier cuts nothing new; its answer is sent again. Returns whether it was one.
     pub(super) fn repeated_barrier(&mut self, id: CheckpointId, session: u64) -> bool {
         let Some(sent) = self.barriers.get_mut(&id).filter(|sent| sent.session < session) else { return false };
         sent.session = session;
@@ -75,11 +77,10 @@ impl Core {
         true
     }
 
-    /// Refuses a request of the session whose answer would be one too many that is owed. No answer is ever dropped
-    /// instead.
+    /// Refuses a request of the session if too many answers are waiting already. So no answer ever has to be dropped.
     ///
     /// # Errors
-    /// [`Reason::LimitExceeded`], which passes.
+    /// [`Reason::LimitExceeded`], retryable.
     pub(super) fn check_owed(&self) -> Result<(), Error> {
         let unsent = self.session.as_ref().map_or(0, |session| session.outbox.len());
         let owed = unsent + self.undelivered.len() + self.persist_waiters.len() + self.flights.len();

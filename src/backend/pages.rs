@@ -1,4 +1,4 @@
-//! Writing pages of log indexes.
+//! Writes the pages of log indexes.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -8,21 +8,21 @@ use crate::{
     types::BackendId,
 };
 
-/// Requests in flight at once.
+/// Requests in flight at the same time.
 const CONCURRENT_WRITES: usize = 16;
 
-/// Makes `pages` durable, in any order, which list changes of some of `origins`, all of one operator. Cancel-safe:
-/// those that are there by then stay, and are garbage if nothing comes to name them.
+/// Makes `pages` durable, in any order. They list changes of backends among `origins`, all of one operator.
+/// Cancel-safe: pages that are written by then stay, and are garbage if no manifest comes to name them.
 ///
 /// # Errors
-/// Those of the store, after the tries that `retry` allows.
+/// The error of the store, after the attempts that `retry` allows.
 pub(super) async fn write(
     store: &Store,
     origins: &[BackendId],
     pages: Vec<NewPage>,
     retry: Retry,
 ) -> Result<(), StoreError> {
-    // Collected first: a stream of borrowing closures makes the opening a future that cannot be spawned.
+    // Collected first: a stream of borrowing closures would make the opening a future that cannot be spawned.
     let writes: Vec<_> = pages.into_iter().map(|page| write_one(store, origins, page, retry)).collect();
     stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
 }

@@ -1,4 +1,4 @@
-//! The bound on recovery: where a restore would take longer than `recovery.max-replay-time`, the writer waits for a
+//! The bound on recovery time: if a restore would take longer than `recovery.max-replay-time`, the writer waits for a
 //! materialization.
 //!
 //! ```text
@@ -7,10 +7,10 @@
 //!   write credit         two batches     │ one batch             │ none
 //! ```
 //!
-//! Sessions get no more credit, unary batches wait; what was granted before may still be sent, at most one largest
-//! batch where the log grew steadily. Reads, barriers, notices and aborts go on. A materialization that brings the log
-//! below the limit lets the writer go on. While none can be made, it waits: that is what the bound means. It is told by
-//! metrics and, once a minute, by the log.
+//! Sessions get no more credit, and unary batches wait. Credit that was granted before may still be used: at most one
+//! largest batch if the log grew steadily. Reads, barriers, notices and aborts go on. The writer goes on when a
+//! materialization has brought the log below the limit. If no materialization succeeds, the writer keeps waiting;
+//! otherwise the bound would not hold. Metrics show this, and the log repeats it once a minute.
 
 use std::{
     sync::{Arc, Weak},
@@ -24,20 +24,20 @@ use super::{
     outbox::Outbox,
 };
 
-/// How often the log tells that a writer waits.
+/// How often the log repeats that a writer waits.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// Whether a writer is pushed back, and who waits.
+/// Whether a writer is pushed back, and the unary batches that wait.
 #[derive(Debug, Default)]
 pub(super) struct PushBack {
     since: Option<Instant>,
     told: Option<Instant>,
-    /// Unary batches.
+    /// Outboxes of the unary batches that wait.
     waiting: Vec<Weak<Outbox>>,
 }
 
 impl PushBack {
-    /// Lets unary batches look again.
+    /// Lets unary batches check again.
     pub(super) fn wake(&mut self) {
         for outbox in self.waiting.drain(..).filter_map(|outbox| outbox.upgrade()) {
             outbox.wake();
@@ -51,7 +51,7 @@ impl PushBack {
 }
 
 impl Core {
-    /// Whether what is written now has to wait for a materialization.
+    /// Whether writes have to wait for a materialization now.
     pub(super) fn pushes_back(&mut self) -> bool {
         if !matches!(self.condition, Condition::Serving)
             || !self.env.options.materialization.is_at_limit(self.log_changes)
@@ -68,18 +68,18 @@ impl Core {
         true
     }
 
-    /// Wakes `outbox` once it no longer has to.
+    /// Wakes `outbox` once writes need not wait any more.
     pub(super) fn wait_for_materialization(&mut self, outbox: &Arc<Outbox>) {
         self.push_back.waiting.retain(|waiting| waiting.strong_count() > 0);
         self.push_back.waiting.push(Arc::downgrade(outbox));
     }
 
-    /// How long a replay of the log would take, as estimated.
+    /// Estimated time to replay the log.
     pub(super) fn replay_time(&self) -> Duration {
         self.env.options.materialization.replay_time(self.log_changes)
     }
 
-    /// Tells how long the log is, and lets the writer go on if it is short enough again.
+    /// Records the length of the log, and lets the writer go on if it is short enough again.
     pub(super) fn note_replay(&mut self) {
         self.env.metrics.replay(&self.id, self.replay_time());
         let Some(since) = self.push_back.since else { return };

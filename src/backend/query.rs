@@ -1,9 +1,8 @@
-//! Reading from outside: batches of reads beside the writer, of what is applied or of the newest completed checkpoint.
+//! Queries read a backend while it is written: its applied state, or its newest completed checkpoint.
 //!
-//! A batch is executed a few operations at a time; in between, the core's lock is free and other tasks run. So the
-//! writer never waits longer than one small step takes, however large the batch, and a reader that is slow holds
-//! nothing. A batch of up to 64 reads (8 where state is on disk) sees one moment; a longer one of a completed
-//! checkpoint does, too.
+//! A batch is executed a few operations at a time. Between these steps the core's lock is free and other tasks run. So
+//! the writer never waits longer than one small step, however large the batch, and a slow reader holds no lock. A batch
+//! of up to 64 reads (8 if state is on disk) sees one moment; so does a longer batch that reads a completed checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -27,67 +26,67 @@ use crate::{
     types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateId},
 };
 
-/// Operations of one step, at most, where state is in memory.
+/// Most operations of one step if state is in memory.
 const STEP_OPERATIONS: usize = 64;
 
-/// Likewise where each may have to wait for the disk.
+/// Most operations of one step if each may have to wait for the disk.
 const STEP_OPERATIONS_ON_DISK: usize = 8;
 
-/// Bytes of answers from which on a step ends; also of a page.
+/// A step ends once its answers have this many bytes; also the size of a page.
 const STEP_BYTES: usize = 256 << 10;
 
-/// Map entries that one step counts.
+/// Most map entries that one step counts.
 const STEP_COUNT: usize = 1_000;
 
-/// Names that one page of keys looks at.
+/// How many names and key groups one page of keys looks at.
 const REACH: Reach = Reach { names: 1_000, key_groups: 256 };
 const REACH_ON_DISK: Reach = Reach { names: 200, key_groups: 16 };
 
-/// Bytes of a reply that are kept free for its framing.
+/// Bytes of a reply that stay free for its framing.
 const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// What a query reads.
+/// The state that a query reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
-    /// What batches have applied.
+    /// The state after all applied batches.
     Applied,
-    /// What the newest completed checkpoint contains.
+    /// The state at the newest completed checkpoint.
     Completed,
 }
 
-/// What a query needs to know of its backend.
+/// The facts about its backend that a query needs.
 #[derive(Debug, Clone)]
 pub struct QueryStarted {
-    /// The states that it has.
+    /// The states in force.
     pub states: Vec<RegisteredState>,
-    /// Those of the subtask.
+    /// The key groups of the subtask.
     pub key_groups: KeyGroupRange,
-    /// Of the operator.
+    /// The number of key groups of the operator.
     pub max_parallelism: u32,
-    /// Who computes key groups.
+    /// Whether the daemon or the client computes key groups.
     pub assignment: KeyGroupAssignment,
 }
 
-/// What was read.
+/// The answers to a batch of reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryAnswers {
-    /// One for each operation; `None` for one that was not carried out because the answers before it fill a message.
+    /// One answer per operation; `None` if the operation was not carried out because earlier answers fill the reply.
     pub answers: Vec<Option<Answer>>,
-    /// With [`View::Applied`]: the batches that the first step saw.
+    /// With [`View::Applied`]: batches below this number were visible to the first step.
     pub applied_to: u64,
-    /// With [`View::Completed`]: which checkpoint.
+    /// With [`View::Completed`]: the checkpoint that was read.
     pub checkpoint: Option<CheckpointIdentity>,
 }
 
-/// A reader of one backend, whoever owns it. Holds nothing between its batches.
+/// A reader of one backend, under any owner. It holds no lock or memory of the backend between its batches.
 #[derive(Debug)]
 pub struct Query {
     directory: Directory,
     id: BackendId,
     view: View,
-    /// States as the reader knows them.
+    /// States by the ids that the reader knows.
     states: Vec<RegisteredState>,
-    /// The owner that it knows, and what that one calls those states; `None` for the first owner.
+    /// The epoch of the present owner, and its ids for these states; `None` while the owner is the first one.
     owner: Epoch,
     names: Option<BTreeMap<StateId, StateId>>,
 }
@@ -96,7 +95,7 @@ impl Query {
     /// Begins to read.
     ///
     /// # Errors
-    /// If queries are not allowed, the daemon is draining, or nobody has the backend open here.
+    /// If queries are off, the daemon is draining, or the backend is not open here.
     pub fn start(directory: Directory, id: BackendId, view: View) -> Result<(Self, QueryStarted), Error> {
         if !directory.environment().options.queries {
             let text = "this daemon allows no queries: set `queryable-state.enabled`";
@@ -121,7 +120,7 @@ impl Query {
     /// Answers a batch of reads. Cancel-safe.
     ///
     /// # Errors
-    /// Of the batch alone: the query goes on.
+    /// The error of this batch; the query goes on.
     pub async fn read(&mut self, operations: &[Operation<'_>]) -> Result<QueryAnswers, Error> {
         let read = self.try_read(operations).await;
         self.directory.environment().metrics.queries.answered(operations.len(), read.is_ok());
@@ -146,7 +145,7 @@ impl Query {
         }
     }
 
-    /// The operations with the states as the owner calls them; `None` where that makes no difference.
+    /// The operations with the present owner's state ids; `None` if they are the same ids.
     fn named<'a>(
         &mut self,
         backend: &Backend,
@@ -157,7 +156,7 @@ impl Query {
         }
         let Some(names) = &mut self.names else { return Ok(None) };
         if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
-            // The owner may have registered it since.
+            // The owner may have registered the state since the last look.
             let core = backend.shared.core();
             let own: BTreeMap<_, _> = core.states.in_force().map(|own| (own.descriptor.name.clone(), own)).collect();
             let same = |known: &RegisteredState| {
@@ -184,14 +183,14 @@ impl Drop for Query {
     }
 }
 
-/// A batch that is being read.
+/// A batch of reads that is under way.
 struct Reading<'a> {
     backend: &'a Backend,
     operations: &'a [Operation<'a>],
     on_disk: bool,
     mark: Option<(CheckpointIdentity, Mark)>,
     applied_to: u64,
-    /// Bytes of answers that the reply still takes.
+    /// Bytes of answers that still fit into the reply.
     room: usize,
     answers: Vec<Option<Answer>>,
     counted: Counted,
@@ -217,7 +216,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Reads a little under the core's lock. Returns whether all is read.
+    /// Reads a little under the core's lock. Returns whether the batch is done.
     fn step(&mut self) -> Result<bool, Error> {
         let mut core = self.backend.shared.core();
         check_running(&core)?;
@@ -233,7 +232,7 @@ impl<'a> Reading<'a> {
                 break;
             }
         }
-        // A writer that waits comes first, however soon the next step begins.
+        // A waiting writer gets the core first, however soon the next step begins.
         core.hand_on();
         Ok(self.answers.len() == self.operations.len())
     }
@@ -306,7 +305,7 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// Refuses to read what has ended: nobody owns it.
+/// Fails if the backend has ended, since it no longer has an owner.
 fn check_running(core: &Core) -> Result<(), Error> {
     match &core.condition {
         Condition::Ended(_) => Err(error::not_open(&core.id)),
@@ -314,7 +313,7 @@ fn check_running(core: &Core) -> Result<(), Error> {
     }
 }
 
-/// A read that failed spoils nothing but the batch: if the local store is damaged, the writer will find out.
+/// A failed read fails only its batch. If the local store is damaged, the writer will notice.
 fn faulty(fault: &StateError) -> Error {
     Error::new(error::local(fault), error::inner(fault))
 }

@@ -1,4 +1,4 @@
-//! The writer's stream, without its wire: numbering, halts, credit.
+//! The session of the writer, without its wire format: numbering, halts, credit.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use crate::{
     types::Epoch,
 };
 
-/// Credit that an unhindered session has, in largest batches.
+/// Credit of a session that need not wait, in largest batches.
 const WINDOW_BATCHES: u64 = 2;
 
-/// The session that writes to a backend. Dropped, it gives back its credit; the backend goes on.
+/// The session that writes to a backend. If it is dropped, it gives back its credit, and the backend goes on.
 #[derive(Debug)]
 pub struct Session {
     backend: Backend,
     epoch: Epoch,
     number: u64,
     outbox: Arc<Outbox>,
-    /// Bytes granted since the start, as told to the client.
+    /// Bytes granted since the start, as the client was told.
     granted: u64,
     window: u64,
     /// Cost of the largest batch.
@@ -39,19 +39,19 @@ pub struct Session {
 pub enum Refusal {
     /// The session is halted since batch `first_failed`.
     Halted {
-        /// Expected after `resume`.
+        /// The number of the batch that was rejected; `resume` has to name it.
         first_failed: u64,
         /// Why it was rejected.
         error: Error,
     },
-    /// Only this request is refused.
+    /// This request alone is refused.
     Request(Error),
     /// The session is over.
     Over(Error),
 }
 
 impl Session {
-    /// Starts writing to `backend`; an older session of it ends.
+    /// Begins to write to `backend`; an older session of it ends.
     ///
     /// # Errors
     /// If the caller is not the owner.
@@ -66,22 +66,24 @@ impl Session {
         Ok(Self { backend, epoch, number, outbox, granted: 0, window: WINDOW_BATCHES * largest, largest })
     }
 
-    /// Ends its backend, because what served it panicked, maybe in the middle of a batch.
+    /// Ends the backend, because the task that served it panicked, maybe in the middle of a batch.
     pub fn end_panicked(&self, panicked: &Panicked) {
         self.backend.shared.core().end_panicked(panicked);
     }
 
-    /// Where events arrive.
+    /// The outbox in which its events arrive.
     #[must_use]
     pub fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
 
-    /// How durable which batches are, and the credit granted since the start, topped up now as far as there is room.
+    /// How durable the batches are, and the credit granted since the start. Grants more credit now, as far as there is
+    /// room.
     pub fn acknowledgement(&mut self) -> (Acknowledgement, u64) {
         let mut core = self.backend.shared.core();
         if core.session.as_ref().is_some_and(|session| session.number == self.number) {
-            // So that little is on its way when the log reaches its limit. The largest batch must always fit.
+            // Near its limit the window is one batch, so that little is under way when the log reaches the limit. The
+            // largest batch must always fit.
             let is_near = core.env.options.materialization.is_near_limit(core.log_changes);
             let (window, least) = if is_near { (self.largest, 1) } else { (self.window, self.window / 4) };
             let wanted = window.saturating_sub(core.account.outstanding());
@@ -89,7 +91,8 @@ impl Session {
                 let granted = core.account.grant(wanted, &self.outbox);
                 self.granted += granted;
                 if core.account.outstanding() < self.largest {
-                    // The largest batch does not fit until what is held is durable: that must not wait for a barrier.
+                    // The largest batch fits only when held changes are durable, which must not have to wait for a
+                    // barrier.
                     core.roll_over(true);
                 }
             }
@@ -97,8 +100,8 @@ impl Session {
         (core.acknowledgement(), self.granted)
     }
 
-    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if there is
-    /// nothing to tell but the acknowledgement. Cancel-safe: dropped, the batch is not applied.
+    /// Applies one batch of `bytes`, which costs as much credit unless it only reads. Returns `None` if the
+    /// acknowledgement is the whole answer. Cancel-safe: if dropped, the batch is not applied.
     ///
     /// # Errors
     /// Nothing of the batch was applied.
@@ -125,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Applies what of a batch of `bytes` was not read ahead.
+    /// Applies the operations of a batch of `bytes` that were not read ahead.
     fn apply_rest(
         &self,
         core: &mut Core,
@@ -158,7 +161,7 @@ impl Session {
         applied.map(|(result, _)| result)
     }
 
-    /// Refuses batch `number`, which could not even be read, as [`apply`](Self::apply) refuses one.
+    /// Refuses batch `number`, which could not be decoded, in the way in which [`apply`](Self::apply) refuses a batch.
     #[must_use]
     pub fn reject(&mut self, number: u64, cost: u64, error: Error) -> Refusal {
         let mut core = self.backend.shared.core();
@@ -206,10 +209,10 @@ impl Session {
         self.backend.notice(self.epoch, kind, target).map_err(Refusal::Over)
     }
 
-    /// Asks that everything applied be made durable; the outbox hears of it with `token`.
+    /// Asks to make all applied changes durable; the outbox then gets an event with `token`.
     ///
     /// # Errors
-    /// If the session is over, the backend has no changelog, or too many answers are owed already.
+    /// If the session is over, the backend has no changelog, or too many answers are waiting already.
     pub fn persist(&mut self, token: u64) -> Result<(), Refusal> {
         let mut core = self.backend.shared.core();
         self.check(&core)?;
@@ -217,10 +220,10 @@ impl Session {
         core.persist(PersistWaiter::Session { token }).map_err(Refusal::Request)
     }
 
-    /// Ends a halt: `number` is what the refusals named.
+    /// Ends a halt. `number` is the batch that the refusals named.
     ///
     /// # Errors
-    /// If the session is not halted, or at another number.
+    /// If the session is not halted, or halted at another number.
     pub fn resume(&mut self, number: u64) -> Result<(), Refusal> {
         let mut core = self.backend.shared.core();
         self.check(&core)?;
@@ -237,8 +240,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a reply to this session is still due: a checkpoint in flight, a persist request, or an event that nobody
-    /// took.
+    /// Whether an answer is still due to this session: a checkpoint in flight, a persist request, or an event that was
+    /// not taken.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         let core = self.backend.shared.core();

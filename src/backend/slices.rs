@@ -1,5 +1,5 @@
-//! Long batches of reads, a slice at a time: between two slices others may have the core, and whoever asked may go
-//! away.
+//! Carries out long batches of reads a slice at a time. Between two slices other callers may get the core, and the
+//! caller may go away.
 //!
 //! ```text
 //!   batch   read read count count … read │ write read write …
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The *leading* reads of a batch, those before its first possible change, change nothing. So they may be carried out
-//! ahead of the rest, as long as no other batch comes between: the lane of batches sees to that. Their bounds are
-//! counts rather than times, so that a batch is cut into the same slices wherever it runs.
+//! ahead of the rest, as long as no other batch comes between; the lane of batches makes sure of that. Slices are
+//! bounded by counts instead of times, so that a batch is cut into the same slices wherever it runs.
 
 use super::{
     apply::{BatchView, Operation, address, read_key_groups, scope},
@@ -30,20 +30,20 @@ use crate::{
 /// Bytes of an answer that count as one entry.
 const ENTRY_BYTES: usize = 64;
 
-/// Bytes that one page of a count reads, about.
+/// About the bytes that one page of a count reads.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// What one slice does at most.
+/// Bounds of one slice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SliceSize {
-    /// Operations.
+    /// Most operations of one slice.
     pub(super) operations: usize,
-    /// Entries that are looked at.
+    /// Most entries that are looked at.
     pub(super) entries: usize,
 }
 
 impl SliceSize {
-    /// Where each read may have to wait for a disk, or not: a millisecond or so.
+    /// The size for reads that may have to wait for a disk, or not: about a millisecond of work.
     pub(super) fn new(may_block: bool) -> Self {
         if may_block { Self { operations: 8, entries: 4_096 } } else { Self { operations: 64, entries: 65_536 } }
     }
@@ -59,7 +59,8 @@ impl Counted {
         self.0.is_some()
     }
 
-    /// Goes on counting, up to `entries`, which is reduced by those that were looked at. `None`: another slice goes on.
+    /// Goes on counting, over at most `entries`, which is reduced by the number of entries that were looked at. `None`
+    /// if another slice has to go on.
     pub(super) fn next(
         &mut self,
         (reads, at): (&dyn StateBackend, Address<'_>),
@@ -86,23 +87,23 @@ impl Counted {
 pub(super) struct Ahead {
     view: BatchView,
     counted: Counted,
-    /// Slices that were read.
+    /// Number of slices that were read.
     slices: usize,
 }
 
 impl Ahead {
-    /// What the rest of the batch goes on with.
+    /// The progress with which the rest of the batch goes on.
     pub(super) fn view(self, limits: &Limits) -> BatchView {
         if self.slices == 0 { BatchView::new(limits, 0) } else { self.view }
     }
 }
 
 impl Core {
-    /// Carries out a slice of what leads `operations`, as far as the batch is so long that it needs slices. Returns
-    /// whether others follow. If the batch is malformed, nothing is read: whoever applies the rest says so.
+    /// Carries out a slice of the leading reads of `operations`, if the batch is long enough to need slices. Returns
+    /// whether others follow. If the batch is malformed, nothing is read: applying the rest returns the error.
     ///
     /// # Errors
-    /// The inner backend failed.
+    /// If the inner backend failed.
     pub(super) fn read_ahead(
         &mut self,
         operations: &[Operation<'_>],
@@ -135,13 +136,13 @@ impl Core {
     ) -> Result<bool, StateError> {
         let (end, mut entries) = (ahead.view.done + size.operations, size.entries);
         let may_block = self.inner.may_block();
-        // Where each of many reads may wait for a disk, none of them cleans up what is expired.
+        // If many reads may each wait for a disk, none of them cleans up expired entries.
         let is_long = may_block && operations.len() > size.operations;
         while let Some(operation) = operations.get(ahead.view.done) {
             if ahead.view.done >= end || entries == 0 {
                 return Ok(true);
             }
-            // They were checked with the batch.
+            // The batch was checked before, so this does not happen.
             let Ok(key_group) = self.check_operation(ahead.view.done, operation) else { return Ok(false) };
             let Some(descriptor) = self.states.get(operation.state) else { return Ok(false) };
             let is_paged = count::is_paged(&operation.op, descriptor, may_block);
@@ -161,7 +162,7 @@ impl Core {
             let at = address(operation, key_group);
             let Some(total) = ahead.counted.next((&self.inner, at), of, &mut entries)? else { return Ok(true) };
             if is_timed && is_first && !is_long {
-                // So short a count is left to the body, which also cleans up.
+                // A count this short is left to the body, which also cleans up.
                 return Ok(false);
             }
             ahead.view.answered(Some(Answer::Count(total)));

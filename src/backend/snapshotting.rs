@@ -7,11 +7,11 @@
 //!   turn ─▶ upload what the newest snapshot does not have ─▶ a materialization that is complete at the cut ─▶ manifest
 //! ```
 //!
-//! A snapshot waits for the ones before it, so that it uploads only what changed since, but not for one that makes no
-//! progress. What it uses of an older one stays named in the manifest until then. Each is retried until its
-//! checkpoint's time is up; then that checkpoint has failed, and no other.
+//! A snapshot waits for the ones before it, so that it uploads only the changes since them; but it does not wait for
+//! one that makes no progress. Parts of an older snapshot that it uses stay named in the manifest until it is done.
+//! Each snapshot is retried until its checkpoint's time is over. Then that checkpoint has failed, and no other.
 //!
-//! Copies that wait for their upload are held like changes that are not durable: they take write credit.
+//! Copies that wait for their upload take write credit, like changes that are not durable.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -49,37 +49,37 @@ use crate::{
     types::{CheckpointId, Sqn},
 };
 
-/// A snapshot waits for one before it that made no progress for this share of its own time.
+/// A snapshot waits for an earlier one that makes no progress for this fraction of its own time.
 const PATIENCE: u32 = 4;
 
-/// Pieces without contents that are looked at between two points at which others may have the core.
+/// Pieces without contents that are looked at between two points at which others may get the core.
 const EMPTY_PIECES: usize = 64;
 
 /// The snapshots of one backend that are under way, by checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     running: BTreeMap<CheckpointId, Snapshot>,
-    /// One of them is over.
+    /// Notified when a snapshot is over.
     over: Arc<Notify>,
     /// Bytes of copies that are counted in the credit account.
     held_bytes: u64,
 }
 
-/// One snapshot.
+/// The snapshot of one checkpoint.
 #[derive(Debug)]
 struct Snapshot {
     cut: Sqn,
-    /// Batches below are part of it.
+    /// Batches below this number are part of it.
     applied_to: u64,
     triggered: Instant,
     deadline: Instant,
-    /// When it last moved.
+    /// When it last made progress.
     progressed: Instant,
-    /// No file that it writes has a lower number; `None` before its turn.
+    /// The lowest number of the files that it writes; `None` before its turn.
     first_file: Option<u64>,
     /// Materializations whose pieces or images it uses, oldest first.
     leans_on: Vec<Arc<Reusable>>,
-    /// Of an inner backend on local disk.
+    /// The images of an inner backend on local disk.
     images: Vec<FrozenImage>,
     task: Option<AbortHandle>,
 }
@@ -87,32 +87,32 @@ struct Snapshot {
 /// One part of an inner backend on local disk, as it was at the cut.
 #[derive(Debug, Clone)]
 enum FrozenImage {
-    /// It is on the store already.
+    /// The image is on the store already.
     Known(Image),
-    /// It was taken; the highest stamp of any change to it.
+    /// The image was taken; with the highest stamp of any change in it.
     Taken(Arc<LocalImage>, u64),
 }
 
-/// What a snapshot has to do when its turn comes.
+/// The work of a snapshot when its turn comes.
 struct Work {
     target: Target,
     cut: Sqn,
     images: Vec<FrozenImage>,
-    /// For images: what may be used again.
+    /// For images: the materialization whose files may be reused.
     newest: Option<Arc<Reusable>>,
 }
 
 /// How a snapshot goes on when its turn comes.
 enum Begun {
-    /// It is all of this materialization, which is durable.
+    /// The snapshot equals this materialization, which is durable.
     Durable(Uuid),
-    /// By uploading what is missing.
+    /// The missing parts have to be uploaded.
     Works(Box<Work>),
 }
 
-/// What a snapshot became.
+/// The result of a snapshot.
 enum Snapped {
-    /// It is all of this materialization, which was durable when its turn came.
+    /// The snapshot equals this materialization, which was durable when its turn came.
     Durable(Uuid),
     /// A materialization of its own.
     Made(Box<Made>),
@@ -120,27 +120,27 @@ enum Snapped {
 
 /// When the turn of a snapshot comes.
 enum Turn {
-    /// Now.
+    /// The turn has come.
     Come,
-    /// At the latest then.
+    /// The turn comes at this time, if not earlier.
     Later(Instant),
-    /// It was given up.
+    /// The snapshot was given up.
     Never,
 }
 
 impl Snapshots {
-    /// What the manifest has to keep for them.
+    /// The contents that the manifest has to keep for running snapshots.
     pub(super) fn contents(&self) -> impl Iterator<Item = Contents> + '_ {
         let bases = self.running.values().flat_map(|snapshot| &snapshot.leans_on).map(|base| base.uuid());
         bases.map(|uuid| Contents { base: Some(uuid), ..Contents::default() })
     }
 
-    /// Files below this number are uploaded or given up, if the next one is `next`.
+    /// Files below this number are uploaded or given up, if the next file has number `next`.
     pub(super) fn low_water(&self, next: u64) -> u64 {
         self.running.values().filter_map(|snapshot| snapshot.first_file).fold(next, u64::min)
     }
 
-    /// Waits until one of them is over, from now on.
+    /// Waits until the next snapshot is over, counted from now.
     pub(super) fn one_over(&self) -> OwnedNotified {
         self.over.clone().notified_owned()
     }
@@ -157,12 +157,12 @@ impl Snapshots {
 }
 
 impl Core {
-    /// Whether checkpoints are snapshots.
+    /// Whether the backend has no changelog, so that its checkpoints are snapshots.
     pub(super) fn is_unlogged(&self) -> bool {
         self.writer.is_silent()
     }
 
-    /// What refuses something that only a changelog has.
+    /// The error for a request that needs a changelog.
     pub(super) fn check_logged(&self, what: &str) -> Result<(), Error> {
         if !self.is_unlogged() {
             return Ok(());
@@ -175,7 +175,7 @@ impl Core {
         Err(Error::new(Reason::Unsupported, text))
     }
 
-    /// What may take long and is better done before a barrier than by it.
+    /// Flushes that may take long, so they are better done before a barrier than by it.
     pub(super) fn flushes(&mut self) -> Vec<Flush> {
         if !self.is_unlogged() {
             return vec![];
@@ -192,14 +192,15 @@ impl Core {
         tasks::blocking_if(may_block, flush)
     }
 
-    /// Freezes what is there now for checkpoint `id`. Returns what it waits for, and the base if that is nothing.
+    /// Freezes the present contents for checkpoint `id`. Returns what the checkpoint waits for, and its base if it
+    /// waits for nothing.
     ///
     /// # Errors
     /// If the local disk fails: nothing was frozen.
     pub(super) fn freeze(&mut self, id: CheckpointId, deadline: Instant) -> Result<(Awaits, Option<Uuid>), Error> {
         let (cut, applied_to) = (self.writer.next(), self.next_batch);
         let durable = self.base.as_ref().filter(|base| base.complete_at == cut).map(|base| base.uuid);
-        // Who may not need what was restored takes even that as a snapshot of its own.
+        // An owner that must not need the restored checkpoint takes even its beginning as a snapshot of its own.
         let owns_beginning = self.self_sustained_since.is_none();
         if durable.is_some() || (owns_beginning && cut == Sqn::first_of(self.epoch.number)) {
             self.writer.on_snapshot(cut, applied_to);
@@ -229,7 +230,7 @@ impl Core {
         Ok((Awaits::Snapshot, None))
     }
 
-    /// Takes an image of every part that no image is known of.
+    /// Takes an image of every part that has changed since its last known image.
     fn freeze_images(&mut self) -> Result<Vec<FrozenImage>, Error> {
         let Self { inner, previous, snapshots, env, .. } = self;
         let images = inner.images().expect("a backend has pieces or images");
@@ -255,7 +256,7 @@ impl Core {
         Ok(frozen)
     }
 
-    /// Begins the upload of a snapshot that is frozen, if checkpoint `id` has one.
+    /// Begins the upload of the frozen snapshot of checkpoint `id`, if it has one.
     pub(super) fn upload_snapshot(&mut self, id: CheckpointId) {
         let Some(shared) = self.shared.upgrade() else { return };
         if let Some(snapshot) = self.snapshots.running.get_mut(&id) {
@@ -271,7 +272,7 @@ impl Core {
         }
     }
 
-    /// Gives the snapshot of a checkpoint up that failed, if it has one.
+    /// Gives up the snapshot of a failed checkpoint, if it has one.
     pub(super) fn give_up_snapshot(&mut self, id: CheckpointId, why: &Error) {
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
         if let Some(task) = &snapshot.task {
@@ -285,7 +286,7 @@ impl Core {
         self.end_snapshot(id, snapshot);
     }
 
-    /// Counts the copies that are held in the credit.
+    /// Updates the credit held for copies.
     pub(super) fn count_copies(&mut self) {
         if !self.is_unlogged() {
             return;
@@ -300,7 +301,7 @@ impl Core {
         self.env.metrics.pending_grew(signed(held) - signed(before));
     }
 
-    /// What became of the snapshot of `id`, whose task this is.
+    /// Takes the result of the snapshot of `id`; called by its task.
     fn snapshot_done(&mut self, id: CheckpointId, made: Result<Snapped, Error>) {
         let made = match made {
             Ok(made) => made,
@@ -316,6 +317,8 @@ impl Core {
             }
         };
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
+        // Order: 1. the manifest gets the materialization, 2. the checkpoint gets ready to be published. A manifest
+        // with the checkpoint then also has its base.
         let (base, uploaded_bytes) = match made {
             Snapped::Made(made) => {
                 let uploaded_bytes = made.uploaded_bytes;
@@ -329,7 +332,7 @@ impl Core {
         self.wake_session();
     }
 
-    /// Notes a new materialization. Returns its name.
+    /// Adds a new materialization. Returns its UUID.
     fn install(&mut self, made: Made, snapshot: &Snapshot) -> Uuid {
         let Made { materialization, index, uploaded_bytes } = made;
         let taken = snapshot.images.iter().filter_map(|image| match image {
@@ -347,7 +350,7 @@ impl Core {
         );
         self.materialization_failures = 0;
         let uuid = materialization.uuid;
-        // In order of their cuts: the last one is what the next owner, and the manifest, take for the newest.
+        // In the order of the cuts: the manifest and the next owner take the last one for the newest.
         let all = &mut self.manifest.materializations;
         let is_newer = |other: &Materialization| other.complete_at > materialization.complete_at;
         let position = all.iter().rposition(|other| !is_newer(other)).map_or(0, |before| before + 1);
@@ -360,18 +363,18 @@ impl Core {
         uuid
     }
 
-    /// Frees what a snapshot held and lets the next ones go on.
+    /// Frees the memory of a snapshot, and lets the next ones go on.
     fn end_snapshot(&mut self, id: CheckpointId, snapshot: Snapshot) {
         self.inner.cuts().end_cut(id);
         self.count_copies();
         self.snapshots.over.notify_waiters();
         if snapshot.images.iter().any(|image| matches!(image, FrozenImage::Taken(..))) {
-            // Their folders are removed with them, which may take the disk a while.
+            // Dropping it removes its folders, which may take the disk a while.
             self.env.tasks.spawn(async move { tasks::blocking(|| drop(snapshot)) });
         }
     }
 
-    /// What the snapshot of `id` has to do now; `None` if it was given up.
+    /// The work of the snapshot of `id` now; `None` if it was given up.
     fn begin_snapshot(&mut self, id: CheckpointId, target: impl FnOnce(&Self, Instant) -> Target) -> Option<Begun> {
         let number = self.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
         let deadline = self.snapshots.running.get(&id)?.deadline;
@@ -383,7 +386,7 @@ impl Core {
             return Some(Begun::Durable(base.uuid));
         }
         (snapshot.first_file, snapshot.progressed) = (Some(number), Instant::now());
-        // One that is later has changes that this cut must not have.
+        // A later materialization has changes that this cut must not have.
         let newest = newest.filter(|newest| newest.is_before(cut));
         if let Some(newest) = &newest
             && snapshot.leans_on.last().is_none_or(|last| last.uuid() != newest.uuid())
@@ -395,7 +398,7 @@ impl Core {
         Some(Begun::Works(Box::new(Work { target, cut, images: snapshot.images.clone(), newest })))
     }
 
-    /// The next piece of a snapshot, and of which piece on the store it is another copy.
+    /// The next piece of a snapshot, and the piece on the store that it replaces.
     #[allow(clippy::type_complexity, reason = "a piece and where it is known from")]
     fn next_piece(
         &mut self,
@@ -420,23 +423,23 @@ impl Core {
 }
 
 impl super::Backend {
-    /// Does what may take long and is better done before a barrier than by it.
+    /// Does the flushes that are better done before a barrier than by it.
     pub(super) fn flush(&self) {
         let flushes = self.shared.core().flushes();
         for flush in flushes {
-            // If the disk fails, the barrier says so.
+            // If the disk fails, the barrier reports it.
             let _ = tasks::blocking(flush);
         }
     }
 }
 
-/// What a cut need not copy.
+/// The pieces that a cut need not copy.
 fn kept(reusable: Option<&Arc<Reusable>>) -> Kept {
     let Some(reusable) = reusable.cloned() else { return Arc::new(|_, _, _| None) };
     Arc::new(move |state, group, hash| reusable.covering(state, group, hash).map(|piece| (piece.hashes, piece.sqn.0)))
 }
 
-/// Makes one snapshot, when its turn comes, and tells the core.
+/// Makes one snapshot when its turn comes, and passes the result to the core.
 async fn run(shared: &Arc<Shared>, id: CheckpointId) {
     if !wait_for_turn(shared, id).await {
         return;
@@ -458,7 +461,7 @@ async fn run(shared: &Arc<Shared>, id: CheckpointId) {
     shared.wake.notify_one();
 }
 
-/// Returns whether it came.
+/// Waits for the turn of snapshot `id`; returns whether it came.
 async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
     let over = shared.core().snapshots.over.clone();
     loop {
@@ -479,7 +482,7 @@ async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
     }
 }
 
-/// Uploads the pieces of a cut, beside images if there are some.
+/// Uploads the pieces of a cut, and lists `images` with them.
 async fn pieces(
     shared: &Shared,
     id: CheckpointId,
@@ -511,7 +514,7 @@ async fn pieces(
     writer.finish(images, cut).await.map_err(|error| failed(&error))
 }
 
-/// Uploads images, and of operator state pieces.
+/// Uploads images, and operator state as pieces.
 async fn images(shared: &Shared, id: CheckpointId, work: Work) -> Result<Made, Error> {
     let Work { target, cut, images, newest } = work;
     let mut writer = ImageWriter::new(target.clone());

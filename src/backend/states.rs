@@ -1,4 +1,4 @@
-//! The registered states of a backend: what was registered, and what of it is in force.
+//! The registered states of a backend, and which of their registrations are in force.
 //!
 //! ```text
 //!   register: descriptors, changes ──plan (pure)──▶ new registrations, which are in force now, entries to move
@@ -6,10 +6,10 @@
 //!                 └───────── until nothing moves ◀───────┴─▶ mover (batches of the daemon's own)
 //! ```
 //!
-//! A [`Registration`] never changes. A change of a descriptor under which the entries stay as they are is another
-//! registration of the same data, which takes the place of the old one; any other change is a registration of new data,
-//! beside which the old one stays in force until its entries have moved. So what a checkpoint says of registrations
-//! that were in force at its cut gives back the descriptors of that moment, in the middle of a move or migration too.
+//! A [`Registration`] never changes. If the entries can stay as they are, a changed descriptor is another registration
+//! of the same data, which replaces the old one. Any other change is a registration of new data; the old one stays in
+//! force beside it until its entries have moved. A checkpoint records which registrations were in force at its cut, so
+//! a restore gets back the descriptors of that moment, even in the middle of a move or migration.
 
 mod adopt;
 mod check;
@@ -30,34 +30,34 @@ use crate::{
 /// A state as clients know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisteredState {
-    /// What operations name it by.
+    /// The id that operations name.
     pub id: StateId,
-    /// As it was declared.
+    /// The descriptor as it was declared.
     pub descriptor: StateDescriptor,
-    /// The id of the state whose entries the client has yet to rewrite into this one; of several the oldest.
+    /// The state whose entries the client has yet to rewrite into this one; if there are several, the oldest.
     pub migrating_from: Option<StateId>,
 }
 
-/// Registrations by id. Ids are dense from 1 and never used again for another registration.
+/// Registrations by id. Ids count from 1 without gaps, and are never used again for another registration.
 ///
-/// A restored manifest may know registrations that were not in force at the restored checkpoint (made later, or
-/// replaced before). Their ids stay taken, but they bind nobody: asked for with another descriptor, the name gets a new
-/// id.
+/// A restored manifest may have registrations that were not in force at the restored checkpoint, because they were made
+/// later or replaced before. Their ids stay taken, but their descriptors do not bind: if the name is declared with
+/// another descriptor, it gets a new id.
 ///
-/// Invariants: no two registrations in force share their data; data of which none is in force has no entries.
+/// Invariants: no two registrations in force share their data; data without a registration in force has no entries.
 #[derive(Debug, Default)]
 pub(super) struct States {
     registrations: Vec<Registration>,
-    /// Those in force.
+    /// The registrations in force.
     bound: BTreeSet<StateId>,
-    /// The one in force by id of its data, from 1.
+    /// The registration in force by the id of its data, counted from 1.
     by_data: Vec<Option<StateId>>,
-    /// All of each name, in order.
+    /// All registrations of each name, in order.
     by_name: HashMap<String, Vec<StateId>>,
 }
 
 impl States {
-    /// The registrations of a manifest, of which those are in force that `is_bound` tells.
+    /// The registrations of a manifest; those for which `is_bound` is true are in force.
     pub(super) fn restored(states: &BTreeMap<StateId, Registration>, is_bound: impl Fn(StateId) -> bool) -> Self {
         assert!(states.keys().zip(1..).all(|(id, n)| id.0 == n), "ids are dense");
         let bound = states.keys().copied().filter(|id| is_bound(*id)).collect();
@@ -83,23 +83,23 @@ impl States {
         self.registrations().map(|(id, _)| id).filter(|id| !self.bound.contains(id))
     }
 
-    /// Everything that inner backends know a state by, with entries or not, and the newest that is known of it.
+    /// Every id by which inner backends know a state, even without entries, and its newest descriptor.
     pub(super) fn data(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
         let first = self.registrations().filter(|(id, registration)| registration.data == *id);
         first.map(|(id, registration)| (id, self.get(id).unwrap_or(&registration.descriptor)))
     }
 
-    /// What is in force, by id of the data.
+    /// The states in force, by the id of their data.
     pub(super) fn in_force(&self) -> impl Iterator<Item = RegisteredState> + '_ {
         self.by_data.iter().flatten().map(|id| self.registered(*id))
     }
 
-    /// The highest id of a registration; 0 without any.
+    /// The highest id of a registration; 0 if there is none.
     pub(super) fn last_id(&self) -> u32 {
         u32::try_from(self.registrations.len()).expect("their number is limited")
     }
 
-    /// Carries out a plan, at once after it was made.
+    /// Carries out a plan, right after it was made.
     pub(super) fn carry_out(&mut self, plan: &Plan) {
         for (id, registration) in &plan.new {
             assert_eq!(self.push(registration.clone()), *id, "a plan is carried out at once");
@@ -138,7 +138,7 @@ impl States {
         self.by_name.get(name).into_iter().flatten().copied()
     }
 
-    /// The newest that is known of what inner backends know as `data`, if they do.
+    /// The newest descriptor of the state that inner backends know as `data`, if there is one.
     pub(super) fn of_data(&self, data: StateId) -> Option<&StateDescriptor> {
         self.get(data).or_else(|| Some(&self.registrations.get((data.0 as usize).checked_sub(1)?)?.descriptor))
     }
@@ -151,7 +151,7 @@ impl States {
         RegisteredState { id: *data, descriptor: descriptor.clone(), migrating_from }
     }
 
-    /// What the entries of a registration are known by.
+    /// The id by which inner backends know the entries of a registration.
     pub(super) fn data_of(&self, id: StateId) -> StateId {
         self.registration(id).data
     }

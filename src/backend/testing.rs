@@ -1,4 +1,4 @@
-//! Daemons without their wire, for tests that stop inside a backend.
+//! Daemons without gRPC, for unit tests of backends.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -92,14 +92,14 @@ fn operation(state: StateId, op: Op<'_>) -> Operation<'_> {
     Operation { state, key_group: Some(0), key: b"key", namespace: b"", op }
 }
 
-/// Writes the one key of `state`, as one batch.
+/// Writes `value` to the one key of `state`, as one batch.
 pub(super) async fn put(backend: &Backend, state: StateId, value: &[u8]) {
     let mut session = Session::start(backend.clone(), backend.epoch()).expect("nobody else writes");
     let number = session.acknowledgement().0.applied_to;
     session.apply(number, 100, &[operation(state, Op::Put(value))]).await.expect("a put is applied");
 }
 
-/// Reads it.
+/// Reads the one key of `state`.
 pub(super) async fn get(backend: &Backend, state: StateId) -> Option<Vec<u8>> {
     let mut session = Session::start(backend.clone(), backend.epoch()).expect("nobody else writes");
     let number = session.acknowledgement().0.applied_to;

@@ -1,12 +1,12 @@
-//! Whose turn it is to materialize: one backend of a daemon at a time, first come, first served, but those before the
-//! others whose log nears its limit: their writers are about to be pushed back.
+//! Turns to materialize: one backend of a daemon at a time, first come, first served. A backend whose log nears its
+//! limit goes first, since its writer is about to be pushed back.
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// How often a waiting backend looks whether it has become urgent.
+/// How often a waiting backend checks whether it has become urgent.
 const POLL: Duration = Duration::from_secs(1);
 
 /// The turns of one daemon. Cheap to clone.
@@ -26,7 +26,7 @@ struct State {
     waiting: BTreeSet<Place>,
 }
 
-/// Smaller ones come first.
+/// A place in the queue; lower ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     not_urgent: bool,
@@ -44,7 +44,7 @@ impl Drop for Turn {
     }
 }
 
-/// Leaves the queue when it is dropped.
+/// A place in the queue, which is left when this is dropped.
 struct Waiting<'a> {
     turns: &'a Turns,
     place: Place,
@@ -58,7 +58,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Turns {
-    /// Waits for a turn. Cancel-safe: dropped, it leaves the queue.
+    /// Waits for a turn. Cancel-safe: if dropped, the caller leaves the queue.
     pub(super) async fn wait(&self, is_urgent: impl Fn() -> bool) -> Turn {
         let mut waiting = {
             let mut state = self.0.state.lock();

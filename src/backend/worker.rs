@@ -2,11 +2,11 @@
 //!
 //! Level-triggered: each round asks the core what is due, does it, and sleeps until woken or until the next deadline.
 //! One manifest is under way at a time; checkpoints that become durable meanwhile share the next one. Pages of the log
-//! index are written beside a manifest that does without them, so that no checkpoint waits for its own.
+//! index are written beside a manifest that does not name them yet, so that no checkpoint waits for a page of its own.
 //!
-//! An owner that is silent is looked after, too. Other backends of the job go on, and their segments are kept until
-//! this one says that it names none of them: so it says so now and then. And it may have been succeeded on another host
-//! without meeting that: so it looks.
+//! A silent owner needs care, too. The segments of other backends of the job are kept until this owner says that it
+//! names none of them, so it publishes that now and then. And it may have a successor on another host without having
+//! met it, so it looks at the chain now and then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,16 +30,16 @@ use crate::{
     types::BackendId,
 };
 
-/// How long to wait before trying again what the store refused for good (permissions, configuration).
+/// Delay before a write is tried again that the store refused (permissions, configuration).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
-/// An end of time, for a timer that is not armed.
+/// A time that never comes, for a timer that is not armed.
 const FAR: Duration = Duration::from_secs(86_400);
 
-/// How often a backend that nobody wakes looks whether others wait for its low water.
+/// How often a backend that is not woken checks whether its low water is waited for.
 const POLL: Duration = Duration::from_secs(30);
 
-/// How long an owner publishes nothing before it looks whether it still is the owner.
+/// How long an owner publishes nothing before it checks that it is still the owner.
 const SILENCE: Duration = Duration::from_secs(900);
 
 /// Serves `shared` until its backend ends.
@@ -64,6 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             (core.id.clone(), core.next_pages())
         };
         if !pages.is_empty() {
+            // The log index names these pages already, so no manifest may begin before they are durable.
             let _ = attend(&shared, write_pages(&shared.store, &id, pages)).await;
             continue;
         }
@@ -79,7 +80,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Looks whether another owner has opened the chain. If the store does not answer, the next look tells.
+/// Checks whether another owner has opened the chain. If the store does not answer, the next check will tell.
 async fn look(shared: &Arc<Shared>, now: Instant) {
     let manifest = {
         let mut core = shared.core();
@@ -99,11 +100,13 @@ fn fenced(shared: &Shared, by: &crate::error::Error) {
     core.end(by);
 }
 
-/// Makes one manifest durable and tells the core, then the pages that the next one names.
+/// Makes one manifest durable and tells the core, then the pages that only the next manifest names.
 async fn publish(shared: &Arc<Shared>, publication: Publication) {
     let Publication { before, manifest, beside } = publication;
     let store = &shared.store;
     let writing = async {
+        // Order: 1. pages that the manifest names, 2. the manifest, 3. (at any time until this function returns) pages
+        // that only the next manifest names. A manifest never names a page that is not durable.
         write_pages(store, &manifest.backend, before).await;
         write(store, &manifest).await
     };
@@ -120,7 +123,7 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
         }
     });
     match result.await {
-        // Given up, as by a crash: it may or may not become durable.
+        // Given up as in a crash: the manifest may or may not become durable.
         None => return,
         Some(Ok(crc)) => published(shared, manifest.number, crc),
         Some(Err(by)) => return fenced(shared, &by),
@@ -130,8 +133,8 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
     }
 }
 
-/// Waits for `work`; timeouts of checkpoints go on meanwhile, also of those that are triggered meanwhile. `None` if the
-/// backend ends before, and leaves nothing to be written.
+/// Waits for `work`. Meanwhile checkpoints time out, including those that are triggered meanwhile. `None` if the
+/// backend ends before and has no last manifest to write.
 async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Option<T> {
     tokio::pin!(work);
     loop {
@@ -146,20 +149,20 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
         tokio::select! {
             biased;
             result = &mut work => break Some(result),
-            // A barrier has come, or the backend has ended. Whoever calls looks at everything else once the work is
-            // done.
+            // A barrier has come, or the backend has ended. The caller looks at everything else once the work is done.
             () = shared.wake.notified() => {}
             () = sleep_until(expiry.unwrap_or(Instant::now() + FAR)) => {}
         }
     }
 }
 
-/// Tells the core that manifest `number` is durable, and deletes superseded ones.
+/// Tells the core that manifest `number` is durable, and deletes superseded manifests.
 fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
     let mut core = shared.core();
+    // Order: 1. the core learns that the manifest is durable, 2. only then are superseded ones deleted.
     core.published(crc);
     let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
-    // In one request per few manifests rather than one each.
+    // One request for a few manifests, instead of one each.
     if deletable.end.saturating_sub(deletable.start) >= chain::KEPT_MANIFESTS {
         core.deleted_below = deletable.end;
         let (store, id) = (shared.store.clone(), core.id.clone());
@@ -170,13 +173,16 @@ fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
     settle(shared, &mut core, number);
 }
 
-/// Deletes what owners before left between their first and last manifests, so that nobody has to look there again.
+/// Deletes the manifests of earlier owners between their first and last ones, so that later reads need not look there
+/// again.
 fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
     let between = core.manifest.fences.between(number);
     let Some(end) = between.iter().map(|range| range.end).max().filter(|_| !core.settling) else { return };
     core.settling = true;
     let (shared, id) = (shared.clone(), core.id.clone());
     core.env.tasks.spawn(async move {
+        // Order: 1. delete, 2. tell the next manifest. It says that no manifest is left between, so it must not say so
+        // before.
         let mut is_done = true;
         for range in between {
             is_done &= delete_manifests(&shared.store, &id, range).await;
@@ -189,14 +195,14 @@ fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
     });
 }
 
-/// Writes pages, patiently.
+/// Writes pages, and tries again until they are durable.
 async fn write_pages(store: &Store, backend: &BackendId, pages: Vec<NewPage>) {
     while let Err(error) = pages::write(store, std::slice::from_ref(backend), pages.clone(), Retry::forever()).await {
         refused(backend, &error).await;
     }
 }
 
-/// Writes a manifest, patiently. Returns its checksum, or why this owner has ended.
+/// Writes a manifest, and tries again until it is durable. Returns its checksum, or why this owner has ended.
 async fn write(store: &Store, manifest: &Manifest) -> Result<u32, crate::error::Error> {
     loop {
         match chain::append(store, manifest, Retry::forever()).await {
@@ -215,7 +221,7 @@ async fn refused(backend: &BackendId, error: &(dyn std::error::Error + Send + Sy
     sleep(REFUSED_DELAY).await;
 }
 
-/// Best effort: what stays is found by a sweep. Returns whether nothing does.
+/// Deletes manifests with one attempt; a sweep finds the remaining ones. Returns whether all were deleted.
 async fn delete_manifests(store: &Store, backend: &BackendId, numbers: std::ops::Range<u64>) -> bool {
     let paths = numbers.map(|number| chain::manifest_name(backend, number).path()).collect();
     let deleted = store.delete_all(paths, Retry::none()).await;

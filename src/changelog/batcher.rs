@@ -1,4 +1,5 @@
-//! Which waiting change sets go out together, and when. Pure: time is given, nothing is done.
+//! Decides which waiting change sets are uploaded together, and when. Pure: it is told the time, and does nothing
+//! itself.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -8,12 +9,12 @@ use std::{
 use super::segment::ChangeSet;
 use crate::types::BackendId;
 
-/// When change sets go out.
+/// When change sets are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// How long the first waiting change set waits for others. Zero sends each as it comes. Default 10 ms.
+    /// How long the first waiting change set waits for others. Zero sends each one as it comes. Default 10 ms.
     pub persist_delay: Duration,
-    /// As many waiting bytes (uncompressed) go at once; also where a segment is full. Default 10 MB.
+    /// Waiting bytes (uncompressed) that are sent at once; also the size at which a segment is full. Default 10 MB.
     pub persist_size_threshold: u64,
 }
 
@@ -23,16 +24,16 @@ impl Default for BatchOptions {
     }
 }
 
-/// The change sets of one job's backends that wait to be uploaded, each with a `T` of the caller's.
+/// The change sets of one job's backends that wait for their upload, each with a `T` of the caller.
 ///
-/// All that wait become *due* when one of these holds:
+/// All waiting change sets become *due* when one of these holds:
 ///
 /// 1. `persist_delay` has passed since the first of them came;
 /// 2. they have `persist_size_threshold` bytes or more;
 /// 3. one of them is urgent;
-/// 4. every registered writer has one among them, so that there is nobody to wait for. With one writer, that is always.
+/// 4. every registered writer has one among them, so that waiting is useless. With one writer, this is always so.
 ///
-/// What is due goes out in the order in which it came, in segments that are closed once they reach
+/// Due change sets are sent in the order in which they came, in segments that are closed once they reach
 /// `persist_size_threshold`.
 ///
 /// Invariants: `bytes` is the sum over `waiting`; `due` is at most its length; one backend's sets keep their order.
@@ -41,7 +42,7 @@ pub struct Batcher<T> {
     options: BatchOptions,
     waiting: VecDeque<Waiting<T>>,
     bytes: u64,
-    /// As many, from the front, were found due and have not gone yet.
+    /// Number of change sets at the front that are due and not yet sent.
     due: usize,
     writers: usize,
 }
@@ -55,33 +56,33 @@ struct Waiting<T> {
 }
 
 impl<T> Batcher<T> {
-    /// Nothing waits, nobody is registered.
+    /// An empty batcher without writers.
     #[must_use]
     pub fn new(options: BatchOptions) -> Self {
         Self { options, waiting: VecDeque::new(), bytes: 0, due: 0, writers: 0 }
     }
 
-    /// One more backend may submit.
+    /// Registers one more writer.
     pub fn writer_joined(&mut self) {
         self.writers += 1;
     }
 
-    /// One backend less will submit.
+    /// Removes one writer.
     ///
     /// # Panics
-    /// If none is registered.
+    /// If no writer is registered.
     pub fn writer_left(&mut self) {
         self.writers = self.writers.checked_sub(1).expect("a writer joins before it leaves");
     }
 
-    /// Lets `set` wait from `now` on.
+    /// Lets `set` wait, beginning at `now`.
     pub fn push(&mut self, now: Instant, set: ChangeSet, urgent: bool, ticket: T) {
         self.bytes += size(&set);
         self.waiting.push_back(Waiting { set, since: now, urgent, ticket });
     }
 
-    /// Takes the change sets of the next segment, if any are due at `now`. Call again until there is `None`, or no slot
-    /// is free.
+    /// Takes the change sets of the next segment, if any are due at `now`. Call it again until it returns `None`, or no
+    /// slot is free.
     pub fn take(&mut self, now: Instant) -> Option<Vec<(ChangeSet, T)>> {
         if self.is_due(now) {
             self.due = self.waiting.len();
@@ -103,13 +104,14 @@ impl<T> Batcher<T> {
         Some(segment)
     }
 
-    /// When what waits becomes due by itself: after a [`take`](Self::take) without result, the one timer to arm.
+    /// When the waiting change sets become due by time. After a [`take`](Self::take) without result, this is the only
+    /// timer to arm.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting.front().map(|first| first.since + self.options.persist_delay)
     }
 
-    /// Removes what waits of `epoch` of `backend`, and returns its tickets in order.
+    /// Removes the waiting change sets of `epoch` of `backend`, and returns their tickets in order.
     pub fn withdraw(&mut self, backend: &BackendId, epoch: u64) -> Vec<T> {
         let mut withdrawn = Vec::new();
         let due = self.due;
@@ -125,7 +127,7 @@ impl<T> Batcher<T> {
         withdrawn
     }
 
-    /// Removes all that waits, and returns its tickets in order.
+    /// Removes all waiting change sets, and returns their tickets in order.
     pub fn clear(&mut self) -> Vec<T> {
         self.bytes = 0;
         self.due = 0;

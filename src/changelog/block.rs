@@ -13,14 +13,14 @@
 //! * A varint is LEB128 as in protobuf: seven bits per byte, the lowest first, the high bit set on all but the last
 //!   byte. It may be padded with bytes `0x80` before its last byte (the writer pads lengths, which it knows only
 //!   afterwards); at most ten bytes.
-//! * The sqn gap counts the sequence numbers that are skipped since the batch before (since the change set's `from` for
-//!   the first batch). So sequence numbers increase strictly, and consecutive ones cost one byte.
-//! * The time is the difference to the batch before (to 0 for the first batch) in milliseconds, modulo 2^64, zigzag as
+//! * The sqn gap counts the sequence numbers that are skipped since the batch before (for the first batch, since the
+//!   change set's `from`). So sequence numbers increase strictly, and consecutive ones cost one byte.
+//! * The time is the difference in milliseconds to the batch before (for the first batch, to 0), modulo 2^64, zigzag as
 //!   in protobuf.
-//! * A key group of 0 is no change but the end of the batch. Operator state has the key group 65535, and blocks of its
-//!   own.
+//! * A key group field of 0 is not a change but the end of the batch. Operator state has the key group 65535, and
+//!   blocks of its own.
 //!
-//! A block carries no checksum; the segment that holds it does. What the bytes of a change mean is not known here.
+//! A block has no checksum; the segment that contains it has. The meaning of a change's bytes is not known here.
 
 mod builder;
 mod reader;
@@ -39,15 +39,16 @@ use crate::types::{KeyGroupRange, Sqn, SqnRange};
 /// Most bytes of one block before compression. The writer rolls over long before; a reader refuses more.
 pub const MAX_BLOCK_BYTES: usize = 1 << 30;
 
-/// Bytes from which on a change set is cut into several blocks: below, a reader gains less than its requests cost it.
+/// Change sets of at least this many bytes are cut into several blocks; with fewer, a reader would gain less than its
+/// requests cost.
 pub const SPLIT_BYTES: usize = 64 << 10;
 
 /// The contents of one finished change set. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeSetBody {
-    /// At least one, of disjoint key groups, in their order.
+    /// At least one block; their key groups are disjoint and ascend.
     pub blocks: Vec<BlockBody>,
-    /// From the first batch's sqn to one beyond the last batch's.
+    /// From the first batch's sqn to one after the last batch's.
     pub range: SqnRange,
     /// Number of changes in all blocks, at least 1.
     pub changes: u64,
@@ -56,7 +57,7 @@ pub struct ChangeSetBody {
 /// The contents of one finished block. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockBody {
-    /// Uncompressed; never empty.
+    /// The uncompressed bytes; never empty.
     pub bytes: Bytes,
     /// From the lowest to the highest key group that is changed.
     pub key_groups: KeyGroupRange,
@@ -70,28 +71,28 @@ impl ChangeSetBody {
     }
 }
 
-/// Why bytes are no block.
+/// Bytes that are not a valid block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("block byte {offset}: {fault}")]
 pub struct BlockError {
-    /// Where in the uncompressed block, from 0.
+    /// Offset in the uncompressed block, from 0.
     pub offset: usize,
-    /// What is wrong there.
+    /// The fault at this offset.
     pub fault: BlockFault,
 }
 
-/// What can be wrong with a block.
+/// A fault of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BlockFault {
-    /// The block ends inside of a varint, or it has more than 64 bits.
+    /// The block ends inside of a varint, or a varint has more than 64 bits.
     #[error("no varint")]
     Varint,
-    /// The sequence number lies outside of the change set's range.
+    /// The sequence number is outside of the change set's range.
     #[error("a gap of {gap} after sqn {after} leaves the change set, which ends before {to}")]
     Sqn {
         /// The sequence number that the gap counts from.
         after: Sqn,
-        /// The gap.
+        /// The recorded gap.
         gap: u64,
         /// The end of the range, exclusive.
         to: Sqn,
@@ -99,12 +100,12 @@ pub enum BlockFault {
     /// The key group is beyond the highest possible one.
     #[error("key group {0} does not exist")]
     KeyGroup(u64),
-    /// A change is longer than what remains of the block.
+    /// A change is longer than the rest of the block.
     #[error("a change of {length} bytes where {remaining} remain")]
     Length {
-        /// As recorded.
+        /// The recorded length.
         length: u64,
-        /// Bytes after the length.
+        /// Number of bytes after the length.
         remaining: usize,
     },
     /// A batch has no changes.

@@ -1,25 +1,24 @@
 //! Compression of single blocks: none, lz4 (block format) or zstd (a frame, level 1).
 //!
-//! A block that does not shrink is stored as it is, so a reader looks at the block's own record and not at an option.
-//! Decompression allocates what the block's record says and no more, and that at most [`MAX_BLOCK_BYTES`]; and it
-//! allocates only where the stored bytes can become that many.
+//! A block that does not shrink is stored uncompressed, so readers look at the block's own record and not at an option.
+//! Decompression allocates the recorded length, which is at most [`MAX_BLOCK_BYTES`], and only if the stored bytes can
+//! become that many.
 
 use bytes::Bytes;
 
 use super::block::MAX_BLOCK_BYTES;
 
-/// The level of zstd: the fastest of the regular ones. A log is read once, if ever.
+/// The level of zstd, which is the fastest of the regular ones: a log is read once, if ever.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Bytes that a byte of an LZ4 block becomes at most: one that adds to the length of a match. And what its first bytes
-/// add to that.
+/// Most bytes that one byte of an LZ4 block can become (it lengthens a match), and bytes to add for the first ones.
 const LZ4_GAIN: (u64, u64) = (255, 64);
 
-/// How a block is stored. Option values in kebab case: `none`, `lz4`, `zstd`.
+/// The compression of a block. Option values in kebab case: `none`, `lz4`, `zstd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
-    /// As it is.
+    /// Uncompressed.
     #[default]
     None,
     /// LZ4 block format, without a size in front.
@@ -28,21 +27,21 @@ pub enum Compression {
     Zstd,
 }
 
-/// Why a stored block could not be decompressed.
+/// A stored block that cannot be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    /// More than any block may have.
+    /// The block has more bytes than any block may have.
     #[error("a block of {0} bytes, where {MAX_BLOCK_BYTES} are allowed")]
     TooLarge(usize),
-    /// The stored bytes are no such compressed block.
+    /// The stored bytes are not such a block, or decompress to more bytes than recorded.
     #[error("no {0:?} block, or one of more bytes than recorded")]
     Undecodable(Compression),
-    /// It has another size than recorded.
+    /// The block has fewer bytes than recorded.
     #[error("a block of {found} bytes, {expected} recorded")]
     Length {
-        /// As recorded.
+        /// The recorded length.
         expected: usize,
-        /// As decompressed.
+        /// The length after decompression.
         found: usize,
     },
 }
@@ -69,8 +68,8 @@ impl Compression {
         }
     }
 
-    /// Compresses `block`, if that makes it smaller; says which compression it has then. [`Compression::None`] does not
-    /// copy.
+    /// Compresses `block` if that makes it smaller; returns the compression that was used. [`Compression::None`] does
+    /// not copy.
     #[must_use]
     pub fn compress(self, block: &Bytes) -> (Self, Bytes) {
         let compressed = match self {
@@ -87,10 +86,10 @@ impl Compression {
         }
     }
 
-    /// Checks that a block of `stored` bytes can be one of `length` bytes.
+    /// Checks that `stored` bytes can be a block of `length` bytes.
     ///
     /// # Errors
-    /// Says why not.
+    /// The reason why they cannot.
     pub fn check(self, stored: u64, length: u64) -> Result<(), &'static str> {
         let is_possible = match self {
             Self::None => stored == length,
@@ -103,10 +102,11 @@ impl Compression {
         Ok(())
     }
 
-    /// The block that was stored as `stored`, of exactly `length` bytes. [`Compression::None`] does not copy.
+    /// Decompresses a block that was stored as `stored` and has exactly `length` bytes. [`Compression::None`] does not
+    /// copy.
     ///
     /// # Errors
-    /// If it is no such block.
+    /// If the stored bytes are not such a block.
     pub fn decompress(self, stored: &Bytes, length: usize) -> Result<Bytes, CompressionError> {
         if length > MAX_BLOCK_BYTES {
             return Err(CompressionError::TooLarge(length));
@@ -116,7 +116,7 @@ impl Compression {
         let may_be = match self {
             Self::None => true,
             Self::Lz4 => length as u64 <= stored.len() as u64 * gain + more,
-            // Frames are written with the size of their contents.
+            // Frames are always written with the size of their contents.
             Self::Zstd => zstd::zstd_safe::get_frame_content_size(stored)
                 .is_ok_and(|size| size.is_none_or(|size| size == length as u64)),
         };

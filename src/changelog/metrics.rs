@@ -15,7 +15,7 @@ use crate::{
     types::Name,
 };
 
-/// The families of all jobs. Cheap to clone.
+/// The metric families of all jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct UploadMetrics {
     uploads: Family<JobLabels, Counter>,
@@ -39,7 +39,7 @@ pub struct JobUploadMetrics {
     pub uploads: Counter,
     /// Uploads that failed for good.
     pub failures: Counter,
-    /// Uploads that found another object under their name, and took another.
+    /// Uploads that found another object under their name, and were repeated under a new one.
     pub conflicts: Counter,
     /// Bytes of the uploaded change sets before compression.
     pub uploaded: Counter,
@@ -64,7 +64,7 @@ pub struct JobUploadMetrics {
 type Histograms = Family<JobLabels, Histogram, fn() -> Histogram>;
 
 impl UploadMetrics {
-    /// Registers the families; once per registry.
+    /// Registers the families; call it once per registry.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.register(name, help, Family::<JobLabels, Counter>::default());
@@ -99,7 +99,7 @@ impl UploadMetrics {
         }
     }
 
-    /// Forgets what was told of `job`.
+    /// Removes the series of `job`.
     pub fn forget(&self, job: &Name) {
         let labels = JobLabels { job: job.to_string() };
         for counters in [&self.uploads, &self.failures, &self.conflicts, &self.uploaded, &self.stored] {

@@ -1,11 +1,11 @@
-//! Who waits until the changelog is durable up to some point. Pure.
+//! Callers that wait until the changelog is durable up to some point. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::types::Sqn;
 
-/// Waiters ordered by the sequence number (exclusive) that must be durable before they are released; those with the
-/// same number in order of arrival.
+/// Waiters in order of the sequence number (exclusive) up to which the log must be durable; waiters for the same number
+/// in order of arrival.
 #[derive(Debug)]
 pub struct Pending<T> {
     waiters: BTreeMap<(Sqn, u64), T>,
@@ -36,18 +36,18 @@ impl<T> Pending<T> {
         std::mem::take(&mut self.waiters).into_values().collect()
     }
 
-    /// Everybody who waits, lowest first.
+    /// All waiters, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.waiters.values()
     }
 
-    /// Number of those who wait.
+    /// Number of waiters.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiters.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether there is no waiter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiters.is_empty()

@@ -1,7 +1,7 @@
 //! Reads change sets back, verified.
 //!
-//! A [`SegmentHandle`] says where the blocks lie and what their checksums are, so a reader fetches exactly their bytes
-//! and trusts nothing else in the object. [`ReplayStream`] reads many of them ahead.
+//! A [`SegmentHandle`] has the positions and checksums of the blocks. So a reader fetches exactly their bytes, and
+//! trusts nothing else in the object. [`ReplayStream`] reads many of them ahead.
 
 mod plan;
 mod stream;
@@ -22,61 +22,61 @@ use crate::{
 /// One verified, uncompressed block of a change set.
 #[derive(Debug, Clone)]
 pub struct ChangeBlock {
-    /// What it comes from.
+    /// The segment, or the handle itself, that it was read from.
     pub place: Place,
-    /// Where it was stored there.
+    /// Its position there, and its checksum.
     pub handle: BlockHandle,
     /// The sequence numbers of its change set.
     pub range: SqnRange,
-    /// Its contents. May share memory with the other blocks of one read.
+    /// The uncompressed contents. May share memory with other blocks of the same read.
     pub bytes: Bytes,
 }
 
-/// Why change sets could not be read.
+/// Change sets that could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// An object is not what was written.
+    /// An object differs from the one that was written.
     #[error("object `{object}`, {what}")]
     Corrupt {
-        /// Its path.
+        /// Path of the object.
         object: String,
-        /// Where in the object, from 0.
+        /// Offset in the object, from 0.
         offset: u64,
-        /// Where, what was expected and found.
+        /// The place, and the expected and found contents.
         what: String,
     },
-    /// An object is not there.
+    /// An object does not exist.
     #[error("object `{object}` is missing")]
     Missing {
-        /// Its path.
+        /// Path of the object.
         object: String,
     },
     /// The store does not answer, or refuses.
     #[error("reading object `{object}`")]
     Store {
-        /// Its path.
+        /// Path of the object.
         object: String,
-        /// Why.
+        /// The error of the store.
         source: StoreError,
     },
-    /// The read panicked.
+    /// The task of the read panicked.
     #[error("reading object `{object}`: {source}")]
     Panicked {
-        /// Its path.
+        /// Path of the object.
         object: String,
-        /// With which message.
+        /// The panic, with its message.
         source: Panicked,
     },
-    /// The read was ended from outside: the daemon stops.
+    /// The read was ended from outside, because the daemon stops.
     #[error("reading object `{object}` was stopped")]
     Stopped {
-        /// Its path.
+        /// Path of the object.
         object: String,
     },
 }
 
 impl ChangeBlock {
-    /// Its batches, with errors that name object and place.
+    /// Its batches; errors name the object and the place.
     pub fn batches(&self) -> impl Iterator<Item = Result<Batch<'_>, ReadError>> {
         BlockReader::new(&self.bytes, self.range).map(|batch| {
             let error = |error| SegmentError::Block { offset: self.handle.offset, error };
@@ -85,11 +85,12 @@ impl ChangeBlock {
     }
 }
 
-/// Reads the blocks of one change set that share a key group with `key_groups`, in their order. A block may hold
+/// Reads the blocks of one change set that share a key group with `key_groups`, in order. A block may have changes of
+/// other key groups, too. Cancel safe.
 /// changes of other key groups too. Cancel safe.
 ///
 /// # Errors
-/// [`ReadError`], after what `retry` allows.
+/// [`ReadError`], after the attempts that `retry` allows.
 pub async fn read_change_set(
     store: &Store,
     handle: &SegmentHandle,
@@ -106,7 +107,7 @@ pub async fn read_change_set(
 /// Reads a whole segment, verifies it down to each change, and returns its index; for tools. Cancel safe.
 ///
 /// # Errors
-/// [`ReadError::Corrupt`] also if it lies under another segment's name.
+/// [`ReadError::Corrupt`], also if the segment lies under another segment's name.
 pub async fn read_index(store: &Store, id: &SegmentId, retry: Retry) -> Result<SegmentIndex, ReadError> {
     let path = path(id);
     let bytes = store.get(&path, retry).await.map_err(|error| store_error(&path, error))?;
@@ -122,7 +123,7 @@ fn path(id: &SegmentId) -> Path {
     ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
 }
 
-/// What errors call the place of a change set with `range`: the path of its segment, or a phrase.
+/// The name of a change set's place in errors: the path of its segment, or a phrase.
 #[must_use]
 pub fn object_of(place: &Place, range: SqnRange) -> String {
     match place {
@@ -137,7 +138,7 @@ fn corrupt(place: &Place, range: SqnRange, error: &SegmentError) -> ReadError {
 
 fn corrupt_object(object: String, error: &SegmentError) -> ReadError {
     let text = error.to_string();
-    // Every segment error begins with its offset, which the read error says itself.
+    // Every segment error begins with its offset, which the read error already has.
     let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what).to_owned();
     ReadError::Corrupt { object, offset: error.offset(), what }
 }

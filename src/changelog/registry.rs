@@ -1,9 +1,8 @@
-//! The uploads of one daemon: one worker per job, so that the backends of a job share segments and different jobs do
-//! not.
+//! The uploads of one daemon, with one worker per job: the backends of a job share segments, and different jobs do not.
 //!
-//! A job's worker and its metrics are there while a backend of the job is. Another one later goes on with the segment
-//! numbers of the instance. Whatever is still in flight of the one before, no backend of the new one names: who
-//! submitted it has ended.
+//! A job's worker and its metrics exist as long as a backend of the job does. A later worker of the job goes on with
+//! the segment numbers of the instance. Segments that are still in flight from the earlier worker are named by no
+//! backend of the later one, since the backends that submitted them have ended.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +32,7 @@ struct Inner {
     jobs: Mutex<BTreeMap<Name, Weak<Entry>>>,
 }
 
-/// The uploads of one job; they end with the last of those that [`Registry::of_job`] gave out.
+/// The uploads of one job. They end with the last of the values that [`Registry::of_job`] returned.
 #[derive(Debug, Clone)]
 pub struct JobUploads(Arc<Entry>);
 
@@ -56,14 +55,14 @@ impl Registry {
         Self(Arc::new(Inner { store, tasks, numbers, options, metrics, jobs: Mutex::default() }))
     }
 
-    /// The uploads of `job`, started if nobody has them.
+    /// The uploads of `job`, which are started if they do not run.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
     pub fn of_job(&self, job: &Name) -> JobUploads {
         let Inner { store, tasks, numbers, options, metrics, jobs } = &*self.0;
-        // Dropped after the lock is free: the last one of an entry takes it.
+        // Dropped after the lock is released: dropping the last clone of an entry takes the lock.
         let found;
         let mut jobs = jobs.lock();
         found = jobs.get(job).and_then(Weak::upgrade);
@@ -95,7 +94,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let Some(registry) = self.registry.upgrade() else { return };
         let mut jobs = registry.jobs.lock();
-        // Somebody may have started them anew meanwhile.
+        // The job's uploads may have been started again meanwhile.
         if jobs.get(&self.job).is_some_and(|entry| entry.strong_count() == 0) {
             jobs.remove(&self.job);
             registry.metrics.forget(&self.job);

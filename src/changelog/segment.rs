@@ -1,5 +1,5 @@
-//! Segments: the immutable objects of the changelog. One upload makes one; it holds change sets of one or more backends
-//! of one job.
+//! Segments: the immutable objects of the changelog. One upload makes one segment, with change sets of one or more
+//! backends of one job.
 //!
 //! ```text
 //!           ┌──────────────────────────────────────────────────────────────┐
@@ -24,18 +24,18 @@
 //! ```
 //!
 //! * All numbers are little-endian; every CRC is CRC-32 (IEEE, as in zlib).
-//! * Instance (a UUID) and number repeat the object's name: a segment under another one's name is recognised. Flags are
-//!   0.
+//! * Instance (a UUID) and number repeat the object's name, so a segment under another one's name is recognised. Flags
+//!   are 0.
 //! * Blocks fill the space between header and index without gaps, in the order of the index. A block's CRC is that of
 //!   its stored bytes, its offset counts from the segment's first byte, its length is that before compression.
 //!   Compression: 0 none, 1 lz4 (block format), 2 zstd. What is inside a block: [`block`](super::block).
-//! * Key groups are inclusive on both sides, 65535 alone stands for operator state; sqns from inclusive, to exclusive.
-//!   The blocks of one change set hold disjoint ranges of key groups, in their order; each may have batches anywhere
-//!   within the sqns of the set.
+//! * Key groups are inclusive on both sides; 65535 alone stands for operator state. Of the sqns, from is inclusive and
+//!   to is exclusive. The blocks of one change set have disjoint, ascending ranges of key groups. Each may have batches
+//!   anywhere within the sqns of the set.
 //!
-//! A small change set may do without a segment: its blocks stand in its handle, see [`inline`].
+//! A small change set needs no segment: its blocks are in its handle, see [`inline`].
 //!
-//! Whoever holds a [`SegmentHandle`] reads its blocks by byte range and needs neither header nor index; those serve
+//! With a [`SegmentHandle`], a reader reads the blocks by byte range and needs neither header nor index; those are for
 //! tools and verification.
 
 mod encode;
@@ -62,18 +62,18 @@ const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 40;
 const TRAILER_BYTES: usize = 28;
 
-/// Consecutive changes of one backend, to be stored. Cheap to clone.
+/// Consecutive changes of one backend that are to be stored. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeSet {
-    /// Whose changes.
+    /// The backend that made the changes.
     pub backend: BackendId,
     /// The number of the fencing epoch that appended them.
     pub epoch: u64,
-    /// The changes.
+    /// The changes as blocks.
     pub body: ChangeSetBody,
 }
 
-/// Names one segment.
+/// The name of one segment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId {
     /// The job whose folder it lies in.
@@ -84,93 +84,93 @@ pub struct SegmentId {
     pub number: u64,
 }
 
-/// In what a change set lies.
+/// The place of a change set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// A segment.
+    /// The change set lies in this segment.
     Segment(SegmentId),
-    /// Whatever holds the handle: these are its blocks as stored, one after the other.
+    /// The handle itself has the change set: its stored blocks, one after the other.
     Inline(Bytes),
 }
 
-/// Where one change set lies.
+/// The position of one change set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SegmentHandle {
-    /// The object, or the bytes themselves.
+    /// The segment, or the bytes themselves.
     pub place: Place,
-    /// The change set's blocks, at least one, of disjoint key groups.
+    /// The blocks of the change set, at least one, with disjoint key groups.
     pub blocks: Vec<BlockHandle>,
     /// Its sequence numbers.
     pub range: SqnRange,
     /// Number of changes.
     pub changes: u64,
-    /// Bytes of all its blocks as stored.
+    /// Stored bytes of all its blocks.
     pub stored_bytes: u64,
 }
 
-/// Where one block lies, and how to check it.
+/// The position of one block, and its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHandle {
     /// The key groups that its changes lie in.
     pub key_groups: KeyGroupRange,
-    /// Bytes from the start of the segment, or of the inline bytes.
+    /// Offset from the start of the segment, or of the inline bytes.
     pub offset: u64,
-    /// Bytes as stored.
+    /// Stored length in bytes.
     pub stored_length: u32,
-    /// Bytes after decompression.
+    /// Length in bytes after decompression.
     pub length: u32,
-    /// How it is stored.
+    /// Compression of the stored bytes.
     pub compression: Compression,
     /// CRC-32 of the stored bytes.
     pub crc: u32,
 }
 
-/// Why bytes are not the segment that they should be.
+/// Bytes that are not the expected segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// Something does not have the form that the format asks for.
+    /// A part does not follow the format.
     #[error("byte {offset}: {what}")]
     Format {
-        /// Where in the segment, from 0.
+        /// Offset in the segment, from 0.
         offset: u64,
-        /// What is wrong.
+        /// A description of the fault.
         what: &'static str,
     },
-    /// Made by a later version.
+    /// A later version made it.
     #[error("byte 8: format version {0}, where up to {VERSION} is known")]
     Version(u16),
-    /// The bytes are not those that were written.
+    /// The bytes differ from those that were written.
     #[error("byte {offset}: the checksum of {part} is {found:08x}, {expected:08x} recorded")]
     Checksum {
-        /// What is damaged.
+        /// The name of the damaged part.
         part: &'static str,
-        /// Where it begins.
+        /// Offset of that part.
         offset: u64,
-        /// As recorded.
+        /// The recorded checksum.
         expected: u32,
-        /// As computed.
+        /// The checksum of the bytes that were found.
         found: u32,
     },
     /// A block cannot be decompressed.
     #[error("byte {offset}: {error}")]
     Compression {
-        /// Where the block begins.
+        /// Offset of the block.
         offset: u64,
-        /// Why.
+        /// The error of the decompression.
         error: CompressionError,
     },
-    /// A block's contents are damaged though its checksum is right.
+    /// A block's contents are invalid although its checksum is right.
     #[error("byte {offset}: {error}")]
     Block {
-        /// Where the stored block begins.
+        /// Offset of the stored block.
         offset: u64,
-        /// What and where inside the uncompressed block.
+        /// The fault, with its place in the uncompressed block.
         error: BlockError,
     },
 }
 
 impl SegmentError {
-    /// Where in the segment, from 0.
+    /// Offset of the fault in the segment, from 0.
     #[must_use]
     pub fn offset(&self) -> u64 {
         match self {
@@ -193,7 +193,7 @@ impl SegmentHandle {
         }
     }
 
-    /// Bytes that it holds itself.
+    /// Number of bytes that the handle itself contains.
     #[must_use]
     pub fn inline_bytes(&self) -> usize {
         match &self.place {
@@ -204,7 +204,7 @@ impl SegmentHandle {
 }
 
 impl BlockHandle {
-    /// The block's bytes within the segment, half-open; `None` if they end beyond 2^64.
+    /// The range of the block's bytes in the segment, half-open; `None` if it ends above 2^64.
     #[must_use]
     pub fn stored_range(&self) -> Option<std::ops::Range<u64>> {
         Some(self.offset..self.offset.checked_add(u64::from(self.stored_length))?)

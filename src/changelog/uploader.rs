@@ -1,17 +1,17 @@
-//! Uploads: the actor that joins the change sets of one job's backends to segments and makes these durable.
+//! Uploads: an actor joins the change sets of one job's backends into segments and makes these durable.
 //!
 //! ```text
 //!   Client::submit ──▶ Worker ──▶ Batcher: waits, joins ──▶ up to `num_threads` upload tasks ──▶ Store::create
 //!                                                                       └──▶ `done` of each submission
 //! ```
 //!
-//! * Every `done` is called exactly once, whatever happens: success, a permanent error of the store, withdrawal, the
+//! * Every `done` is called exactly once, in every case: success, a permanent error of the store, withdrawal, or the
 //!   end of the worker.
-//! * Nothing here refuses work: what may wait is bounded by the credit that the submitters hold for their bytes. Beside
-//!   it an upload in flight needs memory for its compressed blocks, so at most as much again.
-//! * An outage of the store is waited out inside [`Store::create`], with the same bytes under the same name.
-//! * Uploads are compressed inside of their tasks, yielding after each change set, never on other threads: so a
-//!   simulation on one thread stays deterministic, and on many the tasks run in parallel anyway.
+//! * No submission is refused. The credit that submitters hold for their bytes bounds how much can wait. Besides, an
+//!   upload in flight needs memory for its compressed blocks, at most as much again.
+//! * [`Store::create`] waits out an outage of the store, with the same bytes under the same name.
+//! * Uploads are compressed in their own tasks, which yield after each change set, and never on other threads. So a
+//!   simulation on one thread stays deterministic; with many threads the tasks run in parallel anyway.
 
 mod upload;
 mod worker;
@@ -44,11 +44,11 @@ use crate::{
 /// How segments are made and uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// When change sets go out.
+    /// When change sets are sent.
     pub batch: BatchOptions,
     /// Most segments of one job in flight, at least 1. Default 5.
     pub num_threads: usize,
-    /// How blocks are stored. Default none.
+    /// Compression of blocks. Default none.
     pub compression: Compression,
 }
 
@@ -63,42 +63,42 @@ pub type Done = Box<dyn FnOnce(Result<SegmentHandle, UploadError>) + Send>;
 
 /// A change set to be made durable.
 pub struct Submission {
-    /// The changes.
+    /// The changes to upload.
     pub set: ChangeSet,
-    /// Do not wait for other backends' change sets.
+    /// Whether not to wait for other backends' change sets.
     pub urgent: bool,
-    /// Called exactly once.
+    /// Takes the outcome; called exactly once.
     pub done: Done,
 }
 
-/// Why a change set was not made durable. It may be submitted again.
+/// The reason why a change set was not made durable. It may be submitted again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UploadError {
-    /// Withdrawn before its upload began, or still waiting when the last client went away.
+    /// The change set was withdrawn before its upload began, or was waiting when the last client went away.
     #[error("the upload was cancelled before it began")]
     Cancelled,
     /// The uploads of the job were stopped, with the daemon.
     #[error("uploads were stopped")]
     Stopped,
-    /// Its upload, or that of all change sets of the job, panicked. Whether the object exists is unknown.
+    /// The upload, or the worker of the job, panicked. Whether the object exists is unknown.
     #[error("the upload panicked, which is a bug in dstl")]
     Panicked,
-    /// The store refused it for good. Whether the object exists is unknown.
+    /// The store refused the object permanently. Whether the object exists is unknown.
     #[error("uploading segment `{}` of job `{}`", segment.number, segment.job)]
     Store {
-        /// What was to be made.
+        /// The segment that was to be made.
         segment: SegmentId,
-        /// Why not.
+        /// The error of the store.
         source: StoreError,
     },
 }
 
-/// What uploads need from outside.
+/// The resources that uploads need.
 #[derive(Debug, Clone)]
 pub struct UploadEdge {
-    /// Where segments go.
+    /// The store for segments.
     pub store: Store,
-    /// Where the worker and its uploads run.
+    /// The tasks on which the worker and its uploads run.
     pub tasks: Tasks,
     /// The daemon instance's source of segment numbers.
     pub numbers: SegmentNumbers,
@@ -106,7 +106,7 @@ pub struct UploadEdge {
     pub metrics: JobUploadMetrics,
 }
 
-/// The segment numbers of one daemon instance, from 1: each is given out once, whatever the job. Cheap to clone.
+/// The segment numbers of one daemon instance, from 1. Each is used once, whatever the job. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SegmentNumbers {
     instance: Uuid,
@@ -121,14 +121,14 @@ impl SegmentNumbers {
     }
 }
 
-/// Submits change sets of the backends of one job. Cheap to clone; when the last clone and the last [`WriterGuard`] are
-/// dropped, what still waits for a slot is cancelled, what is in flight finishes, and the worker ends.
+/// Submits change sets of the backends of one job. Cheap to clone. When the last clone and the last [`WriterGuard`] are
+/// dropped, change sets that wait for a slot are cancelled, uploads in flight finish, and the worker ends.
 #[derive(Debug, Clone)]
 pub struct Client {
     messages: mpsc::UnboundedSender<Message>,
     in_flight: InFlight,
     tasks: Tasks,
-    /// Whether the worker has.
+    /// Whether the worker has panicked.
     panicked: Arc<AtomicBool>,
 }
 
@@ -150,14 +150,14 @@ impl Client {
         let in_flight = InFlight { numbers: edge.numbers.clone(), begun: Arc::default() };
         let tasks = edge.tasks.clone();
         let worker = Worker::new(job, options, edge, in_flight.clone(), received);
-        // Whoever waits hears of a panic by its ticket, and whoever comes later finds that the worker is gone.
+        // Waiting callers hear of a panic by their tickets; later callers find that the worker is gone.
         let panicked = Arc::new(AtomicBool::new(false));
         let flag = panicked.clone();
         tasks.supervise("the uploads of a job", worker.run(), move |_| flag.store(true, Ordering::Relaxed));
         Self { messages, in_flight, tasks, panicked }
     }
 
-    /// Registers a backend as one that submits.
+    /// Registers a backend that will submit.
     #[must_use]
     pub fn writer(&self) -> WriterGuard {
         let _ = self.messages.send(Message::WriterJoined);
@@ -170,7 +170,7 @@ impl Client {
         let Submission { set, urgent, done } = submission;
         let message = Message::Submit { set, urgent, ticket: Ticket::new(done) };
         if let Err(mpsc::error::SendError(Message::Submit { ticket, .. })) = self.messages.send(message) {
-            // The worker is gone. Not from here: the caller may hold what `done` waits for.
+            // Called on another task, since the caller may hold a lock that `done` waits for.
             let panicked = self.panicked.clone();
             self.tasks.spawn(async move {
                 let panicked = panicked.load(Ordering::Relaxed);
@@ -179,19 +179,19 @@ impl Client {
         }
     }
 
-    /// Whether nobody takes change sets any more: the worker has panicked, or the daemon stops.
+    /// Whether change sets are no longer accepted, because the worker has panicked or the daemon stops.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.messages.is_closed()
     }
 
-    /// Cancels what `epoch` of `backend` submitted and whose upload has not begun. What is in flight finishes.
+    /// Cancels the submissions of `epoch` of `backend` whose upload has not begun. Uploads in flight finish.
     pub fn withdraw(&self, backend: &BackendId, epoch: u64) {
         let _ = self.messages.send(Message::Withdraw { backend: backend.clone(), epoch });
     }
 
-    /// The lowest number of this instance that a segment of the job may still get, or that is in flight. Every segment
-    /// below is finished: durable and handed to its `done`, or failed; for garbage collection.
+    /// The lowest segment number of this instance that is in flight or may still be used for the job. Every lower
+    /// segment is finished: durable and passed to its `done`, or failed. Garbage collection relies on that.
     #[must_use]
     pub fn low_water(&self) -> u64 {
         self.in_flight.low_water()
@@ -210,8 +210,8 @@ impl std::fmt::Debug for Submission {
     }
 }
 
-/// The `done` of a submission; calls it with [`UploadError::Stopped`] if it is dropped before it was called, and with
-/// [`UploadError::Panicked`] if that is by a panic.
+/// The `done` of a submission. If it is dropped before it was called, it is called with [`UploadError::Stopped`], or
+/// during a panic with [`UploadError::Panicked`].
 struct Ticket(Option<Done>);
 
 impl Ticket {
@@ -248,8 +248,8 @@ struct Number {
 }
 
 impl InFlight {
-    /// Gives out a number. It is in flight before any later call of [`low_water`](Self::low_water) can see a higher
-    /// one.
+    /// Takes the next number. It is in flight before any later call of [`low_water`](Self::low_water) can return a
+    /// higher one.
     fn begin(&self) -> Number {
         let mut begun = self.begun.lock();
         let mut next = self.numbers.next.lock();

@@ -1,4 +1,4 @@
-//! The writer of one owner's changelog: what is appended, rolled over, durable. Pure.
+//! The writer of one owner's changelog: which changes are appended, rolled over and durable. Pure.
 //!
 //! ```text
 //!   first            persisted_to              listed_to                  rolled_to            next
@@ -6,12 +6,12 @@
 //!     └───────────────────────┴───────────────────────┴────────────────────────────┴───────────────────┘
 //! ```
 //!
-//! Uploads may finish in any order; `listed_to` only passes a change set when all before it have passed. A *tail* goes
-//! into the manifest itself: it is listed at once, and durable when a manifest that lists it is. `persisted_to` waits
-//! for that. The active block is in truth one or several: see [`ChangeSetBuilder`].
+//! Uploads may finish in any order, but `listed_to` passes a change set only when all sets before it have passed. A
+//! *tail* goes into the manifest itself: it is listed at once, and durable when a manifest that lists it is.
+//! `persisted_to` waits for that. The active block may in fact be several blocks: see [`ChangeSetBuilder`].
 //!
-//! A *silent* writer has no log: it only counts sequence numbers. What makes changes durable then are snapshots, each
-//! of everything below a cut.
+//! A *silent* writer has no log and only counts sequence numbers. Then snapshots make changes durable; each has
+//! everything below a cut.
 
 use std::collections::VecDeque;
 
@@ -35,7 +35,7 @@ pub struct Writer {
     active_first_batch: Option<u64>,
     /// Bytes appended to the active block.
     active_bytes: u64,
-    /// Rolled-over sets beyond `persisted_to`, in order.
+    /// Rolled-over change sets above `persisted_to`, in order.
     sets: VecDeque<RolledSet>,
     next: Sqn,
     rolled_to: Sqn,
@@ -45,13 +45,13 @@ pub struct Writer {
     silent: Option<Silent>,
 }
 
-/// What a writer without log counts.
+/// The counters of a writer without log.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 struct Silent {
-    /// The batch at hand.
+    /// Number of the current batch.
     batch: u64,
-    /// Whether it changed anything.
+    /// Whether the current batch changed anything.
     changed: bool,
     /// Batches below this are in a snapshot.
     persisted_batches: u64,
@@ -69,22 +69,22 @@ struct RolledSet {
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 enum SetState {
-    /// Nothing is known of it yet.
+    /// The change set is being uploaded.
     Uploading,
-    /// In a segment, behind one that is not listed.
+    /// The change set is in a segment, but a set before it is not listed yet.
     Uploaded(SegmentHandle),
-    /// In the log index, and in no manifest yet.
+    /// The change set is in the log index, but in no durable manifest yet.
     Tail,
-    /// In the log index, and durable.
+    /// The change set is in the log index, and a durable manifest names it.
     Durable,
 }
 
-/// What an upload brought.
+/// The effect of an upload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Uploaded {
-    /// Handles of the change sets that `listed_to` has passed now, in order: they belong into the log index.
+    /// Handles of the change sets that `listed_to` has passed now, in order; they have to be added to the log index.
     pub handles: Vec<SegmentHandle>,
-    /// Bytes that need no longer be held in memory.
+    /// Bytes that no longer have to stay in memory.
     pub released_bytes: u64,
 }
 
@@ -109,7 +109,7 @@ impl Writer {
         }
     }
 
-    /// The same without log: nothing is appended, nothing rolled over.
+    /// Turns it into a writer without log, which appends and rolls over nothing.
     #[must_use]
     pub fn silenced(self) -> Self {
         Self { silent: Some(Silent::default()), ..self }
@@ -121,38 +121,38 @@ impl Writer {
         self.silent.is_some()
     }
 
-    /// The sequence number that the next batch with changes gets. Reading it advances nothing.
+    /// The sequence number of the next batch with changes. Reading it has no effect.
     #[must_use]
     pub fn next(&self) -> Sqn {
         self.next
     }
 
-    /// Everything below is durable.
+    /// Every change below is durable.
     #[must_use]
     pub fn persisted_to(&self) -> Sqn {
         self.persisted_to
     }
 
-    /// Everything below is in the log index: a manifest that is made from it now makes it restorable.
+    /// Every change below is in the log index, so a manifest made now makes it restorable.
     #[must_use]
     pub fn listed_to(&self) -> Sqn {
         self.listed_to
     }
 
-    /// Whether something is listed that only a manifest makes durable.
+    /// Whether a listed change set becomes durable only with a manifest.
     #[must_use]
     pub fn awaits_manifest(&self) -> bool {
         self.sets.front().is_some_and(|set| matches!(set.state, SetState::Tail))
     }
 
-    /// Whether all that was rolled over is listed, so that the next change set may become a tail.
+    /// Whether all rolled-over change sets are listed, so that the next one may become a tail.
     #[must_use]
     pub fn is_all_listed(&self) -> bool {
         self.listed_to == self.rolled_to
     }
 
-    /// The batch number below which every batch is durable, given that batches below `applied_to` are applied. Batches
-    /// without changes are durable with those before them.
+    /// The batch number below which every batch is durable, if batches below `applied_to` are applied. A batch without
+    /// changes is durable with the batches before it.
     #[must_use]
     pub fn persisted_batches(&self, applied_to: u64) -> u64 {
         if let Some(silent) = &self.silent {
@@ -174,7 +174,7 @@ impl Writer {
         self.active.len()
     }
 
-    /// The lowest segment that holds a change set which is uploaded but not yet passed by `persisted_to`.
+    /// The lowest segment with a change set that is uploaded but not yet passed by `persisted_to`.
     #[must_use]
     pub fn lowest_unlisted_segment(&self) -> Option<u64> {
         let unlisted = self.sets.iter().filter_map(|set| match &set.state {
@@ -184,7 +184,7 @@ impl Writer {
         unlisted.map(|segment| segment.number).min()
     }
 
-    /// Begins batch `number`, read at `time`, which never goes back; [push](Self::push) its changes, then call
+    /// Begins batch `number`, applied at `time`, which never goes back. [Push](Self::push) its changes, then call
     /// [`Self::end_batch`] or [`Self::abandon_batch`].
     pub fn begin_batch(&mut self, number: u64, time: TimeMs) {
         if let Some(silent) = &mut self.silent {
@@ -195,7 +195,7 @@ impl Writer {
         self.active.begin_batch(self.next, time);
     }
 
-    /// Appends one change of the batch that was begun: `encode` adds its bytes.
+    /// Appends one change to the open batch: `encode` adds its bytes.
     #[inline]
     pub fn push(&mut self, key_group: KeyGroup, encode: impl FnOnce(&mut Vec<u8>)) {
         match &mut self.silent {
@@ -204,12 +204,12 @@ impl Writer {
         }
     }
 
-    /// Ends the batch; `len_before` is what [`Self::active_bytes`] was before it began. A batch that changed nothing
-    /// leaves no trace and takes no sequence number. Returns the bytes appended.
+    /// Ends the batch. `len_before` is the value of [`Self::active_bytes`] before it began. A batch that changed
+    /// nothing is not logged and takes no sequence number. Returns the bytes appended.
     pub fn end_batch(&mut self, len_before: usize) -> u64 {
         if let Some(silent) = &mut self.silent {
             if std::mem::take(&mut silent.changed) {
-                // Batches since the snapshot that changed nothing are as durable as it is, and stay so.
+                // Batches since the snapshot that changed nothing are as durable as the snapshot.
                 if self.persisted_to == self.next {
                     silent.persisted_batches = silent.batch;
                 }
@@ -231,7 +231,7 @@ impl Writer {
         appended
     }
 
-    /// Ends the batch as if it had never begun. Without an open batch, nothing happens.
+    /// Ends the batch and removes its changes. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
         if self.silent.is_some() {
             return;
@@ -242,7 +242,8 @@ impl Writer {
         }
     }
 
-    /// Closes the active block into a change set to upload; `None` if there are no changes since the last one.
+    /// Closes the active block and returns it as a change set to upload; `None` if there are no changes since the last
+    /// one.
     pub fn roll_over(&mut self) -> Option<ChangeSet> {
         let first_batch = self.active_first_batch.take()?;
         let body = self.active.finish().expect("a first batch with changes was noted");
@@ -255,7 +256,7 @@ impl Writer {
         Some(ChangeSet { backend: self.backend.clone(), epoch: self.epoch, body })
     }
 
-    /// Learns that a snapshot of a writer without log is durable: of everything below `cut`, and all batches below
+    /// Notes that a snapshot of a writer without log is durable. It has every change below `cut`, and all batches below
     /// `applied_to`.
     ///
     /// # Panics
@@ -269,8 +270,8 @@ impl Writer {
         }
     }
 
-    /// Learns that the change set of `handle` is durable. One that is known already, or not of this writer, changes
-    /// nothing.
+    /// Notes that the change set of `handle` is durable. A handle that is known already, or is of another writer, has
+    /// no effect.
     pub fn on_uploaded(&mut self, handle: SegmentHandle) -> Uploaded {
         let set = self.sets.iter_mut().find(|set| set.range == handle.range);
         if let Some(set) = set.filter(|set| matches!(set.state, SetState::Uploading)) {
@@ -298,7 +299,7 @@ impl Writer {
     /// Lists the change set that was rolled over last as a tail: the next manifest makes it durable.
     ///
     /// # Panics
-    /// If one before it is not listed, or `range` is not that of the last one.
+    /// If a set before it is not listed, or `range` is not that of the last one.
     pub fn on_inlined(&mut self, range: SqnRange) {
         let set = self.sets.back_mut().expect("a tail was rolled over");
         assert_eq!(
@@ -310,8 +311,8 @@ impl Writer {
         self.listed_to = range.to;
     }
 
-    /// Learns that a manifest is durable whose log index reached up to `listed_to`; returns the bytes that need no
-    /// longer be held in memory.
+    /// Notes that a manifest with the log index up to `listed_to` is durable. Returns the bytes that no longer have to
+    /// stay in memory.
     pub fn on_published(&mut self, listed_to: Sqn) -> u64 {
         assert!(listed_to <= self.listed_to, "a manifest is of the past");
         for set in self.sets.iter_mut().filter(|set| set.range.to <= listed_to) {
@@ -322,7 +323,7 @@ impl Writer {
         self.advance()
     }
 
-    /// Passes what is durable; returns its bytes.
+    /// Moves `persisted_to` over durable sets; returns their bytes.
     fn advance(&mut self) -> u64 {
         let mut released = 0;
         while let Some(set) = self.sets.pop_front_if(|set| matches!(set.state, SetState::Durable)) {

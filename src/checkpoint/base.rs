@@ -1,9 +1,10 @@
-//! The index of a materialization: which part of the state lies where, and at which sqn it was copied.
+//! The index of a materialization: where each part of the state lies, and at which sqn it was copied.
 //!
 //! An [`super::envelope`] around `BaseIndex` of `proto/dstl/store/v1/manifest.proto`, one object per materialization.
-//! Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones included;
-//! images (of one on local disk) cover every key group exactly once, beside pieces of operator state alone. So a replay
-//! can decide of each change whether the base has it already: piece or image, it has every change below its sqn.
+//! Pieces (of a backend in memory) cover every (state, key group, stable hash) exactly once, empty ones included.
+//! Images (of a backend on local disk) cover every key group exactly once; beside them there are only pieces of
+//! operator state. A piece or image has every change below its sqn. So a replay can decide for each change whether the
+//! base has it already.
 
 use std::collections::BTreeMap;
 
@@ -25,57 +26,57 @@ use crate::{
 /// One slice of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Of this state,
+    /// The state that it is a part of.
     pub state: StateId,
-    /// these key groups (more than one only where nothing is stored),
+    /// The key groups that it covers; more than one only if it is empty.
     pub key_groups: KeyGroupRange,
-    /// and these stable hashes.
+    /// The stable hashes that it covers.
     pub hashes: HashRange,
-    /// It holds every change below this.
+    /// The piece has every change below this sqn.
     pub sqn: Sqn,
-    /// Where its contents lie; `None` where nothing is stored.
+    /// Where its contents lie; `None` if it is empty.
     pub block: Option<PieceBlock>,
 }
 
 /// Where the contents of a piece lie, and how to check them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PieceBlock {
-    /// The object.
+    /// The object that has the contents.
     pub file: SnapshotFile,
-    /// Bytes from its start.
+    /// Offset of the contents in the object, in bytes.
     pub offset: u64,
-    /// Bytes as stored.
+    /// Length in the object, in bytes.
     pub stored_length: u32,
-    /// Bytes after decompression.
+    /// Length after decompression, in bytes.
     pub length: u32,
     /// CRC-32 of the stored bytes.
     pub crc: u32,
-    /// How it is stored.
+    /// Compression of the stored bytes.
     pub compression: Compression,
-    /// Number of changes.
+    /// Number of changes in the contents.
     pub changes: u64,
 }
 
-/// Why stored bytes are not the piece that they should be.
+/// A fault of a stored piece.
 #[derive(Debug, thiserror::Error)]
 pub enum PieceError {
-    /// Fewer or more bytes than recorded.
+    /// The number of bytes differs from the recorded one.
     #[error("{actual} bytes of a piece, {expected} recorded")]
     Length {
-        /// As recorded.
+        /// The recorded number of bytes.
         expected: usize,
-        /// As found.
+        /// The number of bytes that was found.
         actual: usize,
     },
-    /// Damaged.
+    /// The bytes are damaged.
     #[error("the checksum of a piece is {actual:08x}, {expected:08x} recorded")]
     Checksum {
-        /// As recorded.
+        /// The recorded checksum.
         expected: u32,
-        /// As computed.
+        /// The checksum of the bytes that were found.
         actual: u32,
     },
-    /// Cannot be decompressed.
+    /// The bytes cannot be decompressed.
     #[error(transparent)]
     Compression(#[from] CompressionError),
 }
@@ -84,7 +85,7 @@ impl PieceBlock {
     /// Verifies and decompresses the contents of a piece.
     ///
     /// # Errors
-    /// If `stored` is not what was written.
+    /// If `stored` differs from the bytes that were written.
     pub fn open(&self, stored: &Bytes) -> Result<Bytes, PieceError> {
         if stored.len() != self.stored_length as usize {
             return Err(PieceError::Length { expected: self.stored_length as usize, actual: stored.len() });
@@ -100,30 +101,30 @@ impl PieceBlock {
 /// All states of some key groups, as files of an inner backend's local store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// What it covers.
+    /// The key groups that it covers.
     pub key_groups: KeyGroupRange,
-    /// It holds every change below this.
+    /// The image has every change below this sqn.
     pub sqn: Sqn,
     /// Its files, in order of their local names.
     pub files: Vec<StoredFile>,
-    /// State changes that would rebuild it, as estimated.
+    /// Estimated number of state changes that would rebuild it.
     pub changes: u64,
 }
 
-/// A local file that is stored whole.
+/// A local file that is stored as a whole object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredFile {
-    /// Its name in the local store: within one life of that store a name stands for the same bytes.
+    /// Its name in the local store. During one life of that store a name always stands for the same bytes.
     pub local: String,
-    /// The object.
+    /// The object that has its bytes.
     pub file: SnapshotFile,
     /// CRC-32 of its bytes.
     pub crc: u32,
 }
 
 impl Piece {
-    /// Lets an empty piece stand for an empty one of the key group behind it, too, if it has the same sqn. Returns
-    /// whether it does. A state has a piece for each of its key groups, thousands of states have millions, and most are
+    /// Joins an empty piece with an empty piece of the next key group, if both have the same sqn. Returns whether it
+    /// did. A state has a piece for each of its key groups; with thousands of states there are millions, and most are
     /// empty.
     pub fn join(&mut self, next: &Self) -> bool {
         let is_whole = |piece: &Self| piece.block.is_none() && piece.hashes == HashRange::ALL;
@@ -143,9 +144,10 @@ impl Piece {
 /// beside images there are pieces of operator state alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseIndex {
-    /// By state, in order of key groups and hashes. More than one key group only where it is empty.
+    /// The pieces of each state, in order of key groups and hashes. A piece covers several key groups only if it is
+    /// empty.
     pieces: BTreeMap<StateId, Vec<Piece>>,
-    /// In order of key groups.
+    /// The images, in order of key groups.
     images: Vec<Image>,
 }
 
@@ -167,10 +169,10 @@ impl BaseIndex {
         Ok(index)
     }
 
-    /// The index with `images` too.
+    /// Adds `images` to the index.
     ///
     /// # Errors
-    /// If they overlap, or there are pieces of keyed state beside them.
+    /// If images overlap, or there are pieces of keyed state.
     pub fn with_images(self, images: impl IntoIterator<Item = Image>) -> Result<Self, &'static str> {
         let mut images: Vec<Image> = images.into_iter().collect();
         images.sort_by_key(|image| image.key_groups.first());
@@ -190,14 +192,14 @@ impl BaseIndex {
         &self.images
     }
 
-    /// Below which sqn the base has every change of a place; `None` for a state or key group that it does not have.
+    /// The sqn below which the base has every change of a place; `None` for a state or key group that it does not have.
     #[must_use]
     pub fn covered_to(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<Sqn> {
         let image = self.images.iter().find(|image| image.key_groups.contains(group));
         image.map(|image| image.sqn).or_else(|| self.find(state, group, hash).map(|piece| piece.sqn))
     }
 
-    /// Bytes as stored, and state changes, over all pieces and images.
+    /// Stored bytes, and state changes, of all pieces and images together.
     #[must_use]
     pub fn extent(&self) -> (u64, u64) {
         let pieces = self.stored().map(|(_, block)| (u64::from(block.stored_length), block.changes));
@@ -229,7 +231,7 @@ impl BaseIndex {
         self.pieces.values().flatten().filter_map(|piece| Some((piece, piece.block.as_ref()?)))
     }
 
-    /// Every object that holds a piece or is a file of an image, with the bytes of it that are in use.
+    /// Every object that has a piece or is a file of an image, with the number of its bytes that are in use.
     #[must_use]
     pub fn files(&self) -> BTreeMap<SnapshotFile, u64> {
         let whole = self.images.iter().flat_map(|image| &image.files);
@@ -241,7 +243,7 @@ impl BaseIndex {
         files
     }
 
-    /// Lowest and highest sqn of its pieces or images; `None` without any.
+    /// The lowest and the highest sqn of its pieces and images; `None` if it has none.
     #[must_use]
     pub fn sqns(&self) -> Option<(Sqn, Sqn)> {
         let images = || self.images.iter().map(|image| image.sqn);
@@ -249,7 +251,7 @@ impl BaseIndex {
         Some((sqns().min()?, sqns().max()?))
     }
 
-    /// The index as an object.
+    /// The index as the bytes of an object.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let files: Vec<SnapshotFile> = self.files().into_keys().collect();
@@ -271,7 +273,7 @@ impl BaseIndex {
     /// Reads the index of `base`.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode), and if they are those of another index.
+    /// As [`decode`](Self::decode), and if the checksum shows that it is another index.
     pub fn of(base: &Materialization, bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let index = Self::decode(bytes)?;
         let found = envelope::crc_of(bytes);
@@ -287,7 +289,7 @@ impl BaseIndex {
     /// Reads an index.
     ///
     /// # Errors
-    /// If the bytes are damaged or the pieces do not cover their key groups.
+    /// If the bytes are damaged, or the pieces do not cover their key groups.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::BaseIndex = envelope::open(Kind::BaseIndex, bytes)?;
         let contents = |what: &'static str| EnvelopeError::Contents(what.to_owned());
@@ -300,10 +302,10 @@ impl BaseIndex {
     }
 }
 
-/// Checks that pieces of one state, in order, cover all hashes of their key groups once.
+/// Checks that the pieces of one state, in order, cover all hashes of their key groups exactly once.
 fn check(pieces: &[Piece]) -> Result<(), &'static str> {
     let gap = Err("pieces leave a gap or overlap");
-    // The key group that was begun, and from which hash on it is not covered; none between two key groups.
+    // The key group that is partly covered, and the first hash in it that is not; `None` between two key groups.
     let mut begun: Option<(KeyGroup, u64)> = None;
     let mut done: Option<KeyGroup> = None;
     for piece in pieces {
@@ -345,7 +347,7 @@ fn encode_image(files: &[SnapshotFile], image: &Image) -> store::Image {
 
 fn decode_image(files: &[SnapshotFile], image: &store::Image) -> Result<Image, &'static str> {
     let decode = |stored: &store::ImageFile| {
-        // The name becomes that of a local file.
+        // The name becomes that of a local file, so only harmless characters are allowed.
         let is_name = stored.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
         if !is_name || stored.name.starts_with('.') || stored.name.is_empty() {
             return Err("a malformed name of a local file");

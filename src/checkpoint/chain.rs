@@ -1,11 +1,11 @@
-//! The manifest chain of a backend on the store: reading its head, adding to it, fencing by it.
+//! The manifest chain of a backend on the store: reading its head, appending to it, and fencing by it.
 //!
-//! Numbers begin at 1 and each is made once, by create-if-absent. Who adds number N+1 has derived it from N. An owner
-//! that finds N+1 taken reads it: another epoch there means that it is fenced.
+//! Numbers begin at 1. Each is used once, by create-if-absent. The writer of number N+1 has derived it from N. An owner
+//! that finds N+1 taken reads it: if it has another epoch, the owner is fenced.
 //!
-//! Deleted are only manifests of the deleting owner's own epoch that neither opened it nor are among its newest
-//! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay, and no name is freed that a stale writer
-//! could still create: its next number is the successor's first.
+//! An owner deletes only manifests of its own epoch that neither opened the epoch nor are among its newest
+//! [`KEPT_MANIFESTS`]. So the head and every epoch's first manifest stay. No number becomes free that a stale writer
+//! could still create, since its next number is the successor's first.
 
 use super::{
     envelope::{self, EnvelopeError},
@@ -20,41 +20,41 @@ use crate::{
 };
 use bytes::Bytes;
 
-/// Manifests of the present owner that stay on the store, the head included: a reader that listed them a moment ago
-/// still finds one, and a damaged head has predecessors.
+/// Newest manifests of the present owner that stay on the store, the head included. A reader that listed them a moment
+/// ago still finds one of them, and a damaged head has predecessors.
 pub const KEPT_MANIFESTS: u64 = 8;
 
-/// How often an opener lists again when it meets a chain that moves, before it gives up.
+/// How often an opener lists the chain again if the chain moves meanwhile.
 const OPEN_ATTEMPTS: usize = 16;
 
 /// The newest manifest of a chain.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// What it says.
+    /// Its contents.
     pub manifest: Manifest,
-    /// Checksum of its object, which the next one records.
+    /// Checksum of its object, which the next manifest records.
     pub crc: u32,
 }
 
-/// Why the chain could not be read or extended.
+/// The chain could not be read or extended.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    /// Another owner extended it.
+    /// Another owner extended the chain.
     #[error("backend `{backend}` has a newer owner, epoch {by}")]
     Fenced {
-        /// Whose chain.
+        /// The backend whose chain it is.
         backend: BackendId,
-        /// The newer epoch.
+        /// The epoch of the newer owner.
         by: Epoch,
     },
     /// A manifest is damaged.
     #[error("manifest `{object}` is damaged: {source}{hint}")]
     Corrupt {
-        /// Its path.
+        /// Path of the manifest.
         object: String,
-        /// Where and how.
+        /// The offset and kind of the damage.
         source: EnvelopeError,
-        /// What else there is.
+        /// Advice that depends on the other manifests.
         hint: String,
     },
     /// The chain moved each time it was read.
@@ -65,10 +65,10 @@ pub enum ChainError {
     Store(#[from] StoreError),
 }
 
-/// Reads the newest manifest; `None` for a backend that never was. Cancel-safe.
+/// Reads the newest manifest; `None` for a backend that was never opened. Cancel-safe.
 ///
 /// # Errors
-/// [`ChainError::Corrupt`] if it is damaged; [`ChainError::Store`] after the tries that `retry` allows.
+/// [`ChainError::Corrupt`] if it is damaged; [`ChainError::Store`] after the attempts that `retry` allows.
 pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Result<Option<Head>, ChainError> {
     for _ in 0..OPEN_ATTEMPTS {
         let numbers = numbers(store, backend, retry).await?;
@@ -79,7 +79,7 @@ pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Resu
         };
         let head = match store.get_checked(&path, retry, read).await {
             Ok(head) => head,
-            // The owner has moved on and deleted it since the listing.
+            // The owner has moved on since the listing, and has deleted it.
             Err(StoreError::NotFound { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
@@ -92,7 +92,7 @@ pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Resu
     Err(ChainError::Contended(backend.clone()))
 }
 
-/// The manifest of a chain that was the newest when `number` was listed as such, or a newer one. Cancel-safe.
+/// Reads the manifest that was listed as the newest under `number`, or a newer one. Cancel-safe.
 ///
 /// # Errors
 /// As [`read_head`].
@@ -105,7 +105,7 @@ pub async fn read_listed(
     let path = manifest_name(&backend, number).path();
     match store.get(&path, retry).await.map(|bytes| decode(&backend, number, &bytes)) {
         Ok(Ok(manifest)) => Ok(Some(manifest)),
-        // Damaged, or deleted since: who looks again knows.
+        // Damaged, or deleted since: a new look at the chain tells which.
         Ok(Err(_)) | Err(StoreError::NotFound { .. }) => {
             Ok(read_head(store, &backend, retry).await?.map(|head| head.manifest))
         }
@@ -113,7 +113,7 @@ pub async fn read_listed(
     }
 }
 
-/// Who has opened the chain since manifest `number`, if anybody but its owner has. Cancel-safe.
+/// The epoch of a newer owner, if another owner has opened the chain since manifest `number`. Cancel-safe.
 ///
 /// # Errors
 /// As [`read_head`].
@@ -131,10 +131,10 @@ pub async fn overtaken(
     Ok(head.map(|head| head.manifest.owner().epoch).filter(|epoch| *epoch != manifest.owner().epoch))
 }
 
-/// Makes `manifest` the head. On success it is durable and was the highest number when it was made. Returns its
+/// Makes `manifest` the head. On success it is durable, and was the highest number when it was made. Returns its
 /// checksum.
 ///
-/// Not cancel-safe: dropped, it may or may not have taken effect.
+/// Not cancel-safe: if dropped, it may or may not have taken effect.
 ///
 /// # Errors
 /// [`ChainError::Fenced`] if another owner has its number, or a higher one.
@@ -158,6 +158,8 @@ pub async fn append_beside<T>(
     let bytes = manifest.encode();
     let crc = envelope::crc_of(&bytes);
     let path = manifest_name(backend, manifest.number).path();
+    // Order: 1. the manifest becomes durable. 2. Only then an opener looks for a higher number: if its own number was
+    // deleted below a newer head meanwhile, the create succeeds all the same.
     match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
         Created::New | Created::Identical => {}
         Created::Conflict => return Err(fenced(store, manifest, retry).await?),
@@ -177,15 +179,15 @@ pub async fn append_beside<T>(
     Ok((crc, beside))
 }
 
-/// The refusal of `manifest`, which names the newest owner.
+/// The error for `manifest` that was refused; it names the newest owner.
 async fn fenced(store: &Store, manifest: &Manifest, retry: Retry) -> Result<ChainError, ChainError> {
     let backend = manifest.backend.clone();
     let by = read_head(store, &backend, retry).await?.map(|head| head.manifest.owner().epoch);
     Ok(ChainError::Fenced { backend, by: by.unwrap_or(manifest.owner().epoch) })
 }
 
-/// The numbers of the manifests that an owner at `head` may delete, given that `from` is the lowest that it has not
-/// deleted and `opened` the number that opened its epoch. Pure.
+/// The numbers of the manifests that an owner at `head` may delete. `from` is the lowest number that it has not
+/// deleted, `opened` the number that opened its epoch. Pure.
 #[must_use]
 pub fn deletable(from: u64, opened: u64, head: u64) -> std::ops::Range<u64> {
     let first = from.max(opened + 1);
@@ -216,7 +218,7 @@ pub(super) async fn numbers(store: &Store, backend: &BackendId, retry: Retry) ->
     Ok(numbers)
 }
 
-/// One manifest of the chain as it can be read, and its bytes; `None` if there is none of that number.
+/// The manifest of one number, decoded or with its fault, and its bytes; `None` if it does not exist.
 pub(super) async fn read(
     store: &Store,
     backend: &BackendId,
@@ -237,7 +239,7 @@ fn decode(backend: &BackendId, number: u64, bytes: &Bytes) -> Result<Manifest, E
 }
 
 fn hint(backend: &BackendId, numbers: &[u64]) -> String {
-    // Not to remove it: a number that is free again lets an owner of before publish.
+    // The advice is not to remove it: a number that is free again would let an older owner publish.
     let back = "; bring it back from a backup, same path, same bytes";
     match numbers.iter().rev().nth(1) {
         Some(before) => format!(

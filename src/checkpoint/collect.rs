@@ -128,59 +128,59 @@ use crate::types::BackendId;
 #[cfg(doc)]
 use super::chain;
 
-/// What becomes of an object, and why.
+/// The verdict on an object, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is needed.
     Live(Live),
     /// Nothing names it, but it stays for now.
     Kept(Kept),
-    /// Nothing needs it, now or ever.
+    /// Nothing needs it, and nothing ever will.
     Garbage(Garbage),
-    /// Not an object that this version makes: it is never touched.
+    /// This version does not know such objects, so it never touches them.
     Unknown,
 }
 
 /// Why an object is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Live {
-    /// A segment, page or snapshot file.
+    /// The head of a chain names this segment, page or snapshot file.
     #[error("named by the head of `{0}`")]
     Named(BackendId),
-    /// A segment, page or snapshot file.
+    /// A pin names this segment, page or snapshot file.
     #[error("named by pin {0}: somebody reads it")]
     Pinned(Uuid),
-    /// A pin or its renewal.
+    /// This is a pin or its renewal, and its lease is not over.
     #[error("the lease of a reader")]
     Pin,
-    /// A manifest.
+    /// This manifest is the newest of its chain.
     #[error("the head of its chain")]
     Head,
-    /// A manifest.
+    /// This manifest is one of the newest of its chain.
     #[error("one of the newest of its chain")]
     Recent,
-    /// A manifest.
+    /// This manifest opened an epoch.
     #[error("opened epoch {0}, so fences its predecessor")]
     Opens(u64),
-    /// A manifest.
+    /// This manifest is the last one of an epoch.
     #[error("the last one of epoch {0}, whose owner may not know that it is durable")]
     Ends(u64),
-    /// A manifest.
+    /// This manifest opened or ended an epoch, as the head of the chain tells.
     #[error("the first or last one of its epoch, as the head tells")]
     Fence,
-    /// Beside a manifest.
+    /// This object lies beside a head that retired its chain, and says so.
     #[error("says that the head of its chain retired that, should it be damaged")]
     Retired,
-    /// A job record.
+    /// This is one of the newest records of the job.
     #[error("one of the newest of the job's chain of generations and commits")]
     JobRecord,
-    /// A report.
+    /// This report may still be needed for a commit.
     #[error("its checkpoint may still be committed")]
     Report,
-    /// What a daemon's sweep by schedule makes.
+    /// This lease of a daemon's scheduled sweep says when the job was last swept.
     #[error("tells daemons when the job was last swept; the next sweep deletes it")]
     SweepLease,
-    /// A file of a savepoint.
+    /// This file belongs to a savepoint.
     #[error("savepoints are deleted by those who took them")]
     Savepoint,
 }
@@ -188,25 +188,25 @@ pub enum Live {
 /// Why an object that nothing names stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Kept {
-    /// Too young.
+    /// It is younger than the grace period.
     #[error("garbage, but younger than the grace")]
     Grace,
-    /// The job has pins of a later version.
+    /// The job has pins that a later version wrote, and they might name it.
     #[error("garbage, but the job has pins of a later version, which this one cannot read")]
     Pins,
-    /// A segment, page or snapshot file, or what may become one.
+    /// It is a segment, page or snapshot file, or a temporary of one, and an owner may still name it.
     #[error("the owner of `{0}` may still name it")]
     MayBeNamed(BackendId),
-    /// A temporary.
+    /// It is a temporary that a living process may still write.
     #[error("may be in the making")]
     InTheMaking,
-    /// A manifest below the head.
+    /// It is a manifest below the head that cannot be read.
     #[error("a manifest that cannot be read: damaged, or deleted meanwhile")]
     Unreadable,
-    /// Its chain, or all chains of the job, are gone.
+    /// Its chain, or every chain of the job, is gone.
     #[error("there is no manifest that could tell whether it is needed")]
     NoChain,
-    /// A pin.
+    /// It is a pin that a later version wrote.
     #[error("made by a later version, which this one cannot read")]
     Foreign,
 }
@@ -214,28 +214,28 @@ pub enum Kept {
 /// Why an object is garbage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
-    /// A segment, page or snapshot file.
+    /// No head names this segment, page or snapshot file, and no owner can name it any more.
     #[error("no head names it, and no owner that could still do so remains")]
     Unnamed,
-    /// A page or snapshot file.
+    /// No head names this page or snapshot file, and the epoch that wrote it is over.
     #[error("no head names it, and epoch {0}, which wrote it, has a successor")]
     Outdated(u64),
-    /// A manifest or job record.
+    /// Newer manifests or job records have replaced it.
     #[error("superseded")]
     Superseded,
-    /// A report.
+    /// Its checkpoint is committed or subsumed, or its generation is over.
     #[error("its checkpoint is committed or subsumed, or its generation is over")]
     OutdatedReport,
-    /// A temporary.
+    /// It is a temporary whose writer is gone.
     #[error("left behind by a process that was killed")]
     Temporary,
-    /// A pin: its holder is gone, or it is damaged and so never protected anything.
+    /// It is a pin whose holder is gone, or a damaged one that never protected anything.
     #[error("a pin whose lease is over")]
     Expired,
-    /// A pin or renewal.
+    /// It is a renewal of a pin that is gone, or a pin that was released.
     #[error("of a pin that is no longer there")]
     Released,
-    /// What [`store_time`] makes.
+    /// It was made by [`store_time`] to read the store's clock.
     #[error("made to read the store's clock")]
     Clock,
 }

@@ -1,4 +1,4 @@
-//! Damage: which objects of retained checkpoints are missing or corrupt, and which checkpoints that spoils.
+//! Finds the missing and corrupt objects of retained checkpoints, and the checkpoints that they spoil.
 //!
 //! ```text
 //!   parts ──▶ base indexes, pages (read, verified) ──▶ objects, with the blocks that each part needs of them
@@ -6,11 +6,11 @@
 //!         ──▶ small objects: read, each block verified
 //! ```
 //!
-//! Nothing is loaded. What is in large objects is not read, so a part without a fault may still have one inside of
-//! those; a restore finds it, and tells ([`survey`] takes what is known). Who wants to know whether such a fault is
-//! still there names the object as a suspect: then what is needed of it is read.
+//! No state is loaded. The contents of large objects are not read, so a part without a fault may still have one inside
+//! such an object. A restore finds such a fault and reports it; [`survey`] takes known faults into account. To find out
+//! whether such a fault is still there, a caller names the object as a suspect; then the needed bytes of it are read.
 //!
-//! Each fault is the verdict of two reads: one wrong answer of the store is none.
+//! Two reads must agree on each fault: one wrong answer of the store is not enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,61 +29,61 @@ use crate::{
     types::{BackendId, KeyGroupRange},
 };
 
-/// Requests in flight at once.
+/// Requests in flight at the same time.
 const CONCURRENT_READS: usize = 16;
 
-/// A folder of which more objects are needed is listed, instead of asking for each.
+/// A folder is listed if more than this many of its objects are needed; otherwise each is asked for.
 const LIST_ABOVE: usize = 16;
 
-/// Objects up to so many bytes are read.
+/// Objects up to this many bytes are read.
 const SMALL_OBJECT_BYTES: u64 = 64 << 10;
 
-/// Small objects that one survey reads at most.
+/// Most small objects that one survey reads.
 const MAX_SMALL_OBJECTS: usize = 1024;
 
 /// One object that is missing or corrupt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Fault {
-    /// Its path.
+    /// Path of the object.
     pub object: String,
-    /// Where in the object, from 0, if it is not the whole.
+    /// Offset of the fault in the object; `None` if the whole object is at fault.
     pub offset: Option<u64>,
-    /// Object, place, and how, for people.
+    /// The object, the place and the kind of the fault, for people.
     pub what: String,
     /// Whether the object is gone rather than changed.
     pub missing: bool,
 }
 
 impl Fault {
-    /// A missing object.
+    /// The fault that `object` is missing.
     #[must_use]
     pub fn missing(object: &Path) -> Self {
         Self { object: object.to_string(), offset: None, what: format!("object `{object}` is missing"), missing: true }
     }
 
-    /// A corrupt object: `how` follows its path.
+    /// The fault that `object` is corrupt; `how` follows its path in the text.
     #[must_use]
     pub fn corrupt(object: &Path, offset: Option<u64>, how: impl std::fmt::Display) -> Self {
         let place = offset.map_or_else(String::new, |offset| format!("byte {offset}: "));
         Self { object: object.to_string(), offset, what: format!("object `{object}`, {place}{how}"), missing: false }
     }
 
-    /// What the newest manifest of `head` should have and has not.
+    /// The fault that the newest manifest of a chain lacks something.
     #[must_use]
     pub fn of_manifest(head: &Manifest, how: impl std::fmt::Display) -> Self {
         Self { missing: true, ..Self::corrupt(&chain::manifest_name(&head.backend, head.number).path(), None, how) }
     }
 }
 
-/// What was found of some parts.
+/// The damage of some parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Every fault, by object.
     pub faults: Vec<Fault>,
-    /// By part as it was given: which faults spoil it.
+    /// For each part, in the order in which the parts were given: indexes of the faults that spoil it.
     pub of: Vec<BTreeSet<usize>>,
-    /// Suspects that no part needs, as far as that shows: they were not read.
+    /// Suspects that were not read, because no part needs them as far as can be seen.
     pub unexamined: BTreeSet<Path>,
 }
 
@@ -105,7 +105,7 @@ impl Damage {
     }
 }
 
-/// Bytes of an object and their checksum.
+/// A range of an object, with its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Block {
     offset: u64,
@@ -114,18 +114,18 @@ struct Block {
 }
 
 impl Block {
-    /// The end of its bytes, exclusive.
+    /// The end of the range, exclusive.
     fn end(&self) -> u64 {
         self.offset.saturating_add(self.length)
     }
 
-    /// Its bytes in an object, if that has them.
+    /// The bytes of the range in `object`, if the object is long enough.
     fn of<'b>(&self, object: &'b [u8]) -> Option<&'b [u8]> {
         let (from, length) = (usize::try_from(self.offset).ok()?, usize::try_from(self.length).ok()?);
         object.get(from..)?.get(..length)
     }
 
-    /// Says how its bytes are not what was written.
+    /// Checks the bytes of the range; the error says how they differ.
     fn check(&self, stored: Option<&[u8]>) -> Result<(), String> {
         let crc = stored.map(crc32fast::hash);
         if crc == Some(self.crc) {
@@ -135,21 +135,21 @@ impl Block {
     }
 }
 
-/// An object that tells of others.
+/// An object that lists others.
 #[derive(Debug, Clone)]
 enum Meta {
     Base(Materialization),
     Page(PageRef),
 }
 
-/// What a part wants of such an object.
+/// The entries that a part needs of such an object.
 #[derive(Debug, Clone)]
 struct Want {
     part: usize,
     origin: BackendId,
-    /// `None`: all that the object tells of.
+    /// The source whose change sets are needed; `None` for everything that the object lists.
     source: Option<Source>,
-    /// `None`: all.
+    /// The key groups that are needed; `None` for all.
     key_groups: Option<KeyGroupRange>,
 }
 
@@ -164,16 +164,16 @@ type Metas = BTreeMap<Path, (Meta, Vec<Want>)>;
 struct Survey<'s> {
     store: &'s Store,
     retry: Retry,
-    /// Of each object the blocks that are needed, and by which parts.
+    /// For each object the ranges that are needed, and by which parts.
     needed: BTreeMap<Path, BTreeMap<Block, BTreeSet<usize>>>,
-    /// Which parts need an index or page.
+    /// For each index or page the parts that need it.
     metas: BTreeMap<Path, BTreeSet<usize>>,
     damage: Damage,
 }
 
-/// Looks for what is missing or corrupt of `parts`: checkpoints, each with the manifest that retains it. `known` are
-/// faults that were found by reading; of `suspects`, what is needed is read, however large they are. Local copies are
-/// not looked at. Cancel-safe.
+/// Looks for missing and corrupt objects of `parts`: checkpoints, each with the manifest that retains it. `known` are
+/// faults that reads have met. Of `suspects`, the needed bytes are read, however large the objects are. Local copies
+/// are ignored. Cancel-safe.
 ///
 /// # Errors
 /// If the store does not answer.
@@ -185,7 +185,7 @@ pub async fn survey(
 ) -> Result<Damage, StoreError> {
     let of = vec![BTreeSet::new(); parts.len()];
     let damage = Damage { of, ..Damage::default() };
-    // A copy on this host does not tell what others would find.
+    // A copy on this host does not tell what other hosts would find.
     let store = &store.clone().with_copies(None);
     let mut survey = Survey { store, retry, needed: BTreeMap::new(), metas: BTreeMap::new(), damage };
     let mut open = Metas::new();
@@ -206,7 +206,7 @@ pub async fn survey(
 }
 
 impl Survey<'_> {
-    /// Notes what the manifest itself names for a part.
+    /// Notes the objects that the manifest itself names for a part.
     fn begin(&mut self, part: usize, head: &Manifest, record: &CheckpointRecord, open: &mut Metas) {
         let contents = head.contents(record);
         let own = Want { part, origin: head.backend.clone(), source: None, key_groups: None };
@@ -250,11 +250,11 @@ impl Survey<'_> {
         self.handles(&want, &run.handles);
     }
 
-    /// Notes the blocks that a replay reads.
+    /// Notes the ranges that a replay reads.
     fn handles(&mut self, want: &Want, handles: &[SegmentHandle]) {
         let Some(source) = want.source else { return };
         for handle in handles.iter().filter(|handle| handle.range.to > source.from && handle.range.to <= source.to) {
-            // What stands in the manifest was read with it.
+            // Inlined change sets were read with the manifest.
             let Some(segment) = handle.segment() else { continue };
             let (job, instance, number) = (segment.job.clone(), segment.instance, segment.number);
             let path = ObjectName::Segment { job, instance, number }.path();
@@ -289,7 +289,7 @@ impl Survey<'_> {
         Ok(below)
     }
 
-    /// Notes what an index or page tells, if it is whole.
+    /// Notes the objects that an index or page lists, if it is whole.
     fn tell(
         &mut self,
         path: &Path,
@@ -338,7 +338,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Compares lengths, and reads what is small or suspected.
+    /// Compares lengths, and reads small and suspected objects.
     async fn verify(&mut self, suspects: &BTreeSet<Path>) -> Result<(), StoreError> {
         let mut sizes = self.sizes().await?;
         let needed = std::mem::take(&mut self.needed);
@@ -380,7 +380,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Reads what is needed of one object, block by block, and notes what is not as it was written.
+    /// Reads the needed ranges of one object, and notes those that differ from what was written.
     async fn verify_blocks(
         &mut self,
         path: &Path,
@@ -404,7 +404,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// The lengths of the objects that there are of those that are needed.
+    /// The lengths of those needed objects that exist.
     async fn sizes(&self) -> Result<BTreeMap<Path, u64>, StoreError> {
         let mut folders: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
         for path in self.needed.keys() {
@@ -415,7 +415,7 @@ impl Survey<'_> {
         let (mut lists, mut heads) = (vec![], vec![]);
         for (folder, paths) in folders {
             if paths.len() > LIST_ABOVE {
-                // A folder of a path is a path.
+                // The folder of a valid path is a valid path.
                 let folder = Path::parse(folder).unwrap_or_default();
                 lists.push(async move { store.list(&folder, retry).await });
             } else {
@@ -428,7 +428,7 @@ impl Survey<'_> {
         Ok(found.map(|meta| (meta.path, meta.size)).collect())
     }
 
-    /// Adds a fault that is known, unless it was found.
+    /// Adds a known fault, unless it was found already.
     fn learn(&mut self, fault: &Fault) {
         let same = |found: &Fault| found.object == fault.object && (found.missing || found.offset == fault.offset);
         if self.damage.faults.iter().any(same) {
@@ -457,7 +457,7 @@ fn want_pages(want: &Want, pages: &[PageRef], open: &mut Metas) {
     }
 }
 
-/// Reads one object, `None` if it is missing, and hands `with` back.
+/// Reads one object, `None` if it is missing, and returns `with` beside it.
 async fn read<T>(store: &Store, path: Path, with: T, retry: Retry) -> Result<(Path, T, Option<Bytes>), StoreError> {
     let bytes = store.get_optional(&path, retry).await?;
     Ok((path, with, bytes))

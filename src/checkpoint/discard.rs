@@ -1,11 +1,12 @@
-//! Discarding what is not open: one checkpoint, or everything that a job has.
+//! Discards a checkpoint, or all objects of a job, if no backend concerned is open.
 //!
-//! Only an owner may write to a chain. So whoever discards makes itself one, of an epoch that begins nothing and only
-//! drops: a [fence](super::generation). The owner before meets it with its next manifest and stops. What the chain no
-//! longer names is garbage then; of a whole job it is deleted at once.
+//! Only an owner may write to a chain. So to discard is to become an owner, of an epoch that begins nothing and only
+//! drops: a [fence](super::generation). The owner before meets the fence with its next manifest and stops. Objects that
+//! the chain no longer names are then garbage; those of a whole job are deleted at once.
 //!
-//! The fence keeps the newest attempt. That one may open again, and finds what is left. Only what it had chosen to
-//! restore, which the job's chain remembers, is gone: to choose anew takes a higher attempt.
+//! The fence keeps the newest attempt. That attempt may open again, and finds the remaining state. But if the attempt
+//! had chosen to restore the discarded checkpoint, which the job's chain remembers, a new choice takes a higher
+//! attempt.
 
 use std::time::Duration;
 
@@ -23,66 +24,66 @@ use crate::{
     types::{BackendId, CheckpointIdentity, Name, Sqn},
 };
 
-/// How often it looks again when others write to the chains meanwhile.
+/// How often it tries again when others write to the chains meanwhile.
 const DISCARD_ATTEMPTS: usize = 16;
 
-/// What to discard.
+/// The target of a discard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Discard {
-    /// Every checkpoint of every backend.
+    /// Every checkpoint of every backend of this job.
     Job(Name),
     /// One checkpoint of this backend.
     Checkpoint(BackendId, NoticeTarget),
 }
 
-/// What was discarded.
+/// The result of a discard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Discarded {
-    /// Checkpoints that were let go.
+    /// Number of checkpoints that were let go.
     pub checkpoints: u64,
-    /// Objects that were deleted at once.
+    /// Number of objects that were deleted at once.
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of those objects.
     pub bytes: u64,
 }
 
-/// Why something was not discarded.
+/// The reason why something was not discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscardError {
     /// A user pinned it.
     #[error("checkpoint {checkpoint} of backend `{backend}` is pinned; release it, or set `force`")]
     Pinned {
-        /// Whose.
+        /// The backend whose checkpoint it is.
         backend: BackendId,
-        /// Which.
+        /// The pinned checkpoint.
         checkpoint: CheckpointIdentity,
     },
-    /// A declared job may restore it.
+    /// A declared job restores the checkpoint, or may commit it.
     #[error(
         "checkpoint {checkpoint} of backend `{backend}` is what the declared job restores, or may commit; declare another attempt that begins \
          elsewhere, or set `force`, which ends this attempt"
     )]
     Coordinated {
-        /// Whose.
+        /// The backend whose checkpoint it is.
         backend: BackendId,
-        /// Which.
+        /// The checkpoint that was to be discarded.
         checkpoint: CheckpointIdentity,
     },
-    /// The records of the job.
+    /// The records of the job cannot be read or written.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// A clone reads it.
+    /// A clone is reading the job's objects.
     #[error("job `{job}`: a clone is reading it, by pin `{pin}`; wait until it has opened, or set `force`")]
     Read {
-        /// Which job.
+        /// The job that it reads.
         job: Name,
-        /// The object.
+        /// Path of the pin.
         pin: String,
     },
     /// Others open its backends faster than they are emptied.
     #[error("job `{0}`: its backends are being opened all the time; stop its tasks first")]
     Opened(Name),
-    /// No epoch is left.
+    /// No epoch number is left.
     #[error("backend `{0}` was opened {max} times, the most there may be", max = Sqn::MAX_EPOCH)]
     TooManyEpochs(BackendId),
     /// A chain cannot be read or written.
@@ -91,12 +92,12 @@ pub enum DiscardError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What was let go could not be swept.
+    /// The sweep after the discard failed.
     #[error("what was discarded could not be swept: {0}")]
     Sweep(#[from] SweepError),
 }
 
-/// A store that is discarded from.
+/// A discard that is under way.
 struct Discarding<'a> {
     store: &'a Store,
     random: &'a Random,
@@ -104,11 +105,11 @@ struct Discarding<'a> {
     retry: Retry,
 }
 
-/// Lets go of `what`; with `force` also of what is pinned or read by a clone. Owners are fenced. Idempotent.
-/// Cancel-safe: dropped, part of it may be done.
+/// Discards `what`, with `force` even if it is pinned or being cloned. Owners are fenced. Idempotent. Cancel-safe: if
+/// dropped, a part of it may be done.
 ///
 /// # Errors
-/// Says what hinders it.
+/// [`DiscardError`], which says what prevents it.
 pub async fn discard(
     store: &Store,
     what: &Discard,
@@ -141,7 +142,7 @@ impl Discarding<'_> {
                 return Ok(Discarded { checkpoints: 1, ..Discarded::default() });
             }
         }
-        // An owner that publishes that fast is there; without, the checkpoint is not.
+        // If there is a chain, its owner publishes faster than this can append; if not, there is no such checkpoint.
         match chain::read_head(self.store, backend, self.retry).await? {
             Some(head) if head.manifest.checkpoints.iter().any(|record| is_meant(&record)) => {
                 Err(ChainError::Contended(backend.clone()).into())
@@ -153,12 +154,14 @@ impl Discarding<'_> {
     async fn job(&self, job: &Name) -> Result<Discarded, DiscardError> {
         self.pins(job).await?;
         job::withdraw(self.store, job, self.retry).await?;
+        // Order: 1. refuse (or by force revoke) clones that read, 2. end the declared generation, 3. empty every chain
+        // and look again until all are empty, 4. the same for clones that came meanwhile, 5. delete.
         let mut discarded = Discarded::default();
         for _ in 0..DISCARD_ATTEMPTS {
             let heads = job::read_heads(self.store, job, self.retry).await?;
             let left: Vec<_> = heads.iter().filter(|head| !generation::is_retired(head)).collect();
             if left.is_empty() {
-                // Again: a clone may have begun to read before the chains were retired.
+                // Again, since a clone may have begun to read before the chains were retired.
                 self.pins(job).await?;
                 let deleted = self.sweep(job).await?.deleted();
                 (discarded.objects, discarded.bytes) = (deleted.objects, deleted.bytes);
@@ -175,7 +178,7 @@ impl Discarding<'_> {
         Err(DiscardError::Opened(job.clone()))
     }
 
-    /// Empties one chain. Returns how many checkpoints it let go; others may have come meanwhile.
+    /// Empties one chain. Returns how many checkpoints it let go of; new ones may have come meanwhile.
     async fn retire(&self, backend: &BackendId) -> Result<u64, DiscardError> {
         let Some(head) = chain::read_head(self.store, backend, self.retry).await? else { return Ok(0) };
         if generation::is_retired(&head.manifest) {
@@ -187,7 +190,7 @@ impl Discarding<'_> {
         Ok(if is_ours { head.manifest.checkpoints.len() as u64 } else { 0 })
     }
 
-    /// Makes `manifest` the head of its chain; `false` if somebody else moved the chain on.
+    /// Makes `manifest` the head of its chain; `false` if another writer moved the chain on.
     async fn replace(&self, manifest: Option<Manifest>, backend: &BackendId) -> Result<bool, DiscardError> {
         let manifest = manifest.ok_or_else(|| DiscardError::TooManyEpochs(backend.clone()))?;
         match chain::append(self.store, &manifest, self.retry).await {
@@ -197,7 +200,7 @@ impl Discarding<'_> {
         }
     }
 
-    /// Deletes the leases of clones on the job: those that are over, or all.
+    /// Deletes the pins of clones on the job: those whose lease is over, or with `force` all.
     async fn pins(&self, job: &Name) -> Result<(), DiscardError> {
         let prefix = layout::pins(job);
         let mut pins = self.store.list(&prefix, self.retry).await?;
@@ -217,7 +220,7 @@ impl Discarding<'_> {
         Ok(collect::sweep(self.store, job, &options, self.retry).await?)
     }
 
-    /// Refuses to drop what a declared job restores, or may commit; by force its attempt ends.
+    /// Refuses to drop a checkpoint that a declared job restores, or may commit; with `force` its attempt ends.
     async fn refuse_coordinated(&self, backend: &BackendId, record: &CheckpointRecord) -> Result<(), DiscardError> {
         let newest = job::newest(self.store, &backend.job, self.retry).await?;
         let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
@@ -230,7 +233,7 @@ impl Discarding<'_> {
         Err(DiscardError::Coordinated { backend: backend.clone(), checkpoint: record.identity })
     }
 
-    /// Refuses to drop pinned checkpoints: `record`, or any.
+    /// Refuses to drop pinned checkpoints: `record`, or if it is `None`, any.
     fn refuse_pinned(&self, head: &Manifest, record: Option<&CheckpointRecord>) -> Result<(), DiscardError> {
         let is_meant = |r: &CheckpointRecord| record.is_none_or(|only| only.identity == r.identity);
         match head.checkpoints.iter().find(|r| r.pinned && !self.force && is_meant(r)) {

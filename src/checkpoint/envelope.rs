@@ -1,4 +1,4 @@
-//! The envelope of small durable objects: says what they are and detects damage.
+//! The envelope of small durable objects: it tells their kind and detects damage.
 //!
 //! ```text
 //!   0        8         12        16              16+n      20+n
@@ -12,10 +12,10 @@ mod weight;
 
 use bytes::Bytes;
 
-/// What an envelope holds.
+/// The kind of message in an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A manifest.
+    /// The manifest of a backend.
     Manifest,
     /// A page of a log index.
     Page,
@@ -27,7 +27,7 @@ pub enum Kind {
     Handle,
     /// The index of a materialization.
     BaseIndex,
-    /// A pin.
+    /// The pin of a reader.
     Pin,
 }
 
@@ -51,19 +51,19 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 
-/// Why bytes are no envelope of the wanted kind.
+/// Bytes that are not an envelope of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Not the magic of this kind.
+    /// The bytes do not begin with the magic of this kind.
     #[error("offset 0: does not begin with `{expected}`")]
     Magic {
-        /// What it should begin with.
+        /// The magic of this kind.
         expected: &'static str,
     },
-    /// Written by a later version.
+    /// A later version wrote them.
     #[error("offset 8: format version {0}, this program reads up to {VERSION}")]
     Version(u32),
-    /// Cut short or too long.
+    /// There are too few or too many bytes.
     #[error("offset 12: {actual} bytes, the header says {expected}")]
     Length {
         /// Bytes that should be there.
@@ -71,22 +71,22 @@ pub enum EnvelopeError {
         /// Bytes that are there.
         actual: usize,
     },
-    /// Damaged.
+    /// The bytes are damaged.
     #[error("checksum over bytes 0..{covered} is {actual:08x}, recorded is {expected:08x}")]
     Checksum {
         /// Bytes that the checksum covers.
         covered: usize,
-        /// As recorded.
+        /// The recorded checksum.
         expected: u32,
-        /// As computed.
+        /// The checksum of the bytes that were found.
         actual: u32,
     },
-    /// The checksum holds but the contents are not what this version writes.
+    /// The checksum matches, but this version never writes such contents.
     #[error("contents: {0}")]
     Contents(String),
 }
 
-/// Wraps `message`.
+/// Wraps `message` in an envelope.
 #[must_use]
 pub fn seal(kind: Kind, message: &impl prost::Message) -> Bytes {
     let length = message.encoded_len();
@@ -100,10 +100,10 @@ pub fn seal(kind: Kind, message: &impl prost::Message) -> Bytes {
     out.into()
 }
 
-/// Unwraps a message.
+/// Checks an envelope and decodes its message.
 ///
 /// # Errors
-/// [`EnvelopeError`] says what is wrong at which offset.
+/// [`EnvelopeError`] names the fault and its offset.
 pub fn open<M: prost::Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, EnvelopeError> {
     let magic = kind.magic();
     let expected_magic = || EnvelopeError::Magic { expected: std::str::from_utf8(magic).unwrap_or("?") };
@@ -134,7 +134,7 @@ pub fn open<M: prost::Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, 
     M::decode(payload).map_err(|error| EnvelopeError::Contents(error.to_string()))
 }
 
-/// The checksum that an envelope ends with; 0 for bytes too short to have one.
+/// The checksum at the end of an envelope; 0 if the bytes are too few to have one.
 #[must_use]
 pub fn crc_of(envelope: &[u8]) -> u32 {
     envelope.last_chunk().map_or(0, |crc| u32::from_le_bytes(*crc))

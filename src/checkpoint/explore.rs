@@ -1,8 +1,10 @@
 //! An exploration: every order in which the steps of owners, uploads, notices, deaths and a sweep can follow each
-//! other, within small bounds, breadth first. What is explored is the real thing: writer, ledger, manifests and their
-//! codec, and the futures that talk to the store, each of whose requests is a step ([`script`]).
+//! other, within small bounds, breadth first.
 //!
-//! `DSTL_EXPLORE_DEEPER` widens the bounds by so much: with 1, it takes many minutes.
+//! The leaves are the production code: writer, ledger, manifests and their codec, and the futures that talk to the
+//! store, each of whose requests is a step ([`script`]). The composition of these leaves is not. When a manifest is
+//! wanted, and its contents, is decided by the explorer's own owner (`owner`), not by `backend::Core`. It has no
+//! snapshots, never folds pages, and knows no coordination.
 
 mod check;
 mod owner;
@@ -22,10 +24,10 @@ use self::{
     world::World,
 };
 
-/// Of every so many states one is settled: see [`World::settle`].
+/// One of this many states is settled: see [`World::settle`].
 const SETTLED: u64 = 64;
 
-/// What was seen.
+/// The size of an exploration.
 #[derive(Debug, Default)]
 struct Explored {
     states: usize,
@@ -33,7 +35,7 @@ struct Explored {
     settled: usize,
 }
 
-/// The way to a state: the one before it, and the step.
+/// The way to a state: the state before it, and the step between them.
 struct Way(Vec<(usize, Option<Step>)>);
 
 impl Way {
@@ -103,7 +105,7 @@ fn explored(name: &str, scope: Scope, at_least: usize) {
     explored_after(name, &[], scope, at_least);
 }
 
-/// The same, after some steps.
+/// As [`explored`], after some steps.
 fn explored_after(name: &str, prefix: &[Step], scope: Scope, at_least: usize) {
     let explored = explore(name, prefix, scope, 10_000_000);
     assert!(explored.states >= at_least && explored.settled > 0, "{name}: {explored:?}");
@@ -158,12 +160,12 @@ fn an_owner_that_closes_or_dies_beside_a_sweep() {
     explored("closing", scope, 2_000);
 }
 
-/// An owner that opened.
+/// The steps by which an owner opens.
 fn opened(owner: usize, restore: Option<usize>) -> Vec<Step> {
     vec![Step::Open { restore, on: None }, Step::Go { owner }, Step::Go { owner }]
 }
 
-/// A checkpoint whose change set is in a segment, published.
+/// The steps by which a checkpoint whose change set is in a segment is published.
 fn published(owner: usize) -> Vec<Step> {
     let upload = 0;
     let durable =

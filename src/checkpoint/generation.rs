@@ -1,20 +1,20 @@
 //! Generations: the subtasks of an operator that ran together with one parallelism.
 //!
-//! A rescale begins a new one. Chains of the old generation go on with the new one where the subtask's number stays;
-//! the others *vanish*. What they retain is still what the new generation is restored from, and its imports name their
+//! A rescale begins a new generation. The chain of a subtask whose number still exists goes on with the new generation;
+//! the other chains *vanish*. The new generation is restored from their checkpoints, too, and its imports name their
 //! objects.
 //!
 //! # Fences
 //!
-//! A backend that restores from the chain of another subtask first adds a manifest to it that opens an epoch under its
-//! own attempt: a **fence**. It keeps all checkpoints and begins nothing, so that the subtask of that number opens the
-//! chain as it would without, be it before or after: who comes later finds the same attempt, or the fence of a peer.
+//! A backend that restores from the chain of another subtask first appends a manifest to that chain, which opens an
+//! epoch under its own attempt: a **fence**. It keeps all checkpoints and begins nothing. So the subtask that owns the
+//! chain can open it as usual, before or after the fence: it finds the same attempt, or the fence of a peer.
 //!
 //! # Peers
 //!
-//! Engines may count attempts by subtask, so that those of one start have unequal ones. Their owners carry a common
-//! group, and are *peers*. They neither fence nor outdate each other in chains that they only read, whatever their
-//! attempts:
+//! Engines may count attempts by subtask, so that the subtasks of one start have different attempts. Their owners then
+//! carry a common group, and are *peers*. Peers neither fence nor outdate each other in chains that they only read,
+//! whatever their attempts:
 //!
 //! ```text
 //!   2 -> 4 subtasks, attempts 5 5 4 4       2 fences chain 1 by attempt 4, then 1 opens it by 5      as without peers
@@ -22,18 +22,20 @@
 //!   attempts 4 4 5 5                        2 fences chain 1 by attempt 5, then 1 opens it by 4      (5 only read)
 //! ```
 //!
-//! In one chain a peer with a lower attempt is refused, because there it is what the higher one replaced. A checkpoint
-//! of peers is one, whatever the attempts of its parts ([`is_same`]).
+//! In its own chain a peer with a lower attempt is refused, because the higher attempt has replaced it there. The parts
+//! that peers made are one checkpoint, whatever their attempts ([`is_same`]).
 //!
 //! # Retirement
 //!
-//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (same attempt
-//! and id, or those of peers): none of them is a restore point of the job any more, and the survivors never get one
-//! back. Retiring adds a fence without checkpoints, so the chain names nothing; what imports name stays. Checkpoints of
-//! another run of the job than the survivors' stay: nobody counts them, and whoever made that run discards them.
-//! Retired is only what is behind: by its own newest attempt (whoever restores from it raised that), by the newest
-//! generation that served, and without pinned checkpoints. An opener that comes meanwhile conflicts with the retirement
-//! in the chain; one of the two looks again.
+//! The chain of a vanished subtask is *retired* once no surviving chain retains any of its checkpoints (with the same
+//! attempt and id, or of peers). Then none of them can be a restore point of the job again, since the survivors never
+//! get a dropped one back. Retiring adds a fence without checkpoints, so the chain names nothing; imports still name
+//! their objects. Checkpoints of another run of the job than the survivors' stay: they are not counted, and the maker
+//! of that run has to discard them.
+//!
+//! A chain is retired only if its subtask does not exist in the newest generation that served, its own newest attempt
+//! is not above that of this generation (a restore from the chain would have raised it), and none of its checkpoints is
+//! pinned. An opener that comes meanwhile conflicts with the retirement in the chain; then one of the two looks again.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +49,7 @@ use super::{
 };
 use crate::types::{Attempt, BackendId, CheckpointIdentity, Epoch, Name, Sqn};
 
-/// What the chains of `heads` retain of `checkpoint` for `operator`, by subtask; the newest of each. Pure.
+/// The parts of `checkpoint` that the chains of `heads` retain for `operator`, by subtask; the newest of each. Pure.
 pub fn parts<'a>(
     heads: &'a [Manifest],
     operator: &Name,
@@ -60,7 +62,7 @@ pub fn parts<'a>(
     parts
 }
 
-/// Whether `parts` of one checkpoint, by subtask, are those of all subtasks of their generation. Pure.
+/// Whether `parts` of one checkpoint, by subtask, include all subtasks of their generation. Pure.
 #[must_use]
 pub fn is_whole(parts: &[(&Manifest, &CheckpointRecord)]) -> bool {
     let whole = parts.first().map_or(0, |(head, record)| head.span(record).parallelism);
@@ -71,7 +73,7 @@ pub fn is_whole(parts: &[(&Manifest, &CheckpointRecord)]) -> bool {
     whole > 0 && parts.len() == whole as usize && parts.iter().zip(0..).all(fits)
 }
 
-/// Whether both are parts of one checkpoint: made under one attempt, or by peers.
+/// Whether both records are parts of one checkpoint: made under one attempt, or by peers.
 #[must_use]
 pub fn is_same(one: &Manifest, record: &CheckpointRecord, other: &Manifest, counterpart: &CheckpointRecord) -> bool {
     let by_peers = || {
@@ -81,8 +83,8 @@ pub fn is_same(one: &Manifest, record: &CheckpointRecord, other: &Manifest, coun
     record.identity.id == counterpart.identity.id && (record.attempt == counterpart.attempt || by_peers())
 }
 
-/// The manifest after `head` that outdates its owner for `attempt`, one of `peers`, and keeps everything else; `None`
-/// if no epoch is left. Pure.
+/// The manifest after `head` that outdates its owner for `attempt`, one of `peers`, and keeps everything else. `None`
+/// if no epoch number is left. Pure.
 #[must_use]
 pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Option<Manifest> {
     let before = head.manifest.owner();
@@ -105,7 +107,7 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
         number: head.manifest.number + 1,
         previous_crc: head.crc,
         opens_epoch: true,
-        // Nobody: no segment, snapshot file or page will be named.
+        // The nil instance: a fence will never name a segment, snapshot file or page.
         instance: Uuid::nil(),
         segment_low_water: u64::MAX,
         snapshot_low_water: u64::MAX,
@@ -118,8 +120,8 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
     Some(manifest)
 }
 
-/// The manifest after `head` that outdates its owner for `attempt`, and lets go of the checkpoints `going`; `None` if
-/// no epoch is left. Pure.
+/// The manifest after `head` that outdates its owner for `attempt`, and lets go of the checkpoints `going`. `None` if
+/// no epoch number is left. Pure.
 #[must_use]
 pub fn retirement(
     head: &Head,
@@ -127,21 +129,21 @@ pub fn retirement(
     owner: Uuid,
     going: impl Fn(&CheckpointRecord) -> bool,
 ) -> Option<Manifest> {
-    // Nobody's peer: only attempts say who comes after.
+    // A retirement has no peers, so attempts alone decide who comes after it.
     let mut manifest = fence(head, attempt, &Bytes::new(), owner)?;
     manifest.checkpoints.retain(|record| !going(record));
     manifest.prune(&[]);
     Some(manifest)
 }
 
-/// The manifest after `head` that outdates its owner, whose attempt stays the newest, and lets go of `checkpoint`;
-/// `None` if no epoch is left. Pure.
+/// The manifest after `head` that outdates its owner, keeps its attempt as the newest, and lets go of `checkpoint`.
+/// `None` if no epoch number is left. Pure.
 #[must_use]
 pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Option<Manifest> {
     retirement(head, head.manifest.owner().attempt, owner, |record| record.identity == *checkpoint)
 }
 
-/// Whether nothing of the chain is left to let go of, nor anybody to name more. Pure.
+/// Whether the chain has nothing left to let go of, and no owner that could name more. Pure.
 #[must_use]
 pub fn is_retired(head: &Manifest) -> bool {
     head.owner().is_fence && head.checkpoints.is_empty()
@@ -150,23 +152,23 @@ pub fn is_retired(head: &Manifest) -> bool {
 /// A chain that may be retired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retired {
-    /// Whose.
+    /// The backend of the chain.
     pub backend: BackendId,
-    /// Of the newest generation.
+    /// The attempt of the newest generation.
     pub attempt: Attempt,
-    /// Subtasks of the newest generation.
+    /// Number of subtasks of the newest generation.
     pub parallelism: u32,
-    /// What it lets go of.
+    /// The checkpoints that it lets go of.
     pub going: Vec<CheckpointIdentity>,
 }
 
-/// The chains of `heads`, all of one job, to retire. Pure.
+/// The chains of `heads`, all of one job, that may be retired. Pure.
 #[must_use]
 pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
     let mut newest: BTreeMap<&Name, (Attempt, u32, &Bytes)> = BTreeMap::new();
     for head in heads {
         let Some(served) = head.served() else { continue };
-        // Of two parallelisms under one attempt the higher retires less.
+        // If one attempt has two parallelisms, the higher one is taken, since it retires fewer chains.
         let generation = (served.attempt, served.span.parallelism, &served.job_run);
         let of_operator = newest.entry(&head.backend.operator).or_insert(generation);
         *of_operator = (*of_operator).max(generation);

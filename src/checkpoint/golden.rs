@@ -1,4 +1,5 @@
-//! The bytes of every small durable object, as files: what a version wrote once, each later one reads.
+//! The bytes of every small durable object, as files: later versions must read everything that an earlier version
+//! wrote.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,7 +1,7 @@
 //! Checkpoint handles: the small opaque bytes by which an engine remembers a checkpoint.
 //!
-//! An [`super::envelope`] around the names of backend and checkpoint; at most 1 KiB. It lists no objects: those
-//! are found through the manifest chain, which may move them (materialization, paging) while the handle stays valid.
+//! An [`super::envelope`] around the names of backend and checkpoint; at most 1 KiB. It lists no objects. Objects are
+//! found through the manifest chain, which may move them (materialization, paging) while the handle stays valid.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -15,17 +15,17 @@ use crate::{
 /// Longest handle in bytes.
 pub const MAX_HANDLE_BYTES: usize = 1024;
 
-/// What a handle names.
+/// The checkpoint that a handle names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointHandle {
-    /// Whose checkpoint.
+    /// The backend of the checkpoint.
     pub backend: BackendId,
-    /// Which.
+    /// The identity of the checkpoint.
     pub checkpoint: CheckpointIdentity,
 }
 
 impl CheckpointHandle {
-    /// The opaque bytes.
+    /// The handle as opaque bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let sealed = envelope::seal(Kind::Handle, &self.to_message());
@@ -62,7 +62,7 @@ impl CheckpointHandle {
     }
 }
 
-/// An identity as it stands in durable objects.
+/// An identity in the form of durable objects.
 pub(super) fn name_of(identity: &CheckpointIdentity) -> store::CheckpointName {
     store::CheckpointName {
         epoch: identity.epoch,

@@ -1,4 +1,4 @@
-//! The log index: where the change sets of a run lie.
+//! The log index: where the change sets of a run lie on the store.
 //!
 //! ```text
 //!   run:  level-2 pages │ level-1 pages │ handles in the manifest itself        (in order of sequence numbers)
@@ -8,21 +8,21 @@
 //!                            └─ sources, each with its run
 //! ```
 //!
-//! When a manifest would hold too many handles (or pages of one level), the oldest of them move into a page, an
-//! immutable object that is durable before a manifest refers to it. So what a checkpoint writes stays bounded, however
-//! long the log. Pages are written beside one manifest and named by the next, so that no checkpoint waits for them:
-//! [`Bounds`].
+//! When a manifest would have too many handles (or pages of one level), the oldest of them move into a page, an
+//! immutable object that is durable before a manifest refers to it. So the bytes that a checkpoint writes stay bounded,
+//! however long the log is. Pages are written beside one manifest and named by the next, so that no checkpoint waits
+//! for them: [`Bounds`].
 //!
-//! A handle may have its change set in itself (an inline tail): a checkpoint with few changes then takes no other
-//! object than its manifest. Each later manifest repeats these bytes, so they move into a page, too, once there are
-//! more than [`INLINE_BYTES`] of them; there they stay.
+//! A handle may contain its change set (an inline tail). A checkpoint with few changes then needs no other object than
+//! its manifest. Each later manifest repeats these bytes, so they move into a page once there are more than
+//! [`INLINE_BYTES`] of them, and stay there.
 //!
-//! A run grows only in its own epoch. Whoever opens the next one moves what is left of it into pages but for a few
-//! entries; and the list of such runs that its epoch begins with, too, once it is long
-//! ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages are of the epoch that wrote them, which may be
-//! another one than that of the run, as they may be of another chain: a reference says where its page lies ([`Home`]).
+//! A run grows only in its own epoch. The opener of the next epoch moves most of the remaining run into pages. It also
+//! moves the list of such runs that its epoch begins with into pages, once the list is long
+//! ([`Manifest::settle`](super::manifest::Manifest::settle)). Such pages belong to the epoch that wrote them, which may
+//! differ from the epoch of the run, and may lie in another chain. So a reference says where its page lies ([`Home`]).
 //!
-//! Pages of another kind have [attachments](super::manifest::Attachment) of checkpoints, and nothing of the log.
+//! Another kind of page has [attachments](super::manifest::Attachment) of checkpoints, and no part of the log.
 
 mod page;
 
@@ -39,31 +39,31 @@ use crate::{
     types::{BackendId, Name, Sqn, SqnRange},
 };
 
-/// Bytes of change sets in the manifest itself beyond which no further one goes there before they have moved into a
+/// Most bytes of inlined change sets in a manifest: beyond that no further one is inlined before they have moved into a
 /// page.
 pub const INLINE_BYTES: usize = 64 << 10;
 
-/// How much of a log index stands in a manifest itself; what is beyond moves into pages.
+/// How much of a log index may stand in a manifest itself; the rest moves into pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Handles of a run, and pages of one level, at most. At least 1.
+    /// Most handles of a run, and most pages of one level. At least 1.
     pub entries: usize,
-    /// Entries that move into one page together, at most. At least 2.
+    /// Most entries that move into one page together. At least 2.
     pub page_entries: usize,
-    /// Bytes of change sets, at most.
+    /// Most bytes of inlined change sets.
     pub inline_bytes: usize,
 }
 
 impl Bounds {
-    /// For the run that grows: what is beyond moves into pages that are written beside the manifest, for the next one
-    /// to name.
+    /// Bounds of the run that grows. Entries beyond them move into pages that are written beside the manifest, for the
+    /// next manifest to name.
     pub const SOON: Self = Self { entries: 128, page_entries: 64, inline_bytes: INLINE_BYTES };
 
-    /// For the run that grows: what is beyond, because more came since the manifest before than pages were written,
-    /// moves into pages that are written before the manifest.
+    /// Bounds of the run that grows, for entries that came faster than pages were written. Entries beyond them move
+    /// into pages that are written before the manifest.
     pub const NOW: Self = Self { entries: 256, page_entries: 64, inline_bytes: 2 * INLINE_BYTES };
 
-    /// For what no longer grows: of each run, and of all that an epoch began with.
+    /// Bounds of parts that no longer grow: each older run, and the list of everything that an epoch began with.
     pub const SETTLED: Self = Self { entries: 16, page_entries: 64, inline_bytes: 4 << 10 };
 }
 
@@ -72,93 +72,93 @@ impl Bounds {
 /// Invariant: pages, then handles, ascend by sequence number; levels of pages descend.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Run {
-    /// Older parts.
+    /// Pages with the older part.
     pub pages: Vec<PageRef>,
-    /// The newest part.
+    /// Handles of the newest part.
     pub handles: Vec<SegmentHandle>,
 }
 
 /// The run of `epoch` from `from` to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
-    /// Names the run.
+    /// The epoch of the run.
     pub epoch: u64,
-    /// Inclusive.
+    /// The first sequence number, inclusive.
     pub from: Sqn,
-    /// Exclusive.
+    /// The end, exclusive.
     pub to: Sqn,
 }
 
-/// A source with its run, which may reach further on both sides.
+/// A source with its run. The run may reach further on both sides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stretch {
-    /// What is meant.
+    /// The range that is meant.
     pub source: Source,
-    /// Where it lies.
+    /// The run that has it.
     pub run: Run,
 }
 
-/// The UUID of a page: its number among those of its epoch, from 0, and half of `random`.
+/// The UUID of a page: its number among the pages of its epoch, from 0, and half of `random`.
 #[must_use]
 pub fn page_id(number: u64, random: Uuid) -> Uuid {
     let (_, random) = random.as_u64_pair();
     Uuid::from_u64_pair(number, random)
 }
 
-/// The number of a page.
+/// The number that is part of a page's UUID.
 #[must_use]
 pub fn page_number(id: Uuid) -> u64 {
     id.as_u64_pair().0
 }
 
-/// In which chain a page lies: of a subtask of the operator, and of the epoch that wrote it.
+/// Where a page lies: in the chain of a subtask of the operator, under the epoch that wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Home {
-    /// Whose.
+    /// The subtask in whose chain it lies.
     pub subtask: u32,
-    /// Which owner's.
+    /// The number of the epoch that wrote it.
     pub epoch: u64,
 }
 
-/// Refers to a page.
+/// A reference to a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRef {
-    /// Names the object.
+    /// The UUID in the name of the object.
     pub uuid: Uuid,
-    /// Where it lies.
+    /// The chain and epoch in whose folder it lies.
     pub home: Home,
-    /// 1: it lists handles, stretches, or attachments; above: pages of one level less.
+    /// 1 for a page of handles, stretches or attachments; higher for pages of the next lower level.
     pub level: u32,
-    /// What it covers.
+    /// The sequence numbers that it covers.
     pub range: SqnRange,
-    /// Checksum of the object.
+    /// Checksum of the page.
     pub crc: u32,
-    /// Sums over the change sets below.
+    /// Sums over all change sets below it.
     pub totals: Totals,
 }
 
 /// A page that is not durable yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPage {
-    /// What will refer to it.
+    /// The reference to it.
     pub reference: PageRef,
-    /// The object.
+    /// The bytes of the object.
     pub bytes: Bytes,
 }
 
 /// Sums over change sets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Their number.
+    /// Number of change sets.
     pub change_sets: u64,
-    /// Bytes on the store.
+    /// Their bytes on the store.
     pub stored_bytes: u64,
-    /// State changes.
+    /// Their state changes.
     pub changes: u64,
 }
 
 impl Source {
-    /// What it is of the run.
+    /// The sequence numbers that it covers.
     #[must_use]
     pub fn range(&self) -> SqnRange {
         SqnRange { from: self.from, to: self.to }
@@ -166,7 +166,7 @@ impl Source {
 }
 
 impl PageRef {
-    /// The object that it refers to, given a backend of the operator.
+    /// The name of the page's object; `of` is any backend of the operator.
     #[must_use]
     pub fn name(&self, of: &BackendId) -> ObjectName {
         let Home { subtask, epoch } = self.home;
@@ -175,7 +175,7 @@ impl PageRef {
 }
 
 impl Totals {
-    /// What a forged reference tells may be any number.
+    /// Saturates, since a forged reference may have any number.
     fn add(self, other: Self) -> Self {
         Self {
             change_sets: self.change_sets.saturating_add(other.change_sets),
@@ -184,7 +184,7 @@ impl Totals {
         }
     }
 
-    /// All of them.
+    /// The sum of all of them.
     #[must_use]
     pub fn sum(all: impl Iterator<Item = Self>) -> Self {
         all.fold(Self::default(), Self::add)
@@ -202,38 +202,38 @@ impl Run {
         self.pages.is_empty() && self.handles.is_empty()
     }
 
-    /// Handles and pages that it lists itself.
+    /// Number of handles and pages that it lists itself.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.pages.len() + self.handles.len()
     }
 
-    /// Sums over the whole run.
+    /// Sums over all change sets of the run.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals::sum(self.pages.iter().map(|page| page.totals).chain(self.handles.iter().map(Totals::of)))
     }
 
-    /// Bytes of change sets that the manifest itself holds.
+    /// Bytes of inlined change sets in the manifest itself.
     #[must_use]
     pub fn inline_bytes(&self) -> usize {
         self.handles.iter().map(SegmentHandle::inline_bytes).sum()
     }
 
-    /// Forgets every page and handle that ends at or before `from`.
+    /// Drops every page and handle that ends at or before `from`.
     pub fn drop_before(&mut self, from: Sqn) {
         self.pages.retain(|page| page.range.to > from);
         self.handles.retain(|handle| handle.range.to > from);
     }
 
-    /// Forgets every page and handle that begins at or after `to`.
+    /// Drops every page and handle that begins at or after `to`.
     pub fn drop_from(&mut self, to: Sqn) {
         self.pages.retain(|page| page.range.from < to);
         self.handles.retain(|handle| handle.range.from < to);
     }
 
-    /// Moves what is beyond `bounds`, oldest entries first, into new pages at `home`, to be made durable before a
-    /// manifest with this run is. What it keeps is within `bounds` then.
+    /// Moves entries beyond `bounds`, oldest first, into new pages at `home`, and stays within `bounds`. The pages must
+    /// be durable before a manifest that has this run.
     pub fn fold(&mut self, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
         let mut new = vec![];
         loop {
@@ -294,8 +294,8 @@ fn fold_levels(pages: &mut Vec<PageRef>, bounds: &Bounds, home: Home, uuid: &mut
     new
 }
 
-/// Moves `sources` with their `runs` into pages that `past` lists, if they have more than `bounds` together, and what
-/// `past` lists beyond `bounds` into further ones.
+/// Moves `sources` with their `runs` into a page that `past` lists, if they exceed `bounds` together. Also moves pages
+/// of `past` beyond `bounds` into further ones.
 pub(super) fn fold_past(
     (past, sources): (&mut Vec<PageRef>, &mut Vec<Source>),
     runs: &std::collections::BTreeMap<u64, Run>,

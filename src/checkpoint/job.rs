@@ -1,9 +1,9 @@
-//! The view over a job, and its chain: what every subtask can restore, the choice that all subtasks of one attempt
-//! share, and the checkpoints that are committed for the job where no engine does.
+//! The view over a job, and its chain of records: the checkpoints that every subtask can restore, the choice that all
+//! subtasks of one attempt share, and the checkpoints that are committed for a job without a coordinating engine.
 //!
-//! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. One is
-//! *consistent* if every operator retains it whole: all subtasks of the generation that made it do, however many there
-//! are now.
+//! Ids of checkpoints are unique within an attempt, so (attempt, id) names a checkpoint of the whole job. It is
+//! *consistent* if every operator retains it whole: all subtasks of the generation that made it retain their parts,
+//! however many subtasks there are now.
 //!
 //! # The chain
 //!
@@ -13,53 +13,55 @@
 //!   restores (3, 9)                                    restores (4, 3)
 //! ```
 //!
-//! A *generation* is an attempt together with what all its subtasks restore. Generations and commits share one chain of
-//! numbered records ([`JobRecord`]), each made by create-if-absent and derived from the one before, and only the newest
-//! counts. So all of them are in one order. Whoever makes one looks at the chain again afterwards, and goes by what he
-//! reads there, never by the outcome of his request (`chain`).
+//! A *generation* is an attempt together with the checkpoint that all its subtasks restore. Generations and commits
+//! share one chain of numbered records ([`JobRecord`]). Each record is made by create-if-absent and derived from the
+//! one before, and only the newest counts. So all of them are in one order. The writer of a record looks at the chain
+//! again afterwards, and relies on what it reads there, never on the outcome of its request (`chain`).
 //!
-//! The subtasks of a new attempt open at different moments, while old owners may still publish. So that all restore the
-//! same, the first to ask records its choice, and the others follow it, whether they ask for the latest ([`choose`]) or
-//! name a checkpoint ([`agree`]). That makes a generation of its attempt, too.
+//! The subtasks of a new attempt open at different moments, while old owners may still publish. All must restore the
+//! same checkpoint. So the first subtask to ask records its choice, and the others follow it, whether they ask for the
+//! latest ([`choose`]) or name a checkpoint ([`agree`]). That also makes a generation of the attempt.
 //!
 //! # Jobs without a coordinator
 //!
-//! An engine may *declare* a generation ([`declare`]): which tasks it has, and what they restore. Then its checkpoints
-//! are completed here. Each task whose part is durable *reports* it ([`report`]); once all tasks of the generation
-//! have, anyone *commits* the checkpoint ([`finish`]). What makes this right:
+//! An engine may *declare* a generation ([`declare`]): its tasks, and the checkpoint that they restore. Then dstl
+//! completes its checkpoints. Each task whose part is durable *reports* it ([`report`]). Once all tasks of the
+//! generation have reported, any daemon *commits* the checkpoint ([`finish`]). This is right for five reasons:
 //!
 //! 1. **No commit of a generation after the next one's record.** A commit is derived from the newest record, and only
-//!    if that is of its own generation. So what a generation restores, once recorded, was the newest commit and stays
-//!    it.
-//! 2. **A part that was reported stays restorable until it is outdated** (one that was not may go: a commit needs the
-//!    reports of all), by a newer commit or a newer generation's: its owner lets go of it for no notice nor timeout,
-//!    and who discards it by force ends the generation first ([`withdraw`]). Another owner of the task would have to
-//!    open: under the same attempt it finds the part in its chain and is refused ([`JobError::Used`]); under a higher
-//!    one it must be recorded as a generation before it opens. That outdates this one even if it was not declared. So
-//!    while the commit is possible, all its parts are there.
-//! 3. **A part is one.** By the same argument, a task has at most one part of an id that was ever reported in an
-//!    attempt. Ids that a later attempt uses again are others, since the attempt is part of every name.
-//! 4. **Anyone may finish.** Reports are never taken back and a commit needs nothing else, so any daemon of the job may
-//!    make it, and so may the next declaration before it outdates the generation: what was fully reported by then is
-//!    not lost. A report that comes after the next generation's record means nothing.
-//! 5. **Of several, the newest.** A commit subsumes older ids of its generation, whether or not they were reported. So
-//!    commits ascend within a generation, and as attempts do between them, over the whole chain.
+//!    if that is of its own generation. So the checkpoint that a recorded generation restores was the newest commit,
+//!    and stays it.
+//! 2. **A part that was reported stays restorable until it is outdated**, by a newer commit or a newer generation's. (A
+//!    part that was not reported may go, since a commit needs the reports of all.) Its owner lets go of it for no
+//!    notice and no timeout, and a forced discard ends the generation first ([`withdraw`]). Another owner of the task
+//!    would have to open. Under the same attempt it finds the part in its chain and is refused ([`JobError::Used`]).
+//!    Under a higher attempt it must be recorded as a generation before it opens, which outdates this generation even
+//!    if the new one was not declared. So while the commit is possible, all its parts are there.
+//! 3. **A task has one part.** By the same argument, a task has at most one part of an id that was ever reported in an
+//!    attempt. A later attempt may use the id again, but that is another checkpoint, since the attempt is part of every
+//!    name.
+//! 4. **Any daemon may finish.** Reports are never taken back, and a commit needs nothing else. So any daemon of the
+//!    job may commit, and so may the next declaration before it outdates the generation: a checkpoint that was fully
+//!    reported by then is not lost. A report that comes after the next generation's record has no effect.
+//! 5. **The newest one is committed.** A commit subsumes older ids of its generation, whether or not they were
+//!    reported. So commits ascend within a generation. Over the whole chain they ascend as attempts do.
 //!
-//! A generation that restores anything else than what the job stood on *holds* it first, by fences (`hold`).
+//! A generation that restores another checkpoint than the one that the job stood on *holds* it first, by fences
+//! (`hold`).
 //!
-//! The commit's parts need no other protection from sweeps than that the chains of their owners name them: by rule 2
-//! until it is a commit, and as long as it is what the job would restore, because owners let go of commits only for
-//! newer ones. A vanished subtask's part stays as long as a surviving one retains its own ([`super::generation`]).
+//! The chains of the owners name the parts of a commit, which protects them from sweeps: until the commit by rule 2,
+//! and then as long as the job would restore it, because owners let go of commits only for newer ones. A vanished
+//! subtask's part stays as long as a surviving subtask retains its own ([`super::generation`]).
 //!
 //! # Starts by token
 //!
-//! An engine whose own attempts begin anew names each start of the job by a token. The record numbers them
-//! ([`number`]), so all subtasks of a start have one attempt, and a later start has a higher one, in every operator of
+//! An engine whose own attempts begin anew names each start of the job by a token. The record numbers the tokens
+//! ([`number`]). So all subtasks of a start have one attempt, and a later start has a higher one, in every operator of
 //! the job.
 //!
-//! What the next generation restores is the newest commit of the newest generation, or what that restored itself: so
-//! who goes back on purpose to an older checkpoint does not meet the newer one again because of a crash before his
-//! first commit.
+//! The next generation restores the newest commit of the newest generation, or else the checkpoint that this generation
+//! restored itself. So if a user goes back to an older checkpoint on purpose, a crash before the first new commit does
+//! not bring the newer checkpoint back.
 
 mod agree;
 mod chain;
@@ -113,18 +115,18 @@ use crate::{
     types::{Attempt, BackendId, CheckpointId, Name},
 };
 
-/// How often a contended record is tried.
+/// How often a record is tried when others append, too.
 const ATTEMPTS: usize = 16;
 
-/// Heads that are read at once.
+/// Heads that are read at the same time.
 const CONCURRENT_READS: usize = 16;
 
 /// A checkpoint of the whole job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobCheckpoint {
-    /// Under which it was made.
+    /// The attempt that made it.
     pub attempt: Attempt,
-    /// The engine's id.
+    /// The id that the engine gave it.
     pub id: CheckpointId,
 }
 
@@ -142,131 +144,131 @@ impl fmt::Display for JobCheckpoint {
     }
 }
 
-/// Why a job's chain could not be read, or has no place for what was asked.
+/// A job's chain could not be read, or the request does not fit it.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// A later attempt has begun.
     #[error("job `{job}`: attempt {attempt} is outdated, attempt {newer} has begun")]
     Outdated {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// The caller's.
+        /// The caller's attempt.
         attempt: Attempt,
-        /// The newest.
+        /// The newest attempt.
         newer: Attempt,
     },
-    /// This attempt restored another state already.
+    /// The attempt has already made checkpoints from another restored state.
     #[error(
         "job `{job}`: attempt {attempt} has made checkpoints since it began; to take all subtasks back to the newest \
          consistent one, or to rescale, open them with a higher attempt"
     )]
     Used {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// The caller's.
+        /// The caller's attempt.
         attempt: Attempt,
     },
-    /// There is no common checkpoint.
+    /// There is no checkpoint that all subtasks retain.
     #[error(
         "job `{0}` has completed checkpoints, but none that every subtask of every operator retains; restore by id or handle"
     )]
     Inconsistent(Name),
-    /// A newer one was there.
+    /// There was a newer checkpoint, but a part of it is lost.
     #[error(
         "job `{job}`: {lost}; bring them back, or restore an older checkpoint: by id or handle, or with `fallback`, the newest that is whole"
     )]
     Lost {
-        /// The job.
+        /// The job that lost it.
         job: Name,
-        /// What is missing.
+        /// The lost checkpoint, and the missing part.
         lost: Box<Lost>,
     },
-    /// The checkpoint to begin with, at most, is not there.
+    /// The checkpoint that must not be exceeded is not retained whole.
     #[error("no subtasks of the operator of backend `{0}` retain checkpoint {1} whole")]
     NotRetained(BackendId, CheckpointId),
-    /// Another subtask chose for this attempt, and asked for more.
+    /// Another subtask chose a newer checkpoint for this attempt than this one allows.
     #[error(
         "job `{job}`: this attempt restores checkpoint {chosen}, which is newer than {asked}; let all subtasks of an attempt ask for \
          the same"
     )]
     ChosenNewer {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// By the first.
+        /// The checkpoint that the first subtask chose.
         chosen: JobCheckpoint,
-        /// By this one.
+        /// The checkpoint that this subtask asked for.
         asked: JobCheckpoint,
     },
-    /// Another subtask chose for this attempt, or named something else.
+    /// Another subtask chose another checkpoint for this attempt.
     #[error(
         "job `{job}`: this attempt restores {}, not checkpoint {asked}; let all subtasks of an attempt ask for the same, or open all with a \
          higher attempt",
         chosen.map_or_else(|| "nothing".to_owned(), |chosen| format!("checkpoint {chosen}"))
     )]
     ChosenOther {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// By the first; `None`: to begin empty.
+        /// The checkpoint that the first subtask chose; `None` for the empty state.
         chosen: Option<JobCheckpoint>,
-        /// By this one.
+        /// The checkpoint that this subtask asked for.
         asked: JobCheckpoint,
     },
-    /// An id that several attempts used, none of which has it whole.
+    /// Several attempts used this id, and the job retains none of their checkpoints whole.
     #[error(
         "backend `{backend}`: the job retains checkpoint {one} and checkpoint {other}, and neither whole: their id does not say which to \
          restore; restore by handles"
     )]
     Ambiguous {
-        /// Who asked.
+        /// The backend that asked.
         backend: BackendId,
-        /// One.
+        /// One of the checkpoints with the id.
         one: JobCheckpoint,
-        /// Another.
+        /// Another checkpoint with the id.
         other: JobCheckpoint,
     },
-    /// Nothing is left to fall back to.
+    /// There is no older sound checkpoint to fall back to.
     #[error("job `{job}`: every checkpoint that all its subtasks retain is damaged: {}", list(skipped))]
     AllDamaged {
         /// The job.
         job: Name,
-        /// Oldest first.
+        /// The damaged checkpoints, oldest first.
         skipped: Vec<Spoilt>,
     },
-    /// The attempt was declared, and otherwise.
+    /// The attempt was declared before, with another declaration.
     #[error(
         "job `{job}`: attempt {attempt} was declared with {declared}, not with {asked}; declare the same, or a higher attempt"
     )]
     DeclaredOtherwise {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// The caller's.
+        /// The caller's attempt.
         attempt: Attempt,
-        /// By the first.
+        /// The first declaration.
         declared: Box<Declaration>,
-        /// By this one.
+        /// The declaration that the caller makes.
         asked: Box<Declaration>,
     },
-    /// The attempt has begun without.
+    /// The attempt has begun without a declaration.
     #[error(
         "job `{job}`: attempt {attempt} has begun without being declared; declare a higher attempt before any of its tasks open"
     )]
     BegunUndeclared {
-        /// The job.
+        /// The job whose attempt it is.
         job: Name,
-        /// The caller's.
+        /// The caller's attempt.
         attempt: Attempt,
     },
-    /// What was declared makes no sense.
+    /// The declaration contradicts itself.
     #[error("job `{0}`: a declaration {1}")]
     Malformed(Name, String),
-    /// The checkpoint to restore is not there any more.
+    /// The checkpoint to restore is no longer there.
     #[error("job `{job}`: checkpoint {checkpoint} is what a declaration restores, but {what}; declare an id, or empty")]
     NotThere {
         /// The job.
         job: Name,
-        /// Which.
+        /// The checkpoint.
         checkpoint: JobCheckpoint,
-        /// Whose part is missing.
+        /// Names the missing part.
         what: String,
     },
     /// The checkpoint that was asked for is not consistent.
@@ -274,7 +276,7 @@ pub enum JobError {
         "job `{0}`: there is no checkpoint {1} that every operator retains whole; declare another id, the newest commit, or empty"
     )]
     NotConsistent(Name, String),
-    /// The records were deleted.
+    /// The records were deleted from the store.
     #[error("the records of job `{0}` are gone from the store")]
     Gone(Name),
     /// A record is damaged.
@@ -285,15 +287,15 @@ pub enum JobError {
     Corrupt {
         /// The job.
         job: Name,
-        /// Its path.
+        /// Path of the record.
         object: String,
-        /// How.
+        /// The offset and kind of the damage.
         source: EnvelopeError,
     },
-    /// Others are always faster.
+    /// Other writers appended first at every attempt.
     #[error("job `{0}`: others append to its chain all the time")]
     Contended(Name),
-    /// Reading the subtasks' manifests.
+    /// A subtask's manifest cannot be read.
     #[error(transparent)]
     Chain(#[from] ChainError),
 }
@@ -309,7 +311,7 @@ impl From<crate::object::StoreError> for JobError {
     }
 }
 
-/// The newest manifests of all subtasks of `job`. Cancel-safe.
+/// Reads the newest manifests of all subtasks of `job`. Cancel-safe.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -317,7 +319,7 @@ pub async fn read_heads(store: &Store, job: &Name, retry: Retry) -> Result<Vec<M
     heads_below(store, &layout::operators(job), retry).await
 }
 
-/// The newest manifests of all subtasks of one operator, whichever generation, by subtask. Cancel-safe.
+/// Reads the newest manifests of all subtasks of one operator, of whichever generation, by subtask. Cancel-safe.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -333,7 +335,7 @@ pub async fn read_operator(
 /// Every backend of `job` that has a chain, in order. Cancel-safe.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn backends(store: &Store, job: &Name, retry: Retry) -> Result<Vec<BackendId>, ChainError> {
     Ok(head_numbers_of_job(store, job, retry).await?.into_keys().collect())
 }
@@ -341,7 +343,7 @@ pub async fn backends(store: &Store, job: &Name, retry: Retry) -> Result<Vec<Bac
 /// The numbers of the newest manifests of all subtasks of the operator of `backend`. Cancel-safe.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn head_numbers(
     store: &Store,
     backend: &BackendId,
@@ -350,7 +352,7 @@ pub async fn head_numbers(
     numbers_below(store, &layout::operator(&backend.job, &backend.operator), retry).await
 }
 
-/// The same of all subtasks of `job`.
+/// The numbers of the newest manifests of all subtasks of `job`.
 async fn head_numbers_of_job(store: &Store, job: &Name, retry: Retry) -> Result<BTreeMap<BackendId, u64>, ChainError> {
     numbers_below(store, &layout::operators(job), retry).await
 }
@@ -371,7 +373,7 @@ fn newest_of(objects: &[ObjectMeta]) -> BTreeMap<BackendId, u64> {
     numbers
 }
 
-/// One listing, and a read of each head, some at a time.
+/// Lists the chains once, and reads their heads, some at the same time.
 async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
     let objects = store.list(prefix, retry).await?;
     let newest = newest_of(&objects);
@@ -390,8 +392,8 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
     Ok(heads.into_iter().flatten().collect())
 }
 
-/// The head of a chain that was manifest `number` when it was listed; none if it is damaged, and a durable object says
-/// that it retired the chain, so that it names nothing.
+/// Reads the head of a chain that was manifest `number` when it was listed. `None` if the head is damaged and a durable
+/// object says that it retired the chain, so that it names nothing.
 async fn read_unless_retired(
     store: &Store,
     backend: BackendId,

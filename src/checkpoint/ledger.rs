@@ -1,4 +1,4 @@
-//! The ledger of one owner's checkpoints: which are in flight, which are retained, what notices change. Pure.
+//! The ledger of one owner's checkpoints: which are in flight, which are retained, and how notices change that. Pure.
 //!
 //! ```text
 //!   trigger ─▶ Waiting ────durable────▶ Publishing ──manifest durable──▶ retained ──complete──▶ retained, completed
@@ -7,8 +7,8 @@
 //!               failed                   failed, withdrawn               let go (if pinned: once released)
 //! ```
 //!
-//! A checkpoint that failed while its manifest was under way may become durable all the same; it is withdrawn: the next
-//! manifest does not have it.
+//! If a checkpoint fails while its manifest is under way, the manifest may become durable all the same. Then the
+//! checkpoint is withdrawn: the next manifest does not have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,81 +17,81 @@ use bytes::Bytes;
 use super::manifest::{self, CheckpointRecord};
 use crate::types::{Attempt, CheckpointId, CheckpointIdentity, Sqn};
 
-/// Which completed checkpoints stay.
+/// The rule by which completed checkpoints stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
-    /// The newest so many; at least 1.
+    /// The newest ones stay, as many as this number; at least 1.
     Count(usize),
-    /// All, until a notice lets them go.
+    /// All stay until a notice lets them go.
     Explicit,
 }
 
-/// What an engine says of a checkpoint.
+/// An engine's statement about a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// Completed for the whole job.
+    /// The checkpoint is complete for the whole job.
     Complete,
-    /// Will not complete.
+    /// The checkpoint will not complete.
     Abort,
-    /// It and older ones of its epoch are no longer needed.
+    /// This checkpoint and older ones of its epoch are no longer needed.
     Subsume,
-    /// It alone is no longer wanted.
+    /// This checkpoint alone is no longer wanted.
     Discard,
 }
 
-/// Which checkpoint a notice means; without a UUID, epoch and id decide.
+/// The checkpoint that a notice means; without a UUID, epoch and id decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoticeTarget {
-    /// The epoch that made it.
+    /// The number of the epoch that made it.
     pub epoch: u64,
-    /// The engine's id.
+    /// The id that the engine gave it.
     pub id: CheckpointId,
     /// Its UUID, if the caller gave it.
     pub uuid: Option<uuid::Uuid>,
 }
 
-/// What a notice did.
+/// The effect of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeOutcome {
-    /// It took effect.
+    /// The notice took effect.
     Done,
-    /// It was so already.
+    /// The notice changed nothing, since it had been carried out before.
     Unchanged,
     /// There is no such checkpoint.
     Unknown,
-    /// The checkpoint is pinned and goes once released.
+    /// The checkpoint is pinned; it goes once the pin is released.
     Pinned,
-    /// Not the engine's to say, as its job was declared.
+    /// The engine may not send this notice, since dstl coordinates the job.
     Coordinated,
 }
 
-/// Why a barrier is refused.
+/// A barrier is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TriggerError {
-    /// Not above the last one.
+    /// The id of the checkpoint is not above the last one.
     #[error("checkpoint id {id} is not above {last}, the last one of this epoch")]
     OutOfOrder {
-        /// As given.
+        /// The id of the barrier.
         id: CheckpointId,
-        /// The highest so far.
+        /// The highest id so far.
         last: CheckpointId,
     },
-    /// Too many in flight, none of which [gives way](Ledger::gives_way).
+    /// Too many checkpoints are in flight, and none of them [gives way](Ledger::gives_way).
     #[error("{0} checkpoints are in flight, the most that `execution.checkpointing.max-concurrent-checkpoints` allows")]
     InFlight(usize),
-    /// Too many retained.
+    /// Too many checkpoints are retained.
     #[error("{0} checkpoints are retained, the most there may be; complete newer ones, subsume or discard some")]
     Retained(usize),
 }
 
-/// What a checkpoint has to wait for before it can be published.
+/// The thing that has to be durable before a checkpoint can be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaits {
-    /// The log up to its cut.
+    /// The log up to the checkpoint's cut.
     Log,
-    /// Its own snapshot: there is no log.
+    /// A snapshot of the checkpoint's own, because there is no log.
     Snapshot,
-    /// Nothing: all that it consists of is durable.
+    /// Nothing: all its contents are durable.
     Nothing,
 }
 
@@ -122,15 +122,15 @@ impl Flight {
 pub struct Ledger {
     epoch: u64,
     retention: Retention,
-    /// Retention by count looks at checkpoints of this run of the job alone: whoever made the others decides about
-    /// them.
+    /// The run of the job that the owner belongs to. Retention by count ignores checkpoints of other runs; their makers
+    /// decide about them.
     job_run: Bytes,
     in_flight: BTreeMap<CheckpointId, Flight>,
-    /// Failed while their manifest was under way.
+    /// Checkpoints that failed while their manifest was under way.
     withdrawn: BTreeSet<CheckpointId>,
     retained: Vec<CheckpointRecord>,
     last_id: CheckpointId,
-    /// What the owner began with, as (attempt, id): also if another chain has the part that it restored.
+    /// The (attempt, id) of the checkpoint that the owner began with, even if another chain has the restored part.
     began_with: Option<(Attempt, CheckpointId)>,
     confirmed_to: u64,
     /// Whether `retained` differs from the newest manifest.
@@ -138,7 +138,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger of a new owner that found `retained` in the manifest; `last_id` is the highest id of its attempt so
+    /// The ledger of a new owner that found `retained` in the manifest. `last_id` is the highest id of its attempt so
     /// far.
     #[must_use]
     pub fn new(epoch: u64, retention: Retention, retained: Vec<CheckpointRecord>, last_id: CheckpointId) -> Self {
@@ -156,21 +156,22 @@ impl Ledger {
         }
     }
 
-    /// The same, of an owner that belongs to `job_run`.
+    /// The same ledger, for an owner that belongs to `job_run`.
     #[must_use]
     pub fn of_run(self, job_run: Bytes) -> Self {
         Self { job_run, ..self }
     }
 
-    /// The owner begins with `restored`. That alone lets nothing go: see [`Ledger::begin_publishing`].
+    /// Notes that the owner begins with `restored`. That alone lets no checkpoint go: see [`Ledger::begin_publishing`].
     pub fn begin(&mut self, restored: (Attempt, CheckpointId)) {
         self.began_with = Some(restored);
     }
 
-    /// Applies retention by count to the checkpoints of owners before, who may all have died before they let any go. Of
-    /// those up to the one that this owner began with, the newest `count` completed ones stay, and older ones go. That
-    /// one itself and newer ones stay too: other subtasks may not have opened yet. Where runs are told apart, this
-    /// waits for the first checkpoint that completes, since only that proves which run this is.
+    /// Applies retention by count to the checkpoints of earlier owners, who may have died before they let any go. Among
+    /// the checkpoints up to the one that this owner began with, the newest `count` completed ones stay and older ones
+    /// go. The one that it began with stays, and so do newer ones, since other subtasks may not have opened yet. If
+    /// runs are told apart, this waits for the first checkpoint that completes, since only that proves which run this
+    /// is.
     fn let_go_before_beginning(&mut self) {
         let Retention::Count(count) = self.retention else { return };
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
@@ -183,9 +184,9 @@ impl Ledger {
         }
     }
 
-    /// Lets go of what retention by count would, where `most` are retained and no completed checkpoint came to let it:
-    /// in order of age, what completed beyond the count, and what owners before left uncompleted. Never what this owner
-    /// began with. Returns whether any went.
+    /// Makes room if `most` checkpoints would be retained, because no completed one came to let others go. Oldest
+    /// first, lets go of as many as necessary of two kinds: completed ones beyond the count, and uncompleted ones of
+    /// earlier owners. Never lets go of the checkpoint that this owner began with. Returns whether any went.
     pub fn make_room(&mut self, most: usize) -> bool {
         let Retention::Count(count) = self.retention else { return false };
         let excess = (self.retained.len() + self.in_flight.len() + 1).saturating_sub(most);
@@ -212,19 +213,19 @@ impl Ledger {
         record.job_run == self.job_run
     }
 
-    /// The highest id of a barrier of this epoch; 0 before the first.
+    /// The highest id of a barrier of this epoch; 0 before the first one.
     #[must_use]
     pub fn last_id(&self) -> CheckpointId {
         self.last_id
     }
 
-    /// Batches below this are part of a completed checkpoint of this epoch.
+    /// Batches below this number are part of a completed checkpoint of this epoch.
     #[must_use]
     pub fn confirmed_to(&self) -> u64 {
         self.confirmed_to
     }
 
-    /// Whether the newest manifest is not what is retained now.
+    /// Whether the retained checkpoints differ from those in the newest manifest.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.dirty
@@ -236,25 +237,25 @@ impl Ledger {
         &self.retained
     }
 
-    /// Which checkpoint gives way to a newer one where there are too many in flight: the second oldest that no manifest
-    /// under way has. Not the oldest, lest none is ever done where barriers come faster than uploads go; not the
-    /// newest, which is worth most to a restore, and of an outage the first that comes after it.
+    /// The checkpoint that gives way to a newer one if too many are in flight: the second oldest that is in no manifest
+    /// under way. The oldest stays, because otherwise no checkpoint would ever finish if barriers come faster than
+    /// uploads. The newest stays, because it is worth most to a restore.
     #[must_use]
     pub fn gives_way(&self) -> Option<CheckpointId> {
         let mut later = self.in_flight.iter().skip(1);
         later.find(|(_, flight)| !flight.publishing).map(|(id, _)| *id)
     }
 
-    /// Checkpoints that are neither published nor failed.
+    /// Number of checkpoints that are neither published nor failed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Whether a barrier with `id` would be taken.
+    /// Checks whether a barrier with `id` can be accepted.
     ///
     /// # Errors
-    /// [`TriggerError`] says why not.
+    /// [`TriggerError`] gives the reason.
     pub fn check(&self, id: CheckpointId, most_in_flight: usize, most_retained: usize) -> Result<(), TriggerError> {
         if id <= self.last_id {
             return Err(TriggerError::OutOfOrder { id, last: self.last_id });
@@ -268,7 +269,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes a barrier that was [checked](Self::check).
+    /// Adds the checkpoint of a barrier that was [checked](Self::check).
     pub fn trigger(&mut self, record: CheckpointRecord, awaits: Awaits) {
         let id = record.identity.id;
         assert_eq!(record.identity.epoch, self.epoch, "an owner triggers under its own epoch");
@@ -277,8 +278,8 @@ impl Ledger {
         self.in_flight.insert(id, Flight { record, awaits, publishing: false });
     }
 
-    /// The snapshot of a checkpoint in flight is durable, as the materialization `base`, for which so many bytes were
-    /// uploaded.
+    /// Notes that the snapshot of a checkpoint in flight is durable, as the materialization `base`; `uploaded_bytes`
+    /// were uploaded for it.
     pub fn snapshotted(&mut self, id: CheckpointId, base: uuid::Uuid, uploaded_bytes: u64) {
         if let Some(flight) = self.in_flight.get_mut(&id) {
             flight.record.base = Some(base);
@@ -287,15 +288,15 @@ impl Ledger {
         }
     }
 
-    /// Whether a checkpoint waits for nothing but a manifest, given that the log is durable up to `persisted_to`.
+    /// Whether a checkpoint waits only for a manifest, if the log is durable up to `persisted_to`.
     #[must_use]
     pub fn is_ready(&self, persisted_to: Sqn) -> bool {
         self.in_flight.values().any(|flight| !flight.publishing && flight.is_durable(persisted_to))
     }
 
-    /// Begins a manifest: every checkpoint that is durable moves on. Returns their ids and all records that the
-    /// manifest has to have. With its first checkpoint, an owner lets go of the older owners' checkpoints beyond the
-    /// count.
+    /// Begins a manifest with every checkpoint in flight that is durable. Returns the ids of these, and all records
+    /// that the manifest must have. With its first checkpoint, an owner also lets go of older owners' checkpoints
+    /// beyond the count.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
         if self.is_ready(persisted_to) {
             self.let_go_before_beginning();
@@ -315,13 +316,13 @@ impl Ledger {
         (ids, records)
     }
 
-    /// The manifests to come have attachments where `moved` has them.
+    /// Takes over the places of attachments from `moved`, so that later manifests name them there.
     pub fn follow(&mut self, moved: &[CheckpointRecord]) {
         let in_flight = self.in_flight.values_mut().map(|flight| &mut flight.record);
         manifest::follow(self.retained.iter_mut().chain(in_flight), moved);
     }
 
-    /// The manifest that was begun is durable: returns the checkpoints that are published by it, without those that
+    /// Notes that the manifest that was begun is durable. Returns the checkpoints that it publishes, without those that
     /// failed meanwhile.
     pub fn published(&mut self) -> Vec<CheckpointRecord> {
         let ids: Vec<_> = self.in_flight.iter().filter(|(_, flight)| flight.publishing).map(|(id, _)| *id).collect();
@@ -333,7 +334,7 @@ impl Ledger {
         records
     }
 
-    /// Fails one checkpoint in flight. Returns whether there was one.
+    /// Fails one checkpoint in flight. Returns whether it was in flight.
     pub fn fail(&mut self, id: CheckpointId) -> bool {
         let Some(flight) = self.in_flight.remove(&id) else { return false };
         if flight.publishing {
@@ -342,7 +343,7 @@ impl Ledger {
         true
     }
 
-    /// Checkpoints in flight that consist of what the manifest names, lowest id first: all but those that await a
+    /// Checkpoints in flight whose contents the manifest names already, lowest id first: all except those that await a
     /// snapshot.
     pub fn in_flight_records(&self) -> impl Iterator<Item = &CheckpointRecord> + '_ {
         self.in_flight.values().filter(|flight| flight.awaits != Awaits::Snapshot).map(|flight| &flight.record)
@@ -353,14 +354,15 @@ impl Ledger {
         self.in_flight.keys().copied()
     }
 
-    /// Whether `target` means a checkpoint in flight; abort and discard fail it.
+    /// Whether `target` means a checkpoint in flight; an abort or discard makes it fail.
     #[must_use]
     pub fn means_in_flight(&self, target: NoticeTarget) -> bool {
         let same = |flight: &Flight| target.uuid.is_none_or(|uuid| uuid == flight.record.identity.uuid);
         target.epoch == self.epoch && self.in_flight.get(&target.id).is_some_and(same)
     }
 
-    /// Carries out a notice about published checkpoints. Idempotent; one about no retained checkpoint changes nothing.
+    /// Carries out a notice about a published checkpoint. Idempotent. A notice about a checkpoint that is not retained
+    /// changes nothing.
     pub fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
         match kind {
             NoticeKind::Complete => self.complete(target),
@@ -374,8 +376,8 @@ impl Ledger {
         }
     }
 
-    /// The whole job has `target`, and commits nothing older any more: it completes, and what is older and did not
-    /// complete goes.
+    /// Notes that `target` is committed for the whole job, which commits nothing older any more. The checkpoint
+    /// completes, and older uncompleted ones go.
     pub fn commit(&mut self, target: NoticeTarget) -> NoticeOutcome {
         let outcome = self.complete(target);
         let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
@@ -385,8 +387,9 @@ impl Ledger {
         outcome
     }
 
-    /// Those for which `is_committed` completed under an owner before, which may not have known. Retention by count
-    /// looks at them with the next one that completes: until then none goes that may be what this owner began with.
+    /// Marks those for which `is_committed` as completed; they completed under an earlier owner that may not have
+    /// known. Retention by count takes them into account when the next one completes. Until then no checkpoint goes
+    /// that this owner may have begun with.
     pub fn recall(&mut self, is_committed: impl Fn(&CheckpointRecord) -> bool) {
         for record in self.retained.iter_mut().filter(|record| !record.completed && is_committed(record)) {
             record.completed = true;
@@ -400,7 +403,7 @@ impl Ledger {
         self.position(target).and_then(|at| self.retained.get(at))
     }
 
-    /// Pins a retained checkpoint; `false` if there is none.
+    /// Pins a retained checkpoint; `false` if it is not retained.
     pub fn pin(&mut self, target: NoticeTarget) -> bool {
         let Some(record) = self.position(target).and_then(|at| self.retained.get_mut(at)) else { return false };
         self.dirty |= !record.pinned;
@@ -408,7 +411,7 @@ impl Ledger {
         true
     }
 
-    /// Ends a pin; `None` if there is no such checkpoint, else whether it was pinned.
+    /// Removes a pin; `None` if there is no such checkpoint, otherwise whether it was pinned.
     pub fn release(&mut self, target: NoticeTarget) -> Option<bool> {
         let at = self.position(target)?;
         let record = self.retained.get_mut(at)?;
@@ -418,7 +421,7 @@ impl Ledger {
         Some(was_pinned)
     }
 
-    /// Marks the manifest as stale, for a change outside the ledger.
+    /// Marks the newest manifest as out of date, because of a change outside the ledger.
     pub fn mark_dirty(&mut self) {
         self.dirty = true;
     }
@@ -445,7 +448,7 @@ impl Ledger {
         NoticeOutcome::Done
     }
 
-    /// Lets go of everything of the own run that is older than the newest `count` completed checkpoints of it.
+    /// Lets go of everything of the owner's run that is older than its newest `count` completed checkpoints.
     fn retain_newest(&mut self, count: usize) {
         let own = self.retained.iter().rev().filter(|record| self.is_of_run(record));
         let Some(oldest_kept) = oldest_of_newest(own, count) else { return };
@@ -459,13 +462,13 @@ impl Ledger {
         if target_is_pinned { NoticeOutcome::Pinned } else { NoticeOutcome::Done }
     }
 
-    /// Lets go of those of the own run for which `is_over`.
+    /// Lets go of checkpoints of the owner's run for which `is_over`.
     fn subsume_of_run(&mut self, is_over: impl Fn(&CheckpointRecord) -> bool) {
         let job_run = self.job_run.clone();
         self.subsume(|record| record.job_run == job_run && is_over(record));
     }
 
-    /// Lets go of those for which `is_over`; of pinned ones once they are released.
+    /// Lets go of checkpoints for which `is_over`; pinned ones go once they are released.
     fn subsume(&mut self, is_over: impl Fn(&CheckpointRecord) -> bool) {
         for record in self.retained.iter_mut().filter(|record| !record.subsumed && is_over(record)) {
             record.subsumed = true;
@@ -479,7 +482,7 @@ impl Ledger {
     }
 }
 
-/// The oldest of the `count` newest that completed; `None` if there are not so many. Newest come first.
+/// The oldest of the `count` newest completed checkpoints; `None` if there are fewer. The input begins with the newest.
 fn oldest_of_newest<'r>(
     newest_first: impl Iterator<Item = &'r CheckpointRecord>,
     count: usize,

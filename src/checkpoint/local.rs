@@ -1,5 +1,5 @@
-//! What of a backend is worth a local copy: what a restore of the newest completed checkpoint, or of a newer one,
-//! reads. Pure.
+//! Decides which objects of a backend are worth a local copy: those that a restore of the newest completed checkpoint,
+//! or of a newer one, reads. Pure.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use crate::{
     types::{BackendId, Sqn, SqnRange},
 };
 
-/// What the owner of `manifest` needs: the newest completed checkpoint, newer ones published and in flight, and what
-/// those that come build on. `snapshots` are what those under way lean on; they have files from number
-/// `snapshot_low_water` on.
+/// The objects that the owner of `manifest` needs: those of the newest completed checkpoint, of newer ones that are
+/// published or in flight, and those that later checkpoints will build on. `snapshots` are the contents that running
+/// snapshots use; their files are numbered from `snapshot_low_water` on.
 #[must_use]
 pub fn wanted(
     manifest: &Manifest,
@@ -34,7 +34,7 @@ pub fn wanted(
     wanted
 }
 
-/// The materializations that the owner of `manifest` needs, likewise, by name.
+/// The UUIDs of the materializations that the owner of `manifest` needs in the same sense.
 #[must_use]
 pub fn bases(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> BTreeSet<Uuid> {
     let mut bases = BTreeSet::new();
@@ -46,7 +46,7 @@ pub fn bases(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item
     bases
 }
 
-/// What the newest completed checkpoint has, and all that is newer.
+/// The contents of the newest completed checkpoint and of everything newer.
 fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> Vec<Contents> {
     let owner = manifest.owner().epoch.number;
     let retained = ledger.retained();
@@ -69,7 +69,8 @@ fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
     add_log(wanted, &manifest.backend, (&contents.past, &contents.sources));
 }
 
-/// Of a past, that between its parts, too: what owners logged beyond the checkpoint that their successors restored.
+/// Adds the log of some sources. For a past it also adds the log between its parts, which owners wrote after the
+/// checkpoint that their successors restored.
 fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[Source])) {
     let past = past.iter().map(|page| page.range);
     let ranges = past.chain(sources.iter().map(|source| SqnRange { from: source.from, to: source.to }));
@@ -80,7 +81,7 @@ fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[
     }
 }
 
-/// What a copy of a file of a snapshot of `backend` is good for; `leads_to`: files that its readers read after it.
+/// The label of a copy of a snapshot file of `backend`; `leads_to` are the files that its readers read after it.
 #[must_use]
 pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>) -> Label {
     let (epoch, number) = SnapshotFile::parse(file.name.as_str()).unwrap_or_default();
@@ -88,7 +89,7 @@ pub fn file_label(backend: &BackendId, file: &SnapshotFile, leads_to: Vec<Path>)
     Label { uses, leads_to, is_image: false }
 }
 
-/// What a copy of a page is good for that lists changes of one of `origins`.
+/// The label of a copy of a page that lists changes of one of `origins`.
 #[must_use]
 pub fn page_label(origins: &[BackendId], page: &PageRef) -> Label {
     let of = |origin: &BackendId| Use { backend: origin.clone(), part: Part::Log(page.range) };

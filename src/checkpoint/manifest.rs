@@ -6,17 +6,17 @@
 //!   checkpoints          5↑                     9↑                          12↑
 //! ```
 //!
-//! Each epoch has one *run* of the changelog, and *sources*: what it began with, as earlier runs each up to some
-//! sequence number. The contents of a checkpoint are its epoch's sources and then its epoch's run up to the cut. What
-//! an owner logged beyond the checkpoint that its successor restored (░) belongs to no later state; it stays for as
-//! long as a retained checkpoint has it.
+//! Each epoch has one *run* of the changelog, and *sources*: the parts of earlier runs that it began with, each up to
+//! some sequence number. The contents of a checkpoint are its epoch's sources, followed by its epoch's run up to the
+//! cut. Changes that an owner logged after the checkpoint that its successor restored (░) belong to no later state.
+//! They stay as long as a retained checkpoint needs them.
 //!
-//! An epoch that began with what lies in other chains, because the operator was rescaled, names it as
+//! An epoch that began with parts of other chains, because the operator was rescaled, names them as
 //! [`imports`](Import).
 //!
-//! # What bounds its size
+//! # Bounds of its size
 //!
-//! Each checkpoint writes a manifest, so none of it may grow with the log. What would, lies in pages
+//! Each checkpoint writes a manifest, so no part of it may grow with the log. Parts that would grow lie in pages
 //! ([`super::index`]).
 //!
 //! | part | at most | bytes each, about |
@@ -35,10 +35,10 @@
 //!
 //! A level has 64 pages of the one below, so the third begins at some 500,000 change sets.
 //!
-//! Not here, because it has other bounds: the pieces and files of materializations are in their index objects; what is
-//! damaged, in records of the job; what was let go is told by two low waters and by not being named. The manifest that
-//! opens an epoch names the operator state that its owner is about to read, too: as much as the manifests of all old
-//! subtasks have of it.
+//! Some things are not here, because they have other bounds. The pieces and files of materializations are in their
+//! index objects. Damage is in the records of the job. Objects that were let go are those below the low waters that are
+//! not named. The manifest that opens an epoch also names the operator state that its owner is about to read, as much
+//! as the manifests of all old subtasks have of it.
 
 mod attachment;
 mod check;
@@ -75,28 +75,29 @@ use crate::{
 
 /// The record of one backend at one moment.
 ///
-/// Invariants: epochs ascend and the last one wrote it; every source and checkpoint names an epoch that has a record,
-/// and a run where its part of the log is not empty; every import that a checkpoint needs is there; checkpoints ascend
-/// by (epoch, id).
+/// Invariants: epochs ascend, and the owner of the last one wrote the manifest. Every source and checkpoint names an
+/// epoch that has a record, and a run unless its part of the log is empty. Every import that a checkpoint needs is
+/// there. Checkpoints ascend by (epoch, id).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     /// Position in the chain, from 1.
     pub number: u64,
-    /// Whose.
+    /// The backend that the manifest belongs to.
     pub backend: BackendId,
-    /// What the backend was opened as.
+    /// The shape that the backend was opened with.
     pub shape: Shape,
     /// Owners, oldest first.
     pub epochs: Vec<EpochRecord>,
-    /// What was registered, by the ids of the registrations, which are dense from 1.
+    /// All registrations by their ids, which count from 1 without gaps.
     pub states: BTreeMap<StateId, Registration>,
-    /// The changelog by epoch.
+    /// The runs of the changelog by epoch.
     pub runs: BTreeMap<u64, Run>,
     /// Retained checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointRecord>,
-    /// Materializations that those or the present owner need, oldest first.
+    /// Materializations that the checkpoints or the present owner need, oldest first.
     pub materializations: Vec<Materialization>,
-    /// What epochs began with that lies elsewhere, oldest first; and what a new owner is about to read.
+    /// Parts of other chains that epochs began with, oldest first; and operator state that a new owner is about to
+    /// read.
     pub imports: Vec<Import>,
     /// The daemon instance that `segment_low_water` speaks of.
     pub instance: Uuid,
@@ -107,148 +108,152 @@ pub struct Manifest {
     /// Pages of the present epoch [numbered](super::index::page_number) below this that no manifest names by now will
     /// never be named.
     pub page_low_water: u64,
-    /// Checksum of the manifest before; 0 for the first.
+    /// Checksum of the manifest before this one; 0 for the first.
     pub previous_crc: u32,
-    /// Whether it opened its epoch.
+    /// Whether this manifest opened its epoch.
     pub opens_epoch: bool,
-    /// Which of the manifests before it stay for ever.
+    /// Which earlier manifests stay for ever.
     pub fences: Fences,
 }
 
-/// What a backend was opened as.
+/// The fixed properties of an open backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Subtasks of the operator.
+    /// Number of subtasks of the operator.
     pub parallelism: u32,
-    /// Key groups of the operator; fixed for the life of the state.
+    /// Number of key groups of the operator; fixed for the life of the state.
     pub max_parallelism: u32,
-    /// Those of this subtask.
+    /// The key groups of this subtask.
     pub key_groups: KeyGroupRange,
-    /// Fixed for the life of the state.
+    /// Whether the daemon or the client computes key groups; fixed for the life of the state.
     pub assignment: KeyGroupAssignment,
-    /// Where the state lives.
+    /// The inner backend that has the state.
     pub inner: InnerBackend,
     /// Whether changes are logged.
     pub changelog: bool,
 }
 
-/// One owner.
+/// The record of one owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochRecord {
-    /// Who.
+    /// The owner's epoch.
     pub epoch: Epoch,
-    /// The engine's attempt.
+    /// The engine's attempt for this owner.
     pub attempt: Attempt,
-    /// What it restored, and under which attempt that was made; `None` if it began empty.
+    /// The checkpoint that it restored, and the attempt that made that; `None` if it began empty.
     pub restored: Option<(CheckpointIdentity, Attempt)>,
-    /// What it began with.
+    /// The contents that it began with.
     pub contents: Contents,
-    /// What it was opened as.
+    /// The part of the operator's state that it has.
     pub span: Span,
-    /// Its peers have the same, whatever their attempts; empty: those of its attempt are its peers.
+    /// Owners with the same value are its peers, whatever their attempts. If empty, owners of the same attempt are its
+    /// peers.
     pub peers: Bytes,
-    /// The run of the job that it belongs to; a fence has none.
+    /// The run of the job that it belongs to; empty for a fence.
     pub job_run: Bytes,
-    /// Whether it only outdates the owners before it, and changes nothing itself: whoever reads the chain to rescale,
-    /// or retires it, makes one.
+    /// Whether it only outdates earlier owners and changes nothing itself. Fences are made to read a chain for a
+    /// rescale, or to retire it.
     pub is_fence: bool,
-    /// The highest id that its attempt has published in this chain, retained or not; 0: none. `None`: it does not tell.
+    /// The highest id that its attempt has published in this chain, retained or not; 0 for none. `None` if it is not
+    /// recorded.
     pub published_to: Option<u64>,
 }
 
-/// Which part of the operator's state an owner has.
+/// The part of an operator's state that an owner has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Subtasks of the operator.
+    /// Number of subtasks of the operator.
     pub parallelism: u32,
-    /// Key groups of the operator.
+    /// Number of key groups of the operator.
     pub max_parallelism: u32,
-    /// Those of the subtask.
+    /// The key groups of the subtask.
     pub key_groups: KeyGroupRange,
-    /// Who computes them.
+    /// Whether the daemon or the client computes key groups.
     pub assignment: KeyGroupAssignment,
 }
 
-/// A state: imports, then a materialization (none: the empty state), then the parts of the log after it, in order.
+/// The contents of a state: imports, then a materialization (or the empty state), then the parts of the log after it,
+/// in order.
 ///
-/// Invariant: a materialization has what the imports have, so that nothing names both.
+/// Invariant: a materialization contains the state of the imports, so there are never both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Names the imports: what comes later wins.
+    /// UUIDs of the imports, in order; a later one overrides an earlier one.
     pub imports: Vec<Uuid>,
-    /// Names the materialization.
+    /// UUID of the materialization.
     pub base: Option<Uuid>,
-    /// Pages that list sources before `sources`, with their runs.
+    /// Pages that list the sources before `sources`, with their runs.
     pub past: Vec<PageRef>,
-    /// Not empty, one per run.
+    /// Parts of the log, none of them empty, at most one per run.
     pub sources: Vec<Source>,
 }
 
-/// A snapshot of the inner backend, made of pieces that were each copied at their own sqn.
+/// A snapshot of the inner backend: pieces or images, each copied at its own sqn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Materialization {
-    /// Names it.
+    /// Its UUID, by which contents name it.
     pub uuid: Uuid,
-    /// Lowest sqn of its pieces: what the log must keep for it; of the epoch that made it.
+    /// Lowest sqn of its pieces, from which on the log must be kept for it. Its epoch is the one that made it.
     pub from: Sqn,
-    /// Highest sqn of its pieces: the earliest cut that it serves.
+    /// Highest sqn of its pieces, which is the earliest cut that can build on it.
     pub complete_at: Sqn,
-    /// The object that lists its pieces.
+    /// The index object, which lists its pieces and images.
     pub index: SnapshotFile,
-    /// Checksum of that object, so that another one of its name is not taken for it; `None` if an older version wrote
-    /// the manifest.
+    /// Checksum of the index, so that no other object is taken for it; `None` if an older version wrote the manifest.
     pub index_crc: Option<u32>,
-    /// Stored bytes of its pieces.
+    /// Stored bytes of all its pieces and images.
     pub stored_bytes: u64,
-    /// State changes in its pieces.
+    /// State changes in all its pieces and images.
     pub changes: u64,
 }
 
-/// An object below `snapshot/` of the backend.
+/// An object in the folder `snapshot/` of the backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SnapshotFile {
     /// The daemon instance that wrote it.
     pub instance: Uuid,
     /// `<epoch>-<number>.<kind>`, see [`SnapshotFile::name`].
     pub name: Name,
-    /// Its length.
+    /// Length of the object in bytes.
     pub bytes: u64,
 }
 
 /// One retained checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointRecord {
-    /// Its name.
+    /// The epoch, id and UUID that name it.
     pub identity: CheckpointIdentity,
     /// The attempt that made it: (attempt, id) names a checkpoint of the whole job.
     pub attempt: Attempt,
-    /// Everything of its epoch's run below this.
+    /// It has all changes of its epoch's run below this sqn.
     pub cut: Sqn,
-    /// Batches of its epoch below this.
+    /// It has all batches of its epoch below this number.
     pub applied_to: u64,
-    /// The task's bytes.
+    /// The bytes that the task attached to its barrier.
     pub attachment: Attachment,
-    /// The run of the job that counts it, and lets it go: that of its owner, or of the one that claimed it since.
+    /// The run of the job that counts it and lets it go: that of its owner, or of the owner that has claimed it since.
     pub job_run: Bytes,
-    /// Whether the engine said that it completed.
+    /// Whether the engine said that it is complete.
     pub completed: bool,
-    /// Whether a user keeps it.
+    /// Whether a user has pinned it.
     pub pinned: bool,
-    /// Whether retention let it go and only the pin keeps it.
+    /// Whether retention let it go, so that only the pin keeps it.
     pub subsumed: bool,
-    /// When its barrier came.
+    /// When its barrier came, by the daemon's clock.
     pub triggered_at: TimeMs,
-    /// The time of the newest batch that it has, reads included: the clock of the state.
+    /// The time of its newest batch, reads included, at which the state's own time goes on.
     pub time: TimeMs,
-    /// Bytes of log between the checkpoint before and it, before compression.
+    /// Bytes of log since the checkpoint before it, uncompressed.
     pub incremental_bytes: u64,
-    /// Changes likewise.
+    /// Number of changes since the checkpoint before it.
     pub changes: u64,
     /// Registrations with ids up to this one were in force at the cut, without `missing_states`.
     pub states_to: u32,
-    /// Ids of registrations that others had replaced, or of an owner whose changes are no part of the checkpoint.
+    /// Ids of registrations up to `states_to` that were not in force: they had been replaced, or belong to an owner
+    /// whose changes are not part of the checkpoint.
     pub missing_states: Vec<StateId>,
-    /// The materialization of its own epoch that it builds on; `None` if it builds on what its epoch began with.
+    /// The materialization of its own epoch that it builds on; `None` if it builds on the contents that its epoch began
+    /// with.
     pub base: Option<Uuid>,
 }
 
@@ -261,7 +266,7 @@ impl CheckpointRecord {
 }
 
 impl SnapshotFile {
-    /// The name of file `number` of `epoch`, of a kind that tells people what it is.
+    /// The name of file `number` of `epoch`; `kind` tells people what the file contains.
     #[must_use]
     pub fn name(epoch: u64, number: u64, kind: &str) -> Name {
         Name::new(&format!("{epoch:08}-{number:012}.{kind}")).expect("digits and a word are a name")
@@ -275,7 +280,7 @@ impl SnapshotFile {
         Some((epoch.parse().ok()?, number.parse().ok()?))
     }
 
-    /// Where it lies, if it is of `backend`.
+    /// Its path in the folder of `backend`.
     #[must_use]
     pub fn path(&self, backend: &BackendId) -> Path {
         let (backend, file) = (backend.clone(), self.name.clone());
@@ -284,7 +289,7 @@ impl SnapshotFile {
 }
 
 impl Shape {
-    /// Which part of the operator's state it is.
+    /// The part of the operator's state in this shape.
     #[must_use]
     pub fn span(&self) -> Span {
         let Self { parallelism, max_parallelism, key_groups, assignment, .. } = *self;
@@ -305,15 +310,15 @@ impl Manifest {
         self.epochs.iter().find(|record| record.epoch.number == number)
     }
 
-    /// The highest id that `attempt` has published in this chain; `None` if no owner of it is remembered, `Some(None)`
-    /// if one does not tell.
+    /// The highest id that `attempt` has published in this chain. `None` if no owner of that attempt is recorded,
+    /// `Some(None)` if its record does not tell.
     #[must_use]
     pub fn published_to(&self, attempt: Attempt) -> Option<Option<u64>> {
         let told = self.epochs.iter().filter(|record| record.attempt == attempt).map(|record| record.published_to);
         told.reduce(|one, other| Some(one?.max(other?)))
     }
 
-    /// The present owner publishes the checkpoints of its epoch that are there.
+    /// Records the highest id among the checkpoints of the present epoch as published.
     pub fn note_published(&mut self) {
         let epoch = self.owner().epoch.number;
         let own = self.checkpoints.iter().filter(|record| record.identity.epoch == epoch);
@@ -341,7 +346,7 @@ impl Manifest {
         self.imports.iter().find(|import| import.uuid == uuid)
     }
 
-    /// Which part of the operator's state `checkpoint` has.
+    /// The part of the operator's state that `checkpoint` has.
     #[must_use]
     pub fn span(&self, checkpoint: &CheckpointRecord) -> Span {
         let of_epoch = self.epoch(checkpoint.identity.epoch).map(|record| record.span);
@@ -354,14 +359,13 @@ impl Manifest {
         self.epoch(checkpoint.identity.epoch).map_or(&[], |record| &record.peers)
     }
 
-    /// The newest epoch whose owner served, rather than only fenced; `None` if no such is remembered.
+    /// The newest epoch whose owner served, instead of being a fence; `None` if none is recorded.
     #[must_use]
     pub fn served(&self) -> Option<&EpochRecord> {
         self.epochs.iter().rev().find(|record| !record.is_fence)
     }
 
-    /// The checkpoint that the state was at when its present epoch began: what a restore of this epoch restores, called
-    /// `id`.
+    /// A checkpoint called `id` with the contents that the present epoch began with.
     #[must_use]
     pub fn beginning(&self, id: u64) -> CheckpointRecord {
         let owner = self.owner();
@@ -386,20 +390,20 @@ impl Manifest {
         }
     }
 
-    /// How the operator state that `checkpoint` has is redistributed; nothing if it has none.
+    /// The redistributions of the operator states that `checkpoint` has; empty if it has none.
     pub fn redistributions(&self, checkpoint: &CheckpointRecord) -> impl Iterator<Item = Redistribution> {
         let states = self.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
         states.filter_map(|(_, registration)| registration.descriptor.redistribution)
     }
 
-    /// What `checkpoint` consists of.
+    /// The contents of `checkpoint`.
     #[must_use]
     pub fn contents(&self, checkpoint: &CheckpointRecord) -> Contents {
         self.contents_at(checkpoint.identity.epoch, checkpoint.base, checkpoint.cut)
     }
 
-    /// What the state of `epoch` at `cut` consists of, on the materialization `base` of that epoch or on what it began
-    /// with.
+    /// The contents of the state of `epoch` at `cut`, on the materialization `base` of that epoch, or on the contents
+    /// that the epoch began with.
     #[must_use]
     pub fn contents_at(&self, epoch: u64, base: Option<Uuid>, cut: Sqn) -> Contents {
         let (mut contents, from) = match base {
@@ -418,9 +422,9 @@ impl Manifest {
         contents
     }
 
-    /// Removes epochs, imports, materializations and the parts of runs that neither a retained checkpoint, nor one in
-    /// flight, nor the present owner needs. `in_flight` are the contents of checkpoints that are not in `checkpoints`
-    /// yet.
+    /// Removes epochs, imports, materializations and parts of runs that are not needed by a retained checkpoint, a
+    /// checkpoint in flight or the present owner. `in_flight` are the contents of checkpoints that are not in
+    /// `checkpoints` yet.
     pub fn prune(&mut self, in_flight: &[Contents]) {
         let present = self.owner().epoch.number;
         let newest = self.materializations.iter().rev().find(|base| base.from.epoch() == present).map(|base| base.uuid);
@@ -452,7 +456,7 @@ impl Manifest {
         }
     }
 
-    /// Stored bytes that a restore of `checkpoint` reads, at most.
+    /// Most stored bytes that a restore of `checkpoint` reads.
     #[must_use]
     pub fn stored_bytes(&self, checkpoint: &CheckpointRecord) -> u64 {
         let contents = self.contents(checkpoint);
@@ -464,7 +468,7 @@ impl Manifest {
         imports.map(Import::stored_bytes).fold(base.saturating_add(log.stored_bytes), u64::saturating_add)
     }
 
-    /// Sums over the backend's own changelog, as far as it is needed.
+    /// Sums over the part of the backend's own changelog that is needed.
     #[must_use]
     pub fn log_totals(&self) -> Totals {
         let pages = self.epochs.iter().flat_map(|record| &record.contents.past);

@@ -1,14 +1,15 @@
-//! A way past a newest manifest that is damaged for good: a fence above it, made of the newest one that can be read.
+//! A way past a newest manifest that is damaged for good: a fence above it, derived from the newest manifest that can
+//! be read.
 //!
 //! ```text
 //!   6 │ epoch 3      7 │ damaged      8 │ fence, epoch 5: what 6 retains and is still there
 //! ```
 //!
-//! The damaged object stays: its number must not be free again, or an owner that made it could publish beside its
-//! successor. It may have opened an epoch that nothing else tells of, so the fence skips as many epochs as manifests
-//! cannot be read. For the same reason its attempt is the highest that the job knows of. What only the damaged manifest
-//! named is lost: it becomes garbage. What an older one names may have been deleted since; checkpoints that lack
-//! something are let go of.
+//! The damaged object stays. If its number became free, an owner that made it could publish beside its successor. It
+//! may have opened an epoch that is recorded nowhere else, so the fence skips as many epochs as there are unreadable
+//! manifests. For the same reason its attempt is the highest that the job knows of. Objects that only the damaged
+//! manifest named are lost and become garbage. Objects that an older manifest names may have been deleted since, so
+//! checkpoints that lack one are let go.
 
 use std::collections::BTreeSet;
 
@@ -29,47 +30,47 @@ use crate::{
 /// How often it looks again when the chain moves.
 const ATTEMPTS: usize = 4;
 
-/// What was mended.
+/// The result of mending a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mended {
-    /// The fence.
+    /// The number of the fence.
     pub number: u64,
-    /// Its epoch.
+    /// The epoch of the fence.
     pub epoch: Epoch,
-    /// Its attempt: who opens the backend has at least this.
+    /// The attempt of the fence; a backend can be opened only with at least this attempt.
     pub attempt: Attempt,
-    /// The manifest that it was made of.
+    /// The number of the manifest that it was derived from.
     pub from: u64,
-    /// Checkpoints that it retains, oldest first.
+    /// Checkpoints that the fence retains, oldest first.
     pub kept: Vec<CheckpointIdentity>,
-    /// Those that the older manifest retains and that lack something, and what.
+    /// Checkpoints of the older manifest that lack an object, each with a description of the loss.
     pub lost: Vec<(CheckpointIdentity, String)>,
 }
 
-/// Why nothing was mended.
+/// The reason why a chain was not mended.
 #[derive(Debug, thiserror::Error)]
 pub enum MendError {
     /// There is no such chain.
     #[error("the store has no backend `{0}`")]
     Unknown(BackendId),
-    /// There is nothing to mend.
+    /// The newest manifest is whole.
     #[error("manifest {number} of backend `{backend}`, its newest one, is whole: open the backend")]
     Whole {
-        /// Whose.
+        /// The backend of the chain.
         backend: BackendId,
-        /// Which.
+        /// The number of the manifest.
         number: u64,
     },
-    /// All are damaged.
+    /// No manifest can be read.
     #[error("no manifest of backend `{0}` can be read: bring the newest one back from a backup, same path, same bytes")]
     AllDamaged(BackendId),
-    /// No epoch is left.
+    /// No epoch number is left.
     #[error("backend `{0}` was opened {max} times, the most there may be", max = Sqn::MAX_EPOCH)]
     TooManyEpochs(BackendId),
-    /// The job.
+    /// The job's records cannot be read or written.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// The chain.
+    /// The chain cannot be read or written.
     #[error(transparent)]
     Chain(#[from] ChainError),
 }
@@ -80,8 +81,8 @@ impl From<StoreError> for MendError {
     }
 }
 
-/// Adds a fence above the newest manifest of `backend`, which is damaged; of at least `attempt`. Idempotent: the second
-/// finds the chain whole. Cancel-safe: dropped, it may be done.
+/// Adds a fence above the newest manifest of `backend`, which is damaged, with at least `attempt`. Idempotent: the
+/// second call finds the chain whole. Cancel-safe: if dropped, it may be done.
 ///
 /// # Errors
 /// [`MendError`].
@@ -91,7 +92,7 @@ pub async fn mend(
     attempt: Attempt,
     (random, retry): (&Random, Retry),
 ) -> Result<Mended, MendError> {
-    // What a copy on this host says is no verdict.
+    // A local copy cannot prove that the store's object is whole or damaged.
     let store = &store.clone().with_copies(None);
     for _ in 0..ATTEMPTS {
         let (newest, head) = newest_readable(store, backend, retry).await?;
@@ -106,7 +107,7 @@ pub async fn mend(
                 let (number, epoch, attempt) = (fence.number, fence.owner().epoch, fence.owner().attempt);
                 return Ok(Mended { number, epoch, attempt, from, kept, lost });
             }
-            // Its owner is alive, and writes manifests that are whole.
+            // The owner is alive, and its manifests are whole.
             Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -122,7 +123,7 @@ async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Re
     for &number in numbers.iter().rev() {
         let mut read = chain::read(store, backend, number, retry).await?;
         if matches!(read, Some((Err(_), _))) {
-            // One wrong answer of the store is no verdict.
+            // Read twice: one wrong answer of the store is no proof.
             read = chain::read(store, backend, number, retry).await?;
         }
         match read {
@@ -137,7 +138,7 @@ async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Re
     Err(MendError::AllDamaged(backend.clone()))
 }
 
-/// The highest attempt that the job of `backend` knows of, as far as that can be read.
+/// The highest attempt that the job of `backend` knows of, as far as its records can be read.
 async fn highest_attempt(store: &Store, backend: &BackendId, retry: Retry) -> Result<Attempt, MendError> {
     let mut highest = match job::newest(store, &backend.job, retry).await {
         Ok(record) => record.map_or(0, |record| record.attempt),
@@ -154,7 +155,8 @@ async fn highest_attempt(store: &Store, backend: &BackendId, retry: Retry) -> Re
     Ok(highest)
 }
 
-/// The manifest after number `newest` that says what `head` says; `None` if no epoch is left. Pure but for the name.
+/// The manifest after number `newest` with the contents of `head`; `None` if no epoch number is left. Pure but for the
+/// name.
 fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> Option<Manifest> {
     let attempt = attempt.max(head.manifest.owner().attempt);
     let unread = newest - head.manifest.number;
@@ -163,13 +165,13 @@ fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> O
     *epoch += unread;
     let is_left = *epoch <= Sqn::MAX_EPOCH;
     fence.number = newest + 1;
-    // Nothing is told of what lies below: whatever cannot be read there stays.
+    // The fence tells nothing about manifests below it, so those that cannot be read stay.
     fence.fences = Fences::default();
     fence.fences.open(fence.number);
     is_left.then_some(fence)
 }
 
-/// Lets go of the checkpoints of `fence` of which something is missing or corrupt.
+/// Lets go of the checkpoints of `fence` that have a missing or corrupt object.
 async fn let_go_of_lost(
     store: &Store,
     fence: &mut Manifest,

@@ -1,7 +1,9 @@
-//! A model: writer, ledger, log index and manifest chain of owners that follow and outlive each other, over a store
-//! that only creates what is absent. Barriers of any kind, uploads in any order, failures, notices of any identity at
-//! any time, zombies. Owners begin with runs of those before, or with imports of them; bounds are so small that all of
-//! it moves into pages again and again.
+//! A model of owners that follow and outlive each other: writer, ledger, log index and manifest chain, over a store
+//! that only creates absent objects. There are barriers of any kind, uploads in any order, failures, notices of any
+//! identity at any time, and zombies. Owners begin with runs of earlier owners, or with imports of them. Bounds are so
+//! small that all of it moves into pages again and again.
+//!
+//! The composition of these parts is the model's own (`Owner`), not `backend::Core`. It has no bases.
 //!
 //! `DSTL_MODEL_CASES` sets how many runs there are.
 
@@ -35,13 +37,13 @@ struct Owner {
     writer: Writer,
     ledger: Ledger,
     uploading: Vec<SegmentHandle>,
-    /// The manifest that is being written, and how far its log reaches.
+    /// The manifest that is being written, and the end of its log index.
     publishing: Option<(Manifest, Sqn)>,
     batches: u64,
     next_page: u64,
     /// Pages that are being written, for the next manifest.
     beside: Vec<NewPage>,
-    /// What its epoch began with.
+    /// The sources that its epoch began with.
     began: Vec<Source>,
     ended: bool,
 }
@@ -49,15 +51,16 @@ struct Owner {
 #[derive(Default)]
 struct World {
     chain: Vec<Manifest>,
-    /// Numbers of segments that are durable.
+    /// Numbers of durable segments.
     segments: BTreeSet<u64>,
     owners: Vec<Owner>,
     numbers: u64,
-    /// Restorable by a reply, and neither let go nor superseded by an owner that did not restore it.
+    /// Checkpoints that a reply called restorable, and that were neither let go nor superseded by an owner that did not
+    /// restore them.
     promised: Vec<(CheckpointIdentity, u64)>,
-    /// Pages that are durable.
+    /// Durable pages, by their ids.
     pages: BTreeMap<Uuid, Bytes>,
-    /// What each checkpoint has, by its UUID: parts of the logs of epochs.
+    /// The contents of each checkpoint, by its UUID: parts of the logs of epochs.
     truth: BTreeMap<Uuid, Vec<Source>>,
 }
 
@@ -129,7 +132,7 @@ impl World {
         }
     }
 
-    /// What `contents` of `manifest` have, in order, all their pages read.
+    /// The contents of `contents` in `manifest`, in order, with all pages read.
     fn read(&self, manifest: &Manifest, contents: &Contents) -> Vec<(Source, Vec<SegmentHandle>)> {
         let imports = contents.imports.iter().map(|uuid| manifest.import(*uuid).expect("an import"));
         let imports = imports.map(|import| (&import.past, &import.sources, &import.runs));
@@ -271,7 +274,7 @@ impl World {
 
     fn act(&mut self, kind: u8, a: u8, b: u8) {
         let newest = self.owners.len() - 1;
-        // The others are zombies.
+        // The other owners are zombies.
         let of = if a < 160 { newest } else { usize::from(a) % self.owners.len() };
         if kind.is_multiple_of(16) && self.owners.len() < 8 {
             return self.open(b.is_multiple_of(3));
@@ -299,7 +302,7 @@ impl World {
         }
     }
 
-    /// What the head says can be restored: each part of the log is there, without gaps, and durable.
+    /// Checks the checkpoints of the head: each part of their log exists, has no gaps, and is durable.
     fn check(&self) {
         let head = self.chain.last().unwrap();
         for record in &head.checkpoints {
@@ -344,7 +347,7 @@ impl World {
         for (past, sources) in pasts {
             assert!(sources.len() <= SETTLED.entries && levels_are_within(&SETTLED, past));
         }
-        // What was replied stays restorable as long as its owner was told nothing else.
+        // A checkpoint that was replied stays restorable until its owner is told otherwise.
         for owner in self.owners.iter().filter(|owner| head.owner().epoch == owner.manifest.owner().epoch) {
             for record in
                 owner.ledger.retained().iter().filter(|record| record.identity.epoch == head.owner().epoch.number)

@@ -1,4 +1,4 @@
-//! Pins: leases on what somebody reads who owns none of its chains.
+//! Pins: leases on objects for a reader that owns none of their chains.
 //!
 //! ```text
 //!   head retains it ──▶ pin durable ──▶ head retains it still ──▶ read … read ──▶ pin deleted
@@ -7,10 +7,11 @@
 //!                          └─ renewal 1 ─ renewal 2 ─ … (each: is the pin there?) ─┘
 //! ```
 //!
-//! A pin (`<job>/pins/<uuid>`) says by [imports](Import) which objects are read, so that it stands for itself: the
+//! A pin (`<job>/pins/<uuid>`) lists by [imports](Import) which objects are read. It stands for itself, since the
 //! checkpoint may be subsumed meanwhile. It is made once and never changes. Renewals (`<job>/renewals/<uuid>/<number>`)
-//! are objects beside it that say that its holder lives. Sweeps take what it names for needed while it exists, and
-//! delete it once it and all its renewals are older than the lease: why that is enough, see [`super::collect`].
+//! are objects beside it that say that its holder is alive. Sweeps keep the objects that a pin names as long as it
+//! exists, and delete it once it and all its renewals are older than the lease. [`super::collect`] shows why that is
+//! enough.
 //!
 //! A pin that a *user* sets ([`super::ledger::Ledger::pin`]) is something else: a mark on a checkpoint in its own
 //! chain, which only its owner writes, and which never expires.
@@ -36,53 +37,53 @@ use crate::{
     types::{BackendId, Name},
 };
 
-/// Renewals within one lease, if all goes well.
+/// Renewals within one lease if none fails.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// How often a release tries: what stays expires.
+/// How often a release is tried; a pin that stays will expire.
 const RELEASE_ATTEMPTS: u32 = 3;
 
-/// What a pin object says.
+/// The contents of a pin object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pin {
-    /// Whose chains the imports are of.
+    /// The operator whose chains the imports are of.
     pub operator: Name,
-    /// For how long after its making, or its last renewal, it cannot be revoked; in milliseconds.
+    /// How long after its making, or its last renewal, it cannot be revoked; in milliseconds.
     pub lease_ms: u64,
-    /// What is read.
+    /// The objects that are read.
     pub imports: Vec<Import>,
 }
 
-/// Why a pin no longer holds.
+/// A pin no longer protects its objects.
 #[derive(Debug, thiserror::Error)]
 pub enum PinLost {
-    /// Its lease ended, or somebody discarded what it held.
+    /// The lease ended, or a user discarded the pinned objects.
     #[error("pin `{0}` is gone: its lease ended before it was renewed, or somebody revoked it")]
     Revoked(ObjectName),
     /// The store did not take a renewal in time.
     #[error("pin `{name}` could not be renewed within its lease: {source}")]
     Unrenewed {
-        /// Its name.
+        /// Name of the pin.
         name: ObjectName,
-        /// Why.
+        /// The error of the last renewal.
         source: StoreError,
     },
 }
 
-/// A pin that this process made. Dropped without [`release`](Self::release), it expires.
+/// A pin that this process made. If it is dropped without [`release`](Self::release), it stays until it expires.
 #[derive(Debug)]
 pub struct Held {
     store: Store,
     job: Name,
     id: Uuid,
     lease: Duration,
-    /// Before it was made, or its last renewal was.
+    /// A moment before the pin, or its last renewal, was made.
     renewed: Instant,
     renewals: u64,
 }
 
 impl Pin {
-    /// The pin as an object of `job`.
+    /// The pin as the bytes of an object of `job`.
     #[must_use]
     pub fn encode(&self, job: &Name) -> Bytes {
         let of = self.of(job);
@@ -94,7 +95,7 @@ impl Pin {
     /// Reads a pin of `job`.
     ///
     /// # Errors
-    /// If the bytes are damaged, or say what no pin says.
+    /// If the bytes are damaged, or are not a valid pin.
     pub fn decode(job: &Name, bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Pin = envelope::open(Kind::Pin, bytes)?;
         let contents = |what: &str| EnvelopeError::Contents(what.to_owned());
@@ -106,18 +107,18 @@ impl Pin {
         Ok(pin)
     }
 
-    /// Imports name subtasks of an operator; which of them this is does not matter.
+    /// A backend of the operator. Imports name subtasks of the operator, so any subtask will do.
     fn of(&self, job: &Name) -> BackendId {
         BackendId { job: job.clone(), operator: self.operator.clone(), subtask: 0 }
     }
 }
 
 impl Held {
-    /// Makes a pin in `job`. It counts only if the chains that it reads retain what it imports once this has returned.
-    /// Not cancel-safe: dropped, there may be one that expires.
+    /// Makes a pin in `job`. It is effective only if the chains that it reads still retain the imported checkpoints
+    /// after this has returned. Not cancel-safe: if dropped, there may be a pin that stays until it expires.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The error of the store.
     pub async fn make(store: &Store, job: &Name, pin: &Pin, random: &Random, retry: Retry) -> Result<Self, StoreError> {
         let renewed = Instant::now();
         let id = random.uuid();
@@ -128,13 +129,13 @@ impl Held {
         Ok(Self { store: store.clone(), job: job.clone(), id, lease, renewed, renewals: 0 })
     }
 
-    /// Its object.
+    /// Name of the pin object.
     #[must_use]
     pub fn name(&self) -> ObjectName {
         ObjectName::Pin { job: self.job.clone(), id: self.id }
     }
 
-    /// Renews it in thirds of its lease for as long as it is polled; answers only when it is lost. Cancel-safe.
+    /// Renews the pin in thirds of its lease as long as it is polled; returns only when the pin is lost. Cancel-safe.
     pub async fn keep(&mut self) -> PinLost {
         loop {
             sleep_until(self.renewed + self.lease / RENEWALS_PER_LEASE).await;
@@ -144,10 +145,10 @@ impl Held {
         }
     }
 
-    /// Whether it is still there; what it named was needed all the while then. Cancel-safe.
+    /// Checks that the pin still exists; then its objects were protected all the time. Cancel-safe.
     ///
     /// # Errors
-    /// [`PinLost::Revoked`] if not.
+    /// [`PinLost::Revoked`] if it does not.
     pub async fn check(&self, retry: Retry) -> Result<(), PinLost> {
         match self.store.head(&self.name().path(), retry).await {
             Ok(Some(_)) => Ok(()),
@@ -158,21 +159,21 @@ impl Held {
 
     async fn renew(&mut self) -> Result<(), PinLost> {
         let now = Instant::now();
-        // Who was stopped for longer than its lease may have its pin still, which is what counts.
+        // A holder that was stopped for longer than its lease may still have its pin, and only that matters.
         let retry = Retry::until((self.renewed + self.lease).max(now + self.lease / RENEWALS_PER_LEASE));
         self.renewals += 1;
         let path = self.renewal(self.renewals).path();
         let created = self.store.create(&path, PutPayload::from_static(b""), retry).await;
         created.map_err(|source| PinLost::Unrenewed { name: self.name(), source })?;
-        // It may have been revoked before the renewal was there.
+        // The pin may have been revoked before the renewal existed.
         self.check(retry).await?;
         self.renewed = now;
         Ok(())
     }
 
-    /// Ends it. Best effort: what stays expires. Cancel-safe in that sense.
+    /// Deletes the pin, with few attempts; a pin that stays will expire. Cancel-safe in that sense.
     pub async fn release(self) {
-        // The pin first: renewals without one are garbage.
+        // The pin first: renewals without a pin are garbage.
         let names = std::iter::once(self.name()).chain((1..=self.renewals).map(|number| self.renewal(number)));
         let retry = Retry::forever().at_most(RELEASE_ATTEMPTS);
         for path in names.map(|name| name.path()) {
@@ -188,7 +189,7 @@ impl Held {
     }
 }
 
-/// Renews all `pins` for as long as it is polled; answers only when one is lost. Cancel-safe.
+/// Renews all `pins` as long as it is polled; returns only when one is lost. Cancel-safe.
 pub async fn keep_all(pins: &mut [Held]) -> PinLost {
     let keeping: Vec<_> = pins.iter_mut().map(|pin| Box::pin(pin.keep())).collect();
     match keeping.is_empty() {
@@ -197,7 +198,7 @@ pub async fn keep_all(pins: &mut [Held]) -> PinLost {
     }
 }
 
-/// Ends all `pins`, as far as that can be done. Cancel-safe in that sense.
+/// Deletes all `pins`, as far as possible. Cancel-safe in that sense.
 pub async fn release_all(pins: Vec<Held>) {
     for pin in pins {
         pin.release().await;

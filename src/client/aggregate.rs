@@ -1,4 +1,4 @@
-//! The values of merge functions that are more than a number: averages, sets and sketches.
+//! The values of merge functions that are not plain numbers: averages, sets and sketches.
 
 use std::collections::BTreeSet;
 
@@ -7,17 +7,17 @@ use bytes::Bytes;
 use super::{ClientError, Decode, Encode, codec::malformed};
 use crate::types::Sketch;
 
-/// The value of `AverageI64` (`Average<i64>`) and `AverageF64` (`Average<f64>`), and an operand of theirs.
+/// The value of `AverageI64` (`Average<i64>`) and `AverageF64` (`Average<f64>`), and one form of their operands.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Average<N> {
-    /// Of all numbers.
+    /// The sum of all numbers.
     pub sum: N,
-    /// How many there were.
+    /// How many numbers there were.
     pub count: i64,
 }
 
 impl<N> Average<N> {
-    /// Of one number.
+    /// The average of one number.
     #[must_use]
     pub fn of(number: N) -> Self {
         Self { sum: number, count: 1 }
@@ -27,7 +27,7 @@ impl<N> Average<N> {
 macro_rules! averages {
     ($($number:ty),*) => {$(
         impl Average<$number> {
-            /// Sum by count; NaN without any number.
+            /// Sum divided by count; NaN if there is no number.
             #[must_use]
             pub fn mean(&self) -> f64 {
                 self.sum as f64 / self.count as f64
@@ -58,7 +58,7 @@ macro_rules! averages {
 
 averages!(i64, f64);
 
-/// Sets whose members are ordered as their bytes are: values of `SetUnion`.
+/// Implements sets whose members are ordered like their bytes: the values of `SetUnion`.
 macro_rules! sets {
     ($($member:ty),*) => {$(
         impl Encode for BTreeSet<$member> {

@@ -15,7 +15,7 @@ use crate::{
     types::{Redistribution, StateKind},
 };
 
-/// A backend as its owner has it. Cheap to clone; dropping it closes nothing.
+/// A backend under its owner. Cheap to clone; dropping it closes nothing.
 #[derive(Debug, Clone)]
 pub struct Backend {
     client: Client,
@@ -32,13 +32,13 @@ impl Backend {
         Ok(Self { client, backend, opened, touched })
     }
 
-    /// Everything that the daemon told when it opened.
+    /// Everything that the daemon answered when it opened.
     #[must_use]
     pub fn opened(&self) -> &Opened {
         &self.opened
     }
 
-    /// Name and epoch, as the raw calls of [`Client`] want them.
+    /// Name and epoch, as the calls of [`Client`] need them.
     #[must_use]
     pub fn reference(&self) -> &BackendRef {
         &self.backend
@@ -62,14 +62,14 @@ impl Backend {
         &self.opened.attachment
     }
 
-    /// What the subtasks of the time of the restored checkpoint had of it, each with its attachment, by subtask: one
-    /// part, unless the operator was rescaled.
+    /// The parts of the restored checkpoint, by subtask, each with its attachment. There is one part, unless the
+    /// operator was rescaled.
     #[must_use]
     pub fn parts(&self) -> &[RestoredPart] {
         &self.opened.parts
     }
 
-    /// The batch number that was expected at open: 0, or more if a running backend was found.
+    /// The next batch number at open: 0, or more if a running backend was found.
     #[must_use]
     pub fn applied_to(&self) -> u64 {
         self.opened.applied_to
@@ -84,7 +84,7 @@ impl Backend {
     /// Registers states, all or none, and returns them in order. Idempotent and cancel-safe.
     ///
     /// # Errors
-    /// What the daemon refused, as another descriptor under the same name.
+    /// The error of the daemon, for example if the name is registered with another descriptor.
     pub async fn register(&self, states: &[StateDescriptor]) -> Result<Vec<RegisteredState>, ClientError> {
         self.register_with(states, &[]).await
     }
@@ -152,9 +152,8 @@ impl Backend {
         Ok(TimerState::from_id(self.register_one(name, StateKind::Timer, options).await?))
     }
 
-    /// Registers a state with one value per key that `function` folds inputs into, here, in the client. The daemon
-    /// knows it as a value state; where one of its [merge functions](crate::types::MergeFunction) does, that saves
-    /// reading.
+    /// Registers a state with one value per key, into which `function` folds inputs in the client. For the daemon it is
+    /// a value state. If one of the daemon's [merge functions](crate::types::MergeFunction) will do, it saves the read.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -167,10 +166,8 @@ impl Backend {
         Ok(AggregatingState::new(self.value_state(name, options).await?, function))
     }
 
-    /// The same where inputs, what is stored and the result are of one type, and `function` makes one of two.
-    ///
-    /// # Errors
-    /// As for [`register`](Self::register).
+    /// Registers a state like [`aggregating_state`](Self::aggregating_state), where inputs, accumulators and results
+    /// have one type: `function` makes one value of two.
     pub async fn reducing_state<K: ?Sized, V, F>(
         &self,
         name: &str,
@@ -183,9 +180,9 @@ impl Backend {
         self.aggregating_state(name, Reduce::new(function), options).await
     }
 
-    /// Registers operator state: a list of the subtask, not of a key, which is `&()`. With [`Redistribution::Split`] a
-    /// restore with another parallelism cuts the elements of all subtasks evenly, with [`Redistribution::Union`] every
-    /// restore gives each subtask the elements of all.
+    /// Registers operator state: a list that belongs to the subtask; its key is `&()`. After a restore with another
+    /// parallelism, [`Redistribution::Split`] cuts the elements of all subtasks evenly. With [`Redistribution::Union`],
+    /// every restore gives each subtask the elements of all.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -198,7 +195,7 @@ impl Backend {
         self.list_state(name, options.redistributed(redistribution)).await
     }
 
-    /// Registers operator state: a map of the subtask, with the key `&()`, that is the same in every subtask.
+    /// Registers operator state: a map that is the same in every subtask; its key is `&()`.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -213,7 +210,7 @@ impl Backend {
     /// Opens the writer's session with default options; an older session of this backend ends.
     ///
     /// # Errors
-    /// What the daemon refused, or what the call met. The first stream is tried once.
+    /// The error of the daemon, or of the call. The first stream is tried once.
     pub async fn session(&self) -> Result<Session, ClientError> {
         self.session_with(SessionOptions::default()).await
     }
@@ -231,10 +228,11 @@ impl Backend {
         Ok(Session::new(ends, *self.client.limits(), self.epoch().number))
     }
 
-    /// Ends this owner: published checkpoints stay, all else is dropped. Returns whether the daemon had the backend.
+    /// Ends this owner: published checkpoints stay, all other state is dropped. Returns whether the daemon had the
+    /// backend.
     ///
     /// # Errors
-    /// What the daemon refused, or what the call met.
+    /// The error of the daemon, or of the call.
     pub async fn close(self) -> Result<bool, ClientError> {
         self.client.close(&self.backend).await
     }

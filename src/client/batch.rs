@@ -1,4 +1,4 @@
-//! Building batches for the bulk path, and reading what came of them.
+//! Builds batches for bulk work, and reads their results.
 
 use std::borrow::Borrow;
 
@@ -13,10 +13,10 @@ use crate::proto::v1::{Limits, Operation, OperationKind, OperationResult};
 
 const NO: &() = &();
 
-/// A batch in the making: every operation is written straight into the bytes that will be sent.
+/// A batch that is being built. Every operation is written straight into the bytes that will be sent.
 ///
-/// Each method returns the index of its operation, by which [`Applied`] tells its result. Keys and values are taken in
-/// any form that the type of the handle lends out (`&str` for `String`).
+/// Each method returns the index of its operation, by which [`Applied`] finds its result. Keys and values are accepted
+/// in any borrowed form of the handle's type (`&str` for `String`).
 ///
 /// ```
 /// use dstl::client::{BatchBuilder, ValueState};
@@ -37,33 +37,33 @@ pub struct BatchBuilder {
 /// One operation as slices, for callers with encodings of their own; see `Operation` in the protocol.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawOperation<'a> {
-    /// What to do.
+    /// The kind of operation.
     pub kind: OperationKind,
     /// The state's id.
     pub state: u32,
-    /// Required.
+    /// The key, which is required.
     pub key: &'a [u8],
-    /// Empty: the void namespace.
+    /// The namespace; empty for the void namespace.
     pub namespace: &'a [u8],
-    /// For operations on map entries.
+    /// The map key, for operations on map entries.
     pub map_key: &'a [u8],
-    /// For writes.
+    /// The value, for writes.
     pub value: &'a [u8],
-    /// For LIST_GET.
+    /// The first index, for LIST_GET.
     pub start: u64,
-    /// For LIST_GET and MAP_ENTRIES.
+    /// The most entries, for LIST_GET and MAP_ENTRIES.
     pub limit: u64,
-    /// Where the client assigns key groups.
+    /// The key group, if the client assigns key groups.
     pub key_group: Option<u32>,
 }
 
-/// A batch that takes no more operations.
+/// A finished batch.
 #[derive(Debug, Clone)]
 pub(super) struct Sealed {
     pub(super) operations: Bytes,
     pub(super) count: u32,
     pub(super) reads: u32,
-    /// Whether a read touches what it reads, and so is a write as well.
+    /// Whether a read touches the entry that it reads, and so is a write as well.
     pub(super) touches: bool,
 }
 
@@ -72,7 +72,7 @@ impl Sealed {
         self.touches || self.count > self.reads
     }
 
-    /// Finds out whether a read touches what it reads.
+    /// Finds out whether a read touches its entry.
     pub(super) fn look_for_touches(&mut self, touched: &Touched) {
         self.touches = self.reads > 0 && touched.has_any_of(&self.operations);
     }
@@ -133,7 +133,7 @@ impl BatchBuilder {
         self.one(state, OperationKind::Merge, key, NO, value)
     }
 
-    /// Merges an operand that has another form than the value: what a `HyperLogLog` is to count, the number of an
+    /// Merges an operand that has another form than the value: a thing to count for `HyperLogLog`, one number for an
     /// average, `()` to count one.
     #[inline]
     pub fn merge_operand<K, V, Q>(
@@ -167,8 +167,9 @@ impl BatchBuilder {
         self.one(state, OperationKind::Clear, key, NO, NO)
     }
 
-    /// Merges all that `sources` have of `key` into the handle's namespace, and clears them: session windows that meet.
-    /// `key` must be of the handle's key type. The sources are distinct, and none is the handle's namespace.
+    /// Merges the contents that `sources` have of `key` into the handle's namespace, and clears them, as for session
+    /// windows that meet. `key` must be of the handle's key type. The sources are distinct, and none is the handle's
+    /// namespace.
     pub fn merge_namespaces<N: Encode>(
         &mut self,
         state: &impl State,
@@ -284,8 +285,7 @@ impl BatchBuilder {
         self.elements(state, OperationKind::ListUpdate, key, values)
     }
 
-    /// Registers a timer of `key` in the handle's namespace; one that is there already stays. `time` is above the
-    /// lowest `i64`.
+    /// Registers a timer of `key` in the handle's namespace; an existing one stays. `time` is above the lowest `i64`.
     #[inline]
     pub fn timer_register<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
     where
@@ -313,7 +313,7 @@ impl BatchBuilder {
         self.counted(operation.kind())
     }
 
-    /// Appends an operation given as slices, without a copy beside the one into the batch.
+    /// Appends an operation given as slices; it is copied only into the batch.
     #[inline]
     pub fn push_raw(&mut self, operation: &RawOperation<'_>) -> usize {
         let target = Target {
@@ -378,28 +378,28 @@ impl BatchBuilder {
         index as usize
     }
 
-    /// Adds the operations of another batch behind those here.
+    /// Adds the operations of another batch behind those of this one.
     pub(super) fn append(&mut self, other: &Self) {
         self.bytes.extend_from_slice(&other.bytes);
         self.operations += other.operations;
         self.reads += other.reads;
     }
 
-    /// The length of its request in bytes, at most.
+    /// The greatest length of its request in bytes.
     pub(super) fn seal_len(&self) -> u64 {
         (self.bytes.len() + wire::BATCH_OVERHEAD) as u64
     }
 
-    /// Whether the daemon would take this with the operations of `other` behind it.
+    /// Whether the daemon would accept this batch with the operations of `other` behind it.
     pub(super) fn has_room_for(&self, other: &Self, limits: &Limits) -> bool {
         self.seal_len() + other.seal_len() <= limits.max_message_bytes
             && u64::from(self.operations) + u64::from(other.operations) <= limits.max_batch_operations
     }
 
-    /// The batch itself, if the daemon would take it.
+    /// The batch itself, if the daemon would accept it.
     ///
     /// # Errors
-    /// [`ClientError::BatchTooLarge`] if not.
+    /// [`ClientError::BatchTooLarge`] if it would not.
     pub(super) fn checked(self, limits: &Limits) -> Result<Self, ClientError> {
         if self.seal_len() > limits.max_message_bytes || u64::from(self.operations) > limits.max_batch_operations {
             return Err(ClientError::BatchTooLarge {
@@ -412,7 +412,7 @@ impl BatchBuilder {
         Ok(self)
     }
 
-    /// Ends the batch.
+    /// Finishes the batch.
     ///
     /// # Errors
     /// As for [`checked`](Self::checked).
@@ -426,10 +426,10 @@ impl BatchBuilder {
 /// A batch that was applied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
-    /// Its final number: every `applied_to` above it covers the batch.
+    /// Its final number. Every `applied_to` above it covers the batch.
     pub number: u64,
-    /// What its operations returned, in order of `operation`: one for each read, and for each write whose outcome is
-    /// not DONE. Writes that were applied before a broken stream have none.
+    /// The results of its operations, in order of `operation`: one for each read, and one for each write whose outcome
+    /// is not DONE. Writes that were applied before a broken stream have none.
     pub results: Vec<OperationResult>,
 }
 
@@ -442,30 +442,31 @@ impl Applied {
         self.results.get(position)
     }
 
-    /// What a GET found, or else the state's default value.
+    /// The value that a GET found, or else the state's default value.
     ///
     /// # Errors
-    /// As for [`value`](Self::value); [`ClientError::Malformed`] also if neither is there and no bytes are no `V`.
+    /// As for [`value`](Self::value); [`ClientError::Malformed`] also if there is neither, and empty bytes are not a
+    /// `V`.
     pub fn value_or_default<V: Decode>(&self, operation: usize) -> Result<V, ClientError> {
         let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
         V::decode(result.value.clone())
     }
 
-    /// What a GET or MAP_GET found.
+    /// The value that a GET or MAP_GET found.
     ///
     /// # Errors
-    /// [`ClientError::Malformed`] if it is no `V`; [`ClientError::Incomplete`] if the operation is no read.
+    /// [`ClientError::Malformed`] if it is not a `V`; [`ClientError::Incomplete`] if the operation is not a read.
     pub fn value<V: Decode>(&self, operation: usize) -> Result<Option<V>, ClientError> {
         let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
         result.found.then(|| V::decode(result.value.clone())).transpose()
     }
 }
 
-/// Keeps the reads of which `wanted` holds, by their index; `None` if there are none. The second part tells for each
-/// its index before.
+/// Keeps the reads whose index is `wanted`; `None` if there are none. The second part of the result has their former
+/// indexes.
 ///
 /// # Errors
-/// [`ClientError::Incomplete`] if the batch is not whole.
+/// [`ClientError::Incomplete`] if the batch is incomplete.
 pub(super) fn only_reads(
     batch: &Sealed,
     wanted: impl Fn(u32) -> bool,
@@ -482,10 +483,10 @@ pub(super) fn only_reads(
     Ok((count > 0).then(|| (Sealed { operations: bytes.into(), count, reads: count, touches: false }, indexes)))
 }
 
-/// Cuts a batch of several operations into two; the first has `first` operations.
+/// Cuts a batch of several operations in two; the first part has `first` operations.
 ///
 /// # Errors
-/// [`ClientError::Incomplete`] if the batch is not whole.
+/// [`ClientError::Incomplete`] if the batch is incomplete.
 pub(super) fn split(batch: &Sealed, first: usize) -> Result<(Sealed, Sealed), ClientError> {
     let parts = wire::split_operations(&batch.operations)?;
     let bytes: usize = parts.iter().take(first).map(Bytes::len).sum();

@@ -1,4 +1,5 @@
-//! The book of a session: what waits, what is in flight, what is owed. No I/O: the worker executes it.
+//! The book of a session: requests that wait, requests in flight, and answers that are due. It does no I/O; the worker
+//! does that.
 //!
 //! ```text
 //!   callers ─▶ collector ─▶ queue ──(credit)──▶ sent ──(acknowledged)──▶ done
@@ -38,7 +39,7 @@ const MAX_QUEUED: usize = 256;
 const MAX_COLLECTED_OPERATIONS: usize = 4096;
 const MAX_COLLECTED_BYTES: usize = 256 << 10;
 
-/// What waits in order.
+/// An item that waits in order.
 #[derive(Debug)]
 enum Item {
     Resume(u64),
@@ -47,7 +48,7 @@ enum Item {
     Persist(Reply<PersistReply>),
 }
 
-/// What is in flight in order. Barriers are only marked: their answers come in any order.
+/// An item in flight, in order. Barriers are only marks: their answers come in any order.
 #[derive(Debug)]
 enum Sent {
     Batch(u64, Outgoing),
@@ -60,14 +61,14 @@ struct PendingBarrier {
     reply: Reply<CheckpointCompleted>,
 }
 
-/// What the daemon answers with one message, in the order asked.
+/// Requests that the daemon answers with one message each, in the order of the requests.
 #[derive(Debug)]
 enum Asked {
     Notice(Notice, Reply<NoticeOutcome>),
     Persist(u64, Reply<PersistReply>),
 }
 
-/// See the front of the file.
+/// The book of a session; see the documentation of this module.
 #[derive(Debug)]
 pub(super) struct Book {
     limits: Limits,
@@ -78,7 +79,7 @@ pub(super) struct Book {
     notices: VecDeque<(Notice, Reply<NoticeOutcome>)>,
     sent: VecDeque<Sent>,
     sent_batches: usize,
-    /// Applied read batches whose results have not come.
+    /// Applied batches of reads whose results have not come yet.
     unanswered: BTreeMap<u64, Outgoing>,
     barriers: BTreeMap<u64, PendingBarrier>,
     asked: VecDeque<Asked>,
@@ -116,12 +117,12 @@ impl Book {
         self.acknowledged
     }
 
-    /// Whether callers may hand in more.
+    /// Whether callers may pass in more.
     pub(super) fn has_room(&self) -> bool {
         self.queue.len() < MAX_QUEUED && !self.collector_is_full()
     }
 
-    /// Whether nothing waits and no batch is in flight.
+    /// Whether nothing waits, and no batch is in flight.
     pub(super) fn is_settled(&self) -> bool {
         self.queue.is_empty()
             && self.notices.is_empty()
@@ -130,14 +131,14 @@ impl Book {
             && self.unanswered.is_empty()
     }
 
-    /// Whether somebody still waits for a checkpoint, a notice or a persist request.
+    /// Whether a caller still waits for a checkpoint, a notice or a persist request.
     pub(super) fn is_owed(&self) -> bool {
         !self.barriers.is_empty() || !self.asked.is_empty()
     }
 
-    // What callers hand in.
+    // Requests of callers.
 
-    /// Adds one operation to those that are collected.
+    /// Adds one operation to the collected ones.
     pub(super) fn add_operation(&mut self, operation: &BatchBuilder, reply: Reply<OperationResult>) {
         if self.collector.seal_len() + operation.seal_len() > self.limits.max_message_bytes {
             self.seal_collected();
@@ -155,7 +156,7 @@ impl Book {
         self.queue.push_back(item);
     }
 
-    /// What a batch that was made just now waits as.
+    /// The queue item for a batch that was just made.
     fn item(&self, mut batch: Outgoing) -> Item {
         batch.sealed.look_for_touches(&self.touched);
         Item::Batch(batch)
@@ -171,7 +172,7 @@ impl Book {
         self.queue.push_back(Item::Persist(reply));
     }
 
-    /// Notices have no place in the order of batches and overtake what waits for credit.
+    /// Adds a notice. Notices have no place in the order of batches, and overtake items that wait for credit.
     pub(super) fn add_notice(&mut self, notice: Notice, reply: Reply<NoticeOutcome>) {
         self.notices.push_back((notice, reply));
     }
@@ -201,7 +202,7 @@ impl Book {
         }
     }
 
-    // What goes out.
+    // Outgoing messages.
 
     /// Whether [`take_next`](Self::take_next) has something to do.
     pub(super) fn can_send(&self) -> bool {
@@ -269,7 +270,7 @@ impl Book {
         self.sent_batches < MAX_SENT_BATCHES
     }
 
-    // What comes in.
+    // Incoming messages.
 
     /// Settles every batch below `applied_to`.
     pub(super) fn on_acknowledgement(&mut self, new: &Acknowledgement) -> Result<(), ClientError> {
@@ -286,7 +287,7 @@ impl Book {
         self.granted = self.granted.max(new.credit);
         while let Some(front) = self.sent.pop_front() {
             match front {
-                // Everything before it is applied, so it was not refused by a halt.
+                // Everything before it is applied, so no halt has refused it.
                 Sent::Barrier(_) => {}
                 Sent::Batch(number, outgoing) if number >= new.applied_to => {
                     self.sent.push_front(Sent::Batch(number, outgoing));
@@ -305,8 +306,8 @@ impl Book {
         Ok(())
     }
 
-    /// Answers a batch. Reads of one that had been applied before are asked again, and those that the message had no
-    /// room for.
+    /// Answers a batch. Reads are sent again if the batch had been applied before, or the message had no room for their
+    /// results.
     pub(super) fn on_result(&mut self, result: BatchResult) -> Result<(), ClientError> {
         let number = result.number;
         if result.repeated_batch {
@@ -363,7 +364,7 @@ impl Book {
         }
     }
 
-    /// An error that names no request answers the oldest notice or persist request.
+    /// Passes on an error that names no request: it answers the oldest notice or persist request.
     pub(super) fn on_error(&mut self, error: ClientError) {
         match self.asked.pop_front() {
             Some(Asked::Notice(_, reply)) => drop(reply.send(Err(error))),
@@ -377,12 +378,12 @@ fn request(request: Request) -> Frame {
     Frame::Request(SessionRequest { request: Some(request) })
 }
 
-/// What sending a batch as `number` takes off the credit.
+/// The credit that sending a batch as `number` costs.
 fn cost(number: u64, sealed: &Sealed) -> u64 {
     if sealed.writes() { wire::batch_len(number, &sealed.operations) as u64 } else { 0 }
 }
 
-/// Whether a reply's notice is the one that was sent; the daemon may fill in a missing UUID.
+/// Whether a reply's notice is the one that was sent; the daemon may have filled in a missing UUID.
 fn is_same(sent: &Notice, answered: &Notice) -> bool {
     let name = |notice: &Notice| notice.checkpoint.as_ref().map(|c| (c.epoch, c.checkpoint_id));
     sent.kind == answered.kind && name(sent) == name(answered)

@@ -1,6 +1,6 @@
 //! Handles bound to a session: one operation at a time, awaited.
 //!
-//! Operations that are awaited at the same time travel in one batch. A write is applied when its call returns. A call
+//! Operations that are awaited at the same time are sent in one batch. A write is applied when its call returns. A call
 //! that is dropped may have been sent.
 
 use std::borrow::Borrow;
@@ -42,7 +42,7 @@ impl<S: State> Bound<S> {
         other
     }
 
-    /// The same state for keys of this key group: needed exactly where the backend's assignment is GIVEN.
+    /// The same state for keys of this key group; needed exactly if the backend's assignment is GIVEN.
     #[must_use]
     pub fn key_group(&self, key_group: u32) -> Self {
         let mut other = self.clone();
@@ -53,14 +53,14 @@ impl<S: State> Bound<S> {
     /// Removes everything of `key` in this namespace. `key` must be of the handle's key type.
     ///
     /// # Errors
-    /// What the daemon refused, or why the session is over; so for all operations here.
+    /// The error of the daemon, or the reason why the session is over; the same for all operations here.
     pub async fn clear(&self, key: &(impl Encode + ?Sized)) -> Result<(), ClientError> {
         self.run(OperationKind::Clear, key, NO, NO).await.map(drop)
     }
 
-    /// Merges all that `sources` have of `key` into this namespace, and clears them: session windows that meet. `key`
-    /// must be of the handle's key type. The sources are distinct, and none is this namespace.
-    /// [`Outcome::LimitReached`] says that a result would have become too long, and nothing was done.
+    /// Merges the contents that `sources` have of `key` into this namespace, and clears them, as for session windows
+    /// that meet. `key` must be of the handle's key type. The sources are distinct, and none is this namespace.
+    /// [`Outcome::LimitReached`] means that a result would have become too long, and nothing was changed.
     ///
     /// # Errors
     /// As for every operation.
@@ -96,7 +96,7 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
     /// The value of `key`.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are no `V`.
+    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are not a `V`.
     pub async fn get<Q>(&self, key: &Q) -> Result<Option<V>, ClientError>
     where
         K: Borrow<Q>,
@@ -109,7 +109,7 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
     /// The value of `key`, or else the state's default value.
     ///
     /// # Errors
-    /// As for [`get`](Self::get); also if the state has no default value, unless no bytes are a `V`.
+    /// As for [`get`](Self::get); also if the state has no default value, unless empty bytes are a `V`.
     pub async fn get_or_default<Q>(&self, key: &Q) -> Result<V, ClientError>
     where
         K: Borrow<Q>,
@@ -133,8 +133,8 @@ impl<K: ?Sized, V> Bound<ValueState<K, V>> {
         self.run(OperationKind::Put, key, NO, value).await.map(drop)
     }
 
-    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] says that the result would have become too
-    /// long, and nothing was done.
+    /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] means that the result would have become too
+    /// long, and nothing was changed.
     ///
     /// # Errors
     /// As for every operation.
@@ -166,7 +166,7 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
     /// The value of one entry.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are no `V`.
+    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are not a `V`.
     pub async fn get<Q, N>(&self, key: &Q, map_key: &N) -> Result<Option<V>, ClientError>
     where
         K: Borrow<Q>,
@@ -178,7 +178,7 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         found(self.run(OperationKind::MapGet, key, map_key, NO).await?)
     }
 
-    /// Whether there is such an entry.
+    /// Whether the map has this entry.
     ///
     /// # Errors
     /// As for every operation.
@@ -269,11 +269,11 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
         Ok(self.run(OperationKind::MapCount, key, NO, NO).await?.count)
     }
 
-    /// All entries, ordered by the bytes of their keys, in memory; [`scan`](Self::scan) reads one after the other. Long
-    /// maps come in several reads, between which other writes may be applied.
+    /// All entries in memory, ordered by the bytes of their keys; [`scan`](Self::scan) reads one after the other. Long
+    /// maps take several reads, between which other writes may be applied.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `M` or `V`.
+    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are not an `M` or `V`.
     pub async fn entries<Q>(&self, key: &Q) -> Result<Vec<(M, V)>, ClientError>
     where
         K: Borrow<Q>,
@@ -286,11 +286,11 @@ impl<K: ?Sized, M, V> Bound<MapState<K, M, V>> {
 }
 
 impl<K: ?Sized, V> Bound<ListState<K, V>> {
-    /// All elements, in memory; [`scan`](Self::scan) reads one after the other. Long lists come in several reads,
-    /// between which other writes may be applied.
+    /// All elements in memory; [`scan`](Self::scan) reads one after the other. Long lists take several reads, between
+    /// which other writes may be applied.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `V`.
+    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are not a `V`.
     pub async fn get<Q>(&self, key: &Q) -> Result<Vec<V>, ClientError>
     where
         K: Borrow<Q>,

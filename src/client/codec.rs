@@ -1,16 +1,17 @@
-//! How keys, namespaces, map keys and values become bytes.
+//! The encoding of keys, namespaces, map keys and values.
 //!
-//! The daemon sees bytes only. Numbers are 8 bytes, little-endian, as its merge functions expect; text is UTF-8; bytes
-//! are themselves; of a tuple, each part but the last is preceded by its length as 4 bytes, little-endian.
+//! The daemon sees only bytes. Numbers are 8 bytes, little-endian, as its merge functions expect. Text is UTF-8, and
+//! byte strings are unchanged. In a tuple, each part except the last is preceded by its length as 4 bytes,
+//! little-endian.
 //!
-//! Maps are ordered by the bytes of their keys, so little-endian numbers do not come in numeric order; [`Ordered`] ones
-//! do.
+//! Maps are ordered by the bytes of their keys, so little-endian numbers are not in numeric order; [`Ordered`] numbers
+//! are.
 
 use bytes::Bytes;
 
 use super::ClientError;
 
-/// What can be written into state.
+/// A type that can be written into state.
 ///
 /// A type and its borrowed forms (`String` and `str`) must write the same bytes.
 pub trait Encode {
@@ -21,16 +22,16 @@ pub trait Encode {
     fn encode(&self, out: &mut Vec<u8>);
 }
 
-/// What can be read back from state.
+/// A type that can be read back from state.
 pub trait Decode: Sized {
-    /// Reads what [`Encode`] wrote.
+    /// Decodes bytes that [`Encode`] wrote.
     ///
     /// # Errors
-    /// [`ClientError::Malformed`] if `bytes` are something else.
+    /// [`ClientError::Malformed`] if `bytes` are not such bytes.
     fn decode(bytes: Bytes) -> Result<Self, ClientError>;
 }
 
-/// The error for bytes that are no `T`.
+/// The error for bytes that are not a `T`.
 pub(super) fn malformed<T>(bytes: usize) -> ClientError {
     ClientError::Malformed { what: "a stored value", bytes, expected: std::any::type_name::<T>() }
 }
@@ -58,8 +59,8 @@ macro_rules! numbers {
     )*};
 }
 
-/// An integer whose bytes sort as it does, 8 bytes, big-endian, the sign bit of signed ones inverted: for keys of maps
-/// that are read in order or by range. (What merge functions work on are plain numbers.)
+/// An integer whose bytes sort in numeric order: 8 bytes, big-endian, with the sign bit of signed integers inverted.
+/// Use it for map keys that are read in order or by range; merge functions need plain numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ordered<N>(pub N);
 
@@ -119,7 +120,7 @@ impl<T: Encode + ?Sized> Encode for &T {
     }
 }
 
-/// Nothing: the void namespace, or a set's values.
+/// No bytes: the void namespace, or the value of a set.
 impl Encode for () {
     #[inline]
     fn encoded_len(&self) -> usize {

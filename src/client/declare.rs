@@ -33,21 +33,21 @@ impl JobDeclaration {
         Self { request: DeclareJobRequest { job: job.to_owned(), attempt, tasks: vec![], restore } }
     }
 
-    /// Adds an operator with so many subtasks.
+    /// Adds an operator with this number of subtasks.
     #[must_use]
     pub fn tasks(mut self, operator: &str, parallelism: u32) -> Self {
         self.request.tasks.push(JobTasks { operator: operator.to_owned(), parallelism });
         self
     }
 
-    /// Begins with the checkpoint `id`: of `attempt`, or of the newest that has it whole.
+    /// Begins with the checkpoint `id` of `attempt`, or else of the newest attempt that has it whole.
     #[must_use]
     pub fn from_checkpoint(mut self, id: u64, attempt: Option<u64>) -> Self {
         self.request.restore = Some(Restore::Checkpoint(Given { id, attempt }));
         self
     }
 
-    /// Begins with nothing.
+    /// Begins with the empty state.
     #[must_use]
     pub fn from_empty(mut self) -> Self {
         self.request.restore = Some(Restore::Empty(Empty {}));

@@ -1,4 +1,4 @@
-//! What can go wrong, and by that what the task has to do.
+//! The errors of the client, by the reaction that each needs of the task.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,21 +13,20 @@ pub use crate::proto::v1::{Reason, Scope};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct DaemonError {
-    /// What to do.
+    /// Says what the task has to do.
     pub reason: Reason,
-    /// What is spoilt.
+    /// Says what is unusable now, for example the session or the backend.
     pub scope: Scope,
     /// Whether the same call may succeed later, unchanged.
     pub retryable: bool,
-    /// For people.
+    /// The text for people: what was being done, what went wrong, what helps.
     pub message: String,
 }
 
-/// Why a session is over although nobody closed it.
+/// The reason why a session is over although it was not closed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Lost {
-    /// The daemon process is another one now; what it had applied since the last checkpoint is gone. Open again with a
-    /// restore.
+    /// There is another daemon process now, and the state since the last checkpoint is lost. Open again with a restore.
     #[error("the daemon was restarted: its instance was `{was}` and is `{is}`; open again from a checkpoint")]
     DaemonRestarted {
         /// The instance that the session began with.
@@ -35,18 +34,18 @@ pub enum Lost {
         /// The instance that answers now.
         is: String,
     },
-    /// The daemon ended the session and said why.
+    /// The daemon ended the session and gave a reason.
     #[error("the daemon ended it: {0}")]
     Ended(Box<DaemonError>),
     /// The daemon did not come back in time.
     #[error("the daemon did not answer for {waited:?}; last: {last}")]
     Unreachable {
-        /// How long it was tried.
+        /// How long the client tried.
         waited: Duration,
-        /// What the last try met.
+        /// The error of the last attempt.
         last: Box<ClientError>,
     },
-    /// The daemon said what the protocol does not allow.
+    /// The daemon sent a message that the protocol does not allow.
     #[error("the daemon broke the protocol: {0}")]
     Protocol(String),
 }
@@ -60,66 +59,66 @@ pub enum ClientError {
     /// Another owner has the backend: stop.
     #[error("fenced: {0}")]
     Fenced(Box<DaemonError>),
-    /// The session is over; batches that were not acknowledged may be applied or not.
+    /// The session is over. Batches that were not acknowledged may or may not be applied.
     #[error("the session is lost: {0}")]
     SessionLost(Lost),
     /// The session, or its last handle, was closed before.
     #[error("the session is closed")]
     Closed,
-    /// No connection.
+    /// There is no connection.
     #[error("connecting to `{endpoint}`")]
     Connect {
         /// A socket path or URL.
         endpoint: String,
-        /// Why.
+        /// The error of the transport.
         source: Arc<tonic::transport::Error>,
     },
-    /// A call broke off without a word of the daemon.
+    /// A call broke off without an answer of the daemon.
     #[error("the call broke off: {0}")]
     Transport(Box<Status>),
-    /// A batch is beyond what the daemon takes; it was not sent.
+    /// A batch exceeds the limits of the daemon; it was not sent.
     #[error("a batch of {bytes} bytes and {operations} operations: the daemon takes {max_bytes} and {max_operations}")]
     BatchTooLarge {
-        /// Its encoded length.
+        /// Its encoded length in bytes.
         bytes: usize,
-        /// Its operations.
+        /// Number of its operations.
         operations: usize,
         /// Longest message of the daemon.
         max_bytes: u64,
         /// Most operations of a batch.
         max_operations: u64,
     },
-    /// The stream broke while the checkpoint was in flight, so nobody knows what became of it. Trigger a new one with a
-    /// higher id; a notice ABORT for this id makes sure that it is gone.
+    /// The stream broke while the checkpoint was in flight, so its outcome is unknown. Trigger a new one with a higher
+    /// id; a notice ABORT for this id makes sure that it is gone.
     #[error("the stream broke while checkpoint {checkpoint_id} was in flight")]
     CheckpointInterrupted {
-        /// Its id.
+        /// The id of the checkpoint.
         checkpoint_id: u64,
     },
-    /// Stored bytes are not what the type of the handle expects.
+    /// Stored bytes do not fit the type of the handle.
     #[error("{what} of {bytes} bytes does not decode as `{expected}`")]
     Malformed {
-        /// What was decoded.
+        /// A description of the bytes.
         what: &'static str,
-        /// How long it is.
+        /// Number of the bytes.
         bytes: usize,
-        /// The type.
+        /// The name of the type.
         expected: &'static str,
     },
-    /// A write was applied whose answer was lost with a broken stream: nobody knows what it did. Restore the last
+    /// A write was applied, but its answer was lost with a broken stream, so its effect is unknown. Restore the last
     /// checkpoint.
     #[error("the stream broke before {0} were answered")]
     AnswerLost(&'static str),
-    /// Namespaces to merge are not distinct, or one is the target.
+    /// Namespaces to merge are not distinct, or one of them is the target.
     #[error("merging a namespace into itself")]
     MergeIntoItself,
-    /// An answer lacks what the protocol promises.
+    /// An answer lacks a field that the protocol promises.
     #[error("an answer without {0}")]
     Incomplete(&'static str),
 }
 
 impl ClientError {
-    /// The error of the daemon inside, if there is one.
+    /// The error of the daemon, if there is one inside.
     #[must_use]
     pub fn daemon(&self) -> Option<&DaemonError> {
         match self {
@@ -129,7 +128,7 @@ impl ClientError {
         }
     }
 
-    /// The reason that the daemon gave; [`Reason::Unspecified`] where it gave none.
+    /// The reason that the daemon gave; [`Reason::Unspecified`] if it gave none.
     #[must_use]
     pub fn reason(&self) -> Reason {
         self.daemon().map_or(Reason::Unspecified, |error| error.reason)
@@ -172,7 +171,7 @@ impl From<Status> for ClientError {
     }
 }
 
-/// What a broken or refused session stream means: go on with a new stream (`Ok`), or the session's last error.
+/// The consequence of a broken or refused session stream: go on with a new stream (`Ok`), or the session's last error.
 pub(super) fn after_break(error: ClientError) -> Result<ClientError, ClientError> {
     match error {
         ClientError::Transport(status) if status.code() == Code::Unimplemented => Err(ClientError::Transport(status)),
@@ -185,12 +184,12 @@ pub(super) fn after_break(error: ClientError) -> Result<ClientError, ClientError
     }
 }
 
-/// A protocol violation of the daemon.
+/// The error for a daemon that violates the protocol.
 pub(super) fn violation(what: impl fmt::Display) -> ClientError {
     ClientError::SessionLost(Lost::Protocol(what.to_string()))
 }
 
-/// `google.rpc.Status`, as far as it is needed.
+/// The needed part of `google.rpc.Status`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
@@ -206,7 +205,7 @@ struct Any {
     value: Bytes,
 }
 
-/// The `Error` inside `grpc-status-details-bin`, if it is one of ours.
+/// The `Error` inside `grpc-status-details-bin`, if it is one of dstl's.
 fn details(bytes: &[u8]) -> Option<v1::Error> {
     let status = RpcStatus::decode(bytes).ok()?;
     let ours = status.details.into_iter().find(|any| any.type_url.ends_with("dstl.v1.Error"))?;

@@ -23,7 +23,7 @@ use crate::proto::v1::{
     state_backend_service_server::{StateBackendService, StateBackendServiceServer},
 };
 
-/// What the fake saw, in order.
+/// An event that the fake saw, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Event {
     Started,
@@ -36,7 +36,7 @@ pub(super) enum Event {
     Ended,
 }
 
-/// What the fake knows and how it is told to behave.
+/// The state of the fake, and instructions how to behave.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) instance: String,
@@ -45,22 +45,22 @@ pub(super) struct State {
     pub(super) values: BTreeMap<(u32, Bytes, Bytes), Bytes>,
     pub(super) maps: BTreeMap<(u32, Bytes), BTreeMap<Bytes, Bytes>>,
     pub(super) lists: BTreeMap<(u32, Bytes), Vec<Bytes>>,
-    /// State, time, key, namespace.
+    /// Timers as state, time, key and namespace.
     pub(super) timers: BTreeSet<(u32, i64, Bytes, Bytes)>,
     pub(super) states: Vec<pb::StateDescriptor>,
     /// Credit of an idle session, in bytes.
     pub(super) credit: u64,
     /// Most bytes written and not yet granted again.
     pub(super) most_used: u64,
-    /// How long acknowledgements and results wait.
+    /// How long acknowledgements and results are delayed.
     pub(super) answer_delay: Duration,
-    /// Numbers of batches after whose application the stream breaks without an answer.
+    /// Numbers of batches; after applying one of these, the stream breaks without an answer.
     pub(super) breaks: VecDeque<u64>,
     /// How much too low the next `SessionStarted.applied_to` is.
     pub(super) understated: u64,
-    /// Sessions are refused with this.
+    /// The reason with which sessions are refused.
     pub(super) refusal: Option<Reason>,
-    /// Barriers stay unanswered.
+    /// Whether barriers stay unanswered.
     pub(super) holds_barriers: bool,
     /// Most elements, entries, keys and timers per page.
     pub(super) page: usize,
@@ -68,7 +68,7 @@ pub(super) struct State {
     pub(super) reads_per_message: usize,
 }
 
-/// Cheap to clone.
+/// A daemon for tests. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Fake(Arc<Mutex<State>>);
 
@@ -242,7 +242,7 @@ impl Serving {
         let _ = self.answers.send(Ok(SessionResponse { response: Some(answer) }));
     }
 
-    /// `Err` ends the stream.
+    /// Handles one request; `Err` ends the stream.
     fn handle(&mut self, ask: Ask) -> Result<(), Status> {
         match ask {
             Ask::Start(_) => panic!("a second start"),

@@ -1,14 +1,8 @@
-//! States that functions of the task fold inputs into: reducing and aggregating state.
+//! Reducing and aggregating state, whose functions run in the task.
 //!
-//! The daemon cannot run these functions, so a fold is a read, the function, and a write of its result, which is what
-//! is logged: replay needs no function. One worker per bound handle does this, so that a key's folds are in order and
-//! what is awaited at the same time shares two round trips:
-//!
-//! ```text
-//!   add ─┐                      ┌─ GET a, GET b ─▶ function ─▶ PUT a, PUT b ─┐
-//!   add ─┼▶ waits for a round ──┘   (one batch)                (one batch)   └─▶ answers
-//!   merge┘
-//! ```
+//! The daemon cannot run these functions. So a fold is a read, the function, and a write of its result. The log
+//! contains the result, so replay needs no function. One worker per bound handle does this. So the folds of a key are
+//! in order, and calls that are awaited at the same time share two round trips:
 
 mod worker;
 
@@ -28,37 +22,37 @@ const MAX_MESSAGES: usize = 1024;
 /// Most inputs of one message.
 const MAX_INPUTS: usize = 256;
 
-/// How inputs become an accumulator, which is stored, and that a result. Functions must not panic, and give the same
-/// for the same.
+/// Turns inputs into a stored accumulator, and the accumulator into a result. The functions must not panic, and must
+/// return the same result for the same arguments.
 pub trait Aggregate: Send + Sync + 'static {
-    /// What is added.
+    /// The type of the inputs.
     type Input: Send + 'static;
-    /// What is stored.
+    /// The type of the stored accumulator.
     type Accumulator: Encode + Decode + Send + Sync + 'static;
-    /// What is read.
+    /// The type of the result.
     type Output;
 
-    /// The accumulator of one input.
+    /// The accumulator of a single input.
     fn start(&self, input: Self::Input) -> Self::Accumulator;
 
     /// The accumulator with one more input.
     fn add(&self, accumulator: Self::Accumulator, input: Self::Input) -> Self::Accumulator;
 
-    /// The accumulator of the inputs of both, as two session windows meet.
+    /// The accumulator of the inputs of both, as for two session windows that meet.
     fn merge(&self, first: Self::Accumulator, second: Self::Accumulator) -> Self::Accumulator;
 
-    /// The result.
+    /// The result of an accumulator.
     fn output(&self, accumulator: Self::Accumulator) -> Self::Output;
 }
 
-/// The aggregate of a function that makes one value of two.
+/// An aggregate whose function makes one value of two.
 pub struct Reduce<V, F> {
     function: F,
     types: PhantomData<fn(V) -> V>,
 }
 
 impl<V, F> Reduce<V, F> {
-    /// Of `function`, which is associative.
+    /// The aggregate of `function`, which must be associative.
     pub fn new(function: F) -> Self {
         Self { function, types: PhantomData }
     }
@@ -96,14 +90,14 @@ impl<V, F> fmt::Debug for Reduce<V, F> {
     }
 }
 
-/// A value state with the function that folds inputs into it, made by
+/// A value state with the function that folds inputs into it. It is made by
 /// [`Backend::aggregating_state`](super::Backend::aggregating_state).
 pub struct AggregatingState<K: ?Sized, A: Aggregate> {
     values: ValueState<K, A::Accumulator>,
     function: Arc<A>,
 }
 
-/// Made by [`Backend::reducing_state`](super::Backend::reducing_state).
+/// A state made by [`Backend::reducing_state`](super::Backend::reducing_state).
 pub type ReducingState<K, V, F> = AggregatingState<K, Reduce<V, F>>;
 
 impl<K: ?Sized, A: Aggregate> AggregatingState<K, A> {
@@ -112,15 +106,15 @@ impl<K: ?Sized, A: Aggregate> AggregatingState<K, A> {
         Self { values, function: Arc::new(function) }
     }
 
-    /// The accumulators: to read and write them in batches. Writes of keys that are being folded at the same time are
-    /// lost.
+    /// The accumulators, to read and write them in batches. Writes of keys that are folded at the same time are lost.
     #[must_use]
     pub fn values(&self) -> &ValueState<K, A::Accumulator> {
         &self.values
     }
 
     /// The handle for folding over `session`. Its worker runs on the current tokio runtime until the last clone is
-    /// dropped. All that folds into the state goes through one handle and its clones: two do not know of each other.
+    /// dropped. All folds into the state must go through one handle and its clones, since two handles do not know of
+    /// each other.
     #[must_use]
     pub fn on(&self, session: &Session) -> BoundAggregate<K, A> {
         let (messages, received) = mpsc::channel(MAX_MESSAGES);
@@ -143,9 +137,9 @@ impl<K: ?Sized, A: Aggregate> fmt::Debug for AggregatingState<K, A> {
 
 /// An [`AggregatingState`] bound to a session, made with its `on`. Cheap to clone; clones share a worker.
 ///
-/// What is awaited at the same time shares two round trips, whatever the keys and namespaces. Calls that change
-/// something are done in the order in which they were made, and are applied when they return; one that is dropped may
-/// be done. Where several meet in a batch of writes, one that the daemon refuses fails alone.
+/// Calls that are awaited at the same time share two round trips, whatever their keys and namespaces. Calls that change
+/// something are carried out in order, and are applied when they return; a call that is dropped may be carried out. If
+/// the daemon refuses one of several writes in a batch, only that call fails.
 pub struct BoundAggregate<K: ?Sized, A: Aggregate> {
     values: Bound<ValueState<K, A::Accumulator>>,
     function: Arc<A>,
@@ -159,13 +153,13 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
         Self { values: self.values.namespace(namespace), ..self.clone() }
     }
 
-    /// The same state for keys of this key group: needed exactly where the backend's assignment is GIVEN.
+    /// The same state for keys of this key group; needed exactly if the backend's assignment is GIVEN.
     #[must_use]
     pub fn key_group(&self, key_group: u32) -> Self {
         Self { values: self.values.key_group(key_group), ..self.clone() }
     }
 
-    /// The accumulators, to iterate over [keys](Bound::keys), say. Do not write them while they are being folded.
+    /// The accumulators, for example to iterate over [keys](Bound::keys). Do not write them while they are folded.
     #[must_use]
     pub fn values(&self) -> &Bound<ValueState<K, A::Accumulator>> {
         &self.values
@@ -174,7 +168,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// The result of `key`.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are no accumulator.
+    /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are not an accumulator.
     pub async fn get<Q>(&self, key: &Q) -> Result<Option<A::Output>, ClientError>
     where
         K: Borrow<Q>,
@@ -186,7 +180,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// Folds `input` into the accumulator of `key`.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was done.
+    /// As for [`get`](Self::get); nothing was changed then.
     pub async fn add<Q>(&self, key: &Q, input: A::Input) -> Result<(), ClientError>
     where
         K: Borrow<Q>,
@@ -198,7 +192,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// Folds inputs, in order, into the accumulators of their keys; a key may come several times.
     ///
     /// # Errors
-    /// The first error of [`add`](Self::add); those of other keys are done.
+    /// The first error of [`add`](Self::add); inputs of other keys were folded.
     pub async fn add_all<Q, I>(&self, inputs: I) -> Result<(), ClientError>
     where
         K: Borrow<Q>,
@@ -233,12 +227,12 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
         self.run(Task::Clear(self.address(key))).await
     }
 
-    /// Merges the accumulators that `sources` have of `key` into that of this namespace by the function, in the order
-    /// given, and removes them, all in one batch.
+    /// Merges, by the function, the accumulators that `sources` have of `key` into that of this namespace, in the given
+    /// order, and removes them, all in one batch.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not
-    /// distinct or one is this namespace.
+    /// As for [`get`](Self::get), and nothing was changed then; [`ClientError::MergeIntoItself`] if the sources are not
+    /// distinct, or one of them is this namespace.
     pub async fn merge_namespaces<Q, N>(&self, key: &Q, sources: &[N]) -> Result<(), ClientError>
     where
         K: Borrow<Q>,
@@ -266,7 +260,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     }
 }
 
-/// The worker ends without an answer only with the runtime, or by a panic of the function.
+/// If there is no answer, the worker has ended with the runtime, or by a panic of the function.
 async fn answered(answer: oneshot::Receiver<Result<(), ClientError>>) -> Result<(), ClientError> {
     answer.await.unwrap_or(Err(ClientError::Closed))
 }
@@ -284,13 +278,13 @@ impl<K: ?Sized, A: Aggregate> fmt::Debug for BoundAggregate<K, A> {
 }
 
 impl<K: ?Sized, V: Encode + Decode> Bound<ValueState<K, V>> {
-    /// Merges the values that `sources` have of `key` into that of this namespace by `function`, in the order given,
-    /// and removes them: all are read in one batch and written in another. Writes of these values in between are lost;
-    /// see [`AggregatingState`] for a state whose users need not know of each other.
+    /// Merges, by `function`, the values that `sources` have of `key` into that of this namespace, in the given order,
+    /// and removes them. All are read in one batch and written in another. Writes of these values in between are lost;
+    /// an [`AggregatingState`] has no such restriction.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was done; [`ClientError::MergeIntoItself`] if the sources are not
-    /// distinct or one is this namespace.
+    /// As for [`get`](Self::get), and nothing was changed then; [`ClientError::MergeIntoItself`] if the sources are not
+    /// distinct, or one of them is this namespace.
     pub async fn merge_namespaces_with<Q, N>(
         &self,
         key: &Q,

@@ -1,7 +1,7 @@
-//! Migrations of a state whose serializers changed: the client reads what the old ones wrote, and writes it anew.
+//! Migrates a state whose serializers changed: the client reads the entries of the old ones, and writes them again.
 //!
-//! Each (key, namespace) is written to the new state and cleared in the old one in one batch, so that a crash leaves it
-//! in exactly one of them; entries of a map go over page by page. Whoever calls again, in this process or the next,
+//! Each (key, namespace) is written to the new state and cleared in the old one in one batch, so that after a crash it
+//! is in exactly one of them. Entries of a map are moved page by page. Calling it again, in this process or the next,
 //! goes on.
 
 use bytes::Bytes;
@@ -19,45 +19,45 @@ use crate::{
 /// Keys that are read at a time.
 const PAGE_KEYS: u64 = 100;
 
-/// What the old state has of one key and namespace.
+/// The entries that the old state has of one key and namespace.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OldEntries {
-    /// Its value.
+    /// The value.
     Value(Bytes),
-    /// Entries of its map; the others come in other batches.
+    /// Some entries of the map; the others come in other batches.
     Map(Vec<MapEntry>),
-    /// Its whole list.
+    /// The whole list.
     List(Vec<Bytes>),
 }
 
-/// One key and namespace that is to be rewritten.
+/// One key and namespace that has to be rewritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OldKey {
-    /// Key, namespace and key group, as the old serializers wrote them.
+    /// Key, namespace and key group, in the form of the old serializers.
     pub stored: StoredKey,
-    /// What there is.
+    /// The entries of this key and namespace.
     pub entries: OldEntries,
-    /// The state that it belongs into.
+    /// The state that gets the entries.
     pub new: StateId,
     gives_key_group: bool,
 }
 
 impl OldKey {
-    /// The new state as one of values, in the namespace of the old entry.
+    /// The new state as a value state, in the namespace of the old entry.
     #[must_use]
     pub fn value_state<K: ?Sized, V: ?Sized>(&self) -> ValueState<K, V> {
         let state = ValueState::from_id(self.new.0).namespace(&self.stored.namespace[..]);
         if self.gives_key_group { state.key_group(self.stored.key_group) } else { state }
     }
 
-    /// The new state as one of maps, in the namespace of the old entry.
+    /// The new state as a map state, in the namespace of the old entry.
     #[must_use]
     pub fn map_state<K: ?Sized, M: ?Sized, V: ?Sized>(&self) -> MapState<K, M, V> {
         let state = MapState::from_id(self.new.0).namespace(&self.stored.namespace[..]);
         if self.gives_key_group { state.key_group(self.stored.key_group) } else { state }
     }
 
-    /// The new state as one of lists, in the namespace of the old entry.
+    /// The new state as a list state, in the namespace of the old entry.
     #[must_use]
     pub fn list_state<K: ?Sized, V: ?Sized>(&self) -> ListState<K, V> {
         let state = ListState::from_id(self.new.0).namespace(&self.stored.namespace[..]);
@@ -72,8 +72,8 @@ impl OldKey {
 }
 
 impl Backend {
-    /// Registers states whose schema may have changed as `changes` declare, all or none, and returns them in order.
-    /// Idempotent and cancel-safe.
+    /// Registers states whose schema may have changed, with the declared `changes`, all or none, and returns them in
+    /// order. Idempotent and cancel-safe.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -90,13 +90,13 @@ impl Backend {
         if registered.len() == count { Ok(registered) } else { Err(ClientError::Incomplete("all states")) }
     }
 
-    /// Registers a state of which the daemon may have entries in an older schema, and rewrites those: `rewrite` adds to
-    /// the batch what puts an old entry into the new state. To be called before a session begins. Returns the state
-    /// when nothing is left in an older schema. Cancel-safe, as far as calling it again goes on.
+    /// Registers a state that may have entries in an older schema, and rewrites those: `rewrite` adds to the batch the
+    /// operations that put an old entry into the new state. Call it before a session begins. Returns the state when no
+    /// entry is left in an older schema. Cancel-safe in the sense that calling it again goes on.
     ///
     /// # Errors
-    /// What `rewrite` answers, or what the daemon refused: a list too long for one batch, and everything while a
-    /// session writes.
+    /// The error of `rewrite`, or of the daemon, for example for a list that is too long for one batch. The daemon
+    /// refuses all of it while a session writes.
     pub async fn migrate(
         &self,
         state: &StateDescriptor,
@@ -124,11 +124,11 @@ impl Backend {
         }
     }
 
-    /// Registers a state of values of which the daemon may have entries in an older schema, and rewrites those:
-    /// `rewrite` makes the new key and value of each. Otherwise as [`migrate`](Self::migrate).
+    /// Registers a value state that may have entries in an older schema, and rewrites those: `rewrite` makes the new
+    /// key and value of each. Otherwise it is like [`migrate`](Self::migrate).
     ///
     /// # Errors
-    /// As there; [`ClientError::Malformed`] if an old entry does not decode.
+    /// As for [`migrate`](Self::migrate); [`ClientError::Malformed`] if an old entry does not decode.
     pub async fn migrate_values<Old, OldValue, K, V>(
         &self,
         state: &StateDescriptor,
@@ -150,7 +150,7 @@ impl Backend {
         Ok(ValueState::from_id(registered.await?.id))
     }
 
-    /// A page of what the old state has keys of, and where the next one begins; empty after the last.
+    /// A page of the old state's keys, and the token of the next page; the token is empty after the last one.
     async fn old_keys(&self, old: u32, token: Bytes) -> Result<(Vec<StoredKey>, Bytes), ClientError> {
         let kind = OperationKind::Keys.into();
         let keys =
@@ -159,7 +159,7 @@ impl Backend {
         Ok((page.keys, page.token))
     }
 
-    /// Rewrites all of one key and namespace.
+    /// Rewrites all entries of one key and namespace.
     async fn rewrite(
         &self,
         (old, new): (u32, u32),
@@ -172,7 +172,7 @@ impl Backend {
         loop {
             let (entries, more) = self.old_entries(&key, old, kind).await?;
             let mut batch = BatchBuilder::new();
-            // Nothing where all of it has expired.
+            // There are no entries if all of them have expired.
             if let Some(entries) = entries {
                 key.entries = entries;
                 rewrite(&key, &mut batch)?;
@@ -195,7 +195,7 @@ impl Backend {
         }
     }
 
-    /// What the old state has of a key, and whether more follows once that is removed.
+    /// The old state's entries of a key, and whether others follow once these are removed.
     async fn old_entries(
         &self,
         key: &OldKey,
@@ -204,7 +204,7 @@ impl Backend {
     ) -> Result<(Option<OldEntries>, bool), ClientError> {
         match kind {
             StateKind::Map => {
-                // So that what is rewritten, which may be longer, fits a batch.
+                // Few entries, so that the rewritten ones, which may be longer, fit into a batch.
                 let limit = PAGE_KEYS;
                 let page = Operation { limit, ..key.operation(OperationKind::MapEntries, old) };
                 let page = self.read(page).await?;
@@ -227,7 +227,7 @@ impl Backend {
         }
     }
 
-    /// One read, beside the numbering of batches.
+    /// One read, which takes no batch number.
     async fn read(&self, operation: Operation) -> Result<OperationResult, ClientError> {
         let batch = Batch { number: 0, operations: vec![operation] };
         let applied = self.client().apply_batch(self.reference(), batch, false).await?;

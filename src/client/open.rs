@@ -1,4 +1,4 @@
-//! What a backend is opened with.
+//! Options of opening a backend.
 
 use bytes::Bytes;
 
@@ -9,23 +9,23 @@ use crate::{
 
 pub use crate::proto::v1::{ClaimMode, InnerBackend, KeyGroupAssignment};
 
-/// What the backend contains when it has opened.
+/// The state that the backend has when it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restore {
-    /// Nothing.
+    /// The empty state.
     Empty,
     /// The newest checkpoint of this backend with this id.
     Id(u64),
     /// The checkpoints that these handles name.
     Handles(Vec<Bytes>),
-    /// Likewise of different checkpoints, operators or jobs, which the caller vouches for; key groups that none has
-    /// begin empty.
+    /// The parts that these handles name, which may be of different checkpoints, operators or jobs; the caller vouches
+    /// that they belong together. Key groups that none of them has begin empty.
     Vouched(Vec<Bytes>),
     /// A savepoint, by its URL in the store.
     Savepoint(String),
     /// The newest checkpoint that every subtask of the job can restore.
     Latest {
-        /// Start empty where there is none, instead of being refused.
+        /// Whether to begin empty if there is none, instead of being refused.
         or_empty: bool,
     },
 }
@@ -33,13 +33,14 @@ pub enum Restore {
 /// Which completed checkpoints stay restorable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
-    /// The newest so many; at least 1.
+    /// The newest ones, as many as this number; at least 1.
     Count(u32),
-    /// All, until a notice SUBSUME or DISCARD.
+    /// All, until a notice SUBSUME or DISCARD lets them go.
     Explicit,
 }
 
-/// How to open a backend. What is not set is the daemon's default; see `OpenRequest` in the protocol.
+/// Options of opening a backend. The daemon's defaults apply to options that are not set; see `OpenRequest` in the
+/// protocol.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct OpenOptions {
@@ -74,7 +75,7 @@ impl OpenOptions {
         self
     }
 
-    /// Who computes key groups; fixed for the life of the state.
+    /// Whether the daemon or the client computes key groups; fixed for the life of the state.
     pub fn key_group_assignment(mut self, assignment: KeyGroupAssignment) -> Self {
         self.request.key_group_assignment = assignment.into();
         self
@@ -93,47 +94,48 @@ impl OpenOptions {
         self
     }
 
-    /// Orders the owners of one backend: each new start of the task takes a higher one.
+    /// The attempt, which orders the owners of one backend: each new start of the task takes a higher one.
     pub fn attempt(mut self, attempt: u64) -> Self {
         self.request.attempt = attempt;
         self
     }
 
-    /// Names this start of the job by opaque bytes, 1 to 64, instead of by an attempt: the same for all subtasks that
-    /// are started together, and never given again. The daemon takes the job's next attempt for it, which
+    /// Names this start of the job by 1 to 64 opaque bytes, instead of by an attempt. Use the same token for all
+    /// subtasks that are started together, and never use it again. The daemon gives it the job's next attempt, which
     /// `Opened.attempt` tells.
     pub fn attempt_token(mut self, token: impl Into<Bytes>) -> Self {
         self.request.attempt_token = token.into();
         self
     }
 
-    /// Replaces an owner of this very attempt and restores, rather than finding it again.
+    /// Replaces a running owner of the same attempt and restores, instead of returning that owner.
     pub fn fresh(mut self) -> Self {
         self.request.fresh = true;
         self
     }
 
-    /// Owners of one group, up to 64 bytes, neither fence nor outdate each other in backends that they only read,
-    /// whatever their attempts.
+    /// The group of this owner, up to 64 bytes. Owners of one group neither fence nor outdate each other in backends
+    /// that they only read, whatever their attempts.
     pub fn peer_group(mut self, group: impl Into<Bytes>) -> Self {
         self.request.peer_group = group.into();
         self
     }
 
-    /// The run of the job that the checkpoints belong to, up to 64 bytes: retention by count looks at those of this run
-    /// alone.
+    /// The run of the job that the checkpoints belong to, up to 64 bytes. Retention by count considers only checkpoints
+    /// of this run.
     pub fn run(mut self, run: impl Into<Bytes>) -> Self {
         self.request.run = run.into();
         self
     }
 
-    /// How long the backend stays open without session; zero: as the daemon is configured, by default for ever.
+    /// How long the backend stays open without session. Zero means the daemon's configuration, which by default is for
+    /// ever.
     pub fn linger(mut self, linger: std::time::Duration) -> Self {
         self.request.linger_ms = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
         self
     }
 
-    /// What to restore.
+    /// The state to begin with.
     pub fn restore(mut self, restore: Restore) -> Self {
         let restore = match restore {
             Restore::Empty => restore::Restore::Empty(restore::Empty {}),
@@ -147,14 +149,14 @@ impl OpenOptions {
         self
     }
 
-    /// Where the checkpoint to restore is damaged, begin with the newest one before it that the whole job can restore.
+    /// If the checkpoint to restore is damaged, begin with the newest one before it that the whole job can restore.
     /// Call it after [`OpenOptions::restore`] with an id or the latest.
     pub fn fallback(mut self, fallback: bool) -> Self {
         self.request.restore.get_or_insert_default().fallback = fallback;
         self
     }
 
-    /// Who owns what is restored from then on.
+    /// The owner of the restored checkpoint from then on.
     pub fn claim(mut self, mode: ClaimMode) -> Self {
         self.request.claim_mode = mode.into();
         self

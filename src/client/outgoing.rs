@@ -1,4 +1,4 @@
-//! One batch on its way, and who waits for it.
+//! One batch on its way, with the callers that wait for it.
 
 use tokio::sync::oneshot;
 
@@ -8,13 +8,13 @@ use super::{
 };
 use crate::proto::v1::{OperationResult, Outcome};
 
-/// Where an answer goes. A caller that no longer waits is no error.
+/// Takes an answer. It is not an error if the caller no longer waits.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 
-/// Who waits for a batch.
+/// The callers that wait for a batch.
 #[derive(Debug)]
 pub(super) enum Waiter {
-    /// One caller for all of it.
+    /// One caller for the whole batch.
     Whole(Reply<Applied>),
     /// One caller per operation.
     Each(Vec<Reply<OperationResult>>),
@@ -24,13 +24,13 @@ pub(super) enum Waiter {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) sealed: Sealed,
-    /// Told when the batch is handed over.
+    /// Told when the batch is sent.
     pub(super) accepted: Option<oneshot::Sender<()>>,
-    /// `None` once answered.
+    /// The waiting callers; `None` once they are answered.
     pub(super) waiter: Option<Waiter>,
-    /// For reads that are asked again: number and operation indexes of the batch that they were in.
+    /// For reads that are sent again: number and operation indexes of their first batch.
     pub(super) again: Option<(u64, Vec<u32>)>,
-    /// What came before, while other reads are asked again.
+    /// Results that came earlier, while other reads are sent again.
     pub(super) results: Vec<OperationResult>,
 }
 
@@ -48,16 +48,17 @@ impl Outgoing {
         Self { sealed, accepted: None, waiter, again: None, results: Vec::new() }
     }
 
-    /// Takes the waiter with all that belongs to it, and leaves what was sent, answered.
+    /// Takes the waiter with everything that belongs to it. The sent batch remains, without a waiter.
     pub(super) fn take(&mut self) -> Self {
         let sent = Self::for_waiter(self.sealed.clone(), None);
         std::mem::replace(self, sent)
     }
 
-    /// Takes in results. What the daemon left out, since the message was full, comes back as a batch to ask again.
+    /// Takes in results. Reads that the daemon left out because the message was full are returned as a batch to send
+    /// again.
     ///
     /// # Errors
-    /// [`ClientError::Incomplete`] if the batch is not whole.
+    /// [`ClientError::Incomplete`] if the batch is incomplete.
     pub(super) fn answer(&mut self, number: u64, results: Vec<OperationResult>) -> Result<Option<Self>, ClientError> {
         let is_left_out = |result: &OperationResult| result.outcome() == Outcome::AskAgain;
         if !results.iter().any(is_left_out) {
@@ -71,7 +72,7 @@ impl Outgoing {
         rest.reads_of(number, |index| left_out.iter().any(|result| result.operation == index))
     }
 
-    /// Results by the indexes that their operations had first.
+    /// The results with the indexes that their operations had in the first batch.
     fn translated(&self, mut results: Vec<OperationResult>) -> Vec<OperationResult> {
         if let Some((_, indexes)) = &self.again {
             results.retain_mut(|result| {
@@ -83,7 +84,7 @@ impl Outgoing {
         results
     }
 
-    /// Answers whoever waits.
+    /// Answers the waiting callers.
     pub(super) fn complete(&mut self, number: u64, results: Vec<OperationResult>) {
         let number = self.again.as_ref().map_or(number, |(first_number, _)| *first_number);
         let mut results = self.translated(results);
@@ -104,7 +105,7 @@ impl Outgoing {
         }
     }
 
-    /// Tells whoever waits that nothing of it was applied.
+    /// Tells the waiting callers that nothing of the batch was applied.
     pub(super) fn reject(self, error: &ClientError) {
         match self.waiter {
             None => {}
@@ -117,7 +118,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether an answer without results leaves somebody without what was read.
+    /// Whether a caller would miss the result of a read if the answer has no results.
     pub(super) fn lacks_results(&self) -> bool {
         self.waiter.is_some() && self.sealed.reads > 0
     }
@@ -131,7 +132,7 @@ impl Outgoing {
         self.reads_of(number, |_| true)
     }
 
-    /// The same for those reads of it, by their index, of which `wanted` holds.
+    /// A batch with those reads of this one whose index is `wanted`, for the same waiter.
     fn reads_of(self, number: u64, wanted: impl Fn(u32) -> bool) -> Result<Option<Self>, ClientError> {
         let Some((sealed, mut indexes)) = batch::only_reads(&self.sealed, wanted)? else { return Ok(None) };
         let mut first_number = number;

@@ -1,5 +1,5 @@
-//! Who serves a socket, before anything is told to them: somebody else may have put a socket of theirs where the
-//! daemon's should be.
+//! Checks who serves a socket before anything is sent to it: another user may have put a socket in the place of the
+//! daemon's.
 
 use std::{
     fs, io,
@@ -13,8 +13,8 @@ const ROOT: u32 = 0;
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// Connects to the socket at `path`, if whoever serves it may be trusted: this user, root, or the owner of the folders
-/// that lead there. A folder that everybody may write and that is not sticky counts for nothing: its owner let
+/// Connects to the socket at `path`, if the user who serves it can be trusted: this user, root, or the owner of the
+/// folders that lead there. A folder that is writable by everybody and not sticky is not checked further: its owner let
 /// everybody in, as for the containers of a pod.
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path).await?;
@@ -52,9 +52,10 @@ fn look(path: &Path) -> io::Result<Folder> {
     Ok(Folder { path: path.to_owned(), owner: found.uid(), mode: found.mode() })
 }
 
-/// The first folder, from the socket's own upwards, by which `peer` could have come there without leave.
+/// The first folder, from the socket's own upwards, in which `peer` could have put the socket without permission.
 fn suspicious(peer: u32, own: u32, folders: &[Folder]) -> Option<&Path> {
-    // Whoever made what lies in a sticky folder that everybody may write has nobody's leave.
+    // In a sticky folder that is writable by everybody, an entry only shows who made it, not that its maker had
+    // permission.
     let mut child = peer;
     for folder in folders {
         let is_open = folder.mode & OTHERS_WRITE != 0;

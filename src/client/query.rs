@@ -1,4 +1,4 @@
-//! Reading a backend beside its writer.
+//! Queries read a backend while it is written.
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -10,10 +10,10 @@ use crate::proto::v1::{
     query_request::Request, query_response::Response,
 };
 
-/// Requests that are not sent yet, at most.
+/// Most requests that wait to be sent.
 const UNSENT_REQUESTS: usize = 4;
 
-/// A reader of one backend, whoever owns it: see [`Client::query`]. Dropped, it ends.
+/// A reader of one backend, under any owner: see [`Client::query`]. The query ends when this is dropped.
 #[derive(Debug)]
 pub struct Query {
     requests: mpsc::Sender<QueryRequest>,
@@ -23,7 +23,7 @@ pub struct Query {
 }
 
 impl Client {
-    /// Begins to read a backend of this daemon, beside its writer, if `queryable-state.enabled` allows it.
+    /// Begins to read a backend of this daemon while it is written, if `queryable-state.enabled` allows it.
     ///
     /// # Errors
     /// As for all calls.
@@ -46,13 +46,13 @@ impl Client {
 }
 
 impl Query {
-    /// What the daemon told at the start: states, key groups.
+    /// The facts that the daemon sent at the start: states and key groups.
     #[must_use]
     pub fn started(&self) -> &QueryStarted {
         &self.started
     }
 
-    /// The state of this name, if the backend had it at the start.
+    /// The state with this name, if the backend had it at the start.
     #[must_use]
     pub fn state(&self, name: &str) -> Option<&RegisteredState> {
         let is_named = |state: &&RegisteredState| state.descriptor.as_ref().is_some_and(|d| d.name == name);
@@ -62,14 +62,14 @@ impl Query {
     /// Answers a batch of reads; their states are those of [`started`](Self::started). Cancel-safe.
     ///
     /// # Errors
-    /// [`ClientError::Daemon`] of scope batch where this batch could not be answered: the query goes on. All else is
-    /// its end.
+    /// [`ClientError::Daemon`] of scope batch if only this batch could not be answered; the query goes on then. Any
+    /// other error ends the query.
     pub async fn read(&mut self, operations: Vec<Operation>) -> Result<QueryResult, ClientError> {
         let number = self.next;
         self.next += 1;
         let sent = send(&self.requests, Request::Batch(QueryBatch { number, operations })).await;
         loop {
-            // If nothing can be sent any more, the stream says why.
+            // If no request can be sent any more, the stream has the reason.
             let Some(message) = self.responses.message().await? else {
                 return Err(sent.err().unwrap_or(ClientError::Closed));
             };

@@ -1,4 +1,4 @@
-//! Reads that come in pages, handed out item by item, with memory for one page.
+//! Reads in pages, which are returned item by item, with memory for one page.
 
 use std::{
     borrow::Borrow,
@@ -15,13 +15,14 @@ use super::{
 };
 use crate::proto::v1::{Operation, OperationKind, OperationResult};
 
-/// Most items of a page, unless told otherwise.
+/// Default of the most items of a page.
 const PAGE_ITEMS: u64 = 1000;
 
-/// Reads one page and, if others follow, turns the operation into that of the next one.
+/// Reads one page and, if others follow, changes the operation to read the next one.
 type Page<T> = fn(OperationResult, &mut Operation) -> Result<(VecDeque<T>, bool), ClientError>;
 
-/// A read of many items, a page at a time. It holds one page; other operations of the session go on between two pages.
+/// A read of many items, a page at a time. It holds one page in memory. Other operations of the session go on between
+/// two pages.
 ///
 /// ```no_run
 /// # use dstl::client::{Bound, ClientError, MapState};
@@ -36,7 +37,7 @@ type Page<T> = fn(OperationResult, &mut Operation) -> Result<(VecDeque<T>, bool)
 #[must_use = "it reads nothing by itself"]
 pub struct Scan<T> {
     session: Session,
-    /// Reads the next page.
+    /// The operation that reads the next page.
     operation: Operation,
     read: Page<T>,
     page: VecDeque<T>,
@@ -48,9 +49,9 @@ pub struct Scan<T> {
 pub struct StoredKey<K, N> {
     /// The key.
     pub key: K,
-    /// Where it has entries.
+    /// The namespace in which it has entries.
     pub namespace: N,
-    /// The key's.
+    /// The key group of the key.
     pub key_group: u32,
 }
 
@@ -60,17 +61,17 @@ impl<T> Scan<T> {
         Self { session: session.clone(), operation, read, page: VecDeque::new(), more: true }
     }
 
-    /// The same with pages of at most so many items; 0 for as many as a message holds. Default: 1000.
+    /// The same read with pages of at most so many items; 0 for as many as fit into a message. Default: 1000.
     pub fn page_of(mut self, items: u64) -> Self {
         self.operation.limit = items;
         self
     }
 
-    /// The next item; `None` behind the last one. Cancel-safe.
+    /// The next item; `None` after the last one. Cancel-safe.
     ///
     /// # Errors
-    /// What the daemon refused, why the session is over, or [`ClientError::Malformed`] if stored bytes are not what the
-    /// handle's types expect.
+    /// The error of the daemon, the reason why the session is over, or [`ClientError::Malformed`] if stored bytes do
+    /// not fit the handle's types.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         while self.page.is_empty() && self.more {
             let mut operation = BatchBuilder::new();
@@ -81,7 +82,7 @@ impl<T> Scan<T> {
         Ok(self.page.pop_front())
     }
 
-    /// All that is left, in memory.
+    /// All remaining items, in memory.
     ///
     /// # Errors
     /// As for [`next`](Self::next).
@@ -102,16 +103,16 @@ impl<T> fmt::Debug for Scan<T> {
     }
 }
 
-/// What owns a state's key.
+/// The owned form of a state's key.
 type Owned<S> = <<S as State>::Key as ToOwned>::Owned;
 
 impl<S> Bound<S>
 where
     S: State<Key: ToOwned<Owned: Decode>>,
 {
-    /// The keys that have entries in this namespace, of all key groups of the backend, in no particular order. One that
-    /// is there from the first page to the last is told exactly once, whatever this session writes in between; one that
-    /// comes or goes meanwhile may be told or not.
+    /// The keys that have entries in this namespace, of all key groups of the backend, in no particular order. A key
+    /// that exists from the first page to the last is returned exactly once, whatever this session writes in between. A
+    /// key that comes or goes meanwhile may be missing.
     pub fn keys(&self) -> Scan<Owned<S>> {
         let operation = self.keys_operation();
         Scan::new(self.session(), operation, |result, operation| {
@@ -119,7 +120,7 @@ where
         })
     }
 
-    /// The same of every namespace: pairs of key and namespace.
+    /// The keys in every namespace, as pairs of key and namespace; otherwise as [`keys`](Self::keys).
     pub fn all_keys<N: Decode>(&self) -> Scan<StoredKey<Owned<S>, N>> {
         let operation = Operation { namespace: Bytes::new(), all_namespaces: true, ..self.keys_operation() };
         Scan::new(self.session(), operation, |result, operation| keys(result, operation, |stored| stored))
@@ -135,8 +136,8 @@ where
     M: Decode,
     V: Decode,
 {
-    /// The entries of `key`, in order of the bytes of their keys. Those that the session writes between two pages are
-    /// seen if their keys are behind the first page.
+    /// The entries of `key`, in order of the bytes of their keys. An entry that the session writes between two pages is
+    /// seen if its key is behind the first page.
     pub fn scan<Q>(&self, key: &Q) -> Scan<(M, V)>
     where
         K: Borrow<Q>,
@@ -145,8 +146,8 @@ where
         self.entries_of(key, Operation::default())
     }
 
-    /// The same of map keys within `range`, by the order of their bytes ([`Ordered`](super::Ordered) numbers come in
-    /// order of the numbers). The bounds are as for the ranges of a `BTreeMap`.
+    /// The entries with map keys in `range`, by the order of their bytes ([`Ordered`](super::Ordered) numbers are in
+    /// numeric order). The bounds are those of ranges of a `BTreeMap`.
     pub fn range<Q, N>(&self, key: &Q, range: impl RangeBounds<N>) -> Scan<(M, V)>
     where
         K: Borrow<Q>,
@@ -169,7 +170,7 @@ where
         Scan { more: !is_empty, ..self.entries_of(key, bounds) }
     }
 
-    /// The same of map keys that begin with the bytes of `prefix`.
+    /// The entries with map keys that begin with the bytes of `prefix`.
     pub fn prefix<Q>(&self, key: &Q, prefix: &(impl Encode + ?Sized)) -> Scan<(M, V)>
     where
         K: Borrow<Q>,
@@ -187,9 +188,9 @@ where
 }
 
 impl<K: ?Sized, V: Decode> Bound<ListState<K, V>> {
-    /// The elements of `key`, in order. None that is there from the first page to the last is left out, also where
-    /// others expire meanwhile. A list that is replaced or removed between two pages goes on at the same index of what
-    /// is there then.
+    /// The elements of `key`, in order. An element that exists from the first page to the last is always returned, even
+    /// if others expire meanwhile. If the list is replaced or removed between two pages, the next page begins at the
+    /// same index of the new list.
     pub fn scan<Q>(&self, key: &Q) -> Scan<V>
     where
         K: Borrow<Q>,
@@ -200,7 +201,7 @@ impl<K: ?Sized, V: Decode> Bound<ListState<K, V>> {
     }
 }
 
-/// The bytes that come next after `bytes`.
+/// The next byte string after `bytes`.
 fn successor(bytes: &[u8]) -> Bytes {
     [bytes, &[0]].concat().into()
 }

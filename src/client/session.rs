@@ -1,4 +1,4 @@
-//! What a task holds of its session.
+//! The session as a task uses it.
 
 use std::{
     pin::Pin,
@@ -23,7 +23,7 @@ use crate::proto::v1::{
 /// How a session behaves when its stream breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// How long a broken stream is tried again, on the same daemon instance. Default: 30 s.
+    /// How long to reconnect a broken stream to the same daemon instance. Default: 30 s.
     pub reconnect_timeout: Duration,
 }
 
@@ -33,14 +33,15 @@ impl Default for SessionOptions {
     }
 }
 
-/// How far batches have come. Each number holds for all batches below it; `confirmed_to <= persisted_to <= applied_to`.
+/// How durable the batches are. Each number holds for all batches below it; `confirmed_to <= persisted_to <=
+/// applied_to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Acknowledged {
-    /// In the inner backend.
+    /// Batches below are in the inner backend.
     pub applied_to: u64,
-    /// Durable in the object store.
+    /// Batches below are durable in the object store.
     pub persisted_to: u64,
-    /// Part of a completed checkpoint.
+    /// Batches below are part of a completed checkpoint.
     pub confirmed_to: u64,
 }
 
@@ -52,17 +53,18 @@ impl From<Acknowledgement> for Acknowledged {
 
 /// The writer's stream of a backend. Cheap to clone; all clones are one session.
 ///
-/// Batches, barriers and single operations are handled in the order in which they are handed in. Where a batch is
-/// rejected, its own caller gets the error; the session goes on by itself, and what was sent behind it (barriers
-/// included) is applied without it, in its order, under the numbers that follow. A task for which that is not right
-/// stops at the error before it triggers the next barrier.
+/// Batches, barriers and single operations are handled in the order in which they are passed in. If a batch is
+/// rejected, its own caller gets the error, and the session goes on: everything that was sent behind the batch
+/// (barriers included) is applied without it, in order, under the following numbers. If that is not right for a task,
+/// the task must stop at the error before it triggers the next barrier.
 ///
 /// A broken stream is opened again on the same daemon instance, and every batch is applied once. Reads whose results
-/// were lost with the old stream are asked again, so they may see later writes of this session. A barrier in flight
-/// fails with [`ClientError::CheckpointInterrupted`]. When the daemon is another instance, the backend is closed, or
+/// were lost with the old stream are sent again, so they may see later writes of this session. A barrier in flight
+/// fails with [`ClientError::CheckpointInterrupted`]. If the daemon is another instance, the backend is closed, or
 /// another owner has it, everything that is pending fails with [`ClientError::SessionLost`] or [`ClientError::Fenced`].
 ///
-/// When the last clone is dropped without [`close`](Self::close), what was handed in is still sent, in the background.
+/// If the last clone is dropped without [`close`](Self::close), everything that was passed in is still sent, in the
+/// background.
 #[derive(Debug, Clone)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -79,7 +81,7 @@ struct Shared {
     epoch: u64,
 }
 
-/// Why a session is over, once it is.
+/// The reason why a session is over, once it is.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Failure(Arc<OnceLock<ClientError>>);
 
@@ -93,7 +95,7 @@ impl Failure {
     }
 }
 
-/// The ends of a session that its worker does not hold.
+/// The ends of a session's channels that its worker does not hold.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) messages: mpsc::Sender<Message>,
@@ -115,13 +117,13 @@ impl Session {
         BatchBuilder::new()
     }
 
-    /// Hands a batch over and returns as soon as credit covers it, so a task that waits here is pushed back as the
-    /// daemon wants. Its effects and results come with the receipt.
+    /// Passes a batch in, and returns as soon as credit covers it; so the daemon's push-back makes the task wait here.
+    /// The receipt tells when the batch is applied, and its results.
     ///
     /// Not cancel-safe: a batch whose call was dropped may have been sent.
     ///
     /// # Errors
-    /// [`ClientError::BatchTooLarge`] before anything is sent; otherwise why the session is over.
+    /// [`ClientError::BatchTooLarge`] before anything is sent; otherwise the reason why the session is over.
     pub async fn send(&self, batch: BatchBuilder) -> Result<Receipt, ClientError> {
         let sealed = batch.seal(&self.shared.limits)?;
         let (accepted, is_accepted) = oneshot::channel();
@@ -135,14 +137,15 @@ impl Session {
     pub(super) async fn operate(&self, operation: BatchBuilder) -> Result<OperationResult, ClientError> {
         let (reply, answer) = oneshot::channel();
         let limits = &self.shared.limits;
-        // The same check as for a batch: an operation that is too long alone must not spoil those beside it.
+        // The same check as for a batch: an operation that is too long by itself must not spoil those that share its
+        // batch.
         let operation = operation.checked(limits)?;
         self.tell(Message::Operation(operation, reply)).await?;
         self.answered(answer).await
     }
 
-    /// Runs operations, one in each builder, in as few batches as limits allow. Each has a result of its own, in order.
-    /// Not cancel-safe.
+    /// Runs operations, one in each builder, in as few batches as limits allow. Returns one result each, in order. Not
+    /// cancel-safe.
     pub(super) async fn operate_together(
         &self,
         operations: Vec<BatchBuilder>,
@@ -172,7 +175,7 @@ impl Session {
         results
     }
 
-    /// A session that is over drops the replies, which tells whoever waits.
+    /// A session that is over drops the replies, by which the callers are told.
     async fn send_shared(&self, batch: &mut BatchBuilder, replies: &mut Vec<Reply<OperationResult>>) {
         let (batch, replies) = (std::mem::take(batch), std::mem::take(replies));
         if !batch.is_empty() {
@@ -181,7 +184,7 @@ impl Session {
         }
     }
 
-    /// Triggers a checkpoint behind everything handed in so far; it may take as long as the daemon's
+    /// Triggers a checkpoint behind everything that was passed in so far. It may take as long as the daemon's
     /// `checkpoint.timeout`.
     ///
     /// The first await puts the barrier in its place, the second one waits for the checkpoint:
@@ -190,15 +193,15 @@ impl Session {
     /// Not cancel-safe: a barrier whose call was dropped may have been sent.
     ///
     /// # Errors
-    /// Why the session is over.
+    /// The reason why the session is over.
     pub async fn barrier(&self, id: u64, attachment: impl Into<Bytes>) -> Result<PendingCheckpoint, ClientError> {
         self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), timeout_ms: 0 }).await
     }
 
-    /// Like [`barrier`](Self::barrier), with a timeout of its own (at least 1 ms).
+    /// Like [`barrier`](Self::barrier), with its own timeout (at least 1 ms).
     ///
     /// # Errors
-    /// As there.
+    /// As for [`barrier`](Self::barrier).
     pub async fn barrier_with_timeout(
         &self,
         id: u64,
@@ -216,15 +219,16 @@ impl Session {
         Ok(PendingCheckpoint { id, answer, failure: self.shared.failure.clone() })
     }
 
-    /// Tells that the whole job has this checkpoint. Like every notice it is idempotent and may come late; cancel-safe.
+    /// Tells the daemon that the whole job has this checkpoint. Like every notice it is idempotent and may come late;
+    /// cancel-safe.
     ///
     /// # Errors
-    /// What the daemon refused, or why the session is over.
+    /// The error of the daemon, or the reason why the session is over.
     pub async fn complete(&self, checkpoint: &CheckpointIdentity) -> Result<NoticeOutcome, ClientError> {
         self.notify(NoticeKind::Complete, checkpoint).await
     }
 
-    /// Tells that a checkpoint, in flight or published, will not complete.
+    /// Tells the daemon that a checkpoint, in flight or published, will not complete.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
@@ -248,7 +252,7 @@ impl Session {
         self.notify(NoticeKind::Discard, checkpoint).await
     }
 
-    /// The name of a checkpoint of this epoch whose UUID is not known, as one in flight.
+    /// The identity of a checkpoint of this epoch whose UUID is not known, for example one in flight.
     #[must_use]
     pub fn checkpoint(&self, id: u64) -> CheckpointIdentity {
         CheckpointIdentity { epoch: self.shared.epoch, checkpoint_id: id, handle_uuid: Bytes::new() }
@@ -262,10 +266,11 @@ impl Session {
         self.answered(answer).await
     }
 
-    /// Makes everything handed in so far durable; returns `persisted_to`. Cancel-safe: the request may still be sent.
+    /// Makes everything that was passed in so far durable; returns `persisted_to`. Cancel-safe: the request may still
+    /// be sent.
     ///
     /// # Errors
-    /// What the daemon refused, or why the session is over.
+    /// The error of the daemon, or the reason why the session is over.
     pub async fn persist(&self) -> Result<u64, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Persist(reply)).await?;
@@ -278,24 +283,25 @@ impl Session {
         *self.shared.acknowledged.borrow()
     }
 
-    /// Watches acknowledgements.
+    /// A receiver that sees every new acknowledgement.
     #[must_use]
     pub fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
         self.shared.acknowledged.clone()
     }
 
-    /// Watches the newest checkpoint that is committed for the whole job, where that was
-    /// [declared](super::Client::declare_job): sinks publish what they hold back up to it. `None` before the first of
-    /// this epoch.
+    /// A receiver of the newest checkpoint that is committed for the whole job, if the job was
+    /// [declared](super::Client::declare_job). Sinks publish up to it the output that they hold back. `None` before the
+    /// first commit of this epoch.
     #[must_use]
     pub fn job_completed(&self) -> watch::Receiver<Option<CheckpointIdentity>> {
         self.shared.job_completed.clone()
     }
 
-    /// Waits until the checkpoint `id`, or a newer one, is committed for the whole job; returns which. Cancel-safe.
+    /// Waits until the checkpoint `id`, or a newer one, is committed for the whole job; returns that checkpoint.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// Why the session ended before.
+    /// The reason why the session ended before.
     pub async fn wait_job_completed(&self, id: u64) -> Result<CheckpointIdentity, ClientError> {
         let mut watched = self.job_completed();
         let reached = watched.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.checkpoint_id >= id)).await;
@@ -303,10 +309,10 @@ impl Session {
         reached.ok_or(ClientError::Incomplete("the completed checkpoint"))
     }
 
-    /// Waits until every batch below `to` is applied. Cancel-safe, as are the two others.
+    /// Waits until every batch below `to` is applied. Cancel-safe, like the next two methods.
     ///
     /// # Errors
-    /// Why the session ended before.
+    /// The reason why the session ended before.
     pub async fn wait_applied(&self, to: u64) -> Result<Acknowledged, ClientError> {
         self.wait(|acknowledged| acknowledged.applied_to >= to).await
     }
@@ -314,7 +320,7 @@ impl Session {
     /// Waits until every batch below `to` is durable.
     ///
     /// # Errors
-    /// Why the session ended before.
+    /// The reason why the session ended before.
     pub async fn wait_persisted(&self, to: u64) -> Result<Acknowledged, ClientError> {
         self.wait(|acknowledged| acknowledged.persisted_to >= to).await
     }
@@ -322,16 +328,16 @@ impl Session {
     /// Waits until every batch below `to` is part of a completed checkpoint.
     ///
     /// # Errors
-    /// Why the session ended before.
+    /// The reason why the session ended before.
     pub async fn wait_confirmed(&self, to: u64) -> Result<Acknowledged, ClientError> {
         self.wait(|acknowledged| acknowledged.confirmed_to >= to).await
     }
 
-    /// Waits until the batch with this final number is durable. Nothing is asked of the daemon for it: see
+    /// Waits until the batch with this final number is durable. This does not ask the daemon to make it durable: see
     /// [`persist`](Self::persist).
     ///
     /// # Errors
-    /// Why the session ended before.
+    /// The reason why the session ended before.
     pub async fn persisted(&self, number: u64) -> Result<Acknowledged, ClientError> {
         self.wait_persisted(number + 1).await
     }
@@ -342,11 +348,11 @@ impl Session {
         reached.map(|acknowledged| *acknowledged).map_err(|_| self.shared.failure.get())
     }
 
-    /// Ends the session in order: sends what was handed in, waits until it is applied and until the daemon has answered
-    /// all that it owes, checkpoints included. Other clones are of no use afterwards.
+    /// Ends the session in order: sends everything that was passed in, waits until it is applied and until the daemon
+    /// has answered everything, checkpoints included. Other clones are useless afterwards.
     ///
     /// # Errors
-    /// Why the session ended otherwise, which includes that it was over before.
+    /// The reason why the session ended otherwise, even if that was before the call.
     pub async fn close(self) -> Result<(), ClientError> {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Close(reply)).await?;
@@ -362,7 +368,7 @@ impl Session {
     }
 }
 
-/// A batch that was handed over.
+/// A batch that was passed in.
 #[derive(Debug)]
 pub struct Receipt {
     applied: oneshot::Receiver<Result<Applied, ClientError>>,
@@ -373,7 +379,7 @@ impl Receipt {
     /// Waits until the batch is applied and its results have come.
     ///
     /// # Errors
-    /// Why the batch was rejected, or why the session ended before.
+    /// The reason why the batch was rejected, or why the session ended before.
     pub async fn applied(self) -> Result<Applied, ClientError> {
         self.session.answered(self.applied).await
     }
@@ -400,7 +406,7 @@ pub struct PendingCheckpoint {
 }
 
 impl PendingCheckpoint {
-    /// Its id.
+    /// The id of the checkpoint.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id

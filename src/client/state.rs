@@ -1,8 +1,7 @@
 //! Typed handles of states, as [`Backend`](super::Backend) registers them.
 //!
-//! A handle is a name for a state plus a namespace; it knows how to write keys and values but has no connection. It is
-//! used in a [`BatchBuilder`](super::BatchBuilder) for bulk work, or bound to a session with `on` for one operation at
-//! a time.
+//! A handle names a state and a namespace in it. It can encode keys and values, but has no connection. Use it in a
+//! [`BatchBuilder`](super::BatchBuilder) for bulk work, or bind it to a session with `on` for one operation at a time.
 
 use std::{fmt, marker::PhantomData};
 
@@ -14,7 +13,7 @@ use crate::{
     types::{MergeFunction, Redistribution, Schema, Serializer, StateKind, Ttl},
 };
 
-/// What a typed state may be given beside its name and kind.
+/// Options of a typed state, besides its name and kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateOptions {
     merge: Option<MergeFunction>,
@@ -26,13 +25,13 @@ pub struct StateOptions {
 }
 
 impl StateOptions {
-    /// No merges, no serializers; entries live until they are removed.
+    /// A state without merges and serializers, whose entries live until they are removed.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets `merge` combine values with `merge`. The numeric functions want `i64` or `f64` as the value's type, the
+    /// Lets `merge` combine values with this function. The numeric functions need values of type `i64` or `f64`, the
     /// averages [`Average`](super::Average), the union a `BTreeSet` of `String`, `Vec<u8>` or `Bytes`, and
     /// `HyperLogLog` a [`Sketch`](crate::types::Sketch).
     #[must_use]
@@ -41,7 +40,7 @@ impl StateOptions {
         self
     }
 
-    /// What the bytes of keys, namespaces and values mean; a later registration must bring the same, or declare the
+    /// The serializers of keys, namespaces and values. A later registration must name the same ones, or declare the
     /// change: see [`compatible`](Self::compatible).
     #[must_use]
     pub fn with_schema(mut self, schema: Schema) -> Self {
@@ -49,22 +48,22 @@ impl StateOptions {
         self
     }
 
-    /// How long each entry lives: a value, a map entry, a list element. Not for timers and operator state.
+    /// The time to live of each entry: a value, a map entry, a list element. Not for timers and operator state.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Ttl) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// What `get_or_default` answers where there is no value, of the handle's value type. Only for values.
+    /// The answer of `get_or_default` if there is no value; of the handle's value type. Only for values.
     #[must_use]
     pub fn with_default(mut self, value: &(impl Encode + ?Sized)) -> Self {
         self.default_value = encoded(value);
         self
     }
 
-    /// Declares that these serializers read what those of an earlier registration wrote: entries stay, and the state
-    /// carries the new schema. Otherwise a difference is refused; [`Backend::migrate`](super::Backend::migrate)
+    /// Declares that these serializers can read the bytes of those in an earlier registration: entries stay, and the
+    /// state gets the new schema. Without this, a difference is refused; [`Backend::migrate`](super::Backend::migrate)
     /// rewrites entries.
     #[must_use]
     pub fn compatible(mut self) -> Self {
@@ -115,7 +114,7 @@ fn serializer(serializer: Serializer) -> Option<v1::Serializer> {
     (serializer != Serializer::default()).then_some(v1::Serializer { id: serializer.id, version: serializer.version })
 }
 
-/// A state, a namespace in it and, where the client assigns key groups, the key group.
+/// A state, a namespace in it and, if the client assigns key groups, the key group.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
     state: u32,
@@ -128,7 +127,7 @@ impl Scope {
         Target { kind, state: self.state, namespace: &self.namespace, key_group: self.key_group }
     }
 
-    /// The same for what is not done often.
+    /// An operation on this state and namespace, for rare calls.
     pub(super) fn operation(&self, kind: OperationKind) -> Operation {
         Operation {
             kind: kind.into(),
@@ -142,7 +141,7 @@ impl Scope {
 
 /// Any typed handle.
 pub trait State: private::Sealed {
-    /// What its keys are.
+    /// The type of its keys.
     type Key: ?Sized;
 
     /// The id that the daemon gave the state.
@@ -150,7 +149,7 @@ pub trait State: private::Sealed {
 }
 
 pub(super) mod private {
-    /// Keeps [`super::State`] to the handles of this library and lets them share code.
+    /// Restricts [`super::State`] to the handles of this library, and lets them share code.
     pub trait Sealed: Clone {
         #[allow(private_interfaces, reason = "reached by this library alone")]
         fn scope(&self) -> &super::Scope;
@@ -169,8 +168,7 @@ macro_rules! handle {
         }
 
         impl<$($type: ?Sized),*> $name<$($type),*> {
-            /// The handle of a state that is registered with this id, in the void namespace. The types are the caller's
-            /// claim.
+            /// The handle of the state with this id, in the void namespace. The caller is responsible for the types.
             #[must_use]
             pub fn from_id(id: u32) -> Self {
                 Self { scope: Scope { state: id, namespace: Bytes::new(), key_group: None }, types: PhantomData }
@@ -184,7 +182,7 @@ macro_rules! handle {
                 other
             }
 
-            /// The same state for keys of this key group: needed exactly where the backend's assignment is GIVEN.
+            /// The same state for keys of this key group; needed exactly if the backend's assignment is GIVEN.
             #[must_use]
             pub fn key_group(&self, key_group: u32) -> Self {
                 let mut other = self.clone();
@@ -248,8 +246,8 @@ handle! {
 }
 
 handle! {
-    /// Timers: a set of times, each of a key and a namespace `N`, read in order of time over all keys of the backend.
-    /// Event time and processing time are two states; what a time means is the task's affair.
+    /// Timers: a set of times, each with a key and a namespace `N`, read in order of time over all keys of the backend.
+    /// Use two states for event time and processing time; the task decides about the meaning of a time.
     TimerState<K, N>, on K
 }
 

@@ -176,7 +176,7 @@ async fn reads_of_a_repeated_batch_are_asked_again() {
     let session = setup.session().await;
     let mut batch = setup.one("a");
     let read = batch.get(&setup.counts, "a");
-    // The new stream says that batch 0 is expected although it is applied.
+    // The new stream tells that batch 0 is next, although it is applied.
     setup.fake.state().understated = 1;
     let applied = session.send(batch).await.unwrap().applied().await.unwrap();
     assert_eq!(applied.value::<i64>(read).unwrap(), Some(1));

@@ -8,27 +8,27 @@ use crate::proto::v1::{self, Operation, OperationKind, OperationResult};
 /// A registered timer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timer<K, N> {
-    /// When.
+    /// The time at which it fires.
     pub time: i64,
-    /// Whose.
+    /// The key that it belongs to.
     pub key: K,
-    /// In which namespace.
+    /// The namespace that it belongs to.
     pub namespace: N,
-    /// The key's; to delete it where the backend's assignment is GIVEN.
+    /// The key group of the key, which is needed to delete the timer if the backend's assignment is GIVEN.
     pub key_group: u32,
 }
 
-/// Timers that were deleted as they were read.
+/// Timers that were read and deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fired<K, N> {
-    /// In order of time, then key, then namespace.
+    /// The timers, in order of time, then key, then namespace.
     pub timers: Vec<Timer<K, N>>,
-    /// Whether others at or before the same time are left.
+    /// Whether more timers up to the same time are left.
     pub more: bool,
 }
 
 impl<K: ?Sized, N: ?Sized> Bound<TimerState<K, N>> {
-    /// Registers a timer of `key` in this namespace; one that is there already stays. `time` is above the lowest `i64`.
+    /// Registers a timer of `key` in this namespace; an existing one stays. `time` is above the lowest `i64`.
     ///
     /// # Errors
     /// As for every operation.
@@ -72,8 +72,8 @@ where
     /// The timers of all keys and namespaces at or before `time`, in order of time, then key, then namespace (by their
     /// bytes).
     ///
-    /// What a timer leads to has to be one with its deletion, or a crash between the two does it twice or never. So
-    /// each is deleted in the batch that writes what it leads to:
+    /// The effects of a timer must be written in the same batch as its deletion. Otherwise a crash between the two
+    /// carries them out twice or never:
     ///
     /// ```no_run
     /// # use dstl::client::{ClientError, Session, TimerState, ValueState};
@@ -99,13 +99,13 @@ where
     /// The first of all timers. Cancel-safe.
     ///
     /// # Errors
-    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are no `K` or `N`.
+    /// As for every operation, or [`ClientError::Malformed`] if stored bytes are not a `K` or `N`.
     pub async fn peek(&self) -> Result<Option<Timer<K::Owned, N::Owned>>, ClientError> {
         self.due(i64::MAX).page_of(1).next().await
     }
 
-    /// How many timers there are, of all keys and namespaces. With inner backend rocksdb this may take as long as
-    /// reading all of them. Cancel-safe.
+    /// Number of timers of all keys and namespaces. With inner backend rocksdb this may take as long as reading all of
+    /// them. Cancel-safe.
     ///
     /// # Errors
     /// As for every operation.
@@ -115,13 +115,13 @@ where
         Ok(self.session().operate(operation).await?.count)
     }
 
-    /// The timers that [`due`](Self::due) tells, at most `limit` (0: as many as a message holds), and deletes them: one
-    /// round trip less, for tasks that trigger no barrier until what this leads to is written. Not cancel-safe: timers
-    /// may be deleted that nobody hears of.
+    /// Reads the timers of [`due`](Self::due), at most `limit` (0: as many as fit into a message), and deletes them. It
+    /// saves a round trip for tasks that trigger no barrier until the effects of the timers are written. Not
+    /// cancel-safe: if dropped, timers may be deleted without being returned.
     ///
     /// # Errors
-    /// As for [`peek`](Self::peek); [`ClientError::AnswerLost`] if the stream broke when timers were deleted, but
-    /// before they were told.
+    /// As for [`peek`](Self::peek); [`ClientError::AnswerLost`] if the stream broke after timers were deleted and
+    /// before they were returned.
     pub async fn fire(&self, time: i64, limit: u64) -> Result<Fired<K::Owned, N::Owned>, ClientError> {
         let mut batch = BatchBuilder::new();
         let fire = batch.push(&Operation { limit, ..self.of_all(OperationKind::TimersFire, time) });

@@ -1,5 +1,5 @@
-//! States whose reads are writes, since they touch what they read: batches with them cost credit, whatever else they
-//! have.
+//! The states whose reads are writes, because they touch the entries that they read. Batches with such reads cost
+//! credit, whatever else is in them.
 
 use std::{
     collections::BTreeSet,
@@ -11,12 +11,12 @@ use bytes::Bytes;
 use super::wire;
 use crate::proto::v1::{RegisteredState, ttl};
 
-/// The ids of these states, as far as a backend's registrations told. Cheap to clone; clones are one.
+/// The ids of these states, as far as the backend's registrations told. Cheap to clone; clones share the ids.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Touched(Arc<RwLock<BTreeSet<u32>>>);
 
 impl Touched {
-    /// Takes in what was registered.
+    /// Takes in registered states.
     pub(super) fn learn(&self, states: &[RegisteredState]) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for state in states {
@@ -32,7 +32,7 @@ impl Touched {
     /// Whether one of a batch's encoded operations is on such a state.
     pub(super) fn has_any_of(&self, operations: &Bytes) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        // Nearly every backend has none.
+        // Nearly every backend has no such states.
         !known.is_empty()
             && wire::split_operations(operations)
                 .is_ok_and(|parts| parts.iter().filter_map(wire::part_state).any(|state| known.contains(&state)))

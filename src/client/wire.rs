@@ -1,14 +1,14 @@
-//! Batches as bytes: written once, as operations are pushed, and never encoded again.
+//! Batches as bytes: operations are encoded once, when they are pushed.
 //!
-//! A batch is kept as the encoded `operations` field of its message, without its number, so that it can be numbered
-//! when it is sent and numbered anew after a halt:
+//! A batch is kept as the encoded `operations` field of its message, without its number. So it gets its number when it
+//! is sent, and a new number after a halt:
 //!
 //! ```text
 //!  SessionRequest  12 len │ 08 number │ 12 len operation │ 12 len operation │ …
 //!                         └ Batch ────┴ what a builder holds ────────────────
 //! ```
 //!
-//! The bytes are what prost would write: defaults are omitted and fields ascend. So the encoded length, which costs
+//! The bytes are the same as prost's: defaults are omitted and fields ascend. So the encoded length, which costs
 //! credit, is the same on both sides.
 
 use bytes::{Buf, BufMut, Bytes};
@@ -24,7 +24,7 @@ use tonic::{
 use super::{ClientError, Encode};
 use crate::proto::v1::{OperationKind, SessionRequest, SessionResponse};
 
-/// Most bytes that a request has around the operations of its batch: two tags with the number and the length.
+/// Most bytes of a request besides the operations of its batch: two tags with the number and the length.
 pub(super) const BATCH_OVERHEAD: usize = 17;
 
 const BATCH_IN_REQUEST: u8 = 0x12;
@@ -46,7 +46,7 @@ const TIME: u8 = 0x68;
 const ENCODE_BUFFER_BYTES: usize = 64 << 10;
 const YIELD_BYTES: usize = 256 << 10;
 
-/// The parts that every operation on one state shares.
+/// The fields that all operations on one state share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) kind: OperationKind,
@@ -55,7 +55,7 @@ pub(super) struct Target<'a> {
     pub(super) key_group: Option<u32>,
 }
 
-/// The fields of one operation beside its [`Target`]; `()` where there is none.
+/// The fields of one operation besides its [`Target`]; `()` for a missing one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a, K: ?Sized, M: ?Sized, V: ?Sized> {
     pub(super) key: &'a K,
@@ -120,7 +120,7 @@ pub(super) fn put_timer<K: Encode + ?Sized>(out: &mut Vec<u8>, target: &Target<'
     put_number(out, TIME, time);
 }
 
-/// Whether operations of `kind` return a result and, unless reads touch what they read, change nothing.
+/// Whether operations of `kind` return a result and change nothing (unless reads touch their entries).
 #[inline]
 pub(super) fn is_read(kind: OperationKind) -> bool {
     matches!(
@@ -138,15 +138,15 @@ pub(super) fn is_read(kind: OperationKind) -> bool {
     )
 }
 
-/// The length of a `Batch` message with this number and these operations: what it costs if it writes.
+/// The length of a `Batch` message with this number and these operations, which is its cost if it writes.
 pub(super) fn batch_len(number: u64, operations: &[u8]) -> usize {
     number_len(number) + operations.len()
 }
 
-/// Cuts encoded operations into one slice per operation, its tag and length included.
+/// Cuts encoded operations into one slice per operation, including its tag and length.
 ///
 /// # Errors
-/// [`ClientError::Incomplete`] if they are not what this module writes.
+/// [`ClientError::Incomplete`] if this module did not write them.
 pub(super) fn split_operations(operations: &Bytes) -> Result<Vec<Bytes>, ClientError> {
     let broken = || ClientError::Incomplete("whole operations");
     let mut rest = operations.clone();
@@ -277,13 +277,13 @@ fn put_key_group(out: &mut Vec<u8>, key_group: Option<u32>) {
 /// One message of the session stream.
 #[derive(Debug, Clone)]
 pub(super) enum Frame {
-    /// A batch whose operations are encoded already.
+    /// A batch whose operations are already encoded.
     Batch { number: u64, operations: Bytes },
-    /// Anything else.
+    /// Any other request.
     Request(SessionRequest),
 }
 
-/// Writes [`Frame`]s, reads `SessionResponse`s.
+/// Writes [`Frame`]s and reads `SessionResponse`s.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SessionCodec;
 

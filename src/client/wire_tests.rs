@@ -1,4 +1,4 @@
-//! The hand-written encoding against prost, and how fast it is.
+//! The hand-written encoding compared with that of prost.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

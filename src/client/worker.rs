@@ -1,4 +1,4 @@
-//! The actor of a session: moves messages between its callers, its [`Book`] and the stream.
+//! The actor of a session, which moves messages between the callers, the [`Book`] and the stream.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 const SESSION_PATH: PathAndQuery = PathAndQuery::from_static("/dstl.v1.StateBackendService/Session");
 
-/// What callers hand in, in order.
+/// Requests of callers, in order.
 #[derive(Debug)]
 pub(super) enum Message {
     Operation(BatchBuilder, Reply<OperationResult>),
@@ -46,7 +46,7 @@ pub(super) enum Message {
     Close(Reply<()>),
 }
 
-/// A notice, which overtakes messages.
+/// A notice, which overtakes other messages.
 #[derive(Debug)]
 pub(super) struct NoticeMessage {
     pub(super) notice: Notice,
@@ -65,7 +65,7 @@ struct Link {
 #[derive(Debug)]
 enum Closing {
     Open,
-    /// What was handed in is still sent; then the stream is half-closed.
+    /// Everything that callers passed in is still sent; then the stream is half-closed.
     Draining(Option<Reply<()>>),
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Worker {
     book: Book,
     link: Link,
     inbox: Vec<Message>,
-    /// Whether no message will come any more.
+    /// Whether no message can come any more.
     messages_ended: bool,
     closing: Closing,
 }
@@ -122,7 +122,7 @@ impl Worker {
         Ok((worker, ends))
     }
 
-    /// Serves until the session is over. Whoever still waits then gets the failure, since all replies are dropped.
+    /// Serves until the session is over. All replies are then dropped, so callers that still wait get the failure.
     pub(super) async fn run(mut self) {
         loop {
             let ended = match self.serve().await {
@@ -167,14 +167,14 @@ impl Worker {
                 count = self.messages.recv_many(&mut self.inbox, MAX_MESSAGES), if has_room => self.on_messages(count),
                 is_open = room(self.link.outbound.as_ref()), if can_send => match is_open {
                     true => self.send_what_fits(),
-                    // The stream has ended; `inbound` says why.
+                    // The stream has ended; `inbound` has the reason.
                     false => self.link.outbound = None,
                 }
             }
         }
     }
 
-    /// Hands over what credit covers and the connection has room for.
+    /// Sends as much as credit covers and the connection has room for.
     fn send_what_fits(&mut self) {
         let Some(outbound) = &self.link.outbound else { return };
         while self.book.can_send()
@@ -238,7 +238,8 @@ impl Worker {
         self.acknowledged.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
 
-    /// Once nothing waits and every batch is settled there is nothing left that a halt could put back.
+    /// If nothing waits and every batch is settled, a halt has nothing left to put back, so the stream can be
+    /// half-closed.
     fn half_close_if_drained(&mut self) {
         if self.messages_ended && self.notices.is_empty() && self.book.is_settled() {
             self.link.outbound = None;
@@ -249,7 +250,7 @@ impl Worker {
         self.link.outbound.is_none() && self.messages_ended && self.book.is_settled()
     }
 
-    /// Opens a new stream on the same daemon instance, or says why the session is lost.
+    /// Opens a new stream on the same daemon instance, or returns the reason why the session is lost.
     async fn reconnect(&mut self, broken: ClientError) -> Result<(), ClientError> {
         tracing::info!(error = %broken, "session stream broke");
         self.book.on_break();
@@ -286,7 +287,7 @@ impl Worker {
     }
 }
 
-/// Waits for room to send one frame; false if the stream takes no more.
+/// Waits for room to send one frame; `false` if the stream accepts no more.
 async fn room(outbound: Option<&mpsc::Sender<Frame>>) -> bool {
     match outbound {
         Some(outbound) => outbound.reserve().await.is_ok(),

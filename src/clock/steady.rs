@@ -1,4 +1,4 @@
-//! A wall clock that steps, made steady by a clock that does not. Pure.
+//! Makes a wall clock that jumps steady, by means of a clock that never does. Pure.
 //!
 //! ```text
 //!   wall      ──────────╱│ ten years │──────  one wrong answer ─▶ not believed, told
@@ -8,50 +8,50 @@
 //!   believed  ────────────────────────────
 //! ```
 //!
-//! The wall clock is believed as long as it goes about as fast as the steady one. A step *ahead* of more than
-//! [`SLACK_MS`] is believed only once it has lasted [`PATIENCE_MS`] (a host that slept): what expires by it could not
-//! come back. After a step *back*, time goes on by the steady clock, so that what is written then expires too; slower
-//! by a [`SLOWED`]th, so that it meets the wall clock again.
+//! The wall clock is believed as long as it runs at about the speed of the steady one. A jump *ahead* of more than
+//! [`SLACK_MS`] is believed only once it has lasted [`PATIENCE_MS`] (for example because the host slept), since entries
+//! that expire by mistake cannot come back. After a jump *back*, time runs on with the steady clock, so that entries
+//! still expire. It runs slower by a [`SLOWED`]th until the wall clock has caught up.
 
 use crate::types::TimeMs;
 
-/// Of a step that is told, or that has to last.
+/// A jump of at most this is not reported, and a jump ahead is then believed at once.
 pub(super) const SLACK_MS: u64 = 60_000;
 
-/// How long a step ahead has to last before it is believed.
+/// How long a jump ahead has to last before it is believed.
 pub(super) const PATIENCE_MS: u64 = 600_000;
 
-/// Time that lies ahead of its clock goes slower by this part.
+/// Time that is ahead of its clock runs slower by one part in this many.
 pub(super) const SLOWED: u64 = 32;
 
-/// What the wall clock did.
+/// A change of the wall clock's behaviour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It is so many milliseconds ahead of what is plausible, and not believed.
+    /// The clock is this many milliseconds ahead of the plausible time, and not believed.
     Ahead(u64),
-    /// It was ahead for so long that it is believed.
+    /// The clock was this many milliseconds ahead for so long that it is now believed.
     Believed(u64),
-    /// It went back by so many milliseconds; time goes on.
+    /// The clock went back by this many milliseconds; the believed time goes on.
     Back(u64),
-    /// It is plausible again.
+    /// The clock is plausible again.
     Right,
 }
 
-/// Time that never goes back and makes no wide step that does not last.
+/// Time that never goes back and follows a jump ahead only if the jump lasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steady {
-    /// In parts of a millisecond, [`SLOWED`] each.
+    /// The believed time, in parts of a millisecond: [`SLOWED`] parts make one.
     believed: u64,
-    /// The steady clock then.
+    /// The time of the steady clock when `believed` was set.
     at_ms: u64,
     /// Since when the wall clock is implausibly ahead, by the steady clock.
     ahead_since: Option<u64>,
-    /// Whether that it went back was told.
+    /// Whether the wall clock is behind, and this was reported.
     is_behind: bool,
 }
 
 impl Steady {
-    /// Believes `wall`, at `at_ms` of the steady clock.
+    /// Begins with `wall` as the believed time, when the steady clock shows `at_ms`.
     pub(super) fn new(wall: TimeMs, at_ms: u64) -> Self {
         Self { believed: parts(wall), at_ms, ahead_since: None, is_behind: false }
     }
@@ -61,7 +61,7 @@ impl Steady {
         self.believed / SLOWED
     }
 
-    /// The wall clock shows `wall`, the steady one `at_ms`.
+    /// Takes in that the wall clock shows `wall` and the steady one `at_ms`. Returns a step to report, if there is one.
     pub(super) fn observe(&mut self, wall: TimeMs, at_ms: u64) -> Option<Step> {
         let passed = at_ms.saturating_sub(self.at_ms);
         self.at_ms = self.at_ms.max(at_ms);

@@ -1,4 +1,4 @@
-//! Values of Flink in our notation.
+//! Values of Flink's settings in our notation.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     options, size, store_url,
 };
 
-/// Units of Flink's durations, in nanoseconds; none is milliseconds.
+/// Units of Flink's durations, in nanoseconds; without a unit, a number means milliseconds.
 const UNITS: [(&[&str], u128); 7] = [
     (&["d", "day", "days"], 86_400_000_000_000),
     (&["h", "hour", "hours"], 3_600_000_000_000),
@@ -20,24 +20,24 @@ const UNITS: [(&[&str], u128); 7] = [
     (&["ns", "nano", "nanos", "nanosecond", "nanoseconds"], 1),
 ];
 
-/// RocksDB's entry whose value is made of several settings of Flink.
+/// RocksDB's option that is composed of several settings of Flink.
 const BLOCK_TABLE: &str = "block_based_table_factory";
 
-/// A setting in our terms.
+/// A setting of Flink in our terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Carried {
     /// Name of the option, or of an entry of a table (`<key of the table>.<name>`).
     pub(super) key: String,
-    /// Its value, as a flag or a variable has it.
+    /// Its value, in the form of a flag or an environment variable.
     pub(super) text: String,
-    /// What becomes of another one with the same key.
+    /// How it is combined with another one of the same key.
     pub(super) join: Join,
 }
 
-/// Two settings with the same key.
+/// How two settings with the same key are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Join {
-    /// One wins.
+    /// One of them wins.
     Replace,
     /// Both are items of a list.
     List,
@@ -46,7 +46,10 @@ pub(super) enum Join {
 }
 
 impl Carried {
-    /// Whether the option allows the value, and if not, what it allows.
+    /// Checks that the option allows the value.
+    ///
+    /// # Errors
+    /// A description of the values that it allows.
     fn checked(self) -> Result<Self, String> {
         let (spec, entry) =
             options::find_with_entry(&self.key).expect("a test finds every option that the table names");
@@ -54,7 +57,7 @@ impl Carried {
         if fits { Ok(self) } else { Err(format!("`{}` allows {}", spec.key, spec.kind.allowed())) }
     }
 
-    /// Takes in another one with the same key.
+    /// Combines it with another one of the same key.
     pub(super) fn join(&mut self, other: &Self) {
         match self.join {
             Join::Replace => {}
@@ -66,19 +69,19 @@ impl Carried {
         }
     }
 
-    /// As a line of a configuration file, without its end.
+    /// In the form of a line of a configuration file, without line break.
     pub(super) fn toml(&self) -> String {
         let (spec, entry) = options::find_with_entry(&self.key).expect("it was checked");
         let value = if entry.is_some() { quoted(&self.text) } else { literal(spec.kind, &self.text) };
         format!("{} = {value}", self.key)
     }
 
-    /// As an argument of `--set`.
+    /// In the form of an argument of `--set`.
     pub(super) fn flag(&self) -> String {
         format!("--set {}={}", self.key, self.text)
     }
 
-    /// As an environment variable.
+    /// In the form of an environment variable.
     pub(super) fn variable(&self) -> String {
         let (spec, entry) = options::find_with_entry(&self.key).expect("it was checked");
         let name = entry.map(|entry| format!("{entry}=")).unwrap_or_default();
@@ -86,11 +89,11 @@ impl Carried {
     }
 }
 
-/// The setting of `to` that says what Flink's `key` does with `value`; `None` where nothing has to be said.
+/// The setting of `to` that has the same effect as Flink's `key` with `value`; `None` if no setting is needed.
 ///
 /// # Errors
 ///
-/// What would be allowed.
+/// A description of the allowed values.
 pub(super) fn carry(carry: Carry, key: &str, to: &str, value: &str) -> Result<Option<Carried>, String> {
     let entry = |name: &str, text: String, join| Carried { key: format!("{to}.{name}"), text, join };
     let option = |text: String| Carried { key: to.to_owned(), text, join: Join::Replace };
@@ -123,7 +126,7 @@ pub(super) fn carry(carry: Carry, key: &str, to: &str, value: &str) -> Result<Op
     carried.checked().map(Some)
 }
 
-/// How the value of the option `to`, which both have, is carried over.
+/// How to carry over the value of the option `to`, which both have.
 pub(super) fn of_same(to: &str) -> Carry {
     if to == BACKEND { Carry::Backend } else { Carry::AsIs }
 }
@@ -136,7 +139,7 @@ fn bytes(value: &str) -> Result<u64, String> {
     size::parse(value).ok_or_else(|| "allowed is a memory size such as `64 mb`".to_owned())
 }
 
-/// `value` in our notation of this kind; `None` where it cannot be told.
+/// `value` in our notation of this kind; `None` if it cannot be converted.
 fn as_is(kind: Kind, value: &str) -> Option<String> {
     Some(match kind {
         Kind::Flag => value.to_ascii_lowercase(),
@@ -148,7 +151,7 @@ fn as_is(kind: Kind, value: &str) -> Option<String> {
     })
 }
 
-/// A duration as Flink writes it: digits and a unit.
+/// A duration in Flink's notation: digits and a unit.
 fn duration(text: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);

@@ -1,4 +1,4 @@
-//! Rules between options: settings that are right alone and wrong together.
+//! Rules between options: settings that are valid alone and invalid together.
 
 use std::{os::unix::ffi::OsStrExt as _, time::Duration};
 
@@ -10,13 +10,13 @@ use super::{
 /// Room in a message for the framing around keys and value: ids, lengths, the batch's own header.
 const ENVELOPE_BYTES: usize = 4 << 10;
 
-/// One rule.
+/// A rule between options.
 pub(super) struct Rule {
     /// The options that it is about.
     pub(super) keys: &'static [&'static str],
-    /// What must hold, in words.
+    /// The rule in words.
     pub(super) text: &'static str,
-    /// Whether it does.
+    /// Whether the rule holds.
     pub(super) holds: fn(&Config, &Secured) -> bool,
 }
 

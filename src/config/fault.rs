@@ -1,15 +1,15 @@
-//! Faults of a configuration: each names the key, its value, where that came from and what is allowed.
+//! Faults of a configuration: each names the key, its value, its origin and the allowed values.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a setting came from, in the order in which later ones win.
+/// The origin of a setting, in the order in which later ones win.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The table of options.
     Default,
     /// A line of the configuration file, counted from 1.
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
@@ -31,14 +31,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One setting as a fault quotes it.
+/// One setting, as a fault quotes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quoted {
     /// Name of the option.
     pub key: String,
     /// Its value as written; `…` for a secret.
     pub value: String,
-    /// Where it came from.
+    /// The origin of the value.
     pub origin: Origin,
 }
 
@@ -48,23 +48,23 @@ impl fmt::Display for Quoted {
     }
 }
 
-/// One thing wrong with a configuration.
+/// One fault of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The file cannot be read.
     #[error("configuration file `{}` is not readable: {reason}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         reason: String,
     },
     /// The file is not TOML.
     #[error("{origin}: {reason}")]
     Syntax {
-        /// The line.
+        /// The file and line.
         origin: Origin,
-        /// What the parser said.
+        /// The message of the parser.
         reason: String,
     },
     /// A key that is not in the table of options.
@@ -72,23 +72,23 @@ pub enum Fault {
     UnknownKey {
         /// The key as written.
         key: String,
-        /// Where it came from.
+        /// The origin of the key.
         origin: Origin,
         /// The nearest key of the table.
         advice: Option<String>,
     },
-    /// A name or a value of Flink's that is another one here, or that dstl does not have.
+    /// A name or value that Flink has, and that is different or missing here.
     #[error("{setting}, as in Flink; {advice}")]
     Legacy {
-        /// The setting.
+        /// The setting as quoted.
         setting: Quoted,
-        /// The option and value to write instead, or why there is none and what to do.
+        /// The option and value to write instead; or why there is none, and what to do.
         advice: String,
     },
-    /// An environment variable of ours that names no option.
+    /// An environment variable with our prefix that names no option.
     #[error("environment variable `{name}` names no option{}", suggestion(advice))]
     UnknownVariable {
-        /// The variable.
+        /// Name of the variable.
         name: String,
         /// The nearest known variable.
         advice: Option<String>,
@@ -102,15 +102,15 @@ pub enum Fault {
     /// A value that its option does not allow.
     #[error("{setting}; allowed is {allowed}")]
     Malformed {
-        /// The setting.
+        /// The setting as quoted.
         setting: Quoted,
-        /// What would be right.
+        /// A description of the allowed values.
         allowed: String,
     },
-    /// Settings that are right alone and wrong together.
+    /// Settings that are valid alone and invalid together.
     #[error("{rule}; {}", join(settings))]
     Conflict {
-        /// What must hold.
+        /// The rule that they break.
         rule: String,
         /// The settings that break it.
         settings: Vec<Quoted>,
@@ -125,7 +125,7 @@ fn join(settings: &[Quoted]) -> String {
     settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Everything wrong with a configuration, at least one fault; displayed one per line.
+/// All faults of a configuration, at least one; displayed one per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 

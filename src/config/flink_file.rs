@@ -1,8 +1,8 @@
 //! Flink's configuration files: `config.yaml` (nested YAML, lists) and `flink-conf.yaml` (a line `key: value` for each
 //! setting), as settings by dotted key, every value as it was written.
 //!
-//! A file is read as YAML. One that is none, but consists of lines `key: value`, is read by those, as Flink reads
-//! `flink-conf.yaml`: its values may hold what YAML gives a meaning to.
+//! A file is read as YAML. A file that is not YAML but consists of `key: value` lines is read line by line, as Flink
+//! reads `flink-conf.yaml`; its values may have characters with a meaning in YAML.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,10 @@ const MAX_BYTES: usize = 1 << 20;
 /// Deepest nesting of tables and lists.
 const MAX_DEPTH: usize = 64;
 
-/// One setting.
+/// A setting in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FlinkSetting {
-    /// Dotted name.
+    /// Its dotted name.
     pub(super) key: String,
     /// The value; items of a list are joined by commas.
     pub(super) value: String,
@@ -25,31 +25,31 @@ pub(super) struct FlinkSetting {
     pub(super) line: usize,
 }
 
-/// Why a file is no configuration of Flink.
+/// A file that is not a configuration of Flink.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// It is far too long.
+    /// The file is far too long.
     #[error("it is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// It is not YAML, nor lines `key: value`.
+    /// The file is neither YAML nor `key: value` lines.
     #[error("line {line}: this is not YAML: {reason}")]
     Syntax {
         /// The line, counted from 1.
         line: usize,
-        /// What the parser said.
+        /// The message of the parser.
         reason: String,
     },
-    /// It is YAML, but not a table of settings.
+    /// The file is YAML, but not a table of settings.
     #[error("line {line}: {reason}")]
     Shape {
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// A description of the fault.
         reason: &'static str,
     },
 }
 
-/// The settings of a file in their order; those without a value are left out, as Flink does.
+/// The settings of a file, in order; those without a value are left out, as in Flink.
 pub(super) fn read(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
     if text.len() > MAX_BYTES {
         return Err(Unusable::TooLong);
@@ -60,7 +60,7 @@ pub(super) fn read(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
     })
 }
 
-/// The settings of a file with a line `key: value` for each; `None` where any line is something else.
+/// The settings of a file that has only `key: value` lines; `None` if any line has another form.
 fn flat(text: &str) -> Option<Vec<FlinkSetting>> {
     let mut settings = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -96,11 +96,11 @@ fn nested(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
 enum Open {
     /// A table, with the key whose value comes next.
     Table { key: Option<String> },
-    /// A list, the items so far.
+    /// A list, with the items so far.
     List { items: Vec<String>, line: usize },
 }
 
-/// Settings so far, and where in the document the next event stands.
+/// The settings so far, and the place of the next event in the document.
 #[derive(Debug, Default)]
 struct Reader {
     open: Vec<Open>,
@@ -154,7 +154,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A key, a value or an item.
+    /// Handles a scalar: a key, a value or an item.
     fn scalar(&mut self, text: String, line: usize) -> Result<(), &'static str> {
         let prefix = self.prefix();
         match self.open.last_mut() {
@@ -170,7 +170,7 @@ impl Reader {
             }
             Some(Open::Table { key: None }) => Err("a key must be a word"),
             Some(Open::Table { .. }) => {
-                // A table within a list is an item without a name that any option of dstl has.
+                // A table in a list is an item without a name, which no option of dstl takes.
                 if !text.is_empty() {
                     self.settings.push(FlinkSetting { key: prefix, value: text, line });
                 }

@@ -11,8 +11,8 @@ use super::{
     typed::HIDDEN,
 };
 
-/// The fault of the setting `key`, which is no option, if it is one of Flink's. One that may be a misspelt option must
-/// be in the table as a whole.
+/// The fault of the setting `key`, which is not an option, if it is one of Flink's. A key that may be a misspelt option
+/// must be in the table as a whole.
 pub(super) fn key(key: &str, value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
     let present = legacy::present_name(key);
     let current = present.as_deref().unwrap_or(key);
@@ -23,7 +23,7 @@ pub(super) fn key(key: &str, value: &str, origin: &Origin, misspelt: bool) -> Op
     answered(legacy::find(current)?, (key, current), value, origin, misspelt)
 }
 
-/// As [`key`], of the environment variable `name`.
+/// As [`key`], for the environment variable `name`.
 pub(super) fn variable(name: &str, value: &str, misspelt: bool) -> Option<Fault> {
     let origin = Origin::Environment(name.into());
     if let Some(key) = options::all().map(|spec| spec.key).find(|key| moved(key, name)) {
@@ -34,13 +34,13 @@ pub(super) fn variable(name: &str, value: &str, misspelt: bool) -> Option<Fault>
         Some(format!("{}{}", options::variable(new), name.strip_prefix(&options::variable(old))?))
     });
     let current = present.as_deref().unwrap_or(name);
-    // What a key ends with is lost in the name of a variable but for letter case and dashes.
+    // In the name of a variable, the end of a key has lost its letter case and its dashes.
     let key = current.to_ascii_lowercase();
     let key = key.strip_prefix("dstl_state_backend_rocksdb_metrics_").unwrap_or(&key).replace('_', "-");
     answered(legacy::find_variable(current)?, (name, &key), value, &origin, misspelt)
 }
 
-/// The fault of a value of the option `key` that it does not allow, if it is a value of Flink's.
+/// The fault of a value that the option `key` does not allow, if it is a value of Flink's.
 pub(super) fn value(key: &str, value: &str, origin: &Origin) -> Option<Fault> {
     if matches!(options::find(key)?.kind, Kind::Store) {
         let of_hadoop = store_url::is_foreign(value.trim());
@@ -51,7 +51,7 @@ pub(super) fn value(key: &str, value: &str, origin: &Origin) -> Option<Fault> {
     Some(fault(key, value, origin, advice))
 }
 
-/// Whether the variable `name` is that of the option `key` when its name began otherwise.
+/// Whether the variable `name` is that of the option `key` under an earlier beginning of its name.
 fn moved(key: &str, name: &str) -> bool {
     let old = legacy::MOVED.iter().filter_map(|(old, new)| Some(format!("{old}{}", key.strip_prefix(new)?)));
     old.map(|old| options::variable(&old)).any(|variable| variable == name)
@@ -75,7 +75,7 @@ fn answered(found: Found, names: (&str, &str), value: &str, origin: &Origin, mis
     Some(fault(key, value, origin, advice))
 }
 
-/// What to write, as the source of the setting has it.
+/// The setting to write instead, in the notation of the source.
 fn written(carried: Result<Option<Carried>, String>, to: &str, origin: &Origin) -> String {
     match (carried, origin) {
         (Ok(Some(carried)), Origin::Environment(_)) => format!("here it is `{}`", carried.variable()),

@@ -1,5 +1,5 @@
-//! Facts of the machine and the user that some defaults depend on: user id, memory limit, the folders that the
-//! environment names.
+//! Facts about the machine and the user that some defaults depend on: user id, memory limit, folders named by the
+//! environment.
 
 use std::{
     env, fs,
@@ -8,26 +8,26 @@ use std::{
 
 use crate::limits;
 
-/// What the defaults are computed from.
+/// The facts from which defaults are computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Effective user id; `None` where `/proc` does not tell.
+    /// Effective user id; `None` if `/proc` does not tell.
     pub uid: Option<u32>,
     /// Bytes of memory that this process may use: the least of the machine's memory and the limits of its cgroup and
-    /// that cgroup's ancestors. `None` where `/proc` does not tell.
+    /// that cgroup's ancestors. `None` if `/proc` does not tell.
     pub memory_bytes: Option<u64>,
-    /// Files and connections that this process may have open; `None` where nobody tells.
+    /// Number of files and connections that this process may have open; `None` if it cannot be found out.
     pub descriptors: Option<u64>,
-    /// `$HOME`.
+    /// Value of `$HOME`, an absolute path.
     pub home: Option<PathBuf>,
-    /// `$XDG_STATE_HOME`.
+    /// Value of `$XDG_STATE_HOME`, an absolute path.
     pub state_home: Option<PathBuf>,
-    /// `$XDG_RUNTIME_DIR`.
+    /// Value of `$XDG_RUNTIME_DIR`, an absolute path.
     pub runtime_dir: Option<PathBuf>,
 }
 
 impl Host {
-    /// Looks around. Facts that cannot be read stay `None`.
+    /// Reads the facts of this machine. Facts that cannot be read are `None`.
     #[must_use]
     pub fn detect() -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Host {
     }
 }
 
-/// An absolute path in the environment; the XDG specification has relative ones ignored.
+/// An absolute path in the environment; the XDG specification says to ignore relative ones.
 fn folder(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -87,8 +87,8 @@ fn machine_memory(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Files with the memory limits that bind a process whose `/proc/self/cgroup` is `cgroups`: its own and its ancestors',
-/// of both versions of cgroups. Inside a container the root folder is the container's own, hence it is always listed.
+/// Files with the memory limits of a process whose `/proc/self/cgroup` is `cgroups`: its own and its ancestors', of
+/// both versions of cgroups. Inside a container the root folder is the container's own, so it is always listed.
 fn limit_files(root: &Path, cgroups: &str) -> Vec<PathBuf> {
     let mut files = vec![root.join("memory.max"), root.join("memory/memory.limit_in_bytes")];
     for line in cgroups.lines() {

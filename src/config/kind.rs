@@ -1,4 +1,4 @@
-//! Types of options: what each allows and how its text becomes a value.
+//! Types of options: the values that each allows, and how to parse them.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use url::Url;
 
 use super::size;
 
-/// Type of an option, with the bounds that it has by itself.
+/// Type of an option, with the bounds that do not depend on other options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `true` or `false`.
@@ -23,13 +23,13 @@ pub(super) enum Kind {
     Duration { min: Duration },
     /// Bytes; both bounds are inclusive.
     Size { min: u64, max: u64 },
-    /// Bytes, or a percentage of something that the option names.
+    /// Bytes, or a percentage of a quantity that the option names.
     Share,
     /// A part of a whole, from 0.1 to 0.9.
     Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// An absolute path; empty for none where that is allowed.
+    /// An absolute path; empty means none, if `optional`.
     Path { optional: bool },
     /// URL of an object store, or an absolute path.
     Store,
@@ -37,7 +37,7 @@ pub(super) enum Kind {
     Address,
     /// Permissions of a file, in octal.
     Mode,
-    /// Any text.
+    /// A text without restrictions.
     Text,
     /// A filter of tracing events.
     Filter,
@@ -72,16 +72,16 @@ pub(super) enum Value {
 /// A share of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Share {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// So many hundredths of what the option is a share of, 1 to 90.
+    /// A percentage of the quantity that the option is a share of, 1 to 90.
     Percent(u64),
 }
 
 const SCHEMES: [&str; 9] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss", "hdfs"];
 
 impl Kind {
-    /// One word for listings.
+    /// One word for the type, for listings.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Flag => "boolean",
@@ -104,7 +104,7 @@ impl Kind {
         }
     }
 
-    /// What is allowed, to complete "allowed is …".
+    /// The allowed values, to complete "allowed is …".
     pub(super) fn allowed(self) -> String {
         match self {
             Self::Flag => "`true` or `false`".into(),
@@ -138,7 +138,7 @@ impl Kind {
         }
     }
 
-    /// The value that `text` stands for; `None` when it is not [`allowed`](Self::allowed).
+    /// Parses `text`; `None` if it is not [`allowed`](Self::allowed).
     pub(super) fn parse(self, text: &str) -> Option<Value> {
         let text = text.trim();
         match self {
@@ -170,13 +170,13 @@ impl Kind {
     }
 }
 
-/// `text` cut at its first `=`.
+/// `text` divided at its first `=`.
 fn assignment(text: &str) -> Option<(String, String)> {
     let (name, value) = text.split_once('=')?;
     (!name.trim().is_empty()).then(|| (name.trim().into(), value.trim().into()))
 }
 
-/// The items of a list: written as in the file, or with commas alone. `None` if it is neither.
+/// The items of a list, in the notation of the file or separated by commas. `None` for anything else.
 fn list(text: &str) -> Option<Vec<String>> {
     if !text.starts_with('[') {
         return Some(items(text).map(str::to_owned).collect());
@@ -220,7 +220,7 @@ fn store(text: &str) -> Option<Url> {
     }
     let url = Url::parse(text).ok()?;
     let local = url.scheme() != "file" || (url.host().is_none() && text.starts_with("file:/"));
-    // Azure's `container@account` is no user.
+    // Azure's `container@account` is not a user.
     let has_user = !url.username().is_empty() && !url.scheme().starts_with("abfs");
     let plain = url.query().is_none() && url.fragment().is_none() && url.password().is_none() && !has_user;
     (SCHEMES.contains(&url.scheme()) && local && plain).then_some(url)

@@ -1,12 +1,11 @@
-//! The table of Flink's names: those of settings that are called otherwise here, or that dstl does not have, and former
-//! values of `state.backend.type`. A faulty configuration and the translation of a Flink file both answer from it.
+//! The table of Flink's names: settings with another name here, settings that dstl does not have, and former values of
+//! `state.backend.type`. Faults of a configuration and the translation of a Flink file both use it.
 //!
-//! An option that has the same name in both is in the table of options alone; where it means something else, [`SAME`]
-//! says what.
+//! An option that has the same name in both is only in the table of options; [`SAME`] lists the differences in meaning.
 
 use super::options;
 
-/// Keys of Flink with one answer, the one that Flink itself prefers first.
+/// Keys of Flink with the same answer; the one that Flink itself prefers is first.
 #[derive(Debug)]
 pub(super) struct Legacy {
     /// Whole keys, or beginnings of keys if they end with `*`.
@@ -14,52 +13,52 @@ pub(super) struct Legacy {
     pub(super) answer: Answer,
 }
 
-/// What becomes of a setting of Flink. Texts are parts of sentences, without a final full stop.
+/// The answer to a setting of Flink. Texts are parts of sentences, without a final full stop.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Another option says the same.
+    /// Another option has the same meaning.
     Renamed { to: &'static str, carry: Carry },
-    /// Another option says something like it; `note` tells the difference.
+    /// Another option has a similar meaning; `note` tells the difference.
     Changed { to: &'static str, carry: Carry, note: &'static str },
-    /// No option does: why, and what to do.
+    /// There is no such option; the text gives the reason and an alternative.
     Missing(&'static str),
     /// As [`Missing`](Self::Missing), and the value must not be shown.
     Secret(&'static str),
-    /// It is not about state: where it belongs.
+    /// The setting is not about state; the text tells where it belongs.
     Foreign(&'static str),
 }
 
 /// How a value of Flink becomes one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carry {
-    /// The same in our notation.
+    /// The same value in our notation.
     AsIs,
     /// The name of a state backend.
     Backend,
-    /// Whether to compress becomes how.
+    /// Whether to compress becomes the kind of compression.
     Compression,
-    /// A flag, turned around, as this entry of a table.
+    /// A flag, inverted, as this entry of a table.
     Negated(&'static str),
-    /// As it is, as this entry of a table.
+    /// The same value, as this entry of a table.
     Entry(&'static str),
     /// A size in bytes, as this entry of a table.
     Bytes(&'static str),
-    /// A word with this in front, the first letter alone in capitals, as the entry `compaction_style`.
+    /// A word with this prefix, in which only the first letter is a capital, as the entry `compaction_style`.
     CompactionStyle,
     /// A size in bytes, as this part of the entry `block_based_table_factory`.
     Block(&'static str),
     /// A flag, as this part of the entry `block_based_table_factory`.
     BlockFlag(&'static str),
-    /// The property that the key ends with becomes one of a list, if the flag is set.
+    /// The property at the end of the key becomes an item of a list, if the flag is set.
     Metric,
 }
 
-/// An option of both that differs.
+/// An option that both have, with a difference.
 pub(super) struct Same {
     pub(super) key: &'static str,
-    /// What Flink takes when it is not set; empty if that is no matter.
+    /// Flink's default; empty if it does not matter.
     pub(super) flink_default: &'static str,
-    /// What differs beside the default; may be empty.
+    /// Other differences; may be empty.
     pub(super) note: &'static str,
 }
 
@@ -104,11 +103,11 @@ const OF_A_TASK: &str =
     "it is about Flink's own processes, which dstl does not replace; it stays in Flink's configuration";
 const WRITE_BUFFERS: &str = "dstl has no such buffer: a segment is one request, of what the changelog holds in memory";
 
-/// Beginnings of keys that Flink has since given to others; what follows them stayed.
+/// Beginnings of keys that Flink has changed since; the rest of the key stayed.
 pub(super) const MOVED: [(&str, &str); 2] =
     [("dstl.dfs.", "state.changelog.dstl.dfs."), ("state.backend.changelog.", "state.changelog.")];
 
-/// Every key; a whole one is found before a beginning.
+/// All keys. A whole key takes precedence over a beginning.
 pub(super) static TABLE: &[Legacy] = &[
     carried(&["state.backend"], BACKEND, Carry::Backend),
     changed(
@@ -363,7 +362,7 @@ pub(super) static TABLE: &[Legacy] = &[
     foreign(&["metrics.*"], "dstl has its own metrics, at admin.address"),
 ];
 
-/// Options of both that differ. In the order of the table of options.
+/// Options that both have, with a difference, in the order of the table of options.
 pub(super) static SAME: &[Same] = &[
     Same {
         key: BACKEND,
@@ -413,22 +412,22 @@ pub(super) static SAME: &[Same] = &[
     },
 ];
 
-/// A key that the table answers.
+/// A key that is in the table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) answer: &'static Answer,
-    /// Where it stands in the table; of two keys for one option, the lower is the one that Flink prefers.
+    /// Its position in the table. Of two keys for one option, Flink prefers the lower one.
     pub(super) rank: usize,
-    /// Whether a whole key was found, not a beginning.
+    /// Whether a whole key was found, instead of a beginning.
     pub(super) whole: bool,
 }
 
-/// The answer to the key `key`, which is no option, under Flink's present name of it ([`present_name`]).
+/// The answer to `key`, which is not an option, under Flink's present name of it ([`present_name`]).
 pub(super) fn find(key: &str) -> Option<Found> {
     found(|name| matched(name, key))
 }
 
-/// As [`find`], by the name of an environment variable.
+/// As [`find`], for the name of an environment variable.
 pub(super) fn find_variable(variable: &str) -> Option<Found> {
     found(|name| match name.strip_suffix('*') {
         Some(beginning) => variable.starts_with(&options::variable(beginning)).then_some(false),
@@ -436,12 +435,12 @@ pub(super) fn find_variable(variable: &str) -> Option<Found> {
     })
 }
 
-/// Flink's present name of `key`, if that began otherwise once.
+/// Flink's present name of `key`, if its beginning has changed.
 pub(super) fn present_name(key: &str) -> Option<String> {
     MOVED.iter().find_map(|(old, new)| key.strip_prefix(old).map(|rest| format!("{new}{rest}")))
 }
 
-/// Whether `name` fits `key`, and if so, whether as a whole.
+/// Whether `name` matches `key`, and if so, whether as a whole.
 fn matched(name: &str, key: &str) -> Option<bool> {
     match name.strip_suffix('*') {
         Some(beginning) => key.starts_with(beginning).then_some(false),
@@ -455,7 +454,7 @@ fn found(fits: impl Fn(&str) -> Option<bool>) -> Option<Found> {
     hits.min_by_key(|hit| (!hit.whole, hit.rank))
 }
 
-/// Names of state backends: our word for them, and what it does not say.
+/// Names of state backends: our word for each, and the meaning that it does not express.
 const BACKENDS: [(&[&str], &str, &str); 4] = [
     (&["hashmap", "HashMapStateBackend"], "hashmap", ""),
     (
@@ -471,8 +470,8 @@ const BACKENDS: [(&[&str], &str, &str); 4] = [
     (&["rocksdb", "RocksDBStateBackend", "EmbeddedRocksDBStateBackend"], "rocksdb", ""),
 ];
 
-/// Our word for the state backend that Flink calls `name`, by a word or by a class or its factory; with what is to be
-/// said of it.
+/// Our word for the state backend that Flink calls `name`, which is a word, a class or its factory; with a remark about
+/// it.
 pub(super) fn backend(name: &str) -> Option<(&'static str, &'static str)> {
     let class = match name.strip_prefix("org.apache.flink.") {
         Some(class) => class.rsplit(['.', '$']).next()?,

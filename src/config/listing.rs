@@ -15,20 +15,20 @@ const WIDTH: usize = 100;
 /// One option as scripts see it.
 #[derive(Debug, Serialize)]
 pub struct OptionRow {
-    /// Dotted name.
+    /// Its dotted name.
     pub key: &'static str,
-    /// Heading that it stands under.
+    /// The heading of its section.
     pub section: &'static str,
-    /// Its type.
+    /// One word for its type.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// What is allowed, in words.
+    /// The allowed values, in words.
     pub allowed: String,
-    /// Its default, or how that is computed.
+    /// Its default, or how the default is computed.
     pub default: &'static str,
     /// Its environment variable.
     pub environment: String,
-    /// What it does.
+    /// The meaning of the option.
     pub description: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Settings merged: one value per option, of the source that wins, and where it came from.
+//! Merges settings: one value per option, from the source that wins, with its origin.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -11,8 +11,8 @@ use super::{
     typed::{Setting, Typed},
 };
 
-/// One value of every option that is set or has a fixed default. What is taken is gone, so that an option that nothing
-/// reads is noticed.
+/// One value for every option that is set or has a fixed default. Reading a value removes it, so that an option that is
+/// never read is noticed.
 #[derive(Debug)]
 pub(super) struct Merged {
     values: BTreeMap<&'static str, Value>,
@@ -20,7 +20,7 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    /// Defaults, then the settings in order. Tables are merged by entry, all else is replaced.
+    /// Defaults, then the settings in order. Tables are merged by entry; any other value is replaced.
     pub(super) fn new(typed: &Typed) -> Self {
         let mut merged = Self { values: BTreeMap::new(), quoted: BTreeMap::new() };
         for spec in options::all() {
@@ -51,12 +51,12 @@ impl Merged {
         self.quoted.get(key).expect("every key of the table is quoted").clone()
     }
 
-    /// A fault of the value of `key`.
+    /// The fault of an invalid value of `key`.
     pub(super) fn malformed(&self, key: &str, allowed: &str) -> Fault {
         Fault::Malformed { setting: self.quoted(key), allowed: allowed.into() }
     }
 
-    /// Options that nothing took.
+    /// Options whose value was never taken.
     pub(super) fn untaken(&self) -> Vec<&'static str> {
         self.values.keys().copied().collect()
     }
@@ -75,7 +75,7 @@ impl Merged {
         it
     }
 
-    /// A number whose option bounds it far below what `usize` holds.
+    /// A number whose bounds are far below the limit of `usize`.
     pub(super) fn count(&mut self, key: &str) -> usize {
         usize::try_from(self.number(key)).unwrap_or(usize::MAX)
     }
@@ -95,14 +95,14 @@ impl Merged {
         it
     }
 
-    /// A number whose default is computed; `None` when it is not set.
+    /// A number whose default is computed; `None` if it is not set.
     pub(super) fn computed_count(&mut self, key: &str) -> Option<usize> {
         let value = self.values.remove(key)?;
         let Value::Number(it) = value else { mismatch(key) };
         Some(usize::try_from(it).unwrap_or(usize::MAX))
     }
 
-    /// Has faults quote what the default of `key` was computed to.
+    /// Lets faults quote the computed default of `key`.
     pub(super) fn quote_default(&mut self, key: &str, value: String) {
         let quoted = self.quoted.get_mut(key).expect("every key of the table is quoted");
         if quoted.origin == Origin::Default {
@@ -115,20 +115,20 @@ impl Merged {
         it
     }
 
-    /// The meaning, of `meanings`, of the word that was chosen.
+    /// The meaning of the chosen word, looked up in `meanings`.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, meanings: &[(&str, T)]) -> T {
         let word = self.text(key);
         meanings.iter().find(|(name, _)| *name == word).expect("every word of the option has a meaning").1
     }
 
-    /// A path; `None` when it is empty or computed and not set.
+    /// A path; `None` if it is empty, or computed and not set.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         let value = self.values.remove(key)?;
         let Value::Path(it) = value else { mismatch(key) };
         it
     }
 
-    /// A store; `None` when it is not set.
+    /// A store; `None` if it is not set.
     pub(super) fn store(&mut self, key: &str) -> Option<Url> {
         let value = self.values.remove(key)?;
         let Value::Store(it) = value else { mismatch(key) };
@@ -145,7 +145,7 @@ impl Merged {
         it
     }
 
-    /// Paths; `None` when they are not set.
+    /// Paths; `None` if they are not set.
     pub(super) fn paths(&mut self, key: &str) -> Option<Vec<PathBuf>> {
         let value = self.values.remove(key)?;
         let Value::Paths(it) = value else { mismatch(key) };

@@ -11,30 +11,30 @@ use std::time::Duration;
 use self::limits::LIMITS;
 use super::kind::Kind;
 
-/// One option.
+/// An option: name, type, default and meaning.
 #[derive(Debug)]
 pub(super) struct Spec {
     /// Dotted name in kebab-case.
     pub(super) key: &'static str,
-    /// Its type.
+    /// The type of its value.
     pub(super) kind: Kind,
-    /// Its default.
+    /// Its default value.
     pub(super) default: Default,
-    /// What it does, in sentences.
+    /// Its meaning, in sentences.
     pub(super) doc: &'static str,
 }
 
-/// What an option is when nobody sets it.
+/// The value of an option that is not set.
 #[derive(Debug)]
 pub(super) enum Default {
-    /// This text.
+    /// This fixed text.
     Text(&'static str),
-    /// Computed; how, and what comes out for root on a machine without XDG folders.
+    /// A computed value: a description of the computation, and the result for root without XDG folders.
     Computed { how: &'static str, for_root: &'static str },
 }
 
 impl Default {
-    /// For listings.
+    /// The default in the form of listings.
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::Text(text) => text,
@@ -45,9 +45,9 @@ impl Default {
 
 /// Options that belong together.
 pub(super) struct Section {
-    /// Heading.
+    /// The heading in listings.
     pub(super) title: &'static str,
-    /// In the order in which they are listed.
+    /// The options, in the order in which they are listed.
     pub(super) options: &'static [Spec],
 }
 

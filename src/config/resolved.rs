@@ -1,4 +1,4 @@
-//! The configuration resolved: computed defaults filled in, and the rules between options checked.
+//! Resolves the configuration: fills in computed defaults, and checks the rules between options.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -26,14 +26,14 @@ const ALLOWED_JOBS: &str = "rpc.allowed-jobs";
 /// Longest path of a Unix socket in bytes (`sun_path` without its final zero).
 pub(super) const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Most bytes that changes which are not yet durable get by default: enough for half a minute of a busy task.
+/// Highest default budget, in bytes, for changes that are not yet durable: enough for half a minute of a busy task.
 const MAX_IN_FLIGHT_BYTES: usize = 256 << 20;
 
-/// Hundredths of the memory budget that they get by default at most.
+/// Highest share of the memory budget that this default may take, in percent.
 const MAX_IN_FLIGHT_PERCENT: u64 = 15;
 
-/// Resolves what was typed. Every fault of typing and of the rules is in the error; a rule about an option that is
-/// faulty by itself is not judged.
+/// Resolves the typed settings. The error has every fault of single settings and of the rules. A rule about an option
+/// that is faulty by itself is not checked.
 pub(super) fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     let mut merged = Merged::new(&typed);
     let Typed { settings, mut faults, incomplete } = typed;
@@ -57,7 +57,7 @@ pub(super) fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
 }
 
-/// The settings of TCP as they stand, before the rules say whether they make sense.
+/// The settings of TCP, before the rules check whether they make sense.
 pub(super) struct Secured {
     pub(super) certificates: [Option<PathBuf>; 3],
     pub(super) insecure: bool,
@@ -142,7 +142,7 @@ fn memory(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> MemoryCo
     MemoryConfig { budget_bytes, state_bytes, rocksdb_bytes, undo_bytes: merged.number("memory.undo") }
 }
 
-/// The default of the budget of changes that are not yet durable; no rule but that of the memory budget refuses it.
+/// The default budget of changes that are not yet durable. Only the rule about the memory budget can refuse it.
 fn max_in_flight_bytes(memory: &MemoryConfig, changelog: &ChangelogConfig, rpc: &RpcConfig) -> usize {
     let share = usize::try_from(memory.budget_bytes / 100 * MAX_IN_FLIGHT_PERCENT).unwrap_or(usize::MAX);
     let thresholds = changelog.preemptive_persist_bytes.max(changelog.persist_size_bytes);
@@ -173,7 +173,7 @@ fn rocksdb(merged: &mut Merged, default_folder: PathBuf) -> RocksDbConfig {
     }
 }
 
-/// What RocksDB says against the single options of a setting.
+/// RocksDB's complaints about the single options of a setting.
 #[cfg(feature = "rocksdb")]
 fn rocksdb_faults(setting: &Setting) -> Vec<Fault> {
     use super::{fault::Quoted, kind::Value};
@@ -191,7 +191,7 @@ fn rocksdb_faults(setting: &Setting) -> Vec<Fault> {
     refused.into_iter().map(fault).collect()
 }
 
-/// Nobody can say: RocksDB is not there, and no backend will use it.
+/// Without RocksDB its options cannot be checked, and no backend will use them.
 #[cfg(not(feature = "rocksdb"))]
 fn rocksdb_faults(_setting: &Setting) -> Vec<Fault> {
     vec![]
@@ -221,7 +221,7 @@ fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
     }
 }
 
-/// Most descriptors that the admin service may take of those there are.
+/// The admin service may use at most one of this many parts of the descriptors.
 const ADMIN_DESCRIPTORS_PART: u64 = 8;
 
 fn admin(merged: &mut Merged, host: &Host) -> AdminConfig {
@@ -234,12 +234,12 @@ fn admin(merged: &mut Merged, host: &Host) -> AdminConfig {
 }
 
 fn descriptors(host: &Host) -> u64 {
-    /// What most systems let a process have.
+    /// The usual limit of a process.
     const USUAL: u64 = 1024;
     host.descriptors.unwrap_or(USUAL)
 }
 
-/// What peers may make the daemon hold; what is not set follows from the budget and from `message`, the longest
+/// The bounds on peers. Bounds that are not set follow from the budget and from `message`, the length of the longest
 /// message.
 fn bounds(merged: &mut Merged, host: &Host, budget: u64, message: u64) -> Bounds {
     let usual = Bounds::of(budget, message, descriptors(host));

@@ -1,14 +1,14 @@
-//! Credentials that a setting may hold although it must not, hidden where it is quoted.
+//! Hides credentials in quoted settings, which may have some although they must not.
 
 use super::typed::HIDDEN;
 
-/// What ends a URL in running text.
+/// Characters that end a URL in running text.
 const DELIMITERS: &[char] = &['"', '\'', '`'];
 
-/// What the signature of a shared access signature of Azure follows.
+/// The text before the signature in Azure's shared access signatures.
 const SIGNATURE: &str = "sig=";
 
-/// `text` with `…` in place of what may be a credential in each URL of it: user and password, the query, a signature.
+/// `text` with `…` in place of possible credentials in each URL: user and password, the query, a signature.
 ///
 /// For example `s3://key:secret@bucket/p` becomes `s3://…@bucket/p`, and `az://c/p?sv=1&sig=x` becomes `az://c/p?…`.
 pub(super) fn hide(text: &str) -> String {
@@ -25,7 +25,8 @@ fn hide_in_word(word: &str) -> String {
             None => word.to_owned(),
         };
     };
-    // A secret may have slashes. A container of Azure (`abfs://container@account`) has no password and is none.
+    // A secret may contain slashes. A container of Azure (`abfs://container@account`) has no password and is not a
+    // credential.
     let rest = match rest.rsplit_once('@') {
         Some((user, host)) if user.contains(':') => format!("{HIDDEN}@{host}"),
         _ => rest.to_owned(),

@@ -1,4 +1,4 @@
-//! Memory sizes as Flink writes them: `5 mb`, `64 MiB`, `4096`. Every unit is binary, so `1 kb` is 1024 bytes.
+//! Memory sizes in Flink's notation: `5 mb`, `64 MiB`, `4096`. Every unit is binary, so `1 kb` is 1024 bytes.
 
 const UNITS: [(&str, u32, &[&str]); 5] = [
     ("TiB", 40, &["t", "tb", "tib", "tebibytes"]),
@@ -8,8 +8,8 @@ const UNITS: [(&str, u32, &[&str]); 5] = [
     ("B", 0, &["", "b", "bytes"]),
 ];
 
-/// Bytes of `text`: digits (`_` between them is ignored), then a unit in any case; `None` for anything else and for
-/// what 64 bits do not hold.
+/// The bytes that `text` stands for: digits (`_` between them is ignored), then a unit in any case. `None` for anything
+/// else, and for sizes of more than 64 bits.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();

@@ -1,4 +1,4 @@
-//! URLs of stores as Flink and Hadoop write them, in our notation.
+//! URLs of stores in the notation of Flink and Hadoop, converted to ours.
 //!
 //! | theirs | ours |
 //! | --- | --- |
@@ -9,16 +9,16 @@
 
 use super::kind::Kind;
 
-/// The client that Flink is told to use for S3 by these.
+/// Schemes by which Flink chooses a client for S3.
 const S3: [&str; 2] = ["s3p", "s3n"];
 
-/// Hadoop's older client for Azure, whose containers are those of the newer one.
+/// The schemes of Hadoop's older client for Azure, which has the same containers as the newer one.
 const WASB: [&str; 2] = ["wasb", "wasbs"];
 
-/// Where accounts of Azure live; object_store knows no other clouds of Microsoft's.
+/// The host of Azure accounts; object_store supports no other clouds of Microsoft.
 const WASB_HOST: &str = ".blob.core.windows.net";
 
-/// Schemes of Hadoop's that name no store of ours, and what to do.
+/// Schemes of Hadoop that dstl does not support, and what to do instead.
 const REFUSED: [(&[&str], &str); 4] = [
     (
         &["oss"],
@@ -40,18 +40,18 @@ const REFUSED: [(&[&str], &str); 4] = [
     ),
 ];
 
-/// Whether `text` is a URL of a kind that Flink and Hadoop have, and dstl has not.
+/// Whether `text` is a URL of a kind that Flink and Hadoop have, and dstl does not.
 pub(super) fn is_foreign(text: &str) -> bool {
     let scheme = scheme(text);
     let refused = || REFUSED.iter().any(|(schemes, _)| schemes.contains(&&*scheme));
     S3.contains(&&*scheme) || WASB.contains(&&*scheme) || refused()
 }
 
-/// What `text` is in our notation.
+/// Converts `text` to our notation.
 ///
 /// # Errors
 ///
-/// Why dstl cannot use it, as the end of a sentence.
+/// The reason why dstl cannot use it, as the end of a sentence.
 pub(super) fn ours(text: &str) -> Result<String, String> {
     let scheme = scheme(text);
     let rest = text.get(scheme.len()..).unwrap_or_default();

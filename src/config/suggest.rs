@@ -1,10 +1,11 @@
-//! The nearest known name to one that a person typed.
+//! Finds the nearest known name to one that a person typed.
 
-/// Edits of a word that is only mistyped.
+/// Most edits between a word and its misspelling.
 const SLIPS: usize = 2;
 
-/// The one of `known` that `typed` most likely meant: what it is a part of (`state.backend` of `state.backend.type`,
-/// `persist-delay` of the key that ends so), else the fewest edits away, up to a third of its length.
+/// The name in `known` that `typed` most likely meant: one that `typed` is a part of (`state.backend` of
+/// `state.backend.type`, or `persist-delay` at the end of a key), otherwise the one with the fewest edits, up to a
+/// third of its length.
 pub(super) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let typed = typed.to_ascii_lowercase();
     let part = known.clone().find(|name| extends(name, &typed));
@@ -15,7 +16,7 @@ pub(super) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Cl
     part.or_else(|| (edits <= typed.chars().count() / 3).then_some(close))
 }
 
-/// The one of `known` that is `typed` but for a slip of the finger or two.
+/// The name in `known` that differs from `typed` by at most a typing mistake or two.
 pub(super) fn misspelt<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known.map(|name| (distance(typed, name), name)).filter(|(edits, _)| *edits <= SLIPS).min().map(|(_, name)| name)
 }
@@ -28,7 +29,7 @@ fn extends(name: &str, typed: &str) -> bool {
         && (name.strip_suffix(typed).is_some_and(at_end) || name.strip_prefix(typed).is_some_and(at_start))
 }
 
-/// Levenshtein distance, letter case ignored.
+/// Levenshtein distance, ignoring letter case.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.to_ascii_lowercase().chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();

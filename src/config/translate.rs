@@ -1,8 +1,8 @@
-//! The state part of a configuration of Flink as a file of ours, with a comment for each setting.
+//! Translates the state part of a Flink configuration into a file of ours, with a comment for each setting.
 //!
-//! Each setting of Flink is taken over, renamed, changed in meaning or left out, by the table of legacy names. Where
-//! several say the same, the one that Flink prefers wins. What the file then says is resolved on this host, and what
-//! does not hold there is left out, too: the result is always a valid configuration.
+//! Each setting of Flink is taken over, renamed, changed in meaning or left out, according to the table of legacy
+//! names. If several settings mean the same, the one that Flink prefers wins. The resulting file is resolved on this
+//! host, and settings that are invalid there are left out, too. So the result is always a valid configuration.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -19,10 +19,10 @@ use super::{
     typed::HIDDEN,
 };
 
-/// Beginnings of the keys of Flink that are about state.
+/// Beginnings of Flink's keys that are about state.
 const STATE_PART: [&str; 4] = ["state.", "dstl.", "execution.checkpointing.", "execution.state-recovery."];
 
-/// Options that must be no longer than their companion: it is set, too, where its default is shorter.
+/// Options that must not be longer than their companion. The companion is set, too, if its default is shorter.
 const COMPANIONS: [(&str, &str, &str); 2] = [
     (
         "execution.checkpointing.timeout",
@@ -36,12 +36,12 @@ const COMPANIONS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// What became of a configuration of Flink.
+/// The translation of a Flink configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Translation {
     /// A valid configuration file, TOML.
     pub toml: String,
-    /// What was counted, and the keys that nothing became of; lines with their ends.
+    /// Numbers of settings, and the keys that were not translated; as lines.
     pub summary: String,
 }
 
@@ -49,7 +49,7 @@ pub struct Translation {
 ///
 /// # Errors
 ///
-/// [`Unusable`] where `text` is neither.
+/// [`Unusable`] if `text` is neither.
 pub fn translate(text: &str, host: &Host) -> Result<Translation, Unusable> {
     let settings = flink_file::read(text)?;
     let mut draft = Draft::default();
@@ -62,14 +62,14 @@ pub fn translate(text: &str, host: &Host) -> Result<Translation, Unusable> {
     Ok(Translation { summary: draft.summary(settings.len()), toml: draft.toml() })
 }
 
-/// What became of one setting of Flink.
+/// The treatment of one setting of Flink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     TakenOver,
     Renamed,
     Changed,
     LeftOut,
-    /// It is not of Flink; another one needs it.
+    /// The setting is not Flink's; another setting needs it.
     Added,
 }
 
@@ -87,14 +87,14 @@ impl Fate {
     }
 }
 
-/// A setting of Flink, as a comment tells it.
+/// A setting of Flink, as described in a comment.
 #[derive(Debug)]
 struct Told {
-    /// `key: value (line N)`, or the key of what was added.
+    /// `key: value (line N)`, or the key of an added setting.
     setting: String,
     fate: Fate,
     note: String,
-    /// Of several settings for one option, the lowest wins.
+    /// Of several settings for one option, the lowest rank wins.
     rank: usize,
 }
 
@@ -105,7 +105,7 @@ struct Block {
     carried: Option<Carried>,
 }
 
-/// The file in the making.
+/// The file that is being made.
 #[derive(Debug, std::default::Default)]
 struct Draft {
     blocks: Vec<Block>,
@@ -161,7 +161,7 @@ impl Draft {
         self.blocks.push(Block { told: vec![told], carried: None });
     }
 
-    /// Adds a setting, to the block of those that say the same, if there is one.
+    /// Adds a setting, to the block of those with the same meaning if there is one.
     fn put(&mut self, mut told: Told, carried: Carried) {
         let of_key = |block: &&mut Block| block.carried.as_ref().is_some_and(|it| it.key == carried.key);
         let Some(block) = self.blocks.iter_mut().find(of_key) else {
@@ -183,7 +183,7 @@ impl Draft {
         block.told.push(told);
     }
 
-    /// Sets the companions of what is set.
+    /// Adds companions of the settings.
     fn accompany(&mut self) {
         for (key, companion, why) in COMPANIONS {
             let text =
@@ -198,7 +198,7 @@ impl Draft {
         }
     }
 
-    /// Leaves out what makes the file invalid, one setting after the other.
+    /// Removes settings that make the file invalid, one after the other.
     fn hold_on(&mut self, host: &Host) {
         loop {
             let file = File { path: "dstl.toml".into(), contents: Ok(self.toml()) };
@@ -210,7 +210,7 @@ impl Draft {
         }
     }
 
-    /// Leaves out a setting that has a part in the fault; `false` if none has.
+    /// Removes a setting that is part of the fault; `false` if there is none.
     fn drop_faulty(&mut self, fault: &Fault) -> bool {
         let (keys, why): (Vec<&str>, String) = match fault {
             Fault::Malformed { setting, allowed } => (vec![&setting.key], format!("allowed is {allowed}")),
@@ -254,7 +254,7 @@ impl Draft {
         out
     }
 
-    /// Options that the file does not set, with defaults that are not Flink's.
+    /// Comments on options that the file does not set and whose defaults differ from Flink's.
     fn tell_defaults(&self, out: &mut String) {
         let set = |key: &str| self.blocks.iter().any(|it| it.carried.as_ref().is_some_and(|it| it.key == key));
         let unset: Vec<_> = SAME.iter().filter(|it| !it.flink_default.is_empty() && !set(it.key)).collect();
@@ -285,7 +285,7 @@ impl Draft {
     }
 }
 
-/// `note`, and what is to be said of the state backend that was carried over.
+/// `note`, with the remark about the state backend that was carried over.
 fn with_backend(note: String, carried: &Carried, value: &str) -> String {
     let said = legacy::backend(value.trim()).map_or("", |(_, said)| said);
     match (carried.key == legacy::BACKEND, note.is_empty(), said.is_empty()) {
@@ -305,7 +305,7 @@ fn longer_than_default(text: &str, companion: &str) -> bool {
     }
 }
 
-/// `text` without what would end a comment.
+/// `text` without characters that would end a comment.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! Settings as typed: what the file, the environment and the flags say, each checked against the table of options.
+//! Typed settings: those in the file, the environment and the flags, each checked against the table of options.
 
 use std::{
     ffi::OsString,
@@ -20,16 +20,16 @@ use super::{
     secret, suggest,
 };
 
-/// Environment variables with our prefix that are no options: the file to read.
+/// Environment variables with our prefix that are not options: the name of the file.
 const OTHER_VARIABLES: [&str; 1] = ["DSTL_CONFIG"];
 
-/// Short name of the variable of `log.level`, which wins where both are set.
+/// Short name of the variable of `log.level`; the long name wins if both are set.
 const LOG_VARIABLE: &str = "DSTL_LOG";
 
 /// Shown in place of a secret.
 pub(super) const HIDDEN: &str = "…";
 
-/// Where settings come from; later fields win.
+/// The sources of settings; later fields win.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The configuration file, if there is one.
@@ -45,7 +45,7 @@ pub struct Sources {
 pub struct File {
     /// Its path, for faults.
     pub path: PathBuf,
-    /// Its text, or why it cannot be read.
+    /// Its text, or the reason why it cannot be read.
     pub contents: Result<String, String>,
 }
 
@@ -62,18 +62,18 @@ impl File {
 pub enum Flag {
     /// `--set`, with its argument as typed.
     Set(String),
-    /// A flag of its own.
+    /// A flag for one option.
     Named {
         /// The flag, such as `--socket`.
         name: &'static str,
         /// The option that it sets.
         key: &'static str,
-        /// Its argument.
+        /// The argument of the flag.
         value: String,
     },
 }
 
-/// One setting with an allowed value.
+/// A setting with an allowed value.
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
     pub(super) spec: &'static Spec,
@@ -81,7 +81,7 @@ pub(super) struct Setting {
     pub(super) quoted: Quoted,
 }
 
-/// All settings in order (a later one wins), and everything wrong with them.
+/// All settings in order (a later one wins), and all faults.
 #[derive(Debug, Default)]
 pub(super) struct Typed {
     pub(super) settings: Vec<Setting>,
@@ -150,7 +150,7 @@ impl Typed {
             .filter_map(|(name, value)| Some((name.to_str()?, value)))
             .filter(|(name, _)| name.starts_with("DSTL_") && !OTHER_VARIABLES.contains(name) && !is_injected(name))
             .collect();
-        // `DSTL_LOG` sorts before `DSTL_LOG_LEVEL`, so that the longer name wins.
+        // `DSTL_LOG` sorts before `DSTL_LOG_LEVEL`, so the longer name wins.
         variables.sort();
         for (name, value) in variables {
             let key = options::all().map(|spec| spec.key).find(|key| options::variable(key) == name);
@@ -217,7 +217,7 @@ impl Typed {
     }
 }
 
-/// Collects what is no table, by its dotted key.
+/// Collects all values except tables, by their dotted keys.
 fn flatten<'a, 'i>(prefix: &str, table: &'a DeTable<'i>, items: &mut Vec<(String, &'a Spanned<DeValue<'i>>)>) {
     for (name, item) in table {
         let name = name.get_ref();
@@ -242,7 +242,7 @@ fn is_injected(variable: &str) -> bool {
         || variable.contains("_PORT_")
 }
 
-/// A file's text, to quote it and to tell lines.
+/// The text of a file, to quote from it and find line numbers.
 #[derive(Clone, Copy)]
 struct Text<'a> {
     path: &'a Path,

@@ -1,13 +1,13 @@
-//! Folders with state that others may enter: told at start. New ones are private, by the umask of the process.
+//! Warns at start about state folders that other users may enter. New folders are private, by the umask of the process.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use crate::config::Config;
 
-/// Bits of a folder's mode for those who are neither its owner nor of its group.
+/// Mode bits of a folder for users that are neither its owner nor in its group.
 const OTHERS: u32 = 0o007;
 
-/// Warns about every folder of state that is there and that every user of this host may enter.
+/// Warns about every existing state folder that every user of this host may enter.
 pub(super) fn warn_about_open(config: &Config) {
     for folder in open(config) {
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! The gRPC server: its services, its layers, and the bounds that HTTP/2 itself has.
+//! The gRPC server: its services, its layers, and the bounds of HTTP/2 itself.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::{
     types::AllowedJobs,
 };
 
-/// Calls that a client may have cancelled before they were looked at: more end its connection.
+/// Most calls that a client may cancel before the server looked at them; more end its connection.
 const MAX_CANCELLED_CALLS: usize = 4096;
 
-/// How often a connection is asked whether its peer still lives, and how long the answer may take.
+/// How often an idle connection is asked whether its peer is alive, and how long the answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Everything that the gRPC server needs besides the directory.
+/// The parts of the gRPC server besides the directory.
 pub(super) struct Grpc {
     pub(super) bounds: Bounds,
     pub(super) jobs: AllowedJobs,
@@ -30,7 +30,7 @@ pub(super) struct Grpc {
     pub(super) readiness: Readiness,
 }
 
-/// Serves `incoming` until `shutdown` is done and the calls that are under way have ended.
+/// Serves `incoming` until `shutdown` is done and all running calls have ended.
 ///
 /// # Errors
 /// If the reflection service cannot be made, or the server fails.
@@ -70,7 +70,7 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Tells `grpc.health.v1` what readiness is.
+/// Reports readiness to `grpc.health.v1`.
 async fn report_health(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
     let mut states = readiness.subscribe();
     loop {

@@ -1,4 +1,5 @@
-//! The straightforward count, to compare with: one thread, plain maps, nothing shared with the task but what a word is.
+//! The straightforward count, for comparison: one thread, plain maps, and only the definition of a word shared with the
+//! task.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +8,7 @@ use super::{
     states::WINDOW_RECORDS,
 };
 
-/// What is known of one word.
+/// The facts about one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word {
     /// How often it occurs.
@@ -23,17 +24,17 @@ pub(super) struct Word {
 /// The count of a whole input.
 #[derive(Debug, Default)]
 pub(super) struct Count<'a> {
-    /// By word.
+    /// The facts about each word.
     pub(super) words: HashMap<&'a str, Word>,
-    /// By file and window: its words there.
+    /// Number of words in each window of each file.
     pub(super) windows: BTreeMap<(u64, u64), i64>,
-    /// Words in all.
+    /// Number of words in the input.
     pub(super) records: u64,
-    /// What the task writes in all: four updates a word, one for each file that a word is in, one for each file.
+    /// Number of updates by the task: four per word, one per file of each word, and one per file.
     pub(super) updates: u64,
 }
 
-/// Counts `input`.
+/// Counts the words of `input`.
 pub(super) fn count(input: &Input) -> Count<'_> {
     let mut all = Count::default();
     for (number, file) in (0_u64..).zip(&input.files) {

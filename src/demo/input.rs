@@ -1,5 +1,5 @@
-//! The text that is counted: collected once, kept in one file, so that every process and every life of it reads the
-//! same bytes whatever happens to the originals meanwhile.
+//! The text whose words are counted. It is collected once and kept in one file, so that every process reads the same
+//! bytes in each of its lives, whatever happens to the original files.
 //!
 //! A *word* is a longest run of letters, digits and `_`, case kept; of a very long one only the beginning counts. Every
 //! word is one record, numbered over the whole input from 0. Files without words are left out.
@@ -22,11 +22,11 @@ const FILES: &str = "input.json";
 /// One file of the input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct File {
-    /// As found.
+    /// Path of the file, as found.
     pub(super) path: String,
-    /// Where its text begins in the input's, in bytes.
+    /// Offset of its text in the text of the input, in bytes.
     pub(super) start: usize,
-    /// Where it ends.
+    /// Offset of its end.
     pub(super) end: usize,
 }
 
@@ -35,32 +35,32 @@ pub(super) struct File {
 pub(super) struct Input {
     /// The text of all files.
     pub(super) text: String,
-    /// Without gaps, in order, none of them empty.
+    /// The files in order, without gaps between them, none of them empty.
     pub(super) files: Vec<File>,
-    /// Whether more was there than was allowed.
+    /// Whether there was more text than allowed.
     pub(super) bounded: bool,
 }
 
-/// Why there is nothing to count. All of these are for the user to mend.
+/// The reason why there is no text. The user can correct each of them.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InputError {
     /// A path that was given cannot be read.
     #[error("`{}` cannot be read: {source}", path.display())]
     Unreadable {
-        /// As given.
+        /// The path, as given.
         path: PathBuf,
-        /// Why.
+        /// The error of reading it.
         source: io::Error,
     },
-    /// Nothing was found.
+    /// There is no text with words.
     #[error("no text with words in {0}; name files or folders with UTF-8 text")]
     Empty(String),
 }
 
 impl Input {
-    /// Reads the text files of `paths`, folders with all that is in them, in order of their names and up to `max_bytes`
-    /// in sum; without paths, of the source tree here and of cargo's registry. What is not UTF-8 or has zero bytes is
-    /// left out.
+    /// Reads the text files of `paths`, including all files in folders, in order of their names and up to `max_bytes`
+    /// in sum. Without paths, reads the source tree here and cargo's registry. Files that are not UTF-8 or have zero
+    /// bytes are left out.
     pub(super) fn collect(paths: &[PathBuf], max_bytes: u64) -> Result<Self, InputError> {
         let mut input = Self::default();
         let room = usize::try_from(max_bytes).unwrap_or(usize::MAX);
@@ -92,7 +92,7 @@ impl Input {
         Err(InputError::Empty(if names.is_empty() { none } else { names.join(", ") }))
     }
 
-    /// Files that cannot be read are left out: the folder was named, not they.
+    /// Files that cannot be read are left out, since only their folder was named.
     fn add_folder(&mut self, folder: &Path, max_bytes: usize, wanted: fn(&walkdir::DirEntry) -> bool) {
         for entry in WalkDir::new(folder).sort_by_file_name().into_iter().filter_entry(wanted).flatten() {
             if self.bounded {
@@ -113,7 +113,7 @@ impl Input {
         bytes.truncate(room);
         let text = match std::str::from_utf8(&bytes) {
             Ok(text) => text,
-            // Where it was cut, the last character may be incomplete.
+            // The last character may be incomplete if the file was cut.
             Err(error) if cut && error.error_len().is_none() => {
                 std::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default()).unwrap_or_default()
             }
@@ -133,7 +133,7 @@ impl Input {
         fs::write(folder.join(FILES), serde_json::to_vec(&self.files)?)
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads the input that [`save`](Self::save) wrote.
     pub(super) fn load(folder: &Path) -> io::Result<Self> {
         let text = fs::read_to_string(folder.join(TEXT))?;
         let files = serde_json::from_slice(&fs::read(folder.join(FILES))?)?;
@@ -151,7 +151,7 @@ impl Input {
     }
 }
 
-/// Where the text lies that everybody has who can build this.
+/// Folders with text that everybody has who can build dstl.
 fn default_roots() -> Vec<PathBuf> {
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
     let registry = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).map(|home| home.join("registry/src"));
@@ -159,7 +159,7 @@ fn default_roots() -> Vec<PathBuf> {
     tree.into_iter().chain(registry.filter(|registry| registry.is_dir())).collect()
 }
 
-/// Neither hidden, nor a folder with what cargo built.
+/// Neither hidden, nor a build folder of cargo.
 fn is_source(entry: &walkdir::DirEntry) -> bool {
     let hidden = || entry.file_name().as_encoded_bytes().starts_with(b".");
     let built = || entry.file_type().is_dir() && entry.path().join("CACHEDIR.TAG").exists();

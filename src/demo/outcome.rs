@@ -1,74 +1,74 @@
-//! What a demo shows at its end: one JSON object, or a table.
+//! The outcome of a demo: one JSON object, or a table.
 
 use std::{fmt::Write as _, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Everything that a demo found.
+/// Everything that a demo found out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
     /// Whether the result is exact, every kill was survived, and nothing unreferenced is left in the store.
     pub ok: bool,
     /// The inner backend.
     pub inner: String,
-    /// By which the kills can be repeated.
+    /// The seed, with which the kills can be repeated.
     pub seed: u64,
     /// The store, as given.
     pub store: String,
     /// The job's name in the store.
     pub job: String,
-    /// Files counted.
+    /// Number of files.
     pub files: u64,
     /// Bytes of text counted.
     pub input_bytes: u64,
     /// Whether the input was cut at the greatest length.
     pub input_bounded: bool,
-    /// Words counted.
+    /// Number of words.
     pub records: u64,
     /// State changes, each applied exactly once in effect.
     pub updates: u64,
-    /// Those in each second from the first start of the task to its end, recoveries included.
+    /// State changes per second, from the first start of the task to its end, recoveries included.
     pub updates_per_second: f64,
     /// The time from the first start of the task to its end.
     pub seconds: f64,
     /// Entries of state that were compared.
     pub entries: u64,
-    /// Entries that are not as counted in memory, or missing, or too many.
+    /// Entries that differ from the count in memory, are missing, or should not exist.
     pub mismatches: u64,
-    /// Kills survived.
+    /// Kills that were survived.
     pub kills: Kills,
-    /// Checkpoints completed.
+    /// Checkpoints that completed.
     pub checkpoints: Checkpoints,
-    /// Materializations completed.
+    /// Number of materializations that completed.
     pub materializations: u64,
-    /// For each kill the time until the task applied again, in milliseconds.
+    /// For each kill the time in milliseconds until the task applied batches again.
     pub recoveries_ms: Vec<f64>,
-    /// What is left in the store.
+    /// Objects that are left in the store.
     pub objects: Objects,
 }
 
-/// Kills survived.
+/// Kills that were survived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Kills {
-    /// Of the daemon.
+    /// Number of kills of the daemon.
     pub daemon: u32,
-    /// Of the task.
+    /// Number of kills of the task.
     pub task: u32,
 }
 
-/// Checkpoints completed, their durations from the barrier to the reply as the task sees them.
+/// Completed checkpoints. Durations are from the barrier to the reply, as the task measures them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Checkpoints {
-    /// How many.
+    /// Number of checkpoints.
     pub count: u64,
-    /// Median duration.
+    /// Median duration in milliseconds.
     pub p50_ms: f64,
-    /// 99th percentile.
+    /// 99th percentile of durations in milliseconds.
     pub p99_ms: f64,
-    /// Longest.
+    /// Longest duration in milliseconds.
     pub max_ms: f64,
-    /// Bytes of changelog in all.
+    /// Bytes of changelog of all checkpoints.
     pub bytes: u64,
     /// Checkpoints that did not complete while both processes lived.
     pub failed: u64,
@@ -77,15 +77,15 @@ pub struct Checkpoints {
 /// Objects of the job in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Objects {
-    /// Referenced.
+    /// Objects that are referenced.
     pub live: u64,
-    /// Not referenced, and still there after the sweep.
+    /// Objects that are not referenced, and remain after the sweep.
     pub unreferenced: u64,
-    /// Left behind by the killed and deleted by the sweep.
+    /// Objects that killed processes left behind and the sweep deleted.
     pub swept: u64,
 }
 
-/// Collects checkpoints.
+/// Collects the durations of checkpoints.
 #[derive(Debug)]
 pub(super) struct Durations {
     microseconds: Histogram<u64>,
@@ -94,7 +94,7 @@ pub(super) struct Durations {
 }
 
 impl Durations {
-    /// None yet.
+    /// A collection without checkpoints.
     pub(super) fn new() -> Self {
         let microseconds = Histogram::new(3).expect("3 significant digits are possible");
         Self { microseconds, bytes: 0, failed: 0 }
@@ -106,12 +106,12 @@ impl Durations {
         self.bytes += bytes;
     }
 
-    /// Adds one that did not complete.
+    /// Counts a checkpoint that did not complete.
     pub(super) fn add_failed(&mut self) {
         self.failed += 1;
     }
 
-    /// So far.
+    /// The summary of all checkpoints so far.
     pub(super) fn summary(&self) -> Checkpoints {
         let at = |quantile| self.microseconds.value_at_quantile(quantile) as f64 / 1_000.0;
         Checkpoints {
@@ -190,7 +190,7 @@ impl Outcome {
     }
 }
 
-/// With separators of thousands.
+/// With thousands separators.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -203,7 +203,7 @@ pub(super) fn grouped(number: u64) -> String {
     out
 }
 
-/// In a fitting unit.
+/// In a unit that fits the size.
 fn bytes_of(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }

@@ -17,17 +17,17 @@ use tokio::{
 use super::report::{Order, Report};
 use crate::types::InnerBackend;
 
-/// So that materializations and truncation happen under the kills.
+/// So often that materialization and truncation happen between the kills.
 const MATERIALIZE_OFTEN: &str = "state.changelog.periodic-materialize.interval=3 s";
 
-/// Where the processes find each other.
+/// Names and places that the processes share.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     /// Temporary folder of this demo.
     pub(super) folder: PathBuf,
-    /// Inner backend of what is opened.
+    /// The inner backend of opened backends.
     pub(super) inner: InnerBackend,
-    /// URL or absolute path.
+    /// URL or absolute path of the store.
     pub(super) store: String,
     /// The job's name.
     pub(super) job: String,
@@ -39,7 +39,7 @@ impl Place {
         self.folder.join("dstl.sock")
     }
 
-    /// What the processes of this name wrote to their standard error.
+    /// File with the standard error of the processes of this name.
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
     }
@@ -49,7 +49,7 @@ impl Place {
     }
 }
 
-/// A command that runs this very program.
+/// A command that runs this program.
 fn command(place: &Place, log: &str) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.stderr(place.open_log(log)?).process_group(0).kill_on_drop(true);
@@ -67,7 +67,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one at `place`.
+    /// Starts a daemon at `place`.
     pub(super) fn start(place: &Place) -> io::Result<Self> {
         let child = command(place, "daemon")?
             .arg("serve")
@@ -83,7 +83,7 @@ impl Daemon {
         Ok(Self { child })
     }
 
-    /// Its process, while it runs.
+    /// Its process id, while it runs.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
     }
@@ -99,10 +99,10 @@ impl Daemon {
     }
 }
 
-/// How a life of the task is started.
+/// How one life of the task is started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TaskStart {
-    /// Orders the lives.
+    /// The attempt, which orders the lives.
     pub(super) attempt: u64,
     /// Words in the input.
     pub(super) records: u64,
@@ -110,12 +110,12 @@ pub(super) struct TaskStart {
     pub(super) rate: u64,
 }
 
-/// What comes of a running task.
+/// An event of a running task.
 #[derive(Debug)]
 pub(super) enum TaskEvent {
-    /// It said something.
+    /// A report of the task.
     Report(Report),
-    /// It ended.
+    /// The end of the task, with its exit status.
     Ended(ExitStatus),
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Starts one at `place`.
+    /// Starts a task at `place`.
     pub(super) fn start(place: &Place, start: TaskStart) -> io::Result<Self> {
         let mut child = command(place, "task")?
             .arg("demo-task")
@@ -147,14 +147,14 @@ impl Task {
         Ok(Self { child, stdin, reports })
     }
 
-    /// Tells it something. A task that has ended does not hear it, which its next event says.
+    /// Sends it an order. A task that has ended does not get it; its next event tells that.
     pub(super) async fn order(&mut self, order: Order) {
         let mut line = serde_json::to_string(&order).expect("an order has only numbers");
         line.push('\n');
         let _ = self.stdin.write_all(line.as_bytes()).await;
     }
 
-    /// What comes next. A line that a kill cut off is left out. Cancel-safe.
+    /// The next event. A line that a kill cut off is left out. Cancel-safe.
     pub(super) async fn event(&mut self) -> io::Result<TaskEvent> {
         while let Some(line) = self.reports.next_line().await? {
             if let Ok(report) = serde_json::from_str(&line) {
@@ -164,7 +164,7 @@ impl Task {
         Ok(TaskEvent::Ended(self.child.wait().await?))
     }
 
-    /// Kills it with SIGKILL and waits until it is gone. False if it had ended by itself.
+    /// Kills it with SIGKILL and waits until it is gone. `false` if it had ended by itself.
     pub(super) async fn kill(&mut self) -> io::Result<bool> {
         let was_running = self.child.try_wait()?.is_none();
         self.child.kill().await?;

@@ -1,4 +1,4 @@
-//! What a demo shows while it runs: a bar on a terminal, lines elsewhere, nothing where only JSON is wanted.
+//! The display of a running demo: a bar on a terminal, otherwise lines, or nothing if only JSON is wanted.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::outcome::grouped;
 
-/// Between two lines of progress.
+/// Time between two lines of progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A display on standard error.
@@ -27,7 +27,7 @@ enum Kind {
 }
 
 impl Display {
-    /// For work on `records` records.
+    /// A display for work on `records` records.
     pub(super) fn new(records: u64, quiet: bool) -> Self {
         let started = Instant::now();
         let kind = if quiet {
@@ -45,7 +45,7 @@ impl Display {
         Self { kind, records, checkpoints: 0, started }
     }
 
-    /// Says one line.
+    /// Prints one line.
     pub(super) fn say(&self, line: &str) {
         match &self.kind {
             Kind::Bar(bar) => bar.suspend(|| eprintln!("  {line}")),
@@ -54,12 +54,12 @@ impl Display {
         }
     }
 
-    /// Says one line of the life of the processes, with the time.
+    /// Prints one line about the processes, with the time.
     pub(super) fn note(&self, line: &str) {
         self.say(&format!("{:6.1} s  {line}", self.started.elapsed().as_secs_f64()));
     }
 
-    /// Shows what goes on instead of records.
+    /// Shows a phase that does not count records.
     pub(super) fn phase(&self, text: &str) {
         if let Kind::Bar(bar) = &self.kind {
             bar.set_message(text.to_owned());
@@ -71,7 +71,7 @@ impl Display {
         self.checkpoints += 1;
     }
 
-    /// Shows how far the work is.
+    /// Shows the progress of the work.
     pub(super) fn progress(&mut self, record: u64, updates: u64) {
         let text = format!("{} updates, {} checkpoints", grouped(updates), self.checkpoints);
         let percent = record * 100 / self.records.max(1);

@@ -1,13 +1,12 @@
-//! What the supervisor and the task tell each other: JSON, one object a line, over the task's standard input and
-//! output.
+//! The messages between supervisor and task: JSON, one object per line, over the task's standard input and output.
 
 use serde::{Deserialize, Serialize};
 
-/// From the task.
+/// A message from the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Report {
-    /// The daemon restores.
+    /// The daemon is restoring.
     Restoring {
         /// State changes replayed so far.
         changes: u64,
@@ -21,38 +20,38 @@ pub(super) enum Report {
     },
     /// The first batch of this life is applied.
     Applied,
-    /// How far the work is.
+    /// The progress of the work.
     Progress {
-        /// Records handed over.
+        /// Number of records that were sent.
         record: u64,
         /// Updates so far, those of the restored checkpoint included.
         updates: u64,
     },
-    /// A checkpoint completed.
+    /// A checkpoint has completed.
     Checkpoint {
-        /// From the barrier to the reply, in microseconds.
+        /// Duration from the barrier to the reply, in microseconds.
         duration_us: u64,
-        /// Bytes of changelog since the one before.
+        /// Bytes of changelog since the checkpoint before.
         bytes: u64,
     },
-    /// A checkpoint did not complete; the next one has its changes.
+    /// A checkpoint did not complete; the next one includes its changes.
     CheckpointFailed {
-        /// Why.
+        /// Why the checkpoint did not complete, for people.
         message: String,
     },
-    /// All is done, checkpointed and closed.
+    /// The work is done, checkpointed and closed.
     Finished {
-        /// Updates in all.
+        /// Number of all updates.
         updates: u64,
     },
 }
 
-/// From the supervisor.
+/// A message from the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Order {
     /// Work up to this record and wait there.
     Permit(u64),
-    /// The daemon's process: the task ends it if the supervisor is gone.
+    /// The daemon's process id: the task ends the daemon if the supervisor is gone.
     Daemon(u32),
 }

@@ -1,9 +1,8 @@
-//! When to kill whom: a pure function of the seed.
+//! Plans which process is killed when: a pure function of the seed.
 //!
-//! The work is cut into as many stretches as there are kills, and a rest behind them. Each kill falls into its stretch:
-//! a random moment after a random record of it. The task may not leave a stretch before its kill has happened, so that
-//! every kill hits work under way. Some kills wait for no record but strike while the one before is being recovered
-//! from.
+//! The work is cut into as many stretches as there are kills, and a rest behind them. Each kill happens in its stretch,
+//! at a random delay after a random record of it. The task may not leave a stretch before its kill, so that every kill
+//! hits running work. Some kills do not wait for a record, but happen during the recovery from the kill before.
 
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use crate::random::Random;
 /// Longest random delay of a kill.
 const MAX_DELAY_MS: u64 = 300;
 
-/// One in so many kills strikes into the recovery from the one before.
+/// One of this many kills happens during the recovery from the one before.
 const IN_RECOVERY: u64 = 6;
 
-/// Who is killed.
+/// The process that is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Victim {
     /// The daemon.
@@ -24,16 +23,16 @@ pub(super) enum Victim {
     Task,
 }
 
-/// One kill.
+/// A planned kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kill {
-    /// Who.
+    /// The process to kill.
     pub(super) victim: Victim,
-    /// When so many records are handed over; `None`: upon the kill before.
+    /// The record after which it happens; `None` if it follows the kill before.
     pub(super) record: Option<u64>,
-    /// So long after that.
+    /// Delay after that.
     pub(super) delay: Duration,
-    /// How far the task may work before.
+    /// The record that the task must not pass before it.
     pub(super) permit: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The states of the word count, and where the task is in its input.
+//! The states of the word count, and the position of the task in its input.
 //!
 //! | state | key | namespace | kind | content |
 //! | --- | --- | --- | --- | --- |
@@ -20,10 +20,10 @@ use crate::{
 /// Records of one window.
 pub(super) const WINDOW_RECORDS: u64 = 10_000;
 
-/// The operator's name.
+/// Name of the operator.
 pub(super) const OPERATOR: &str = "word-count";
 
-/// All states.
+/// The handles of all states.
 #[derive(Debug, Clone)]
 pub(super) struct States {
     pub(super) count: ValueState<str, i64>,
@@ -49,26 +49,26 @@ impl States {
     }
 }
 
-/// Where the task is: the attachment of its checkpoints, four numbers of 8 bytes, little-endian.
+/// The position of the task. As attachment of its checkpoints it is four numbers of 8 bytes, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Cursor {
     /// The next record.
     pub(super) record: u64,
-    /// The byte of the input's text behind the last record, or behind the last file that is done.
+    /// Offset in the input's text behind the last record, or behind the last finished file.
     pub(super) byte: u64,
-    /// The first record of the file that is being read.
+    /// The first record of the present file.
     pub(super) file_record: u64,
     /// Updates so far.
     pub(super) updates: u64,
 }
 
 impl Cursor {
-    /// As an attachment.
+    /// In the form of an attachment.
     pub(super) fn encode(self) -> Bytes {
         [self.record, self.byte, self.file_record, self.updates].map(u64::to_le_bytes).concat().into()
     }
 
-    /// What an attachment says; `None` if it is none of ours.
+    /// The position in an attachment; `None` if it has another form.
     pub(super) fn decode(attachment: &[u8]) -> Option<Self> {
         let (numbers, rest) = attachment.as_chunks::<8>();
         let [record, byte, file_record, updates] = *numbers else { return None };

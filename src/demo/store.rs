@@ -1,4 +1,4 @@
-//! The supervisor's own view of the store: whether it can be used at all, and what is left in it.
+//! The supervisor's own view of the store: whether it is usable, and which objects are left in it.
 
 use std::time::Duration;
 
@@ -15,30 +15,30 @@ use crate::{
     types::Name,
 };
 
-/// How long a store is tried that does not answer.
+/// How long to try a store that does not answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the sweep may take.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Why a store cannot be used.
+/// The reason why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnusableStore {
-    /// The URL, or the environment, is faulty.
+    /// The URL, or the environment, has a fault.
     #[error(transparent)]
     Config(#[from] Faults),
     /// The settings do not make a store.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It is in the memory of one process.
+    /// The store would be in the memory of one process.
     #[error("`memory://` is gone with its process, which the demo kills; name a folder or a cloud store")]
     Memory,
-    /// It does not answer.
+    /// The store does not answer.
     #[error(transparent)]
     Silent(#[from] StoreError),
 }
 
-/// Opens the store at `url` as the daemon will, with the options of the environment, and asks it something.
+/// Opens the store at `url` as the daemon will, with the options of the environment, and sends it a request.
 pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableStore> {
     let flag = Flag::Named { name: "--store", key: "state.changelog.dstl.dfs.base-path", value: url.to_owned() };
     let sources = Sources { file: None, environment: std::env::vars_os().collect(), flags: vec![flag] };
@@ -56,8 +56,8 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
     Ok(store)
 }
 
-/// Deletes every object of `job` that nothing references, then counts what is there. Returns that, and how many
-/// materializations there were: nobody swept before.
+/// Deletes every unreferenced object of `job`, then counts the remaining ones. Returns the counts, and how many
+/// materializations there were, since there was no sweep before.
 pub(super) async fn sweep(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
     let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
     let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);

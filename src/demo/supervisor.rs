@@ -1,4 +1,4 @@
-//! The supervisor: starts daemon and task, kills them as planned, starts them again, and knows what that cost.
+//! The supervisor starts daemon and task, kills them as planned, starts them again, and measures the cost.
 
 use std::{fs, io, process::ExitStatus, time::Duration};
 
@@ -16,10 +16,10 @@ use super::{
     schedule::{Kill, Victim},
 };
 
-/// A demo that makes no progress for so long has failed.
+/// A demo that makes no progress for this time has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Lives of the task that end one after the other without applying anything before the demo has failed.
+/// Consecutive lives of the task that end without applying anything before the demo has failed.
 const MAX_FRUITLESS: u32 = 20;
 
 /// Pause before the task is started again after it found no daemon.
@@ -28,18 +28,18 @@ const RESTART_PAUSE: Duration = Duration::from_millis(50);
 /// Lines of a log that are shown with a failure.
 const SHOWN_LINES: usize = 8;
 
-/// Signals that end the demo.
+/// The signals that end the demo.
 #[derive(Debug)]
 pub(super) struct Interrupts(Vec<Signal>);
 
 impl Interrupts {
-    /// Listens from now on.
+    /// Begins to listen for the signals.
     pub(super) fn listen() -> io::Result<Self> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         kinds.into_iter().map(signal).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Waits for one. Cancel-safe.
+    /// Waits for one of them. Cancel-safe.
     pub(super) async fn any(&mut self) {
         std::future::poll_fn(|cx| {
             if self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
@@ -52,43 +52,43 @@ impl Interrupts {
     }
 }
 
-/// What came of the work.
+/// The result of the work.
 #[derive(Debug)]
 pub(super) struct Work {
-    /// From the first start of the task to its end.
+    /// Time from the first start of the task to its end.
     pub(super) elapsed: Duration,
-    /// As the task counted them.
+    /// Number of updates, as the task counted them.
     pub(super) updates: u64,
-    /// The task's last life.
+    /// The attempt of the task's last life.
     pub(super) attempt: u64,
-    /// Kills survived.
+    /// Kills that were survived.
     pub(super) kills: Kills,
-    /// Checkpoints.
+    /// Durations of the checkpoints.
     pub(super) checkpoints: Durations,
-    /// Of each kill, in milliseconds.
+    /// Recovery time of each kill, in milliseconds.
     pub(super) recoveries_ms: Vec<f64>,
-    /// Still runs.
+    /// The daemon, which still runs.
     pub(super) daemon: Daemon,
 }
 
-/// A kill that is not yet recovered from.
+/// A kill from which the task has not recovered yet.
 #[derive(Debug)]
 struct Wound {
     at: Instant,
-    /// The first life of the task that applies after it.
+    /// The first life of the task that applies anything after it.
     attempt: u64,
     victim: Victim,
 }
 
-/// The two processes at work.
+/// The supervisor, with the two running processes.
 #[derive(Debug)]
 pub(super) struct Supervisor<'a> {
     place: &'a Place,
     display: &'a mut Display,
     start: TaskStart,
-    /// What is left to do, the next one last.
+    /// The remaining kills; the next one is last.
     plan: Vec<Kill>,
-    /// When the next kill strikes, once its record is reached.
+    /// When the next kill happens, once its record is reached.
     strike_at: Option<Instant>,
     daemon: Daemon,
     task: Task,
@@ -181,7 +181,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Tells a task how far it may go, and who the daemon is.
+    /// Tells a task how far it may go, and the daemon's process id.
     async fn brief(&mut self) {
         let permit = self.plan.last().map_or(self.start.records, |kill| kill.permit);
         if let Some(process) = self.daemon.id() {
@@ -215,7 +215,7 @@ impl<'a> Supervisor<'a> {
                 self.display.checkpoint();
             }
             Report::CheckpointFailed { message } => {
-                // Those that a kill interrupted are no fault of anybody.
+                // A checkpoint that a kill interrupted does not count as failed.
                 if self.wounds.is_empty() {
                     self.checkpoints.add_failed();
                     self.display.note(&format!("a checkpoint did not complete: {message}"));
@@ -239,7 +239,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Kills whom the plan says. Whoever ended by itself just before is left to the loop; the kill comes later.
+    /// Does the planned kill. If the process has just ended by itself, the loop handles that, and the kill comes later.
     async fn strike(&mut self) -> Result<(), DemoError> {
         self.strike_at = None;
         let Some(kill) = self.plan.last().copied() else { return Ok(()) };
@@ -259,14 +259,14 @@ impl<'a> Supervisor<'a> {
             }
         }
         self.plan.pop();
-        // A task that had only begun to connect finds the new daemon and lives on.
+        // A task that had only begun to connect finds the new daemon and survives.
         let lives_on = kill.victim == Victim::Daemon && !self.has_applied;
         self.wounds.push(Wound { at, attempt: self.start.attempt + u64::from(!lives_on), victim: kill.victim });
         match kill.victim {
             Victim::Daemon => self.brief().await,
             Victim::Task => self.restart_task().await?,
         }
-        // The next kill may be meant for the recovery from this one.
+        // The next kill may be planned for this recovery.
         if let Some(Kill { record: None, delay, .. }) = self.plan.last() {
             self.strike_at = Some(Instant::now() + *delay);
         }
@@ -282,7 +282,7 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// The time of the whole work if that was the end of it; starts the task again if it lost its daemon.
+    /// Returns the duration of the whole work if it is done; starts the task again if it lost its daemon.
     async fn on_task_ended(&mut self, status: ExitStatus) -> Result<Option<Duration>, DemoError> {
         if status.success() && self.finished.is_some() {
             return Ok(Some(self.started.elapsed()));
@@ -304,7 +304,7 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// Kills the daemon when it is not needed any more.
+/// Kills the daemon when it is no longer needed.
 pub(super) async fn stop(mut daemon: Daemon) {
     let _ = timeout(Duration::from_secs(5), daemon.kill()).await;
 }

@@ -1,11 +1,11 @@
-//! The task: a process that counts words and keeps nothing of it but what is in its state.
+//! The task: a process that counts words and keeps everything in its state.
 //!
-//! It restores the latest checkpoint, goes on at the record that the attachment names, writes in batches that are
-//! pipelined, and checkpoints twice a second. All that it does follows from its position in the input, so whatever a
-//! crash takes back is done again the same.
+//! It restores the latest checkpoint, goes on at the record that the attachment names, writes pipelined batches, and
+//! checkpoints twice a second. Everything that it does follows from its position in the input, so work that a crash
+//! undoes is repeated exactly.
 //!
-//! Whether a word is new in its file is asked of the state: the batch that counts the word first reads the last record
-//! of it that was known. The answer comes while later batches are on their way; the word's list of files grows then.
+//! The state tells whether a word is new in its file: the batch that counts the word first reads its last known record.
+//! The answer comes while later batches are on their way; then the file is added to the word's list.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -29,13 +29,13 @@ use crate::client::{
     Backend, Client, ClientError, OpenOptions, PendingCheckpoint, Receipt, Restore, Session, SessionOptions, ValueState,
 };
 
-/// Between the triggers of two checkpoints.
+/// Time between the triggers of two checkpoints.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Most records of one batch.
 const MAX_BATCH_RECORDS: u64 = 500;
 
-/// A small input is cut into so many batches, so that there is something to interrupt.
+/// A small input is cut into at least this many batches, so that there is work to interrupt.
 const MIN_BATCHES: u64 = 200;
 
 /// Most batches that wait for their results.
@@ -44,7 +44,7 @@ const MAX_IN_FLIGHT: usize = 24;
 /// How often progress is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(25);
 
-/// How long a daemon that starts is waited for, and how often it is tried.
+/// How long to wait for a daemon that starts, and how often to try.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -60,7 +60,7 @@ pub struct TaskOptions {
     pub input: PathBuf,
     /// The job's name.
     pub job: String,
-    /// Orders the lives of the task.
+    /// The attempt, which orders the lives of the task.
     pub attempt: u64,
     /// Words in the input.
     pub records: u64,
@@ -68,19 +68,19 @@ pub struct TaskOptions {
     pub rate: u64,
 }
 
-/// Why a life of the task ended early.
+/// The reason why a life of the task ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The daemon is gone: start again with a higher attempt.
     #[error("the daemon is gone: {0}")]
     DaemonGone(ClientError),
-    /// The daemon refused what should work.
+    /// The daemon refused a call that should work.
     #[error("{0}")]
     Refused(ClientError),
     /// The input cannot be read.
     #[error("reading the input")]
     Input(#[source] io::Error),
-    /// The attachment of the restored checkpoint is not that of a word count of this input.
+    /// The attachment of the restored checkpoint is not from a word count of this input.
     #[error("the attachment of the restored checkpoint does not fit the input")]
     Attachment,
 }
@@ -101,7 +101,7 @@ impl From<ClientError> for TaskError {
 /// Runs one life of the task.
 ///
 /// # Errors
-/// [`TaskError`]; the state is as the last checkpoint left it.
+/// [`TaskError`]; the state is that of the last checkpoint.
 pub async fn run(options: TaskOptions) -> Result<(), TaskError> {
     let permit = orders();
     let input = Input::load(&options.input).map_err(TaskError::Input)?;
@@ -115,7 +115,7 @@ pub async fn run(options: TaskOptions) -> Result<(), TaskError> {
         None => Cursor::default(),
     };
     report(&Report::Opened { record: cursor.record, changes: backend.opened().restored_changes });
-    // A stream that broke is not resumed: reads that are asked again would see the writes behind them.
+    // A broken stream is not resumed, since reads that are sent again would see the writes behind them.
     let session = backend.session_with(SessionOptions { reconnect_timeout: Duration::ZERO }).await?;
     let states = States::register(&backend).await?;
     let next_checkpoint = backend.checkpoint().map_or(0, |checkpoint| checkpoint.checkpoint_id) + 1;
@@ -152,10 +152,10 @@ async fn connect(options: &TaskOptions) -> Result<Client, ClientError> {
     }
 }
 
-/// Reads the supervisor's orders. Without a supervisor there is nothing to do any more, for the daemon neither.
+/// Reads the supervisor's orders. If the supervisor is gone, the task ends itself and the daemon.
 fn orders() -> watch::Receiver<u64> {
     let (permit, permitted) = watch::channel(0);
-    // A thread of its own: it must not keep the runtime from ending, as a read of tokio's standard input would.
+    // A thread of its own, since a read of tokio's standard input would keep the runtime from ending.
     std::thread::spawn(move || {
         let mut daemon = None;
         for line in io::stdin().lines().map_while(Result::ok) {
@@ -173,14 +173,14 @@ fn orders() -> watch::Receiver<u64> {
     permitted
 }
 
-/// Tells the supervisor. If it is gone, the reader of orders notices.
+/// Sends a report to the supervisor. If it is gone, the reader of orders notices.
 fn report(report: &Report) {
     let line = serde_json::to_string(report).expect("a report has only strings and numbers");
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// How far and how fast the work may go.
+/// The pace of the work.
 #[derive(Debug)]
 struct Pace {
     permit: watch::Receiver<u64>,
@@ -210,14 +210,14 @@ struct Candidate<'a> {
     read: usize,
 }
 
-/// A batch whose result is awaited.
+/// A batch whose result has not come yet.
 #[derive(Debug)]
 struct InFlight<'a> {
     receipt: Receipt,
     candidates: Vec<Candidate<'a>>,
 }
 
-/// One record.
+/// A word with its number in the input.
 #[derive(Debug)]
 struct Record<'a> {
     word: &'a str,
@@ -230,9 +230,9 @@ struct Work<'a> {
     input: &'a Input,
     states: States,
     session: Session,
-    /// Behind all that was handed over, except updates that still wait for an answer.
+    /// The position behind everything that was sent, except updates that still wait for an answer.
     cursor: Cursor,
-    /// Words of the current file that need not be asked for again.
+    /// Words of the present file that need not be looked up again.
     seen: HashSet<&'a str>,
     in_flight: VecDeque<InFlight<'a>>,
     next_checkpoint: u64,
@@ -243,7 +243,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Works to the end; returns the updates in all.
+    /// Works to the end; returns the number of all updates.
     async fn run(mut self, mut pace: Pace) -> Result<u64, TaskError> {
         let (start, from) = (Instant::now(), self.cursor.record);
         let batch_records = (pace.records / MIN_BATCHES).clamp(1, MAX_BATCH_RECORDS);
@@ -265,7 +265,7 @@ impl<'a> Work<'a> {
         self.finish().await
     }
 
-    /// The last checkpoint has everything.
+    /// Makes the last checkpoint, which has everything.
     async fn finish(mut self) -> Result<u64, TaskError> {
         self.settle(0).await?;
         self.report_due = Instant::now();
@@ -287,7 +287,7 @@ impl<'a> Work<'a> {
         Ok(self.cursor.updates)
     }
 
-    /// Sends the next `count` records, or as many as there are.
+    /// Sends the next `count` records, or the remaining ones.
     async fn hand_over(&mut self, count: u64) -> Result<(), TaskError> {
         let mut batch = self.session.batch();
         let first = self.cursor.record;
@@ -335,7 +335,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// The file that has `byte`, with its number.
+    /// The file that contains the offset `byte`, with its number.
     fn file_at(&self, byte: u64) -> Option<(u64, &'a File)> {
         let index = self.input.files.partition_point(|file| file.end as u64 <= byte);
         Some((index as u64, self.input.files.get(index)?))

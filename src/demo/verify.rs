@@ -12,12 +12,12 @@ const BATCH_WORDS: usize = 500;
 /// Most differences that are told one by one.
 const MAX_TOLD: usize = 10;
 
-/// What the comparison found.
+/// The result of the comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
     /// Entries compared.
     pub(super) entries: u64,
-    /// Those that differ, and those that there should not be.
+    /// Entries that differ, and entries that should not exist.
     pub(super) mismatches: u64,
     /// The first differences, for people.
     pub(super) told: Vec<String>,
@@ -125,7 +125,7 @@ fn whole_list(lists: &Applied, at: usize) -> Option<Vec<u64>> {
     result.elements.iter().map(|element| Some(u64::from_le_bytes(element.as_ref().try_into().ok()?))).collect()
 }
 
-/// Compares the numbers of entries, so that what should not be there is found.
+/// Compares the numbers of entries, so that superfluous entries are found.
 async fn count_entries(
     client: &Client,
     backend: &Backend,

@@ -2,10 +2,10 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// As many as are enough for anything; beyond, a limit costs memory in some libraries.
+/// Most descriptors to ask for; a higher limit costs memory in some libraries and is not needed.
 const ENOUGH: u64 = 65_536;
 
-/// Open descriptors that this process may have, once the limit is raised.
+/// The number of descriptors that this process may have open, once the limit is raised.
 #[must_use]
 pub fn descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -13,7 +13,8 @@ pub fn descriptors() -> u64 {
     limit.current.unwrap_or(ENOUGH).max(reachable)
 }
 
-/// Raises the soft limit, a number of the days of `select`, as far as the hard one allows. Where it cannot, it stays.
+/// Raises the soft limit, whose usual value is far too low, to the hard limit but not above `ENOUGH`. If the system
+/// refuses, the limit stays.
 pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(ENOUGH).min(ENOUGH);

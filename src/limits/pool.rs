@@ -1,8 +1,8 @@
-//! Bytes that calls hold, of which there are so many. Who finds none waits, in turn; meanwhile a call that has been
+//! A bounded pool of bytes that calls hold. A call that finds no room waits in turn. Meanwhile a call that has been
 //! stuck for longer than the patience gives way.
 //!
-//! A call is stuck while its peer neither sends nor takes anything. It can only be asked to let go: its share is marked
-//! as taken back, its task is woken, and what it put aside for that case is dropped at once.
+//! A call is stuck while its peer neither sends nor takes bytes. It can only be asked to let go: its share is marked as
+//! taken back, its task is woken, and the bytes that it put aside are dropped at once.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
-/// The bytes. Cheap to clone.
+/// The pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Shared>);
 
@@ -26,7 +26,7 @@ struct Shared {
     size: u64,
     patience: Duration,
     state: Mutex<State>,
-    /// Whoever waits has it, so that those who came before come first.
+    /// Held by the caller that waits for room, so that callers get room in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     freed: Notify,
 }
@@ -39,7 +39,7 @@ struct State {
     shares: BTreeMap<u64, Weak<Held>>,
 }
 
-/// What one call holds; given back when the last clone is dropped. Cheap to clone.
+/// The bytes that one call holds; given back when the last clone is dropped. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Share(Arc<Held>);
 
@@ -55,14 +55,14 @@ struct Held {
 #[derive(Debug)]
 struct Amount {
     bytes: u64,
-    /// Of them, what was acquired for something that is not there yet.
+    /// The part of `bytes` that was acquired for data that has not come yet.
     reserved: u64,
-    /// When the peer last sent or took something.
+    /// When the peer last sent or took bytes.
     moved: Instant,
     taken_back: bool,
-    /// What waits for the peer.
+    /// Bytes put aside until the peer takes them.
     rest: Bytes,
-    /// Length of the answer that `rest` is the end of: its memory stays whole until all of it was taken.
+    /// Length of the whole answer whose end is `rest`; its memory is freed only when all of it was taken.
     whole: u64,
 }
 
@@ -72,7 +72,7 @@ struct Amount {
 pub struct TakenBack;
 
 impl Pool {
-    /// `size` bytes; a call that moved for as long as `patience` is not stuck.
+    /// A pool of `size` bytes. A call is stuck if its peer has not moved for `patience`.
     #[must_use]
     pub fn new(size: u64, patience: Duration) -> Self {
         let shared = Shared {
@@ -85,7 +85,7 @@ impl Pool {
         Self(Arc::new(shared))
     }
 
-    /// The share of a call, of nothing so far.
+    /// A new share for a call, which holds no bytes yet.
     #[must_use]
     pub fn share(&self) -> Share {
         let mut state = self.0.state.lock();
@@ -99,19 +99,19 @@ impl Pool {
         Share(held)
     }
 
-    /// Bytes that are held.
+    /// Bytes that all calls hold together.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.state.lock().used
     }
 
-    /// Counts calls that had to give way.
+    /// The counter of calls that had to give way.
     #[must_use]
     pub fn taken_back(&self) -> Counter {
         self.0.state.lock().taken_back.clone()
     }
 
-    /// Has the call give way that has been stuck for longest, if one has been for longer than the patience.
+    /// Makes the call give way that has been stuck for longest, if one has been stuck for longer than the patience.
     fn take_back_one(&self) {
         let mut state = self.0.state.lock();
         let shares: Vec<_> = state.shares.values().filter_map(Weak::upgrade).map(Share).collect();
@@ -128,18 +128,19 @@ impl Pool {
             amount.bytes -= whole;
             state.used -= whole;
             drop(amount);
-            // 1. The mark, 2. the waker: whoever is woken sees the mark.
+            // Order: 1. set the mark, 2. wake. So the woken task sees the mark.
             share.0.waker.wake();
             self.0.freed.notify_one();
         }
         drop(state);
-        // Dropping the last clone of a share locks the state.
+        // Dropped after the lock is released: dropping the last clone of a share locks the state.
         drop(shares);
     }
 }
 
 impl Share {
-    /// Waits until there is room for `bytes` more; more than the pool has count as all that it has. Cancel-safe.
+    /// Waits until there is room for `bytes` more. A request for more than the whole pool waits for the whole pool.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// If the call had to give way.
@@ -161,7 +162,7 @@ impl Share {
         }
     }
 
-    /// Takes `bytes` more if there is room and nobody waits; returns whether.
+    /// Takes `bytes` more if there is room and no other call waits; returns whether it did.
     #[must_use]
     pub fn try_acquire(&self, bytes: u64) -> bool {
         self.0.pool.0.turn.try_lock().is_ok() && self.try_acquire_now(bytes)
@@ -182,7 +183,8 @@ impl Share {
         true
     }
 
-    /// What was acquired for has come, and has `bytes`: these are held instead, whether or not there is room for them.
+    /// Replaces the reservation for data that has now come by its real size `bytes`, even if the pool has no room for
+    /// it.
     pub fn settle(&self, bytes: u64) {
         self.change(|amount| {
             amount.bytes = amount.bytes - amount.reserved + bytes;
@@ -190,7 +192,7 @@ impl Share {
         });
     }
 
-    /// Gives `bytes` back, which the peer took.
+    /// Gives back `bytes` that the peer took.
     pub fn release(&self, bytes: u64) {
         self.change(|amount| amount.bytes = amount.bytes.saturating_sub(bytes));
     }
@@ -210,7 +212,7 @@ impl Share {
         }
     }
 
-    /// The peer sent or took something.
+    /// Notes that the peer sent or took bytes just now.
     pub fn moved(&self) {
         self.0.amount.lock().moved = Instant::now();
     }
@@ -221,7 +223,8 @@ impl Share {
         self.0.amount.lock().bytes
     }
 
-    /// Puts `rest` aside, which waits for the peer. It is counted already, as long as any of it is left.
+    /// Puts `rest` aside until the peer takes it. It is counted already, and stays counted as long as any of it is
+    /// left.
     pub fn put_aside(&self, rest: Bytes) {
         self.change(|amount| {
             let whole = rest.len() as u64;
@@ -234,8 +237,8 @@ impl Share {
         });
     }
 
-    /// The next up to `most` bytes that were put aside; empty once none are left. They are a copy, which does not keep
-    /// the whole alive, and count beside it until they are given to [`release`](Self::release).
+    /// The next bytes that were put aside, at most `most`; empty once none are left. They are a copy, which does not
+    /// keep the whole answer alive. The copy is counted until it is given to [`release`](Self::release).
     #[must_use]
     pub fn take_aside(&self, most: usize) -> Bytes {
         if self.is_nothing_aside() {
@@ -254,7 +257,7 @@ impl Share {
         Bytes::copy_from_slice(&next)
     }
 
-    /// Whether nothing is put aside.
+    /// Whether no bytes are put aside.
     #[must_use]
     pub fn is_nothing_aside(&self) -> bool {
         self.0.amount.lock().rest.is_empty()
@@ -262,7 +265,7 @@ impl Share {
 
     /// Ready once the call has to give way.
     pub fn poll_taken_back(&self, cx: &mut Context<'_>) -> Poll<TakenBack> {
-        // 1. The waker, 2. the mark: one that is set in between is seen, or wakes.
+        // Order: 1. register the waker, 2. look at the mark. A mark that is set in between is seen, or wakes the task.
         self.0.waker.register(cx.waker());
         if self.0.amount.lock().taken_back { Poll::Ready(TakenBack) } else { Poll::Pending }
     }

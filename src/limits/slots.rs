@@ -1,11 +1,12 @@
-//! Places for connections. When all are taken, one whose peer has asked nothing yet gives way to the next.
+//! Places for connections. When all are taken, a connection whose peer has not asked for anything yet gives way to the
+//! next.
 //!
 //! ```text
 //!   take ─▶ waiting (in the order of arrival) ─▶ settled: it has asked for something, and is never made to leave
 //!              └──▶ evicted, when all places are taken and it is the oldest
 //! ```
 //!
-//! So silent peers, however many, keep nobody out who speaks.
+//! So silent peers, however many they are, cannot keep out a peer that asks.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,11 +21,12 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
-/// Places. Cheap to clone.
+/// The places of one kind. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Slots(Arc<Mutex<State>>);
 
-/// Invariants: `held` is the sum of `by_owner` and of those without owner; `waiting` are some of those held.
+/// Invariants: `held` is the number of places in `by_owner` plus those without owner; `waiting` are some of the held
+/// places.
 #[derive(Debug)]
 struct State {
     most: usize,
@@ -42,7 +44,7 @@ struct Waiting {
     call: Arc<Call>,
 }
 
-/// Says to one peer that it has to leave.
+/// Tells one peer that it has to leave.
 #[derive(Debug, Default)]
 struct Call {
     leave: AtomicBool,
@@ -53,7 +55,7 @@ struct Call {
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
-    /// Changes with the state locked.
+    /// Its key in `waiting`. Changes only while the state is locked.
     number: AtomicU64,
     settled: AtomicBool,
     owner: Option<u32>,
@@ -61,7 +63,7 @@ pub struct Slot {
 }
 
 impl Slots {
-    /// So many places in all, and for each owner.
+    /// `most` places in all, and `most_per_owner` for each owner.
     #[must_use]
     pub fn new(most: usize, most_per_owner: usize) -> Self {
         let state = State {
@@ -76,8 +78,8 @@ impl Slots {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// A place for a peer of `owner`, if that is known. `None` where all are taken by peers that have asked for
-    /// something.
+    /// Takes a place for a peer, whose user is `owner` if that is known. `None` if all places are taken by peers that
+    /// have asked for something.
     #[must_use]
     pub fn take(&self, owner: Option<u32>) -> Option<Slot> {
         let mut state = self.0.lock();
@@ -97,13 +99,13 @@ impl Slots {
         Some(Slot { slots: self.clone(), number: number.into(), settled: false.into(), owner, call })
     }
 
-    /// Places that are taken.
+    /// Number of taken places.
     #[must_use]
     pub fn held(&self) -> usize {
         self.0.lock().held
     }
 
-    /// Counts peers that had to leave.
+    /// The counter of peers that had to leave.
     #[must_use]
     pub fn evictions(&self) -> Counter {
         self.0.lock().evicted.clone()
@@ -115,14 +117,14 @@ impl State {
         self.by_owner.get(&owner).copied().unwrap_or(0)
     }
 
-    /// Has the oldest waiting peer leave, of `owner` if one is given; `false` if there is none.
+    /// Makes the oldest waiting peer leave, or the oldest of `owner` if one is given; `false` if there is none.
     fn evict(&mut self, owner: Option<u32>) -> bool {
         let mut waiting = self.waiting.iter().filter(|(_, it)| owner.is_none() || it.owner == owner);
         let Some(number) = waiting.next().map(|(number, _)| *number) else { return false };
         let Some(Waiting { owner, call }) = self.waiting.remove(&number) else { return false };
         self.give_back(owner);
         self.evicted.inc();
-        // 1. The flag, 2. the waker: whoever is woken sees the flag.
+        // Order: 1. set the flag, 2. wake. So the woken task sees the flag.
         call.leave.store(true, Ordering::Release);
         call.waker.wake();
         true
@@ -142,14 +144,14 @@ impl State {
 }
 
 impl Slot {
-    /// The peer has asked for something: it stays.
+    /// Notes that the peer has asked for something; from now on it never has to leave.
     pub fn settle(&self) {
         if !self.settled.swap(true, Ordering::AcqRel) {
             self.slots.0.lock().waiting.remove(&self.number.load(Ordering::Relaxed));
         }
     }
 
-    /// The peer asks for nothing any more: it may have to leave, after those that wait already.
+    /// Notes that the peer is idle again. It may have to leave, after the peers that wait already.
     pub fn unsettle(&self) {
         let mut state = self.slots.0.lock();
         if self.call.leave.load(Ordering::Acquire) {
@@ -171,7 +173,7 @@ impl Slot {
 
     /// Ready once the peer has to leave.
     pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // 1. The waker, 2. the flag: an eviction in between is seen, or wakes.
+        // Order: 1. register the waker, 2. look at the flag. An eviction in between is seen, or wakes the task.
         self.call.waker.register(cx.waker());
         if self.call.leave.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -186,7 +188,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.0.lock();
         state.waiting.remove(&self.number.load(Ordering::Relaxed));
-        // An evicted one was given back then.
+        // The place of an evicted peer was given back when it was evicted.
         if !self.call.leave.load(Ordering::Acquire) {
             state.give_back(self.owner);
         }

@@ -1,4 +1,4 @@
-//! Uploading the images of a materialization: the files that the materialization before does not have.
+//! Uploads the images of a materialization, without the files that the materialization before has already.
 
 use bytes::Bytes;
 
@@ -13,7 +13,8 @@ use crate::{
     types::Sqn,
 };
 
-/// A materialization being made. Dropped, it leaves files that nothing names, for the sweep.
+/// A materialization that is being made. If it is dropped, its files stay on the store without a reference until a
+/// sweep deletes them.
 #[derive(Debug)]
 pub struct ImageWriter {
     target: Target,
@@ -22,7 +23,7 @@ pub struct ImageWriter {
 }
 
 impl ImageWriter {
-    /// A materialization without images.
+    /// A materialization that has no images yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
         Self { target, images: vec![], uploaded_bytes: 0 }
@@ -33,9 +34,9 @@ impl ImageWriter {
         self.images.push(Image { sqn, ..image.clone() });
     }
 
-    /// Adds an image that was taken at `sqn`. Files that `previous` has, an image of the same part of the same local
-    /// store, are not uploaded again. One file is held in memory at a time. Dropped, it leaves files that nothing
-    /// names.
+    /// Adds an image that was taken at `sqn`. Files that `previous` has are not uploaded again; `previous` is an image
+    /// of the same part of the same local store. One file at a time is in memory. If the future is dropped, files may
+    /// stay on the store without a reference.
     ///
     /// # Errors
     /// If a file cannot be read, or the store does not take it.
@@ -74,8 +75,8 @@ impl ImageWriter {
         Ok(stored)
     }
 
-    /// All images, and the bytes that were uploaded for them: for
-    /// [`PieceWriter::finish`](super::pieces::PieceWriter::finish).
+    /// All images, and the number of bytes that were uploaded for them, as
+    /// [`PieceWriter::finish`](super::pieces::PieceWriter::finish) takes them.
     #[must_use]
     pub fn finish(self) -> (Vec<Image>, u64) {
         (self.images, self.uploaded_bytes)

@@ -1,4 +1,4 @@
-//! Uploading a materialization of pieces: they are joined into files of bounded size, then the index follows.
+//! Uploads the pieces of a materialization: they are joined into files of bounded size, and the index follows.
 //!
 //! ```text
 //!   0      │ magic "DSTLPIEC" │ version u32 │ reserved u32 │
@@ -6,8 +6,8 @@
 //!   n - 12 │ CRC-32 of all bytes before u32 │ magic "DSTLPEND" │
 //! ```
 //!
-//! Numbers are little-endian. Where a piece lies is in the index alone (`checkpoint/base.rs`); magic and checksum of
-//! the whole serve tools. What is inside a piece: `state/snapshot.rs`.
+//! Numbers are little-endian. Only the index says where a piece lies (`checkpoint/base.rs`). Magic and the checksum of
+//! the whole file are for tools. `state/snapshot.rs` describes the contents of a piece.
 
 use bytes::Bytes;
 
@@ -26,14 +26,13 @@ const END_MAGIC: &[u8; 8] = b"DSTLPEND";
 const VERSION: u32 = 1;
 const HEADER_BYTES: u64 = 16;
 
-/// Bytes of pieces after which a file is uploaded.
+/// A file is uploaded once it has this many bytes of pieces.
 const FILE_BYTES: usize = 16 << 20;
 
-/// Checks the whole file of pieces `bytes`; returns how many bytes of pieces it has. What they mean is in the index
-/// alone.
+/// Checks a whole file of pieces; returns how many bytes of pieces it has. Only the index says where each piece lies.
 ///
 /// # Errors
-/// Says what is wrong, and where.
+/// The fault and its place.
 pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     let (covered, trailer) = bytes.split_last_chunk::<12>().ok_or("cut off: shorter than its trailer")?;
     let [c0, c1, c2, c3, end @ ..] = trailer;
@@ -52,12 +51,13 @@ pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     Ok(covered.len() as u64 - HEADER_BYTES)
 }
 
-/// A materialization being made. Dropped, it leaves files that nothing names, for the sweep.
+/// A materialization that is being made. If it is dropped, its files stay on the store without a reference until a
+/// sweep deletes them.
 #[derive(Debug)]
 pub struct PieceWriter {
     target: Target,
     pieces: Vec<Piece>,
-    /// The file that is being filled: its chunks and, for each of its pieces, where it stands in `pieces`.
+    /// The file that is being filled: its name, its chunks and, for each of its pieces, the position in `pieces`.
     name: Name,
     chunks: Vec<Bytes>,
     bytes: usize,
@@ -66,7 +66,7 @@ pub struct PieceWriter {
 }
 
 impl PieceWriter {
-    /// A materialization without pieces.
+    /// A materialization that has no pieces yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
         let name = target.file_name("pieces");
@@ -78,7 +78,7 @@ impl PieceWriter {
         self.push(Piece { sqn, key_groups: KeyGroupRange::one(group), ..piece.clone() });
     }
 
-    /// Adds a piece that was copied at `sqn`; without contents it is empty. Uploads a file when one is full.
+    /// Adds a piece that was copied at `sqn`; without contents it is empty. Uploads a file when it is full.
     ///
     /// # Errors
     /// If the store does not take it.
@@ -116,8 +116,8 @@ impl PieceWriter {
         }
     }
 
-    /// Uploads what is left and the index, in which `images` stand too; `image_bytes` were uploaded for those. Which
-    /// states have pieces was decided at `listed_at`.
+    /// Uploads the last file and then the index, which also lists `images`; `image_bytes` were uploaded for these. At
+    /// `listed_at` it was decided which states have pieces.
     ///
     /// # Errors
     /// If the store does not take it, or the pieces do not cover the state.
@@ -126,6 +126,8 @@ impl PieceWriter {
         (images, image_bytes): (Vec<Image>, u64),
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
+        // Order: 1. the files, 2. the index that lists them. A manifest names only the index, so it never leads to a
+        // missing file.
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }

@@ -1,4 +1,4 @@
-//! When to materialize. Pure.
+//! Decides when to materialize. Pure.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Settings of one backend's materialization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScheduleOptions {
-    /// Time between two; `None` for only on request and by replay time.
+    /// Time between two materializations; `None` if they come only on request and by replay time.
     pub interval: Option<Duration>,
-    /// How long a replay of the log may take.
+    /// Longest time that a replay of the log may take, as estimated.
     pub max_replay: Duration,
     /// State changes that a replay does in a second, for its estimate.
     pub replay_rate: f64,
@@ -28,7 +28,7 @@ impl Default for ScheduleOptions {
 }
 
 impl ScheduleOptions {
-    /// How long a replay of so many changes takes, as estimated.
+    /// The estimated time to replay so many changes.
     #[must_use]
     pub fn replay_time(&self, log_changes: u64) -> Duration {
         #[allow(clippy::cast_precision_loss, reason = "an estimate")]
@@ -36,35 +36,35 @@ impl ScheduleOptions {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// Whether that nears the limit, so that a materialization must begin.
+    /// Whether a replay of so many changes comes near the limit, so that a materialization must begin.
     #[must_use]
     pub fn is_near_limit(&self, log_changes: u64) -> bool {
         self.replay_time(log_changes) >= self.max_replay.mul_f64(BEGIN_AT)
     }
 
-    /// Whether nothing may be added before there is one.
+    /// Whether a replay of so many changes reaches the limit, so that writes must wait for a materialization.
     #[must_use]
     pub fn is_at_limit(&self, log_changes: u64) -> bool {
         self.replay_time(log_changes) >= self.max_replay
     }
 }
 
-/// What is known when a decision is asked for.
+/// The facts that a decision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// Now.
+    /// The present moment.
     pub now: Instant,
     /// Whether anything changed since the newest materialization.
     pub changed: bool,
     /// Changes that a restore would replay.
     pub log_changes: u64,
-    /// Whether somebody asked for one.
+    /// Whether a client or operator asked for a materialization.
     pub requested: bool,
-    /// Whether the state lies in so many places that their list alone is a burden.
+    /// Whether the state lies in so many places that the list of them is a burden by itself.
     pub scattered: bool,
 }
 
-/// When one backend materializes.
+/// Decides when one backend materializes.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     options: ScheduleOptions,
@@ -74,14 +74,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The first one comes within the interval, at `fraction` of it, so that backends do not all begin together.
+    /// The first materialization comes within the interval, at `fraction` of it, so that backends do not all begin
+    /// together.
     #[must_use]
     pub fn new(options: ScheduleOptions, now: Instant, fraction: f64) -> Self {
         let due = options.interval.map(|interval| now + interval.mul_f64(fraction.clamp(0.0, 1.0)));
         Self { options, due, not_before: now, failures: 0 }
     }
 
-    /// Whether to begin now.
+    /// Whether to begin a materialization now.
     #[must_use]
     pub fn is_due(&self, facts: Facts) -> bool {
         if facts.requested {
@@ -92,27 +93,27 @@ impl Schedule {
         facts.changed && self.not_before <= facts.now && (by_time || by_length || facts.scattered)
     }
 
-    /// When to ask again, if nothing happens before.
+    /// When to ask again if nothing happens before.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let due = self.due.map(|due| due.max(self.not_before));
         due.filter(|due| *due > now).or_else(|| (self.not_before > now).then_some(self.not_before))
     }
 
-    /// One was made, or there was nothing to do.
+    /// Notes that a materialization was made, or that there was nothing to do.
     pub fn succeeded(&mut self, now: Instant) {
         self.failures = 0;
         self.due = self.options.interval.map(|interval| now + interval);
     }
 
-    /// One failed: the next comes after a pause that grows.
+    /// Notes that a materialization failed: the next comes after a pause that grows with each failure.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         let pause = Duration::from_secs(1).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
         self.not_before = now + pause;
     }
 
-    /// Failures since the last success.
+    /// Number of failures since the last success.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
         self.failures

@@ -1,4 +1,4 @@
-//! Where a materialization goes, and its last step: the index, which makes it whole.
+//! The destination of a materialization, and its last step: the index, which completes it.
 
 use std::sync::{
     Arc,
@@ -21,67 +21,67 @@ use crate::{
     types::{BackendId, Name, Sqn},
 };
 
-/// Where a materialization goes.
+/// The destination of a materialization.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The store.
+    /// The store to upload to.
     pub store: Store,
-    /// Whose.
+    /// The backend that is materialized.
     pub backend: BackendId,
-    /// This daemon process.
+    /// Names this daemon process in file names.
     pub instance: Uuid,
-    /// The owner's epoch, and its counter of files.
+    /// The number of the owner's epoch.
     pub epoch: u64,
-    /// The next file's number.
+    /// The number of the next file of this owner, shared by all of its materializations.
     pub numbers: Arc<AtomicU64>,
-    /// For the name of the materialization.
+    /// Makes the UUID of the materialization.
     pub random: Random,
-    /// How pieces are stored.
+    /// Compression of the pieces.
     pub compression: Compression,
-    /// For each upload.
+    /// How each upload is retried.
     pub retry: Retry,
-    /// Until when to try again what the store refuses for good (permissions, configuration).
+    /// Until when to retry uploads that the store refuses (permissions, configuration); `None` for not at all.
     pub insist_until: Option<Instant>,
 }
 
-/// How long to wait before such an upload is tried again.
+/// Delay before a refused upload is tried again.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a materialization was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterializationError {
-    /// The store does not answer.
+    /// The store did not take an upload.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A local file cannot be read.
     #[error("reading the local file `{name}`")]
     Local {
-        /// Its name.
+        /// Name of the local file.
         name: String,
-        /// Why.
+        /// The error of reading it.
         source: std::io::Error,
     },
     /// The pieces do not cover the state: a bug.
     #[error("the snapshot is incomplete: {0}")]
     Incomplete(&'static str),
-    /// A name was taken: by another owner of the same epoch number, which is fenced.
+    /// The name was taken by another owner with the same epoch number; one of the two is fenced.
     #[error("object `{0}` exists with other contents")]
     Conflict(String),
 }
 
-/// What was made.
+/// A materialization that was made.
 #[derive(Debug, Clone)]
 pub struct Made {
-    /// For the manifest.
+    /// Its entry in the manifest.
     pub materialization: Materialization,
-    /// Its pieces, for the next one.
+    /// The index of its pieces and images, from which the next materialization can reuse some.
     pub index: BaseIndex,
-    /// Bytes uploaded now, the index included.
+    /// Bytes that were uploaded for it, the index included.
     pub uploaded_bytes: u64,
 }
 
 impl Target {
-    /// A name for the next file, of a kind that tells people what it is.
+    /// A name for the next file; `kind` tells people what the file contains.
     pub(super) fn file_name(&self, kind: &str) -> Name {
         SnapshotFile::name(self.epoch, self.numbers.fetch_add(1, Ordering::Relaxed), kind)
     }
@@ -123,9 +123,9 @@ impl Target {
         Ok(())
     }
 
-    /// Uploads the index, after `uploaded_bytes` of what it lists. `listed_at` is the sqn at which it was decided which
-    /// states have pieces: the log is kept from there on, since it alone has the changes of a state that was registered
-    /// later. Without any state the index is empty, and says so of the backend as it was then.
+    /// Uploads the index, after `uploaded_bytes` of the files that it lists. At sqn `listed_at` it was decided which
+    /// states have pieces. The log is kept from there on, since only the log has the changes of states that were
+    /// registered later. If there was no state, the index is empty, and says that the backend was empty at that sqn.
     pub(super) async fn publish(
         &self,
         index: BaseIndex,
@@ -137,7 +137,7 @@ impl Target {
         let bytes: Bytes = index.encode();
         let index_crc = Some(envelope::crc_of(&bytes));
         let file = SnapshotFile { instance: self.instance, name: self.file_name("index"), bytes: bytes.len() as u64 };
-        // Whoever reads it reads them after it.
+        // A restore reads these parts after the index.
         let parts = || index.files().into_keys().map(|part| part.path(&self.backend)).collect();
         let label = || local::file_label(&self.backend, &file, parts());
         self.create_labelled(&file, PutPayload::from_bytes(bytes), label).await?;

@@ -1,5 +1,5 @@
-//! Loading a base of images: files, downloaded in parallel and verified, become local files of the inner backend, or
-//! are read into it.
+//! Loads a base of images. Its files are downloaded in parallel and verified; then they become local files of the inner
+//! backend, or are read into it.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{fs::File, io::AsyncWriteExt as _};
@@ -18,7 +18,7 @@ use crate::{
     tasks,
 };
 
-/// Bytes that one read fetches, at most.
+/// Most bytes that one read fetches.
 const READ_BYTES: u64 = 4 << 20;
 
 impl Restore<'_> {
@@ -53,14 +53,15 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// An image that is on local disk; where it cannot be had from there, the store has it.
+    /// The image as links to files on local disk. `None` if they are not there or cannot be linked; then it is
+    /// downloaded.
     fn linked(&self, image: &Image) -> Option<LocalImage> {
         let linked = tasks::blocking(|| self.kept?.link(image))?;
         let failed = |error: &std::io::Error| tracing::warn!(%error, "a local image is of no use: downloading it");
         linked.inspect_err(failed).ok()
     }
 
-    /// Keeps an image that was downloaded.
+    /// Keeps an image that was downloaded, for later restores.
     fn keep(&self, image: &Image, local: &LocalImage) {
         let base = self.manifest.contents(self.checkpoint).base;
         let (Some(kept), Some(base)) = (self.kept, base) else { return };
@@ -92,8 +93,8 @@ impl Restore<'_> {
         inner.finish_batch()
     }
 
-    /// Why an image was not loaded: where its files are whole and yet no image, the index that lists them was not
-    /// written so.
+    /// The error for an image that could not be loaded. If its files are whole but are not an image, the index that
+    /// lists them is damaged.
     fn unfit_image(&self, image: &Image, source: StateError) -> RestoreError {
         if !source.is_damage() {
             return self.inner_error(source);
@@ -109,14 +110,14 @@ impl Restore<'_> {
         self.damaged(Fault::corrupt(&self.file_path(&base.index), None, what))
     }
 
-    /// Whether all that the image has of the backend's key groups is meant: an import may mean less.
+    /// Whether the restore wants all key groups of the image that this backend has. An import may want fewer.
     fn is_wanted_whole(&self, image: &LocalImage) -> bool {
         let Some(Imported { by, .. }) = self.imported else { return true };
         let (meant, own) = (self.manifest.shape.key_groups, by.shape.key_groups);
         image.key_groups.intersection(own) == image.key_groups.intersection(meant)
     }
 
-    /// Downloads the files of an image into a folder of their own.
+    /// Downloads the files of an image into a new folder.
     async fn download(
         &self,
         local: &dyn LocalBackends,
@@ -129,7 +130,7 @@ impl Restore<'_> {
         let files = image.files.iter().map(|stored| ImageFile {
             name: stored.local.clone(),
             bytes: stored.file.bytes,
-            // Names begin anew with the part that this becomes.
+            // The database that the image becomes gives its files new names, so a name does not identify the contents.
             is_immutable: false,
         });
         let local = LocalImage { key_groups: image.key_groups, folder, files: files.collect(), changes: image.changes };
@@ -146,7 +147,8 @@ impl Restore<'_> {
         Ok(local)
     }
 
-    /// Downloads one file and verifies it; what is refused once more, past local copies. Returns its length.
+    /// Downloads one file and verifies it. If verification fails, it is downloaded once more, past the local copies.
+    /// Returns its length.
     async fn fetch(&self, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
         match self.fetch_from(self.store, image, stored).await {
             Err(RestoreError::Damaged { fault, .. }) => {

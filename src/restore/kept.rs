@@ -1,10 +1,9 @@
-//! Images of bases that are on this host's disk: those that its inner backends took or loaded, kept as links to their
+//! Images of bases that are on this host's disk already. The inner backends took or loaded them, and links keep their
 //! files.
 //!
-//! RocksDB makes an image by hard links, so that keeping it costs only the room of the files that compactions have
-//! replaced since. A restore links the files once more instead of downloading them. They are not read for that: RocksDB
-//! has a checksum for each of their blocks, which it verifies when it reads one, as it does in the database that they
-//! come from.
+//! RocksDB makes an image by hard links, so keeping it costs only the space of files that compactions have replaced
+//! since. A restore links the files once more instead of downloading them. It does not read them for that: RocksDB
+//! verifies the checksum of each block when it reads the block, as in the database that the files come from.
 
 use std::{collections::BTreeMap, io, mem, sync::Arc};
 
@@ -20,22 +19,21 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct KeptImages(Arc<Mutex<BTreeMap<Uuid, Vec<Kept>>>>);
 
-/// One image.
+/// One image, on the store and on local disk.
 #[derive(Debug, Clone)]
 struct Kept {
-    /// As it is on the store.
+    /// The files of the image on the store.
     files: Vec<StoredFile>,
     local: Arc<LocalImage>,
 }
 
-/// Images that are no longer needed; their folders are removed with them, which may take the disk a while.
+/// Images that are no longer needed. Dropping them removes their folders, which may take the disk a while.
 #[derive(Debug)]
 #[must_use]
 pub struct Unneeded(#[allow(dead_code, reason = "kept to be dropped")] Vec<Vec<Kept>>);
 
 impl KeptImages {
-    /// Keeps the images of the materialization `base`, as far as they are among those that were `taken` for it or are
-    /// kept already.
+    /// Keeps the images of the materialization `base` that are in `taken` or kept already.
     pub fn keep(&self, base: Uuid, index: &BaseIndex, taken: &[Arc<LocalImage>]) {
         let mut bases = self.0.lock();
         let kept = index.images().iter().filter_map(|image| {
@@ -47,7 +45,8 @@ impl KeptImages {
         bases.insert(base, kept);
     }
 
-    /// Keeps one image of the materialization `base`; one that is kept already was of no use.
+    /// Keeps one image of the materialization `base`. It replaces an older copy of the same image, which could not be
+    /// used.
     pub(super) fn add(&self, base: Uuid, image: &Image, local: LocalImage) {
         let mut bases = self.0.lock();
         bases.values_mut().for_each(|kept| kept.retain(|kept| kept.files != image.files));
@@ -55,7 +54,7 @@ impl KeptImages {
         bases.entry(base).or_default().push(kept);
     }
 
-    /// Lets go of every materialization of which `is_needed` does not say that it is.
+    /// Drops every materialization that is not `is_needed`.
     pub fn retain(&self, is_needed: impl Fn(&Uuid) -> bool) -> Unneeded {
         let mut bases = self.0.lock();
         let (kept, unneeded) = mem::take(&mut *bases).into_iter().partition(|(base, _)| is_needed(base));
@@ -64,16 +63,16 @@ impl KeptImages {
         Unneeded(unneeded.into_values().collect())
     }
 
-    /// The materializations of which images are kept.
+    /// The materializations that images are kept of.
     #[must_use]
     pub fn bases(&self) -> Vec<Uuid> {
         self.0.lock().keys().copied().collect()
     }
 
-    /// An image once more, to be loaded; `None` if it is not kept. Blocks for the disk.
+    /// Links the files of an image once more, to be loaded; `None` if the image is not kept. Blocks for the disk.
     ///
     /// # Errors
-    /// Its files cannot be linked.
+    /// If its files cannot be linked.
     pub(super) fn link(&self, image: &Image) -> Option<io::Result<LocalImage>> {
         let local = find(&self.0.lock(), &image.files)?;
         Some(local.link())
@@ -81,7 +80,7 @@ impl KeptImages {
 }
 
 impl Unneeded {
-    /// Whether there is nothing to drop.
+    /// Whether there is no image to drop.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,4 +1,4 @@
-//! Loading a base: the pieces of a materialization, read in parallel, verified, and applied.
+//! Loads a base of pieces: they are read in parallel, verified and applied.
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -16,10 +16,10 @@ use crate::{
     types::{BackendId, KeyGroup},
 };
 
-/// Bytes of pieces that one read fetches at most, as far as they lie behind each other.
+/// Most bytes of adjacent pieces that one read fetches.
 const READ_BYTES: u64 = 4 << 20;
 
-/// Pieces that lie behind each other in one object.
+/// Adjacent pieces of one file, fetched by one read.
 struct Read {
     file: SnapshotFile,
     from: u64,
@@ -28,7 +28,7 @@ struct Read {
 }
 
 impl Restore<'_> {
-    /// The pieces of the base of `contents`, as far as this backend needs them; `None` without a base.
+    /// The index of the base of `contents`, limited to the pieces that this backend needs; `None` without a base.
     pub(super) async fn read_base(&self, contents: &Contents) -> Result<Option<BaseIndex>, RestoreError> {
         let Some(uuid) = contents.base else { return Ok(None) };
         let Some(base) = self.manifest.materialization(uuid) else {
@@ -75,7 +75,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Applies the pieces of one read, which were `opened`, of the object at `path`.
+    /// Applies the verified pieces of one read of the object at `path`.
     fn load_pieces(
         &self,
         inner: &mut dyn StateBackend,
@@ -102,12 +102,12 @@ impl Restore<'_> {
         path(&self.manifest.backend, file)
     }
 
-    /// What it means that an object of the base cannot be read.
+    /// The restore error for an object of the base that cannot be read.
     pub(super) fn base_unreadable(&self, object: &Path, error: StoreError) -> RestoreError {
         match error {
             StoreError::NotFound { .. } => self.damaged(Fault::missing(object)),
             StoreError::OutOfRange { .. } => {
-                // That it ends before: the whole is not what was written.
+                // The object is shorter than the index says, so it is not the object that was written.
                 let what = error.to_string();
                 self.damaged(Fault { object: object.to_string(), offset: None, what, missing: false })
             }
@@ -116,7 +116,7 @@ impl Restore<'_> {
     }
 }
 
-/// A piece is not what was written.
+/// A piece that differs from the one that was written.
 #[derive(Debug, thiserror::Error)]
 #[error("byte {offset}: {error}")]
 struct Refused {
@@ -125,7 +125,7 @@ struct Refused {
 }
 
 impl Read {
-    /// The contents of the pieces, verified, of what was read.
+    /// The contents of the pieces in `bytes`, each verified.
     fn open(&self, bytes: &Bytes) -> Result<Vec<Bytes>, Refused> {
         let open = |(_, block): &(KeyGroup, PieceBlock)| {
             let from = usize::try_from(block.offset - self.from).unwrap_or(usize::MAX).min(bytes.len());
@@ -149,7 +149,7 @@ fn path(backend: &BackendId, file: &SnapshotFile) -> Path {
     ObjectName::SnapshotFile { backend, instance: file.instance, file: file_name }.path()
 }
 
-/// Reads that together fetch every piece that is wanted, in order of objects and offsets.
+/// Reads that together fetch every wanted piece, in order of objects and offsets.
 fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read> {
     let mut all: Vec<(&Piece, &PieceBlock)> = base.stored().filter(|(piece, _)| wanted(piece)).collect();
     all.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));

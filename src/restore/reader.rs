@@ -1,5 +1,5 @@
-//! Reading a checkpoint without restoring it: key group by key group, in bounded memory, whichever inner backend made
-//! its base.
+//! Reads a checkpoint without restoring a backend: key group by key group, in bounded memory, whichever inner backend
+//! made its base.
 //!
 //! ```text
 //!   key groups of the checkpoint ──cut──▶ part ──restore──▶ hash map of bounded size ──▶ changes, by state and key group
@@ -7,12 +7,12 @@
 //!                                    └ halved
 //! ```
 //!
-//! Each part goes the way of a [restore](super::Restore): so what is read is what would be restored, and what hinders
-//! one hinders the other. Base and log are read for the key groups of the part alone, as far as their blocks are cut
-//! so; blocks with key groups of several parts are read for each. Images of a base are downloaded once, and kept on
-//! local disk until the reader is dropped.
+//! Each part is restored as a [restore](super::Restore) does it. So a reader sees the same state as a restored backend,
+//! and fails for the same reasons. Base and log are read only for the key groups of the part, as far as their blocks
+//! are cut that way; blocks with key groups of several parts are read for each. Images of a base are downloaded once
+//! and kept on local disk until the reader is dropped.
 //!
-//! Whoever reads sees to it that nothing of the checkpoint is deleted meanwhile ([`crate::checkpoint::pin`]).
+//! The caller must make sure that the checkpoint is not deleted meanwhile, by a [`crate::checkpoint::pin`].
 
 use std::collections::BTreeMap;
 
@@ -26,25 +26,25 @@ use crate::{
     types::{KeyGroupRange, StateDescriptor, StateId},
 };
 
-/// Bytes of memory that a stored byte is taken to need, before it is known.
+/// A stored byte is assumed to need this many bytes of memory, until it was read.
 const EXPANSION: u64 = 4;
 
-/// What a reader needs of its host.
+/// The resources of a reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions<'a> {
-    /// Where the objects are.
+    /// The store that has the objects.
     pub store: &'a Store,
-    /// Where reads run.
+    /// The tasks that reads run on.
     pub tasks: &'a Tasks,
-    /// Gives names to what is read.
+    /// Makes names for local folders.
     pub random: &'a Random,
-    /// Inner backends on local disk, which read images; `None` if there are none.
+    /// Inner backends on local disk, which can read images; `None` if there are none.
     pub local: Option<&'a dyn LocalBackends>,
-    /// Bytes of memory for state.
+    /// Most bytes of memory for state.
     pub memory: u64,
-    /// Range reads in flight.
+    /// Range reads in flight at the same time.
     pub parallel_reads: usize,
-    /// For each read.
+    /// How each read is retried.
     pub retry: Retry,
 }
 
@@ -56,46 +56,46 @@ pub struct Reader<'a> {
     checkpoint: &'a CheckpointRecord,
     states: BTreeMap<StateId, StateDescriptor>,
     kept: KeptImages,
-    /// Key groups that are to be read, the next last.
+    /// Key groups that are still to be read; the next is last.
     left: Vec<KeyGroupRange>,
     read: Progress,
 }
 
 /// The state of some key groups at the checkpoint.
 pub struct Part {
-    /// Which; [`KeyGroupRange::OPERATOR`] for operator state.
+    /// The key groups; [`KeyGroupRange::OPERATOR`] for operator state.
     pub key_groups: KeyGroupRange,
-    /// All of it.
+    /// An inner backend with all entries of these key groups.
     pub inner: BoundedBackend,
 }
 
 /// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaderError {
-    /// It could not be restored either.
+    /// The checkpoint cannot be restored either, for this reason.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// One key group is too large.
+    /// The entries of one key group take too much memory.
     #[error(
         "key group {key_group} alone takes more than the {allowed} bytes of memory that there are to read it; give more, or spread state \
          over more key groups (a higher max parallelism)"
     )]
     KeyGroup {
-        /// Which.
+        /// The key group.
         key_group: u16,
-        /// Bytes that it may take.
+        /// Bytes of state that a part may have.
         allowed: u64,
     },
-    /// The operator state of one subtask is too large.
+    /// The operator state of one subtask takes too much memory.
     #[error("its operator state takes more than the {allowed} bytes of memory that there are to read it; give more")]
     OperatorState {
-        /// Bytes that it may take.
+        /// Bytes of state that a part may have.
         allowed: u64,
     },
 }
 
 impl<'a> Reader<'a> {
-    /// Reads `checkpoint`, which `manifest` has.
+    /// A reader of `checkpoint`, which `manifest` has.
     #[must_use]
     pub fn new(options: ReaderOptions<'a>, manifest: &'a Manifest, checkpoint: &'a CheckpointRecord) -> Self {
         let in_force = manifest.states.iter().filter(|(id, _)| checkpoint.has_state(**id));
@@ -109,27 +109,27 @@ impl<'a> Reader<'a> {
         Self { options, manifest, checkpoint, states, kept: KeptImages::default(), left, read: Progress::default() }
     }
 
-    /// The same, of `key_groups` alone.
+    /// The same reader, of `key_groups` alone.
     #[must_use]
     pub fn only(mut self, key_groups: KeyGroupRange) -> Self {
         self.left = self.left.into_iter().filter_map(|left| left.intersection(key_groups)).collect();
         self
     }
 
-    /// The states that were in force at the checkpoint, by the ids of their entries.
+    /// The states that existed at the checkpoint, by the ids that their entries have.
     #[must_use]
     pub fn states(&self) -> &BTreeMap<StateId, StateDescriptor> {
         &self.states
     }
 
-    /// How much was read so far.
+    /// Bytes and changes that were read so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.read
     }
 
-    /// The next part, in order of key groups, operator state last; `None` at the end. The part before is to be dropped
-    /// first. Cancel-safe, but what was begun is read again.
+    /// Reads the next part, in order of key groups, operator state last; `None` at the end. Drop the part before it
+    /// first, since both together may exceed the memory. Cancel-safe: a dropped read begins again at the next call.
     ///
     /// # Errors
     /// [`ReaderError`].
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `range` as up to so many ranges of about the same size, in order.
+/// Cuts `range` into up to `parts` ranges of about the same size, in order.
 fn cut(range: KeyGroupRange, parts: u64) -> Vec<KeyGroupRange> {
     let (first, last) = (u64::from(range.first().0), u64::from(range.last().0));
     let width = (last - first + 1).div_ceil(parts.max(1));

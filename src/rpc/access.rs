@@ -1,4 +1,4 @@
-//! Who asks, and whether they may.
+//! The caller of a request, and its permissions.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::{
     types::{AllowedJobs, Identity},
 };
 
-/// One call's caller, what they may use, and the memory for their answers.
+/// The caller of one call, the jobs that it may use, and the memory for its answers.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     jobs: Arc<AllowedJobs>,
-    /// `None` where the server is not behind our listener.
+    /// The peer; `None` if the server is not behind our listener.
     peer: Option<Peer>,
     pub(super) answers: Option<Answers>,
 }
@@ -49,7 +49,7 @@ impl Access {
         self.jobs.allows(who, job)
     }
 
-    /// Refuses a caller who may not use `job`.
+    /// Refuses a caller that may not use `job`.
     pub(super) fn check(&self, job: &str) -> Result<(), Error> {
         if self.may_use(job) {
             return Ok(());
@@ -58,17 +58,17 @@ impl Access {
         Err(Error::new(Reason::NotAllowed, text))
     }
 
-    /// As [`check`](Self::check), as the end of a call.
+    /// As [`check`](Self::check), with the error as the end of a call.
     pub(super) fn admit(&self, job: &str) -> Result<(), Status> {
         self.check(job).map_err(|error| status::status(&error))
     }
 
-    /// Who the caller is, for people.
+    /// The caller's name, for people.
     pub(super) fn name(&self) -> String {
         self.peer.as_ref().map_or_else(|| "an unknown peer".to_owned(), Peer::to_string)
     }
 
-    /// The span in which what the caller changes is logged.
+    /// The span for log events about changes by the caller.
     pub(super) fn span(&self) -> Span {
         tracing::info_span!("call", peer = self.name())
     }
@@ -89,7 +89,7 @@ impl Access {
     }
 }
 
-/// The call held memory for its answer, did not get on, and others needed it.
+/// The error of a call that held memory for its answer without progress while others needed it.
 fn given_up() -> Error {
     Error::new(Reason::TooSlow, "the call was given up: others needed the memory of its answer; ask again")
 }

@@ -1,4 +1,4 @@
-//! Stock gRPC clients on a Unix socket, made acceptable to h2.
+//! Makes stock gRPC clients on a Unix socket acceptable to h2.
 //!
 //! Clients built on gRPC's C core (Python, C++, Ruby, PHP, C#'s old one) and some builds of grpc-java derive
 //! `:authority` from the target that they dial. For a Unix socket this is its path, percent-encoded (`run%2Fdstl.sock`)
@@ -11,15 +11,15 @@
 //!                                                                                           decoded and written anew
 //! ```
 //!
-//! * A connection whose first request is good costs the decoding of that one block; after it, reads go straight to the
-//!   socket and the bytes are those of the client.
-//! * A rewritten connection keeps the HPACK state of the client here. h2 is given literals that touch no dynamic table,
-//!   so that the two never need to agree. Frames that carry no header block (DATA above all) are not looked into.
-//! * Only what h2 would refuse is replaced, by `localhost`.
-//! * What is not understood before the first block is decided is passed on as it is: h2 answers it with the proper
-//!   error. In a rewritten connection it ends the connection with [`io::ErrorKind::InvalidData`].
+//! * A connection whose first request is good costs the decoding of one header block. After that, reads go straight to
+//!   the socket, and the bytes are those of the client.
+//! * For a rewritten connection, the HPACK state of the client is kept here. h2 gets literals that use no dynamic
+//!   table, so the two need not agree. Frames without a header block (mostly DATA) are passed on unread.
+//! * Only authorities that h2 would refuse are replaced, by `localhost`.
+//! * Bytes that cannot be understood before the first block is decided are passed on unchanged: h2 answers them with
+//!   the proper error. In a rewritten connection they end the connection with [`io::ErrorKind::InvalidData`].
 //!
-//! Writes are never touched.
+//! Writes pass unchanged.
 
 mod block;
 mod huffman;
@@ -36,32 +36,33 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use self::rewriter::Rewriter;
 
-/// Bytes read at once while header blocks are looked for.
+/// Bytes that one read fetches while header blocks are looked for.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
-/// Payload left from which on it is read straight into the caller's buffer instead of through the scratch buffer.
+/// If at least this many bytes of a payload remain, they are read straight into the caller's buffer instead of the
+/// scratch buffer.
 const DIRECT_BYTES: usize = 4 * 1024;
 
-/// A server's side of an HTTP/2 connection whose client may send an `:authority` that h2 refuses.
+/// The server's side of an HTTP/2 connection whose client may send an `:authority` that h2 refuses.
 #[derive(Debug)]
 pub(crate) struct AuthorityStream<T> {
     inner: T,
-    /// Gone once the connection is known to need nothing.
+    /// `None` once the connection is known to need no rewriting.
     inbound: Option<Box<Inbound>>,
 }
 
-/// What is kept of a connection that is watched or rewritten.
+/// The state of a connection that is watched or rewritten.
 #[derive(Debug)]
 struct Inbound {
     rewriter: Rewriter,
     scratch: Box<[u8]>,
-    /// Not yet given to the reader.
+    /// Bytes that the reader has not taken yet.
     ready: BytesMut,
     ended: bool,
 }
 
 impl<T> AuthorityStream<T> {
-    /// Watches `inner`, of which nothing has been read.
+    /// Watches `inner`, from which nothing was read yet.
     pub(crate) fn new(inner: T) -> Self {
         let inbound = Inbound {
             rewriter: Rewriter::new(),
@@ -74,7 +75,7 @@ impl<T> AuthorityStream<T> {
 }
 
 impl Inbound {
-    /// Reads until something is ready for `buf` or the client has ended.
+    /// Reads until bytes are ready for `buf`, or the client has ended.
     fn poll_read<T: AsyncRead + Unpin>(
         &mut self,
         mut inner: &mut T,
@@ -111,7 +112,7 @@ impl Inbound {
         }
     }
 
-    /// Whether the connection needs nothing and nothing of it is held here.
+    /// Whether the connection needs no rewriting and no bytes are held here.
     fn is_done(&self) -> bool {
         self.rewriter.is_passing() && !self.ready.has_remaining()
     }

@@ -1,9 +1,9 @@
-//! How the server reads a session's stream: batches stay as they came, and their operations are borrowed from them.
+//! Reads the stream of a session: batches stay as bytes, and their operations are borrowed from these.
 //!
-//! Nearly everything that a session sends is batches as any generated code encodes them, and making a protobuf struct
-//! of every operation costs as much as applying it. So these are read where they lie. Whatever else is a valid encoding
-//! (fields in several pieces, unknown fields, lists of elements, every message but a batch) prost decodes: the two
-//! agree wherever both read, which a property test holds.
+//! Nearly everything that a session sends is batches in the form of any generated code. Making a protobuf struct of
+//! every operation would cost as much as applying it. So these batches are read in place. Other valid encodings (fields
+//! in several pieces, unknown fields, lists of elements, messages other than batches) are decoded by prost. A property
+//! test checks that both readers agree wherever both can read.
 
 use bytes::{Buf as _, Bytes};
 use prost::{Message as _, encoding::decode_varint};
@@ -37,7 +37,7 @@ const LIMIT: u8 = 0x48;
 const KEY_GROUP: u8 = 0x50;
 const TIME: u8 = 0x68;
 
-/// Bytes of an operation that writes little, to guess how many a batch has.
+/// Bytes of a small write operation, to guess how many operations a batch has.
 const SMALL_OPERATION_BYTES: usize = 64;
 
 const BUFFER_BYTES: usize = 8 << 10;
@@ -46,16 +46,16 @@ const YIELD_BYTES: usize = 32 << 10;
 /// A request of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Incoming {
-    /// The bytes of a `Batch`, not looked into.
+    /// The bytes of a `Batch`, not decoded.
     Batch(Bytes),
-    /// Any request.
+    /// Any other request.
     Request(SessionRequest),
 }
 
 /// The decoder of a session: it reads each request of the client as [`Incoming`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SessionCodec {
-    /// What a request may have at most.
+    /// Limits of a request.
     pub(super) limits: Limits,
 }
 
@@ -65,7 +65,7 @@ impl Decoder for SessionCodec {
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Incoming>, Status> {
         let message = bytes.copy_to_bytes(bytes.remaining());
-        // The session itself counts the parts of a batch that comes as usual.
+        // The session itself counts the parts of a batch in the usual form.
         if let Some(batch) = decode_usual(&message) {
             return Ok(Some(batch));
         }
@@ -86,15 +86,15 @@ fn decode(message: Bytes) -> Result<Incoming, prost::DecodeError> {
     }
 }
 
-/// A batch and nothing else, as any generated code encodes it.
+/// A message that is only a batch, in the form of any generated code.
 fn decode_usual(message: &Bytes) -> Option<Incoming> {
     let mut rest: &[u8] = message;
     let batch = take_tag(&mut rest, BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))?;
     rest.is_empty().then(|| Incoming::Batch(message.slice_ref(batch)))
 }
 
-/// The number and the operations of a batch, if it is encoded as usual, they can be carried out and are not more than
-/// `most`. `None` says nothing: decode it with prost to know.
+/// The number and the operations of a batch, if it has the usual form, can be carried out, and has at most `most`
+/// operations. After `None`, prost has to decode it.
 pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
     let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));
@@ -158,12 +158,12 @@ fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// The number of a batch that begins with it, as all do that are encoded as usual; else 0.
+/// The number of a batch that begins with it, as batches in the usual form do; otherwise 0.
 pub(super) fn number(mut batch: &[u8]) -> u64 {
     take_tag(&mut batch, NUMBER_IN_BATCH).and_then(|()| take_varint(&mut batch)).unwrap_or(0)
 }
 
-/// A batch by prost, for what [`operations`] does not read.
+/// A batch decoded by prost, for batches that [`operations`] does not read.
 pub(super) fn decode_batch(batch: Bytes) -> Result<Batch, prost::DecodeError> {
     Batch::decode(batch)
 }

@@ -1,4 +1,4 @@
-//! Everything but the session: Hello, Open, and the unary calls.
+//! The service without sessions: Hello, Open, and the unary calls.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -21,16 +21,16 @@ use crate::{
 /// The protocol version that this daemon speaks.
 const PROTOCOL: u32 = 1;
 
-/// What a registered state has in an answer beside its descriptor, at most.
+/// Most bytes of a registered state in an answer, besides its descriptor.
 const REGISTERED_BYTES: usize = 32;
 
-/// How often an open tells its progress.
+/// How often an open reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is built in, as told in `Hello`: always, or where the condition holds.
+/// Features that `Hello` lists: always, or if the condition holds.
 const FEATURES: &[(&str, Condition)] = &[
     ("inner.hashmap", always),
-    // It may be built in, and its folders not be there.
+    // RocksDB may be compiled in while its folders cannot be used.
     ("inner.rocksdb", |env| env.local.is_some()),
     ("state.value", always),
     ("state.list", always),
@@ -93,7 +93,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves the backends of `directory`, to whom `jobs` allow.
+    /// Serves the backends of `directory` to the callers that `jobs` allow.
     #[must_use]
     pub fn new(directory: Directory, jobs: Arc<AllowedJobs>) -> Self {
         Self { directory, jobs }
@@ -214,7 +214,7 @@ impl StateBackendService for Service {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        // For whoever serves this without `Routed`, whose sessions are faster.
+        // For servers without `Routed`, which has faster sessions.
         let (access, requests) = Access::enter(&self.jobs, request);
         Ok(Response::new(session::serve(self.directory.clone(), access, requests.map_ok(Incoming::Request))))
     }
@@ -240,7 +240,7 @@ impl StateBackendService for Service {
                 tokio::select! {
                     biased;
                     applied = applying => applied,
-                    // It waits for credit with memory that others need. Nothing was applied.
+                    // The batch waits for credit while others need its memory. Nothing was applied.
                     error = access.given_up() => Err(error),
                 }
             }
@@ -379,7 +379,7 @@ impl StateBackendService for Service {
     }
 }
 
-/// Tells the progress of `opening` about once a second, then what came of it.
+/// Reports the progress of `opening` about once a second, then its result.
 fn opening_stream(
     opening: impl Future<Output = Result<Vec<open_response::Response>, Status>> + Send + 'static,
     progress: watch::Receiver<Progress>,
@@ -402,7 +402,7 @@ fn opening_stream(
     .map(|response| response.map(|response| v1::OpenResponse { response: Some(response) }))
 }
 
-/// What came of an open, as the stream tells it.
+/// The result of an open in the form of the stream.
 fn told(opened: Result<Vec<open_response::Response>, Status>) -> Vec<Result<open_response::Response, Status>> {
     match opened {
         Ok(pages) => pages.into_iter().map(Ok).collect(),

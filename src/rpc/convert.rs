@@ -1,4 +1,4 @@
-//! Between protobuf and domain types.
+//! Conversion between protobuf and domain types.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn unknown_value(field: &str, value: i32) -> Error {
     invalid(format!("`{field}` has the value {value}, which this daemon does not know"))
 }
 
-/// What `Open` asks for.
+/// The contents of an `Open` request.
 pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
     let assignment = match v1::KeyGroupAssignment::try_from(request.key_group_assignment) {
         Ok(v1::KeyGroupAssignment::Unspecified) => None,
@@ -134,7 +134,7 @@ pub(super) fn open_spec(request: &v1::OpenRequest) -> Result<OpenSpec, Error> {
     })
 }
 
-/// An attempt, unless a token stands for it.
+/// The attempt; 0 if there is a token instead.
 fn attempt(request: &v1::OpenRequest) -> Result<Attempt, Error> {
     if request.attempt > 0 && !request.attempt_token.is_empty() {
         return Err(invalid(format!(
@@ -145,12 +145,12 @@ fn attempt(request: &v1::OpenRequest) -> Result<Attempt, Error> {
     Ok(request.attempt)
 }
 
-/// Opaque bytes that name something to the engine.
+/// Opaque bytes with a meaning for the engine.
 fn tag(field: &str, bytes: &Bytes) -> Result<Bytes, Error> {
     if bytes.len() > MAX_TAG_BYTES {
         return Err(invalid(format!("`{field}` has {} bytes, at most {MAX_TAG_BYTES} are allowed", bytes.len())));
     }
-    // Not a part of the request, which is longer.
+    // Copied, so that the longer request is not kept in memory.
     Ok(Bytes::copy_from_slice(bytes))
 }
 
@@ -175,7 +175,7 @@ fn restore(restore: Option<&v1::Restore>) -> Result<RestoreFrom, Error> {
     }
 }
 
-/// Whether a restore may take an older checkpoint; it must be one that says which is older.
+/// Whether a restore may fall back to an older checkpoint. Only some restores define which checkpoints are older.
 fn fallback(restore: Option<&v1::Restore>) -> Result<bool, Error> {
     use v1::restore::Restore;
     let Some(restore) = restore.filter(|restore| restore.fallback) else { return Ok(false) };
@@ -292,10 +292,10 @@ impl<'a> From<&'a v1::Operation> for Fields<'a> {
     }
 }
 
-/// One operation.
+/// Converts one operation.
 ///
 /// # Errors
-/// What is wrong with its fields.
+/// The fault of its fields.
 #[inline]
 pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> {
     let unknown = || format!("`kind` has the value {}, which this daemon does not know", wire.kind);
@@ -340,7 +340,7 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
     })
 }
 
-/// A field that an operation does not use, set all the same, is a misunderstanding that must not pass in silence.
+/// Refuses fields that the operation does not use: a client that sets one has misunderstood it, and must be told.
 fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     use OperationKind as Kind;
     let map = matches!(
@@ -466,7 +466,7 @@ pub(super) fn target(identity: Option<&v1::CheckpointIdentity>) -> Result<Notice
     Ok(NoticeTarget { epoch: identity.epoch, id: identity.checkpoint_id, uuid })
 }
 
-/// What a notice says, and of which checkpoint.
+/// The kind of a notice, and its checkpoint.
 pub(super) fn notice(notice: &v1::Notice) -> Result<(NoticeKind, NoticeTarget), Error> {
     let kind = match v1::NoticeKind::try_from(notice.kind) {
         Ok(v1::NoticeKind::Complete) => NoticeKind::Complete,

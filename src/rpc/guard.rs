@@ -1,14 +1,14 @@
-//! What stands before every call: whether there may be one more, what its request may take, and how long its answer
-//! waits.
+//! The guard in front of every call. It limits the number of calls, the size of a request, and how long an answer may
+//! wait.
 //!
 //! ```text
 //!   h2 ─▶ Guard ─▶ count of calls ─▶ Inbound (whole, small enough, in time, paid for) ─▶ tonic ─▶ service
 //!   h2 ◀─ Outbound (in pieces, as the peer takes them; what waits is paid for) ◀────────────────────┘
 //! ```
 //!
-//! A handler that is about to read much state acquires memory for its answer first, from the [`Answers`] in the
-//! extensions of its request. Sessions are not made to wait for memory: there are as many as open backends, and each of
-//! them has a longest message reserved for its requests (`backend::CreditPool`), and one answer of its own.
+//! A handler that will read much state first acquires memory for its answer, from the [`Answers`] in the extensions of
+//! its request. Sessions do not wait for memory: there are as many as open backends, and each has a longest message
+//! reserved for its requests (`backend::CreditPool`), and one answer of its own.
 
 mod fields;
 mod inbound;
@@ -37,7 +37,7 @@ use crate::{
     types::Limits,
 };
 
-/// Longest request of a call that carries no state, and longest first message of a stream.
+/// Longest request of a call without state, and longest first message of a stream.
 const SMALL_REQUEST_BYTES: usize = 64 << 10;
 
 /// Longest declaration of a job.
@@ -49,7 +49,7 @@ const SERVICE: &str = "/dstl.v1.StateBackendService/";
 #[derive(Debug, Clone)]
 pub struct GuardLayer(Arc<Shared>);
 
-/// A service with its calls bounded.
+/// A service whose calls are bounded.
 #[derive(Debug, Clone)]
 pub struct Guard<S> {
     inner: S,
@@ -62,7 +62,7 @@ struct Shared {
     limits: Limits,
     requests: Pool,
     answers: Pool,
-    /// Calls under way, and those of them that are queries.
+    /// Number of calls under way, and of queries among them.
     calls: AtomicUsize,
     queries: AtomicUsize,
     open: Gauge,
@@ -73,28 +73,28 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub(super) struct Answers(pub(super) Share);
 
-/// One call that counts; it no longer does when this is dropped.
+/// One call that is counted until this is dropped.
 #[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
     is_query: bool,
 }
 
-/// What is expected of the requests of a call.
+/// The rules for the requests of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rules {
     message: Message,
-    /// Longest first message, and longest later one.
+    /// Longest first message, and longest later message, in bytes.
     first_bytes: usize,
     later_bytes: usize,
     /// Whether its handler reads one message after the other.
     streams: bool,
-    /// Whether its later messages are paid for by the backend that it writes to.
+    /// Whether the backend that it writes to pays for its later messages.
     is_session: bool,
 }
 
 impl GuardLayer {
-    /// Counts and bounds the calls of one server; `limits` are what clients are told.
+    /// Counts and bounds the calls of one server; `limits` are those that clients are told.
     #[must_use]
     pub fn new(bounds: Bounds, limits: Limits, metrics: &Metrics) -> Self {
         let pool = |bytes| Pool::new(bytes, bounds.times.stuck);
@@ -148,7 +148,7 @@ impl<S> Layer<S> for GuardLayer {
 impl Shared {
     /// A place for one more call.
     fn enter(self: &Arc<Self>, is_query: bool) -> Result<Place, Error> {
-        // Relaxed: the counts guard no other memory.
+        // Relaxed, since the counts guard no other memory.
         let most = self.bounds.calls;
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let queries = self.queries.fetch_add(usize::from(is_query), Ordering::Relaxed) + usize::from(is_query);
@@ -240,7 +240,7 @@ where
         let answering = self.inner.call(request);
         Box::pin(async move {
             let response = answering.await?;
-            // What a unary handler decoded is gone by now.
+            // The message of a unary call has been decoded and dropped by now.
             drop(paid);
             Ok(response.map(|body| Body::new(Outbound::new(Body::new(body), answers, place))))
         })

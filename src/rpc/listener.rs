@@ -1,4 +1,4 @@
-//! Incoming connections: a Unix socket for the tasks of this host, and TCP with mutual TLS where a task runs elsewhere.
+//! Incoming connections: a Unix socket for the tasks of this host, and TCP with mutual TLS for tasks elsewhere.
 //!
 //! ```text
 //!   Unix socket ──▶ peer credentials ──▶ authority ──┐
@@ -6,7 +6,8 @@
 //!   TCP on loopback, marked insecure ────────────────┘
 //! ```
 //!
-//! What it owes its callers: nobody without permission gets a connection; a slow or hostile client holds up nobody
+//! It owes its callers three things. Only peers with permission get a connection. A slow or hostile client does not
+//! delay other clients. No error of `accept` ends the listening.
 //! else's; no error of accepting ends the listening.
 
 mod connection;
@@ -41,7 +42,7 @@ use self::{tcp::TcpIncoming, unix::UnixIncoming};
 use super::tls::TlsMetrics;
 use crate::{limits::Slots, metrics::Metrics};
 
-/// First pause after an error of accepting that the next attempt would meet again, such as too many open files.
+/// First pause after an error of `accept` that would come again at once, such as too many open files.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 
 /// Longest such pause.
@@ -50,72 +51,72 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Shortest time between two log lines about the same kind of trouble.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Why the daemon cannot listen.
+/// The reason why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The options contradict themselves; the first fault.
+    /// The options contradict themselves; this is the first fault.
     #[error(transparent)]
     Options(#[from] OptionsFault),
-    /// A living daemon has the socket.
+    /// Another running daemon has the socket.
     #[error("another daemon is listening on `{path}`")]
     InUse {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
     },
-    /// Something else than a socket has the name. It is never deleted.
+    /// The path exists and is not a socket. It is never deleted.
     #[error("`{path}` exists and is not a socket; remove it or choose another path")]
     NotASocket {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// The directory for the socket does not exist.
     #[error("directory `{directory}` for the socket does not exist")]
     NoDirectory {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
     },
-    /// The directory for the socket is somebody else's.
+    /// The directory for the socket belongs to another user.
     #[error(
         "directory `{directory}` for the socket belongs to uid {owner}, who could put another socket there; remove it, or choose another \
          path (`rpc.socket`)"
     )]
     ForeignDirectory {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
-        /// Its owner.
+        /// User id of its owner.
         owner: u32,
     },
-    /// Everybody may write the directory for the socket.
+    /// The directory for the socket is writable by everybody.
     #[error(
         "everybody may write directory `{directory}` for the socket, and put another socket there; chmod o-w, choose another path \
          (`rpc.socket`), or set `rpc.socket-folder-open` where only those who may be trusted reach the folder, as in a pod"
     )]
     OpenDirectory {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
     },
     /// The group is not known on this host.
     #[error("group `{name}` is not in /etc/group; name another or give its number")]
     UnknownGroup {
-        /// As configured.
+        /// Name of the group, as configured.
         name: String,
     },
     /// Making the socket failed.
     #[error("{doing} `{path}`: {source}")]
     Socket {
-        /// What was being done.
+        /// Describes the step that failed.
         doing: &'static str,
-        /// To what.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The TCP address cannot be had.
+    /// The TCP address cannot be bound.
     #[error("listen on `{address}`: {source}")]
     Tcp {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
-        /// Why.
+        /// The error of binding it.
         source: io::Error,
     },
     /// The files of TLS are unusable.
@@ -136,9 +137,9 @@ impl Incoming {
     /// Starts to listen. A socket file that a dead daemon left behind is replaced.
     ///
     /// # Errors
-    /// [`ListenError`]; nothing is left behind then.
+    /// [`ListenError`]; no socket file is left behind then.
     ///
-    /// Cancel safe: a socket file made so far is removed.
+    /// Cancel safe: a socket file that was made is removed.
     pub async fn bind(options: &ListenerOptions, metrics: &Metrics) -> Result<Self, ListenError> {
         if let Some(fault) = options.faults().into_iter().next() {
             return Err(fault.into());
@@ -162,7 +163,7 @@ impl Incoming {
         Ok(Self { unix, tcp })
     }
 
-    /// The Unix socket.
+    /// Path of the Unix socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         self.unix.path()
@@ -174,7 +175,7 @@ impl Incoming {
         self.tcp.as_ref().map(TcpIncoming::address)
     }
 
-    /// What reads the files of TLS again, if there is TLS.
+    /// Reloads the files of TLS; `None` without TLS.
     #[must_use]
     pub fn tls(&self) -> Option<Acceptor> {
         self.tcp.as_ref().and_then(TcpIncoming::tls).cloned()
@@ -195,7 +196,7 @@ impl Stream for Incoming {
     }
 }
 
-/// How a connection came.
+/// The transport of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Transport {
     Unix,
@@ -260,7 +261,7 @@ impl Counters {
         self.accepted.get_or_create(&TransportLabels { transport }).inc();
     }
 
-    /// All places are taken by peers that have called.
+    /// Notes that all places are taken by peers that have made a call.
     fn on_full(&self, peer: &Peer, log: &mut Occasionally) {
         self.full.inc();
         if let Some(silenced) = log.due() {
@@ -292,7 +293,7 @@ impl Backoff {
         Self { next: BACKOFF_FIRST, pause: None, log: Occasionally::default() }
     }
 
-    /// Ready when accepting may be tried.
+    /// Ready when the next `accept` may be tried.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             std::task::ready!(pause.as_mut().poll(cx));
@@ -305,7 +306,7 @@ impl Backoff {
         self.next = BACKOFF_FIRST;
     }
 
-    /// Pauses, unless the error was that of one connection.
+    /// Pauses, unless the error concerned a single connection.
     fn on_error(&mut self, error: &io::Error, counters: &Counters) {
         counters.errors.inc();
         let of_one_connection = matches!(
@@ -323,7 +324,7 @@ impl Backoff {
     }
 }
 
-/// Lets one line through now and then.
+/// Lets one log line through per interval.
 #[derive(Debug, Default)]
 struct Occasionally {
     last: Option<Instant>,
@@ -331,7 +332,7 @@ struct Occasionally {
 }
 
 impl Occasionally {
-    /// How many were silenced since the last line, if another one is due now.
+    /// If a line is due now: the number of lines that were left out since the last one.
     fn due(&mut self) -> Option<u64> {
         if self.last.is_some_and(|last| last.elapsed() < LOG_EVERY) {
             self.silenced += 1;

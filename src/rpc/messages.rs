@@ -1,6 +1,5 @@
-//! The messages of streams, without the buffers in which tonic keeps them: those grow to the longest message, stay for
-//! as long as the stream does, and are counted nowhere. Here each long message has a buffer of its own, which is freed
-//! with the message.
+//! The messages of streams, without tonic's buffers. Those grow to the longest message, stay as long as the stream, and
+//! are not counted in any bound. Here each long message has a buffer of its own, which is freed with the message.
 
 use std::{
     future::poll_fn,
@@ -19,20 +18,20 @@ use tonic::{
     codegen::http::{self, HeaderMap, HeaderValue, header},
 };
 
-/// The flag of compression, then the length.
+/// A gRPC message header: a byte for compression, then the length.
 const HEADER_BYTES: usize = 5;
 
-/// Short messages that are ready go together, up to so many bytes.
+/// Short messages that are ready are sent together, up to this many bytes.
 const TOGETHER_BYTES: usize = 32 << 10;
 
-/// The answer to a call that streams `messages`.
+/// The response to a call that streams `messages`.
 pub(super) fn respond<M: Message + 'static>(messages: BoxStream<'static, Result<M, Status>>) -> http::Response<Body> {
     let mut response = http::Response::new(Body::new(Messages { messages, together: vec![], end: End::Open }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
-/// The requests of a call, each of at most `most` bytes. Nothing comes after an error.
+/// The requests of a call, each of at most `most` bytes. The stream ends after an error.
 pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl Stream<Item = Result<M, Status>> + Send {
     stream::unfold(Some((body, BytesMut::new())), move |rest| async move {
         let (mut body, mut gathered) = rest?;
@@ -44,7 +43,7 @@ pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl St
             let ended = match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 Some(Ok(frame)) => {
                     let data = frame.into_data().unwrap_or_default();
-                    // The guard in front gives whole messages: they are taken over, not copied again.
+                    // The guard in front delivers whole messages, so they are taken over without a copy.
                     if gathered.is_empty() {
                         gathered = data.into();
                     } else {
@@ -61,7 +60,7 @@ pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl St
     })
 }
 
-/// Decodes the first message in `gathered`, once it is whole. No buffer stays behind the last one.
+/// Decodes the first message in `gathered` once it is whole. The last message leaves no buffer behind.
 fn decode_first<M: Message + Default>(gathered: &mut BytesMut, most: usize) -> Option<Result<M, Status>> {
     let (flag, mut length) = (*gathered.first()?, gathered.get(1..HEADER_BYTES)?);
     let length = usize::try_from(length.get_u32()).unwrap_or(usize::MAX);
@@ -88,7 +87,7 @@ enum End {
     Told,
 }
 
-/// The body of such an answer.
+/// The body of such a response.
 struct Messages<M> {
     messages: BoxStream<'static, Result<M, Status>>,
     together: Vec<u8>,
@@ -105,7 +104,7 @@ impl<M: Message> Messages<M> {
         message.encode(&mut self.together).map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// The frame of all messages that are encoded; it takes their buffer along.
+    /// A frame with all encoded messages; it takes their buffer over.
     fn take(&mut self) -> Frame<Bytes> {
         Frame::data(mem::take(&mut self.together).into())
     }

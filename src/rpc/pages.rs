@@ -1,8 +1,8 @@
-//! Answers that are longer than a client may take, in pages.
+//! Divides answers that are longer than a client may take into pages.
 //!
-//! No limit bounds the sum of what a backend has: states with long names and default values, attachments of many
-//! subtasks. So what would not fit one message comes in several: before `Opened` and `QueryStarted` in the same stream,
-//! and of `Describe` by further calls. What fits comes as it always did.
+//! No limit bounds the sum of everything in a backend: states with long names and default values, attachments of many
+//! subtasks. So an answer that does not fit into one message is sent as several: before `Opened` and `QueryStarted` in
+//! the same stream, and by further calls of `Describe`. An answer that fits is sent as one message.
 
 use prost::Message;
 
@@ -17,21 +17,21 @@ use crate::{
     types::BackendId,
 };
 
-/// What a client takes where nobody told it otherwise (gRPC's default).
+/// Length of a message that a client takes by default, in gRPC.
 const USUAL_BYTES: usize = 4 << 20;
 
-/// Bytes of a page: its memory is held while it waits.
+/// Size of a page in bytes; its memory is held while it waits.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Tags and lengths around a message.
+/// Bytes of tags and lengths around a message.
 const ENVELOPE_BYTES: usize = 64;
 
-/// Longest answer, where messages may have `max_message_bytes`.
+/// Longest answer, if messages may have `max_message_bytes`.
 fn longest(max_message_bytes: usize) -> usize {
     max_message_bytes.min(USUAL_BYTES).saturating_sub(ENVELOPE_BYTES)
 }
 
-/// `items` in their order, so many together that they have about a page.
+/// Divides `items`, in order, into pages of about `page_bytes`.
 fn cut<T: Message>(items: Vec<T>, page_bytes: usize) -> Vec<Vec<T>> {
     let mut pages: Vec<Vec<T>> = vec![];
     let mut bytes = usize::MAX;
@@ -49,7 +49,7 @@ fn cut<T: Message>(items: Vec<T>, page_bytes: usize) -> Vec<Vec<T>> {
     pages
 }
 
-/// What tells that a backend is open: `opened` alone, or after its lists.
+/// The messages that tell that a backend is open: `opened` alone, or after its lists.
 pub(super) fn opened(mut opened: Opened, max_message_bytes: usize) -> Vec<open_response::Response> {
     let most = longest(max_message_bytes);
     let mut pages = vec![];
@@ -66,7 +66,7 @@ pub(super) fn opened(mut opened: Opened, max_message_bytes: usize) -> Vec<open_r
     pages.into_iter().map(open_response::Response::Part).chain([last]).collect()
 }
 
-/// What tells that a query has begun: `started` alone, or after its states.
+/// The messages that tell that a query has begun: `started` alone, or after its states.
 pub(super) fn started(mut started: QueryStarted, max_message_bytes: usize) -> Vec<query_response::Response> {
     let most = longest(max_message_bytes);
     let mut pages = vec![];
@@ -77,7 +77,7 @@ pub(super) fn started(mut started: QueryStarted, max_message_bytes: usize) -> Ve
     pages.into_iter().map(|states| query_response::Response::States(QueryStates { states })).chain([last]).collect()
 }
 
-/// Where the next page of a description begins: the backend, and how many of its states were described.
+/// The beginning of the next page of a description: the backend, and how many of its states were described.
 #[derive(Clone, PartialEq, Message)]
 struct Place {
     #[prost(message, optional, tag = "1")]
@@ -86,11 +86,11 @@ struct Place {
     states: u64,
 }
 
-/// Describes the backends of `directory` that the caller `may_see`, or one of them, from `token` on, as far as a
-/// message holds.
+/// Describes the backends of `directory` that the caller `may_see`, or one of them, from `token` on, as far as they fit
+/// into a message.
 ///
 /// # Errors
-/// If the token is none of ours, or the one backend is not open.
+/// If the token was not made here, or the one backend is not open.
 pub(super) fn describe(
     directory: &Directory,
     only: Option<&BackendId>,
@@ -113,7 +113,7 @@ pub(super) fn describe(
         let skip = if first.as_ref() == Some(&id) { place.states } else { 0 };
         let described = match directory.describe(Some(&id)) {
             Ok(described) => described,
-            // It closed meanwhile.
+            // The backend was closed meanwhile.
             Err(error) if only.is_none() && error.reason == Reason::BackendNotOpen => continue,
             Err(error) => return Err(error),
         };
@@ -135,8 +135,8 @@ pub(super) fn describe(
     Ok(answer)
 }
 
-/// Leaves in `description` the states from `skip` on that fit `room`. Returns whether it goes onto this page, and the
-/// state that the next one begins with, if there is one. On a page that `is_fresh` something always fits.
+/// Keeps in `description` the states from `skip` on that fit into `room`. Returns whether it goes on this page, and the
+/// state with which the next page begins, if there is one. On an `is_fresh` page, something always fits.
 fn fit(description: &mut BackendDescription, skip: u64, room: usize, is_fresh: bool) -> (bool, Option<u64>) {
     let states = std::mem::take(&mut description.states);
     let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(states.len());

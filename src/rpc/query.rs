@@ -1,8 +1,8 @@
-//! The stream of a reader: batches of reads in, their answers out, in one task.
+//! The stream of a reader: batches of reads in, answers out, in one task.
 //!
 //! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one
-//! batch under way, and holds up nobody. The stream ends when the client half-closes, and when the daemon drains,
-//! between two batches.
+//! batch under way, and delays no other caller. The stream ends when the client half-closes, or between two batches
+//! when the daemon drains.
 
 use std::collections::VecDeque;
 
@@ -16,21 +16,21 @@ use crate::{
     proto::v1::{self, QueryRequest, QueryResponse, query_request::Request, query_response::Response},
 };
 
-/// What a query answers.
+/// The response stream of a query.
 pub(super) type Responses = BoxStream<'static, Result<QueryResponse, Status>>;
 
-/// A reader and its wire.
+/// A reader and its stream.
 struct Wire<R> {
     directory: Directory,
     access: Access,
-    /// What is told next, before any other request is read.
+    /// Responses to send before the next request is read.
     ready: VecDeque<Response>,
-    /// `None` until QueryStart came.
+    /// The query; `None` until QueryStart has come.
     query: Option<Query>,
     requests: R,
 }
 
-/// Serves one reader; the stream ends with it.
+/// Serves one reader until its stream ends.
 pub(super) fn serve(
     directory: Directory,
     access: Access,
@@ -105,7 +105,7 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
     }
 }
 
-/// Answers one batch, by what it read or why it could not.
+/// The response to one batch: its results, or its error.
 async fn answer(query: &mut Query, batch: &v1::QueryBatch) -> Response {
     let number = batch.number;
     let read = match convert::query_operations(batch) {

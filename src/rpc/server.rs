@@ -1,5 +1,5 @@
-//! The generated service, but for the streams of sessions and queries: they have messages of [their
-//! own](super::messages), and sessions a codec.
+//! The generated service, except for the streams of sessions and queries. Those have messages of [their
+//! own](super::messages), and sessions have a codec.
 
 use std::{
     convert::Infallible,
@@ -23,10 +23,10 @@ use crate::{
 const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
 const QUERY_PATH: &str = "/dstl.v1.StateBackendService/Query";
 
-/// The header that says how messages are compressed, if they are.
+/// The header that names the compression of messages.
 const ENCODING_HEADER: &str = "grpc-encoding";
 
-/// What a gRPC server is given to serve the backends of one daemon. Cheap to clone.
+/// The service that a gRPC server runs for the backends of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Routed {
     others: StateBackendServiceServer<Service>,
@@ -37,13 +37,13 @@ pub struct Routed {
 }
 
 impl Routed {
-    /// Serves the backends of `directory`; requests have at most as many bytes as its limits allow.
+    /// Serves the backends of `directory`; its limits bound the length of requests.
     #[must_use]
     pub fn new(directory: &Directory) -> Self {
         Self::allowing(directory, AllowedJobs::default())
     }
 
-    /// As [`new`](Self::new), to whom `jobs` allow.
+    /// As [`new`](Self::new), but only for callers that `jobs` allow.
     #[must_use]
     pub fn allowing(directory: &Directory, jobs: AllowedJobs) -> Self {
         let (limits, jobs) = (directory.environment().options.limits, Arc::new(jobs));

@@ -1,8 +1,8 @@
-//! The session stream: requests in, responses out, in one task.
+//! The stream of a session: requests in, responses out, in one task.
 //!
-//! The stream of responses drives everything: when tonic asks for the next one, it looks for what is owed, then reads
-//! requests and handles them. So a client that does not read its responses is not read from either, and holds up nobody
-//! else.
+//! The response stream drives everything: when tonic asks for the next response, the session sends what is due, and
+//! then reads and handles requests. So a client that does not read its responses is not read from either, and delays no
+//! other client.
 
 use std::collections::VecDeque;
 
@@ -25,39 +25,40 @@ use crate::{
     proto::v1::{self, SessionRequest, SessionResponse, session_request::Request, session_response::Response},
 };
 
-/// Requests that are handled before acknowledgements are sent, if they are there already: several batches share one.
+/// Most requests that are handled before an acknowledgement is sent, if they are there already: several batches share
+/// one acknowledgement.
 const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
 
-/// Responses that may wait to be sent before another request is handled: each is a message of up to
+/// Most responses that wait to be sent before the next request is handled. Each is a message of up to
 /// `max_message_bytes`.
 const READY_RESPONSES: usize = 4;
 
-/// Bytes of results that may: the others wait until these are sent.
+/// Most bytes of results that wait to be sent; further batches wait until these are sent.
 const READY_BYTES: usize = 256 << 10;
 
-/// What a session answers.
+/// The response stream of a session.
 pub(super) type Responses = BoxStream<'static, Result<SessionResponse, Status>>;
 
-/// A session and its wire.
+/// A session and its stream.
 struct Wire {
     directory: Directory,
     access: Access,
-    /// `None` until SessionStart came.
+    /// The session; `None` until SessionStart has come.
     session: Option<Session>,
     requests: BoxStream<'static, Result<Incoming, Status>>,
-    /// Whether the client may still send something.
+    /// Whether the client may still send requests.
     open: bool,
     ready: VecDeque<Response>,
-    /// Of the results in `ready`.
+    /// Bytes of the results in `ready`.
     ready_bytes: usize,
-    /// A batch that reads, for whose answer there is no room before `ready` is sent.
+    /// A batch of reads for whose answer there is no room before `ready` is sent.
     postponed: Option<Incoming>,
     acknowledged: (Acknowledgement, u64),
     /// How the stream ends once `ready` is empty.
     end: Option<Result<(), Status>>,
 }
 
-/// Serves one session; the stream ends with it.
+/// Serves one session until its stream ends.
 pub(super) fn serve(
     directory: Directory,
     access: Access,
@@ -97,10 +98,11 @@ pub(super) fn serve(
 }
 
 impl Wire {
-    /// The next response. Cancel-safe: nothing is lost when it is dropped.
+    /// The next response. Cancel-safe: if dropped, nothing is lost.
     async fn next(&mut self) -> Option<Result<Response, Status>> {
         loop {
-            // Events stay with the session until they are sent: if the stream breaks, the next one is told.
+            // Events stay in the session's outbox until they are sent: if the stream breaks, the next session gets
+            // them.
             if let Some(response) = self.ready.pop_front().or_else(|| self.take_event()) {
                 return Some(Ok(response));
             }
@@ -123,7 +125,7 @@ impl Wire {
         }
     }
 
-    /// Waits for a request or an event and handles it, with the requests that are already there behind it.
+    /// Waits for a request or an event and handles it, together with requests that are already there.
     async fn wait(&mut self) {
         let outbox = self.session.as_ref().map(|session| session.outbox().clone());
         let changed = async {
@@ -168,7 +170,7 @@ impl Wire {
         }
     }
 
-    /// Applies a batch that prost has not seen.
+    /// Applies a batch that prost has not decoded.
     async fn handle_raw(&mut self, bytes: Bytes) {
         let limits = self.directory.environment().options.limits;
         if self.session.is_some()
@@ -195,15 +197,15 @@ impl Wire {
         }
     }
 
-    /// Whether the answers of `operations` may be read now. Before anything waits to be sent they may: that much each
-    /// session has of its own.
+    /// Whether the answers of `operations` may be read now. If nothing waits to be sent they may, since each session
+    /// has memory for that of its own.
     fn has_room(&self, operations: &[Operation<'_>]) -> bool {
         if !operations.iter().any(|operation| operation.op.answers()) {
             return true;
         }
         let Some(answers) = &self.access.answers else { return true };
         let longest = self.directory.environment().options.limits.max_message_bytes as u64;
-        // What the batches before reserved is good for this one too: few bytes wait beside it.
+        // Memory that earlier batches acquired can be used for this one, too, since few bytes wait beside it.
         answers.0.held() >= longest || answers.0.try_acquire(longest) || self.ready.is_empty()
     }
 
@@ -220,7 +222,7 @@ impl Wire {
                 Err(Refusal::Over(Error::new(Reason::InvalidArgument, "SessionStart may only be the first message")))
             }
             Request::Batch(batch) => {
-                // Batches that come like this are rare, and read what others do: they wait for nothing.
+                // Batches that come in this form are rare, so they do not wait for memory.
                 let applied = apply_decoded(session, &batch).await;
                 self.applied(batch.number, applied)
             }
@@ -249,7 +251,7 @@ impl Wire {
         self.answer(handled);
     }
 
-    /// Takes what came of batch `number`.
+    /// Takes in the result of batch `number`.
     fn applied(&mut self, number: u64, applied: Result<Option<v1::BatchResult>, Refusal>) -> Result<(), Refusal> {
         applied
             .map(|result| {
@@ -259,7 +261,7 @@ impl Wire {
             .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
     }
 
-    /// Answers a request that was refused, if it was.
+    /// Answers a request, if it was refused.
     fn answer(&mut self, handled: Result<(), Refusal>) {
         match handled {
             Ok(()) => {}
@@ -282,7 +284,7 @@ impl Wire {
         Ok(Response::Started(v1::SessionStarted { applied_to: acknowledgement.applied_to, credit }))
     }
 
-    /// Answers a halt; anything else is passed on.
+    /// Answers a halt; other refusals are returned.
     fn refuse(&mut self, refusal: Refusal, refused: v1::session_halted::Refused) -> Result<(), Refusal> {
         let Refusal::Halted { first_failed, error } = refusal else { return Err(refusal) };
         let error = Some(status::message(&error));
@@ -290,7 +292,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The oldest event as a response; notes the end of the session if it is that.
+    /// The oldest event as a response. If it is the end of the session, notes that.
     fn take_event(&mut self) -> Option<Response> {
         Some(match self.session.as_ref()?.outbox().pop()? {
             SessionEvent::CheckpointCompleted(checkpoint) => {
@@ -314,7 +316,7 @@ impl Wire {
         })
     }
 
-    /// An acknowledgement, if there is news.
+    /// An acknowledgement, if it differs from the last one.
     fn acknowledge(&mut self) -> Option<Response> {
         let now = self.session.as_mut()?.acknowledgement();
         if now == self.acknowledged {
@@ -324,7 +326,7 @@ impl Wire {
         Some(Response::Acknowledgement(convert::to_acknowledgement(now.0, now.1)))
     }
 
-    /// Ends the session with `error`, which spoils the session at least.
+    /// Ends the session with `error`, whose scope becomes at least the session.
     fn finish(&mut self, error: &Error) {
         self.open = false;
         let error = match error.scope {
@@ -335,7 +337,7 @@ impl Wire {
     }
 }
 
-/// Applies one batch as prost has it.
+/// Applies one batch that prost has decoded.
 async fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
     let bytes = batch.encoded_len() as u64;
     match convert::operations(batch) {

@@ -1,4 +1,5 @@
-//! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers.
+//! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers. Every error of dstl becomes a status
+//! here, and nowhere else.
 
 use prost::Message as _;
 use tonic::{
@@ -14,10 +15,10 @@ use crate::{
     tasks::Panicked,
 };
 
-/// The type of our detail inside `google.rpc.Status`.
+/// The type of our detail in `google.rpc.Status`.
 const DETAIL_TYPE_URL: &str = "type.googleapis.com/dstl.v1.Error";
 
-/// Trailers that say the same without protobuf.
+/// Trailers with the same facts, for clients without protobuf.
 const REASON_TRAILER: &str = "dstl-reason";
 const SCOPE_TRAILER: &str = "dstl-scope";
 const RETRYABLE_TRAILER: &str = "dstl-retryable";
@@ -42,7 +43,7 @@ struct RpcAny {
     value: Vec<u8>,
 }
 
-/// An error as the client reads it.
+/// An error in the form of the protocol.
 pub(super) fn message(error: &Error) -> v1::Error {
     v1::Error {
         reason: error.reason.into(),
@@ -66,7 +67,7 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_details_and_metadata(code, &error.message, details.encode_to_vec().into(), trailers)
 }
 
-/// That what answers a call panicked.
+/// The status for a handler that panicked.
 pub(super) fn panicked(panicked: &Panicked) -> Status {
     status(&Error::new(Reason::Internal, panicked.to_string()))
 }
@@ -110,14 +111,14 @@ fn code(reason: Reason) -> Code {
     }
 }
 
-/// The error of a message beyond the limit, of which the gRPC library only says so.
+/// The error for a message above the limit; the gRPC library only tells that in words.
 pub(super) fn too_large(library_says: &str, limit: usize) -> Error {
     let text = format!("a message exceeds `max_message_bytes`, {limit} bytes: split the batch ({library_says})");
     Error::new(Reason::MessageTooLarge, text)
 }
 
-/// Why the gRPC library, or what stands before it, did not take a message of at most `limit` bytes; `None` where the
-/// way to the client failed, so that there is nobody to tell.
+/// The error for a message of at most `limit` bytes that the gRPC library, or the guard before it, refused. `None` if
+/// the connection failed, so that there is no client to tell.
 pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
     if let Some(ours) = described(library_says) {
         return Some(ours);
@@ -125,7 +126,7 @@ pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
     let text = library_says.message();
     match library_says.code() {
         Code::OutOfRange => Some(too_large(text, limit)),
-        // What it finds wrong in a message it says itself; what happened to the connection has a source.
+        // A fault of the message is in the text; a failure of the connection has a source.
         Code::Internal | Code::Unimplemented if std::error::Error::source(library_says).is_none() => {
             Some(Error::new(Reason::InvalidArgument, format!("a message that is none of this protocol: {text}")))
         }
@@ -133,7 +134,7 @@ pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
     }
 }
 
-/// The error that a status of ours was made of; `None` for others.
+/// The error from which one of our statuses was made; `None` for other statuses.
 pub(super) fn described(status: &Status) -> Option<Error> {
     let details = RpcStatus::decode(status.details()).ok()?;
     let ours = details.details.iter().find(|any| any.type_url == DETAIL_TYPE_URL)?;
@@ -142,8 +143,8 @@ pub(super) fn described(status: &Status) -> Option<Error> {
     Some(Error { reason, scope, retryable: wire.retryable, message: wire.message })
 }
 
-/// Adds our details to the refusals that the gRPC library makes itself, before a call reaches the service: messages
-/// beyond `limit` bytes, bytes that are no message, methods that there are not.
+/// Adds our details to refusals that the gRPC library makes itself, before a call reaches the service: messages of more
+/// than `limit` bytes, bytes that are not a message, unknown methods.
 pub fn describe_refusals(response: Response<Body>, limit: usize) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(REASON_TRAILER) {

@@ -1,8 +1,8 @@
-//! Mutual TLS for gRPC over TCP: the server's certificate is shown, a client's is demanded.
+//! Mutual TLS for gRPC over TCP: the server shows a certificate and demands one of the client.
 //!
-//! The files are looked at again and again: one that was replaced is taken for the handshakes from then on, connections
-//! stay. Files that do not fit together (a manager that replaces one after the other) are told and tried again, and
-//! what was read before stays in use.
+//! The files are checked periodically. A replaced file is used for handshakes from then on; existing connections stay.
+//! If the files do not fit together (because a manager replaces one after the other), that is logged and tried again,
+//! and the former contents stay in use.
 
 mod certificate;
 
@@ -32,10 +32,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 pub(super) use self::certificate::peer_names;
 use crate::metrics::Metrics;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bits of the mode of a private key that let in more than its owner and group.
+/// Bits of a private key's mode that admit users other than its owner and group.
 const OTHERS: u32 = 0o007;
 
 /// The files of mutual TLS, all PEM. Read again when they change.
@@ -50,32 +50,32 @@ pub struct TlsOptions {
     pub client_ca: PathBuf,
 }
 
-/// Why TLS cannot be offered.
+/// The reason why TLS cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is missing, unreadable or not PEM.
     #[error("read pem file `{path}`: {source}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of reading it.
         source: pem::Error,
     },
-    /// A file holds no certificate.
+    /// A file has no certificate.
     #[error("pem file `{path}` holds no certificate")]
     NoCertificate {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// An authority is no usable certificate.
+    /// The certificate of an authority is unusable.
     #[error("client authorities in `{path}`: {source}")]
     Authority {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of rustls.
         source: rustls::Error,
     },
-    /// The authorities cannot verify anything.
+    /// No client could be verified with these authorities.
     #[error("verifier of client certificates: {0}")]
     Verifier(#[from] VerifierBuilderError),
     /// Certificate and key are unusable or do not belong together.
@@ -83,27 +83,27 @@ pub enum TlsError {
     Identity(#[from] rustls::Error),
 }
 
-/// Shakes hands with TCP clients, and reads its files again. Cheap to clone.
+/// Does handshakes with TCP clients, and reloads its files. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Shared>);
 
 struct Shared {
     options: TlsOptions,
     config: RwLock<Arc<ServerConfig>>,
-    /// Of what is in use, or was tried last.
+    /// Stamps of the files that are in use, or were tried last.
     seen: Mutex<Stamps>,
     expiry: Family<CertificateLabels, Gauge>,
     reloads: Counter,
     failures: Counter,
 }
 
-/// By which a replaced file is known: inode, length, modified at (seconds and nanoseconds).
+/// Identifies a version of a file: inode, length, and modification time in seconds and nanoseconds.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
-/// Of certificate, key and authorities.
+/// The stamps of certificate, key and authorities.
 type Stamps = [Stamp; 3];
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Purpose {
     Server,
@@ -115,10 +115,10 @@ struct CertificateLabels {
     certificate: Purpose,
 }
 
-/// What was read.
+/// The contents of the files.
 struct Loaded {
     config: ServerConfig,
-    /// Unix times at which the server's certificates, and the authorities, end first.
+    /// The earliest Unix times at which one of the server's certificates, and one of the authorities, ends.
     expiry: [(Purpose, Option<i64>); 2],
 }
 
@@ -133,7 +133,7 @@ impl EncodeLabelValue for Purpose {
 }
 
 impl Acceptor {
-    /// Reads the files of `options`. Blocks on them; for use at start.
+    /// Reads the files of `options`. It blocks on them, so use it at start only.
     pub(super) fn new(options: &TlsOptions, expiry: TlsMetrics) -> Result<Self, TlsError> {
         let seen = stamps(options);
         let loaded = load(options)?;
@@ -151,13 +151,13 @@ impl Acceptor {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// Shakes hands. Cancelled, the connection is closed.
+    /// Does a handshake. If cancelled, the connection is closed.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.0.config.read().clone();
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Looks at the files every few seconds, and takes those that changed. Never ends. Cancel-safe.
+    /// Checks the files every few seconds, and loads changed ones. Never ends. Cancel-safe.
     pub async fn keep_fresh(self) {
         loop {
             tokio::time::sleep(RELOAD_INTERVAL).await;
@@ -165,7 +165,7 @@ impl Acceptor {
         }
     }
 
-    /// Takes the files if they changed, or in any case if `asked`.
+    /// Loads the files if they have changed, or if `asked`.
     pub async fn reload(&self, asked: bool) {
         let shared = self.0.clone();
         let done = tokio::task::spawn_blocking(move || shared.reload(asked)).await;
@@ -175,7 +175,7 @@ impl Acceptor {
     }
 }
 
-/// What is told about the files. Cheap to clone.
+/// Metrics of the files. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct TlsMetrics {
     expiry: Family<CertificateLabels, Gauge>,
@@ -246,7 +246,7 @@ fn load(options: &TlsOptions) -> Result<Loaded, TlsError> {
     for authority in authorities {
         roots.add(authority).map_err(|source| TlsError::Authority { path: options.client_ca.clone(), source })?;
     }
-    // The provider is named, not taken from the process, so that it does not matter who installed what.
+    // The provider is named here, so that it does not matter which one the process has installed.
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider)).build()?;
     let key = PrivateKeyDer::from_pem_file(&options.key)

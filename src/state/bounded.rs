@@ -1,5 +1,5 @@
-//! An inner backend in memory that takes no more than it may: what reads the state of others a part at a time begins
-//! anew with a smaller part when it is full.
+//! An inner backend in memory with a bounded size. To read the state of others a part at a time, a reader fills it;
+//! when it is full, the reader starts again with a smaller part.
 
 use super::{Change, PieceSnapshots as _, StateBackend, StateError, forward::forward, hashmap::HashMapBackend};
 use crate::types::{KeyGroup, KeyGroupRange, StateId};
@@ -11,14 +11,14 @@ pub struct BoundedBackend {
 }
 
 impl BoundedBackend {
-    /// An empty backend of `key_groups` that takes about `max_bytes` at most.
+    /// An empty backend of `key_groups` that takes at most about `max_bytes`.
     #[must_use]
     pub fn new(key_groups: KeyGroupRange, max_bytes: u64) -> Self {
         Self { inner: HashMapBackend::new(key_groups), max_bytes }
     }
 
-    /// Hands the changes that rebuild all of (state, key group) in an empty backend to `read`: those of one cell behind
-    /// each other, in order.
+    /// Calls `read` with the changes that rebuild all of (state, key group) in an empty backend. Those of one cell
+    /// follow each other, in order.
     ///
     /// # Errors
     /// As `PieceSnapshots::copy_piece`.

@@ -11,64 +11,64 @@
 //!   7 TimerPut, 8 TimerRemove          time: i64, little-endian
 //! ```
 //!
-//! A varint is LEB128, as in protobuf. The last field takes all bytes that remain: the log frames each change. The key
-//! group is not repeated here, the log keeps it beside the bytes.
+//! A varint is LEB128, as in protobuf. The last field takes all remaining bytes, since the log frames each change. The
+//! key group is not repeated here; the log keeps it beside the bytes.
 
 use super::{Address, StateError};
 use crate::types::{KeyGroup, StateId};
 
-/// One recorded change of one entry (or the removal of all entries of one key and namespace).
+/// A recorded change of one entry, or the removal of all entries of one key and namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
-    /// Where.
+    /// The place that it changes.
     pub at: Address<'a>,
-    /// What.
+    /// The kind of change, with its data.
     pub action: Action<'a>,
 }
 
-/// What a change does. None needs another entry, or user code, to be applied again.
+/// The kinds of changes. None of them needs another entry, or user code, to be applied again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// Removes all of (key, namespace), of any kind but timers.
+    /// Removes all of (key, namespace), of any kind except timers.
     Clear,
     /// Sets a value.
     Put(&'a [u8]),
-    /// Appends to a value; creates it if missing.
+    /// Appends to a value, or creates it.
     Append(&'a [u8]),
     /// Sets a map entry.
     MapPut {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
-        /// Its value.
+        /// The new value of the map entry.
         value: &'a [u8],
     },
     /// Removes a map entry, if it is there.
     MapRemove {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
     },
-    /// Appends to a map entry; creates it if missing.
+    /// Appends to a map entry, or creates it.
     MapAppend {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
-        /// What to append.
+        /// The bytes to append.
         value: &'a [u8],
     },
-    /// Sets the list element with this index: an existing one, or the next.
+    /// Sets the list element with this index, which is an existing one or the next.
     ListPut {
-        /// From 0.
+        /// The index of the element, from 0.
         index: u64,
-        /// The element.
+        /// The new element.
         element: &'a [u8],
     },
-    /// Adds a timer, if it is not there.
+    /// Adds a timer, if it is not set.
     TimerPut {
-        /// Above the lowest `i64`.
+        /// The time of the timer, above the lowest `i64`.
         time: i64,
     },
-    /// Removes a timer, if it is there.
+    /// Removes a timer, if it is set.
     TimerRemove {
-        /// Its time.
+        /// The time of the timer.
         time: i64,
     },
 }
@@ -110,7 +110,7 @@ impl<'a> Change<'a> {
     /// Reads a change from exactly `bytes`.
     ///
     /// # Errors
-    /// [`StateError::Undecodable`] if they are no change.
+    /// [`StateError::Undecodable`] if they are not a change.
     pub fn decode(key_group: KeyGroup, bytes: &'a [u8]) -> Result<Self, StateError> {
         let (&kind, rest) = bytes.split_first().ok_or(StateError::Undecodable("empty"))?;
         let (state, rest) = take_varint(rest)?;

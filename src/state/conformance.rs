@@ -1,8 +1,8 @@
-//! What every inner backend has to do, as functions.
+//! The contract of inner backends, as callable checks.
 //!
-//! Each takes a factory of empty backends and panics where the backend deviates; [`all`] calls each. They drive the
-//! backend through [`execute`](super::op::execute), as the daemon does, and check what is read, what is logged, and
-//! that replaying the log makes an equal backend.
+//! Each check takes a factory of empty backends and panics if the backend deviates; [`all`] calls each. The checks
+//! drive the backend through [`execute`](super::op::execute), as the daemon does. They compare what is read and what is
+//! logged, and check that replaying the log makes an equal backend.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -34,7 +34,7 @@ pub type Factory<'a> = &'a dyn Fn(KeyGroupRange) -> Box<dyn StateBackend>;
 /// A check of one behaviour.
 pub type Check = fn(Factory<'_>);
 
-/// Every check of any backend, with its name.
+/// Every check for any backend, with its name.
 pub const CHECKS: &[(&str, Check)] = &[
     ("values_are_set_read_and_cleared", values::values_are_set_read_and_cleared),
     ("states_keys_and_namespaces_are_independent", values::states_keys_and_namespaces_are_independent),
@@ -83,7 +83,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("in_turn_entries_are_cleaned_up_and_the_living_stay", ttl::in_turn_entries_are_cleaned_up_and_the_living_stay),
 ];
 
-/// Every check of a backend that is copied by pieces, with its name.
+/// Every check for a backend that is copied by pieces, with its name.
 pub const PIECE_CHECKS: &[(&str, Check)] = &[
     ("pieces_rebuild_every_kind", pieces::pieces_rebuild_every_kind),
     ("pieces_start_where_they_are_told", pieces::pieces_start_where_they_are_told),
@@ -94,7 +94,7 @@ pub const PIECE_CHECKS: &[(&str, Check)] = &[
 /// Runs every check that fits the backend.
 ///
 /// # Panics
-/// Where the backend deviates.
+/// If the backend deviates.
 pub fn all(factory: Factory<'_>) {
     let by_pieces = factory(bench::range()).pieces().is_some();
     for (name, check) in CHECKS.iter().chain(PIECE_CHECKS.iter().filter(|_| by_pieces)) {

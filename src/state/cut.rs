@@ -1,4 +1,4 @@
-//! Snapshots of a backend in memory at exactly one moment, made while it is written to.
+//! Snapshots of a backend in memory at exactly one moment, made while it is written.
 //!
 //! ```text
 //!   hashes of one (state, key group)   0 ▒▒▒▒▒▒▒▒│░░░░░░░░│▒▒▒▒▒▒│░░░░░░░░░░░ MAX
@@ -6,13 +6,13 @@
 //!                                                          a write came: copied before it
 //! ```
 //!
-//! A [cut](Cuts::begin) is a moment; what it covers has been handed out as [`CutPiece`]s, what it does not cover is
-//! still as it was then. Somebody walks over all of it, slice by slice; a write to what is not covered has its slice
-//! covered first. So a write waits for one slice to be copied per cut, at most, and what is copied is the state at the
-//! cut.
+//! A [cut](Cuts::begin) is a moment. The part that it covers was returned as [`CutPiece`]s; the rest is still as it was
+//! at that moment. A walk goes over everything, slice by slice. A write to a slice that is not covered yet makes the
+//! cut cover that slice first. So a write waits for at most one copied slice per cut, and the copies are the state at
+//! the cut.
 //!
-//! Several cuts may be under way. A slice that did not change between two of them is copied once and shared. What was
-//! copied and not yet taken is memory, which [`Cuts::held_bytes`] counts (once for each cut that holds it).
+//! Several cuts may be under way. A slice that did not change between two of them is copied once and shared.
+//! [`Cuts::held_bytes`] counts the memory of copies that were not yet taken, once for each cut that holds them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,31 +28,31 @@ use super::{
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateId};
 
-/// What is kept of an older snapshot: the piece that holds a hash of (state, key group), as the hashes that it covers
-/// and the stamp below which it has every change.
+/// The pieces of an older snapshot. For a hash of (state, key group) it returns the hashes that its piece covers, and
+/// the stamp below which the piece has every change.
 pub type Kept = Arc<dyn Fn(StateId, KeyGroup, u64) -> Option<(HashRange, u64)> + Send + Sync>;
 
 /// A part of the contents as it was at a cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CutPiece {
-    /// Of this state,
+    /// The state that it is a part of.
     pub state: StateId,
-    /// this key group
+    /// The key group that it is a part of.
     pub key_group: KeyGroup,
-    /// and these stable hashes.
+    /// The stable hashes that it covers.
     pub hashes: HashRange,
-    /// The highest stamp of any change to it, or above that.
+    /// A stamp at or above the highest of any change to it.
     pub changed: u64,
-    /// What is there.
+    /// The contents of the piece, or that they did not change.
     pub contents: CutContents,
 }
 
 /// The contents of a [`CutPiece`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CutContents {
-    /// As the piece that is [kept](Kept), of exactly these hashes.
+    /// The same as those of the [kept](Kept) piece, which covers exactly these hashes.
     Kept,
-    /// Copied; `None` if nothing is there.
+    /// A copy; `None` if it is empty.
     Copied(Option<PieceContents>),
 }
 
@@ -65,12 +65,12 @@ impl CutContents {
     }
 }
 
-/// Disjoint ranges of hashes, by their first; neighbours are joined.
+/// Disjoint ranges of hashes, by their first hash; adjacent ranges are joined.
 #[derive(Debug, Default)]
 struct Coverage(BTreeMap<u64, u64>);
 
 impl Coverage {
-    /// The range around `hash` that is not covered; `None` if `hash` is.
+    /// The uncovered range around `hash`; `None` if `hash` is covered.
     fn gap(&self, hash: u64) -> Option<HashRange> {
         let first = match self.0.range(..=hash).next_back() {
             Some((_, last)) if *last >= hash => return None,
@@ -101,15 +101,15 @@ impl Coverage {
     }
 }
 
-/// One cut.
+/// A cut that is under way.
 ///
-/// Invariant: `covered` names no place before `walked`, all of which are covered.
+/// Invariant: `covered` has no place before `walked`, since all of these are covered.
 struct Cut {
     number: u64,
     kept: Kept,
     states: Vec<StateId>,
     key_groups: KeyGroupRange,
-    /// The place at which the walk is: position in `states`, key group; `None` at its end.
+    /// The present place of the walk: position in `states`, and key group; `None` at its end.
     walked: Option<(usize, KeyGroup)>,
     covered: BTreeMap<(StateId, KeyGroup), Coverage>,
     pieces: VecDeque<CutPiece>,
@@ -117,7 +117,7 @@ struct Cut {
 }
 
 impl Cut {
-    /// The range around a hash that is not covered.
+    /// The uncovered range around a hash.
     fn gap(&self, state: StateId, key_group: KeyGroup, hash: u64) -> Option<HashRange> {
         let (position, at) = self.walked?;
         let walking = *self.states.get(position)?;
@@ -128,8 +128,8 @@ impl Cut {
         self.covered.get(&(state, key_group)).map_or(Some(HashRange::ALL), |covered| covered.gap(hash))
     }
 
-    /// Covers what lies around a hash that is not covered: what is kept and did not change since, or else a slice, of
-    /// which `copied` may have the contents already.
+    /// Covers the range around a hash that is not covered: by the kept piece if it has not changed since, or else by
+    /// copying a slice. `copied` may have the copy already.
     fn cover(
         &mut self,
         backend: &dyn PieceSnapshots,
@@ -173,7 +173,7 @@ impl Cut {
     }
 }
 
-/// Copies hashes that lie in one slice.
+/// Copies hashes of one slice.
 fn copy(
     backend: &dyn PieceSnapshots,
     state: StateId,
@@ -198,8 +198,8 @@ pub struct Cuts {
 }
 
 impl Cuts {
-    /// Begins a cut, of everything that is there now: `states` of `key_groups`, in ascending order. Numbers are the
-    /// caller's.
+    /// Begins a cut of everything that exists now: `states` of `key_groups`, in ascending order. The caller chooses the
+    /// number.
     pub fn begin(&mut self, number: u64, states: Vec<StateId>, key_groups: KeyGroupRange, kept: Kept) {
         debug_assert!(states.is_sorted() && self.running.iter().all(|cut| cut.number != number));
         let walked = (!states.is_empty()).then_some((0, key_groups.first()));
@@ -207,31 +207,31 @@ impl Cuts {
         self.running.push(Cut { number, kept, states, key_groups, walked, covered, pieces, held_bytes: 0 });
     }
 
-    /// Ends a cut and frees what was copied for it. One that is not there changes nothing.
+    /// Ends a cut and frees its copies. An unknown number has no effect.
     pub fn end(&mut self, number: u64) {
         self.running.retain(|cut| cut.number != number);
     }
 
-    /// What a cut keeps from now on.
+    /// Sets the pieces that a cut need not copy.
     pub fn keep(&mut self, number: u64, kept: Kept) {
         if let Some(cut) = self.find(number) {
             cut.kept = kept;
         }
     }
 
-    /// Whether none is under way.
+    /// Whether no cut is under way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// Bytes that were copied and not yet taken.
+    /// Bytes of copies that were not yet taken.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.running.iter().map(|cut| cut.held_bytes).sum()
     }
 
-    /// To be called before anything at `at` changes.
+    /// Has to be called before anything at `at` changes.
     ///
     /// # Errors
     /// As [`PieceSnapshots::copy_piece`].
@@ -246,8 +246,8 @@ impl Cuts {
         Ok(())
     }
 
-    /// A piece of a cut: what a write had copied, or else the next one of the walk. Each part is handed out once;
-    /// `None` when all is.
+    /// The next piece of a cut: one that a write made it copy, or else the next of the walk. Each part is returned
+    /// once; `None` when all parts were.
     ///
     /// # Errors
     /// As [`PieceSnapshots::copy_piece`].

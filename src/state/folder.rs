@@ -1,4 +1,5 @@
-//! Local folders of inner backends: made for one owner, removed with it, and recognised when their daemon is dead.
+//! Local folders of inner backends. Each is made for one owner and removed with it, and recognised when its daemon is
+//! dead.
 //!
 //! ```text
 //!   <root>/dstl.lock                              locked (flock) while a daemon starts
@@ -6,8 +7,8 @@
 //!   <root>/dstl-<daemon instance uuid>/<number>   one folder of one backend
 //! ```
 //!
-//! Nothing in them survives its daemon: what is durable lies in the object store. A daemon that starts removes the
-//! folders whose lock nobody holds; the kernel lets go of the lock when a process ends, however it ends.
+//! Nothing in these folders is needed after the end of the daemon, since durable state is in the object store. A daemon
+//! that starts removes folders whose lock is free; the kernel frees the lock when a process ends in any way.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -39,7 +40,7 @@ struct Shared {
 #[derive(Debug)]
 struct Home {
     path: PathBuf,
-    /// Holds the lock.
+    /// Holds the lock of the folder.
     _lock: File,
 }
 
@@ -49,7 +50,7 @@ impl Drop for Home {
     }
 }
 
-/// One folder, removed with all that is in it when it is dropped.
+/// One folder. It is removed with all its files when this is dropped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -63,7 +64,7 @@ impl Drop for Folder {
     }
 }
 
-/// What cannot be removed now is removed when the next daemon starts.
+/// Removes a folder. If that fails, the next daemon removes it when it starts.
 fn remove(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -74,7 +75,7 @@ fn remove(path: &Path) {
 }
 
 impl Folders {
-    /// Makes this daemon's folder below each of `roots`, which are created if they are missing, and removes those of
+    /// Makes this daemon's folder below each of `roots`, which are created if they do not exist. Removes the folders of
     /// dead daemons.
     ///
     /// # Errors
@@ -90,7 +91,8 @@ impl Folders {
     fn home(root: &Path, instance: Uuid) -> io::Result<Home> {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
         fs::create_dir_all(root).map_err(at)?;
-        // Nobody looks for stale folders between the making of a folder and its locking.
+        // Under this lock, so that no other daemon looks for stale folders between the making of a folder and its
+        // locking.
         let starting = File::create(root.join(ROOT_LOCK)).map_err(at)?;
         starting.lock().map_err(at)?;
         remove_stale(root).map_err(at)?;
@@ -106,7 +108,7 @@ impl Folders {
         self.0.homes.iter().map(|home| home.path.as_path())
     }
 
-    /// A new empty folder; the roots take turns.
+    /// Makes a new empty folder; the roots take turns.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -126,13 +128,13 @@ impl Folders {
 }
 
 impl Folder {
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new empty folder on the same file system, so that files can be linked between them.
+    /// Makes a new empty folder on the same file system, so that files can be linked between the two.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -152,7 +154,7 @@ fn remove_stale(root: &Path) -> io::Result<()> {
         }
         let lock = match File::open(path.join(LOCK)) {
             Ok(lock) => lock,
-            // Its daemon died before it could make it, or is removing it.
+            // The daemon of this folder died before it could make the lock, or is removing the folder.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 remove(&path);
                 continue;

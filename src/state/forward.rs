@@ -1,4 +1,4 @@
-//! What a wrapper of a state backend does not change: methods that ask what it wraps.
+//! Forwarding for wrappers of a state backend: the methods that a wrapper does not change.
 
 /// Implements these methods of [`StateBackend`](super::StateBackend) by those of the field `$to`.
 macro_rules! forward {

@@ -1,4 +1,4 @@
-//! An inner backend whose calls wait at a gate, as those of a backend on disk wait for a disk that hangs. For tests.
+//! An inner backend whose calls wait at a gate, like those of a backend on a disk that hangs. For tests.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, Ttl};
 
-/// A gate opens by itself after so long, so that a test that fails does end.
+/// A gate opens by itself after this time, so that a failing test ends.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// A gate, open at first. Cheap to clone.
@@ -34,24 +34,24 @@ struct Closed {
 }
 
 impl Gate {
-    /// Lets nothing through from now on.
+    /// Makes calls wait from now on.
     pub fn close(&self) {
         self.0.closed.lock().is_closed = true;
     }
 
-    /// Lets everything through again.
+    /// Lets all calls through again.
     pub fn open(&self) {
         self.0.closed.lock().is_closed = false;
         self.0.changed.notify_all();
     }
 
-    /// Calls that wait.
+    /// Number of calls that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.closed.lock().waiting
     }
 
-    /// Blocks its thread while the gate is closed.
+    /// Blocks the thread while the gate is closed.
     fn pass(&self) {
         let mut closed = self.0.closed.lock();
         if closed.is_closed {
@@ -62,10 +62,10 @@ impl Gate {
     }
 }
 
-/// Makes backends in memory that wait, each at a gate of its own, in the place of those on disk. Cheap to clone.
+/// Makes backends in memory, each with its own gate, in place of backends on disk. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct GatedBackends {
-    /// Before which backends are made.
+    /// The gate at which the making of backends waits.
     pub making: Gate,
     made: Arc<Mutex<Vec<Gate>>>,
 }
@@ -101,7 +101,7 @@ impl LocalBackends for GatedBackends {
     }
 }
 
-/// A hash map behind a gate.
+/// A hash map whose calls wait at a gate.
 pub struct GatedBackend {
     inner: HashMapBackend,
     gate: Gate,
@@ -227,7 +227,7 @@ impl StateBackend for GatedBackend {
     forward!(inner: timer, timer_page, has_entries, name_rank, set_stamp, set_time, warm);
 }
 
-/// Whatever hands out contents waits; what is kept about them does not.
+/// Calls that copy contents wait; calls about cuts do not.
 impl PieceSnapshots for GatedBackend {
     fn copy_piece(
         &self,

@@ -7,15 +7,15 @@
 //!                                                    timer: B-tree of times, or one
 //! ```
 //!
-//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full one
-//! is split, two small ones are merged (`directory`), so growing and shrinking move at most one slice's cells at a time
-//! and never stall the writer by rehashing a huge table. Slices are also the unit in which contents are copied, and
-//! whose last change is known: the halves of a split slice inherit its stamp, merged ones take the higher.
+//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full
+//! slice is split, and two small ones are merged (`directory`). So growing and shrinking move at most one slice's cells
+//! at a time, and never stall the writer by rehashing a huge table. Slices are also the unit of copying, and each knows
+//! its last change. The halves of a split slice inherit its stamp; a merged slice takes the higher stamp.
 //!
-//! The timers of a state are in an index over all of its key groups, too (`timers`), in order of time.
+//! The timers of a state are also in an index over all of its key groups, in order of time (`timers`).
 //!
-//! A cell is not cut: one map or list of millions of entries lies in one slice, which then exceeds its bound; a clear
-//! of it takes as long as freeing its entries does, and a copy as long as reading them.
+//! A cell is never divided. One map or list of millions of entries is in one slice, which then exceeds its bound; a
+//! clear takes as long as freeing the entries, and a copy as long as reading them.
 //!
 //! [`bytes`](StateBackend::bytes) counts hash tables, directories and blocks as allocated, B-tree nodes by estimate,
 //! and a constant for the allocator's own cost per block.
@@ -38,28 +38,28 @@ use super::{
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
-/// How many places [`HashMapBackend::warm`](StateBackend::warm) works on at a time.
+/// Number of places that [`HashMapBackend::warm`](StateBackend::warm) fetches at a time.
 const WARM_PLACES: usize = 64;
 
 /// An inner backend that keeps everything in memory.
 pub struct HashMapBackend {
     range: KeyGroupRange,
-    /// Ordered by id. Ids are usually dense, from 1: then a state is found where its id says.
+    /// Ordered by id. Ids usually count from 1 without gaps; then the id tells the position.
     states: Vec<(StateId, Table)>,
-    /// Sum over the states.
+    /// Bytes of all states.
     bytes: u64,
-    /// Of the next change.
+    /// The stamp of the next change.
     stamp: u64,
-    /// Snapshots under way whose slices are copied before they change.
+    /// Cuts that are under way, whose slices are copied before they change.
     cuts: Cuts,
 }
 
-/// The extent of one slice.
+/// The size of one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceExtent {
     /// Number of (key, namespace) pairs.
     pub cells: usize,
-    /// Bytes of memory.
+    /// Bytes of memory of the slice.
     pub bytes: u64,
 }
 
@@ -70,14 +70,14 @@ impl HashMapBackend {
         Self { range, states: Vec::new(), bytes: 0, stamp: 0, cuts: Cuts::default() }
     }
 
-    /// The slices of one (state, key group), in no particular order; none for what is not there.
+    /// The sizes of the slices of one (state, key group), in no particular order; empty if it does not exist.
     #[must_use]
     pub fn slices(&self, state: StateId, group: KeyGroup) -> Vec<SliceExtent> {
         let slices = self.table(state).map(|table| table.slices(group)).unwrap_or_default();
         slices.into_iter().map(|(cells, bytes)| SliceExtent { cells, bytes }).collect()
     }
 
-    /// Calls `call` with the cuts and the rest, which is only read meanwhile.
+    /// Calls `call` with the cuts and with the rest, which is read-only meanwhile.
     fn with_cuts<T>(&mut self, call: impl FnOnce(&mut Cuts, &Self) -> T) -> T {
         let mut cuts = std::mem::take(&mut self.cuts);
         let result = call(&mut cuts, self);
@@ -203,7 +203,7 @@ impl StateBackend for HashMapBackend {
         page.map_err(|what| StateError::Mismatch { state, what })
     }
 
-    /// The stable hash; equal ones are told apart by the names, whose keys end with two zero bytes.
+    /// The rank is the stable hash. The names follow, to order equal hashes; a key in it ends with two zero bytes.
     fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
         rank.extend(super::stable_hash(key, namespace).to_be_bytes());
         for &byte in key {
@@ -216,7 +216,7 @@ impl StateBackend for HashMapBackend {
         rank.extend_from_slice(namespace);
     }
 
-    /// They are counted already.
+    /// The entries are counted all the time.
     fn counting(&self) -> Counting {
         let counts = self.states.iter().map(|(state, table)| (*state, table.usage().entries));
         let counts = Counts { entries: counts.filter(|(_, count)| *count > 0).collect(), complete: true };
@@ -232,8 +232,8 @@ impl StateBackend for HashMapBackend {
         self.stamp = stamp;
     }
 
-    /// An update of a place that is in no cache waits for memory three times, one after the other: table, bucket,
-    /// block. These loops are so short that the processor works on several places at a time.
+    /// An update of a place that is in no cache waits for memory three times in sequence: table, bucket, block. These
+    /// short loops let the processor wait for several places at the same time.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
         let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
         loop {
@@ -252,7 +252,7 @@ impl StateBackend for HashMapBackend {
 }
 
 impl PieceSnapshots for HashMapBackend {
-    /// Copies one slice, or what of it lies at or after `from`.
+    /// Copies one slice, or the part of it at or after `from`.
     fn copy_piece(
         &self,
         state: StateId,

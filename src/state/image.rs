@@ -1,9 +1,8 @@
 //! Images: the contents of a part of a backend's key groups as immutable local files.
 //!
-//! A backend on local disk keeps its key groups in one or several *parts*, each with files of its own. An image of a
-//! part is consistent: it has every change that was applied before it was taken and none after. Files keep their names
-//! from one image of a part to the next for as long as the part lives, so a file that an earlier image has is not
-//! uploaded again.
+//! A backend on local disk keeps its key groups in one or more *parts*, each with files of its own. An image of a part
+//! is consistent: it has every change that was applied before it was taken and none after. During the life of a part,
+//! files keep their names from one image to the next, so a file of an earlier image is not uploaded again.
 
 use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 
@@ -13,24 +12,24 @@ use crate::types::{KeyGroupRange, StateId, StateKind};
 /// A file of an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageFile {
-    /// In the folder of the image.
+    /// Its name in the folder of the image.
     pub name: String,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// Whether the name is known to stand for the same bytes for as long as the part lives.
+    /// Whether this name stands for the same bytes during the whole life of the part.
     pub is_immutable: bool,
 }
 
-/// An image on local disk; its folder is removed with it.
+/// An image on local disk. Its folder is removed with it.
 #[derive(Debug)]
 pub struct LocalImage {
-    /// What it covers.
+    /// The key groups that it covers.
     pub key_groups: KeyGroupRange,
-    /// Where its files are, linked or downloaded.
+    /// The folder that has its files, as links or downloads.
     pub folder: Folder,
-    /// All of them, in order of their names.
+    /// All its files, in order of their names.
     pub files: Vec<ImageFile>,
-    /// State changes that would rebuild it, as estimated.
+    /// Estimated number of state changes that would rebuild it.
     pub changes: u64,
 }
 
@@ -41,10 +40,10 @@ impl LocalImage {
         self.folder.path().join(&file.name)
     }
 
-    /// The same image once more: links to its files, none of which is ever written again, in a folder beside it.
+    /// The same image again: links to its files in a folder beside it. None of the files is ever written again.
     ///
     /// # Errors
-    /// A file is gone or of another length, or it cannot be linked.
+    /// If a file is gone or has another length, or cannot be linked.
     pub fn link(&self) -> io::Result<Self> {
         let folder = self.folder.sibling()?;
         for file in &self.files {
@@ -59,59 +58,58 @@ impl LocalImage {
     }
 }
 
-/// Writes what is in memory to files, in the background of everything else; may take seconds, blocks its thread.
+/// Writes buffered changes to files, beside other work. It may take seconds, and blocks its thread.
 pub type Flush = Box<dyn FnOnce() -> Result<(), StateError> + Send>;
 
 /// A backend whose contents are copied as files.
 pub trait ImageSnapshots {
-    /// The parts of the key groups, in order and without gap.
+    /// The key groups of its parts, in order and without gaps.
     fn parts(&self) -> Vec<KeyGroupRange>;
 
-    /// The highest stamp of any change to a part; 0 if nothing there ever changed.
+    /// The highest stamp of any change to a part; 0 if nothing in it ever changed.
     fn changed(&self, part: usize) -> u64;
 
-    /// What to call before [`image`](Self::image), without holding up the writer, so that little is left to write then.
+    /// A flush to run before [`image`](Self::image), without holding up the writer, so that little is left to write
+    /// then.
     fn flush(&self, part: usize) -> Flush;
 
-    /// Takes an image. Blocks for as long as it takes to write what was applied since the last flush, and to link the
-    /// files.
+    /// Takes an image. Blocks until the changes since the last flush are written and the files are linked.
     ///
     /// # Errors
-    /// [`StateError::Local`]; the backend is as it was.
+    /// [`StateError::Local`] if the disk fails; the backend is unchanged then.
     fn image(&mut self, part: usize) -> Result<LocalImage, StateError>;
 
-    /// Loads an image into this backend, in which the key groups of the image must be empty; `states` are the ids that
-    /// its states have here. Where it is exactly one part and no id differs, its files become those of the part and
-    /// keep their names: the result says which.
+    /// Loads an image into this backend, in which the key groups of the image must be empty. `states` maps its state
+    /// ids to those of this backend. If the image is exactly one part and no id differs, its files become those of the
+    /// part and keep their names; the result tells.
     ///
     /// # Errors
-    /// [`StateError::Local`] if the files are no image; the backend is undefined then.
+    /// [`StateError::Local`] if the files are not an image; the contents of the backend are undefined then.
     fn load(&mut self, image: LocalImage, states: &StateIds) -> Result<Loaded, StateError>;
 }
 
-/// Which id a state of an image has in the backend that loads it; a state that is not there is left out.
+/// The id that each state of an image gets in the backend that loads it. A state that is not listed is left out.
 pub type StateIds = BTreeMap<StateId, StateId>;
 
-/// What a daemon has for inner backends on local disk.
+/// A daemon's means to make inner backends on local disk.
 pub trait LocalBackends: fmt::Debug + Send + Sync {
     /// An empty backend of `key_groups` of `max_parallelism`.
     ///
     /// # Errors
-    /// [`StateError::Local`].
+    /// [`StateError::Local`] if it cannot be made.
     fn create(&self, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<Box<dyn StateBackend>, StateError>;
 
-    /// A new folder for the files of an image.
+    /// Makes a new folder for the files of an image.
     ///
     /// # Errors
     /// If it cannot be made.
     fn folder(&self) -> io::Result<Folder>;
 
-    /// Hands the changes that rebuild the entries of `key_groups` of an image to `read`: cell by cell, the elements of
-    /// a list in order. `kind` says of what kind each state is; a state without kind is left out. Removes the image's
-    /// files.
+    /// Calls `read` with the changes that rebuild the entries of `key_groups` of an image: cell by cell, list elements
+    /// in order. `kind` returns the kind of each state; a state without kind is left out. Removes the image's files.
     ///
     /// # Errors
-    /// [`StateError::Local`] if the files are no image, and what `read` says.
+    /// [`StateError::Local`] if the files are not an image; otherwise the error of `read`.
     fn read(
         &self,
         image: LocalImage,
@@ -124,8 +122,8 @@ pub trait LocalBackends: fmt::Debug + Send + Sync {
 /// How an image was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loaded {
-    /// Its files are those of this part now.
+    /// The files of the image are now those of this part.
     Adopted(usize),
-    /// Its entries were copied, as far as they belong here.
+    /// The entries of the image were copied, as far as they belong to this backend.
     Copied,
 }

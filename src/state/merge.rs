@@ -1,7 +1,7 @@
 //! The built-in merge functions.
 //!
-//! Every function combines two values in the form that is stored; [`check_value`] says which bytes have it. The operand
-//! of a merge may have another form ([`check_operand`]), which [`combine`] brings into the stored one first:
+//! Every function combines two values in their stored form; [`check_value`] checks that form. The operand of a merge
+//! may have another form ([`check_operand`]), which [`combine`] converts first:
 //!
 //! | function | stored | operand |
 //! | --- | --- | --- |
@@ -12,9 +12,9 @@
 //! | set union | a [set] | the same |
 //! | `HyperLogLog` | a [`Sketch`] | any bytes |
 //!
-//! Numbers are 8 bytes, little-endian. A missing value takes the operand. NaN counts as missing for the minimum and the
-//! maximum, so that it only remains where nothing else came; -0.0 is less than 0.0 there. Integers wrap around. What a
-//! function returns for given bytes never changes.
+//! Numbers are 8 bytes, little-endian. If there is no value yet, the result is the operand. For minimum and maximum,
+//! NaN counts as missing, so that it remains only if nothing else came, and -0.0 is less than 0.0. Integers wrap
+//! around. The result of a function for given bytes never changes.
 
 pub mod set;
 
@@ -23,18 +23,18 @@ use std::borrow::Cow;
 use super::StateError;
 use crate::types::{MergeFunction, Sketch, StateId};
 
-/// What a merge does to its entry.
+/// The effect of a merge on its entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
-    /// Sets it to this number.
+    /// The entry becomes this number.
     Number([u8; 8]),
-    /// Sets it to this sum and count.
+    /// The entry becomes this sum and count.
     Average([u8; 16]),
-    /// Sets it to these bytes.
+    /// The entry becomes these bytes.
     Bytes(Vec<u8>),
-    /// Appends the operand to it: the result is not made here, since it may be long.
+    /// The operand is appended to the entry. The result is not made here, since it may be long.
     Append,
-    /// Leaves it: the set or sketch has all of the operand.
+    /// The entry stays: the set or sketch has all of the operand already.
     Unchanged,
 }
 
@@ -42,14 +42,14 @@ pub enum Merged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes that do not fit the merge function of the state: {expected}")]
 pub struct Unfit {
-    /// How many there are.
+    /// Number of bytes.
     pub bytes: usize,
-    /// What the function takes.
+    /// A description of the bytes that the function takes.
     pub expected: &'static str,
 }
 
 impl Unfit {
-    /// The same, as found in the stored value of `state`.
+    /// The error for such bytes in the stored value of `state`.
     #[must_use]
     pub fn stored(self, state: StateId) -> StateError {
         StateError::Mismatch { state, what: "a stored value does not fit the merge function" }
@@ -89,7 +89,7 @@ pub fn check_operand(function: MergeFunction, operand: &[u8]) -> Result<(), Unfi
 /// Combines the stored value, if there is one, with the operand of a merge.
 ///
 /// # Errors
-/// [`Unfit`] if either has not its form.
+/// [`Unfit`] if either has a wrong form.
 pub fn combine(function: MergeFunction, current: Option<&[u8]>, operand: &[u8]) -> Result<Merged, Unfit> {
     use MergeFunction as F;
     check_operand(function, operand)?;
@@ -109,7 +109,7 @@ pub fn combine(function: MergeFunction, current: Option<&[u8]>, operand: &[u8]) 
 /// Combines the stored value, if there is one, with another one of the same form.
 ///
 /// # Errors
-/// [`Unfit`] if either has not that form.
+/// [`Unfit`] if either has a wrong form.
 pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Result<Merged, Unfit> {
     Ok(match function {
         MergeFunction::Append => Merged::Append,
@@ -173,7 +173,7 @@ fn add_integers(a: [u8; 8], b: [u8; 8]) -> [u8; 8] {
     i64::from_le_bytes(a).wrapping_add(i64::from_le_bytes(b)).to_le_bytes()
 }
 
-/// `a` if `a_wins`, else `b`; a NaN never wins against a number.
+/// `a` if `a_wins`, otherwise `b`; a NaN never wins against a number.
 fn prefer(a: f64, b: f64, a_wins: bool) -> f64 {
     if b.is_nan() || (a_wins && !a.is_nan()) { a } else { b }
 }
@@ -182,7 +182,7 @@ fn number(bytes: &[u8]) -> Result<[u8; 8], Unfit> {
     bytes.try_into().map_err(|_| Unfit { bytes: bytes.len(), expected: "numbers have 8 bytes" })
 }
 
-/// Sum and count.
+/// The sum and count in `bytes`, a stored value or an operand.
 fn average(bytes: &[u8]) -> Result<([u8; 8], [u8; 8]), Unfit> {
     match bytes.as_chunks() {
         ([sum, count], []) => Ok((*sum, *count)),

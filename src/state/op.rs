@@ -1,8 +1,8 @@
-//! Operations on state: what they read, decide and change.
+//! Operations on state: their reads, decisions and changes.
 //!
-//! An operation is checked first, by its own shape and sizes alone ([`check()`]): whatever passes has a defined result.
-//! Then it is executed ([`execute`]): a write decides the absolute [`Change`]s that it makes, applies each to the
-//! backend and hands it to the log, so that replaying the log does the same to another backend. Reads log nothing.
+//! An operation is first checked by its own shape and sizes alone ([`check()`]); every operation that passes has a
+//! defined result. Then it is executed ([`execute`]). A write decides absolute [`Change`]s, applies each to the backend
+//! and passes it to the log, so that replaying the log has the same effect on another backend. Reads log nothing.
 
 mod check;
 pub mod count;
@@ -30,7 +30,7 @@ use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateKind, TimeMs};
 /// One operation on one (key, namespace) of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Removes all of (key, namespace), of any kind but timers.
+    /// Removes all of (key, namespace), of any kind except timers.
     Clear,
     /// Sets a value.
     Put(&'a [u8]),
@@ -40,36 +40,36 @@ pub enum Op<'a> {
     Merge(&'a [u8]),
     /// Sets a map entry.
     MapPut {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
-        /// Its value.
+        /// The new value of the map entry.
         value: &'a [u8],
     },
     /// Reads a map entry.
     MapGet {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
     },
     /// Removes a map entry, if it is there.
     MapRemove {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
     },
     /// Asks whether a map entry is there.
     MapContains {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
     },
     /// Merges the operand into a map entry.
     MapMerge {
-        /// Its key.
+        /// The key of the map entry.
         map_key: &'a [u8],
-        /// The operand.
+        /// The operand of the state's merge function.
         operand: &'a [u8],
     },
     /// Reads map entries in order of their keys.
     MapEntries {
-        /// Which.
+        /// The entries to read.
         keys: MapKeys<'a>,
         /// Most entries; 0 for as many as fit a page.
         limit: u64,
@@ -84,49 +84,49 @@ pub enum Op<'a> {
     ListUpdate(&'a [Bytes]),
     /// Reads list elements in order.
     ListGet {
-        /// The first index, of those that are visible.
+        /// The first index, counted over visible elements.
         start: u64,
-        /// Empty, or what the page before gave: then `start` is 0.
+        /// Empty, or the token of the page before; then `start` is 0.
         token: &'a [u8],
         /// Most elements; 0 for as many as fit a page.
         limit: u64,
     },
     /// Counts list elements.
     ListCount,
-    /// Merges all that these namespaces have of the key into the operation's, of any kind but timers: see
-    /// [`namespaces`].
+    /// Merges the contents of these namespaces of the key into the operation's namespace, for any kind except timers:
+    /// see [`namespaces`].
     MergeNamespaces(&'a [Bytes]),
     /// Reads the keys of the state, of all key groups of the backend: see [`scan`].
     Keys {
-        /// Of every namespace, rather than of the operation's.
+        /// Whether to read the keys of every namespace, instead of the operation's only.
         all_namespaces: bool,
-        /// Empty for the first page, then what the page before gave.
+        /// Empty for the first page, then the token of the page before.
         token: &'a [u8],
         /// Most keys; 0 for as many as fit a page.
         limit: u64,
     },
-    /// Registers a timer, if it is not there.
+    /// Registers a timer, if it is not set.
     TimerRegister {
-        /// Above the lowest `i64`.
+        /// The time of the timer, above the lowest `i64`.
         time: i64,
     },
-    /// Deletes a timer, if it is there.
+    /// Deletes a timer, if it is set.
     TimerDelete {
-        /// Above the lowest `i64`.
+        /// The time of the timer, above the lowest `i64`.
         time: i64,
     },
     /// Reads the timers of all key groups of the backend, in order of time, key and namespace.
     Timers {
-        /// Those at or before.
+        /// The highest time to read, inclusive.
         up_to: i64,
-        /// Empty for the first page, then what the page before gave.
+        /// Empty for the first page, then the token of the page before.
         token: &'a [u8],
         /// Most timers; 0 for as many as fit a page.
         limit: u64,
     },
-    /// Likewise from the first one on, and deletes what it returns.
+    /// Reads timers like `Timers`, from the first one on, and deletes those that it returns.
     TimersFire {
-        /// Those at or before.
+        /// The highest time to fire, inclusive.
         up_to: i64,
         /// Most timers; 0 for as many as fit a page.
         limit: u64,
@@ -135,43 +135,43 @@ pub enum Op<'a> {
     TimerCount,
 }
 
-/// What an operation is executed under.
+/// The context in which an operation is executed.
 #[derive(Debug, Clone, Copy)]
 pub struct OpContext<'a> {
-    /// Of the operation's state.
+    /// The descriptor of the operation's state.
     pub descriptor: &'a StateDescriptor,
     /// Longest result of a merge, in bytes.
     pub max_value_bytes: usize,
-    /// Most bytes of keys and values in one answer; a first entry is always in it.
+    /// Most bytes of keys and values in one answer; the first entry is always included.
     pub page_bytes: usize,
-    /// Those of the backend; of `Keys` and `Timers`, those that are read.
+    /// The key groups of the backend; for `Keys` and `Timers`, those to read.
     pub key_groups: KeyGroupRange,
-    /// Of the owner that executes: its tokens are good for no other.
+    /// The scope of tokens: that of the present owner. Tokens of other owners are refused.
     pub scope: u64,
-    /// Of the batch; never goes back. Entries with TTL live by it.
+    /// The time of the batch, which never goes back. It decides which entries with TTL are expired.
     pub time: TimeMs,
-    /// What reads may change of entries with TTL, over the whole batch; `None` where they change nothing.
+    /// The clean-up that reads may still do, over the whole batch; `None` if they must not change anything.
     pub upkeep: Option<&'a Upkeep>,
     /// How much one page of keys looks at.
     pub reach: scan::Reach,
-    /// Those of the backend; `None` where what is read does not change between two pages.
+    /// The list cursors of the backend; `None` if the state does not change between two pages.
     pub cursors: Option<&'a lists::Cursors>,
 }
 
 impl OpContext<'_> {
-    /// The page of a read of at most `limit` entries; 0 for as many as fit.
+    /// The page size of a read of at most `limit` entries; 0 for as many as fit.
     fn page(&self, limit: u64) -> PageLimit {
         let entries = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         PageLimit { entries, bytes: self.page_bytes }
     }
 }
 
-/// What an operation has to say: each read something, a write only what differs from being done.
+/// The answer of an operation. Each read has one; a write has one only if there is more to say than that it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The value of `Get` and `MapGet`, if there is one.
     Value(Option<Bytes>),
-    /// There is no value for `Get`: what the state has in its stead.
+    /// There is no value for `Get`; this is the default of the state.
     Default(Bytes),
     /// Whether the entry of `MapContains` is there.
     Found(bool),
@@ -184,9 +184,9 @@ pub enum Answer {
     },
     /// A page of `ListGet`.
     Elements {
-        /// In order of the list.
+        /// The elements, in order of the list.
         elements: Vec<Bytes>,
-        /// Where the next page begins; `None` after the last one.
+        /// The token of the next page; `None` after the last one.
         token: Option<Bytes>,
     },
     /// The count of `MapCount`, `ListCount` and `TimerCount`.
@@ -195,31 +195,31 @@ pub enum Answer {
     Keys {
         /// Key group, key and namespace of each.
         keys: Vec<(KeyGroup, Bytes, Bytes)>,
-        /// Where the next page begins; `None` after the last one.
+        /// The token of the next page; `None` after the last one.
         token: Option<Bytes>,
     },
-    /// A page of `Timers`, in order.
+    /// A page of `Timers`.
     Timers {
-        /// In order.
+        /// The timers, in order of time.
         timers: Vec<Timer>,
-        /// Where the next page begins; `None` after the last one.
+        /// The token of the next page; `None` after the last one.
         token: Option<Bytes>,
     },
-    /// What `TimersFire` deleted.
+    /// The timers that `TimersFire` deleted.
     Fired {
-        /// In order.
+        /// The timers, in order of time.
         timers: Vec<Timer>,
         /// Whether others follow.
         more: bool,
     },
-    /// A value would have become longer than `max_value_bytes`; all was left as it is.
+    /// A value would have become longer than `max_value_bytes`; nothing was changed.
     LimitReached,
-    /// The batch itself dropped what the token of a `ListGet` stands for; all was left as it is.
+    /// The batch itself dropped the position of the `ListGet` token; nothing was changed.
     AskAgain,
 }
 
 impl Answer {
-    /// With an empty token in place of that of a list: to compare it with the answer of a model, which has none.
+    /// The answer with an empty list token, to compare it with the answer of a model, which has no tokens.
     #[must_use]
     pub fn comparable(self) -> Self {
         match self {
@@ -230,7 +230,7 @@ impl Answer {
 }
 
 impl Op<'_> {
-    /// Whether it may change state.
+    /// Whether the operation may change state.
     #[must_use]
     pub fn is_write(&self) -> bool {
         match self {
@@ -260,25 +260,26 @@ impl Op<'_> {
         }
     }
 
-    /// Whether it may be of one key group, where it is of no key.
+    /// Whether an operation without a key may name a key group.
     #[must_use]
     pub fn may_be_of_key_group(&self) -> bool {
         matches!(self, Self::Keys { .. } | Self::Timers { .. })
     }
 
-    /// Whether it is of one key, rather than of all that the backend has.
+    /// Whether the operation is about one key, instead of everything in the backend.
     #[must_use]
     pub fn is_keyed(&self) -> bool {
         !matches!(self, Self::Keys { .. } | Self::Timers { .. } | Self::TimersFire { .. } | Self::TimerCount)
     }
 
-    /// Whether it always answers: so it must not be carried out where there is no room for its answer.
+    /// Whether the operation always has an answer, so that it must not be carried out if there is no room for the
+    /// answer.
     #[must_use]
     pub fn answers(&self) -> bool {
         !self.is_write() || matches!(self, Self::TimersFire { .. })
     }
 
-    /// Whether it may add bytes to the state. A merge of namespaces frees what it takes.
+    /// Whether the operation may add bytes to the state. A merge of namespaces frees what it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {
@@ -292,7 +293,7 @@ impl Op<'_> {
         }
     }
 
-    /// The kind of state that it is for; `None` for any.
+    /// The kind of state that the operation is for; `None` for any.
     #[must_use]
     pub fn kind(&self) -> Option<StateKind> {
         match self {
@@ -317,12 +318,12 @@ impl Op<'_> {
     }
 }
 
-/// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then handed to `log`. A write
-/// that surely changes nothing (a removal of what is not there, a member that the set has) logs nothing; setting an
-/// equal value is logged, and so is whatever touches an entry with TTL.
+/// Executes an operation that passed [`check()`]. Each change is applied to `backend`, then passed to `log`. A write
+/// that certainly changes nothing is not logged, for example the removal of a missing entry. Setting an equal value is
+/// logged, and so is every touch of an entry with TTL.
 ///
 /// # Errors
-/// Those of the backend. Changes made before an error stay made and logged.
+/// The error of the backend. Changes made before it stay made and logged.
 pub fn execute<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
@@ -336,7 +337,7 @@ pub fn execute<B: StateBackend + ?Sized>(
     }
 }
 
-/// Executes an operation on entries as they are stored.
+/// Executes an operation on entries in their stored form.
 fn run<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
@@ -465,12 +466,12 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         (first..).zip(elements).try_for_each(|(index, element)| self.write(Action::ListPut { index, element }))
     }
 
-    /// Clears what is there.
+    /// Clears everything at the place.
     fn clear(&mut self, kind: StateKind) -> Result<(), StateError> {
         if self.backend.has_entries(self.at, kind)? { self.write(Action::Clear) } else { Ok(()) }
     }
 
-    /// Writes what is there again.
+    /// Writes the entry again, to touch it.
     fn touch(&mut self, map_key: Option<&[u8]>) -> Result<(), StateError> {
         let mut value = None;
         let mut read = |stored: Option<&[u8]>| value = stored.map(<[u8]>::to_vec);

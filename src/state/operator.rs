@@ -1,4 +1,4 @@
-//! Operator state: what belongs to a subtask rather than to a key.
+//! Operator state, which belongs to a subtask rather than to a key.
 //!
 //! ```text
 //!   WithOperatorState ─┬─ key group 0, 1, …     ─▶ keyed: any inner backend
@@ -6,12 +6,13 @@
 //! ```
 //!
 //! A state with a [`Redistribution`] has one cell: the empty key in the void namespace of [`KeyGroup::OPERATOR`]. So
-//! its changes and pieces are those of any state, in a key group that no keyed state can have.
+//! its changes and pieces are like those of any state, in a key group that keyed state cannot have.
 //!
 //! # Redistribution
 //!
-//! What the subtasks of one parallelism had, those of another get by [`share`]: a function of what all had, so that
-//! each subtask computes its own part alone, and again after a crash. Nothing is lost or there twice:
+//! [`share`] distributes the contents of the subtasks of one parallelism over those of another. It is a function of all
+//! old contents, so each subtask computes its own share alone, and the same share again after a crash. Nothing is lost
+//! or duplicated:
 //!
 //! ```text
 //!   had:     0: a b c     1: d     2: e f                  3 subtasks
@@ -36,35 +37,35 @@ use crate::types::{KeyGroup, KeyGroupRange, Redistribution, StateDescriptor, Sta
 pub struct WithOperatorState {
     keyed: Box<dyn StateBackend>,
     operator: HashMapBackend,
-    /// Which states are not keyed.
+    /// The states that are operator state.
     states: BTreeSet<StateId>,
 }
 
-/// All that one subtask has of a state.
+/// The whole contents of one subtask's operator state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// List elements in order.
+    /// The list elements, in order.
     Elements(Vec<Bytes>),
-    /// Map entries in order of their keys.
+    /// The map entries, in order of their keys.
     Entries(Vec<(Bytes, Bytes)>),
 }
 
-/// Where the one cell of an operator state is.
+/// The address of the one cell of an operator state.
 #[must_use]
 pub fn address(state: StateId) -> Address<'static> {
     Address { state, key_group: KeyGroup::OPERATOR, key: &[], namespace: &[] }
 }
 
-/// Where the state of a descriptor lies, in a backend with these key groups.
+/// The key groups in which a state lies, in a backend with the key groups `keyed`.
 #[must_use]
 pub fn key_groups_of(descriptor: &StateDescriptor, keyed: KeyGroupRange) -> KeyGroupRange {
     if descriptor.redistribution.is_some() { KeyGroupRange::OPERATOR } else { keyed }
 }
 
-/// All that `backend` has of an operator state.
+/// The whole contents of an operator state in `backend`.
 ///
 /// # Errors
-/// Those of the backend; [`StateError::Mismatch`] for a value.
+/// The error of the backend; [`StateError::Mismatch`] for a value state.
 pub fn contents(backend: &dyn StateBackend, state: StateId, kind: StateKind) -> Result<Contents, StateError> {
     let all = PageLimit { entries: usize::MAX, bytes: usize::MAX };
     match kind {
@@ -88,7 +89,7 @@ pub fn contents(backend: &dyn StateBackend, state: StateId, kind: StateKind) -> 
     }
 }
 
-/// The subtasks of an operator of `old` subtasks of whose state subtask `subtask` of `new` gets a share.
+/// The subtasks, among `old`, whose state is needed to compute the share of subtask `subtask` of `new`.
 #[must_use]
 pub fn sources(redistribution: Redistribution, old: u32, (subtask, new): (u32, u32)) -> Vec<u32> {
     match redistribution {
@@ -98,8 +99,8 @@ pub fn sources(redistribution: Redistribution, old: u32, (subtask, new): (u32, u
     }
 }
 
-/// What subtask `subtask` of `new` gets of a state of which the `old` subtasks had `had`; those that had nothing may be
-/// missing, and those that are no [`sources`] of it. Pure.
+/// The share of subtask `subtask` of `new` in a state of which the `old` subtasks had `had`. Subtasks without contents
+/// may be missing, and so may those that are not [`sources`] of the share. Pure.
 #[must_use]
 pub fn share(
     redistribution: Redistribution,
@@ -127,7 +128,7 @@ pub fn share(
 }
 
 impl Contents {
-    /// Whether there is nothing.
+    /// Whether there is no element or entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
@@ -138,20 +139,19 @@ impl Contents {
 }
 
 impl WithOperatorState {
-    /// No operator state beside `keyed`, which must not know any states.
+    /// Puts empty operator state beside `keyed`, which must not know any states.
     #[must_use]
     pub fn new(keyed: Box<dyn StateBackend>) -> Self {
         Self { keyed, operator: HashMapBackend::new(KeyGroupRange::OPERATOR), states: BTreeSet::new() }
     }
 
-    /// How operator state is copied, whatever the keyed backend is.
+    /// Copies operator state piece by piece, whatever the keyed backend is.
     #[must_use]
     pub fn operator_pieces(&self) -> &dyn PieceSnapshots {
         &self.operator
     }
 
-    /// Where snapshots by pieces of exactly one moment are made: of everything, or of operator state alone where keyed
-    /// state is copied by images.
+    /// The target of cuts at exactly one moment: everything, or only operator state if keyed state is copied by images.
     pub fn cuts(&mut self) -> &mut dyn PieceSnapshots {
         if self.keyed.pieces().is_some() { self } else { &mut self.operator }
     }
@@ -221,7 +221,7 @@ impl StateBackend for WithOperatorState {
         self.of(at.key_group).timer(at, time)
     }
 
-    /// Timers are keyed.
+    /// Timers are always keyed.
     fn timer_page(
         &self,
         state: StateId,
@@ -256,7 +256,7 @@ impl StateBackend for WithOperatorState {
         self.of(key_group).name_page(state, key_group, after, limit, read)
     }
 
-    /// Operator state has one name.
+    /// Operator state has only one name, so any rank will do.
     fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
         self.keyed.name_rank(key, namespace, rank);
     }
@@ -296,7 +296,7 @@ impl StateBackend for WithOperatorState {
         }
     }
 
-    /// Of keyed and operator state, where both are copied by pieces.
+    /// Keyed and operator state, if both are copied by pieces.
     fn may_block(&self) -> bool {
         self.keyed.may_block()
     }
@@ -305,17 +305,17 @@ impl StateBackend for WithOperatorState {
         self.keyed.pieces().map(|_| self as &dyn PieceSnapshots)
     }
 
-    /// Likewise; for operator state in any case: [`cuts`](Self::cuts).
+    /// The same; for operator state alone use [`cuts`](Self::cuts).
     fn pieces_mut(&mut self) -> Option<&mut dyn PieceSnapshots> {
         if self.keyed.pieces().is_some() { Some(self) } else { None }
     }
 
-    /// Of keyed state; for the other: [`operator_pieces`](Self::operator_pieces).
+    /// Keyed state only; for operator state see [`operator_pieces`](Self::operator_pieces).
     fn images(&mut self) -> Option<&mut dyn ImageSnapshots> {
         self.keyed.images()
     }
 
-    /// Places of operator state do not fit there, and are so few that they are near anyway.
+    /// Places of operator state are left out: they do not fit there, and are so few that they stay in the caches.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
         self.keyed.warm(places);
     }

@@ -2,34 +2,34 @@
 
 use std::mem;
 
-/// Bounds one page of a read: it ends before it exceeds either, but a first entry is always returned.
+/// The bounds of one page of a read. A page ends before it exceeds either, but the first entry is always returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Most entries.
+    /// Most entries on a page.
     pub entries: usize,
     /// Most bytes of keys and values.
     pub bytes: usize,
 }
 
-/// Which entries of a map are read, in order of their keys.
+/// The entries of a map to read, in order of their keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MapKeys<'a> {
-    /// The first, inclusive; need not be there, and may be one byte longer than a key.
+    /// The first key, inclusive. It need not exist, and may be one byte longer than a key.
     pub from: &'a [u8],
-    /// The end, exclusive; empty for none.
+    /// The end, exclusive; empty for no end.
     pub to: &'a [u8],
-    /// What all begin with.
+    /// A prefix that all keys must have.
     pub prefix: &'a [u8],
 }
 
 impl<'a> MapKeys<'a> {
-    /// All from this one on.
+    /// All entries with keys from this one on.
     #[must_use]
     pub fn from(from: &'a [u8]) -> Self {
         Self { from, ..Self::default() }
     }
 
-    /// Where reading begins.
+    /// The key at which reading begins.
     pub(super) fn first(&self) -> &'a [u8] {
         self.from.max(self.prefix)
     }
@@ -40,7 +40,7 @@ impl<'a> MapKeys<'a> {
     }
 }
 
-/// A page being filled.
+/// A page that is being filled.
 pub(super) struct Page {
     left: PageLimit,
     is_first: bool,
@@ -51,7 +51,7 @@ impl Page {
         Self { left: limit, is_first: true }
     }
 
-    /// Whether an entry of so many bytes is on the page; the first one always is.
+    /// Whether an entry of this many bytes fits on the page; the first one always does.
     pub(super) fn takes(&mut self, bytes: usize) -> bool {
         let fits = self.left.entries > 0 && self.left.bytes >= bytes;
         self.left = if fits {

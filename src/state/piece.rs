@@ -1,7 +1,7 @@
 //! Stable hashes, and the ranges of them that pieces cover.
 //!
-//! A piece is the contents of one (state, key group) whose stable hashes are in one range. What holds a snapshot in
-//! pieces finds the piece of a change by [`stable_hash`] alone, whichever backend the piece came from.
+//! A piece is the contents of one (state, key group) with stable hashes in one range. [`stable_hash`] alone tells which
+//! piece a change belongs to, whichever backend made the piece.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -12,13 +12,13 @@ use super::{
 pub use crate::types::HashRange;
 use crate::types::{KeyGroup, StateId};
 
-/// A backend whose contents are copied piece by piece, with changes in between.
+/// A backend whose contents are copied piece by piece, while changes go on.
 pub trait PieceSnapshots {
-    /// Copies a bounded part of (state, key group): hands to `copy` the changes that rebuild, in an empty backend,
-    /// every cell (all of one key and namespace) whose stable hash is at or after `from`, up to an end that the backend
-    /// chooses so that the copy is bounded. Cells come in no particular order, the changes of one cell in theirs.
-    /// Returns the last hash that was covered (inclusive, not below `from`); the next copy starts behind it. `u64::MAX`
-    /// is the end: the whole of a key group in which nothing was ever written is covered at once, without a change.
+    /// Copies a bounded part of (state, key group). Calls `copy` with the changes that rebuild, in an empty backend,
+    /// every cell (all of one key and namespace) with a stable hash at or after `from`, up to an end that the backend
+    /// chooses. Cells come in no particular order, the changes of one cell in order. Returns the last hash that was
+    /// covered (inclusive, not below `from`); the next copy begins behind it. `u64::MAX` means the end. A key group in
+    /// which nothing was ever written is covered at once, without a change.
     ///
     /// # Errors
     /// [`StateError::Mismatch`] for a state that is not registered, or a foreign key group.
@@ -30,35 +30,35 @@ pub trait PieceSnapshots {
         copy: &mut dyn FnMut(&Change<'_>),
     ) -> Result<u64, StateError>;
 
-    /// The highest stamp of any change to a cell of (state, key group) with a hash in `range`, or above it: a backend
-    /// may look at a wider range, never at a narrower one. Changes of cells that were removed since count, and so does
-    /// their removal; removing what is not there may count or not. 0 if nothing there ever changed, and for what is not
-    /// there.
+    /// A stamp at or above the highest of any change to a cell of (state, key group) with a hash in `range`. The
+    /// backend may look at a wider range, never at a narrower one. Changes of cells that were removed since count, and
+    /// so does their removal; removing a missing cell may count or not. 0 if nothing there ever changed, or the place
+    /// does not exist.
     fn changed(&self, state: StateId, key_group: KeyGroup, range: HashRange) -> u64;
 
-    /// The range of hashes around `hash` that is copied at a time: a copy from its first hash covers it.
+    /// The range of hashes around `hash` that one copy covers if it begins at the first of them.
     fn slice(&self, state: StateId, key_group: KeyGroup, hash: u64) -> HashRange;
 
-    /// Begins a snapshot of exactly what is there now, under a number that no other has; see [`super::cut`].
+    /// Begins a snapshot of the present contents, under a number that no other snapshot has; see [`super::cut`].
     fn begin_cut(&mut self, number: u64, kept: Kept);
 
-    /// What a cut keeps from now on.
+    /// Sets the pieces that a cut need not copy.
     fn keep(&mut self, number: u64, kept: Kept);
 
-    /// A piece of a cut, each part once; `None` when all was handed out.
+    /// The next piece of a cut; each part is returned once, then `None`.
     ///
     /// # Errors
     /// As [`copy_piece`](Self::copy_piece).
     fn next_of_cut(&mut self, number: u64) -> Result<Option<CutPiece>, StateError>;
 
-    /// Ends a cut and frees what was copied for it. Idempotent.
+    /// Ends a cut and frees its copies. Idempotent.
     fn end_cut(&mut self, number: u64);
 
-    /// Bytes that were copied for cuts and not yet handed out.
+    /// Bytes of copies for cuts that were not yet returned.
     fn held_bytes(&self) -> u64;
 }
 
-/// The hash of a key and namespace that is the same on every host and in every version: xxh3-64 of the key, seeded with
+/// A hash of key and namespace that is the same on every host and in every version: xxh3-64 of the key, seeded with
 /// xxh3-64 of the namespace, or with 0 for the void namespace.
 #[must_use]
 #[inline]

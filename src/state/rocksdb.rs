@@ -7,16 +7,15 @@
 //! ```
 //!
 //! A backend has one to a few shards: at most [`KEY_GROUP_PARTS`](crate::types::KEY_GROUP_PARTS) over all key groups of
-//! the operator, cut at the same key groups whatever the parallelism. So images stay usable when an operator is
-//! rescaled: a subtask reads only the shards that it overlaps, and loads by files alone where a shard is wholly its
-//! own. States share the database, so ten thousand of them cost nothing but their entries.
+//! the operator, cut at the same key groups for every parallelism. So images stay usable when an operator is rescaled:
+//! a subtask reads only the shards that it overlaps, and takes over the files of a shard that is wholly its own. States
+//! share the database, so ten thousand of them cost nothing but their entries.
 //!
-//! The write-ahead log is off: the changelog is what makes changes durable, and local files die with the daemon. Memory
-//! is bounded for all backends of a daemon together by one block cache, in which the memtables are counted
-//! (`resources`).
+//! The write-ahead log is off: the changelog makes changes durable, and local files die with the daemon. One block
+//! cache, in which the memtables are counted, bounds the memory of all backends of a daemon together (`resources`).
 //!
-//! Reads and writes may block for as long as the disk takes. A write is visible to the next read; writes are collected
-//! (`buffer`) and handed to RocksDB thousands at a time.
+//! Reads and writes may block as long as the disk takes. A write is visible to the next read. Writes are collected
+//! (`buffer`) and passed to RocksDB thousands at a time.
 
 mod buffer;
 mod expiry;
@@ -52,34 +51,34 @@ use crate::{
     types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId, StateKind, TimeMs, Ttl},
 };
 
-/// Bytes of one shard's write buffer at which it is handed to the database.
+/// Size of one shard's write buffer at which it is passed to the database.
 const BUFFER_BYTES: usize = 2 << 20;
 
 /// Entries that are counted between two questions whether to go on.
 const COUNTED_BETWEEN: u64 = 10_000;
 
-/// An inner backend that keeps everything in RocksDB.
+/// An inner backend that keeps all state in RocksDB.
 pub struct RocksDbBackend {
     resources: Resources,
     key_groups: KeyGroupRange,
-    /// In order of their key groups.
+    /// The shards, in order of their key groups.
     shards: Vec<Shard>,
-    /// Ordered by id.
+    /// The kinds of the registered states, ordered by id.
     states: Vec<(StateId, StateKind)>,
     stamp: u64,
-    /// Of the states of timers.
+    /// The timers of each timer state.
     timers: BTreeMap<StateId, RefCell<Timers>>,
-    /// Whether all that the databases have was applied here: none of it was loaded.
+    /// Whether everything in the databases was applied here, and nothing was loaded.
     is_known: bool,
-    /// What compactions remove.
+    /// Tells compactions which entries to remove.
     expiry: Expiry,
-    /// The age of files that are compacted for that alone; 0 for none.
+    /// The age at which files are compacted for clean-up alone; 0 for never.
     periodic_seconds: u64,
-    /// Scratch: the key at hand.
+    /// Scratch memory: the current key.
     key: Vec<u8>,
 }
 
-/// What a change finds where it goes.
+/// The destination of a change.
 struct Place<'a> {
     shard: &'a mut Shard,
     kind: StateKind,
@@ -109,7 +108,7 @@ impl RocksDbBackend {
         })
     }
 
-    /// Hands the writes of every shard whose buffer is nearly full to its database, all at a time.
+    /// Passes the writes of every shard whose buffer is nearly full to its database, all in parallel.
     fn hand_on(&self) -> Result<(), StateError> {
         let full = self.shards.iter().filter(|shard| shard.buffered_bytes() >= BUFFER_BYTES / 2);
         let full: Vec<HandOn<'_>> = full.map(Shard::handing_on).collect();
@@ -120,7 +119,7 @@ impl RocksDbBackend {
         })
     }
 
-    /// Has files compacted that are so old that the most impatient state wants it.
+    /// Sets periodic compaction to the lowest age that any state wants.
     fn compact_periodically(&mut self) {
         let seconds = self.expiry.periodic_seconds().unwrap_or(0);
         if seconds != self.periodic_seconds {
@@ -155,7 +154,7 @@ impl RocksDbBackend {
         Ok(Place { shard, kind, key: &mut self.key })
     }
 
-    /// Refuses a read of another kind.
+    /// Refuses a read that does not fit the kind of the state.
     fn expect(&self, at: Address<'_>, kind: StateKind, what: &'static str) -> Result<(&Shard, Vec<u8>), StateError> {
         if self.kind(at.state)? != kind {
             return Err(StateError::Mismatch { state: at.state, what });
@@ -171,7 +170,7 @@ impl Place<'_> {
     fn apply(self, change: &Change<'_>) -> Result<usize, StateError> {
         let Place { shard, kind, key } = self;
         let shard: &Shard = shard;
-        // What scans of the entries of a map or list name; values are not scanned.
+        // The prefix that scans of a map or list use; values are not scanned.
         let prefix = Some(key.len());
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
         match (change.action, kind) {
@@ -368,7 +367,7 @@ impl StateBackend for RocksDbBackend {
             key::prefix(Address { key, namespace, ..at }, &mut prefix);
             from = key::behind(&prefix);
         }
-        // The other entries of a name are skipped by seeking what lies behind them.
+        // The other entries of a name are skipped by seeking behind them.
         shard.skip(&all, from, &mut |entry| {
             let found = key::parse(entry)?.at;
             if !page.takes(found.key.len() + found.namespace.len()) {
@@ -386,7 +385,7 @@ impl StateBackend for RocksDbBackend {
         key::push_name(key, namespace, rank);
     }
 
-    /// One pass over all keys, of what is there when it begins.
+    /// One pass over all keys that exist when it begins.
     fn counting(&self) -> Counting {
         let readers: Vec<_> = self.shards.iter().map(Shard::reader).collect();
         let lists: Vec<StateId> =
@@ -397,7 +396,7 @@ impl StateBackend for RocksDbBackend {
             for reader in readers {
                 reader?.scan_range(&[], None, &mut |entry, _| {
                     let state = key::head(entry)?.state;
-                    // The record of a list's length is no entry.
+                    // The record of a list's length is not an entry.
                     if lists.binary_search(&state).is_err() || !key::parse(entry)?.rest.is_empty() {
                         *counts.entries.entry(state).or_default() += 1;
                     }
@@ -453,7 +452,7 @@ impl StateBackend for RocksDbBackend {
 }
 
 impl Drop for RocksDbBackend {
-    /// Closing databases, and removing their files, may take the disk a while.
+    /// Closing databases and removing their files may take the disk a while.
     fn drop(&mut self) {
         tasks::blocking(|| self.shards.clear());
     }

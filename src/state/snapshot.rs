@@ -1,18 +1,18 @@
-//! The contents of a piece of a snapshot: the state changes that rebuild the cells of one state, key group and range of
-//! stable hashes.
+//! The contents of a piece of a snapshot: the state changes that rebuild the cells of one state and key group in one
+//! range of stable hashes.
 //!
 //! ```text
 //!   length varint │ state change │ length varint │ state change │ …
 //! ```
 //!
-//! It is neutral of the backend that was copied: any inner backend loads it by applying the changes.
+//! The format does not depend on the backend that was copied: any inner backend loads it by applying the changes.
 
 use bytes::Bytes;
 
 use super::{Change, StateError};
 use crate::types::KeyGroup;
 
-/// Collects the contents of one piece.
+/// Collects the changes of one piece.
 #[derive(Debug, Default)]
 pub struct PieceBuilder {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct PieceBuilder {
 /// The contents of one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PieceContents {
-    /// Uncompressed.
+    /// The encoded changes, uncompressed.
     pub bytes: Bytes,
     /// Number of changes.
     pub changes: u64,
@@ -39,14 +39,14 @@ impl PieceBuilder {
         self.changes += 1;
     }
 
-    /// The contents; `None` if there are none.
+    /// The collected contents; `None` if there are no changes.
     #[must_use]
     pub fn finish(self) -> Option<PieceContents> {
         (self.changes > 0).then(|| PieceContents { bytes: self.bytes.into(), changes: self.changes })
     }
 }
 
-/// The changes of a piece of `group`, in order; ends after an error.
+/// The changes of a piece of `group`, in order. The iterator ends after an error.
 pub fn changes(group: KeyGroup, raw: &[u8]) -> impl Iterator<Item = Result<Change<'_>, StateError>> {
     let mut rest = raw;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! Timers in order: what names one, and an index of them in memory.
+//! Timers in order: references to timers, and an index of them in memory.
 
 use std::{cmp::Ordering, collections::BTreeSet, mem::size_of, ops::Bound, sync::Arc};
 
@@ -11,56 +11,56 @@ use crate::types::KeyGroup;
 /// Bytes of a B-tree node per entry, when the nodes are two thirds full.
 const ENTRY_BYTES: usize = size_of::<Entry>() * 3 / 2;
 
-/// One timer of a state. They are ordered by time, then by the bytes of their keys, then of their namespaces.
+/// A reference to one timer of a state. Timers are ordered by time, then by the bytes of their keys, then by those of
+/// their namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerRef<'a> {
-    /// Above the lowest `i64`.
+    /// The time, above the lowest `i64`.
     pub time: i64,
-    /// 1 or more bytes.
+    /// The key; at least 1 byte.
     pub key: &'a [u8],
-    /// Empty is the void namespace.
+    /// The namespace; empty for the void namespace.
     pub namespace: &'a [u8],
-    /// That of the key.
+    /// The key group of the key.
     pub key_group: KeyGroup,
 }
 
 impl TimerRef<'_> {
-    /// Bytes of a timer in a page beside its key and namespace: the time, the key group, and what frames them in a
-    /// reply.
+    /// Bytes of a timer in a page besides its key and namespace: the time, the key group, and the framing in a reply.
     pub const FRAME_BYTES: usize = 32;
 
-    /// What it takes of a page in bytes: as much as in a reply, at most.
+    /// Bytes that the timer takes of a page, which is at least its size in a reply.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
         Self::FRAME_BYTES + self.key.len() + self.namespace.len()
     }
 }
 
-/// The timers of a state in order.
+/// The timers of a state, in order.
 #[derive(Debug, Default)]
 pub(super) struct TimerIndex(BTreeSet<Entry>);
 
-/// A timer. Its name may be shared with others, and with whatever else has it.
+/// A timer. Its name may be shared with other timers and with its cell.
 #[derive(Debug, Clone)]
 struct Entry {
     time: i64,
-    /// As a [`Name`]'s block.
+    /// In the form of a [`Name`]'s block.
     name: Arc<[u8]>,
     key_group: KeyGroup,
 }
 
 impl TimerIndex {
-    /// Adds a timer; returns whether it was not there.
+    /// Adds a timer; returns whether it is new.
     pub(super) fn insert(&mut self, time: i64, name: Arc<[u8]>, key_group: KeyGroup) -> bool {
         self.0.insert(Entry { time, name, key_group })
     }
 
-    /// Removes a timer; returns whether it was there.
+    /// Removes a timer; returns whether it was set.
     pub(super) fn remove(&mut self, time: i64, name: Arc<[u8]>, key_group: KeyGroup) -> bool {
         self.0.remove(&Entry { time, name, key_group })
     }
 
-    /// How many there are. Constant time.
+    /// Number of timers. Constant time.
     pub(super) fn len(&self) -> u64 {
         self.0.len() as u64
     }

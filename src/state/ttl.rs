@@ -1,74 +1,75 @@
-//! How entries of a state with TTL are stored: behind the time of their last touch.
+//! The stored form of entries of a state with TTL: the time of the last touch comes before the value.
 //!
 //! ```text
 //!   last touch: u64, little-endian, milliseconds since the Unix epoch │ the value, map value or list element
 //! ```
 //!
-//! Inner backends and the log see these bytes as any others; the operations ([`op`](super::op)) put them together and
-//! take them apart.
+//! Inner backends and the log see these bytes like any others. The operations ([`op`](super::op)) combine and split
+//! them.
 //!
-//! An element that was removed from a list leaves [`REMOVED`] in its place, since those behind it are named by their
-//! index. Nothing is touched at the time 0, which it has.
+//! An element that was removed from a list leaves [`REMOVED`] in its place, since the elements behind it are named by
+//! their index. Its time is 0, at which no entry is ever touched.
 
 use super::{Action, Change, StateError};
 use crate::types::{TimeMs, Ttl, TtlVisibility};
 
-/// Bytes before the value.
+/// Number of bytes before the value.
 pub const STAMP_BYTES: usize = size_of::<TimeMs>();
 
-/// The time of what was removed.
+/// The time of a removed element.
 const NEVER: TimeMs = 0;
 
 /// The stored bytes of an element that was removed from its list.
 pub const REMOVED: &[u8] = &NEVER.to_le_bytes();
 
-/// How entries live, at some moment.
+/// The TTL of a state, applied at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifespan {
     ttl: Ttl,
     now: TimeMs,
 }
 
-/// What a stored entry is at a moment.
+/// A stored entry, as it is at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// When it was touched last.
+    /// The time of its last touch.
     pub touched: TimeMs,
-    /// The value.
+    /// Its value, without the time.
     pub value: &'a [u8],
-    /// Whether its time is over. So it is for what was removed.
+    /// Whether it is expired; a removed element always is.
     pub is_expired: bool,
     /// Whether operations see it.
     pub is_visible: bool,
 }
 
 impl Lifespan {
-    /// That of the entries of a state with this TTL, at `now`.
+    /// Applies this TTL at the time `now`.
     #[must_use]
     pub fn new(ttl: Ttl, now: TimeMs) -> Self {
-        // Only what was removed has the time 0.
+        // Only removed elements have the time 0.
         Self { ttl, now: now.max(NEVER + 1) }
     }
 
-    /// The moment.
+    /// The moment at which the TTL is applied.
     #[must_use]
     pub fn now(&self) -> TimeMs {
         self.now
     }
 
-    /// Whether what was touched last at `touched` is expired: from the moment on when its duration has passed.
+    /// Whether an entry that was touched last at `touched` is expired, which it is from the moment at which its
+    /// duration is over.
     #[must_use]
     pub fn is_expired(&self, touched: TimeMs) -> bool {
         touched == NEVER || self.expiry(touched) <= self.now
     }
 
-    /// When what was touched last at `touched` will be expired; the end of time if never.
+    /// The time at which an entry that was touched last at `touched` expires; the end of time if it never does.
     #[must_use]
     pub fn expiry(&self, touched: TimeMs) -> TimeMs {
         touched.saturating_add(self.ttl.duration_ms)
     }
 
-    /// Takes stored bytes apart.
+    /// Splits stored bytes into an entry.
     ///
     /// # Errors
     /// As [`split`].
@@ -79,8 +80,8 @@ impl Lifespan {
         Ok(Entry { touched, value, is_expired, is_visible: !is_expired || is_shown })
     }
 
-    /// What a change that sets an entry (stored bytes) is good for without what is expired: itself, nothing, or the
-    /// removed element that stands in for one. What does not fit stays as it is.
+    /// The change that remains of a change that sets an entry (stored bytes), if expired entries are left out: the same
+    /// change, none, or a removed element in place of an expired one. A change that does not fit stays as it is.
     #[must_use]
     pub fn without_expired<'a>(&self, change: Change<'a>) -> Option<Change<'a>> {
         let is_expired = |stored: &[u8]| split(stored).is_ok_and(|(touched, _)| self.is_expired(touched));
@@ -100,7 +101,7 @@ pub fn stamp(time: TimeMs, value: &[u8]) -> Vec<u8> {
     [&time.to_le_bytes(), value].concat()
 }
 
-/// Takes stored bytes apart: the time of the last touch, and the value.
+/// Splits stored bytes into the time of the last touch and the value.
 ///
 /// # Errors
 /// [`StateError::Undecodable`] if they are too short.

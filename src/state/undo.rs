@@ -1,26 +1,26 @@
-//! Marks, and what undoes the changes since them: what a backend contained at earlier moments.
+//! Marks, and the records that undo the changes since them: they give the contents of a backend at earlier moments.
 //!
 //! ```text
 //!   mark 7 ──▶ layer: old contents of what changed first after it ┐ of each entry the oldest record from the mark on,
 //!   mark 8 ──▶ layer: old contents of what changed first after it ┘ or else what is live: the contents at the mark
 //! ```
 //!
-//! While a mark is open, whoever changes the backend lets [`Undo`] see each change before it is applied
-//! ([`Undo::recording`]). The first change of an entry after the newest mark records what the entry was: a value, a map
-//! entry, a list element and the length of its list, whether a timer was there; the clear of a map or list, all that it
-//! had. So an unchanged entry costs nothing, and a changed one its old contents, once per mark.
+//! While a mark is open, every change goes through [`Undo`] before it is applied ([`Undo::recording`]). The first
+//! change of an entry after the newest mark records the old entry: a value, a map entry, a list element and the length
+//! of its list, or whether a timer was set. The clear of a map or list records all its entries. So an unchanged entry
+//! costs nothing, and a changed one costs its old contents, once per mark.
 //!
-//! To look whether an entry is recorded costs more than to overwrite it. So where nobody reads marks, and they are only
-//! gone back to ([`Undo::lazy`]), each change of anything but a list appends what undoes it to a journal, and looks for
-//! nothing (`journal`).
+//! Checking whether an entry is already recorded costs more than overwriting it. So if marks are never read, only
+//! rolled back to ([`Undo::lazy`]), each change of anything but a list appends the change that undoes it to a journal,
+//! without a check (`journal`).
 //!
-//! A mark is read through a [`View`], and its contents come back by [`Undo::roll_back`]: as ordinary changes.
+//! A [`View`] reads at a mark. [`Undo::roll_back`] brings the contents at a mark back, by ordinary changes.
 //!
-//! - [Released](Undo::release), the oldest mark goes with its records. One behind it leaves its records to the mark
-//!   before, which they still serve where they are; [`Undo::settle`] moves them a few at a time.
-//! - Records beyond the limit in bytes let the oldest mark go, then the next: nothing ever grows beyond it.
+//! - When the oldest mark is [released](Undo::release), its records go with it. A later mark leaves its records to the
+//!   mark before, which still needs them; [`Undo::settle`] moves them a few at a time.
+//! - If the records exceed the limit in bytes, the oldest mark is dropped, then the next.
 //!
-//! What goes is not freed at once, which takes as long as it is large: [`Undo::take_garbage`].
+//! Dropped records are not freed at once, since that takes time in proportion to their size: [`Undo::take_garbage`].
 
 mod journal;
 mod record;
@@ -40,65 +40,65 @@ use self::{journal::Journal, timers::OldTimer};
 use super::{Action, Address, Change, PageLimit, StateBackend, StateError, forward::forward};
 use crate::types::{KeyGroup, StateId, StateKind};
 
-/// What is read in one go of a map or list that is cleared.
+/// Page size for reading a map or list that is cleared.
 const PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
-/// What a recorded cell takes beside its bytes: its places in trees, its lengths, the allocator's cost of its blocks.
+/// Memory of a recorded cell besides its bytes: its places in trees, its lengths, and the allocator's overhead.
 const CELL_BYTES: u64 = 224;
 
-/// Likewise a recorded entry of a map or list.
+/// Memory of a recorded map entry or list element besides its bytes.
 const ENTRY_BYTES: u64 = 96;
 
-/// So many records of journals are moved for each that was added, while they take too much room.
+/// Number of journal records that are moved for each one that was added, while journals take too much room.
 const MOVED_PER_ADDED: usize = 2;
 
-/// A moment of a backend. Later ones are greater.
+/// A moment of a backend. Later marks are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark(pub u64);
 
 /// The marks of one backend, and the records that lead back to them.
 ///
-/// Invariants: marks ascend; the oldest layer is open; a cell is recorded under the same identity, and as the same
-/// kind, in every layer; what a layer says of an entry was true from its mark until the entry changed first; of an
-/// entry that has records in both, the cell of a layer is older than its journal.
+/// Invariants: marks ascend. The oldest layer is open. A cell is recorded under the same identity, and as the same
+/// kind, in every layer. A layer tells of an entry what was true from its mark until the entry first changed. If an
+/// entry has records in both a cell and the journal of a layer, the cell is older.
 #[derive(Debug)]
 pub struct Undo {
-    /// Oldest first.
+    /// The layers, oldest first.
     layers: VecDeque<Layer>,
-    /// Sum over the layers.
+    /// Bytes of all layers.
     bytes: u64,
     limit: u64,
     /// Whether changes are recorded in journals.
     is_lazy: bool,
-    /// Bytes of journals beyond which they are dissolved.
+    /// Bytes of journals above which they are moved into cells.
     journal_limit: u64,
-    /// Blocks of journals that went: memory that is new costs more than to write to it.
+    /// Blocks of dropped journals, for reuse: fresh memory costs more than writing to old memory.
     spare: Vec<Vec<u8>>,
-    /// Records that journals got since the last call of [`settle`](Self::settle).
+    /// Number of records added to journals since the last call of [`settle`](Self::settle).
     journaled: usize,
-    /// Marks that were let go because of the limit.
+    /// Number of marks that were dropped because of the limit.
     dropped: u64,
     garbage: Vec<Layer>,
-    /// Scratch: the identity of the cell at hand.
+    /// Scratch memory: the identity of the current cell.
     id: Vec<u8>,
 }
 
-/// What was recorded between a mark and the next one.
+/// The records between a mark and the next one.
 #[derive(Debug)]
 struct Layer {
     mark: Mark,
-    /// Whether the mark can be read; else the records serve those before.
+    /// Whether the mark can be read; otherwise the records only serve earlier marks.
     is_open: bool,
-    /// By state, key group, rank of the name.
+    /// By state, key group and rank of the name.
     cells: BTreeMap<Blob, Cell>,
-    /// What is not in cells yet.
+    /// Records that are not in cells yet.
     journal: Journal,
-    /// The timers of all cells, and whether they were there; for reading.
+    /// The timers of all cells, and whether they were set; for reading.
     timers: BTreeMap<OldTimer, bool>,
     bytes: u64,
 }
 
-/// What was recorded of one (key, namespace).
+/// The records of one (key, namespace).
 #[derive(Debug)]
 struct Cell {
     key: Blob,
@@ -114,37 +114,37 @@ enum Old {
     Value(Option<Blob>),
     Map(OldMap),
     List(OldList),
-    /// By time; what stands for one that was there is empty.
+    /// By time; the entry of a timer that was set is an empty value.
     Timers(OldMap),
 }
 
 #[derive(Debug, Default)]
 struct OldMap {
-    /// `None` for an entry that was not there.
+    /// `None` for an entry that did not exist.
     entries: BTreeMap<Blob, Option<Blob>>,
-    /// Whether every other entry was not there either.
+    /// Whether all other entries did not exist either.
     is_whole: bool,
-    /// Of the entries.
+    /// Bytes of the entries.
     bytes: u64,
 }
 
 #[derive(Debug)]
 struct OldList {
     length: u64,
-    /// Those below the length that changed.
+    /// The changed elements below the length.
     elements: BTreeMap<u64, Blob>,
-    /// Whether all of them are recorded, here or in layers between this one and the newest open mark before.
+    /// Whether all of these are recorded, here or in layers between this one and the newest open mark before.
     is_whole: bool,
-    /// Of the elements.
+    /// Bytes of the elements.
     bytes: u64,
 }
 
-/// What is no longer needed; to be dropped where that may take a while.
+/// Records that are no longer needed. Dropping them may take a while.
 #[derive(Debug)]
 pub struct Garbage(#[allow(dead_code, reason = "kept to be dropped")] Vec<Layer>);
 
 impl Undo {
-    /// Without marks; records take at most about `limit` bytes.
+    /// An undo log without marks; its records take at most about `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Self {
@@ -161,7 +161,7 @@ impl Undo {
         }
     }
 
-    /// The same for marks that are only gone back to, never read.
+    /// An undo log for marks that are only rolled back to, never read.
     #[must_use]
     pub fn lazy(limit: u64) -> Self {
         Self { is_lazy: true, ..Self::new(limit) }
@@ -173,13 +173,13 @@ impl Undo {
         !self.layers.is_empty()
     }
 
-    /// Bytes of all records, as they are accounted for.
+    /// Bytes of all records, by its own accounting.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Marks that were let go because of the limit, since the beginning.
+    /// Number of marks that were dropped because of the limit, since the beginning.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -196,16 +196,16 @@ impl Undo {
         self.position(mark).is_some()
     }
 
-    /// Opens a mark: what the backend contains now. Greater than any before.
+    /// Opens a mark for the present contents. It must be greater than any before.
     pub fn mark(&mut self, mark: Mark) {
         assert!(self.layers.back().is_none_or(|layer| layer.mark < mark), "marks ascend");
-        // The next interval may need as many as the last one.
+        // The next interval may need as many blocks as the last one.
         self.spare.truncate(self.layers.back().map_or(0, |layer| layer.journal.blocks()));
         let (cells, journal, timers) = Default::default();
         self.layers.push_back(Layer { mark, is_open: true, cells, journal, timers, bytes: 0 });
     }
 
-    /// Closes a mark. What still leads back to an older one stays. Idempotent.
+    /// Closes a mark. Records that lead back to an older mark stay. Idempotent.
     pub fn release(&mut self, mark: Mark) {
         if let Some(layer) = self.position(mark).and_then(|at| self.layers.get_mut(at)) {
             layer.is_open = false;
@@ -213,7 +213,7 @@ impl Undo {
         }
     }
 
-    /// Closes every mark of which `is_wanted` does not say that it is.
+    /// Closes every mark that is not `is_wanted`.
     pub fn retain(&mut self, is_wanted: impl Fn(Mark) -> bool) {
         for layer in &mut self.layers {
             layer.is_open &= is_wanted(layer.mark);
@@ -221,22 +221,22 @@ impl Undo {
         self.let_go();
     }
 
-    /// Reads `live`, which must be the backend that all changes were recorded of, as it was at `mark`; `None` if that
-    /// is not open. Not for [lazy](Self::lazy) marks.
+    /// Reads `live` as it was at `mark`; `live` must be the backend whose changes were recorded. `None` if the mark is
+    /// not open. Not for [lazy](Self::lazy) marks.
     pub fn view<'a>(&'a self, live: &'a mut dyn StateBackend, mark: Mark) -> Option<View<'a>> {
         let at = self.position(mark)?;
         assert!(!self.is_lazy, "lazy marks are not read");
         Some(View::new(live, self.layers.range(at..).collect()))
     }
 
-    /// `live`, with every change of a state of `kind` recorded before it is applied.
+    /// A wrapper of `live` that records every change of a state of `kind` before it applies it.
     pub fn recording<'a>(&'a mut self, live: &'a mut dyn StateBackend, kind: StateKind) -> Recording<'a> {
         Recording { live, undo: self, kind }
     }
 
-    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice; and
-    /// likewise records of journals, while those take more than half of the limit. Whoever changes the backend, which
-    /// is `live`, calls it now and then.
+    /// Moves records of closed marks to the mark before them, at most `most`, so that nothing is kept twice. Also moves
+    /// journal records to cells, while journals take more than half of the limit. The owner of the backend `live` calls
+    /// it now and then.
     pub fn settle(&mut self, live: &dyn StateBackend, most: usize) {
         let mut left = most.max(MOVED_PER_ADDED * mem::take(&mut self.journaled));
         if self.journal_bytes() > self.journal_limit {
@@ -248,7 +248,7 @@ impl Undo {
             && let Some(at) = self.layers.iter().position(|layer| !layer.is_open)
         {
             let before = at.saturating_sub(1);
-            // What comes from a later layer is newer.
+            // Records of a later layer are newer.
             self.dissolve(live, Some(before), &mut left);
             if left == 0 {
                 return;
@@ -270,7 +270,7 @@ impl Undo {
         }
     }
 
-    /// What went since the last call.
+    /// The records that were dropped since the last call.
     #[must_use]
     pub fn take_garbage(&mut self) -> Option<Garbage> {
         (!self.garbage.is_empty()).then(|| Garbage(mem::take(&mut self.garbage)))
@@ -281,7 +281,7 @@ impl Undo {
         self.layers.get(at).is_some_and(|layer| layer.is_open).then_some(at)
     }
 
-    /// Lets the oldest layers go until the oldest is open.
+    /// Drops the oldest layers until the oldest one is open.
     fn let_go(&mut self) {
         while let Some(mut layer) = self.layers.pop_front_if(|layer| !layer.is_open) {
             self.bytes -= layer.bytes;
@@ -292,7 +292,7 @@ impl Undo {
         }
     }
 
-    /// Lets the oldest marks go until the records keep to the limit.
+    /// Drops the oldest marks until the records are within the limit.
     fn keep_to_limit(&mut self) {
         while self.bytes > self.limit
             && let Some(oldest) = self.layers.front_mut()
@@ -310,7 +310,7 @@ impl Layer {
     }
 }
 
-/// A backend that records its changes before it applies them. Nothing else differs.
+/// A backend that records its changes before it applies them, and is otherwise the same.
 pub struct Recording<'a> {
     live: &'a mut dyn StateBackend,
     undo: &'a mut Undo,
@@ -329,14 +329,14 @@ impl StateBackend for Recording<'_> {
     );
 }
 
-/// Puts the beginning of the identities of all cells of (state, key group) into `id`, which is emptied first.
+/// Empties `id`, and writes the beginning of the identities of all cells of (state, key group) into it.
 fn put_group(state: StateId, key_group: KeyGroup, id: &mut Vec<u8>) {
     id.clear();
     id.extend(state.0.to_be_bytes());
     id.extend(key_group.0.to_be_bytes());
 }
 
-/// Puts the identity of the cell at `at` into `id`.
+/// Writes the identity of the cell at `at` into `id`.
 fn put_id(live: &dyn StateBackend, at: Address<'_>, id: &mut Vec<u8>) {
     put_group(at.state, at.key_group, id);
     live.name_rank(at.key, at.namespace, id);

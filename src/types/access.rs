@@ -2,45 +2,45 @@
 
 use std::collections::BTreeMap;
 
-/// Rules of who may use which jobs; without any, everybody may use all.
+/// Rules about who may use which jobs. Without rules, everybody may use all jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedJobs {
     rules: Vec<(Who, Vec<Pattern>)>,
 }
 
-/// Whom a rule is about.
+/// The clients that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Who {
     Uid(u32),
     Certificate(String),
-    /// All of whom no other rule is.
+    /// All clients that no other rule names.
     Others,
 }
 
-/// Names of jobs.
+/// A pattern of job names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Exactly(String),
     Beginning(String),
 }
 
-/// What is known of who asks.
+/// The identity of a client, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity<'a> {
-    /// A process of this host, of this user.
+    /// A process of this host, with this user id.
     Uid(u32),
     /// A client whose certificate has these names.
     Certificate(&'a [String]),
-    /// Nothing.
+    /// The client cannot be identified.
     Unknown,
 }
 
 impl AllowedJobs {
-    /// Rules from a table: `uid:1000`, `cert:NAME` or `*` for all others; then names of jobs with spaces between them,
-    /// of which each may end with `*`.
+    /// Reads rules from a table. A key is `uid:1000`, `cert:NAME`, or `*` for all other clients. A value lists job
+    /// names, separated by spaces; each may end with `*`.
     ///
     /// # Errors
-    /// What is allowed, in words, where an entry is something else.
+    /// For an entry of another form: a text that says which forms are allowed.
     pub fn read(table: &BTreeMap<String, String>) -> Result<Self, String> {
         let rule = |(named, jobs): (&String, &String)| {
             let who = match named.split_once(':') {
@@ -60,13 +60,13 @@ impl AllowedJobs {
         Ok(Self { rules: table.iter().map(rule).collect::<Result<_, String>>()? })
     }
 
-    /// Whether everybody may use all.
+    /// Whether there are no rules, so that everybody may use all jobs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether `who` may use `job`.
+    /// Whether the client `who` may use `job`.
     #[must_use]
     pub fn allows(&self, who: Identity<'_>, job: &str) -> bool {
         if self.rules.is_empty() {

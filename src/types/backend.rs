@@ -12,22 +12,22 @@ pub(crate) const MAX_NAME_BYTES: usize = 200;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
-/// Why a string is no [`Name`].
+/// The rule of a [`Name`] that a string breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Empty, or longer than the limit.
+    /// The string is empty or too long; it has this many bytes.
     #[error("a name of {0} bytes: names have 1 to {MAX_NAME_BYTES} bytes")]
     Length(usize),
-    /// Contains a character that paths do not allow, or is `.` or `..`.
+    /// The string contains a character that paths do not allow, or is `.` or `..`.
     #[error("name `{0}`: names consist of ASCII letters, digits, `-`, `_` and `.`, and are neither `.` nor `..`")]
     Characters(String),
 }
 
 impl Name {
-    /// Most bytes that a name has.
+    /// Longest name in bytes.
     pub const MAX_BYTES: usize = MAX_NAME_BYTES;
 
-    /// Checks `name`.
+    /// Makes a name of a string that follows the rules.
     ///
     /// # Errors
     /// [`NameError`] says which rule it breaks.
@@ -61,12 +61,12 @@ impl fmt::Display for Name {
     }
 }
 
-/// Which inner backend keeps the state.
+/// The kind of inner backend that keeps the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InnerBackend {
-    /// In memory.
+    /// The state is in memory.
     HashMap,
-    /// In RocksDB on local disk.
+    /// The state is in RocksDB on local disk.
     RocksDb,
 }
 
@@ -100,9 +100,9 @@ impl fmt::Display for BackendId {
 /// owners cannot both be in one manifest chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch {
-    /// From 1; 0 is no epoch.
+    /// Counts from 1; 0 means no epoch.
     pub number: u64,
-    /// Who it is.
+    /// Unique to the owner, so that two owners with the same number differ.
     pub owner: Uuid,
 }
 

@@ -4,21 +4,21 @@ use std::fmt;
 
 use uuid::Uuid;
 
-/// Orders the owners that an engine starts for one backend.
+/// The number of an owner among those that an engine starts for one backend; a later owner has a higher number.
 pub type Attempt = u64;
 
 /// The number of a checkpoint, chosen by the engine, at least 1; ids increase within an epoch but may be used again by
 /// a later one.
 pub type CheckpointId = u64;
 
-/// Names one checkpoint of one backend beyond doubt.
+/// Names one checkpoint of one backend without ambiguity, even if an id is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CheckpointIdentity {
     /// The number of the epoch that made it.
     pub epoch: u64,
-    /// The engine's id.
+    /// The id that the engine gave it.
     pub id: CheckpointId,
-    /// Chosen by the daemon when the barrier came.
+    /// A UUID that the daemon chose when the barrier came.
     pub uuid: Uuid,
 }
 
@@ -31,10 +31,10 @@ impl fmt::Display for CheckpointIdentity {
 /// How durable an acknowledged batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
-    /// In the inner backend.
+    /// The batch is in the inner backend, and lost if the daemon crashes.
     Applied,
-    /// Durable in the object store; no restore point by itself.
+    /// The batch is durable in the object store, but not yet part of a restore point.
     Persisted,
-    /// Part of a completed checkpoint.
+    /// The batch is part of a completed checkpoint.
     Confirmed,
 }

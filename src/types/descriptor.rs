@@ -1,4 +1,4 @@
-//! What a state is: its kind, its merge function, its serializers, how long its entries live.
+//! State descriptors: kind, merge function, serializers and time to live of a state.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use super::Ttl;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateId(pub u32);
 
-/// The shape of what a state keeps per (key, namespace).
+/// The shape of the contents that a state has per (key, namespace).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum StateKind {
-    /// One value.
+    /// One value, or none.
     Value,
     /// An ordered list of elements.
     List,
@@ -43,13 +43,13 @@ pub enum MergeFunction {
     MinF64 = 5,
     /// The greater number; NaN counts as missing.
     MaxF64 = 6,
-    /// Concatenation.
+    /// The operand's bytes appended to the entry.
     Append = 7,
     /// A count of things, wrapping around; an empty operand counts one.
     Count = 8,
     /// Sum and count of integers, both wrapping around.
     AverageI64 = 9,
-    /// IEEE 754 sum, and count, of numbers.
+    /// IEEE 754 sum of numbers, and their count.
     AverageF64 = 10,
     /// The union of sets of byte strings.
     SetUnion = 11,
@@ -74,7 +74,7 @@ impl MergeFunction {
         Self::HyperLogLog,
     ];
 
-    /// What stands for it in messages and manifests; 0 stands for none.
+    /// The number of the function in messages and manifests; 0 means no function.
     #[must_use]
     pub fn number(self) -> u8 {
         self as u8
@@ -87,27 +87,27 @@ impl MergeFunction {
     }
 }
 
-/// A serializer of the engine: what its bytes mean. Never looked into.
+/// A serializer of the engine, as the engine names it. The daemon only compares it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Serializer {
-    /// Empty for none.
+    /// The engine's name of the serializer; empty if there is none.
     pub id: String,
-    /// Of what it writes.
+    /// The version of the format that the serializer writes.
     pub version: u32,
 }
 
-/// What the bytes of a state mean to the engine.
+/// The serializers that give meaning to the bytes of a state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Schema {
-    /// Of keys.
+    /// The serializer of keys.
     pub key: Serializer,
-    /// Of namespaces.
+    /// The serializer of namespaces.
     pub namespace: Serializer,
-    /// Of values, list elements, map keys and map values.
+    /// The serializer of values, list elements, map keys and map values.
     pub value: Serializer,
 }
 
@@ -126,8 +126,8 @@ impl fmt::Display for Schema {
     }
 }
 
-/// How a restore gives the operator state of some subtasks to those of another parallelism. Its number stands for it in
-/// messages and manifests; 0 stands for keyed state.
+/// How operator state moves to another parallelism at a restore. Its number is used in messages and manifests, where 0
+/// means keyed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
@@ -148,30 +148,30 @@ impl Redistribution {
     }
 }
 
-/// How the engine declared a state.
+/// A state as the engine declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct StateDescriptor {
     /// Unique within the backend.
     pub name: String,
-    /// Its shape.
+    /// The shape of its contents.
     pub kind: StateKind,
     /// How merges combine, for values and maps.
     pub merge: Option<MergeFunction>,
-    /// What its bytes mean.
+    /// The serializers of its bytes.
     pub schema: Schema,
-    /// How long its entries live; `None` for until they are removed.
+    /// How long its entries live; `None` if they live until they are removed.
     pub ttl: Option<Ttl>,
     /// For operator state; `None` for keyed state.
     pub redistribution: Option<Redistribution>,
-    /// For values: what a read answers where there is none.
+    /// For values: the answer of a read where there is no value.
     #[cfg_attr(feature = "server", serde(with = "crate::types::hex"))]
     pub default_value: Bytes,
 }
 
 impl StateDescriptor {
-    /// A keyed state that has nothing but a name and a kind.
+    /// A keyed state with a name and a kind, and defaults for the rest.
     #[must_use]
     pub fn new(name: impl Into<String>, kind: StateKind) -> Self {
         Self {
@@ -185,28 +185,28 @@ impl StateDescriptor {
         }
     }
 
-    /// The same with a merge function, or none.
+    /// The same descriptor with this merge function, or without one.
     #[must_use]
     pub fn with_merge(self, merge: impl Into<Option<MergeFunction>>) -> Self {
         Self { merge: merge.into(), ..self }
     }
 }
 
-/// Declares what becomes of a state whose registered schema differs from the descriptor asked for.
+/// Declares how to go on with a state whose registered schema differs from the descriptor asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
     /// The name of the state.
     pub state: String,
-    /// What the new serializers can read.
+    /// Whether the new serializers can read the old bytes.
     pub mode: SchemaMode,
 }
 
 /// How the serializers of a [`SchemaChange`] go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SchemaMode {
-    /// The new ones read what the old ones wrote: the entries stay.
+    /// The new ones can read the bytes of the old ones: the entries stay.
     Compatible,
-    /// They do not: the client rewrites the entries from the old state to the new one.
+    /// The new ones cannot: the client rewrites the entries from the old state to the new one.
     Migrate,
 }
 

@@ -1,4 +1,4 @@
-//! Bytes as lower-case hexadecimal digits, where text has to have them.
+//! Bytes as lower-case hexadecimal digits, for JSON and messages.
 
 use bytes::Bytes;
 use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -9,7 +9,7 @@ pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of digits; `None` if they are none, or half a byte.
+/// The bytes that hexadecimal digits stand for; `None` for other characters or an odd number of digits.
 #[must_use]
 pub fn decode(digits: &str) -> Option<Bytes> {
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -17,12 +17,12 @@ pub fn decode(digits: &str) -> Option<Bytes> {
     is_plain.then(|| digits.as_bytes().chunks(2).map(pair).collect::<Option<Vec<u8>>>().map(Bytes::from))?
 }
 
-/// For `serde(with)`.
+/// Writes bytes as hexadecimal text, for `#[serde(with)]`.
 pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&encode(bytes))
 }
 
-/// For `serde(with)`.
+/// Reads bytes from hexadecimal text, for `#[serde(with)]`.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let digits = String::deserialize(deserializer)?;
     decode(&digits).ok_or_else(|| D::Error::custom("bytes are given by pairs of hexadecimal digits"))

@@ -11,13 +11,13 @@ pub const KEY_GROUP_PARTS: u32 = 4;
 /// Lowest default number of key groups.
 const DEFAULT_MAX_PARALLELISM_LOW: u64 = 1 << 7;
 
-/// One unit of partitioning, from 0.
+/// The number of a key group, from 0. Key groups are the units in which keyed state is spread over subtasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyGroup(pub u16);
 
 impl KeyGroup {
-    /// Where operator state lies, which belongs to a subtask rather than to a key: beside the key groups of every
-    /// operator.
+    /// The key group of operator state, which belongs to a subtask rather than to a key. It lies outside the key groups
+    /// of every operator.
     pub const OPERATOR: Self = Self(u16::MAX);
 }
 
@@ -28,7 +28,7 @@ pub struct KeyGroupRange {
     last: u16,
 }
 
-/// Why numbers make no range of key groups.
+/// Numbers that do not make a range of key groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyGroupError {
     /// The range is backwards, or beyond the highest key group.
@@ -36,9 +36,9 @@ pub enum KeyGroupError {
         "key groups {first}..={last}: `first` must not exceed `last`, and `last` must be below {MAX_PARALLELISM_LIMIT}"
     )]
     Range {
-        /// As given.
+        /// The first key group, as the caller gave it.
         first: u32,
-        /// As given.
+        /// The last key group, as the caller gave it.
         last: u32,
     },
     /// The numbers of subtask, parallelism and max parallelism do not fit each other.
@@ -47,11 +47,11 @@ pub enum KeyGroupError {
          subtask < parallelism <= max parallelism <= {MAX_PARALLELISM_LIMIT}"
     )]
     Parallelism {
-        /// As given.
+        /// The subtask, from 0, as the caller gave it.
         subtask: u32,
-        /// As given.
+        /// The number of subtasks, as the caller gave it.
         parallelism: u32,
-        /// As given.
+        /// The number of key groups, as the caller gave it.
         max_parallelism: u32,
     },
 }
@@ -71,7 +71,7 @@ impl KeyGroupRange {
         }
     }
 
-    /// As [`new`](Self::new), or [`OPERATOR`](Self::OPERATOR): what a part of a stored object may be of.
+    /// A range that a part of a stored object may have: as [`new`](Self::new), or [`OPERATOR`](Self::OPERATOR).
     ///
     /// # Errors
     /// If it is neither.
@@ -120,7 +120,7 @@ impl KeyGroupRange {
         usize::from(self.last - self.first) + 1
     }
 
-    /// Whether `group` is inside.
+    /// Whether `group` is in the range.
     #[must_use]
     pub fn contains(self, group: KeyGroup) -> bool {
         (self.first..=self.last).contains(&group.0)
@@ -157,8 +157,8 @@ impl KeyGroupRange {
         missing
     }
 
-    /// The parts of this range, in order: cut where an operator with `max_parallelism` key groups is cut into
-    /// [`KEY_GROUP_PARTS`], so at the same key groups whatever the parallelism.
+    /// The parts of this range, in order. The whole operator with `max_parallelism` key groups is cut into
+    /// [`KEY_GROUP_PARTS`], and this range at the same places, so that the cuts are the same for every parallelism.
     pub fn parts(self, max_parallelism: u32) -> impl Iterator<Item = Self> {
         let width = max_parallelism.div_ceil(KEY_GROUP_PARTS).max(1);
         let (first, last) = (u32::from(self.first), u32::from(self.last));
@@ -168,13 +168,13 @@ impl KeyGroupRange {
         })
     }
 
-    /// The position of `group` within the range, from 0; `None` outside.
+    /// The position of `group` within the range, from 0; `None` if it is outside.
     #[must_use]
     pub fn index(self, group: KeyGroup) -> Option<usize> {
         self.contains(group).then(|| usize::from(group.0 - self.first))
     }
 
-    /// Every key group, in order.
+    /// Every key group of the range, in order.
     pub fn iter(self) -> impl Iterator<Item = KeyGroup> {
         (self.first..=self.last).map(KeyGroup)
     }
@@ -192,17 +192,17 @@ impl fmt::Display for KeyGroupRange {
 /// Stable hashes from `first` to `last`, both inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HashRange {
-    /// Inclusive.
+    /// The lowest hash of the range, inclusive.
     pub first: u64,
-    /// Inclusive.
+    /// The highest hash of the range, inclusive.
     pub last: u64,
 }
 
 impl HashRange {
-    /// Every hash.
+    /// The range of all hashes.
     pub const ALL: Self = Self { first: 0, last: u64::MAX };
 
-    /// Whether `hash` is inside.
+    /// Whether `hash` is in the range.
     #[must_use]
     pub fn contains(self, hash: u64) -> bool {
         (self.first..=self.last).contains(&hash)

@@ -1,6 +1,6 @@
-//! What a client may ask for at most.
+//! The limits on a client's requests.
 
-/// Limits of one daemon, told in `Hello`.
+/// The limits of one daemon, as `Hello` tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Longest gRPC message in bytes, either direction.
@@ -13,7 +13,7 @@ pub struct Limits {
     pub max_attachment_bytes: usize,
     /// Most operations of one batch.
     pub max_batch_operations: usize,
-    /// Most checkpoints of one backend that are triggered and not answered.
+    /// Most checkpoints of one backend that are triggered and not yet answered.
     pub max_concurrent_checkpoints: usize,
     /// Most checkpoints of one backend that are retained.
     pub max_retained_checkpoints: usize,

@@ -14,8 +14,8 @@ const COUNTER_BITS: u32 = 40;
 /// └────────────────┴───────────────────────────────────────┘
 /// ```
 ///
-/// The epoch in the high bits makes sequence numbers unique over all owners of a backend, a fenced one that still
-/// appends included, and orders the changes of a later epoch after all earlier ones.
+/// The epoch in the high bits makes sequence numbers unique over all owners of a backend, including a fenced one that
+/// still appends. It also orders the changes of a later epoch after all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Sqn(pub u64);
 
@@ -33,7 +33,7 @@ impl Sqn {
         Self(epoch << COUNTER_BITS)
     }
 
-    /// The epoch that it belongs to.
+    /// The number of the epoch that this sequence number belongs to.
     #[must_use]
     pub fn epoch(self) -> u64 {
         self.0 >> COUNTER_BITS
@@ -57,30 +57,30 @@ impl fmt::Display for Sqn {
     }
 }
 
-/// Sequence numbers from `from` to `to`, half-open.
+/// Sequence numbers from `from` (inclusive) to `to` (exclusive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqnRange {
-    /// Inclusive.
+    /// The first sequence number, inclusive.
     pub from: Sqn,
-    /// Exclusive; not below `from`.
+    /// The end, exclusive; at least `from`.
     pub to: Sqn,
 }
 
 impl SqnRange {
-    /// Whether nothing is inside.
+    /// Whether the range has no sequence number.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.from >= self.to
     }
 
-    /// Whether it is a part of `epoch`, and not empty.
+    /// Whether the range is not empty and all of it belongs to `epoch`.
     #[must_use]
     pub fn is_of(self, epoch: u64) -> bool {
         let is_of = |sqn: Sqn| (1..=Sqn::MAX_EPOCH).contains(&epoch) && sqn.epoch() == epoch;
         !self.is_empty() && is_of(self.from) && is_of(self.to)
     }
 
-    /// Whether `sqn` is inside.
+    /// Whether `sqn` is in the range.
     #[must_use]
     pub fn contains(self, sqn: Sqn) -> bool {
         self.from <= sqn && sqn < self.to

@@ -1,4 +1,4 @@
-//! A HyperLogLog sketch: about how many distinct things it was given.
+//! A HyperLogLog sketch: an estimate of how many distinct things were added to it.
 //!
 //! Its bytes are those of Apache DataSketches' HLL sketches with 2^12 registers, which its libraries for Java, C++,
 //! Python and Go read and write, too. Things are byte strings, hashed as those libraries hash strings and byte arrays.
@@ -14,18 +14,18 @@ use datasketches::{
 /// Logarithm of the number of registers.
 const LG_REGISTERS: u8 = 12;
 
-/// Where a sketch of registers has the lowest of them, and the highest that one can be: hashes have 64 bits.
+/// Where the form with registers stores its lowest register, and the highest value of a register: hashes have 64 bits.
 const LOWEST_AT: usize = 6;
 const HIGHEST: u8 = 63;
 
-/// The byte of a sketch whose lowest two bits say whether it has registers yet, and what they say then.
+/// A byte of the encoding whose lowest two bits are the mode, and the mode that has registers.
 const MODE_AT: usize = 7;
 const REGISTERS: u8 = 2;
 
-/// The smallest of the forms; sketches of the others are read, too.
+/// The form that is written, which is the smallest; all forms are read.
 const FORM: HllType = HllType::Hll4;
 
-/// About how many distinct things there were.
+/// An estimate of the number of distinct things.
 #[derive(Clone, PartialEq)]
 pub struct Sketch {
     inner: HllSketch,
@@ -38,7 +38,7 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    /// Of nothing.
+    /// A sketch to which nothing was added.
     #[must_use]
     pub fn new() -> Self {
         Self { inner: HllSketch::new(LG_REGISTERS, FORM).expect("so many registers are possible") }
@@ -51,7 +51,7 @@ impl Sketch {
         self.inner != before
     }
 
-    /// Adds all that the other has.
+    /// Adds all things of the other sketch.
     pub fn unite(&mut self, other: &Self) {
         let mut union = HllUnion::new(LG_REGISTERS).expect("so many registers are possible");
         union.update(&self.inner);
@@ -59,22 +59,22 @@ impl Sketch {
         self.inner = union.to_sketch(FORM);
     }
 
-    /// Whether it is of nothing.
+    /// Whether nothing was added yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inner.is_empty()
     }
 
-    /// Its bytes: up to 2.1 KiB, few for few things.
+    /// The encoded sketch: up to 2.1 KiB, less for few things.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         self.inner.serialize()
     }
 
-    /// Reads a sketch; `None` if the bytes are none, or one with another number of registers.
+    /// Reads an encoded sketch; `None` if the bytes are not a sketch, or have another number of registers.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        // The library adds to this byte unchecked.
+        // Checked here, because the library adds to this byte without a check.
         let has_registers = bytes.get(MODE_AT).is_some_and(|mode| mode & 3 == REGISTERS);
         if has_registers && bytes.get(LOWEST_AT).is_some_and(|&lowest| lowest > HIGHEST) {
             return None;
@@ -83,7 +83,7 @@ impl Sketch {
         (inner.lg_config_k() == LG_REGISTERS).then_some(Self { inner })
     }
 
-    /// About how many distinct things it was given.
+    /// The estimated number of distinct things.
     #[must_use]
     pub fn estimate(&self) -> f64 {
         self.inner.estimate()

@@ -1,38 +1,38 @@
-//! Time to live: how long the entries of a state do.
+//! Time to live: how long the entries of a state live, and how expired ones are removed.
 
-/// Entries that an operation looks at where incremental clean-up does not say, as in Flink.
+/// Default of [`IncrementalCleanup::entries`], as in Flink.
 const INCREMENTAL_ENTRIES: u32 = 5;
 
-/// Entries after which a compaction filter reads the time anew where nothing says, as in Flink.
+/// Default of [`CompactionCleanup::time_every_entries`], as in Flink.
 const TIME_EVERY_ENTRIES: u64 = 1_000;
 
-/// Age of files that are compacted for clean-up alone where nothing says, as in Flink: 30 days, in milliseconds.
+/// Default of [`CompactionCleanup::periodic_ms`], as in Flink: 30 days.
 const PERIODIC_COMPACTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// How long entries of a state live: a value, a map entry, a list element, each by itself.
+/// How long the entries of a state live. Each value, map entry or list element is an entry of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct Ttl {
-    /// Milliseconds since an entry was last touched after which it is expired; at least 1.
+    /// Milliseconds after the last touch at which an entry expires; at least 1.
     pub duration_ms: u64,
-    /// What touches an entry.
+    /// The operations that touch an entry.
     pub update: TtlUpdate,
     /// Whether reads see expired entries.
     pub visibility: TtlVisibility,
-    /// What removes expired entries, besides reads of them.
+    /// How expired entries are removed, apart from reads that find them.
     pub cleanup: TtlCleanup,
 }
 
-/// What touches an entry.
+/// The operations that touch an entry, so that it lives for the full duration again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum TtlUpdate {
-    /// Writes of it.
+    /// Only writes touch an entry.
     #[default]
     OnCreateAndWrite,
-    /// Reads of it, too: they are writes then.
+    /// Reads touch an entry too, and become writes by that.
     OnReadAndWrite,
 }
 
@@ -41,23 +41,23 @@ pub enum TtlUpdate {
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(rename_all = "snake_case"))]
 pub enum TtlVisibility {
-    /// Never.
+    /// Reads never return an expired entry.
     #[default]
     NeverReturnExpired,
-    /// Until something has cleaned them up.
+    /// Reads return an expired entry until it was cleaned up.
     ReturnExpiredIfNotCleanedUp,
 }
 
-/// What removes expired entries, besides reads of them.
+/// How expired entries are removed, apart from reads that find them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct TtlCleanup {
-    /// Materializations leave them out.
+    /// Materializations leave expired entries out.
     pub at_materialization: bool,
-    /// Batches look at some entries, in turn.
+    /// Each batch looks at some entries, in turn, and removes the expired ones.
     pub incremental: Option<IncrementalCleanup>,
-    /// Compactions of a local store leave them out.
+    /// Compactions of RocksDB leave expired entries out.
     pub compaction: Option<CompactionCleanup>,
 }
 
@@ -68,23 +68,23 @@ pub struct TtlCleanup {
 pub struct IncrementalCleanup {
     /// Entries looked at per operation on the state; at least 1.
     pub entries: u32,
-    /// Batches that do not touch the state look at as many as one operation on it does.
+    /// Whether batches that do not touch the state also look at `entries` of them.
     pub every_batch: bool,
 }
 
-/// Clean-up by compactions.
+/// Clean-up by compactions of RocksDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
 pub struct CompactionCleanup {
-    /// Entries after which the time is read anew; at least 1.
+    /// The compaction filter reads the time again after so many entries; at least 1.
     pub time_every_entries: u64,
-    /// Files older than this many milliseconds are compacted for that alone; at least 1.
+    /// Files older than this many milliseconds are compacted for clean-up alone; at least 1.
     pub periodic_ms: u64,
 }
 
 impl Ttl {
-    /// Flink's defaults for entries that live `duration_ms` milliseconds.
+    /// A TTL of `duration_ms` milliseconds, with Flink's defaults for the rest.
     #[must_use]
     pub fn new(duration_ms: u64) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Ttl {
 }
 
 impl Default for TtlCleanup {
-    /// In the background.
+    /// Clean-up in the background, by batches and by compactions.
     fn default() -> Self {
         let (incremental, compaction) = (Some(IncrementalCleanup::default()), Some(CompactionCleanup::default()));
         Self { at_materialization: false, incremental, compaction }

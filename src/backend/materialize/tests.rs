@@ -1,4 +1,4 @@
-//! What comes between the steps of a materialization.
+//! Events between the steps of a materialization.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::backend::{
 
 const FIRST: StateId = StateId(1);
 
-/// Materializes `backend`; after the states were listed, `meanwhile` happens.
+/// Materializes `backend`; `meanwhile` runs after the states were listed.
 async fn materialize_while(backend: &crate::backend::Backend, meanwhile: impl Future<Output = ()>) {
     let shared = &backend.shared;
     let (target, listed) = {

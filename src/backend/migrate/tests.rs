@@ -1,4 +1,4 @@
-//! Moving entries between inner states, in batches.
+//! Tests of moving entries between inner states, in batches.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -47,7 +47,7 @@ fn apply(inner: &mut dyn StateBackend, state: StateId, key: &[u8], action: Actio
     inner.apply(&Change { at: at(state, key), action }).unwrap();
 }
 
-/// Moves everything in batches of at most `entries`; returns how many changes each logged.
+/// Moves all entries in batches of at most `entries`; returns how many changes each batch logged.
 fn move_all(inner: &mut dyn StateBackend, kind: StateKind, rewrite: Rewrite, entries: usize) -> Vec<usize> {
     let of = Move { from: FROM, to: TO, kind, rewrite };
     let mut cursor = Cursor { group: Some(range().first()), after: None };
@@ -64,7 +64,7 @@ fn move_all(inner: &mut dyn StateBackend, kind: StateKind, rewrite: Rewrite, ent
     batches
 }
 
-/// Everything of the new state, by key and entry.
+/// All entries of the new state, by key and entry.
 fn contents(inner: &dyn StateBackend, kind: StateKind, keys: &[Vec<u8>]) -> BTreeMap<(Vec<u8>, Vec<u8>), Vec<u8>> {
     let mut found = BTreeMap::new();
     let all = PageLimit { entries: usize::MAX, bytes: usize::MAX };

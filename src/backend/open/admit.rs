@@ -1,13 +1,14 @@
-//! Admission: whether the attempt of an opener may begin, whether it is that of a declared job, and what that demands.
+//! Admission: whether the attempt of an opener may begin, whether it belongs to a declared job, and which demands
+//! follow from that.
 //!
-//! A task of a declared attempt begins with what the declaration restores, or the checkpoints that are committed from
-//! then on would not be of one history. So it asks for the latest, or for the same thing by its id. An attempt that is
-//! lower than the newest of the job is outdated, whether or not it has met that one in a chain. A higher one that was
-//! not declared outdates the declared one, before it claims anything: see [`crate::checkpoint::job`], rule 2.
+//! A task of a declared attempt must begin with the checkpoint that the declaration restores; otherwise later commits
+//! would not be of one history. So it asks for the latest, or for that checkpoint by its id. An attempt that is lower
+//! than the newest of the job is outdated, even if no chain has met the newer one yet. A higher attempt that was not
+//! declared outdates the declared one before it claims anything: see [`crate::checkpoint::job`], rule 2.
 //!
-//! The job may move on between that look and the manifest that opens the epoch, which may wait long for the store. So
-//! the opener looks again once that manifest is durable ([`Admitted::still`]). Whoever declares looks at the chains
-//! after its record is durable; so at least one of the two meets the other. An opener that gives up then has served
+//! The job may move on between that look and the manifest that opens the epoch, which may wait for the store for long.
+//! So the opener looks again once that manifest is durable ([`Admitted::still`]). A declaration looks at the chains
+//! after its record is durable. So at least one of the two sees the other. An opener that then gives up has served
 //! nothing, and let go of nothing.
 
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use crate::{
     object::Retry,
 };
 
-/// `spec` with the attempt of the start that its token names, if it has one. Cancel-safe.
+/// `spec` with the attempt of the start that its token names, if it has a token. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
@@ -43,17 +44,17 @@ pub(in crate::backend) async fn numbered(env: &Environment, spec: OpenSpec) -> R
 pub(super) struct Admitted {
     /// How the backend is opened.
     pub(super) spec: OpenSpec,
-    /// The newest record of its job if its attempt was declared.
+    /// The newest record of its job, if its attempt was declared.
     pub(super) declared: Option<Box<JobRecord>>,
-    /// The newest record that was looked at.
+    /// The newest record that was read.
     pub(super) seen: Seen,
 }
 
-/// Whether `spec` may begin, and how.
+/// Decides whether `spec` may begin, and with which checkpoint.
 pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Admitted, Error> {
     let job = &spec.id.job;
     let newest = match job::newest(&env.store, job, retry).await {
-        // Whoever knows what to restore can do without.
+        // A request that names its checkpoint does not need the record.
         Err(error @ JobError::Corrupt { .. }) if !asks_the_job(spec) => {
             tracing::warn!(backend = %spec.id, %error, "opening without looking whether the attempt was declared");
             return Ok(Admitted { spec: spec.clone(), declared: None, seen: Seen::NotYet });
@@ -79,7 +80,7 @@ impl Admitted {
     /// and at newer records.
     ///
     /// # Errors
-    /// If it may not begin any more; open again where the error says so.
+    /// If it may not begin any more. The error says whether to open again.
     pub(super) async fn still(&self, env: &Environment, seen: &Seen, retry: Retry) -> Result<(), Error> {
         let spec = &self.spec;
         let newer = match job::newer(&env.store, &spec.id.job, seen.number(), retry).await {
@@ -112,7 +113,7 @@ fn refuse_outdated(spec: &OpenSpec, newest: &JobRecord) -> Result<(), Error> {
     Err(job_error(JobError::Outdated { job, attempt, newer }))
 }
 
-/// The attempt of `record` was declared, or that was withdrawn, after `spec` was admitted.
+/// The error for an attempt whose declaration was made, or withdrawn, after `spec` was admitted.
 fn declared_meanwhile(spec: &OpenSpec, record: &JobRecord) -> Error {
     let what = if record.declared.is_some() { "was declared" } else { "is not declared any more" };
     let text = format!(
@@ -122,7 +123,7 @@ fn declared_meanwhile(spec: &OpenSpec, record: &JobRecord) -> Error {
     Error { retryable: true, ..Error::new(Reason::DeclarationMismatch, text) }
 }
 
-/// `spec`, if it is that of a task of the generation of `record`, asking for what that restores. Pure.
+/// `spec` with the checkpoint that `record` restores, if it is a task of that generation and asks for the same. Pure.
 fn as_declared(spec: &OpenSpec, record: &JobRecord) -> Result<OpenSpec, Error> {
     let attempt = record.attempt;
     let refused = |what: String| {

@@ -1,7 +1,7 @@
-//! What a backend begins with: which checkpoint, and in which chains its parts are.
+//! Chooses the checkpoint that a backend begins with, and finds its parts in their chains.
 //!
-//! The generation that made the checkpoint may have had another parallelism. Then the parts of several subtasks
-//! together have the key groups that are wanted, or of one a bigger range than that.
+//! The generation that made the checkpoint may have had another parallelism. Then the wanted key groups may be spread
+//! over the parts of several subtasks, or be a part of one subtask's larger range.
 
 use std::collections::BTreeSet;
 
@@ -21,34 +21,35 @@ use crate::{
     types::{Attempt, BackendId, KeyGroupRange, Name},
 };
 
-/// What one chain retains of the checkpoint to restore.
+/// The part of a checkpoint that one chain retains.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     /// The head of the chain.
     pub(super) manifest: Manifest,
-    /// The checkpoint there.
+    /// The record of the checkpoint in it.
     pub(super) record: CheckpointRecord,
 }
 
 impl Part {
-    /// Which part of the operator's state it has.
+    /// The part of the operator's state that it has.
     pub(super) fn span(&self) -> Span {
         self.manifest.span(&self.record)
     }
 }
 
-/// What was chosen.
+/// A chosen checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
-    /// By subtask.
+    /// Its parts, by subtask.
     pub(super) parts: Vec<Part>,
     /// Newer checkpoints that are damaged.
     pub(super) skipped: Vec<Spoilt>,
 }
 
-/// The parts of the checkpoint to restore, by subtask, which together have each key group of the backend once; none to
-/// begin empty. With them come those whose operator state is needed, those of subtasks that vanish, and all that were
-/// named by handles. `head` is that of the own chain, `seen` the newest record of the job as far as it is known.
+/// Chooses the checkpoint to restore. Its parts have each key group of the backend exactly once; there are no parts to
+/// begin empty. Also returns the parts whose operator state is needed, those of subtasks that vanish, and all that were
+/// named by handles. `head` is that of the backend's own chain, `seen` the newest record of the job as far as it is
+/// known.
 pub(super) async fn choose(
     env: &Environment,
     spec: &OpenSpec,
@@ -77,7 +78,7 @@ pub(super) async fn choose(
     };
     let Some(first) = parts.first() else { return Ok(Chosen { parts, skipped }) };
     let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
-    // Before any is left out: where the part that is needed is not there, the others must not pass for the empty state.
+    // Before parts are left out: if a needed part is missing, the others must not be taken for an empty state.
     check(spec, head, &parts, key_groups)?;
     if is_vouched(spec) {
         check_vouched(spec, &parts)?;
@@ -105,8 +106,8 @@ pub(super) async fn choose(
     Ok(Chosen { parts, skipped })
 }
 
-/// The subtasks of whose operator state the backend needs some, as far as handles do not tell: others of a generation
-/// with another parallelism may have registered what those of the handles had not.
+/// Further subtasks whose operator state the backend needs, beyond those of the handles. In a generation with another
+/// parallelism, other subtasks may have registered states that those of the handles have not.
 async fn wanted_beyond(
     env: &Environment,
     spec: &OpenSpec,
@@ -127,7 +128,8 @@ async fn wanted_beyond(
     Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
 }
 
-/// Records the checkpoint that the handles name for the other subtasks of the attempt, once all refusals are behind.
+/// Records, for the other subtasks of the attempt, the checkpoint that the handles name; only after everything that
+/// could be refused was checked.
 async fn agree_on_handles(
     env: &Environment,
     spec: &OpenSpec,
@@ -135,23 +137,24 @@ async fn agree_on_handles(
     retry: Retry,
 ) -> Result<(), Error> {
     let first = parts.first().filter(|first| same_operator(&first.manifest.backend, &spec.id));
-    // For peers the engine has chosen, and they may have no attempt in common that the job could record it for.
+    // With `peers` the engine has chosen already, and the peers may not share an attempt under which the job could
+    // record it.
     if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
         agreed(env, spec, (Named::Exactly(JobCheckpoint::of(&first.record)), seen), retry).await?;
     }
     Ok(())
 }
 
-/// What the job agrees on.
+/// The job's decision.
 enum Agreed {
     On(JobCheckpoint),
-    /// Nobody retains such a one.
+    /// No such checkpoint is retained everywhere.
     Nothing,
-    /// The job's record is damaged, so nothing was.
+    /// There is no decision, because the job's record is damaged.
     Unrecorded,
 }
 
-/// What all subtasks of the attempt restore if one names it so.
+/// Decides with the job which checkpoint all subtasks of the attempt restore, if one of them names it so.
 async fn agreed(
     env: &Environment,
     spec: &OpenSpec,
@@ -164,7 +167,7 @@ async fn agreed(
     match agreed {
         Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
         Ok(None) => Ok(Agreed::Nothing),
-        // Whoever knows what to restore can do without.
+        // A request that names its checkpoint does not need the record.
         Err(error @ JobError::Corrupt { .. }) => {
             tracing::warn!(backend = %spec.id, %error, "opening without recording for the other subtasks what is restored");
             Ok(Agreed::Unrecorded)
@@ -173,15 +176,15 @@ async fn agreed(
     }
 }
 
-/// Why there is no checkpoint `id` to restore.
+/// The error for a checkpoint `id` that cannot be found.
 async fn lacking(env: &Environment, spec: &OpenSpec, head: Option<&Head>, (id, retry): (u64, Retry)) -> Error {
-    // It may have been published since.
+    // The checkpoint may have been published since.
     let found = by_id(env, spec, head, (id, retry)).await;
     found.err().unwrap_or_else(|| not_found(spec, head, &id.to_string()))
 }
 
-/// The parts of the checkpoint `id` of the newest attempt of which the operator has it whole; if none has, of the
-/// newest that has all key groups.
+/// The parts of checkpoint `id`, of the newest attempt in which the operator has it completely; otherwise of the newest
+/// that has all key groups.
 async fn by_id(
     env: &Environment,
     spec: &OpenSpec,
@@ -266,12 +269,12 @@ async fn by_handles(
     Ok(parts)
 }
 
-/// Whether the engine vouches for what it gives.
+/// Whether the engine vouches that the given parts belong together.
 fn is_vouched(spec: &OpenSpec) -> bool {
     matches!(spec.restore, RestoreFrom::Vouched(_))
 }
 
-/// Checks what no engine can vouch for: how operator state of different checkpoints belongs together. Pure.
+/// Checks what an engine cannot vouch for: that operator state of different checkpoints goes together. Pure.
 fn check_vouched(spec: &OpenSpec, parts: &[Part]) -> Result<(), Error> {
     let Some(first) = parts.first() else { return Ok(()) };
     let is_alike = |part: &&Part| {
@@ -298,8 +301,8 @@ pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
     (&one.job, &one.operator) == (&other.job, &other.operator)
 }
 
-/// Waits for this daemon's turn to decide the checkpoint that the attempt begins with; `None` if `seen` names it
-/// already. A subtask that had to wait takes over the record that the turn before has seen.
+/// Waits for its turn on this daemon to decide which checkpoint the attempt begins with; `None` if `seen` names it
+/// already. A subtask that waited takes over the record that the previous turn has read.
 async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
     if seen.decides(spec.attempt) {
         return None;
@@ -316,8 +319,8 @@ fn hand_on(turn: Option<OwnedMutexGuard<Seen>>, seen: &Seen) {
     }
 }
 
-/// The parts of the checkpoint that the job chooses: the newest that is consistent over it, of those that `wish`
-/// allows.
+/// The parts of the checkpoint that the job chooses: the newest that is consistent over the job, among those that
+/// `wish` allows.
 async fn of_job(
     env: &Environment,
     spec: &OpenSpec,
@@ -353,7 +356,7 @@ async fn parts_of(
     {
         let part = Part { manifest: manifest.clone(), record: record.clone() };
         let is_as_it_was = claim::shape(env, spec, Some(&part.span()))?.key_groups == part.span().key_groups;
-        // Of another parallelism, the key groups may be the same and operator state be redistributed.
+        // With another parallelism, the key groups may be the same and operator state still be redistributed.
         let is_alone = part.span().parallelism == spec.parallelism && !operator::needs_siblings(&part);
         if is_as_it_was && is_alone {
             return Ok(vec![part]);
@@ -373,7 +376,7 @@ async fn parts_of(
     Ok(parts)
 }
 
-/// The heads of the operator's chains, that of the own chain being `head`.
+/// The heads of the operator's chains; `head` is that of the backend's own chain.
 async fn heads(env: &Environment, spec: &OpenSpec, head: Option<&Head>, retry: Retry) -> Result<Vec<Manifest>, Error> {
     let mut heads = job::read_operator(&env.store, &spec.id.job, &spec.id.operator, retry).await?;
     heads.retain(|other| other.backend != spec.id);
@@ -390,10 +393,10 @@ fn spans(parts: &[Part]) -> impl Iterator<Item = KeyGroupRange> + '_ {
     parts.iter().map(|part| part.span().key_groups)
 }
 
-/// Checks that `parts` of one checkpoint have each of `key_groups` once. Pure.
+/// Checks that `parts` of one checkpoint have each of `key_groups` exactly once. Pure.
 ///
 /// # Errors
-/// Says which are missing, and whose handles have them.
+/// If some are missing; the error names them and the subtasks whose handles have them.
 fn check(spec: &OpenSpec, head: Option<&Head>, parts: &[Part], key_groups: KeyGroupRange) -> Result<(), Error> {
     let mut needed: Vec<&Part> = parts.iter().filter(|part| part.span().key_groups.overlaps(key_groups)).collect();
     needed.sort_by_key(|part| part.span().key_groups.first());

@@ -1,4 +1,4 @@
-//! Claiming a backend: the manifest that opens the next epoch, and fences in the chains of others that are read.
+//! Claims a backend: makes the manifest that opens the next epoch, and fences other chains that are read.
 //!
 //! ```text
 //!   heads ──▶ parts of the checkpoint ──▶ validate ──▶ fence the other chains ──▶ own manifest: imports
@@ -6,13 +6,14 @@
 //!     └──────── an import's checkpoint was let go meanwhile ◀── heads again ◀────────┘
 //! ```
 //!
-//! An owner before that publishes all the time moves the chain on while its successor reads and chooses. Whoever meets
-//! that adds a fence first, which needs one read and one request, and chooses again behind it.
+//! An older owner that publishes all the time moves the chain on while its successor reads and chooses. When the
+//! successor meets that, it adds a fence first, which takes one read and one request, and chooses again behind the
+//! fence.
 //!
-//! What a source's head names may be dropped from it, and swept, before this backend's manifest names it. So the
-//! sources are read again *after* that manifest is durable. Either a source retains the checkpoint still: then every
-//! sweep that began after it let go sees the import (see [`crate::checkpoint::collect`]). Or not: then the import is
-//! worth nothing, and the whole begins anew. The manifest itself is the pin.
+//! A source may drop objects from its head, and a sweep may delete them, before this backend's manifest names them. So
+//! the sources are read again *after* that manifest is durable. If a source still retains the checkpoint, every sweep
+//! that begins after the source lets it go sees the import (see [`crate::checkpoint::collect`]). If not, the import is
+//! worth nothing, and the claim begins again. The manifest itself is the pin.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,48 +44,48 @@ use crate::{
     },
 };
 
-/// How often an opener derives its first manifest anew when others open the same backend.
+/// How often the first manifest is derived again when others open the same backend.
 const CLAIM_ATTEMPTS: usize = 16;
 
-/// How often it tries to outdate an owner that is faster, before it derives its first manifest anew.
+/// How often it tries to fence a faster owner before it derives its first manifest again.
 const FENCE_ATTEMPTS: usize = 16;
 
-/// A backend that is claimed.
+/// A claimed backend.
 #[derive(Debug)]
 pub(super) struct Claim {
     /// The manifest that opened the epoch.
     pub(super) manifest: Manifest,
-    /// Its checksum.
+    /// The checksum of that manifest.
     pub(super) crc: u32,
-    /// Whether the opener may begin still, as it was found once that manifest was durable.
+    /// Whether the opener may still begin, checked after that manifest was durable.
     pub(super) still: Result<(), Error>,
-    /// States that have, or may have, contents.
+    /// The states that are in force.
     pub(super) bound: BTreeSet<StateId>,
-    /// Whether that is the backend's own, with just its key groups.
+    /// Whether the state comes from the backend's own chain, with exactly its key groups.
     pub(super) is_own: bool,
-    /// What it begins with; none if empty.
+    /// The parts of the checkpoint that it begins with; empty for the empty state.
     pub(super) parts: Vec<RestoredPart>,
-    /// Where the attachments of those are; they have none yet.
+    /// The places of the attachments of `parts`, which have none yet.
     pub(super) attachments: Vec<Attachment>,
-    /// Other chains whose owners were fenced, and by whom.
+    /// Other chains whose owners were fenced, with the epochs that fenced them.
     pub(super) fenced: Vec<(BackendId, Epoch)>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,
-    /// The manifest, but beginning with what it reads: also if that is not for the manifest to say, and before anything
-    /// of it was moved into pages.
+    /// The manifest to restore from. Unlike `manifest` it names everything that is read, and none of it was moved into
+    /// pages.
     pub(super) reads: Manifest,
-    /// What keeps that.
+    /// Pins that protect the objects to read.
     pub(super) pins: Vec<Held>,
-    /// Operator state that it gets a share of.
+    /// The operator state of which it gets a share.
     pub(super) operator: Sources,
-    /// The savepoint that it begins with instead.
+    /// The savepoint that it begins with, instead of a checkpoint.
     pub(super) savepoint: Option<savepoint::Source>,
 }
 
-/// The objects that were read before a claim, so that it need not read them again.
+/// Objects that were read before a claim, so that it need not read them again.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// The head of the own chain, until the first try used it: the next try reads it again.
+    /// The head of the backend's own chain. The first try takes it; later tries read it again.
     head: Option<Option<Head>>,
     /// The newest record of the job.
     pub(super) seen: Seen,
@@ -95,7 +96,7 @@ impl Known {
         Self { head: Some(head), seen }
     }
 
-    /// The head of the own chain.
+    /// The head of the backend's own chain.
     pub(super) async fn head(
         &mut self,
         env: &Environment,
@@ -112,16 +113,16 @@ impl Known {
     }
 }
 
-/// What the manifest will say, all of it valid.
+/// The validated contents of the manifest to come.
 pub(super) struct Plan {
     pub(super) shape: Shape,
-    /// What is restored.
+    /// The parts of the checkpoint to restore.
     pub(super) parts: Vec<Part>,
-    /// The one part is this backend's own, as it was.
+    /// Whether the one part is this backend's own, with the same key groups.
     pub(super) is_own: bool,
-    /// Nothing of it is to be named: it is another job's, or operator's.
+    /// Whether the manifest must not name the parts, because they are of another job or operator.
     pub(super) is_clone: bool,
-    /// Those whose operator state is read for itself.
+    /// Parts of which only operator state is read.
     pub(super) operator: Vec<Part>,
     pub(super) states: states::Adopted,
 }
@@ -151,7 +152,7 @@ pub(super) async fn claim(
             match choice::choose(env, spec, (head.as_ref(), &mut known.seen), retry).await {
                 Ok(chosen) => chosen,
                 Err(error) if error.reason == Reason::CheckpointNotFound => {
-                    // An owner at work may have published it after its head was read.
+                    // A running owner may have published the checkpoint after its head was read.
                     let now = Some(job::head_numbers(&env.store, &spec.id, retry).await?);
                     if missed == now {
                         return Err(error);
@@ -161,6 +162,8 @@ pub(super) async fn claim(
                 }
                 Err(error) => return Err(error),
             };
+        // Order: 1. validate, before any chain is touched. 2. Fence the chains that are read, so that they do not
+        // change any more. 3. Validate what they have now.
         plan(env, spec, head.as_ref(), chosen.clone())?;
         let Some(chosen) = fence_all(env, spec, chosen, (&mut fenced, retry)).await? else { continue };
         let plan = plan(env, spec, head.as_ref(), chosen.clone())?;
@@ -168,8 +171,10 @@ pub(super) async fn claim(
         let reads = manifest.clone();
         settle(env, &mut manifest, retry).await?;
         let operator = operator_sources(env, &plan);
-        // No epoch begins with them: they are named as long as this owner may read them.
+        // No epoch begins with these imports; they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
+        // 4. The own manifest, which names the sources. 5. Only after it is durable is it certain that no sweep deletes
+        //    them: if they still retain the checkpoint then.
         match chain::append_beside(&env.store, &manifest, retry, admitted.still(env, &known.seen, retry)).await {
             Ok((crc, still)) if are_retained(env, spec, &plan, retry).await? => {
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
@@ -193,8 +198,8 @@ pub(super) async fn claim(
                 });
             }
             Ok(_) => {}
-            // Whoever was faster may be so for ever, however low its attempt: it is outdated first, and then there is
-            // time to choose.
+            // The faster owner may be faster for ever, however low its attempt. So it is fenced first, and then there
+            // is time to choose.
             Err(ChainError::Fenced { .. }) => fence_own(env, spec, retry).await?,
             Err(error) => return Err(error.into()),
         }
@@ -202,7 +207,7 @@ pub(super) async fn claim(
     Err(ChainError::Contended(spec.id.clone()).into())
 }
 
-/// Sees to it that no owner before this attempt writes to the own chain.
+/// Makes sure that no owner before this attempt can write to the backend's own chain.
 async fn fence_own(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<(), Error> {
     for _ in 0..FENCE_ATTEMPTS {
         let Some(head) = chain::read_head(&env.store, &spec.id, retry).await? else { return Ok(()) };
@@ -228,7 +233,7 @@ fn states_of(parts: &[Part]) -> Vec<(&Manifest, &CheckpointRecord)> {
     parts.iter().map(|part| (&part.manifest, &part.record)).collect()
 }
 
-/// The public form of `parts`, without their attachments, and the places of those.
+/// The public form of `parts` without attachments, and the places of the attachments.
 pub(super) fn restored(parts: &[Part]) -> (Vec<RestoredPart>, Vec<Attachment>) {
     parts.iter().map(|part| (restored_part(part), part.record.attachment.clone())).unzip()
 }
@@ -243,14 +248,14 @@ fn restored_part(part: &Part) -> RestoredPart {
     }
 }
 
-/// Refuses an attempt that the newest owner of a chain outdates. A peer does so only where it serves, and only in its
-/// own chain.
+/// Refuses an attempt that the newest owner of a chain outdates. A peer outdates it only in the chain that it serves
+/// itself.
 pub(super) fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Error> {
     let owner = head.owner();
     let only_reads = head.backend != spec.id;
     let newest = match spec.is_peer(owner) {
         true if only_reads => return Ok(()),
-        // A peer that only read fenced whoever served before.
+        // A peer that only reads has fenced the owner that served before.
         true if owner.is_fence => {
             head.served().filter(|served| spec.is_peer(served)).map_or(0, |served| served.attempt)
         }
@@ -266,7 +271,7 @@ pub(super) fn refuse_outdated(spec: &OpenSpec, head: &Manifest) -> Result<(), Er
     Err(Error::new(Reason::Fenced, text))
 }
 
-/// Decides everything that the manifest will say. Pure.
+/// Decides the contents of the manifest to come. Pure.
 pub(super) fn plan(
     env: &Environment,
     spec: &OpenSpec,
@@ -296,7 +301,7 @@ pub(super) fn plan(
     assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
         [] => true,
-        // Of a clone nothing of the source is named, its own chain's neither.
+        // A clone names nothing of its source, even if that is its own chain.
         [part] => !is_clone && part.manifest.backend == spec.id && part.span().key_groups == shape.key_groups,
         _ => false,
     };
@@ -317,13 +322,13 @@ pub(super) fn plan(
     Ok(Plan { shape, parts, is_own, is_clone, operator, states })
 }
 
-/// Whether a backend that goes on as it was in `part` shares its operator state with others. Pure.
+/// Whether a backend that goes on with `part` shares its operator state with others. Pure.
 fn is_shared_out(spec: &OpenSpec, part: &Part) -> bool {
     part.span().parallelism != spec.parallelism || operator::needs_siblings(part)
 }
 
-/// Fences the chains of `parts` but the own one and those of siblings that go on; `None` if one has let go of the
-/// checkpoint. Returns the parts as the chains have them then.
+/// Fences the chains of `parts`, except the backend's own and those of siblings that go on. Returns the parts as the
+/// chains have them then; `None` if a chain has let go of the checkpoint.
 async fn fence_all(
     env: &Environment,
     spec: &OpenSpec,
@@ -347,8 +352,8 @@ async fn fence_all(
     Ok(Some(current))
 }
 
-/// Sees to it that no owner before this start writes to the chain of `part`, and that the part is marked there as
-/// claimed, or as one that nobody shall claim. Returns the chain's head.
+/// Makes sure that no owner before this start can write to the chain of `part`, and that the part is marked there as
+/// claimed, or as not to be claimed. Returns the chain's head.
 async fn fence(
     env: &Environment,
     spec: &OpenSpec,
@@ -361,16 +366,16 @@ async fn fence(
         let Some(head) = chain::read_head(&env.store, backend, retry).await? else { break };
         refuse_outdated(spec, &head.manifest)?;
         let owner = head.manifest.owner();
-        // One of another generation under the same attempt is of the old one: its subtasks never open again.
+        // An owner of another generation under the same attempt belongs to the old one: its subtasks never open again.
         let is_of_this_start = spec.is_peer(owner);
         let is_marked = |r: &CheckpointRecord| !is_part(r) || spec.has_marked(env, r);
-        // One that serves has marked the part of its chain itself, whether or not it reads that.
+        // An owner that serves has marked the part in its chain itself, whether or not it restores that part.
         let is_fenced = (owner.is_fence && head.manifest.checkpoints.iter().all(is_marked))
             || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
         if is_of_this_start && is_fenced {
             return Ok(head.manifest);
         }
-        // After a peer's fence, its attempt remains what outdates others.
+        // After a peer's fence, the higher of the two attempts must still outdate others.
         let attempt = spec.attempt.max(owner.attempt);
         let Some(mut manifest) = generation::fence(&head, attempt, &spec.peers, env.random.uuid()) else {
             return Err(too_many_epochs(backend));
@@ -391,7 +396,7 @@ async fn fence(
     Err(ChainError::Contended(backend.clone()).into())
 }
 
-/// Whether the chains of all that is read still retain it.
+/// Whether the chains of all parts still retain the checkpoint.
 pub(super) async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<bool, Error> {
     let mut wanted: BTreeMap<&BackendId, Vec<CheckpointIdentity>> = BTreeMap::new();
     for part in plan.parts.iter().chain(&plan.operator).filter(|part| part.manifest.backend != spec.id) {
@@ -407,7 +412,7 @@ pub(super) async fn are_retained(env: &Environment, spec: &OpenSpec, plan: &Plan
     Ok(true)
 }
 
-/// The manifest that opens the next epoch.
+/// Derives the manifest that opens the next epoch.
 pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, plan: &Plan) -> Result<Manifest, Error> {
     let number = head.as_ref().map_or(0, |head| head.manifest.owner().epoch.number) + 1;
     if number > Sqn::MAX_EPOCH {
@@ -461,8 +466,8 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.page_low_water = 0;
     manifest.opens_epoch = true;
     manifest.fences.open(manifest.number);
-    // The engine restores only what completed, whether or not the notice came in time. Nor does it matter whether this
-    // subtask reads what its own chain has of that.
+    // The engine restores only completed checkpoints, even if the notice was lost. This also holds for a part in the
+    // backend's own chain that this subtask does not read.
     let siblings: Vec<_> = plan.parts.iter().filter(|part| same_operator(&part.manifest.backend, &spec.id)).collect();
     let is_restored = |record: &&CheckpointRecord| {
         siblings.iter().any(|part| generation::is_same(&part.manifest, &part.record, &manifest, record))
@@ -476,7 +481,7 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     Ok(manifest)
 }
 
-/// Moves most of what the epoch begins with into pages, so that its manifests do not repeat it.
+/// Moves most of the restored log index into pages, so that the manifests of the epoch do not repeat it.
 pub(super) async fn settle(env: &Environment, manifest: &mut Manifest, retry: Retry) -> Result<(), Error> {
     let pages = manifest.settle(&Bounds::SETTLED, || env.random.uuid());
     let imported = manifest.imports.iter().map(|import| &import.origin);
@@ -485,7 +490,7 @@ pub(super) async fn settle(env: &Environment, manifest: &mut Manifest, retry: Re
     Ok(pages::write(&env.store, &origins, pages, retry).await?)
 }
 
-/// What the epoch begins with, as far as it is not the own chain's as it was.
+/// The parts that the epoch begins with, unless they are the own chain's as they were.
 pub(super) fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
     if plan.is_own {
         return vec![];
@@ -496,7 +501,7 @@ pub(super) fn imports(env: &Environment, plan: &Plan) -> Vec<Import> {
     plan.parts.iter().zip(&plan.states.names).flat_map(export).collect()
 }
 
-/// The operator state that the plan reads for itself.
+/// The operator state that the plan reads separately.
 pub(super) fn operator_sources(env: &Environment, plan: &Plan) -> Sources {
     let export = |(part, names): (&Part, _)| {
         part.manifest.export(&part.record, KeyGroupRange::OPERATOR, names, || env.random.uuid())
@@ -509,7 +514,7 @@ pub(super) fn operator_sources(env: &Environment, plan: &Plan) -> Sources {
     }
 }
 
-/// What the backend is opened as, given what is known of its state, which binds.
+/// The shape of the backend, from the request and the existing state, whose facts take precedence.
 pub(super) fn shape(env: &Environment, spec: &OpenSpec, known: Option<&Span>) -> Result<Shape, Error> {
     let mismatch = |text: String| Error::new(Reason::BackendMismatch, format!("backend `{}`: {text}", spec.id));
     let max_parallelism = match (spec.max_parallelism, known) {

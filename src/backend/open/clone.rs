@@ -1,9 +1,9 @@
-//! Clones: beginning with a checkpoint of another job, or operator, whose owners go on undisturbed.
+//! Clones begin with a checkpoint of another job, or operator, whose owners go on undisturbed.
 //!
-//! Nobody is fenced, so the source may let the checkpoint go, and be swept, at any time. A
-//! [pin](crate::checkpoint::pin) keeps what is read, from before the source was seen to retain the checkpoint until the
-//! state is in a materialization of this backend's own. No manifest of this backend ever names an object of the source;
-//! which to read is remembered only here.
+//! No owner is fenced, so the source may let the checkpoint go, and a sweep may delete it, at any time. A
+//! [pin](crate::checkpoint::pin) protects the objects. It exists from before the source was seen to retain the
+//! checkpoint until the state is in a materialization of this backend's own. No manifest of this backend ever names an
+//! object of the source; only this code remembers which ones to read.
 
 use std::collections::BTreeMap;
 
@@ -29,16 +29,16 @@ use crate::{
     types::{BackendId, Name},
 };
 
-/// How often it begins anew when the source, or other openers, move on.
+/// Attempts to begin, when the source or other openers move on.
 const CLONE_ATTEMPTS: usize = 16;
 
-/// Whether what is asked for is of another job or operator.
+/// Whether the request is for a checkpoint of another job or operator.
 pub(super) fn is_clone(spec: &OpenSpec) -> bool {
     spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
 }
 
-/// Validates the request, pins what will be read, and makes the manifest that opens the new epoch, which names none of
-/// it.
+/// Validates the request, pins the objects to read, and makes the manifest that opens the new epoch, which names none
+/// of them.
 ///
 /// # Errors
 /// [`Reason::CheckpointNotFound`] if the source does not retain the checkpoint, or lets it go meanwhile.
@@ -81,8 +81,8 @@ pub(super) async fn claim(
     Err(ChainError::Contended(spec.id.clone()).into())
 }
 
-/// Pins what the plan would read, by a pin for each operator that it is of. They count only if the sources retain it
-/// once they are made.
+/// Pins the objects that the plan would read, with one pin for each operator. The pins are effective only if the
+/// sources still retain the checkpoint after they were made.
 async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
     let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
     let mut of_operators: BTreeMap<(Name, Name), Vec<Import>> = BTreeMap::new();
@@ -105,7 +105,7 @@ async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry
     Ok(pins)
 }
 
-/// Opens the epoch; `None` if others opened the backend meanwhile.
+/// Opens the epoch; `None` if another opener was faster.
 async fn begin(
     env: &Environment,
     admitted: &Admitted,
@@ -148,8 +148,8 @@ async fn begin(
     }))
 }
 
-/// Does `begun`, which reads under `pins`, as long as they can be renewed, and releases them. If it could not read
-/// because one was gone, that is the error.
+/// Runs `begun`, which reads under `pins`, as long as the pins can be renewed, and then releases them. If it could not
+/// read because a pin was lost, that is the error.
 pub(super) async fn holding<T>(
     env: &Environment,
     backend: &BackendId,
@@ -171,7 +171,7 @@ pub(super) async fn holding<T>(
     begun
 }
 
-/// Does `doing` as long as `pins` can be renewed.
+/// Runs `doing` as long as `pins` can be renewed.
 async fn kept<T>(
     backend: &BackendId,
     pins: &mut [Held],
@@ -184,7 +184,7 @@ async fn kept<T>(
     }
 }
 
-/// The pin was lost while it was needed.
+/// The error for a pin that was lost while it was needed.
 fn lost(backend: &BackendId, lost: &PinLost) -> Error {
     let text =
         format!("backend `{backend}`: {lost}; what it read may be deleted meanwhile, so the restore was stopped");

@@ -1,5 +1,5 @@
-//! What a damaged checkpoint means: which objects are missing or corrupt, which checkpoints that spoils, which still
-//! restore, and whether the opener goes on with an older one.
+//! A damaged checkpoint: which objects are missing or corrupt, which checkpoints that spoils, which can still be
+//! restored, and whether the opener goes on with an older one.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -18,11 +18,11 @@ use crate::{
     types::{BackendId, CheckpointId},
 };
 
-/// Objects, and checkpoints of one chain, that a message lists at most: it travels in the trailers of a call.
+/// Most objects, and checkpoints per chain, that a message lists, since it travels in the trailers of a call.
 const MAX_LISTED: usize = 12;
 
-/// Weighs that `fault` hinders restoring `checkpoint` of `claim`. If the opener may go on, with another checkpoint,
-/// there is no error: it may fall back, and no other subtask can have begun with this one.
+/// Decides what to do about `fault`, which prevents restoring `checkpoint` of `claim`. Returns no error if the opener
+/// may go on with another checkpoint: it may fall back, and no other subtask can have begun with this one.
 pub(super) async fn weigh(
     env: &Environment,
     spec: &OpenSpec,
@@ -62,7 +62,7 @@ pub(super) async fn weigh(
     Err(Error::new(reason, text))
 }
 
-/// Examines what the own chain, and those of the other parts of what was to be restored, retain.
+/// Examines the checkpoints that the backend's own chain and the chains of the other parts retain.
 async fn examine(
     env: &Environment,
     claim: &Claim,
@@ -79,7 +79,7 @@ async fn examine(
     let parts = parts(&heads);
     let known = (std::slice::from_ref(fault), &BTreeSet::new());
     let mut damage = damage::survey(&env.store, &parts, known, retry).await?;
-    // What the restore needs of others, as operator state, spoils it too.
+    // Objects that the restore needs of other chains, such as operator state, spoil the checkpoint, too.
     let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
         claim.parts.iter().any(|part| part.checkpoint == record.identity)
     };
@@ -101,7 +101,7 @@ fn parts(heads: &[Manifest]) -> Vec<(&Manifest, &CheckpointRecord)> {
     heads.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record))).collect()
 }
 
-/// Adds every fault, and by chain what is spoilt and what is not.
+/// Adds every fault to `text`, and the spoilt and sound checkpoints of each chain.
 fn describe(text: &mut String, parts: &[(&Manifest, &CheckpointRecord)], damage: &Damage) {
     let place = |fault: &Fault| match (fault.missing, fault.offset) {
         (true, _) => format!("`{}` is missing", fault.object),
@@ -128,7 +128,7 @@ fn describe(text: &mut String, parts: &[(&Manifest, &CheckpointRecord)], damage:
     }
 }
 
-/// The items, or how many there are where they are too many.
+/// The items as a list; if they are too many, some of them and their number.
 fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
     let left = items.len().saturating_sub(MAX_LISTED);
     let mut listed: Vec<String> = items.take(MAX_LISTED).collect();

@@ -1,30 +1,4 @@
-//! The operator state that a backend begins with: whose it is, and how it becomes its own.
-//!
-//! ```text
-//!   parts of the checkpoint ──sources──▶ opening manifest names their operator state ──▶ read each ──▶ share
-//!                                                                                                        │
-//!        first batch of the new epoch, before it serves: what this subtask gets ◀────────────────────────┘
-//! ```
-//!
-//! A backend that goes on as it was has its own operator state as any other state, by load and replay; only union lists
-//! need that of its siblings. After a rescale every subtask may need that of all
-//! ([`sources`](state::operator::sources)). Each reads it for itself and computes its share alone: what all had does
-//! not change, so all shares fit together, also that of a subtask which dies and begins again. The share is logged as
-//! the first changes of the epoch, so every checkpoint of the epoch has it, and none needs the sources.
-//!
-//! # Whom it fences
-//!
-//! Nobody with the same parallelism: siblings go on, whatever their attempt. The manifest that opens the epoch names
-//! what is about to be read, and after it is durable every source must still retain the checkpoint; from then on
-//! nothing of it is deleted (see [`claim`](super::claim)). The same holds after a rescale for siblings that run
-//! already. Owners of the old parallelism are fenced, as those whose keyed state is read are: they must not go on
-//! beside the new ones.
-//!
-//! # Who has operator state
-//!
-//! The manifest of each subtask tells it ([`Manifest::redistributions`]), so that those without cost no other subtask a
-//! read. With the same parallelism a backend asks its own part alone: an operator's subtasks register the same operator
-//! state.
+//! The operator state that a backend begins with: which subtasks it comes from, and how the backend gets its share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,21 +21,21 @@ use crate::{
     types::{CheckpointId, KeyGroupRange, Redistribution, StateDescriptor, StateId},
 };
 
-/// The operator state that a backend is about to read.
+/// The operator state that a backend will read.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// That of each subtask that had some.
+    /// The operator state of each subtask that had some.
     pub(super) imports: Vec<Import>,
     /// How many subtasks the checkpoint has; 0 if nothing is read.
     pub(super) parallelism: u32,
-    /// The backend has its own already: union lists are all that is read.
+    /// Whether only union lists are read, because the backend has its own operator state already.
     pub(super) only_union: bool,
 }
 
-/// What a backend begins with that it has not loaded: all of each of these states.
+/// The operator state that a backend begins with, besides its own: for each state, its whole contents.
 pub(super) type Shares = Vec<(StateId, Contents)>;
 
-/// The subtasks of whose operator state the backend needs some, given parts of the checkpoint. Pure.
+/// The subtasks whose operator state the backend needs, given parts of the checkpoint. Pure.
 pub(super) fn wanted(spec: &OpenSpec, parts: &[Part]) -> BTreeSet<u32> {
     let Some(old) = parts.first().map(|part| part.span().parallelism) else { return BTreeSet::new() };
     let of_part = |part: &Part| part.manifest.redistributions(&part.record).collect::<Vec<_>>();
@@ -73,16 +47,16 @@ pub(super) fn wanted(spec: &OpenSpec, parts: &[Part]) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Whether the backend, which goes on as it was in `part`, needs the operator state of its siblings. Pure.
+/// Whether the backend, which goes on with `part`, needs the operator state of its siblings. Pure.
 pub(super) fn needs_siblings(part: &Part) -> bool {
     let is_union = |redistribution| redistribution == Redistribution::Union;
     part.span().parallelism > 1 && part.manifest.redistributions(&part.record).any(is_union)
 }
 
-/// Checks that `parts` are those of all subtasks that are `wanted`. Pure.
+/// Checks that `parts` include all subtasks that are `wanted`. Pure.
 ///
 /// # Errors
-/// Names those that are missing.
+/// If some are missing; the error names them.
 pub(super) fn check(spec: &OpenSpec, parts: &[Part], wanted: &BTreeSet<u32>, by_handles: bool) -> Result<(), Error> {
     let Some(old) = parts.first().map(|part| part.span().parallelism) else { return Ok(()) };
     let has = |subtask: &u32| parts.iter().any(|part| part.manifest.backend.subtask == *subtask);
@@ -103,7 +77,7 @@ pub(super) fn check(spec: &OpenSpec, parts: &[Part], wanted: &BTreeSet<u32>, by_
     Err(Error::new(reason, text))
 }
 
-/// Whether the chain of `part`, of which operator state alone is read, belongs to a sibling that goes on. Pure.
+/// Whether the chain of `part`, of which only operator state is read, belongs to a sibling that goes on. Pure.
 pub(super) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRange) -> bool {
     let owner = part.manifest.owner();
     let is_alike =
@@ -115,11 +89,10 @@ pub(super) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRa
         && !part.span().key_groups.overlaps(key_groups)
 }
 
-/// The shares of a backend, read from `sources`, which stand in `manifest`. Tells `progress` of each source; adds to
-/// `read` what was read. Cancel-safe.
+/// Reads the shares of a backend from `sources`, which `manifest` names. Also returns how much was read. Cancel-safe.
 ///
 /// # Errors
-/// If one cannot be read.
+/// If a source cannot be read.
 pub(super) async fn read(
     env: &Environment,
     (manifest, states): (&Manifest, &States),
@@ -137,7 +110,7 @@ pub(super) async fn read(
         states.in_force().map(|state| (state.id, state.descriptor)).filter(|(_, state)| is_shared(state)).collect();
     let all = states.data().filter(|(_, state)| state.redistribution.is_some());
     let all: Vec<(StateId, StateDescriptor)> = all.map(|(id, state)| (id, state.clone())).collect();
-    // Collected first: a stream of borrowing closures makes the restore a future that cannot be spawned.
+    // Collected first: a stream of borrowing closures would make the restore a future that cannot be spawned.
     let reads: Vec<_> =
         sources.imports.iter().map(|import| read_one(env, manifest, (import, checkpoint), (&all, retry))).collect();
     let had: Vec<(u32, HashMapBackend, Progress)> =
@@ -158,7 +131,7 @@ pub(super) async fn read(
     Ok((shares, progress))
 }
 
-/// All operator state of one subtask.
+/// Reads all operator state of one subtask.
 async fn read_one(
     env: &Environment,
     by: &Manifest,
@@ -186,10 +159,7 @@ async fn read_one(
     Ok((import.origin.subtask, backend, restored.progress))
 }
 
-/// Of `shares`, those that are not what `inner` has already.
-///
-/// # Errors
-/// Those of the backend.
+/// The subset of `shares` that differs from the contents of `inner`.
 pub(super) fn changed(inner: &WithOperatorState, shares: Shares, states: &States) -> Result<Shares, state::StateError> {
     let mut changed = vec![];
     for (id, share) in shares {

@@ -1,9 +1,9 @@
-//! Beginning with a savepoint: rows in files, which nobody owns or writes to.
+//! Begins with a savepoint: rows in files, which have no owner and are never written again.
 //!
-//! Whatever it was made of, its rows become entries of the inner backend that is asked for, those of the key groups
-//! that it has; operator state is redistributed as after a rescale. As one that [clones](super::clone), the owner
-//! serves only once all of its state is in a materialization of its own: none of its manifests names the savepoint,
-//! which may be removed from then on.
+//! Whatever the savepoint was made of, its rows become entries of the requested inner backend, as far as they belong to
+//! its key groups. Operator state is redistributed as after a rescale. Like a [clone](super::clone), the owner serves
+//! only once all of its state is in a materialization of its own. None of its manifests names the savepoint, which may
+//! be removed from then on.
 
 use std::collections::BTreeMap;
 
@@ -36,10 +36,10 @@ use crate::{
     types::{BackendId, CheckpointId, CheckpointIdentity, KeyGroupRange, Limits, StateDescriptor, StateId, StateKind},
 };
 
-/// How often it begins anew when others open the same backend.
+/// How often it begins again when others open the same backend.
 const CLAIM_ATTEMPTS: usize = 16;
 
-/// The state of an operator in a savepoint, and what its states are called here.
+/// The state of an operator in a savepoint, and the ids that its states get here.
 #[derive(Debug)]
 pub(super) struct Source {
     id: SavepointId,
@@ -48,7 +48,6 @@ pub(super) struct Source {
 }
 
 /// Validates the request, and makes the manifest that opens the new epoch, which names nothing of the savepoint.
-///
 /// # Errors
 /// [`Reason::CheckpointNotFound`] if there is no such savepoint, or it has no such operator.
 pub(super) async fn claim(
@@ -102,7 +101,7 @@ pub(super) async fn claim(
     Err(ChainError::Contended(spec.id.clone()).into())
 }
 
-/// Decides what the manifest will say, and what the states of the savepoint are called here. Pure.
+/// Decides the contents of the manifest, and the ids that the states of the savepoint get here. Pure.
 fn plan(
     env: &Environment,
     spec: &OpenSpec,
@@ -117,7 +116,7 @@ fn plan(
     let limits: &Limits = &env.options.limits;
     let descriptors = || operator.states.iter().map(|state| &state.descriptor);
     descriptors().try_for_each(|descriptor| states::check(descriptor, limits))?;
-    // The states of a savepoint are named as those of a backend that has nothing else.
+    // The states of a savepoint get ids as those of a backend without other states.
     let mut source = claim::derive(env, spec, None, &plan(Adopted::default()))?;
     let numbered = (1..).map(StateId).zip(descriptors());
     source.states = numbered.map(|(id, state)| (id, Registration::first(id, state.clone()))).collect();
@@ -136,7 +135,7 @@ fn plan(
     Ok((plan(adopted), names))
 }
 
-/// What the subtasks had whose key groups the backend has.
+/// The parts of the subtasks that had key groups of this backend.
 fn parts(
     spec: &OpenSpec,
     id: &SavepointId,
@@ -154,7 +153,7 @@ fn parts(
     subtasks.map(part).collect()
 }
 
-/// An inner backend with what `source` has for it.
+/// An inner backend filled with the rows of `source` that belong to it.
 pub(super) async fn load(
     env: &Environment,
     (claim, source): (&Claim, &Source),
@@ -197,18 +196,18 @@ pub(super) async fn load(
     Ok(Loaded { inner, states, parts, restored, previous: None, images, shares, warm: None, not_warm: String::new() })
 }
 
-/// Rows on their way into a backend.
+/// Rows that are being loaded into a backend.
 struct Loading<'a> {
     source: &'a Source,
     key_groups: KeyGroupRange,
-    /// By state, what each subtask had.
+    /// Operator state by state, then by the subtask that had it.
     operator: BTreeMap<StateId, BTreeMap<u32, Contents>>,
-    /// That of the inner backend, which is none of the savepoint.
+    /// An error of the inner backend, as opposed to one of the savepoint.
     fault: Option<StateError>,
 }
 
 impl Loading<'_> {
-    /// Whether a file has something for subtask `to.0` of `to.1`.
+    /// Whether a file has rows for subtask `to.0` of `to.1`.
     fn needs(&self, file: &FileMeta, to: (u32, u32)) -> bool {
         let operator = &self.source.operator;
         match (file.key_groups(), file.subtask) {
@@ -274,7 +273,7 @@ impl Loading<'_> {
         }
     }
 
-    /// What subtask `to.0` of `to.1` gets of the operator state.
+    /// The share of the operator state of subtask `to.0` of `to.1`.
     fn shares(self, to: (u32, u32)) -> Shares {
         let parallelism = self.source.operator.parallelism;
         let share_of = |(id, mut had): (StateId, BTreeMap<u32, Contents>)| {
@@ -291,7 +290,7 @@ impl Loading<'_> {
     }
 }
 
-/// Checks that a row is one of a state like this.
+/// Checks that a row fits the kind of `state`.
 fn check(row: &Row<'_>, state: &StateDescriptor) -> Result<(), String> {
     let is_operator = matches!(row.place, Place::Subtask(_));
     if row.entry.kind() != state.kind {

@@ -1,4 +1,4 @@
-//! What a backend shall be opened as.
+//! The request to open a backend.
 
 use std::time::Duration;
 
@@ -18,61 +18,63 @@ use crate::{
 /// A request to open a backend.
 #[derive(Debug, Clone)]
 pub struct OpenSpec {
-    /// Which.
+    /// The backend to open.
     pub id: BackendId,
-    /// Subtasks of the operator.
+    /// Number of subtasks of the operator.
     pub parallelism: u32,
-    /// Key groups of the operator; `None` for those of the state there is, or the default.
+    /// Number of key groups of the operator; `None` for that of the existing state, or the default.
     pub max_parallelism: Option<u32>,
-    /// Those of the subtask; `None` to compute them.
+    /// The key groups of the subtask; `None` to compute them.
     pub key_groups: Option<KeyGroupRange>,
-    /// `None` for that of the state there is, or hashed.
+    /// Whether the daemon or the client computes key groups; `None` for that of the existing state, or the daemon.
     pub assignment: Option<KeyGroupAssignment>,
-    /// `None` as configured.
+    /// The inner backend; `None` as configured.
     pub inner: Option<InnerBackend>,
-    /// `None` as configured.
+    /// Whether changes are logged; `None` as configured.
     pub changelog: Option<bool>,
-    /// Orders the owners; where there is a `token`, the one that was taken for it.
+    /// Orders the owners. With a `token`, it is the attempt that was taken for it.
     pub attempt: Attempt,
-    /// Names the start of the job that this is part of, instead of an attempt; empty: none.
+    /// Names the start of the job, instead of an attempt; empty for none.
     pub token: Bytes,
-    /// An owner of this very attempt is replaced, rather than found again.
+    /// Whether a running owner of the same attempt is replaced instead of returned.
     pub fresh: bool,
-    /// Those that open with the same are its peers, whatever their attempts; empty: those of its attempt are.
+    /// Openers with the same value are peers, whatever their attempts. If empty, the openers of the same attempt are
+    /// peers.
     pub peers: Bytes,
     /// The run of the job that its checkpoints belong to.
     pub job_run: Bytes,
-    /// What to begin with.
+    /// The state to begin with.
     pub restore: RestoreFrom,
-    /// Where that is damaged, with the newest checkpoint before it that all subtasks of the job retain and of which
-    /// nothing is.
+    /// If that checkpoint is damaged, whether to begin with the newest checkpoint before it that every subtask of the
+    /// job retains undamaged.
     pub fallback: bool,
-    /// `None` as configured.
+    /// How many checkpoints to retain; `None` as configured.
     pub retention: Option<Retention>,
-    /// How long it stays open without session; `None` as configured.
+    /// How long the backend stays open without session; `None` as configured.
     pub linger: Option<Duration>,
-    /// `None` as configured, if it is of the same operator; else it cannot be claimed.
+    /// Who owns the restored checkpoint. `None` as configured; the checkpoint of another operator cannot be claimed.
     pub claim: Option<ClaimMode>,
 }
 
-/// Who owns the checkpoint that is restored from then on.
+/// The owner of a checkpoint after a restore from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimMode {
-    /// The new owner, which builds on it and lets it go.
+    /// The new owner: it builds on the checkpoint and lets it go.
     Claim,
-    /// Nobody: it stays until a user lets it go, and the new owner needs nothing of it from its first checkpoint on.
+    /// Nobody: the checkpoint stays until a user discards it. The new owner needs nothing of it from its first own
+    /// checkpoint on.
     NoClaim,
 }
 
 impl OpenSpec {
-    /// Whether `owner` was started together with this one. Such owners neither fence nor outdate each other where they
-    /// only read.
+    /// Whether `owner` was started together with this one. Peers neither fence nor outdate each other in chains that
+    /// they only read.
     pub(super) fn is_peer(&self, owner: &EpochRecord) -> bool {
         owner.attempt == self.attempt || (!self.peers.is_empty() && owner.peers == self.peers)
     }
 
-    /// Marks `record` as what is restored: claimed, it is counted in this run from then on. Of the own run it would be
-    /// counted, so where nobody shall claim it, it is pinned.
+    /// Marks `record` as restored. If it is claimed, it counts in this run from then on. If it must not be claimed, it
+    /// is pinned, since a checkpoint of the own run would be counted otherwise.
     pub(super) fn mark(&self, env: &Environment, record: &mut CheckpointRecord) {
         if self.is_no_claim(env) {
             record.pinned |= record.job_run == self.job_run;
@@ -81,42 +83,43 @@ impl OpenSpec {
         }
     }
 
-    /// Whether that was done.
+    /// Whether `record` is marked as [`mark`](Self::mark) does.
     pub(super) fn has_marked(&self, env: &Environment, record: &CheckpointRecord) -> bool {
         let is_own = record.job_run == self.job_run;
         if self.is_no_claim(env) { record.pinned || !is_own } else { is_own }
     }
 
-    /// Whether what is restored shall not be claimed.
+    /// Whether the restored checkpoint must not be claimed.
     pub(super) fn is_no_claim(&self, env: &Environment) -> bool {
         let is_nobodys = clone::is_clone(self) || matches!(self.restore, RestoreFrom::Savepoint(_));
         is_nobodys || self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim
     }
 }
 
-/// What a backend begins with.
+/// The state that a backend begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestoreFrom {
-    /// Nothing.
+    /// The empty state.
     Empty,
-    /// The checkpoint with this id: of the newest attempt that has it whole, or else all key groups of this backend.
+    /// The checkpoint with this id, of the newest attempt that has all of it; otherwise of the newest that has all key
+    /// groups of this backend.
     Id(u64),
     /// The checkpoint of these handles, which together must have all key groups of this backend.
     Handles(Vec<CheckpointHandle>),
-    /// What these handles name, which the engine says belongs together: they may be of different checkpoints, operators
-    /// and jobs, as long as none has a key group of another. Key groups that none has begin empty.
+    /// The parts that these handles name, which the engine says belong together. They may be of different checkpoints,
+    /// operators and jobs, but no two may share a key group. Key groups that none of them has begin empty.
     Vouched(Vec<CheckpointHandle>),
-    /// A savepoint, which has the operator.
+    /// A savepoint that has this operator.
     Savepoint(SavepointId),
-    /// The newest that every subtask of the job can restore.
+    /// The newest checkpoint that every subtask of the job can restore.
     Latest {
-        /// Begin empty where no subtask has a completed one.
+        /// Whether to begin empty if some subtask has no completed checkpoint.
         or_empty: bool,
     },
 }
 
 impl RestoreFrom {
-    /// The handles that were given; none otherwise.
+    /// The given handles; empty for other requests.
     pub(super) fn handles(&self) -> &[CheckpointHandle] {
         match self {
             Self::Handles(handles) | Self::Vouched(handles) => handles,

@@ -1,14 +1,14 @@
-//! An owner that needs nothing of what it restored: it serves only once all of its state is in a materialization of its
-//! own.
+//! Makes an owner independent of the restored checkpoint: it serves only once all of its state is in a materialization
+//! of its own.
 
 use super::{Backend, Opened};
 use crate::error::{Error, Reason};
 
-/// Waits until everything of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so
-/// there is nothing to wait for. Cancel-safe: dropped, the backend ends.
+/// Waits until all state of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so
+/// there is nothing to wait for. Cancel-safe: if dropped, the backend ends.
 ///
 /// # Errors
-/// If that cannot be made; the backend has ended then.
+/// If the materialization cannot be made; the backend has ended then.
 pub(super) async fn materialized(opened: &Opened) -> Result<(), Error> {
     if !opened.shape.changelog {
         return Ok(());
@@ -26,7 +26,7 @@ pub(super) async fn materialized(opened: &Opened) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends a backend that nobody has yet, unless it is [forgotten](Self::forget).
+/// Drop guard: ends a backend that was never handed out, unless disarmed by [`forget`](Self::forget).
 struct EndsUnless(Option<Backend>);
 
 impl EndsUnless {

@@ -1,43 +1,4 @@
-//! Warm restart: what an owner that ended on this daemon had there, for its successor to begin with.
-//!
-//! ```text
-//!   hashmap   old owner: state + what was overwritten since each mark ──roll back to the mark──▶ new owner
-//!   rocksdb   old owner: images of bases, as links; copies of the log ──load, replay───────────▶ new owner
-//! ```
-//!
-//! Which checkpoint, and who owns the backend, is decided as for any other restore, by manifests; this only replaces
-//! the read. The new epoch begins with the checkpoint's base and log, up to its cut, and is the only one to use its
-//! sqns.
-//!
-//! # State in memory: rolled back
-//!
-//! What was overwritten since the newest completed checkpoint is recorded (`marks`), within a budget. Rolled back, the
-//! state is exactly the checkpoint's base and log. So nothing is appended for that: changes behind the cut are in no
-//! log that the new epoch has, and need no others to undo them.
-//!
-//! What is published and may be used again is told by stamps ([`crate::materialization`]). What was changed behind the
-//! cut keeps its stamp of then, or gets that of the new epoch's first sqn when it is rolled back: both are above those
-//! of every piece and image that the checkpoint's base has, so that they are copied anew. Only if the newest
-//! materialization is that base, it is used again.
-//!
-//! Operator state of other subtasks is read and merged after that, as after any restore
-//! ([`operator`](super::operator)). An owner that began so is no longer what its checkpoint was: there is no way back
-//! to that one, only to later ones.
-//!
-//! Time goes on from where the old owner was: what was expired for it, its inner backend may have dropped. For the same
-//! reason there is no way back behind a change of a time-to-live.
-//!
-//! # State on local disk: restored from local disk
-//!
-//! To record what is overwritten, RocksDB would have to read before each write: blind writes, which are what it is good
-//! at, would become point reads. Only merges, list appends and clears read already what they change, and a way back
-//! needs everything. So nothing is recorded, and there is one mechanism: the images of the newest base, which RocksDB
-//! links anyway to upload them, stay linked ([`crate::restore::KeptImages`]), and what was uploaded of the log, of
-//! operator state and of indexes is copied to local disk ([`crate::object::copies`]), which costs a writer little
-//! processor time, and the disk each change once. The new owner does what any restore does, in an inner backend of its
-//! own; but where an image or copy is there, it is used instead of the store. Nothing that the old owner did behind the
-//! cut can be in them, and what is not there any more is read from the store, object by object. It is called warm if
-//! the store was asked for none.
+//! Warm restart: a new owner begins with the state that the ended owner left in memory or on local disk.
 
 use std::{mem, sync::Arc};
 
@@ -55,26 +16,26 @@ use crate::{
     types::{InnerBackend, Sqn},
 };
 
-/// What an owner begins with.
+/// The state that an owner begins with.
 pub(super) struct Begun {
     pub(super) contents: Contents,
-    /// Images to keep, if the next owner may need some.
+    /// Images to keep if the next owner may need some.
     pub(super) images: Option<KeptImages>,
-    /// Changes that were rolled back, if it was made so.
+    /// Number of changes that were rolled back, if the state was made that way.
     pub(super) rolled_back: Option<u64>,
-    /// Nothing of it was read from the store.
+    /// Whether none of the state was read from the store.
     pub(super) is_warm: bool,
-    /// Why not, if there was an owner before.
+    /// Why the start is not warm; empty if it is, or if there was no older owner.
     pub(super) not_warm: String,
 }
 
-/// Whether warm restarts of such a backend need what was overwritten.
+/// Whether warm restarts of such a backend need records of overwritten entries.
 pub(super) fn needs_marks(env: &Environment, inner: InnerBackend) -> bool {
     env.options.warm && inner == InnerBackend::HashMap
 }
 
-/// Makes what `claim` begins with, in which `states` are known: from what `predecessor` has, which has ended, as far as
-/// that can be.
+/// Makes the state that `claim` begins with, which has `states`. Uses the state of `predecessor`, which has ended, as
+/// far as possible.
 pub(super) async fn begin(
     env: &Environment,
     claim: &Claim,
@@ -100,11 +61,11 @@ pub(super) async fn begin(
     Ok(Begun { contents, images, rolled_back: None, is_warm: false, not_warm })
 }
 
-/// Why there is nothing to begin with where nothing was kept.
+/// The reason if nothing was kept.
 const OFF: &str = "`execution.state-recovery.warm` is off";
 
-/// Restores from the images and copies that there are, and the rest from the store; or says why there is nothing to
-/// restore from.
+/// Restores from local images and copies, and reads the rest from the store; or says why there is nothing to restore
+/// from.
 async fn from_disk(
     env: &Environment,
     claim: &Claim,
@@ -127,7 +88,7 @@ async fn from_disk(
     let contents = match restored {
         Ok(contents) => contents,
         Err(LoadError::Restore(RestoreError::Stopped)) => return Err(LoadError::Restore(RestoreError::Stopped)),
-        // Whether the store says the same is seen without what is local.
+        // A restore without local files will show whether the store fails, too.
         Err(LoadError::Restore(error)) => return Ok(Err(format!("restoring from local disk: {error}"))),
         Err(refused) => return Err(refused),
     };
@@ -141,7 +102,7 @@ fn not_local((reads, first): (u64, crate::object::Path)) -> String {
     )
 }
 
-/// Takes the state of `predecessor`, rolled back, in which `states` are known; or says why that cannot be.
+/// Takes the state of `predecessor`, rolled back, with `states`; or says why that is not possible.
 fn from_memory(env: &Environment, claim: &Claim, predecessor: &Backend, states: &States) -> Result<Begun, String> {
     let taken = take_over(env, &mut predecessor.shared.core(), claim)?;
     let epoch = claim.manifest.owner().epoch.number;
@@ -160,18 +121,18 @@ fn is_fenced(core: &Core) -> bool {
     matches!(&core.condition, Condition::Ended(error) if error.reason == Reason::Fenced)
 }
 
-/// What is taken from an owner.
+/// The parts of an old owner that a new one takes over.
 struct Taken {
     inner: WithOperatorState,
     marks: Marks,
     mark: Mark,
     restored: Restored,
     previous: Option<Arc<Reusable>>,
-    /// Its states have lower ids, up to this one.
+    /// The highest state id that the old owner knew.
     last_state: u32,
 }
 
-/// Takes what the new owner needs out of the core of the old one.
+/// Takes the parts that the new owner needs out of the old owner's core.
 fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken, String> {
     if !env.options.warm {
         return Err(OFF.to_owned());
@@ -190,7 +151,7 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     let way_back = core.marks.as_ref().map(|marks| marks.way_back(&part.checkpoint));
     let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or("nothing was kept of what changed")??;
     let marks = core.take_marks().ok_or("nothing was kept of what changed")?;
-    // Ended, it answers nothing from this any more.
+    // The old owner has ended, so no call reads its state any more.
     let emptied = HashMapBackend::new(claim.manifest.shape.key_groups);
     let base = claim.manifest.owner().contents.base;
     let mut restored = Restored::default();
@@ -205,7 +166,7 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     })
 }
 
-/// Brings the contents at the mark back; changes are stamped with `stamp`.
+/// Rolls the contents back to the mark; the changes that do so are stamped with `stamp`.
 fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64), StateError> {
     let Taken { mut inner, mut marks, mark, restored, previous, last_state } = taken;
     let mut changes = 0;
@@ -213,7 +174,7 @@ fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64
     let is_back = marks.undo.roll_back(&mut inner, mark, &mut |_| changes += 1)?;
     assert!(is_back, "the mark was open");
     inner.finish_batch()?;
-    // Of owners on other daemons, meanwhile.
+    // States that owners on other daemons registered meanwhile.
     for (id, descriptor) in states.data().filter(|(id, _)| id.0 > last_state) {
         inner.register(id, descriptor);
     }

@@ -1,4 +1,4 @@
-//! What comes between the steps of a snapshot.
+//! Events between the steps of a snapshot.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ async fn a_snapshot_that_is_durable_already_keeps_its_base_while_a_later_one_ove
     put(&backend, FIRST, b"1").await;
     let (first, second) = (barrier(&backend, 1), barrier(&backend, 2));
     let shared = &backend.shared;
-    // Its task is here from now on.
+    // From here on the test does the work of its task.
     shared.core().snapshots.running[&2].task.as_ref().unwrap().abort();
     first.await.unwrap().unwrap();
     let begun = shared.core().begin_snapshot(2, |core, deadline| target(core, shared, Retry::until(deadline)));

@@ -1,4 +1,4 @@
-//! What a backend calls the states of the parts that it begins with. Pure.
+//! Maps the states of restored parts to the states of the new backend. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,17 +14,17 @@ use crate::{
 pub(in crate::backend) struct Adopted {
     /// All registrations that it knows.
     pub(in crate::backend) known: BTreeMap<StateId, Registration>,
-    /// Those in force.
+    /// The registrations in force.
     pub(in crate::backend) bound: BTreeSet<StateId>,
-    /// For each part: its data, and what that is called here.
+    /// For each part: its data ids, and the ids that they get here.
     pub(in crate::backend) names: Vec<BTreeMap<StateId, StateId>>,
-    /// For each of those of operator state alone, likewise.
+    /// For each part of which only operator state is read: its data ids, and the ids that they get here.
     pub(in crate::backend) operator_names: Vec<BTreeMap<StateId, StateId>>,
-    /// What is known of each name, in order.
+    /// The registrations of each name, in order.
     by_name: HashMap<String, Vec<StateId>>,
 }
 
-/// What parts have with one descriptor.
+/// A state that parts have with one descriptor.
 struct Found<'a> {
     descriptor: &'a StateDescriptor,
     of: &'a BackendId,
@@ -32,7 +32,7 @@ struct Found<'a> {
     migrating_from: BTreeSet<StateId>,
 }
 
-/// All that was found, and where to look for what.
+/// All states that were found, with indexes.
 #[derive(Default)]
 struct Finds<'a> {
     found: Vec<Found<'a>>,
@@ -47,12 +47,12 @@ impl<'a> Finds<'a> {
         self.found.push(found);
     }
 
-    /// What was found by this name, in order.
+    /// The states that were found with this name, in order.
     fn named(&self, name: &str) -> impl Iterator<Item = &Found<'a>> {
         self.by_name.get(name).into_iter().flatten().filter_map(|index| self.found.get(*index))
     }
 
-    /// What was found with this descriptor.
+    /// The state that was found with this descriptor.
     fn of(&mut self, descriptor: &StateDescriptor) -> Option<&mut Found<'a>> {
         let named = self.by_name.get(descriptor.name.as_str())?;
         let is_it = |index: &&usize| self.found.get(**index).is_some_and(|found| found.descriptor == descriptor);
@@ -61,13 +61,13 @@ impl<'a> Finds<'a> {
     }
 }
 
-/// What a backend that knows `known` calls the states of `parts`: what has the same descriptor has the same id, others
-/// get new ones. With `is_own`, the parts are its own and keep their ids. Of those of `operator`, operator state alone
-/// is adopted. Subtasks may have registered a change or not yet: then old and new are there beside each other, until
-/// they are registered here.
+/// Maps the states of `parts` to ids of a backend that knows `known`. States with the same descriptor get the same id,
+/// others get new ones. With `is_own`, the parts are the backend's own and keep their ids. Of the parts in `operator`,
+/// only operator state is adopted. Subtasks may have registered a change or not yet. Then old and new states stay
+/// beside each other until the state is registered here.
 ///
 /// # Errors
-/// If two parts have states of one name that differ in what never changes.
+/// If two parts have states of one name that differ in a property that never changes.
 pub(in crate::backend) fn adopt(
     known: BTreeMap<StateId, Registration>,
     parts: &[(&Manifest, &CheckpointRecord)],
@@ -94,7 +94,7 @@ pub(in crate::backend) fn adopt(
     Ok(adopted)
 }
 
-/// The names of a part that is the backend's own, whose registrations stay as they are.
+/// The ids of a part that is the backend's own, whose registrations stay as they are.
 fn own<'a>(
     (manifest, record): (&'a Manifest, &'a CheckpointRecord),
     found: &mut Finds<'a>,
@@ -116,7 +116,7 @@ fn in_force<'a>(
 }
 
 impl Adopted {
-    /// What the entries of those states of a part that `is_adopted` are called here.
+    /// The ids that the entries of a part's states get here; only states for which `is_adopted` is true.
     fn names_of<'a>(
         &mut self,
         (manifest, record): (&'a Manifest, &'a CheckpointRecord),
@@ -137,8 +137,7 @@ impl Adopted {
         Ok(names)
     }
 
-    /// What the entries of `wanted` are called here: like those of the newest state that was just like it, or by a new
-    /// id.
+    /// The id of the entries of `wanted`: that of the newest state with the same descriptor, or a new one.
     fn data_of<'a>(
         &mut self,
         wanted: &'a StateDescriptor,
@@ -171,7 +170,7 @@ impl Adopted {
         Ok(data)
     }
 
-    /// The registration of what was found, or a new one.
+    /// The registration of a found state, or a new one.
     fn id_of(&mut self, found: &Found<'_>) -> StateId {
         let Found { descriptor, data, migrating_from, .. } = found;
         let is_it = |known: &Registration| {

@@ -1,4 +1,4 @@
-//! What can be wrong with a descriptor by itself.
+//! Checks of a single descriptor.
 
 use crate::{
     error::{Error, Reason},
@@ -12,7 +12,7 @@ const MAX_NAME_BYTES: usize = 200;
 /// Checks a descriptor that a client declares.
 ///
 /// # Errors
-/// If a part of it is too long, or does not go with another.
+/// If a part of it is too long, or contradicts another part.
 pub(in crate::backend) fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
     let length = descriptor.name.len();
     let Schema { key, namespace, value } = &descriptor.schema;

@@ -1,4 +1,4 @@
-//! What registering states comes to. Pure.
+//! Plans the registration of states. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,23 +9,23 @@ use crate::{
     types::{Limits, SchemaChange, SchemaMode, StateDescriptor, StateId, StateKind, Ttl},
 };
 
-/// What registering states comes to.
+/// The effects of registering states.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Plan {
-    /// The registration of each descriptor, in the order asked.
+    /// The registration of each descriptor, in the order of the request.
     pub(in crate::backend) ids: Vec<StateId>,
-    /// Those that there were not.
+    /// Registrations that the plan adds, with their ids.
     pub(in crate::backend) new: Vec<(StateId, Registration)>,
-    /// Those that are in force from then on.
+    /// Registrations that are in force from then on.
     pub(in crate::backend) binds: BTreeSet<StateId>,
-    /// Those that are in force no longer.
+    /// Registrations that are no longer in force.
     pub(in crate::backend) unbinds: BTreeSet<StateId>,
-    /// Entries that have to move before it is done.
+    /// Moves of entries that have to be done before the registration is complete.
     pub(in crate::backend) moves: Vec<Move>,
 }
 
 impl Plan {
-    /// The time-to-live that all data which it puts in force, and which there was before, had so far.
+    /// The former time-to-live of all existing data that the plan puts in force.
     pub(in crate::backend) fn ttls_before(&self, states: &States) -> BTreeMap<StateId, Option<Ttl>> {
         let data = |id: &StateId| match id.0.checked_sub(states.last_id() + 1) {
             None => states.data_of(*id),
@@ -36,31 +36,31 @@ impl Plan {
     }
 }
 
-/// Entries that the daemon moves from one id to another.
+/// A move of entries from one id to another, done by the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) struct Move {
-    /// Where they are.
+    /// The id that has the entries now.
     pub(in crate::backend) from: StateId,
-    /// Where they belong.
+    /// The id that gets them.
     pub(in crate::backend) to: StateId,
-    /// Of both.
+    /// The kind of both states.
     pub(in crate::backend) kind: StateKind,
-    /// What becomes of each.
+    /// The change of each entry's bytes.
     pub(in crate::backend) rewrite: Rewrite,
 }
 
-/// What becomes of the bytes of an entry that moves.
+/// How the bytes of an entry change when it moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum Rewrite {
-    /// Nothing.
+    /// The bytes stay the same.
     Keep,
-    /// They are stamped with the time of the move.
+    /// The bytes are stamped with the time of the move.
     Stamp,
-    /// They lose their stamp; what is older than so many milliseconds is dropped.
+    /// The bytes lose their stamp; entries older than so many milliseconds are dropped.
     Strip(u64),
 }
 
-/// How the entries of a registration come into the form of another one.
+/// How the entries of one registration get the form of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The daemon moves them.
@@ -69,21 +69,21 @@ enum Way {
     Migrated,
 }
 
-/// A plan being made.
+/// A plan that is being made.
 struct Draft<'a> {
     states: &'a States,
-    /// Data that has entries.
+    /// Data ids that have entries.
     filled: &'a BTreeSet<StateId>,
     plan: Plan,
 }
 
 impl States {
-    /// What registering `wanted` comes to. `filled` is which of the [suspects](Self::suspects) have entries. Changes
-    /// nothing.
+    /// Plans the registration of `wanted`. `filled` is the subset of the [suspects](Self::suspects) that have entries.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// If one is malformed or differs from what is in force, a change is about no state of the request, or there would
-    /// be too many.
+    /// If a descriptor is malformed or differs from the one in force without a declared change, a change names no state
+    /// of the request, or there would be too many states.
     pub(in crate::backend) fn plan(
         &self,
         wanted: &[StateDescriptor],
@@ -95,7 +95,7 @@ impl States {
         self.plan_checked(wanted, changes, filled, limits)
     }
 
-    /// The same for descriptors that are well-formed.
+    /// Plans a registration as [`plan`](Self::plan) does, for descriptors that are well-formed.
     pub(super) fn plan_checked(
         &self,
         wanted: &[StateDescriptor],
@@ -126,7 +126,7 @@ impl States {
         Ok(draft.plan)
     }
 
-    /// Data of which a plan for `wanted` has to know whether there are entries.
+    /// Data ids that a plan for `wanted` depends on: it has to know whether they have entries.
     pub(in crate::backend) fn suspects(&self, wanted: &[StateDescriptor]) -> BTreeSet<StateId> {
         let differing = |wanted: &StateDescriptor| {
             let bound = self.named(&wanted.name).filter(|id| self.bound.contains(id)).map(|id| self.registration(id));
@@ -172,7 +172,7 @@ impl Draft<'_> {
         let stays = |(_, way): &(StateId, Way)| *way == Way::Moved(Rewrite::Keep);
         let replaced = equal.or_else(|| others.iter().rev().find(|other| stays(other)).map(|(id, _)| *id));
         others.retain(|(id, _)| Some(*id) != replaced);
-        // What is empty is done with.
+        // Old registrations without entries are simply replaced.
         let (waiting, empty): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|(id, _)| self.filled.contains(&self.registration(*id).data));
         let sources = waiting.iter().filter(|(_, way)| *way == Way::Migrated);
@@ -196,8 +196,8 @@ impl Draft<'_> {
         Ok(target)
     }
 
-    /// A registration that is not in force and just what is wanted, of `data` or else of data without entries; or a new
-    /// one.
+    /// A registration that is not in force and has exactly the wanted descriptor, of `data` or else of data without
+    /// entries; otherwise a new one.
     fn find(&mut self, wanted: &StateDescriptor, data: Option<StateId>, migrating_from: Vec<StateId>) -> StateId {
         // Only registrations of one name share data.
         let bound = self.states.named(&wanted.name).filter(|id| self.is_bound(*id));
@@ -220,7 +220,8 @@ impl Draft<'_> {
         id
     }
 
-    /// How the entries of registration `id` become those of `wanted`, of which `equal` is in force already.
+    /// How the entries of registration `id` become those of `wanted`. `equal` is a registration with that descriptor
+    /// that is in force already.
     fn way(
         &self,
         id: StateId,
@@ -233,7 +234,7 @@ impl Draft<'_> {
             return Err(mismatch(&known.descriptor, wanted));
         }
         if known.descriptor.schema != wanted.schema {
-            // A migration that is under way goes on without being declared again, but not back.
+            // A migration that is under way goes on without being declared again, but cannot be turned back.
             let is_under_way = equal.is_some_and(|equal| {
                 let target = self.registration(equal);
                 let is_reverse = known.migrating_from.contains(&target.data) && id > equal;
@@ -253,12 +254,12 @@ impl Draft<'_> {
     }
 }
 
-/// Whether two descriptors agree in what never changes.
+/// Whether two descriptors agree in everything that never changes.
 pub(super) fn same_shape(one: &StateDescriptor, other: &StateDescriptor) -> bool {
     (one.kind, one.merge, one.redistribution) == (other.kind, other.merge, other.redistribution)
 }
 
-/// The declared changes by name.
+/// The declared changes by the name of their state.
 fn modes<'a>(wanted: &[StateDescriptor], changes: &'a [SchemaChange]) -> Result<BTreeMap<&'a str, SchemaMode>, Error> {
     let mut modes = BTreeMap::new();
     if changes.is_empty() {
@@ -278,7 +279,7 @@ fn modes<'a>(wanted: &[StateDescriptor], changes: &'a [SchemaChange]) -> Result<
     Ok(modes)
 }
 
-/// What has to agree, for messages.
+/// The properties that have to agree, for messages.
 pub(super) fn show(descriptor: &StateDescriptor) -> String {
     let merge = descriptor.merge.map_or_else(|| "none".to_owned(), |merge| format!("{merge:?}"));
     let redistribution = descriptor.redistribution.map(|it| format!(", redistribution {it:?}")).unwrap_or_default();

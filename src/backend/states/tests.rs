@@ -17,7 +17,7 @@ fn descriptor(name: &str, kind: StateKind) -> StateDescriptor {
     StateDescriptor::new(name, kind)
 }
 
-/// The state `a` whose values are of this version.
+/// The state `a` with values of this version.
 fn version(version: u32) -> StateDescriptor {
     let mut descriptor = descriptor("a", StateKind::Value);
     descriptor.schema.value = Serializer { id: "row".to_owned(), version };
@@ -32,7 +32,7 @@ fn ids(ids: &[u32]) -> Vec<StateId> {
     ids.iter().copied().map(StateId).collect()
 }
 
-/// Registered states, and which of their data have entries.
+/// Registered states, and which of their data ids have entries.
 #[derive(Default)]
 struct History {
     states: States,
@@ -45,7 +45,7 @@ impl History {
         self.states.plan_checked(wanted, changes, &filled, &Limits::default())
     }
 
-    /// Registers `a`; what the daemon has to move is moved at once. Returns id and source of a migration.
+    /// Registers `a`, and moves entries that the daemon has to move at once. Returns id and source of a migration.
     fn register(&mut self, wanted: StateDescriptor, mode: Option<SchemaMode>) -> Result<(u32, Option<u32>), Error> {
         let change = mode.map(|mode| SchemaChange { state: wanted.name.clone(), mode });
         loop {
@@ -64,13 +64,13 @@ impl History {
         }
     }
 
-    /// What is in force, as a restored owner finds it.
+    /// The registrations in force, as a restored owner finds them.
     fn cut(&self) -> impl Fn(StateId) -> bool + use<> {
         let (last, missing): (_, Vec<_>) = (self.states.last_id(), self.states.unbound().collect());
         move |id| id.0 <= last && !missing.contains(&id)
     }
 
-    /// Restores a cut; `filled` are the data that had entries then.
+    /// Restores a cut; `filled` are the data ids that had entries then.
     fn restore(&mut self, cut: impl Fn(StateId) -> bool, filled: &[u32]) {
         let known = self.states.registrations().map(|(id, known)| (id, known.clone())).collect();
         self.states = States::restored(&known, cut);
@@ -92,7 +92,7 @@ fn the_same_descriptor_has_the_same_id() {
     assert_eq!(register(&mut states, &[b, a]).unwrap(), ids(&[2, 1]));
 }
 
-/// The least time of three tries.
+/// The shortest time of three calls.
 fn least(mut call: impl FnMut()) -> std::time::Duration {
     let timed = |()| {
         let began = std::time::Instant::now();

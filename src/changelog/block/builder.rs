@@ -1,4 +1,4 @@
-//! Makes blocks: the writer's hot path.
+//! Builds blocks; this is the hot path of the writer.
 
 use super::{BlockBody, ChangeSetBody, varint};
 use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
@@ -9,34 +9,34 @@ const MIN_CAPACITY: usize = 4 << 10;
 /// Most capacity in bytes that a block is given before it needs it.
 const MAX_CAPACITY: usize = 8 << 20;
 
-/// Widest length that is ever padded for: changes are far shorter than 2^35 bytes.
+/// Most bytes that are reserved for a length: changes are far shorter than 2^35 bytes.
 const MAX_LENGTH_WIDTH: usize = 5;
 
-/// Builds one block after the other, each a change set by itself unless it is made for a part of one.
+/// Builds one block after the other. Each block is a change set by itself, unless it is built for a part of one.
 ///
 /// ```text
 ///   begin_batch (push…) end_batch | abandon_batch    … again and again …    finish, and so on
 /// ```
 ///
-/// Invariants: sequence numbers increase strictly over all batches, over [`finish`](Self::finish) too; a batch that was
-/// abandoned, or ended without changes, leaves no trace.
+/// Invariants: sequence numbers increase strictly over all batches, also across [`finish`](Self::finish). A batch that
+/// was abandoned, or ended without changes, leaves nothing behind.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct BlockBuilder {
     bytes: Vec<u8>,
-    /// The ended batches of this block, `None` before the first.
+    /// The ended batches of this block; `None` before the first one.
     done: Option<Summary>,
     open: Option<OpenBatch>,
-    /// Bytes to reserve for the next change's length. Changes that turn out longer are moved, so within a batch it only
-    /// grows: however short and long changes mix, at most four of a batch are moved.
+    /// Bytes to reserve for the next change's length. If a change turns out longer, it is moved and the reservation
+    /// grows. So at most four changes of a batch are moved, however short and long ones mix.
     length_width: usize,
-    /// No batch may have a sequence number below.
+    /// The lowest sequence number that the next batch may have.
     next: Sqn,
-    /// Where the change set begins; `None` if that is the first batch.
+    /// The beginning of the change set; `None` if it is the first batch.
     from: Option<Sqn>,
 }
 
-/// What is in the block so far.
+/// A summary of the ended batches of a block.
 #[derive(Debug, Clone, Copy)]
 struct Summary {
     range: SqnRange,
@@ -44,7 +44,7 @@ struct Summary {
     contents: Contents,
 }
 
-/// Changes of a batch or block; at least one.
+/// The changes of a batch or block; at least one.
 #[derive(Debug, Clone, Copy)]
 struct Contents {
     lowest: KeyGroup,
@@ -57,7 +57,7 @@ struct Contents {
 struct OpenBatch {
     sqn: Sqn,
     time: TimeMs,
-    /// Length of the block before it.
+    /// Length of the block before this batch.
     start: usize,
     /// `None` before the first change.
     contents: Option<Contents>,
@@ -70,14 +70,14 @@ impl BlockBuilder {
         Self::with_capacity(MIN_CAPACITY, Sqn::default())
     }
 
-    /// An empty builder with room for `capacity` bytes, as far as that makes sense, of batches from `next` on.
+    /// An empty builder with room for `capacity` bytes, within limits, for batches from `next` on.
     pub(super) fn with_capacity(capacity: usize, next: Sqn) -> Self {
         let bytes = Vec::with_capacity(capacity.clamp(MIN_CAPACITY, MAX_CAPACITY));
         Self { bytes, done: None, open: None, length_width: 1, next, from: None }
     }
 
-    /// A builder with room for `capacity` bytes for a part of what `whole` has: its change set begins where that of
-    /// `whole` does, though it may have nothing of the first batches.
+    /// A builder with room for `capacity` bytes, for a part of the change set in `whole`. Its change set begins where
+    /// that of `whole` does, even if the part has nothing of the first batches.
     pub(super) fn of_part(whole: &Self, capacity: usize) -> Self {
         let open = whole.open.as_ref().map(|open| open.sqn);
         let from = whole.from.or(whole.range().map(|range| range.from)).or(open).unwrap_or(whole.next);
@@ -85,15 +85,15 @@ impl BlockBuilder {
         Self { from: Some(from), length_width: whole.length_width, ..part }
     }
 
-    /// Lets the change set begin at `from`, where another block of it does. Its own first batch, if there is one, is
-    /// not before.
+    /// Lets the change set begin at `from`, like another block of the same set. The first batch of this block, if there
+    /// is one, is not before `from`.
     pub(super) fn begin_at(&mut self, from: Sqn) {
         if self.done.is_none() {
             self.from = Some(from);
         }
     }
 
-    /// Where the change set begins, as far as that is known.
+    /// The beginning of the change set, if it is known.
     pub(super) fn from(&self) -> Option<Sqn> {
         self.from
     }
@@ -118,7 +118,7 @@ impl BlockBuilder {
         self.put_framed(encode);
     }
 
-    /// Appends one change of `key_group` to the open batch as it stands in another block.
+    /// Appends one change of `key_group` to the open batch, in the form that it has in another block.
     ///
     /// # Panics
     /// If no batch is open.
@@ -127,7 +127,7 @@ impl BlockBuilder {
         self.bytes.extend_from_slice(record);
     }
 
-    /// Counts one change of the open batch, which begins with its first one.
+    /// Counts one change of the open batch.
     fn count(&mut self, key_group: KeyGroup) {
         let open = self.open.as_mut().expect("a change is pushed between `begin_batch` and `end_batch`");
         let contents = match &mut open.contents {
@@ -147,7 +147,7 @@ impl BlockBuilder {
         contents.changes += 1;
     }
 
-    /// Reserves the length, lets `encode` append, then fills the length in.
+    /// Reserves space for the length, lets `encode` append, then writes the length.
     fn put_framed(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         const NO_LENGTH: [u8; MAX_LENGTH_WIDTH] = [0; MAX_LENGTH_WIDTH];
         let at = self.bytes.len();
@@ -167,7 +167,7 @@ impl BlockBuilder {
         varint::fill(slot, length as u64);
     }
 
-    /// Ends the open batch; says whether it had changes, and so uses its sequence number.
+    /// Ends the open batch; returns whether it had changes, and so uses its sequence number.
     ///
     /// # Panics
     /// If no batch is open.
@@ -190,7 +190,7 @@ impl BlockBuilder {
         true
     }
 
-    /// Ends the open batch as if it had never begun: its changes are dropped. Without an open batch, nothing happens.
+    /// Ends the open batch and removes its changes. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
         if let Some(open) = self.open.take() {
             self.bytes.truncate(open.start);
@@ -228,8 +228,7 @@ impl BlockBuilder {
         both.map(|contents| (contents.lowest, contents.highest))
     }
 
-    /// Hands out the block and starts the next one, with room for as much again; `None` if it [is
-    /// empty](Self::is_empty).
+    /// Returns the block and starts the next one, with room for as much again; `None` if it [is empty](Self::is_empty).
     ///
     /// # Panics
     /// If a batch is open.
@@ -240,7 +239,7 @@ impl BlockBuilder {
         std::mem::replace(self, next).close()
     }
 
-    /// Hands out the last block; `None` if it [is empty](Self::is_empty).
+    /// Returns the last block; `None` if it [is empty](Self::is_empty).
     ///
     /// # Panics
     /// If a batch is open.
@@ -253,7 +252,7 @@ impl BlockBuilder {
         Some(ChangeSetBody { blocks: vec![block], range, changes: contents.changes })
     }
 
-    /// Lets the next batch begin with the average length of this one's changes in mind.
+    /// Reserves, for the next batch, the length of an average change of this one.
     fn settle_length_width(&mut self, ended: &OpenBatch) {
         let changes = ended.contents.map_or(1, |contents| contents.changes);
         let bytes = (self.bytes.len() - ended.start) as u64;

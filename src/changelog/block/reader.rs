@@ -3,8 +3,8 @@
 use super::{BlockError, BlockFault, varint};
 use crate::types::{KeyGroup, MAX_PARALLELISM_LIMIT, Sqn, SqnRange, TimeMs};
 
-/// Iterates over the batches of a block, which it borrows from. A batch is checked as a whole before it is handed out;
-/// after an error the iteration ends.
+/// Iterates over the batches of a block, from which it borrows. A batch is checked as a whole before it is returned.
+/// After an error the iteration ends.
 #[derive(Debug, Clone)]
 pub struct BlockReader<'a> {
     block: &'a [u8],
@@ -17,9 +17,9 @@ pub struct BlockReader<'a> {
 /// One batch of a block.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
-    /// Its sequence number, inside of the change set's range.
+    /// Its sequence number, within the change set's range.
     pub sqn: Sqn,
-    /// When it was applied.
+    /// The time at which it was applied.
     pub time: TimeMs,
     /// Its changes in order, at least one.
     pub changes: Changes<'a>,
@@ -65,7 +65,7 @@ impl<'a> BlockReader<'a> {
         Ok(Batch { sqn, time, changes })
     }
 
-    /// `at` is the part of the block that begins where the fault is.
+    /// A fault; `at` is the part of the block that begins with it.
     fn error(&self, at: &[u8], fault: BlockFault) -> BlockError {
         BlockError { offset: self.block.len() - at.len(), fault }
     }
@@ -87,7 +87,7 @@ impl<'a> Iterator for BlockReader<'a> {
 }
 
 impl<'a> Changes<'a> {
-    /// The next change: its key group, and its record as it stands in the block.
+    /// The next change: its key group, and its record in the form that it has in the block.
     pub(super) fn next_record(&mut self) -> Option<(KeyGroup, &'a [u8])> {
         let before = self.rest;
         let (key_group, _) = self.next()?;
@@ -110,7 +110,7 @@ impl<'a> Iterator for Changes<'a> {
 
 impl ExactSizeIterator for Changes<'_> {}
 
-/// Takes one change off the front; `None` is the end of the batch.
+/// Takes one change off the front; `None` at the end of the batch.
 #[inline]
 fn take_change<'a>(rest: &mut &'a [u8]) -> Result<Option<(KeyGroup, &'a [u8])>, BlockFault> {
     let Some(key_group) = varint::take(rest).ok_or(BlockFault::Varint)?.checked_sub(1) else { return Ok(None) };

@@ -1,41 +1,41 @@
-//! Makes change sets: one block while they are short, then one for each part of the key groups.
+//! Builds change sets: one block while they are short, then one for each part of the key groups.
 //!
 //! ```text
 //!   whole ──SPLIT_BYTES──▶ blocks: part 0 │ part 1 │ …      each change goes to the block of its key group's part
 //! ```
 //!
-//! Changes of operator state ([`KeyGroup::OPERATOR`]) have a block of their own from the first one on: after a rescale
-//! every subtask reads that of all others, and nothing else of them.
+//! Changes of operator state ([`KeyGroup::OPERATOR`]) have a block of their own from the first change on: after a
+//! rescale every subtask reads the operator state of all others, and nothing else of them.
 //!
-//! So a reader of some key groups fetches some blocks, and a small checkpoint stays small. What costs a copy is the
-//! short beginning alone, once per change set; later changes go to their block directly. The order of a key's changes
-//! stays: they share a key group, and so a block.
+//! So a reader of some key groups fetches only some blocks, and a small checkpoint stays small. Only the short
+//! beginning is copied, once per change set; later changes go to their block directly. The order of a key's changes
+//! stays: they have the same key group, and so are in the same block.
 
 use super::{BlockReader, ChangeSetBody, builder::BlockBuilder};
 use crate::types::{KeyGroup, KeyGroupRange, Sqn, SqnRange, TimeMs};
 
-/// Builds one change set after the other, as [`BlockBuilder`] builds blocks.
+/// Builds one change set after the other, like [`BlockBuilder`] for blocks.
 ///
-/// Invariants: `blocks` is empty or has one builder per part, all of them with the same batch open or none; then
-/// `whole` is empty.
+/// Invariants: `blocks` is empty, or has one builder per part, all with the same batch open or none; then `whole` is
+/// empty.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct ChangeSetBuilder {
-    /// At least one, disjoint, in order.
+    /// The parts of the key groups: at least one, disjoint, in order.
     parts: Vec<KeyGroupRange>,
     split_bytes: usize,
     whole: BlockBuilder,
     blocks: Vec<BlockBuilder>,
-    /// Of operator state; `None` before its first change of this change set.
+    /// The block of operator state; `None` before its first change in this change set.
     operator: Option<BlockBuilder>,
-    /// Lengths of the last change set's blocks: the next ones may need as much.
+    /// Lengths of the blocks of the last change set, which the next ones may need again.
     last_lengths: Vec<usize>,
     open: Option<(Sqn, TimeMs)>,
 }
 
 impl ChangeSetBuilder {
-    /// An empty builder of change sets of the key groups `parts`, which are disjoint and in order. A change set of
-    /// `split_bytes` or more has a block for each part that it changes.
+    /// An empty builder of change sets with the key groups `parts`, which are disjoint and in order. A change set of at
+    /// least `split_bytes` has a block for each part that it changes.
     ///
     /// # Panics
     /// If there are no parts.
@@ -48,7 +48,7 @@ impl ChangeSetBuilder {
     }
 
     /// Opens the batch `sqn`, applied at `time`. Writes nothing yet. As long as time does not go back, appending never
-    /// makes a change set shorter, not where it is split either.
+    /// makes a change set shorter, not even when it is split.
     ///
     /// # Panics
     /// If a batch is open, or `sqn` is not above all earlier ones.
@@ -74,7 +74,7 @@ impl ChangeSetBuilder {
         }
     }
 
-    /// Ends the open batch; says whether it had changes, and so uses its sequence number.
+    /// Ends the open batch; returns whether it had changes, and so uses its sequence number.
     ///
     /// # Panics
     /// If no batch is open.
@@ -83,7 +83,7 @@ impl ChangeSetBuilder {
         self.builders().fold(false, |changed, builder| builder.end_batch() | changed)
     }
 
-    /// Ends the open batch as if it had never begun: its changes are dropped. Without an open batch, nothing happens.
+    /// Ends the open batch and removes its changes. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
         self.open = None;
         self.builders().for_each(BlockBuilder::abandon_batch);
@@ -101,7 +101,7 @@ impl ChangeSetBuilder {
         self.whole_or_blocks().iter().chain(&self.operator).all(BlockBuilder::is_empty)
     }
 
-    /// Hands out the change set and starts the next one; `None` if it [is empty](Self::is_empty).
+    /// Returns the change set and starts the next one; `None` if it [is empty](Self::is_empty).
     ///
     /// # Panics
     /// If a batch is open.
@@ -128,7 +128,7 @@ impl ChangeSetBuilder {
         body
     }
 
-    /// Goes over to one block per part, in the middle of the open batch.
+    /// Switches to one block per part, in the middle of the open batch.
     #[cold]
     fn split(&mut self) {
         let (sqn, time) = self.open.expect("changes are pushed to an open batch");
@@ -139,7 +139,7 @@ impl ChangeSetBuilder {
         self.blocks = lengths.map(|length| BlockBuilder::of_part(&self.whole, length)).collect();
         let mut whole = std::mem::take(&mut self.whole);
         if first == last {
-            // Nothing of the other parts so far.
+            // The other parts have no changes yet.
             self.blocks.iter_mut().for_each(|block| block.begin_batch(sqn, time));
             *self.block(lowest) = whole;
             return;
@@ -173,9 +173,10 @@ impl ChangeSetBuilder {
         self.operator.as_mut().expect("it was made")
     }
 
-    /// The position of the part of `key_group`; of the last one if it is beyond all.
+    /// The position of the part of `key_group`; of the last part if the key group is above all.
     fn part(&self, key_group: KeyGroup) -> usize {
-        // Without branches: key groups come in no order, and a wrong guess costs more than the few comparisons.
+        // Without branches: key groups come in random order, and a wrong branch prediction costs more than these
+        // comparisons.
         let before = self.parts.iter().filter(|part| part.last() < key_group).count();
         before.min(self.parts.len() - 1)
     }

@@ -54,7 +54,7 @@ fn batches() -> impl Strategy<Value = Vec<Plain>> {
     })
 }
 
-/// What became of each key group: sqn and time of the batch, and the change.
+/// The history of each key group: sqn and time of each batch, and the change.
 type Histories = BTreeMap<KeyGroup, Vec<(Sqn, TimeMs, Vec<u8>)>>;
 
 fn histories(batches: &[Plain]) -> Histories {
@@ -67,8 +67,8 @@ fn histories(batches: &[Plain]) -> Histories {
     histories
 }
 
-/// Of `batches`, with groups moved into `range` and times that do not go back, in two change sets. Of every `operator`
-/// groups one is that of operator state; 0 for none.
+/// Compares change sets of `batches` with and without a split, in two change sets. Groups are moved into `range`, and
+/// times made not to go back. One of every `operator` groups is that of operator state; 0 for none.
 fn assert_split_like(range: KeyGroupRange, split_bytes: usize, operator: u16, mut batches: Vec<Plain>) {
     let width = range.count() as u16;
     let mut times: Vec<_> = batches.iter().map(|batch| batch.time >> 20).collect();

@@ -1,4 +1,4 @@
-//! Varints over vectors and slices, padded ones included.
+//! Varints over vectors and slices, including padded ones.
 
 /// Most bytes of a varint.
 const MAX_BYTES: usize = 10;
@@ -29,7 +29,7 @@ pub(super) fn fill(slot: &mut [u8], mut value: u64) {
     }
 }
 
-/// Takes one varint off the front of `bytes`; `None` (and `bytes` is undefined) if there is none.
+/// Takes one varint off the front of `bytes`; `None` if there is none, and `bytes` is undefined then.
 #[inline]
 pub(super) fn take(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;

@@ -1,4 +1,4 @@
-//! Which byte ranges to read for which blocks; and one such read.
+//! Plans which byte ranges to read for which blocks, and does one such read.
 
 use std::ops::Range;
 
@@ -11,27 +11,27 @@ use crate::{
     types::{KeyGroupRange, SqnRange},
 };
 
-/// Blocks of a segment with no more than so many bytes between them are read at once: cheaper than another request.
+/// Blocks of a segment with at most this many bytes between them are fetched by one read, which is cheaper than two
+/// requests.
 const MAX_GAP_BYTES: u64 = 64 << 10;
 
-/// No block is joined to a read that has so many bytes already.
+/// No block is added to a read that has this many bytes already.
 const MAX_JOINED_BYTES: u64 = 8 << 20;
 
-/// Nor to one whose blocks would have more bytes than these once they are decompressed: few stored bytes may become
-/// many.
+/// No block is added to a read whose blocks would have more than this many bytes after decompression.
 const MAX_DECOMPRESSED_BYTES: u64 = 32 << 20;
 
-/// One range of one segment or of inline bytes, and the blocks wanted of it, in order of their offsets.
+/// A read of one range of a segment or of inline bytes, and the blocks wanted from it, in order of their offsets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) place: Place,
     pub(super) range: Range<u64>,
     pub(super) blocks: Vec<(BlockHandle, SqnRange)>,
-    /// Bytes of the blocks once they are decompressed.
+    /// Bytes of the blocks after decompression.
     pub(super) decompressed: u64,
 }
 
-/// The reads for the blocks of `handles` that share a key group with one of `key_groups`, in that order.
+/// The reads for the blocks of `handles` that share a key group with one of `key_groups`, in order.
 pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> Vec<Read> {
     let is_wanted = |block: &&BlockHandle| key_groups.iter().any(|wanted| block.key_groups.overlaps(*wanted));
     let mut reads: Vec<Read> = Vec::new();
@@ -65,17 +65,17 @@ impl Read {
             && self.decompressed.saturating_add(block.length.into()) <= MAX_DECOMPRESSED_BYTES
     }
 
-    /// Bytes of memory that it may take: as stored, and decompressed beside that.
+    /// Bytes of memory that it may take: the stored bytes, and the decompressed ones beside them.
     pub(super) fn memory(&self) -> u64 {
         (self.range.end - self.range.start).saturating_add(self.decompressed)
     }
 
-    /// What errors call it.
+    /// The name of its object in errors.
     pub(super) fn object(&self) -> String {
         self.blocks.first().map(|(_, range)| object_of(&self.place, *range)).unwrap_or_default()
     }
 
-    /// Reads, verifies and decompresses.
+    /// Reads, verifies and decompresses the blocks.
     pub(super) async fn execute(self, store: &Store, retry: Retry) -> Result<Vec<ChangeBlock>, ReadError> {
         match &self.place {
             Place::Segment(id) => {
@@ -89,7 +89,7 @@ impl Read {
         }
     }
 
-    /// The blocks of what was read, which begins at byte `start` of its place.
+    /// The blocks in the bytes that were read, which begin at offset `start` of their place.
     fn open(&self, start: u64, bytes: &Bytes) -> Result<Vec<ChangeBlock>, ReadError> {
         let Self { place, blocks, .. } = self;
         let open = |(handle, sqns): &(BlockHandle, SqnRange)| {
@@ -101,7 +101,7 @@ impl Read {
     }
 }
 
-/// The stored bytes of a block within `bytes`, which begin at byte `start` of its place.
+/// The stored bytes of a block in `bytes`, which begin at offset `start` of their place.
 fn slice(bytes: &Bytes, start: u64, handle: &BlockHandle) -> Result<Bytes, SegmentError> {
     let cut_off = SegmentError::Format { offset: handle.offset, what: "the segment is cut off inside of a block" };
     let from = usize::try_from(handle.offset - start).map_err(|_| cut_off.clone())?;

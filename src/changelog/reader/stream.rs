@@ -12,21 +12,21 @@ use crate::{
     types::KeyGroupRange,
 };
 
-/// What to read, and how far ahead.
+/// Which blocks to read, and how far ahead.
 #[derive(Debug, Clone)]
 pub struct ReplayOptions {
-    /// Only blocks that share a key group with one of these.
+    /// Only blocks that share a key group with one of these are read.
     pub key_groups: Vec<KeyGroupRange>,
-    /// Most reads at the same time, at least 1.
+    /// Most reads at the same time; at least 1.
     pub parallel_reads: usize,
-    /// Most bytes that are read and not yet handed out; a single larger read goes alone.
+    /// Most bytes that are read and not yet returned; a single read that is larger goes alone.
     pub max_bytes: u64,
-    /// For each read.
+    /// How each read is retried.
     pub retry: Retry,
 }
 
 /// The verified blocks of many change sets, in the order of their handles. Reads go on in the background while the
-/// caller replays. Dropped, it ends its reads.
+/// caller replays. Dropping the stream ends its reads.
 #[derive(Debug)]
 pub struct ReplayStream {
     store: Store,
@@ -34,17 +34,17 @@ pub struct ReplayStream {
     options: ReplayOptions,
     planned: VecDeque<Read>,
     reading: VecDeque<Reading>,
-    /// What the front of `reading` brought.
+    /// The blocks of the read that was at the front of `reading`.
     ready: VecDeque<ChangeBlock>,
     ready_memory: u64,
-    /// Over `reading` and `ready`.
+    /// Bytes of memory of `reading` and `ready` together.
     memory: u64,
 }
 
-/// A read in the background; ended when dropped.
+/// A read in the background; it ends when this is dropped.
 #[derive(Debug)]
 struct Reading {
-    /// What errors call it.
+    /// The name of its object in errors.
     object: String,
     memory: u64,
     outcome: oneshot::Receiver<Result<Vec<ChangeBlock>, ReadError>>,
@@ -70,10 +70,10 @@ impl ReplayStream {
         Self { store, tasks, options, planned, reading, ready, ready_memory: 0, memory: 0 }
     }
 
-    /// The next block, `None` after the last one. After an error, the rest is dropped. Cancel safe.
+    /// The next block; `None` after the last one. After an error the rest is dropped. Cancel safe.
     ///
     /// # Errors
-    /// [`ReadError`] of the block that is next; blocks before it were handed out.
+    /// [`ReadError`] of the next block; all blocks before it were returned.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -100,7 +100,7 @@ impl ReplayStream {
         }
     }
 
-    /// Stored bytes of the planned reads that have not begun: for telling progress.
+    /// Stored bytes of planned reads that have not begun, to report progress.
     #[must_use]
     pub fn remaining_bytes(&self) -> u64 {
         self.planned.iter().map(|read| read.range.end - read.range.start).sum()

@@ -1,4 +1,4 @@
-//! Tests of reading change sets back.
+//! Tests of the change set reader.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

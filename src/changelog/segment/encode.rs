@@ -1,4 +1,4 @@
-//! Makes segments.
+//! Builds segments.
 
 use bytes::{BufMut as _, Bytes};
 use crc32fast::Hasher;
@@ -15,11 +15,11 @@ use crate::changelog::{
 /// A segment ready for upload.
 #[derive(Debug, Clone)]
 pub struct EncodedSegment {
-    /// Its bytes; uncompressed blocks are those of the change sets, not copies.
+    /// Its bytes; uncompressed blocks are shared with the change sets, not copied.
     pub payload: PutPayload,
-    /// Where the change sets lie, in the order given.
+    /// The positions of the change sets, in the given order.
     pub handles: Vec<SegmentHandle>,
-    /// Length of the whole.
+    /// Length of the whole segment.
     pub bytes: u64,
 }
 
@@ -30,7 +30,7 @@ pub struct SegmentEncoder {
     compression: Compression,
     parts: Vec<Bytes>,
     offset: u64,
-    /// Of all parts.
+    /// Checksum of all parts so far.
     hasher: Hasher,
     /// The index without its first field.
     index: Vec<u8>,
@@ -51,7 +51,7 @@ pub fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> En
 }
 
 impl SegmentEncoder {
-    /// Begins the segment `id`, whose blocks are compressed as `compression` says.
+    /// Begins the segment `id`, whose blocks are compressed with `compression`.
     #[must_use]
     pub fn new(id: SegmentId, compression: Compression) -> Self {
         let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -78,7 +78,8 @@ impl SegmentEncoder {
     /// Compresses and appends one change set. Takes as long as compressing it does.
     ///
     /// # Panics
-    /// If a block of the set exceeds [`MAX_BLOCK_BYTES`] or is empty, there is none, or the set belongs to another job.
+    /// If a block of the set exceeds [`MAX_BLOCK_BYTES`] or is empty, the set has no block, or it belongs to another
+    /// job.
     pub fn push(&mut self, set: &ChangeSet) {
         let ChangeSet { backend, epoch, body } = set;
         assert_eq!(backend.job, self.id.job, "a segment holds change sets of one job");
@@ -129,7 +130,7 @@ impl SegmentEncoder {
     }
 }
 
-/// The handle of a change set that lies in the handle itself, its blocks compressed as `compression` says.
+/// The handle of a change set that lies in the handle itself, with its blocks compressed with `compression`.
 ///
 /// # Panics
 /// As [`SegmentEncoder::push`].
@@ -148,7 +149,7 @@ pub fn inline(set: &ChangeSet, compression: Compression) -> SegmentHandle {
     SegmentHandle { place, blocks, range: body.range, changes: body.changes, stored_bytes }
 }
 
-/// A block as stored, how to find and check it at `offset`, and its running checksum.
+/// A block in its stored form, its handle at `offset`, and its running checksum.
 fn store_block(block: &BlockBody, compression: Compression, offset: u64) -> (BlockHandle, Bytes, Hasher) {
     let BlockBody { bytes, key_groups } = block;
     assert!((1..=MAX_BLOCK_BYTES).contains(&bytes.len()), "a block of {} bytes", bytes.len());

@@ -11,7 +11,7 @@ use crate::{
     types::{BackendId, KeyGroupRange, Name, Sqn, SqnRange},
 };
 
-/// What a segment says about itself.
+/// The facts that a segment contains about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentIndex {
     /// The daemon instance that made it.
@@ -40,7 +40,7 @@ pub struct IndexedSet {
 }
 
 impl IndexedSet {
-    /// The backend that it belongs to in `job`.
+    /// Its backend, which belongs to `job`.
     #[must_use]
     pub fn backend(&self, job: &Name) -> BackendId {
         BackendId { job: job.clone(), operator: self.operator.clone(), subtask: self.subtask }
@@ -60,7 +60,7 @@ impl IndexedSet {
 }
 
 /// Reads the index of the whole segment `bytes`. Checks header, trailer and index, but neither the blocks nor the
-/// checksum of the whole: that is [`verify`](super::verify()).
+/// checksum of the whole; for that see [`verify`](super::verify()).
 ///
 /// # Errors
 /// If they are damaged, cut off, or not a segment.
@@ -156,7 +156,7 @@ fn block(fields: &mut Fields<'_>, next_block: &mut u64) -> Result<BlockHandle, S
     Ok(block)
 }
 
-/// Compares a checksum.
+/// Compares a checksum with the expected one.
 pub(super) fn check(part: &'static str, offset: usize, bytes: &[u8], expected: u32) -> Result<(), SegmentError> {
     let found = crc32fast::hash(bytes);
     if found == expected {
@@ -205,7 +205,7 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// An error just before what remains.
+    /// An error at the place just before the rest.
     fn error(&self, what: &'static str) -> SegmentError {
         SegmentError::Format { offset: self.end - self.rest.len() as u64, what }
     }

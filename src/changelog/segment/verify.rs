@@ -1,4 +1,4 @@
-//! Checks what is read against what was recorded.
+//! Checks that stored bytes match their records.
 
 use bytes::Bytes;
 
@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{changelog::block::BlockReader, types::SqnRange};
 
-/// The contents of one block from its stored bytes: length and checksum verified, decompressed. Without compression,
-/// nothing is copied.
+/// Verifies length and checksum of one stored block and decompresses it. Without compression nothing is copied.
 ///
 /// # Errors
 /// If the stored bytes are not those that the handle was made for.
@@ -29,7 +28,7 @@ pub fn open_block(handle: &BlockHandle, stored: &Bytes) -> Result<Bytes, Segment
 /// Checks the whole segment `bytes` down to the framing of each change, and returns its index.
 ///
 /// # Errors
-/// The first thing that is wrong; parts before the whole, so that the damaged one is named.
+/// The first fault; parts are checked before the whole, so that the damaged part is named.
 pub fn verify(bytes: &Bytes) -> Result<SegmentIndex, SegmentError> {
     let index = decode_index(bytes)?;
     for set in &index.sets {
@@ -46,7 +45,7 @@ pub fn verify(bytes: &Bytes) -> Result<SegmentIndex, SegmentError> {
     Ok(index)
 }
 
-/// Number of changes in the block.
+/// Checks a block; returns its number of changes.
 fn verify_block(block: &BlockHandle, bytes: &Bytes, range: SqnRange) -> Result<u64, SegmentError> {
     let offset = block.offset;
     let start = usize::try_from(offset).unwrap_or(usize::MAX);

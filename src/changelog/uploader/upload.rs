@@ -16,13 +16,13 @@ use crate::{
     types::Name,
 };
 
-/// One segment to be.
+/// The upload of one segment.
 pub(super) struct Upload {
     pub(super) job: Name,
     pub(super) compression: Compression,
     pub(super) edge: UploadEdge,
     pub(super) in_flight: InFlight,
-    /// In the order that they get in the segment.
+    /// The change sets in the order in which they lie in the segment.
     pub(super) sets: Vec<(ChangeSet, Ticket)>,
 }
 
@@ -40,8 +40,8 @@ impl Drop for Slot {
 }
 
 impl Upload {
-    /// Uploads and tells every `done`; only then `number` ends being in flight and `slot` is free, also when this is
-    /// aborted.
+    /// Uploads the segment and calls every `done`. Only then `number` stops being in flight and `slot` is free, even if
+    /// this is aborted.
     pub(super) async fn run(self, number: Number, slot: Slot) {
         let (slot, mut number) = (slot, number);
         let (sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();
@@ -78,8 +78,10 @@ impl Upload {
                 metrics.failures.inc();
             }
         }
-        // The submitters give back the credit for these bytes as soon as they know.
+        // The submitters release the credit for these bytes as soon as they know the outcome.
         drop(sets);
+        // Order: 1. the owners take the outcome, 2. the number stops being in flight. Otherwise the low water could
+        // pass a segment that its owner has not listed yet, and a sweep could delete it.
         tell(tickets, outcome);
         drop((number, slot));
     }
@@ -117,13 +119,13 @@ fn path(id: &SegmentId) -> Path {
     ObjectName::Segment { job: id.job.clone(), instance: id.instance, number: id.number }.path()
 }
 
-/// Whose changes a local copy of the segment has.
+/// The label of a local copy, which tells whose changes the segment has.
 fn label(sets: &[ChangeSet]) -> Label {
     let usage = |set: &ChangeSet| Use { backend: set.backend.clone(), part: Part::Log(set.body.range) };
     Label { uses: sets.iter().map(usage).collect(), ..Label::default() }
 }
 
-/// For histograms: exact below 2^53.
+/// A count for histograms, exact below 2^53.
 fn observed(count: u64) -> f64 {
     count as f64
 }

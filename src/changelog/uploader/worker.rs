@@ -1,4 +1,4 @@
-//! The worker: hands what is due to upload tasks while slots are free.
+//! The worker passes due change sets to upload tasks as long as slots are free.
 
 use tokio::{
     sync::mpsc,
@@ -14,19 +14,19 @@ use crate::{
     types::{BackendId, Name},
 };
 
-/// What clients ask for.
+/// A request of a client.
 pub(super) enum Message {
-    /// Make a change set durable.
+    /// Makes a change set durable.
     Submit { set: ChangeSet, urgent: bool, ticket: Ticket },
-    /// Cancel what has not begun.
+    /// Cancels the change sets of an owner whose upload has not begun.
     Withdraw { backend: BackendId, epoch: u64 },
-    /// One more backend submits.
+    /// Registers one more backend.
     WriterJoined,
-    /// One backend less submits.
+    /// Removes one backend.
     WriterLeft,
 }
 
-/// The actor. Ends when all clients are gone and nothing is in flight.
+/// The actor. It ends when all clients are gone and no upload is in flight.
 pub(super) struct Worker {
     job: Name,
     options: UploadOptions,
@@ -34,7 +34,7 @@ pub(super) struct Worker {
     in_flight: InFlight,
     batcher: Batcher<Ticket>,
     messages: mpsc::UnboundedReceiver<Message>,
-    /// Slots come back here; never more than `num_threads`.
+    /// Slots that uploads have given back; never more than `num_threads`.
     freed: mpsc::UnboundedReceiver<()>,
     free: mpsc::UnboundedSender<()>,
     used_slots: usize,
@@ -93,7 +93,8 @@ impl Worker {
         while self.has_slot()
             && let Some(mut sets) = self.batcher.take(Instant::now().into_std())
         {
-            // Neighbours in the segment are one range to read. The sort is stable: each backend's order stays.
+            // A backend's change sets become neighbours in the segment, so one range can be read. The sort is stable,
+            // so each backend's order stays.
             sets.sort_by(|(a, _), (b, _)| (&a.backend, a.epoch).cmp(&(&b.backend, b.epoch)));
             self.used_slots += 1;
             let slot = Slot { free: self.free.clone(), in_flight: self.edge.metrics.in_flight.clone() };
@@ -105,9 +106,10 @@ impl Worker {
                 in_flight: self.in_flight.clone(),
                 sets,
             };
-            // Begun here, not in the task: numbers follow the order of sending, and low water knows at once.
+            // Begun here and not in the task, so that numbers follow the order of sending and the low water knows them
+            // at once.
             let number = self.in_flight.begin();
-            // Whoever waits hears of a panic by its ticket.
+            // Waiting callers hear of a panic by their tickets.
             self.edge.tasks.supervise("an upload", upload.run(number, slot), |_| {});
         }
         self.measure();
@@ -119,7 +121,7 @@ impl Worker {
         metrics.waiting_bytes.set(i64::try_from(self.batcher.waiting_bytes()).unwrap_or(i64::MAX));
     }
 
-    /// Cancels what waits, waits for what is in flight.
+    /// Cancels waiting change sets, and waits for uploads in flight.
     async fn drain(mut self) {
         for ticket in self.batcher.clear() {
             ticket.call(Err(UploadError::Cancelled));

@@ -1,8 +1,8 @@
-//! Times of the store that lie ahead, because its clock went back: they count as the moment when they were first seen.
-//! Pure.
+//! Store times that lie in the future, because the store's clock went back. Such a time counts as the moment when it
+//! was first seen. Pure.
 //!
-//! So a lease, a pin or the grace of an object that seems to be made next year lasts as long as any other from then on.
-//! Who remembers nothing, as one sweep by hand, counts them as now.
+//! So a lease, a pin or the grace of an object that seems to be made next year lasts as long as any other, from that
+//! moment on. A single sweep by hand remembers nothing, and counts such times as the present.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,8 @@ use crate::{
     types::TimeMs,
 };
 
-/// When objects whose time lies ahead were first seen. What is not asked for between two calls of `tidy` is forgotten.
+/// When objects with a future time were first seen. An entry is forgotten if it is not used between two calls of
+/// `tidy`.
 #[derive(Debug, Clone, Default)]
 pub struct FirstSeen(BTreeMap<Path, Seen>);
 
@@ -22,7 +23,7 @@ struct Seen {
 }
 
 impl FirstSeen {
-    /// The time that counts for an object, where it is `now_ms` for the store.
+    /// The time that counts for an object while the store's clock shows `now_ms`.
     pub(super) fn time_of(&mut self, meta: &ObjectMeta, now_ms: TimeMs) -> TimeMs {
         if meta.modified_ms <= now_ms {
             return meta.modified_ms;
@@ -33,7 +34,7 @@ impl FirstSeen {
         seen.at_ms
     }
 
-    /// A sweep is over.
+    /// Forgets unused entries, at the end of a sweep.
     pub(super) fn tidy(&mut self) {
         self.0.retain(|_, seen| std::mem::take(&mut seen.is_asked));
     }

@@ -1,4 +1,4 @@
-//! The decision: what becomes of an object, given what the chains of its job say. Pure.
+//! The decision about each object, given the contents of the chains of its job. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::{
     types::{BackendId, Epoch, Name},
 };
 
-/// What the manifest chain of one backend says.
+/// The facts that the manifest chain of one backend tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     /// Number of its head.
@@ -38,26 +38,26 @@ pub struct Chain {
     pub imported: BTreeSet<ObjectName>,
     /// Snapshot files of the owner's epoch numbered below this that the head does not name will never be named.
     pub snapshot_low_water: u64,
-    /// The same for pages.
+    /// Pages of the owner's epoch numbered below this that the head does not name will never be named.
     pub page_low_water: u64,
-    /// What the head tells of those below.
+    /// The facts that the head tells about manifests below it.
     pub told: Fences,
-    /// The manifests below the head that were read, where it does not tell: who wrote them and whether they opened
-    /// their epoch.
+    /// The manifests below the head that were read, because the head tells nothing about them: their epochs, and
+    /// whether they opened them.
     pub older: BTreeMap<u64, (Epoch, bool)>,
 }
 
-/// What is known of a job, read after its objects were listed: chains first, then pins.
+/// Everything that is known about a job. It was read after the job's objects were listed: chains first, then pins.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     chains: BTreeMap<BackendId, Chain>,
-    /// Every named segment, and a chain that names it.
+    /// Every named segment, with a chain that names it.
     named: BTreeMap<(Uuid, u64), BackendId>,
-    /// What imports name, and a chain that has such an import.
+    /// Objects that imports name, with a chain that has such an import.
     imported: BTreeMap<ObjectName, BackendId>,
-    /// By daemon instance: the chain whose owner's low water is lowest.
+    /// The lowest low water of each daemon instance, with the chain that has it.
     low_waters: BTreeMap<Uuid, (u64, BackendId)>,
-    /// By chain: the manifests below the head that stay, and why.
+    /// The manifests of each chain below the head that stay, with the reason.
     fences: BTreeMap<BackendId, BTreeMap<u64, Live>>,
     /// The newest record of the job's own chain.
     job: Option<JobRecord>,
@@ -65,7 +65,7 @@ pub struct View {
 }
 
 impl Chain {
-    /// What `head` says, without pages and older manifests.
+    /// The facts that `head` itself tells, without pages and older manifests.
     #[must_use]
     pub fn new(head: &Manifest) -> Self {
         let imported = head.imports.iter().flat_map(|import| import.runs.values());
@@ -90,7 +90,7 @@ impl Chain {
         }
     }
 
-    /// A chain whose head, manifest `number`, retired it: that nobody can read it changes nothing.
+    /// A chain whose head, manifest `number`, retired it. That the head cannot be read does not matter.
     #[must_use]
     pub fn retired(number: u64) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Chain {
 }
 
 impl View {
-    /// A view of `chains`; `pins` must have been listed after they were read.
+    /// A view of `chains`; `pins` must have been listed after the chains were read.
     #[must_use]
     pub fn new(chains: BTreeMap<BackendId, Chain>, pins: Pins) -> Self {
         let mut view = Self { pins, ..Self::default() };
@@ -146,7 +146,7 @@ impl View {
         view
     }
 
-    /// The same, with the newest record of the job's own chain, which was read after the objects were listed.
+    /// Adds the newest record of the job's own chain, which must have been read after the objects were listed.
     #[must_use]
     pub fn with_job(self, job: Option<JobRecord>) -> Self {
         Self { job, ..self }
@@ -158,7 +158,7 @@ impl View {
         &self.chains
     }
 
-    /// What the pins say.
+    /// The pins that were listed.
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
@@ -171,8 +171,8 @@ impl View {
         owners(self) == owners(other)
     }
 
-    /// What becomes of the object `name`, listed before this view was read. `is_young`: it is within grace. `exists`
-    /// tells whether an object was listed.
+    /// The verdict on the object `name`, which was listed before this view was read. `is_young` says whether it is
+    /// within the grace; `exists` tells whether another object was listed.
     #[must_use]
     pub fn judge(&self, name: &ObjectName, is_young: bool, exists: impl Fn(&ObjectName) -> bool) -> Verdict {
         let verdict = match name {
@@ -250,7 +250,8 @@ impl View {
             None => Verdict::Kept(Kept::NoChain),
             Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
             Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
-            // Of one who would have opened that epoch, too: the manifest that he would have made is there already.
+            // This also covers pages of a failed opener of that epoch, since the manifest that it would have made
+            // exists already.
             Some(chain) if epoch == chain.epoch.number && page_number(id) < chain.page_low_water => {
                 Verdict::Garbage(Garbage::Unnamed)
             }
@@ -295,14 +296,14 @@ impl View {
         }
     }
 
-    /// What becomes of a temporary whose target does not exist: it goes if the target would be garbage.
+    /// The verdict on a temporary whose target does not exist: it goes if the target would be garbage.
     fn unfinished(&self, target: &ObjectName) -> Verdict {
         let is_garbage = match target {
-            // Freed, as everything below the head that is not there.
+            // Any number below the head that does not exist is free for ever.
             ObjectName::Manifest { backend, number } => {
                 self.chains.get(backend).is_some_and(|chain| *number <= chain.head)
             }
-            // Nobody reads what a lease contains.
+            // The contents of a lease are never read.
             ObjectName::SweepLease { .. } => true,
             target => self.whole(target).is_garbage(),
         };
@@ -310,7 +311,7 @@ impl View {
     }
 }
 
-/// The object that lists what an import begins with.
+/// The object that lists the contents of an import's base.
 pub(super) fn index_of(import: &Import) -> Option<ObjectName> {
     let file = &import.materialization.as_ref()?.index;
     let (backend, instance) = (import.origin.clone(), file.instance);

@@ -1,13 +1,14 @@
-//! The lease of a sweep by schedule: of the daemons that have a job's backends, one at a time sweeps it.
+//! The lease of a scheduled sweep: of the daemons that have a job's backends, one at a time sweeps it.
 //!
 //! ```text
 //!   <job>/sweeps/7  made at 12:00 ──▶ whoever comes within the term leaves the job alone
 //!   <job>/sweeps/8  made at 13:02 ──▶ create-if-absent: one of several who come at once gets it, sweeps, deletes number 7
 //! ```
 //!
-//! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder still lives, how
-//! long it takes, or whether somebody deleted the lease: it is never renewed or released, and whether its term is over
-//! is told by the store's clock alone. Each has a new name, so that a holder who comes late meets no successor's.
+//! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder is alive, how long
+//! it takes, or whether the lease was deleted. A lease is never renewed or released; only the store's clock tells
+//! whether its term is over. Each lease has a new name, so that a late holder does not touch the lease of its
+//! successor.
 
 use std::time::Duration;
 
@@ -25,17 +26,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
     job: Name,
-    /// What time it was for the store just before.
+    /// The time by the store's clock just before it was taken.
     pub(super) now_ms: TimeMs,
-    /// Those before it.
+    /// Numbers of the leases before it.
     older: Vec<u64>,
 }
 
 impl Lease {
-    /// Takes the lease of `job`, unless there is one younger than `term`. Cancel-safe: dropped, it may be taken.
+    /// Takes the lease of `job`, unless there is one younger than `term`. Cancel-safe: if dropped, it may be taken.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The error of the store.
     pub(super) async fn take(
         store: &Store,
         job: &Name,
@@ -54,7 +55,7 @@ impl Lease {
         }
         let number = older.iter().max().map_or(1, |newest| newest.saturating_add(1));
         let path = ObjectName::SweepLease { job: job.clone(), number }.path();
-        // Bytes of its own, so that only its maker finds them identical.
+        // Unique bytes, so that only the maker of the lease finds its own bytes there.
         let payload = PutPayload::from(random.uuid().to_string());
         match store.create(&path, payload, retry).await? {
             Created::New | Created::Identical => Ok(Some(Self { job: job.clone(), now_ms, older })),
@@ -62,7 +63,7 @@ impl Lease {
         }
     }
 
-    /// Deletes the leases before this one. Best effort: the next one's holder finds what stays.
+    /// Deletes the leases before this one, with few attempts; the next holder finds the remaining ones.
     pub(super) async fn supersede(self, store: &Store, retry: Retry) {
         let path = |number| ObjectName::SweepLease { job: self.job.clone(), number }.path();
         if let Err(error) = store.delete_all(self.older.iter().copied().map(path).collect(), retry).await {
@@ -71,8 +72,8 @@ impl Lease {
     }
 }
 
-/// Whether a lease made at `made_ms` lasts still. One that lies further ahead than any lease lasts was made by a clock
-/// that was wrong. Pure.
+/// Whether a lease made at `made_ms` is still in force. If it lies further in the future than any lease lasts, a wrong
+/// clock made it, and it is not. Pure.
 fn is_in_force(made_ms: TimeMs, now_ms: TimeMs, term: Duration) -> bool {
     Duration::from_millis(made_ms.abs_diff(now_ms)) < term
 }
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(taken.iter().map(|lease| lease.now_ms).collect::<Vec<_>>(), [1_000_000]);
         time.store(1_009_999, Ordering::Relaxed);
         assert_eq!(take(&store, &Random::seeded(9)).await, None);
-        // Nobody released it: its holder died, or has long finished.
+        // It was never released: its holder died, or has long finished.
         time.store(1_010_000, Ordering::Relaxed);
         let second = take(&store, &Random::seeded(9)).await.unwrap();
         assert_eq!(second.older, [1]);

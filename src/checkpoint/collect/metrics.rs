@@ -18,7 +18,7 @@ use crate::{
     types::Name,
 };
 
-/// How one turn of a job ended.
+/// The outcome of one turn of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types)]
 enum Outcome {
@@ -33,7 +33,7 @@ struct SweepLabels {
     outcome: Outcome,
 }
 
-/// The families of all jobs. Cheap to clone.
+/// The metric families of all jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GcMetrics {
     sweeps: Family<SweepLabels, Counter>,
@@ -48,7 +48,7 @@ fn labels(job: &Name) -> JobLabels {
 }
 
 impl GcMetrics {
-    /// Registers the families; once per registry.
+    /// Registers the families; call it once per registry.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.register(name, help, Family::<JobLabels, Counter>::default());
@@ -68,7 +68,7 @@ impl GcMetrics {
             duration: metrics.register(
                 "gc_sweep_duration_seconds",
                 "Duration of sweeps that completed or failed",
-                // 10 ms to 5 min, then everything slower.
+                // From 10 ms to 5 min in powers of two; the last bucket has everything slower.
                 Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             ),
         }
@@ -88,13 +88,13 @@ impl GcMetrics {
         self.failures.get_or_create(&labels(job)).inc();
     }
 
-    /// Another daemon sweeps it, or just did: what failed here before is no longer of interest.
+    /// Records that another daemon sweeps the job, or just did, so that earlier failures here no longer count.
     pub(super) fn skipped(&self, job: &Name) {
         self.count(job, Outcome::skipped);
         self.failures.get_or_create(&labels(job)).set(0);
     }
 
-    /// The job is no longer swept: its series go.
+    /// Removes the series of a job that is no longer swept.
     pub(super) fn forgotten(&self, job: &Name) {
         for family in [&self.deleted_objects, &self.deleted_bytes] {
             family.remove(&labels(job));

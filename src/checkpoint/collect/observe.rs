@@ -1,4 +1,4 @@
-//! Reads what the chains of a job say.
+//! Reads the chains and pins of a job, for a sweep.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,45 +23,46 @@ use crate::{
     types::{BackendId, Name, TimeMs},
 };
 
-/// Requests in flight at once.
+/// Requests in flight at the same time.
 const CONCURRENT_READS: usize = 16;
 
-/// How often a chain is read anew whose owner moves on, and others delete what it dropped, while its pages are read.
+/// How often a chain is read again when its owner moves on, and others delete dropped objects, while its pages are
+/// read.
 const CHAIN_ATTEMPTS: usize = 16;
 
-/// A job to observe. What never changes is read once: pages, and the manifests below a head.
+/// Observes one job. Immutable objects are read only once: pages, and the manifests below a head.
 pub(super) struct Observer<'a> {
     store: &'a Store,
     job: &'a Name,
     retry: Retry,
     pages: BTreeMap<Uuid, PageContents>,
-    /// The files of each materialization.
+    /// The files of each materialization, by its UUID.
     bases: BTreeMap<Uuid, Vec<(Uuid, Name)>>,
     older: BTreeMap<BackendId, BTreeMap<u64, (crate::types::Epoch, bool)>>,
-    /// The manifests that were listed at the beginning, and when each was made.
+    /// The manifests that were listed at the beginning, with the time of each.
     listed: BTreeMap<BackendId, BTreeMap<u64, TimeMs>>,
-    /// The highest manifest of each chain that was ever seen.
+    /// The highest manifest number of each chain that was ever seen.
     seen: BTreeMap<BackendId, u64>,
-    /// Objects whose time lies ahead.
+    /// Objects whose time lies in the future.
     seen_ahead: &'a mut FirstSeen,
-    /// By chain, the newest manifest that is said to have retired it.
+    /// The newest manifest of each chain that is said to have retired it.
     retired: BTreeMap<BackendId, u64>,
     /// The heads as last observed.
     heads: Vec<Manifest>,
-    /// What pins name, which never changes; `None` for those of a later version.
+    /// The objects that pins name, which never change; `None` for pins of a later version.
     pinned: BTreeMap<Uuid, Option<pins::Held>>,
 }
 
 /// A part of a head whose objects are to be followed.
 struct Named<'h> {
-    /// In whose chain they lie.
+    /// The backend in whose chain the objects lie.
     origin: &'h BackendId,
     is_import: bool,
-    /// Some may be gone: the head may be that of an owner that looked whether they are still there, and gave up.
+    /// Whether objects may be missing: the head may be that of an owner that checked its imports and gave up.
     may_lack: bool,
 }
 
-/// What a page names.
+/// The objects that a page names.
 #[derive(Debug, Clone, Default)]
 struct PageContents {
     segments: Vec<(Uuid, u64)>,
@@ -69,7 +70,7 @@ struct PageContents {
 }
 
 impl<'a> Observer<'a> {
-    /// An observer of `job` whose objects were listed as `listed`.
+    /// An observer of `job`, whose objects were listed as `listed`.
     pub(super) fn new(
         (store, seen_ahead): (&'a Store, &'a mut FirstSeen),
         job: &'a Name,
@@ -99,7 +100,7 @@ impl<'a> Observer<'a> {
         observer
     }
 
-    /// Reads the manifests of `backend` that were listed below its head, but for those of which that tells.
+    /// Reads the manifests of `backend` that were listed below its head, except those that the head tells about.
     async fn read_older(&mut self, backend: &BackendId, head: &Manifest) -> Result<(), SweepError> {
         let Some(listed) = self.listed.get(backend) else { return Ok(()) };
         let older = self.older.entry(backend.clone()).or_default();
@@ -113,8 +114,8 @@ impl<'a> Observer<'a> {
         Ok(())
     }
 
-    /// Reads every chain's head with the pages that it names, then the pins. It was `now_ms` for the store when the
-    /// sweep began. Cancel-safe.
+    /// Reads every chain's head with the pages that it names, then the pins. `now_ms` is the time by the store's clock
+    /// when the sweep began. Cancel-safe.
     pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
@@ -126,7 +127,7 @@ impl<'a> Observer<'a> {
         }
         let backends: Vec<BackendId> = self.seen.keys().cloned().collect();
         let (store, retry) = (self.store, self.retry);
-        // Collected: a closure over borrowed names would make the sweep a future that cannot be spawned.
+        // Collected first: a closure over borrowed names would make the sweep a future that cannot be spawned.
         let reads = backends.iter().cloned().map(|backend| {
             let retired = self.retired.get(&backend).copied();
             read_head(store, backend, retired, retry)
@@ -154,7 +155,7 @@ impl<'a> Observer<'a> {
         Ok(View::new(chains, self.pins(now_ms).await?).with_job(record))
     }
 
-    /// What the pins that there are say.
+    /// Reads the existing pins.
     async fn pins(&mut self, now_ms: TimeMs) -> Result<Pins, SweepError> {
         let mut pins = Pins::default();
         for (id, touched_ms) in pins::list((self.store, self.seen_ahead), self.job, now_ms, self.retry).await? {
@@ -175,11 +176,11 @@ impl<'a> Observer<'a> {
         Ok(pins)
     }
 
-    /// What a pin names, pages included.
+    /// The objects that a pin names, pages included.
     async fn held(&mut self, pin: &Pin) -> Result<pins::Held, SweepError> {
         let mut chain = pins::chain_of(pin);
         for import in &pin.imports {
-            // If it does not count, they may be gone.
+            // If the pin is not effective, some may be gone.
             let named = Named { origin: &import.origin, is_import: true, may_lack: true };
             let all_there = "what may lack is passed over";
             self.pages(&mut chain, &named, import.pages().collect()).await?.expect(all_there);
@@ -193,7 +194,7 @@ impl<'a> Observer<'a> {
         &self.heads
     }
 
-    /// Whether the retirement of a chain by manifest `number` is said beside it.
+    /// Whether an object beside manifest `number` says that it retired the chain.
     pub(super) fn is_said_retired(&self, backend: &BackendId, number: u64) -> bool {
         self.retired.get(backend).is_some_and(|said| *said >= number)
     }
@@ -203,7 +204,7 @@ impl<'a> Observer<'a> {
         *seen = number.max(*seen);
     }
 
-    /// Checks that a chain's head is not below what was seen of the chain.
+    /// Checks that a chain's head is not older than one that was seen before.
     fn newest(&mut self, backend: &BackendId, head: Option<Manifest>) -> Result<Manifest, SweepError> {
         let seen = self.seen.get(backend).copied().unwrap_or_default();
         let head = head
@@ -213,7 +214,7 @@ impl<'a> Observer<'a> {
         Ok(head)
     }
 
-    /// What `head`, or one after it, says, pages included; and which it is.
+    /// Follows `head`, or a newer one, through its pages. Returns the facts, and the head that was used.
     async fn follow(&mut self, head: Manifest) -> Result<(Chain, Manifest), SweepError> {
         let mut head = head;
         for _ in 0..CHAIN_ATTEMPTS {
@@ -221,7 +222,7 @@ impl<'a> Observer<'a> {
                 Ok(chain) => return Ok((chain, head)),
                 Err(missing) => missing,
             };
-            // Another sweep deletes what a later manifest has dropped.
+            // Another sweep may delete objects that a later manifest has dropped.
             let now = chain::read_head(self.store, &head.backend, self.retry).await?.map(|head| head.manifest);
             let now = self.newest(&head.backend, now)?;
             if now.number == head.number {
@@ -232,10 +233,10 @@ impl<'a> Observer<'a> {
         Err(ChainError::Contended(head.backend).into())
     }
 
-    /// What `head` says, pages included; or the path of a page that is missing.
+    /// Follows `head` through its pages; or returns the path of a missing page.
     async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
         let mut chain = Chain::new(head);
-        // What those have is no name of anything.
+        // Pages of attachments name no further objects.
         let attached = head.checkpoints.iter().filter_map(|record| record.attachment.page());
         chain.pages.extend(attached.map(|page| (page.home.epoch, page.uuid)));
         let own = Named { origin: &head.backend, is_import: false, may_lack: false };
@@ -261,7 +262,7 @@ impl<'a> Observer<'a> {
         Ok(Ok(chain))
     }
 
-    /// Adds what `open` and the pages below name; or returns the path of one that is missing.
+    /// Adds the objects that the pages in `open`, and pages below them, name; or returns the path of a missing page.
     async fn pages(
         &mut self,
         chain: &mut Chain,
@@ -295,7 +296,7 @@ impl<'a> Observer<'a> {
         Ok(Ok(()))
     }
 
-    /// Adds the files of `bases`; or returns the path of an index that is missing.
+    /// Adds the files of `bases`; or returns the path of a missing index.
     async fn bases(
         &mut self,
         chain: &mut Chain,
@@ -324,15 +325,15 @@ impl<'a> Observer<'a> {
     }
 }
 
-/// What there is of one chain.
+/// The head of one chain.
 enum Found {
-    /// Its newest manifest.
+    /// The newest manifest.
     Head(Option<Box<Manifest>>),
-    /// That cannot be read, and is known to retire the chain.
+    /// The newest manifest cannot be read, but is known to retire the chain.
     Retired(u64),
 }
 
-/// The newest manifest of one chain, which number `retired` retired.
+/// Reads the newest manifest of one chain; number `retired` is known to have retired it.
 async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retry: Retry) -> Result<Found, ChainError> {
     match chain::read_head(store, &backend, retry).await {
         Err(ChainError::Corrupt { object, .. }) if chain::is_manifest(&object, &backend, retired) => {
@@ -342,9 +343,9 @@ async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retr
     }
 }
 
-/// Of the manifests that were `listed`, those below `head` of which it does not tell; and those of which it tells that
-/// are younger than the next one. A stale writer made those late: such a one, and the next, are read to see what it is.
-/// Pure.
+/// The manifests below `head` that have to be read. These are the `listed` ones that the head tells nothing about. A
+/// stale writer may also have created a number late: if a manifest that the head tells about is younger than the next
+/// one, it and the next one are read, too. Pure.
 fn untold(listed: &BTreeMap<u64, TimeMs>, head: &Manifest) -> BTreeSet<u64> {
     let mut untold = BTreeSet::new();
     let next = listed.iter().skip(1).map(Some).chain([None]);
@@ -360,7 +361,7 @@ fn untold(listed: &BTreeMap<u64, TimeMs>, head: &Manifest) -> BTreeSet<u64> {
     untold
 }
 
-/// One manifest as listed; `None` if it is damaged or was deleted meanwhile.
+/// Reads one listed manifest; `None` if it is damaged or was deleted meanwhile.
 async fn read_older(
     store: &Store,
     backend: BackendId,
@@ -377,7 +378,7 @@ async fn read_older(
     Ok((number, manifest))
 }
 
-/// One page; no contents if it is missing.
+/// Reads one page; no contents if it is missing.
 async fn read_page(
     store: &Store,
     backend: &BackendId,
@@ -407,7 +408,7 @@ fn segments(handles: &[SegmentHandle]) -> impl Iterator<Item = (Uuid, u64)> + '_
     handles.iter().filter_map(SegmentHandle::segment).map(|id| (id.instance, id.number))
 }
 
-/// The files of one materialization; none if its index is missing.
+/// Reads the list of files of one materialization; `None` if its index is missing.
 async fn read_base<'a>(
     store: &Store,
     backend: &BackendId,
@@ -432,7 +433,7 @@ fn snapshot_path(backend: &BackendId, file: &SnapshotFile) -> crate::object::Pat
 /// The jobs that have objects in `store`, in order. Lists the whole store. Cancel-safe.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn jobs(store: &Store, retry: Retry) -> Result<Vec<Name>, StoreError> {
     let objects = store.list(&crate::object::Path::default(), retry).await?;
     let jobs: BTreeSet<Name> =

@@ -1,4 +1,4 @@
-//! What the pins of a job say to a sweep: which objects readers need, and which pins have lost their holder.
+//! The pins of a job, for a sweep: which objects readers need, and which pins have lost their holder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,32 +21,32 @@ pub struct Pins {
     /// Every pin that can be read, and whether its lease is over.
     known: BTreeMap<Uuid, bool>,
     unknown: BTreeSet<Uuid>,
-    /// What they name, and one that does.
+    /// The objects that pins name, each with one pin that names it.
     segments: BTreeMap<(Uuid, u64), Uuid>,
     objects: BTreeMap<ObjectName, Uuid>,
 }
 
-/// What one pin holds.
+/// The objects that one pin names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) lease_ms: u64,
-    /// Instance and number.
+    /// The segments, by instance and number.
     pub(super) segments: BTreeSet<(Uuid, u64)>,
-    /// Pages and snapshot files.
+    /// The pages and snapshot files.
     pub(super) objects: BTreeSet<ObjectName>,
 }
 
-/// What a pin object holds.
+/// The contents of a pin object.
 pub(super) enum Contents {
     Pin(Box<Pin>),
-    /// Written by a later version.
+    /// A later version wrote it.
     Unknown,
-    /// Not what anybody wrote: it protects nothing, whose holder then finds objects missing.
+    /// The pin is damaged, so it protects nothing; its holder will find objects missing.
     Damaged,
 }
 
 impl Pins {
-    /// Adds a pin that was made, or renewed last, at `touched_ms`. It is `now_ms`.
+    /// Adds a pin that was made, or renewed last, at `touched_ms`. The present time is `now_ms`.
     pub(super) fn add(&mut self, id: Uuid, held: Held, touched_ms: TimeMs, now_ms: TimeMs) {
         self.known.insert(id, now_ms.saturating_sub(touched_ms) >= held.lease_ms);
         self.segments.extend(held.segments.into_iter().map(|segment| (segment, id)));
@@ -70,7 +70,7 @@ impl Pins {
         known.chain(self.unknown.iter().copied())
     }
 
-    /// A pin that names the object.
+    /// A pin that names the object, if there is one.
     pub(super) fn holder(&self, name: &ObjectName) -> Option<Uuid> {
         match name {
             ObjectName::Segment { instance, number, .. } => self.segments.get(&(*instance, *number)).copied(),
@@ -78,7 +78,7 @@ impl Pins {
         }
     }
 
-    /// What becomes of a pin.
+    /// The verdict on a pin.
     pub(super) fn judge(&self, id: Uuid) -> Verdict {
         match self.known.get(&id) {
             Some(false) => Verdict::Live(Live::Pin),
@@ -90,13 +90,13 @@ impl Pins {
 }
 
 impl Held {
-    /// What `pin` holds, given what its imports name with all pages.
+    /// The objects that `pin` names. `names` has what its imports name, pages included.
     pub(super) fn new(pin: &Pin, names: Chain) -> Self {
         Self { lease_ms: pin.lease_ms, segments: names.segments, objects: names.imported }
     }
 }
 
-/// What the imports of `pin` name without their pages, as if by a chain.
+/// The objects that the imports of `pin` name, without their pages, in the form of a chain.
 pub(super) fn chain_of(pin: &Pin) -> Chain {
     let runs = pin.imports.iter().flat_map(|import| import.runs.values());
     let handles = runs.flat_map(|run| &run.handles);
@@ -116,7 +116,7 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
     }
 }
 
-/// The pins of `job` and when each was made or renewed last, by the store's clock, for which it is `now_ms`.
+/// The pins of `job`, each with the time when it was made or renewed last, by the store's clock, which shows `now_ms`.
 pub(super) async fn list(
     (store, seen): (&Store, &mut FirstSeen),
     job: &Name,
@@ -142,7 +142,7 @@ pub(super) async fn list(
     Ok(pins)
 }
 
-/// What a pin holds; `None` if it is no longer there.
+/// The contents of a pin; `None` if it no longer exists.
 pub(super) async fn read(store: &Store, job: &Name, id: Uuid, retry: Retry) -> Result<Option<Contents>, SweepError> {
     let path = ObjectName::Pin { job: job.clone(), id }.path();
     let decoded = match store.get_checked(&path, retry, |bytes| Pin::decode(job, bytes)).await {

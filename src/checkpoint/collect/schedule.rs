@@ -1,15 +1,15 @@
-//! The sweep by schedule: a daemon sweeps the jobs of its backends again and again.
+//! The sweep by schedule: a daemon sweeps the jobs of its backends at intervals.
 //!
 //! ```text
 //!   backend opens ──▶ its job is swept each interval ──▶ last backend here closes ──grace──▶ swept once more ──▶ forgotten
 //! ```
 //!
-//! What the last backend left becomes garbage only when it is older than the grace, so the job is swept once more after
-//! that. A daemon that stops before leaves it to whoever opens the job next, or to `dstl gc`.
+//! The objects that the last backend left become garbage only when they are older than the grace, so the job is swept
+//! once more after that. If a daemon stops before, the daemon that opens the job next does it, or `dstl gc`.
 //!
-//! Of several daemons with backends of one job, one sweeps it at a time (`lease`): a job is swept about once per
-//! interval, however many there are. A sweep runs beside everything else and nobody waits for it. What the store
-//! refuses is counted, and tried again with the next interval.
+//! If several daemons have backends of one job, one of them sweeps it at a time (`lease`). So a job is swept about once
+//! per interval, however many daemons there are. A sweep runs beside everything else, and no caller waits for it. If
+//! the store fails, the failure is counted, and the next interval tries again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,22 +26,22 @@ use crate::{
     types::Name,
 };
 
-/// How often a sweep tries each of its requests.
+/// Attempts of each request of a sweep.
 const REQUEST_ATTEMPTS: u32 = 4;
 
-/// Share of the interval by which it is varied, half of it in either direction.
+/// Share of the interval by which it is varied, half of it in each direction.
 const JITTER: f64 = 0.2;
 
-/// Share of the interval for which a lease keeps others away: less than the shortest interval with jitter, so that who
-/// has a job alone sweeps it every time.
+/// Share of the interval for which a lease keeps others away. It is less than the shortest interval with jitter, so
+/// that a daemon that has a job alone sweeps it every time.
 const TERM: f64 = 0.5;
 
-/// When to sweep, and what.
+/// When to sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduleOptions {
     /// Time between two sweeps of a job.
     pub interval: Duration,
-    /// What is younger, by the store's clock, stays.
+    /// Objects younger than this, by the store's clock, stay.
     pub grace: Duration,
 }
 
@@ -54,20 +54,20 @@ pub struct Collector {
     options: ScheduleOptions,
     metrics: GcMetrics,
     roster: Roster,
-    /// Of each job: objects whose time lies ahead.
+    /// For each job the objects whose time lies in the future.
     seen: BTreeMap<Name, FirstSeen>,
 }
 
 impl Collector {
-    /// One that has swept nothing yet.
+    /// A collector that has not swept yet.
     #[must_use]
     pub fn new(store: Store, random: Random, tasks: Tasks, options: ScheduleOptions, metrics: GcMetrics) -> Self {
         Self { store, random, tasks, options, metrics, roster: Roster::default(), seen: BTreeMap::new() }
     }
 
-    /// Sweeps until it is dropped. `jobs` tells the jobs with a backend that is open, or was since it was last asked.
+    /// Sweeps until it is dropped. `jobs` returns the jobs that have an open backend, or had one since the last call.
     /// The first sweep comes at a random moment within the interval, so that daemons do not all begin together.
-    /// Cancel-safe: dropped, part of the garbage may be deleted.
+    /// Cancel-safe: if dropped, a part of the garbage may be deleted.
     pub async fn run(mut self, jobs: impl Fn() -> BTreeSet<Name> + Send) {
         sleep(self.options.interval.mul_f64(self.random.fraction())).await;
         loop {
@@ -82,7 +82,7 @@ impl Collector {
     /// Sweeps one job, unless another daemon does.
     async fn turn(&mut self, job: &Name) {
         let started = Instant::now();
-        // After a panic, the next turn comes as if this one had failed; other jobs are swept meanwhile.
+        // After a panic, the next turn comes as after a failure; other jobs are swept meanwhile.
         let tasks = self.tasks.clone();
         let swept = tasks.catch("a sweep", self.sweep(job)).await;
         match swept.unwrap_or_else(|panicked| Err(panicked.into())) {
@@ -118,12 +118,13 @@ impl Collector {
     }
 }
 
-/// The jobs to sweep, each with the moment since when no backend of it is open here. Pure.
+/// The jobs to sweep, each with the moment since when it has no open backend here. Pure.
 #[derive(Debug, Default)]
 struct Roster(BTreeMap<Name, Option<Instant>>);
 
 impl Roster {
-    /// Whose turn it is: all of `open`, and those that closed so long ago that all they left is older than the grace.
+    /// The jobs that are due: all of `open`, and those that closed so long ago that all their objects are older than
+    /// the grace.
     fn due(&mut self, open: BTreeSet<Name>, now: Instant, grace: Duration) -> Vec<Name> {
         for (job, closed) in &mut self.0 {
             if !open.contains(job) {

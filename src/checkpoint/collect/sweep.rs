@@ -22,43 +22,43 @@ use crate::{
     types::{BackendId, Name, TimeMs},
 };
 
-/// Objects that are judged again, then deleted, at a time.
+/// Objects that are judged again, and then deleted, in one batch.
 const BATCH_OBJECTS: usize = 10_000;
 
-/// How often a batch is judged anew because chains are being opened, before it is left for the next sweep.
+/// How often a batch is judged again because chains are being opened, before it is left for the next sweep.
 const SETTLE_ATTEMPTS: usize = 16;
 
-/// How often [`store_time`] tries when sweeps without grace delete what it makes.
+/// How often [`store_time`] tries again when sweeps without grace delete the object that it makes.
 const CLOCK_ATTEMPTS: usize = 16;
 
 /// How to sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepOptions {
-    /// What is younger stays. May be zero: no owner's work is at risk.
+    /// Objects younger than this stay. It may be zero: the work of owners is never at risk.
     pub grace: Duration,
-    /// What time it is for the store: see [`store_time`]. Decides what is young, and whether the lease of a pin is
-    /// over: too low, more stays.
+    /// The present time by the store's clock: see [`store_time`]. It decides which objects are young, and whether the
+    /// lease of a pin is over. If it is too low, more objects stay.
     pub now_ms: TimeMs,
-    /// Delete the garbage, rather than only tell.
+    /// Whether to delete the garbage, instead of only reporting it.
     pub delete: bool,
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SweepReport {
-    /// The job.
+    /// The job that was swept.
     pub job: Name,
     /// Every object of the job as listed at the beginning, by path.
     pub findings: Vec<Finding>,
-    /// Chains of subtasks that an operator no longer has and nothing needs, as they were found: retired if this sweep
-    /// deletes. What only they name is garbage by then.
+    /// Chains of subtasks that an operator no longer has and that are not needed, as they were found. If the sweep
+    /// deletes, they are retired, and objects that only they named are then garbage.
     pub retired: Vec<Retired>,
 }
 
-/// One object and what becomes of it.
+/// One object and the verdict on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where it is, its size and its time.
+    /// Its path, size and time.
     pub meta: ObjectMeta,
     /// Why it stays or goes.
     pub verdict: Verdict,
@@ -66,47 +66,47 @@ pub struct Finding {
     pub deleted: bool,
 }
 
-/// A number of objects.
+/// A number of objects and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many.
+    /// Number of objects.
     pub objects: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// Why a job was not swept, or not to the end. No object that is needed was deleted.
+/// A job was not swept, or not to the end. No needed object was deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
     /// A head cannot be read.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// A manifest that was there is gone, and none after it is there.
+    /// A head has vanished, and its chain has no newer manifest.
     #[error("manifest `{object}` was the newest of its chain and is gone: somebody else deletes objects of this job")]
     HeadLost {
-        /// Its path.
+        /// Path of the manifest.
         object: String,
     },
     /// A page or index that a head names is damaged.
     #[error("index object `{object}` is damaged: {source}")]
     PageDamaged {
-        /// Its path.
+        /// Path of the object.
         object: String,
-        /// Where and how.
+        /// The offset and kind of the damage.
         source: EnvelopeError,
     },
     /// A page or index that a head names is missing.
     #[error("index object `{object}` is missing, though the head of `{backend}` names it")]
     PageMissing {
-        /// Its path.
+        /// Path of the object.
         object: String,
-        /// Whose.
+        /// The backend whose head names it.
         backend: BackendId,
     },
-    /// A bug.
+    /// A task panicked, because of a bug.
     #[error(transparent)]
     Panicked(#[from] Panicked),
-    /// What was made to read the store's clock vanishes each time.
+    /// The object that was made to read the store's clock vanished at every attempt.
     #[error("the store's clock cannot be read: objects below `{0}` vanish")]
     Clock(Path),
     /// The newest record of the job's chain cannot be read.
@@ -118,13 +118,13 @@ pub enum SweepError {
 }
 
 impl SweepReport {
-    /// Sums over the objects whose verdict is `word`, see [`Verdict::word`].
+    /// The tally of the objects whose verdict is `word`, see [`Verdict::word`].
     #[must_use]
     pub fn tally(&self, word: &str) -> Tally {
         Tally::of(self.findings.iter().filter(|finding| finding.verdict.word() == word))
     }
 
-    /// Sums over what was deleted.
+    /// The tally of the deleted objects.
     #[must_use]
     pub fn deleted(&self) -> Tally {
         Tally::of(self.findings.iter().filter(|finding| finding.deleted))
@@ -132,7 +132,7 @@ impl SweepReport {
 }
 
 impl Tally {
-    /// Sums over `findings`.
+    /// The tally of `findings`.
     #[must_use]
     pub fn of<'a>(findings: impl Iterator<Item = &'a Finding>) -> Self {
         findings.fold(Self::default(), |tally, finding| Self {
@@ -142,17 +142,17 @@ impl Tally {
     }
 }
 
-/// Judges every object of `job` and, if asked to, deletes the garbage. Safe beside owners at work and other sweeps,
-/// with any grace. Cancel-safe: dropped, part of the garbage may be deleted.
+/// Judges every object of `job` and, if asked to, deletes the garbage. Safe beside running owners and other sweeps,
+/// with any grace. Cancel-safe: if dropped, a part of the garbage may be deleted.
 ///
 /// # Errors
-/// [`SweepError`]: a head or a page that it names cannot be read, then nothing was deleted; or the store failed, then
-/// part of the garbage may be deleted.
+/// [`SweepError`]. If a head or a page that it names cannot be read, nothing was deleted. If the store failed, a part
+/// of the garbage may be deleted.
 pub async fn sweep(store: &Store, job: &Name, options: &SweepOptions, retry: Retry) -> Result<SweepReport, SweepError> {
     sweep_on(store, job, options, &mut FirstSeen::default(), retry).await
 }
 
-/// Like [`sweep`], for who sweeps again and again: `seen` is of the sweeps of the job before.
+/// Like [`sweep`], for a caller that sweeps again and again; `seen` comes from its earlier sweeps of the job.
 ///
 /// # Errors
 /// As [`sweep`].
@@ -163,7 +163,8 @@ pub async fn sweep_on(
     seen: &mut FirstSeen,
     retry: Retry,
 ) -> Result<SweepReport, SweepError> {
-    // Before any head is read: the whole argument rests on it.
+    // Order: 1. list, 2. read the heads, 3. list the pins. The proof on the front page depends on it: everything that
+    // can name a listed object was there when the object was listed.
     let objects = store.list(&layout::job(job), retry).await?;
     let listed: Vec<_> = objects
         .into_iter()
@@ -201,7 +202,8 @@ pub async fn sweep_on(
         let mut garbage: Vec<_> =
             findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
-            // What nobody names in two views between which no chain was opened, nobody names again: see the front page.
+            // 4. Right before each batch, look again. If two views say garbage and no chain was opened between them, no
+            //    owner can name the objects again. 5. Only then delete.
             for _ in 0..SETTLE_ATTEMPTS {
                 let now = observer.observe(options.now_ms).await?;
                 let is_settled = now.is_of_the_same_owners(&view);
@@ -223,10 +225,10 @@ pub async fn sweep_on(
     Ok(SweepReport { job: job.clone(), findings, retired })
 }
 
-/// Retires a chain, unless somebody opens it meanwhile. Two sweeps make the same manifest.
+/// Retires a chain, unless it is opened meanwhile. Two sweeps make the same manifest.
 async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), SweepError> {
     let Some(head) = chain::read_head(store, &chain.backend, retry).await? else { return Ok(()) };
-    // As it was found to be retired, or further behind: only an opener raises the attempt.
+    // The chain must be as it was found, or further behind; only an opener raises the attempt.
     if head.manifest.owner().attempt > chain.attempt || head.manifest.checkpoints.iter().any(|record| record.pinned) {
         return Ok(());
     }
@@ -240,7 +242,7 @@ async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), Swee
     Ok(())
 }
 
-/// Says beside each head that retired its chain that it did, for the time when nobody can read it.
+/// Makes an object beside each head that retired its chain, which still says so when the head cannot be read.
 async fn say_retired(store: &Store, observer: &Observer<'_>, retry: Retry) -> Result<(), SweepError> {
     let is_unsaid =
         |head: &&Manifest| generation::is_retired(head) && !observer.is_said_retired(&head.backend, head.number);
@@ -257,11 +259,11 @@ fn is_young(options: &SweepOptions, meta: &ObjectMeta, seen: &mut FirstSeen) -> 
     age < options.grace
 }
 
-/// What time it is for the store: the time of an object made for that and deleted again. One that a kill leaves behind
-/// is found by the next sweep of `job`. Not cancel-safe in that sense.
+/// The time by the store's clock, which is the time of an object that is made for this and deleted again. If a crash
+/// leaves it behind, the next sweep of `job` finds it; the function is not cancel-safe in that sense.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn store_time(store: &Store, job: &Name, random: &Random, retry: Retry) -> Result<TimeMs, SweepError> {
     let mut path = Path::default();
     for _ in 0..CLOCK_ATTEMPTS {

@@ -1,4 +1,4 @@
-//! Tests of what is judged of one object; of whole jobs, see `model`.
+//! Tests of verdicts on single objects; `model` tests whole jobs.
 
 mod model;
 

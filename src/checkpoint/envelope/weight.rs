@@ -1,7 +1,7 @@
-//! The memory that a message will take, told from its bytes before it is decoded. Pure.
+//! Estimates the memory of a message from its bytes, before it is decoded. Pure.
 //!
-//! An element of a list takes two bytes of an object if nothing is in it, and some hundred bytes of memory once it is
-//! decoded. So four mebibytes of empty elements would be a gibibyte. What writers make is never like that:
+//! An empty element of a list takes two bytes of an object, and about a hundred bytes of memory once it is decoded. So
+//! four mebibytes of empty elements would take hundreds of mebibytes of memory. Writers never make such objects:
 //! [`PER_BYTE`].
 
 use std::mem::size_of;
@@ -12,17 +12,17 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use super::Kind;
 use crate::proto::store;
 
-/// Bytes of memory for each byte of an object, at most. Of what writers make, a state with a name of one byte takes
+/// Most bytes of memory for each byte of an object. Of all that writers make, a state with a name of one byte takes
 /// most: some 25.
 const PER_BYTE: usize = 32;
 
-/// Bytes of memory that any object may take.
+/// Bytes of memory that any object may take, however short it is.
 const ALWAYS: usize = 64 << 10;
 
 /// A field whose elements take more memory than bytes.
 struct Field {
     number: u32,
-    /// What one element takes, without the elements in it.
+    /// Memory of one element, without the elements inside it.
     bytes: usize,
     below: &'static [Field],
 }
@@ -76,7 +76,7 @@ const BASE_INDEX: &[Field] = &[
 
 const PIN: &[Field] = &[field::<store::Import>(3, IMPORT)];
 
-/// Whether a message of `kind` takes no more memory than its bytes may.
+/// Whether a message of `kind` takes no more memory than an object of its length may.
 pub(super) fn is_bearable(kind: Kind, message: &[u8]) -> bool {
     let fields = match kind {
         Kind::Manifest => MANIFEST,
@@ -89,7 +89,7 @@ pub(super) fn is_bearable(kind: Kind, message: &[u8]) -> bool {
     weight(message, fields) <= ALWAYS.saturating_add(message.len().saturating_mul(PER_BYTE))
 }
 
-/// What the elements of `fields` in `message` take. Bytes that are no message weigh what was read before: decoding
+/// The memory of the elements of `fields` in `message`. Bytes that are not a message count up to the fault; decoding
 /// refuses them.
 fn weight(mut message: &[u8], fields: &[Field]) -> usize {
     let mut weight = 0_usize;
@@ -99,7 +99,7 @@ fn weight(mut message: &[u8], fields: &[Field]) -> usize {
             WireType::SixtyFourBit => Some(8),
             WireType::ThirtyTwoBit => Some(4),
             WireType::LengthDelimited => decode_varint(&mut message).ok(),
-            // Nothing that any version writes has groups, and decoding would skip what is not looked into here.
+            // No version writes groups, and decoding would skip a group without a look at its contents.
             WireType::StartGroup | WireType::EndGroup => return usize::MAX,
         };
         let length = length.and_then(|length| usize::try_from(length).ok());
@@ -107,7 +107,7 @@ fn weight(mut message: &[u8], fields: &[Field]) -> usize {
         message = rest;
         if let Some(field) = fields.iter().find(|field| field.number == number && wire == WireType::LengthDelimited) {
             weight = weight.saturating_add(field.bytes);
-            // An element without heavy fields may be a string: its bytes are no message to look into.
+            // An element without heavy fields may be a string, whose bytes are not a message.
             if !field.below.is_empty() {
                 weight = weight.saturating_add(self::weight(element, field.below));
             }

@@ -1,4 +1,4 @@
-//! What holds in every state of the world.
+//! The invariants of every state of the world.
 
 use super::{
     owner::{Owner, Phase, Truth},
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// What a head names is there.
+    /// Checks that the objects that a head names exist.
     fn check_named(&self, head: &Manifest) {
         for (epoch, run) in &head.runs {
             self.check_run(*epoch, run);
@@ -56,7 +56,8 @@ impl World {
         }
     }
 
-    /// The ladder is in order, and what is in flight or retained is kept: its log as far as it is listed, its base.
+    /// Checks that the rungs of durability are in order, and that everything in flight or retained is kept: its log as
+    /// far as it is listed, and its base.
     fn check_owner(&self, owner: &Owner, head: Option<&Manifest>) {
         let epoch = owner.epoch();
         let (confirmed, persisted) = (owner.ledger.confirmed_to(), owner.writer.persisted_batches(owner.batches));
@@ -64,7 +65,7 @@ impl World {
         assert!(
             owner.writer.persisted_to() <= owner.writer.listed_to() && owner.writer.listed_to() <= owner.writer.next()
         );
-        // Others may have let go, and swept.
+        // Others may have let go of it, and swept.
         let Some(head) = head else { return };
         self.check_named(&owner.manifest);
         if owner.publication.is_none() && !owner.wants_manifest() {
@@ -77,8 +78,8 @@ impl World {
         }
     }
 
-    /// What `manifest` says of `record` is exactly what was in the state at its barrier; of the present owner's run
-    /// only what is below `listed_to`.
+    /// Checks that the contents of `record` in `manifest` are exactly the state at its barrier; of the present owner's
+    /// run only the part below `listed_to`.
     fn check_contents(&self, manifest: &Manifest, record: &CheckpointRecord, listed_to: Sqn) {
         let (id, epoch) = (record.identity.id, record.identity.epoch);
         let contents = manifest.contents(record);
@@ -103,7 +104,7 @@ impl World {
     }
 }
 
-/// Both, in order; parts of one run that meet are one.
+/// Both in order; adjacent parts of one run are joined.
 fn union(base: Truth, sources: &[Source]) -> Truth {
     let mut all = base;
     for source in sources {

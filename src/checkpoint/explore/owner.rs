@@ -1,4 +1,5 @@
-//! One owner: what a backend does between writer, ledger, manifest and store, a step at a time.
+//! One owner of the exploration: the decisions of a backend between writer, ledger, manifest and store, a step at a
+//! time. They are written again here, since the exploration cannot run `backend::Core`.
 
 use std::{
     fmt::{self, Write as _},
@@ -30,7 +31,7 @@ use crate::{
     types::{CheckpointIdentity, HashRange, KeyGroup, KeyGroupRange, Sqn, StateId},
 };
 
-/// How far an owner is.
+/// The phase of an owner's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
     Opening,
@@ -45,7 +46,7 @@ pub(super) struct Upload {
     pub(super) has_arrived: bool,
 }
 
-/// A manifest on its way.
+/// A manifest that is being written.
 #[derive(Debug, Clone)]
 pub(super) struct Publication {
     pub(super) script: Script,
@@ -53,19 +54,19 @@ pub(super) struct Publication {
     listed_to: Sqn,
 }
 
-/// A materialization in the making.
+/// A materialization that is being made.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Making {
     from: Sqn,
-    /// Once its last piece was copied: its index, and whether that arrived.
+    /// Once its last piece was copied: the request for its index, and whether that has arrived.
     pub(super) sent: Option<(Request, bool)>,
     complete_at: Sqn,
 }
 
-/// What an owner began with, or has, as its engine knows it: parts of runs, in order.
+/// The contents of a state as its engine knows them: parts of runs, in order.
 pub(super) type Truth = Vec<Source>;
 
-/// An owner. `number` is unique, its epoch need not be.
+/// An owner. `number` is unique; its epoch number need not be.
 #[derive(Debug, Clone)]
 pub(super) struct Owner {
     pub(super) number: u64,
@@ -89,17 +90,17 @@ pub(super) struct Owner {
     sealed: bool,
 }
 
-/// What a step of a publication brought.
+/// The result of one step of a publication.
 pub(super) enum Progress {
     UnderWay,
     Opened,
-    /// These checkpoints are restorable: their engine is told so.
+    /// These checkpoints are restorable, and their engine is told so.
     Published(Vec<CheckpointRecord>),
     Fenced,
 }
 
 impl Owner {
-    /// An owner that is about to open with `manifest`.
+    /// An owner that will open with `manifest`.
     pub(super) fn new(stage: &Stage, number: u64, instance: usize, manifest: Manifest, began: Truth) -> Self {
         let epoch = manifest.owner().epoch.number;
         let parts = manifest.shape.key_groups.parts(128).collect();
@@ -143,7 +144,7 @@ impl Owner {
         self.publication = Some(Publication { script, manifest, listed_to });
     }
 
-    /// The next request of the publication has its effect and its answer.
+    /// The next request of the publication takes effect and is answered.
     pub(super) fn go(&mut self, stage: &Stage, objects: &mut Objects) -> Progress {
         let publication = self.publication.as_mut().expect("a manifest is on its way");
         let manifest = publication.manifest.clone();
@@ -168,12 +169,13 @@ impl Owner {
         Progress::Published(published)
     }
 
-    /// Ends: what is in flight of uploads goes on.
+    /// Ends the owner; its uploads that are in flight go on.
     pub(super) fn end(&mut self) {
         (self.phase, self.publication, self.making) = (Phase::Ended, None, None);
     }
 
-    /// Applies one batch, which goes inline or into a segment, and takes a barrier behind it. Returns what it names.
+    /// Applies one batch, which is inlined or goes into a segment, and takes a barrier after it. Returns the
+    /// checkpoint.
     pub(super) fn barrier(&mut self, instance: &mut Instance, inline: bool) -> CheckpointIdentity {
         self.writer.begin_batch(self.batches, 1);
         self.writer.push(KeyGroup(70), |out| out.push(7));
@@ -209,14 +211,14 @@ impl Owner {
         identity
     }
 
-    /// The state now.
+    /// The present contents of the state.
     pub(super) fn truth(&self) -> Truth {
         let (from, to) = (Sqn::first_of(self.epoch()), self.writer.next());
         let own = (from < to).then(|| Source { epoch: self.epoch(), from, to });
         self.began.iter().copied().chain(own).collect()
     }
 
-    /// The owner hears that an upload is durable.
+    /// The owner learns that an upload is durable.
     pub(super) fn learn(&mut self, at: usize, instance: &mut Instance) {
         let Upload { handle, .. } = self.uploads.remove(at);
         instance.in_flight.remove(&number_of(&handle));
@@ -230,7 +232,7 @@ impl Owner {
         }
     }
 
-    /// The store refused an upload, or seemed to: the change set goes out again, in another segment.
+    /// The store refused an upload, or seemed to: the change set is sent again, in another segment.
     pub(super) fn refuse(&mut self, at: usize, instance: &mut Instance) {
         let mut upload = self.uploads.remove(at);
         instance.in_flight.remove(&number_of(&upload.handle));
@@ -270,7 +272,7 @@ impl Owner {
         self.send(stage);
     }
 
-    /// Carries out a notice; returns whether it did something.
+    /// Carries out a notice; returns its outcome.
     pub(super) fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
         let is_end = matches!(kind, NoticeKind::Abort | NoticeKind::Discard);
         if is_end && self.ledger.means_in_flight(target) {
@@ -296,7 +298,7 @@ impl Owner {
         self.files += 1;
     }
 
-    /// The owner hears that the index is durable, or gives up.
+    /// The owner learns that the index is durable, or gives up.
     pub(super) fn materialized(&mut self, instance: &Instance, succeeded: bool) -> Option<(Uuid, Truth)> {
         let making = self.making.take().expect("a materialization is in the making");
         self.snapshot_low_water = self.files;
@@ -315,7 +317,7 @@ impl Owner {
         Some((uuid, self.began.iter().copied().chain(own).collect()))
     }
 
-    /// What tells it from others, as far as it matters for what comes.
+    /// A fingerprint of everything in it that matters for later steps.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.number, self.instance, self.phase, self.crc, self.barriers).hash(&mut hasher);
@@ -340,7 +342,7 @@ fn number_of(handle: &SegmentHandle) -> u64 {
     handle.segment().expect("uploads are segments").number
 }
 
-/// Where an upload goes.
+/// The request of an upload.
 pub(super) fn place_of(upload: &Upload) -> Request {
     let SegmentId { job, instance, number } = upload.handle.segment().expect("uploads are segments").clone();
     Request::Create(ObjectName::Segment { job, instance, number }.path(), Bytes::new())
@@ -358,7 +360,7 @@ fn index_of(making: &Making) -> BaseIndex {
     BaseIndex::new([piece(64, 95, making.from), piece(96, 127, making.complete_at)]).unwrap()
 }
 
-/// Feeds what is written to a hasher.
+/// Feeds written text to a hasher.
 struct Feed<'a>(&'a mut DefaultHasher);
 
 impl fmt::Write for Feed<'_> {

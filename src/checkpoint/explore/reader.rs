@@ -1,4 +1,4 @@
-//! A reader that owns nothing: it pins a checkpoint, looks whether the head retains it still, and only then counts on
+//! A reader that owns no chain: it pins a checkpoint, checks that the head still retains it, and only then relies on
 //! it.
 
 use std::collections::BTreeMap;
@@ -17,12 +17,12 @@ use crate::{
     types::{CheckpointIdentity, StateId},
 };
 
-/// A reader as far as it has come.
+/// A reader at some point of its work.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Reader {
     number: u64,
     checkpoint: CheckpointIdentity,
-    /// What is read; none if it gave up or is through.
+    /// The objects that it reads; empty if it gave up or is done.
     #[allow(clippy::struct_field_names, reason = "as in a pin")]
     reads: Vec<Path>,
     script: Option<Script>,
@@ -30,7 +30,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads the head, and begins to pin the checkpoint at this place of it.
+    /// Reads the head, and begins to pin the checkpoint at position `at` in it.
     pub(super) fn new(stage: &Stage, number: u64, objects: &mut Objects, at: usize) -> Self {
         let read = |store: Store| async move { read_head(&store).await };
         let head = Script::whole(stage, objects, read);
@@ -49,7 +49,7 @@ impl Reader {
         self.pin.is_some() && self.script.is_none()
     }
 
-    /// What must be there: once it counts on its pin, until it releases that.
+    /// The objects that must exist, from the moment when it relies on its pin until it releases the pin.
     pub(super) fn reads(&self) -> &[Path] {
         if self.holds() { &self.reads } else { &[] }
     }
@@ -92,7 +92,7 @@ async fn read_head(store: &Store) -> Head {
     chain::read_head(store, &sample().backend, Retry::none()).await.unwrap().expect("somebody opened it")
 }
 
-/// Whether the pin counts.
+/// Whether the pin is effective.
 async fn pin(store: Store, number: u64, imports: Vec<Import>, checkpoint: CheckpointIdentity) -> bool {
     let (job, operator) = (sample().backend.job, sample().backend.operator);
     let pin = Pin { operator, lease_ms: u64::MAX, imports };

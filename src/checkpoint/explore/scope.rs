@@ -1,26 +1,26 @@
-//! What may happen in an exploration, and how much of it.
+//! The steps of an exploration, and how many of each are allowed.
 
 use crate::checkpoint::ledger::NoticeKind;
 
-/// How much may happen: the bounds of an exploration.
+/// The bounds of an exploration: how often each event may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Scope {
-    /// Owners.
+    /// Owners that may open.
     pub(super) opens: u8,
-    /// Barriers of one owner.
+    /// Barriers per owner.
     pub(super) barriers: u8,
-    /// Notices, of each kind about each checkpoint to each owner.
+    /// Notices of each kind, about each checkpoint, to each owner.
     pub(super) notices: u8,
     /// Uploads that are refused, or seem to be.
     pub(super) refusals: u8,
-    /// Daemons that die.
+    /// Daemons that may die.
     pub(super) crashes: u8,
     pub(super) sweeps: u8,
     pub(super) materializations: u8,
     pub(super) closes: u8,
-    /// Readers that pin.
+    /// Readers that may pin.
     pub(super) readers: u8,
-    /// Whether batches may go inline, or into segments.
+    /// Whether batches may be inlined, or go into segments.
     pub(super) inline: bool,
     pub(super) segments: bool,
     /// Whether a later owner may be on the same daemon.
@@ -45,14 +45,14 @@ impl Scope {
         retention: None,
     };
 
-    /// Nothing, of what fits into manifests.
+    /// No events; batches are inlined only.
     pub(super) const INLINE: Self = Self { inline: true, segments: false, ..Self::NONE };
 }
 
-/// What may happen.
+/// A step of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A new owner, which restores the checkpoint at this place of the head's, on this daemon or a new one.
+    /// A new owner opens on this daemon or a new one, and restores the checkpoint at this position in the head.
     Open {
         restore: Option<usize>,
         on: Option<usize>,
@@ -61,17 +61,17 @@ pub(super) enum Step {
         owner: usize,
         inline: bool,
     },
-    /// An upload has its effect.
+    /// An upload takes effect on the store.
     Arrive {
         owner: usize,
         upload: usize,
     },
-    /// Its owner hears of it.
+    /// The owner learns that the upload is durable.
     Learn {
         owner: usize,
         upload: usize,
     },
-    /// Its owner hears that it failed.
+    /// The owner learns that the upload failed.
     Refuse {
         owner: usize,
         upload: usize,
@@ -80,7 +80,7 @@ pub(super) enum Step {
     Begin {
         owner: usize,
     },
-    /// Its next request.
+    /// The next request of the publication takes effect.
     Go {
         owner: usize,
     },
@@ -105,20 +105,20 @@ pub(super) enum Step {
     Crash {
         instance: usize,
     },
-    /// A request of the dead has its effect.
+    /// A request of a dead daemon takes effect.
     Late {
         request: usize,
     },
     Sweep,
-    /// A new reader reads the head, to read the checkpoint at this place of it.
+    /// A new reader reads the head, to read the checkpoint at this position in it.
     Read {
         checkpoint: usize,
     },
-    /// Its next request.
+    /// The next request of the reader takes effect.
     Reader {
         reader: usize,
     },
-    /// It has read what it wanted.
+    /// The reader has finished reading.
     Release {
         reader: usize,
     },

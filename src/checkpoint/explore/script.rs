@@ -1,7 +1,8 @@
-//! Runs what talks to the store one request at a time: the real futures, replayed.
+//! Runs the real futures that talk to the store, one request at a time, by replaying their answers.
 //!
-//! A future cannot be copied, and the states of an exploration are. So a [`Script`] is only the answers that its future
-//! had so far: each step makes the future anew, plays them back and adds one. What it does with equal answers is equal.
+//! A future cannot be copied, but the states of an exploration must be. So a [`Script`] is only the list of answers
+//! that its future had so far. Each step makes the future anew, plays the answers back and adds one. With equal answers
+//! the future does the same.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,7 @@ use crate::{
     random::Random,
 };
 
-/// What is asked of the store.
+/// A request to the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Request {
     Create(Path, Bytes),
@@ -36,7 +37,7 @@ pub(super) enum Request {
     Delete(Vec<Path>),
 }
 
-/// What it answers.
+/// An answer of the store.
 #[derive(Debug, Clone)]
 enum Answer {
     Created(bool),
@@ -45,20 +46,20 @@ enum Answer {
     Deleted,
 }
 
-/// A future as far as it has come.
+/// A future at some point of its work.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Script {
     answers: Vec<Answer>,
-    /// Of all answers.
+    /// Fingerprint of all answers.
     print: u64,
     next: Option<Request>,
 }
 
-/// What is on the store.
+/// The objects on the store.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Objects {
     objects: Arc<BTreeMap<Path, Bytes>>,
-    /// The sum of those of all objects.
+    /// The sum of the fingerprints of all objects.
     print: u64,
 }
 
@@ -71,7 +72,7 @@ impl Objects {
         self.objects.contains_key(path)
     }
 
-    /// The last one of `range`.
+    /// The last object in `range`.
     pub(super) fn last_in(&self, range: Range<&Path>) -> Option<(&Path, &Bytes)> {
         self.objects.range::<Path, _>(range).next_back()
     }
@@ -116,13 +117,13 @@ fn print(path: &Path, bytes: &Bytes) -> u64 {
 }
 
 impl Request {
-    /// Whether nothing else can change its answer: objects never change, and of those that are read here only pins are
-    /// deleted.
+    /// Whether no other step can change its answer: objects never change, and of the objects that are read here only
+    /// pins are deleted.
     fn is_independent(&self) -> bool {
         matches!(self, Self::Get(path) if !matches!(ObjectName::parse(path), Some(ObjectName::Pin { .. })))
     }
 
-    /// Lets it have its effect.
+    /// Lets the request take effect.
     pub(super) fn arrive(&self, objects: &mut Objects) -> bool {
         match self {
             Self::Create(path, bytes) => objects.add(path, bytes),
@@ -146,19 +147,19 @@ impl Request {
 }
 
 impl Script {
-    /// The request whose effect comes next; `None` before the first step.
+    /// The request that takes effect next; `None` before the first step.
     pub(super) fn next(&self) -> Option<&Request> {
         self.next.as_ref()
     }
 
-    /// Brings the future that `make` makes up to its first request.
+    /// Runs the future that `make` makes up to its first request.
     pub(super) fn begin<T, F: Future<Output = T>>(stage: &Stage, make: impl FnOnce(Store) -> F) -> Self {
         let mut script = Self::default();
         assert!(script.run(stage, make).is_none(), "it asks the store for something");
         script
     }
 
-    /// Lets the next request have its effect and its answer; returns what the future returns, once it does.
+    /// Lets the next request take effect and be answered. Returns the result of the future once it is done.
     pub(super) fn step<T, F: Future<Output = T>>(
         &mut self,
         stage: &Stage,
@@ -181,7 +182,7 @@ impl Script {
         }
     }
 
-    /// The whole at once.
+    /// Runs the whole future at once.
     pub(super) fn whole<T, F: Future<Output = T>>(
         stage: &Stage,
         objects: &mut Objects,
@@ -210,7 +211,7 @@ impl Script {
     }
 }
 
-/// Where scripts run.
+/// The surroundings in which scripts run.
 pub(super) struct Stage {
     store: Store,
     tape: Player,
@@ -225,7 +226,7 @@ struct Tape {
     next: Option<Request>,
 }
 
-/// A store that plays answers back, and lets the first request without one, and all others, wait for ever.
+/// A store that plays answers back. The first request without an answer, and all later ones, wait for ever.
 #[derive(Debug, Clone, Default)]
 struct Player(Arc<Mutex<Tape>>);
 

@@ -1,4 +1,5 @@
-//! The world of an exploration: a store, owners that follow and outlive each other, a sweep, and what may happen next.
+//! The world of an exploration: a store, owners that follow and outlive each other, a sweep, and the possible next
+//! steps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,31 +47,31 @@ impl Instance {
     }
 }
 
-/// A name that is the same in whichever order things happen.
+/// A name that does not depend on the order of events.
 pub(super) fn uuid(owner: u64, of: u64) -> Uuid {
     Uuid::from_u128((u128::from(owner) << 64) + u128::from(of))
 }
 
-/// Everything.
+/// The state of the whole world.
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) objects: Objects,
     head: Option<(Path, Arc<Manifest>)>,
     pub(super) instances: Vec<Instance>,
     pub(super) owners: Vec<Arc<Owner>>,
-    /// Of each owner.
+    /// Fingerprints of the owners.
     prints: Vec<u64>,
     late: Vec<Request>,
     sweep: Option<Script>,
     pub(super) readers: Vec<Reader>,
     pub(super) left: Scope,
-    /// What checkpoints consist of, by epoch and id.
+    /// The contents of checkpoints, by epoch and id.
     pub(super) truths: Arc<BTreeMap<(u64, u64), (CheckpointIdentity, Truth)>>,
-    /// What materializations consist of.
+    /// The contents of materializations.
     pub(super) bases: BTreeMap<Uuid, Truth>,
     /// Checkpoints that an engine was told to be restorable, and did not let go since.
     pub(super) promised: BTreeSet<(u64, u64)>,
-    /// Those of which an engine said that they completed, or which one restored.
+    /// Checkpoints that an engine called complete, or restored.
     completed: BTreeSet<(u64, u64)>,
 }
 
@@ -105,7 +106,7 @@ impl World {
         self.head.as_ref().map(|(_, head)| head.clone())
     }
 
-    /// Looks for it, if there may be another.
+    /// Finds the newest manifest, if there may be a newer one.
     fn find_head(&mut self) {
         let (first, last) = &*MANIFESTS;
         let newest = self.objects.last_in(first..last);
@@ -115,7 +116,7 @@ impl World {
         }
     }
 
-    /// Everything that may happen now.
+    /// All steps that are possible now.
     pub(super) fn steps(&self) -> Vec<Step> {
         let mut steps = vec![];
         for (owner, it) in self.owners.iter().enumerate() {
@@ -193,7 +194,7 @@ impl World {
         }
     }
 
-    /// Lets `step` happen.
+    /// Carries out `step`.
     pub(super) fn take(&mut self, stage: &Stage, step: Step) {
         self.happen(stage, step);
         self.find_head();
@@ -291,7 +292,7 @@ impl World {
         }
     }
 
-    /// A request of the dead has its effect.
+    /// Lets a request of a dead daemon take effect.
     fn arrives(&mut self, request: &Request) {
         if let Request::Create(path, bytes) = request
             && matches!(ObjectName::parse(path), Some(ObjectName::Manifest { .. }))
@@ -302,7 +303,7 @@ impl World {
         request.arrive(&mut self.objects);
     }
 
-    /// A manifest becomes the head only if it derives from the head, and is of the head's owner or opens an epoch.
+    /// Checks that a new head derives from the old one, and is of the old head's owner or opens an epoch.
     fn check_publication(&self, manifest: &Manifest) {
         let Some(head) = self.head() else { return };
         let what = format!("manifest {} of epoch {}", manifest.number, manifest.owner().epoch);
@@ -339,7 +340,7 @@ impl World {
         }
     }
 
-    /// Ends an owner whose daemon lives or not; a manifest or index on its way may still arrive.
+    /// Ends an owner whose daemon may live or not. A manifest or index that is under way may still arrive.
     fn abandon(&mut self, at: usize) {
         let owner = Arc::make_mut(&mut self.owners[at]);
         let manifest = owner.publication.as_ref().and_then(|publication| publication.script.next().cloned());
@@ -394,7 +395,7 @@ impl World {
         manifest.prune(&[]);
         let mut owner = Owner::new(stage, number, instance, manifest, began);
         let retention = self.left.retention.map_or(Retention::Explicit, Retention::Count);
-        // The engine goes on from what it restored, and so uses ids again.
+        // The engine goes on from the checkpoint that it restored, so it uses ids again.
         owner.retain(retention, restored.map_or(0, |record| record.identity.id));
         self.prints.push(owner.fingerprint());
         self.owners.push(Arc::new(owner));
@@ -407,11 +408,11 @@ impl World {
         let is_retained =
             owner.ledger.retained().iter().any(|record| (record.identity.epoch, record.identity.id) == of);
         let outcome = owner.notice(kind, target);
-        // A repeated one does nothing, and so may come any number of times.
+        // A repeated notice has no effect, so it may come any number of times.
         self.left.notices -= u8::from(owner.fingerprint() != before);
         let epoch = owner.manifest.owner().epoch;
         if self.head().is_none_or(|head| head.owner().epoch != epoch) || !is_retained {
-            // A stale owner cannot let anything go.
+            // A stale owner cannot let a checkpoint go.
             return;
         }
         assert_ne!(outcome, NoticeOutcome::Unknown);
@@ -439,8 +440,8 @@ impl World {
         swept.map(|swept| swept.expect("the store does not fail"))
     }
 
-    /// All requests arrive, all daemons die, one more owner opens and closes, and an undisturbed sweep ends: nothing
-    /// unreferenced stays, and nothing else is gone.
+    /// Lets all requests arrive and all daemons die; then one more owner opens and closes, and an undisturbed sweep
+    /// ends. Checks that no unreferenced object remains, and no other object is gone.
     pub(super) fn settle(mut self, stage: &Stage) {
         for instance in 0..self.instances.len() {
             self.crash(instance);
@@ -482,13 +483,13 @@ async fn sweep(store: Store) -> Result<SweepReport, collect::SweepError> {
     collect::sweep(&store, &sample().backend.job, &options, Retry::none()).await
 }
 
-/// Where manifests lie.
+/// The range of paths of manifests.
 static MANIFESTS: LazyLock<(Path, Path)> = LazyLock::new(|| {
     let path = |number| chain::manifest_name(&sample().backend, number).path();
     (path(0), path(u64::MAX))
 });
 
-/// Before the first owner.
+/// The manifest before the first owner.
 fn empty() -> Manifest {
     let mut first = sample();
     (first.number, first.checkpoints, first.runs) = (0, vec![], BTreeMap::new());

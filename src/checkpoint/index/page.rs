@@ -17,19 +17,20 @@ use crate::{
     types::{CheckpointIdentity, KeyGroupRange, Name, Sqn, SqnRange},
 };
 
-/// Highest level of a page. A level has 64 times as many change sets as the one below, so that none ever comes near.
+/// Highest level of a page. Each level has 64 times as many change sets as the one below, so real pages stay far below
+/// it.
 const MAX_LEVEL: u32 = 32;
 
 /// The contents of a page.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Page {
-    /// Level 1 of a run.
+    /// Change sets of a run; level 1.
     Handles(Vec<SegmentHandle>),
-    /// Level 1 of a past.
+    /// Sources of a past with their runs; level 1.
     Past(Vec<Stretch>),
-    /// No part of the log: level 1 by itself, of no range.
+    /// Attachments of checkpoints, which are no part of the log: level 1, with an empty range.
     Attachments(Vec<(CheckpointIdentity, Bytes)>),
-    /// Above.
+    /// Pages of the next lower level.
     Pages(Vec<PageRef>),
 }
 
@@ -56,10 +57,10 @@ impl Page {
         NewPage { reference: PageRef { uuid, home, level: message.level, range, crc, totals }, bytes }
     }
 
-    /// Reads a page of `job`.
+    /// Reads the page of `job` that `reference` means.
     ///
     /// # Errors
-    /// If the bytes are damaged, or are not the page that `reference` means.
+    /// If the bytes are damaged, or are another page.
     pub fn decode(job: &Name, reference: &PageRef, bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let (page, home, uuid) = Self::read(job, bytes)?;
         let (level, crc, range, totals) = (page.level(), envelope::crc_of(bytes), page.range(), page.totals());
@@ -69,7 +70,7 @@ impl Page {
         Ok(page)
     }
 
-    /// Reads any page of `job`, and what it says where it lies; for tools.
+    /// Reads any page of `job`, with the place and UUID that it records; for tools.
     ///
     /// # Errors
     /// If the bytes are damaged.
@@ -78,7 +79,7 @@ impl Page {
         decode(job, &message).map_err(|what| EnvelopeError::Contents(what.to_owned()))
     }
 
-    /// 1, or one more than that of the pages that it lists.
+    /// 1 for a page without pages, otherwise one more than the level of the pages in it.
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
@@ -132,9 +133,9 @@ fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'sta
     Ok((page, home, uuid))
 }
 
-/// Checks that the entries follow each other without overlap, so that no entry is there twice, and that pages are of
-/// one level. As a page is no other than its reference tells, range included, what a tree of pages lists is bounded by
-/// the objects that there are.
+/// Checks that the entries follow each other without overlap, and that listed pages are of one level. So no entry is
+/// listed twice. Since a page must also be exactly what its reference says, range included, the number of listed
+/// entries is bounded by the objects that exist.
 fn check(page: &Page) -> Result<(), &'static str> {
     match page {
         Page::Handles(handles) => ascend(handles.iter().map(|handle| handle.range)),
@@ -149,7 +150,7 @@ fn check(page: &Page) -> Result<(), &'static str> {
     }
 }
 
-/// Checks that none of `ranges` is empty, and none begins before the one before it ends.
+/// Checks that no range is empty, and that none begins before the end of the one before it.
 pub(in crate::checkpoint) fn ascend(ranges: impl Iterator<Item = SqnRange>) -> Result<(), &'static str> {
     let mut end = Sqn(0);
     for range in ranges {
@@ -229,7 +230,7 @@ pub(in crate::checkpoint) fn decode_page_ref(page: &store::PageRef) -> Result<Pa
     })
 }
 
-/// Decodes a list of pages in which each follows the one before.
+/// Decodes a list of pages, each of which follows the one before.
 pub(in crate::checkpoint) fn decode_past(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static str> {
     let pages = decode_page_refs(pages)?;
     ascend(pages.iter().map(|page| page.range))?;

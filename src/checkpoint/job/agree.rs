@@ -1,12 +1,12 @@
-//! The agreement of all subtasks of an attempt on a checkpoint that each of them names: by id, or by handles.
+//! The agreement of all subtasks of an attempt on a checkpoint that each of them names, by id or by handles.
 //!
-//! An id alone does not tell which attempt made the checkpoint, and which attempts have it whole changes while subtasks
-//! open one after the other: owners of older attempts may still publish. So the first subtask to name a checkpoint that
-//! the whole job has records which one that is, as with the latest ([`choose`](super::choose)), and the others follow.
-//! Whoever names another one is refused, but for two: a subtask that is the whole job may change its mind, and a
-//! checkpoint of the attempt itself can be named by who comes back within the attempt.
+//! An id alone does not tell which attempt made the checkpoint. Which attempts have it whole may change while subtasks
+//! open one after the other, since owners of older attempts may still publish. So the first subtask that names a
+//! checkpoint of the whole job records which one it is, as for the latest ([`choose`](super::choose)), and the others
+//! follow. A subtask that names another one is refused, with two exceptions: a subtask that is the whole job may change
+//! its mind, and a subtask that comes back within the attempt may name a checkpoint of the attempt itself.
 //!
-//! What the job does not have whole is nobody else's business, as long as its id means one thing only.
+//! A checkpoint that the job does not have whole concerns no other subtask, as long as its id is unambiguous.
 
 use std::collections::BTreeSet;
 
@@ -20,12 +20,12 @@ use crate::{
     types::{Attempt, BackendId, CheckpointId},
 };
 
-/// How a subtask names what it begins with.
+/// How a subtask names the checkpoint that it begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// By its id, of whichever attempt.
+    /// By its id, of any attempt.
     Id(CheckpointId),
-    /// Exactly.
+    /// By attempt and id.
     Exactly(JobCheckpoint),
 }
 
@@ -38,13 +38,13 @@ impl Named {
     }
 }
 
-/// Which checkpoint `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it;
-/// `None` if nobody retains such a one. `seen` is the newest record that the caller knows, and then the one that was
-/// made, if one was. Cancel-safe.
+/// The checkpoint that `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it;
+/// `None` if no such checkpoint is retained. `seen` is the newest record that the caller knows; it becomes the new
+/// record if one is made. Cancel-safe.
 ///
 /// # Errors
-/// If the attempt restores another one, or is outdated; if the id means checkpoints of several attempts of which the
-/// job has none whole.
+/// If the attempt restores another checkpoint, or is outdated; or if the id means checkpoints of several attempts, and
+/// the job has none of them whole.
 pub async fn agree(
     store: &Store,
     (backend, parallelism): (&BackendId, u32),
@@ -95,7 +95,7 @@ pub async fn agree(
     Err(JobError::Contended(job.clone()))
 }
 
-/// What a name means.
+/// The checkpoint that a name means.
 #[derive(Debug, PartialEq, Eq)]
 struct Meant {
     checkpoint: JobCheckpoint,
@@ -103,7 +103,8 @@ struct Meant {
     is_whole: bool,
 }
 
-/// What `named` means over `heads`: the newest that the whole job has, or the only one that there is. Pure.
+/// The checkpoint that `named` means, given `heads`: the newest that the whole job has, or else the only one there is.
+/// Pure.
 fn meant(backend: &BackendId, heads: &[Manifest], named: Named) -> Result<Option<Meant>, JobError> {
     let view = JobView::of(heads);
     let found: BTreeSet<JobCheckpoint> =
@@ -119,8 +120,8 @@ fn meant(backend: &BackendId, heads: &[Manifest], named: Named) -> Result<Option
     }
 }
 
-/// Whether every operator that has a checkpoint of the id of `checkpoint`, of whichever attempt, has this one whole. An
-/// operator that has none was not there.
+/// Whether every operator that has a checkpoint with the id of `checkpoint`, of any attempt, has this one whole. An
+/// operator without such a checkpoint did not take part. Pure.
 fn is_whole(view: &JobView, checkpoint: JobCheckpoint) -> bool {
     let concerns = |found: &&Vec<OperatorCheckpoint>| found.iter().any(|it| it.checkpoint.id == checkpoint.id);
     let has = |found: &Vec<OperatorCheckpoint>| found.iter().any(|it| it.checkpoint == checkpoint && it.is_whole);

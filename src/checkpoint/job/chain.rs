@@ -1,10 +1,10 @@
 //! The chain of a job's records on the store.
 //!
 //! As in a backend's manifest chain, a record is made by create-if-absent at the number after the one that it is
-//! derived from, and the highest number is the authority. Since each says all that is still true, older ones are never
-//! read, and a sweep deletes all but the newest [`KEPT_RECORDS`] of them. So a writer that slept for long may create
-//! one of those numbers again. It means nothing there, below the newest; and the writer sees that, because it looks at
-//! the chain again after its request.
+//! derived from, and the highest number is the authority. Each record says everything that is still true. So older ones
+//! are never read, and a sweep deletes all but the newest [`KEPT_RECORDS`] of them. A writer that was stopped for long
+//! may then create one of those numbers again. Below the newest record that has no effect, and the writer notices,
+//! because it looks at the chain again after its request.
 
 use super::{ATTEMPTS, JobError, JobRecord};
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
     types::Name,
 };
 
-/// Records that stay below and with the newest one: more than are made between a listing and a read.
+/// Newest records that stay: more than are made between a listing and a read.
 pub const KEPT_RECORDS: u64 = 64;
 
-/// The newest record of `job`. Cancel-safe.
+/// Reads the newest record of `job`. Cancel-safe.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -26,7 +26,7 @@ pub async fn newest(store: &Store, job: &Name, retry: Retry) -> Result<Option<Jo
     newer(store, job, 0, retry).await
 }
 
-/// The newest record of `job`, if it is newer than number `seen`. Cancel-safe.
+/// Reads the newest record of `job` if its number is above `seen`. Cancel-safe.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -41,7 +41,7 @@ pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result
                 let (job, object) = (job.clone(), path.to_string());
                 return decoded.map(Some).map_err(|source| JobError::Corrupt { job, object, source });
             }
-            // Swept meanwhile; if it is the newest still, it is missing.
+            // The record was swept meanwhile; but if it is listed as the newest again, it is missing.
             Err(StoreError::NotFound { .. }) if lost != Some(number) => lost = Some(number),
             Err(error) => return Err(error.into()),
         }
@@ -49,7 +49,7 @@ pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result
     Err(JobError::Contended(job.clone()))
 }
 
-/// The record of one number; `None` if it is damaged or not there.
+/// Reads the record of one number; `None` if it is damaged or does not exist.
 pub(super) async fn read(store: &Store, job: &Name, number: u64, retry: Retry) -> Result<Option<JobRecord>, JobError> {
     let path = ObjectName::JobRecord { job: job.clone(), number }.path();
     let bytes = store.get_optional(&path, retry).await?;
@@ -60,7 +60,7 @@ async fn newest_number(store: &Store, job: &Name, retry: Retry) -> Result<Option
     Ok(numbers(store, job, retry).await?.last().copied())
 }
 
-/// The numbers of all records that are there, ascending.
+/// The numbers of all existing records, ascending.
 pub(super) async fn numbers(store: &Store, job: &Name, retry: Retry) -> Result<Vec<u64>, JobError> {
     let objects = store.list(&layout::job_records(job), retry).await?;
     let number = |name| match name {
@@ -73,11 +73,11 @@ pub(super) async fn numbers(store: &Store, job: &Name, retry: Retry) -> Result<V
     Ok(numbers)
 }
 
-/// Appends `record`, which was derived from the newest one. Returns whether it is the newest now: if not, it may be
-/// part of the chain all the same, so read that again. Cancel-safe: dropped, it may be appended.
+/// Appends `record`, which was derived from the newest one. Returns whether it is the newest now. If not, it may still
+/// be part of the chain, so read the chain again. Cancel-safe: if dropped, it may be appended.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub(super) async fn append(store: &Store, job: &Name, record: &JobRecord, retry: Retry) -> Result<bool, JobError> {
     let path = ObjectName::JobRecord { job: job.clone(), number: record.number }.path();
     match store.create(&path, PutPayload::from_bytes(record.encode()), retry).await? {

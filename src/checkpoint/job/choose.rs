@@ -1,4 +1,4 @@
-//! The choice of what all subtasks of an attempt begin with.
+//! Chooses the checkpoint that all subtasks of an attempt begin with.
 
 use super::{
     ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Latest, Seen, Spoilt, chain,
@@ -16,37 +16,37 @@ use crate::{
     types::{Attempt, BackendId, CheckpointId, Name},
 };
 
-/// What a backend asks for that opens with the choice of its job.
+/// The request of a backend that begins with the choice of its job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// With `fallback`: no newer checkpoint than the one with this id, of the newest attempt of which the operator
-    /// retains it whole.
+    /// With `fallback`: the id of the newest checkpoint that is allowed, taken from the newest attempt for which the
+    /// operator retains it whole.
     pub not_after: Option<CheckpointId>,
-    /// Skip checkpoints that are damaged.
+    /// Whether to skip damaged checkpoints.
     pub fallback: bool,
 }
 
-/// What all subtasks of an attempt begin with.
+/// The checkpoint that all subtasks of an attempt begin with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// `None`: empty.
+    /// The checkpoint; `None` for the empty state.
     pub checkpoint: Option<JobCheckpoint>,
-    /// Newer ones that are damaged, newest first.
+    /// Newer checkpoints that are damaged, newest first.
     pub skipped: Vec<Spoilt>,
 }
 
 impl Choice {
-    /// `checkpoint`, of what is known to be damaged: `marks`.
+    /// The choice of `checkpoint`, with the newer ones among `marks` as skipped.
     fn new(checkpoint: Option<JobCheckpoint>, marks: &[Spoilt]) -> Self {
         let is_newer = |spoilt: &&Spoilt| checkpoint.is_some_and(|chosen| spoilt.checkpoint > chosen);
         Self { checkpoint, skipped: marks.iter().rev().filter(is_newer).cloned().collect() }
     }
 }
 
-/// What `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the latest. The
-/// first subtask of an attempt decides, over all chains of the job; the others follow, and read no chain but their own:
-/// `head` is its newest manifest. `seen` is the newest record that the caller knows, and then the one that was made, if
-/// one was. Cancel-safe.
+/// The checkpoint that `backend`, one of `parallelism` subtasks, restores when it opens with `attempt` and asks for the
+/// latest. The first subtask of an attempt decides, over all chains of the job. The others follow, and read only their
+/// own chain, whose newest manifest is `head`. `seen` is the newest record that the caller knows; it becomes the new
+/// record if one is made. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] says why there is no choice.
@@ -85,7 +85,7 @@ pub async fn choose(
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
         let alone = is_alone(&heads, backend, parallelism) && !is_declared;
         let again_alone = opened_before && alone;
-        // Those of a generation that had the same attempt would be lost to the subtasks that are new.
+        // Checkpoints of an earlier generation with the same attempt would be lost to new subtasks.
         let is_used = |head: &Manifest| {
             let mut used = head.checkpoints.iter().filter(|record| record.attempt == attempt);
             used.any(|record| head.backend == *backend || head.span(record).parallelism != parallelism)
@@ -97,8 +97,8 @@ pub async fn choose(
         let view = JobView::of(&heads);
         let not_after = wish.limit(&view, backend)?;
         let mut marks = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
-        // Nobody else follows the choice of one that is the whole job: it chooses anew, so that it has also what an
-        // owner before published until it was fenced.
+        // A subtask that is the whole job has no followers. It chooses again, so that it also gets what an earlier
+        // owner published until it was fenced.
         if let Some(newest) = own_attempt.filter(|_| !alone)
             && let Beginning::Chosen(chosen) = newest.beginning
         {
@@ -110,11 +110,12 @@ pub async fn choose(
             }
             return Ok(Choice::new(chosen, &marks));
         }
-        // What no subtask retains any more is never chosen.
+        // A checkpoint that no subtask retains any more is never chosen, so its mark is not needed.
         marks.retain(|spoilt| view.consistent.contains(&spoilt.checkpoint));
         let chains = (&heads[..], &view, lost);
         let restore = decide(store, chains, (wish, not_after, &mut marks), (job, retry)).await?;
-        // A subtask that opened before, by id or handle, chooses for the others all the same: they may come back too.
+        // Even if a subtask has opened before by id or handle, this one chooses for the others: they may come back,
+        // too.
         let is_recorded =
             own_attempt.is_some_and(|newest| newest.beginning == Beginning::Chosen(restore) && newest.spoilt == marks);
         if again_alone || is_recorded {
@@ -130,8 +131,9 @@ pub async fn choose(
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
 }
 
-/// Whether a subtask goes by what others chose for its attempt, as far as that shows without reading all chains: it is
-/// not alone, has made no checkpoint under the attempt, nor was its operator opened under it with another parallelism.
+/// Whether a subtask follows the choice of others for its attempt, as far as that can be seen without reading all
+/// chains. It does if it is not alone, has made no checkpoint under the attempt, and its operator was not opened under
+/// the attempt with another parallelism.
 async fn follows(
     store: &Store,
     (backend, parallelism, head): (&BackendId, u32, Option<&Manifest>),
@@ -152,7 +154,7 @@ async fn follows(
     if was == Some(parallelism) || backend.subtask == 0 {
         return Ok(was == Some(parallelism));
     }
-    // The first subtask would have been opened with the others, and could not be opened again with this parallelism.
+    // With this parallelism, subtask 0 would have been opened with the others, and could not be opened again.
     let first = manifests::read_head(store, &BackendId { subtask: 0, ..backend.clone() }, retry).await?;
     let is_of_another = |first: &Manifest| {
         let of_attempt = first.epochs.iter().filter(|epoch| epoch.attempt == attempt && !epoch.is_fence);
@@ -161,11 +163,11 @@ async fn follows(
     Ok(!first.is_some_and(|head| is_of_another(&head.manifest)))
 }
 
-/// The heads of all chains of `job`, and the newest checkpoint of which they tell that a part of it is lost.
+/// Reads the heads of all chains of `job`, and finds the newest checkpoint of which a part is lost.
 ///
 /// The heads are not read at one moment, and owners publish meanwhile. For example, the head of `a` is read, then both
-/// `a` and `b` publish checkpoint 7 and learn that it completed, then the head of `b` is read: 7 looks lost in `a`. So
-/// where a part looks lost, all heads are read once more: by then every chain has each checkpoint that one of the first
+/// `a` and `b` publish checkpoint 7 and learn that it is complete, then the head of `b` is read: 7 looks lost in `a`.
+/// So if a part looks lost, all heads are read once more. By then every chain has each checkpoint that one of the first
 /// heads calls completed.
 async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<Manifest>, Option<Lost>), JobError> {
     let first = read_heads(store, job, retry).await?;
@@ -182,8 +184,9 @@ async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<
     }
 }
 
-/// Ends the generation of `job` that was declared, if there is one, because what it may commit or restore is discarded:
-/// nothing is committed any more, and what the next one restores is what is left. Idempotent. Cancel-safe.
+/// Ends the declared generation of `job`, if there is one, because a checkpoint that it may commit or restore is being
+/// discarded. Nothing more is committed for it, and the next generation restores the newest remaining checkpoint.
+/// Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
@@ -199,8 +202,8 @@ pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), Job
     Err(JobError::Contended(job.clone()))
 }
 
-/// Outdates the generation `newest` of `job`, which was declared, by `attempt`, which was not and has not chosen yet
-/// what it begins with: afterwards nothing is committed any more for the declared one. Idempotent. Cancel-safe.
+/// Outdates the declared generation `newest` of `job` by `attempt`, which was not declared and has not chosen its
+/// checkpoint yet. Nothing more is committed for the declared one. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If `attempt` is outdated itself, or the job's records cannot be read or written.
@@ -222,14 +225,14 @@ pub async fn outdate(store: &Store, job: &Name, attempt: Attempt, retry: Retry) 
 }
 
 impl Wish {
-    /// The newest checkpoint that is allowed, if not every one is.
+    /// The newest checkpoint that is allowed; `None` if all are.
     fn limit(&self, view: &JobView, backend: &BackendId) -> Result<Option<JobCheckpoint>, JobError> {
         let limit = |id| view.by_id(&backend.operator, id).ok_or_else(|| JobError::NotRetained(backend.clone(), id));
         self.not_after.map(limit).transpose()
     }
 }
 
-/// What the first subtask of an attempt chooses.
+/// The choice of the first subtask of an attempt.
 async fn decide(
     store: &Store,
     (heads, view, lost): (&[Manifest], &JobView, Option<Lost>),
@@ -260,7 +263,7 @@ async fn decide(
     }
 }
 
-/// Whether the job has no other subtask than `backend`.
+/// Whether `backend` is the only subtask of the job.
 pub(super) fn is_alone(heads: &[Manifest], backend: &BackendId, parallelism: u32) -> bool {
     let is_only = |head: &Manifest| head.backend == *backend && head.shape.parallelism <= 1;
     parallelism <= 1 && heads.iter().all(is_only)

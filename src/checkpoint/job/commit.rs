@@ -1,4 +1,5 @@
-//! Commits: which checkpoint all tasks of a declared generation have reported, and the record that says so.
+//! Commits: finds the checkpoint that all tasks of a declared generation have reported, and makes the record that says
+//! so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,39 +9,39 @@ use crate::{
     types::{Attempt, BackendId, CheckpointId, CheckpointIdentity, Name},
 };
 
-/// One task has its part of a checkpoint.
+/// The report of one task that its part of a checkpoint is durable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Report {
-    /// The task.
+    /// The backend of the task.
     pub backend: BackendId,
-    /// Its generation's.
+    /// The attempt of its generation.
     pub attempt: Attempt,
-    /// The part.
+    /// The part that is durable.
     pub part: CheckpointIdentity,
 }
 
-/// What became of the checkpoints that tasks wait for.
+/// The state of the checkpoints that tasks wait for.
 #[derive(Debug)]
 pub enum Finished {
-    /// The generation is the newest. This is the newest record, and whether it was appended just now.
+    /// The generation is the newest.
     Current {
-        /// Of this generation.
+        /// The newest record, which is of this generation.
         record: Box<JobRecord>,
-        /// With a commit that nobody had made before.
+        /// Whether this call appended it, with a new commit.
         appended: bool,
-        /// The checkpoints of which any task has reported its part, and that may still be committed after the reports
-        /// were read.
+        /// The checkpoints that at least one task has reported and that may still be committed, as of the listing of
+        /// reports.
         reported: BTreeSet<CheckpointId>,
     },
-    /// A later attempt has begun: nothing is committed any more.
+    /// A later attempt has begun, so nothing more is committed.
     Outdated {
-        /// Which.
+        /// The later attempt.
         by: Attempt,
     },
 }
 
 impl Report {
-    /// The report that an object's name stands for.
+    /// The report that has this object name.
     #[must_use]
     pub fn of(name: ObjectName) -> Option<Self> {
         match name {
@@ -49,15 +50,15 @@ impl Report {
         }
     }
 
-    /// The checkpoint of the whole job.
+    /// The checkpoint of the whole job that it is a part of.
     #[must_use]
     pub fn checkpoint(&self) -> JobCheckpoint {
         JobCheckpoint { attempt: self.attempt, id: self.part.id }
     }
 }
 
-/// Whether `report` cannot contribute to any commit after `record`: its checkpoint is committed or subsumed, or its
-/// generation is over. Once so, always. Pure.
+/// Whether `report` cannot contribute to any commit after `record`, because its checkpoint is committed or subsumed, or
+/// its generation is over. This never changes back. Pure.
 #[must_use]
 pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
     let is_past = |commit: &Commit| report.checkpoint() <= commit.checkpoint;
@@ -65,8 +66,8 @@ pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
     is_over || record.commit.as_ref().is_some_and(is_past)
 }
 
-/// The tasks of `record`'s generation that reported each checkpoint which may still be committed, by operator and
-/// subtask. Pure.
+/// The tasks of `record`'s generation that have reported, for each checkpoint that may still be committed, by operator
+/// and subtask. Pure.
 #[must_use]
 pub fn tally(
     record: &JobRecord,
@@ -88,8 +89,8 @@ pub fn tally(
     tally
 }
 
-/// The newest checkpoint that all tasks of `record`'s generation have reported and that is newer than its newest
-/// commit. Pure.
+/// The newest checkpoint that all tasks of `record`'s generation have reported, if it is newer than the newest commit.
+/// Pure.
 #[must_use]
 pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit> {
     let tasks = record.declared.as_ref()?.tasks();
@@ -97,7 +98,7 @@ pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit>
     let (checkpoint, parts) = tally.into_iter().rev().find(|(_, parts)| parts.len() == tasks)?;
     let mut commit = Commit { checkpoint, parts: BTreeMap::new() };
     for ((operator, _), part) in parts {
-        // In order of the subtasks, of which none is missing.
+        // In order of the subtasks, none of which is missing.
         commit.parts.entry(operator).or_default().push(part);
     }
     Some(commit)
@@ -115,13 +116,13 @@ pub(super) fn committed(newest: &JobRecord, commit: Commit) -> JobRecord {
 }
 
 /// Commits the newest checkpoint that all tasks of the generation `attempt` of `job` have reported, if there is a new
-/// one; returns what counts now. Anyone may, at any time. Idempotent. Cancel-safe.
+/// one; returns the present state. Any daemon may call it at any time. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
 pub async fn finish(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -> Result<Finished, JobError> {
     for _ in 0..ATTEMPTS {
-        // Before the reports: what is listed later only adds to them.
+        // The record first, then the reports: later reports only add to earlier ones.
         let Some(newest) = chain::newest(store, job, retry).await? else {
             return Err(JobError::Gone(job.clone()));
         };

@@ -1,4 +1,4 @@
-//! Declarations: the generation of an engine that lets dstl coordinate.
+//! Declarations begin the generation of an engine that lets dstl coordinate.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ use crate::{
     types::{Attempt, Name},
 };
 
-/// Subtasks of an operator, at most: as many as there may be key groups.
+/// Most subtasks of an operator, which is the highest number of key groups.
 const MAX_PARALLELISM: u32 = 1 << 15;
 
-/// A declared generation, as all its tasks are told.
+/// A declared generation, as its tasks are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// Where it is in the job's chain.
+    /// The number of its record in the job's chain.
     pub number: u64,
-    /// What its subtasks begin with; `None`: empty.
+    /// The checkpoint that its subtasks begin with; `None` for the empty state.
     pub restore: Option<JobCheckpoint>,
-    /// Operators that begin empty all the same.
+    /// Operators that begin empty in any case.
     pub new_operators: BTreeSet<Name>,
 }
 
-/// What a new generation restores.
+/// The checkpoint that a new generation restores.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Restored {
     pub(super) checkpoint: Option<JobCheckpoint>,
-    /// The newest commit, if it is that.
+    /// The newest commit, if its checkpoint is the restored one.
     pub(super) commit: Option<Commit>,
     pub(super) new_operators: BTreeSet<Name>,
 }
@@ -40,12 +40,12 @@ impl Generation {
     }
 }
 
-/// Begins the generation `attempt` of `job`, or finds it begun by the same declaration. Before that, what the
-/// generation before has fully reported is committed. Idempotent. Cancel-safe: dropped, it may have begun.
+/// Begins the generation `attempt` of `job`, or finds it begun by the same declaration. Before that, commits the
+/// checkpoint that the generation before has fully reported. Idempotent. Cancel-safe: if dropped, it may have begun.
 ///
 /// # Errors
-/// If there is a later one, this one was declared otherwise or begun without, or what it asks to begin with is not
-/// there.
+/// If there is a later one, this one was declared otherwise or has begun without a declaration, or the checkpoint to
+/// begin with does not exist.
 pub async fn declare(
     by: &Declaring<'_>,
     job: &Name,
@@ -67,6 +67,8 @@ pub async fn declare(
             continue;
         }
         if let Some(newest) = &newest {
+            // Order: 1. commit the checkpoint that the generation before has fully reported, 2. the record of the new
+            // generation, after which reports of the old one have no effect, 3. look at the chains again.
             let reports = reports::reported(store, job, newest.attempt, retry).await?;
             if let Some(commit) = commit::complete(newest, &reports) {
                 chain::append(store, job, &commit::committed(newest, commit), retry).await?;
@@ -95,7 +97,7 @@ pub async fn declare(
     Err(JobError::Contended(job.clone()))
 }
 
-/// Whether a declaration makes sense. Pure.
+/// Checks that a declaration does not contradict itself. Pure.
 fn check(job: &Name, declaration: &Declaration) -> Result<(), JobError> {
     let malformed = |what: String| Err(JobError::Malformed(job.clone(), what));
     if declaration.operators.is_empty() {
@@ -109,7 +111,7 @@ fn check(job: &Name, declaration: &Declaration) -> Result<(), JobError> {
     }
 }
 
-/// What the declaration of an attempt gets where `newest` is of that or a later one. Pure.
+/// The answer to the declaration of an attempt if `newest` is of that attempt or a later one. Pure.
 pub(super) fn answer(
     job: &Name,
     newest: &JobRecord,
@@ -130,7 +132,7 @@ pub(super) fn answer(
     }
 }
 
-/// Refuses an attempt that owners have already. Pure.
+/// Refuses an attempt that an owner has already. Pure.
 fn begun(job: &Name, heads: &[Manifest], attempt: Attempt) -> Result<(), JobError> {
     let job = job.clone();
     match heads.iter().map(|head| head.owner().attempt).max() {
@@ -140,7 +142,7 @@ fn begun(job: &Name, heads: &[Manifest], attempt: Attempt) -> Result<(), JobErro
     }
 }
 
-/// What the generation after `newest` restores. Pure.
+/// The checkpoint that the generation after `newest` restores. Pure.
 pub(super) fn restored(
     job: &Name,
     newest: Option<&JobRecord>,
@@ -158,7 +160,7 @@ pub(super) fn restored(
         (Asked::Given { id, attempt }, _) => {
             let same =
                 |found: &&JobCheckpoint| found.id == id && attempt.is_none_or(|attempt| found.attempt == attempt);
-            // What the job stands on need not be known to operators that began after it.
+            // Operators that began after the checkpoint that the job stands on need not know it.
             let found = stands_on.filter(|on| same(&on)).or_else(|| view.consistent.iter().rev().find(same).copied());
             let name = || attempt.map_or(id.to_string(), |attempt| JobCheckpoint { attempt, id }.to_string());
             Some(found.ok_or_else(|| JobError::NotConsistent(job.clone(), name()))?)

@@ -1,16 +1,8 @@
-//! Who decides for an attempt, where many daemons come at once.
+//! Decides which daemon chooses for an attempt when many come at the same time.
 //!
-//! Whoever decides reads the chains of all subtasks. If each of many daemons did, the requests of a restart would grow
-//! with subtasks times daemons. So the first one appends a record that says the same as the one before, and that it
-//! decides for the attempt; the others wait for what it decides.
-//!
-//! ```text
-//!   daemon a: record 8 "attempt 5 is being decided" ── reads all chains ──▶ record 9 "attempt 5 restores (4, 3)"
-//!   daemon b: finds record 8 ── waits ───────────────────────────────────────▶ follows record 9
-//! ```
-//!
-//! The announcement binds nobody: the deciding daemon may die. Who has waited for more than twice as long as the
-//! reading should take decides itself, and the chain orders what both append.
+//! The deciding daemon reads the chains of all subtasks. If every daemon did that, the requests of a restart would grow
+//! with subtasks times daemons. So the first one appends a record with the same contents as the one before, plus the
+//! announcement that it decides for the attempt. The others wait for its decision.
 
 use std::time::Duration;
 
@@ -22,15 +14,15 @@ use crate::{
     types::{Attempt, BackendId},
 };
 
-/// With fewer subtasks, all chains are read as fast as others are waited for.
+/// With fewer subtasks, reading all chains is as fast as waiting for another daemon.
 const MANY_SUBTASKS: u32 = 2 * CONCURRENT_READS as u32;
 
-/// The least time between two looks, and the time by which a deciding daemon may be late.
+/// The least time between two looks, and how late a deciding daemon may be.
 const PAUSE: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_secs(1);
 
-/// Whether `backend`, one of `parallelism` subtasks, shall decide what `attempt` begins with, as nobody has by the
-/// record in `seen`. If it shall not, there is a newer record to go by. Cancel-safe.
+/// Whether `backend`, one of `parallelism` subtasks, has to decide the checkpoint of `attempt`, which is undecided in
+/// the record in `seen`. If not, `seen` has a newer record to follow. Cancel-safe.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.

@@ -1,14 +1,15 @@
-//! Holding what a declared generation restores, before anybody is told of it.
+//! Holds the checkpoint that a declared generation restores, before any task is told of it.
 //!
-//! Owners of a declared attempt never let go of what the job stands on. But a generation may restore something else: an
-//! older checkpoint that was asked for, or one of an attempt that was not declared. Its owners may have let go of that
-//! already, and say so with their next manifest; or somebody discards it. So the generation's record comes first, which
-//! whoever discards looks at; then a fence under its attempt goes into every chain that has a part; and only if all
-//! parts are still there then, a second record says that they are *held*. Until then nobody is told what the generation
-//! restores.
+//! Owners of a declared attempt never let go of the checkpoint that the job stands on. But a generation may restore
+//! another one: an older checkpoint that was asked for, or one of an attempt that was not declared. Its owners may have
+//! let go of it already, which their next manifest will show; or a user discards it.
 //!
-//! Whoever let go of a part before the fence is seen by it, and the generation is withdrawn. Whoever comes later meets
-//! the fence, looks again, and finds the record.
+//! So there are three steps. First the generation's record, which every discard looks at. Then a fence under its
+//! attempt in every chain that has a part. If all parts are still there after that, a second record says that they are
+//! *held*. Until then no task is told which checkpoint the generation restores.
+//!
+//! If an owner let go of a part before the fence, the fence shows it, and the generation is withdrawn. An owner that
+//! comes later meets the fence, looks again, and finds the record.
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -28,27 +29,29 @@ use crate::{
     types::{Attempt, BackendId, Name},
 };
 
-/// Chains that are fenced at once.
+/// Chains that are fenced at the same time.
 const CONCURRENT_FENCES: usize = 16;
 
-/// What a declaration needs.
+/// The resources of a declaration.
 #[derive(Debug, Clone, Copy)]
 pub struct Declaring<'a> {
-    /// Where.
+    /// The store that has the job.
     pub store: &'a Store,
-    /// For the names of fences.
+    /// Makes UUIDs for the fences.
     pub random: &'a Random,
-    /// How long.
+    /// How requests are retried.
     pub retry: Retry,
 }
 
 impl Declaring<'_> {
-    /// Holds what `record`, the newest one of `job`, restores, and appends that it is held. Returns whether that is the
-    /// newest record now.
+    /// Holds the checkpoint that `record`, the newest one of `job`, restores, and appends that it is held. Returns
+    /// whether that is the newest record now.
     ///
     /// # Errors
-    /// [`JobError::NotThere`] if a part was let go; then the generation is withdrawn.
+    /// [`JobError::NotThere`] if a part was let go; the generation is withdrawn then.
     pub(super) async fn hold(&self, job: &Name, record: &JobRecord) -> Result<bool, JobError> {
+        // Order: 1. (by the caller) the generation's record, 2. the fences, 3. the record that it is held. Tasks are
+        // told of the checkpoint only after that.
         let mut next = JobRecord { unheld: false, ..record.successor() };
         let is_past = record.commit.as_ref().is_some_and(|commit| commit.checkpoint.attempt == record.attempt);
         let gone = match record.restore().filter(|_| !is_past) {
@@ -63,7 +66,7 @@ impl Declaring<'_> {
         gone.map_or(Ok(is_newest), Err)
     }
 
-    /// Fences every chain that has a part of `checkpoint`. Returns what is missing then.
+    /// Fences every chain that has a part of `checkpoint`. Returns an error if a part is missing then.
     async fn fence_all(
         &self,
         job: &Name,
@@ -79,14 +82,15 @@ impl Declaring<'_> {
         Ok(is_there(job, (checkpoint, record), &heads).err())
     }
 
-    /// Sees to it that no owner before `attempt` writes to the chain of `backend`. Returns its head.
+    /// Makes sure that no owner before `attempt` can write to the chain of `backend`. Returns its head.
     async fn fence(&self, backend: BackendId, attempt: Attempt) -> Result<Manifest, ChainError> {
         for _ in 0..ATTEMPTS {
             let Some(head) = manifests::read_head(self.store, &backend, self.retry).await? else { break };
             if head.manifest.owner().attempt >= attempt {
                 return Ok(head.manifest);
             }
-            // Without an epoch left nobody ever writes to it again. A declaration has no peers of another attempt.
+            // If no epoch number is left, the chain can never be written again. A declaration has no peers of another
+            // attempt.
             let fence = generation::fence(&head, attempt, &Bytes::new(), self.random.uuid());
             let Some(fence) = fence else { return Ok(head.manifest) };
             match manifests::append(self.store, &fence, self.retry).await {
@@ -98,11 +102,11 @@ impl Declaring<'_> {
         Err(ChainError::Contended(backend))
     }
 
-    /// Looks at the chains again after the record of the generation `attempt` is durable: an opener of a higher attempt
-    /// may have looked at the records before. `heads` are those that were looked at first.
+    /// Looks at the chains again after the record of the generation `attempt` is durable, since an opener with a higher
+    /// attempt may have read the records before that. `heads` are those that were read first.
     ///
     /// # Errors
-    /// [`JobError::Outdated`] if there is one; then its attempt is recorded.
+    /// [`JobError::Outdated`] if there is such an opener; its attempt is recorded then.
     pub(super) async fn refuse_overtaken(
         &self,
         job: &Name,
@@ -127,7 +131,7 @@ impl Declaring<'_> {
     }
 }
 
-/// Whether `heads` retain all of `checkpoint`, which `record` restores. Pure.
+/// Checks that `heads` retain all of `checkpoint`, which `record` restores. Pure.
 fn is_there(job: &Name, (checkpoint, record): (JobCheckpoint, &JobRecord), heads: &[Manifest]) -> Result<(), JobError> {
     match record.commit.as_ref().filter(|commit| commit.checkpoint == checkpoint) {
         Some(commit) => check_parts(job, commit, heads),
@@ -139,7 +143,7 @@ fn is_there(job: &Name, (checkpoint, record): (JobCheckpoint, &JobRecord), heads
     }
 }
 
-/// Whether the generation after `before` restores what an owner before it may let go of. Pure.
+/// Whether the generation after `before` restores a checkpoint that an owner before it may let go of. Pure.
 pub(super) fn needs_holding(before: Option<&JobRecord>, restore: Option<JobCheckpoint>) -> bool {
     let stands_on = before.filter(|before| before.declared.is_some() && !before.unheld).and_then(JobRecord::stands_on);
     restore.is_some() && restore != stands_on

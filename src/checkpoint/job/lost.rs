@@ -1,9 +1,10 @@
-//! What a job has lost without a hole: the newest manifests of one chain, so that it looks as it did before.
+//! Detects lost manifests: the newest manifests of one chain may vanish without a gap, so that the chain looks as it
+//! did before.
 //!
-//! Of that chain alone this cannot be told from "never written". But a checkpoint that completed was published by all
-//! subtasks, and each owner writes down which id it has published last. So where one chain says that a checkpoint
-//! completed, and another that its owner never came to that id, manifests of the other are missing. A checkpoint that
-//! an owner let go is none of that.
+//! That chain alone cannot tell this from "never written". But a completed checkpoint was published by all subtasks,
+//! and each owner records the highest id that it has published. So if one chain says that a checkpoint is complete, and
+//! the owner of another chain never came to that id, manifests of the other chain are missing. A checkpoint that an
+//! owner let go of is not taken for a lost one.
 
 use std::fmt;
 
@@ -16,11 +17,11 @@ use crate::{
 /// A completed checkpoint of which a part is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// Which.
+    /// The checkpoint of which a part is lost.
     pub checkpoint: JobCheckpoint,
-    /// Whose chain says that it completed.
+    /// The backend whose chain says that it is complete.
     pub witness: BackendId,
-    /// Whose chain should have, or have had, a part of it.
+    /// The backend whose chain should have, or have had, a part of it.
     pub missing: BackendId,
 }
 
@@ -35,9 +36,8 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The newest checkpoint after `after` that completed, as `witnesses` tell, and of which `heads` lack a part. The
-/// witnesses must have been read before the heads: a later one may tell of a completion that a head is too old to have.
-/// Pure.
+/// The newest completed checkpoint after `after`, as `witnesses` tell, of which `heads` lack a part. The witnesses must
+/// have been read before the heads; otherwise a witness may tell of a completion that is newer than a head. Pure.
 pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
     let completed = witnesses.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
     let newer = completed.filter(|(_, record)| record.completed && Some(JobCheckpoint::of(record)) > after);
@@ -48,7 +48,7 @@ pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Opt
     lost.max_by_key(|lost| lost.checkpoint)
 }
 
-/// Whether the chain of `head` has lost its part of the checkpoint that `record` of `witness` tells of.
+/// Whether the chain of `head` has lost its part of the checkpoint in `record` of `witness`.
 fn has_lost(head: &Manifest, witness: &Manifest, record: &CheckpointRecord) -> bool {
     let checkpoint = JobCheckpoint::of(record);
     if head.checkpoints.iter().any(|other| JobCheckpoint::of(other) == checkpoint) {

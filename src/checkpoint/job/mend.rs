@@ -1,9 +1,9 @@
-//! A way past a newest job record that is damaged for good: a record above it, which leaves open what the next attempt
-//! restores.
+//! A way past a newest job record that is damaged for good: a record above it, in which the choice of the next attempt
+//! is open.
 //!
-//! The damaged one stays, as its number must not be free again. It may have recorded what an attempt restores that has
-//! begun. So the new record is of the attempt after the highest that the job knows of: whoever had that one begins
-//! anew.
+//! The damaged record stays, as its number must not become free. It may have recorded the choice of an attempt that has
+//! begun. So the new record is of the attempt after the highest one that the job knows of, and tasks with a lower
+//! attempt have to begin again.
 
 use super::{Beginning, JobError, JobRecord, chain, read_heads};
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
     types::{Attempt, Name},
 };
 
-/// Adds a record above the newest one of `job`, which is damaged; of at least `attempt`. Returns it; `None` if the
-/// newest record is whole. Cancel-safe: dropped, it may be done.
+/// Adds a record above the newest one of `job`, which is damaged, with at least `attempt`. Returns it; `None` if the
+/// newest record is whole. Cancel-safe: if dropped, it may be done.
 ///
 /// # Errors
 /// If the chains cannot be read, or the store fails.
@@ -22,7 +22,7 @@ pub async fn mend_records(
     attempt: Attempt,
     retry: Retry,
 ) -> Result<Option<JobRecord>, JobError> {
-    // One wrong answer of the store is no verdict.
+    // Read twice: one wrong answer of the store is no proof.
     for _ in 0..2 {
         match chain::newest(store, job, retry).await {
             Err(JobError::Corrupt { .. }) => {}
@@ -48,6 +48,6 @@ pub async fn mend_records(
     if chain::append(store, job, &record, retry).await? {
         return Ok(Some(record));
     }
-    // Somebody else mended it, and was faster.
+    // Another caller was faster and mended it.
     chain::newest(store, job, retry).await.map(|_| None)
 }

@@ -184,7 +184,7 @@ impl World {
                 }
             }
             Step::Verify(number) if newest == number => match role {
-                // It committed for the generation before; now its own turn.
+                // This commit was for the generation before; now the declarer's own turn begins.
                 Role::Declarer { attempt, .. } if JobRecord::decode(&bytes).unwrap().attempt < attempt => Step::Read,
                 _ => Step::Done,
             },
@@ -192,7 +192,7 @@ impl World {
             Step::Done => unreachable!("it is not ready"),
         };
         if !matches!(step, Step::List(_)) {
-            // It decides by that no more.
+            // The actor no longer decides by the records that it read.
             read.clear();
         }
         self.actors[at] = Actor { role, step, read };

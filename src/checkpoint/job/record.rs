@@ -1,4 +1,4 @@
-//! The record of a job: what a link of its chain says. Pure.
+//! The record of a job, which is a link of its chain. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,98 +18,98 @@ use crate::{
     types::{Attempt, CheckpointId, CheckpointIdentity, MAX_PARALLELISM_LIMIT, Name},
 };
 
-/// Commits before the newest that a record still tells of.
+/// Commits before the newest one that a record still lists.
 const EARLIER_COMMITS: usize = 15;
 
-/// All that is still true of a job after the newest generation or commit.
+/// Everything that is still true of a job after its newest generation or commit.
 ///
-/// Invariants: `new_operators` and `commit` only where it was declared; `commit` is of this attempt, or what this
-/// attempt restored.
+/// Invariants: `new_operators` and `commit` are set only if the attempt was declared; `commit` is of this attempt, or
+/// the one that this attempt restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRecord {
-    /// Its place in the chain, from 1.
+    /// Its number in the chain, from 1.
     pub number: u64,
-    /// Of the newest generation.
+    /// The attempt of the newest generation.
     pub attempt: Attempt,
-    /// The record that began it.
+    /// The number of the record that began this generation.
     pub began: u64,
-    /// What its subtasks begin with.
+    /// The checkpoint that its subtasks begin with.
     pub beginning: Beginning,
     /// Checkpoints that are known to be damaged, oldest first.
     pub spoilt: Vec<Spoilt>,
-    /// What was declared; `None` where the engine coordinates.
+    /// The declaration of the attempt; `None` if the engine coordinates.
     pub declared: Option<Declaration>,
-    /// Operators that begin empty, because what is restored does not have them.
+    /// Operators that begin empty, because the restored checkpoint does not have them.
     pub new_operators: BTreeSet<Name>,
     /// The newest commit.
     pub commit: Option<Commit>,
-    /// Commits before it, oldest first: the newest of them.
+    /// Commits before the newest one, oldest first; only the latest of them.
     pub earlier: Vec<JobCheckpoint>,
-    /// What it restores may still be let go of by owners before it, so nobody is told yet.
+    /// Whether earlier owners may still let go of the checkpoint to restore, so that no task may be told of it yet.
     pub unheld: bool,
-    /// Starts that were named by tokens, by attempt: the newest of them.
+    /// The latest starts that were named by tokens, ordered by attempt.
     pub starts: Vec<Start>,
-    /// That a subtask decided what an attempt begins with, when this was made.
+    /// The announcement that a subtask was deciding for an attempt when this record was made.
     pub deciding: Option<Deciding>,
 }
 
-/// The announcement of who decides for an attempt.
+/// The announcement that one subtask decides for an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deciding {
-    /// For which.
+    /// The attempt that it decides for.
     pub attempt: Attempt,
-    /// Of which operator the deciding subtask is.
+    /// The operator of the deciding subtask.
     pub operator: Name,
-    /// Its number.
+    /// The number of the deciding subtask.
     pub subtask: u32,
 }
 
-/// What the subtasks of an attempt begin with.
+/// The checkpoint that the subtasks of an attempt begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beginning {
-    /// Whoever asks for the latest first decides.
+    /// The first subtask that asks for the latest will decide.
     Undecided,
-    /// This, or empty.
+    /// This checkpoint, or `None` for the empty state.
     Chosen(Option<JobCheckpoint>),
 }
 
-/// The tasks of an attempt, and what they shall begin with.
+/// The tasks of an attempt, and the checkpoint that they are to begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
-    /// Every operator with its number of subtasks.
+    /// Every operator, with its number of subtasks.
     pub operators: BTreeMap<Name, u32>,
-    /// What was asked for.
+    /// The checkpoint that the engine asked for.
     pub asked: Asked,
 }
 
-/// What an engine asks to begin with.
+/// The checkpoint that an engine asks to begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// The newest commit.
     Latest,
-    /// The checkpoint with this id, of this attempt or the newest that has it.
+    /// The checkpoint with this id, of the given attempt or else of the newest one that has it.
     Given {
-        /// The engine's id.
+        /// The id that the engine gave it.
         id: CheckpointId,
-        /// Whose.
+        /// The attempt that made it; `None` for the newest one.
         attempt: Option<Attempt>,
     },
-    /// Nothing.
+    /// The empty state.
     Empty,
 }
 
 /// A committed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// Which.
+    /// The checkpoint that was committed.
     pub checkpoint: JobCheckpoint,
-    /// By operator: its parts, by subtask.
+    /// The parts of each operator, in order of the subtasks.
     pub parts: BTreeMap<Name, Vec<CheckpointIdentity>>,
 }
 
 impl JobRecord {
-    /// The record after `before` with which `attempt` begins without being declared. Commits of earlier attempts count
-    /// no longer: its engine decides what becomes of them.
+    /// The record after `before` with which `attempt` begins without a declaration. Commits of earlier attempts no
+    /// longer count: the engine decides about them.
     #[must_use]
     pub fn undeclared(before: Option<&Self>, attempt: Attempt, beginning: Beginning, spoilt: Vec<Spoilt>) -> Self {
         let number = before.map_or(1, |before| before.number + 1);
@@ -129,13 +129,13 @@ impl JobRecord {
         }
     }
 
-    /// The next record, which says the same.
+    /// The next record, with the same contents.
     #[must_use]
     pub fn successor(&self) -> Self {
         Self { number: self.number + 1, deciding: None, ..self.clone() }
     }
 
-    /// What its subtasks begin with, if that is decided and not nothing.
+    /// The checkpoint that its subtasks begin with; `None` if that is undecided or the empty state.
     #[must_use]
     pub fn restore(&self) -> Option<JobCheckpoint> {
         match self.beginning {
@@ -144,19 +144,20 @@ impl JobRecord {
         }
     }
 
-    /// What a later declared generation restores: the newest commit, or else what this one began with.
+    /// The checkpoint that a later declared generation restores: the newest commit, or else the one that this
+    /// generation began with.
     #[must_use]
     pub fn stands_on(&self) -> Option<JobCheckpoint> {
         self.commit.as_ref().map(|commit| commit.checkpoint).or(self.restore())
     }
 
-    /// The commits that it tells of, oldest first.
+    /// The commits that it lists, oldest first.
     #[must_use]
     pub fn commits(&self) -> Vec<JobCheckpoint> {
         self.earlier.iter().copied().chain(self.commit.as_ref().map(|commit| commit.checkpoint)).collect()
     }
 
-    /// Makes `commit` the newest, in place of the one before.
+    /// Makes `commit` the newest; the one before moves to the earlier ones.
     pub(super) fn commit(&mut self, commit: Option<Commit>) {
         let before = std::mem::replace(&mut self.commit, commit);
         self.earlier.extend(before.map(|before| before.checkpoint));
@@ -242,7 +243,7 @@ impl Deciding {
 }
 
 impl Declaration {
-    /// Number of tasks.
+    /// Number of tasks over all operators.
     #[must_use]
     pub fn tasks(&self) -> usize {
         self.operators.values().map(|parallelism| *parallelism as usize).sum()

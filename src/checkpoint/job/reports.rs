@@ -1,8 +1,7 @@
-//! Reports on the store: objects by which tasks tell that their part of a checkpoint is durable.
+//! Reports on the store: objects by which tasks announce that their part of a checkpoint is durable.
 //!
-//! All that matters is in the name ([`ObjectName::Report`]), so one listing tells what a generation has reported,
-//! whatever the number of its tasks; and two of them never differ in contents. What they contain, the part's handle, is
-//! for tools.
+//! All facts are in the name ([`ObjectName::Report`]). So one listing tells what a generation has reported, however
+//! many tasks it has, and two reports of one name never differ. The contents, the handle of the part, are for tools.
 
 use bytes::Bytes;
 
@@ -21,13 +20,13 @@ use crate::{
 };
 
 impl Report {
-    /// The object's name.
+    /// The name of the object.
     #[must_use]
     pub fn name(&self) -> ObjectName {
         ObjectName::Report { backend: self.backend.clone(), attempt: self.attempt, checkpoint: self.part }
     }
 
-    /// The object's bytes.
+    /// The bytes of the object.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let checkpoint = Some(to_checkpoint(self.checkpoint()));
@@ -46,7 +45,7 @@ impl Report {
         Ok(Self { backend: handle.backend, attempt: checkpoint.attempt, part: handle.checkpoint })
     }
 
-    /// The handle of the part.
+    /// The handle of the reported part.
     #[must_use]
     pub fn handle(&self) -> CheckpointHandle {
         CheckpointHandle { backend: self.backend.clone(), checkpoint: self.part }
@@ -56,24 +55,24 @@ impl Report {
 /// Makes `report` durable. Idempotent. Cancel-safe.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn report(store: &Store, report: &Report, retry: Retry) -> Result<(), JobError> {
-    // Whoever else makes an object of this name makes the same.
+    // Every object of this name has the same contents.
     store.create(&report.name().path(), PutPayload::from_bytes(report.encode()), retry).await?;
     Ok(())
 }
 
-/// What `attempt` of `job` has reported. Cancel-safe.
+/// The reports of `attempt` of `job`. Cancel-safe.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store.
 pub async fn reported(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -> Result<Vec<Report>, JobError> {
     let objects = store.list(&layout::reports_of_attempt(job, attempt), retry).await?;
     Ok(objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(Report::of).collect())
 }
 
-/// Deletes the reports that `record`, the newest one of `job`, outdates. Best effort: a sweep finds what stays.
-/// Cancel-safe.
+/// Deletes the reports that `record`, the newest one of `job`, outdates, with few attempts; a sweep finds the remaining
+/// ones. Cancel-safe.
 pub async fn delete_outdated(store: &Store, job: &Name, record: &JobRecord, retry: Retry) {
     let listed = store.list(&layout::reports(job), retry).await;
     let outdated = listed.map(|objects| {

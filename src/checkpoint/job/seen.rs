@@ -1,8 +1,8 @@
-//! A daemon's knowledge of the newest record of a job, so that the subtasks that open together on it do not each ask
-//! the store.
+//! The newest record of a job, as far as a daemon knows it, so that subtasks that open together do not each ask the
+//! store.
 //!
-//! A record that was read, or made, is the newest until another one is appended. A subtask that still goes by the old
-//! one finds out in one of two ways. If it derives a record, the number of that is taken. If it only follows the old
+//! A record that was read, or made, is the newest until another one is appended. A subtask that relies on an old record
+//! finds out in one of two ways. If it derives a record, the number is already taken. If it only follows the old
 //! record, it looks again after its manifest is durable. So an old record costs a second look, and decides nothing.
 
 use std::{
@@ -19,18 +19,18 @@ use crate::{
     types::{Attempt, Name},
 };
 
-/// The newest record of a job, as far as somebody has read it.
+/// The newest record of a job, as far as this daemon has read it.
 #[derive(Debug, Clone, Default)]
 pub enum Seen {
-    /// It was not read yet, so that even its number is unknown.
+    /// The record was not read yet, so that even its number is unknown.
     #[default]
     NotYet,
-    /// It was read, and is this one; `None`: the job has no record.
+    /// The record was read, and is this one; `None` if the job has no record.
     Newest(Option<Box<JobRecord>>),
 }
 
 impl Seen {
-    /// The record, which is read from the store if it was not read yet.
+    /// The record; it is read from the store if it was not read yet.
     pub(super) async fn get(&mut self, store: &Store, job: &Name, retry: Retry) -> Result<Option<JobRecord>, JobError> {
         if let Self::Newest(record) = self {
             return Ok(record.as_deref().cloned());
@@ -55,12 +55,12 @@ impl Seen {
         }
     }
 
-    /// `record` was made.
+    /// Notes that `record` was made, and is the newest.
     pub(super) fn made(&mut self, record: JobRecord) {
         *self = Self::Newest(Some(Box::new(record)));
     }
 
-    /// Another one may be the newest by now.
+    /// Notes that another record may be the newest by now.
     pub(super) fn forget(&mut self) {
         *self = Self::NotYet;
     }
@@ -72,7 +72,7 @@ impl Seen {
         self.record().is_some_and(|record| record.attempt == attempt && is_decided(record))
     }
 
-    /// Takes over `other` where that is newer.
+    /// Takes over `other` if it is newer.
     pub fn or_newer(&mut self, other: &Self) {
         let is_newer = match (&*self, other) {
             (_, Self::NotYet) => false,
@@ -85,13 +85,13 @@ impl Seen {
     }
 }
 
-/// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with: one at a time for each
-/// job. A subtask that had to wait for its turn learns the decision of the one before. Cheap to clone.
+/// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with, one at a time for each
+/// job. A subtask that had to wait for its turn learns the decision before it. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Decisions(Arc<Mutex<HashMap<Name, Weak<Turns<Seen>>>>>);
 
 impl Decisions {
-    /// Waits for the turn to decide for `job`; with it comes the record that the turn before has seen. Cancel-safe.
+    /// Waits for the turn to decide for `job`. With it comes the record that the turn before has read. Cancel-safe.
     pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
         let turns = {
             let mut jobs = self.0.lock();

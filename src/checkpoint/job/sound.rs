@@ -1,9 +1,9 @@
-//! Falling back: the newest consistent checkpoint of which nothing is damaged, as far as that shows without loading it.
+//! Falling back: the newest consistent checkpoint without damage, as far as that can be seen without loading it.
 //!
-//! Whoever chooses for the others examines the whole job, newest checkpoint first, and records what it skipped along
-//! with its choice. What shows only while a restore reads is recorded too ([`mark`]), by whoever met it. The choice of
-//! an attempt is never changed, since other subtasks may go on from it already: the next attempt skips what is marked,
-//! unless the object that spoilt it now reads well: then the mark is taken back.
+//! The subtask that chooses for the others examines the whole job, newest checkpoint first, and records with its choice
+//! which checkpoints it skipped. Damage that only a restore finds is recorded by the subtask that found it ([`mark`]).
+//! The choice of an attempt is never changed, since other subtasks may have begun with it already. The next attempt
+//! skips marked checkpoints. If the object that spoilt one can be read again, the mark is removed.
 
 use std::collections::BTreeSet;
 
@@ -19,22 +19,22 @@ use crate::{
     types::{Attempt, BackendId},
 };
 
-/// Bytes that a record tells of why a checkpoint is damaged, at most.
+/// Most bytes of the text that says why a checkpoint is damaged.
 const MAX_REASON_BYTES: usize = 400;
 
-/// A checkpoint that is damaged.
+/// A damaged checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spoilt {
-    /// Which.
+    /// The checkpoint that is damaged.
     pub checkpoint: JobCheckpoint,
-    /// An object that is missing or corrupt, and how.
+    /// An object that is missing or corrupt, and how, for people.
     pub what: String,
-    /// The path of that object, if it is one that a part names; empty if not.
+    /// The path of that object, if a part names it; otherwise empty.
     pub object: String,
 }
 
 impl Spoilt {
-    /// Of `checkpoint`, by `fault`; the reason is cut short where it is long.
+    /// The mark of `checkpoint`, because of `fault`; a long reason is cut short.
     #[must_use]
     pub fn new(checkpoint: JobCheckpoint, fault: &Fault) -> Self {
         let what = &fault.what;
@@ -46,8 +46,8 @@ impl Spoilt {
     }
 }
 
-/// The newest consistent checkpoint of `view` up to `not_after` that shows no damage. What does is added to `marks`,
-/// which stay ordered; where what a mark tells of reads well now, the mark goes.
+/// The newest consistent checkpoint of `view`, up to `not_after`, that shows no damage. Damaged ones are added to
+/// `marks`, which stay ordered. If the object of a mark can be read again, the mark is removed.
 pub(super) async fn newest(
     store: &Store,
     heads: &[Manifest],
@@ -61,7 +61,7 @@ pub(super) async fn newest(
         let suspects: BTreeSet<Path> = match suspect {
             None => BTreeSet::new(),
             Some(Ok(object)) if !object.as_ref().is_empty() => BTreeSet::from([object]),
-            // There is nothing to look at.
+            // No object is known that could be looked at.
             Some(_) => continue,
         };
         let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
@@ -71,7 +71,7 @@ pub(super) async fn newest(
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
             (Ok(position), None) if damage.unexamined.is_empty() => {
-                // Not within the line of the log: without a subscriber, its arguments are not evaluated.
+                // Outside of the log call, whose arguments are not evaluated without a subscriber.
                 let mark = marks.remove(position);
                 tracing::warn!(checkpoint = %candidate, object = %mark.object, "reads well again: no longer damaged");
                 return Ok(Some(*candidate));
@@ -83,8 +83,8 @@ pub(super) async fn newest(
     Ok(None)
 }
 
-/// Records that `spoilt` are damaged. Returns whether nobody but `backend`, of `parallelism` subtasks, can have
-/// followed the choice of `attempt`: then it may choose anew. Idempotent. Cancel-safe.
+/// Records that `spoilt` are damaged. Returns whether only `backend`, of `parallelism` subtasks, can have followed the
+/// choice of `attempt`; then it may choose again. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] of reading and writing the job's records.
@@ -122,7 +122,7 @@ pub async fn mark(
     Err(JobError::Chain(ChainError::Contended(backend.clone())))
 }
 
-/// The checkpoints of the job of which it is recorded that they are damaged, oldest first. Cancel-safe.
+/// The checkpoints of the job that are recorded as damaged, oldest first. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] of reading the job's records.

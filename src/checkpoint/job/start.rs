@@ -1,14 +1,14 @@
-//! Starts that an engine names by tokens: each gets the next attempt of the job, once.
+//! Starts that an engine names by tokens: each token gets the next attempt of the job, once.
 //!
 //! ```text
 //!   record 7            record 8                    record 9
 //!   starts: g1/0 = 12   starts: g1/0 = 12, g2/0 = 13   starts: g2/0 = 13, g2/1 = 14      g1/0 was superseded for longer than the grace
 //! ```
 //!
-//! Whoever comes with a token that the newest record does not have appends a record in which it has the attempt after
-//! the highest one. Since each record is made by create-if-absent from the one before, two tokens never get one number,
-//! and one token gets two only if the first is forgotten. That may happen to a start which others have superseded: then
-//! it counts as a new one, which costs a restart of those that it outdates, and no data.
+//! If a token is not in the newest record, its daemon appends a record in which the token has the attempt after the
+//! highest one. Each record is made by create-if-absent from the one before. So two tokens never get one number, and
+//! one token gets two numbers only if the first is forgotten. That can happen to a start that others have superseded.
+//! Then it counts as a new start, which makes the outdated tasks restart but loses no data.
 
 use bytes::Bytes;
 
@@ -19,32 +19,32 @@ use crate::{
     types::{Attempt, Name, TimeMs},
 };
 
-/// Starts that a record tells of, at most: some 20 KiB.
+/// Most starts in a record, which take about 20 KiB.
 const KEPT_STARTS: usize = 128;
 
-/// A start of a job that has its number.
+/// A start of a job and its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
-    /// As the engine names it.
+    /// The name that the engine gave it.
     pub token: Bytes,
-    /// Its number.
+    /// Its number, used as attempt.
     pub attempt: Attempt,
-    /// Its peers have the same; empty: it has none.
+    /// Starts with the same value are its peers; empty if it has none.
     pub peers: Bytes,
-    /// When it got its number, by the clock of the daemon that gave it.
+    /// When it got its number, by the clock of the daemon that recorded it.
     pub at: TimeMs,
 }
 
-/// How an engine names a start.
+/// A start as an engine names it.
 #[derive(Debug, Clone)]
 pub struct Naming {
-    /// Not empty.
+    /// The name of the start; not empty.
     pub token: Bytes,
-    /// Of its peers; may be empty.
+    /// The common value of its peers; may be empty.
     pub peers: Bytes,
-    /// What time it is.
+    /// The present time.
     pub now: TimeMs,
-    /// For how long a superseded start is remembered, in milliseconds.
+    /// How long a superseded start is remembered, in milliseconds.
     pub grace_ms: u64,
 }
 
@@ -60,8 +60,8 @@ impl Start {
     }
 }
 
-/// The attempt of the start that `naming` names: the one that it has, or else the next one of `job`. Idempotent.
-/// Cancel-safe: dropped, the start may have its number.
+/// The attempt of the start that `naming` names: its recorded one, or else the next one of `job`. Idempotent.
+/// Cancel-safe: if dropped, the start may have its number.
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
@@ -72,7 +72,7 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
         if let Some(start) = starts.iter().find(|start| start.token == naming.token) {
             return Ok(start.attempt);
         }
-        // The first token of a job: its owners before had attempts by number.
+        // The first token of a job: earlier owners may have attempts that the engine counted.
         let owners = if starts.is_empty() { read_heads(store, job, retry).await? } else { vec![] };
         let highest = owners.iter().map(|head| head.owner().attempt).max().unwrap_or(0);
         let Some((attempt, next)) = numbered(newest.as_ref(), highest, naming) else {
@@ -86,8 +86,8 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
     Err(JobError::Contended(job.clone()))
 }
 
-/// The record after `newest` in which the start has a number above all that the job had, `highest` included; `None` if
-/// there is none. Pure.
+/// The record after `newest` in which the start has a number above all attempts of the job, `highest` included; `None`
+/// if no number is left. Pure.
 pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Naming) -> Option<(Attempt, JobRecord)> {
     let given =
         newest.iter().flat_map(|newest| newest.starts.iter().map(|start| start.attempt).chain([newest.attempt]));
@@ -103,14 +103,14 @@ pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Na
     Some((attempt, next))
 }
 
-/// Drops what was superseded for longer than the grace, but for peers of the newest; and the oldest, if there are too
-/// many.
+/// Drops starts that were superseded for longer than the grace, except peers of the newest; and the oldest ones if
+/// there are too many.
 fn forget(starts: &mut Vec<Start>, naming: &Naming) {
     let superseded: Vec<TimeMs> = starts.iter().skip(1).map(|next| next.at).collect();
     let mut at = superseded.into_iter();
     starts.retain(|start| {
         let is_peer = !start.peers.is_empty() && start.peers == naming.peers;
-        // A time that lies ahead, by another daemon's clock, counts as now.
+        // A time in the future, by another daemon's clock, counts as the present.
         let is_young = at.next().is_none_or(|at| naming.now.saturating_sub(at) <= naming.grace_ms);
         is_peer || is_young
     });

@@ -1,4 +1,4 @@
-//! The pure view: what the heads of all chains of a job together can restore.
+//! The pure view: the checkpoints that the heads of all chains of a job can restore together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,40 +8,40 @@ use crate::{
     types::Name,
 };
 
-/// What the newest consistent state of a job is.
+/// The newest consistent state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Latest {
     /// No subtask has a completed checkpoint.
     Nothing,
-    /// Every operator retains this one whole.
+    /// The newest checkpoint that every operator retains whole.
     Checkpoint(JobCheckpoint),
     /// Some subtasks have completed checkpoints, but there is none that all retain.
     Inconsistent,
 }
 
-/// What a job can be restored to.
+/// The checkpoints that a job can be restored to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobView {
-    /// By name.
+    /// The checkpoints of each operator, by its name.
     pub operators: BTreeMap<Name, Vec<OperatorCheckpoint>>,
     /// The checkpoints that every operator retains whole, oldest first.
     pub consistent: Vec<JobCheckpoint>,
-    /// Whether any subtask retains a checkpoint of which it knows that it completed.
+    /// Whether any subtask retains a checkpoint that it knows to be complete.
     any_completed: bool,
 }
 
-/// What the subtasks of one operator retain of one checkpoint.
+/// The parts of one checkpoint that the subtasks of one operator retain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorCheckpoint {
-    /// Which.
+    /// The checkpoint that the parts belong to.
     pub checkpoint: JobCheckpoint,
     /// The number of subtasks that made it.
     pub parallelism: u32,
-    /// Those that retain it.
+    /// The subtasks that retain their part.
     there: BTreeSet<u32>,
-    /// Whether all subtasks retain their part, and those are of one generation: it can be restored.
+    /// Whether all subtasks retain their part, and are of one generation, so that it can be restored.
     pub is_whole: bool,
-    /// Whether each part there is knows that the checkpoint completed.
+    /// Whether every retained part is known to be complete.
     pub completed: bool,
 }
 
@@ -80,7 +80,7 @@ impl JobView {
         }
     }
 
-    /// The checkpoint `id` of the newest attempt of which `operator` retains it whole.
+    /// The checkpoint `id` of the newest attempt for which `operator` retains it whole.
     #[must_use]
     pub fn by_id(&self, operator: &Name, id: u64) -> Option<JobCheckpoint> {
         let of = |found: &&OperatorCheckpoint| found.is_whole && found.checkpoint.id == id;
@@ -89,7 +89,7 @@ impl JobView {
 }
 
 impl OperatorCheckpoint {
-    /// The subtasks that made it and do not retain it.
+    /// The subtasks that made the checkpoint and do not retain it.
     pub fn missing(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.parallelism).filter(|subtask| !self.there.contains(subtask))
     }

@@ -36,7 +36,7 @@ fn at(cut: u64) -> Sqn {
     Sqn(Sqn::first_of(EPOCH).0 + cut)
 }
 
-/// A ledger in which checkpoints 1..=n are published, checkpoint i with cut 10 i.
+/// A ledger in which checkpoints 1..=n are published; checkpoint i has the cut 10 i.
 fn published(n: u64, retention: Retention) -> Ledger {
     let mut ledger = Ledger::new(EPOCH, retention, vec![], 0);
     for id in 1..=n {
@@ -207,7 +207,7 @@ fn a_commit_completes_and_lets_go_of_what_is_older_and_never_will() {
     }
 }
 
-/// What owners before left: one checkpoint of each epoch, those in `completed` completed.
+/// The checkpoints of earlier owners: one in each epoch; those in `completed` are completed.
 fn left(completed: &[u64], epochs: std::ops::Range<u64>, retention: Retention) -> Ledger {
     let one = |epoch: u64| {
         let mut record = record(1, 10);
@@ -221,8 +221,8 @@ fn epochs(ledger: &Ledger) -> Vec<u64> {
     ledger.retained().iter().map(|record| record.identity.epoch).collect()
 }
 
-/// Of `completed` and a pinned one in epoch 2, those of owners before that are left once an owner that began with that
-/// of epoch `from` has published a checkpoint of its own.
+/// The checkpoints of earlier owners (`completed`, and a pinned one in epoch 2) that remain after an owner that began
+/// with the checkpoint of epoch `from` has published one of its own.
 fn left_by_retention(completed: &[u64], retention: Retention, from: u64) -> Vec<u64> {
     let mut ledger = left(completed, 1..10, retention);
     assert!(ledger.pin(NoticeTarget { epoch: 2, id: 1, uuid: None }));

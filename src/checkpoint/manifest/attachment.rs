@@ -1,8 +1,8 @@
 //! Attachments: the bytes that tasks put on their barriers.
 //!
-//! Those of a new checkpoint stand in its manifest, so that it takes one write. Each later manifest would repeat them
-//! for as long as the checkpoint is retained. So where they are many, they move into a page, which is written beside
-//! the manifest that has them first, and named by the next.
+//! The attachment of a new checkpoint stands in its manifest, so that a checkpoint takes one write. Each later manifest
+//! would repeat it as long as the checkpoint is retained. So if there are many bytes of attachments, they move into a
+//! page, which is written beside the manifest that has them first, and named by the next.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +20,18 @@ use crate::{
     types::{BackendId, CheckpointIdentity},
 };
 
-/// Bytes of attachments that manifests repeat, at most.
+/// Most bytes of attachments that manifests repeat.
 pub const ATTACHMENT_BYTES: usize = 16 << 10;
 
-/// Bytes of attachments from which on the next ones go into another page.
+/// Bytes of attachments after which another page begins.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The task's bytes of one checkpoint.
+/// The bytes that a task attached to one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// In the manifest itself.
+    /// The bytes stand in the manifest itself.
     Here(Bytes),
-    /// In this page.
+    /// The bytes are in this page.
     Page(PageRef),
 }
 
@@ -42,7 +42,7 @@ impl From<Bytes> for Attachment {
 }
 
 impl Attachment {
-    /// The page that has it, if one has.
+    /// The page that has it, if it is in one.
     #[must_use]
     pub fn page(&self) -> Option<PageRef> {
         match self {
@@ -58,10 +58,11 @@ impl Attachment {
         }
     }
 
-    /// The bytes, which `checkpoint` of `backend` has; or the fault of the page that should have them. Cancel-safe.
+    /// Reads the bytes that `checkpoint` of `backend` has; or returns the fault of the page that should have them.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The error of the store.
     pub async fn read(
         &self,
         store: &Store,
@@ -89,9 +90,9 @@ impl Attachment {
 }
 
 impl Manifest {
-    /// Moves the attachments that stand in it into pages, if they are more than [`ATTACHMENT_BYTES`] together. Returns
-    /// the pages: they are to be made durable before a manifest that is derived from this one is. `next` is the number
-    /// of the next page, `random` gives UUIDs.
+    /// Moves the attachments that stand in the manifest into pages, if they have more than [`ATTACHMENT_BYTES`]
+    /// together. Returns the pages, which must be durable before a manifest that is derived from this one. `next` is
+    /// the number of the next page, `random` makes UUIDs.
     pub fn fold_attachments(&mut self, next: &mut u64, mut random: impl FnMut() -> Uuid) -> Vec<NewPage> {
         let mut pages = vec![];
         if self.checkpoints.iter().map(|record| record.attachment.bytes_here()).sum::<usize>() <= ATTACHMENT_BYTES {
@@ -123,7 +124,7 @@ impl Manifest {
     }
 }
 
-/// Lets `records` have their attachments where those of the same name have them that are `moved`.
+/// Gives `records` the places of attachments that the records of the same name in `moved` have.
 pub fn follow<'r>(records: impl Iterator<Item = &'r mut CheckpointRecord>, moved: &[CheckpointRecord]) {
     let moved: BTreeMap<_, _> = moved.iter().map(|record| (record.identity, &record.attachment)).collect();
     for record in records {

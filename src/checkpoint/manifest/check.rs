@@ -1,6 +1,5 @@
-//! What holds of every manifest that an owner writes, checked of each that is read: its numbers may be forged or
-//! mistaken under a right checksum, and what is computed from them loops over them, adds them and looks things up by
-//! them. Pure.
+//! Checks that every manifest that is read satisfies the rules that owners keep. Its numbers may be forged, or wrong,
+//! even if the checksum is right; and later code loops over them, adds them, and looks things up by them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,20 +9,20 @@ use crate::{
     types::{MAX_PARALLELISM_LIMIT, StateId},
 };
 
-/// Highest number of a manifest, and of a record of a job: there is always a next one.
+/// Highest number of a manifest or job record, so that there is always a next one.
 pub(in crate::checkpoint) const MAX_NUMBER: u64 = u64::MAX >> 1;
 
-/// Most checkpoints that a manifest retains: four times what [`Limits`](crate::types::Limits) allow.
+/// Most checkpoints that a manifest retains: four times the number that [`Limits`](crate::types::Limits) allow.
 const MAX_CHECKPOINTS: usize = 4_000;
 
-/// Most sources, and pages of them, that one epoch lists: a thousand times what
-/// [`Bounds::SETTLED`](crate::checkpoint::index::Bounds) are.
+/// Most sources, and pages of sources, that one epoch lists: a thousand times as many as
+/// [`Bounds::SETTLED`](crate::checkpoint::index::Bounds).
 const MAX_LISTED: usize = 1 << 14;
 
 /// Checks `manifest`, which `message` was decoded to.
 ///
 /// # Errors
-/// Says what no manifest says.
+/// Names the rule that the manifest breaks.
 pub(super) fn check(message: &store::Manifest, manifest: &Manifest) -> Result<(), &'static str> {
     if !(1..=MAX_NUMBER).contains(&manifest.number) {
         return Err("a number that no manifest has");
@@ -39,7 +38,7 @@ pub(super) fn check(message: &store::Manifest, manifest: &Manifest) -> Result<()
     Ok(())
 }
 
-/// What a checkpoint without a base of its own epoch builds on is there.
+/// Checks that the contents on which a checkpoint without a base of its own epoch builds exist.
 fn check_imports(manifest: &Manifest) -> Result<(), &'static str> {
     let imports: BTreeSet<_> = manifest.imports.iter().map(|import| import.uuid).collect();
     let without_base = manifest.checkpoints.iter().filter(|record| record.base.is_none());
@@ -76,7 +75,7 @@ fn check_epochs(epochs: &[EpochRecord]) -> Result<(), &'static str> {
     epochs.iter().try_for_each(|record| check_span(&record.span))
 }
 
-/// Ids are dense, and what a registration refers to is there.
+/// Checks that ids have no gaps, and that everything that a registration refers to exists.
 fn check_states(states: &BTreeMap<StateId, Registration>) -> Result<(), &'static str> {
     if !states.keys().zip(1..).all(|(id, dense)| id.0 == dense) {
         return Err("ids of states that are not dense from 1");
@@ -107,7 +106,7 @@ fn check_checkpoints(manifest: &Manifest) -> Result<(), &'static str> {
     if checkpoints.iter().any(|record| record.states_to as usize > states.len()) {
         return Err("a checkpoint with states that there are not");
     }
-    // Few states ever have more registrations than one.
+    // Few states ever have more than one registration.
     let mut by_data: BTreeMap<StateId, Vec<StateId>> = BTreeMap::new();
     for (id, registration) in states.iter().filter(|(id, registration)| **id != registration.data) {
         by_data.entry(registration.data).or_insert_with(|| vec![registration.data]).push(*id);

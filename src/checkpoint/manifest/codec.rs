@@ -24,7 +24,7 @@ use crate::{
 const MAX_FILE_BYTES: u64 = 1 << 48;
 
 impl Manifest {
-    /// The manifest as an object.
+    /// The manifest as the bytes of an object.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         assert!(!self.epochs.is_empty(), "a manifest is written by an owner");
@@ -67,7 +67,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// If the bytes are damaged, or say what no manifest says.
+    /// If the bytes are damaged, or are not a valid manifest.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Manifest = envelope::open(Kind::Manifest, bytes)?;
         let checked = decode(&message).and_then(|manifest| check::check(&message, &manifest).map(|()| manifest));
@@ -207,7 +207,7 @@ fn encode_epoch(record: &EpochRecord) -> store::EpochRecord {
     }
 }
 
-/// A UUID that may be missing: 16 bytes or none.
+/// 16 bytes for a UUID, no bytes for `None`.
 fn encode_base(base: Option<Uuid>) -> Bytes {
     base.map(|uuid| Bytes::copy_from_slice(uuid.as_bytes())).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! Which manifests of a chain stay for ever, told by their names. Pure.
+//! Which manifests of a chain stay for ever, told by their numbers. Pure.
 //!
-//! The first and the last manifest of every epoch stay (see [`chain`](crate::checkpoint::chain)); those between go.
-//! Nobody has to read them again and again to know that: the head tells where epochs opened, as far back as something
-//! between may be left, and that before it nothing is.
+//! The first and the last manifest of every epoch stay (see [`chain`](crate::checkpoint::chain)); those between are
+//! deleted. Readers need not read them again and again to know that. The head tells where epochs opened, as far back as
+//! a manifest between may be left; before that there is none.
 //!
 //! ```text
 //!   1 2 ┊ 3 · · 7 8 · 10 11 ┊ 12 13 14 15 16 17 …       a point: deleted
@@ -14,21 +14,21 @@ use std::ops::Range;
 
 use crate::checkpoint::chain::KEPT_MANIFESTS;
 
-/// Epochs that are remembered because something between their first and last manifest may be left, at most.
+/// Most epochs that are remembered because a manifest between their first and last one may be left.
 const MOST_OPENERS: usize = 256;
 
-/// What a manifest tells of those before it.
+/// The facts that a manifest tells about those before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fences {
-    /// From here on.
+    /// The facts are about manifests from this number on.
     pub(super) tracked_from: u64,
-    /// The numbers that opened epochs, ascending, the present one last. Between `tracked_from` and the first of them,
-    /// all that is there stays. Empty if nothing is told.
+    /// The numbers of the manifests that opened epochs, ascending, the present one last. Between `tracked_from` and the
+    /// first of them, every existing manifest stays. Empty if nothing is known.
     pub(super) openers: Vec<u64>,
 }
 
 impl Fences {
-    /// Manifest `number` opens an epoch.
+    /// Notes that manifest `number` opens an epoch.
     pub fn open(&mut self, number: u64) {
         if self.openers.is_empty() || self.openers.len() >= MOST_OPENERS {
             *self = Self { tracked_from: number, openers: vec![] };
@@ -37,8 +37,8 @@ impl Fences {
         self.settle(0);
     }
 
-    /// The numbers between the first and the last manifest of epochs that are over, as far as they are not among the
-    /// newest of a chain whose head is `head`.
+    /// The numbers between the first and the last manifest of past epochs, except the newest ones of a chain whose head
+    /// is `head`.
     #[must_use]
     pub fn between(&self, head: u64) -> Vec<Range<u64>> {
         let epochs = self.openers.iter().zip(self.openers.iter().skip(1));
@@ -46,7 +46,7 @@ impl Fences {
         between.filter(|range| !range.is_empty() && range.end + KEPT_MANIFESTS <= head).collect()
     }
 
-    /// What [lies between](Self::between) and is below `deleted_below` is gone.
+    /// Notes that all manifests that [lie between](Self::between) and below `deleted_below` are deleted.
     pub fn settle(&mut self, deleted_below: u64) {
         let is_settled = |first: u64, next: u64| next <= first + 2 || next <= deleted_below.saturating_add(1);
         while let [first, next, ..] = self.openers.as_slice()
@@ -56,7 +56,7 @@ impl Fences {
         }
     }
 
-    /// Whether manifest `number`, if it is there, opened or ended an epoch, as nothing else is left there.
+    /// Whether manifest `number`, if it exists, opened or ended an epoch, because no other manifest is left there.
     #[must_use]
     pub fn has(&self, number: u64) -> bool {
         self.openers.first().is_some_and(|first| (self.tracked_from..*first).contains(&number))

@@ -1,4 +1,4 @@
-//! Imports: what an epoch began with that lies in other chains, after a rescale.
+//! Imports: the parts of other chains that an epoch began with, after a rescale.
 //!
 //! ```text
 //!   chain 0, key groups 0..=42     ▒▒▒▒▒▒▒▒▒░░   checkpoint 9 ─┐  those of 0..=63: all
@@ -6,17 +6,16 @@
 //!                                                                 those of 0..=63: 43..=63
 //! ```
 //!
-//! An import says what of its origin's objects is needed as the origin's manifest said it. It stands for itself: the
-//! origin may forget the checkpoint, and be swept, as long as the sweep takes what imports name for needed. It is
-//! dropped once a materialization of its own chain has what it has and no retained checkpoint builds on it.
+//! An import lists the objects of its origin that are needed, as the origin's manifest named them. It stands for
+//! itself: the origin may forget the checkpoint, and be swept, because sweeps keep the objects that imports name. An
+//! import is dropped once a materialization of its own chain has its contents and no retained checkpoint builds on it.
 //!
-//! Operator state is imported for itself, as that of [`KeyGroupRange::OPERATOR`], and never for long: the new owner
-//! reads that of each old subtask, and logs what it gets of it as changes of its own. So no epoch begins with it. The
-//! manifest that opens the epoch names it all the same, so that nothing of it is deleted meanwhile; the next manifest
-//! does not.
+//! Operator state is imported separately, under [`KeyGroupRange::OPERATOR`], and only for a short time. The new owner
+//! reads that of each old subtask, and logs its own share as changes. So no epoch begins with it. The manifest that
+//! opens the epoch names it all the same, so that nothing of it is deleted meanwhile; the next manifest does not.
 //!
-//! A checkpoint that builds on imports itself is imported as those, restricted, and then its own part: an import never
-//! leads to another one.
+//! If a checkpoint builds on imports itself, these are exported as imports, restricted, followed by its own part. So an
+//! import never leads to another import.
 
 use std::collections::BTreeMap;
 
@@ -29,43 +28,43 @@ use crate::{
     types::{BackendId, Epoch, KeyGroupRange, StateId},
 };
 
-/// A part of a checkpoint, by key groups.
+/// A part of a checkpoint of another chain, by key groups.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Import {
-    /// Names it within the manifest.
+    /// Its UUID, by which the manifest's contents name it.
     pub uuid: Uuid,
-    /// In whose chain its objects lie; of the same operator.
+    /// The backend in whose chain its objects lie; of the same operator.
     pub origin: BackendId,
-    /// What it has. The objects may hold others, which are not meant.
+    /// The key groups that it has. Its objects may have others, which are ignored.
     pub key_groups: KeyGroupRange,
-    /// Ids of entries ([`Registration::data`]) in its objects, and what they are called here. Others in them are not
-    /// meant.
+    /// The ids of entries ([`Registration::data`]) in its objects, and the ids that they get here. Other ids in the
+    /// objects are ignored.
     pub states: BTreeMap<StateId, StateId>,
-    /// What it begins with; `None`: the empty state.
+    /// The materialization that it begins with; `None` for the empty state.
     pub materialization: Option<Materialization>,
-    /// Pages that list sources before `sources`, with their runs.
+    /// Pages that list the sources before `sources`, with their runs.
     pub past: Vec<PageRef>,
     /// The origin's runs, as far as `sources` need them.
     pub runs: BTreeMap<u64, Run>,
-    /// What comes then, in order.
+    /// The parts of the log after that, in order.
     pub sources: Vec<Source>,
 }
 
 impl Import {
-    /// Stored bytes that a restore of it reads, at most.
+    /// Most stored bytes that a restore of it reads.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         let log = Totals::sum(self.past.iter().map(|page| page.totals).chain(self.runs.values().map(Run::totals)));
         self.materialization.as_ref().map_or(0, |base| base.stored_bytes).saturating_add(log.stored_bytes)
     }
 
-    /// Every page that it names itself.
+    /// Every page that the import names directly.
     pub fn pages(&self) -> impl Iterator<Item = PageRef> + '_ {
         self.past.iter().chain(self.runs.values().flat_map(|run| &run.pages)).copied()
     }
 
-    /// The import, which stands in `by`, as if it were a manifest of its origin, of a backend with just these key
-    /// groups, and a checkpoint of that, called `id`. States have the ids of the origin.
+    /// The import, which `by` has, in the form of a manifest of its origin, for a backend with just these key groups,
+    /// and a checkpoint called `id` in it. States have the ids of the origin.
     #[must_use]
     pub fn view(&self, by: &Manifest, id: u64) -> (Manifest, CheckpointRecord) {
         let shape = Shape { key_groups: self.key_groups, ..by.shape };
@@ -79,7 +78,7 @@ impl Import {
             past: self.past.clone(),
             sources: self.sources.clone(),
         };
-        // Where nothing was logged, any epoch does.
+        // If nothing was logged, any epoch will do.
         let newest = self.sources.last().map_or(1, |source| source.epoch);
         let epoch = EpochRecord {
             epoch: Epoch { number: newest, owner: Uuid::nil() },
@@ -116,9 +115,9 @@ impl Import {
 }
 
 impl Manifest {
-    /// What `checkpoint` has of `key_groups` (or of [`KeyGroupRange::OPERATOR`]), for the manifest of another backend,
-    /// or of this one under another shape: in order, imports that it builds on, then its own part. `states` tells what
-    /// its states are called there; `uuid` gives names.
+    /// The parts of `checkpoint` with `key_groups` (or [`KeyGroupRange::OPERATOR`]), for the manifest of another
+    /// backend, or of this one under another shape. In order: the imports that it builds on, then its own part.
+    /// `states` maps its state ids to those of the other manifest; `uuid` makes UUIDs.
     #[must_use]
     pub fn export(
         &self,

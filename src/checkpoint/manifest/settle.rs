@@ -1,27 +1,26 @@
-//! What an epoch begins with, made small: none of it grows any more, and each manifest of the epoch repeats what stands
-//! in it.
+//! Makes the beginning of an epoch small. No part of it grows any more, and each manifest of the epoch repeats the
+//! parts that stand in it.
 //!
 //! ```text
 //!   opened: runs  ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒▒▒▒▒▒▒▒   imports ▒▒▒▒▒▒▒   ──▶   runs  ▒▒   imports ▒   past ▫
 //!                    └──────────┴─────────────────────┴──── pages ◀──────────────────────┘
 //! ```
 //!
-//! The pages are of the new epoch, whatever chain and epoch what they list is of, and durable before the manifest that
-//! opens it. Pages that others have written stay where they are.
+//! The pages belong to the new epoch, even if they list changes of other chains and epochs, and are durable before the
+//! manifest that opens it. Existing pages of others stay where they are.
 
 use uuid::Uuid;
 
 use super::Manifest;
 use crate::checkpoint::index::{Bounds, Home, NewPage, fold_past, page_id};
 
-/// Numbers of pages that those who try to open an epoch write, at most. The owner begins with this one, so that what
-/// others left of an epoch that they did not get is below its first low water.
+/// Bound on the page numbers of those who try to open an epoch. The owner's own pages begin with this number, so that
+/// pages that others left in an epoch that they did not get are below its first low water.
 const OPENING_PAGES: u64 = 1 << 32;
 
 impl Manifest {
-    /// Moves what the epoch that this manifest opens begins with, and what else there is of older ones, into pages as
-    /// far as it is beyond `bounds`. Returns them: they are to be made durable before the manifest is. `random` gives
-    /// UUIDs.
+    /// Moves the contents that the epoch of this manifest begins with, and those of older epochs, into pages as far as
+    /// they exceed `bounds`. Returns the pages, which must be durable before the manifest. `random` makes UUIDs.
     pub fn settle(&mut self, bounds: &Bounds, mut random: impl FnMut() -> Uuid) -> Vec<NewPage> {
         let present = self.owner().epoch.number;
         let home = self.home();
@@ -48,9 +47,8 @@ impl Manifest {
         pages
     }
 
-    /// Moves what the run of the present epoch has beyond `bounds` into pages. Returns them: they are to be made
-    /// durable before a manifest that is derived from this one is. `next` is the number of the next page, `random`
-    /// gives UUIDs.
+    /// Moves entries of the present epoch's run beyond `bounds` into pages. Returns the pages, which must be durable
+    /// before a manifest that is derived from this one. `next` is the number of the next page, `random` makes UUIDs.
     pub fn fold(&mut self, bounds: &Bounds, next: &mut u64, mut random: impl FnMut() -> Uuid) -> Vec<NewPage> {
         let home = self.home();
         let Some(run) = self.runs.get_mut(&home.epoch) else { return vec![] };

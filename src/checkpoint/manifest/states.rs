@@ -8,23 +8,23 @@ use crate::{
     },
 };
 
-/// What a state was registered as. It never changes: whatever differs is another registration, of another id.
+/// The registration of a state. It never changes: a changed descriptor is another registration, with another id.
 ///
 /// ```text
 ///   registrations  1: `a` v1, data 1    2: `a` v2, data 1    3: `a` v3, data 3, migrating from 1
 ///   in force         1 ────────────────── 2 ─────────────────── 2 and 3 ──────────────── 3
 /// ```
 ///
-/// Which ones are in force at a cut is told by its [`CheckpointRecord`](super::CheckpointRecord). No two of those share
-/// their data, and data of which none is in force has no entries.
+/// The [`CheckpointRecord`](super::CheckpointRecord) tells which registrations are in force at its cut. No two of these
+/// share their data. Data without a registration in force has no entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// As the engine declared it.
+    /// The descriptor that the engine declared.
     pub descriptor: StateDescriptor,
-    /// The id under which its entries lie in the log and in inner backends, and which clients use: that of the first
-    /// registration of these entries.
+    /// The id of its entries in the log, in inner backends and for clients. It is the id of the first registration of
+    /// these entries.
     pub data: StateId,
-    /// Data of registrations of the same name and another schema: their entries belong here once the client has
+    /// Data of registrations with the same name and another schema, whose entries belong here once the client has
     /// rewritten them.
     pub migrating_from: Vec<StateId>,
 }

@@ -1,4 +1,4 @@
-//! How a session goes on after a rejected batch or a broken stream.
+//! Goes on after a rejected batch or a broken stream.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Book {
-    /// Asks the reads of an applied batch again.
+    /// Sends the reads of an applied batch again.
     pub(super) fn ask_again(&mut self, outgoing: Outgoing, number: u64) -> Result<(), ClientError> {
         if let Some(again) = outgoing.reads_again(number)? {
             self.ask_first(again);
@@ -21,17 +21,17 @@ impl Book {
         Ok(())
     }
 
-    /// Puts reads first in the queue, but behind a pending Resume.
+    /// Puts reads at the front of the queue, but behind a pending Resume.
     pub(super) fn ask_first(&mut self, reads: Outgoing) {
         let resume = matches!(self.queue.front(), Some(Item::Resume(_)));
         let item = self.item(reads);
         self.queue.insert(usize::from(resume), item);
     }
 
-    /// Fails the rejected batch and puts everything behind it back, in order, behind a Resume.
+    /// Fails the rejected batch, and puts everything behind it back into the queue, in order, behind a Resume.
     ///
-    /// The daemon refuses everything until it reads that Resume, and by then all that was in flight has been read and
-    /// refused; so only the refusal of the rejected batch itself matters, the others are its echoes.
+    /// The daemon refuses everything until it reads that Resume. By then it has read and refused everything that was in
+    /// flight. So only the refusal of the rejected batch itself matters; the others only repeat it.
     pub(in crate::client) fn on_halted(&mut self, halted: SessionHalted) -> Result<(), ClientError> {
         let first_failed = halted.first_failed;
         if halted.refused != Some(Refused::Batch(first_failed)) {
@@ -54,8 +54,8 @@ impl Book {
         Ok(())
     }
 
-    /// Rejects a batch. One with the operations of several callers is halved and tried again, so that in the end only
-    /// the operation that is to blame fails.
+    /// Rejects a batch. A batch with the operations of several callers is halved and tried again, so that in the end
+    /// only the faulty operation fails.
     fn reject_or_split(&mut self, failed: Outgoing, error: &ClientError) -> Result<(), ClientError> {
         let Outgoing { sealed, waiter: Some(Waiter::Each(mut replies)), again: None, .. } = failed else {
             failed.reject(error);
@@ -75,7 +75,8 @@ impl Book {
         Ok(())
     }
 
-    /// Moves what was in flight back to the front of the queue. Barriers that were answered meanwhile stay away.
+    /// Moves everything that was in flight back to the front of the queue, except barriers that were answered
+    /// meanwhile.
     fn put_back(&mut self, behind: VecDeque<Sent>) {
         for sent in behind.into_iter().rev() {
             match sent {
@@ -92,8 +93,8 @@ impl Book {
         }
     }
 
-    /// Nothing more will come from the old stream: checkpoints in flight are lost, notices and persist requests are
-    /// asked again.
+    /// Handles the end of a stream, on which nothing more will come: checkpoints in flight are lost; notices and
+    /// persist requests are sent again.
     pub(in crate::client) fn on_break(&mut self) {
         for (checkpoint_id, pending) in std::mem::take(&mut self.barriers) {
             let _ = pending.reply.send(Err(ClientError::CheckpointInterrupted { checkpoint_id }));
@@ -109,7 +110,7 @@ impl Book {
         }
     }
 
-    /// A new stream has begun: what the daemon has applied is settled, the rest goes out again.
+    /// Handles the start of a new stream: batches that the daemon has applied are settled, the others are sent again.
     pub(in crate::client) fn on_started(&mut self, started: &SessionStarted) -> Result<(), ClientError> {
         let applied_to = started.applied_to;
         if applied_to < self.acknowledged.applied_to || applied_to > self.next {

@@ -1,4 +1,4 @@
-//! The actor that folds: takes what waits, reads, folds, writes, answers.
+//! The actor that folds: takes waiting messages, reads, folds, writes, answers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
 /// Most messages of one round.
 const MAX_ROUND: usize = 256;
 
-/// Where one accumulator lies.
+/// The place of one accumulator.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Address {
     pub(super) namespace: Bytes,
@@ -23,7 +23,7 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// That of `key` in the namespace and key group of `bound`.
+    /// The place of `key` in the namespace and key group of `bound`.
     pub(super) fn of<S: State>(bound: &Bound<S>, key: Bytes) -> Self {
         let scope = bound.state().scope().operation(OperationKind::Get);
         Self { namespace: scope.namespace, key_group: scope.key_group, key }
@@ -33,7 +33,7 @@ impl Address {
         Self { namespace, ..self.clone() }
     }
 
-    /// An operation on it.
+    /// An operation on this place.
     pub(super) fn operation(&self, state: u32, kind: OperationKind, value: &[u8]) -> BatchBuilder {
         let (namespace, key_group) = (&self.namespace[..], self.key_group);
         let mut operation = BatchBuilder::new();
@@ -50,19 +50,19 @@ impl Address {
     }
 }
 
-/// What is to be done.
+/// The task of a message.
 #[derive(Debug)]
 pub(super) enum Task<I> {
     /// Folds inputs in order.
     Add(Vec<(Address, I)>),
     /// Merges accumulators into the first one and removes them.
     Merge(Address, Vec<Address>),
-    /// Removes one.
+    /// Removes one accumulator.
     Clear(Address),
 }
 
 impl<I> Task<I> {
-    /// What it reads and writes.
+    /// The places that it reads and writes.
     fn addresses(&self) -> Vec<Address> {
         match self {
             Self::Add(inputs) => inputs.iter().map(|(address, _)| address.clone()).collect(),
@@ -80,7 +80,8 @@ pub(super) struct Message<A: Aggregate> {
 /// An accumulator in a round.
 struct Entry<T> {
     value: Result<Option<T>, ClientError>,
-    /// Entries that were merged with each other are written in one batch, or a barrier could come between.
+    /// Entries that were merged with each other have the same group. They are written in one batch, since otherwise a
+    /// barrier could come between them.
     group: usize,
 }
 
@@ -98,7 +99,7 @@ impl<A: Aggregate> Worker<A> {
         Self { session, state, function, messages }
     }
 
-    /// Serves until the last handle is gone.
+    /// Serves until the last handle is dropped.
     pub(super) async fn run(mut self) {
         let mut waiting = Vec::new();
         while self.messages.recv_many(&mut waiting, MAX_ROUND).await > 0 {
@@ -122,7 +123,7 @@ impl<A: Aggregate> Worker<A> {
         }
     }
 
-    /// Reads each once, in one round trip.
+    /// Reads each accumulator once, in one round trip.
     async fn read(&self, addresses: impl Iterator<Item = Address>) -> Entries<A::Accumulator> {
         let distinct: std::collections::BTreeSet<_> = addresses.collect();
         let reads = distinct.iter().map(|address| address.operation(self.state, OperationKind::Get, &[])).collect();
@@ -165,7 +166,7 @@ impl<A: Aggregate> Worker<A> {
         }
     }
 
-    /// Writes every entry; returns why groups of them were not written.
+    /// Writes every entry; returns the errors of the groups that were not written.
     async fn write(&self, entries: &Entries<A::Accumulator>) -> BTreeMap<usize, ClientError> {
         let mut groups: BTreeMap<usize, Result<Vec<BatchBuilder>, ClientError>> = BTreeMap::new();
         for (address, entry) in entries {
@@ -208,7 +209,7 @@ impl<A: Aggregate> Worker<A> {
     }
 }
 
-/// Makes one group of those of the target and the sources.
+/// Puts the target and the sources into one group.
 fn join<T>(entries: &mut Entries<T>, target: &Address, sources: &[Address]) {
     let group_of = |address: &Address| entries.get(address).map(|entry| entry.group);
     let groups: Vec<_> = std::iter::once(target).chain(sources).filter_map(group_of).collect();
@@ -218,7 +219,7 @@ fn join<T>(entries: &mut Entries<T>, target: &Address, sources: &[Address]) {
     }
 }
 
-/// Leaves none behind. An error goes with its value.
+/// Takes the value out, so that the entry is empty. An error is taken like a value.
 fn take<T>(entries: &mut Entries<T>, address: &Address) -> Result<Option<T>, ClientError> {
     let entry = entries.get_mut(address).expect("every address was read");
     std::mem::replace(&mut entry.value, Ok(None))

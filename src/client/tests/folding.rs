@@ -1,4 +1,4 @@
-//! Reducing and aggregating by functions of the task.
+//! Tests of reducing and aggregating state.
 
 use std::collections::BTreeMap;
 

@@ -51,7 +51,7 @@ async fn maps_are_read_by_range_and_prefix() {
     }
     let found = words.prefix("key", "tea").collect().await.unwrap();
     assert_eq!(found.into_iter().map(|(word, _)| word).collect::<Vec<_>>(), ["tea", "team"]);
-    // No bytes would mean no bound to the daemon.
+    // Empty bytes would be no bound for the daemon.
     let before = setup.events().len();
     assert_eq!(words.range("key", ..String::new()).collect().await.unwrap(), []);
     assert_eq!(words.range("key", "x".to_owned().."b".to_owned()).collect().await.unwrap(), []);

@@ -1,4 +1,4 @@
-//! One HPACK header block (RFC 7541), decoded and written anew without any state.
+//! One HPACK header block (RFC 7541), decoded and encoded again without state.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use tonic::codegen::http::uri::Authority;
 
 use super::huffman;
 
-/// Largest header block, as received and as written anew, bytes.
+/// Largest header block in bytes, as received and as encoded again.
 pub(super) const MAX_BLOCK_BYTES: usize = 64 * 1024;
 
-/// Most fields of a block; h2's own limit of a header list (16 KiB, each field counting 32 bytes more than it has) lets
-/// in no more. Bounds the time of decoding.
+/// Most fields of a block. h2's own limit of a header list (16 KiB, counting 32 extra bytes per field) allows no more.
+/// It bounds the time of decoding.
 const MAX_FIELDS: usize = 512;
 
-/// What a refused `:authority` is replaced by.
+/// The replacement for a refused `:authority`.
 const REPLACEMENT: &[u8] = b"localhost";
 
-/// Dynamic table that clients may use. h2 offers them the protocol's default and the server does not change it.
+/// Size of the dynamic table that clients may use. h2 offers the protocol's default, and the server does not change it.
 const TABLE_BYTES: usize = 4096;
 
-/// Why a header block cannot be written anew.
+/// A header block that cannot be encoded again.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum BlockError {
     #[error("undecodable header block: {0}")]
@@ -42,8 +42,8 @@ impl Blocks {
         Self(decoder)
     }
 
-    /// Decodes `block` and appends its fields to `out` as literals without indexing, with every `:authority` that h2
-    /// would refuse replaced. Returns whether there was one.
+    /// Decodes `block` and appends its fields to `out` as literals without indexing; every `:authority` that h2 would
+    /// refuse is replaced. Returns whether there was one.
     pub(super) fn rewrite(&mut self, block: &[u8], out: &mut BytesMut) -> Result<bool, BlockError> {
         if fields_up_to(block, MAX_FIELDS + 1) > MAX_FIELDS {
             return Err(BlockError::TooManyFields);
@@ -57,7 +57,7 @@ impl Blocks {
             let refused = &*name == b":authority" && Authority::try_from(&*value).is_err();
             replaced |= refused;
             let value = if refused { REPLACEMENT } else { &*value };
-            // A block of references to one large entry of the table decodes to much more than it is.
+            // A block of references to one large table entry decodes to many more bytes than it has.
             too_large |= out.len() - start + name.len() + value.len() > MAX_BLOCK_BYTES;
             if !too_large {
                 put_literal(&name, value, out);
@@ -84,7 +84,7 @@ fn fields_up_to(mut block: &[u8], limit: usize) -> usize {
     fields
 }
 
-/// Representations of RFC 7541, 6.
+/// Skips one of the representations of RFC 7541, 6.
 fn skip_field(block: &mut &[u8]) -> Option<()> {
     let first = *block.first()?;
     if first & 0x80 != 0 {
@@ -103,7 +103,7 @@ fn skip_field(block: &mut &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Takes an integer (RFC 7541, 5.1) whose first octet holds it, or all ones, in the bits of `prefix`.
+/// Takes an integer (RFC 7541, 5.1). Its first octet holds it in the bits of `prefix`, or has ones in all of them.
 pub(super) fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
     let (&first, rest) = block.split_first()?;
     *block = rest;
@@ -122,14 +122,14 @@ pub(super) fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
     None
 }
 
-/// Literal header field without indexing, new name (RFC 7541, 6.2.2).
+/// A literal header field without indexing, with a new name (RFC 7541, 6.2.2).
 fn put_literal(name: &[u8], value: &[u8], out: &mut BytesMut) {
     out.put_u8(0);
     put_string(name, out);
     put_string(value, out);
 }
 
-/// String literal without Huffman coding (RFC 7541, 5.2).
+/// A string literal without Huffman coding (RFC 7541, 5.2).
 pub(super) fn put_string(string: &[u8], out: &mut BytesMut) {
     const PREFIX_MAX: usize = 0x7f;
     if string.len() < PREFIX_MAX {

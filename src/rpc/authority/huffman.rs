@@ -1,11 +1,11 @@
-//! Huffman-coded strings of HPACK (RFC 7541, 5.2), written anew without the code.
+//! Huffman-coded strings of HPACK (RFC 7541, 5.2), replaced by plain ones.
 //!
 //! The decoder of header blocks builds its code table again for every such string, which takes a hundred times as long
-//! as decoding it. So a block goes through here first: its table is made once per process, and what the decoder then
-//! sees has no coded strings.
+//! as decoding it. So a block goes through here first. This table is built once per process, and the decoder sees no
+//! coded strings.
 //!
 //! The code is canonical: codes of one length follow each other in the order of their symbols, and the first code of a
-//! length follows the last one of the length before. So the lengths say all.
+//! length follows the last one of the length before. So the lengths determine the whole code.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use bytes::BytesMut;
 
 use super::block::{integer, put_string};
 
-/// Bits of the code of each octet (RFC 7541, appendix B).
+/// Code length in bits of each octet (RFC 7541, appendix B).
 #[rustfmt::skip]
 const BITS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -26,18 +26,18 @@ const BITS: [u8; 256] = [
     20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26,
 ];
 
-/// Bits of the longest code of an octet; the end of a string, which must not be written out, is the last code of this
-/// length.
+/// Length in bits of the longest code of an octet. The last code of this length is the end of a string, which must not
+/// be written.
 const LONGEST: usize = 30;
 
-/// Most bits that may pad the last octet; all are ones.
+/// Most bits that may pad the last octet; all of them are ones.
 const PADDING_BITS: usize = 7;
 
 /// The codes of one length.
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
     first_code: u32,
-    /// Of their symbols, in the order of all codes.
+    /// Index of their first symbol, in the order of all codes.
     first_symbol: usize,
     codes: u32,
 }
@@ -66,7 +66,7 @@ impl Code {
         code
     }
 
-    /// Appends what `coded` stands for. `None` if it is malformed.
+    /// Decodes `coded` and appends the result. `None` if it is malformed.
     fn decode(&self, coded: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let (mut code, mut bits) = (0_u32, 0);
         for octet in coded {
@@ -86,8 +86,8 @@ impl Code {
     }
 }
 
-/// Appends `block` to `out` with every Huffman-coded string replaced by what it stands for. From the first malformed
-/// field on it is appended as it is: the decoder says what is wrong.
+/// Appends `block` to `out`, with every Huffman-coded string decoded. From the first malformed field on, the bytes are
+/// appended unchanged; the decoder then reports the fault.
 pub(super) fn uncode(mut block: &[u8], out: &mut BytesMut) {
     let mut plain = Vec::new();
     while !block.is_empty() {
@@ -100,7 +100,7 @@ pub(super) fn uncode(mut block: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Representations of RFC 7541, 6.
+/// Handles one of the representations of RFC 7541, 6.
 fn uncode_field(block: &mut &[u8], plain: &mut Vec<u8>, out: &mut BytesMut) -> Option<()> {
     let field = *block;
     let first = *field.first()?;

@@ -1,4 +1,4 @@
-//! The pure part: follows the HTTP/2 framing (RFC 9113) of a client's bytes, however they are cut.
+//! The pure part: follows the HTTP/2 framing (RFC 9113) of a client's bytes, wherever they are cut.
 
 use std::io;
 
@@ -19,7 +19,7 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Why the bytes of a rewritten connection cannot be followed.
+/// The bytes of a rewritten connection cannot be followed.
 #[derive(Debug, PartialEq, thiserror::Error)]
 enum Fault {
     #[error("no http/2 preface")]
@@ -32,18 +32,18 @@ enum Fault {
     Block(#[from] BlockError),
 }
 
-/// What is done to the connection.
+/// How the connection is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// The first header block has not been seen whole.
+    /// The first header block is not complete yet.
     Deciding,
-    /// Header blocks are written anew.
+    /// Header blocks are encoded again.
     Rewriting,
-    /// Nothing, for ever.
+    /// All bytes pass unchanged, for ever.
     Passing,
 }
 
-/// Where in the framing the next byte lies.
+/// The place of the next byte in the framing.
 #[derive(Debug, Clone, Copy)]
 enum Position {
     Preface { seen: usize },
@@ -52,7 +52,7 @@ enum Position {
     Untouched { remaining: usize },
 }
 
-/// The head of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     len: usize,
@@ -61,30 +61,31 @@ struct Frame {
     stream: u32,
 }
 
-/// A header block whose end has not come.
+/// A header block whose end has not come yet.
 #[derive(Debug, Clone, Copy)]
 struct OpenBlock {
     stream: u32,
     end_stream: bool,
-    /// Its frames so far with their heads, bytes. Bounds what is held, also for empty frames.
+    /// Bytes of its frames so far, with their headers. Limits the held bytes, even for empty frames.
     wire_bytes: usize,
 }
 
-/// Takes the bytes of a client as they come and gives those that the server shall see.
+/// Takes the bytes of a client as they come, and returns the bytes that the server is to see.
 ///
-/// Invariant while deciding: `held` is exactly what has been taken and not given, so that giving it up is appending it.
+/// Invariant while deciding: `held` is exactly the bytes that were taken and not returned, so giving up means appending
+/// it.
 #[derive(Debug)]
 pub(super) struct Rewriter {
     mode: Mode,
     position: Position,
     open: Option<OpenBlock>,
     blocks: Blocks,
-    /// Raw bytes: the current frame, if its head is not whole or it carries headers; while deciding also the frames of
-    /// the open block before it.
+    /// Raw bytes: the current frame, if its header is not complete or it carries headers; while deciding also the
+    /// frames of the open block before it.
     held: BytesMut,
-    /// Where the current frame begins in `held`.
+    /// Offset of the current frame in `held`.
     frame_start: usize,
-    /// The open block without framing.
+    /// The fragments of the open block, without framing.
     fragments: BytesMut,
 }
 
@@ -106,7 +107,7 @@ impl Rewriter {
         self.mode == Mode::Passing
     }
 
-    /// How many of the next bytes pass unchanged for sure, as far as is known.
+    /// How many of the next bytes are known to pass unchanged.
     pub(super) fn untouched(&self) -> usize {
         match self.position {
             Position::Untouched { remaining } if !self.is_passing() => remaining,
@@ -114,16 +115,16 @@ impl Rewriter {
         }
     }
 
-    /// Takes note of `len` (at most [`untouched`](Self::untouched)) bytes that went past.
+    /// Notes that `len` bytes (at most [`untouched`](Self::untouched)) went past.
     pub(super) fn skip(&mut self, len: usize) {
         assert!(len <= self.untouched(), "skipped into a frame head");
         self.position = after_untouched(self.untouched() - len);
     }
 
-    /// Takes `input` and appends to `out` what the server shall see.
+    /// Takes `input` and appends the bytes that the server is to see to `out`.
     ///
     /// # Errors
-    /// `InvalidData` if the connection is being rewritten and cannot be followed; it must end.
+    /// `InvalidData` if the connection is being rewritten and cannot be followed; the connection must end.
     pub(super) fn push(&mut self, mut input: &[u8], out: &mut BytesMut) -> io::Result<()> {
         while !input.is_empty() {
             if self.is_passing() {
@@ -140,7 +141,7 @@ impl Rewriter {
         Ok(())
     }
 
-    /// The client has ended: gives what is held, for the server to judge.
+    /// Handles the client's end: returns held bytes, so that the server can judge them.
     pub(super) fn finish(&mut self, out: &mut BytesMut) {
         if self.mode == Mode::Deciding {
             self.pass(out);
@@ -154,7 +155,7 @@ impl Rewriter {
         self.mode = Mode::Passing;
     }
 
-    /// Takes something of `input`, or fails. What it took before failing is in `held` or was given.
+    /// Takes a part of `input`, or fails. The bytes that it took before failing are in `held`, or were returned.
     fn step(&mut self, input: &mut &[u8], out: &mut BytesMut) -> Result<(), Fault> {
         match self.position {
             Position::Preface { seen } => {
@@ -190,7 +191,7 @@ impl Rewriter {
         }
     }
 
-    /// The head of a frame is whole, at the end of `held`.
+    /// Handles a complete frame header, which is at the end of `held`.
     fn on_frame(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Fault> {
         let open = match (self.open, frame.kind) {
             (None, HEADERS) => {
@@ -214,7 +215,7 @@ impl Rewriter {
         if frame.len == 0 { self.on_header_frame(frame, out) } else { Ok(()) }
     }
 
-    /// A frame that carries headers is whole, at the end of `held`.
+    /// Handles a complete frame with headers, which is at the end of `held`.
     fn on_header_frame(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Fault> {
         let payload = self.held.get(self.frame_start + FRAME_HEADER_BYTES..).unwrap_or_default();
         let fragment = if frame.kind == HEADERS { strip(payload, frame.flags)? } else { payload };
@@ -231,7 +232,7 @@ impl Rewriter {
         Ok(())
     }
 
-    /// The open block is whole, in `fragments`.
+    /// Handles the complete open block, which is in `fragments`.
     fn on_block(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
         let mut block = BytesMut::with_capacity(2 * self.fragments.len());
         let replaced = self.blocks.rewrite(&self.fragments, &mut block)?;
@@ -250,7 +251,7 @@ impl Rewriter {
 }
 
 impl Frame {
-    /// `None` unless `head` is long enough.
+    /// Parses a frame header; `None` if `head` is too short.
     fn parse(head: &[u8]) -> Option<Self> {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = *head.first_chunk::<FRAME_HEADER_BYTES>()?;
         Some(Self {
@@ -269,7 +270,7 @@ impl Frame {
     }
 }
 
-/// Appends `block` in as many frames as it needs, without padding and priority.
+/// Appends `block` in as many frames as necessary, without padding and priority.
 fn put_block(open: OpenBlock, block: &[u8], out: &mut BytesMut) {
     out.reserve(block.len() + (block.len() / MAX_FRAME_BYTES + 1) * FRAME_HEADER_BYTES);
     let mut rest = block;

@@ -92,7 +92,7 @@ fn refused_start() -> Vec<u8> {
     [PREFACE.to_vec(), frame(4, 0, 0, &[]), frame(HEADERS, 0x4, 1, &block)].concat()
 }
 
-/// What [`refused_start`] becomes.
+/// The rewritten form of [`refused_start`].
 fn rewritten_start() -> Vec<u8> {
     let block = [field(":method", "POST"), field(":authority", "localhost")].concat();
     [PREFACE.to_vec(), frame(4, 0, 0, &[]), frame(HEADERS, 0x4, 1, &block)].concat()

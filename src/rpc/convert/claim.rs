@@ -1,4 +1,4 @@
-//! Claim modes, and what to discard.
+//! Claim modes, and the targets of `Discard`.
 
 use super::{backend_id, invalid, name, target, unknown_value};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     proto::v1,
 };
 
-/// Who owns what is restored.
+/// The owner of a restored checkpoint.
 pub(super) fn mode(mode: i32) -> Result<Option<ClaimMode>, Error> {
     match v1::ClaimMode::try_from(mode) {
         Ok(v1::ClaimMode::Unspecified) => Ok(None),
@@ -18,7 +18,7 @@ pub(super) fn mode(mode: i32) -> Result<Option<ClaimMode>, Error> {
     }
 }
 
-/// What `Discard` means.
+/// The target of a `Discard` request.
 pub(in crate::rpc) fn discard(request: &v1::DiscardRequest) -> Result<Discard, Error> {
     use v1::discard_request::What;
     match request.what.as_ref().ok_or_else(|| invalid("set `job`, `handle` or `checkpoint`"))? {

@@ -1,4 +1,4 @@
-//! The view over a job, on the wire.
+//! The view over a job in the form of the protocol.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     types::Name,
 };
 
-/// Subtasks that a description of an operator's checkpoint lists at most.
+/// Most subtasks that the description of an operator's checkpoint lists.
 const MAX_MISSING: usize = 1_000;
 
 pub(in crate::rpc) fn to_damaged(spoilt: &Spoilt) -> v1::DamagedCheckpoint {
@@ -47,7 +47,7 @@ fn to_generation(record: &JobRecord, reported: &[(JobCheckpoint, usize)]) -> v1:
     }
 }
 
-/// What an engine declares.
+/// The declaration of an engine.
 pub(in crate::rpc) fn declaration(request: &v1::DeclareJobRequest) -> Result<Declaration, Error> {
     use v1::declare_job_request::Restore;
     let invalid = |text: String| Error::new(Reason::InvalidArgument, format!("job `{}`: {text}", request.job));

@@ -1,4 +1,4 @@
-//! Messages of queries.
+//! The messages of queries.
 
 use crate::{
     backend::{Operation, QueryAnswers, QueryStarted, View},
@@ -9,7 +9,7 @@ use crate::{
 
 use super::{Fields, backend_id, invalid, operation, to_assignment, to_identity, to_range, to_registered, to_result};
 
-/// What a query reads, and where.
+/// The backend to read, and the view of it.
 pub(in crate::rpc) fn query_start(start: &v1::QueryStart) -> Result<(BackendId, View), Error> {
     let view = match query_start::View::try_from(start.view) {
         Ok(query_start::View::Unspecified | query_start::View::Applied) => View::Applied,

@@ -1,8 +1,7 @@
-//! What a request would take once it is decoded, counted on its bytes: an empty field of two bytes becomes a structure
-//! of hundreds.
+//! Estimates the memory of a decoded request from its bytes: an empty field of two bytes becomes a struct of hundreds.
 //!
-//! Only what repeats is counted, where it may: operations of a batch, elements of an operation, states, changes,
-//! handles, tasks. What is malformed ends the count, since prost gets no further either.
+//! Only repeated fields are counted, where they are allowed: operations of a batch, elements of an operation, states,
+//! changes, handles, tasks. A malformed field ends the count, since prost stops there, too.
 
 use std::mem::size_of;
 
@@ -25,16 +24,16 @@ const HANDLES: u64 = 3;
 const HANDLE: u64 = 1;
 const TASKS: u64 = 3;
 
-/// Most elements of all lists of one batch, for each operation that it may have.
+/// Most elements in all lists of one batch, per operation that the batch may have.
 const ELEMENTS_PER_OPERATION: usize = 10;
 
-/// Most key groups, and so most subtasks whose handles can be of use.
+/// Highest number of key groups, and so of subtasks whose handles can be useful.
 const MOST_HANDLES: usize = 32_768;
 
 /// Most operators of one declared job.
 const MOST_TASKS: usize = 10_000;
 
-/// Requests that differ in what may repeat in them.
+/// Requests by the repeated fields that they may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message {
     /// `ApplyBatchRequest`, `SessionRequest` and `QueryRequest`: a batch in field 2.
@@ -42,11 +41,11 @@ pub(crate) enum Message {
     RegisterStates,
     Open,
     DeclareJob,
-    /// Nothing repeats.
+    /// Requests without repeated fields.
     Flat,
 }
 
-/// What was counted so far.
+/// The counts so far.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counted {
     operations: usize,
@@ -56,10 +55,10 @@ struct Counted {
     tasks: usize,
 }
 
-/// Bytes of memory that the parts of `message`, in its `bytes`, take beside the bytes themselves.
+/// Bytes of memory that the parts of `message` take besides its `bytes`.
 ///
 /// # Errors
-/// If it has more parts than `limits` allow, or uses what proto3 has not.
+/// If it has more parts than `limits` allow, or uses a feature that proto3 does not have.
 pub(crate) fn cost(message: Message, bytes: &[u8], limits: &Limits) -> Result<u64, Error> {
     let mut counted = Counted::default();
     match message {
@@ -103,10 +102,7 @@ pub(crate) fn check_request(request: &[u8], limits: &Limits) -> Result<(), Error
     cost(Message::Batch, request, limits).map(|_| ())
 }
 
-/// Checks a `Batch` by itself, of a session.
-///
-/// # Errors
-/// As [`cost`].
+/// Checks a `Batch` of a session.
 pub(crate) fn check_batch(batch: &[u8], limits: &Limits) -> Result<(), Error> {
     count_batch(batch, limits, &mut Counted::default())
 }

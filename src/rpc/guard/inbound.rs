@@ -1,11 +1,5 @@
-//! The body of a request: given on message by message, each whole, not too long, in time, and once its memory is paid
-//! for.
-//!
-//! ```text
-//!   Reading ─▶ (its length is known) Paying ─▶ Reading ─▶ whole: counted ─▶ Paying for what it decodes to ─▶ given on
-//! ```
-//!
-//! A message of a few KiB costs nothing. A session is left alone after its first message.
+//! The body of a request. It is passed on message by message, each of them whole, not too long, in time, and after its
+//! memory was acquired.
 
 use std::{
     future::Future,
@@ -28,13 +22,13 @@ use crate::{
     types::Limits,
 };
 
-/// The flag of compression, then the length.
+/// A gRPC message header: a byte for compression, then the length.
 const HEADER_BYTES: usize = 5;
 
-/// Longest message that costs nothing.
+/// Longest message that is not counted, in bytes.
 const FREE_BYTES: usize = 16 << 10;
 
-/// How many times a message is in memory until it is decoded: here, and in tonic's buffer.
+/// Number of copies of a message in memory until it is decoded: here, and in tonic's buffer.
 const COPIES: u64 = 2;
 
 /// The body of one request.
@@ -44,14 +38,14 @@ pub(super) struct Inbound {
     limits: Limits,
     times: Times,
     share: Share,
-    /// What came of the message that is not whole.
+    /// The received part of a message that is not complete.
     gathered: BytesMut,
     paying: Option<BoxFuture<'static, Result<(), TakenBack>>>,
-    /// What the message under way has paid so far.
+    /// Bytes that the present message has acquired so far.
     paid: u64,
-    /// Runs while a message is expected that must come.
+    /// Runs while a message is due.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Messages given on.
+    /// Number of messages that were passed on.
     given: u64,
     ended: bool,
 }
@@ -73,13 +67,13 @@ impl Inbound {
         }
     }
 
-    /// Length of the message whose beginning is there, with its header.
+    /// Length of the message whose beginning has come, including its header.
     fn expected(&self) -> Option<usize> {
         let mut length = self.gathered.get(1..HEADER_BYTES)?;
         Some(HEADER_BYTES + usize::try_from(length.get_u32()).unwrap_or(usize::MAX - HEADER_BYTES))
     }
 
-    /// What is given on next, if enough has come and is paid for.
+    /// The next message, once it is complete and its memory acquired.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             if let Some(paying) = &mut self.paying {
@@ -103,7 +97,7 @@ impl Inbound {
             }
             let is_compressed = self.gathered.first().is_some_and(|flag| *flag != 0);
             let message = self.gathered.get(HEADER_BYTES..expected).unwrap_or_default();
-            // tonic refuses what is compressed.
+            // tonic refuses compressed messages.
             let counted = if is_compressed { Ok(0) } else { fields::cost(self.rules.message, message, &self.limits) };
             match counted {
                 Ok(parts) if length > FREE_BYTES || parts > FREE_BYTES as u64 => {
@@ -116,14 +110,14 @@ impl Inbound {
             }
             self.given += 1;
             self.deadline = None;
-            // No buffer stays behind the last one.
+            // The last message leaves no buffer behind.
             let rest = self.gathered.split_off(expected);
             let rest = if rest.is_empty() { BytesMut::new() } else { rest };
             return Poll::Ready(Some(Ok(mem::replace(&mut self.gathered, rest).freeze())));
         }
     }
 
-    /// Has the message under way pay `all` in sum; `false` if it has already.
+    /// Acquires memory for the present message, up to `all` in sum; `false` if it has that already.
     fn pay(&mut self, all: u64) -> bool {
         let missing = all.saturating_sub(self.paid);
         self.paid = self.paid.max(all);
@@ -135,7 +129,7 @@ impl Inbound {
         true
     }
 
-    /// Ends the request, and gives its memory back.
+    /// Ends the request, and releases its memory.
     fn give_up(&mut self, status: Status) -> Status {
         self.ended = true;
         self.gathered = BytesMut::new();
@@ -169,7 +163,7 @@ impl HttpBody for Inbound {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
         if this.rules.streams && this.paid > 0 && this.paying.is_none() && this.gathered.is_empty() {
-            // The message before was worked on.
+            // The message before was handled.
             this.paid = 0;
             this.share.settle(0);
         }
@@ -197,7 +191,7 @@ impl HttpBody for Inbound {
                 },
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None => {
-                    // Half a message: tonic says so.
+                    // An incomplete message; tonic reports it.
                     this.ended = true;
                     let rest = this.gathered.split().freeze();
                     return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));

@@ -1,5 +1,5 @@
-//! The body of an answer: given to h2 in pieces as the peer takes them. What waits is kept here, so that it can be
-//! dropped when its memory is needed by others and the peer takes nothing.
+//! The body of a response, passed to h2 in pieces as the peer takes them. The rest waits here, so that it can be
+//! dropped if others need its memory while the peer takes nothing.
 
 use std::{
     pin::Pin,
@@ -17,13 +17,13 @@ use crate::{
     rpc::status,
 };
 
-/// Bytes that h2 gets at a time.
+/// Size of a piece in bytes.
 const PIECE_BYTES: usize = 32 << 10;
 
-/// Longest data that is not counted.
+/// Longest data that is not counted, in bytes.
 const FREE_BYTES: usize = 4 << 10;
 
-/// The body of one answer.
+/// The body of one response.
 #[derive(Debug)]
 pub(super) struct Outbound {
     body: Body,
@@ -32,7 +32,7 @@ pub(super) struct Outbound {
     _place: Place,
 }
 
-/// Bytes on their way, counted until the peer took them.
+/// Bytes on their way, which are counted until the peer took them.
 struct Piece {
     bytes: Bytes,
     share: Share,
@@ -100,7 +100,7 @@ impl HttpBody for Outbound {
     }
 }
 
-/// The end of an answer whose rest was dropped.
+/// The end of a response whose rest was dropped.
 fn given_up() -> HeaderMap {
     let text =
         "the answer was given up: it was not taken while others needed its memory; ask again, and read what comes";

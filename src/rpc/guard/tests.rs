@@ -1,4 +1,4 @@
-//! Tests of the bodies of requests and answers, with peers that send and take what the test says.
+//! Tests of the bodies of requests and answers, with peers that send and take as the test says.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A first message of a stream.
 const START: &[u8] = &[0x0a, 1, 7];
 
-/// What a peer sends, or a service answers.
+/// The bytes that a peer sends, or that a service answers.
 struct Sent(mpsc::UnboundedReceiver<Bytes>);
 
 impl HttpBody for Sent {
@@ -174,7 +174,7 @@ async fn the_messages_of_a_query_are_paid_for_one_after_the_other() {
         assert_eq!(next(&mut body).await.unwrap().unwrap(), message);
         assert!((200_000..400_000).contains(&pool.used()), "{}", pool.used());
     }
-    // An idle reader holds nothing, for however long.
+    // An idle reader holds no memory, however long it is idle.
     assert!(tokio::time::timeout(Duration::from_secs(1000), next(&mut body)).await.is_err());
     assert_eq!(pool.used(), 0);
 }

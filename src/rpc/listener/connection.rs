@@ -1,7 +1,7 @@
-//! One accepted connection and who is at its other end.
+//! One accepted connection, and the peer at its other end.
 //!
-//! Until its first call it is watched: it has to send the preface of HTTP/2 and to call in time, and gives way where
-//! all places are taken.
+//! Until its first call the connection is watched: the peer has to send the preface of HTTP/2 and make a call in time.
+//! If all places are taken, such a connection gives way.
 
 use std::{
     fmt,
@@ -30,33 +30,33 @@ use crate::{
 /// Bytes of the preface of HTTP/2.
 const PREFACE_BYTES: u64 = 24;
 
-/// Who is at the other end.
+/// The peer at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// A process of this host, as the kernel names it.
+    /// A process of this host, identified by the kernel.
     Unix {
-        /// Effective user when it connected.
+        /// Its effective user id when it connected.
         uid: u32,
-        /// Effective group when it connected.
+        /// Its effective group id when it connected.
         gid: u32,
-        /// Where the system tells it.
+        /// Its process id, if the system tells it.
         pid: Option<i32>,
     },
     /// An unauthenticated client on loopback.
     Tcp {
-        /// Its address.
+        /// Address of the client.
         address: SocketAddr,
     },
     /// A client with a certificate that a configured authority signed.
     Tls {
-        /// Its address.
+        /// Address of the client.
         address: SocketAddr,
-        /// What the certificate calls it: names of its subject and alternative names.
+        /// Names in the certificate: alternative names and common names of its subject.
         names: Arc<[String]>,
     },
 }
 
-/// Who calls, in the extensions of every request. Cheap to clone.
+/// The caller, in the extensions of every request. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The peer of its connection.
@@ -65,7 +65,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The peer has called: its connection stays.
+    /// Notes that the peer has made a call, so its connection stays.
     pub(in crate::rpc) fn settle(&self) {
         self.slot.settle();
     }
@@ -76,15 +76,15 @@ impl Caller {
 pub struct Connection {
     caller: Caller,
     io: Io,
-    /// `None` from the first call on.
+    /// The watch over it; `None` from the first call on.
     watch: Option<Watch>,
 }
 
-/// What a connection without a call has to do in time.
+/// The deadlines of a connection without a call.
 #[derive(Debug)]
 struct Watch {
     deadline: Pin<Box<Sleep>>,
-    /// The time for the call, which begins where that for the preface ended. `None` once it has begun.
+    /// Time for the first call, which begins when the preface has come. `None` once it has begun.
     first_call: Option<Duration>,
     received: u64,
 }
@@ -116,7 +116,7 @@ impl Connection {
         Self { caller: Caller { peer, slot: Arc::new(slot) }, io, watch }
     }
 
-    /// Who is at the other end.
+    /// The peer at its other end.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.caller.peer

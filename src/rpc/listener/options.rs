@@ -1,4 +1,4 @@
-//! Where to listen and whom to let in.
+//! Options of listening: addresses, permissions and bounds.
 
 use std::{
     fmt,
@@ -13,10 +13,10 @@ use serde::{Deserialize, Deserializer, de};
 use super::TlsOptions;
 use crate::limits::Bounds;
 
-/// Longest path of a Unix socket, bytes: what the system's `sockaddr_un` holds without the closing NUL.
+/// Longest path of a Unix socket in bytes: the size of the system's `sockaddr_un` without the final NUL.
 const SOCKET_PATH_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-/// Where to listen and whom to let in.
+/// Options of listening: addresses, permissions and bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ListenerOptions {
@@ -24,22 +24,22 @@ pub struct ListenerOptions {
     pub socket: PathBuf,
     /// Permissions of the socket file, octal, as a string. Default `"0600"`.
     pub socket_mode: SocketMode,
-    /// Group of the socket file, a name in `/etc/group` or a number. Default: that of the daemon.
+    /// Group of the socket file, a name in `/etc/group` or a number. Default: the daemon's group.
     pub socket_group: Option<Group>,
-    /// Users whose processes may connect to the socket. Default: the daemon's own and root where the mode is for the
-    /// owner alone, else whoever the mode lets in. A user of a container with a user namespace of its own is known by
-    /// its uid outside.
+    /// Users whose processes may connect to the socket. Default: if only the owner may use the socket, the daemon's
+    /// user and root; otherwise every user that the mode admits. A user in a container with its own user namespace is
+    /// identified by its uid outside.
     pub allowed_uids: Option<Vec<u32>>,
-    /// Takes a directory for the socket that everybody may write. Default `false`.
+    /// Whether the directory of the socket may be writable by everybody. Default `false`.
     pub open_directory: bool,
     /// A TCP address to listen on as well. Default: none.
     pub tcp: Option<TcpOptions>,
-    /// How many connections, and how long they may take.
+    /// How many connections there may be, and how long they may take.
     #[serde(skip, default = "roomy")]
     pub bounds: Bounds,
 }
 
-/// Bounds of a daemon that nobody configured.
+/// Bounds of a daemon without configured ones.
 fn roomy() -> Bounds {
     Bounds::of(2 << 30, 4 << 20, 4096)
 }
@@ -50,14 +50,15 @@ fn roomy() -> Bounds {
 pub struct TcpOptions {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Take connections without TLS, and so from every user of this host. Only for a loopback address. Default `false`.
+    /// Whether to accept connections without TLS, and so from every user of this host. Only for a loopback address.
+    /// Default `false`.
     #[serde(default)]
     pub insecure: bool,
     /// Mutual TLS. Default: none.
     pub tls: Option<TlsOptions>,
 }
 
-/// Permissions of the socket file, the lowest nine bits.
+/// Permission bits of the socket file, the lowest nine bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketMode(u32);
 
@@ -65,56 +66,56 @@ pub struct SocketMode(u32);
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Group {
-    /// By number.
+    /// A group id.
     Id(u32),
-    /// By name.
+    /// A name in `/etc/group`.
     Name(String),
 }
 
-/// What is wrong with [`ListenerOptions`].
+/// A fault of [`ListenerOptions`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsFault {
-    /// The system cannot bind such a path.
+    /// The path is longer than the system can bind.
     #[error("socket path `{path}` has {bytes} bytes, the system allows {max}; choose a shorter one")]
     PathTooLong {
-        /// As configured.
+        /// The configured path.
         path: PathBuf,
-        /// Its length.
+        /// Length of the path in bytes.
         bytes: usize,
-        /// The limit.
+        /// The greatest length in bytes.
         max: usize,
     },
     /// The path names no file.
     #[error("socket path `{path}` names no file")]
     NoFileName {
-        /// As configured.
+        /// The configured path.
         path: PathBuf,
     },
-    /// The list of users is empty, so that nobody could connect.
+    /// The list of users is empty, so no client could connect.
     #[error("`allowed-uids` is empty; leave it out to let the mode of the socket decide")]
     NobodyAllowed,
-    /// TCP without TLS was asked for beyond loopback.
+    /// TCP without TLS was configured for an address that is not loopback.
     #[error("`{address}` is not a loopback address and so cannot be insecure; configure tls for it")]
     InsecureBeyondLoopback {
-        /// As configured.
+        /// The configured address.
         address: SocketAddr,
     },
-    /// Neither TLS nor its absence was asked for.
+    /// Neither TLS nor `insecure` was configured.
     #[error("tcp address `{address}` needs tls (certificate, key, client-ca), or insecure = true on loopback")]
     NoTls {
-        /// As configured.
+        /// The configured address.
         address: SocketAddr,
     },
-    /// Both TLS and its absence were asked for.
+    /// Both TLS and `insecure` were configured.
     #[error("tcp address `{address}` is both insecure and with tls; choose one")]
     TlsAndInsecure {
-        /// As configured.
+        /// The configured address.
         address: SocketAddr,
     },
 }
 
 impl ListenerOptions {
-    /// Everything that is wrong with the options by themselves; files are not looked at.
+    /// All faults of the options by themselves; files are not read.
     #[must_use]
     pub fn faults(&self) -> Vec<OptionsFault> {
         let mut faults = Vec::new();
@@ -179,7 +180,7 @@ impl SocketMode {
 impl FromStr for SocketMode {
     type Err = String;
 
-    /// Octal digits, with or without `0` or `0o` before them.
+    /// Octal digits, with or without `0` or `0o` in front.
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.strip_prefix("0o").unwrap_or(text);
         match u32::from_str_radix(digits, 8) {
@@ -196,7 +197,7 @@ impl fmt::Display for SocketMode {
 }
 
 impl<'de> Deserialize<'de> for SocketMode {
-    /// Only from a string: a bare `600` would be read as decimal.
+    /// Only from a string, since a bare `600` would be read as decimal.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }

@@ -4,7 +4,8 @@
 //!   accepted ─▶ a place of its own ─▶ has it sent anything? ─▶ handshake (so many, the oldest gives way) ─▶ connection
 //! ```
 //!
-//! Who sends nothing has a place, and no handshake: so silent clients keep nobody from shaking hands.
+//! A client that sends nothing occupies a place but no handshake, so silent clients cannot prevent others from shaking
+//! hands.
 
 use std::{
     io,
@@ -31,7 +32,7 @@ pub(super) struct TcpIncoming {
     slots: Slots,
     shaking: Slots,
     times: Times,
-    /// Each ends with a connection, or with none for a client that was refused.
+    /// Handshakes under way. Each ends with a connection, or with an error for a client that was refused.
     handshakes: JoinSet<Result<Connection, (SocketAddr, io::Error)>>,
     backoff: Backoff,
     refusals: Occasionally,
@@ -39,7 +40,7 @@ pub(super) struct TcpIncoming {
 }
 
 impl TcpIncoming {
-    /// Listens. The options have no faults.
+    /// Begins to listen. The options must have no faults.
     pub(super) async fn bind(
         options: &TcpOptions,
         bounds: &Bounds,
@@ -69,7 +70,7 @@ impl TcpIncoming {
         self.address
     }
 
-    /// What reads the files of TLS, if there is TLS.
+    /// Reloads the files of TLS; `None` without TLS.
     pub(super) fn tls(&self) -> Option<&Acceptor> {
         self.tls.as_ref()
     }
@@ -93,7 +94,7 @@ impl TcpIncoming {
         }
     }
 
-    /// Lets the client in, or starts its handshake.
+    /// Accepts the client, or starts its handshake.
     fn on_stream(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "setting nodelay");
@@ -118,7 +119,7 @@ impl TcpIncoming {
         None
     }
 
-    /// The next finished handshake; pending also if there is none under way.
+    /// The next finished handshake; pending if none is under way.
     fn poll_handshakes(&mut self, cx: &mut Context<'_>) -> Poll<Connection> {
         while let Some(joined) = ready!(self.handshakes.poll_join_next(cx)) {
             match joined {
@@ -139,7 +140,7 @@ impl TcpIncoming {
     }
 }
 
-/// Waits for the client's first bytes, then shakes hands. Fails once the connection, or the handshake, has to give way.
+/// Waits for the client's first bytes, then shakes hands. Fails if the connection, or the handshake, has to give way.
 async fn shake_hands(
     stream: TcpStream,
     tls: &Acceptor,

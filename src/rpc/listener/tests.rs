@@ -315,7 +315,7 @@ async fn a_silent_tls_client_holds_up_nobody() {
     let address = incoming.tcp_address().unwrap();
     let _silent = TcpStream::connect(address).await.unwrap();
     let others = async { tokio::join!(tls_client(address, Some("client")), incoming.next()) };
-    // The silent one may take ten seconds: whoever waited for it would be beyond this.
+    // The silent client may take ten seconds; a client that waited for it would exceed this timeout.
     let (client, connection) = tokio::time::timeout(std::time::Duration::from_secs(5), others).await.unwrap();
     client.unwrap();
     connection.unwrap().unwrap();
@@ -381,20 +381,20 @@ async fn the_socket_stays_out_of_folders_where_others_could_replace_it() {
     mode(0o755);
     options.open_directory = false;
     drop(bind(&options).await.unwrap());
-    // To be able to give a folder away takes root.
+    // Only root can give a folder away.
     if std::os::unix::fs::chown(directory.path(), Some(61_234), None).is_ok() {
         let error = bind(&options).await.unwrap_err();
         assert!(matches!(error, ListenError::ForeignDirectory { owner: 61_234, .. }), "{error}");
     }
 }
 
-/// Times of a hurried daemon.
+/// Short times, for a test.
 fn hurried() -> crate::limits::Times {
     let ms = std::time::Duration::from_millis;
     crate::limits::Times { preface: ms(200), handshake: ms(200), first_call: ms(200), ..Default::default() }
 }
 
-/// How a connection ended for a server that reads from it.
+/// The error with which a connection ends for a server that reads from it.
 async fn fate(mut connection: Connection) -> io::Error {
     let reading = async {
         loop {

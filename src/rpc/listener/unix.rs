@@ -1,7 +1,7 @@
 //! Listening on a Unix socket: its file, its permissions, its peers.
 //!
-//! The file is made without a moment at which too many could connect: bound but not yet listening, a socket refuses
-//! everybody; in that state it gets its group and mode.
+//! At no moment can a client connect that lacks permission: the socket gets its group and mode while it is bound but
+//! not yet listening, when it refuses all connections.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -20,10 +20,10 @@ use crate::limits::{Slots, Times};
 /// Connections that the system queues before they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a socket found in place may take to answer before it counts as another daemon's.
+/// How long an existing socket may take to answer a probe before it counts as another daemon's.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often, and how many times, the lock on the directory is tried.
+/// Pause between, and number of, attempts to lock the directory.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 const LOCK_ATTEMPTS: u32 = 50;
 
@@ -39,7 +39,7 @@ const OTHERS_WRITE: u32 = 0o002;
 pub(super) struct UnixIncoming {
     listener: UnixListener,
     file: SocketFile,
-    /// `None`: whoever the mode of the socket lets in.
+    /// Users that may connect; `None` if the mode of the socket decides.
     allowed_uids: Option<Vec<u32>>,
     slots: Slots,
     times: Times,
@@ -48,16 +48,16 @@ pub(super) struct UnixIncoming {
     counters: Counters,
 }
 
-/// The file of a socket made here; removed when dropped, unless another one has taken its place.
+/// The file of a socket that was made here. Dropping this removes the file, unless another file has taken its place.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
+    /// Device and inode number.
     identity: (u64, u64),
 }
 
 impl UnixIncoming {
-    /// Listens. The options have no faults.
+    /// Begins to listen. The options must have no faults.
     pub(super) async fn bind(options: &ListenerOptions, slots: Slots, counters: Counters) -> Result<Self, ListenError> {
         let path = &options.socket;
         let group = options.socket_group.as_ref().map(group_id).transpose()?;
@@ -114,7 +114,7 @@ impl UnixIncoming {
         }
     }
 
-    /// Lets the client in, or closes its connection.
+    /// Accepts the client, or closes its connection.
     fn on_stream(&mut self, stream: UnixStream) -> Option<Connection> {
         let cred = match stream.peer_cred() {
             Ok(cred) => cred,
@@ -160,8 +160,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Refuses a directory in which somebody else could put a socket in place of ours: clients would give their state to
-/// that one.
+/// Refuses a directory in which another user could replace our socket by another: clients would send their state to it.
 fn check_directory(options: &ListenerOptions) -> Result<(), ListenError> {
     let directory = options.directory();
     let found = fs::metadata(directory).map_err(|source| failed("look at the directory", directory, source))?;
@@ -182,8 +181,9 @@ fn check_directory(options: &ListenerOptions) -> Result<(), ListenError> {
     Ok(())
 }
 
-/// Keeps daemons that start at the same moment from removing each other's sockets, until the result is dropped. A lock
-/// on the directory itself, because a lock file would stay behind. Where it cannot be had, it is done without.
+/// Prevents daemons that start at the same moment from removing each other's sockets, until the result is dropped. The
+/// lock is on the directory itself, since a lock file would stay behind. If the lock cannot be had, the daemon starts
+/// without it.
 async fn lock_directory(directory: &Path) -> Result<Option<File>, ListenError> {
     let opened = match File::open(directory) {
         Ok(opened) => opened,
@@ -202,7 +202,7 @@ async fn lock_directory(directory: &Path) -> Result<Option<File>, ListenError> {
     Ok(None)
 }
 
-/// Removes the socket of a daemon that is no more.
+/// Removes the socket of a daemon that is gone.
 async fn clear_the_way(path: &Path) -> Result<(), ListenError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -216,7 +216,7 @@ async fn clear_the_way(path: &Path) -> Result<(), ListenError> {
     match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(path)).await {
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // A full backlog: somebody listens.
+        // The backlog is full, so a daemon is listening.
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Err(in_use()),
         Ok(Err(source)) => return Err(failed("find out whether a daemon is behind", path, source)),
         Ok(Ok(_)) | Err(_) => return Err(in_use()),

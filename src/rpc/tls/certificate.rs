@@ -1,12 +1,7 @@
-//! What certificates say: when they end, and whose they are.
+//! Reads two facts from certificates: when they end, and the names that they are for.
 //!
-//! Only this is read of their DER (X.509, RFC 5280); whether they are right, and signed, is for rustls to say. A parser
-//! of all of it would bring a dozen crates for three fields.
-//!
-//! ```text
-//!   Certificate { TBSCertificate { [0] version?, serial, algorithm, issuer, Validity { from, until }, subject, key, …, [3] extensions? }, … }
-//!   subject: { { { OID 2.5.4.3, common name } } … }       extensions: { { OID 2.5.29.17, critical?, OCTET STRING { names } } … }
-//! ```
+//! Only these are read from their DER (X.509, RFC 5280); rustls decides whether a certificate is valid and signed. A
+//! complete parser would add a dozen crates for three fields.
 
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -26,22 +21,22 @@ const URI: u8 = 0x86;
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const ALTERNATIVE_NAMES: &[u8] = &[0x55, 29, 17];
 
-/// What is read of a certificate.
+/// The facts that are read from a certificate.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Facts {
     /// Unix time at which it ends.
     until: i64,
-    /// Alternative names, then common names of its subject.
+    /// Alternative names, then the common names of the subject.
     names: Vec<String>,
 }
 
-/// Unix time at which the first of `certificates` ends; `None` if none can be read.
+/// The earliest Unix time at which one of `certificates` ends; `None` if none can be read.
 pub(super) fn first_end(certificates: &[CertificateDer<'_>]) -> Option<i64> {
     certificates.iter().filter_map(|certificate| Some(facts(certificate)?.until)).min()
 }
 
-/// The names of the client at the other end, which an authority of ours has signed: URIs (as of SPIFFE) and DNS names
-/// that its certificate is for, then the common names of its subject.
+/// The names of the client at the other end, whose certificate one of our authorities has signed: URIs (as in SPIFFE)
+/// and DNS names of its certificate, then the common names of its subject.
 pub(crate) fn peer_names(stream: &TlsStream<TcpStream>) -> Vec<String> {
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     shown.and_then(|certificate| facts(certificate)).unwrap_or_default().names
@@ -51,7 +46,7 @@ fn facts(certificate: &[u8]) -> Option<Facts> {
     let whole = Der(certificate).expect(SEQUENCE)?;
     let mut body = Der(whole).expect(SEQUENCE).map(Der)?;
     body.skip_if(VERSION);
-    // Serial number, algorithm, issuer.
+    // Serial number, algorithm and issuer are skipped.
     for _ in 0..3 {
         body.next()?;
     }
@@ -62,7 +57,7 @@ fn facts(certificate: &[u8]) -> Option<Facts> {
     let extensions = body.find(|(tag, _)| *tag == EXTENSIONS).map_or(&[][..], |(_, extensions)| extensions);
     let mut names = alternative_names(extensions);
     names.extend(common);
-    // They go into the log.
+    // The names are logged, so empty ones and control characters are removed.
     names.retain(|name| !name.is_empty() && !name.contains(char::is_control));
     names.dedup();
     Some(Facts { until, names })
@@ -81,7 +76,7 @@ impl<'a> Iterator for Der<'a> {
         let mut len = usize::from(first);
         if first & 0x80 != 0 {
             let (octets, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            // No certificate has more than what two or three octets count.
+            // No certificate is longer than two or three length octets can tell.
             len = octets.iter().try_fold(0_usize, |len, octet| Some(len.checked_mul(256)? + usize::from(*octet)))?;
             rest = after;
         }
@@ -124,8 +119,7 @@ fn alternative_names(extensions: &[u8]) -> Vec<String> {
     names.filter_map(|(_, name)| std::str::from_utf8(name).ok().map(str::to_owned)).collect()
 }
 
-/// Unix time of `YYMMDDHHMMSSZ`, of years from 1950 on, or `YYYYMMDDHHMMSSZ`: the only forms that certificates may
-/// have.
+/// Unix time of `YYMMDDHHMMSSZ`, for years from 1950 on, or `YYYYMMDDHHMMSSZ`. Certificates may have no other form.
 fn time((tag, text): (u8, &[u8])) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (year, rest) = match tag {
@@ -148,8 +142,7 @@ fn time((tag, text): (u8, &[u8])) -> Option<i64> {
     Some(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
-/// Days since 1970 of a date of the Gregorian calendar: years that begin in March, so that the day that a leap year
-/// adds comes last.
+/// Days since 1970 of a Gregorian date. Years begin in March, so that a leap day is the last day of a year.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);

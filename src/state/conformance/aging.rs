@@ -1,4 +1,4 @@
-//! Random operations on states with TTL, as time passes, compared with a plain model, by replay too.
+//! Compares random operations on states with TTL, as time passes, with a plain model, also after a replay.
 
 #![allow(clippy::panic)]
 
@@ -25,7 +25,7 @@ use crate::{
 
 const NAMESPACES: [&str; 3] = ["", "a", "b"];
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone)]
 struct Step {
     verb: u8,
@@ -36,10 +36,10 @@ struct Step {
     pause: u64,
 }
 
-/// Entries of a namespace: map key (of a list a running number, of a value nothing), when they were touched, value.
+/// Entries of a namespace: map key (for a list a running number, for a value empty), time of the last touch, value.
 type Entries = BTreeMap<Vec<u8>, (TimeMs, Vec<u8>)>;
 
-/// What there is at key `k`, and never anything that is expired.
+/// The visible entries at key `k`, none of which is expired.
 #[derive(Debug)]
 struct Model {
     kind: StateKind,
@@ -62,7 +62,7 @@ impl Step {
         )
     }
 
-    /// Likewise for `kind`; `None` for a look at some entries in turn.
+    /// The same for `kind`; `None` for an incremental clean-up.
     fn op<'a>(&'a self, kind: StateKind, sources: &'a [Bytes]) -> Option<Op<'a>> {
         let (map_key, value) = (&self.map_key[..], &self.values[0][..]);
         Some(match (self.verb, kind) {
@@ -143,7 +143,7 @@ impl Model {
         None
     }
 
-    /// Answers a read of the entries that `is_read` says by position and key; touches them.
+    /// The answer of a read of the entries for which `is_read`, by position and key; touches them.
     fn read(&mut self, namespace: &'static str, is_read: impl Fn(usize, &[u8]) -> bool) -> Vec<(Bytes, Bytes)> {
         let (now, touches) = (self.now, self.touches);
         let entries = self.entries(namespace).iter_mut().enumerate();
@@ -201,7 +201,7 @@ impl Model {
         None
     }
 
-    /// Asserts that reads which change nothing see the same.
+    /// Asserts that reads without effects see the same entries.
     fn assert_equals(&mut self, line: &mut Timeline) {
         let kind = self.kind;
         for namespace in NAMESPACES {
@@ -231,7 +231,7 @@ impl Model {
     }
 }
 
-/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the
+/// Runs random operations on a backend and on the model. They must stay equal, and so must a backend that replays the
 /// log.
 pub(crate) fn random_operations_equal_the_model(factory: Factory<'_>, cases: u32) {
     let kind = prop::sample::select(&[StateKind::Value, StateKind::List, StateKind::Map][..]);

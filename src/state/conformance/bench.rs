@@ -1,4 +1,4 @@
-//! The bench of the conformance suite: a backend, its states and its log.
+//! The bench of the conformance checks: a backend, its states and its log.
 
 use bytes::Bytes;
 
@@ -67,29 +67,29 @@ pub(super) fn range() -> KeyGroupRange {
     KeyGroupRange::new(10, 13).unwrap()
 }
 
-/// Where `key` lives in the void namespace: its key group follows from its bytes.
+/// The address of `key` in the void namespace; its key group follows from its bytes.
 pub(super) fn at(state: StateId, key: &str) -> Address<'_> {
     at_namespace(state, key, "")
 }
 
-/// Where `key` lives in `namespace`.
+/// The address of `key` in `namespace`.
 pub(super) fn at_namespace<'a>(state: StateId, key: &'a str, namespace: &'a str) -> Address<'a> {
     let sum: usize = key.bytes().map(usize::from).sum();
     let key_group = KeyGroup(range().first().0 + u16::try_from(sum % range().count()).unwrap());
     Address { state, key_group, key: key.as_bytes(), namespace: namespace.as_bytes() }
 }
 
-/// Where operations on all keys of a state are.
+/// The address of operations on all keys of a state.
 pub(super) fn everywhere(state: StateId) -> Address<'static> {
     Address { state, key_group: range().first(), key: b"", namespace: b"" }
 }
 
-/// Elements as operations take them.
+/// Elements in the form that operations take.
 pub(super) fn elements(of: &[&str]) -> Vec<Bytes> {
     of.iter().map(|element| Bytes::copy_from_slice(element.as_bytes())).collect()
 }
 
-/// A backend with registered states, and all that it logged.
+/// A backend with registered states, and the changes that it logged.
 pub(super) struct Bench {
     pub(super) backend: Box<dyn StateBackend>,
     log: Vec<(KeyGroup, Vec<u8>)>,
@@ -108,12 +108,12 @@ impl Bench {
         Self { backend, log: Vec::new(), descriptors }
     }
 
-    /// Checks and executes an operation, and keeps what it logs.
+    /// Checks and executes an operation, and records the changes that it logs.
     pub(super) fn run(&mut self, at: Address<'_>, op: Op<'_>) -> Option<Answer> {
         self.try_run(at, op).unwrap()
     }
 
-    /// Likewise, if the backend can.
+    /// The same; returns the backend's error instead of panicking.
     pub(super) fn try_run(&mut self, at: Address<'_>, op: Op<'_>) -> Result<Option<Answer>, StateError> {
         let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
         let limits = Limits { max_value_bytes: MAX_VALUE_BYTES, ..Limits::default() };
@@ -137,7 +137,7 @@ impl Bench {
         execute(&mut *self.backend, at, &op, &context, &mut log)
     }
 
-    /// Runs a write that has nothing to say and must log exactly `changes`.
+    /// Runs a write that must have no answer and must log exactly `changes`.
     pub(super) fn write(&mut self, at: Address<'_>, op: Op<'_>, changes: &[Action<'_>]) {
         let from = self.log.len();
         assert_eq!(self.run(at, op), None, "{op:?}");
@@ -252,7 +252,7 @@ impl Bench {
         self.backend.entries(state).unwrap()
     }
 
-    /// The backend as one that is copied by pieces.
+    /// The backend's interface for copying pieces.
     pub(super) fn pieces(&self) -> &dyn PieceSnapshots {
         self.backend.pieces().expect("a backend of pieces")
     }
@@ -282,7 +282,7 @@ impl Bench {
         replayed
     }
 
-    /// Asserts that replaying the log gives a backend that is equal at `places`, and in its counts.
+    /// Asserts that replaying the log makes a backend that is equal at `places`, and in its counts.
     pub(super) fn assert_replays(&mut self, factory: Factory<'_>, places: &[Address<'_>]) {
         let mut replayed = self.replayed(factory);
         self.assert_equals(&mut replayed, places);
@@ -298,7 +298,7 @@ impl Bench {
         }
     }
 
-    /// All that is at `at`: (map key or nothing, value or element).
+    /// All entries at `at`: (map key or nothing, value or element).
     pub(super) fn contents(&mut self, at: Address<'_>) -> Vec<(Bytes, Bytes)> {
         let (_, descriptor) = self.descriptors.iter().find(|(state, _)| *state == at.state).unwrap();
         let contents: Vec<_> = match descriptor.kind {

@@ -1,4 +1,4 @@
-//! Checks of what holds for all kinds: the log, the counts, what does not fit.
+//! Checks that apply to all kinds of state: the log, the counts, and changes that do not fit.
 
 use super::{Bench, Factory, bench::*};
 use crate::{
@@ -35,7 +35,7 @@ pub(super) fn what_changes_nothing_is_not_logged(factory: Factory<'_>) {
     bench.write(at(MAP, "key"), Op::MapRemove { map_key: b"m" }, &[]);
     let put = Op::MapPut { map_key: b"m", value: b"v" };
     for _ in 0..2 {
-        // An equal value is written again.
+        // Setting an equal value is logged.
         bench.write(at(VALUE, "key"), Op::Put(b"v"), &[Action::Put(b"v")]);
         bench.write(at(MAP, "key"), put, &[Action::MapPut { map_key: b"m", value: b"v" }]);
     }
@@ -56,7 +56,7 @@ pub(super) fn names_are_paged_in_a_lasting_order(factory: Factory<'_>) {
             bench.run(at_namespace(TIMER, key, namespace), Op::TimerRegister { time });
         }
     }
-    // Those behind `after`, page by page.
+    // Names behind `after`, page by page.
     let names = |bench: &Bench, state, group, after: Option<(Vec<u8>, Vec<u8>)>, entries| {
         let (mut names, mut after) = (vec![], after);
         loop {
@@ -85,7 +85,7 @@ pub(super) fn names_are_paged_in_a_lasting_order(factory: Factory<'_>) {
         let group = at(state, "key 7").key_group;
         let before = names(&bench, state, group, None, 3);
         let ranks: Vec<Vec<u8>> = before.iter().map(|(key, namespace)| rank(&bench, key, namespace)).collect();
-        // The names of timers are found otherwise.
+        // The names of timers are found in another way.
         assert!(state == TIMER || ranks.is_sorted_by(|a, b| a < b), "ranks are in the order of pages");
         assert_eq!(before, names(&bench, state, group, None, usize::MAX));
         let (gone, rest) = before.split_at(before.len() / 2);

@@ -1,4 +1,4 @@
-//! Checks of the merge functions that are more than a number.
+//! Checks of merge functions whose values are not plain numbers.
 
 use super::{Bench, Factory, bench::*};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     types::Sketch,
 };
 
-/// A set as bytes; `members` ascend.
+/// A set in its stored form; `members` ascend.
 pub(super) fn set(members: &[&str]) -> Vec<u8> {
     let one = |member: &&str| [&u32::try_from(member.len()).unwrap().to_le_bytes()[..], member.as_bytes()].concat();
     members.iter().flat_map(one).collect()
@@ -98,7 +98,7 @@ pub(super) fn sets_and_sketches_stop_at_the_limit(factory: Factory<'_>) {
 
 pub(super) fn what_does_not_fit_its_function_is_refused(factory: Factory<'_>) {
     let mut bench = Bench::new(factory);
-    // As a damaged or foreign checkpoint would bring it.
+    // As in a damaged or foreign checkpoint.
     for state in [SUM, COUNT, AVERAGE, SET, SKETCH] {
         let at = at(state, "key");
         bench.backend.apply(&Change { at, action: Action::Put(b"foreign") }).unwrap();

@@ -1,4 +1,4 @@
-//! Random operations compared with a plain model, by replay too.
+//! Compares random operations with a plain model, also after a replay.
 
 #![allow(clippy::panic)]
 
@@ -21,12 +21,12 @@ use crate::{
 
 const STATES: [StateId; 10] = [VALUE, LIST, MAP, SUM, APPEND, SET, MAP_SUM, MAP_APPEND, MAP_SET, TIMER];
 
-/// Times of timers: few, so that they meet.
+/// Times of timers; there are few, so that they coincide.
 const TIMES: [i64; 6] = [i64::MIN + 1, -1, 0, 1, 256, i64::MAX];
 const KEYS: [&str; 4] = ["a", "b", "ab", "c"];
 const NAMESPACES: [&str; 3] = ["", "b", "c"];
 
-/// A random operation: what to do, where, with which data.
+/// A random operation: its kind, place and data.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     state: StateId,
@@ -92,10 +92,10 @@ impl Step {
     }
 }
 
-/// State, key and namespace.
+/// A place: state, key and namespace.
 type Place = (u32, &'static str, &'static str);
 
-/// What is at each place: map entries, list elements by big-endian index, a value under the empty key, or times in
+/// The contents of each place: map entries, list elements by big-endian index, a value under the empty key, or times in
 /// order.
 type Model = BTreeMap<Place, BTreeMap<Vec<u8>, Vec<u8>>>;
 
@@ -115,7 +115,7 @@ fn decode_set(mut bytes: &[u8]) -> Set {
     set
 }
 
-/// What two values become, in a merge or where namespaces meet.
+/// The result of joining two values, in a merge or when namespaces are merged.
 fn merged(state: StateId, stored: Option<&Vec<u8>>, value: &[u8]) -> Vec<u8> {
     let Some(stored) = stored else { return value.to_vec() };
     match state {
@@ -130,7 +130,7 @@ fn merged(state: StateId, stored: Option<&Vec<u8>>, value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Merges namespaces of the model. Returns whether a limit kept it from it.
+/// Merges namespaces of the model. Returns whether a limit prevented it.
 fn merge_namespaces(model: &mut Model, step: &Step) -> bool {
     let place = |namespace| (step.state.0, step.key, namespace);
     let mut target = model.get(&place(step.namespace)).cloned().unwrap_or_default();
@@ -149,7 +149,7 @@ fn merge_namespaces(model: &mut Model, step: &Step) -> bool {
     false
 }
 
-/// The bytes of a time, which sort as times do.
+/// The bytes of a time, which sort like times.
 fn row(time: i64) -> Vec<u8> {
     (time.cast_unsigned() ^ 1 << 63).to_be_bytes().to_vec()
 }
@@ -170,7 +170,7 @@ fn timers(model: &Model) -> Vec<Timer> {
     timers
 }
 
-/// Does the step to the model; returns what it answers.
+/// Applies the step to the model; returns the expected answer.
 fn step_model(model: &mut Model, step: &Step) -> Option<Answer> {
     let Op::TimersFire { up_to, limit } = step.op() else {
         return set(model, step).then_some(Answer::LimitReached);
@@ -186,7 +186,7 @@ fn step_model(model: &mut Model, step: &Step) -> Option<Answer> {
     Some(Answer::Fired { timers: due, more })
 }
 
-/// Does a step of one key to the model. Returns whether a limit kept it from it.
+/// Applies a step on one key to the model. Returns whether a limit prevented it.
 fn set(model: &mut Model, step: &Step) -> bool {
     if let Op::MergeNamespaces(_) = step.op() {
         return merge_namespaces(model, step);
@@ -239,13 +239,13 @@ fn assert_equals(bench: &mut Bench, model: &Model) {
     }
 }
 
-/// Runs random operations on a backend and on the model; they must stay equal, and so must a backend that replays the
+/// Runs random operations on a backend and on the model. They must stay equal, and so must a backend that replays the
 /// log.
 pub(crate) fn random_operations_equal_the_model(factory: Factory<'_>) {
     random_operations_equal_the_model_in(factory, Config::default().cases);
 }
 
-/// Likewise, in so many cases: for backends that take long to make.
+/// The same with a given number of cases, for backends that take long to make.
 pub(crate) fn random_operations_equal_the_model_in(factory: Factory<'_>, cases: u32) {
     let steps = prop::collection::vec(Step::any(), 0..200);
     let result = TestRunner::new(Config { cases, ..Config::default() }).run(&steps, |steps| {

@@ -21,7 +21,7 @@ fn average(sum: i64, count: i64) -> Vec<u8> {
     [sum.to_le_bytes(), count.to_le_bytes()].concat()
 }
 
-/// Merges what is in the namespaces `a`, `` and `b` into `target`, with and without a value there.
+/// Merges the namespaces `a`, `` and `b` into `target`, with and without a value there.
 fn sketch(things: &[&str]) -> Sketch {
     let mut sketch = Sketch::new();
     things.iter().for_each(|thing| _ = sketch.insert(thing.as_bytes()));
@@ -44,7 +44,7 @@ fn check_values(factory: Factory<'_>, state: StateId, values: [&[u8]; 4], result
             changes.clear();
         }
         changes.extend([("a", Action::Clear), ("", Action::Clear), ("b", Action::Clear)]);
-        // The namespace `c` has nothing.
+        // The namespace `c` is empty.
         bench.merge_namespaces((state, "key"), "target", &["a", "c", "", "b"], &changes);
         assert_eq!(bench.value(at_namespace(state, "key", "target")).as_deref(), Some(result), "{state:?}");
         assert_eq!(bench.entries(state), 4, "no other key is touched");
@@ -88,7 +88,7 @@ pub(super) fn namespaces_of_lists_merge_in_order(factory: Factory<'_>) {
     let changes = [put(1, "z"), put(2, "x"), put(3, ""), put(4, "y"), ("b", Action::Clear), ("a", Action::Clear)];
     bench.merge_namespaces((LIST, "key"), "target", &["b", "a", "c"], &changes);
     assert_eq!(bench.list(at_namespace(LIST, "key", "target")), elements(&["t", "z", "x", "", "y"]));
-    // More than is looked at in one go.
+    // More than one read of the inner backend returns.
     let many: Vec<_> = (0..2_500_u32).map(|i| Bytes::copy_from_slice(&i.to_be_bytes())).collect();
     bench.run(at_namespace(LIST, "key", "c"), Op::ListAddAll(&many));
     bench.run(at_namespace(LIST, "key", ""), Op::MergeNamespaces(&elements(&["c", "target"])));
@@ -109,7 +109,7 @@ pub(super) fn namespaces_of_maps_unite(factory: Factory<'_>) {
     fill(&mut bench, MAP, "target", &[("only t", b"t"), ("t and b", b"t"), ("all", b"t")]);
     fill(&mut bench, MAP, "a", &[("only a", b"a"), ("a and b", b"a"), ("all", b"a")]);
     fill(&mut bench, MAP, "b", &[("", b""), ("t and b", b"b"), ("a and b", b"b"), ("all", b"b")]);
-    // Each map key once, where the first source has it.
+    // Each map key once, at the first source that has it.
     let united = [put("a and b", b"b"), put("all", b"b"), put("only a", b"a"), put("", b""), put("t and b", b"b")];
     let changes = [&united[..], &[("a", Action::Clear), ("b", Action::Clear)]].concat();
     bench.merge_namespaces((MAP, "key"), "target", &["a", "c", "b"], &changes);
@@ -155,7 +155,7 @@ pub(super) fn namespaces_beyond_the_limit_stay_as_they_are(factory: Factory<'_>)
         assert_eq!(bench.run(at, Op::MergeNamespaces(&sources[..1])), None, "just within the limit");
         bench.assert_replays(factory, &windows(state));
     }
-    // As a damaged or foreign checkpoint would bring it.
+    // As in a damaged or foreign checkpoint.
     for window in ["a", "b"] {
         let at = at_namespace(SUM, "key", window);
         bench.backend.apply(&Change { at, action: Action::Put(b"foreign") }).unwrap();

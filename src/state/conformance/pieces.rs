@@ -6,7 +6,7 @@ use crate::{
     types::{KeyGroup, StateId},
 };
 
-/// A piece as it was copied.
+/// A copied piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) state: StateId,
@@ -45,12 +45,12 @@ impl Piece {
         pieces
     }
 
-    /// What was copied.
+    /// The changes of the piece.
     pub(super) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         self.changes.iter().map(|bytes| Change::decode(self.key_group, bytes).unwrap())
     }
 
-    /// Applies what was copied.
+    /// Applies the changes of the piece to `backend`.
     pub(super) fn load(&self, backend: &mut dyn StateBackend) {
         for change in self.changes() {
             backend.apply(&change).unwrap();

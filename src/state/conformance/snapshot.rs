@@ -20,7 +20,7 @@ use crate::{
     types::{KeyGroup, StateId},
 };
 
-/// Cells of one block. Two blocks fill more than one slice of the hash map.
+/// Number of cells in a block. Two blocks fill more than one slice of the hash map.
 const BLOCK_CELLS: u32 = 2000;
 
 /// Number of blocks.
@@ -29,21 +29,21 @@ const BLOCKS: u32 = 3;
 /// States that blocks are written to, all in the same key group.
 const BLOCK_STATES: [StateId; 2] = [VALUE, LIST];
 
-/// How many random cases: each writes many cells.
+/// Number of random cases; each writes many cells.
 const CASES: u32 = 32;
 
-/// What happens between two copies.
+/// An event between two copies.
 #[derive(Debug, Clone)]
 enum Step {
-    /// One operation on one of few places.
+    /// One operation on one of a few places.
     One(model::Step),
-    /// Writes every cell of a block again.
+    /// Writes every cell of a block.
     Fill(StateId, u32),
     /// Clears every cell of a block.
     Drain(StateId, u32),
-    /// Raises the stamp.
+    /// Raises the stamp of later changes.
     Stamp(u64),
-    /// Copies so many pieces.
+    /// Copies this many pieces.
     Copy(usize),
 }
 
@@ -60,22 +60,22 @@ impl Step {
     }
 }
 
-/// A piece, and the lowest stamp of the changes that it does not hold.
+/// A piece, and the lowest stamp of the changes that it does not have.
 struct Copied {
     piece: Piece,
     upto: u64,
 }
 
-/// A live backend, and a copy of it in the making: pieces from hash 0 to the end, (state, key group) after (state, key
-/// group).
+/// A live backend, and a copy of it that is being made: pieces from hash 0 to the end, for one (state, key group) after
+/// the other.
 struct Run {
     live: Bench,
     stamp: u64,
-    /// That of each logged change.
+    /// The stamp of each logged change.
     stamps: Vec<u64>,
     places: Vec<(StateId, KeyGroup)>,
     copied: Vec<Copied>,
-    /// Where the next piece begins: position in `places`, hash.
+    /// The beginning of the next piece: position in `places`, and hash.
     next: (usize, u64),
 }
 
@@ -118,7 +118,7 @@ impl Run {
         let Some(&(state, key_group)) = self.places.get(place) else { return };
         let piece = Piece::copy(self.live.pieces(), state, key_group, from);
         self.next = piece.range.last.checked_add(1).map_or((place + 1, 0), |from| (place, from));
-        // What comes next is not in this piece.
+        // Later changes are not in this piece.
         self.raise_stamp(1);
         self.copied.push(Copied { piece, upto: self.stamp });
     }
@@ -129,7 +129,7 @@ impl Run {
         }
     }
 
-    /// Asserts that the pieces and the changes that they do not hold make an equal backend.
+    /// Asserts that the pieces, with the changes that they do not have, make an equal backend.
     fn assert_rebuilds(&mut self, factory: Factory<'_>) {
         let mut rebuilt = Bench::new(factory);
         let mut covered: BTreeMap<(StateId, KeyGroup), BTreeMap<u64, u64>> = BTreeMap::new();
@@ -155,7 +155,7 @@ impl Run {
         self.live.assert_equals(&mut rebuilt, &places);
     }
 
-    /// Asserts that pieces whose cells did not change have the same contents still, and takes them for pieces of now.
+    /// Asserts that pieces whose cells did not change still have the same contents, and stamps them anew.
     fn reuse_unchanged(&mut self) {
         for Copied { piece, upto } in &mut self.copied {
             let changed = self.live.pieces().changed(piece.state, piece.key_group, piece.range);
@@ -170,7 +170,7 @@ impl Run {
     }
 }
 
-/// What rebuilds each cell of `range`, by hash, key and namespace.
+/// The changes that rebuild each cell of `range`, by hash, key and namespace.
 #[allow(clippy::type_complexity)]
 fn cells<'a>(
     pieces: impl Iterator<Item = &'a Piece>,
@@ -183,8 +183,8 @@ fn cells<'a>(
     cells
 }
 
-/// Runs random operations on a backend while it is copied; what is rebuilt from the pieces and the log must be equal,
-/// and pieces that [`changed`](crate::state::StateBackend::changed) calls unchanged must be so.
+/// Runs random operations on a backend while it is copied. A backend rebuilt from the pieces and the log must be equal,
+/// and pieces that [`changed`](crate::state::StateBackend::changed) calls unchanged must be unchanged.
 pub(crate) fn pieces_copied_amid_changes_rebuild_the_backend(factory: Factory<'_>) {
     let steps = || prop::collection::vec(Step::any(), 0..40);
     let config = Config { cases: CASES, ..Config::default() };

@@ -24,7 +24,7 @@ fn register(bench: &mut Bench, timer: &Timer) {
     bench.write(at, Op::TimerRegister { time: timer.time }, &[Action::TimerPut { time: timer.time }]);
 }
 
-/// Timers in order: ties of times, keys that begin with others, zero bytes, both ends of the range.
+/// Timers in order: equal times, keys that begin with other keys, zero bytes, both ends of the range.
 fn in_order() -> Vec<Timer> {
     let mut timers =
         vec![timer(i64::MIN + 1, "z", "z"), timer(-256, "b", ""), timer(-255, "a", ""), timer(-1, "b", "")];
@@ -81,7 +81,7 @@ pub(super) fn timers_are_there_once_and_deleted_once(factory: Factory<'_>) {
     bench.write(here, register(5), &[Action::TimerPut { time: 5 }]);
     assert_eq!(bench.timers(i64::MAX, 0)[1], timer(5, "key", "ns"), "it comes back");
     bench.assert_replays(factory, &[here, at(TIMER, "key")]);
-    // Changes are absolute: one that is applied again changes nothing.
+    // Changes are absolute: applying one again has no effect.
     for _ in 0..2 {
         for change in bench.replayed(factory).changes(0) {
             bench.backend.apply(&change).unwrap();
@@ -132,7 +132,7 @@ pub(super) fn pages_join_while_some_come_and_go(factory: Factory<'_>) {
         seen.extend(timers);
         let Some(token) = token else { break };
         from = token;
-        // The last of the page goes, one comes before it, one behind it.
+        // The last timer of the page is removed, one is added before it and one behind it.
         let last = seen.last().unwrap().clone();
         bench.run(
             at_namespace(TIMER, std::str::from_utf8(&last.key).unwrap(), std::str::from_utf8(&last.namespace).unwrap()),
@@ -153,7 +153,7 @@ pub(super) fn pages_join_while_some_come_and_go(factory: Factory<'_>) {
     assert_eq!((first, more), (1, true), "a first timer is always returned");
 }
 
-/// More than any backend keeps at hand, with the first ones gone again and again.
+/// More timers than any backend keeps in memory, with the first ones removed again and again.
 pub(super) fn many_timers_fire_while_others_are_registered(factory: Factory<'_>) {
     const TIMERS: i64 = 24_000;
     let mut bench = Bench::new(factory);
@@ -164,7 +164,7 @@ pub(super) fn many_timers_fire_while_others_are_registered(factory: Factory<'_>)
     assert_eq!(bench.entries(TIMER), TIMERS as u64);
     let (mut next, mut added) = (0, TIMERS);
     while next < TIMERS + 3_000 {
-        // One that is due at once, two far off, one of which is deleted again.
+        // One timer is due at once, two are far off, and one of these is deleted again.
         if next < 10_000 {
             register(&mut bench, &timer(next - 1, "early", ""));
             assert_eq!(bench.fire(i64::MAX, 1), (vec![timer(next - 1, "early", "")], true));

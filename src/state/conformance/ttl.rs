@@ -1,4 +1,4 @@
-//! Checks of states whose entries live for some time only, at times that the check says.
+//! Checks of states with TTL, at times that the checks set.
 
 use std::sync::Arc;
 
@@ -21,19 +21,19 @@ use crate::{
     },
 };
 
-/// How long entries live here.
+/// The TTL of entries in these checks.
 pub(super) const LIVES: u64 = 10;
 
-/// The state of a timeline.
+/// The id of the state on a timeline.
 const STATE: StateId = StateId(1);
 
-/// Reads return what is expired, until it is gone.
+/// A TTL with which reads return expired entries until they are cleaned up.
 pub(super) const SHOWN: Ttl = Ttl { visibility: TtlVisibility::ReturnExpiredIfNotCleanedUp, ..plain() };
 
-/// Reads touch.
+/// A TTL with which reads touch entries.
 pub(super) const READ: Ttl = Ttl { update: TtlUpdate::OnReadAndWrite, ..plain() };
 
-/// Flink's defaults.
+/// A TTL with Flink's defaults.
 pub(super) const fn plain() -> Ttl {
     Ttl {
         duration_ms: LIVES,
@@ -49,12 +49,12 @@ pub(super) struct Timeline {
     pub(super) descriptor: StateDescriptor,
     pub(super) now: TimeMs,
     log: Vec<(KeyGroup, Vec<u8>)>,
-    /// Entries that reads removed.
+    /// Entries that reads have removed.
     pub(super) removed: u64,
     cursors: Arc<Cursors>,
 }
 
-/// An action with bytes of its own.
+/// An action that owns its bytes.
 pub(super) fn bytes_of(action: Action<'_>) -> Vec<u8> {
     let mut out = vec![];
     Change { at: bench::at(STATE, "k"), action }.encode(&mut out);
@@ -98,7 +98,7 @@ impl Timeline {
         execute(&mut *self.backend, at, &op, &context, &mut keep).unwrap()
     }
 
-    /// Executes as a numbered batch does.
+    /// Executes an operation as in a numbered batch.
     pub(super) fn run(&mut self, at: Address<'_>, op: Op<'_>) -> Option<Answer> {
         let upkeep = Upkeep::new(Arc::clone(&self.cursors));
         let answer = self.execute(at, op, Some(&upkeep));
@@ -106,7 +106,7 @@ impl Timeline {
         answer
     }
 
-    /// Executes a read as a batch without number does: nothing is changed.
+    /// Executes a read as in a batch without number, which changes nothing.
     pub(super) fn look(&mut self, at: Address<'_>, op: Op<'_>) -> Answer {
         let logged = self.log.len();
         let answer = self.execute(at, op, None).unwrap();
@@ -114,7 +114,7 @@ impl Timeline {
         answer
     }
 
-    /// Looks at some entries in turn; returns how many were removed.
+    /// Cleans up some entries in turn; returns how many were removed.
     pub(super) fn clean(&mut self, cursor: &mut Cursor, entries: u64) -> u64 {
         let upkeep = Upkeep::new(Arc::clone(&self.cursors));
         let life = Lifespan::new(self.descriptor.ttl.unwrap(), self.now);
@@ -129,7 +129,7 @@ impl Timeline {
         upkeep.removed_entries()
     }
 
-    /// What was logged since the last time, of key `k` without namespace, or the last change of all that is asserted.
+    /// Asserts that exactly these changes of key `k`, in the void namespace, were logged since the last call.
     pub(super) fn assert_logged(&mut self, expected: &[Action<'_>]) {
         let logged: Vec<_> = std::mem::take(&mut self.log).into_iter().map(|(_, bytes)| bytes).collect();
         let expected: Vec<_> = expected.iter().map(|action| bytes_of(*action)).collect();
@@ -162,7 +162,7 @@ impl Timeline {
         value
     }
 
-    /// Map keys and values of `k` likewise.
+    /// The map keys and values of `k`, as a batch without number sees them.
     pub(super) fn map(&mut self) -> Vec<(Bytes, Bytes)> {
         let answer = self.look(at("k", ""), Op::MapEntries { keys: MapKeys::default(), limit: 0 });
         let Answer::Entries { entries, more: false } = answer else { unreachable!("one page of entries") };
@@ -171,7 +171,7 @@ impl Timeline {
         entries
     }
 
-    /// The elements of `k` likewise.
+    /// The elements of `k`, as a batch without number sees them.
     pub(super) fn list(&mut self) -> Vec<Bytes> {
         let answer = self.look(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 0 });
         let Answer::Elements { elements, token: None } = answer else { unreachable!("one page of elements") };
@@ -206,7 +206,7 @@ pub(super) fn values_expire_when_their_time_is_over(factory: Factory<'_>) {
     assert_eq!((line.backend.len(at("k", "")).unwrap(), line.removed), (0, 1));
     line.run(at("k", ""), Op::Get);
     line.assert_logged(&[]);
-    // Never, however near the end of time.
+    // Not even near the end of time.
     let mut line = Timeline::new(factory, StateKind::Value, None, Ttl { duration_ms: u64::MAX, ..plain() });
     line.run(at("k", ""), Op::Put(b""));
     line.now = u64::MAX - 1;
@@ -232,7 +232,7 @@ pub(super) fn what_is_expired_is_shown_until_it_is_gone(factory: Factory<'_>) {
     assert_eq!(line.run(at("k", ""), Op::MapContains { map_key: b"a" }), Some(Answer::Found(true)));
     line.assert_logged(&[Action::MapRemove { map_key: b"a" }]);
     assert_eq!(line.map(), [entry(b"b", b"w")]);
-    // A list element stays in place without its bytes, until half of the list is gone.
+    // A list element keeps its place, without its bytes, until half of the list is gone.
     let mut line = Timeline::new(factory, StateKind::List, None, SHOWN);
     for (now, element) in [(100, &b"a"[..]), (105, b"b"), (106, b"c"), (107, b"d")] {
         line.now = now;
@@ -290,7 +290,7 @@ pub(super) fn reads_touch_where_they_are_told_to(factory: Factory<'_>) {
     line.assert_logged(&touched.each_ref().map(|(index, element)| Action::ListPut { index: *index, element }));
     line.now = 110;
     assert_eq!(line.list(), ["b", "c", "d"]);
-    // What is left of a list of which most is gone is touched as it moves.
+    // If most of a list is gone, the remaining elements are touched as they move.
     line.now = 114;
     line.run(at("k", ""), Op::ListGet { start: 0, token: &[], limit: 1 });
     line.forget_log();
@@ -319,7 +319,7 @@ pub(super) fn map_entries_expire_by_themselves(factory: Factory<'_>) {
     line.forget_log();
     assert_eq!(line.run(at("k", ""), Op::MapCount), Some(Answer::Count(1)));
     line.assert_logged(&[Action::MapRemove { map_key: b"a" }, Action::MapRemove { map_key: b"b" }]);
-    // Removals and clears take what is hidden.
+    // Removals and clears also remove hidden entries.
     line.now = 116;
     assert_eq!(line.run(at("k", ""), Op::MapRemove { map_key: b"c" }), None);
     line.assert_logged(&[Action::MapRemove { map_key: b"c" }]);
@@ -346,7 +346,7 @@ pub(super) fn merges_go_on_with_what_is_visible(factory: Factory<'_>) {
         line.run(at("k", ""), Op::MapMerge { map_key: b"m", operand: operand.as_bytes() });
         line.assert_logged(&[Action::MapPut { map_key: b"m", value: &stamp(now, result.as_bytes()) }]);
     }
-    // What a merge leaves as it is has been touched all the same.
+    // A merge that leaves the entry unchanged has touched it all the same.
     let set = |member: &str| [&(member.len() as u32).to_le_bytes()[..], member.as_bytes()].concat();
     let mut line = Timeline::new(factory, StateKind::Value, Some(MergeFunction::SetUnion), plain());
     for now in [100, 109] {
@@ -354,7 +354,7 @@ pub(super) fn merges_go_on_with_what_is_visible(factory: Factory<'_>) {
         line.run(at("k", ""), Op::Merge(&set("a")));
         line.assert_logged(&[Action::Put(&stamp(now, &set("a")))]);
     }
-    // The limit is that of the value, not of what is stored.
+    // The limit applies to the value, not to its stored form.
     let mut line = Timeline::new(factory, StateKind::Value, Some(MergeFunction::Append), plain());
     let long = [7; bench::MAX_VALUE_BYTES];
     assert_eq!(line.run(at("k", ""), Op::Put(&long[1..])), None);
@@ -410,7 +410,7 @@ pub(super) fn merged_namespaces_leave_behind_what_is_expired(factory: Factory<'_
     line.now = 120;
     assert_eq!(line.value(), None);
 
-    // A union that leaves the set as it is touches it, too.
+    // A union that leaves the set unchanged touches it, too.
     let mut line = Timeline::new(factory, StateKind::Value, Some(MergeFunction::SetUnion), plain());
     line.run(at("k", ""), Op::Put(b"\x01\0\0\0x"));
     line.run(at("k", "a"), Op::Put(b"\x01\0\0\0x"));
@@ -472,7 +472,7 @@ pub(super) fn in_turn_entries_are_cleaned_up_and_the_living_stay(factory: Factor
         assert_eq!((0..all).map(|_| line.clean(&mut cursor, 1)).sum::<u64>(), 0, "nothing is expired");
         assert_eq!(stored(&line), all);
         line.now = 110;
-        // Some looks go to where names are read on.
+        // Some turns end where the next names have to be read.
         let looks = |line: &mut Timeline, cursor: &mut Cursor| -> Vec<u64> {
             (0..all / 5 + 20).map(|_| line.clean(cursor, 5)).collect()
         };

@@ -1,4 +1,4 @@
-//! Checks of lists whose elements live for some time only.
+//! Checks of lists with TTL.
 
 use bytes::Bytes;
 
@@ -54,7 +54,8 @@ pub(super) fn list_elements_expire_by_themselves(factory: Factory<'_>) {
 
 pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factory: Factory<'_>) {
     let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
-    // After the first page of 4: another reads to the end, a turn of clean-up rewrites, or nobody does anything.
+    // After the first page of 4 there are three cases: another read goes to the end, a clean-up turn rewrites the list,
+    // or nothing happens.
     for (rewritten, rewrite) in [
         (false, (|_| {}) as fn(&mut Timeline)),
         (true, |line| _ = line.run(at("k", ""), Op::ListCount)),
@@ -83,12 +84,12 @@ pub(super) fn pages_of_a_list_miss_nothing_that_lives_while_others_expire(factor
                 all.extend(elements);
                 from = token;
             }
-            // Those that expired before they were read are gone, as reads hide them.
+            // Elements that expired before they were read are gone, since reads hide them.
             assert_eq!(all, bench::elements(&["a", "b", "c", "d", "g", "h", "i", "j"]));
-            // A token may be used again, with the answer that it had then.
+            // A token may be used again, with the same answer.
             let again = line.run(at("k", ""), Op::ListGet { start: 0, token: &first, limit: 0 });
             assert_eq!(again, Some(Answer::Elements { elements: bench::elements(&["g", "h", "i", "j"]), token: None }));
-            // Pages from the first to the last rewrite what is mostly gone, too.
+            // Reading all pages rewrites a list that is mostly expired, too.
             let mut from = Some(Bytes::new());
             while let Some(token) = from {
                 let page = line.run(at("k", ""), Op::ListGet { start: 0, token: &token, limit });
@@ -127,7 +128,7 @@ pub(super) fn long_lists_are_paged_over_what_is_gone(factory: Factory<'_>) {
         }
         assert_eq!(by_start, expected);
     }
-    // What one batch removes is bounded.
+    // One batch removes a bounded number of elements.
     line.forget_log();
     line.run(at("k", ""), Op::ListCount);
     assert_eq!((line.logged(), line.removed), (1_000, 1_000));

@@ -32,7 +32,7 @@ pub(super) fn states_keys_and_namespaces_are_independent(factory: Factory<'_>) {
         let group = if at.key_group == range().last() { range().first() } else { range().last() };
         crate::state::Address { key_group: group, ..at }
     };
-    // Some concatenate to the same bytes; the same key in another key group is another key.
+    // Some pairs concatenate to the same bytes; the same key in another key group is another key.
     let places = [
         at(VALUE, "ab"),
         at(OTHER_VALUE, "ab"),

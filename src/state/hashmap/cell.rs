@@ -1,6 +1,6 @@
-//! Cells: what is stored of one (key, namespace), by kind of state.
+//! Cells: the stored contents of one (key, namespace), by kind of state.
 //!
-//! A value lies behind its name in one block, so that an update touches one bucket and one block. Maps and lists keep
+//! A value lies behind its name in one block, so that an update touches one bucket and one block. Maps and lists have
 //! the name in a block of its own.
 
 use std::{collections::BTreeMap, mem::size_of};
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, mem::size_of};
 use super::name::{Name, content_start};
 use crate::state::Action;
 
-/// What the allocator takes beside the bytes asked for: its header, and half of its rounding to 16.
+/// The allocator's overhead per block: its header, and half of the rounding to 16 bytes.
 pub(super) const ALLOCATION_BYTES: usize = 16;
 
 /// Bytes of a B-tree leaf of a map: room for 11 entries, links and counters.
@@ -17,25 +17,25 @@ const MAP_LEAF_BYTES: usize = 11 * size_of::<(Box<[u8]>, Vec<u8>)>() + 16;
 /// Bytes of B-tree nodes per map entry, when the nodes are two thirds full.
 const MAP_ENTRY_BYTES: usize = size_of::<(Box<[u8]>, Vec<u8>)>() * 3 / 2;
 
-/// What slices need to know of a cell.
+/// The properties of a cell that slices need.
 pub(super) trait Cell {
     /// The stable hash of the cell's name.
     fn hash(&self) -> u64;
 
-    /// A block that starts with the cell's name.
+    /// A block that begins with the cell's name.
     fn block(&self) -> &[u8];
 
     /// Number of entries: 1 for a value, map entries, list elements. Constant time.
     fn entries(&self) -> u64;
 
-    /// Bytes that the cell takes outside its bucket. Constant time.
+    /// Bytes of the cell outside its bucket. Constant time.
     fn bytes(&self) -> u64;
 
-    /// Hands out the actions that rebuild the cell, in their order.
+    /// Calls `each` with the actions that rebuild the cell, in order.
     fn rebuild(&self, each: &mut dyn FnMut(Action<'_>));
 }
 
-/// A value.
+/// The value of one (key, namespace), in one block with its name.
 pub(super) struct ValueCell {
     hash: u64,
     block: Vec<u8>,
@@ -92,12 +92,12 @@ pub(super) struct MapCell {
     hash: u64,
     block: Box<[u8]>,
     map: BTreeMap<Box<[u8]>, Vec<u8>>,
-    /// Of the keys and values on the heap, without the nodes.
+    /// Heap bytes of the keys and values, without the tree nodes.
     contents_bytes: usize,
 }
 
 impl MapCell {
-    /// A map of one entry.
+    /// A map with one entry.
     pub(super) fn new(name: &Name<'_>, map_key: &[u8], value: &[u8]) -> Self {
         let block = name.block(&[]).into();
         let mut cell = Self { hash: name.hash(), block, map: BTreeMap::new(), contents_bytes: 0 };
@@ -167,7 +167,7 @@ pub(super) struct ListCell {
     hash: u64,
     block: Box<[u8]>,
     elements: Vec<Box<[u8]>>,
-    /// Of the elements on the heap, without the vector of them.
+    /// Heap bytes of the elements, without the vector of them.
     contents_bytes: usize,
 }
 
@@ -180,7 +180,7 @@ impl ListCell {
         &self.elements
     }
 
-    /// Sets the element at `index`: an existing one, or the next. Returns whether it is one of those.
+    /// Sets the element at `index`, which is an existing one or the next. Returns `false` for any other index.
     pub(super) fn put(&mut self, index: u64, element: &[u8]) -> bool {
         let Ok(index) = usize::try_from(index) else { return false };
         let length = self.elements.len();
@@ -225,8 +225,8 @@ impl Cell for ListCell {
     }
 }
 
-/// Replaces what is behind `start` by `value`: in place if the length is equal, else without keeping room that is more
-/// than half empty.
+/// Replaces the bytes behind `start` by `value`: in place if the length is equal, otherwise without keeping a block
+/// that is more than half empty.
 #[inline]
 fn overwrite(block: &mut Vec<u8>, start: usize, value: &[u8]) {
     if let Some(stored) = block.get_mut(start..)
@@ -243,7 +243,7 @@ fn overwrite(block: &mut Vec<u8>, start: usize, value: &[u8]) {
     }
 }
 
-/// Appends, growing by a quarter at least, so that many appends cost linear time.
+/// Appends, and grows the block by at least a quarter, so that many appends take linear time.
 fn append(block: &mut Vec<u8>, value: &[u8]) {
     if block.capacity() - block.len() < value.len() {
         block.reserve_exact(value.len().max(block.len() / 4));

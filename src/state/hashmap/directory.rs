@@ -8,8 +8,9 @@
 //!     11 ───────────────────────────────▶ 11… depth 2
 //! ```
 //!
-//! A full slice is split by its next hash bit; only where it already uses all bits of the index, the index (4 bytes per
-//! position) doubles. Two small halves of a range are merged again. No step touches more than two slices' cells.
+//! A full slice is split by its next hash bit. The index (4 bytes per position) doubles only if the slice already uses
+//! all bits of the index. Two small halves of a range are merged again. No step touches the cells of more than two
+//! slices.
 
 use std::mem::size_of;
 
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::state::HashRange;
 
-/// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; each slice's range is what leads
-/// to it; `deepest` slices have the directory's depth.
+/// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; exactly the positions in a
+/// slice's range lead to it; `deepest` slices have the directory's depth.
 pub(super) struct Directory<C> {
     depth: u32,
     deepest: usize,
@@ -30,12 +31,12 @@ pub(super) struct Directory<C> {
 }
 
 impl<C: Cell> Directory<C> {
-    /// One empty slice.
+    /// A directory with one empty slice.
     pub(super) fn new() -> Self {
         Self { depth: 0, deepest: 1, index: vec![0], slices: vec![Slice::new()] }
     }
 
-    /// All bytes of memory that it takes. Linear in the slices.
+    /// Bytes of memory, including all slices. Linear in the number of slices.
     pub(super) fn bytes(&self) -> u64 {
         let slices: u64 = self.slices.iter().map(Slice::bytes).sum();
         (size_of::<Self>() + size_of::<u32>() * self.index.len()) as u64 + slices
@@ -45,12 +46,12 @@ impl<C: Cell> Directory<C> {
         &self.slices
     }
 
-    /// The slice whose range holds `hash`.
+    /// The slice whose range contains `hash`.
     pub(super) fn slice_of(&self, hash: u64) -> &Slice<C> {
         self.slice(self.position(hash))
     }
 
-    /// The highest stamp of any change in the slices that share a hash with `range`, or above it.
+    /// A stamp at or above that of any change in the slices that share a hash with `range`.
     pub(super) fn changed(&self, range: HashRange) -> u64 {
         let (mut changed, mut from) = (0, range.first);
         loop {
@@ -74,10 +75,10 @@ impl<C: Cell> Directory<C> {
         self.slices.get(self.position(hash)).map_or(&[], |slice| slice.block(hash))
     }
 
-    /// Changes the cell of `name`, or puts there what `create` makes.
+    /// Changes the cell of `name`, or adds the one that `create` makes.
     ///
     /// # Errors
-    /// What `change` or `create` return; `change` must then have changed nothing.
+    /// The error of `change` or `create`; `change` must have changed nothing then.
     #[inline]
     pub(super) fn upsert<E>(
         &mut self,
@@ -98,7 +99,7 @@ impl<C: Cell> Directory<C> {
         Ok(())
     }
 
-    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays.
+    /// Changes the cell of `name`, if there is one, and removes it unless `change` returns that it stays.
     pub(super) fn change_or_remove(&mut self, name: &Name<'_>, tally: &mut Tally, change: impl FnOnce(&mut C) -> bool) {
         let position = self.position(name.hash());
         if self.slice_mut(position).change_or_remove(name, tally, change) {
@@ -144,7 +145,7 @@ impl<C: Cell> Directory<C> {
         self.slices.push(upper);
     }
 
-    /// Merges the slice with its buddy, if they are small enough.
+    /// Merges the slice with its buddy, if both are small enough.
     fn merge(&mut self, position: usize, usage: &mut Usage) {
         let slice = self.slice(position);
         let depth = slice.depth();
@@ -175,7 +176,7 @@ impl<C: Cell> Directory<C> {
         }
     }
 
-    /// Halves the index while no slice uses its last bit.
+    /// Halves the index as long as no slice uses its last bit.
     fn halve_unused(&mut self, usage: &mut Usage) {
         while self.deepest == 0 {
             let before = self.index.len();
@@ -186,7 +187,7 @@ impl<C: Cell> Directory<C> {
         }
     }
 
-    /// Points the index positions of a slice's range to it.
+    /// Lets the index positions of a slice's range point to it.
     fn point(&mut self, first: u64, depth: u32, position: usize) {
         let slice = u32::try_from(position).expect("at most 2^MAX_DEPTH slices");
         let from = first.checked_shr(u64::BITS - self.depth).unwrap_or(0) as usize;

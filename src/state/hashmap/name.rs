@@ -10,7 +10,7 @@ use crate::state::stable_hash;
 /// Bytes of the two lengths.
 const HEADER_BYTES: usize = 8;
 
-/// What a change or a read names, hashed once.
+/// A name in a change or read, hashed once.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::state) struct Name<'a> {
     hash: u64,
@@ -30,7 +30,7 @@ impl<'a> Name<'a> {
         self.hash
     }
 
-    /// Whether `block` starts with this name.
+    /// Whether `block` begins with this name.
     #[inline]
     pub(super) fn heads(&self, block: &[u8]) -> bool {
         let Some((header, rest)) = block.split_first_chunk() else { return false };
@@ -40,7 +40,7 @@ impl<'a> Name<'a> {
             })
     }
 
-    /// A new block of exactly this name and `content`.
+    /// A new block with this name, followed by `content`.
     pub(in crate::state) fn block(&self, content: &[u8]) -> Vec<u8> {
         let length = HEADER_BYTES + self.key.len() + self.namespace.len() + content.len();
         let mut block = Vec::with_capacity(length);
@@ -51,7 +51,7 @@ impl<'a> Name<'a> {
     }
 }
 
-/// The key and namespace at the head of `block`.
+/// The key and namespace at the beginning of `block`.
 pub(in crate::state) fn read_name(block: &[u8]) -> (&[u8], &[u8]) {
     let read = || {
         let (key, namespace) = lengths(block)?;
@@ -61,7 +61,7 @@ pub(in crate::state) fn read_name(block: &[u8]) -> (&[u8], &[u8]) {
     read().expect("a block begins with its name")
 }
 
-/// Where the content of `block` begins, behind its name.
+/// The offset of the content of `block`, behind its name.
 #[inline]
 pub(super) fn content_start(block: &[u8]) -> usize {
     let (key, namespace) = lengths(block).expect("a block begins with its header");

@@ -6,26 +6,27 @@ use hashbrown::HashTable;
 
 use super::{cell::Cell, name::Name};
 
-/// Most cells of a slice: what a table of 4096 buckets holds, so that the next cell splits instead of growing it.
+/// Most cells of a slice, which a table of 4096 buckets can take: the next cell splits the slice instead of growing the
+/// table.
 pub(super) const MAX_SLICE_CELLS: usize = 3584;
 
-/// Most bytes of a slice, from [`MIN_SPLIT_CELLS`] cells on.
+/// Most bytes of a slice that has at least [`MIN_SPLIT_CELLS`] cells.
 pub(super) const MAX_SLICE_BYTES: u64 = 1 << 20;
 
-/// Slices of fewer cells are not split, however big the cells are: telling a few big ones apart could take many hash
-/// bits, and the directory doubles with each.
+/// Slices with fewer cells are not split, however large the cells are. Separating a few large cells could take many
+/// hash bits, and the directory doubles with each bit.
 pub(super) const MIN_SPLIT_CELLS: usize = 8;
 
-/// Most hash bits that tell slices apart. The hash tables use others, see [`table_hash`].
+/// Most hash bits that distinguish slices. Hash tables use other bits, see [`table_hash`].
 pub(super) const MAX_DEPTH: u32 = 18;
 
-/// A table of at most so many buckets does not shrink.
+/// A table with at most this many buckets does not shrink.
 const MIN_SHRINK_BUCKETS: usize = 16;
 
-/// What a state (or a part of it) holds.
+/// The size of a state, or of a part of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// Values, map entries or list elements.
+    /// Number of values, map entries or list elements.
     pub(super) entries: u64,
     /// Bytes of memory.
     pub(super) bytes: u64,
@@ -37,20 +38,20 @@ impl Usage {
         Self { entries: cell.entries(), bytes: cell.bytes() }
     }
 
-    /// Counts a part as `after` that was counted as `before`.
+    /// Replaces the size of a part, `before`, by `after`.
     #[inline]
     pub(super) fn replace(&mut self, before: Self, after: Self) {
         self.entries = self.entries - before.entries + after.entries;
         self.bytes = self.bytes - before.bytes + after.bytes;
     }
 
-    /// The same for bytes alone.
+    /// Replaces the bytes of a part, `before`, by `after`.
     pub(super) fn replace_bytes(&mut self, before: u64, after: u64) {
         self.bytes = self.bytes - before + after;
     }
 }
 
-/// What the changes of a state are counted in, and what they carry.
+/// The size of a state, and the stamp that its changes get.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) usage: Usage,
@@ -58,18 +59,19 @@ pub(super) struct Tally {
     pub(super) stamp: u64,
 }
 
-/// The cells whose hashes start with the same `depth` bits.
+/// The cells whose hashes begin with the same `depth` bits.
 ///
-/// Every method that changes cells keeps the `Usage` or [`Tally`] that it is given, that of the state, and puts its
-/// stamp on the slice.
+/// Every method that changes cells updates the `Usage` or [`Tally`] of the state that is passed to it, and stamps the
+/// slice.
 pub(super) struct Slice<C> {
-    /// The lowest hash of the range; all bits below the highest `depth` are 0.
+    /// The lowest hash of the range; all bits after the highest `depth` are 0.
     first: u64,
     depth: u32,
     cells: HashTable<C>,
-    /// Sum of the cells' own bytes.
+    /// Bytes of the cells themselves.
     contents_bytes: u64,
-    /// The stamp of the last change of any cell of the range, present or removed, or above it; 0 before the first.
+    /// A stamp at or above that of the last change of any cell of the range, existing or removed; 0 before the first
+    /// change.
     changed: u64,
 }
 
@@ -88,7 +90,8 @@ impl<C: Cell> Slice<C> {
         self.first | u64::MAX >> self.depth
     }
 
-    /// The stamp of the last change of any cell of the range, present or removed, or above it; 0 before the first.
+    /// A stamp at or above that of the last change of any cell of the range, existing or removed; 0 before the first
+    /// change.
     pub(super) fn changed(&self) -> u64 {
         self.changed
     }
@@ -101,12 +104,12 @@ impl<C: Cell> Slice<C> {
         self.cells.len()
     }
 
-    /// All bytes of memory that the slice takes.
+    /// All bytes of memory of the slice.
     pub(super) fn bytes(&self) -> u64 {
         (size_of::<Self>() + self.cells.allocation_size()) as u64 + self.contents_bytes
     }
 
-    /// Whether it is to be split.
+    /// Whether it has to be split.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         let cells = self.cells.len();
@@ -114,8 +117,8 @@ impl<C: Cell> Slice<C> {
             && self.depth < MAX_DEPTH
     }
 
-    /// Whether it is to be merged with `buddy`, the other half of their common range: at a quarter of the bounds, so
-    /// that a merged slice is not soon split again.
+    /// Whether it has to be merged with `buddy`, the other half of their common range. The limit is a quarter of the
+    /// bounds, so that a merged slice is not soon split again.
     pub(super) fn merges_with(&self, buddy: &Self) -> bool {
         self.depth == buddy.depth
             && self.cells.len() + buddy.cells.len() <= MAX_SLICE_CELLS / 4
@@ -133,7 +136,7 @@ impl<C: Cell> Slice<C> {
         self.cells.find(table_hash(hash), |cell| cell.hash() == hash).map_or(&[], Cell::block)
     }
 
-    /// Changes the cell of `name`, if there is one, which stays.
+    /// Changes the cell of `name`, if there is one; the cell stays.
     #[inline]
     pub(super) fn change<R>(
         &mut self,
@@ -151,8 +154,8 @@ impl<C: Cell> Slice<C> {
         Some(result)
     }
 
-    /// Changes the cell of `name`, if there is one, and removes it unless `change` says that it stays. Returns whether
-    /// it was removed.
+    /// Changes the cell of `name`, if there is one, and removes it unless `change` returns that it stays. Returns
+    /// whether it was removed.
     pub(super) fn change_or_remove(
         &mut self,
         name: &Name<'_>,
@@ -177,7 +180,7 @@ impl<C: Cell> Slice<C> {
         true
     }
 
-    /// Adds a cell whose name is not there.
+    /// Adds a cell with a new name.
     pub(super) fn insert(&mut self, cell: C, tally: &mut Tally) {
         let added = Usage::of(&cell);
         let table = self.cells.allocation_size() as u64;
@@ -188,7 +191,7 @@ impl<C: Cell> Slice<C> {
         tally.usage.replace_bytes(table, self.cells.allocation_size() as u64);
     }
 
-    /// Cuts the upper half of the range off.
+    /// Cuts off the upper half of the range.
     pub(super) fn split(&mut self) -> Self {
         let bit = 1 << (u64::BITS - 1 - self.depth);
         self.depth += 1;
@@ -205,7 +208,7 @@ impl<C: Cell> Slice<C> {
         upper
     }
 
-    /// Joins it with its buddy.
+    /// Merges it with its buddy.
     pub(super) fn merge(&mut self, buddy: Self) {
         assert_eq!(self.depth, buddy.depth, "buddies are halves of one range");
         self.depth -= 1;
@@ -236,9 +239,9 @@ impl<C: Cell> Slice<C> {
     }
 }
 
-/// What a hash table gets to see of a hash. It places by the lowest bits and marks by the 7 highest; slices are told
-/// apart by the highest. So that neither is the same for all cells of a slice, the halves change places: a slice's
-/// table places by bits 32 and up, and marks by bits 25 to 31.
+/// The hash as a hash table sees it. A hash table uses the lowest bits for positions and the 7 highest for tags, but
+/// the highest bits are the same for all cells of a slice. So the two halves are swapped: a slice's table takes
+/// positions from bits 32 and up, and tags from bits 25 to 31.
 #[inline]
 fn table_hash(hash: u64) -> u64 {
     hash.rotate_left(32)

@@ -16,7 +16,7 @@ use crate::{
     types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
-/// Why something does not fit: the words of a `StateError::Mismatch`.
+/// The text of a `StateError::Mismatch`.
 pub(super) type Misfit = &'static str;
 
 const FOREIGN_KEY_GROUP: Misfit = "the key group is outside the backend's range";
@@ -31,10 +31,10 @@ pub(super) enum Table {
     Timer(Timers),
 }
 
-/// Cells by key group.
+/// The cells of each key group.
 pub(super) struct Groups<C> {
     range: KeyGroupRange,
-    /// One for each key group of the range; none before the first write.
+    /// One for each key group of the range; empty before the first write.
     directories: Vec<Directory<C>>,
     pub(super) tally: Tally,
 }
@@ -58,7 +58,7 @@ impl Table {
         }
     }
 
-    /// Counts what `usage` keeps, and checks the invariants.
+    /// Counts everything that `usage` tracks, and checks the invariants.
     #[cfg(test)]
     pub(super) fn recount(&self) -> Usage {
         match self {
@@ -79,7 +79,7 @@ impl Table {
         }
     }
 
-    /// Changes applied from now on carry `stamp`.
+    /// Sets the stamp of later changes.
     pub(super) fn set_stamp(&mut self, stamp: u64) {
         match self {
             Self::Value(groups) => groups.tally.stamp = stamp,
@@ -89,7 +89,7 @@ impl Table {
         }
     }
 
-    /// The stamp of the last change in the slices that share a hash with `range`, or above it.
+    /// A stamp at or above that of any change in the slices that share a hash with `range`.
     pub(super) fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
         match self {
             Self::Value(groups) => groups.changed(group, range),
@@ -99,7 +99,7 @@ impl Table {
         }
     }
 
-    /// The hashes of the slice of `hash`.
+    /// The hash range of the slice of `hash`.
     pub(super) fn slice(&self, group: KeyGroup, hash: u64) -> HashRange {
         match self {
             Self::Value(groups) => groups.slice(group, hash),
@@ -125,7 +125,7 @@ impl Table {
         }
     }
 
-    /// Names of cells behind `after`, in order of their hashes, slice by slice.
+    /// Reads the names of cells behind `after`, in order of their hashes, slice by slice.
     pub(super) fn name_page(
         &self,
         key_group: KeyGroup,
@@ -193,7 +193,7 @@ impl Table {
         }
     }
 
-    /// Where the block of the cell at `at` lies, not read yet; empty if there is none.
+    /// The address of the block of the cell at `at`, not read yet; empty if there is none.
     #[inline]
     pub(super) fn block(&self, at: Address<'_>) -> &[u8] {
         match self {
@@ -343,7 +343,7 @@ impl<C: Cell> Groups<C> {
     ) -> Result<bool, Misfit> {
         let index = self.range.index(key_group).ok_or(FOREIGN_KEY_GROUP)?;
         let Some(directory) = self.directories.get(index) else { return Ok(false) };
-        // Equal hashes are told apart by the names themselves.
+        // Names with equal hashes are ordered by the names themselves.
         let after = after.map(|(key, namespace)| (stable_hash(key, namespace), (key, namespace)));
         let mut page = Page::new(limit);
         let mut from = Some(after.map_or(0, |(hash, _)| hash));

@@ -1,4 +1,4 @@
-//! The timers of one state: cells as those of any other kind, and an index in order of time over all of them.
+//! The timers of one state: cells as for any other kind, and an index over all of them in order of time.
 
 use std::{cell::Cell as Slot, collections::BTreeSet, mem::size_of, sync::Arc};
 
@@ -22,7 +22,7 @@ const TIME_BYTES: usize = size_of::<i64>() * 3 / 2;
 /// Bytes of the counters of a shared name.
 const SHARED_BYTES: usize = 2 * size_of::<usize>();
 
-/// The timers of one state. Invariant: the index has what the cells have.
+/// The timers of one state. Invariant: the index has exactly the timers of the cells.
 pub(super) struct Timers {
     pub(super) groups: Groups<TimerCell>,
     index: TimerIndex,
@@ -31,12 +31,12 @@ pub(super) struct Timers {
 /// The times of one (key, namespace). Never empty while it is stored.
 pub(super) struct TimerCell {
     hash: u64,
-    /// Shared with the index.
+    /// The name, shared with the index.
     name: Arc<[u8]>,
     times: Times,
 }
 
-/// Most have but one.
+/// Most cells have only one time.
 enum Times {
     One(i64),
     Many(BTreeSet<i64>),
@@ -112,12 +112,12 @@ impl Timers {
     }
 }
 
-/// What a removal left of a cell.
+/// The effect of a removal on a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
-    /// All: the time was not there.
+    /// The time was not set, so the cell is unchanged.
     NoChange,
-    /// Other times.
+    /// Other times remain.
     Others,
     Nothing,
 }
@@ -134,7 +134,7 @@ impl TimerCell {
         }
     }
 
-    /// Adds a time; returns whether it was not there.
+    /// Adds a time; returns whether it is new.
     fn put(&mut self, time: i64) -> bool {
         match &mut self.times {
             Times::One(one) if *one == time => false,

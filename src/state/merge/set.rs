@@ -1,10 +1,4 @@
-//! Sets of byte strings as bytes.
-//!
-//! ```text
-//!   (length: u32 little-endian │ member) …   in ascending order of the members' bytes, each once
-//! ```
-//!
-//! So equal sets have equal bytes. No bytes are the empty set.
+//! Sets of byte strings in their stored form.
 
 use std::cmp::Ordering;
 
@@ -12,7 +6,7 @@ use super::Unfit;
 
 const LENGTH_BYTES: usize = 4;
 
-/// The next member with its length before it, the member, and the rest. `None` where no whole member is.
+/// The next member with its length before it, the member, and the rest. `None` if there is no whole member.
 fn split(set: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (length, rest) = set.split_first_chunk::<LENGTH_BYTES>()?;
     let (member, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
@@ -36,10 +30,10 @@ pub fn check(set: &[u8]) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// The union of two sets; `None` if it is `a`.
+/// The union of two sets; `None` if it equals `a`.
 ///
 /// # Errors
-/// [`Unfit`] if either is no set.
+/// [`Unfit`] if either is not a set.
 pub fn union(a: &[u8], b: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
     check(a)?;
     check(b)?;

@@ -1,4 +1,4 @@
-//! What can be wrong with an operation by itself: its kind, its ids, its sizes. Never what the state holds.
+//! Checks operations by themselves: kind, ids and sizes, never the contents of the state.
 
 use std::collections::BTreeMap;
 
@@ -13,63 +13,63 @@ use crate::{
     types::{Limits, StateDescriptor, StateKind},
 };
 
-/// Why an operation cannot be executed, whatever the state holds.
+/// A fault of an operation that does not depend on the contents of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
-    /// It is for another kind of state.
+    /// The operation is for another kind of state.
     #[error("an operation on a {} state, but the state is a {} state", kind_name(*.operation), kind_name(*.state))]
     WrongKind {
-        /// What the operation is for.
+        /// The kind of state that the operation is for.
         operation: StateKind,
-        /// What the state is.
+        /// The kind of the state.
         state: StateKind,
     },
-    /// An operation on all of (key, namespace), but the state is one of timers.
+    /// The operation is about all of (key, namespace), but the state has timers.
     #[error(
         "an operation on all of a key and namespace, but the state is a timer state: timers are deleted one by one"
     )]
     OneByOne,
-    /// A time that no timer has.
+    /// No timer can have this time.
     #[error("a timer beyond the range: its time is {}, the lowest number; timers are above it", i64::MIN)]
     BeyondRange,
     /// The key is empty.
     #[error("the key is empty: keys have 1 byte or more")]
     EmptyKey,
-    /// A key or namespace, where the state has none.
+    /// There is a key or namespace, but the state is operator state.
     #[error("a {}, but operator state belongs to the subtask: leave `key` and `namespace` empty", .0.name())]
     OfOperatorState(OpField),
-    /// An operation that needs keys or namespaces, on a state without.
+    /// The operation needs keys or namespaces, but the state is operator state.
     #[error("operator state has neither keys nor namespaces: it is read by LIST_GET or MAP_ENTRIES")]
     NotKeyed,
-    /// A key, where the operation reads many.
+    /// There is a key, but the operation reads all keys.
     #[error("a key, but the operation is on all keys of the state: leave `key` empty")]
     KeyPresent,
-    /// A token that this owner did not make for this state.
+    /// The token was not made by this owner for this state.
     #[error("the token is of another state, or of another owner of the backend: begin with an empty one")]
     ForeignToken,
     /// A field is too long.
     #[error("a {} of {bytes} bytes: at most {limit} are allowed", .field.name())]
     TooLong {
-        /// Which.
+        /// The field.
         field: OpField,
         /// Its length in bytes.
         bytes: usize,
         /// Its limit in bytes.
         limit: usize,
     },
-    /// A merge, but the state was registered without a merge function.
+    /// The operation is a merge, but the state was registered without a merge function.
     #[error("a merge, but the state has no merge function")]
     NoMergeFunction,
-    /// Namespaces are merged into one of them.
+    /// The target is among the merged namespaces.
     #[error("source {0} is the target: a namespace cannot be merged into itself")]
     SourceIsTarget(usize),
-    /// A namespace is to be merged twice.
+    /// A namespace is listed twice.
     #[error("source {1} is source {0} again: each namespace is given once")]
     SourceTwice(usize, usize),
-    /// More namespaces than one operation merges.
+    /// There are more namespaces than one operation can merge.
     #[error("{0} sources: at most {MAX_SOURCES} namespaces are merged at once")]
     TooManySources(usize),
-    /// A value or operand that the state's merge function cannot take.
+    /// The state's merge function cannot take this value or operand.
     #[error("a value of {0}")]
     Unfit(#[from] Unfit),
 }
@@ -77,13 +77,13 @@ pub enum OpError {
 /// A field of an operation that has a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpField {
-    /// The key.
+    /// The field `key`.
     Key,
-    /// The namespace.
+    /// The field `namespace`.
     Namespace,
-    /// The map key.
+    /// The key of a map entry.
     MapKey,
-    /// The value, operand or a list element.
+    /// A value, operand or list element.
     Value,
 }
 
@@ -98,11 +98,11 @@ impl OpField {
     }
 }
 
-/// Checks an operation by its shape and sizes. The caller has found `descriptor` by the state's id and checked the key
-/// group.
+/// Checks an operation by its shape and sizes. The caller has found `descriptor` by the state's id, and has checked the
+/// key group.
 ///
 /// # Errors
-/// [`OpError`] says what is wrong with it.
+/// [`OpError`] names the fault.
 pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
     if let Some(operation) = op.kind()
         && operation != descriptor.kind
@@ -128,7 +128,7 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
         Op::MapPut { map_key: key, value: put } => map_key(key).and_then(|()| value(put)),
         Op::MapMerge { map_key: key, operand } => map_key(key).and_then(|()| merged(operand, descriptor, limits)),
         Op::MapGet { map_key: key } | Op::MapRemove { map_key: key } | Op::MapContains { map_key: key } => map_key(key),
-        // The page after the one that ends with the longest key begins one byte later.
+        // The page after one that ends with the longest key begins one byte later.
         Op::MapEntries { keys: MapKeys { from, to, prefix }, .. } => {
             within(OpField::MapKey, from, limits.max_key_bytes.saturating_add(1))?;
             within(OpField::MapKey, to, limits.max_key_bytes.saturating_add(1))?;
@@ -154,7 +154,7 @@ pub fn check(op: &Op<'_>, at: &Address<'_>, descriptor: &StateDescriptor, limits
     }
 }
 
-/// Checks where an operation on operator state is.
+/// Checks that an operation on operator state names no key or namespace.
 fn of_operator_state(op: &Op<'_>, at: &Address<'_>) -> Result<(), OpError> {
     match (op, at.key, at.namespace) {
         (Op::Keys { .. } | Op::MergeNamespaces(_), ..) => Err(OpError::NotKeyed),
@@ -171,13 +171,13 @@ fn merged(operand: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Resu
     Ok(check_operand(function, operand)?)
 }
 
-/// Checks a value that is stored as it is.
+/// Checks a value that is stored unchanged.
 fn stored(value: &[u8], descriptor: &StateDescriptor, limits: &Limits) -> Result<(), OpError> {
     within(OpField::Value, value, limits.max_value_bytes)?;
     descriptor.merge.map_or(Ok(()), |function| Ok(check_value(function, value)?))
 }
 
-/// Checks namespaces that are merged into that of `at`.
+/// Checks the namespaces that are merged into that of `at`.
 fn sources(namespaces: &[Bytes], at: &Address<'_>, limits: &Limits) -> Result<(), OpError> {
     if namespaces.len() > MAX_SOURCES {
         return Err(OpError::TooManySources(namespaces.len()));

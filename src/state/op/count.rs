@@ -1,5 +1,4 @@
-//! Counting a page at a time what nobody keeps a count of: entries of maps on disk, and what is alive of a state with
-//! TTL.
+//! Counts page by page where no count is kept: entries of maps on disk, and visible entries of a state with TTL.
 
 use super::{
     super::{Address, MapKeys, PageLimit, StateBackend, StateError, ttl::Lifespan},
@@ -7,30 +6,29 @@ use super::{
 };
 use crate::types::{StateDescriptor, StateId, TimeMs};
 
-/// A `MapCount`, `ListCount` or `TimerCount` under way. It changes nothing, not even what is expired.
+/// A `MapCount`, `ListCount` or `TimerCount` that is under way. It changes nothing, not even expired entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PagedCount {
-    /// So far.
+    /// The count so far.
     count: u64,
-    /// Of a map: the first key that is not counted yet.
+    /// For a map: the first key that is not counted yet.
     map_key: Vec<u8>,
-    /// Of a list: likewise the index.
+    /// For a list: the first index that is not counted yet.
     index: u64,
-    /// Of timers: the last one that is counted.
+    /// For timers: the last timer that was counted.
     timer: Option<Timer>,
 }
 
-/// What one page was.
+/// The result of one page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CountedPage {
-    /// Entries that were looked at.
+    /// Number of entries that were looked at.
     pub looked_at: usize,
-    /// The count, once all is counted.
+    /// The count, once everything is counted.
     pub total: Option<u64>,
 }
 
-/// Whether counting takes longer the more is there, in a backend that keeps no counts of maps (`walks_maps`) or one
-/// that does.
+/// Whether counting takes longer for more entries. `walks_maps` says that the backend keeps no counts of maps.
 #[must_use]
 pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> bool {
     match op {
@@ -42,10 +40,10 @@ pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> 
 }
 
 impl PagedCount {
-    /// Counts the next page of `at`, a map or list, or of all timers, of `descriptor` as of `time`.
+    /// Counts the next page: of the map or list at `at`, or of all timers, of a state with `descriptor` at time `time`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The error of the backend.
     pub fn page<B: StateBackend + ?Sized>(
         &mut self,
         backend: &B,

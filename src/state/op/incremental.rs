@@ -4,9 +4,9 @@
 //!   turn: key group by key group ─▶ names, some hundreds at a time ─▶ entries of each, a few per batch
 //! ```
 //!
-//! A turn goes once through all entries. It notes when the first of those that it leaves will be expired; none that is
-//! written meanwhile will be before what is written at its beginning. Until then there is no other turn, so a state in
-//! which nothing expires costs next to nothing.
+//! A turn goes once through all entries, and notes when the first of the remaining entries will expire. Entries that
+//! are written meanwhile expire no earlier than those that were written when the turn began. There is no other turn
+//! before that time, so a state in which nothing expires costs next to nothing.
 
 use std::collections::VecDeque;
 
@@ -22,29 +22,29 @@ use crate::{
     types::{KeyGroup, KeyGroupRange, StateId, StateKind, TimeMs},
 };
 
-/// Names that are read ahead: an inner backend may have to sort many to find some.
+/// Names that are read ahead, since an inner backend may have to sort many names to find some.
 const NAMES: PageLimit = PageLimit { entries: 512, bytes: 64 << 10 };
 
-/// Key groups in which one batch looks for names, at most.
+/// Most key groups in which one batch looks for names.
 const MAX_KEY_GROUPS: usize = 8;
 
 /// Key and namespace.
 type StoredName = (Vec<u8>, Vec<u8>);
 
-/// How far the clean-up of one state has come.
+/// The progress of the clean-up of one state.
 #[derive(Debug, Default)]
 pub struct Cursor {
-    /// Not looked at yet.
+    /// Names whose entries were not looked at yet.
     names: VecDeque<(KeyGroup, Vec<u8>, Vec<u8>)>,
-    /// Where to look within the first of `names`.
+    /// The position within the first of `names`.
     within: Within,
-    /// Where names are to be read on; `None` between turns.
+    /// Where to read the next names; `None` between turns.
     next: Option<(KeyGroup, Option<StoredName>)>,
-    /// When the next turn is worth while.
+    /// The time from which on the next turn is worth its cost.
     due: TimeMs,
 }
 
-/// Where to go on within a (key, namespace).
+/// The position within a (key, namespace).
 #[derive(Debug, Default)]
 enum Within {
     #[default]
@@ -53,24 +53,23 @@ enum Within {
     List(u64, Tally),
 }
 
-/// What is cleaned up.
+/// The target of a clean-up.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// A state with TTL.
+    /// The state, which has a TTL.
     pub state: StateId,
-    /// Its kind.
+    /// The kind of the state.
     pub kind: StateKind,
-    /// The backend's.
+    /// The key groups of the backend.
     pub key_groups: KeyGroupRange,
-    /// How its entries live.
+    /// The TTL of the state, at the time of the batch.
     pub life: Lifespan,
 }
 
-/// Looks at `entries` entries and removes those that are expired. Each change is applied to `backend`, then handed to
-/// `log`.
+/// Looks at `entries` entries and removes the expired ones. Each change is applied to `backend`, then passed to `log`.
 ///
 /// # Errors
-/// Those of the backend. Changes made before an error stay made and logged.
+/// The error of the backend. Changes made before it stay made and logged.
 pub fn clean<B: StateBackend + ?Sized>(
     backend: &mut B,
     target: &Target,
@@ -105,7 +104,7 @@ pub fn clean<B: StateBackend + ?Sized>(
 }
 
 impl Cursor {
-    /// Reads names ahead; returns whether there are any to look at.
+    /// Reads names ahead; returns whether there are any.
     fn read_ahead<B: StateBackend + ?Sized>(&mut self, backend: &B, target: &Target) -> Result<bool, StateError> {
         let Target { state, key_groups, life, .. } = *target;
         for _ in 0..MAX_KEY_GROUPS {
@@ -142,12 +141,12 @@ struct Look<'a> {
     life: Lifespan,
     upkeep: &'a Upkeep,
     due: TimeMs,
-    /// Entries that may be looked at.
+    /// Number of entries that may still be looked at.
     left: u64,
 }
 
 impl Look<'_> {
-    /// Counts an entry; returns whether it is to be removed.
+    /// Counts an entry; returns whether it has to be removed.
     fn sees(&mut self, entry: &Entry<'_>) -> bool {
         self.left = self.left.saturating_sub(1);
         if !entry.is_expired {
@@ -160,7 +159,7 @@ impl Look<'_> {
         PageLimit { entries: usize::try_from(self.left).unwrap_or(usize::MAX), bytes: NAMES.bytes }
     }
 
-    /// Removes an entry, unless enough was removed.
+    /// Removes an entry, unless the batch has removed enough.
     fn remove<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
         &mut self,
         writer: &mut Writer<'_, B, L>,

@@ -1,14 +1,14 @@
-//! Reading a list page by page.
+//! Reads lists page by page.
 //!
 //! ```text
 //!   token: version u8 │ scope u64 │ state u32 │ crc of key and namespace u32 │ index u64 │ cursor u64
 //! ```
 //!
-//! A token says at which stored index the next page begins. What was removed keeps its place, so elements that expire
-//! between two pages move none of the others. Only the rewriting of a list that is mostly gone does: [`Cursors`] then
-//! moves the tokens of the list along. For example, a page ends before index 6; the first 4 elements expire and the
-//! list is rewritten; the next page begins at index 2. A list that is replaced or cleared between two pages goes on at
-//! the same index of what is there then.
+//! A token has the stored index at which the next page begins. A removed element keeps its place, so elements that
+//! expire between two pages move no others. Only the rewriting of a list that is mostly expired moves elements;
+//! [`Cursors`] then adjusts the tokens of the list. For example, a page ends before index 6; the first 4 elements
+//! expire and the list is rewritten; the next page begins at index 2. If a list is replaced or cleared between two
+//! pages, the next page begins at the same index of the new list.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,13 +24,13 @@ use super::{
 };
 use crate::{state::Address, types::StateId};
 
-/// Tells its tokens from those of keys and timers.
+/// Distinguishes these tokens from those of keys and timers.
 const VERSION: u8 = 0x81;
 
-/// Cursors of one backend, at most. Older ones are dropped, and their tokens refused.
+/// Most cursors of one backend. The oldest are dropped, and their tokens refused.
 const MOST: usize = 4_096;
 
-/// The pages of lists with TTL that a backend handed out, so that none of them misses an element when its list is
+/// The positions of pages of lists with TTL that were returned, so that no page misses an element when its list is
 /// rewritten.
 #[derive(Debug, Default)]
 pub struct Cursors(Mutex<Table>);
@@ -51,25 +51,25 @@ struct Cursor {
     place: Place,
 }
 
-/// Where a page of a list begins.
+/// The beginning of a page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Place {
     /// The stored index.
     pub(super) index: u64,
-    /// What lies before it, as the pages before saw it.
+    /// A summary of the elements before it, as the earlier pages saw them.
     pub(super) before: Tally,
 }
 
-/// What a token says.
+/// The contents of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) index: u64,
-    /// 0 where lists are never rewritten.
+    /// The number of its cursor; 0 for a list that is never rewritten.
     cursor: u64,
 }
 
 impl Token {
-    /// Of a list that is never rewritten.
+    /// A token of a list that is never rewritten.
     pub(super) fn at(index: u64) -> Self {
         Self { index, cursor: 0 }
     }
@@ -82,7 +82,7 @@ impl Token {
         out.into()
     }
 
-    /// `None` if it is none of this owner for this list.
+    /// Reads a token; `None` if it was not made by this owner for this list.
     pub(super) fn decode(token: &[u8], at: Address<'_>, scope: u64) -> Option<Self> {
         let rest = take_header(token, VERSION, at.state, scope)?;
         let (of, rest) = rest.split_first_chunk()?;
@@ -107,14 +107,15 @@ impl Cursors {
         Token { index: place.index, cursor: number }
     }
 
-    /// Where the page of this token begins by now; `None` if it was dropped.
+    /// The present beginning of the page of this token; `None` if its cursor was dropped.
     pub(super) fn find(&self, at: Address<'_>, token: Token) -> Option<Place> {
         let table = self.0.lock();
         let cursors = table.of.get(&table.list(at))?;
         cursors.iter().find(|cursor| cursor.number == token.cursor).map(|cursor| cursor.place)
     }
 
-    /// The list was rewritten: of its elements only those with an index of `kept`, which ascends, are left.
+    /// Adjusts cursors to a rewritten list, which now has only the elements with an index in `kept`, in ascending
+    /// order.
     pub(super) fn rewritten(&self, at: Address<'_>, kept: &[u64]) {
         let mut table = self.0.lock();
         let list = table.list(at);
@@ -124,7 +125,7 @@ impl Cursors {
         }
     }
 
-    /// Drops those of a state whose elements are stored anew.
+    /// Drops the cursors, because elements are being stored again.
     pub(crate) fn clear(&self) {
         let mut table = self.0.lock();
         table.of.clear();

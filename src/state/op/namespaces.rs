@@ -1,13 +1,13 @@
-//! Merging namespaces: what a session window does when it meets others.
+//! Merges namespaces, as a session window does when it meets others.
 //!
-//! All that the sources have of a key goes to the target, then the sources are cleared. What is logged is what it came
-//! to: values, entries and elements of the target, and clears. So replay needs neither the sources nor the merge
-//! function.
+//! The contents of a key in the source namespaces are moved to the target, and the sources are cleared. The log gets
+//! the results: values, entries and elements of the target, and clears. So a replay needs neither the sources nor the
+//! merge function.
 //!
-//! With TTL, what is expired stays behind; what the merge writes is touched by it, but list elements keep their time.
+//! With TTL, expired entries are not moved. The merge touches the entries that it writes, but list elements keep their
+//! time.
 //!
-//! Whether every result keeps to its limit is found out before anything is changed. Memory is bounded by a page and one
-//! result.
+//! All results are checked against their limit before anything is changed. Memory is bounded by a page and one result.
 
 use super::{Answer, OpContext, Writer};
 use crate::{
@@ -23,21 +23,21 @@ use bytes::Bytes;
 /// Most namespaces that one operation merges into the target.
 pub const MAX_SOURCES: usize = 1_000;
 
-/// What is looked at in one go.
+/// Bounds of one read of the inner backend.
 const PAGE: PageLimit = PageLimit { entries: 1_000, bytes: 64 << 10 };
 
-/// A result beyond the limit.
+/// A result is longer than the limit.
 #[derive(Debug)]
 struct TooLong;
 
-/// Whether to change anything yet.
+/// Whether to make the changes, or only to check them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Run {
     Dry,
     Real,
 }
 
-/// Merges `sources` into the writer's namespace. They are distinct, and none is the target.
+/// Merges `sources` into the writer's namespace. They are distinct, and none of them is the target.
 pub(super) fn merge<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     sources: &[Bytes],
@@ -107,14 +107,15 @@ fn maps<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     sources: &[Address<'_>],
     context: &OpContext<'_>,
 ) -> Result<Result<(), TooLong>, StateError> {
-    // Without function a result is a value that is there.
+    // Without a merge function, every result is an existing value, which is within the limit.
     if context.descriptor.merge.is_some() && unite(writer, sources, context, Run::Dry)?.is_err() {
         return Ok(Err(TooLong));
     }
     unite(writer, sources, context, Run::Real)
 }
 
-/// Goes through all entries of the sources. A map key is done where the first source has it, with the values of all.
+/// Goes through all entries of the sources. A map key is handled at the first source that has it, with the values of
+/// all.
 fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     sources: &[Address<'_>],
@@ -147,7 +148,7 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     Ok(Ok(()))
 }
 
-/// What becomes of one map key in the target; nothing if it stays, or if a source before had it.
+/// The new value of one map key in the target; `None` if it stays, or an earlier source had the key.
 fn entry<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &Writer<'_, B, L>,
     map_key: &[u8],
@@ -170,28 +171,28 @@ fn entry<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     joined.finish()
 }
 
-/// What an earlier value does where there is no merge function.
+/// Which value wins if there is no merge function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     Wins,
     Yields,
 }
 
-/// Values joined one after the other.
+/// Values that are joined one after the other.
 #[derive(Debug)]
 struct Joined<'a> {
     at: Address<'a>,
     function: Option<MergeFunction>,
     first: First,
     limit: usize,
-    /// Whether a merge that leaves the value as it is touches it all the same.
+    /// Whether a merge touches the value even if it does not change it.
     touches: bool,
     value: Option<Vec<u8>>,
     is_changed: bool,
     stopped: Option<Stopped>,
 }
 
-/// Why no more is joined.
+/// The reason why no more values are joined.
 #[derive(Debug)]
 enum Stopped {
     TooLong,
@@ -229,7 +230,7 @@ impl<'a> Joined<'a> {
         }
     }
 
-    /// The result, if it differs from what was there first.
+    /// The result, if it differs from the first value.
     fn finish(self) -> Result<Result<Option<Vec<u8>>, TooLong>, StateError> {
         match self.stopped {
             Some(Stopped::Unfit(error)) => Err(error),

@@ -1,16 +1,15 @@
-//! Reading the keys of a state, page by page.
+//! Reads the keys of a state, page by page.
 //!
 //! ```text
 //!   token: version u8 │ scope u64 │ state u32 │ key group u16 │ key length u32 │ key │ namespace
 //! ```
 //!
-//! Numbers are little-endian. A token says behind which (key, namespace) of which key group the next page begins;
-//! without key it is the beginning of the key group. The scope is the owner that made it: another owner may keep its
-//! keys in another order.
+//! Numbers are little-endian. A token names the (key, namespace) and key group behind which the next page begins;
+//! without a key it means the beginning of the key group. The scope is the owner that made the token: another owner may
+//! keep its keys in another order.
 //!
-//! Keys come in an order that does not change while others come and go: a key that is there from the first page to the
-//! last is on exactly one page, however the same session writes in between; one that comes or goes meanwhile may be or
-//! not.
+//! The order of keys does not change while others come and go. A key that exists from the first page to the last is on
+//! exactly one page, however the same session writes in between. A key that comes or goes meanwhile may be missing.
 
 use bytes::Bytes;
 
@@ -22,12 +21,12 @@ use crate::{
 
 const VERSION: u8 = 1;
 
-/// How much one page looks at, at most.
+/// Bounds of one page: how much it looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
-    /// Names; those of other namespaces are skipped.
+    /// Names; names of other namespaces are skipped, but counted.
     pub names: usize,
-    /// Key groups.
+    /// Key groups that a page looks at.
     pub key_groups: usize,
 }
 
@@ -37,19 +36,19 @@ impl Default for Reach {
     }
 }
 
-/// Where a page begins.
+/// The beginning of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Position {
     key_group: KeyGroup,
-    /// Key and namespace; `None` for the beginning of the key group.
+    /// Key and namespace behind which it begins; `None` for the beginning of the key group.
     after: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What to read.
+/// The keys to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scan<'a> {
     pub(super) state: StateId,
-    /// `None` for keys of all namespaces.
+    /// The namespace to read; `None` for all.
     pub(super) namespace: Option<&'a [u8]>,
     /// Empty for the first page.
     pub(super) token: &'a [u8],
@@ -57,11 +56,11 @@ pub(super) struct Scan<'a> {
     pub(super) limit: u64,
 }
 
-/// Checks that the token of an operation, if it has one, is of this owner, for this state and these key groups, and for
-/// operations of its kind; of a list also for this one, and still known to `cursors`, where it has them.
+/// Checks that the token of an operation, if it has one, was made by this owner, for this state, these key groups and
+/// this kind of operation. A list token must also be for this list and, if there are `cursors`, still known to them.
 ///
 /// # Errors
-/// [`OpError::ForeignToken`].
+/// [`OpError::ForeignToken`] if it was not.
 pub fn check_token(
     op: &Op<'_>,
     at: Address<'_>,
@@ -82,7 +81,7 @@ pub fn check_token(
     if is_own { Ok(()) } else { Err(OpError::ForeignToken) }
 }
 
-/// How a token begins.
+/// The beginning of a token.
 pub(super) fn token_header(version: u8, state: StateId, scope: u64) -> Vec<u8> {
     let mut out = vec![version];
     out.extend(scope.to_le_bytes());
@@ -90,7 +89,7 @@ pub(super) fn token_header(version: u8, state: StateId, scope: u64) -> Vec<u8> {
     out
 }
 
-/// What is behind the header of a token; `None` if it has another one.
+/// The bytes behind the header of a token; `None` if the header differs.
 pub(super) fn take_header(token: &[u8], version: u8, state: StateId, scope: u64) -> Option<&[u8]> {
     let rest = token.strip_prefix(&[version])?;
     let (of, rest) = rest.split_first_chunk()?;

@@ -1,17 +1,5 @@
-//! Operations on states with TTL: the same as on others, of a view in which values have no times and only visible
-//! entries are.
-//!
-//! ```text
-//!   Op ──run──▶ Timed: hides what is expired, strips times ──▶ StateBackend
-//!                 └─ Change: put behind the time of the batch ─▶ apply, log
-//! ```
-//!
-//! What operations see is what reads see: with [`ReturnExpiredIfNotCleanedUp`](crate::types::TtlVisibility) a merge
-//! goes on with an expired value, too. Only removals and clears take away what is hidden as well.
-//!
-//! Where reads may change something ([`Upkeep`]), they do so once they have their answer: what is expired goes, and
-//! with [`OnReadAndWrite`](TtlUpdate) the rest of what they saw is touched. Counts and the keys of a state touch
-//! nothing.
+//! Operations on states with TTL. They are the same as on other states, applied to a view in which values have no times
+//! and only visible entries exist.
 
 use std::cell::RefCell;
 
@@ -30,42 +18,42 @@ use crate::{
     types::{StateKind, Ttl, TtlUpdate},
 };
 
-/// Most that is looked at in one go.
+/// Bounds of one read of the inner backend.
 const CHUNK: PageLimit = PageLimit { entries: 1_000, bytes: 64 << 10 };
 
-/// A state with TTL as operations see it. Lists count what is visible; only [`len`](StateBackend::len) says where the
-/// next element goes.
+/// A state with TTL as operations see it. Lists count visible elements; only [`len`](StateBackend::len) tells the
+/// stored index of the next element.
 struct Timed<'a, B: ?Sized, L> {
     inner: &'a mut B,
     log: &'a mut L,
     life: Lifespan,
-    /// Whether list elements come and go with their times.
+    /// Whether list elements expire by themselves.
     moves_elements: bool,
-    /// What reads met; `None` if nothing comes of it.
+    /// Entries that reads met; `None` if reads have no effect.
     met: Option<RefCell<Met>>,
-    /// Where the last page of a list ended, of this namespace.
+    /// Where the last page of a list ended, for this namespace.
     resume: RefCell<(Vec<u8>, Walk)>,
 }
 
-/// How far the reading of a list has come.
+/// The progress of reading a list.
 #[derive(Debug, Clone, Copy, Default)]
 struct Walk {
-    /// Among visible elements.
+    /// Position among visible elements.
     position: u64,
-    /// That which is stored.
+    /// Index of the next stored element, hidden ones counted too.
     index: u64,
-    /// What lies before.
+    /// Summary of the elements before it.
     tally: Tally,
 }
 
-/// What a read met.
+/// The entries that a read met.
 #[derive(Debug, Default)]
 struct Met {
     expired: Vec<Place>,
-    /// What is to be touched; empty where reads do not touch.
+    /// Entries to touch; empty if reads do not touch.
     touched: Vec<(Place, Vec<u8>)>,
     touches: bool,
-    /// Of a list that was read to its end.
+    /// Summary of a list that was read to its end.
     list: Option<Tally>,
 }
 
@@ -77,7 +65,7 @@ enum Place {
     Element(u64),
 }
 
-/// As [`execute`](super::execute), of a state with TTL.
+/// As [`execute`](super::execute), for a state with TTL.
 pub(super) fn execute<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
@@ -104,7 +92,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
         Op::MapCount => Some(Answer::Count(timed.count(at, StateKind::Map)?)),
         Op::ListCount => Some(Answer::Count(timed.count(at, StateKind::List)?)),
         Op::ListGet { start, token, limit } => Some(timed.list(at, (start, token, limit), context)?),
-        // An entry that is hidden goes, too.
+        // A hidden entry is removed, too.
         Op::MapRemove { map_key } => {
             let mut found = false;
             timed.inner.map_value(at, map_key, &mut |stored| found = stored.is_some())?;
@@ -121,7 +109,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     Ok(answer)
 }
 
-/// Whether reads see an entry at `at`.
+/// Whether `at` has an entry that reads see.
 pub(super) fn has_visible<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,
@@ -134,7 +122,7 @@ pub(super) fn has_visible<B: StateBackend + ?Sized>(
 }
 
 impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
-    /// Hands what is visible of an entry to `read`, and notes what it met.
+    /// Calls `read` with the visible part of an entry, and notes the entry.
     fn look(
         &self,
         place: impl FnOnce() -> Place,
@@ -171,7 +159,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         Ok(count)
     }
 
-    /// A page of a list.
+    /// Reads a page of a list.
     fn list(
         &self,
         at: Address<'_>,
@@ -199,7 +187,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         Ok(Answer::Elements { elements, token: is_full.then(|| next().encode(at, context.scope)) })
     }
 
-    /// Hands visible elements to `read`, from the position `from` on. Returns where the page ends, and whether that is
+    /// Calls `read` with visible elements from position `from` on. Returns where the page ends, and whether it ended
     /// for want of room.
     fn walk(
         &self,
@@ -212,7 +200,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         let (mut page, mut is_full, mut fault) = (Page::new(limit), false, None);
         let mut end = walk;
         loop {
-            // What is skipped is not of the page.
+            // Skipped elements do not count for the page.
             let entries = if walk.position < from { usize::MAX } else { limit.entries.saturating_add(1) };
             let chunk = PageLimit { entries: entries.min(CHUNK.entries), ..CHUNK };
             let more = self.inner.list_page(at, walk.index, chunk, &mut |stored| {
@@ -252,7 +240,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         }
     }
 
-    /// Does what follows from what a read met.
+    /// Removes and touches the entries that a read met.
     fn settle(&mut self, at: Address<'_>, upkeep: &Upkeep) -> Result<(), StateError> {
         let Some(met) = self.met.take().map(RefCell::into_inner) else { return Ok(()) };
         let touched: Vec<u64> = met.touched.iter().filter_map(|(place, _)| place.index()).collect();
@@ -297,7 +285,7 @@ impl Place {
 }
 
 impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Timed<'_, B, L> {
-    /// Puts what is written behind the time. Appends become whole values, since those have new times.
+    /// Stores values behind the time of the batch. Appends become whole values, since their time is new.
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
         let Change { at, action } = *change;
         let mut whole = vec![];
@@ -399,7 +387,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         Ok(is_full)
     }
 
-    /// Of a list, the index of the next element.
+    /// For a list, the stored index of the next element.
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
         self.inner.len(at)
     }

@@ -1,15 +1,15 @@
-//! Timers: registering and deleting one, reading and firing those of all key groups in order of time.
+//! Timers: registers and deletes single timers, reads and fires those of all key groups in order of time.
 //!
 //! ```text
 //!   token: version u8 │ scope u64 │ state u32 │ time i64 │ key group u16 │ key length u32 │ key │ namespace
 //! ```
 //!
-//! Numbers are little-endian. A token names the last timer of its page, which need not be there any more: the next page
-//! begins behind it. So of what is registered between two pages, those are seen that lie behind the first page. The
-//! scope is the owner that made it, as in [`scan`](super::scan).
+//! Numbers are little-endian. A token names the last timer of its page, which need not exist any more; the next page
+//! begins behind it. So a timer that is registered between two pages is seen if it lies behind the first page. The
+//! scope is the owner that made the token, as in [`scan`](super::scan).
 //!
-//! Every change is one timer put or removed; what changes nothing is not logged. Firing removes exactly what it
-//! returns.
+//! Every change is one timer added or removed; operations without effect are not logged. Firing removes exactly the
+//! timers that it returns.
 
 use bytes::Bytes;
 
@@ -22,23 +22,23 @@ use crate::{
     types::{KeyGroup, StateId},
 };
 
-/// Tells these tokens from those of keys.
+/// Distinguishes these tokens from those of keys.
 const VERSION: u8 = 0x41;
 
 /// A timer that was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timer {
-    /// When.
+    /// The time at which it fires.
     pub time: i64,
-    /// Whose.
+    /// The key that it belongs to.
     pub key: Bytes,
-    /// In which namespace.
+    /// The namespace that it belongs to.
     pub namespace: Bytes,
-    /// That of the key.
+    /// The key group of its key.
     pub key_group: KeyGroup,
 }
 
-/// What to read.
+/// The timers to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scan<'a> {
     pub(super) state: StateId,
@@ -50,13 +50,13 @@ pub(super) struct Scan<'a> {
 }
 
 impl Timer {
-    /// The same, borrowed.
+    /// The same timer, borrowed.
     #[must_use]
     pub fn as_ref(&self) -> TimerRef<'_> {
         TimerRef { time: self.time, key: &self.key, namespace: &self.namespace, key_group: self.key_group }
     }
 
-    /// A copy of it.
+    /// A copy of a borrowed timer.
     #[must_use]
     pub fn copied(timer: TimerRef<'_>) -> Self {
         let (key, namespace) = (Bytes::copy_from_slice(timer.key), Bytes::copy_from_slice(timer.namespace));
@@ -64,7 +64,7 @@ impl Timer {
     }
 }
 
-/// Registers a timer, or deletes it.
+/// Registers a timer if `is_wanted`, or deletes it.
 pub(super) fn set<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     time: i64,
@@ -92,7 +92,7 @@ pub(super) fn read<B: StateBackend + ?Sized>(
     Ok(Answer::Timers { timers, token })
 }
 
-/// Reads the first page, and removes what is on it.
+/// Reads the first page, and removes its timers.
 pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     scan: Scan<'_>,
@@ -107,8 +107,9 @@ pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     Ok(Answer::Fired { timers, more: last.is_some() })
 }
 
-/// A page of the timers of the wanted key groups, and behind which timer the next one begins, if others may follow. Of
-/// one key group alone it looks at as many of all as a page of keys does, and may have fewer than there are.
+/// Reads a page of the timers of the wanted key groups; also returns the timer behind which the next page begins, if
+/// others may follow. For a single key group it looks at as many timers of all as a page of keys looks at names, so the
+/// page may have fewer than exist.
 fn page<B: StateBackend + ?Sized>(
     backend: &B,
     scan: Scan<'_>,
@@ -146,7 +147,7 @@ fn encode(timer: TimerRef<'_>, state: StateId, scope: u64) -> Vec<u8> {
     out
 }
 
-/// The timer of a token; `None` if it is none of this owner for this state.
+/// The timer of a token; `None` if it was not made by this owner for this state.
 pub(super) fn decode(token: &[u8], state: StateId, scope: u64) -> Option<Timer> {
     let rest = take_header(token, VERSION, state, scope)?;
     let (time, rest) = rest.split_first_chunk()?;

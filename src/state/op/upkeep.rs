@@ -1,8 +1,8 @@
-//! Removing what is expired, by changes as any others.
+//! Removes expired entries, by changes like any others.
 //!
-//! Values and map entries are removed. A list element leaves [`REMOVED`](crate::state::ttl::REMOVED) in its place. A
-//! list of which at least half is gone is written anew without that, once somebody was at its end: so each element is
-//! moved about once, however often the list is read.
+//! Values and map entries are removed. A list element leaves [`REMOVED`](crate::state::ttl::REMOVED) in its place. If
+//! at least half of a list is gone, it is written again without these elements, once a read was at its end. So each
+//! element is moved about once, however often the list is read.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -15,35 +15,35 @@ use crate::{
     types::StateKind,
 };
 
-/// Entries that one batch removes, at most.
+/// Most entries that one batch removes.
 const ENTRIES: u64 = 1_000;
 
-/// Bytes that this logs, at most; a last entry may exceed it.
+/// Most bytes that this logs; the last entry may exceed it.
 const BYTES: u64 = 4 << 20;
 
-/// What is looked at in one go at first, and at most.
+/// Bounds of one read of the inner backend: the first one is small, later ones grow.
 const FIRST_ENTRIES: usize = 4;
 const MOST_ENTRIES: usize = 1_000;
 const MOST_BYTES: usize = 64 << 10;
 
-/// What one batch may spend on removing what is expired, and what came of it.
+/// The work that one batch may still do to remove expired entries, and the result so far.
 #[derive(Debug)]
 pub struct Upkeep {
     entries: Cell<u64>,
     bytes: Cell<u64>,
     removed: Cell<u64>,
-    /// Those of the backend.
+    /// The list cursors of the backend.
     cursors: Arc<Cursors>,
 }
 
 impl Upkeep {
-    /// Of one batch of the backend with these cursors.
+    /// The upkeep of one batch, with the list cursors of its backend.
     #[must_use]
     pub fn new(cursors: Arc<Cursors>) -> Self {
         Self { entries: Cell::new(ENTRIES), bytes: Cell::new(BYTES), removed: Cell::new(0), cursors }
     }
 
-    /// Entries that were removed.
+    /// Number of entries that were removed.
     #[must_use]
     pub fn removed_entries(&self) -> u64 {
         self.removed.get()
@@ -60,27 +60,27 @@ impl Upkeep {
         true
     }
 
-    /// Whether so many bytes may be written anew.
+    /// Whether so many bytes may be written again.
     pub(super) fn takes_bytes(&self, bytes: u64) -> bool {
         let left = self.bytes.get().checked_sub(bytes);
         self.bytes.set(left.unwrap_or(self.bytes.get()));
         left.is_some()
     }
 
-    /// An entry was removed.
+    /// Counts a removed entry.
     pub(super) fn removed(&self) {
         self.removed.set(self.removed.get() + 1);
     }
 }
 
-/// What a list consists of.
+/// A summary of list elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// Elements that are expired, or removed.
+    /// Number of elements that are expired or removed.
     pub(super) gone: u64,
-    /// The others.
+    /// Number of other elements.
     pub(super) kept: u64,
-    /// Their bytes.
+    /// Bytes of the other elements.
     pub(super) kept_bytes: u64,
 }
 
@@ -99,9 +99,8 @@ impl Tally {
     }
 }
 
-/// Writes a list anew without what is expired, if it is mostly gone as it is now: it may have changed since its first
-/// elements were looked at. The elements with an index of `touched`, which ascends, are touched. Returns whether it
-/// did.
+/// Writes a list again without its expired elements, if most of it is gone by now; it may have changed since its first
+/// elements were looked at. Touches the elements with an index in `touched`, which ascends. Returns whether it did.
 pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     (life, upkeep): (Lifespan, &Upkeep),
@@ -141,7 +140,7 @@ pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     Ok(true)
 }
 
-/// Whether reads see an entry at `at`.
+/// Whether `at` has an entry that reads see.
 pub(super) fn has_visible<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,
@@ -160,13 +159,13 @@ pub(super) fn has_visible<B: StateBackend + ?Sized>(
         StateKind::Value => backend.value(at, &mut |stored| _ = stored.is_some_and(&mut look))?,
         StateKind::Map => each_entry(backend, at, &mut |_, stored| look(stored))?,
         StateKind::List => each_element(backend, at, 0, &mut |_, stored| look(stored))?,
-        // They do not expire.
+        // Timers do not expire.
         StateKind::Timer => found = backend.has_entries(at, kind)?,
     }
     fault.map_or(Ok(found), Err)
 }
 
-/// Hands stored map entries to `read` for as long as it wants.
+/// Calls `read` with stored map entries until it returns `false`.
 fn each_entry<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,
@@ -193,7 +192,7 @@ fn each_entry<B: StateBackend + ?Sized>(
     }
 }
 
-/// Hands stored list elements from `index` on to `read`, with their index, for as long as it wants.
+/// Calls `read` with stored list elements from `index` on, with their index, until it returns `false`.
 pub(super) fn each_element<B: StateBackend + ?Sized>(
     backend: &B,
     at: Address<'_>,

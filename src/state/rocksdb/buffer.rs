@@ -1,9 +1,9 @@
-//! The write buffer of a shard: the newest writes by key, before the database has them.
+//! The write buffer of a shard: the newest writes by key, which the database does not have yet.
 //!
 //! RocksDB's own buffer is a skip list, in which a write at a random key waits for memory a dozen times. Here it waits
-//! once; handed on in order, thousands at a time, neighbours find their places in the list from one another.
-//! Overwritten values are never handed on. Nothing is lost that the database would have kept: neither has a write-ahead
-//! log.
+//! once. When thousands of writes are passed on in key order, each finds its place in the list near the one before.
+//! Overwritten values are never passed on. Nothing is lost that the database would have kept, since neither has a
+//! write-ahead log.
 
 use hashbrown::{HashSet, HashTable};
 use rocksdb::WriteBatch;
@@ -13,11 +13,11 @@ use xxhash_rust::xxh3::xxh3_64;
 struct Entry {
     hash: u64,
     key: Span,
-    /// `None` removes it.
+    /// The value; `None` if the key is removed.
     value: Option<Span>,
 }
 
-/// A part of the arena.
+/// A range of the arena.
 #[derive(Clone, Copy)]
 struct Span {
     at: usize,
@@ -28,9 +28,9 @@ struct Span {
 #[derive(Default)]
 pub(super) struct Buffer {
     entries: HashTable<Entry>,
-    /// Keys and values, overwritten ones included.
+    /// Keys and values, including overwritten ones.
     arena: Vec<u8>,
-    /// Hashes of the prefixes below which keys were written.
+    /// Hashes of the prefixes under which keys were written.
     prefixes: HashSet<u64>,
 }
 
@@ -40,7 +40,7 @@ impl Buffer {
         self.arena.len() + self.entries.len() * size_of::<Entry>() + self.prefixes.len() * size_of::<u64>()
     }
 
-    /// The newest write of `key`: its value, or `None` inside if it was removed.
+    /// The newest write of `key`: its value, or `Some(None)` if it was removed.
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         if self.entries.is_empty() {
             return None;
@@ -50,18 +50,17 @@ impl Buffer {
         Some(found.value.map(|value| slice(&self.arena, value)))
     }
 
-    /// Whether there are writes below `prefix`.
+    /// Whether there are writes under `prefix`.
     pub(super) fn has_prefix(&self, prefix: &[u8]) -> bool {
         !self.prefixes.is_empty() && self.prefixes.contains(&xxh3_64(prefix))
     }
 
-    /// Whether there are none.
+    /// Whether there are no writes.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Notes a write of `key`, of which the first `prefix` bytes are shared by the entries that are scanned together,
-    /// if any are.
+    /// Notes a write of `key`. Its first `prefix` bytes, if given, are shared by the entries that are scanned together.
     pub(super) fn write(&mut self, key: &[u8], prefix: Option<usize>, value: Option<&[u8]>) {
         let Self { entries, arena, prefixes } = self;
         let hash = xxh3_64(key);
@@ -77,7 +76,7 @@ impl Buffer {
         }
     }
 
-    /// Empties it: all writes in order of their keys.
+    /// Takes all writes, in order of their keys, and empties the buffer.
     pub(super) fn take(&mut self) -> WriteBatch {
         let arena = &self.arena;
         let mut entries: Vec<(&[u8], Option<Span>)> =

@@ -1,10 +1,10 @@
-//! What compactions leave out: entries of states with TTL whose time is over.
+//! Compaction filters that remove expired entries of states with TTL.
 //!
-//! Time is that of the last batch that was applied, so that nothing goes which a batch has seen alive. Values and map
-//! entries go; of a list element its place stays, and the record of the list's length. RocksDB puts a deletion where
-//! something older may lie below, so nothing comes up again.
+//! Time is that of the last applied batch, so that no entry is removed which a batch has seen alive. Values and map
+//! entries are removed. A list element keeps its place, and a list keeps its length record. RocksDB writes a deletion
+//! if an older entry may lie below, so no older value can reappear.
 //!
-//! Nothing reads at a snapshot of RocksDB's; iterators keep the files that they began with.
+//! No read uses a RocksDB snapshot; iterators keep the files that they began with.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -28,20 +28,20 @@ use crate::{
     types::{StateId, StateKind, TimeMs, Ttl},
 };
 
-/// Its name in RocksDB's own log.
+/// The filter's name in RocksDB's own log.
 const NAME: &CStr = c"expiry";
 
-/// What is known to the compactions of one backend. Cheap to clone.
+/// The facts that the compactions of one backend use. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Expiry(Arc<Known>);
 
 struct Known {
     time: AtomicU64,
-    /// With clean-up by compactions, by id.
+    /// The states with clean-up by compactions, by id.
     states: RwLock<BTreeMap<StateId, Aging>>,
-    /// How many of them want files compacted from each age in seconds on.
+    /// How many states want files compacted from each age on, in seconds.
     ages: Mutex<BTreeMap<u64, usize>>,
-    /// Counts entries that went.
+    /// Counts removed entries.
     removed: Arc<AtomicU64>,
 }
 
@@ -53,13 +53,13 @@ struct Aging {
 }
 
 impl Expiry {
-    /// Of a backend without states; `removed` counts the entries that go.
+    /// For a backend without states; `removed` counts removed entries.
     pub(super) fn new(removed: Arc<AtomicU64>) -> Self {
         let (states, ages) = (RwLock::default(), Mutex::default());
         Self(Arc::new(Known { time: AtomicU64::new(0), states, ages, removed }))
     }
 
-    /// How the entries of a state live from now on.
+    /// Sets how the entries of a state live from now on.
     pub(super) fn set(&self, state: StateId, kind: StateKind, ttl: Ttl) {
         let (mut states, mut ages) = (self.0.states.write(), self.0.ages.lock());
         let before = match ttl.cleanup.compaction {
@@ -78,17 +78,17 @@ impl Expiry {
         }
     }
 
-    /// The time of the last batch.
+    /// Sets the time of the last batch.
     pub(super) fn set_time(&self, time: TimeMs) {
         self.0.time.store(time, Ordering::Relaxed);
     }
 
-    /// The age in seconds from which on files are to be compacted, the lowest over the states; `None` if no state says.
+    /// The lowest age in seconds from which on any state wants files compacted; `None` if no state does.
     pub(super) fn periodic_seconds(&self) -> Option<u64> {
         self.0.ages.lock().keys().next().copied()
     }
 
-    /// What makes the filter of each compaction.
+    /// The factory of filters for compactions.
     pub(super) fn filters(&self) -> Filters {
         Filters(self.clone())
     }
@@ -117,7 +117,7 @@ pub(super) struct Filter {
     known: Arc<Known>,
     states: BTreeMap<StateId, Aging>,
     now: TimeMs,
-    /// Entries since the time was read.
+    /// Number of entries since the time was read.
     since_read: u64,
 }
 
@@ -126,7 +126,7 @@ impl CompactionFilter for Filter {
         if self.states.is_empty() {
             return CompactionDecision::Keep;
         }
-        // What cannot be read stays, for whoever reads it to say so.
+        // An entry that cannot be read stays; a later read reports it.
         let Ok(key::Parsed { at, rest }) = key::parse(key) else { return CompactionDecision::Keep };
         let Some(aging) = self.states.get(&at.state) else { return CompactionDecision::Keep };
         self.since_read += 1;

@@ -1,4 +1,4 @@
-//! Ranges of keys known to have no entries, so that scans need not walk over what was removed there.
+//! Ranges of keys that are known to have no entries, so that scans need not walk over tombstones there.
 //!
 //! ```text
 //!   keys   a b c d e f … x y z     a queue: written at its end, removed at its beginning
@@ -6,23 +6,23 @@
 //!          ╰──── gap ────╯         the next scan begins at `y`
 //! ```
 //!
-//! A scan that meets many tombstones between two entries notes them as a gap. A write into a gap shortens it, a removal
-//! at one of its ends makes it longer: a queue whose first entries go, or a stack whose last ones do, is never walked
-//! over twice. Gaps are a hint about what lies in one database. They may be forgotten at any time; that only costs
-//! time.
+//! A scan that meets many tombstones between two entries notes them as a gap. A write into a gap shortens it; a removal
+//! at one of its ends extends it. So a queue whose first entries are removed, or a stack whose last ones are, is never
+//! walked over twice. Gaps are a hint about the contents of one database. They may be forgotten at any time, which
+//! costs only time.
 
 use std::{
     collections::BTreeMap,
     ops::Bound::{Excluded, Unbounded},
 };
 
-/// Tombstones between two entries from which on they are worth a gap.
+/// Number of tombstones between two entries that is worth a gap.
 pub(super) const WORTH: u64 = 256;
 
-/// Gaps that are kept: those with the most tombstones.
+/// Most gaps that are kept; those with the most tombstones stay.
 const MOST: usize = 64;
 
-/// The gaps of one database, disjoint.
+/// The gaps of one database; they are disjoint.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     /// By their ends, which are exclusive.
@@ -32,7 +32,7 @@ pub(super) struct Gaps {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Gap {
     from: Vec<u8>,
-    /// Tombstones that were met there.
+    /// Number of tombstones that were met in it.
     dead: u64,
 }
 
@@ -46,13 +46,13 @@ fn is_successor(of: &[u8], key: &[u8]) -> bool {
 }
 
 impl Gaps {
-    /// The first gap that ends behind `key`: where it begins (inclusive) and ends (exclusive).
+    /// The first gap that ends behind `key`: its begin (inclusive) and end (exclusive).
     pub(super) fn next(&self, key: &[u8]) -> Option<(&[u8], &[u8])> {
         let (end, gap) = self.by_end.range::<[u8], _>((Excluded(key), Unbounded)).next()?;
         Some((&gap.from, end))
     }
 
-    /// There is an entry at `key` from now on.
+    /// Notes that there is an entry at `key` now.
     pub(super) fn written(&mut self, key: &[u8]) {
         let Some((from, end)) = self.next(key).filter(|(from, _)| *from <= key) else { return };
         let (is_first, end, behind) = (from == key, end.to_vec(), successor(key));
@@ -64,7 +64,7 @@ impl Gaps {
         }
     }
 
-    /// There is no entry at `key` any more.
+    /// Notes that there is no entry at `key` any more.
     pub(super) fn removed(&mut self, key: &[u8]) {
         if self.by_end.is_empty() {
             return;
@@ -82,14 +82,14 @@ impl Gaps {
         }
     }
 
-    /// A scan from `from` to `end` has met `dead` tombstones, and no entry.
+    /// Notes that a scan from `from` to `end` has met `dead` tombstones and no entry.
     pub(super) fn found(&mut self, from: &[u8], end: &[u8], dead: u64) {
         if from >= end {
             return;
         }
         let mut merged = Gap { from: from.to_vec(), dead };
         let mut merged_end = end.to_vec();
-        // Those that it overlaps or touches become one with it.
+        // Gaps that it overlaps or touches are merged with it.
         loop {
             let other = self.by_end.range(from.to_vec()..).next();
             let Some((other_end, other)) = other.filter(|(_, other)| *other.from <= *merged_end) else { break };
@@ -106,7 +106,7 @@ impl Gaps {
         }
     }
 
-    /// Entries come from elsewhere: nothing is known any more.
+    /// Forgets all gaps, because entries come from elsewhere.
     pub(super) fn forget(&mut self) {
         self.by_end.clear();
     }

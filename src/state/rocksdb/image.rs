@@ -1,4 +1,4 @@
-//! Reading an image into other shards, or into any backend.
+//! Reads an image into other shards, or into any backend.
 
 use std::ops::ControlFlow;
 
@@ -17,11 +17,11 @@ use crate::{
     types::{KeyGroupRange, StateId, StateKind},
 };
 
-/// Entries' bytes after which a file that is to be ingested is full.
+/// Size of entries at which a file to be ingested is full.
 const INGEST_BYTES: usize = 32 << 20;
 
-/// Copies the entries of an image into `shards`, as far as they belong there, by sorted files that are ingested whole.
-/// Where an id differs, entry by entry.
+/// Copies the entries of an image that belong to `shards`, in sorted files that are ingested whole; or entry by entry
+/// if an id differs.
 pub(super) fn copy(
     resources: &Resources,
     image: LocalImage,
@@ -84,7 +84,7 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
             renamed.clear();
             key::state_prefix(head.key_group, *state, &mut renamed);
             renamed.extend_from_slice(head.rest);
-            // All is handed on before anything is scanned.
+            // Writes are passed on before anything is scanned.
             into.put(&renamed, None, value);
         }
         if into.buffered_bytes() >= INGEST_BYTES {
@@ -95,7 +95,7 @@ fn put(source: &Shard, states: &StateIds, into: &Shard) -> Result<(), StateError
     into.hand_on()
 }
 
-/// The first key of a range, and the one behind its last.
+/// The first key of a range of key groups, and the first key behind it.
 fn bounds(key_groups: KeyGroupRange) -> (Vec<u8>, Vec<u8>) {
     let first = u32::from(key_groups.first().0);
     (key::group_start(first), key::group_start(u32::from(key_groups.last().0) + 1))

@@ -1,4 +1,4 @@
-//! How entries are laid out as keys of RocksDB.
+//! The layout of entries as RocksDB keys.
 //!
 //! ```text
 //!   key group: u16, big-endian │ state: varint │ by kind
@@ -12,10 +12,10 @@
 //!   timers: time: i64 with the sign bit turned over, big-endian │ key, 0 as 0 1, then 0 0 │ namespace… ─▶ (nothing)
 //! ```
 //!
-//! Which kind a state has is known beside the key: what is behind the state can only be read with it. Timers of one key
-//! group lie in order of time, then of the bytes of key and namespace. For the others, all of one key group lies
-//! together, in it all of one state, in it all of one (key, namespace), map entries in order of their keys and elements
-//! in order of their indices. Lengths make the part before the rest prefix-free.
+//! The kind of a state is not part of the key, but needed to read the part behind the state. Timers of one key group
+//! are in order of time, then of the bytes of key and namespace. All other entries are grouped by key group, then by
+//! state, then by (key, namespace); map entries are in order of their keys, and elements in order of their indices.
+//! Lengths make the part before the rest prefix-free.
 
 use std::borrow::Cow;
 
@@ -30,19 +30,19 @@ const INDEX_BYTES: usize = size_of::<u64>();
 /// Bytes of the time of a timer.
 const TIME_BYTES: usize = size_of::<i64>();
 
-/// What a timer's time is combined with, so that bytes sort as times.
+/// Combined with a timer's time by XOR, so that bytes sort as times.
 const SIGN: u64 = 1 << 63;
 
-/// How the keys of every kind begin.
+/// The beginning of a key of any kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head<'a> {
     pub(super) key_group: KeyGroup,
     pub(super) state: StateId,
-    /// By kind.
+    /// The rest, whose form depends on the kind.
     pub(super) rest: &'a [u8],
 }
 
-/// The rest of a timer's key, taken apart.
+/// The parts of the rest of a timer's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ParsedTimer<'a> {
     pub(super) time: i64,
@@ -50,21 +50,21 @@ pub(super) struct ParsedTimer<'a> {
     pub(super) namespace: &'a [u8],
 }
 
-/// A key of any kind but timers, taken apart.
+/// The parts of a key of any kind except timers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parsed<'a> {
     pub(super) at: Address<'a>,
     pub(super) rest: &'a [u8],
 }
 
-/// Puts the prefix of all entries of (key, namespace) into `out`, which is emptied first.
+/// Empties `out`, and writes the prefix of all entries of (key, namespace) into it.
 pub(super) fn prefix(at: Address<'_>, out: &mut Vec<u8>) {
     out.clear();
     state_prefix(at.key_group, at.state, out);
     push_name(at.key, at.namespace, out);
 }
 
-/// Appends what tells the (key, namespace) of one (key group, state) apart.
+/// Appends the part that distinguishes the (key, namespace) pairs of one (key group, state).
 pub(super) fn push_name(key: &[u8], namespace: &[u8], out: &mut Vec<u8>) {
     for part in [key, namespace] {
         prost::encoding::encode_varint(part.len() as u64, out);
@@ -102,7 +102,7 @@ pub(super) fn time(rest: &[u8]) -> Result<i64, StateError> {
     Ok((u64::from_be_bytes(*time) ^ SIGN).cast_signed())
 }
 
-/// Takes the rest of a timer's key apart.
+/// Splits the rest of a timer's key into its parts.
 pub(super) fn parse_timer(rest: &[u8]) -> Result<ParsedTimer<'_>, StateError> {
     let damaged = || StateError::Undecodable("the key of a timer");
     let time = time(rest)?;
@@ -130,13 +130,13 @@ pub(super) fn parse_timer(rest: &[u8]) -> Result<ParsedTimer<'_>, StateError> {
 }
 
 impl ParsedTimer<'_> {
-    /// The timer of a key group.
+    /// The timer, in this key group.
     pub(super) fn of(&self, key_group: KeyGroup) -> TimerRef<'_> {
         TimerRef { time: self.time, key: &self.key, namespace: self.namespace, key_group }
     }
 }
 
-/// The first key behind all that begin with `prefix`; `None` if there can be none.
+/// The first key behind all keys that begin with `prefix`; `None` if there cannot be one.
 pub(super) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut behind = prefix.get(..=kept)?.to_vec();
@@ -144,9 +144,9 @@ pub(super) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(behind)
 }
 
-/// The first key of a key group; the one behind the last is the end.
+/// The first key of a key group. For the group after the last one, this is the end.
 pub(super) fn group_start(group: u32) -> Vec<u8> {
-    // Key groups are below 2^15, so the one behind the last is one, too.
+    // Key groups are below 2^15, so the one after the last one fits, too.
     u16::try_from(group).unwrap_or(u16::MAX).to_be_bytes().to_vec()
 }
 
@@ -165,7 +165,7 @@ pub(super) fn length(record: &[u8]) -> Result<u64, StateError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Takes the beginning of a key of any kind off.
+/// Splits off the beginning of a key of any kind.
 pub(super) fn head(key: &[u8]) -> Result<Head<'_>, StateError> {
     let (group, rest) = key.split_first_chunk().ok_or(StateError::Undecodable("a key without key group"))?;
     let (state, rest) = varint(rest)?;
@@ -173,7 +173,7 @@ pub(super) fn head(key: &[u8]) -> Result<Head<'_>, StateError> {
     Ok(Head { key_group: KeyGroup(u16::from_be_bytes(*group)), state, rest })
 }
 
-/// Takes a key apart that is of any kind but timers.
+/// Splits a key of any kind except timers.
 pub(super) fn parse(key: &[u8]) -> Result<Parsed<'_>, StateError> {
     let Head { key_group, state, rest } = head(key)?;
     let (key, rest) = part(rest)?;

@@ -1,7 +1,7 @@
 //! Metrics of RocksDB: its memory always, its own properties by choice.
 //!
-//! Properties are read when they are scraped, but on a thread of their own: a database whose disk hangs may hold its
-//! lock for as long as that takes. Then a scrape tells what was read last.
+//! Properties are read when they are scraped, but on a thread of their own: a database may hold its lock as long as its
+//! disk hangs. Then a scrape returns the last value that was read.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -24,7 +24,7 @@ struct Reader {
     has_read: Condvar,
 }
 
-/// One property, as it was read last.
+/// One property, with the last value that was read.
 struct Property {
     name: &'static str,
     resources: Resources,
@@ -33,7 +33,7 @@ struct Property {
 }
 
 impl Property {
-    /// Its value now; where that takes long, or another is being read that does, the value of before.
+    /// The present value. If reading it takes long, or another slow read is under way, the last value.
     fn read(self: &Arc<Self>) -> u64 {
         let mut is_reading = self.reader.is_reading.lock();
         if !*is_reading {
@@ -51,7 +51,7 @@ impl Property {
     }
 }
 
-/// Registers the memory of `resources` and the integer properties that `properties` names, such as `estimate-num-keys`.
+/// Registers the memory of `resources`, and the integer properties in `properties`, such as `estimate-num-keys`.
 pub fn register_metrics(resources: &Resources, properties: &[&'static str], metrics: &Metrics) {
     let limit = resources.memory_limit_bytes();
     metrics.read("rocksdb_memory_limit_bytes", "Bytes of memory that RocksDB may use (memory.rocksdb)", move || limit);

@@ -1,13 +1,13 @@
-//! Single options of RocksDB that users set: which are refused, and why.
+//! Single RocksDB options that users set: which are refused, and why.
 //!
-//! RocksDB judges names and values itself, by opening an empty database in memory with them. Refused before that is
-//! what would break what this folder relies on, or leave the memory that all databases share.
+//! RocksDB checks names and values itself: they are used to open an empty database in memory. Options that would break
+//! the assumptions of this folder, or circumvent the shared memory, are refused before that.
 
 use std::collections::BTreeMap;
 
 use rocksdb::{DB, Env, Options};
 
-/// Options that are set here or must stay as they are.
+/// Options that are set by this code or must keep their defaults.
 const RESERVED: &[&str] = &[
     "best_efforts_recovery",
     "blob_cache",
@@ -58,7 +58,7 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     open(&format!("{name}={value}")).err().map(|error| error.into_string())
 }
 
-/// Whether the value cannot end its option and begin another.
+/// Whether the value cannot end its option and begin another one.
 fn is_one_value(value: &str) -> bool {
     let mut depth = 0_u32;
     for c in value.chars() {

@@ -1,4 +1,4 @@
-//! What all RocksDB backends of a daemon share: memory, threads, options and local folders.
+//! The resources that all RocksDB backends of a daemon share: memory, threads, options and local folders.
 
 use std::{
     collections::BTreeMap,
@@ -13,58 +13,58 @@ use rocksdb::{
 
 use crate::state::{StateError, folder::Folders};
 
-/// Longest MANIFEST in bytes before RocksDB begins a new one: each image has a copy.
+/// Length of the MANIFEST file at which RocksDB begins a new one, in bytes; each image has a copy of it.
 const MANIFEST_BYTES: usize = 1 << 20;
 
-/// Longest SST file that a compaction aims at, in bytes: what one upload or download handles at a time.
+/// Target size of SST files in compactions, in bytes: one upload or download handles one file at a time.
 const FILE_BYTES: u64 = 32 << 20;
 
-/// Smallest block that a memtable allocates, in bytes: what an idle part of a backend costs.
+/// Smallest block that a memtable allocates, in bytes; an idle part of a backend costs this much.
 const ARENA_BLOCK_BYTES: usize = 64 << 10;
 
-/// A file is compacted at once if so many of so many keys one after the other, or such a share of all, are deletions.
+/// A file is compacted at once if so many of so many consecutive keys, or such a share of all its keys, are deletions.
 const DELETIONS: usize = 16 << 10;
 const DELETIONS_AMONG: usize = 32 << 10;
 const DELETIONS_SHARE: f64 = 0.5;
 
-/// Sets of options for kinds of disks, as Flink's `PredefinedOptions`.
+/// Presets of options for kinds of disks, as Flink's `PredefinedOptions`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PredefinedOptions {
-    /// RocksDB's own.
+    /// RocksDB's own defaults.
     #[default]
     Default,
     /// For disks that seek slowly.
     SpinningDisk,
     /// For disks that seek slowly, with a lot of memory.
     SpinningDiskHighMemory,
-    /// For flash.
+    /// For flash disks.
     FlashSsd,
 }
 
-/// What keeps the timers of RocksDB backends in order. Their rows are written either way.
+/// Where RocksDB backends keep their timers in order. Rows are written in either mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TimerService {
-    /// The rows themselves; the first ones of each key group are in memory, too.
+    /// In the rows themselves; the first ones of each key group are also in memory.
     #[default]
     RocksDb,
-    /// An index of all of them in memory.
+    /// In an index of all timers in memory.
     Heap,
 }
 
-/// How RocksDB is set up.
+/// The set-up of RocksDB.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResourceOptions {
-    /// Bytes that block cache and memtables of all backends take together.
+    /// Bytes of block cache and memtables of all backends together.
     pub memory_bytes: u64,
-    /// The share of memtables in them.
+    /// The share of them that memtables may take.
     pub write_buffer_ratio: f64,
-    /// Threads for flushes and compactions, each.
+    /// Threads for flushes, and as many for compactions.
     pub threads: u16,
-    /// The set of options.
+    /// The preset of options.
     pub predefined: PredefinedOptions,
-    /// What keeps timers in order.
+    /// Where timers are kept in order.
     pub timers: TimerService,
-    /// Single options over it, by RocksDB's names, such as `max_open_files`.
+    /// Single options on top of the preset, by RocksDB's names, such as `max_open_files`.
     pub overrides: BTreeMap<String, String>,
 }
 
@@ -81,7 +81,7 @@ impl Default for ResourceOptions {
     }
 }
 
-/// What all RocksDB backends of a daemon share. Cheap to clone.
+/// The resources that all RocksDB backends of a daemon share. Cheap to clone.
 #[derive(Clone)]
 pub struct Resources(Arc<Shared>);
 
@@ -102,12 +102,13 @@ impl std::fmt::Debug for Resources {
 }
 
 impl Resources {
-    /// Sets up what is shared.
+    /// Sets up the shared resources.
     ///
     /// # Errors
-    /// If RocksDB does not know an option, or not its value.
+    /// If RocksDB does not know an option, or refuses its value.
     pub fn new(options: ResourceOptions, folders: Folders) -> Result<Self, StateError> {
-        // Flink's arithmetic: the write-buffer manager may exceed its limit by half, which the cache leaves free.
+        // Flink's arithmetic: the write-buffer manager may exceed its limit by half, so the cache leaves that much
+        // free.
         let capacity = share(options.memory_bytes, (3.0 - options.write_buffer_ratio) / 3.0);
         let memtables = share(options.memory_bytes, 2.0 * options.write_buffer_ratio / 3.0);
         let mut cache = LruCacheOptions::default();
@@ -124,18 +125,18 @@ impl Resources {
         Ok(resources)
     }
 
-    /// Where local files go.
+    /// The local folders.
     #[must_use]
     pub fn folders(&self) -> &Folders {
         &self.0.folders
     }
 
-    /// What keeps timers in order.
+    /// Where timers are kept in order.
     pub(super) fn timers(&self) -> TimerService {
         self.0.options.timers
     }
 
-    /// Bytes of memory that may be used, as set.
+    /// Bytes of memory that may be used, as configured.
     #[must_use]
     pub fn memory_limit_bytes(&self) -> u64 {
         self.0.options.memory_bytes
@@ -162,7 +163,7 @@ impl Resources {
         if name.starts_with("block-cache-") { values.max().unwrap_or(0) } else { values.sum() }
     }
 
-    /// Expired entries that compactions left out.
+    /// The counter of expired entries that compactions removed.
     #[must_use]
     pub fn expired(&self) -> &Arc<AtomicU64> {
         &self.0.expired
@@ -190,9 +191,9 @@ impl Resources {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_avoid_unnecessary_blocking_io(true);
-        // What was removed costs scans until it is compacted away.
+        // Tombstones cost scans time until a compaction removes them.
         options.add_compact_on_deletion_collector_factory(DELETIONS_AMONG, DELETIONS, DELETIONS_SHARE);
-        // With a compaction filter, RocksDB has one of its own accord.
+        // With a compaction filter, RocksDB would set an interval of its own.
         options.set_periodic_compaction_seconds(0);
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&shared.cache);
@@ -207,7 +208,7 @@ impl Resources {
         }
         let single = shared.options.overrides.iter().map(|(name, value)| format!("{name}={value};"));
         let mut options = options.get_options_from_string(single.collect::<String>()).map_err(local)?;
-        // The options made from text do not keep these alive.
+        // Options made from text do not keep these alive.
         options.set_env(&shared.env);
         options.set_write_buffer_manager(&shared.memtables);
         Ok(options)

@@ -24,8 +24,8 @@ use crate::{
     types::KeyGroupRange,
 };
 
-/// From so many entries on, a clear writes one tombstone over their range rather than one for each: many range
-/// tombstones slow reads down.
+/// From this many entries on, a clear writes one tombstone over their range instead of one for each. Fewer range
+/// tombstones are better, since they slow reads down.
 const RANGE_CLEAR_ENTRIES: usize = 512;
 
 /// Subfolder of the database in its folder.
@@ -40,10 +40,10 @@ pub(super) const MANIFEST: &str = "MANIFEST-";
 /// The suffix of table files.
 const TABLE: &str = ".sst";
 
-/// Takes an entry's key and value; breaks a scan off.
+/// Takes an entry's key and value; can break off the scan.
 pub(super) type ReadEntry<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StateError>;
 
-/// Takes an entry's key; says where to seek next.
+/// Takes an entry's key; returns where to seek next.
 pub(super) type ReadKey<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, StateError>;
 
 /// One open database behind its write buffer. Its folder is removed with it.
@@ -54,13 +54,13 @@ pub(super) struct Shard {
     db: Arc<DB>,
     writes: WriteOptions,
     buffer: RefCell<Buffer>,
-    /// Of the database and the buffer together.
+    /// Gaps of the database and the buffer together.
     gaps: RefCell<Gaps>,
     /// Dropped after the database is closed.
     folder: Folder,
 }
 
-/// Buffered writes on their way.
+/// Buffered writes on their way to the database.
 pub(super) struct HandOn<'a> {
     db: &'a DB,
     writes: &'a WriteOptions,
@@ -75,7 +75,7 @@ impl HandOn<'_> {
 }
 
 impl Shard {
-    /// An empty one, whose compactions leave out what `expiry` says.
+    /// An empty shard, whose compactions remove entries according to `expiry`.
     pub(super) fn create(
         resources: &Resources,
         key_groups: KeyGroupRange,
@@ -103,7 +103,7 @@ impl Shard {
         Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), gaps: RefCell::default(), folder })
     }
 
-    /// The database of an image, whose folder it takes. Without `expiry` nothing is left out.
+    /// A shard made of an image, whose folder it takes over. Without `expiry` no entry is removed.
     pub(super) fn adopt(resources: &Resources, image: LocalImage, expiry: Option<&Expiry>) -> Result<Self, StateError> {
         let path = image.folder.path().join(DATABASE);
         std::fs::create_dir(&path)?;
@@ -116,7 +116,7 @@ impl Shard {
         Self::open(resources, image.key_groups, image.folder, expiry)
     }
 
-    /// The database itself, for what may take long.
+    /// The database itself, for calls that may take long.
     pub(super) fn database(&self) -> Arc<DB> {
         self.db.clone()
     }
@@ -129,13 +129,13 @@ impl Shard {
         Ok(read(self.db.get_pinned(key).map_err(local)?.as_deref()))
     }
 
-    /// Writes a key, of which the first `prefix` bytes are what scans name, if any do.
+    /// Writes a key. Its first `prefix` bytes, if given, are the prefix that scans use.
     pub(super) fn put(&self, key: &[u8], prefix: Option<usize>, value: &[u8]) {
         self.buffer.borrow_mut().write(key, prefix, Some(value));
         self.gaps.borrow_mut().written(key);
     }
 
-    /// Removes a key, likewise.
+    /// Removes a key, with the same `prefix`.
     pub(super) fn delete(&self, key: &[u8], prefix: Option<usize>) {
         self.buffer.borrow_mut().write(key, prefix, None);
         self.gaps.borrow_mut().removed(key);
@@ -146,12 +146,12 @@ impl Shard {
         self.buffer.borrow().bytes()
     }
 
-    /// What hands the buffered writes to the database; they must be handed on before anything is read.
+    /// Takes the buffered writes, to be passed to the database; that has to happen before anything is read.
     pub(super) fn handing_on(&self) -> HandOn<'_> {
         HandOn { db: &self.db, writes: &self.writes, batch: self.buffer.borrow_mut().take() }
     }
 
-    /// Hands the buffered writes to the database.
+    /// Passes the buffered writes to the database.
     pub(super) fn hand_on(&self) -> Result<(), StateError> {
         if self.buffer.borrow().is_empty() { Ok(()) } else { self.handing_on().run() }
     }
@@ -168,7 +168,7 @@ impl Shard {
             return Ok(());
         }
         let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
-        // The scan has emptied the buffer of what lies there.
+        // The scan has already passed on the buffered writes of this prefix.
         let mut batch = WriteBatch::default();
         batch.delete_range(prefix, &end);
         self.db.write_opt(batch, &self.writes).map_err(local)?;
@@ -176,8 +176,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Hands every entry whose key begins with `prefix` and is at or after `from` to `read`, in order, until it breaks
-    /// off.
+    /// Calls `read` with every entry whose key begins with `prefix` and is at or after `from`, in order, until it
+    /// breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
         if self.buffers(prefix) {
             self.hand_on()?;
@@ -186,7 +186,8 @@ impl Shard {
         self.scan_between_gaps(from, &end, read)
     }
 
-    /// As [`Reader::scan_range`], but for the gaps that are known; notes others. Everything must have been handed on.
+    /// As [`Reader::scan_range`], but skips known gaps and notes new ones. All buffered writes must have been passed
+    /// on.
     fn scan_between_gaps(&self, from: &[u8], end: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
         let (reader, mut from) = (Reader(self.db.clone()), from.to_vec());
         loop {
@@ -210,8 +211,8 @@ impl Shard {
         }
     }
 
-    /// Hands the key of the first entry at or after `from` that begins with `prefix` to `read`, which says from where
-    /// on to look for the next one.
+    /// Calls `read` with the key of the first entry at or after `from` that begins with `prefix`; `read` returns where
+    /// to look for the next one.
     pub(super) fn skip(&self, prefix: &[u8], from: Option<Vec<u8>>, read: ReadKey<'_>) -> Result<(), StateError> {
         let (reader, end) = (self.reader()?, key::behind(prefix).unwrap_or_default());
         let (mut entries, watch) = (reader.entries(Some(end.clone())), Watch::begin());
@@ -240,12 +241,12 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether there are writes below `prefix` that the database does not have yet.
+    /// Whether there are writes under `prefix` that the database does not have yet.
     pub(super) fn buffers(&self, prefix: &[u8]) -> bool {
         self.buffer.borrow().has_prefix(prefix)
     }
 
-    /// As [`Reader::scan_range`], of everything that was written.
+    /// As [`Reader::scan_range`], including buffered writes.
     pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
         let reader = self.reader()?;
         match to {
@@ -254,13 +255,13 @@ impl Shard {
         }
     }
 
-    /// What reads beside the writer.
+    /// A reader that works beside the writer.
     pub(super) fn reader(&self) -> Result<Reader, StateError> {
         self.hand_on()?;
         Ok(Reader(self.db.clone()))
     }
 
-    /// Has files that are older than this compacted. Where RocksDB does not take it, they wait for other compactions.
+    /// Compacts files that are older than this. If RocksDB refuses, expired entries wait for other compactions.
     pub(super) fn compact_every(&self, seconds: u64) {
         if let Err(error) = self.db.set_options(&[("periodic_compaction_seconds", &seconds.to_string())]) {
             tracing::warn!(%error, seconds, "no periodic compaction");
@@ -274,11 +275,11 @@ impl Shard {
         stored + self.buffered_bytes() as u64
     }
 
-    /// Links the files of everything that was written so far.
+    /// Links the files that contain everything written so far.
     pub(super) fn image(&self) -> Result<LocalImage, StateError> {
         self.hand_on()?;
         let folder = self.folder.sibling()?;
-        // RocksDB makes the folder itself.
+        // RocksDB makes the folder itself, so it must not exist.
         let path = folder.path().join("image");
         Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(&path)).map_err(local)?;
         let mut files = vec![];
@@ -298,7 +299,7 @@ impl Shard {
         Ok(LocalImage { key_groups: self.key_groups, folder, files, changes: keys.unwrap_or(0) })
     }
 
-    /// Adds a file of sorted entries, over what is there.
+    /// Adds a file of sorted entries, which override existing ones.
     pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
         self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
@@ -308,7 +309,7 @@ impl Shard {
     }
 }
 
-/// Counts the tombstones that reads of this thread walk over, for as long as it lives.
+/// Counts, as long as it lives, the tombstones that reads of this thread walk over.
 struct Watch(PerfContext);
 
 impl Watch {
@@ -317,7 +318,7 @@ impl Watch {
         Self(PerfContext::default())
     }
 
-    /// So far, from some beginning.
+    /// Tombstones so far; only differences between two calls have a meaning.
     fn tombstones(&self) -> u64 {
         self.0.metric(PerfMetric::InternalDeleteSkippedCount)
     }
@@ -329,14 +330,14 @@ impl Drop for Watch {
     }
 }
 
-/// Takes where many tombstones lie, from (inclusive) and to (exclusive), and how many.
+/// Takes a range with many tombstones, from (inclusive) and to (exclusive), and their number.
 type NoteGap<'a> = &'a mut dyn FnMut(Vec<u8>, Vec<u8>, u64);
 
 /// Reads a database beside its writer.
 pub(super) struct Reader(Arc<DB>);
 
 impl Reader {
-    /// All entries below `to`.
+    /// All entries with keys below `to`.
     fn entries(&self, to: Option<Vec<u8>>) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         if let Some(to) = to {
@@ -360,7 +361,7 @@ impl Reader {
         loop {
             let now = watch.tombstones();
             if !entries.valid() {
-                // What ends because the disk fails is no gap.
+                // A scan that ended because the disk fails proves no gap.
                 entries.status().map_err(local)?;
             }
             if now - before >= gaps::WORTH {
@@ -378,7 +379,7 @@ impl Reader {
         }
     }
 
-    /// Hands every entry from `from` (inclusive) to `to` (exclusive) to `read`, in order, until it breaks off.
+    /// Calls `read` with every entry from `from` (inclusive) to `to` (exclusive), in order, until it breaks off.
     pub(super) fn scan_range(&self, from: &[u8], to: Option<Vec<u8>>, read: ReadEntry<'_>) -> Result<(), StateError> {
         let mut entries = self.entries(to);
         entries.seek(from);

@@ -90,7 +90,7 @@ fn same_ids() -> StateIds {
     [VALUE, MAP, LIST, TIMER].map(|id| (id, id)).into()
 }
 
-/// With timers kept by either.
+/// One home for each timer service.
 fn homes() -> [Home; 2] {
     [TimerService::RocksDb, TimerService::Heap]
         .map(|timers| home(ResourceOptions { memory_bytes: 16 << 20, timers, ..ResourceOptions::default() }))
@@ -215,7 +215,7 @@ fn images_are_copied_into_other_parts_by_range_and_by_id() {
     let mut expected = backend(&home, range(20, 70));
     fill(&mut expected, 0..3_000);
     assert_eq!(contents(&narrow), contents(&expected));
-    // Other ids, and a state that is not there.
+    // Other ids, and a state that does not exist.
     let swapped: StateIds = [(VALUE, StateId(9)), (LIST, LIST), (TIMER, StateId(10))].into();
     let mut renamed = backend(&home, range(20, 70));
     renamed.register(StateId(9), &StateDescriptor::new("", StateKind::Value));
@@ -302,7 +302,7 @@ fn memory_is_shared_and_counted_once() {
     let home = small();
     let mut backends = [backend(&home, range(0, 63)), backend(&home, range(64, 127))];
     for backend in &mut backends {
-        // More than is buffered.
+        // More than the buffer takes.
         fill(backend, 0..40_000);
         assert!(backend.memory_bytes() <= 8 << 20, "only the write buffers");
         assert!(backend.bytes() > 100_000);
@@ -313,7 +313,7 @@ fn memory_is_shared_and_counted_once() {
     assert!(home.resources.property("estimate-num-keys") > 0);
 }
 
-/// Touched at 100, living for 10.
+/// A backend with entries that were touched at 100 and live for 10.
 fn aging_backend(home: &Home, update: impl Fn(StateKind) -> crate::types::TtlCleanup) -> RocksDbBackend {
     let mut backend = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
     for (state, kind) in [(VALUE, StateKind::Value), (MAP, StateKind::Map), (LIST, StateKind::List)] {
@@ -347,7 +347,7 @@ fn compactions_leave_out_what_was_expired_at_the_last_batch() {
     let mut backend = aging_backend(&home, |_| crate::types::TtlCleanup::default());
     let expired = || home.resources.expired().load(std::sync::atomic::Ordering::Relaxed);
     let all = contents(&backend);
-    // Older versions below must not come up.
+    // Older versions below must not reappear.
     compact(&backend);
     backend.set_time(109);
     compact(&backend);
@@ -366,7 +366,7 @@ fn compactions_leave_out_what_was_expired_at_the_last_batch() {
     };
     let new = stamp(105, b"new");
     assert_eq!(elements(&backend), [REMOVED, &new[..], REMOVED]);
-    // Replay goes on where elements are.
+    // A replay finds the elements at their places.
     apply(&mut backend, at(LIST, 3), Action::ListPut { index: 0, element: &new });
     apply(&mut backend, at(LIST, 3), Action::ListPut { index: 3, element: &new });
     assert_eq!(elements(&backend), [&new[..], &new, REMOVED, &new]);
@@ -388,7 +388,7 @@ fn compactions_keep_what_no_state_wants_to_be_cleaned_up() {
     backend.set_time(1_000);
     compact(&backend);
     assert_eq!(contents(&backend).len(), all.len() - 3, "the map alone");
-    // Another TTL counts from then on, in a loaded image, too.
+    // A changed TTL applies from then on, in a loaded image, too.
     let image = backend.image(0).unwrap();
     let mut loaded = RocksDbBackend::new(&home.resources, range(0, 31), 128).unwrap();
     loaded.register(
@@ -416,7 +416,7 @@ fn marks_equal_copies_of_the_model() {
     );
 }
 
-/// Tombstones that a read walks over.
+/// Number of tombstones that a read walks over.
 fn walked(read: impl FnOnce()) -> u64 {
     use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
     set_perf_stats(PerfStatsLevel::EnableCount);
@@ -428,11 +428,11 @@ fn walked(read: impl FnOnce()) -> u64 {
     walked
 }
 
-/// A map, a list and the keys of a state of values, where `churn` puts things in and takes them out again.
+/// A map, a list and the keys of a value state, in which `churn` adds and removes entries.
 fn churned(churn: impl Fn(&mut RocksDbBackend, u32)) {
     let home = small();
     let mut backend = backend(&home, range(0, 31));
-    // What is always there, behind all else.
+    // An entry that always exists, behind all others.
     apply(&mut backend, at(MAP, 2), Action::MapPut { map_key: b"\xff", value: b"last" });
     apply(&mut backend, at(VALUE, 31), Action::Put(b"last"));
     let first = PageLimit { entries: 1, bytes: 1 << 20 };
@@ -454,7 +454,7 @@ fn churned(churn: impl Fn(&mut RocksDbBackend, u32)) {
     }
 }
 
-/// In the place of the list and the map of [`churned`].
+/// The keys that one round of [`churned`] adds.
 fn keys(round: u32) -> impl DoubleEndedIterator<Item = [u8; 4]> {
     (0..2_000_u32).map(move |n| (round * 10_000 + n).to_be_bytes())
 }

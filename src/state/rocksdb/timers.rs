@@ -1,14 +1,14 @@
-//! Timers of this backend: rows in order of time within each key group, and what finds the first ones of all key
-//! groups.
+//! Timers of this backend: rows in order of time within each key group, and the means to find the first ones over all
+//! key groups.
 //!
-//! Rows are written whatever keeps them in order ([`TimerService`]), so an image has all of them and loading one is
-//! nothing special: what is in memory is found again from the rows, when it is first asked for.
+//! Rows are written in either mode ([`TimerService`]). So an image has all of them, and loading it needs no special
+//! care: the contents of memory are read again from the rows on first use.
 //!
 //! - `Heap`: an index of all timers of the state.
-//! - `RocksDb`: of each key group, the first rows (`Group`). Reads merge the key groups, those with the earliest heads
-//!   first, and go on in the database where what is in memory ends. The database is asked again only when a whole
-//!   cached part has been fired, and from behind it: tombstones of what was fired are never walked over. Since that
-//!   hands the writes of a shard on, all of its key groups that have become short are filled up then.
+//! - `RocksDb`: the first rows of each key group (`Group`). Reads merge the key groups, those with the earliest heads
+//!   first, and continue in the database where the rows in memory end. The database is read again only after a whole
+//!   cached part has been fired, and from behind it, so tombstones of fired timers are never walked over. Since such a
+//!   read passes on the writes of a shard, all of its key groups that have become short are refilled then.
 
 mod disk;
 
@@ -21,20 +21,20 @@ use crate::{
     types::{KeyGroup, KeyGroupRange, StateId, StateKind},
 };
 
-/// Bytes that a shared name takes beside its own: the allocator's, and counters.
+/// Overhead of a shared name: the allocator's, and counters.
 const NAME_BYTES: usize = 32;
 
-/// Takes a row: the rest of a timer's key; breaks a scan off.
+/// Takes a row, which is the rest of a timer's key; can break off the scan.
 type ReadRow<'a> = &'a mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StateError>;
 
-/// What keeps the timers of one state in order.
+/// The order of the timers of one state.
 pub(super) enum Timers {
     /// `None` until it is read from the rows.
     Heap(Option<Heap>),
     Disk(Disk),
 }
 
-/// All timers of a state in memory.
+/// All timers of a state, in memory.
 #[derive(Default)]
 pub(super) struct Heap {
     index: TimerIndex,
@@ -50,7 +50,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl Timers {
-    /// Those of a state without rows, if `is_empty`, else of one of which nothing is known.
+    /// The timers of a state without rows if `is_empty`; otherwise nothing is known about the rows.
     pub(super) fn new(service: TimerService, key_groups: KeyGroupRange, is_empty: bool) -> Self {
         match service {
             TimerService::Heap => Self::Heap(is_empty.then(Heap::default)),
@@ -58,7 +58,7 @@ impl Timers {
         }
     }
 
-    /// Rows come from elsewhere: nothing is known any more.
+    /// Forgets everything, because rows come from elsewhere.
     pub(super) fn forget(&mut self) {
         match self {
             Self::Heap(heap) => *heap = None,
@@ -74,7 +74,7 @@ impl Timers {
         }
     }
 
-    /// Notes that a timer, of which `row` is the rest of the key, was put, or removed.
+    /// Notes that a timer was added or removed; `row` is the rest of its key.
     fn note(&mut self, timer: TimerRef<'_>, row: &[u8], is_there: bool) {
         match self {
             Self::Heap(None) => {}
@@ -142,12 +142,12 @@ impl Rows<'_> {
         prefix
     }
 
-    /// Whether reading a key group hands writes on.
+    /// Whether reading a key group passes on buffered writes.
     fn hands_on(&self, key_group: KeyGroup) -> bool {
         self.shard(key_group).buffers(&self.prefix(key_group))
     }
 
-    /// Hands the rows of a key group at or after `from` to `read`, in order, until it breaks off.
+    /// Calls `read` with the rows of a key group at or after `from`, in order, until it breaks off.
     fn scan(&self, key_group: KeyGroup, from: &[u8], read: ReadRow<'_>) -> Result<(), StateError> {
         let prefix = self.prefix(key_group);
         let start = [&prefix, from].concat();
@@ -160,7 +160,7 @@ impl RocksDbBackend {
         Rows { state, key_groups: self.key_groups, shards: &self.shards }
     }
 
-    /// Refuses what is not for timers.
+    /// Refuses a state that does not have timers.
     fn expect_timers(&self, state: StateId) -> Result<(), StateError> {
         match self.kind(state)? {
             StateKind::Timer => Ok(()),
@@ -168,7 +168,7 @@ impl RocksDbBackend {
         }
     }
 
-    /// Applies a change to a state of timers; returns the bytes that its shard has buffered.
+    /// Applies a change to a timer state; returns the bytes that its shard has buffered.
     pub(super) fn apply_timer(&mut self, change: &Change<'_>) -> Result<usize, StateError> {
         let Address { state, key_group, key, namespace } = change.at;
         let (time, is_there) = match change.action {
@@ -216,8 +216,8 @@ impl RocksDbBackend {
         timers.borrow_mut().page(self.rows(state), bounds, limit, read)
     }
 
-    /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): what an index in memory has, or else
-    /// all rows are read.
+    /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): from an index in memory, or else by
+    /// reading all rows.
     pub(super) fn count_of_timers(&self, state: StateId) -> Result<u64, StateError> {
         self.expect_timers(state)?;
         if let Some(Timers::Heap(Some(heap))) = self.timers.get(&state).map(|timers| timers.borrow()).as_deref() {
@@ -234,7 +234,7 @@ impl RocksDbBackend {
         Ok(count)
     }
 
-    /// How many timers a (key, namespace) has: reads those of its key group.
+    /// Number of timers of a (key, namespace); reads all timers of its key group.
     pub(super) fn count_timers(&self, at: Address<'_>) -> Result<u64, StateError> {
         let mut count = 0;
         self.rows(at.state).scan(at.key_group, &[], &mut |row| {
@@ -267,7 +267,7 @@ impl RocksDbBackend {
             let rank = rank(&timer.key, timer.namespace);
             if after.as_ref().is_none_or(|after| rank > *after) {
                 names.insert(rank, (timer.key.into_owned(), timer.namespace.to_vec()));
-                // One more than the page may have, since a first one is always on it.
+                // One more than the page may have, since the first one is always on it.
                 if names.len() > limit.entries.saturating_add(1) {
                     names.pop_last();
                 }

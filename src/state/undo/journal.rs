@@ -1,13 +1,13 @@
-//! The journal of a layer: what undoes each change, in the order of the changes.
+//! The journal of a layer: for each change, in order, the change that undoes it.
 //!
 //! ```text
 //!   │ length of the bytes: u32 │ key group: u16 │ kind of the state: u8 │ bytes of a `Change` │ next …
 //! ```
 //!
-//! To append to it copies what is about to be overwritten, which is at hand in the cache then, and looks for nothing.
-//! So an entry that changes often has many records. While they take much room, [`Undo::settle`] moves the oldest ones
-//! to the cells of their layer, where there is one for each entry. From the last one to the first, they bring
-//! everything back.
+//! Appending copies the bytes that will be overwritten, which are in the cache at that moment, and looks nothing up. So
+//! an entry that changes often has many records. While journals take much room, [`Undo::settle`] moves the oldest
+//! records to the cells of their layer, which have one record per entry. Applied from the last to the first, the
+//! records bring everything back.
 
 use std::{collections::VecDeque, iter, mem};
 
@@ -17,30 +17,30 @@ use crate::{
     types::{KeyGroup, StateKind},
 };
 
-/// Bytes of the first block; each is twice as long as the one before.
+/// Size of the first block in bytes; each block is twice as long as the one before.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
 
-/// Bytes of the longest block, but for one with a longer record.
+/// Size of the longest block in bytes, unless one record is longer.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Bytes of a record before those of its change.
 const HEAD_BYTES: usize = 7;
 
-/// Most bytes that a change has beside its keys and value.
+/// Most bytes of a change besides its keys and value.
 const CHANGE_BYTES: usize = 48;
 
-/// What undoes changes, in their order.
+/// The records that undo changes, in order of the changes.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// Oldest first; a record lies within one.
+    /// Oldest first; each record lies within one block.
     blocks: VecDeque<Vec<u8>>,
-    /// Of the oldest block, what was taken.
+    /// Bytes of the oldest block that were taken.
     taken: usize,
-    /// Of the records that are left.
+    /// Bytes of the remaining records.
     bytes: u64,
 }
 
-/// One record.
+/// One record of a journal.
 struct Record<'a> {
     is_map: bool,
     change: Change<'a>,
@@ -56,8 +56,8 @@ impl Journal {
         self.bytes
     }
 
-    /// Appends the change that undoes one of a state of `kind`, in one of the `spare` blocks if it needs a long one.
-    /// Returns the bytes that it takes.
+    /// Appends the change that undoes a change of a state of `kind`, in one of the `spare` blocks if it needs a long
+    /// one. Returns the bytes that it takes.
     fn push(&mut self, spare: &mut Vec<Vec<u8>>, kind: StateKind, change: &Change<'_>) -> u64 {
         let Change { at, action: undoing } = *change;
         let value = match undoing {
@@ -94,8 +94,7 @@ impl Journal {
         self.blocks.len()
     }
 
-    /// Gives its long blocks away, as far as `spare` and what is left of `most` bytes have room; what is left is to be
-    /// dropped.
+    /// Moves its long blocks to `spare`, as far as that has room within `most` bytes; the rest is to be dropped.
     pub(super) fn retire(&mut self, spare: &mut Vec<Vec<u8>>, most: u64) {
         let room = usize::try_from(most / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         while spare.len() < room
@@ -114,7 +113,7 @@ impl Journal {
         block.filter(|block| !block.is_empty()).map(read).transpose()
     }
 
-    /// Forgets the oldest record, which takes so many bytes.
+    /// Removes the oldest record, which takes `bytes`.
     fn pop(&mut self, bytes: usize) {
         self.taken += bytes;
         self.bytes -= bytes as u64;
@@ -124,7 +123,7 @@ impl Journal {
         }
     }
 
-    /// Brings back what was before the first record, if `live` is as it was after the last one.
+    /// Restores the state before the first record, if `live` is in the state after the last one.
     pub(super) fn roll_back(
         &self,
         live: &mut dyn StateBackend,
@@ -161,8 +160,8 @@ fn read(bytes: &[u8]) -> Result<Record<'_>, StateError> {
 }
 
 impl Undo {
-    /// Records in the newest layer's journal what `change` is about to overwrite. Returns `false` for what journals do
-    /// not have: lists.
+    /// Records, in the newest layer's journal, the bytes that `change` will overwrite. Returns `false` for lists, which
+    /// journals do not have.
     pub(super) fn journal(
         &mut self,
         live: &dyn StateBackend,
@@ -188,14 +187,14 @@ impl Undo {
                 self.push(kind, at, undoing);
             }
             (StateKind::List, _) => return Ok(false),
-            // A misfit.
+            // The change does not fit the state, so the backend will refuse it.
             (StateKind::Map | StateKind::Timer, _) => {}
         }
         self.keep_to_limit();
         Ok(true)
     }
 
-    /// Records all entries of a map that is about to be cleared.
+    /// Records all entries of a map that will be cleared.
     fn journal_map(&mut self, live: &dyn StateBackend, at: Address<'_>) -> Result<(), StateError> {
         let mut from: Vec<u8> = vec![];
         loop {
@@ -213,7 +212,7 @@ impl Undo {
                 _ => break,
             }
         }
-        // There is nothing else, so that what is put later goes.
+        // The map had no other entries, so entries that are added later have to be removed.
         self.push(StateKind::Map, at, Action::Clear);
         Ok(())
     }
@@ -231,8 +230,8 @@ impl Undo {
         self.layers.iter().map(|layer| layer.journal.bytes()).sum()
     }
 
-    /// Moves the oldest records of journals to the cells of their layers, at most `left`; those of layer `only`, or of
-    /// all.
+    /// Moves the oldest records of journals to the cells of their layers, at most `left`; of layer `only`, or of all
+    /// layers.
     pub(super) fn dissolve(&mut self, live: &dyn StateBackend, only: Option<usize>, left: &mut usize) {
         let mut id = mem::take(&mut self.id);
         for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index))
@@ -269,7 +268,7 @@ impl Layer {
     }
 }
 
-/// What is said of a cell by its oldest record.
+/// The content of a cell according to its oldest record.
 fn old(is_map: bool, undoing: Action<'_>) -> Old {
     match undoing {
         _ if is_map => Old::Map(OldMap::default()),
@@ -279,7 +278,7 @@ fn old(is_map: bool, undoing: Action<'_>) -> Old {
     }
 }
 
-/// Adds what a record says of a cell, as far as no older one did.
+/// Adds the content of a record to a cell, except where an older record has told it.
 fn add(old: &mut Old, undoing: Action<'_>) {
     match (old, undoing) {
         (Old::Map(map), Action::Clear) => map.is_whole = true,

@@ -1,4 +1,4 @@
-//! Recording: what a change is about to overwrite.
+//! Records the entries that a change will overwrite.
 
 use std::{collections::btree_map::Entry, mem};
 
@@ -9,11 +9,11 @@ use crate::{
 };
 
 impl Undo {
-    /// Records what `change`, of a state of `kind`, is about to overwrite in `live`. A change that the backend will
-    /// refuse may be recorded or not.
+    /// Records the entries of `live` that `change`, of a state of `kind`, will overwrite. A change that the backend
+    /// will refuse may be recorded or not.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The error of the backend.
     pub fn record(&mut self, live: &dyn StateBackend, kind: StateKind, change: &Change<'_>) -> Result<(), StateError> {
         if self.layers.is_empty() {
             return Ok(());
@@ -36,7 +36,7 @@ impl Undo {
             (StateKind::Timer, Action::TimerPut { time } | Action::TimerRemove { time }) => {
                 self.record_timer(live, cell, time)
             }
-            // A misfit.
+            // The change does not fit the state, so the backend will refuse it.
             (StateKind::Map | StateKind::List | StateKind::Timer, _) => Ok(()),
         };
         self.id = id;
@@ -44,13 +44,13 @@ impl Undo {
         recorded
     }
 
-    /// What is recorded of a cell since the newest open mark.
+    /// The records of a cell since the newest open mark.
     pub(super) fn recent<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = &'a Old> {
         let newest = self.layers.iter().rposition(|layer| layer.is_open).unwrap_or(0);
         self.layers.range(newest..).filter_map(|layer| layer.cells.get(id)).map(|cell| &cell.old)
     }
 
-    /// Changes what the newest layer says of a cell; without it, beginning with `empty`.
+    /// Changes the record of a cell in the newest layer; if there is none, it begins with `empty`.
     pub(super) fn note(&mut self, cell: Place<'_>, empty: Old, change: impl FnOnce(&mut Old)) {
         let Some(layer) = self.layers.back_mut() else { return };
         self.bytes -= layer.bytes;
@@ -128,7 +128,7 @@ impl Undo {
         Ok(())
     }
 
-    /// The length of a list at the newest open mark, recorded now if it was not yet.
+    /// The length of a list at the newest open mark; records it if it is not recorded yet.
     fn record_length(&mut self, live: &dyn StateBackend, cell: Place<'_>) -> Result<u64, StateError> {
         let recorded = self.recent(cell.id).find_map(|old| match old {
             Old::List(list) => Some(list.length),
@@ -201,7 +201,7 @@ impl Undo {
     }
 }
 
-/// A cell that is about to change.
+/// A cell that will change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) id: &'a [u8],
@@ -224,7 +224,7 @@ impl Layer {
         self.bytes += recorded.bytes(cell.id.len());
     }
 
-    /// Takes over what a later layer recorded and this one did not, until nothing is left of it, or of `left`.
+    /// Takes over records that a later layer has and this one has not, until the later layer or `left` is used up.
     pub(super) fn take_from(&mut self, later: &mut Self, left: &mut usize) {
         while *left > 0
             && let Some(mut first) = later.cells.first_entry()
@@ -272,7 +272,7 @@ impl Old {
             (Self::Map(own), Self::Map(later)) if !own.is_whole => own.take_from(later, left),
             (Self::Timers(own), Self::Timers(later)) => own.take_from(later, left),
             (Self::List(own), Self::List(later)) if !own.is_whole => own.take_from(later, left),
-            // What is recorded already is all there was.
+            // This record is complete already.
             _ => true,
         }
     }
@@ -323,8 +323,8 @@ impl OldList {
                 return false;
             }
         }
-        // A list that was shorter here has nothing more that could change; a longer one was cleared, and recorded,
-        // between.
+        // If the list was shorter here, no more of its elements could change; if it was longer, it was cleared in
+        // between, and recorded then.
         self.is_whole = later.is_whole;
         true
     }

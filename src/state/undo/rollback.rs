@@ -1,4 +1,4 @@
-//! Going back to a mark: the changes that bring its contents back.
+//! Rolling back to a mark: the changes that restore its contents.
 
 use std::slice;
 
@@ -8,7 +8,7 @@ use crate::{
     types::{KeyGroup, StateId},
 };
 
-/// All of it.
+/// A page with everything.
 const ALL: PageLimit = PageLimit { entries: usize::MAX, bytes: usize::MAX };
 
 /// Makes the changes of one cell.
@@ -19,12 +19,12 @@ struct Restoring<'a> {
 }
 
 impl Undo {
-    /// Applies the changes to `live` that bring back what it contained at `mark`, cell by cell, and hands each to `log`
-    /// after that. The mark stays open, later ones go. Returns `false`, with nothing done, if the mark is not open.
-    /// Memory: the largest list that changed.
+    /// Restores the contents of `live` at `mark`, cell by cell, and passes each change to `log` after applying it. The
+    /// mark stays open; later marks are dropped. Returns `false`, and does nothing, if the mark is not open. Memory:
+    /// the largest list that changed.
     ///
     /// # Errors
-    /// Those of the backend, whose contents are neither the one nor the other then.
+    /// The error of the backend, whose contents are then a mixture of both states.
     pub fn roll_back(
         &mut self,
         live: &mut dyn StateBackend,
@@ -107,7 +107,7 @@ fn restore(
     }
 }
 
-/// Of each entry the oldest record.
+/// The oldest record of each entry.
 fn oldest<'a>(maps: &'a [&'a OldMap]) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
     maps.iter().enumerate().flat_map(move |(index, map)| {
         let (older, _) = maps.split_at(index);

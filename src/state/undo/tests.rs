@@ -1,4 +1,4 @@
-//! Random changes, marks, releases and roll-backs, compared with copies of a plain model.
+//! Compares random changes, marks, releases and roll-backs with copies of a plain model.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ fn at((state, key, namespace): Place) -> Address<'static> {
     Address { state: StateId(state), key_group, key: key.as_bytes(), namespace: namespace.as_bytes() }
 }
 
-/// A backend with marks, the model of what is live, and those of the open marks.
+/// A backend with marks, a model of the live contents, and one model for each open mark.
 struct Bench {
     backend: Box<dyn StateBackend>,
     undo: Undo,
@@ -151,7 +151,7 @@ impl Bench {
         }
     }
 
-    /// Compares every open mark, and what is live, with its model.
+    /// Compares every open mark, and the live contents, with their models.
     fn check(&mut self) {
         let open: Vec<Mark> = self.undo.marks().collect();
         assert_eq!(open, self.marks.keys().copied().collect::<Vec<_>>());
@@ -331,7 +331,7 @@ fn names(backend: &dyn StateBackend, state: StateId, group: KeyGroup, entries: u
     found.iter().map(|(key, namespace)| (state.0, known(key, &KEYS), known(namespace, &NAMESPACES))).collect()
 }
 
-/// Every mark reads as what was live when it was set, whatever came after it.
+/// Every mark must read as the live contents when it was set, whatever came after it.
 pub(in crate::state) fn marks_equal_copies_of_the_model(factory: Factory<'_>, cases: u32) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(step(), 1..150);
@@ -364,7 +364,7 @@ fn lazy_marks_bring_back_copies_of_the_model() {
     let steps = (prop::collection::vec(step(), 1..150), 0..4_usize, prop::sample::select(&[u64::MAX, 60][..]));
     let run = runner.run(&steps, |(steps, nth, limit)| {
         let mut bench = hashmap();
-        // Journals soon take too much room, or never.
+        // Journals take too much room soon, or never.
         bench.undo = Undo { journal_limit: limit, ..Undo::lazy(u64::MAX) };
         for (index, step) in steps.iter().enumerate() {
             bench.run(step);

@@ -1,5 +1,5 @@
-//! Timers: recorded as entries of their cells, by time, and once more in order over all cells of a state, as pages of
-//! them go.
+//! Timers: recorded as entries of their cells, by time, and also in order over all cells of a state, as pages read
+//! them.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use crate::{
     types::{KeyGroup, StateId},
 };
 
-/// A timer that was put or removed, in the order of pages.
+/// A timer that was added or removed, in the order of pages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OldTimer {
     state: StateId,
@@ -37,12 +37,12 @@ impl OldTimer {
     }
 }
 
-/// What stands for a time in the records of a cell.
+/// The form of a time in the records of a cell.
 pub(super) fn entry(time: i64) -> [u8; 8] {
     time.to_be_bytes()
 }
 
-/// The time that an entry stands for.
+/// The time of an entry.
 pub(super) fn time(entry: &[u8]) -> i64 {
     i64::from_be_bytes(entry.try_into().expect("only times are recorded of timers"))
 }
@@ -77,7 +77,7 @@ impl Undo {
 }
 
 impl Layer {
-    /// Of the order of timers, what [`Layer::take_from`] does of cells.
+    /// As [`Layer::take_from`], for the order of timers.
     pub(super) fn take_timers_from(&mut self, later: &mut Self, left: &mut usize) {
         while *left > 0
             && let Some((timer, was_there)) = later.timers.pop_first()
@@ -93,7 +93,7 @@ impl Layer {
     }
 }
 
-/// Whether there was a timer, by what is recorded of its cell, oldest first.
+/// Whether a timer was set, according to the records of its cell, oldest first.
 pub(super) fn was_there(recorded: &[&OldMap], time: i64) -> Option<bool> {
     recorded.iter().find_map(|timers| timers.entries.get(&entry(time)[..])).map(Option::is_some)
 }
@@ -112,7 +112,7 @@ pub(super) fn count(live: &dyn StateBackend, at: Address<'_>, recorded: &[&OldMa
     Ok(count)
 }
 
-/// What [`StateBackend::timer_page`] does, of what `live` was before the changes recorded in `layers`, oldest first.
+/// As [`StateBackend::timer_page`], for the state of `live` before the changes recorded in `layers`, oldest first.
 pub(super) fn page(
     (live, layers): (&dyn StateBackend, &[&Layer]),
     (state, after, up_to): (StateId, Option<TimerRef<'_>>, i64),
@@ -130,7 +130,7 @@ pub(super) fn page(
             more = live.timer_page(state, last.as_ref().map(OldTimer::timer), up_to, LIVE_PAGE, read)?;
             last = ahead.back().cloned().or(last);
         }
-        // Of equal ones, the oldest record.
+        // Of equal timers, the oldest record counts.
         let nexts = layers.iter().filter_map(|layer| layer.timers.range((position.as_ref(), Unbounded)).next());
         let nexts = nexts.filter(|(timer, _)| timer.state == state && timer.time <= up_to);
         let recorded = nexts.min_by(|(a, _), (b, _)| a.cmp(b));

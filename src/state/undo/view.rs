@@ -1,4 +1,4 @@
-//! Reading at a mark: the records from the mark on, over what is live.
+//! Reading at a mark: the records since the mark, over the live backend.
 
 use std::{
     collections::VecDeque,
@@ -12,18 +12,18 @@ use crate::{
     types::{KeyGroup, StateDescriptor, StateId},
 };
 
-/// What is read in one go of what is live.
+/// Page size for reading the live backend.
 pub(super) const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 10 };
 
-/// A backend as it was at a mark; for reads alone. Every read takes as long as that of the backend, and as what was
-/// recorded between the ends of its page.
+/// A backend as it was at a mark; for reads only. A read takes as long as the backend's, plus the records between the
+/// ends of its page.
 pub struct View<'a> {
     live: &'a mut dyn StateBackend,
-    /// From the mark on, oldest first.
+    /// The layers from the mark on, oldest first.
     layers: Vec<&'a Layer>,
 }
 
-/// Entries of a map, or names, that are live and were not handed out yet.
+/// Live map entries, or names, that were not returned yet.
 struct Live<T> {
     page: VecDeque<T>,
     /// Whether others follow the page, or nothing was read yet.
@@ -47,13 +47,13 @@ impl<'a> View<'a> {
         id
     }
 
-    /// What is recorded of a cell, oldest first.
+    /// The records of a cell, oldest first.
     fn recorded(&self, at: Address<'_>) -> Vec<&'a Old> {
         let id = self.id(at);
         self.layers.iter().filter_map(|layer| layer.cells.get(&id[..])).map(|cell| &cell.old).collect()
     }
 
-    /// What is recorded of a map, up to where nothing else counts.
+    /// The records of a map, up to the first one that makes later ones irrelevant.
     fn maps(&self, at: Address<'_>) -> Result<Vec<&'a OldMap>, StateError> {
         let mut maps = vec![];
         for old in self.recorded(at) {
@@ -84,7 +84,8 @@ impl<'a> View<'a> {
         Ok(timers)
     }
 
-    /// Hands the entries of `keys` of a map that has records to `visit`, until it says to stop. Returns whether it did.
+    /// Calls `visit` with the entries of `keys` of a map that has records, until it says to stop. Returns whether it
+    /// did.
     fn scan_map(
         &self,
         at: Address<'_>,
@@ -103,7 +104,7 @@ impl<'a> View<'a> {
                     next.push(0);
                 }
             }
-            // Of equal keys, the oldest record.
+            // Of equal keys, the oldest record counts.
             let entries = maps.iter().filter_map(|map| map.entries.range::<[u8], _>((position, Unbounded)).next());
             let recorded = entries.min_by(|(a, _), (b, _)| a.cmp(b)).filter(|(key, _)| !keys.end_before(key));
             let is_live = match (live.page.front(), recorded) {
@@ -157,7 +158,7 @@ impl<'a> View<'a> {
 }
 
 impl StateBackend for View<'_> {
-    /// What was registered after the mark has no entries at it.
+    /// A state that was registered after the mark has no entries at it.
     fn register(&mut self, _state: StateId, _descriptor: &StateDescriptor) {}
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
@@ -325,7 +326,7 @@ impl StateBackend for View<'_> {
         self.live.name_rank(key, namespace, rank);
     }
 
-    /// Nobody counts all that was.
+    /// Entries at a mark are not counted.
     fn counting(&self) -> Counting {
         Box::new(|_| Ok(Counts::default()))
     }
@@ -337,7 +338,7 @@ impl StateBackend for View<'_> {
     fn set_stamp(&mut self, _stamp: u64) {}
 }
 
-/// The first cell behind `position` that begins with `group`.
+/// The first cell behind `position` whose identity begins with `group`.
 fn next_cell<'a>(layer: &'a Layer, position: &[u8], group: &[u8]) -> Option<(&'a [u8], &'a Cell)> {
     let next = layer.cells.range::<[u8], _>((Excluded(position), Unbounded)).next();
     next.map(|(id, cell)| (&id[..], cell)).filter(|(id, _)| id.starts_with(group))

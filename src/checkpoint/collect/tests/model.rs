@@ -1,5 +1,6 @@
-//! A model: owners that open, upload, publish, truncate, close, crash and go on as zombies, beside two sweeps without
-//! grace whose every step may fall between any two of theirs; and readers that fence nobody, under pins.
+//! A model of owners that open, upload, publish, truncate, close, crash and go on as zombies. Beside them run two
+//! sweeps without grace, each step of which may fall between any two steps of the owners, and readers that fence no
+//! owner and hold pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use crate::{
 
 const BACKENDS: u32 = 2;
 
-/// A manifest: `older` of the chain is not part of it.
+/// A manifest. `older` of the chain is not part of it.
 #[derive(Debug, Clone, PartialEq)]
 struct Paper {
     chain: Chain,
@@ -32,13 +33,13 @@ struct Instance {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// Nothing is being written.
+    /// No manifest is being written.
     Idle,
-    /// The pages of this manifest are to be written.
+    /// The pages of this manifest have to be written.
     Pages(Paper),
-    /// This manifest is to be created.
+    /// This manifest has to be created.
     Create(Paper),
-    /// It was created, or not, and is tried again.
+    /// A create of this manifest had no answer, and is repeated.
     Again(Paper),
     Ended,
 }
@@ -47,17 +48,18 @@ enum Step {
 struct Owner {
     subtask: u32,
     instance: usize,
-    /// As the next manifest will have it, but for the low water.
+    /// The contents of the next manifest, except for the low water.
     paper: Paper,
     step: Step,
     opened: u64,
-    /// Segments with its change sets in order, and whether they are durable; those that passed are in `paper`.
+    /// The segments with its change sets, in order, and whether they are durable; segments that were listed are in
+    /// `paper`.
     sets: Vec<(u64, bool)>,
     closing: bool,
     sealed: bool,
     deleted_below: u64,
     next_page: u64,
-    /// Pages in `paper` that are not on the store.
+    /// Pages in `paper` that are not on the store yet.
     unwritten: Vec<(u64, Uuid)>,
 }
 
@@ -74,14 +76,14 @@ struct Sweeping {
 struct Reader {
     subtask: u32,
     pin: Uuid,
-    /// What it has to find.
+    /// The segments that it must find.
     segments: BTreeSet<(Uuid, u64)>,
     pages: BTreeSet<(u64, Uuid)>,
-    /// The pin is there.
+    /// Whether the pin exists.
     made: bool,
-    /// The head named it all again after that.
+    /// Whether the head still named everything after that.
     counts: bool,
-    /// It died, or is that late with its renewal.
+    /// Whether the reader died, or is too late with its renewal.
     expired: bool,
 }
 
@@ -89,7 +91,7 @@ struct Reader {
 struct World {
     objects: BTreeSet<ObjectName>,
     papers: BTreeMap<(u32, u64), Paper>,
-    /// Every manifest that ever was, for requests that arrive late.
+    /// Every manifest that ever existed, for requests that arrive late.
     history: Vec<(u32, Paper)>,
     instances: Vec<Instance>,
     owners: Vec<Owner>,
@@ -99,7 +101,7 @@ struct World {
 }
 
 impl Owner {
-    /// Moves something into a page.
+    /// Moves an entry into a page.
     fn fold(&mut self, random: Uuid) {
         let page = (self.paper.chain.epoch.number, page_id(self.next_page, random));
         self.next_page += 1;
@@ -181,7 +183,7 @@ impl World {
         });
     }
 
-    /// A reader begins with what a head names, or goes on: makes its pin, then reads the head again.
+    /// A reader begins with the objects that a head names, or goes on: it makes its pin, then reads the head again.
     fn read(&mut self, a: usize, b: usize) {
         let begun: Vec<usize> = (0..self.readers.len()).filter(|i| !self.readers[*i].counts).collect();
         let Some(at) = begun.get(a % begun.len().max(1)).copied().filter(|_| !b.is_multiple_of(4)) else {
@@ -208,7 +210,7 @@ impl World {
         }
     }
 
-    /// A reader is done, or dies.
+    /// A reader ends in order, or dies.
     fn stop_reading(&mut self, a: usize, b: usize) {
         let Some(at) = (!self.readers.is_empty()).then(|| a % self.readers.len()) else { return };
         if b.is_multiple_of(2) {
@@ -219,7 +221,7 @@ impl World {
         }
     }
 
-    /// The pins that there are.
+    /// The pins on the store.
     fn pins(&self) -> Pins {
         let mut pins = Pins::default();
         for reader in &self.readers {
@@ -233,7 +235,7 @@ impl World {
         pins
     }
 
-    /// An owner that serves.
+    /// An owner that serves, if there is one.
     fn serving(&self, which: usize) -> Option<usize> {
         let serves = |o: &Owner| match &o.step {
             Step::Ended => false,
@@ -244,7 +246,7 @@ impl World {
         (!serving.is_empty()).then(|| serving[which % serving.len()])
     }
 
-    /// One segment of one instance begins, with change sets of the owner `a` and perhaps a neighbour.
+    /// Begins a segment of one instance, with change sets of owner `a` and perhaps of a neighbour.
     fn upload(&mut self, a: usize, b: usize) {
         let Some(first) = self.serving(a) else { return };
         let instance = self.owners[first].instance;
@@ -267,7 +269,7 @@ impl World {
         let Some(number) = flights.get(b % flights.len().max(1)) else { return };
         self.objects.insert(segment((instance.id, *number)));
         if b.is_multiple_of(4) {
-            // Durable, but the uploader does not know yet.
+            // The segment is durable, but the uploader does not know that yet.
             return;
         }
         for owner in self.owners.iter_mut().filter(|owner| owner.instance == at) {
@@ -319,7 +321,7 @@ impl World {
         let subtask = self.owners[at].subtask;
         match self.owners[at].step.clone() {
             Step::Pages(paper) => {
-                // Those that the next manifest names may come later.
+                // Pages that only the next manifest names may be written later.
                 let is_written = |at: &mut (u64, Uuid)| paper.chain.pages.contains(at) || b.is_multiple_of(2);
                 let new: Vec<_> = self.owners[at].unwritten.extract_if(.., is_written).collect();
                 self.objects.extend(new.into_iter().map(|at| page(subtask, at)));
@@ -328,7 +330,7 @@ impl World {
             Step::Create(paper) | Step::Again(paper) => {
                 let created = self.create(subtask, &paper);
                 if b.is_multiple_of(3) {
-                    // No answer came.
+                    // The request had no answer.
                     self.owners[at].step = Step::Again(paper);
                 } else {
                     self.created(at, &paper, created);
@@ -338,7 +340,7 @@ impl World {
         }
     }
 
-    /// Whether these bytes are the object.
+    /// Creates the manifest; returns whether the object has these bytes.
     fn create(&mut self, subtask: u32, paper: &Paper) -> bool {
         let key = (subtask, paper.chain.head);
         if let Some(there) = self.papers.get(&key) {
@@ -373,7 +375,8 @@ impl World {
         }
     }
 
-    /// An owner publishes often enough that its older manifests may go, while whatever others wait for goes on waiting.
+    /// An owner publishes so often that its older manifests may be deleted, while everything that others wait for stays
+    /// pending.
     fn publish(&mut self, a: usize, b: usize) {
         let Some(at) = self.serving(a) else { return };
         for _ in 0..b % 12 {
@@ -390,7 +393,7 @@ impl World {
         }
     }
 
-    /// A sweep goes on to its end, or one that ended begins and ends.
+    /// A sweep goes on to its end; if none is under way, one begins and runs to its end.
     fn sweep_whole(&mut self, which: usize) {
         self.sweep_step(which);
         while self.sweeps[which].is_some() {
@@ -398,8 +401,8 @@ impl World {
         }
     }
 
-    /// A daemon dies; its requests may arrive late, its store may be a directory. Odd ones leave one owner as a zombie
-    /// that does not know that others are about to take over.
+    /// A daemon dies: all its owners end. Depending on `b`, requests under way still arrive, or leave temporaries in a
+    /// store that is a directory.
     fn crash(&mut self, a: usize, b: usize) {
         if self.instances.is_empty() {
             return;
@@ -427,7 +430,7 @@ impl World {
             }
         }
         self.instances[at].in_flight.clear();
-        // A request of long ago arrives.
+        // A very old request arrives.
         if let Some((subtask, paper)) = self.history.get(b % self.history.len().max(1)).cloned()
             && !self.papers.contains_key(&(subtask, paper.chain.head))
         {
@@ -435,7 +438,7 @@ impl World {
         }
     }
 
-    /// An owner lets a checkpoint go: some of what it inherited or wrote is no longer named.
+    /// An owner lets a checkpoint go, so that some objects that it inherited or wrote are no longer named.
     fn truncate(&mut self, a: usize, b: usize) {
         let Some(at) = self.serving(a) else { return };
         let chain = &mut self.owners[at].paper.chain;
@@ -501,7 +504,7 @@ impl World {
         }
     }
 
-    /// Everything ends, each backend is opened and closed once more; then two undisturbed sweeps.
+    /// Everything ends, and each backend is opened and closed once more; then two undisturbed sweeps run.
     fn settle(&mut self) {
         for at in 0..self.instances.len() {
             self.crash(at, 2);
@@ -522,7 +525,7 @@ impl World {
         }
         self.sweeps = [None, None];
         self.readers.iter_mut().for_each(|reader| reader.expired = true);
-        // The first deletes the pins of dead readers, the next what they kept.
+        // The first sweep deletes the pins of dead readers, the next one the objects that these kept.
         self.sweep_whole(0);
         self.sweep_whole(0);
     }
@@ -558,7 +561,7 @@ proptest! {
         let (manifests, rest): (Vec<_>, Vec<_>) =
             world.objects.iter().partition(|name| matches!(name, ObjectName::Manifest { .. }));
         for name in rest {
-            // What was in the making above a head may still be, until the chain gets there.
+            // Temporaries of manifests above a head may remain until the chain gets there.
             let in_the_making = matches!(name, ObjectName::Temporary { of, .. }
                 if matches!(**of, ObjectName::Manifest { ref backend, number }
                     if number > world.head(backend.subtask).unwrap().chain.head));

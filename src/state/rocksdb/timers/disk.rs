@@ -1,4 +1,4 @@
-//! Timers in order on disk: of each key group, the first rows in memory, and reads that merge the key groups.
+//! Timers in order on disk: the first rows of each key group are in memory, and reads merge the key groups.
 
 use std::{
     borrow::Cow,
@@ -13,25 +13,25 @@ use crate::{
     types::{KeyGroup, KeyGroupRange},
 };
 
-/// Rows in memory that a backend has room for, over its key groups.
+/// Number of rows in memory per backend, over all its key groups.
 const CACHED_ROWS: usize = 16 << 10;
 
-/// Fewest and most rows of one key group in memory.
+/// Fewest and most rows in memory per key group.
 const GROUP_ROWS: (usize, usize) = (8, 4096);
 
-/// Bytes of rows in memory for each row that a key group may have there.
+/// Bytes of memory for each row that a key group may have in memory.
 const BYTES_PER_ROW: usize = 256;
 
-/// What a page reads of a key group from the database in one go, at most.
+/// Bounds of one read of a key group from the database.
 const CHUNK: Share = Share { rows: 256, bytes: 256 * BYTES_PER_ROW };
 
-/// Bytes of a row in memory beside its own: the allocator's, and B-tree nodes two thirds full.
+/// Overhead of a row in memory: the allocator's, and B-tree nodes that are two thirds full.
 const ROW_BYTES: usize = 16 + size_of::<Box<[u8]>>() * 3 / 2;
 
-/// Stands for the head of a key group that has to be looked for. No timer has it.
+/// Used for the head of a key group that has to be looked up. No timer has this time.
 const UNKNOWN: i64 = i64::MIN;
 
-/// Bounds rows in memory; a first one is always there.
+/// Bounds of rows in memory; the first row is always kept.
 #[derive(Debug, Clone, Copy)]
 struct Share {
     rows: usize,
@@ -41,11 +41,11 @@ struct Share {
 /// The first timers of each key group.
 pub(in crate::state::rocksdb) struct Disk {
     key_groups: KeyGroupRange,
-    /// Whether there was nothing at first.
+    /// Whether the state was empty at first.
     is_empty: bool,
-    /// Of one key group.
+    /// Bounds of each key group.
     most: Share,
-    /// One for each key group; none before the first use.
+    /// One for each key group; empty before the first use.
     groups: Vec<Group>,
     /// The time of the first timer, or [`UNKNOWN`], of each key group that may have one, with its index.
     heads: BTreeSet<(i64, usize)>,
@@ -54,17 +54,17 @@ pub(in crate::state::rocksdb) struct Disk {
 
 /// The first timers of one key group.
 struct Group {
-    /// Rows: keys behind key group and state. Everything that the key group has as far as it is known.
+    /// Rows: the part of a key behind key group and state. All rows of the key group, as far as it is known.
     cached: BTreeSet<Box<[u8]>>,
-    /// Of the rows in memory, as allocated.
+    /// Bytes of the rows in memory, as allocated.
     bytes: usize,
     known: Known,
 }
 
-/// How far a key group is known.
+/// How far the rows of a key group are known.
 enum Known {
     Nothing,
-    /// Up to this row, inclusive, which need not be there.
+    /// Up to this row, inclusive; it need not exist any more.
     UpTo(Box<[u8]>),
     All,
 }
@@ -85,7 +85,7 @@ impl Disk {
         self.bytes + (self.groups.len() * size_of::<Group>()) as u64
     }
 
-    /// Notes that a row was put, or removed.
+    /// Notes that a row was added, or removed.
     pub(super) fn note(&mut self, key_group: KeyGroup, row: &[u8], is_there: bool) {
         let index = self.key_groups.index(key_group).expect("the caller checks the key group");
         let most = self.most;
@@ -157,7 +157,7 @@ impl Disk {
         }
     }
 
-    /// Looks for every head that is not known.
+    /// Looks up every head that is not known.
     fn find_heads(&mut self, rows: Rows<'_>) -> Result<(), StateError> {
         while let Some((UNKNOWN, index)) = self.heads.first().copied() {
             let shard = rows.position(self.key_group(index));
@@ -166,7 +166,8 @@ impl Disk {
             if !hands_on {
                 continue;
             }
-            // So that the writes of this shard need not be handed on for each of its key groups.
+            // Refills other short key groups of this shard now, so that its writes need not be passed on again for each
+            // of them.
             for other in 0..self.groups.len() {
                 let is_short = self.group(other).cached.len() <= self.most.rows / 2;
                 if is_short && rows.position(self.key_group(other)) == shard {
@@ -177,7 +178,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads rows of a key group behind those that are known, up to its share.
+    /// Reads rows of a key group behind the known ones, up to its bounds.
     fn fill(&mut self, index: usize, rows: Rows<'_>) -> Result<(), StateError> {
         let group = self.group(index);
         let Some(from) = group.unknown_from() else { return Ok(()) };
@@ -219,7 +220,7 @@ impl Group {
         }
     }
 
-    /// The first row that it might have without knowing; `None` if there is none.
+    /// The first row that it might have without knowing; `None` if everything is known.
     fn unknown_from(&self) -> Option<Vec<u8>> {
         match &self.known {
             Known::Nothing => Some(vec![]),
@@ -241,7 +242,7 @@ impl Group {
         }
     }
 
-    /// Forgets the last rows where there are more than its share.
+    /// Forgets the last rows, if there are more than the bounds allow.
     fn cut(&mut self, most: Share) {
         while (self.cached.len() > most.rows || self.bytes > most.bytes) && self.cached.len() > 1 {
             let last = self.cached.pop_last();
@@ -254,16 +255,16 @@ impl Group {
 /// A row, and the index of its key group.
 type Found<'a> = (Cow<'a, [u8]>, usize);
 
-/// The rows of all key groups in order, beginning where a page does.
+/// The rows of all key groups in order, from the beginning of a page on.
 struct Merge<'a> {
     disk: &'a Disk,
     rows: Rows<'a>,
-    /// The row that the page before ended with, with the index of its key group.
+    /// The row that the page before ended with, with its time and key group.
     after: Option<(Vec<u8>, i64, KeyGroup)>,
-    /// Key groups that have not begun, in order of their heads.
+    /// Key groups whose rows were not needed yet, in order of their heads.
     waiting: std::iter::Peekable<btree_set::Iter<'a, (i64, usize)>>,
     first: BinaryHeap<Reverse<Found<'a>>>,
-    /// What follows the first row, of each key group that has begun.
+    /// The rows after the first one, for each key group that has begun.
     rest: BTreeMap<usize, Rest<'a>>,
 }
 
@@ -273,10 +274,10 @@ struct Rest<'a> {
     chunk: Chunk,
 }
 
-/// Rows read from the database.
+/// Rows that were read from the database.
 struct Chunk {
     rows: VecDeque<Box<[u8]>>,
-    /// Where to go on; `None` after the last row.
+    /// Where to read on; `None` after the last row.
     next: Option<Vec<u8>>,
 }
 
@@ -357,7 +358,7 @@ impl Chunk {
     }
 }
 
-/// The first row that may follow another.
+/// The first possible row behind another one.
 fn behind(row: &[u8]) -> Vec<u8> {
     [row, &[0]].concat()
 }
