@@ -116,6 +116,7 @@ endif
 
 # The tests come last: their summary is the last thing to be seen.
 verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
+	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it
 
 fmt-check: ## Check the formatting

@@ -8,6 +8,7 @@ mod backend;
 mod behaviours;
 mod bounded;
 mod bounds;
+mod circles;
 mod claims;
 mod config;
 mod coordination;

@@ -58,12 +58,12 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
 /// What no finished comment says.
 const UNFINISHED_WORDS: &[&str] = &["FIXME", "TODO", "XXX"];
 
-struct Source {
+pub(crate) struct Source {
     /// Relative to the root of the package.
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     text: String,
     /// The text with comments and literals blanked.
-    code: String,
+    pub(crate) code: String,
 }
 
 impl Source {
@@ -74,12 +74,12 @@ impl Source {
     }
 
     /// Whether the whole file is tests.
-    fn is_tests(&self) -> bool {
+    pub(crate) fn is_tests(&self) -> bool {
         self.path.file_name().is_some_and(|name| name == "tests.rs") || self.path.starts_with("tests")
     }
 
     /// Lines before the unit tests.
-    fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         let lines: Vec<_> = self.code.lines().collect();
         let tests = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && !pair[1].ends_with(';'));
         tests.unwrap_or(lines.len())
@@ -87,7 +87,7 @@ impl Source {
 }
 
 /// Every Rust file below these folders of the package, in order.
-fn sources(folders: &[&str]) -> Vec<Source> {
+pub(crate) fn sources(folders: &[&str]) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = folders.iter().flat_map(|folder| walkdir::WalkDir::new(root.join(folder)).sort_by_file_name());
     files
@@ -185,7 +185,7 @@ fn quoted_length(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-fn is_word(c: char) -> bool {
+pub(crate) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 

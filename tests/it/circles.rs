@@ -1,0 +1,166 @@
+//! Import circles between files: there may be no more than there are, and those that go do not come back.
+//!
+//! The rows of the layer table keep the top-level modules apart. Within one of them, files that import each other in a
+//! circle cannot be read, tested or moved alone. A front page and one of its own files are no circle here, as a page
+//! names its files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::tidy::{Source, is_word, sources};
+
+/// Files that are in circles, by top-level module. A number here may only become smaller.
+const ALLOWANCE: &[(&str, usize)] = &[
+    ("backend", 31),
+    ("changelog", 14),
+    ("checkpoint", 12),
+    ("cli", 2),
+    ("client", 19),
+    ("config", 9),
+    ("demo", 4),
+    ("rpc", 22),
+    ("savepoint", 3),
+    ("state", 32),
+];
+
+/// A module as the names that lead to it.
+type Module = Vec<String>;
+
+/// The paths in `code` that begin with `crate`, `super` or `self`, with groups expanded.
+fn paths(code: &str) -> Vec<Module> {
+    let mut found = vec![];
+    for (at, _) in code.match_indices("::") {
+        let before = &code[..at];
+        let start = before.rfind(|c: char| !is_word(c)).map_or(0, |at| at + 1);
+        let is_first = !before[..start].trim_end().ends_with("::");
+        let head = &before[start..];
+        if is_first && ["crate", "super", "self"].contains(&head) {
+            expand(&mut vec![head.to_owned()], &code[at + 2..], &mut found);
+        }
+    }
+    found
+}
+
+/// Adds the paths of the tree at the start of `rest`, each behind `prefix`; returns what follows the tree.
+fn expand<'c>(prefix: &mut Module, rest: &'c str, found: &mut Vec<Module>) -> &'c str {
+    let rest = rest.trim_start();
+    if let Some(mut group) = rest.strip_prefix('{') {
+        loop {
+            group = expand(prefix, group, found).trim_start();
+            match group.strip_prefix(',') {
+                Some(next) => group = next,
+                None => return group.strip_prefix('}').unwrap_or(group),
+            }
+        }
+    }
+    let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+    let (name, after) = rest.split_at(end);
+    if name.is_empty() {
+        found.push(prefix.clone());
+        return after;
+    }
+    prefix.push(name.to_owned());
+    let after = match after.strip_prefix("::") {
+        Some(deeper) => expand(prefix, deeper, found),
+        None => {
+            found.push(prefix.clone());
+            after.trim_start().strip_prefix("as ").map_or(after, |renamed| {
+                let renamed = renamed.trim_start();
+                &renamed[renamed.find(|c: char| !is_word(c)).unwrap_or(renamed.len())..]
+            })
+        }
+    };
+    prefix.pop();
+    after
+}
+
+/// The module of a file of `src`.
+fn module_of(source: &Source) -> Module {
+    source.path.with_extension("").iter().skip(1).map(|part| part.to_string_lossy().into_owned()).collect()
+}
+
+/// The module that `path`, written in `module`, leads into, of those that are `known`.
+fn resolve(path: &[String], module: &Module, known: &BTreeSet<Module>) -> Option<Module> {
+    let mut at = if path[0] == "crate" { vec![] } else { module.clone() };
+    let mut rest = &path[1..];
+    if path[0] == "super" {
+        at.pop()?;
+        while rest.first().is_some_and(|name| name == "super") {
+            at.pop()?;
+            rest = &rest[1..];
+        }
+    }
+    at.extend(rest.iter().cloned());
+    (1..=at.len()).rev().map(|length| at[..length].to_vec()).find(|prefix| known.contains(prefix))
+}
+
+/// The files of each circle, by the strongly connected components of the imports.
+fn circles(files: &[(Module, String)]) -> Vec<BTreeSet<Module>> {
+    let known: BTreeSet<Module> = files.iter().map(|(module, _)| module.clone()).collect();
+    let edges: BTreeMap<Module, BTreeSet<Module>> = files
+        .iter()
+        .map(|(module, code)| {
+            let targets = paths(code).into_iter().filter_map(|path| resolve(&path, module, &known));
+            (module.clone(), targets.filter(|target| target != module && target[0] == module[0]).collect())
+        })
+        .collect();
+    let reachable = |from: &Module| {
+        let (mut seen, mut left) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(module) = left.pop() {
+            for next in edges.get(&module).into_iter().flatten() {
+                if seen.insert(next.clone()) {
+                    left.push(next.clone());
+                }
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&Module, BTreeSet<Module>> = known.iter().map(|module| (module, reachable(module))).collect();
+    let mut circles = BTreeSet::new();
+    for module in &known {
+        let circle: BTreeSet<Module> =
+            reached[module].iter().filter(|it| reached[it].contains(module)).cloned().collect();
+        let is_page_and_file = circle.len() == 2 && {
+            let mut pair = circle.iter();
+            let (page, file) = (pair.next().unwrap(), pair.next().unwrap());
+            file.len() == page.len() + 1 && file.starts_with(page)
+        };
+        if circle.len() > 1 && !is_page_and_file {
+            circles.insert(circle);
+        }
+    }
+    circles.into_iter().collect()
+}
+
+#[test]
+fn no_more_files_are_in_circles_than_were() {
+    let sources = sources(&["src"]);
+    let files: Vec<(Module, String)> = sources
+        .iter()
+        .filter(|source| !source.is_tests() && module_of(source) != ["lib"])
+        .map(|source| (module_of(source), source.code.lines().take(source.lines()).collect::<Vec<_>>().join("\n")))
+        .collect();
+    let mut found: BTreeMap<String, BTreeSet<Module>> = BTreeMap::new();
+    for circle in circles(&files) {
+        let top = circle.iter().next().unwrap()[0].clone();
+        found.entry(top).or_default().extend(circle);
+    }
+    let counted: BTreeMap<&str, usize> = found.iter().map(|(top, files)| (top.as_str(), files.len())).collect();
+    let allowed: BTreeMap<&str, usize> = ALLOWANCE.iter().copied().collect();
+    assert_eq!(counted, allowed, "fewer: lower the allowance; more: {found:#?}");
+}
+
+#[test]
+fn circles_are_found_through_groups_and_pages() {
+    let file = |module: &str, code: &str| (module.split("::").map(str::to_owned).collect::<Module>(), code.to_owned());
+    let files = [
+        file("a", "use self::b::X; use crate::z::Y;"),
+        file("a::b", "use super::{c::{D, e as f}, g};"),
+        file("a::c", "fn x() { super::d::y() }"),
+        file("a::d", "use crate::{a::b::Z, k};"),
+        file("a::e", "use super::Top;"),
+        file("z", "use crate::a::b::X;"),
+    ];
+    let [circle] = &circles(&files)[..] else { panic!("{:?}", circles(&files)) };
+    let names: Vec<String> = circle.iter().map(|module| module.join("::")).collect();
+    assert_eq!(names, ["a", "a::b", "a::c", "a::d"]);
+}
