@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak, atomic::AtomicU64},
+    thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -21,6 +23,10 @@ const FILE_BYTES: u64 = 32 << 20;
 
 /// Smallest block that a memtable allocates, in bytes; an idle part of a backend costs this much.
 const ARENA_BLOCK_BYTES: usize = 64 << 10;
+
+/// How long a write waits for flushes that free memory, and how often it looks.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 
 /// A file is compacted at once if so many of so many consecutive keys, or such a share of all its keys, are deletions.
 const DELETIONS: usize = 16 << 10;
@@ -152,6 +158,20 @@ impl Resources {
     #[must_use]
     pub fn memtable_bytes(&self) -> u64 {
         self.0.memtables.get_usage() as u64
+    }
+
+    /// Waits while memtables take more than the cache leaves them and some are being flushed, for a second at most.
+    /// RocksDB itself only begins flushes then: whoever writes faster than the disk, as a restore does, would take many
+    /// times the limit.
+    pub(super) fn await_flushes(&self) {
+        let shared = &*self.0;
+        let limit = shared.memtables.get_buffer_size();
+        let is_over = || shared.memtables.get_usage() > limit + limit / 2;
+        let mut waited = Duration::ZERO;
+        while waited < FLUSH_WAIT && is_over() && self.property("num-immutable-mem-table") > 0 {
+            thread::sleep(FLUSH_POLL);
+            waited += FLUSH_POLL;
+        }
     }
 
     /// The sum of an integer property (`rocksdb.<name>`) over all open databases. For `block-cache-…`, which all share,

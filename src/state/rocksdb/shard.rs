@@ -53,6 +53,7 @@ pub(super) struct Shard {
     pub(super) changed: u64,
     db: Arc<DB>,
     writes: WriteOptions,
+    resources: Resources,
     buffer: RefCell<Buffer>,
     /// Gaps of the database and the buffer together.
     gaps: RefCell<Gaps>,
@@ -64,12 +65,14 @@ pub(super) struct Shard {
 pub(super) struct HandOn<'a> {
     db: &'a DB,
     writes: &'a WriteOptions,
+    resources: &'a Resources,
     batch: WriteBatch,
 }
 
 impl HandOn<'_> {
-    /// Writes them, whole or not at all.
+    /// Writes them, whole or not at all, once there is memory for them.
     pub(super) fn run(self) -> Result<(), StateError> {
+        self.resources.await_flushes();
         self.db.write_opt(self.batch, self.writes).map_err(local)
     }
 }
@@ -100,7 +103,8 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        Ok(Self { key_groups, changed: 0, db, writes, buffer: RefCell::default(), gaps: RefCell::default(), folder })
+        let (buffer, gaps, resources) = (RefCell::default(), RefCell::default(), resources.clone());
+        Ok(Self { key_groups, changed: 0, db, writes, resources, buffer, gaps, folder })
     }
 
     /// A shard made of an image, whose folder it takes over. Without `expiry` no entry is removed.
@@ -148,7 +152,8 @@ impl Shard {
 
     /// Takes the buffered writes, to be passed to the database; that has to happen before anything is read.
     pub(super) fn handing_on(&self) -> HandOn<'_> {
-        HandOn { db: &self.db, writes: &self.writes, batch: self.buffer.borrow_mut().take() }
+        let batch = self.buffer.borrow_mut().take();
+        HandOn { db: &self.db, writes: &self.writes, resources: &self.resources, batch }
     }
 
     /// Passes the buffered writes to the database.

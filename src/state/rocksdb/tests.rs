@@ -488,3 +488,22 @@ fn stacks_are_read_without_walking_over_what_left_them() {
         }
     });
 }
+
+/// A restore writes as fast as it reads. RocksDB alone lets memtables that wait for the disk pile up.
+#[test]
+fn memtables_stay_near_their_limit_however_fast_writes_come() {
+    let home = small();
+    let mut backend = backend(&home, range(0, 127));
+    let limit = (16 << 20) / 3;
+    let (mut value, mut most) = (vec![0; 4 << 10], 0);
+    for key in 0..30_000_u32 {
+        // Nothing that compression or the buffer would make smaller.
+        value[..4].copy_from_slice(&key.wrapping_mul(0x9e37_79b9).to_le_bytes());
+        apply(&mut backend, at(VALUE, key), Action::Put(&value));
+        if key % 64 == 0 {
+            backend.finish_batch().unwrap();
+            most = most.max(home.resources.memtable_bytes());
+        }
+    }
+    assert!(most > limit / 2 && most < 3 * limit, "{most} bytes of memtables where {limit} are the limit");
+}
