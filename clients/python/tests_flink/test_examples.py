@@ -2,7 +2,6 @@
 is compared with what plain Python computes."""
 
 import collections
-import os
 import pathlib
 import socket
 import subprocess
@@ -13,26 +12,14 @@ import time
 import pytest
 from local_flink import LIBRARIES, LocalFlink, free_port
 
-from dstl.testing import Daemon
-
 EXAMPLES = pathlib.Path(__file__).resolve().parents[3] / "examples/flink"
 sys.path.insert(0, str(EXAMPLES))
 
 import plain  # noqa: E402
 
-LIMITS = ['rpc.max-value-size="64 MiB"', 'rpc.max-message-size="64 MiB"']
-
 
 @pytest.fixture(scope="module")
-def daemon():
-    with Daemon(settings=LIMITS) as daemon:
-        yield daemon
-
-
-@pytest.fixture(scope="module")
-def flink(daemon, tmp_path_factory):
-    jar = pathlib.Path(os.environ["DSTL_FLINK_JAR"]).resolve()
-    assert jar.exists(), f"{jar} is missing: make flink-jar"
+def flink(daemon, jar, tmp_path_factory):
     settings = {
         "state.backend.type": "io.dstl.flink.DstlStateBackendFactory",
         "state.backend.dstl.socket": daemon.socket,
