@@ -1,4 +1,4 @@
-"""What tests of PyFlink share: the jar of `clients/flink`, and daemons that take what Flink may send."""
+"""What tests of PyFlink share: the jar of `clients/flink`, and a daemon for the tests of a file."""
 
 import os
 import pathlib
@@ -23,5 +23,5 @@ def jar():
 
 @pytest.fixture(scope="module")
 def daemon():
-    with Daemon(settings=['rpc.max-value-size="64 MiB"', 'rpc.max-message-size="64 MiB"']) as daemon:
+    with Daemon() as daemon:
         yield daemon

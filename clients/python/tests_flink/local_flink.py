@@ -47,7 +47,8 @@ class LocalFlink:
         # What Flink's own file says of JDKs; the rest of it is said below.
         opens = next(line.strip() for line in (HOME / "conf/config.yaml").read_text().splitlines() if "--add-exports" in line)
         lines = {
-            "env.java.opts.all": opens.removeprefix("all: "),
+            # Many short processes: their code is compiled once and quickly.
+            "env.java.opts.all": opens.removeprefix("all: ") + " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             "jobmanager.rpc.address": "127.0.0.1",
             "jobmanager.rpc.port": str(free_port()),
             "jobmanager.bind-host": "127.0.0.1",
