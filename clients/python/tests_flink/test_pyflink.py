@@ -5,8 +5,10 @@ import inspect
 import pytest
 from pyflink.datastream import state_backend as flinks
 
+import dstl
 from dstl import pyflink
 from dstl.pyflink import PredefinedOptions
+from dstl.testing import Daemon
 
 
 def test_defaults_are_those_of_the_counterparts():
@@ -240,3 +242,14 @@ def test_a_sql_job_keeps_its_state_in_the_daemon(jar, daemon, tmp_path):
     assert backend.set_cache_size("2 mb").java_state_backend is not java
     with pytest.raises(TypeError, match="HashMapStateBackend is not the state backend of dstl"):
         pyflink.CustomStateBackend(flinks.HashMapStateBackend()._j_state_backend)
+
+
+def test_a_daemon_takes_what_was_set_of_its_rocksdb(tmp_path):
+    rocks = pyflink.EmbeddedRocksDBStateBackend()
+    rocks.set_predefined_options(PredefinedOptions.SPINNING_DISK_OPTIMIZED_HIGH_MEM)
+    rocks.set_db_storage_paths(str(tmp_path / "one"), f"file://{tmp_path}/two")
+    with Daemon(settings=rocks.daemon_settings()[1::2]) as daemon, daemon.client() as client:
+        backends = [client.open(f"job-{number}", "op", attempt=1, inner=dstl.Inner.ROCKSDB) for number in range(6)]
+        assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("MANIFEST-*")} == {"one", "two"}
+        for backend in backends:
+            backend.close()
