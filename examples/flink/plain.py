@@ -82,13 +82,13 @@ def checkpoint_settings(count: int) -> list[str]:
     return [f"{number % 53} {number // 53 + 1}" for number in range(count)]
 
 
-# Programs whose source can be read again: by their names in Python, those in Java, and what they write of so many events.
-ON_EVENTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
-    "pages_visited": ("PagesVisited", pages_visited),
-    "fives_in_order": ("FivesInOrder", fives_in_order),
-    "totals": ("Totals", totals),
-    "means": ("Means", means),
-    "buffering_sink": ("BufferingSink", buffering_sink),
-    "rules": ("Rules", rules),
-    "checkpoint_settings": ("CheckpointSettings", checkpoint_settings),
+# Programs whose source can be read again, and what they write of so many events.
+ON_EVENTS: dict[str, Callable[[int], list[str]]] = {
+    "pages_visited": pages_visited,
+    "fives_in_order": fives_in_order,
+    "totals": totals,
+    "means": means,
+    "buffering_sink": buffering_sink,
+    "rules": rules,
+    "checkpoint_settings": checkpoint_settings,
 }

@@ -103,6 +103,18 @@ def kill_the_task_manager(job, flink, daemon):
     job.wait_for_restore(restored)
 
 
+def kill_both(jobs, flink, daemon):
+    """As the host of both does."""
+    restored = [job.restored() for job in jobs]
+    assert all(job.is_running() for job in jobs)
+    daemon.kill()
+    flink.kill_task_manager()
+    daemon.start()
+    flink.start_task_manager()
+    for job, before in zip(jobs, restored):
+        job.wait_for_restore(before)
+
+
 @pytest.mark.parametrize("name", plain.ON_EVENTS)
 def test_what_a_program_writes_is_what_plain_python_computes(name, language, flink, daemon, tmp_path):
     job = language.submit(name, events=language.events, per_second=language.per_second, output=tmp_path / "out")
@@ -115,10 +127,14 @@ def test_what_a_program_writes_is_what_plain_python_computes(name, language, fli
         assert (settings["mode"], settings["interval"], settings["min_pause"], settings["timeout"]) == ("exactly_once", 700, 200, 60_000)
         assert (settings["max_concurrent"], settings["tolerable_failed_checkpoints"]) == (1, 10)
         assert settings["externalization"] == {"enabled": True, "delete_on_cancellation": False}
-    if is_kept:
+    if not is_kept:
+        kill_the_task_manager(job, flink, daemon)
+    elif language.name == "python":
+        kill_both([job], flink, daemon)
+    else:
         kill_the_daemon(job, flink, daemon)
         job.wait_for_checkpoint()
-    kill_the_task_manager(job, flink, daemon)
+        kill_the_task_manager(job, flink, daemon)
     job.finish()
     found, expected = written(tmp_path / "out"), collections.Counter(plain.ON_EVENTS[name](language.events))
     if name == "buffering_sink":
@@ -206,13 +222,7 @@ def test_windows_of_two_survive_kills_and_those_that_wait_too_long_are_forgotten
     settle(long)
     for server in (lines, patient):
         server.forget()
-    restored = (short.restored(), long.restored())
-    daemon.kill()
-    flink.kill_task_manager()
-    daemon.start()
-    flink.start_task_manager()
-    for job, before in zip((short, long), restored):
-        job.wait_for_restore(before)
+    kill_both([short, long], flink, daemon)
     time.sleep(max(0.0, sent[0][0] + ttl + 2 - time.monotonic()))
     send([(key, 8) for key in range(20)])
     send([(key, 8) for key in range(5)])
