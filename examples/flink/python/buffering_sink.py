@@ -35,6 +35,7 @@ class Buffer(KeyedProcessFunction):
 
     def on_timer(self, timestamp, context):
         self.write(context.get_current_key(), list(self.gathered.get()))
+        return []
 
     def write(self, bucket, rows):
         pathlib.Path(self.directory).mkdir(parents=True, exist_ok=True)
