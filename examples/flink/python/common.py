@@ -43,9 +43,9 @@ def events(environment: StreamExecutionEnvironment, given: argparse.Namespace) -
 
 
 def pairs(environment: StreamExecutionEnvironment, given: argparse.Namespace) -> DataStream:
-    """Lines "key value" of a socket, as pairs. A socket cannot be read again. PyFlink has no such source of its own; Flink has."""
+    """Lines "key value" of a socket, as pairs in their order. A socket cannot be read again. PyFlink has no such source of its own; Flink has."""
     lines = environment._j_stream_execution_environment.socketTextStream(given.host, given.port)
-    return DataStream(lines).map(lambda line: tuple(int(word) for word in line.split()), PAIR)
+    return DataStream(lines).map(lambda line: tuple(int(word) for word in line.split()), PAIR).set_parallelism(1)
 
 
 def write(lines: DataStream, given: argparse.Namespace) -> None:

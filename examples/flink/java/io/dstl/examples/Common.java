@@ -29,12 +29,12 @@ final class Common {
                 .returns(Types.TUPLE(Types.LONG, Types.STRING, Types.LONG)).setParallelism(1);
     }
 
-    /** Lines "key value" of a socket, as pairs: {@code --host NAME --port N}. A socket cannot be read again. */
+    /** Lines "key value" of a socket, as pairs in their order: {@code --host NAME --port N}. A socket cannot be read again. */
     static DataStream<Tuple2<Long, Long>> pairs(StreamExecutionEnvironment environment, ParameterTool options) {
         return environment.socketTextStream(options.get("host", "localhost"), options.getInt("port", 9999)).map(line -> {
             String[] words = line.trim().split(" ");
             return Tuple2.of(Long.parseLong(words[0]), Long.parseLong(words[1]));
-        }).returns(Types.TUPLE(Types.LONG, Types.LONG));
+        }).returns(Types.TUPLE(Types.LONG, Types.LONG)).setParallelism(1);
     }
 
     /** Writes each line once to files of {@code --output DIR}, which checkpoints complete; without it, prints them. */
