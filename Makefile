@@ -29,7 +29,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-stores test-java test-python test-quixstreams test-pyflink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -76,9 +76,14 @@ test-python: java-daemon ## Test the client for Python against a daemon, in an e
 test-quixstreams: java-daemon ## Run the tests of state of Quix Streams on dstl (DSTL_BIN=… QUIX_SOURCE=<its git repository> ARGS="-k windowed")
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/python/tests_quix/run.sh $(ARGS)
 
-test-pyflink: java-daemon ## Test the module for PyFlink, after `make flink-jar` (DSTL_BIN=… DSTL_FLINK_JAR=…)
-	cd clients/python && python="$$(tools/environment.sh flink)" && DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' \
-		DSTL_FLINK_JAR='$(abspath $(or $(DSTL_FLINK_JAR),clients/flink/target/dstl-flink-0.1.0-all.jar))' "$$python" -m pytest tests_flink $(ARGS)
+FLINK_FROM_PYTHON = cd clients/python && python="$$(tools/environment.sh flink)" && DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' \
+	DSTL_FLINK_JAR='$(abspath $(or $(DSTL_FLINK_JAR),clients/flink/target/dstl-flink-0.1.0-all.jar))' "$$python" -m pytest tests_flink $(ARGS)
+
+test-pyflink: java-daemon ## Test the module for PyFlink and the examples in Python, after `make flink-jar` (DSTL_BIN=… DSTL_FLINK_JAR=…)
+	$(FLINK_FROM_PYTHON) -m 'not java'
+
+examples-flink: check-java java-daemon ## Run the examples for Flink in Java on a local cluster, with kills, after `make flink-jar` (DSTL_BIN=… DSTL_FLINK_JAR=…)
+	$(FLINK_FROM_PYTHON) -m java
 
 python-wheel: ## Build the client for Python: clients/python/dist/dstl-0.1.0-py3-none-any.whl
 	cd clients/python && python="$$(tools/environment.sh test)" && "$$python" -m build --wheel --no-isolation

@@ -19,6 +19,7 @@ def count(client: dstl.Client, words: list[str]) -> dict[str, int]:
         seen = backend.map_state("seen", dstl.STR, dstl.ORDERED_INT64, dstl.JSON)
         means = backend.aggregating_state("means", dstl.STR, dstl.JSON, start=list, add=collect, result=mean_of)
         timers = backend.timer_state("timers", dstl.STR, namespace=dstl.INT64)
+        alarms = backend.timer_state("alarms", dstl.STR)
         with backend.session() as session:
             batch = session.batch()
             slot = batch.get(counts, "word")
@@ -26,10 +27,12 @@ def count(client: dstl.Client, words: list[str]) -> dict[str, int]:
             session.complete(session.checkpoint(1, b"offset"))
             entries: list[tuple[int, object]] = list(seen.entries("k", first=3))
             windows: list[int] = [timer.namespace for timer in timers.due(5)]
+            fired, more = alarms.fire(9)
+            alarm: bytes = fired[0].namespace if fired and not more else b""
             means.add("k", 5)
             means.add("k", "5")  # wrong: input
             mean: float | None = means.get("k")
-            print(found, entries, windows, mean)
+            print(found, entries, windows, mean, alarm)
             return {word: counts.get(word) or 0 for word in words}
 
 

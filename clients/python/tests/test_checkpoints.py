@@ -1,9 +1,13 @@
 """Checkpoints, restores of all kinds, and what owners do to each other."""
 
+import os
+import subprocess
+
 import pytest
 
 import dstl
 from dstl import Redistribution, Restore
+from dstl.testing import find_binary
 
 
 def written(client, job, value, **options):
@@ -42,9 +46,21 @@ def test_every_restore_gives_what_it_says(client, job, inner):
         read(client, job, attempt=7, inner=inner, restore=Restore.id(77))
     with pytest.raises(dstl.NotFoundError):
         read(client, job + "-other", attempt=1, inner=inner, restore=Restore.latest(or_empty=False))
-    with pytest.raises(dstl.UnsupportedError):
+    with pytest.raises(dstl.InvalidArgumentError, match="<job>/savepoints/<name>"):
         read(client, job, attempt=8, inner=inner, restore=Restore.savepoint("file:///nowhere"))
+    with pytest.raises(dstl.CheckpointNotFoundError):
+        read(client, job, attempt=8, inner=inner, restore=Restore.savepoint(f"{job}/savepoints/none"))
     assert first.handle != second.handle and second.full_bytes > 0
+
+
+def test_a_savepoint_begins_another_job_in_either_inner_backend(daemon, client, job, inner):
+    written(client, job, 5, attempt=1, inner=inner)
+    made = [find_binary(), "savepoint", "create", "--store", daemon.store, "--job", job, "before"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DSTL_")}
+    subprocess.run(made, check=True, capture_output=True, timeout=120, env=environment)
+    restore = Restore.savepoint(f"{daemon.store}/{job}/savepoints/before")
+    for number, other in enumerate(dstl.Inner):
+        assert read(client, f"{job}-{number}", attempt=1, inner=other, restore=restore)[0] == 5
 
 
 def test_handles_of_another_job_make_a_clone(client, job, inner):

@@ -62,6 +62,8 @@ def test_the_programs_of_the_readme_run(installed, daemon):
         if "word-count" in program:
             assert first == "{'to': 2, 'be': 2, 'question': 1}\n"
             assert run(sys.executable, "-c", program, **outside(installed)) == first
+        else:
+            assert run(sys.executable, "-c", program, **outside(installed)).startswith("200\n")
     snippets = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "np.arange" in block or "client.query" in block]
     assert len(snippets) == 2
     around = (

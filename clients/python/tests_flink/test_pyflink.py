@@ -1,10 +1,11 @@
 """`dstl.pyflink` with the real PyFlink, and a job on a daemon. `$DSTL_FLINK_JAR` names the jar of `clients/flink`."""
 
-import os
-import pathlib
+import inspect
 
 import pytest
+from pyflink.datastream import state_backend as flinks
 
+import dstl
 from dstl import pyflink
 from dstl.pyflink import PredefinedOptions
 from dstl.testing import Daemon
@@ -42,6 +43,9 @@ def test_what_is_set_is_got():
         "--set", 'state.backend.rocksdb.localdir=["/d1", "/d2"]',
     ]
     rocks.set_db_storage_paths()
+    assert rocks.get_db_storage_paths() is None
+    rocks.set_db_storage_paths("/d1")
+    rocks.set_db_storage_paths(None)
     assert rocks.get_db_storage_paths() is None and not rocks.is_ttl_compaction_filter_enabled()
     assert "SET 'state.backend.dstl.inner' = 'rocksdb'" in rocks.to_sql()
 
@@ -87,41 +91,165 @@ def test_bad_input_is_refused_as_the_counterparts_do():
             call()
 
 
-@pytest.fixture(scope="module")
-def jar():
-    jar = pathlib.Path(os.environ["DSTL_FLINK_JAR"]).resolve()
-    assert jar.exists(), f"{jar} is missing: make flink-jar"
-    return jar
+def parameters(function):
+    return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
-def test_a_sql_job_keeps_its_state_in_the_daemon(jar, tmp_path):
+def public_methods(of):
+    return {name: member for name, member in inspect.getmembers(of, inspect.isfunction) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ["HashMapStateBackend", "EmbeddedRocksDBStateBackend", "CustomStateBackend"])
+def test_each_class_of_this_pyflink_has_its_counterpart(name):
+    theirs, ours = getattr(flinks, name), getattr(pyflink, name)
+    assert issubclass(ours, flinks.StateBackend)
+    assert parameters(ours.__init__) == parameters(theirs.__init__)
+    for method, member in public_methods(theirs).items():
+        assert parameters(getattr(ours, method)) == parameters(member), method
+    assert name in pyflink.__all__ and pyflink.PredefinedOptions is flinks.PredefinedOptions
+
+
+# Classes of PyFlink 1, which this PyFlink has no more: arguments, and methods with theirs.
+OF_PYFLINK_1 = {
+    "MemoryStateBackend": (
+        ["checkpoint_path", "savepoint_path", "max_state_size", "using_asynchronous_snapshots", "j_memory_state_backend"],
+        {"get_max_state_size": [], "is_using_asynchronous_snapshots": []},
+    ),
+    "FsStateBackend": (
+        [
+            "checkpoint_directory_uri", "default_savepoint_directory_uri", "file_state_size_threshold", "write_buffer_size",
+            "using_asynchronous_snapshots", "j_fs_state_backend",
+        ],
+        {"get_checkpoint_path": [], "get_min_file_size_threshold": [], "is_using_asynchronous_snapshots": [], "get_write_buffer_size": []},
+    ),
+    "RocksDBStateBackend": (
+        ["checkpoint_data_uri", "enable_incremental_checkpointing", "checkpoint_stream_backend", "j_rocks_db_state_backend"],
+        {
+            "get_checkpoint_backend": [], "set_db_storage_paths": ["paths"], "get_db_storage_paths": [],
+            "is_incremental_checkpoints_enabled": [], "set_predefined_options": ["options"], "get_predefined_options": [],
+            "set_options": ["options_factory_class_name"], "get_options": [], "get_number_of_transfering_threads": [],
+            "set_number_of_transfering_threads": ["number_of_transfering_threads"],
+        },
+    ),
+    "CustomStateBackend": (["j_custom_state_backend"], {}),
+}
+
+
+@pytest.mark.parametrize("name", OF_PYFLINK_1)
+def test_each_class_of_pyflink_1_has_its_counterpart(name):
+    arguments, methods = OF_PYFLINK_1[name]
+    ours = getattr(pyflink, name)
+    assert parameters(ours.__init__) == arguments
+    assert {method: parameters(getattr(ours, method)) for method in methods} == methods
+    assert pyflink.MemoryStateBackend.DEFAULT_MAX_STATE_SIZE == 5 * 1024 * 1024
+
+
+def test_defaults_and_checks_are_those_of_flink_itself():
+    from py4j.protocol import Py4JJavaError
+    from pyflink.java_gateway import get_gateway
+
+    theirs, ours = flinks.EmbeddedRocksDBStateBackend(), pyflink.EmbeddedRocksDBStateBackend()
+    assert theirs.get_number_of_transfer_threads() == ours.get_number_of_transfer_threads()
+    assert theirs.get_predefined_options() is ours.get_predefined_options()
+    assert theirs.get_options() is ours.get_options() is None
+    assert theirs._j_state_backend.getWriteBatchSize() == ours.get_write_batch_size()
+    assert theirs._j_state_backend.getDbStoragePaths() is ours.get_db_storage_paths() is None
+    for call in (
+        lambda backend: backend.set_number_of_transfer_threads(0),
+        lambda backend: backend.set_db_storage_paths("relative"),
+        lambda backend: backend.set_db_storage_paths("hdfs://host/path"),
+    ):
+        with pytest.raises((Py4JJavaError, ValueError)):
+            call(theirs)
+        with pytest.raises(ValueError):
+            call(ours)
+    for backend in (theirs, ours):
+        with pytest.raises(TypeError, match="enable_incremental_checkpointing"):
+            type(backend)("yes")
+        backend.set_number_of_transfer_threads(1)
+        backend.set_db_storage_paths("/a", "/b")
+        backend.set_predefined_options(PredefinedOptions.SPINNING_DISK_OPTIMIZED)
+        assert (backend.get_number_of_transfer_threads(), backend.get_db_storage_paths()) == (1, ["/a", "/b"])
+        assert backend.get_predefined_options() is PredefinedOptions.SPINNING_DISK_OPTIMIZED
+    options = get_gateway().jvm.org.apache.flink.configuration.CheckpointingOptions
+    files = pyflink.FsStateBackend("file:///c", file_state_size_threshold=0)
+    assert options.FS_WRITE_BUFFER_SIZE.defaultValue() == files.get_write_buffer_size()
+    assert options.FS_SMALL_FILE_THRESHOLD.defaultValue().getBytes() == pyflink.FsStateBackend("file:///c").get_min_file_size_threshold()
+    assert options.FS_SMALL_FILE_THRESHOLD.key() == pyflink._THRESHOLD and options.FS_WRITE_BUFFER_SIZE.key() == pyflink._WRITE_BUFFER
+    assert options.CHECKPOINTS_DIRECTORY.key() == pyflink._DIRECTORY and options.SAVEPOINT_DIRECTORY.key() == pyflink._SAVEPOINTS
+
+
+def test_a_configuration_and_an_environment_take_every_option():
+    from pyflink.common import Configuration
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.table import EnvironmentSettings, TableEnvironment
+    from pyflink.util.java_utils import get_j_env_configuration
+
+    backend = pyflink.FsStateBackend("file:///c", "file:///s", 4096, 8192).set_socket("/run/x.sock").set_cache_size("1 mb")
+    configuration = Configuration()
+    assert backend.to_configuration(configuration) is configuration
+    environment = pyflink.set_state_backend(StreamExecutionEnvironment.get_execution_environment(), backend)
+    inside = get_j_env_configuration(environment._j_stream_execution_environment).toMap()
+    table = pyflink.set_state_backend(TableEnvironment.create(EnvironmentSettings.in_streaming_mode()), backend)
+    for key, value in backend.options.items():
+        assert configuration.get_string(key, "") == inside[key] == table.get_config().get(key, "") == value
+
+
+def test_flinks_parser_takes_the_statements_for_its_sql_client():
+    from pyflink.table import EnvironmentSettings, TableEnvironment
+
+    backend = pyflink.EmbeddedRocksDBStateBackend().set_socket("/run/it's.sock").set_job_name("a-b.c")
+    parser = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())._j_tenv.getParser()
+    found = {}
+    for statement in backend.to_sql():
+        (operation,) = parser.parse(statement)
+        assert operation.getClass().getSimpleName() == "SetOperation"
+        found[operation.getKey().get()] = operation.getValue().get()
+    assert found == backend.options
+
+
+def test_a_sql_job_keeps_its_state_in_the_daemon(jar, daemon, tmp_path):
     from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StreamTableEnvironment
 
-    limits = ['rpc.max-value-size="64 MiB"', 'rpc.max-message-size="64 MiB"']
-    with Daemon(settings=limits) as daemon:
-        backend = pyflink.EmbeddedRocksDBStateBackend().set_socket(daemon.socket).set_job_name("pyflink-sql")
-        backend.set_option("execution.checkpointing.dir", f"file://{tmp_path}/checkpoints")
-        configuration = Configuration()
-        configuration.set_string("pipeline.jars", f"file://{jar}")
-        configuration.set_string("execution.checkpointing.interval", "500 ms")
-        environment = StreamExecutionEnvironment.get_execution_environment(configuration)
-        environment.set_parallelism(1)
-        pyflink.set_state_backend(environment, backend)
-        table = StreamTableEnvironment.create(environment)
-        table.execute_sql(
-            "CREATE TABLE numbers (n INT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',"
-            " 'fields.n.end' = '400', 'rows-per-second' = '200')"
-        )
-        counts = {}
-        with table.execute_sql("SELECT MOD(n, 7) AS k, COUNT(*) AS c FROM numbers GROUP BY MOD(n, 7)").collect() as rows:
-            for row in rows:
-                counts[row[0]] = row[1]
-        assert counts == {k: sum(1 for n in range(1, 401) if n % 7 == k) for k in range(7)}
-        with daemon.client() as client:
-            described = client.describe_job("pyflink-sql")
-        assert described.operators, "the job opened no backend"
-        java = backend.java_state_backend
-        assert java.getName() == "dstl"
-        assert pyflink.CustomStateBackend(java).java_state_backend is java
+    backend = pyflink.EmbeddedRocksDBStateBackend().set_socket(daemon.socket).set_job_name("pyflink-sql")
+    backend.set_option("execution.checkpointing.dir", f"file://{tmp_path}/checkpoints")
+    configuration = Configuration()
+    configuration.set_string("pipeline.jars", f"file://{jar}")
+    configuration.set_string("execution.checkpointing.interval", "500 ms")
+    environment = StreamExecutionEnvironment.get_execution_environment(configuration)
+    environment.set_parallelism(1)
+    pyflink.set_state_backend(environment, backend)
+    table = StreamTableEnvironment.create(environment)
+    table.execute_sql(
+        "CREATE TABLE numbers (n INT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1',"
+        " 'fields.n.end' = '400', 'rows-per-second' = '200')"
+    )
+    counts = {}
+    with table.execute_sql("SELECT MOD(n, 7) AS k, COUNT(*) AS c FROM numbers GROUP BY MOD(n, 7)").collect() as rows:
+        for row in rows:
+            counts[row[0]] = row[1]
+    assert counts == {k: sum(1 for n in range(1, 401) if n % 7 == k) for k in range(7)}
+    with daemon.client() as client:
+        described = client.describe_job("pyflink-sql")
+    assert described.operators, "the job opened no backend"
+    java = backend.java_state_backend
+    assert java.getName() == "dstl"
+    custom = pyflink.CustomStateBackend(java)
+    assert custom.java_state_backend is custom._j_state_backend is java
+    assert (custom.get_socket(), custom.get_inner(), custom.get_job_name()) == (daemon.socket, "rocksdb", "pyflink-sql")
+    assert backend.set_cache_size("2 mb").java_state_backend is not java
+    with pytest.raises(TypeError, match="HashMapStateBackend is not the state backend of dstl"):
+        pyflink.CustomStateBackend(flinks.HashMapStateBackend()._j_state_backend)
+
+
+def test_a_daemon_takes_what_was_set_of_its_rocksdb(tmp_path):
+    rocks = pyflink.EmbeddedRocksDBStateBackend()
+    rocks.set_predefined_options(PredefinedOptions.SPINNING_DISK_OPTIMIZED_HIGH_MEM)
+    rocks.set_db_storage_paths(str(tmp_path / "one"), f"file://{tmp_path}/two")
+    with Daemon(settings=rocks.daemon_settings()[1::2]) as daemon, daemon.client() as client:
+        backends = [client.open(f"job-{number}", "op", attempt=1, inner=dstl.Inner.ROCKSDB) for number in range(6)]
+        assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("MANIFEST-*")} == {"one", "two"}
+        for backend in backends:
+            backend.close()

@@ -48,7 +48,7 @@ class Restore:
 
     @staticmethod
     def savepoint(url: str) -> Restore:
-        """A savepoint, by its URL; daemons without that feature raise `UnsupportedError`."""
+        """A savepoint in the daemon's store (`dstl savepoint create`): any path or URL that ends with `<job>/savepoints/<name>`."""
         return Restore(service_pb2.Restore(savepoint=url))
 
 

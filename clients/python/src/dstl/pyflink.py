@@ -6,9 +6,8 @@ Needs PyFlink (`apache-flink`, the version of the jar) and the jar of `clients/f
 from dstl.pyflink import DstlStateBackend, set_state_backend
 
 backend = DstlStateBackend("file:///var/checkpoints").set_socket("/run/dstl/dstl.sock")
-set_state_backend(env, backend)                         # or: env.configure(backend.to_configuration())
-for statement in backend.to_sql():                      # or, in SQL
-    table_env.execute_sql(statement)
+set_state_backend(env, backend)                         # a StreamExecutionEnvironment or TableEnvironment
+print(";\n".join(backend.to_sql()) + ";")                # the same for Flink's SQL client and SQL gateway
 ```
 
 Flink 2 takes state backends by configuration alone (`env.set_state_backend` was removed), so a backend here is a set of options of Flink, which
@@ -83,7 +82,8 @@ class DstlStateBackend(StateBackend):  # type: ignore[misc]
     INNER: ClassVar[str | None] = None
 
     def __init__(self, checkpoint_directory_uri: str | None = None, *, options: Mapping[str, str] | None = None) -> None:
-        super().__init__(None)
+        # Not the base's initializer: it sets the backend of Java, which is made here when it is asked for.
+        self._java: Any = None
         self._options: dict[str, str] = {"state.backend.type": FACTORY, "state.changelog.enabled": "false"}
         if self.INNER is not None:
             self.set_inner(self.INNER)
@@ -108,6 +108,7 @@ class DstlStateBackend(StateBackend):  # type: ignore[misc]
         if key == "state.changelog.enabled" and value.lower() != "false":
             raise ValueError("`state.changelog.enabled` puts Flink's changelog around dstl, which is a changelog itself: leave it false")
         self._options[key] = value
+        self._java = None
         return self
 
     def get_option(self, key: str, default: str | None = None) -> str | None:
@@ -125,20 +126,25 @@ class DstlStateBackend(StateBackend):  # type: ignore[misc]
         return configuration
 
     def to_sql(self) -> list[str]:
-        """The statements that set the options in Flink's SQL."""
+        """The statements that set the options in Flink's SQL client or gateway; `TableEnvironment.execute_sql` takes no `SET`."""
         quoted = [(key.replace("'", "''"), value.replace("'", "''")) for key, value in self._options.items()]
         return [f"SET '{key}' = '{value}'" for key, value in quoted]
 
     @property
     def java_state_backend(self) -> Any:
         """The backend as Flink's Java classes have it. Needs the jar on the class path of PyFlink's JVM."""
-        if self._j_state_backend is None:
+        if self._java is None:
             from pyflink.util.java_utils import load_java_class
 
-            factory = load_java_class(FACTORY).getDeclaredConstructor([]).newInstance([])
+            factory = load_java_class(FACTORY).newInstance()
             configuration = self.to_configuration()._j_configuration
-            self._j_state_backend = factory.createFromConfig(configuration, factory.getClass().getClassLoader())
-        return self._j_state_backend
+            self._java = factory.createFromConfig(configuration, factory.getClass().getClassLoader())
+        return self._java
+
+    @property
+    def _j_state_backend(self) -> Any:
+        """By this name PyFlink's own code asks a state backend for it."""
+        return self.java_state_backend
 
     # The daemon.
 
@@ -158,7 +164,7 @@ class DstlStateBackend(StateBackend):  # type: ignore[misc]
 
     def get_inner(self) -> str:
         """Where the daemon keeps state."""
-        return self._options.get(_DSTL + "inner", "daemon")
+        return self._options.get(_DSTL + "inner", "daemon").lower()
 
     def set_cache_size(self, size: str) -> DstlStateBackend:
         """Most heap of one subtask's cache, as `64 mb`; default 32 MiB."""
@@ -216,6 +222,7 @@ class DstlStateBackend(StateBackend):  # type: ignore[misc]
     def _set_or_leave(self, key: str, value: int, unset: int) -> DstlStateBackend:
         if value == unset:
             self._options.pop(key, None)
+            self._java = None
             return self
         return self.set_option(key, f"{value} b" if key == _THRESHOLD else str(value))
 
@@ -304,8 +311,10 @@ class EmbeddedRocksDBStateBackend(DstlStateBackend):
         self._threads = 4
         self._write_batch_size = 2 * _MIB
 
-    def set_db_storage_paths(self, *paths: str) -> None:
-        """The directories of RocksDB's files on the daemon's host; none: as the daemon is configured."""
+    def set_db_storage_paths(self, *paths: str | None) -> None:
+        """The directories of RocksDB's files on the daemon's host; none, or `None`: as the daemon is configured."""
+        if paths == (None,):
+            paths = ()
         for path in paths:
             if not isinstance(path, str):
                 raise TypeError(f"expected str as a path, got {type(path).__name__}")
@@ -410,11 +419,14 @@ class CustomStateBackend(DstlStateBackend):
     """In place of Flink's of this name, whose argument is a state backend of Java: only that of dstl is one here."""
 
     def __init__(self, j_custom_state_backend: Any) -> None:
+        from pyflink.util.java_utils import get_field_value
+
         name = j_custom_state_backend.getClass().getName()
         if name != "io.dstl.flink.DstlStateBackend":
             raise TypeError(f"{name} is not the state backend of dstl")
-        super().__init__()
-        self._j_state_backend = j_custom_state_backend
+        # What it was configured with, so that an environment gets all of it.
+        super().__init__(options=dict(get_field_value(j_custom_state_backend, "options").toMap()))
+        self._java = j_custom_state_backend
 
 
 def set_state_backend(environment: Any, backend: DstlStateBackend) -> Any:

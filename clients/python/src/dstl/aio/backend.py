@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .._core.worker import Worker
 from ..checkpoints import Checkpoint, CompletedCheckpoint, RestoredPart
@@ -188,12 +188,20 @@ class Backend:
         registered = await self._register(described(name, s.STATE_KIND_LIST, key, namespace, value, ttl), compatible)
         return ListState[K, V](registered, self._client.limits, key, namespace, values=value).bind(self)
 
+    @overload
+    async def timer_state(self, name: str, key: Serializer[K], *, compatible: bool = False) -> TimerState[K, bytes]: ...
+
+    @overload
     async def timer_state(
-        self, name: str, key: Serializer[K], *, namespace: Serializer[N] = BYTES, compatible: bool = False  # type: ignore[assignment]
-    ) -> TimerState[K, N]:
+        self, name: str, key: Serializer[K], *, namespace: Serializer[N], compatible: bool = False
+    ) -> TimerState[K, N]: ...
+
+    async def timer_state(
+        self, name: str, key: Serializer[K], *, namespace: Serializer[Any] = BYTES, compatible: bool = False
+    ) -> TimerState[K, Any]:
         """Registers timers. Event time and processing time are two states; what a time means is the task's affair."""
         registered = await self._register(described(name, s.STATE_KIND_TIMER, key, namespace, NONE, None), compatible)
-        return TimerState[K, N](registered, self._client.limits, key, namespace).bind(self)
+        return TimerState[K, Any](registered, self._client.limits, key, namespace).bind(self)
 
     async def reducing_state(
         self,
