@@ -10,4 +10,4 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do files+=("$1"); shift; done
 text=$(mktemp)
 trap 'rm -f "$text"' EXIT
 cat "${files[@]}" | grep . > "$text"
-XMX=512m "$here/run.sh" io.dstl.flink.demo.Demo "$text" "${LINES_IN_ALL:-200000}" "${PER_SECOND:-300}" "$@"
+XMX=512m "$here/run.sh" io.dstl.flink.demo.Demo "$text" "${LINES_IN_ALL:-150000}" "${PER_SECOND:-250}" "$@"
