@@ -59,6 +59,22 @@ public final class Processes implements AutoCloseable {
         throw new IllegalStateException("the JobManager does not answer");
     }
 
+    /** Waits until the JobManager has so many TaskManagers. */
+    public void awaitTaskManagers(int count) throws Exception {
+        for (int tries = 0; tries < 1800; tries++) {
+            for (Process process : started) {
+                if (!process.isAlive()) {
+                    throw new IllegalStateException("a process of Flink ended as it started");
+                }
+            }
+            if (get("/overview").get("taskmanagers").asInt() >= count) {
+                return;
+            }
+            Thread.sleep(100);
+        }
+        throw new IllegalStateException("not within 3 minutes: " + count + " TaskManagers");
+    }
+
     /** The JobManager knows it by its name. */
     public Process startTaskManager(String name, Map<String, String> more) throws IOException {
         Map<String, String> own = new LinkedHashMap<>(Map.of(
@@ -93,14 +109,16 @@ public final class Processes implements AutoCloseable {
         all.put("rest.bind-address", "127.0.0.1");
         all.put("rest.port", Integer.toString(restPort));
         all.put("blob.server.port", "0");
-        all.put("heartbeat.interval", "1 s");
-        all.put("heartbeat.timeout", "12 s");
+        all.put("heartbeat.interval", "2 s");
+        all.put("heartbeat.timeout", "30 s");
+        all.put("pekko.ask.timeout", "30 s");
         all.putAll(more);
         List<String> lines = new ArrayList<>();
         all.forEach((key, value) -> lines.add(key + ": " + value));
         Files.write(home.resolve("config.yaml"), lines);
+        // A machine that does other work too takes its time to start so many processes; no option of Flink's reaches this timeout.
         List<String> command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xmx" + heap,
-                "-XX:+UseSerialGC"));
+                "-XX:+UseSerialGC", "-Dpekko.remote.classic.startup-timeout=120s", "-Ddstl.log=INFO"));
         ManagementFactory.getRuntimeMXBean().getInputArguments().stream()
                 .filter(argument -> argument.startsWith("--add-opens")).forEach(command::add);
         command.addAll(List.of("-cp", System.getProperty("java.class.path"), main, "--configDir", home.toString()));
@@ -133,8 +151,14 @@ public final class Processes implements AutoCloseable {
     private JsonNode call(HttpRequest request) throws IOException {
         try {
             HttpResponse<String> response = http.send(request, HttpResponse.BodyHandlers.ofString());
+            // The JobManager's cache of what it shows cancels who waits for an entry that expires meanwhile.
+            for (int tries = 0; tries < 20 && response.statusCode() == 500 && request.method().equals("GET"); tries++) {
+                Thread.sleep(100);
+                response = http.send(request, HttpResponse.BodyHandlers.ofString());
+            }
             if (response.statusCode() >= 300) {
-                throw new IOException(request.uri() + ": " + response.statusCode() + " " + response.body());
+                String body = response.body();
+                throw new IOException(request.uri() + ": " + response.statusCode() + " " + body.substring(0, Math.min(300, body.length())));
             }
             return new ObjectMapper().readTree(response.body());
         } catch (InterruptedException e) {

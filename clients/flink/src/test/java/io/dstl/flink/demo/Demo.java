@@ -125,7 +125,7 @@ public final class Demo implements AutoCloseable {
         settings.put("restart-strategy.fixed-delay.delay", "500 ms");
         settings.put("web.checkpoints.history", "1000");
         // The demo measures by what is asked here.
-        settings.put("web.refresh-interval", "50 ms");
+        settings.put("web.refresh-interval", "200 ms");
         settings.put("metrics.fetcher.update-interval", "500 ms");
         if (dstl) {
             settings.put("state.backend.type", "io.dstl.flink.DstlStateBackendFactory");
@@ -147,6 +147,7 @@ public final class Demo implements AutoCloseable {
                 daemons.add(Daemon.startIn(Files.createDirectories(directory.resolve("daemon-" + i)), directory.resolve("store")));
             }
             startTaskManager(i);
+            cluster.awaitTaskManagers(i + 1);
         }
         submit(null, null);
         disturb("a TaskManager is killed", () -> killTaskManager(busy()));
@@ -235,7 +236,7 @@ public final class Demo implements AutoCloseable {
         StringBuilder body = new StringBuilder("{");
         for (JsonNode vertex : cluster.get("/jobs/" + job).get("vertices")) {
             body.append(body.length() > 1 ? "," : "").append('"').append(vertex.get("id").asText())
-                    .append("\":{\"parallelism\":{\"lowerBound\":1,\"upperBound\":").append(parallelism).append("}}");
+                    .append("\":{\"parallelism\":{\"lowerBound\":1,\"upperBound\":").append(keyed(vertex) ? parallelism : 1).append("}}");
         }
         long start = System.nanoTime();
         cluster.put("/jobs/" + job + "/resource-requirements", body.append('}').toString());
@@ -324,14 +325,14 @@ public final class Demo implements AutoCloseable {
 
     /** Nothing here takes as long as that: the slowest is a TaskManager that is missed after {@code heartbeat.timeout}. */
     private void await(String what, Callable<Boolean> condition) throws Exception {
-        long until = System.nanoTime() + TimeUnit.MINUTES.toNanos(3);
+        long until = System.nanoTime() + TimeUnit.MINUTES.toNanos(5);
         while (!condition.call()) {
             String state = state();
             if (List.of("FAILED", "FINISHED").contains(state)) {
                 throw new IllegalStateException("the job is " + state + " already, and not " + what + ": it needs more lines, or failed");
             }
             if (System.nanoTime() > until) {
-                throw new IllegalStateException("not within 3 minutes: " + what + "; the job is " + state);
+                throw new IllegalStateException("not within 5 minutes: " + what + "; the job is " + state);
             }
             Thread.sleep(50);
         }
@@ -341,13 +342,17 @@ public final class Demo implements AutoCloseable {
         return cluster.get("/jobs/" + job).get("state").asText();
     }
 
-    /** Whether all tasks run, with this parallelism (negative: any), and were started at this time or later. */
+    private static boolean keyed(JsonNode vertex) {
+        return !vertex.get("name").asText().startsWith("Source");
+    }
+
+    /** Whether all tasks run, keyed ones with this parallelism (negative: any), and were started at this time or later. */
     private boolean running(int parallelism, long since) throws IOException {
         JsonNode status = cluster.get("/jobs/" + job);
         boolean running = status.get("state").asText().equals("RUNNING");
         for (JsonNode vertex : status.get("vertices")) {
             running &= vertex.get("status").asText().equals("RUNNING")
-                    && (parallelism < 0 || vertex.get("parallelism").asInt() == parallelism)
+                    && (parallelism < 0 || !keyed(vertex) || vertex.get("parallelism").asInt() == parallelism)
                     && vertex.get("start-time").asLong() >= since;
         }
         return running;

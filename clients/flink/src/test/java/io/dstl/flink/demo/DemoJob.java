@@ -38,12 +38,14 @@ final class DemoJob {
     private DemoJob() {}
 
     static void build(StreamExecutionEnvironment environment, Path text, Path results, long lines, int perSecond) {
+        // One task reads, so lines come in their order and no session stays open for longer than its gap.
         DataStream<Tuple2<String, Long>> words = environment
-                .fromSource(new NumberSequenceSource(0, lines - 1), WatermarkStrategy.noWatermarks(), "lines").uid("lines")
+                .fromSource(new NumberSequenceSource(0, lines - 1), WatermarkStrategy.noWatermarks(), "lines")
+                .setParallelism(1).uid("lines")
                 .flatMap(new Words(text.toString(), results.resolveSibling("go").toString(), perSecond))
-                .returns(Types.TUPLE(Types.STRING, Types.LONG)).uid("words")
+                .returns(Types.TUPLE(Types.STRING, Types.LONG)).setParallelism(1).uid("words")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forMonotonousTimestamps()
-                        .withTimestampAssigner((word, before) -> word.f1)).uid("time");
+                        .withTimestampAssigner((word, before) -> word.f1)).setParallelism(1).uid("time");
         words.keyBy(word -> word.f0).process(new Count()).uid("count")
                 .addSink(new ResultFiles(results.toString())).uid("counts");
         words.keyBy(word -> word.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(GAP))).process(new Session())
@@ -116,8 +118,7 @@ final class DemoJob {
                 out.collect(Tuple2.of(word, number));
             }
             if (++count % 16 == 0 && paced) {
-                int parallelism = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
-                LockSupport.parkNanos(start + count * 1_000_000_000L * parallelism / perSecond - System.nanoTime());
+                LockSupport.parkNanos(start + count * 1_000_000_000L / perSecond - System.nanoTime());
                 paced = !Files.exists(Path.of(go));
             }
         }

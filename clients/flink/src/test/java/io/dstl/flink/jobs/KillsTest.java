@@ -51,6 +51,7 @@ class KillsTest {
             for (int i = 0; i < taskManagers.length; i++) {
                 daemons.add(Daemon.startIn(Files.createDirectories(directory.resolve("d" + i)), directory.resolve("store")));
                 startTaskManager(i);
+                cluster.awaitTaskManagers(i + 1);
             }
             submit(results);
             Random random = new Random(seed);
@@ -80,7 +81,7 @@ class KillsTest {
         settings.put("restart-strategy.type", "fixed-delay");
         settings.put("restart-strategy.fixed-delay.attempts", "1000");
         settings.put("restart-strategy.fixed-delay.delay", "500 ms");
-        settings.put("web.refresh-interval", "50 ms");
+        settings.put("web.refresh-interval", "200 ms");
         return settings;
     }
 
