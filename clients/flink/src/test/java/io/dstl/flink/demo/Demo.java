@@ -367,8 +367,37 @@ public final class Demo implements AutoCloseable {
         daemons.forEach(Daemon::kill);
     }
 
+    /** What the JobManager knows of the checkpoints, and (in their logs) what all threads of the TaskManagers do. */
+    private void explain() {
+        try {
+            for (Process taskManager : taskManagers) {
+                if (taskManager != null && taskManager.isAlive()) {
+                    Daemon.signal(taskManager.pid(), "QUIT");
+                }
+            }
+            Files.writeString(directory.resolve("job.json"), cluster.get("/jobs/" + job).toPrettyString());
+            JsonNode checkpoints = cluster.get("/jobs/" + job + "/checkpoints");
+            Files.writeString(directory.resolve("checkpoints.json"), checkpoints.toPrettyString());
+            for (JsonNode checkpoint : checkpoints.get("history")) {
+                if (checkpoint.get("status").asText().equals("IN_PROGRESS")) {
+                    String id = checkpoint.get("id").asText();
+                    for (JsonNode vertex : cluster.get("/jobs/" + job).get("vertices")) {
+                        String name = "subtasks/" + vertex.get("id").asText();
+                        Files.writeString(directory.resolve("checkpoint-" + id + "-" + vertex.get("id").asText() + ".json"),
+                                cluster.get("/jobs/" + job + "/checkpoints/details/" + id + "/" + name).toPrettyString());
+                    }
+                }
+            }
+        } catch (IOException e) {
+            say("the JobManager cannot be asked what happened: " + e.getMessage());
+        }
+    }
+
     @Override
     public void close() throws Exception {
+        if (!right && job != null) {
+            explain();
+        }
         stop();
         if (!right || System.getenv("KEEP") != null) {
             say("its logs and all that it wrote are in " + directory);
