@@ -12,7 +12,9 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
@@ -28,7 +30,7 @@ import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
  * A small cluster as processes, whose TaskManagers and daemons are killed with -9 while it counts words: each alone, then both. One
  * TaskManager is stopped (SIGSTOP), replaced, and goes on when nobody wants it any more. The job is rescaled 2 -> 3 -> 2, and started again
  * from a retained checkpoint, with NO_CLAIM and with CLAIM. Every result is compared at the end. The same on Flink's RocksDB with its
- * changelog follows, where there are no daemons to kill and NO_CLAIM is not possible.
+ * changelog follows, where there are no daemons to kill and NO_CLAIM is not possible; its wrong results are counted, and are no error.
  *
  * <p>Arguments: the text, lines in all, lines per second; then {@code alone}, if Flink's own backend is to be left out, or {@code peer}, if
  * dstl is.
@@ -89,7 +91,9 @@ public final class Demo implements AutoCloseable {
                 table.add(run(false, text, lines, perSecond));
             }
             table.forEach(System.out::println);
-            System.out.println("demo: every result is right, none is missing, none is there twice with two values");
+            if (!only.equals("peer")) {
+                System.out.println("demo: every result of dstl is right, none is missing, none is there twice with two values");
+            }
         } catch (Exception e) {
             e.printStackTrace();
             System.out.println("demo: FAILED, " + e.getMessage());
@@ -103,9 +107,7 @@ public final class Demo implements AutoCloseable {
         Map<String, String> expected = DemoJob.expected(text, lines);
         try (Demo demo = new Demo(dstl, text, lines, perSecond)) {
             demo.run();
-            String line = demo.compare(expected);
-            demo.right = true;
-            return line;
+            return demo.compare(expected);
         }
     }
 
@@ -287,19 +289,21 @@ public final class Demo implements AutoCloseable {
 
     private String compare(Map<String, String> expected) throws IOException {
         Map<String, String> found = ResultFiles.read(results);
-        if (!found.equals(expected)) {
-            expected.forEach((key, value) -> {
-                if (!value.equals(found.get(key))) {
-                    System.err.println("wrong: " + key + " is " + found.get(key) + ", must be " + value);
-                }
-            });
-            throw new IllegalStateException("results differ: " + found.size() + " found, " + expected.size() + " expected");
+        Set<String> keys = new TreeSet<>(expected.keySet());
+        keys.addAll(found.keySet());
+        keys.removeIf(key -> Objects.equals(expected.get(key), found.get(key)));
+        keys.stream().limit(20).forEach(key ->
+                System.err.println("wrong: " + key + " is " + found.get(key) + ", must be " + expected.get(key)));
+        right = keys.isEmpty();
+        // The figures of Flink's own backend are of interest with wrong results too; they are not what is tested here.
+        if (!right && dstl) {
+            throw new IllegalStateException(keys.size() + " of " + expected.size() + " results are wrong");
         }
         checkpoints.sort(null);
-        return String.format(Locale.ROOT, "| %s | %.0f | %d / %d (%d) | %s | %d, all equal |",
+        return String.format(Locale.ROOT, "| %s | %.0f | %d / %d (%d) | %s | %d, %s |",
                 dstl ? "dstl" : "RocksDB + changelog", wordsPerSecond,
                 checkpoints.get(checkpoints.size() / 2), checkpoints.get(checkpoints.size() * 99 / 100), checkpoints.size(),
-                recoveries, found.size());
+                recoveries, found.size(), right ? "all equal" : keys.size() + " WRONG");
     }
 
     private void collectCheckpoints() throws IOException {

@@ -74,7 +74,7 @@ class KillsTest {
     private Map<String, String> settings() {
         Map<String, String> settings = new LinkedHashMap<>();
         settings.put("state.backend.type", "io.dstl.flink.DstlStateBackendFactory");
-        settings.put("state.backend.dstl.cache.size", "1 MiB");
+        settings.put("state.backend.dstl.cache.size", "1 mb");
         settings.put("execution.checkpointing.dir", directory.resolve("checkpoints").toUri().toString());
         settings.put("execution.checkpointing.interval", "500 ms");
         settings.put("execution.checkpointing.tolerable-failed-checkpoints", "100");
