@@ -166,10 +166,10 @@ class KillsTest {
     }
 
     private void await(String what, Callable<Boolean> condition) throws Exception {
-        long until = System.nanoTime() + TimeUnit.MINUTES.toNanos(4);
+        long until = System.nanoTime() + TimeUnit.MINUTES.toNanos(8);
         while (!condition.call()) {
             if (state().equals("FAILED") || System.nanoTime() > until) {
-                throw new IllegalStateException("not within 4 minutes: " + what + "; the job is " + state() + ": "
+                throw new IllegalStateException("not within 8 minutes: " + what + "; the job is " + state() + ": "
                         + cluster.get("/jobs/" + job + "/exceptions?maxExceptions=3"));
             }
             Thread.sleep(100);
