@@ -92,7 +92,7 @@ flink-jar: check-java ## Build the state backend for Flink: clients/flink/target
 	.ci/mvn -pl java,flink -am -DskipTests -Dmaven.javadoc.skip install
 
 FLINK_TEST = DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java,flink -Dclient.skipTests=true \
-	$(if $(FLINK),-Dflink.version=$(FLINK)) test
+	$(if $(FLINK),-Dflink.version=$(FLINK) -Dflink.target=target/$(FLINK)) test
 
 test-flink: check-java java-daemon ## Test the state backend for Flink by Flink's own suites, jobs and a cluster (DSTL_BIN=… FLINK=2.3.0)
 	$(FLINK_TEST)

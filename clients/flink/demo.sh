@@ -10,4 +10,6 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do files+=("$1"); shift; done
 text=$(mktemp)
 trap 'rm -f "$text"' EXIT
 cat "${files[@]}" | grep . > "$text"
-XMX=512m "$here/run.sh" io.dstl.flink.demo.Demo "$text" "${LINES_IN_ALL:-200000}" "${PER_SECOND:-300}" "$@"
+# Processes that live for a minute or two: code is compiled once and quickly, or the compilers take the machine.
+export JAVA_OPTS="${JAVA_OPTS:--XX:TieredStopAtLevel=1}"
+XMX=512m "$here/run.sh" io.dstl.flink.demo.Demo "$text" "${LINES_IN_ALL:-150000}" "${PER_SECOND:-250}" "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a class of the tests with the packaged jar and Flink's own: run.sh CLASS ARGS…. `make flink-jar` comes first.
+# Runs a class of the tests with the packaged jar and Flink's own: run.sh CLASS ARGS…. `make flink-jar` comes first. JAVA_OPTS adds
+# options of the JVM.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,6 +18,7 @@ for package in java.lang java.lang.reflect java.net java.io java.nio java.text j
   java.util.concurrent.atomic java.util.concurrent.locks sun.nio.ch; do
   opens+=("--add-opens=java.base/$package=ALL-UNNAMED")
 done
-exec java -Xmx"${XMX:-4g}" -XX:MaxDirectMemorySize=1g "${opens[@]}" \
+# shellcheck disable=SC2086
+exec java ${JAVA_OPTS:-} -Xmx"${XMX:-4g}" -XX:MaxDirectMemorySize=1g "${opens[@]}" \
   -Ddstl.parent="${TMPDIR:-/tmp}" -Dlog4j.configurationFile="$here/src/test/resources/log4j2-test.properties" \
   -cp "$here/target/test-classes:$jar:$(cat "$list")" "$@"

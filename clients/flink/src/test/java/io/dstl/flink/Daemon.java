@@ -66,7 +66,8 @@ public final class Daemon implements AutoCloseable {
                 : Files.createTempDirectory("dstl-test");
     }
 
-    private static Daemon startIn(Path directory, Path store, String... settings) {
+    /** A daemon in this directory, which is there. Its socket's path must not be longer than the system allows: some 100 bytes. */
+    public static Daemon startIn(Path directory, Path store, String... settings) {
         Daemon daemon = new Daemon(directory, store, List.of(settings));
         daemon.start(true);
         return daemon;

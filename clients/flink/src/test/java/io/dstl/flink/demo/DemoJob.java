@@ -1,6 +1,6 @@
 package io.dstl.flink.demo;
 
-import java.io.BufferedWriter;
+import io.dstl.flink.ResultFiles;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -10,7 +10,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import java.util.UUID;
 import java.util.concurrent.locks.LockSupport;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.functions.OpenContext;
@@ -20,13 +19,9 @@ import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.Types;
 import org.apache.flink.api.connector.source.lib.NumberSequenceSource;
 import org.apache.flink.api.java.tuple.Tuple2;
-import org.apache.flink.runtime.state.FunctionInitializationContext;
-import org.apache.flink.runtime.state.FunctionSnapshotContext;
-import org.apache.flink.streaming.api.checkpoint.CheckpointedFunction;
 import org.apache.flink.streaming.api.datastream.DataStream;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
-import org.apache.flink.streaming.api.functions.sink.legacy.RichSinkFunction;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
 import org.apache.flink.streaming.api.windowing.assigners.EventTimeSessionWindows;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
@@ -43,15 +38,18 @@ final class DemoJob {
     private DemoJob() {}
 
     static void build(StreamExecutionEnvironment environment, Path text, Path results, long lines, int perSecond) {
+        // One task reads, so lines come in their order and no session stays open for longer than its gap.
         DataStream<Tuple2<String, Long>> words = environment
-                .fromSource(new NumberSequenceSource(0, lines - 1), WatermarkStrategy.noWatermarks(), "lines").uid("lines")
-                .flatMap(new Words(text.toString(), results.resolveSibling("go").toString(), perSecond)).returns(Types.TUPLE(Types.STRING, Types.LONG)).uid("words")
+                .fromSource(new NumberSequenceSource(0, lines - 1), WatermarkStrategy.noWatermarks(), "lines")
+                .setParallelism(1).uid("lines")
+                .flatMap(new Words(text.toString(), results.resolveSibling("go").toString(), perSecond))
+                .returns(Types.TUPLE(Types.STRING, Types.LONG)).setParallelism(1).uid("words")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forMonotonousTimestamps()
-                        .withTimestampAssigner((word, before) -> word.f1)).uid("time");
+                        .withTimestampAssigner((word, before) -> word.f1)).setParallelism(1).uid("time");
         words.keyBy(word -> word.f0).process(new Count()).uid("count")
-                .addSink(new Results(results.toString())).uid("counts");
+                .addSink(new ResultFiles(results.toString())).uid("counts");
         words.keyBy(word -> word.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(GAP))).process(new Session())
-                .uid("sessions").addSink(new Results(results.toString())).uid("session-results");
+                .uid("sessions").addSink(new ResultFiles(results.toString())).uid("session-results");
     }
 
     static List<String> split(String line) {
@@ -91,26 +89,6 @@ final class DemoJob {
         return expected;
     }
 
-    /** What the files say. A key with two values is wrong. */
-    static Map<String, String> read(Path results) throws IOException {
-        Map<String, String> found = new TreeMap<>();
-        try (var files = Files.list(results)) {
-            for (Path file : files.toList()) {
-                for (String line : Files.readAllLines(file)) {
-                    int tab = line.indexOf('\t');
-                    if (tab < 0 || !line.endsWith(";")) {
-                        continue;
-                    }
-                    String before = found.put(line.substring(0, tab), line.substring(tab + 1, line.length() - 1));
-                    if (before != null && !before.equals(line.substring(tab + 1, line.length() - 1))) {
-                        throw new IllegalStateException("two results for `" + line.substring(0, tab) + "`: " + before + ", " + line);
-                    }
-                }
-            }
-        }
-        return found;
-    }
-
     private static final class Words extends RichFlatMapFunction<Long, Tuple2<String, Long>> {
         private static final long serialVersionUID = 1;
         private final String text;
@@ -140,8 +118,7 @@ final class DemoJob {
                 out.collect(Tuple2.of(word, number));
             }
             if (++count % 16 == 0 && paced) {
-                int parallelism = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
-                LockSupport.parkNanos(start + count * 1_000_000_000L * parallelism / perSecond - System.nanoTime());
+                LockSupport.parkNanos(start + count * 1_000_000_000L / perSecond - System.nanoTime());
                 paced = !Files.exists(Path.of(go));
             }
         }
@@ -184,39 +161,6 @@ final class DemoJob {
                 count++;
             }
             out.collect(Tuple2.of(word + " " + context.window().getStart() + ".." + context.window().getEnd(), Long.toString(count)));
-        }
-    }
-
-    /** Appends results to a file of its own; they are there before the checkpoint that they belong to. */
-    private static final class Results extends RichSinkFunction<Tuple2<String, String>> implements CheckpointedFunction {
-        private static final long serialVersionUID = 1;
-        private final String directory;
-        private transient BufferedWriter file;
-
-        Results(String directory) {
-            this.directory = directory;
-        }
-
-        @Override
-        public void initializeState(FunctionInitializationContext context) throws IOException {
-            file = Files.newBufferedWriter(Path.of(directory).resolve(UUID.randomUUID().toString()));
-        }
-
-        @Override
-        public void snapshotState(FunctionSnapshotContext context) throws IOException {
-            file.flush();
-        }
-
-        @Override
-        public void invoke(Tuple2<String, String> result, Context context) throws IOException {
-            file.write(result.f0 + "\t" + result.f1 + ";\n");
-        }
-
-        @Override
-        public void close() throws IOException {
-            if (file != null) {
-                file.close();
-            }
         }
     }
 }

@@ -1,5 +1,8 @@
 package io.dstl.flink.jobs;
 
+import io.dstl.flink.ResultFiles;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -52,15 +55,18 @@ import org.apache.flink.util.Collector;
 final class Jobs {
     static final int EVENTS = Integer.getInteger("dstl.jobs.events", 24_000);
     private static final int KEYS = 150;
+    private static final int MANY_KEYS = 2000;
+    private static final long BLOCK = 2048;
 
     private Jobs() {}
 
-    /** All jobs by name; each builds itself for a run. */
+    /** All jobs by name; each builds itself for a run, which is a name in {@link Cluster#RESULTS}, or the path of a directory. */
     static Map<String, BiConsumer<StreamExecutionEnvironment, String>> all() {
         Map<String, BiConsumer<StreamExecutionEnvironment, String>> jobs = new TreeMap<>();
         jobs.put("count", Jobs::count);
         jobs.put("windows", Jobs::windows);
         jobs.put("sessions", Jobs::sessions);
+        jobs.put("large sessions", Jobs::largeSessions);
         jobs.put("joins", Jobs::joins);
         jobs.put("patterns", Jobs::patterns);
         jobs.put("broadcast", Jobs::broadcast);
@@ -69,25 +75,25 @@ final class Jobs {
     }
 
     /** Events (key, number), about 4 seconds of them. */
-    private static DataStream<Tuple2<String, Long>> events(StreamExecutionEnvironment environment, String run) {
+    private static DataStream<Tuple2<String, Long>> events(StreamExecutionEnvironment environment, String run, String job) {
         return environment
-                .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").uid("numbers")
-                .map(new Pace(run)).returns(Types.LONG).uid("pace")
-                .map(number -> Tuple2.of("k" + mix(number) % KEYS, number)).returns(Types.TUPLE(Types.STRING, Types.LONG)).uid("key")
+                .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").uid(job + "-numbers")
+                .map(new Pace(run)).returns(Types.LONG).uid(job + "-pace")
+                .map(number -> Tuple2.of("k" + mix(number) % KEYS, number)).returns(Types.TUPLE(Types.STRING, Types.LONG)).uid(job + "-key")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forMonotonousTimestamps()
-                        .withTimestampAssigner((event, before) -> event.f1)).uid("time");
+                        .withTimestampAssigner((event, before) -> event.f1)).uid(job + "-time");
     }
 
     /** The same in one order, with a watermark behind each: for functions that are sensitive to order. */
-    private static DataStream<Tuple2<String, Long>> ordered(StreamExecutionEnvironment environment, String run) {
+    private static DataStream<Tuple2<String, Long>> ordered(StreamExecutionEnvironment environment, String run, String job) {
         return environment
                 .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").setParallelism(1)
-                .uid("numbers")
-                .map(new Pace(run)).returns(Types.LONG).setParallelism(1).uid("pace")
+                .uid(job + "-numbers")
+                .map(new Pace(run)).returns(Types.LONG).setParallelism(1).uid(job + "-pace")
                 .map(number -> Tuple2.of("k" + mix(number) % KEYS, number)).returns(Types.TUPLE(Types.STRING, Types.LONG))
-                .setParallelism(1).uid("key")
+                .setParallelism(1).uid(job + "-key")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forGenerator(context -> new EachEvent())
-                        .withTimestampAssigner((event, before) -> event.f1)).setParallelism(1).uid("time");
+                        .withTimestampAssigner((event, before) -> event.f1)).setParallelism(1).uid(job + "-time");
     }
 
     private static final class EachEvent implements WatermarkGenerator<Tuple2<String, Long>> {
@@ -108,15 +114,15 @@ final class Jobs {
     }
 
     private static void sink(DataStream<Tuple2<String, String>> results, String run) {
-        results.addSink(new Sink(run)).uid("sink-" + results.getId());
+        results.addSink(run.startsWith("/") ? new ResultFiles(run) : new Sink(run)).uid("sink-" + results.getId());
     }
 
     static void count(StreamExecutionEnvironment environment, String run) {
-        sink(events(environment, run).keyBy(event -> event.f0).process(new CountFunction()).uid("count"), run);
+        sink(events(environment, run, "count").keyBy(event -> event.f0).process(new CountFunction()).uid("count"), run);
     }
 
     private static void windows(StreamExecutionEnvironment environment, String run) {
-        DataStream<Tuple2<String, Long>> events = events(environment, run);
+        DataStream<Tuple2<String, Long>> events = events(environment, run, "windows");
         sink(events.keyBy(event -> event.f0).window(TumblingEventTimeWindows.of(Duration.ofMillis(500)))
                 .aggregate(new Count(), new Label<>("tumbling")).uid("tumbling"), run);
         sink(events.keyBy(event -> event.f0).window(SlidingEventTimeWindows.of(Duration.ofMillis(900), Duration.ofMillis(300)))
@@ -129,7 +135,7 @@ final class Jobs {
 
     /** Sessions that merge: events of one key come in bursts, out of order between the two sources. */
     private static void sessions(StreamExecutionEnvironment environment, String run) {
-        DataStream<Tuple2<String, Long>> events = events(environment, run);
+        DataStream<Tuple2<String, Long>> events = events(environment, run, "sessions");
         sink(events.keyBy(event -> event.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(160)))
                 .aggregate(new Count(), new Label<>("aggregate")).uid("session-aggregate"), run);
         sink(events.keyBy(event -> event.f0).window(EventTimeSessionWindows.withGap(Duration.ofMillis(220)))
@@ -140,8 +146,30 @@ final class Jobs {
                 .process(new Ordinal()).uid("session-ordinal"), run);
     }
 
+    /** Events of 1 KB out of order, so that sessions merge again and again; far more than a cache of 1 MiB. */
+    private static void largeSessions(StreamExecutionEnvironment environment, String run) {
+        DataStream<Tuple2<String, Long>> events = events(environment, run, "large")
+                .map(event -> Tuple2.of("k" + mix(event.f1) % MANY_KEYS + "." + "x".repeat(1000), shuffled(event.f1)))
+                .returns(Types.TUPLE(Types.STRING, Types.LONG)).uid("large-shuffled")
+                .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forBoundedOutOfOrderness(Duration.ofMillis(BLOCK))
+                        .withTimestampAssigner((event, before) -> event.f1)).uid("large-times");
+        sink(events.keyBy(Jobs::name).window(EventTimeSessionWindows.withGap(Duration.ofMillis(1500)))
+                .process(new Large()).uid("large-list"), run);
+    }
+
+    /** A permutation of each block of numbers: its lower half is interleaved with its upper one, backwards. */
+    private static long shuffled(long number) {
+        long block = number / BLOCK * BLOCK;
+        long in = number % BLOCK;
+        return block + (in % 2 == 0 ? in / 2 : BLOCK - 1 - in / 2);
+    }
+
+    private static String name(Tuple2<String, Long> event) {
+        return event.f0.substring(0, event.f0.indexOf('.'));
+    }
+
     private static void joins(StreamExecutionEnvironment environment, String run) {
-        DataStream<Tuple2<String, Long>> events = events(environment, run);
+        DataStream<Tuple2<String, Long>> events = events(environment, run, "joins");
         DataStream<Tuple2<String, Long>> even = events.filter(event -> event.f1 % 2 == 0);
         DataStream<Tuple2<String, Long>> odd = events.filter(event -> event.f1 % 2 == 1);
         sink(even.keyBy(event -> event.f0).intervalJoin(odd.keyBy(event -> event.f0))
@@ -164,7 +192,7 @@ final class Jobs {
                 .where(SimpleCondition.of(event -> event.f1 % 3 == 0))
                 .followedBy("second").where(SimpleCondition.of(event -> event.f1 % 3 == 1))
                 .within(Duration.ofMillis(300));
-        sink(CEP.pattern(events(environment, run).keyBy(event -> event.f0), pattern)
+        sink(CEP.pattern(events(environment, run, "patterns").keyBy(event -> event.f0), pattern)
                 .process(new PatternProcessFunction<Tuple2<String, Long>, Tuple2<String, String>>() {
                     @Override
                     public void processMatch(Map<String, List<Tuple2<String, Long>>> match, Context context,
@@ -177,17 +205,18 @@ final class Jobs {
     private static void broadcast(StreamExecutionEnvironment environment, String run) {
         MapStateDescriptor<String, Long> rules = new MapStateDescriptor<>("rules", Types.STRING, Types.LONG);
         var control = environment.fromData(1L, 2L, 3L).uid("rules").broadcast(rules);
-        sink(events(environment, run).keyBy(event -> event.f0).connect(control)
+        sink(events(environment, run, "broadcast").keyBy(event -> event.f0).connect(control)
                 .process(new Ruled(rules)).uid("ruled"), run);
     }
 
     private static void process(StreamExecutionEnvironment environment, String run) {
-        sink(ordered(environment, run).keyBy(event -> event.f0).process(new Everything()).uid("everything"), run);
+        sink(ordered(environment, run, "process").keyBy(event -> event.f0).process(new Everything()).uid("everything"), run);
     }
 
-    /** Slows the numbers down, counts them, and fails where a run is told to. */
+    /** Slows the numbers down, counts them, and fails where a run is told to. Runs in files are slow until a file {@code go} is beside. */
     private static final class Pace implements org.apache.flink.api.common.functions.MapFunction<Long, Long> {
         private final String run;
+        private boolean go;
 
         Pace(String run) {
             this.run = run;
@@ -196,7 +225,13 @@ final class Jobs {
         @Override
         public Long map(Long number) {
             AtomicLong processed = Cluster.PROCESSED.computeIfAbsent(run, any -> new AtomicLong());
-            if (processed.incrementAndGet() % 50 == 0 && !run.startsWith("heap")) {
+            long count = processed.incrementAndGet();
+            if (run.startsWith("/") && !go) {
+                if (count % 10 == 0) {
+                    LockSupport.parkNanos(100_000_000);
+                    go = Files.exists(Path.of(run).resolveSibling("go"));
+                }
+            } else if (count % 50 == 0 && !run.startsWith("heap")) {
                 LockSupport.parkNanos(8_000_000);
             }
             if (Cluster.FAIL.remove(run) != null) {
@@ -296,6 +331,27 @@ final class Jobs {
             long next = ordinal.value() == null ? 1 : ordinal.value() + 1;
             ordinal.update(next);
             out.collect(Tuple2.of("ordinal " + key + " " + context.window(), Long.toString(next)));
+        }
+    }
+
+    /** What a session has, and what the sessions of its key had before, by state of 1 KB and more with a TTL that never comes to pass. */
+    private static final class Large extends ProcessWindowFunction<Tuple2<String, Long>, Tuple2<String, String>, String, TimeWindow> {
+        @Override
+        public void process(String key, Context context, Iterable<Tuple2<String, Long>> elements,
+                Collector<Tuple2<String, String>> out) throws Exception {
+            ValueStateDescriptor<String> descriptor = new ValueStateDescriptor<>("before", Types.STRING);
+            descriptor.enableTimeToLive(StateTtlConfig.newBuilder(Duration.ofHours(2)).build());
+            ValueState<String> before = context.globalState().getState(descriptor);
+            List<Long> numbers = new ArrayList<>();
+            long bytes = 0;
+            for (Tuple2<String, Long> element : elements) {
+                numbers.add(element.f1);
+                bytes += element.f0.length();
+            }
+            numbers.sort(null);
+            String was = before.value() == null ? "" : before.value().strip();
+            before.update(was + " " + context.window().getStart() + " ".repeat(1000));
+            out.collect(Tuple2.of("large " + key + " " + context.window(), numbers + " " + bytes + " after " + was));
         }
     }
 

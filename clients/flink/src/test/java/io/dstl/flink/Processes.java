@@ -1,6 +1,5 @@
-package io.dstl.flink.demo;
+package io.dstl.flink;
 
-import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.lang.management.ManagementFactory;
 import java.net.ServerSocket;
@@ -15,9 +14,11 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
 
 /** A Flink cluster as processes on this machine: one JobManager and TaskManagers of one slot. */
-final class Processes implements AutoCloseable {
+public final class Processes implements AutoCloseable {
     private final Path directory;
     private final Map<String, String> settings;
     private final HttpClient http = HttpClient.newHttpClient();
@@ -25,7 +26,8 @@ final class Processes implements AutoCloseable {
     private final int rpcPort;
     private final List<Process> started = new ArrayList<>();
 
-    Processes(Path directory, Map<String, String> settings) throws IOException {
+    /** Nothing runs yet; these settings are those of all processes. */
+    public Processes(Path directory, Map<String, String> settings) throws IOException {
         this.directory = directory;
         this.settings = settings;
         this.restPort = freePort();
@@ -38,11 +40,13 @@ final class Processes implements AutoCloseable {
         }
     }
 
-    int restPort() {
+    /** Where the JobManager answers. */
+    public int restPort() {
         return restPort;
     }
 
-    void startJobManager() throws Exception {
+    /** Waits until it answers. */
+    public void startJobManager() throws Exception {
         start("jobmanager", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", Map.of(), "512m");
         for (int tries = 0; tries < 600; tries++) {
             try {
@@ -52,11 +56,27 @@ final class Processes implements AutoCloseable {
                 Thread.sleep(100);
             }
         }
-        throw new IllegalStateException("the JobManager does not answer: see " + directory);
+        throw new IllegalStateException("the JobManager does not answer");
+    }
+
+    /** Waits until the JobManager has so many TaskManagers. */
+    public void awaitTaskManagers(int count) throws Exception {
+        for (int tries = 0; tries < 1800; tries++) {
+            for (Process process : started) {
+                if (!process.isAlive()) {
+                    throw new IllegalStateException("a process of Flink ended as it started");
+                }
+            }
+            if (get("/overview").get("taskmanagers").asInt() >= count) {
+                return;
+            }
+            Thread.sleep(100);
+        }
+        throw new IllegalStateException("not within 3 minutes: " + count + " TaskManagers");
     }
 
     /** The JobManager knows it by its name. */
-    Process startTaskManager(String name, Map<String, String> more) throws IOException {
+    public Process startTaskManager(String name, Map<String, String> more) throws IOException {
         Map<String, String> own = new LinkedHashMap<>(Map.of(
                 "taskmanager.resource-id", name,
                 "taskmanager.host", "127.0.0.1",
@@ -89,16 +109,19 @@ final class Processes implements AutoCloseable {
         all.put("rest.bind-address", "127.0.0.1");
         all.put("rest.port", Integer.toString(restPort));
         all.put("blob.server.port", "0");
-        all.put("heartbeat.interval", "1 s");
-        all.put("heartbeat.timeout", "8 s");
+        all.put("heartbeat.interval", "2 s");
+        all.put("heartbeat.timeout", "30 s");
+        all.put("pekko.ask.timeout", "30 s");
         all.putAll(more);
         List<String> lines = new ArrayList<>();
         all.forEach((key, value) -> lines.add(key + ": " + value));
         Files.write(home.resolve("config.yaml"), lines);
+        // A machine that does other work too takes its time to start so many processes; no option of Flink's reaches this timeout.
         List<String> command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-Xmx" + heap,
-                "-XX:+UseSerialGC"));
+                "-XX:+UseSerialGC", "-Dpekko.remote.classic.startup-timeout=120s", "-Ddstl.log=INFO"));
         ManagementFactory.getRuntimeMXBean().getInputArguments().stream()
-                .filter(argument -> argument.startsWith("--add-opens")).forEach(command::add);
+                .filter(argument -> argument.startsWith("--add-opens") || argument.startsWith("-XX:TieredStopAtLevel"))
+                .forEach(command::add);
         command.addAll(List.of("-cp", System.getProperty("java.class.path"), main, "--configDir", home.toString()));
         Process process = new ProcessBuilder(command).redirectErrorStream(true)
                 .redirectOutput(ProcessBuilder.Redirect.appendTo(directory.resolve(name + ".log").toFile())).start();
@@ -106,16 +129,19 @@ final class Processes implements AutoCloseable {
         return process;
     }
 
-    JsonNode get(String path) throws IOException {
+    /** Of the JobManager's REST interface. */
+    public JsonNode get(String path) throws IOException {
         return call(HttpRequest.newBuilder(uri(path)).GET().build());
     }
 
-    JsonNode put(String path, String body) throws IOException {
+    /** Of the JobManager's REST interface. */
+    public JsonNode put(String path, String body) throws IOException {
         return call(HttpRequest.newBuilder(uri(path)).header("Content-Type", "application/json")
                 .PUT(HttpRequest.BodyPublishers.ofString(body)).build());
     }
 
-    JsonNode patch(String path) throws IOException {
+    /** Of the JobManager's REST interface. */
+    public JsonNode patch(String path) throws IOException {
         return call(HttpRequest.newBuilder(uri(path)).method("PATCH", HttpRequest.BodyPublishers.noBody()).build());
     }
 
@@ -126,10 +152,16 @@ final class Processes implements AutoCloseable {
     private JsonNode call(HttpRequest request) throws IOException {
         try {
             HttpResponse<String> response = http.send(request, HttpResponse.BodyHandlers.ofString());
-            if (response.statusCode() >= 300) {
-                throw new IOException(request.uri() + ": " + response.statusCode() + " " + response.body());
+            // The JobManager's cache of what it shows cancels who waits for an entry that expires meanwhile.
+            for (int tries = 0; tries < 20 && response.statusCode() == 500 && request.method().equals("GET"); tries++) {
+                Thread.sleep(100);
+                response = http.send(request, HttpResponse.BodyHandlers.ofString());
             }
-            return new org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper().readTree(response.body());
+            if (response.statusCode() >= 300) {
+                String body = response.body();
+                throw new IOException(request.uri() + ": " + response.statusCode() + " " + body.substring(0, Math.min(300, body.length())));
+            }
+            return new ObjectMapper().readTree(response.body());
         } catch (InterruptedException e) {
             throw new IOException(e);
         }

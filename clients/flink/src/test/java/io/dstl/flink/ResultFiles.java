@@ -1,0 +1,73 @@
+package io.dstl.flink;
+
+import java.io.BufferedWriter;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.UUID;
+import org.apache.flink.api.java.tuple.Tuple2;
+import org.apache.flink.runtime.state.FunctionInitializationContext;
+import org.apache.flink.runtime.state.FunctionSnapshotContext;
+import org.apache.flink.streaming.api.checkpoint.CheckpointedFunction;
+import org.apache.flink.streaming.api.functions.sink.legacy.RichSinkFunction;
+
+/**
+ * Results of jobs that run in other processes: each task appends to a file of its own. They are there before the checkpoint that they
+ * belong to. A result has a key of its own, so that writing it twice changes nothing.
+ */
+public final class ResultFiles extends RichSinkFunction<Tuple2<String, String>> implements CheckpointedFunction {
+    private static final long serialVersionUID = 1;
+    private final String directory;
+    private transient BufferedWriter file;
+
+    /** Into a directory that is there. */
+    public ResultFiles(String directory) {
+        this.directory = directory;
+    }
+
+    /** What the files say. A key with two values is wrong. */
+    public static Map<String, String> read(Path results) throws IOException {
+        Map<String, String> found = new TreeMap<>();
+        try (var files = Files.list(results)) {
+            for (Path file : files.toList()) {
+                for (String line : Files.readAllLines(file)) {
+                    int tab = line.indexOf('\t');
+                    if (tab < 0 || !line.endsWith(";")) {
+                        // Its writer was killed.
+                        continue;
+                    }
+                    String value = line.substring(tab + 1, line.length() - 1);
+                    String before = found.put(line.substring(0, tab), value);
+                    if (before != null && !before.equals(value)) {
+                        throw new IllegalStateException("two results for `" + line.substring(0, tab) + "`: " + before + ", " + value);
+                    }
+                }
+            }
+        }
+        return found;
+    }
+
+    @Override
+    public void initializeState(FunctionInitializationContext context) throws IOException {
+        file = Files.newBufferedWriter(Path.of(directory).resolve(UUID.randomUUID().toString()));
+    }
+
+    @Override
+    public void snapshotState(FunctionSnapshotContext context) throws IOException {
+        file.flush();
+    }
+
+    @Override
+    public void invoke(Tuple2<String, String> result, Context context) throws IOException {
+        file.write(result.f0 + "\t" + result.f1 + ";\n");
+    }
+
+    @Override
+    public void close() throws IOException {
+        if (file != null) {
+            file.close();
+        }
+    }
+}
