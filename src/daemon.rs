@@ -257,6 +257,7 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
             first_delay: upload.next_attempt_delay,
             longest_delay: upload.max_attempt_delay,
             attempt_timeout: upload.timeout,
+            max_requests_per_second: config.changelog.max_requests_per_second,
             ..RetryOptions::default()
         },
     };

@@ -33,32 +33,32 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// Below the base of the store, for tests.
 const ROOT: &str = "conformance";
 
-/// What dstl counts on.
+/// What dstl counts on. [`Promise::text`] has the whole sentence of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// See its text, as of all.
+    /// Creating never replaces, and has one winner.
     CreateIfAbsent,
-    /// An object is read as it was written.
+    /// What was created is read at once, as it was written.
     ReadAfterWrite,
-    /// Objects of several megabytes.
+    /// Objects of several megabytes are kept whole, and read whole or in parts.
     LargeObjects,
-    /// Parts of objects.
+    /// Parts of small objects are read exactly.
     Ranges,
-    /// There is no such object.
+    /// What is missing is told from what cannot be reached.
     Absence,
-    /// A listing has what was written.
+    /// A listing has what was created before it.
     ListAfterWrite,
-    /// A listing has no more what was deleted.
+    /// A listing no longer has what was deleted before it.
     ListAfterDelete,
-    /// More entries than a page has.
+    /// A listing goes on behind its first page.
     LongLists,
-    /// Listing from a name on.
+    /// A listing begins behind a name.
     ListAfterName,
-    /// Deleting what is not there.
+    /// Deleting what is not there succeeds.
     Delete,
-    /// The longest names.
+    /// The longest names of dstl are taken.
     LongNames,
-    /// Times.
+    /// The times of objects agree with this host's clock.
     Clock,
 }
 
@@ -90,8 +90,8 @@ impl Promise {
                 "An object is created once: of several creators one wins, the others learn that they did not, and its bytes stay."
             }
             Self::ReadAfterWrite => "An object that was created is read at once, with the bytes that were written.",
-            Self::LargeObjects => "Objects of several megabytes are kept whole.",
-            Self::Ranges => "A part of an object is read exactly; one that ends behind it is refused.",
+            Self::LargeObjects => "Objects of several megabytes are kept whole, and read whole or in parts.",
+            Self::Ranges => "A part of a small object is read exactly; one that ends behind it is refused.",
             Self::Absence => "An object that does not exist is told from one that cannot be reached.",
             Self::ListAfterWrite => {
                 "A listing has every object that was created before it, with its size, and none of another folder."
