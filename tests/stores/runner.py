@@ -75,20 +75,27 @@ class Runner:
         checkpoints = outcome["checkpoints"]
         return f"({outcome['records']} records, {kills} kills, slowest checkpoint {checkpoints['max_ms'] / 1000:.1f} s, {checkpoints['failed']} failed)"
 
-    def elsewhere(self):
-        """Hosts that follow each other, in the environment of the client for Python."""
+    def script(self, name, *arguments, env=None):
+        """A script beside this one, in the environment of the client for Python; gives what it prints."""
         made = subprocess.run(
             [ROOT / "clients/python/tools/environment.sh", "test"], check=True, stdout=subprocess.PIPE, text=True,
             stdin=subprocess.DEVNULL,
         )
-        command = [made.stdout.strip(), "-B", HERE / "elsewhere.py", self.url("elsewhere")]
+        command = [made.stdout.strip(), "-B", HERE / name, *map(str, arguments)]
         done = subprocess.run(
-            command, env=self.environment({"DSTL_BIN": self.dstl}), capture_output=True, text=True, timeout=600,
+            command, env=self.environment({"DSTL_BIN": self.dstl, **(env or {})}), capture_output=True, text=True, timeout=600,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != 0:
-            raise Failed(f"elsewhere.py: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-        return f"({'; '.join(done.stdout.splitlines())})"
+            raise Failed(f"{name}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def elsewhere(self):
+        return f"({'; '.join(self.script('elsewhere.py', self.url('elsewhere')).splitlines())})"
+
+    def budget(self):
+        rows = self.script("budget.py", self.url("budget"), ROOT / "docs/stores.md")
+        return f"({len(rows.splitlines())} rows)"
 
     def unit_tests(self):
         """The unit tests of the store, of which each needs a server."""
@@ -137,6 +144,7 @@ class Runner:
         self.part("the demo with kills, and its sweep", lambda: self.demo("demo", 10))
         self.part("the same on rocksdb", lambda: self.demo("demo-rocksdb", 3, "rocksdb"))
         self.part("restores by other hosts, with rescales", self.elsewhere)
+        self.part("no more requests than docs/stores.md says", self.budget)
 
     def faults(self):
         """What can befall this store."""
