@@ -118,7 +118,8 @@ impl Store {
     pub(super) async fn head_once(&self, bound: Bound, path: &Path) -> Result<ObjectMeta, Failure> {
         let location = self.absolute(path);
         let options = GetOptions::new().with_head(true);
-        let head = self.request(Operation::Head, bound, bound.within(0, self.0.store.get_opts(&location, options))).await;
+        let head =
+            self.request(Operation::Head, bound, bound.within(0, self.0.store.get_opts(&location, options))).await;
         head.map(|result| self.meta(&result.meta)).map_err(|error| failure(Operation::Head, path, error))
     }
 

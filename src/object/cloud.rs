@@ -38,7 +38,10 @@ struct Advised(String);
 type Advice = (&'static [&'static str], &'static str);
 
 const OF_S3: [Advice; 9] = [
-    (&["nosuchbucket"], "there is no such bucket: look at the bucket of the URL, and at the options `endpoint` and `region`"),
+    (
+        &["nosuchbucket"],
+        "there is no such bucket: look at the bucket of the URL, and at the options `endpoint` and `region`",
+    ),
     (&["invalidbucketname"], "that cannot be a bucket's name: look at the URL"),
     (&["invalidaccesskeyid"], "the store does not know the access key: look at AWS_ACCESS_KEY_ID"),
     (&["signaturedoesnotmatch"], "the secret key does not fit the access key: look at AWS_SECRET_ACCESS_KEY"),
@@ -105,8 +108,7 @@ const OF_ADDRESS: [Advice; 5] = [
 ];
 
 /// Signs of a web page where an object store should answer.
-const OF_PAGES: [&str; 5] =
-    ["<html", "<!doctype html", "invalid list response", "header missing", "invalid delete"];
+const OF_PAGES: [&str; 5] = ["<html", "<!doctype html", "invalid list response", "header missing", "invalid delete"];
 
 impl Cloud {
     fn advice(self, text: &str) -> Option<String> {
@@ -242,12 +244,24 @@ mod tests {
             (Cloud::S3, "400 Bad Request: <Code>ExpiredToken</Code>", "AWS_SESSION_TOKEN"),
             (Cloud::S3, "403 Forbidden: <Code>AccessDenied</Code>", "s3:PutObject"),
             (Cloud::S3, "403 Forbidden: <Code>RequestTimeTooSkewed</Code>", "clock of this host"),
-            (Cloud::S3, "Received redirect without LOCATION, this normally indicates an incorrectly configured region", "`region`"),
+            (
+                Cloud::S3,
+                "Received redirect without LOCATION, this normally indicates an incorrectly configured region",
+                "`region`",
+            ),
             (Cloud::S3, "200 OK: <!DOCTYPE html>\n<html>Welcome</html>", "`endpoint`"),
-            (Cloud::S3, "error sending request: tcp connect error: Connection refused (os error 111)", "nobody listens there"),
+            (
+                Cloud::S3,
+                "error sending request: tcp connect error: Connection refused (os error 111)",
+                "nobody listens there",
+            ),
             (Cloud::Gcs, "401 Unauthorized: <Code>AuthenticationRequired</Code>", "GOOGLE_APPLICATION_CREDENTIALS"),
             (Cloud::Gcs, "dns error: failed to lookup address information", "`base_url`"),
-            (Cloud::Azure, "403 Server failed: <Code>AuthenticationFailed</Code>\nSignature", "AZURE_STORAGE_ACCOUNT_KEY"),
+            (
+                Cloud::Azure,
+                "403 Server failed: <Code>AuthenticationFailed</Code>\nSignature",
+                "AZURE_STORAGE_ACCOUNT_KEY",
+            ),
             (Cloud::Azure, "403 Forbidden: AuthorizationPermissionMismatch", "Storage Blob Data Contributor"),
         ] {
             let told = cloud.told(generic(text)).to_string();

@@ -92,7 +92,9 @@ pub enum AttemptError {
     #[error("the object was said to exist, but could not be found")]
     Vanished,
     /// It was not sent within the time that the caller allowed: the store asked for a pause, or the limit of requests is used up.
-    #[error("not sent in time, as the store asked for a pause, or more than the limit of requests a second is asked of it")]
+    #[error(
+        "not sent in time, as the store asked for a pause, or more than the limit of requests a second is asked of it"
+    )]
     Held,
     /// The store, or the way to it, reported an error.
     #[error(transparent)]
@@ -138,9 +140,7 @@ impl Class {
     /// better than a task that fails. They stay visible in the metrics and, when the call gives up, in the error.
     pub(super) fn of(error: &object_store::Error) -> Self {
         match error {
-            object_store::Error::NotFound { source, .. } if !is_about_more(&source.to_string()) => {
-                Self::NotFound
-            }
+            object_store::Error::NotFound { source, .. } if !is_about_more(&source.to_string()) => Self::NotFound,
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Self::Exists,
             object_store::Error::InvalidPath { .. }
             | object_store::Error::NotSupported { .. }
@@ -160,7 +160,14 @@ fn is_about_more(text: &str) -> bool {
 /// Whether the store said that it is asked too often.
 pub(super) fn is_throttled(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    let signs = ["429 Too Many Requests", "503 Service Unavailable", "503 Slow Down", "SlowDown", "ServerBusy", "ServerTooBusy"];
+    let signs = [
+        "429 Too Many Requests",
+        "503 Service Unavailable",
+        "503 Slow Down",
+        "SlowDown",
+        "ServerBusy",
+        "ServerTooBusy",
+    ];
     signs.iter().any(|sign| text.contains(sign))
 }
 
