@@ -44,11 +44,12 @@ use crate::{
     },
     clock::{Clock, Step},
     config::{self, Config, TcpSecurity},
+    error::Error,
     limits,
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Copies, CopyOptions, CopyScope, RetryOptions, Store,
+        Copies, CopyOptions, CopyScope, Retry, RetryOptions, Store,
         open::{self, OpenError},
     },
     random::Random,
@@ -120,6 +121,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let local = local(config, &metrics)?;
     let store = store.with_copies(local_copies(config, &local, &metrics));
     let directory = Directory::new(environment(config, store, local, &metrics));
+    directory.environment().tasks.spawn(look_at(directory.environment().store.clone()));
     sweep_by_schedule(config, &directory, &metrics);
     if let Some(copies) = directory.environment().store.copies() {
         directory.environment().tasks.spawn(keep_copies(directory.environment().tasks.clone(), copies.clone()));
@@ -189,6 +191,19 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         Ok(Ok(served)) => served,
         Ok(Err(panicked)) => Err(start_error(panicked)),
         Err(_still_open) => Ok(()),
+    }
+}
+
+/// Says what is wrong with the store, and when it is no more. It may come back by itself, so that nothing else is made of it.
+async fn look_at(store: Store) {
+    let Err(error) = store.probe(Retry::none()).await else { return };
+    let error = Error::from(error).message;
+    tracing::warn!(
+        error,
+        "the object store cannot be used; dstl serves all the same, and what needs the store waits for it"
+    );
+    if store.probe(Retry::forever()).await.is_ok() {
+        tracing::info!("the object store answers now");
     }
 }
 

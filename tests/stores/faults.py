@@ -40,6 +40,7 @@ class OnHdfs(Runner):
 
     def faults_are_told(self):
         self.refused("hdfs://127.0.0.1:1/a", "no NameNode listens there", "host and port of the URL")
+        self.waited_for("hdfs://127.0.0.1:1/a", "no NameNode listens there", "host and port of the URL")
         # Its HTTP port.
         self.refused(f"hdfs://127.0.0.1:{self.server.http}/a", "RPC port")
         self.refused("hdfs://nowhere/a", "`dfs.ha.namenodes.nowhere`", "hdfs://nowhere:8020/")
@@ -177,6 +178,7 @@ class OnRadosgw(Runner):
 
     def faults_are_told(self):
         self.refused("s3://no-such-bucket/a", "NoSuchBucket", "bucket")
+        self.waited_for("s3://no-such-bucket/a", "NoSuchBucket", "bucket")
         self.refused(self.url("a"), "AWS_SECRET_ACCESS_KEY", env={"AWS_SECRET_ACCESS_KEY": "wrong"})
         self.refused(self.url("a"), "AWS_ACCESS_KEY_ID", env={"AWS_ACCESS_KEY_ID": "nobody"})
         self.refused(self.url("a"), "endpoint", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
@@ -189,6 +191,7 @@ class OnAzurite(Runner):
 
     def faults_are_told(self):
         self.refused("az://no-such-container/a", "ContainerNotFound", "container")
+        self.waited_for("az://no-such-container/a", "ContainerNotFound", "container")
         wrong = {"AZURE_STORAGE_ACCOUNT_KEY": "bm90IGl0"}
         self.refused(self.url("a"), "AZURE_STORAGE_ACCOUNT_KEY", env=wrong)
         self.refused(self.url("a"), "endpoint", env={"AZURITE_BLOB_STORAGE_URL": "http://127.0.0.1:1"})
@@ -201,6 +204,7 @@ class OnGcs(Runner):
 
     def faults_are_told(self):
         self.refused("gs://no-such-bucket/a", "NoSuchBucket", "bucket")
+        self.waited_for("gs://no-such-bucket/a", "NoSuchBucket", "bucket")
         self.refused(self.url("a"), "GOOGLE_", env={"GOOGLE_BEARER_TOKEN": "expired"})
         self.refused(self.url("a"), "endpoint", env={"GOOGLE_BASE_URL": "http://127.0.0.1:1"})
 

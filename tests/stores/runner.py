@@ -5,10 +5,11 @@ import os
 import pathlib
 import shlex
 import subprocess
+import tempfile
 import threading
 import time
 
-from processes import wait_for
+from processes import Process, wait_for
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -113,6 +114,21 @@ class Runner:
         missing = [words for words in told if words not in done.stderr]
         if missing:
             raise Failed(f"the doctor did not say {missing}, but: {done.stderr}")
+
+    def waited_for(self, url, *told, env=None):
+        """The daemon serves, says what is wrong with the store in these words, and does not end."""
+        with tempfile.TemporaryDirectory(prefix="dstl-") as folder:
+            log = pathlib.Path(folder) / "log"
+            settings = ["--socket", f"{folder}/s", "--admin", "off", "--set", f"dstl.data-dir={folder}/data"]
+            daemon = Process("dstl", [self.dstl, "serve", "--store", url, *settings], log, self.environment(env))
+            try:
+                wait_for("the words of the daemon", lambda: "cannot be used" in log.read_text())
+                daemon.check()
+                missing = [words for words in told if words not in log.read_text()]
+                if missing:
+                    raise Failed(f"the daemon did not say {missing}, but: {log.read_text()}")
+            finally:
+                daemon.kill()
 
     def amid(self, name, fault):
         """Runs the demo, and lets `fault` happen meanwhile."""
