@@ -128,11 +128,11 @@ pub(super) struct Bound {
 impl Bound {
     /// Waits until `requests` more may be made, at most until the deadline.
     pub(super) async fn admitted(self, pace: &Pace, requests: u32) -> Result<(), AttemptError> {
-        let admitted = pace.admit(requests);
-        match self.deadline {
-            Some(deadline) => timeout_at(deadline, admitted).await.map_err(|_| AttemptError::Held),
-            None => Ok(admitted.await),
-        }
+        let Some(deadline) = self.deadline else {
+            pace.admit(requests).await;
+            return Ok(());
+        };
+        timeout_at(deadline, pace.admit(requests)).await.map_err(|_| AttemptError::Held)
     }
 
     /// Runs one request that moves `bytes`, and drops it when its time is up. Cancel-safe if `request` is.

@@ -17,16 +17,17 @@ PAUSE_SECONDS = 0.2
 
 
 class Writer(threading.Thread):
-    """The only task of its operator."""
+    """The only task of its job."""
 
     def __init__(self, client, number, end):
         super().__init__()
-        self.client, self.operator, self.end = client, f"op-{number}", end
+        # A job of its own: the tasks of one would have to begin with the same checkpoint.
+        self.client, self.job, self.end = client, f"load-{number}", end
         self.rounds, self.durations, self.handle, self.error = 0, [], None, None
 
     def run(self):
         try:
-            with self.client.open("load", self.operator, attempt=1) as backend:
+            with self.client.open(self.job, "op", attempt=1) as backend:
                 counts = backend.value_state("counts", dstl.INT64, dstl.INT64)
                 with backend.session() as session:
                     while time.monotonic() < self.end:
@@ -61,11 +62,11 @@ def main():
     with Serving(store) as serving, serving.client() as client:
         for writer in writers:
             restore = dstl.Restore.handles([writer.handle])
-            with client.open("load", writer.operator, attempt=2, restore=restore) as backend:
+            with client.open(writer.job, "op", attempt=2, restore=restore) as backend:
                 counts = backend.value_state("counts", dstl.INT64, dstl.INT64)
                 with backend.session():
                     found = counts.get_many(list(range(KEYS)))
-                    assert found == [writer.rounds] * KEYS, (writer.operator, writer.rounds, found)
+                    assert found == [writer.rounds] * KEYS, (writer.job, writer.rounds, found)
     durations = [duration for writer in writers for duration in writer.durations]
     print(json.dumps({
         "checkpoints": len(durations), "slowest": round(max(durations), 3), "outcomes": outcomes, "paced_seconds": float(paced[0]),
