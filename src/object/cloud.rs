@@ -108,7 +108,8 @@ const OF_ADDRESS: [Advice; 5] = [
 ];
 
 /// Signs of a web page where an object store should answer.
-const OF_PAGES: [&str; 5] = ["<html", "<!doctype html", "invalid list response", "header missing", "invalid delete"];
+const OF_PAGES: [&str; 6] =
+    ["<html", "<!doctype html", "a web page in place", "invalid list response", "header missing", "invalid delete"];
 
 impl Cloud {
     fn advice(self, text: &str) -> Option<String> {

@@ -222,3 +222,20 @@ async fn a_page_that_says_not_found_is_no_missing_object() {
     // And then it is there again.
     assert!(store.get_optional(&Path::from("a"), Retry::forever()).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn a_page_is_no_object_whatever_its_status() {
+    let pages = (0..3).map(|_| axum::response::Html("<html>Please log in.</html>").into_response()).collect();
+    let store = store_at(&answer_with(pages, Arc::default()).await, "bucket", &Metrics::new());
+    let path = Path::from("a");
+    let get = store.get(&path, Retry::none()).await.map(drop);
+    let create = store.create(&path, "1".into(), Retry::none()).await.map(drop);
+    let list = store.list(&Path::default(), Retry::none()).await.map(drop);
+    for answer in [get, create, list] {
+        let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
+        assert!(
+            source.to_string().contains("no object store") && source.to_string().contains("`endpoint`"),
+            "{source}"
+        );
+    }
+}
