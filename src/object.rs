@@ -79,8 +79,8 @@ use crate::{metrics::Metrics, random::Random, types::TimeMs};
 /// Most objects that one request of [`Store::delete_all`] names; the limit of S3.
 const DELETE_CHUNK: usize = 1000;
 
-/// Most bytes of an object that is read whole: manifests, pages, indexes and the like, of which the largest, with a thousand
-/// attachments of 64 KiB, has a quarter of this.
+/// Most bytes of an object that is read whole: manifests, pages, indexes and the like, of which the largest, with a
+/// thousand attachments of 64 KiB, has a quarter of this.
 pub const MAX_WHOLE_BYTES: u64 = 256 << 20;
 
 /// What a call asks of the store.
@@ -199,7 +199,8 @@ impl Store {
         Self(self.0, copies, self.2)
     }
 
-    /// The same store, which reads local copies first whatever their settings say; and what tells which reads found none.
+    /// The same store, which reads local copies first whatever their settings say; and what tells which reads found
+    /// none.
     #[must_use]
     pub fn recalling(&self) -> (Self, Arc<Recall>) {
         let recall = Arc::new(Recall::default());
@@ -332,7 +333,8 @@ impl Store {
         Ok(())
     }
 
-    /// How many objects are deleted at a time: where requests are limited, no more than make so many requests as a second may have.
+    /// How many objects are deleted at a time: where requests are limited, no more than make so many requests as a
+    /// second may have.
     fn delete_chunk(&self) -> usize {
         let limited = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
         let most = self.0.pace.limit().map_or(DELETE_CHUNK, limited);
@@ -347,7 +349,8 @@ impl Store {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
     }
 
-    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why. For people who wait.
+    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why. For
+    /// people who wait.
     #[must_use]
     pub fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
         self.0.retrier.trouble(since)

@@ -56,8 +56,8 @@ const OF_S3: [Advice; 9] = [
     (&["requesttimetooskewed"], "the clock of this host is off: set it"),
     (
         &["accessdenied", "403 forbidden"],
-        "the credentials lack permission: grant s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and s3:DeleteObject on \
-         its objects, or look at AWS_ACCESS_KEY_ID",
+        "the credentials lack permission: grant s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and \
+         s3:DeleteObject on its objects, or look at AWS_ACCESS_KEY_ID",
     ),
     (&["quotaexceeded", "insufficientstorage", "507 "], "the quota is used up: raise it, or name another bucket"),
 ];
@@ -69,12 +69,13 @@ const OF_GCS: [Advice; 4] = [
     ),
     (
         &["401 unauthorized", "authenticationrequired", "invalid_grant"],
-        "the credentials are refused or expired: look at GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT or GOOGLE_BEARER_TOKEN",
+        "the credentials are refused or expired: look at GOOGLE_APPLICATION_CREDENTIALS, \
+         GOOGLE_SERVICE_ACCOUNT or GOOGLE_BEARER_TOKEN",
     ),
     (
         &["accessdenied", "403 forbidden"],
-        "the credentials lack permission: grant storage.objects.create, .get, .list and .delete on the bucket, or look at \
-         GOOGLE_APPLICATION_CREDENTIALS",
+        "the credentials lack permission: grant storage.objects.create, .get, .list and .delete on the bucket, \
+         or look at GOOGLE_APPLICATION_CREDENTIALS",
     ),
     (&["metadata.google.internal", "169.254.169.254"], "no credentials were found: set GOOGLE_APPLICATION_CREDENTIALS"),
 ];

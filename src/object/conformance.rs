@@ -1,8 +1,8 @@
-//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real servers,
-//! and `dstl store doctor` on the store of whoever asks.
+//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real
+//! servers, and `dstl store doctor` on the store of whoever asks.
 //!
-//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used again and
-//! again. Checks of one folder must not be run twice at once.
+//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used
+//! again and again. Checks of one folder must not be run twice at once.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -147,7 +147,8 @@ pub struct Ground {
 }
 
 impl Check {
-    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves objects.
+    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves
+    /// objects.
     ///
     /// # Errors
     /// What was seen, where the promise does not hold.
@@ -183,7 +184,8 @@ impl Ground {
         Ok(self.store.create(path, bytes.into(), retry()).await?)
     }
 
-    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise of its own.
+    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise
+    /// of its own.
     async fn create_new(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<(), Broken> {
         let created = self.create(path, bytes).await?;
         // An attempt whose answer was lost finds its own bytes.
@@ -200,7 +202,8 @@ impl Ground {
         .await
     }
 
-    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its own.
+    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its
+    /// own.
     async fn eventually(&self, check: impl AsyncFn() -> Result<(), Broken>) -> Result<(), Broken> {
         let mut outcome = check().await;
         for _ in 0..SETTLE_ATTEMPTS {

@@ -91,7 +91,8 @@ pub enum AttemptError {
     /// way, or it was just deleted.
     #[error("the object was said to exist, but could not be found")]
     Vanished,
-    /// It was not sent within the time that the caller allowed: the store asked for a pause, or the limit of requests is used up.
+    /// It was not sent within the time that the caller allowed: the store asked for a pause, or the limit of requests
+    /// is used up.
     #[error(
         "not sent in time, as the store asked for a pause, or more than the limit of requests a second is asked of it"
     )]
@@ -151,8 +152,8 @@ impl Class {
     }
 }
 
-/// Whether the text of a "not found" is about the bucket, or of a web server that has none: both answer 404, and taking that for a
-/// missing object would make an outage look like an empty store.
+/// Whether the text of a "not found" is about the bucket, or of a web server that has none: both answer 404, and taking
+/// that for a missing object would make an outage look like an empty store.
 fn is_about_more(text: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "bucket does not exist", NO_STORE].iter().any(|sign| text.contains(sign))
 }

@@ -1,8 +1,8 @@
 //! The HTTP client of the cloud stores: object_store's own, whose answers are looked at.
 //!
 //! * A refusal may have a wish that nobody ask for a while: then nobody does.
-//! * A web page is no answer of a store, whatever its status says. It comes from something in between, which wants a login, say; taken
-//!   for an object, it would be a damaged one.
+//! * A web page is no answer of a store, whatever its status says. It comes from something in between, which wants a
+//!   login, say; taken for an object, it would be a damaged one.
 
 use std::{sync::Arc, time::SystemTime};
 

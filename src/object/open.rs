@@ -12,8 +12,8 @@
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
 //! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
 //! `allow_http`, `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless
-//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host. object_store's own
-//! retries and its limit on the duration of a request are off: [`Store`] has its own.
+//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host.
+//! object_store's own retries and its limit on the duration of a request are off: [`Store`] has its own.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

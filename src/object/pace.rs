@@ -1,10 +1,12 @@
 //! How fast requests follow each other, over all that one process asks of its store.
 //!
-//! * **A limit**, where there is one: requests are spread evenly; after a rest, what falls into [`BURST`] may go at once.
-//! * **A pause**, where the store asked for one (`Retry-After`): nobody asks it anything until then. Those who waited begin within
-//!   [`SPREAD`] of its end, not all at once.
+//! * **A limit**, where there is one: requests are spread evenly; after a rest, what falls into [`BURST`] may go at
+//!   once.
+//! * **A pause**, where the store asked for one (`Retry-After`): nobody asks it anything until then. Those who waited
+//!   begin within [`SPREAD`] of its end, not all at once.
 //!
-//! Who waits here has sent nothing: it counts against the deadline of the call, but is no request, and none that timed out.
+//! Who waits here has sent nothing: it counts against the deadline of the call, but is no request, and none that timed
+//! out.
 
 use std::{
     num::NonZeroU32,
@@ -48,7 +50,7 @@ impl Pace {
     pub(super) fn new(limit: Option<NonZeroU32>, metrics: &Metrics, random: Random) -> Self {
         let waited = metrics.register(
             "object_paced_seconds",
-            "Time that requests waited before they were sent: for the limit of requests, or as the store asked for a pause",
+            "Time that requests waited before they were sent, for the limit or as the store asked for a pause",
             Counter::default(),
         );
         Self { limit, state: Mutex::default(), random, waited }
@@ -82,7 +84,8 @@ impl Pace {
         self.take_turn(requests);
     }
 
-    /// Nobody asks for anything for `pause`, of which [`LONGEST_PAUSE`] is granted. A longer one that is under way stays.
+    /// Nobody asks for anything for `pause`, of which [`LONGEST_PAUSE`] is granted. A longer one that is under way
+    /// stays.
     pub(super) fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
         let mut state = self.state.lock();

@@ -1,7 +1,7 @@
 //! Which promises of dstl hold on a store, and how fast it is.
 //!
-//! The promises are those of `object::conformance`, by the same checks as the project's tests. All works in one folder with a name of its own
-//! (`doctor-<uuid>`), which is empty afterwards.
+//! The promises are those of `object::conformance`, by the same checks as the project's tests. All works in one folder
+//! with a name of its own (`doctor-<uuid>`), which is empty afterwards.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -60,8 +60,8 @@ pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Er
     Ok(Report { promises, speed: speed.transpose()? })
 }
 
-/// Sees whether `store` takes requests at all. One that does not (no bucket, no permission, no space) breaks no promise, and there is
-/// nothing to examine. Asks for nothing of which a promise says how it is answered.
+/// Sees whether `store` takes requests at all. One that does not (no bucket, no permission, no space) breaks no
+/// promise, and there is nothing to examine. Asks for nothing of which a promise says how it is answered.
 async fn usable(store: &Store, root: &Path) -> Result<(), StoreError> {
     let first = root.clone().join("first");
     store.create(&first, PutPayload::from_static(b"1"), retry()).await?;
