@@ -30,6 +30,7 @@ class Writer(threading.Thread):
             with self.client.open(self.job, "op", attempt=1) as backend:
                 counts = backend.value_state("counts", dstl.INT64, dstl.INT64)
                 with backend.session() as session:
+                    self.round(counts, session)
                     while time.monotonic() < self.end:
                         self.round(counts, session)
         except BaseException as error:
