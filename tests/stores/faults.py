@@ -206,7 +206,7 @@ class OnGcs(Runner):
         self.refused("gs://no-such-bucket/a", "NoSuchBucket", "bucket")
         self.waited_for("gs://no-such-bucket/a", "NoSuchBucket", "bucket")
         self.refused(self.url("a"), "GOOGLE_", env={"GOOGLE_BEARER_TOKEN": "expired"})
-        self.refused(self.url("a"), "endpoint", env={"GOOGLE_BASE_URL": "http://127.0.0.1:1"})
+        self.refused(self.url("a"), "`base_url`", env={"GOOGLE_BASE_URL": "http://127.0.0.1:1"})
 
 
 def restart(process):
