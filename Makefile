@@ -58,7 +58,7 @@ examples: check-tools ## Build the examples and run each: it loses its daemon in
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
 
-# Servers that others wrote, each started by its script in tests/stores; about ten minutes. Unit tests that need one are ignored elsewhere.
+# Servers that others wrote, each started by its script in tests/stores; some minutes each. Unit tests that need one are ignored elsewhere.
 STORES ?= hdfs radosgw azurite gcs
 test-stores: java-daemon $(if $(filter hdfs,$(STORES)),check-java) ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES="hdfs radosgw azurite gcs" DSTL_BIN=…)
 ifeq ($(DSTL_BIN),)
