@@ -59,13 +59,14 @@ examples: check-tools ## Build the examples and run each: it loses its daemon in
 test: check-tools ## Run the unit and integration tests
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
 
-# A cluster of Hadoop's own servers, from Maven; some minutes. Unit tests that need one are ignored elsewhere.
-STORES ?= hdfs
-test-stores: check-tools check-java ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES=hdfs)
-	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl
+# Servers that others wrote, each started by its script in tests/stores; some minutes each. Unit tests that need one are ignored elsewhere.
+STORES ?= hdfs radosgw azurite gcs
+test-stores: java-daemon $(if $(filter hdfs,$(STORES)),check-java) ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES="hdfs radosgw azurite gcs" DSTL_BIN=…)
+ifeq ($(DSTL_BIN),)
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --no-run
-	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(DSTL) $(STORES) \
-		--unit "$(CARGO) test $(CHECKED) --locked --lib -- --ignored"
+endif
+	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(or $(DSTL_BIN),$(DSTL)) $(STORES) \
+		$(if $(DSTL_BIN),,--unit "$(CARGO) test $(CHECKED) --locked --lib -- --ignored")
 
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify

@@ -37,7 +37,7 @@ mod suggest;
 mod translate;
 mod typed;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use url::Url;
 
@@ -204,6 +204,8 @@ pub struct ChangelogConfig {
     pub upload: UploadConfig,
     /// Objects that one restore reads at the same time; above 0.
     pub download_threads: usize,
+    /// Requests a second of all that share the store.
+    pub max_requests_per_second: Option<NonZeroU32>,
 }
 
 /// How segments are uploaded.

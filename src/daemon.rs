@@ -45,11 +45,12 @@ use crate::{
     },
     clock::{Clock, Step},
     config::{self, Config, TcpSecurity},
+    error::Error,
     limits,
     materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Copies, CopyOptions, CopyScope, RetryOptions, Store,
+        Copies, CopyOptions, CopyScope, Retry, RetryOptions, Store,
         open::{self, OpenError},
     },
     random::Random,
@@ -121,6 +122,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let local = local(config, &metrics)?;
     let store = store.with_copies(local_copies(config, &local, &metrics));
     let directory = Directory::new(environment(config, store, local, &metrics));
+    directory.environment().tasks.spawn(look_at(directory.environment().store.clone()));
     sweep_by_schedule(config, &directory, &metrics);
     if let Some(copies) = directory.environment().store.copies() {
         directory.environment().tasks.spawn(keep_copies(directory.environment().tasks.clone(), copies.clone()));
@@ -194,6 +196,20 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     }
 }
 
+/// Says what is wrong with the store, and when it is no more. It may come back by itself, so that nothing else is made
+/// of it.
+async fn look_at(store: Store) {
+    let Err(error) = store.probe(Retry::none()).await else { return };
+    let error = Error::from(error).message;
+    tracing::warn!(
+        error,
+        "the object store cannot be used; dstl serves all the same, and what needs the store waits for it"
+    );
+    if store.probe(Retry::forever()).await.is_ok() {
+        tracing::info!("the object store answers now");
+    }
+}
+
 /// Sweeps the jobs of `directory` in the background, as configured.
 fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) {
     let gc_metrics = GcMetrics::register(metrics);
@@ -259,6 +275,7 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
             first_delay: upload.next_attempt_delay,
             longest_delay: upload.max_attempt_delay,
             attempt_timeout: upload.timeout,
+            max_requests_per_second: config.changelog.max_requests_per_second,
             ..RetryOptions::default()
         },
     };

@@ -24,6 +24,8 @@
 //! | [`copies`] | local copies of what was created here |
 //! | `recall` | the reads for which a local copy was missing |
 //! | [`metered`] | requests, bytes, durations |
+//! | `pace` | how fast requests follow each other |
+//! | `cloud`, `http` | errors of cloud stores, told with the setting to look at; their HTTP client |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | `hdfs` | HDFS |
 //! | [`faulty`] | a store that fails, for simulations |
@@ -34,6 +36,7 @@
 
 mod attempt;
 mod checked;
+mod cloud;
 pub mod conformance;
 pub mod copies;
 mod error;
@@ -43,15 +46,17 @@ mod fake_s3;
 pub mod faulty;
 #[cfg(feature = "hdfs")]
 mod hdfs;
+mod http;
 pub mod layout;
 mod local;
 mod memory;
 pub mod metered;
 pub mod open;
+mod pace;
 mod recall;
 mod retry;
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use object_store::{ObjectStore, path::PathPart};
@@ -69,7 +74,7 @@ pub use self::{
 };
 pub use object_store::{PutPayload, path::Path};
 
-use self::{copies::Label, metered::StoreMetrics, retry::Retrier};
+use self::{copies::Label, metered::StoreMetrics, pace::Pace, retry::Retrier};
 use crate::{metrics::Metrics, random::Random, types::TimeMs};
 
 /// Most objects that one request of [`Store::delete_all`] names, which is the limit of S3.
@@ -148,6 +153,17 @@ struct Inner {
     base: Path,
     retrier: Retrier,
     metrics: StoreMetrics,
+    pace: Arc<Pace>,
+    /// How many objects one request of the store deletes.
+    deletes_per_request: usize,
+}
+
+/// What a door leads to.
+struct Asked {
+    store: Arc<dyn ObjectStore>,
+    base: Path,
+    pace: Arc<Pace>,
+    deletes_per_request: usize,
 }
 
 impl fmt::Debug for Store {
@@ -166,9 +182,16 @@ impl Store {
         metrics: &Metrics,
         random: Random,
     ) -> Self {
+        let pace = Arc::new(Pace::new(options.max_requests_per_second, metrics, random.clone()));
+        let asked = Asked { store, base, pace, deletes_per_request: 1 };
+        Self::asking(asked, options, metrics, random)
+    }
+
+    fn asking(asked: Asked, options: RetryOptions, metrics: &Metrics, random: Random) -> Self {
         let metrics = StoreMetrics::register(metrics);
         let retrier = Retrier::new(options, random, metrics.clone());
-        Self(Arc::new(Inner { store, base, retrier, metrics }), None, None)
+        let Asked { store, base, pace, deletes_per_request } = asked;
+        Self(Arc::new(Inner { store, base, retrier, metrics, pace, deletes_per_request }), None, None)
     }
 
     /// The same store, whose objects are read from `copies` first if it has them.
@@ -299,7 +322,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] names the first object that may remain; others may remain too.
     pub async fn delete_all(&self, paths: Vec<Path>, retry: Retry) -> Result<(), StoreError> {
-        for chunk in paths.chunks(DELETE_CHUNK) {
+        for chunk in paths.chunks(self.delete_chunk()) {
             let Some(first) = chunk.first() else { continue };
             let left = Mutex::new(chunk.iter().map(|path| self.absolute(path)).collect());
             let run = |bound| self.delete_once(bound, &left);
@@ -310,6 +333,14 @@ impl Store {
             answer?;
         }
         Ok(())
+    }
+
+    /// How many objects are deleted at a time: where requests are limited, no more than make so many requests as a
+    /// second may have.
+    fn delete_chunk(&self) -> usize {
+        let limited = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+        let most = self.0.pace.limit().map_or(DELETE_CHUNK, limited);
+        most.saturating_mul(self.0.deletes_per_request).min(DELETE_CHUNK)
     }
 
     /// Asks for an object that never exists, to see whether the store answers: bucket, credentials and network.

@@ -358,6 +358,13 @@ const TRANSFER: &[Spec] = &[
         "4",
         "Most objects that one restore reads at a time.",
     ),
+    text(
+        "state.changelog.dstl.dfs.max-requests-per-second",
+        Kind::Integer { min: 0, max: 1_000_000 },
+        "0",
+        "Most requests that this daemon makes of the store in a second, over all its backends, repetitions included; what is beyond \
+         waits. `0` is no limit. Not in Flink.",
+    ),
 ];
 
 const LOCAL_COPIES: &[Spec] = &[

@@ -1,6 +1,6 @@
 //! Resolves the configuration: fills in computed defaults, and checks the rules between options.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, num::NonZeroU32, path::PathBuf};
 
 use url::Url;
 
@@ -218,6 +218,9 @@ fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
             max_attempt_delay: merged.duration("state.changelog.dstl.dfs.upload.max-attempt-delay"),
         },
         download_threads: merged.count("state.changelog.dstl.dfs.download.num-threads"),
+        max_requests_per_second: u32::try_from(merged.number("state.changelog.dstl.dfs.max-requests-per-second"))
+            .ok()
+            .and_then(NonZeroU32::new),
     }
 }
 

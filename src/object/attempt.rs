@@ -16,6 +16,9 @@ use super::{
 };
 use crate::types::TimeMs;
 
+/// Most entries that one request for a listing gives, with any store.
+const LIST_PAGE: usize = 1000;
+
 /// A deletion in bulk gets as much patience per object as the transfer of so many bytes.
 const DELETE_WEIGHT_BYTES: u64 = 128 << 10;
 
@@ -26,7 +29,7 @@ impl Store {
         let size = length(payload.content_length());
         let options = PutOptions::from(PutMode::Create);
         let put = self.0.store.put_opts(&location, payload.clone(), options);
-        match self.request(Operation::Create, bound.within(size, put)).await {
+        match self.request(Operation::Create, bound, bound.within(size, put)).await {
             Ok(_) => {
                 self.0.metrics.wrote(size);
                 Ok(Created::New)
@@ -69,7 +72,7 @@ impl Store {
     /// Reads the whole object, unless it has more than `limit` bytes.
     pub(super) async fn get_once(&self, bound: Bound, path: &Path, limit: u64) -> Result<Bytes, Failure> {
         let location = self.absolute(path);
-        let answer = self.request(Operation::Get, async {
+        let answer = self.request(Operation::Get, bound, async {
             let result = bound.within(0, self.0.store.get_opts(&location, GetOptions::new())).await?;
             let size = result.meta.size;
             if size > limit {
@@ -89,7 +92,7 @@ impl Store {
         let location = self.absolute(path);
         let expected = range.end.saturating_sub(range.start);
         let options = GetOptions::new().with_range(Some(range.clone()));
-        let answer = self.request(Operation::GetRange, async {
+        let answer = self.request(Operation::GetRange, bound, async {
             let result = bound.within(0, self.0.store.get_opts(&location, options)).await?;
             whole(bound.within(expected, result.bytes()).await?, expected)
         });
@@ -98,7 +101,7 @@ impl Store {
                 self.0.metrics.read(expected);
                 Ok(bytes)
             }
-            Err(AttemptError::Timeout { after }) => Err(Failure::Again(AttemptError::Timeout { after })),
+            Err(error @ (AttemptError::Timeout { .. } | AttemptError::Held)) => Err(Failure::Again(error)),
             Err(error) => match self.head_once(bound, path).await {
                 Ok(meta) if meta.size < range.end => Err(Failure::Final(StoreError::OutOfRange {
                     path: path.clone(),
@@ -115,7 +118,8 @@ impl Store {
     pub(super) async fn head_once(&self, bound: Bound, path: &Path) -> Result<ObjectMeta, Failure> {
         let location = self.absolute(path);
         let options = GetOptions::new().with_head(true);
-        let head = self.request(Operation::Head, bound.within(0, self.0.store.get_opts(&location, options))).await;
+        let head =
+            self.request(Operation::Head, bound, bound.within(0, self.0.store.get_opts(&location, options))).await;
         head.map(|result| self.meta(&result.meta)).map_err(|error| failure(Operation::Head, path, error))
     }
 
@@ -131,7 +135,7 @@ impl Store {
             Some(after) => self.0.store.list_with_offset(Some(&location), &self.absolute(after)),
             None => self.0.store.list(Some(&location)),
         };
-        let answer = self.request(Operation::List, async {
+        let answer = self.request(Operation::List, bound, async {
             let mut found = Vec::new();
             while let Some(meta) = bound.within(0, async { listing.next().await.transpose() }).await? {
                 found.push(self.meta(&meta));
@@ -144,6 +148,8 @@ impl Store {
             }
             error => Failure::Again(error),
         })?;
+        let further_pages = found.len().saturating_sub(1) / LIST_PAGE;
+        self.0.pace.charge(u32::try_from(further_pages).unwrap_or(u32::MAX));
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
     }
@@ -152,9 +158,11 @@ impl Store {
     pub(super) async fn delete_once(&self, bound: Bound, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let wanted: Vec<_> = left.lock().iter().cloned().collect();
         let weight = length(wanted.len()).saturating_mul(DELETE_WEIGHT_BYTES);
+        let requests = wanted.len().div_ceil(self.0.deletes_per_request);
         let mut deletions = self.0.store.delete_stream(stream::iter(wanted.into_iter().map(Ok)).boxed());
         let mut absent = 0;
-        let answer = self.request(Operation::Delete, async {
+        bound.admitted(&self.0.pace, u32::try_from(requests).unwrap_or(u32::MAX)).await.map_err(Failure::Again)?;
+        let answer = self.admitted_request(Operation::Delete, async {
             let mut failed = None;
             let drain = async {
                 while let Some(deleted) = deletions.next().await {
@@ -188,8 +196,18 @@ impl Store {
         Ok(())
     }
 
-    /// Counts and times one request.
+    /// Waits for its turn, then counts and times one request.
     async fn request<T>(
+        &self,
+        operation: Operation,
+        bound: Bound,
+        request: impl Future<Output = Result<T, AttemptError>>,
+    ) -> Result<T, AttemptError> {
+        bound.admitted(&self.0.pace, 1).await?;
+        self.admitted_request(operation, request).await
+    }
+
+    async fn admitted_request<T>(
         &self,
         operation: Operation,
         request: impl Future<Output = Result<T, AttemptError>>,

@@ -1,7 +1,8 @@
 //! Reads that are judged: damage is a verdict of two reads, the second past local copies.
 //!
-//! One answer may be wrong though the object is whole: a flipped bit on the way, a document of an error under a status of success, a cache
-//! in between, a listing ahead of what can be read. So bytes that are refused, or missing, are asked for once more.
+//! One answer may be wrong though the object is whole: a flipped bit on the way, a document of an error under a status
+//! of success, a cache in between, a listing ahead of what can be read. So bytes that are refused, or missing, are
+//! asked for once more.
 
 use std::{fmt::Display, ops::Range};
 
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use super::{Path, Retry, Store, StoreError};
 
 impl Store {
-    /// What `check` makes of the object at `path`. If it refuses the bytes, or there is no object: of those of another read.
+    /// What `check` makes of the object at `path`. If it refuses the bytes, or there is no object: of those of another
+    /// read.
     ///
     /// # Errors
     /// As [`Store::get`]; the inner error is what `check` says of the second read.

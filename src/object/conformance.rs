@@ -1,8 +1,8 @@
-//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real servers,
-//! and `dstl store doctor` on the store of whoever asks.
+//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real
+//! servers, and `dstl store doctor` on the store of whoever asks.
 //!
-//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used again and
-//! again. Checks of one folder must not be run twice at once.
+//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used
+//! again and again. Checks of one folder must not be run twice at once.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -33,32 +33,32 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// Below the base of the store, for tests.
 const ROOT: &str = "conformance";
 
-/// What dstl counts on.
+/// What dstl counts on. [`Promise::text`] has the whole sentence of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// See its text, as of all.
+    /// Creating never replaces, and has one winner.
     CreateIfAbsent,
-    /// An object is read as it was written.
+    /// What was created is read at once, as it was written.
     ReadAfterWrite,
-    /// Objects of several megabytes.
+    /// Objects of several megabytes are kept whole, and read whole or in parts.
     LargeObjects,
-    /// Parts of objects.
+    /// Parts of small objects are read exactly.
     Ranges,
-    /// There is no such object.
+    /// What is missing is told from what cannot be reached.
     Absence,
-    /// A listing has what was written.
+    /// A listing has what was created before it.
     ListAfterWrite,
-    /// A listing has no more what was deleted.
+    /// A listing no longer has what was deleted before it.
     ListAfterDelete,
-    /// More entries than a page has.
+    /// A listing goes on behind its first page.
     LongLists,
-    /// Listing from a name on.
+    /// A listing begins behind a name.
     ListAfterName,
-    /// Deleting what is not there.
+    /// Deleting what is not there succeeds.
     Delete,
-    /// The longest names.
+    /// The longest names of dstl are taken.
     LongNames,
-    /// Times.
+    /// The times of objects agree with this host's clock.
     Clock,
 }
 
@@ -90,8 +90,8 @@ impl Promise {
                 "An object is created once: of several creators one wins, the others learn that they did not, and its bytes stay."
             }
             Self::ReadAfterWrite => "An object that was created is read at once, with the bytes that were written.",
-            Self::LargeObjects => "Objects of several megabytes are kept whole.",
-            Self::Ranges => "A part of an object is read exactly; one that ends behind it is refused.",
+            Self::LargeObjects => "Objects of several megabytes are kept whole, and read whole or in parts.",
+            Self::Ranges => "A part of a small object is read exactly; one that ends behind it is refused.",
             Self::Absence => "An object that does not exist is told from one that cannot be reached.",
             Self::ListAfterWrite => {
                 "A listing has every object that was created before it, with its size, and none of another folder."
@@ -147,7 +147,8 @@ pub struct Ground {
 }
 
 impl Check {
-    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves objects.
+    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves
+    /// objects.
     ///
     /// # Errors
     /// What was seen, where the promise does not hold.
@@ -183,7 +184,8 @@ impl Ground {
         Ok(self.store.create(path, bytes.into(), retry()).await?)
     }
 
-    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise of its own.
+    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise
+    /// of its own.
     async fn create_new(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<(), Broken> {
         let created = self.create(path, bytes).await?;
         // An attempt whose answer was lost finds its own bytes.
@@ -200,7 +202,8 @@ impl Ground {
         .await
     }
 
-    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its own.
+    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its
+    /// own.
     async fn eventually(&self, check: impl AsyncFn() -> Result<(), Broken>) -> Result<(), Broken> {
         let mut outcome = check().await;
         for _ in 0..SETTLE_ATTEMPTS {

@@ -6,14 +6,16 @@
 //!                                └─ miss, corrupt ──▶ the store         ▼ closed one may come back for is removed
 //! ```
 //!
-//! * Copies are made of what never changes and is named by manifests: segments, pages of the log index, snapshot files. What exists,
-//!   who owns it and what it consists of is always asked of the store; a copy only stands for the contents of an object that was named.
-//!   Names of objects are unique over all stores and never used again, so that a copy never stands for another object.
+//! * Copies are made of what never changes and is named by manifests: segments, pages of the log index, snapshot files.
+//!   What exists, who owns it and what it consists of is always asked of the store; a copy only stands for the contents
+//!   of an object that was named. Names of objects are unique over all stores and never used again, so that a copy
+//!   never stands for another object.
 //! * A copy that cannot be made is counted, and nothing else happens: [`Copies::keep`] neither waits nor fails.
 //! * Every part of a copy is verified as it is read. A damaged one is deleted and the object read from the store.
 //! * The folders belong to one process at a time (flock) and outlive it: that is the point.
-//! * Warm restarts of backends on local disk need copies, too: where no others are asked for, only of what those want, in folders that go
-//!   with the process, and without files of images ([`CopyScope::Wanted`]). What waits to be written is read from memory.
+//! * Warm restarts of backends on local disk need copies, too: where no others are asked for, only of what those want,
+//!   in folders that go with the process, and without files of images ([`CopyScope::Wanted`]). What waits to be written
+//!   is read from memory.
 //!
 //! | file | |
 //! | --- | --- |
@@ -113,8 +115,8 @@ struct Kept {
 }
 
 impl Copies {
-    /// Takes the folders, which are made if they are missing, and looks at what an earlier daemon left in them. Blocks for that.
-    /// [`run`](Self::run) has to be spawned.
+    /// Takes the folders, which are made if they are missing, and looks at what an earlier daemon left in them. Blocks
+    /// for that. [`run`](Self::run) has to be spawned.
     ///
     /// # Errors
     /// A folder cannot be written, another process has it, or there is none.
@@ -227,7 +229,8 @@ impl Copies {
         }
     }
 
-    /// Says what owner `epoch` of `backend` needs from now on: what no open backend needs is removed. An older owner's is ignored.
+    /// Says what owner `epoch` of `backend` needs from now on: what no open backend needs is removed. An older owner's
+    /// is ignored.
     pub fn want(&self, backend: &BackendId, epoch: u64, wanted: Wanted) {
         let mut state = self.0.state.lock();
         state.unjudged |= state.wants.set(backend, epoch, wanted);
@@ -235,7 +238,8 @@ impl Copies {
         self.0.wake.notify_one();
     }
 
-    /// Owner `epoch` of `backend` has ended; a later one may come for its copies, until they have been idle for too long.
+    /// Owner `epoch` of `backend` has ended; a later one may come for its copies, until they have been idle for too
+    /// long.
     pub fn release(&self, backend: &BackendId, epoch: u64) {
         let mut state = self.0.state.lock();
         state.wants.release(backend, epoch, Instant::now());

@@ -91,6 +91,12 @@ pub enum AttemptError {
     /// way, or it was just deleted.
     #[error("the object was said to exist, but could not be found")]
     Vanished,
+    /// It was not sent within the time that the caller allowed: the store asked for a pause, or the limit of requests
+    /// is used up.
+    #[error(
+        "not sent in time, as the store asked for a pause, or more than the limit of requests a second is asked of it"
+    )]
+    Held,
     /// The store, or the way to it, reported an error.
     #[error(transparent)]
     Store(object_store::Error),
@@ -113,6 +119,9 @@ impl From<StoreError> for Error {
     }
 }
 
+/// What is told where something else than an object store answers.
+pub(super) const NO_STORE: &str = "what answers there is no object store";
+
 /// What an error of the store means for trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -132,9 +141,7 @@ impl Class {
     /// better than a task that fails. They stay visible in the metrics and, when the call gives up, in the error.
     pub(super) fn of(error: &object_store::Error) -> Self {
         match error {
-            object_store::Error::NotFound { source, .. } if !names_missing_bucket(&source.to_string()) => {
-                Self::NotFound
-            }
+            object_store::Error::NotFound { source, .. } if !is_about_more(&source.to_string()) => Self::NotFound,
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Self::Exists,
             object_store::Error::InvalidPath { .. }
             | object_store::Error::NotSupported { .. }
@@ -145,10 +152,24 @@ impl Class {
     }
 }
 
-/// Whether the text of a "not found" is about the bucket: stores answer 404 for it too, and taking that for a missing
-/// object would make an outage look like an empty store.
-fn names_missing_bucket(text: &str) -> bool {
-    ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"].iter().any(|sign| text.contains(sign))
+/// Whether the text of a "not found" is about the bucket, or of a web server that has none: both answer 404, and taking
+/// that for a missing object would make an outage look like an empty store.
+fn is_about_more(text: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound", "bucket does not exist", NO_STORE].iter().any(|sign| text.contains(sign))
+}
+
+/// Whether the store said that it is asked too often.
+pub(super) fn is_throttled(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    let signs = [
+        "429 Too Many Requests",
+        "503 Service Unavailable",
+        "503 Slow Down",
+        "SlowDown",
+        "ServerBusy",
+        "ServerTooBusy",
+    ];
+    signs.iter().any(|sign| text.contains(sign))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Every tenth create answers 409 without effect, as S3 does while another create of the object is under way.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,8 +12,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::{Created, Path, Retry, Store, StoreError, StoreOptions, conformance, open::open};
+use super::{AttemptError, Created, Path, Retry, Store, StoreError, StoreOptions, conformance, open::open};
 use crate::{clock::Clock, metrics::Metrics, random::Random};
 
 const LAST_MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
@@ -114,17 +115,32 @@ impl Bucket {
 }
 
 async fn store(bucket: &str) -> Store {
+    store_at(&serve().await, bucket, &Metrics::new())
+}
+
+fn store_at(endpoint: &str, bucket: &str, metrics: &Metrics) -> Store {
     let mut options = StoreOptions::new(format!("s3://{bucket}/some/prefix"));
-    let endpoint = serve().await;
-    for (key, value) in [
-        ("endpoint", endpoint.as_str()),
-        ("allow_http", "true"),
-        ("access_key_id", "me"),
-        ("secret_access_key", "secret"),
-    ] {
+    for (key, value) in
+        [("endpoint", endpoint), ("allow_http", "true"), ("access_key_id", "me"), ("secret_access_key", "secret")]
+    {
         options.options.insert(key.to_owned(), value.to_owned());
     }
-    open(&options, &Metrics::new(), &Clock::new(|| 0), Random::seeded(1)).unwrap()
+    open(&options, metrics, &Clock::new(|| 0), Random::seeded(1)).unwrap()
+}
+
+/// Serves these answers to `asked` requests one after the other, then 404, and gives the address.
+async fn answer_with(answers: Vec<Response>, asked: Arc<Mutex<Vec<Instant>>>) -> String {
+    let answers = Arc::new(Mutex::new(answers.into_iter()));
+    let answer = move || {
+        asked.lock().push(Instant::now());
+        let next =
+            answers.lock().next().unwrap_or_else(|| (StatusCode::NOT_FOUND, "<Code>NoSuchKey</Code>").into_response());
+        async move { next }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
+    address
 }
 
 #[tokio::test]
@@ -152,5 +168,74 @@ async fn a_missing_bucket_is_reported_and_does_not_look_empty() {
     ] {
         let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
         assert!(source.to_string().contains("NoSuchBucket"), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_the_store_asks_for_is_granted_by_every_request() {
+    let refusals = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+    let refused = refusals.map(|status| (status, [(header::RETRY_AFTER, "1")], "SlowDown").into_response());
+    let asked = Arc::new(Mutex::new(vec![]));
+    let metrics = Metrics::new();
+    let store = store_at(&answer_with(refused.into(), Arc::clone(&asked)).await, "bucket", &metrics);
+    let (a, b) = (Path::from("a"), Path::from("b"));
+    let (_, _) = tokio::join!(store.get_optional(&a, Retry::forever()), async {
+        // One who comes later waits, too.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(store.get_optional(&b, Retry::forever()).await.unwrap().is_none());
+    });
+    let times = asked.lock().clone();
+    assert_eq!(times.len(), 4);
+    let after = |number: usize| (times[number] - times[0]).as_millis();
+    // The second refusal comes after the first pause, and its pause holds whoever is left.
+    assert!(after(1) >= 1_000 && after(3) >= 2_000, "{times:?}");
+    let text = metrics.encode();
+    assert!(text.contains("dstl_object_requests_total{operation=\"get\",outcome=\"throttled\"} 2\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_sent_before_its_deadline_is_none() {
+    let refused = (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "20")], "").into_response();
+    let asked = Arc::new(Mutex::new(vec![]));
+    let metrics = Metrics::new();
+    let store = store_at(&answer_with(vec![refused], Arc::clone(&asked)).await, "bucket", &metrics);
+    for _ in 0..3 {
+        let soon = Retry::until(Instant::now() + Duration::from_millis(300));
+        store.get(&Path::from("a"), soon).await.unwrap_err();
+    }
+    let held = store.get(&Path::from("a"), Retry::until(Instant::now() + Duration::from_millis(50))).await;
+    let Err(StoreError::Unavailable { source, .. }) = held else { panic!("{held:?}") };
+    assert!(matches!(*source, AttemptError::Held), "{source}");
+    assert_eq!(asked.lock().len(), 1);
+    assert!(metrics.encode().contains("outcome=\"throttled\"} 1\n"));
+}
+
+#[tokio::test]
+async fn a_page_that_says_not_found_is_no_missing_object() {
+    let page = "<html><head><title>404 Not Found</title></head></html>";
+    let pages = (0..2).map(|_| (StatusCode::NOT_FOUND, page).into_response()).collect();
+    let store = store_at(&answer_with(pages, Arc::default()).await, "bucket", &Metrics::new());
+    let answer = store.get_optional(&Path::from("a"), Retry::none()).await;
+    let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
+    assert!(source.to_string().contains("no object store") && source.to_string().contains("`endpoint`"), "{source}");
+    assert!(!source.to_string().contains("<title>"), "{source}");
+    // And then it is there again.
+    assert!(store.get_optional(&Path::from("a"), Retry::forever()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_page_is_no_object_whatever_its_status() {
+    let pages = (0..3).map(|_| axum::response::Html("<html>Please log in.</html>").into_response()).collect();
+    let store = store_at(&answer_with(pages, Arc::default()).await, "bucket", &Metrics::new());
+    let path = Path::from("a");
+    let get = store.get(&path, Retry::none()).await.map(drop);
+    let create = store.create(&path, "1".into(), Retry::none()).await.map(drop);
+    let list = store.list(&Path::default(), Retry::none()).await.map(drop);
+    for answer in [get, create, list] {
+        let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
+        assert!(
+            source.to_string().contains("no object store") && source.to_string().contains("`endpoint`"),
+            "{source}"
+        );
     }
 }

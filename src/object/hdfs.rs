@@ -8,14 +8,15 @@
 //!   ```
 //!
 //!   So an object is whole from the moment that it is seen, and of two creators the NameNode lets one rename.
-//! * **Leftovers.** A writer that is killed leaves its temporary. It has a name of its own, so that no later create meets it;
-//!   listings show it, and [`ObjectName`](super::ObjectName) and the sweep know it. What an attempt of this process left is deleted by
-//!   the next create that gets through.
-//! * **Durability.** `hsync` has every DataNode of the pipeline write the last block to its disk; the client asks for the same as each
-//!   block ends. Files in erasure-coded folders have no `hsync`, and only that; `dfs.datanode.synconclose` on the DataNodes makes sure.
+//! * **Leftovers.** A writer that is killed leaves its temporary. It has a name of its own, so that no later create
+//!   meets it; listings show it, and [`ObjectName`](super::ObjectName) and the sweep know it. What an attempt of this
+//!   process left is deleted by the next create that gets through.
+//! * **Durability.** `hsync` has every DataNode of the pipeline write the last block to its disk; the client asks for
+//!   the same as each block ends. Files in erasure-coded folders have no `hsync`, and only that;
+//!   `dfs.datanode.synconclose` on the DataNodes makes sure.
 //! * **Hangs.** See [`connection`]: a NameNode that does not answer is left for the next one.
-//! * **Folders.** A create makes those that are missing, in the same transaction of the NameNode. A delete removes the folders
-//!   that it leaves empty, up to the base: never with their contents, so that it cannot race with a create.
+//! * **Folders.** A create makes those that are missing, in the same transaction of the NameNode. A delete removes the
+//!   folders that it leaves empty, up to the base: never with their contents, so that it cannot race with a create.
 //! * **Names.** One part of a path has at most 255 bytes, a folder at most 1,048,576 entries
 //!   (`dfs.namenode.fs-limits.…` of the NameNode).
 
@@ -82,7 +83,8 @@ struct Temporary<'a> {
 }
 
 impl HdfsStore {
-    /// The store that `url` names, of which `base` is the path. Reads Hadoop's configuration, and asks nothing of the NameNodes yet.
+    /// The store that `url` names, of which `base` is the path. Reads Hadoop's configuration, and asks nothing of the
+    /// NameNodes yet.
     ///
     /// # Errors
     /// [`OpenError`] says which setting is at fault.
@@ -110,8 +112,8 @@ impl HdfsStore {
         Ok(location)
     }
 
-    /// Deletes `folders` and what is above them, up to the base, as far as they are empty. What cannot be deleted now is by the next
-    /// delete in it.
+    /// Deletes `folders` and what is above them, up to the base, as far as they are empty. What cannot be deleted now
+    /// is by the next delete in it.
     async fn tidy(&self, folders: BTreeSet<String>) {
         let tidied = stream::iter(folders).for_each_concurrent(CONCURRENT_DELETIONS, |mut folder| async move {
             while folder.len() > self.0.base.len() {

@@ -19,9 +19,9 @@
 //!
 //! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
 //!   name is alone on its level.
-//! * Numbers of segments, manifests, job records, renewals and sweep leases, and attempts and checkpoint ids of reports, have 20
-//!   digits with leading zeros, so that the order of the names is the order of the numbers. Subtasks and epochs are plain decimals.
-//!   UUIDs are in lower case with hyphens.
+//! * Numbers of segments, manifests, job records, renewals and sweep leases, and attempts and checkpoint ids of
+//!   reports, have 20 digits with leading zeros, so that the order of the names is the order of the numbers. Subtasks
+//!   and epochs are plain decimals. UUIDs are in lower case with hyphens.
 //! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
 //!   creates an object leaves it behind.
 //! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
@@ -117,7 +117,8 @@ pub enum ObjectName {
         /// Its place in the chain.
         number: u64,
     },
-    /// Says that a task has its part of a checkpoint of a declared job. All that matters is in the name, so that a listing tells it.
+    /// Says that a task has its part of a checkpoint of a declared job. All that matters is in the name, so that a
+    /// listing tells it.
     Report {
         /// The task.
         backend: BackendId,

@@ -5,10 +5,12 @@
 //! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and
 //!   the process that did may have died, or not be that far. It is synced before the answer, since the caller may find
 //!   the bytes identical and count on them.
-//! * Durability of directories found in the way: the wrapped store makes those durable that it makes itself. One that was there may be
-//!   of a process that was killed before it had synced it. So the first create of this process in a directory syncs all that lead to it.
+//! * Durability of directories found in the way: the wrapped store makes those durable that it makes itself. One that
+//!   was there may be of a process that was killed before it had synced it. So the first create of this process in a
+//!   directory syncs all that lead to it.
 //! * A directory that is not there: while a file system is not mounted, its mount point is an empty directory like any
-//!   other. What is asked then fails until the directory is back, rather than finds nothing or begins a store of its own.
+//!   other. What is asked then fails until the directory is back, rather than finds nothing or begins a store of its
+//!   own.
 
 use std::{
     collections::BTreeSet,
@@ -52,7 +54,8 @@ pub(super) struct LocalStore {
 /// Makes a directory's entries durable.
 type SyncFolder = fn(&FilePath) -> io::Result<()>;
 
-/// A directory and not only its name, which another one may get: inode, and when it was made, where the file system tells.
+/// A directory and not only its name, which another one may get: inode, and when it was made, where the file system
+/// tells.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Directory {
     path: PathBuf,

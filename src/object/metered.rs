@@ -1,7 +1,7 @@
 //! What the store is asked, how it answers, how long it takes, and how many bytes move.
 //!
 //! Every request is counted once when it ends, also the ones that are retried and the reading back after a create that
-//! found something; a request that its caller drops is not counted.
+//! found something; a request that its caller drops is not counted, nor is one that was never sent.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 
-use super::{AttemptError, Operation};
+use super::{AttemptError, Operation, error::is_throttled};
 use crate::metrics::Metrics;
 
 /// Upper bounds of the duration histogram, in seconds.
@@ -28,6 +28,8 @@ pub enum Outcome {
     Exists,
     /// No answer in time.
     Timeout,
+    /// The store says that it is asked too often.
+    Throttled,
     /// Anything else.
     Error,
 }
@@ -41,6 +43,7 @@ impl Outcome {
             Self::NotFound => "not_found",
             Self::Exists => "exists",
             Self::Timeout => "timeout",
+            Self::Throttled => "throttled",
             Self::Error => "error",
         }
     }
@@ -52,6 +55,7 @@ impl From<&AttemptError> for Outcome {
             AttemptError::Store(object_store::Error::NotFound { .. }) => Self::NotFound,
             AttemptError::Store(object_store::Error::AlreadyExists { .. }) => Self::Exists,
             AttemptError::Timeout { .. } => Self::Timeout,
+            AttemptError::Store(error) if is_throttled(error) => Self::Throttled,
             _ => Self::Error,
         }
     }

@@ -12,8 +12,8 @@
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
 //! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
 //! `allow_http`, `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless
-//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host. object_store's own retries and its limit on the duration of a request are off: [`Store`] has its
-//! own.
+//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host.
+//! object_store's own retries and its limit on the duration of a request are off: [`Store`] has its own.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -28,7 +28,13 @@ use url::Url;
 
 #[cfg(feature = "hdfs")]
 use super::hdfs::HdfsStore;
-use super::{MemoryStore, RetryOptions, Store, local::LocalStore};
+use super::{
+    Asked, MemoryStore, RetryOptions, Store,
+    cloud::{Cloud, CloudStore},
+    http::Connector,
+    local::LocalStore,
+    pace::Pace,
+};
 use crate::{clock::Clock, metrics::Metrics, random::Random};
 
 /// What URLs are accepted, for messages.
@@ -109,11 +115,27 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`]; nothing that waiting could mend.
 pub fn open(options: &StoreOptions, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
-    let (store, base) = connect(options, clock, &random)?;
-    Ok(Store::new(store, base, options.retry, metrics, random))
+    let pace = Arc::new(Pace::new(options.retry.max_requests_per_second, metrics, random.clone()));
+    let (store, base) = connect(options, clock, &random, &pace)?;
+    let asked = Asked { store, base, pace, deletes_per_request: deletes_per_request(options) };
+    Ok(Store::asking(asked, options.retry, metrics, random))
 }
 
-fn connect(options: &StoreOptions, clock: &Clock, random: &Random) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+/// How many objects one request deletes.
+fn deletes_per_request(options: &StoreOptions) -> usize {
+    match options.url.split_once("://") {
+        Some(("s3" | "s3a", _)) => 1000,
+        Some(("az" | "abfs" | "abfss", _)) => 256,
+        _ => 1,
+    }
+}
+
+fn connect(
+    options: &StoreOptions,
+    clock: &Clock,
+    random: &Random,
+    pace: &Arc<Pace>,
+) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
     let Some((scheme, _)) = options.url.split_once("://") else {
         let looks_like_url = |(scheme, _): (&str, &str)| !scheme.is_empty() && !scheme.contains(['/', '.']);
         if options.url.is_empty() || options.url.split_once(':').is_some_and(looks_like_url) {
@@ -140,7 +162,7 @@ fn connect(options: &StoreOptions, clock: &Clock, random: &Random) -> Result<(Ar
             }
             Ok((Arc::new(MemoryStore::new(clock.clone())), base(&options.url, &url)?))
         }
-        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url),
+        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url, pace),
         "hdfs" => hdfs(options, &url, random),
         other => Err(refused(&options.url, &format!("unknown scheme `{other}`"))),
     }
@@ -180,7 +202,7 @@ macro_rules! builder {
     }};
 }
 
-fn cloud(options: &StoreOptions, url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+fn cloud(options: &StoreOptions, url: &Url, pace: &Arc<Pace>) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(refused(&options.url, "the bucket or container is missing"));
     }
@@ -189,13 +211,24 @@ fn cloud(options: &StoreOptions, url: &Url) -> Result<(Arc<dyn ObjectStore>, Pat
     }
     // Fails if there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let store = match url.scheme() {
-        "s3" | "s3a" => s3(options)?.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
-        "gs" => builder!(GoogleCloudStorageBuilder, GoogleConfigKey, options).build().map(|store| Arc::new(store) as _),
-        _ => builder!(MicrosoftAzureBuilder, AzureConfigKey, options).build().map(|store| Arc::new(store) as _),
+    let connector = Connector { pace: Arc::clone(pace) };
+    let (cloud, store) = match url.scheme() {
+        "s3" | "s3a" => (Cloud::S3, built(s3(options)?.with_http_connector(connector).build())),
+        "gs" => {
+            let builder = builder!(GoogleCloudStorageBuilder, GoogleConfigKey, options);
+            (Cloud::Gcs, built(builder.with_http_connector(connector).build()))
+        }
+        _ => {
+            let builder = builder!(MicrosoftAzureBuilder, AzureConfigKey, options);
+            (Cloud::Azure, built(builder.with_http_connector(connector).build()))
+        }
     };
     let store = store.map_err(|source| OpenError::Settings { url: options.url.clone(), source })?;
-    Ok((store, base(&options.url, url)?))
+    Ok((Arc::new(CloudStore { store, cloud }), base(&options.url, url)?))
+}
+
+fn built<S: ObjectStore>(store: object_store::Result<S>) -> object_store::Result<Arc<dyn ObjectStore>> {
+    store.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
 }
 
 #[cfg(feature = "hdfs")]

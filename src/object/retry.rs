@@ -8,13 +8,13 @@
 //!   doubles the patience of the next attempt (up to eight times), so that a store slower than assumed is still used.
 //! * No attempt starts at or after the deadline, and none outlives it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, num::NonZeroU32, sync::Arc, time::Duration};
 
 use object_store::path::Path;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{AttemptError, Operation, StoreError, metered::StoreMetrics};
+use super::{AttemptError, Operation, StoreError, metered::StoreMetrics, pace::Pace};
 use crate::random::Random;
 
 /// Time-outs beyond this many no longer double the patience.
@@ -23,7 +23,7 @@ const MAX_DOUBLINGS: u32 = 3;
 /// From this attempt on, failures are logged at each power of two.
 const FIRST_LOGGED_ATTEMPT: u32 = 4;
 
-/// How requests to the store are retried.
+/// How requests to the store are made, and made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryOptions {
     /// Pause after the first failure. 100 ms by default.
@@ -34,6 +34,8 @@ pub struct RetryOptions {
     pub attempt_timeout: Duration,
     /// A request may take one second more for each so many bytes. 1 MiB by default; 0 counts as 1.
     pub slowest_bytes_per_second: u64,
+    /// Most requests a second, of all that share the store. No limit by default.
+    pub max_requests_per_second: Option<NonZeroU32>,
 }
 
 impl Default for RetryOptions {
@@ -43,6 +45,7 @@ impl Default for RetryOptions {
             longest_delay: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(5),
             slowest_bytes_per_second: 1 << 20,
+            max_requests_per_second: None,
         }
     }
 }
@@ -123,6 +126,15 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// Waits until `requests` more may be made, at most until the deadline.
+    pub(super) async fn admitted(self, pace: &Pace, requests: u32) -> Result<(), AttemptError> {
+        let Some(deadline) = self.deadline else {
+            pace.admit(requests).await;
+            return Ok(());
+        };
+        timeout_at(deadline, pace.admit(requests)).await.map_err(|_| AttemptError::Held)
+    }
+
     /// Runs one request that moves `bytes`, and drops it when its time is up. Cancel-safe if `request` is.
     pub(super) async fn within<T>(
         self,

@@ -43,7 +43,7 @@ class Hdfs:
 
     def __init__(self, folder, datanodes=3, settings=None):
         self.folder = pathlib.Path(folder)
-        self.jars = class_path()
+        self.count, self.jars = datanodes, class_path()
         self.rpc, self.http = free_port(), free_port()
         self.settings = {
             "fs.defaultFS": f"hdfs://127.0.0.1:{self.rpc}",
@@ -64,15 +64,17 @@ class Hdfs:
         }
         self.namenode = None
         self.datanodes = []
+
+    def start(self):
         conf = self.conf("namenode", {"dfs.namenode.name.dir": self.folder / "name"})
         formatted = self.java(f"{SERVER}.namenode.NameNode", conf, "-format", "-nonInteractive")
         subprocess.run(formatted, check=True, capture_output=True, stdin=subprocess.DEVNULL)
         self.namenode = Process("NameNode", self.java(f"{SERVER}.namenode.NameNode", conf), self.folder / "namenode.log")
-        for number in range(datanodes):
+        for number in range(self.count):
             conf = self.conf(f"datanode{number}", {"dfs.datanode.data.dir": self.folder / f"data{number}"})
             command = self.java(f"{SERVER}.datanode.DataNode", conf)
             self.datanodes.append(Process(f"DataNode {number}", command, self.folder / f"datanode{number}.log"))
-        wait_for("the NameNode and its DataNodes", lambda: self.live() == datanodes)
+        wait_for("the NameNode and its DataNodes", lambda: self.live() == self.count)
         # The tests run as whoever started them, who owns the root of the file system.
         wait_for("leaving safe mode", lambda: self.state() == "Operational")
 
@@ -160,6 +162,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="dstl-hdfs-") as folder:
         cluster = Hdfs(folder, datanodes=int(sys.argv[1]) if sys.argv[1:] else 3)
         try:
+            cluster.start()
             print(f"HDFS is ready at {cluster.url}; it ends when its input does", flush=True)
             sys.stdin.read()
         finally:

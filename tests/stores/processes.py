@@ -1,6 +1,5 @@
 """Servers for tests: processes on free ports of loopback, each ended by its pid."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -32,7 +31,8 @@ class Process:
 
     def __init__(self, name, command, log, env=None):
         self.name, self.command, self.log = name, command, log
-        self.env = {**os.environ, **(env or {})}
+        # That of this process, unless it is given.
+        self.env = env
         self.child = None
         self.start()
 

@@ -90,7 +90,8 @@ impl BrokenStore {
 
     async fn listed(self, prefix: Option<Path>) -> Vec<Result<ObjectMeta>> {
         let mut found: Vec<_> = self.objects.list(prefix.as_ref()).collect().await;
-        let late = std::mem::take(&mut *self.late.lock());
+        let below = |path: &Path| prefix.as_ref().is_none_or(|prefix| path.prefix_matches(prefix));
+        let late: BTreeSet<_> = self.late.lock().extract_if(.., |path| below(path)).collect();
         match self.way {
             Way::ListsLate => found.retain(|meta| !late.contains(&meta.as_ref().unwrap().location)),
             Way::ListsWhatIsDeleted => found.extend(late.into_iter().map(|location| {

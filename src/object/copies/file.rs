@@ -6,8 +6,8 @@
 //!   │ 8 byte │ u32     │ u32     │ `LocalCopy`   │ u32     │            CRC-32 of all bytes of the head before it
 //! ```
 //!
-//! Numbers are little-endian. `LocalCopy` (`proto/dstl/store/v1/local.proto`) has a CRC-32 for each [`CHUNK_BYTES`] of the object,
-//! so that a range is verified without reading the whole. A copy of another version is no copy.
+//! Numbers are little-endian. `LocalCopy` (`proto/dstl/store/v1/local.proto`) has a CRC-32 for each [`CHUNK_BYTES`] of
+//! the object, so that a range is verified without reading the whole. A copy of another version is no copy.
 
 use std::{
     fs::File,

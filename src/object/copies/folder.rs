@@ -74,7 +74,8 @@ impl Folders {
         self.remove(file);
     }
 
-    /// Writes the copy of the object at `path`; the folders take turns. Returns its file. After a failure there is none.
+    /// Writes the copy of the object at `path`; the folders take turns. Returns its file. After a failure there is
+    /// none.
     pub(super) fn write<'a>(&self, path: &Path, parts: impl Iterator<Item = &'a Bytes>) -> io::Result<PathBuf> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.roots.len();
         let root = self.roots.get(turn).expect("a remainder is below the divisor");

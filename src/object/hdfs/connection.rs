@@ -1,9 +1,9 @@
 //! The client of a cluster, which is made anew where a NameNode hangs.
 //!
-//! The client fails over by itself where a NameNode refuses connections or says that it is on standby. But it waits for ever for one
-//! that is stopped, or behind a broken network: the connection counts as alive until TCP gives up, and every later request goes the same
-//! way. So a call that its caller gives up after a while takes the client with it, and the next one begins with the NameNode
-//! after. Calls of others that are under way keep the old client.
+//! The client fails over by itself where a NameNode refuses connections or says that it is on standby. But it waits for
+//! ever for one that is stopped, or behind a broken network: the connection counts as alive until TCP gives up, and
+//! every later request goes the same way. So a call that its caller gives up after a while takes the client with it,
+//! and the next one begins with the NameNode after. Calls of others that are under way keep the old client.
 
 use std::{future::Future, time::Duration};
 

@@ -23,8 +23,8 @@ const FILES: [&str; 2] = ["core-site.xml", "hdfs-site.xml"];
 const OPTIONS: [&str; 7] =
     ["config_dir", "user", "replication", "block_size", "kerberos_principal", "kerberos_keytab", "kerberos_cache"];
 
-/// How long a DataNode may be silent before a read turns to the next one, in milliseconds; Hadoop's own minute would outlast the
-/// attempt at a request.
+/// How long a DataNode may be silent before a read turns to the next one, in milliseconds; Hadoop's own minute would
+/// outlast the attempt at a request.
 const DATANODE_PATIENCE_MS: &str = "5000";
 
 /// What a client is made of.
@@ -90,8 +90,8 @@ impl Settings {
         })
     }
 
-    /// What the client is told beside Hadoop's files, after `given_up` clients whose NameNode hung: it asks each NameNode once, beginning
-    /// with the one after. Pauses and further tries are those of the caller.
+    /// What the client is told beside Hadoop's files, after `given_up` clients whose NameNode hung: it asks each
+    /// NameNode once, beginning with the one after. Pauses and further tries are those of the caller.
     pub(super) fn properties(&self, given_up: usize) -> Vec<(String, String)> {
         let mut properties = vec![("dfs.client.socket-timeout".to_owned(), self.datanode_patience.clone())];
         let mut others = 0;

@@ -1,0 +1,216 @@
+//! How fast requests follow each other, over all that one process asks of its store.
+//!
+//! * **A limit**, where there is one: requests are spread evenly; after a rest, what falls into [`BURST`] may go at
+//!   once.
+//! * **A pause**, where the store asked for one (`Retry-After`): nobody asks it anything until then. Those who waited
+//!   begin within [`SPREAD`] of its end, not all at once.
+//!
+//! Who waits here has sent nothing: it counts against the deadline of the call, but is no request, and none that timed
+//! out.
+
+use std::{
+    num::NonZeroU32,
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{metrics::Metrics, random::Random};
+
+/// How much of the limit may be used at once after a rest.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Over how long those who waited for the end of a pause spread.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// The longest pause that a store is granted: one that asks for more is asked again then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The pace of one store.
+#[derive(Debug)]
+pub(super) struct Pace {
+    limit: Option<NonZeroU32>,
+    state: Mutex<State>,
+    random: Random,
+    waited: Counter<f64, AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When all that was let through so far would be through, were it spread evenly.
+    through: Option<Instant>,
+    paused_until: Option<Instant>,
+}
+
+impl Pace {
+    /// At most `limit` requests a second, if there is a limit. Registers its metric; `random` spreads those who waited.
+    pub(super) fn new(limit: Option<NonZeroU32>, metrics: &Metrics, random: Random) -> Self {
+        let waited = metrics.register(
+            "object_paced_seconds",
+            "Time that requests waited before they were sent, for the limit or as the store asked for a pause",
+            Counter::default(),
+        );
+        Self { limit, state: Mutex::default(), random, waited }
+    }
+
+    /// The most requests a second.
+    pub(super) fn limit(&self) -> Option<NonZeroU32> {
+        self.limit
+    }
+
+    /// Waits until `requests` more may be made. One that is dropped while it waits may have used its turn.
+    pub(super) async fn admit(&self, requests: u32) {
+        loop {
+            // Ordering: turns are given out when the pause is over, or all would have come by then.
+            while let Some(end) = self.paused_until() {
+                self.wait_until(end + SPREAD.mul_f64(self.random.fraction())).await;
+            }
+            let (now, turn) = self.take_turn(requests);
+            if turn <= now {
+                return;
+            }
+            self.wait_until(turn).await;
+            if self.paused_until().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// `requests` that nobody admitted turned out to be made: what comes next waits for them.
+    pub(super) fn charge(&self, requests: u32) {
+        self.take_turn(requests);
+    }
+
+    /// Nobody asks for anything for `pause`, of which [`LONGEST_PAUSE`] is granted. A longer one that is under way
+    /// stays.
+    pub(super) fn pause(&self, pause: Duration) {
+        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+        let mut state = self.state.lock();
+        state.paused_until = state.paused_until.max(Some(until));
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        self.state.lock().paused_until.filter(|until| *until > Instant::now())
+    }
+
+    /// What time it is, and when `requests` may be made that nobody else then makes.
+    fn take_turn(&self, requests: u32) -> (Instant, Instant) {
+        let now = Instant::now();
+        let Some(limit) = self.limit else { return (now, now) };
+        let mut state = self.state.lock();
+        let begin = state.through.map_or(now, |through| through.max(now));
+        state.through = Some(begin + Duration::from_secs(u64::from(requests)) / limit.get());
+        (now, begin.checked_sub(BURST).map_or(now, |turn| turn.max(now)))
+    }
+
+    async fn wait_until(&self, at: Instant) {
+        let begun = Instant::now();
+        sleep_until(at).await;
+        self.waited.inc_by(begun.elapsed().as_secs_f64());
+    }
+}
+
+/// The pause that the value of a header `Retry-After` asks for: seconds, or a time, seen from `now`.
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(value.trim()).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use std::{sync::Arc, time::UNIX_EPOCH};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    fn pace(limit: u32) -> (Arc<Pace>, Metrics) {
+        let metrics = Metrics::new();
+        (Arc::new(Pace::new(NonZeroU32::new(limit), &metrics, Random::seeded(1))), metrics)
+    }
+
+    /// When each of `callers`, who come at once, is let through, in milliseconds from now, sorted.
+    async fn admitted(pace: &Pace, callers: usize) -> Vec<u128> {
+        let begun = Instant::now();
+        let mut times = join_all((0..callers).map(|_| async {
+            pace.admit(1).await;
+            begun.elapsed().as_millis()
+        }))
+        .await;
+        times.sort_unstable();
+        times
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nobody_waits() {
+        let (pace, metrics) = pace(0);
+        assert_eq!(admitted(&pace, 1000).await, vec![0; 1000]);
+        pace.charge(1000);
+        assert_eq!(admitted(&pace, 1).await, [0]);
+        assert!(metrics.encode().contains("dstl_object_paced_seconds_total 0.0\n"), "{}", metrics.encode());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_no_second_more_are_let_through_than_the_limit_and_one_burst() {
+        let (pace, metrics) = pace(50);
+        let times = admitted(&pace, 500).await;
+        for begin in &times {
+            let within = times.iter().filter(|at| (*begin..*begin + 1000).contains(at)).count();
+            assert!(within <= 56, "{within} from {begin} on");
+        }
+        // And not fewer than it allows.
+        assert!((9_800..=10_000).contains(times.last().unwrap()), "{times:?}");
+        let waited = metrics.encode();
+        let waited = waited.lines().find_map(|line| line.strip_prefix("dstl_object_paced_seconds_total ")).unwrap();
+        let all: u128 = times.iter().sum();
+        assert!((waited.parse::<f64>().unwrap() * 1000.0 - all as f64).abs() < 1000.0, "{waited} s, {all} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_stands_for_many_takes_the_turns_of_all() {
+        let (pace, _) = pace(10);
+        pace.admit(20).await;
+        assert_eq!(admitted(&pace, 2).await, [1900, 2000]);
+        pace.charge(10);
+        assert_eq!(admitted(&pace, 1).await, [1100]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_holds_everybody_who_then_do_not_come_at_once() {
+        for limit in [0, 1_000_000] {
+            let (pace, _) = pace(limit);
+            pace.pause(Duration::from_secs(3));
+            // A shorter one does not end it.
+            pace.pause(Duration::from_secs(1));
+            let times = admitted(&pace, 100).await;
+            assert!(times.iter().all(|at| (3_000..=4_001).contains(at)), "{times:?}");
+            let first_half = times.iter().filter(|at| **at < 3_500).count();
+            assert!((20..80).contains(&first_half), "{times:?}");
+            assert_eq!(admitted(&pace, 1).await, [0]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_store_gets_a_pause_of_a_day() {
+        let (pace, _) = pace(0);
+        pace.pause(Duration::from_hours(24));
+        assert!(admitted(&pace, 1).await[0] <= 31_000);
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_time() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after(" 7 ", now), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(Duration::from_mins(1)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:36 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+        assert_eq!(retry_after("-1", now), None);
+    }
+}
