@@ -4,7 +4,10 @@
 //! * A web page is no answer of a store, whatever its status says. It comes from something in between, which wants a
 //!   login, say; taken for an object, it would be a damaged one.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use object_store::{
@@ -15,6 +18,7 @@ use object_store::{
 };
 
 use super::pace::{Pace, retry_after};
+use crate::clock::Clock;
 
 /// Statuses with which a store refuses for now: too many requests, and service unavailable.
 const FOR_NOW: [u16; 2] = [429, 503];
@@ -29,6 +33,11 @@ struct Page;
 pub(super) struct Connector {
     /// Of whoever asks through them.
     pub(super) pace: Arc<Pace>,
+}
+
+/// The time by the clock of this host.
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(Clock::system().now_ms())
 }
 
 #[derive(Debug)]
@@ -55,7 +64,7 @@ impl HttpService for Attentive {
         }
         if FOR_NOW.contains(&answer.status().as_u16()) {
             let asked = header("retry-after");
-            if let Some(pause) = asked.and_then(|value| retry_after(value, SystemTime::now())) {
+            if let Some(pause) = asked.and_then(|value| retry_after(value, now())) {
                 tracing::warn!(?pause, status = %answer.status(), "the object store asks for a pause");
                 self.pace.pause(pause);
             }
