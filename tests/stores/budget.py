@@ -11,7 +11,7 @@ from serving import Serving
 
 OPERATIONS = ["create", "get", "get_range", "head", "list", "delete"]
 # Nothing else may ask the store meanwhile; the change sets of backends whose barriers come together share a segment.
-SETTINGS = ["gc.interval=0 s", "state.changelog.periodic-materialize.interval=1h", "state.changelog.dstl.dfs.batch.persist-delay=2 s"]
+SETTINGS = ["gc.interval=0 s", "state.changelog.periodic-materialize.interval=1h", "state.changelog.dstl.dfs.batch.persist-delay=500 ms"]
 TOGETHER, MANY = 4, 32
 
 
