@@ -106,8 +106,23 @@ class Daemon:
             self._process.wait()
 
     def pause(self) -> None:
-        """Stops the process until `resume`, as a host does that hangs."""
+        """Stops the process until `resume`, as a host does that hangs. Returns when all of its threads stand still."""
         self._signal(signal.SIGSTOP)
+        # The signal stops each thread when that is next about to run.
+        while self.is_running and not self._stands_still():
+            time.sleep(0.005)
+
+    def _stands_still(self) -> bool:
+        for thread in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            try:
+                # The state follows the name, which is in parentheses.
+                state = thread.read_text().rpartition(") ")[2][0]
+            except OSError:
+                # It has ended.
+                continue
+            if state not in "TtZX":
+                return False
+        return True
 
     def resume(self) -> None:
         """Lets it go on."""
