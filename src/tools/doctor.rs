@@ -63,9 +63,10 @@ pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Er
 /// Sees whether `store` takes requests at all. One that does not (no bucket, no permission, no space) breaks no
 /// promise, and there is nothing to examine. Asks for nothing of which a promise says how it is answered.
 async fn usable(store: &Store, root: &Path) -> Result<(), StoreError> {
+    // First what leaves nothing behind where it is refused.
+    store.list(root, retry()).await?;
     let first = root.clone().join("first");
     store.create(&first, PutPayload::from_static(b"1"), retry()).await?;
-    store.list(root, retry()).await?;
     store.delete(&first, retry()).await
 }
 
