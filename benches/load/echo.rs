@@ -3,13 +3,14 @@
 use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
+    io,
     path::Path,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{Stream, stream};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -33,13 +34,17 @@ const STREAM: PathAndQuery = PathAndQuery::from_static("/echo.Echo/Stream");
 
 /// Serves until the process is killed.
 pub(crate) async fn serve(socket: &Path) -> Result<(), Fault> {
+    Server::builder().add_service(Echo).serve_with_incoming(incoming(socket)?).await?;
+    Ok(())
+}
+
+/// The connections to `socket`.
+pub(crate) fn incoming(socket: &Path) -> Result<impl Stream<Item = io::Result<UnixStream>>, Fault> {
     let listener = UnixListener::bind(socket)?;
-    let incoming = stream::unfold(listener, |listener| async {
+    Ok(stream::unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((accepted, listener))
-    });
-    Server::builder().add_service(Echo).serve_with_incoming(incoming).await?;
-    Ok(())
+    }))
 }
 
 /// A client of the echo.

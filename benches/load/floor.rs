@@ -13,10 +13,9 @@ use dstl::proto::v1::{
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream};
 use hashbrown::HashMap;
 use prost::Message as _;
-use tokio::net::UnixListener;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-use super::Fault;
+use super::{Fault, echo::incoming};
 
 /// Credit of a session, as the daemon gives it.
 const CREDIT: u64 = 32 << 20;
@@ -26,12 +25,8 @@ const LOG_BYTES: usize = 64 << 20;
 
 /// Serves until the process is killed.
 pub(crate) async fn serve(socket: &Path) -> Result<(), Fault> {
-    let listener = UnixListener::bind(socket)?;
-    let incoming = stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
-    });
-    Server::builder().add_service(StateBackendServiceServer::new(Floor)).serve_with_incoming(incoming).await?;
+    let service = StateBackendServiceServer::new(Floor);
+    Server::builder().add_service(service).serve_with_incoming(incoming(socket)?).await?;
     Ok(())
 }
 

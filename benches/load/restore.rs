@@ -4,7 +4,7 @@ use std::{fmt, time::Instant};
 
 use bytes::Bytes;
 use dstl::{
-    client::{BatchBuilder, Client, OpenOptions, Restore},
+    client::{Client, OpenOptions, Restore},
     proto::v1::{MaterializeRequest, state_backend_service_client::StateBackendServiceClient},
 };
 use serde::Serialize;
@@ -19,7 +19,7 @@ use super::{
 /// Every key is written so many times more, for the log.
 const ROUNDS: u64 = 2;
 
-/// What the new daemon has to read.
+/// The objects that the new daemon has to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Of {
@@ -50,13 +50,15 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Restored>, Fault> {
 
 async fn one(of: Of, options: &Options) -> Result<Restored, Fault> {
     let (daemon, client) = Daemon::start(options).await?;
-    let prepared = prepare(&client, "restore", options).await?;
+    let mut prepared = prepare(&client, "restore", options).await?;
     if of == Of::Both {
         materialize(&daemon, &prepared).await?;
     }
     if of != Of::Snapshot {
         for _ in 0..ROUNDS {
-            rewrite(&prepared, options).await?;
+            let mut order = prepared.source.clone().seeded(3);
+            let keys: Vec<u64> = (0..order.keys()).map(|_| order.key()).collect();
+            prepared.write(keys, options.batch).await?;
         }
     } else {
         materialize(&daemon, &prepared).await?;
@@ -77,23 +79,6 @@ async fn materialize(daemon: &Daemon, prepared: &Prepared) -> Result<(), Fault> 
     let mut stub = StateBackendServiceClient::new(channel(&daemon.socket()).await?);
     let backend = Some(prepared.backend.reference().clone());
     stub.materialize(MaterializeRequest { backend }).await?;
-    Ok(())
-}
-
-/// Writes every key once more, in another order.
-async fn rewrite(prepared: &Prepared, options: &Options) -> Result<(), Fault> {
-    let Prepared { session, state, source, .. } = prepared;
-    let mut source = source.clone().seeded(3);
-    let mut batch = BatchBuilder::new();
-    for _ in 0..source.keys() {
-        let key = source.key();
-        batch.put(state, &key, source.value());
-        if batch.operations() >= options.batch {
-            session.send(std::mem::take(&mut batch)).await?;
-        }
-    }
-    session.send(batch).await?;
-    session.persist().await?;
     Ok(())
 }
 

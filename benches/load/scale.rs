@@ -22,7 +22,7 @@ const UPDATES: usize = 100;
 /// Backends of `idle`.
 const IDLE: u32 = 100;
 
-/// What many backends cost.
+/// The cost of many backends.
 #[derive(Debug, Serialize)]
 pub(crate) struct Scaled {
     scenario: Scenario,
@@ -109,7 +109,7 @@ async fn checkpoints(
     Ok(durations)
 }
 
-/// What the daemon took so far.
+/// The daemon's use of time and store so far.
 struct Sample {
     at: Instant,
     objects: f64,

@@ -1,4 +1,4 @@
-//! What a saturating task does: one kind of operation each, in pipelined batches.
+//! The work of a saturating task: one kind of operation each, in pipelined batches.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -52,17 +52,25 @@ pub(crate) async fn prepare(client: &Client, operator: &str, options: &Options) 
     let backend = client.open(OpenOptions::new("load", operator).attempt(1)).await?;
     let state = backend.value_state::<u64, Vec<u8>>("values", StateOptions::new()).await?;
     let session = backend.session().await?;
-    let mut source = Source::new(options);
-    let mut batch = BatchBuilder::new();
-    for key in 0..source.keys() {
-        batch.put(&state, &key, source.value());
-        if batch.operations() >= options.batch {
-            session.send(std::mem::take(&mut batch)).await?;
+    let mut prepared = Prepared { backend, session, state, source: Source::new(options) };
+    prepared.write(0..options.keys.max(1), options.batch).await?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Writes `keys`, in batches of `size`, and waits until all is durable.
+    pub(crate) async fn write(&mut self, keys: impl IntoIterator<Item = u64>, size: usize) -> Result<(), Fault> {
+        let mut batch = BatchBuilder::new();
+        for key in keys {
+            batch.put(&self.state, &key, self.source.value());
+            if batch.operations() >= size {
+                self.session.send(std::mem::take(&mut batch)).await?;
+            }
         }
+        self.session.send(batch).await?;
+        self.session.persist().await?;
+        Ok(())
     }
-    session.send(batch).await?;
-    session.persist().await?;
-    Ok(Prepared { backend, session, state, source })
 }
 
 impl Worker {
@@ -193,7 +201,7 @@ impl Worker {
     /// Adds records to the windows that they fall into, each in one of several open ones, and purges the oldest, key by
     /// key.
     async fn slide(mut self) -> Result<(), Fault> {
-        // What the source gave when the window that ends now began.
+        // The source, as it was when the window that ends now began.
         let mut purged = self.source.clone();
         for number in 0_u64.. {
             let window = number / BATCHES_PER_WINDOW;

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What reading a checkpoint needs of this process.
+/// The store, the settings and the helpers of this process that reading a checkpoint needs.
 pub(super) struct Reading {
     config: Config,
     store: Store,
@@ -58,7 +58,7 @@ impl Reading {
         }
     }
 
-    /// The lease of pins that keep what is read.
+    /// The lease of the pins that keep a checkpoint while it is read, in milliseconds.
     pub(super) fn lease_ms(&self) -> u64 {
         u64::try_from(self.config.pin_lease.as_millis()).unwrap_or(u64::MAX)
     }

@@ -53,7 +53,7 @@ impl<'a> Files<'a> {
         self.operator = operator.clone();
     }
 
-    /// Adds what a part of subtask `subtask` has; `states` tells what they are called there.
+    /// Adds all rows of a part of subtask `subtask`, whose states are `states`.
     pub(super) async fn add(
         &mut self,
         subtask: u32,
@@ -122,7 +122,7 @@ impl<'a> Files<'a> {
         Ok((mem::take(&mut self.rows), mem::take(&mut self.written)))
     }
 
-    /// Deletes what was made, as far as the store takes it.
+    /// Deletes the objects that were made, as far as the store takes it.
     pub(super) async fn delete(&mut self) {
         let created = mem::take(&mut self.created);
         if let Err(error) = self.options.store.delete_all(created, self.options.retry).await {

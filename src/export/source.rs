@@ -34,7 +34,7 @@ pub struct Source {
     pub job: Name,
     /// The id of the checkpoint; `None` for the newest that all operators have.
     pub checkpoint: Option<u64>,
-    /// Lease of the pins that keep what is read, in milliseconds.
+    /// Lease of the pins that keep the checkpoint while it is read, in milliseconds.
     pub lease_ms: u64,
 }
 
@@ -77,7 +77,7 @@ pub enum SourceError {
         /// The reason.
         source: ReaderError,
     },
-    /// A part of the checkpoint has what makes no row.
+    /// A change in a part of the checkpoint makes no row.
     #[error("`{of}`: {source}")]
     Rows {
         /// The backend that the part belongs to.

@@ -11,7 +11,7 @@ use object_store::{
 
 use super::error::NO_STORE;
 
-/// Most bytes of an error that are told; the longest URL and what S3 says about it fit.
+/// Most bytes of an error that are told; the longest URL and S3's message about it fit.
 const TOLD_BYTES: usize = 3000;
 
 /// Whose store it is.
@@ -29,12 +29,12 @@ pub(super) struct CloudStore {
     pub(super) cloud: Cloud,
 }
 
-/// What the store said, in one line, with the innermost cause and with advice.
+/// The store's error in one line, with the innermost cause and with advice.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Advised(String);
 
-/// Signs in the text of an error, in lower case, and what to look at; the first that fits.
+/// Signs in the text of an error, in lower case, and the advice that the first of them to fit gives.
 type Advice = (&'static [&'static str], &'static str);
 
 const OF_S3: [Advice; 9] = [
@@ -99,7 +99,7 @@ const OF_AZURE: [Advice; 5] = [
     (&["169.254.169.254"], "no credentials were found: set AZURE_STORAGE_ACCOUNT_KEY, or another one of AZURE_…"),
 ];
 
-/// Of all; what is wrong where nothing that speaks the protocol answers.
+/// Advice for all stores: faults of the address, where no object store answers.
 const OF_ADDRESS: [Advice; 5] = [
     (&["connection refused"], "nobody listens there"),
     (&["failed to lookup address", "dns error", "name or service not known"], "there is no such host"),

@@ -162,7 +162,10 @@ fn connect(
             }
             Ok((Arc::new(MemoryStore::new(clock.clone())), base(&options.url, &url)?))
         }
-        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" => cloud(options, &url, pace),
+        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" => {
+            let connector = Connector { pace: Arc::clone(pace), clock: clock.clone() };
+            cloud(options, &url, connector)
+        }
         "hdfs" => hdfs(options, &url, random),
         other => Err(refused(&options.url, &format!("unknown scheme `{other}`"))),
     }
@@ -202,7 +205,7 @@ macro_rules! builder {
     }};
 }
 
-fn cloud(options: &StoreOptions, url: &Url, pace: &Arc<Pace>) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+fn cloud(options: &StoreOptions, url: &Url, connector: Connector) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(refused(&options.url, "the bucket or container is missing"));
     }
@@ -211,7 +214,6 @@ fn cloud(options: &StoreOptions, url: &Url, pace: &Arc<Pace>) -> Result<(Arc<dyn
     }
     // Fails if there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let connector = Connector { pace: Arc::clone(pace) };
     let (cloud, store) = match url.scheme() {
         "s3" | "s3a" => (Cloud::S3, built(s3(options)?.with_http_connector(connector).build())),
         "gs" => {

@@ -79,13 +79,12 @@ impl Pace {
         }
     }
 
-    /// `requests` that nobody admitted turned out to be made: what comes next waits for them.
+    /// Counts `requests` that were made without being admitted: later ones wait for them.
     pub(super) fn charge(&self, requests: u32) {
         self.take_turn(requests);
     }
 
-    /// Nobody asks for anything for `pause`, of which [`LONGEST_PAUSE`] is granted. A longer one that is under way
-    /// stays.
+    /// Holds all requests for `pause`, but at most for [`LONGEST_PAUSE`]. A longer pause that is under way stays.
     pub(super) fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
         let mut state = self.state.lock();
@@ -96,7 +95,7 @@ impl Pace {
         self.state.lock().paused_until.filter(|until| *until > Instant::now())
     }
 
-    /// What time it is, and when `requests` may be made that nobody else then makes.
+    /// Reserves the next turn of `requests`; returns the present time, and the time of the turn.
     fn take_turn(&self, requests: u32) -> (Instant, Instant) {
         let now = Instant::now();
         let Some(limit) = self.limit else { return (now, now) };

@@ -60,7 +60,7 @@ pub enum StateFault {
     Savepoint(#[from] SavepointError),
 }
 
-/// Whoever looks at the entries, with the operator of each; it says whether to go on.
+/// Receives each entry with its operator, and says whether to go on.
 pub trait Show: FnMut(&Name, &Row<'_>) -> ControlFlow<()> {}
 
 impl<F: FnMut(&Name, &Row<'_>) -> ControlFlow<()>> Show for F {}
@@ -212,7 +212,7 @@ impl Filter {
         self.key_groups_of(span.assignment, span.max_parallelism)
     }
 
-    /// The key groups that can have what is wanted; `None` if all can.
+    /// The key groups that can have the wanted entries; `None` if all can.
     fn key_groups_of(&self, assignment: KeyGroupAssignment, max_parallelism: u32) -> Option<KeyGroupRange> {
         let of_key = |key: &Bytes| match assignment {
             KeyGroupAssignment::Hashed => u16::try_from(hash_key_group(key, max_parallelism)).ok(),

@@ -1,4 +1,4 @@
-//! What a tool is to look at: a checkpoint, or a savepoint.
+//! The target of a tool: a checkpoint, or a savepoint.
 
 use std::str::FromStr;
 

@@ -1,6 +1,6 @@
 //! `dstl verify`: proves that a checkpoint can be restored, by rebuilding all of it.
 //!
-//! It goes the way of a restore, key group by key group: what hinders one hinders the other, and nothing else does.
+//! It goes the way of a restore, key group by key group. So it fails exactly where a restore of the checkpoint fails.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use crate::{
     types::{Name, StateKind},
 };
 
-/// What a rebuilt checkpoint does not prove.
+/// The limits of the proof.
 const NOT_PROVED: &str = "that its engine understands the bytes of keys, values and attachments; that other checkpoints can be restored; \
                           that a host has the memory or disk to hold all of its state at once";
 
@@ -39,7 +39,7 @@ struct Counted {
     bytes: u64,
 }
 
-/// What one operator was found to have.
+/// The state of one operator, and the faults of its parts.
 #[derive(Default)]
 struct Rebuilt {
     states: Entries,
@@ -47,8 +47,8 @@ struct Rebuilt {
     faults: Vec<String>,
 }
 
-/// Rebuilds all of a checkpoint; tells what it has, and what hinders a restore. Tells `progress` what was read of each
-/// part. Cancel-safe: dropped, its pins stay until their lease ends.
+/// Rebuilds all of a checkpoint; returns a report and the faults that would hinder a restore. Calls `progress` after
+/// each piece that was read. Cancel-safe: if dropped, its pins stay until their lease ends.
 ///
 /// # Errors
 /// If there is no such checkpoint, or the store fails.
@@ -60,7 +60,7 @@ pub async fn checkpoint(
     let began = Instant::now();
     let read = async |found: &Found<'_>| {
         let (mut operators, mut faults) = (vec![], vec![]);
-        // Whoever restores reads it first.
+        // A restore reads the job's record first.
         if let Err(error) = job::newest(options.store, &source.job, options.retry).await {
             faults.push(error.to_string());
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::tidy::{Source, is_word, sources};
+use crate::tidy::{Module, Source, paths, sources};
 
 /// Files that are in circles, by top-level module. A number here may only become smaller.
 const ALLOWANCE: &[(&str, usize)] = &[
@@ -21,57 +21,6 @@ const ALLOWANCE: &[(&str, usize)] = &[
     ("savepoint", 3),
     ("state", 32),
 ];
-
-/// A module as the names that lead to it.
-type Module = Vec<String>;
-
-/// The paths in `code` that begin with `crate`, `super` or `self`, with groups expanded.
-fn paths(code: &str) -> Vec<Module> {
-    let mut found = vec![];
-    for (at, _) in code.match_indices("::") {
-        let before = &code[..at];
-        let start = before.rfind(|c: char| !is_word(c)).map_or(0, |at| at + 1);
-        let is_first = !before[..start].trim_end().ends_with("::");
-        let head = &before[start..];
-        if is_first && ["crate", "super", "self"].contains(&head) {
-            expand(&mut vec![head.to_owned()], &code[at + 2..], &mut found);
-        }
-    }
-    found
-}
-
-/// Adds the paths of the tree at the start of `rest`, each behind `prefix`; returns what follows the tree.
-fn expand<'c>(prefix: &mut Module, rest: &'c str, found: &mut Vec<Module>) -> &'c str {
-    let rest = rest.trim_start();
-    if let Some(mut group) = rest.strip_prefix('{') {
-        loop {
-            group = expand(prefix, group, found).trim_start();
-            match group.strip_prefix(',') {
-                Some(next) => group = next,
-                None => return group.strip_prefix('}').unwrap_or(group),
-            }
-        }
-    }
-    let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
-    let (name, after) = rest.split_at(end);
-    if name.is_empty() {
-        found.push(prefix.clone());
-        return after;
-    }
-    prefix.push(name.to_owned());
-    let after = match after.strip_prefix("::") {
-        Some(deeper) => expand(prefix, deeper, found),
-        None => {
-            found.push(prefix.clone());
-            after.trim_start().strip_prefix("as ").map_or(after, |renamed| {
-                let renamed = renamed.trim_start();
-                &renamed[renamed.find(|c: char| !is_word(c)).unwrap_or(renamed.len())..]
-            })
-        }
-    };
-    prefix.pop();
-    after
-}
 
 /// The module of a file of `src`.
 fn module_of(source: &Source) -> Module {
@@ -99,7 +48,8 @@ fn circles(files: &[(Module, String)]) -> Vec<BTreeSet<Module>> {
     let edges: BTreeMap<Module, BTreeSet<Module>> = files
         .iter()
         .map(|(module, code)| {
-            let targets = paths(code).into_iter().filter_map(|path| resolve(&path, module, &known));
+            let targets =
+                paths(code, &["crate", "super", "self"]).into_iter().filter_map(|path| resolve(&path, module, &known));
             (module.clone(), targets.filter(|target| target != module && target[0] == module[0]).collect())
         })
         .collect();

@@ -185,43 +185,64 @@ fn quoted_length(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-pub(crate) fn is_word(c: char) -> bool {
+fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Top-level modules that `code` names by `root::` (`crate` or the crate's name), alone or in a group.
-fn imports(code: &str, root: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let pattern = format!("{root}::");
-    for (at, _) in code.match_indices(&pattern) {
-        if code[..at].chars().next_back().is_some_and(|c| is_word(c) || c == ':') {
-            continue;
-        }
-        let after = code[at + pattern.len()..].trim_start();
-        match after.strip_prefix('{') {
-            Some(group) => found.extend(group_heads(group)),
-            None => found.extend(head(after)),
+/// A module, or what is in it, as the names that lead to it.
+pub(crate) type Module = Vec<String>;
+
+/// The paths in `code` that begin with one of `roots`, with groups expanded.
+pub(crate) fn paths(code: &str, roots: &[&str]) -> Vec<Module> {
+    let mut found = vec![];
+    for (at, _) in code.match_indices("::") {
+        let before = &code[..at];
+        let start = before.rfind(|c: char| !is_word(c)).map_or(0, |at| at + 1);
+        let is_first = !before[..start].trim_end().ends_with("::");
+        let head = &before[start..];
+        if is_first && roots.contains(&head) {
+            expand(&mut vec![head.to_owned()], &code[at + 2..], &mut found);
         }
     }
     found
 }
 
-/// First names of the paths in a group of imports, whose `{` is already read.
-fn group_heads(group: &str) -> Vec<String> {
-    let mut heads: Vec<_> = head(group.trim_start()).into_iter().collect();
-    let mut depth = 1;
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 1 => heads.extend(head(group[at + 1..].trim_start())),
-            _ => {}
-        }
-        if depth == 0 {
-            break;
+/// Adds the paths of the tree at the start of `rest`, each behind `prefix`; returns the text after the tree.
+fn expand<'c>(prefix: &mut Module, rest: &'c str, found: &mut Vec<Module>) -> &'c str {
+    let rest = rest.trim_start();
+    if let Some(mut group) = rest.strip_prefix('{') {
+        loop {
+            group = expand(prefix, group, found).trim_start();
+            match group.strip_prefix(',') {
+                Some(next) => group = next,
+                None => return group.strip_prefix('}').unwrap_or(group),
+            }
         }
     }
-    heads
+    let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+    let (name, after) = rest.split_at(end);
+    if name.is_empty() {
+        found.push(prefix.clone());
+        return after;
+    }
+    prefix.push(name.to_owned());
+    let after = match after.strip_prefix("::") {
+        Some(deeper) => expand(prefix, deeper, found),
+        None => {
+            found.push(prefix.clone());
+            after.trim_start().strip_prefix("as ").map_or(after, |renamed| {
+                let renamed = renamed.trim_start();
+                &renamed[renamed.find(|c: char| !is_word(c)).unwrap_or(renamed.len())..]
+            })
+        }
+    };
+    prefix.pop();
+    after
+}
+
+/// Top-level modules that `code` names by `root::` (`crate` or the crate's name), alone or in a group.
+fn imports(code: &str, root: &str) -> BTreeSet<String> {
+    paths(code, &[root]).into_iter().filter_map(|path| path.into_iter().nth(1)).collect()
 }
 
 fn head(path: &str) -> Option<String> {

@@ -28,7 +28,7 @@ use crate::{
     vanish::{self, NEWEST, copy_without},
 };
 
-/// What a reader of `world` needs.
+/// The store and the helpers that a reader of `world` needs.
 struct Host {
     store: Store,
     tasks: Tasks,
@@ -55,7 +55,7 @@ impl Host {
     }
 }
 
-/// What `verify` says of checkpoint `id`: its report, or what hinders a restore.
+/// The report of `verify` on checkpoint `id`, or the faults that hinder a restore.
 async fn verified(world: &World, inner: InnerBackend, id: Option<u64>, memory: u64) -> Result<Value, String> {
     let host = Host::new(world, inner);
     let source = Source { job: Name::new("job").unwrap(), checkpoint: id, lease_ms: 60_000 };
@@ -108,7 +108,7 @@ async fn verify_fails_exactly_where_a_restore_fails(inner: InnerBackend) {
     // All of the few large ones, and some of the many segments and manifests.
     let chosen = objects.iter().enumerate().filter(|(at, path)| at % 5 == 0 || path.contains("/snapshot/"));
     for (_, victim) in chosen {
-        // The parts of a segment are told by its handles: what lies between and after them is not read.
+        // The parts of a segment are told by its handles: bytes between and after them are not read.
         for part in [3, 5] {
             let path = Path::from(victim.as_str());
             let mut bytes = world.objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
