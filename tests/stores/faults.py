@@ -25,7 +25,7 @@ class OnHdfs(Runner):
         self.part("safe mode is told, and waited out", lambda: self.amid("safemode", self.safe_mode))
         self.part("what is wrong is told with the setting at fault", self.faults_are_told)
         self.part("no folder and no temporary is left by what was deleted", self.nothing_left)
-        self.part("full DataNodes are told, and waited for", self.full_datanodes)
+        self.part("full DataNodes are told, and waited out", lambda: self.amid("full", self.full_datanodes))
 
     def kill_datanode(self):
         victim = self.server.datanodes[-1]
@@ -58,9 +58,7 @@ class OnHdfs(Runner):
     def full_datanodes(self):
         self.server.restart_datanodes(reserved_bytes=1 << 60)
         self.refused(self.url("no-space"), "down, full or out of reach", "hdfs dfsadmin -report")
-        self.waited_for(self.url("no-space"), "down, full or out of reach", "hdfs dfsadmin -report")
         self.server.restart_datanodes(reserved_bytes=0)
-        return self.demo("space-again", 0)
 
     def nothing_left(self):
         entries = self.server.listed()
