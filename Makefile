@@ -112,11 +112,11 @@ test-flink: check-java java-daemon ## Test the state backend for Flink by Flink'
 	$(FLINK_TEST)
 
 flink-quick: check-java java-daemon ## The same without the cluster of processes
-	$(FLINK_TEST) -Dtest.excludedGroups=long
+	$(FLINK_TEST) -Dtest.excludedGroups=long -Dtest.forks=2
 
 # The text is real, and always there. Kills and restarts take a minute or two, on dstl and on Flink's own backend each.
 DEMO_TEXT = $(or $(TEXT),$(wildcard *.md proto/dstl/v1/*.proto clients/*/README.md))
-demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, kill it again and again, compare (DSTL_BIN=… TEXT="FILE…" ARGS=alone)
+demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, kill it again and again, compare (DSTL_BIN=… TEXT="FILE…" ARGS="dstl changelog rocksdb heap")
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/flink/demo.sh $(foreach file,$(DEMO_TEXT),'$(file)') -- $(ARGS)
 
 # The same build as that of the examples: `--bin dstl` alone would compile dependencies anew, with fewer features.
