@@ -105,7 +105,8 @@ class OnKerberosHdfs(Runner):
 
     def common(self):
         self.part("every promise holds", self.doctor)
-        self.part("the demo with kills, and its sweep", lambda: self.demo("demo", 3))
+        # The demo reads no file with options.
+        self.part("the demo with kills, and its sweep", lambda: self.demo("demo", 3, env=self.server.tickets()))
 
     def doctor(self):
         report = self.promises()

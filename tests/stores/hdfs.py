@@ -341,7 +341,14 @@ kerberos_keytab = "{keytab or self.kerberos.keytab}"
         return {**self.without_ticket(), "DSTL_CONFIG": str(config)}
 
     def without_ticket(self):
-        return {"HADOOP_CONF_DIR": str(self.folder / "conf/namenode"), "KRB5_CONFIG": str(self.kerberos.conf)}
+        return {
+            "HADOOP_CONF_DIR": str(self.folder / "conf/namenode"), "KRB5_CONFIG": str(self.kerberos.conf),
+            "KRB5CCNAME": f"FILE:{self.folder}/no-tickets",
+        }
+
+    def tickets(self):
+        """The environment of a user whose tickets come from a keytab that Kerberos itself is told of."""
+        return {"KRB5CCNAME": f"FILE:{self.folder}/tickets", "KRB5_CLIENT_KTNAME": f"FILE:{self.kerberos.keytab}"}
 
     def blocks(self):
         """How many blocks the disks of the DataNodes have: whoever asks the NameNode needs a ticket."""
