@@ -332,13 +332,16 @@ class KerberosHdfs(Hdfs):
         return self.environment_of("hdfs")
 
     def environment_of(self, user, keytab=None):
-        config = self.folder / f"{user}.toml"
+        keytab = keytab or self.kerberos.keytab
+        config = self.folder / f"{user}-{keytab.name}.toml"
         config.write_text(f"""
 [state.changelog.dstl.dfs.store-options]
 kerberos_principal = "{user}@{self.kerberos.realm}"
-kerberos_keytab = "{keytab or self.kerberos.keytab}"
+kerberos_keytab = "{keytab}"
 """)
-        return {**self.without_ticket(), "DSTL_CONFIG": str(config)}
+        # Tickets of a keytab are kept, and whoever has the same cache finds them.
+        cache = f"FILE:{self.folder}/{user}-{keytab.name}-tickets"
+        return {**self.without_ticket(), "DSTL_CONFIG": str(config), "KRB5CCNAME": cache}
 
     def without_ticket(self):
         return {
@@ -350,9 +353,9 @@ kerberos_keytab = "{keytab or self.kerberos.keytab}"
         """The environment of a user whose tickets come from a keytab that Kerberos itself is told of."""
         return {"KRB5CCNAME": f"FILE:{self.folder}/tickets", "KRB5_CLIENT_KTNAME": f"FILE:{self.kerberos.keytab}"}
 
-    def blocks(self):
-        """How many blocks the disks of the DataNodes have: whoever asks the NameNode needs a ticket."""
-        return sum(not name.suffix for name in self.folder.glob("data*/**/finalized/**/blk_*"))
+    def inodes(self):
+        """How many files and folders there are, the root included: whoever asks for their names needs a ticket."""
+        return self.state_of_namenode()["FilesTotal"]
 
     def processes(self):
         return [*super().processes(), self.kerberos.process]
