@@ -77,10 +77,6 @@ UNIT_TESTS = $(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --no-run -
 stores-tested: $(if $(filter hdfs%,$(STORES)),check-java)
 	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(or $(DSTL_BIN),$(DSTL)) $(STORES) $(if $(UNIT),--unit "$(UNIT) --ignored")
 
-.PHONY: tests-compiled
-tests-compiled:
-	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it --no-run
-
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify
 
@@ -133,9 +129,8 @@ ifeq ($(DSTL_BIN),)
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl --examples
 endif
 
-# Real stores, while `it` is compiled, which keeps one core busy. The tests come last: their summary is the last thing to be seen.
+# The tests come last: their summary is the last thing to be seen.
 verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
-	unit="$$($(UNIT_TESTS))"; $(MAKE) --no-print-directory --jobs=2 --output-sync=line tests-compiled stores-tested UNIT="$$unit"
 	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it
 

@@ -26,7 +26,7 @@ class OnHdfs(Runner):
         self.part("safe mode is told, and waited out", lambda: self.amid("safemode", self.safe_mode))
         self.part("what is wrong is told with the setting at fault", self.faults_are_told)
         self.part("no folder and no temporary is left by what was deleted", self.nothing_left)
-        self.part("full DataNodes are told, and waited out", lambda: self.amid("full", self.full_datanodes))
+        self.part("full DataNodes are told, and waited out", lambda: self.amid("lost-space", self.full_datanodes))
 
     def kill_datanode(self):
         victim = self.server.datanodes[-1]

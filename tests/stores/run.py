@@ -42,13 +42,8 @@ def main():
     names = arguments.stores or list(STORES)
     dstl = os.path.abspath(arguments.dstl)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        running = {pool.submit(test, dstl, name, arguments.unit): name for name in names}
-        done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
-        failed = [(running[future], future.exception()) for future in done if future.exception()]
-        if failed:
-            ENDED.set()
-    for name, error in failed:
-        print(f"{name}: FAILED: {error}", file=sys.stderr)
+        for name in names:
+            pool.submit(test, dstl, name, arguments.unit)
     if ENDED.is_set():
         sys.exit(1)
     print(f"stores: {' '.join(names)} ... ok, {time.monotonic() - begun:.0f} s", flush=True)
@@ -58,17 +53,22 @@ def test(dstl, name, unit):
     server, runner = STORES[name]
     if ENDED.is_set():
         return
-    with tempfile.TemporaryDirectory(prefix=f"dstl-{name}-") as folder:
-        server = server(folder)
-        try:
-            server.start()
-            runner = runner(dstl, server, folder, unit)
-            runner.common()
-            runner.faults()
-        except Ended:
-            print(f"{name}: CUT, since another store failed", flush=True)
-        finally:
-            server.stop()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"dstl-{name}-") as folder:
+            server = server(folder)
+            try:
+                server.start()
+                runner = runner(dstl, server, folder, unit)
+                runner.common()
+                runner.faults()
+            finally:
+                server.stop()
+    except Ended:
+        print(f"{name}: CUT, since another store failed", flush=True)
+    except Exception as error:
+        # Told at once: the others go on to the end of their parts.
+        ENDED.set()
+        print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
