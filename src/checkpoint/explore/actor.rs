@@ -135,6 +135,8 @@ pub(super) struct Actor {
     pub(super) closing: bool,
     /// Whether its last manifest is durable.
     pub(super) has_closed: bool,
+    /// The checksum of its newest durable manifest; 0 before there is one.
+    crc: u32,
     now: Instant,
 }
 
@@ -186,6 +188,7 @@ impl Actor {
             last_id,
             closing: false,
             has_closed: false,
+            crc: 0,
             now: *NOW,
         };
         actor.send(stage, manifest, before);
@@ -228,6 +231,7 @@ impl Actor {
             self.end();
             return Progress::Fenced;
         };
+        self.crc = crc;
         if self.phase == Phase::Opening {
             self.phase = Phase::Serving;
             return Progress::Opened;
@@ -512,7 +516,8 @@ impl Actor {
     /// A fingerprint of everything in it that matters for later steps.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.number, self.instance, self.phase, self.barriers, self.last_id, &self.uploads).hash(&mut hasher);
+        (self.number, self.instance, self.phase, self.has_closed, self.crc).hash(&mut hasher);
+        (self.barriers, self.last_id, &self.uploads).hash(&mut hasher);
         if self.phase != Phase::Ended {
             (self.files, self.closing, &self.making, &self.snapshots, &self.newest).hash(&mut hasher);
             self.owner.hash(&mut hasher);
