@@ -2,13 +2,13 @@
 //! other, within small bounds, breadth first.
 //!
 //! The owner is the one that the daemon runs ([`super::owner`]), with its writer, ledger, manifests and their codec; so
-//! are the futures that talk to the store, each of whose requests is a step ([`script`]). The explorer adds only the
+//! are the futures that talk to the store, each of whose requests is a step (`script`). The explorer adds only the
 //! world round it: requests that arrive early, late or never, engines that send barriers and notices, other owners,
-//! readers, a sweep, and the truth that everything is checked against ([`check`]).
+//! readers, a sweep, and the truth that everything is checked against (`check`).
 //!
 //! What is left out: several backends of one job, rescales, coordination, and most of time.
 //!
-//! `DSTL_EXPLORE_DEEPER=1` widens the bounds. [`rules`] shows that the exploration finds each rule that an owner breaks.
+//! `DSTL_EXPLORE_DEEPER=1` widens the bounds. `rules` shows that the exploration finds each rule that an owner breaks.
 
 mod actor;
 mod base;

@@ -424,8 +424,8 @@ impl Actor {
         self.making = Some(Making { from, sent: Some(sent) });
     }
 
-    /// Sends the files of a materialization: two empty pieces of a log's base, or two pieces of a snapshot, one of which
-    /// may be `known`.
+    /// Sends the files of a materialization: two empty pieces of a log's base, or two pieces of a snapshot. One of
+    /// these may be `known`.
     fn make(
         &mut self,
         instance: &Instance,

@@ -49,8 +49,8 @@ impl World {
         }
     }
 
-    /// Lets everything that is under way succeed, and the present owner publish one more manifest, unless it has closed.
-    /// Then nothing that is not referenced may survive a sweep, although no other owner comes.
+    /// Lets everything that is under way succeed, and the present owner publish one more manifest, unless it has
+    /// closed. Then nothing that is not referenced may survive a sweep, although no other owner comes.
     pub(super) fn rest(mut self, stage: &Stage) {
         let Some(owner) = self.present() else { return };
         let own = self.owners[owner].instance;
