@@ -20,10 +20,7 @@ use std::{
 };
 
 use crash::{Job, Life};
-use dstl::{
-    client::{ClientError, ListState, StateOptions},
-    types::Redistribution,
-};
+use dstl_client::{ClientError, ListState, StateOptions, types::Redistribution};
 
 const PARTITIONS: u64 = 6;
 /// Records of a partition.

@@ -16,8 +16,8 @@ use std::{
 };
 
 use crash::{Job, Life};
-use dstl::{
-    client::{ClientError, StateOptions, ValueState},
+use dstl_client::{
+    ClientError, StateOptions, ValueState,
     types::{MergeFunction, Ttl},
 };
 

@@ -14,7 +14,7 @@ mod crash;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::client::{
+use dstl_client::{
     Aggregate, AggregatingState, Bound, BoundAggregate, ClientError, MapState, StateOptions, TimerState,
 };
 use tokio::task::JoinSet;

@@ -12,9 +12,8 @@ mod crash;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::{
-    client::{Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState},
-    types::MergeFunction,
+use dstl_client::{
+    Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState, types::MergeFunction,
 };
 
 /// Milliseconds of event time.

@@ -11,7 +11,7 @@ mod crash;
 use std::{collections::BTreeSet, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::client::{ClientError, MapState, Ordered, Session, StateOptions, TimerState};
+use dstl_client::{ClientError, MapState, Ordered, Session, StateOptions, TimerState};
 
 /// Milliseconds of event time.
 const BEFORE: i64 = 50;
