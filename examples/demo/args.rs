@@ -9,7 +9,7 @@ use super::task::TaskOptions;
 
 /// Show that work survives kill -9: a word count whose two processes, dstl and its task, are killed at random.
 #[derive(Debug, Parser)]
-#[command(name = "dstl-demo", version, about, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(name = "dstl-demo", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(term_width = 0)]
 pub(super) struct Args {
     #[command(subcommand)]

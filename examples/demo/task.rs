@@ -16,7 +16,8 @@ use std::{
 
 use clap::Args;
 use dstl_client::{
-    Backend, Client, ClientError, OpenOptions, PendingCheckpoint, Receipt, Restore, Session, SessionOptions, ValueState,
+    Backend, Client, ClientError, OpenOptions, PendingCheckpoint, Receipt, Restore, Session, SessionOptions, Slot,
+    ValueState,
 };
 use tokio::{
     sync::watch,
@@ -214,8 +215,8 @@ struct Candidate<'a> {
     word: &'a str,
     file: u64,
     file_record: u64,
-    /// The index of the operation that reads its last record.
-    read: usize,
+    /// The operation that reads its last record.
+    read: Slot<Option<i64>>,
 }
 
 /// A batch whose result has not come yet.
@@ -303,7 +304,7 @@ impl<'a> Work<'a> {
         while (records.len() as u64) < count {
             let Some((number, file)) = self.file_at(self.cursor.byte) else { break };
             if self.cursor.byte == file.start as u64 {
-                batch.put(&self.states.files, &number, file.path.as_str());
+                batch.push(self.states.files.put(&number, file.path.as_str()));
                 self.seen.clear();
                 self.cursor.file_record = first + records.len() as u64;
                 self.cursor.updates += 1;
@@ -313,7 +314,7 @@ impl<'a> Work<'a> {
             let before = records.len();
             for (end, word) in words(self.input.text_of(file, from)).take(left) {
                 if self.seen.insert(word) {
-                    let read = batch.get(&self.states.last, word);
+                    let read = batch.push(self.states.last.get(word));
                     candidates.push(Candidate { word, file: number, file_record: self.cursor.file_record, read });
                 }
                 records.push(Record { word, file: number });
@@ -326,15 +327,15 @@ impl<'a> Work<'a> {
         let mut windows: Option<(u64, ValueState<u64, i64>)> = None;
         for (at, Record { word, file }) in (first..).zip(&records) {
             let at_i64 = i64::try_from(at).unwrap_or(i64::MAX);
-            batch.merge(&self.states.count, *word, &1);
-            batch.merge(&self.states.first, *word, &at_i64);
-            batch.merge(&self.states.last, *word, &at_i64);
+            batch.push(self.states.count.merge(*word, &1));
+            batch.push(self.states.first.merge(*word, &at_i64));
+            batch.push(self.states.last.merge(*word, &at_i64));
             let window = at / WINDOW_RECORDS;
             let (_, state) = match &mut windows {
                 Some(current) if current.0 == window => current,
                 other => other.insert((window, self.states.windows.namespace(&window))),
             };
-            batch.merge(state, file, &1);
+            batch.push(state.merge(file, &1));
         }
         self.cursor.record += records.len() as u64;
         self.cursor.updates += 4 * records.len() as u64;
@@ -357,9 +358,9 @@ impl<'a> Work<'a> {
             self.note_applied();
             let mut batch = self.session.batch();
             for Candidate { word, file, file_record, read } in candidates {
-                let last: Option<i64> = applied.value(read)?;
+                let last = applied.get(read)?;
                 if last.is_none_or(|last| last < i64::try_from(file_record).unwrap_or(i64::MAX)) {
-                    batch.list_add(&self.states.in_files, word, &file);
+                    batch.push(self.states.in_files.add(word, &file));
                 }
             }
             if !batch.is_empty() {

@@ -62,17 +62,16 @@ pub(super) async fn compare(
     let windows: Vec<_> = count.windows.iter().collect();
     for some in windows.chunks(BATCH_WORDS) {
         let mut batch = session.batch();
-        for ((file, window), _) in some {
-            batch.get(&states.windows.namespace(window), file);
-        }
+        let reads: Vec<_> =
+            some.iter().map(|((file, window), _)| batch.push(states.windows.namespace(window).get(file))).collect();
         let applied = session.send(batch).await?.applied().await?;
-        for (at, ((file, window), expected)) in some.iter().enumerate() {
-            let found: Option<i64> = applied.value(at)?;
+        for (read, ((file, window), expected)) in reads.into_iter().zip(some) {
+            let found = applied.get(read)?;
             comparison.compare(|| format!("words of file {file} in window {window}"), &found, &Some(**expected));
         }
     }
     for (number, file) in (0_u64..).zip(&input.files) {
-        let found = states.files.on(&session).get(&number).await?;
+        let found = session.run(states.files.get(&number)).await?;
         comparison.compare(|| format!("file {number}"), &found.as_deref(), &Some(file.path.as_str()));
     }
     session.close().await?;
@@ -88,29 +87,24 @@ async fn compare_words(
     comparison: &mut Comparison,
 ) -> Result<(), ClientError> {
     let mut batch = session.batch();
-    for word in words {
-        batch.get(&states.count, *word);
-        batch.get(&states.first, *word);
-        batch.get(&states.last, *word);
-    }
+    let numbered = [("count", &states.count), ("first", &states.first), ("last", &states.last)];
+    let reads: Vec<_> = words.iter().map(|word| numbered.map(|(_, state)| batch.push(state.get(*word)))).collect();
     let numbers = session.send(batch).await?.applied().await?;
     let mut batch = BatchBuilder::new();
     for word in words {
         let (kind, state, key) = (OperationKind::ListGet, states.in_files.id(), word.as_bytes());
-        batch.push_raw(&RawOperation { kind, state, key, ..RawOperation::default() });
+        batch.push(RawOperation { kind, state, key, ..RawOperation::default() });
     }
     let lists = session.send(batch).await?.applied().await?;
-    for (at, word) in words.iter().enumerate() {
+    for (at, (word, reads)) in words.iter().zip(reads).enumerate() {
         let Some(expected) = count.words.get(word) else { continue };
-        for (offset, state, expected) in
-            [(0, "count", expected.count), (1, "first", expected.first), (2, "last", expected.last)]
-        {
-            let found: Option<i64> = numbers.value(3 * at + offset)?;
-            comparison.compare(|| format!("`{state}` of `{word}`"), &found, &Some(expected));
+        let wanted = [expected.count, expected.first, expected.last];
+        for ((read, (state, _)), wanted) in reads.into_iter().zip(numbered).zip(wanted) {
+            comparison.compare(|| format!("`{state}` of `{word}`"), &numbers.get(read)?, &Some(wanted));
         }
         let found = match whole_list(&lists, at) {
             Some(list) => list,
-            None => states.in_files.on(session).get(*word).await?,
+            None => states.in_files.scan(*word).collect(session).await?,
         };
         comparison.compare(|| format!("`in_files` of `{word}`"), &found, &expected.files);
     }

@@ -1,5 +1,6 @@
-//! The wire types of dstl: the engine contract ([`v1`]), the durable formats that are protobuf ([`store`]), and the words
-//! of the domain as checked types ([`types`]). [`wire`] reads batches in place, [`status`] carries errors over gRPC.
+//! The wire types of dstl: the engine contract ([`v1`]), the durable formats that are protobuf ([`store`]), and the
+//! words of the domain as checked types ([`types`]). [`wire`] reads batches in place, [`status`] carries errors over
+//! gRPC.
 //!
 //! The daemon and the Rust client share this package. Its feature `server` adds the daemon's half.
 

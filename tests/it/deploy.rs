@@ -119,7 +119,7 @@ impl Daemon {
             let backend = client.open(options).await.expect("the backend opens");
             let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.expect("a state");
             let session = backend.session().await.expect("a session");
-            state.on(&session).put("word", &1).await.expect("a write");
+            session.run(state.put("word", &1)).await.expect("a write");
             session.barrier(1, "").await.expect("a barrier").await.expect("a checkpoint");
         }
     }

@@ -164,7 +164,7 @@ async fn a_state_on_s3_is_materialized_and_restored_elsewhere_after_a_kill() {
         let mut batch = session.batch();
         for _ in 0..200 {
             let (key, value) = (format!("key {}", random.below(2000)), i64::try_from(random.below(1 << 40)).unwrap());
-            batch.put(&state, &key, &value);
+            batch.push(state.put(&key, &value));
             model.insert(key, value);
         }
         session.send(batch).await.unwrap();
@@ -174,12 +174,12 @@ async fn a_state_on_s3_is_materialized_and_restored_elsewhere_after_a_kill() {
     // The log after the materialization is part of what is restored.
     for number in 0..50 {
         let key = format!("late {number}");
-        state.on(&session).put(&key, &number).await.unwrap();
+        session.run(state.put(&key, &number)).await.unwrap();
         model.insert(key, number);
     }
     let checkpoint = session.barrier(7, "at 7").await.unwrap().await.unwrap();
     session.complete(&checkpoint.checkpoint.unwrap()).await.unwrap();
-    state.on(&session).put("never in a checkpoint", &1).await.unwrap();
+    session.run(state.put("never in a checkpoint", &1)).await.unwrap();
     drop(daemon);
 
     let daemon = Daemon::start(url);
@@ -195,12 +195,10 @@ async fn a_state_on_s3_is_materialized_and_restored_elsewhere_after_a_kill() {
     let entries: Vec<_> = model.iter().collect();
     for some in entries.chunks(500) {
         let mut batch = session.batch();
-        for (key, _) in some {
-            batch.get(&state, *key);
-        }
+        let reads: Vec<_> = some.iter().map(|(key, _)| batch.push(state.get(*key))).collect();
         let applied = session.send(batch).await.unwrap().applied().await.unwrap();
-        for (at, (key, expected)) in some.iter().enumerate() {
-            assert_eq!(applied.value::<i64>(at).unwrap(), Some(**expected), "{key}");
+        for (read, (key, expected)) in reads.into_iter().zip(some) {
+            assert_eq!(applied.get(read).unwrap(), Some(**expected), "{key}");
         }
     }
 }

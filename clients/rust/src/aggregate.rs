@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{ClientError, Decode, Encode, codec::malformed};
-use crate::types::Sketch;
+use dstl_proto::types::Sketch;
 
 /// The value of `AverageI64` (`Average<i64>`) and `AverageF64` (`Average<f64>`), and one form of their operands.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -97,7 +97,7 @@ macro_rules! sets {
 sets!(Bytes, Vec<u8>, String);
 
 /// The value of `HyperLogLog`; its operands are any bytes: see
-/// [`BatchBuilder::merge_operand`](super::BatchBuilder::merge_operand).
+/// [`ValueState::merge_operand`](super::ValueState::merge_operand).
 impl Encode for Sketch {
     fn encoded_len(&self) -> usize {
         Self::encode(self).len()

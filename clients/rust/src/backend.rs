@@ -7,12 +7,12 @@ use super::{
     Aggregate, AggregatingState, Client, ClientError, ListState, MapState, Reduce, ReducingState, Session,
     SessionOptions, StateOptions, TimerState, ValueState, touched::Touched, worker::Worker,
 };
-use crate::{
-    proto::v1::{
+use dstl_proto::{
+    types::{Redistribution, StateKind},
+    v1::{
         BackendRef, CheckpointIdentity, Epoch, Opened, RegisteredState, RestoredPart, SchemaChange, StateDescriptor,
         schema_change::Mode,
     },
-    types::{Redistribution, StateKind},
 };
 
 /// A backend under its owner. Cheap to clone; dropping it closes nothing.

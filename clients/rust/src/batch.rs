@@ -1,31 +1,25 @@
 //! Builds batches for bulk work, and reads their results.
 
-use std::borrow::Borrow;
+use std::fmt;
 
 use bytes::Bytes;
 
-use super::{
-    ClientError, Decode, Encode, ListState, MapState, State, TimerState, ValueState,
-    touched::Touched,
-    wire::{self, Fields, Target},
-};
-use crate::proto::v1::{Limits, Operation, OperationKind, OperationResult};
-
-const NO: &() = &();
+use super::{ClientError, Op, op::Reader, touched::Touched, wire};
+use dstl_proto::v1::{Limits, OperationKind, OperationResult};
 
 /// A batch that is being built. Every operation is written straight into the bytes that will be sent.
 ///
-/// Each method returns the index of its operation, by which [`Applied`] finds its result. Keys and values are accepted
-/// in any borrowed form of the handle's type (`&str` for `String`).
-///
 /// ```
-/// use dstl_client::{BatchBuilder, ValueState};
-///
+/// # use dstl_client::{ClientError, Session, ValueState};
+/// # async fn count(session: &Session) -> Result<(), ClientError> {
 /// let counts: ValueState<String, i64> = ValueState::from_id(1);
-/// let mut batch = BatchBuilder::new();
-/// batch.merge(&counts, "flink", &1);
-/// let read = batch.get(&counts, "flink");
-/// assert_eq!((read, batch.operations()), (1, 2));
+/// let mut batch = session.batch();
+/// batch.push(counts.merge("flink", &1));
+/// let read = batch.push(counts.get("flink"));
+/// let applied = session.send(batch).await?.applied().await?;
+/// println!("{:?}", applied.get(read)?);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct BatchBuilder {
@@ -109,273 +103,14 @@ impl BatchBuilder {
         self.operations == 0
     }
 
-    /// Sets a value.
+    /// Appends an operation. The slot finds its result in [`Applied`].
     #[inline]
-    pub fn put<K, V, Q, W>(&mut self, state: &ValueState<K, V>, key: &Q, value: &W) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: Borrow<W> + ?Sized,
-        Q: Encode + ?Sized,
-        W: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::Put, key, NO, value)
-    }
-
-    /// Merges `value` into a value.
-    #[inline]
-    pub fn merge<K, V, Q, W>(&mut self, state: &ValueState<K, V>, key: &Q, value: &W) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: Borrow<W> + ?Sized,
-        Q: Encode + ?Sized,
-        W: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::Merge, key, NO, value)
-    }
-
-    /// Merges an operand that has another form than the value: a thing to count for `HyperLogLog`, one number for an
-    /// average, `()` to count one.
-    #[inline]
-    pub fn merge_operand<K, V, Q>(
-        &mut self,
-        state: &ValueState<K, V>,
-        key: &Q,
-        operand: &(impl Encode + ?Sized),
-    ) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: ?Sized,
-        Q: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::Merge, key, NO, operand)
-    }
-
-    /// Reads a value; [`Applied::value`] returns it.
-    #[inline]
-    pub fn get<K, V, Q>(&mut self, state: &ValueState<K, V>, key: &Q) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: ?Sized,
-        Q: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::Get, key, NO, NO)
-    }
-
-    /// Removes everything of `key` in the handle's namespace. `key` must be of the handle's key type.
-    #[inline]
-    pub fn clear(&mut self, state: &impl State, key: &(impl Encode + ?Sized)) -> usize {
-        self.one(state, OperationKind::Clear, key, NO, NO)
-    }
-
-    /// Merges the contents that `sources` have of `key` into the handle's namespace, and clears them, as for session
-    /// windows that meet. `key` must be of the handle's key type. The sources are distinct, and none is the handle's
-    /// namespace.
-    pub fn merge_namespaces<N: Encode>(
-        &mut self,
-        state: &impl State,
-        key: &(impl Encode + ?Sized),
-        sources: &[N],
-    ) -> usize {
-        self.elements(state, OperationKind::MergeNamespaces, key, sources)
-    }
-
-    /// Sets one entry of a map.
-    #[inline]
-    pub fn map_put<K, M, V, Q, N, W>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N, value: &W) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        M: Borrow<N> + ?Sized,
-        V: Borrow<W> + ?Sized,
-        Q: Encode + ?Sized,
-        N: Encode + ?Sized,
-        W: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::MapPut, key, map_key, value)
-    }
-
-    /// Merges `value` into one entry of a map.
-    #[inline]
-    pub fn map_merge<K, M, V, Q, N, W>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N, value: &W) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        M: Borrow<N> + ?Sized,
-        V: Borrow<W> + ?Sized,
-        Q: Encode + ?Sized,
-        N: Encode + ?Sized,
-        W: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::MapMerge, key, map_key, value)
-    }
-
-    /// Merges an operand that has another form than the value into one entry of a map; see
-    /// [`merge_operand`](Self::merge_operand).
-    #[inline]
-    pub fn map_merge_operand<K, M, V, Q, N>(
-        &mut self,
-        state: &MapState<K, M, V>,
-        key: &Q,
-        map_key: &N,
-        operand: &(impl Encode + ?Sized),
-    ) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        M: Borrow<N> + ?Sized,
-        V: ?Sized,
-        Q: Encode + ?Sized,
-        N: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::MapMerge, key, map_key, operand)
-    }
-
-    /// Reads one entry of a map; [`Applied::value`] returns it.
-    #[inline]
-    pub fn map_get<K, M, V, Q, N>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        M: Borrow<N> + ?Sized,
-        V: ?Sized,
-        Q: Encode + ?Sized,
-        N: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::MapGet, key, map_key, NO)
-    }
-
-    /// Removes one entry of a map, if it is there.
-    #[inline]
-    pub fn map_remove<K, M, V, Q, N>(&mut self, state: &MapState<K, M, V>, key: &Q, map_key: &N) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        M: Borrow<N> + ?Sized,
-        V: ?Sized,
-        Q: Encode + ?Sized,
-        N: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::MapRemove, key, map_key, NO)
-    }
-
-    /// Appends one element to a list.
-    #[inline]
-    pub fn list_add<K, V, Q, W>(&mut self, state: &ListState<K, V>, key: &Q, value: &W) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: Borrow<W> + ?Sized,
-        Q: Encode + ?Sized,
-        W: Encode + ?Sized,
-    {
-        self.one(state, OperationKind::ListAdd, key, NO, value)
-    }
-
-    /// Appends elements to a list, in order.
-    pub fn list_add_all<K, V, Q>(&mut self, state: &ListState<K, V>, key: &Q, values: &[V]) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: Encode,
-        Q: Encode + ?Sized,
-    {
-        self.elements(state, OperationKind::ListAddAll, key, values)
-    }
-
-    /// Replaces a list; without `values` it is cleared.
-    pub fn list_update<K, V, Q>(&mut self, state: &ListState<K, V>, key: &Q, values: &[V]) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        V: Encode,
-        Q: Encode + ?Sized,
-    {
-        self.elements(state, OperationKind::ListUpdate, key, values)
-    }
-
-    /// Registers a timer of `key` in the handle's namespace; an existing one stays. `time` is above the lowest `i64`.
-    #[inline]
-    pub fn timer_register<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        N: ?Sized,
-        Q: Encode + ?Sized,
-    {
-        self.timer(state, OperationKind::TimerRegister, key, time)
-    }
-
-    /// Deletes a timer of `key` in the handle's namespace, if it is there.
-    #[inline]
-    pub fn timer_delete<K, N, Q>(&mut self, state: &TimerState<K, N>, key: &Q, time: i64) -> usize
-    where
-        K: Borrow<Q> + ?Sized,
-        N: ?Sized,
-        Q: Encode + ?Sized,
-    {
-        self.timer(state, OperationKind::TimerDelete, key, time)
-    }
-
-    /// Appends any operation of the protocol.
-    pub fn push(&mut self, operation: &Operation) -> usize {
-        prost::encoding::message::encode(2, operation, &mut self.bytes);
-        self.counted(operation.kind())
-    }
-
-    /// Appends an operation given as slices; it is copied only into the batch.
-    #[inline]
-    pub fn push_raw(&mut self, operation: &RawOperation<'_>) -> usize {
-        let target = Target {
-            kind: operation.kind,
-            state: operation.state,
-            namespace: operation.namespace,
-            key_group: operation.key_group,
-        };
-        let fields = Fields {
-            key: operation.key,
-            map_key: operation.map_key,
-            value: operation.value,
-            start: operation.start,
-            limit: operation.limit,
-        };
-        wire::put_operation(&mut self.bytes, &target, &fields);
-        self.counted(operation.kind)
-    }
-
-    #[inline]
-    pub(super) fn one<K, M, V>(
-        &mut self,
-        state: &impl State,
-        kind: OperationKind,
-        key: &K,
-        map_key: &M,
-        value: &V,
-    ) -> usize
-    where
-        K: Encode + ?Sized,
-        M: Encode + ?Sized,
-        V: Encode + ?Sized,
-    {
-        let fields = Fields { key, map_key, value, start: 0, limit: 0 };
-        wire::put_operation(&mut self.bytes, &state.scope().target(kind), &fields);
-        self.counted(kind)
-    }
-
-    #[inline]
-    pub(super) fn timer<Q>(&mut self, state: &impl State, kind: OperationKind, key: &Q, time: i64) -> usize
-    where
-        Q: Encode + ?Sized,
-    {
-        wire::put_timer(&mut self.bytes, &state.scope().target(kind), key, time);
-        self.counted(kind)
-    }
-
-    fn elements<K, V>(&mut self, state: &impl State, kind: OperationKind, key: &K, values: &[V]) -> usize
-    where
-        K: Encode + ?Sized,
-        V: Encode,
-    {
-        wire::put_elements(&mut self.bytes, &state.scope().target(kind), key, values);
-        self.counted(kind)
-    }
-
-    #[inline]
-    fn counted(&mut self, kind: OperationKind) -> usize {
-        let index = self.operations;
+    pub fn push<O: Op>(&mut self, operation: O) -> Slot<O::Output> {
+        let kind = operation.put(&mut self.bytes);
+        let (index, is_read) = (self.operations, wire::is_read(kind));
         self.operations += 1;
-        self.reads += u32::from(wire::is_read(kind));
-        index as usize
+        self.reads += u32::from(is_read);
+        Slot { index, is_read, reader: operation.reader() }
     }
 
     /// Adds the operations of another batch behind those of this one.
@@ -442,23 +177,38 @@ impl Applied {
         self.results.get(position)
     }
 
-    /// The value that a GET found, or else the state's default value.
+    /// The result of the operation that was pushed into this slot.
     ///
     /// # Errors
-    /// As for [`value`](Self::value); [`ClientError::Malformed`] also if there is neither, and empty bytes are not a
-    /// `V`.
-    pub fn value_or_default<V: Decode>(&self, operation: usize) -> Result<V, ClientError> {
-        let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
-        V::decode(result.value.clone())
+    /// [`ClientError::Malformed`] if stored bytes do not fit the handle's types; [`ClientError::Incomplete`] if a read
+    /// has no result.
+    pub fn get<R>(&self, slot: Slot<R>) -> Result<R, ClientError> {
+        match self.result(slot.index as usize) {
+            Some(result) => (slot.reader)(result.clone()),
+            None if slot.is_read => Err(ClientError::Incomplete("the result of a read")),
+            None => (slot.reader)(OperationResult::default()),
+        }
     }
+}
 
-    /// The value that a GET or MAP_GET found.
-    ///
-    /// # Errors
-    /// [`ClientError::Malformed`] if it is not a `V`; [`ClientError::Incomplete`] if the operation is not a read.
-    pub fn value<V: Decode>(&self, operation: usize) -> Result<Option<V>, ClientError> {
-        let result = self.result(operation).ok_or(ClientError::Incomplete("the result of a read"))?;
-        result.found.then(|| V::decode(result.value.clone())).transpose()
+/// The place of one operation in a batch.
+pub struct Slot<R> {
+    index: u32,
+    is_read: bool,
+    reader: Reader<R>,
+}
+
+impl<R> Clone for Slot<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Slot<R> {}
+
+impl<R> fmt::Debug for Slot<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&self.index).finish()
     }
 }
 
@@ -502,16 +252,20 @@ pub(super) fn split(batch: &Sealed, first: usize) -> Result<(Sealed, Sealed), Cl
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
+    use dstl_proto::{
+        types::Sketch,
+        v1::{Batch, Operation},
+    };
     use prost::Message as _;
 
     use super::*;
-    use crate::{Average, proto::v1::Batch, types::Sketch};
+    use crate::{Average, MapState, ValueState};
 
     #[test]
     fn typed_operations_are_those_of_the_protocol() {
         let map: MapState<String, u64, String> = MapState::from_id(3);
         let mut batch = BatchBuilder::new();
-        batch.map_put(&map.namespace(&7_u64).key_group(0), "k", &1, "v");
+        batch.push(map.namespace(&7_u64).key_group(0).put("k", &1, "v"));
         let expected = Operation {
             kind: OperationKind::MapPut.into(),
             state: 3,
@@ -532,10 +286,10 @@ mod tests {
         let things: ValueState<str, Sketch> = ValueState::from_id(4);
         let means: MapState<str, str, Average<i64>> = MapState::from_id(5);
         let mut batch = BatchBuilder::new();
-        batch.merge_operand(&things, "k", "thing");
-        batch.map_merge_operand(&means, "k", "m", &7_i64);
-        batch.map_merge(&means, "k", "m", &Average { sum: 7, count: 1 });
-        batch.merge_namespaces(&things.namespace("all"), "k", &["a", ""]);
+        batch.push(things.merge_operand("k", "thing"));
+        batch.push(means.merge_operand("k", "m", &7_i64));
+        batch.push(means.merge("k", "m", &Average { sum: 7, count: 1 }));
+        batch.push(things.namespace("all").merge_namespaces("k", &["a", ""]));
         let operation = |kind: OperationKind, state| Operation {
             kind: kind.into(),
             state,
@@ -565,10 +319,10 @@ mod tests {
     fn reads_are_asked_again_alone() {
         let counts: ValueState<String, i64> = ValueState::from_id(1);
         let mut batch = BatchBuilder::new();
-        batch.merge(&counts, "a", &1);
-        batch.get(&counts, "a");
-        batch.clear(&counts, "b");
-        batch.get(&counts, "b");
+        batch.push(counts.merge("a", &1));
+        batch.push(counts.get("a"));
+        batch.push(counts.clear("b"));
+        batch.push(counts.get("b"));
         let sealed = batch.seal(&Limits { max_message_bytes: 1000, max_batch_operations: 4, ..Limits::default() });
         let sealed = sealed.unwrap();
         let (reads, indexes) = only_reads(&sealed, |_| true).unwrap().unwrap();
@@ -582,8 +336,8 @@ mod tests {
     fn what_the_daemon_would_not_take_is_not_sent() {
         let counts: ValueState<u64, i64> = ValueState::from_id(1);
         let mut batch = BatchBuilder::new();
-        batch.put(&counts, &1, &1);
-        batch.put(&counts, &2, &1);
+        batch.push(counts.put(&1, &1));
+        batch.push(counts.put(&2, &1));
         let limits = Limits { max_message_bytes: 1000, max_batch_operations: 1, ..Limits::default() };
         assert!(matches!(batch.seal(&limits), Err(ClientError::BatchTooLarge { operations: 2, .. })));
     }

@@ -25,7 +25,7 @@ use super::{
     touched::Touched,
     wire::{self, Frame},
 };
-use crate::proto::v1::{
+use dstl_proto::v1::{
     Acknowledgement, Barrier, BatchResult, CheckpointCompleted, CheckpointFailed, Limits, Notice, NoticeOutcome,
     NoticeReply, OperationResult, PersistMark, PersistReply, Resume, SessionRequest, SessionStarted,
     session_request::Request,

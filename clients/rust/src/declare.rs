@@ -1,6 +1,6 @@
 //! The declaration of a job whose checkpoints the daemons coordinate.
 
-use crate::proto::v1::{
+use dstl_proto::v1::{
     DeclareJobRequest, JobTasks,
     declare_job_request::{Empty, Given, Latest, Restore},
 };

@@ -4,9 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 
-use crate::proto::{status, v1};
+use dstl_proto::{status, v1};
 
-pub use crate::proto::v1::{Reason, Scope};
+pub use dstl_proto::v1::{Reason, Scope};
 
 /// The error of a daemon, as every call and every stream carries it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

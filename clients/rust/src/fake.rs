@@ -16,7 +16,7 @@ use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
 use super::error::status_of;
-use crate::proto::v1::{
+use dstl_proto::v1::{
     self as pb, OperationKind as Kind, Reason, Scope, SessionRequest, SessionResponse,
     session_request::Request as Ask,
     session_response::Response as Answer,

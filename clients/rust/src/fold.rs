@@ -6,16 +6,16 @@
 
 mod worker;
 
-use std::{borrow::Borrow, fmt, marker::PhantomData, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use self::worker::{Address, Message, Task, Worker};
 use super::{
-    BatchBuilder, Bound, ClientError, Decode, Encode, Session, State as _, ValueState, outgoing::Reply, state::encoded,
+    BatchBuilder, ClientError, Decode, Encode, Form, Session, State as _, ValueState, outgoing::Reply, state::encoded,
 };
-use crate::proto::v1::OperationKind;
+use dstl_proto::v1::OperationKind;
 
 /// Messages that may wait for the worker.
 const MAX_MESSAGES: usize = 1024;
@@ -119,7 +119,7 @@ impl<K: ?Sized, A: Aggregate> AggregatingState<K, A> {
     pub fn on(&self, session: &Session) -> BoundAggregate<K, A> {
         let (messages, received) = mpsc::channel(MAX_MESSAGES);
         tokio::spawn(Worker::new(session.clone(), self.values.id(), self.function.clone(), received).run());
-        BoundAggregate { values: self.values.on(session), function: self.function.clone(), messages }
+        BoundAggregate { state: self.clone(), session: session.clone(), messages }
     }
 }
 
@@ -141,8 +141,8 @@ impl<K: ?Sized, A: Aggregate> fmt::Debug for AggregatingState<K, A> {
 /// something are carried out in order, and are applied when they return; a call that is dropped may be carried out. If
 /// the daemon refuses one of several writes in a batch, only that call fails.
 pub struct BoundAggregate<K: ?Sized, A: Aggregate> {
-    values: Bound<ValueState<K, A::Accumulator>>,
-    function: Arc<A>,
+    state: AggregatingState<K, A>,
+    session: Session,
     messages: mpsc::Sender<Message<A>>,
 }
 
@@ -150,42 +150,41 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// The same state in another namespace.
     #[must_use]
     pub fn namespace(&self, namespace: &(impl Encode + ?Sized)) -> Self {
-        Self { values: self.values.namespace(namespace), ..self.clone() }
+        self.at(self.state.values.namespace(namespace))
     }
 
     /// The same state for keys of this key group; needed exactly if the backend's assignment is GIVEN.
     #[must_use]
     pub fn key_group(&self, key_group: u32) -> Self {
-        Self { values: self.values.key_group(key_group), ..self.clone() }
+        self.at(self.state.values.key_group(key_group))
     }
 
-    /// The accumulators, for example to iterate over [keys](Bound::keys). Do not write them while they are folded.
+    fn at(&self, values: ValueState<K, A::Accumulator>) -> Self {
+        let mut other = self.clone();
+        other.state.values = values;
+        other
+    }
+
+    /// The accumulators, for example to iterate over [keys](ValueState::keys). Do not write them while they are folded.
     #[must_use]
-    pub fn values(&self) -> &Bound<ValueState<K, A::Accumulator>> {
-        &self.values
+    pub fn values(&self) -> &ValueState<K, A::Accumulator> {
+        &self.state.values
     }
 
     /// The result of `key`.
     ///
     /// # Errors
     /// As for every operation, or [`ClientError::Malformed`] if the stored bytes are not an accumulator.
-    pub async fn get<Q>(&self, key: &Q) -> Result<Option<A::Output>, ClientError>
-    where
-        K: Borrow<Q>,
-        Q: Encode + ?Sized,
-    {
-        Ok(self.values.get(key).await?.map(|accumulator| self.function.output(accumulator)))
+    pub async fn get(&self, key: &(impl Form<K> + ?Sized)) -> Result<Option<A::Output>, ClientError> {
+        let accumulator = self.session.run(self.state.values.get(key)).await?;
+        Ok(accumulator.map(|accumulator| self.state.function.output(accumulator)))
     }
 
     /// Folds `input` into the accumulator of `key`.
     ///
     /// # Errors
     /// As for [`get`](Self::get); nothing was changed then.
-    pub async fn add<Q>(&self, key: &Q, input: A::Input) -> Result<(), ClientError>
-    where
-        K: Borrow<Q>,
-        Q: Encode + ?Sized,
-    {
+    pub async fn add(&self, key: &(impl Form<K> + ?Sized), input: A::Input) -> Result<(), ClientError> {
         self.run(Task::Add(vec![(self.address(key), input)])).await
     }
 
@@ -195,8 +194,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// The first error of [`add`](Self::add); inputs of other keys were folded.
     pub async fn add_all<Q, I>(&self, inputs: I) -> Result<(), ClientError>
     where
-        K: Borrow<Q>,
-        Q: Encode,
+        Q: Form<K>,
         I: IntoIterator<Item = (Q, A::Input)>,
     {
         let mut inputs = inputs.into_iter().map(|(key, input)| (self.address(&key), input));
@@ -219,11 +217,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     ///
     /// # Errors
     /// As for every operation.
-    pub async fn clear<Q>(&self, key: &Q) -> Result<(), ClientError>
-    where
-        K: Borrow<Q>,
-        Q: Encode + ?Sized,
-    {
+    pub async fn clear(&self, key: &(impl Form<K> + ?Sized)) -> Result<(), ClientError> {
         self.run(Task::Clear(self.address(key))).await
     }
 
@@ -233,12 +227,11 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     /// # Errors
     /// As for [`get`](Self::get), and nothing was changed then; [`ClientError::MergeIntoItself`] if the sources are not
     /// distinct, or one of them is this namespace.
-    pub async fn merge_namespaces<Q, N>(&self, key: &Q, sources: &[N]) -> Result<(), ClientError>
-    where
-        K: Borrow<Q>,
-        Q: Encode + ?Sized,
-        N: Encode,
-    {
+    pub async fn merge_namespaces<N: Encode>(
+        &self,
+        key: &(impl Form<K> + ?Sized),
+        sources: &[N],
+    ) -> Result<(), ClientError> {
         let target = self.address(key);
         let sources: Vec<_> = sources.iter().map(|source| target.in_namespace(encoded(source))).collect();
         check_distinct(&target, &sources)?;
@@ -246,7 +239,7 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
     }
 
     fn address(&self, key: &(impl Encode + ?Sized)) -> Address {
-        Address::of(&self.values, encoded(key))
+        Address::of(&self.state.values, encoded(key))
     }
 
     async fn run(&self, task: Task<A::Input>) -> Result<(), ClientError> {
@@ -267,42 +260,38 @@ async fn answered(answer: oneshot::Receiver<Result<(), ClientError>>) -> Result<
 
 impl<K: ?Sized, A: Aggregate> Clone for BoundAggregate<K, A> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), function: self.function.clone(), messages: self.messages.clone() }
+        Self { state: self.state.clone(), session: self.session.clone(), messages: self.messages.clone() }
     }
 }
 
 impl<K: ?Sized, A: Aggregate> fmt::Debug for BoundAggregate<K, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BoundAggregate").field(&self.values.state()).finish()
+        f.debug_tuple("BoundAggregate").field(&self.state).finish()
     }
 }
 
-impl<K: ?Sized, V: Encode + Decode> Bound<ValueState<K, V>> {
+impl<K: ?Sized, V: Encode + Decode> ValueState<K, V> {
     /// Merges, by `function`, the values that `sources` have of `key` into that of this namespace, in the given order,
     /// and removes them. All are read in one batch and written in another. Writes of these values in between are lost;
     /// an [`AggregatingState`] has no such restriction.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and nothing was changed then; [`ClientError::MergeIntoItself`] if the sources are not
+    /// As for [`Session::run`], and nothing was changed then; [`ClientError::MergeIntoItself`] if the sources are not
     /// distinct, or one of them is this namespace.
-    pub async fn merge_namespaces_with<Q, N>(
+    pub async fn merge_namespaces_with<N: Encode>(
         &self,
-        key: &Q,
+        session: &Session,
+        key: &(impl Form<K> + ?Sized),
         sources: &[N],
         mut function: impl FnMut(V, V) -> V,
-    ) -> Result<(), ClientError>
-    where
-        K: Borrow<Q>,
-        Q: Encode + ?Sized,
-        N: Encode,
-    {
+    ) -> Result<(), ClientError> {
         let target = Address::of(self, encoded(key));
         let sources: Vec<_> = sources.iter().map(|source| target.in_namespace(encoded(source))).collect();
         check_distinct(&target, &sources)?;
-        let state = self.state().id();
+        let state = self.id();
         let reads = std::iter::once(&target).chain(&sources).map(|at| at.operation(state, OperationKind::Get, &[]));
         let mut merged: Option<V> = None;
-        for result in self.session().operate_together(reads.collect()).await {
+        for result in session.operate_together(reads.collect()).await {
             let result = result?;
             if result.found {
                 let value = V::decode(result.value)?;
@@ -318,7 +307,7 @@ impl<K: ?Sized, V: Encode + Decode> Bound<ValueState<K, V>> {
         for source in &sources {
             batch.append(&source.operation(state, OperationKind::Clear, &[]));
         }
-        self.session().send(batch).await?.applied().await.map(drop)
+        session.send(batch).await?.applied().await.map(drop)
     }
 }
 

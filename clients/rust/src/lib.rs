@@ -20,7 +20,7 @@
 //! for (checkpoint, chunk) in (1..).zip(words.chunks(500)) {
 //!     let mut batch = session.batch();
 //!     for word in chunk {
-//!         batch.merge(&counts, word, &1);
+//!         batch.push(counts.merge(word, &1));
 //!     }
 //!     session.send(batch).await?;
 //!     // A cut exactly here; it completes while the next batches go on.
@@ -32,8 +32,7 @@
 //! }
 //!
 //! // One operation at a time; those of concurrent tasks share batches.
-//! let counts = counts.on(&session);
-//! println!("{:?}", counts.get("flink").await?);
+//! println!("{:?}", session.run(counts.get("flink")).await?);
 //!
 //! session.close().await?;
 //! backend.close().await?;
@@ -55,11 +54,11 @@
 //! | [`ListState`] | a list | elements |
 //! | [`TimerState`] | times | those that are due, for all keys |
 //!
-//! [Keys](Bound::keys) of every state are read by pages, too. Operator state is a [`ListState`] or [`MapState`] with
-//! the key `&()`: [`Backend::operator_list`], [`Backend::broadcast_map`].
+//! [Keys](ValueState::keys) of every state are read by pages, too. Operator state is a [`ListState`] or [`MapState`]
+//! with the key `&()`: [`Backend::operator_list`], [`Backend::broadcast_map`].
 //!
-//! A handle writes into a [`BatchBuilder`] (bulk: one batch, one answer), or is bound to a session with `on`. Then each
-//! call is a future of its own, and calls that are awaited at the same time share batches.
+//! The methods of a handle make operations ([`Op`]). An operation is pushed into a [`BatchBuilder`] (bulk: one batch,
+//! one answer), or [run](Session::run) by itself; operations that run at the same time share batches.
 //!
 //! The folder `examples` of the repository has whole tasks: windows, sessions, a join, deduplication, a buffering sink.
 
@@ -72,12 +71,12 @@ mod aggregate;
 mod backend;
 mod batch;
 mod book;
-mod bound;
 mod codec;
 mod declare;
 mod error;
 mod fold;
 mod migration;
+mod op;
 mod open;
 mod outgoing;
 mod peer;
@@ -106,7 +105,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::proto::v1::{
+use dstl_proto::v1::{
     ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
     CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest,
     HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, OpenedPart, PersistRequest, PinRequest,
@@ -116,13 +115,13 @@ use crate::proto::v1::{
 pub use self::{
     aggregate::Average,
     backend::Backend,
-    batch::{Applied, BatchBuilder, RawOperation},
-    bound::Bound,
+    batch::{Applied, BatchBuilder, RawOperation, Slot},
     codec::{Decode, Encode, Ordered},
     declare::JobDeclaration,
     error::{ClientError, DaemonError, Lost, Reason, Scope},
     fold::{Aggregate, AggregatingState, BoundAggregate, Reduce, ReducingState},
     migration::{OldEntries, OldKey},
+    op::{Form, Op},
     open::{ClaimMode, InnerBackend, KeyGroupAssignment, OpenOptions, Restore, Retention},
     query::Query,
     scan::{Scan, StoredKey},

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{Backend, BatchBuilder, ClientError, Decode, ListState, MapState, ValueState};
-use crate::{
-    proto::v1::{
+use dstl_proto::{
+    types::StateId,
+    v1::{
         Batch, KeyGroupAssignment, MapEntry, Operation, OperationKind, OperationResult, Outcome, RegisterStatesRequest,
         RegisteredState, SchemaChange, StateDescriptor, StateKind, StoredKey, schema_change::Mode,
     },
-    types::StateId,
 };
 
 /// Keys that are read at a time.
@@ -143,7 +143,7 @@ impl Backend {
         let registered = self.migrate(state, |old, batch| {
             if let OldEntries::Value(value) = &old.entries {
                 let (key, value) = rewrite(Old::decode(old.stored.key.clone())?, OldValue::decode(value.clone())?);
-                batch.put(&old.value_state::<K, V>(), &key, &value);
+                batch.push(old.value_state::<K, V>().put(&key, &value));
             }
             Ok(())
         });
@@ -184,7 +184,7 @@ impl Backend {
                         batch.push(&Operation { map_key: map_key.clone(), ..remove });
                     }
                 }
-                _ => drop(batch.push(&key.operation(OperationKind::Clear, old))),
+                _ => _ = batch.push(&key.operation(OperationKind::Clear, old)),
             }
             let sealed = batch.seal(self.client().limits())?;
             let batch = Batch::decode(sealed.operations).map_err(|_| ClientError::Incomplete("the batch"))?;

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::{
-    proto::v1::{self, OpenRequest, restore, retention},
+use dstl_proto::{
     types::KeyGroupRange,
+    v1::{self, OpenRequest, restore, retention},
 };
 
-pub use crate::proto::v1::{ClaimMode, InnerBackend, KeyGroupAssignment};
+pub use dstl_proto::v1::{ClaimMode, InnerBackend, KeyGroupAssignment};
 
 /// The state that the backend has when it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::{
     Applied, ClientError,
     batch::{self, Sealed},
 };
-use crate::proto::v1::{OperationResult, Outcome};
+use dstl_proto::v1::{OperationResult, Outcome};
 
 /// Takes an answer. It is not an error if the caller no longer waits.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;

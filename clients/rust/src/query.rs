@@ -5,7 +5,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Client, ClientError};
-use crate::proto::v1::{
+use dstl_proto::v1::{
     Operation, QueryBatch, QueryRequest, QueryResponse, QueryResult, QueryStart, QueryStarted, RegisteredState,
     query_request::Request, query_response::Response,
 };
@@ -96,7 +96,9 @@ async fn send(requests: &mpsc::Sender<QueryRequest>, request: Request) -> Result
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use crate::{OpenOptions, Reason, StateOptions, fake::Fake, proto::v1::OperationKind};
+    use dstl_proto::v1::OperationKind;
+
+    use crate::{OpenOptions, Reason, StateOptions, fake::Fake};
 
     #[tokio::test]
     async fn batches_are_answered_one_by_one_and_a_refused_one_does_not_end_the_query() {
@@ -105,7 +107,7 @@ mod tests {
         let backend = client.open(OpenOptions::new("job", "operator")).await.unwrap();
         let texts = backend.value_state::<String, String>("texts", StateOptions::new()).await.unwrap();
         let session = backend.session().await.unwrap();
-        texts.on(&session).put("key", "value").await.unwrap();
+        session.run(texts.put("key", "value")).await.unwrap();
         let start = QueryStart { backend: backend.reference().id.clone(), ..QueryStart::default() };
         let mut query = client.query(start).await.unwrap();
         let state = query.state("texts").unwrap().id;

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applied, BatchBuilder, ClientError,
+    Applied, BatchBuilder, ClientError, Op,
     outgoing::{Outgoing, Reply},
     worker::{Message, NoticeMessage},
 };
-use crate::proto::v1::{
+use dstl_proto::v1::{
     Acknowledgement, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeKind, NoticeOutcome,
     OperationResult,
 };
@@ -133,8 +133,20 @@ impl Session {
         Ok(Receipt { applied: is_applied, session: self.clone() })
     }
 
-    /// Runs one operation, together with those of other tasks that wait at the same time.
-    pub(super) async fn operate(&self, operation: BatchBuilder) -> Result<OperationResult, ClientError> {
+    /// Runs one operation, in one batch with those of other tasks that wait at the same time. A write is applied when
+    /// the call returns; an operation whose call was dropped may have been sent.
+    ///
+    /// # Errors
+    /// The error of the daemon, or the reason why the session is over; for reads also [`ClientError::Malformed`] if
+    /// stored bytes do not fit the handle's types.
+    pub async fn run<O: Op>(&self, operation: O) -> Result<O::Output, ClientError> {
+        let reader = operation.reader();
+        let mut alone = BatchBuilder::new();
+        alone.push(operation);
+        reader(self.operate(alone).await?)
+    }
+
+    async fn operate(&self, operation: BatchBuilder) -> Result<OperationResult, ClientError> {
         let (reply, answer) = oneshot::channel();
         let limits = &self.shared.limits;
         // The same check as for a batch: an operation that is too long by itself must not spoil those that share its

@@ -1,16 +1,16 @@
 //! Typed handles of states, as [`Backend`](super::Backend) registers them.
 //!
-//! A handle names a state and a namespace in it. It can encode keys and values, but has no connection. Use it in a
-//! [`BatchBuilder`](super::BatchBuilder) for bulk work, or bind it to a session with `on` for one operation at a time.
+//! A handle names a state and a namespace in it, and has no connection. Its methods make operations ([`Op`]) and reads
+//! of many items ([`Scan`]), which a session carries out.
 
 use std::{fmt, marker::PhantomData};
 
 use bytes::Bytes;
 
-use super::{Bound, Encode, Session, ttl, wire::Target};
-use crate::{
-    proto::v1::{self, Operation, OperationKind},
+use super::{Decode, Encode, Op, Scan, StoredKey, op, scan, ttl, wire::Target};
+use dstl_proto::{
     types::{MergeFunction, Redistribution, Schema, Serializer, StateKind, Ttl},
+    v1::{self, Operation, OperationKind, Outcome},
 };
 
 /// Options of a typed state, besides its name and kind.
@@ -153,9 +153,6 @@ pub(super) mod private {
     pub trait Sealed: Clone {
         #[allow(private_interfaces, reason = "reached by this library alone")]
         fn scope(&self) -> &super::Scope;
-
-        #[allow(private_interfaces, reason = "reached by this library alone")]
-        fn scope_mut(&mut self) -> &mut super::Scope;
     }
 }
 
@@ -190,10 +187,39 @@ macro_rules! handle {
                 other
             }
 
-            /// The handle for one operation at a time over `session`.
-            #[must_use]
-            pub fn on(&self, session: &Session) -> Bound<Self> {
-                Bound::new(self.clone(), session.clone())
+            /// Removes everything of `key` in this namespace. `key` must be of the handle's key type.
+            pub fn clear<'a>(&'a self, key: &'a (impl Encode + ?Sized)) -> impl Op<Output = ()> {
+                op::clear(&self.scope, key)
+            }
+
+            /// Merges the contents that `sources` have of `key` into this namespace, and clears them, as for session
+            /// windows that meet. `key` must be of the handle's key type. The sources are distinct, and none is this
+            /// namespace. [`Outcome::LimitReached`] means that a result would have become too long, and nothing was
+            /// changed.
+            pub fn merge_namespaces<'a, X: Encode>(
+                &'a self,
+                key: &'a (impl Encode + ?Sized),
+                sources: &'a [X],
+            ) -> impl Op<Output = Outcome> {
+                op::merge_namespaces(&self.scope, key, sources)
+            }
+
+            /// The keys that have entries in this namespace, of all key groups of the backend, in no particular order.
+            /// A key that exists from the first page to the last is returned exactly once, whatever the session writes
+            /// in between. A key that comes or goes meanwhile may be missing.
+            pub fn keys(&self) -> Scan<<$key as ToOwned>::Owned>
+            where
+                $key: ToOwned<Owned: Decode>,
+            {
+                scan::keys(&self.scope)
+            }
+
+            /// The keys in every namespace, as pairs of key and namespace; otherwise as [`keys`](Self::keys).
+            pub fn all_keys<X: Decode>(&self) -> Scan<StoredKey<<$key as ToOwned>::Owned, X>>
+            where
+                $key: ToOwned<Owned: Decode>,
+            {
+                scan::all_keys(&self.scope)
             }
         }
 
@@ -209,10 +235,6 @@ macro_rules! handle {
         impl<$($type: ?Sized),*> private::Sealed for $name<$($type),*> {
             fn scope(&self) -> &Scope {
                 &self.scope
-            }
-
-            fn scope_mut(&mut self) -> &mut Scope {
-                &mut self.scope
             }
         }
 
@@ -249,14 +271,4 @@ handle! {
     /// Timers: a set of times, each with a key and a namespace `N`, read in order of time over all keys of the backend.
     /// Use two states for event time and processing time; the task decides about the meaning of a time.
     TimerState<K, N>, on K
-}
-
-impl Scope {
-    pub(super) fn set_namespace(&mut self, namespace: Bytes) {
-        self.namespace = namespace;
-    }
-
-    pub(super) fn set_key_group(&mut self, key_group: u32) {
-        self.key_group = Some(key_group);
-    }
 }

@@ -14,7 +14,7 @@ use super::{
     fake::{Event, Fake},
     *,
 };
-use crate::{proto::v1::Outcome, types::MergeFunction};
+use dstl_proto::{types::MergeFunction, v1::Outcome};
 
 struct Setup {
     fake: Fake,
@@ -48,7 +48,7 @@ impl Setup {
 
     fn one(&self, key: &str) -> BatchBuilder {
         let mut batch = BatchBuilder::new();
-        batch.merge(&self.counts, key, &1);
+        batch.push(self.counts.merge(key, &1));
         batch
     }
 
@@ -63,13 +63,13 @@ async fn a_task_opens_writes_reads_and_closes() {
     assert_eq!(setup.backend.attachment(), "offset 7");
     assert_eq!(setup.backend.epoch().number, 1);
     let session = setup.session().await;
-    let counts = setup.counts.on(&session);
-    counts.merge("a", &2).await.unwrap();
-    counts.merge("a", &3).await.unwrap();
-    assert_eq!(counts.get("a").await.unwrap(), Some(5));
-    assert_eq!(counts.namespace(&1_u64).get("a").await.unwrap(), None);
-    counts.clear("a").await.unwrap();
-    assert_eq!(counts.get("a").await.unwrap(), None);
+    let counts = &setup.counts;
+    session.run(counts.merge("a", &2)).await.unwrap();
+    session.run(counts.merge("a", &3)).await.unwrap();
+    assert_eq!(session.run(counts.get("a")).await.unwrap(), Some(5));
+    assert_eq!(session.run(counts.namespace(&1_u64).get("a")).await.unwrap(), None);
+    session.run(counts.clear("a")).await.unwrap();
+    assert_eq!(session.run(counts.get("a")).await.unwrap(), None);
     assert_eq!(session.persist().await.unwrap(), 6);
     let closed = session.clone();
     session.close().await.unwrap();
@@ -82,13 +82,16 @@ async fn a_task_opens_writes_reads_and_closes() {
 async fn session_windows_that_meet_are_merged() {
     let setup = setup(|_| {}).await;
     let session = setup.session().await;
-    let counts = setup.counts.on(&session);
+    let counts = &setup.counts;
     let (first, second, both) = ((0_u64, 10_u64), (5_u64, 20_u64), (0_u64, 20_u64));
-    counts.namespace(&first).merge("a", &2).await.unwrap();
-    counts.namespace(&second).merge("a", &3).await.unwrap();
-    assert_eq!(counts.namespace(&both).merge_namespaces("a", &[first, second]).await.unwrap(), Outcome::Done);
-    assert_eq!(counts.namespace(&both).get("a").await.unwrap(), Some(5));
-    assert_eq!(counts.namespace(&first).get("a").await.unwrap(), None);
+    session.run(counts.namespace(&first).merge("a", &2)).await.unwrap();
+    session.run(counts.namespace(&second).merge("a", &3)).await.unwrap();
+    assert_eq!(
+        session.run(counts.namespace(&both).merge_namespaces("a", &[first, second])).await.unwrap(),
+        Outcome::Done
+    );
+    assert_eq!(session.run(counts.namespace(&both).get("a")).await.unwrap(), Some(5));
+    assert_eq!(session.run(counts.namespace(&first).get("a")).await.unwrap(), None);
     session.close().await.unwrap();
 }
 
@@ -97,18 +100,16 @@ async fn pages_of_maps_and_lists_are_joined() {
     let setup = setup(|_| {}).await;
     let session = setup.session().await;
     let map: MapState<str, String, u64> = setup.backend.map_state("map", StateOptions::new()).await.unwrap();
-    let map = map.on(&session);
     for (name, number) in ["a", "b", "c", "d", "e"].into_iter().zip(0_u64..) {
-        map.put("key", name, &number).await.unwrap();
+        session.run(map.put("key", name, &number)).await.unwrap();
     }
-    map.remove("key", "c").await.unwrap();
-    let entries = map.entries("key").await.unwrap();
+    session.run(map.remove("key", "c")).await.unwrap();
+    let entries = map.scan("key").collect(&session).await.unwrap();
     assert_eq!(entries, [("a", 0), ("b", 1), ("d", 3), ("e", 4)].map(|(name, number)| (name.to_owned(), number)));
     let list: ListState<str, String> = setup.backend.list_state("list", StateOptions::new()).await.unwrap();
-    let list = list.on(&session);
-    list.update("key", &["x".to_owned(), "y".to_owned()]).await.unwrap();
-    list.add("key", "z").await.unwrap();
-    assert_eq!(list.get("key").await.unwrap(), ["x", "y", "z"]);
+    session.run(list.update("key", &["x".to_owned(), "y".to_owned()])).await.unwrap();
+    session.run(list.add("key", "z")).await.unwrap();
+    assert_eq!(list.scan("key").collect(&session).await.unwrap(), ["x", "y", "z"]);
 }
 
 #[tokio::test]
@@ -164,9 +165,9 @@ async fn reads_that_a_break_left_unanswered_are_asked_again() {
     let setup = setup(|state| state.breaks = [0].into()).await;
     let session = setup.session().await;
     let mut batch = setup.one("a");
-    let read = batch.get(&setup.counts, "a");
+    let read = batch.push(setup.counts.get("a"));
     let applied = session.send(batch).await.unwrap().applied().await.unwrap();
-    assert_eq!((applied.number, applied.value::<i64>(read).unwrap()), (0, Some(1)));
+    assert_eq!((applied.number, applied.get(read).unwrap()), (0, Some(1)));
     assert_eq!(setup.events()[1..], [Event::Applied(0, 2), Event::Started, Event::Applied(1, 1)]);
 }
 
@@ -175,11 +176,11 @@ async fn reads_of_a_repeated_batch_are_asked_again() {
     let setup = setup(|state| state.breaks = [0].into()).await;
     let session = setup.session().await;
     let mut batch = setup.one("a");
-    let read = batch.get(&setup.counts, "a");
+    let read = batch.push(setup.counts.get("a"));
     // The new stream tells that batch 0 is next, although it is applied.
     setup.fake.state().understated = 1;
     let applied = session.send(batch).await.unwrap().applied().await.unwrap();
-    assert_eq!(applied.value::<i64>(read).unwrap(), Some(1));
+    assert_eq!(applied.get(read).unwrap(), Some(1));
     assert_eq!(setup.count("a"), 1);
     session.close().await.unwrap();
 }
@@ -231,13 +232,13 @@ async fn a_rejected_batch_fails_alone_and_what_follows_keeps_its_order() {
 async fn only_the_operation_to_blame_fails_among_those_that_share_a_batch() {
     let setup = setup(|_| {}).await;
     let session = setup.session().await;
-    let counts = setup.counts.on(&session);
+    let counts = &setup.counts;
     let keys = ["a", "b", "bad", "c", "d"];
     let calls: Vec<_> = keys
         .into_iter()
         .map(|key| {
-            let counts = counts.clone();
-            tokio::spawn(async move { counts.merge(key, &1).await })
+            let (counts, session) = (counts.clone(), session.clone());
+            tokio::spawn(async move { session.run(counts.merge(key, &1)).await })
         })
         .collect();
     for (call, key) in calls.into_iter().zip(keys) {
@@ -250,11 +251,11 @@ async fn only_the_operation_to_blame_fails_among_those_that_share_a_batch() {
 async fn concurrent_awaits_share_batches() {
     let setup = setup(|_| {}).await;
     let session = setup.session().await;
-    let counts = setup.counts.on(&session);
+    let counts = &setup.counts;
     let calls: Vec<_> = (0..500)
         .map(|_| {
-            let counts = counts.clone();
-            tokio::spawn(async move { counts.merge("a", &1).await.unwrap() })
+            let (counts, session) = (counts.clone(), session.clone());
+            tokio::spawn(async move { session.run(counts.merge("a", &1)).await.unwrap() })
         })
         .collect();
     for call in calls {
@@ -322,13 +323,13 @@ async fn a_connection_that_dies_is_made_again() {
             runtime = Some(serve().0);
         }
         let mut batch = session.batch();
-        batch.merge(&counts, "a", &1);
+        batch.push(counts.merge("a", &1));
         receipts.push(session.send(batch).await.unwrap());
     }
     for receipt in receipts {
         receipt.applied().await.unwrap();
     }
-    assert_eq!(counts.on(&session).get("a").await.unwrap(), Some(40));
+    assert_eq!(session.run(counts.get("a")).await.unwrap(), Some(40));
     session.close().await.unwrap();
     runtime.unwrap().shutdown_background();
 }
@@ -353,8 +354,8 @@ async fn any_mix_of_rejections_and_breaks_applies_every_good_batch_once_and_in_o
         for number in 0..80 {
             let is_bad = below(6) == 0;
             let mut batch = session.batch();
-            batch.list_add(&list, if is_bad { "bad" } else { "good" }, &number);
-            let read = (below(3) == 0).then(|| batch.get(&setup.counts, "a"));
+            batch.push(list.add(if is_bad { "bad" } else { "good" }, &number));
+            let read = (below(3) == 0).then(|| batch.push(setup.counts.get("a")));
             sent.push((number, is_bad, read, session.send(batch).await.unwrap()));
         }
         let mut good = Vec::new();
@@ -362,7 +363,7 @@ async fn any_mix_of_rejections_and_breaks_applies_every_good_batch_once_and_in_o
             let applied = receipt.applied().await;
             assert_eq!(applied.is_err(), is_bad, "seed {seed}");
             if let (Some(read), Ok(applied)) = (read, &applied) {
-                assert_eq!(applied.value::<i64>(read).unwrap(), None, "seed {seed}");
+                assert_eq!(applied.get(read).unwrap(), None, "seed {seed}");
             }
             if !is_bad {
                 good.push(Bytes::from(number.to_le_bytes().to_vec()));

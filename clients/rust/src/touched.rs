@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::wire;
-use crate::proto::v1::{RegisteredState, ttl};
+use dstl_proto::v1::{RegisteredState, ttl};
 
 /// The ids of these states, as far as the backend's registrations told. Cheap to clone; clones share the ids.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,8 @@
 //! Time to live in the form of the protocol.
 
-use crate::{
-    proto::v1::{self, ttl},
+use dstl_proto::{
     types::{Ttl, TtlUpdate, TtlVisibility},
+    v1::{self, ttl},
 };
 
 pub(super) fn to_proto(from: Ttl) -> v1::Ttl {

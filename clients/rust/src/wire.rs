@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use super::{ClientError, Encode};
-use crate::proto::{
+use dstl_proto::{
     v1::{OperationKind, SessionRequest, SessionResponse},
     wire::{kind_and_state, tag, take_bytes, take_tag},
 };

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::v1::{Batch, Operation, session_request::Request};
+use dstl_proto::v1::{Batch, Operation, session_request::Request};
 
 fn bytes() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from)
@@ -98,8 +98,7 @@ proptest! {
         prop_assert_eq!(parts.len(), operations.len());
         for (part, operation) in parts.iter().zip(&operations) {
             prop_assert_eq!(part_is_read(part), is_read(operation.kind()));
-            let is_told = operation.kind != 0 && operation.state != 0;
-            prop_assert_eq!(part_state(part), is_told.then_some(operation.state));
+            prop_assert_eq!(part_state(part), Some(operation.state));
         }
         let expected = SessionRequest { request: Some(Request::Batch(batch)) };
         prop_assert_eq!(request, expected.encode_to_vec());

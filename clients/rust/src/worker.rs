@@ -18,7 +18,7 @@ use super::{
     touched::Touched,
     wire::{Frame, SessionCodec},
 };
-use crate::proto::v1::{
+use dstl_proto::v1::{
     BackendRef, Barrier, CheckpointCompleted, CheckpointIdentity, Limits, Notice, NoticeOutcome, OperationResult,
     PersistReply, SessionRequest, SessionResponse, SessionStart, SessionStarted, session_request::Request,
     session_response::Response,

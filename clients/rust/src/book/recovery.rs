@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use super::{Asked, Book, Item, Sent};
+use dstl_proto::v1::{Acknowledgement, SessionHalted, SessionStarted, session_halted::Refused};
+
 use crate::{
     ClientError, batch,
     error::violation,
     outgoing::{Outgoing, Waiter},
-    proto::v1::{Acknowledgement, SessionHalted, SessionStarted, session_halted::Refused},
 };
 
 impl Book {

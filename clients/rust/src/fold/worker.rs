@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use dstl_proto::v1::OperationKind;
+
 use super::Aggregate;
-use crate::{
-    BatchBuilder, Bound, ClientError, Decode, RawOperation, Session, State, outgoing::Reply, proto::v1::OperationKind,
-    state::encoded,
-};
+use crate::{BatchBuilder, ClientError, Decode, RawOperation, Session, State, outgoing::Reply, state::encoded};
 
 /// Most messages of one round.
 const MAX_ROUND: usize = 256;
@@ -23,9 +22,9 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The place of `key` in the namespace and key group of `bound`.
-    pub(super) fn of<S: State>(bound: &Bound<S>, key: Bytes) -> Self {
-        let scope = bound.state().scope().operation(OperationKind::Get);
+    /// The place of `key` in the namespace and key group of `state`.
+    pub(super) fn of(state: &impl State, key: Bytes) -> Self {
+        let scope = state.scope().operation(OperationKind::Get);
         Self { namespace: scope.namespace, key_group: scope.key_group, key }
     }
 
@@ -37,7 +36,7 @@ impl Address {
     pub(super) fn operation(&self, state: u32, kind: OperationKind, value: &[u8]) -> BatchBuilder {
         let (namespace, key_group) = (&self.namespace[..], self.key_group);
         let mut operation = BatchBuilder::new();
-        operation.push_raw(&RawOperation {
+        operation.push(RawOperation {
             kind,
             state,
             key: &self.key,

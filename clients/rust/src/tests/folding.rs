@@ -48,8 +48,8 @@ async fn inputs_become_accumulators_and_these_results() {
     means.add("a", 1).await.unwrap();
     means.add("a", 2).await.unwrap();
     assert_eq!(means.get("a").await.unwrap(), Some(1.5));
-    assert_eq!(means.values().get("a").await.unwrap(), Some(Average { sum: 3, count: 2 }));
-    assert_eq!(means.values().keys().collect().await.unwrap(), ["a"]);
+    assert_eq!(session.run(means.values().get("a")).await.unwrap(), Some(Average { sum: 3, count: 2 }));
+    assert_eq!(means.values().keys().collect(&session).await.unwrap(), ["a"]);
     means.clear("a").await.unwrap();
     assert_eq!(means.get("a").await.unwrap(), None);
 }
@@ -87,7 +87,7 @@ async fn concurrent_adds_share_round_trips_and_none_is_lost() {
     }
     for (key, average) in expected {
         let bound = means.namespace(&(key % 2).cast_unsigned());
-        assert_eq!(bound.values().get(&key.to_string()).await.unwrap(), Some(average));
+        assert_eq!(session.run(bound.values().get(&key.to_string())).await.unwrap(), Some(average));
     }
     let batches = setup.events().len();
     assert!(batches < 100, "{batches} for 200 additions");
@@ -106,7 +106,7 @@ async fn namespaces_merge_by_the_function_in_one_batch() {
     assert_eq!(setup.events()[before..], [Event::Applied(8, 4), Event::Applied(9, 4)]);
     assert_eq!(texts.namespace(&2_u64).get("key").await.unwrap().as_deref(), Some("bca"));
     texts.namespace(&5_u64).merge_namespaces("key", &[2_u64]).await.unwrap();
-    let mut left = texts.values().all_keys::<u64>().collect().await.unwrap();
+    let mut left = texts.values().all_keys::<u64>().collect(&session).await.unwrap();
     left.sort_unstable();
     assert_eq!(left.iter().map(|stored| stored.namespace).collect::<Vec<_>>(), [5, 9]);
     for sources in [vec![1_u64, 1], vec![5]] {
@@ -144,7 +144,7 @@ async fn only_what_is_refused_or_malformed_fails() {
     let means: AggregatingState<String, Mean> =
         setup.backend.aggregating_state("means", Mean, StateOptions::new()).await.unwrap();
     let raw: ValueState<str, String> = ValueState::from_id(means.values().id());
-    raw.on(&session).put("odd", "no mean").await.unwrap();
+    session.run(raw.put("odd", "no mean")).await.unwrap();
     let means = means.on(&session);
     let done = tokio::join!(means.add("a", 1), means.add("bad", 1), means.add("odd", 1), means.add("b", 1));
     assert!(matches!(done.2, Err(ClientError::Malformed { .. })));
@@ -160,15 +160,14 @@ async fn values_merge_by_a_function_given_at_the_call() {
     let setup = setup(|_| {}).await;
     let session = setup.session().await;
     let values: ValueState<str, String> = setup.backend.value_state("values", StateOptions::new()).await.unwrap();
-    let values = values.on(&session);
     for (namespace, text) in [(1_u64, "a"), (2, "b")] {
-        values.namespace(&namespace).put("key", text).await.unwrap();
+        session.run(values.namespace(&namespace).put("key", text)).await.unwrap();
     }
     let all = values.namespace(&0_u64);
-    all.merge_namespaces_with("key", &[2_u64, 1, 3], |first, second| first + &second).await.unwrap();
-    assert_eq!(all.get("key").await.unwrap().as_deref(), Some("ba"));
-    assert_eq!(values.namespace(&1_u64).get("key").await.unwrap(), None);
-    let refused = all.merge_namespaces_with("key", &[0_u64], |first, _| first).await.unwrap_err();
+    all.merge_namespaces_with(&session, "key", &[2_u64, 1, 3], |first, second| first + &second).await.unwrap();
+    assert_eq!(session.run(all.get("key")).await.unwrap().as_deref(), Some("ba"));
+    assert_eq!(session.run(values.namespace(&1_u64).get("key")).await.unwrap(), None);
+    let refused = all.merge_namespaces_with(&session, "key", &[0_u64], |first, _| first).await.unwrap_err();
     assert!(matches!(refused, ClientError::MergeIntoItself));
 }
 
