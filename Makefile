@@ -67,13 +67,26 @@ test-process: check-tools ## Run the demo, stock clients in Python and a server 
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --test process $(ARGS)
 
 # Servers that others wrote, each started by its script in tests/stores; some minutes each. Unit tests that need one are ignored elsewhere.
-STORES ?= hdfs radosgw azurite gcs
-test-stores: java-daemon $(if $(filter hdfs,$(STORES)),check-java) ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES="hdfs radosgw azurite gcs" DSTL_BIN=…)
+STORES ?= radosgw hdfs hdfs-ha hdfs-kerberos azurite gcs
+test-stores: java-daemon ## Test dstl on real stores: promises, demo with kills, servers that fail (STORES="hdfs gcs" DSTL_BIN=…)
 ifeq ($(DSTL_BIN),)
-	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --lib --no-run
+	@unit="$$($(UNIT_TESTS))"; $(MAKE) --no-print-directory stores-tested UNIT="$$unit"
+else
+	@$(MAKE) --no-print-directory stores-tested
 endif
-	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(or $(DSTL_BIN),$(DSTL)) $(STORES) \
-		$(if $(DSTL_BIN),,--unit "$(CARGO) test $(CHECKED) --lib -- --ignored")
+
+# Compiles the unit tests, and prints the path of their program.
+UNIT_TESTS = $(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --lib --no-run --message-format=json | \
+	sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+
+# The same with programs that are there.
+.PHONY: stores-tested
+stores-tested: $(if $(filter hdfs%,$(STORES)),check-java)
+	PYTHONDONTWRITEBYTECODE=1 python3 tests/stores/run.py $(or $(DSTL_BIN),$(DSTL)) $(STORES) $(if $(UNIT),--unit "$(UNIT) --ignored")
+
+.PHONY: tests-compiled
+tests-compiled:
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it --test process --no-run
 
 test-java: check-java java-daemon ## Build the client for the JVM, its documentation too, and test it against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java verify
@@ -106,11 +119,11 @@ test-flink: check-java java-daemon ## Test the state backend for Flink by Flink'
 	$(FLINK_TEST)
 
 flink-quick: check-java java-daemon ## The same without the cluster of processes
-	$(FLINK_TEST) -Dtest.excludedGroups=long
+	$(FLINK_TEST) -Dtest.excludedGroups=long -Dtest.forks=2
 
 # The text is real, and always there. Kills and restarts take a minute or two, on dstl and on Flink's own backend each.
 DEMO_TEXT = $(or $(TEXT),$(wildcard *.md proto/dstl/v1/*.proto clients/*/README.md))
-demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, kill it again and again, compare (DSTL_BIN=… TEXT="FILE…" ARGS=alone)
+demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, kill it again and again, compare (DSTL_BIN=… TEXT="FILE…" ARGS="dstl changelog rocksdb heap")
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/flink/demo.sh $(foreach file,$(DEMO_TEXT),'$(file)') -- $(ARGS)
 
 # The same build as that of the examples: `--bin dstl` alone would compile dependencies anew, with fewer features.
@@ -127,8 +140,9 @@ ifeq ($(DSTL_BIN),)
 	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl --examples
 endif
 
-# The tests come last: their summary is the last thing to be seen.
+# Real stores, while `it` is compiled, which keeps one core busy. The tests come last: their summary is the last thing to be seen.
 verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
+	unit="$$($(UNIT_TESTS))"; $(MAKE) --no-print-directory --jobs=2 --output-sync=line tests-compiled stores-tested UNIT="$$unit"
 	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it --test process
 

@@ -69,7 +69,7 @@ pub use self::{
     error::{AttemptError, StoreError},
     layout::ObjectName,
     memory::MemoryStore,
-    open::{OpenError, StoreOptions},
+    open::{OpenError, StoreOptions, local_folder},
     recall::Recall,
     retry::{Retry, RetryOptions},
 };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts the words of files on a Flink cluster of processes whose parts are killed: demo.sh FILE… -- [alone]. See Demo.java. DSTL_BIN
+# Counts the words of files on a Flink cluster of processes whose parts are killed: demo.sh FILE… -- [dstl changelog rocksdb heap]. See Demo.java. DSTL_BIN
 # names the daemon; LINES_IN_ALL and PER_SECOND choose how much is counted. Ends with 0 if every result was right.
 set -euo pipefail
 

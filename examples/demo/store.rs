@@ -22,6 +22,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the sweep may take.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Sweeps at most, and the time between two of them.
+const SWEEPS: usize = 5;
+const BETWEEN_SWEEPS: Duration = Duration::from_secs(2);
+
 /// The reason why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnusableStore {
@@ -59,17 +63,30 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
 
 /// Deletes every unreferenced object of `job`, then counts the remaining ones. Returns the counts, and how many
 /// materializations there were, since there was no sweep before.
+///
+/// A request of a killed process may take effect after its end, even after a sweep: for example, when a NameNode that
+/// hung goes on. So a sweep that leaves something is followed by another one.
 pub(super) async fn sweep(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
-    let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
-    let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
-    let first = collect::sweep(store, job, &options, retry).await?;
-    let is_index = |path: &Path| match ObjectName::parse(path) {
-        Some(ObjectName::SnapshotFile { file, .. }) => file.as_str().ends_with(".index"),
-        _ => false,
-    };
-    let materializations = first.findings.iter().filter(|finding| is_index(&finding.meta.path)).count() as u64;
-    let swept = first.deleted().objects;
-    let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
-    let live = left.tally("live").objects;
-    Ok((Objects { live, unreferenced: left.findings.len() as u64 - live, swept }, materializations))
+    let (mut swept, mut materializations) = (0, None);
+    let mut sweeps = 0;
+    loop {
+        let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
+        let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
+        let found = collect::sweep(store, job, &options, retry).await?;
+        swept += found.deleted().objects;
+        let is_index = |path: &Path| match ObjectName::parse(path) {
+            Some(ObjectName::SnapshotFile { file, .. }) => file.as_str().ends_with(".index"),
+            _ => false,
+        };
+        let indexes = || found.findings.iter().filter(|finding| is_index(&finding.meta.path)).count() as u64;
+        let materializations = *materializations.get_or_insert_with(indexes);
+        let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
+        let live = left.tally("live").objects;
+        let unreferenced = left.findings.len() as u64 - live;
+        sweeps += 1;
+        if unreferenced == 0 || sweeps == SWEEPS {
+            return Ok((Objects { live, unreferenced, swept }, materializations));
+        }
+        tokio::time::sleep(BETWEEN_SWEEPS).await;
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Host},
     daemon,
     metrics::Metrics,
-    object::{Path, Store, StoreError},
+    object::{self, Path, Store, StoreError},
     random::Random,
     tools::{
         self,
@@ -162,8 +162,8 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
 /// The configuration and the store that it names; `url` wins.
 pub(super) fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
     let config = Config::resolve(&args.sources(url), &Host::detect())?;
-    let folder = config.changelog.base_path.to_file_path();
-    if let Some(folder) = folder.ok().filter(|folder| !FilePath::is_dir(folder)) {
+    let folder = object::local_folder(&config.changelog.base_path);
+    if let Some(folder) = folder.filter(|folder| !FilePath::is_dir(folder)) {
         return Err(CliError::runtime(format!("there is no store: no directory `{}`", folder.display())));
     }
     let store = daemon::store(&config, &Metrics::new(), &Clock::system(), Random::from_os());

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
-use crate::config::Config;
+use crate::{config::Config, object};
 
 /// Mode bits of a folder for users that are neither its owner nor in its group.
 const OTHERS: u32 = 0o007;
@@ -18,8 +18,7 @@ pub(super) fn warn_about_open(config: &Config) {
 }
 
 fn open(config: &Config) -> Vec<PathBuf> {
-    let store = &config.changelog.base_path;
-    let store = (store.scheme() == "file").then(|| store.to_file_path().ok()).flatten();
+    let store = object::local_folder(&config.changelog.base_path);
     let local = config.rocksdb.local_dirs.iter().chain(&config.local_copies.dirs).cloned();
     let mut folders: Vec<_> = store.into_iter().chain(local).collect();
     folders.dedup();

@@ -109,6 +109,13 @@ pub enum OpenError {
     },
 }
 
+/// The folder that `url` names, if the store is one of this host.
+#[must_use]
+pub fn local_folder(url: &Url) -> Option<PathBuf> {
+    // `to_file_path` looks at no scheme.
+    if url.scheme() == "file" { url.to_file_path().ok() } else { None }
+}
+
 /// Opens the store. Asks nothing of it yet (see [`Store::probe`]), but makes the directory of a local one; blocks for
 /// that. Installs rustls' ring as the process's TLS provider unless there is one.
 ///
@@ -152,7 +159,7 @@ fn connect(
     }
     match url.scheme() {
         "file" => {
-            let path = url.to_file_path().map_err(|()| refused(&options.url, "the path is not absolute"))?;
+            let path = local_folder(&url).ok_or_else(|| refused(&options.url, "the path is not absolute"))?;
             directory(options, path)
         }
         "memory" => {
@@ -306,6 +313,17 @@ mod tests {
         let mut all = StoreOptions::new(url);
         all.options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         open(&all, &Metrics::new(), &Clock::new(|| 7), Random::seeded(1))
+    }
+
+    #[test]
+    fn a_server_on_this_host_is_no_folder_of_it() {
+        let folder = |url| local_folder(&Url::parse(url).unwrap());
+        for url in ["hdfs://localhost:8020/a", "hdfs:///a", "s3://localhost/a", "memory:///a"] {
+            assert_eq!(folder(url), None, "{url}");
+        }
+        for url in ["file:///a", "file://localhost/a"] {
+            assert_eq!(folder(url), Some(PathBuf::from("/a")), "{url}");
+        }
     }
 
     #[test]

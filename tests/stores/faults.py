@@ -25,6 +25,7 @@ class OnHdfs(Runner):
         self.part("safe mode is told, and waited out", lambda: self.amid("safemode", self.safe_mode))
         self.part("what is wrong is told with the setting at fault", self.faults_are_told)
         self.part("no folder and no temporary is left by what was deleted", self.nothing_left)
+        self.part("full DataNodes are told, and waited out", lambda: self.amid("full", self.full_datanodes))
 
     def kill_datanode(self):
         victim = self.server.datanodes[-1]
@@ -54,12 +55,75 @@ class OnHdfs(Runner):
         finally:
             self.server.admin("-safemode", "leave")
 
+    def full_datanodes(self):
+        self.server.restart_datanodes(reserved_bytes=1 << 60)
+        self.refused(self.url("no-space"), "down, full or out of reach", "hdfs dfsadmin -report")
+        self.server.restart_datanodes(reserved_bytes=0)
+
     def nothing_left(self):
         entries = self.server.listed()
         left = [path for path in entries if path.startswith("/doctor/") or "#" in path]
         if left:
             raise Failed(f"left behind: {left}")
         return f"({len(entries)} entries)"
+
+
+class OnHaHdfs(Runner):
+    """Two NameNodes: what they share with one is proved there."""
+
+    def common(self):
+        self.part("every promise holds", self.doctor)
+
+    def faults(self):
+        self.part("the NameNodes change places in the middle", lambda: self.amid("places", self.change_places))
+        self.part("the active NameNode is killed, and the other one takes over", lambda: self.amid("killed", self.kill_active))
+        self.part("the active NameNode hangs for ever, and the other one takes over", lambda: self.amid("hangs", self.freeze_active))
+        self.part("the same on rocksdb, with the first NameNode down", lambda: self.demo("demo-rocksdb", 3, "rocksdb"))
+        self.part("restores by other hosts, with rescales", self.elsewhere)
+
+    def change_places(self):
+        self.server.ha_admin("-transitionToStandby", self.server.active.id)
+        time.sleep(2)
+        self.server.activate(self.server.other())
+
+    def kill_active(self):
+        killed = self.server.active
+        killed.process.kill()
+        self.server.activate(self.server.other())
+        time.sleep(2)
+        killed.process.start()
+        self.server.await_namenode(killed)
+
+    def freeze_active(self):
+        """It would lose its place by fencing, and never answer again; its connections stay open."""
+        self.server.active.process.freeze()
+        self.server.activate(self.server.other())
+
+
+class OnKerberosHdfs(Runner):
+    """A secure cluster: what it shares with an open one is proved there."""
+
+    def common(self):
+        self.part("every promise holds", self.doctor)
+        # The demo reads no file with options.
+        self.part("the demo with kills, and its sweep", lambda: self.demo("demo", 3, env=self.server.tickets()))
+
+    def doctor(self):
+        report = self.promises()
+        wait_for("the end of what the doctor wrote", lambda: self.server.blocks() == 0)
+        return report
+
+    def faults(self):
+        self.part("what is wrong is told with the setting at fault", self.faults_are_told)
+
+    def faults_are_told(self):
+        server = self.server
+        nothing = {"DSTL_CONFIG": ""}
+        self.refused(self.url("a"), "`kerberos_keytab`", env=nothing)
+        self.waited_for(self.url("a"), "`kerberos_keytab`", env=nothing)
+        self.refused(self.url("a"), "`kerberos_keytab`", env=server.environment_of("stranger"))
+        self.refused(self.url("a"), "`kerberos_keytab`", env=server.environment_of("hdfs", server.folder / "missing"))
+        self.refused(self.url("a"), "Permission denied", "user", env=server.environment_of("nobody"))
 
 
 class OnRadosgw(Runner):

@@ -1,11 +1,27 @@
 """Servers for tests: processes on free ports of loopback, each ended by its pid."""
 
+import functools
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 PATIENCE = 120
+
+
+def once(make):
+    """Calls `make` once for all threads: the others wait for what it gives."""
+    lock, made = threading.Lock(), []
+
+    @functools.wraps(make)
+    def given():
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return given
 
 
 def free_port():

@@ -1,25 +1,28 @@
 """Runs dstl on real stores: `run.py DSTL [STORE…] [--unit COMMAND]`, where COMMAND runs the unit tests that need a store.
 
-Each part is named with its outcome; the first failure ends it with exit code 1.
+Each part is named with its outcome; after the first failure no part begins any more, and the exit code is 1.
 """
 
 import argparse
+import concurrent.futures
 import os
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 
 from azurite import Azurite
-from faults import OnAzurite, OnGcs, OnHdfs, OnRadosgw
+from faults import OnAzurite, OnGcs, OnHaHdfs, OnHdfs, OnKerberosHdfs, OnRadosgw
 from gcs import Gcs
-from hdfs import Hdfs
+from hdfs import HaHdfs, Hdfs, KerberosHdfs
 from radosgw import Radosgw
-from runner import Failed
+from runner import ENDED, Ended
 
 STORES = {
-    "hdfs": (Hdfs, OnHdfs),
     "radosgw": (Radosgw, OnRadosgw),
+    "hdfs": (Hdfs, OnHdfs),
+    "hdfs-ha": (HaHdfs, OnHaHdfs),
+    "hdfs-kerberos": (KerberosHdfs, OnKerberosHdfs),
     "azurite": (Azurite, OnAzurite),
     "gcs": (Gcs, OnGcs),
 }
@@ -30,27 +33,45 @@ def main():
     parser.add_argument("dstl")
     parser.add_argument("stores", nargs="*")
     parser.add_argument("--unit")
+    parser.add_argument("--jobs", type=int, default=2, help="how many stores are tested at the same time")
     arguments = parser.parse_args()
     for name in arguments.stores:
         if name not in STORES:
             parser.error(f"no store is named {name}, but {', '.join(STORES)} are")
+    begun = time.monotonic()
+    names = arguments.stores or list(STORES)
     dstl = os.path.abspath(arguments.dstl)
-    for name in arguments.stores or STORES:
-        server, runner = STORES[name]
-        with tempfile.TemporaryDirectory(prefix=f"dstl-{name}-") as folder:
-            server = server(folder)
-            try:
-                server.start()
-                runner = runner(dstl, server, folder, arguments.unit)
-                runner.common()
-                runner.faults()
-            finally:
-                server.stop()
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        running = {pool.submit(test, dstl, name, arguments.unit): name for name in names}
+        done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
+        failed = [(running[future], future.exception()) for future in done if future.exception()]
+        if failed:
+            ENDED.set()
+    for name, error in failed:
+        print(f"{name}: FAILED: {error}", file=sys.stderr)
+    if ENDED.is_set():
+        sys.exit(1)
+    print(f"stores: {' '.join(names)} ... ok, {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def test(dstl, name, unit):
+    server, runner = STORES[name]
+    if ENDED.is_set():
+        return
+    with tempfile.TemporaryDirectory(prefix=f"dstl-{name}-") as folder:
+        server = server(folder)
+        try:
+            server.start()
+            runner = runner(dstl, server, folder, unit)
+            runner.common()
+            runner.faults()
+        except Ended:
+            print(f"{name}: CUT, since another store failed", flush=True)
+        finally:
+            server.stop()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        main()
-    except (Failed, TimeoutError, RuntimeError, subprocess.SubprocessError) as error:
-        sys.exit(f"FAILED: {error}")
+    # Servers end with their stores.
+    signal.signal(signal.SIGTERM, lambda *_: ENDED.set())
+    main()

@@ -9,15 +9,33 @@ import tempfile
 import threading
 import time
 
-from processes import Process, wait_for
+from processes import Process, once, wait_for
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SEED = "5"
 
 
+# No part begins once it is set.
+ENDED = threading.Event()
+
+
 class Failed(Exception):
     pass
+
+
+class Ended(Exception):
+    """Somebody else failed, or wants it to end."""
+
+
+@once
+def python():
+    """The interpreter of the environment of the client for Python, which is made where it is missing."""
+    made = subprocess.run(
+        [ROOT / "clients/python/tools/environment.sh", "test"], check=True, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return made.stdout.strip()
 
 
 class Runner:
@@ -46,6 +64,8 @@ class Runner:
         return done
 
     def part(self, what, action):
+        if ENDED.is_set():
+            raise Ended
         begun = time.monotonic()
         detail = action() or ""
         print(f"{self.server.name}: {what} ... ok, {time.monotonic() - begun:.1f} s {detail}".rstrip(), flush=True)
@@ -54,12 +74,16 @@ class Runner:
         return f"{self.server.url}/{name}"
 
     def doctor(self):
-        report = json.loads(self.run("store", "doctor", "--json", self.url("doctor")).stdout)
-        if not all(promise["holds"] for promise in report["promises"]):
-            raise Failed(json.dumps(report, indent=1))
+        told = self.promises()
         left = self.server.files("/doctor")
         if left:
             raise Failed(f"the doctor left {left} objects")
+        return told
+
+    def promises(self):
+        report = json.loads(self.run("store", "doctor", "--json", self.url("doctor")).stdout)
+        if not all(promise["holds"] for promise in report["promises"]):
+            raise Failed(json.dumps(report, indent=1))
         requests = {request["request"]: request for request in report["speed"]["requests"]}
         create = requests["create"]
         return f"({len(report['promises'])} promises; create {create['p50_us'] / 1000:.1f} ms, p99 {create['p99_us'] / 1000:.1f} ms)"
@@ -80,11 +104,7 @@ class Runner:
 
     def script(self, name, *arguments, env=None):
         """A script beside this one, in the environment of the client for Python; gives what it prints."""
-        made = subprocess.run(
-            [ROOT / "clients/python/tools/environment.sh", "test"], check=True, stdout=subprocess.PIPE, text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        command = [made.stdout.strip(), "-B", HERE / name, *map(str, arguments)]
+        command = [python(), "-B", HERE / name, *map(str, arguments)]
         done = subprocess.run(
             command, env=self.environment({"DSTL_BIN": self.dstl, **(env or {})}), capture_output=True, text=True, timeout=600,
             stdin=subprocess.DEVNULL,

@@ -199,7 +199,16 @@ def test_checkpoints_are_made_without_a_session_too(client, job):
         state = backend.value_state("v", dstl.STR, dstl.INT64)
         with backend.session():
             state.put("k", 1)
-        assert backend.checkpoint_now(1, b"x").id == 1
+        assert backend.persist() >= 1
+        completed = backend.checkpoint_now(1, b"x")
+        assert completed.id == 1
+        assert (backend.complete(completed), backend.complete(completed.checkpoint)) == (dstl.NoticeOutcome.DONE, dstl.NoticeOutcome.UNCHANGED)
+        backend.pin(completed)
+        assert backend.discard(completed) == dstl.NoticeOutcome.PINNED
+        # Now it goes.
+        assert (backend.release(completed), backend.release(completed)) == (True, False)
+        assert backend.checkpoint_now(2).id == 2
+        assert backend.abort_checkpoint(dstl.Checkpoint(completed.checkpoint.epoch, 77)) == dstl.NoticeOutcome.UNKNOWN
         assert backend.materialize() > 0
         described = backend.describe()
         assert [s.state.descriptor.name for s in described.states] == ["v"]

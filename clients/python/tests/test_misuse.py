@@ -7,8 +7,10 @@ import threading
 import pytest
 
 import dstl
+from dstl._blocking.face import Reply, finish
 from dstl._core.wire import Target
 from dstl.proto import state_pb2
+from dstl.testing import Daemon
 
 
 @pytest.fixture
@@ -169,8 +171,8 @@ def test_two_threads_may_use_one_session(backend, session, numbers):
     assert counts.get("shared") == 4 * (100 + 40)
 
 
-def _in_child(numbers, client, session, results):
-    for call in (lambda: numbers.put("k", 2), client.hello, session.close, client.close):
+def _in_child(calls, results):
+    for call in calls:
         try:
             call()
             results.put("nothing")
@@ -178,16 +180,70 @@ def _in_child(numbers, client, session, results):
             results.put(type(error).__name__)
 
 
-def test_a_fork_must_connect_again(client, session, numbers):
+def test_a_fork_must_connect_again(client, backend, session, numbers, job):
     numbers.put("k", 1)
+    folded = backend.reducing_state("folded", dstl.STR, dstl.INT64, max)
+    query = client.query(job, "op")
+    read = query.value_state("numbers", dstl.STR, dstl.INT64)
+    # Asked before the fork, and answered in the parent.
+    pending = session.barrier(1)
+    receipt = numbers.put_many(["k"], [1])
+    calls = [
+        lambda: numbers.put("k", 2), client.hello, session.flush, lambda: session.barrier(2), lambda: read.get("k"),
+        lambda: folded.add("k", 1), lambda: folded.add_all([("k", 1)]), lambda: folded.clear("k"), backend.describe, backend.session,
+        lambda: client.open(job, "op"), lambda: client.query(job, "op"),
+    ]
+    ends = [session.close, session.abort, query.close, client.close]
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    child = context.Process(target=_in_child, args=(numbers, client, session, results))
-    child.start()
-    assert [results.get(timeout=60) for _ in range(4)] == ["ForkedError", "ForkedError", "nothing", "nothing"]
-    child.join(60)
+    # Whoever adds to folded state has its lock.
+    with folded._folds.lock:
+        child = context.Process(target=_in_child, args=(calls + ends, results))
+        child.start()
+        assert [results.get(timeout=60) for _ in calls + ends] == ["ForkedError"] * len(calls) + ["nothing"] * len(ends)
+        child.join(60)
     assert child.exitcode == 0
+    assert pending.completed().id == 1
+    assert receipt.applied() > 0 and numbers.get("k") == read.get("k") == 1
+    query.close()
+
+
+def _work_in_child(path, job, results):
+    with dstl.connect(path, wait=10) as client, client.open(job, "op", attempt=1) as backend:
+        numbers = backend.value_state("numbers", dstl.STR, dstl.INT64)
+        with backend.session() as session:
+            numbers.put("k", 7)
+            session.complete(session.checkpoint(1))
+            results.put(numbers.get("k"))
+
+
+def test_children_of_a_process_with_a_session_have_their_own(client, session, numbers, job):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    path = client._connection.target
+    children = [context.Process(target=_work_in_child, args=(path, f"{job}-{number}", results)) for number in range(3)]
+    for child in children:
+        child.start()
+        numbers.put("k", 1)
+    assert [results.get(timeout=90) for _ in children] == [7, 7, 7]
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
     assert numbers.get("k") == 1
+
+
+def test_what_was_asked_before_a_fork_is_answered_in_the_parent_alone():
+    # Nobody answers these in a child, whose threads stayed behind.
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    reply, answered = Reply(), Reply()
+    answered.settle(5)
+    child = context.Process(target=_in_child, args=([lambda: finish(reply), lambda: finish(answered)], results))
+    child.start()
+    assert [results.get(timeout=60) for _ in range(2)] == ["ForkedError", "nothing"]
+    child.join(60)
+    reply.settle(6)
+    assert finish(reply) == 6
 
 
 def test_an_event_loop_that_is_closed_hangs_nobody(daemon, job):
@@ -220,7 +276,7 @@ def test_an_event_loop_that_is_closed_hangs_nobody(daemon, job):
 
 
 def test_nobody_there_is_a_connection_lost_error(tmp_path):
-    for target in (tmp_path / "nothing.sock", "127.0.0.1:1", "/" + "x" * 200):
+    for target in (tmp_path / "nothing.sock", "127.0.0.1:1", "/" + "x" * 200, "", "/a\0b", "nowhere.example:99999", tmp_path):
         with pytest.raises(dstl.ConnectionLostError):
             dstl.connect(target)
     with pytest.raises(TypeError):
@@ -242,6 +298,34 @@ def test_names_and_options_are_checked(client, backend, job):
         lambda: backend.value_state("v", str, dstl.INT64),
         lambda: backend.value_state(5, dstl.STR, dstl.INT64),
         lambda: dstl.Restore.handles(b"one"),
+        lambda: client.open(job, "op", inner="rocksdb"),
+        lambda: client.open(job, "op", restore="latest"),
+        lambda: client.open(job, "op", restore=dstl.Restore.latest),
+        lambda: client.open(job, "op", claim=True),
+        lambda: client.open(job, "op", changelog="off"),
+        lambda: client.open(job, "op", key_group_assignment=1),
+        lambda: client.open(job, "op", key_groups=5),
+        lambda: client.open(job, "op", linger="1"),
+        lambda: client.open(job, "op", retain="3"),
+        lambda: client.declare_job(job, 1, {"op": 1}, restore="latest"),
+        lambda: client.declare_job(job, 1, {"op": "1"}),
+        lambda: client.describe_job(5),
+        lambda: client.discard_job(None),
+        lambda: client.query(job, 5),
+        lambda: backend.value_state("v", dstl.STR, dstl.INT64, ttl=60),
+        lambda: backend.value_state("v", dstl.STR, dstl.INT64, default="x"),
+        lambda: backend.value_state("v", dstl.STR, dstl.SUM_I64),
+        lambda: backend.value_state("v", dstl.STR, dstl.INT64, namespace=str),
+        lambda: backend.merging_state("v", dstl.STR, dstl.INT64),
+        lambda: backend.map_state("v", dstl.STR, dstl.STR, int),
+        lambda: backend.map_state("v", dstl.STR, dstl.STR, dstl.INT64, merge=sum),
+        lambda: backend.operator_list("v", dstl.STR, "split"),
+        lambda: backend.broadcast_map("v", dstl.STR, None),
+        lambda: backend.session(reconnect_timeout="5"),
+        lambda: backend.pin(1),
+        lambda: backend.complete("1"),
+        lambda: dstl.connect(client._connection.target, wait="5"),
+        lambda: dstl.connect(5),
     ):
         with pytest.raises(TypeError):
             call()
@@ -254,6 +338,65 @@ def test_names_and_options_are_checked(client, backend, job):
     with pytest.raises(dstl.InvalidArgumentError) as refused:
         client.open(job + "x", "op", restore=dstl.Restore.handles([b"nonsense"]))
     assert (refused.value.reason, refused.value.retryable) == ("INVALID_ARGUMENT", False)
+
+
+def test_a_batch_takes_states_of_its_own_backend_alone(client, backend, session, numbers, job):
+    maps = backend.map_state("maps", dstl.STR, dstl.STR, dstl.INT64)
+    with client.open(job, "other", attempt=1) as other:
+        theirs = other.value_state("theirs", dstl.STR, dstl.INT64)
+        with other.session() as their_session:
+            # Ids of states are small numbers, so that the daemon would take this for a state of its own.
+            assert theirs.id == numbers.id
+            for call in (
+                lambda: session.batch().put(theirs, "k", 1),
+                lambda: session.batch().get_many(theirs, ["k"]),
+                lambda: session.batch().clear(theirs, "k"),
+                lambda: their_session.send(session.batch()),
+            ):
+                with pytest.raises(ValueError, match="another backend"):
+                    call()
+            for call in (
+                lambda: session.batch().put("numbers", "k", 1),
+                lambda: session.batch().put(maps, "k", 1),
+                lambda: session.batch().merge(numbers, "k", 1),
+                lambda: session.batch().map_put(numbers, "k", "m", 1),
+                lambda: session.batch().list_add(maps, "k", 1),
+                lambda: session.batch().timer_register(maps, "k", 1),
+                lambda: session.batch().clear(None, "k"),
+                lambda: session.send("batch"),
+                lambda: session.send(None),
+            ):
+                with pytest.raises(TypeError):
+                    call()
+            assert theirs.get("k") is numbers.get("k") is None
+
+
+def test_columns_are_cut_as_the_daemon_is_configured(job):
+    with Daemon(settings=["rpc.max-batch-operations=7"]) as daemon, daemon.client() as client:
+        with client.open(job, "op", attempt=1) as backend:
+            sums = backend.merging_state("sums", dstl.INT64, dstl.SUM_I64)
+            longest = backend.reducing_state("longest", dstl.INT64, dstl.STR, max)
+            with backend.session() as session:
+                sums.put_many(list(range(100)), list(range(100)))
+                sums.merge_many(list(range(100)), [1] * 100)
+                session.flush()
+                assert sums.get_many(list(range(100))) == list(range(1, 101))
+                longest.add_all([(number, "a") for number in range(100)])
+                threads = [threading.Thread(target=sums.merge, args=(number, 1)) for number in range(30)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+                assert sums.get_many(list(range(31))) == [*range(2, 32), 31]
+                session.complete(session.checkpoint(1))
+        with client.open(job, "op", attempt=2) as backend:
+            new = backend.migrate_merging(
+                "sums", dstl.STR, dstl.SUM_I64, old_key=dstl.INT64, old_value=dstl.INT64, rewrite=lambda key, value: (str(key), -value)
+            )
+            with backend.session():
+                new.merge("30", 1)
+                assert new.get_many(["0", "30", "99"]) == [-2, -30, -100]
+                assert sorted(map(int, new.keys())) == list(range(100))
 
 
 def test_every_reason_of_the_protocol_has_its_class():

@@ -85,6 +85,12 @@ def test_a_daemon_is_shown(installed, client, backend, session, job):
     assert "checkpoint 3 of attempt 1, 1 subtasks: restorable" in run(*show, "--job", job, **outside(installed))
     shown = json.loads(run(*show, "--json", **outside(installed)))
     assert shown["daemon"]["version"] == client.version and len(shown["backends"]) >= 1
+    # A reader that has enough, as `head` does. What is printed is longer than a pipe holds.
+    for number in range(300):
+        backend.value_state(f"{'long' * 40}{number}", dstl_int(), dstl_int())
+    few = f"{' '.join(show)} --json | head -c 10"
+    shown = subprocess.run(["bash", "-o", "pipefail", "-c", few], capture_output=True, text=True, timeout=60, **outside(installed))
+    assert (shown.returncode, len(shown.stdout), shown.stderr) == (0, 10, "")
     nobody = subprocess.run([*show[:-1], "/nowhere"], capture_output=True, text=True, timeout=60, **outside(installed))
     assert (nobody.returncode, nobody.stdout) == (1, "") and "no daemon serves" in nobody.stderr
 

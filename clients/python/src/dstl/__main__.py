@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
@@ -32,9 +33,13 @@ def main() -> int:
                 _print_job(arguments.job, client.describe_job(arguments.job))
             else:
                 _print_daemon(client)
+        sys.stdout.flush()
     except DstlError as error:
         print(f"python -m dstl: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read it, as `head` does, has enough. What is buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -92,7 +92,7 @@ class NoticeOutcome(enum.Enum):
     UNKNOWN = checkpoint_pb2.NOTICE_OUTCOME_UNKNOWN
     """No such checkpoint, or no longer: normal for late notices."""
     PINNED = checkpoint_pb2.NOTICE_OUTCOME_PINNED
-    """Refused, since the checkpoint is pinned."""
+    """Refused, since the checkpoint is pinned: it goes once that is released."""
     COORDINATED = checkpoint_pb2.NOTICE_OUTCOME_COORDINATED
     """Refused, since the job was declared: dstl completes its checkpoints."""
 

@@ -54,7 +54,10 @@ def _average(number: str, serializer: Serializer[float]) -> Serializer[Average]:
     def encode(value: Average) -> bytes:
         if not isinstance(value, Average):
             raise TypeError(f"expected Average, got {type(value).__name__}")
-        return layout.pack(value.sum, value.count)
+        try:
+            return layout.pack(value.sum, value.count)
+        except struct.error as error:
+            raise ValueError(f"{value} is no average of this state: {error}") from None
 
     def decode(data: bytes) -> Average:
         if len(data) != 16:

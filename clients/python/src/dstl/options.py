@@ -5,8 +5,21 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .proto import backend_pb2, service_pb2, state_pb2
+
+
+def need(value: Any, kind: type, what: str) -> None:
+    """Raises `TypeError` unless a value is of its kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what}: expected {kind.__name__}, got {type(value).__name__}: {value!r:.60}")
+
+
+def expect(value: Any, kind: type, what: str) -> None:
+    """The same for what need not be given."""
+    if value is not None:
+        need(value, kind, what)
 
 
 class Restore:
@@ -161,8 +174,13 @@ class OpenOptions:
 
     def to_proto(self, job: str, operator: str) -> service_pb2.OpenRequest:
         """As the protocol has it."""
-        if not isinstance(job, str) or not isinstance(operator, str):
-            raise TypeError("job and operator are names (str)")
+        need(job, str, "`job`")
+        need(operator, str, "`operator`")
+        need(self.key_group_assignment, KeyGroups, "`key_group_assignment`")
+        need(self.inner, Inner, "`inner`")
+        need(self.claim, ClaimMode, "`claim`")
+        expect(self.restore, Restore, "`restore`")
+        expect(self.changelog, bool, "`changelog`")
         if self.retain is not None and self.retain_explicitly:
             raise ValueError("either `retain` or `retain_explicitly`")
         request = service_pb2.OpenRequest(
@@ -197,6 +215,8 @@ def declaration(
     job: str, attempt: int, tasks: Mapping[str, int], restore: Restore | None, restore_attempt: int | None
 ) -> service_pb2.DeclareJobRequest:
     """A declaration as the protocol has it."""
+    need(job, str, "`job`")
+    expect(restore, Restore, "`restore`")
     request = service_pb2.DeclareJobRequest(
         job=job,
         attempt=attempt,

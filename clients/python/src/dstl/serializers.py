@@ -103,7 +103,10 @@ def _decode_ordered(data: bytes) -> int:
 def _encode_float(value: float) -> bytes:
     if value.__class__ is not float and (isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__")):
         raise TypeError(f"expected float, got {type(value).__name__}: {value!r:.60}")
-    return _FLOAT64.pack(float(value))
+    try:
+        return _FLOAT64.pack(float(value))
+    except OverflowError:
+        raise ValueError(f"{value!r:.60} does not fit 64 bits of floating point") from None
 
 
 def _decode_float(data: bytes) -> float:
@@ -161,7 +164,20 @@ def msgpacked() -> Serializer[Any]:
     """What MessagePack takes. Needs the extra `dstl[msgpack]`."""
     import msgpack
 
-    return Serializer("msgpack", msgpack.packb, msgpack.unpackb)
+    def encode(value: Any) -> bytes:
+        try:
+            return msgpack.packb(value)  # type: ignore[no-any-return]
+        except OverflowError as error:
+            raise ValueError(f"MessagePack does not take {value!r:.60}: {error}") from None
+
+    def decode(data: bytes) -> Any:
+        try:
+            # All that was packed, maps with keys that are no text too.
+            return msgpack.unpackb(data, strict_map_key=False)
+        except ValueError as error:
+            raise MalformedError(f"{len(data)} stored bytes are no MessagePack") from error
+
+    return Serializer("msgpack", encode, decode)
 
 
 def arrow_batches() -> Serializer[Any]:
@@ -191,6 +207,8 @@ def tuple_of(first: Serializer[A], second: Serializer[B]) -> Serializer[tuple[A,
 
     def encode(value: tuple[A, B]) -> bytes:
         _expect(value, tuple, "a tuple")
+        if len(value) != 2:
+            raise ValueError(f"expected a pair, got a tuple of {len(value)}: {value!r:.60}")
         head = first.encode(value[0])
         return _LENGTH.pack(len(head)) + head + second.encode(value[1])
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, TypeVar
 
+from .._core import forks
 from ..errors import DstlError, again
 
 T = TypeVar("T")
@@ -17,9 +18,10 @@ __all__ = ["Lock", "Reply", "finish", "in_thread", "to_its_end"]
 class Reply:
     """An answer that a thread waits for."""
 
-    __slots__ = ("_is_settled", "_answer")
+    __slots__ = ("_is_settled", "_answer", "_forks")
 
     def __init__(self) -> None:
+        self._forks = forks.count()
         self._is_settled = allocate_lock()
         self._is_settled.acquire()
         self._answer: tuple[Any, DstlError | None] | None = None
@@ -33,6 +35,7 @@ class Reply:
     def wait(self) -> tuple[Any, DstlError | None]:
         """Waits for the answer; again and by several threads, too."""
         if self._answer is None:
+            forks.check(self._forks, "what is waited for was asked")
             with self._is_settled:
                 pass
         assert self._answer is not None, "the lock is held until there is an answer"

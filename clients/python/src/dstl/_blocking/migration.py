@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .backend import Backend
 
 PAGE = 100
-"""Keys, and entries of a map, that are read at a time."""
+"""Most keys, and entries of a map, that are read at a time."""
 WRITTEN_BYTES = 256 << 10
 """Bytes from which on a batch of values is written."""
 
@@ -49,7 +49,7 @@ def migrate(
         token = b""
         while True:
             operation = Target(registered.migrating_from).other(
-                s.OPERATION_KIND_KEYS, token=token, limit=PAGE, all_namespaces=True
+                s.OPERATION_KIND_KEYS, token=token, limit=_page(backend), all_namespaces=True
             )
             page = _read(backend, operation)
             given = backend.opened.key_group_assignment == service_pb2.KEY_GROUP_ASSIGNMENT_GIVEN
@@ -64,6 +64,11 @@ def migrate(
                 break
 
 
+def _page(backend: Backend) -> int:
+    """So many keys, or entries, that one batch can write each anew, and clear it."""
+    return max(1, min(PAGE, (backend._client.limits.max_batch_operations - 1) // 2))
+
+
 def _rewrite_values(
     backend: Backend, registered: s.RegisteredState, keys: list[OldKey], state: Any, put: Callable[[Any, OldKey, Batch], None]
 ) -> None:
@@ -74,11 +79,11 @@ def _rewrite_values(
         answer = backend.apply(session_pb2.Batch.FromString(reads))
         # Those that did not fit the answer are asked again.
         results = [result for result in answer.result.results if result.outcome != s.OUTCOME_ASK_AGAIN]
-        batch = Batch(backend._client.limits)
+        batch = Batch(backend._client.limits, backend)
         for old, result in zip(keys, results):
             if batch._bytes > WRITTEN_BYTES:
                 backend.apply(session_pb2.Batch.FromString(batch.seal().operations))
-                batch = Batch(backend._client.limits)
+                batch = Batch(backend._client.limits, backend)
             if result.found:
                 old.values = [result.value]
                 state._target = Target(registered.id, old.namespace, old.key_group)
@@ -97,7 +102,7 @@ def _rewrite(
     more = True
     while more:
         more = _load(backend, registered.descriptor.kind, source, old)
-        batch = Batch(backend._client.limits)
+        batch = Batch(backend._client.limits, backend)
         # Nothing where all of it has expired.
         if old.values or old.entries:
             put(state, old, batch)
@@ -112,7 +117,7 @@ def _rewrite(
 def _load(backend: Backend, kind: int, source: Target, old: OldKey) -> bool:
     """Reads what the old state has of a key; true if more follows once that is removed."""
     if kind == s.STATE_KIND_MAP:
-        page = _read(backend, source.other(s.OPERATION_KIND_MAP_ENTRIES, old.key, limit=PAGE))
+        page = _read(backend, source.other(s.OPERATION_KIND_MAP_ENTRIES, old.key, limit=_page(backend)))
         old.entries = [(entry.key, entry.value) for entry in page.entries]
         return page.more
     if kind == s.STATE_KIND_LIST:

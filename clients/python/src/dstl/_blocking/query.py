@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 
 import grpc
 
@@ -14,7 +14,7 @@ from .._core import wire
 from .._core.connection import Connection, start_thread
 from .._core.outgoing import Reply as AnyReply
 from ..checkpoints import Checkpoint
-from ..errors import ClosedError, DstlError, NotFoundError, ProtocolError, UnsupportedError, again, from_message, from_rpc
+from ..errors import ClosedError, DstlError, NotFoundError, ProtocolError, SessionLostError, UnsupportedError, again, from_message, from_rpc
 from ..proto import service_pb2, state_pb2 as s
 from ..serializers import BYTES, Serializer
 from .face import Reply, finish
@@ -83,6 +83,9 @@ class Query:
             failure = from_rpc(error)
         except DstlError as error:
             failure = error
+        except Exception as error:  # A fault of this client must not leave callers waiting for ever.
+            failure = SessionLostError(f"a fault of the client: {error!r}")
+            failure.__cause__ = error
         with self._changed:
             self._failure = self._failure or failure
             asked, self._asked = self._asked, deque()
@@ -122,6 +125,7 @@ class Query:
 
     def _ask(self, operations: list[bytes]) -> list[s.OperationResult]:
         """The results of reads; those that did not fit a message are asked again."""
+        self._connection.guard()
         results: list[s.OperationResult] = []
         while len(results) < len(operations):
             reply = Reply()
@@ -176,12 +180,20 @@ class Query:
         arguments = self._arguments(name, s.STATE_KIND_LIST, key, namespace)
         return ListState[K, V](*arguments, values=value).bind(self)
 
-    def timer_state(self, name: str, key: Serializer[K], *, namespace: Serializer[N]) -> TimerState[K, N]:
+    @overload
+    def timer_state(self, name: str, key: Serializer[K]) -> TimerState[K, bytes]: ...
+
+    @overload
+    def timer_state(self, name: str, key: Serializer[K], *, namespace: Serializer[N]) -> TimerState[K, N]: ...
+
+    def timer_state(self, name: str, key: Serializer[K], *, namespace: Serializer[Any] = BYTES) -> TimerState[K, Any]:
         """Timers."""
-        return TimerState[K, N](*self._arguments(name, s.STATE_KIND_TIMER, key, namespace)).bind(self)
+        return TimerState[K, Any](*self._arguments(name, s.STATE_KIND_TIMER, key, namespace)).bind(self)
 
     def close(self) -> None:
-        """Ends the query."""
+        """Ends the query. In a child of the process that began it this does nothing."""
+        if self._connection.is_forked:
+            return
         with self._changed:
             self._failure = self._failure or ClosedError("the query is closed")
             self._changed.notify_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._core.batch import Applied, Batch
 from .._core.book import Barrier, Book, Flush, Notice, Persist
@@ -15,6 +15,11 @@ from ..checkpoints import Acknowledged, Checkpoint, CompletedCheckpoint, NoticeO
 from ..errors import LimitExceededError
 from ..proto import checkpoint_pb2, service_pb2, state_pb2
 from .face import Reply, finish
+from .notices import Notices
+
+
+if TYPE_CHECKING:
+    from .backend import Backend
 
 
 class Receipt(Observed):
@@ -52,7 +57,7 @@ class PendingCheckpoint:
         return CompletedCheckpoint.of(finish(self._reply))
 
 
-class Session:
+class Session(Notices):
     """The writer's stream of a backend; made by `backend.session()`. Any thread of this process may use it.
 
     Batches, barriers and single operations are handled in the order in which they are handed in. Where a batch is rejected, the session
@@ -62,18 +67,21 @@ class Session:
     A context manager: leaving it closes it in order, an exception ends it at once.
     """
 
-    def __init__(self, worker: Worker, limits: service_pb2.Limits, epoch: int) -> None:
-        self._worker, self._limits, self._epoch = worker, limits, epoch
+    def __init__(self, worker: Worker, limits: service_pb2.Limits, backend: Backend) -> None:
+        self._worker, self._limits, self._backend = worker, limits, backend
 
     def batch(self) -> Batch:
-        """An empty batch."""
-        return Batch(self._limits)
+        """An empty batch, for states of this session's backend."""
+        return Batch(self._limits, self._backend)
 
     def send(self, batch: Batch) -> Receipt:
         """Hands a batch over. Waits only where much is waiting for the daemon's write credit already.
 
         Raises `LimitExceededError` before anything is sent, or why the session is over.
         """
+        if not isinstance(batch, Batch):
+            raise TypeError(f"expected a batch (`session.batch()`), got {type(batch).__name__}")
+        batch.check_backend(self._backend)
         return self.hand_over(batch.seal())
 
     def hand_over(self, outgoing: Outgoing) -> Receipt:
@@ -121,7 +129,7 @@ class Session:
         self._raise_losses()
 
     def _raise_losses(self) -> None:
-        losses = self._worker.book.take_losses()
+        losses = self._worker.take_losses()
         if losses is not None:
             raise losses
 
@@ -151,29 +159,10 @@ class Session:
 
     def checkpoint_name(self, id: int) -> Checkpoint:
         """The name of a checkpoint of this owner whose UUID is not known, as one in flight."""
-        return Checkpoint(self._epoch, id)
+        return Checkpoint(self._backend.reference.epoch.number, id)
 
-    def complete(self, checkpoint: Checkpoint | CompletedCheckpoint) -> NoticeOutcome:
-        """Tells that the whole job has this checkpoint: retention counts it. Idempotent, as every notice; it may come late."""
-        return self._notify(checkpoint_pb2.NOTICE_KIND_COMPLETE, checkpoint)
-
-    def abort_checkpoint(self, checkpoint: Checkpoint | CompletedCheckpoint) -> NoticeOutcome:
-        """Tells that a checkpoint, in flight or published, will not complete."""
-        return self._notify(checkpoint_pb2.NOTICE_KIND_ABORT, checkpoint)
-
-    def subsume(self, checkpoint: Checkpoint | CompletedCheckpoint) -> NoticeOutcome:
-        """Lets a checkpoint and every older one of its epoch go."""
-        return self._notify(checkpoint_pb2.NOTICE_KIND_SUBSUME, checkpoint)
-
-    def discard(self, checkpoint: Checkpoint | CompletedCheckpoint) -> NoticeOutcome:
-        """Lets this one checkpoint go."""
-        return self._notify(checkpoint_pb2.NOTICE_KIND_DISCARD, checkpoint)
-
-    def _notify(self, kind: Any, checkpoint: Checkpoint | CompletedCheckpoint) -> NoticeOutcome:
-        name = checkpoint.checkpoint if isinstance(checkpoint, CompletedCheckpoint) else checkpoint
-        if not isinstance(name, Checkpoint):
-            raise TypeError(f"expected a checkpoint, got {type(name).__name__}")
-        notice, reply = checkpoint_pb2.Notice(kind=kind, checkpoint=name.to_proto()), Reply()
+    def _notify(self, notice: checkpoint_pb2.Notice) -> NoticeOutcome:
+        reply = Reply()
         self._worker.tell(lambda book: book.notices.append(Notice(notice, reply)))
         return NoticeOutcome(finish(reply))
 
@@ -187,7 +176,9 @@ class Session:
     def acknowledged(self) -> Acknowledged:
         """The latest acknowledgement."""
         book = self._worker.book
-        return Acknowledged(book.applied_to, book.persisted_to, book.confirmed_to)
+        # They rise meanwhile: the smallest is read first.
+        confirmed_to, persisted_to = book.confirmed_to, book.persisted_to
+        return Acknowledged(book.applied_to, persisted_to, confirmed_to)
 
     def wait_applied(self, to: int) -> Acknowledged:
         """Waits until every batch below `to` is applied."""

@@ -11,11 +11,12 @@ Where all entries have one length, the operations are a template that NumPy fill
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, repeat
 from typing import Any
 
 from ..errors import LimitExceededError
+from ..proto import service_pb2
 from ..serializers import Serializer
 from .wire import Target
 
@@ -69,13 +70,18 @@ def encode(column: Any, serializer: Serializer[Any], what: str) -> Column:
         return _of_array(column, serializer, what)
     if type(column).__module__.partition(".")[0] == "pyarrow":
         return _of_arrow(column, serializer, what)
-    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
-        raise TypeError(f"{what}: expected a sequence, a NumPy array or an Arrow array, got {type(column).__name__}")
+    # Sets have no order that the other column could have, too.
+    if isinstance(column, (str, bytes, bytearray, memoryview, Mapping, Set)) or not hasattr(column, "__len__"):
+        raise _not_a_column(column, what)
     if serializer.id == "bytes" and set(map(type, column)) <= {bytes}:
         return Column(None, column if isinstance(column, list) else list(column))
     if serializer.number and np is not None and len(column) > 32 and _are_numbers(column, serializer):
         return _of_array(np.array(column, dtype=serializer.number), serializer, what)
     return Column(None, list(map(serializer.encode, column)))
+
+
+def _not_a_column(column: Any, what: str) -> TypeError:
+    return TypeError(f"{what}: expected a sequence, a NumPy array or an Arrow array, got {type(column).__name__}")
 
 
 def _are_numbers(column: Sequence[Any], serializer: Serializer[Any]) -> bool:
@@ -86,6 +92,9 @@ def _are_numbers(column: Sequence[Any], serializer: Serializer[Any]) -> bool:
 
 
 def _of_array(array: Any, serializer: Serializer[Any], what: str) -> Column:
+    masked = np.count_nonzero(array.mask) if isinstance(array, np.ma.MaskedArray) else 0
+    if masked:
+        raise TypeError(f"{what}: {masked} entries are masked; fill or drop them first")
     rows = len(array) if array.ndim else 0
     if serializer.number and array.ndim == 1 and array.dtype.kind in "iuf":
         wanted = np.dtype(serializer.number)
@@ -107,6 +116,8 @@ def _of_array(array: Any, serializer: Serializer[Any], what: str) -> Column:
 def _of_arrow(column: Any, serializer: Serializer[Any], what: str) -> Column:
     import pyarrow as pa
 
+    if not isinstance(column, (pa.Array, pa.ChunkedArray)):
+        raise _not_a_column(column, what)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
@@ -148,15 +159,34 @@ def _of_offsets(column: Any, large: bool) -> Column:
     return Column(None, [text[at - base : end - base] for at, end in zip(places, places[1:])])
 
 
-def batches(target: Target, kind: int, keys: Column, values: Column | None, most: int) -> Iterator[tuple[bytes, int]]:
-    """Framed operations of `kind`, one for each key, in batches of at most `most` bytes: each with its number of operations."""
+def batches(
+    target: Target, kind: int, keys: Column, values: Column | None, limits: service_pb2.Limits
+) -> Iterator[tuple[bytes, int]]:
+    """Framed operations of `kind`, one for each key, in batches that the daemon takes: each with its number of operations."""
+    most = limits.max_message_bytes - 64
     row = 40 + len(target.namespace) + keys.longest + (0 if values is None else values.longest)
     if row > most:
         raise LimitExceededError(f"an operation of {row} bytes is longer than a message may be, {most}")
-    step = max(1, min(ROWS, min(BYTES, most) // row))
+    step = max(1, min(ROWS, limits.max_batch_operations, min(BYTES, most) // row))
     for first in range(0, len(keys), step):
         last = min(first + step, len(keys))
         yield _operations(target, kind, keys.slice(first, last), None if values is None else values.slice(first, last)), last - first
+
+
+def gathered(operations: Iterable[bytes], limits: service_pb2.Limits) -> Iterator[tuple[bytes, int]]:
+    """Operations that are framed already, likewise; each of them fits a message."""
+    most = min(BYTES, limits.max_message_bytes - 64)
+    rows = min(ROWS, limits.max_batch_operations)
+    parts: list[bytes] = []
+    size = 0
+    for operation in operations:
+        if parts and (len(parts) == rows or size + len(operation) > most):
+            yield b"".join(parts), len(parts)
+            parts, size = [], 0
+        parts.append(operation)
+        size += len(operation)
+    if parts:
+        yield b"".join(parts), len(parts)
 
 
 def _operations(target: Target, kind: int, keys: Column, values: Column | None) -> bytes:

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 
 from .. import _version
-from ..errors import ClosedError, ConnectionLostError, DstlError, ForkedError, ProtocolError, from_rpc
+from ..errors import ClosedError, ConnectionLostError, DstlError, ProtocolError, from_rpc
 from ..proto import service_pb2
-from . import peer
+from . import forks, peer
 from .outgoing import Reply
 
 SERVICE = "/dstl.v1.StateBackendService/"
@@ -75,7 +75,7 @@ class Connection:
     """One channel. Any thread may use it, in the process that made it."""
 
     def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self.target, self._pid, self._closed = target, os.getpid(), False
+        self.target, self._forks, self._closed = target, forks.count(), False
         self.path = None if "://" in target or (":" in target and "/" not in target) else target
         if self.path is not None:
             address = f"unix:{os.path.abspath(self.path)}"
@@ -94,10 +94,14 @@ class Connection:
 
     def guard(self) -> None:
         """Raises if this process, or anybody, may not use the connection any more."""
-        if self._pid != os.getpid():
-            raise ForkedError("this connection was made before a fork, by the parent process: connect again in the child")
+        forks.check(self._forks, "this connection was made")
         if self._closed:
             raise ClosedError("the client is closed")
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that connected."""
+        return self._forks != forks.count()
 
     def call(self, name: str, request: Any, reply: Reply, timeout: float | None = None) -> None:
         """Makes a unary call; never blocks."""
@@ -155,8 +159,9 @@ class Connection:
     def greet(self, reply: Reply, wait: float) -> None:
         """Says Hello, for up to `wait` seconds until somebody is there."""
 
+        deadline = time.monotonic() + wait
+
         def run() -> None:
-            deadline = time.monotonic() + wait
             while True:
                 try:
                     if self.path is not None:
@@ -170,6 +175,11 @@ class Connection:
                     time.sleep(_PAUSE)
                 except DstlError as error:
                     reply.settle(None, error)
+                    return
+                except Exception as error:  # What nobody foresaw must not leave the caller waiting for ever.
+                    lost = ConnectionLostError(f"a fault of the client: {error!r}", retryable=False)
+                    lost.__cause__ = error
+                    reply.settle(None, lost)
                     return
 
         start_thread(run, "dstl-connect")
@@ -197,7 +207,7 @@ class Connection:
 
     def close(self) -> None:
         """Ends all calls. In a child of the process that connected it does nothing."""
-        if not self._closed and self._pid == os.getpid():
+        if not self._closed and not self.is_forked:
             self._closed = True
             self._channel.close()
 

@@ -92,10 +92,16 @@ class Handle(Generic[K]):
 
     def op_merge_namespaces(self, key: K, sources: Iterable[Any]) -> bytes:
         """Merges what other namespaces have of the key into this one."""
+        if isinstance(sources, (str, bytes)):
+            raise TypeError(f"state `{self.name}`: expected namespaces, got {type(sources).__name__}")
         encoded = [self._namespaces.encode(source) for source in sources]
-        if len(set(encoded)) < len(encoded) or self._target.namespace in encoded:
-            raise ValueError(f"state `{self.name}`: the namespaces to merge must be distinct, and none may be the target")
+        self.check_distinct(encoded)
         return self._target.other(s.OPERATION_KIND_MERGE_NAMESPACES, self._key(key), values=encoded)
+
+    def check_distinct(self, sources: Sequence[bytes]) -> None:
+        """Raises if namespaces cannot be merged into this one."""
+        if len(set(sources)) < len(sources) or self._target.namespace in sources:
+            raise ValueError(f"state `{self.name}`: the namespaces to merge must be distinct, and none may be the target")
 
     def op_keys(self, token: bytes, limit: int, all_namespaces: bool) -> bytes:
         """A page of keys that have entries."""
@@ -160,8 +166,7 @@ class ValueHandle(Handle[K], Generic[K, V]):
         if serializer is not None:
             value_column = columns.encode(values, serializer, f"values of `{self.name}`")
         self._check_columns(key_column, value_column)
-        most = self._limits.max_message_bytes - 64
-        return list(columns.batches(self._target, kind, key_column, value_column, most))
+        return list(columns.batches(self._target, kind, key_column, value_column, self._limits))
 
 
 class MergingHandle(ValueHandle[K, V], Generic[K, V, O]):

@@ -27,6 +27,8 @@ def check(path: str) -> None:
             credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError as error:
         raise ConnectionLostError(f"no daemon serves `{path}`: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConnectionLostError(f"{path!r} is no path of a Unix socket: {error}", retryable=False) from error
     peer, own = struct.unpack("3i", credentials)[1], os.geteuid()
     if peer in (own, _ROOT):
         return
@@ -43,7 +45,10 @@ def _suspicious(peer: int, own: int, folder: Path) -> Path | None:
     """The first folder, from the socket's own upwards, by which `peer` could have come there without leave."""
     child = peer
     for place in (folder, *folder.parents):
-        status = place.stat()
+        try:
+            status = place.stat()
+        except OSError:
+            return place
         trusted = status.st_uid in (own, _ROOT)
         if status.st_mode & stat.S_IWOTH:
             # Whoever made what lies in a sticky folder that everybody may write has nobody's leave.

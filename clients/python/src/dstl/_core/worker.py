@@ -7,7 +7,6 @@ anything but the lock's own condition.
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ from ..errors import (
     DaemonRestartedError,
     DstlError,
     FencedError,
-    ForkedError,
     ProtocolError,
+    RejectedError,
     SessionLostError,
     UnreachableError,
     UnsupportedError,
@@ -33,6 +32,7 @@ from ..errors import (
 )
 from ..proto import service_pb2, session_pb2
 from .book import Book
+from . import forks
 from .connection import HELLO_TIMEOUT, Connection, start_thread
 from .outgoing import Reply
 
@@ -63,7 +63,7 @@ class Worker:
         self._closing: list[Reply] = []
         self._is_closing = False
         self._failure: DstlError | None = None
-        self._pid = os.getpid()
+        self._forks = forks.count()
 
     def start(self, reply: Reply) -> None:
         """Opens the first stream, which is tried once."""
@@ -73,8 +73,7 @@ class Worker:
 
     def tell(self, action: Callable[[Book], None]) -> None:
         """Lets `action` hand something in; raises why the session is over."""
-        if self._pid != os.getpid():
-            raise ForkedError("this session was opened before a fork, by the parent process: connect again in the child")
+        forks.check(self._forks, "this session was opened")
         with self._changed:
             if self._failure is not None:
                 raise again(self._failure)
@@ -90,9 +89,16 @@ class Worker:
         assert self._book is not None, "callers get a session once it has started"
         return self._book
 
+    def take_losses(self) -> RejectedError | None:
+        """What happened to batches that nobody asked about, told once."""
+        if self._forks != forks.count():
+            return None
+        with self._changed:
+            return self.book.take_losses()
+
     def close(self, reply: Reply) -> None:
         """Ends the session in order: what was handed in is sent and applied, and what the daemon owes is answered."""
-        if self._pid != os.getpid():
+        if self._forks != forks.count():
             reply.settle(None)
             return
         with self._changed:
@@ -106,7 +112,7 @@ class Worker:
 
     def abort(self) -> None:
         """Ends the session at once: what is not acknowledged may be applied or not."""
-        if self._pid == os.getpid():
+        if self._forks == forks.count():
             self._end(ClosedError("the session was left by an exception, or its backend closed"))
 
     # Threads.

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .._core.worker import Worker
-from ..checkpoints import Checkpoint, CompletedCheckpoint, RestoredPart
+from ..checkpoints import Checkpoint, CompletedCheckpoint, NoticeOutcome, RestoredPart
 from ..errors import ClosedError, ProtocolError
 from ..merging import Merge
-from ..options import Redistribution, Ttl
-from ..proto import backend_pb2, service_pb2, session_pb2, state_pb2 as s
+from ..options import Redistribution, Ttl, expect, need
+from ..proto import backend_pb2, checkpoint_pb2, service_pb2, session_pb2, state_pb2 as s
 from ..serializers import BYTES, NONE, Serializer
 from . import migration
 from .face import Reply, finish
-from .folds import AggregatingState
+from .folds import AggregatingState, Folds
+from .notices import Notices, named
 from .session import Session
 from .states import ListState, MapState, MergingState, TimerState, ValueState
 
@@ -31,17 +32,18 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Backend:
+class Backend(Notices):
     """A backend as its owner has it; made by `client.open`.
 
     A context manager: leaving it closes it (`close`). States are registered once, at best before the session begins; all of them work
-    through the backend's open session.
+    through the backend's open session. Its notices need no session.
     """
 
     def __init__(self, client: Client, opened: service_pb2.Opened) -> None:
         self._client, self.opened, self._reference = client, opened, opened.backend
         self._touched: set[int] = set()
         self._session: Session | None = None
+        self._folds: dict[int, Folds] = {}
         self._learn(list(opened.states))
 
     # What the restore told.
@@ -143,6 +145,7 @@ class Backend:
         compatible: bool = False,
     ) -> MergingState[K, V, O]:
         """Registers a state with one value per key that the daemon merges operands into: `dstl.SUM_I64`, say."""
+        need(merge, Merge, f"`merge` of state `{name}`")
         descriptor = described(name, s.STATE_KIND_VALUE, key, namespace, merge.value, ttl)
         descriptor.merge = merge.function  # type: ignore[assignment]
         registered = await self._register(descriptor, compatible)
@@ -162,6 +165,7 @@ class Backend:
     ) -> MapState[K, M, V]:
         """Registers a state with a map per key; with `merge`, the daemon merges operands into its entries."""
         descriptor = described(name, s.STATE_KIND_MAP, key, namespace, pair(map_key, value), ttl)
+        expect(merge, Merge, f"`merge` of state `{name}`")
         if merge is not None:
             descriptor.merge = merge.function  # type: ignore[assignment]
         registered = await self._register(descriptor, compatible)
@@ -221,7 +225,7 @@ class Backend:
         def add(before: V, value: V) -> V:
             return value if before is missing else function(before, value)
 
-        return AggregatingState(values, lambda: missing, add, lambda accumulator: accumulator)
+        return AggregatingState(values, self._folds_of(values), lambda: missing, add, lambda accumulator: accumulator, function)
 
     async def aggregating_state(
         self,
@@ -232,19 +236,28 @@ class Backend:
         start: Callable[[], A],
         add: Callable[[A, I], A],
         result: Callable[[A], R],
+        merge: Callable[[A, A], A] | None = None,
         namespace: Serializer[Any] = BYTES,
         ttl: Ttl | None = None,
         compatible: bool = False,
     ) -> AggregatingState[K, I, A, R]:
-        """Registers a state with one accumulator per key: `start` makes it, `add` folds an input into it, `result` reads it."""
+        """Registers a state with one accumulator per key: `start` makes it, `add` folds an input into it, `result` reads it.
+
+        `merge` makes one accumulator of two: `merge_namespaces` needs it.
+        """
         values = await self.value_state(name, key, accumulator, namespace=namespace, ttl=ttl, compatible=compatible)
-        return AggregatingState(values, start, add, result)
+        return AggregatingState(values, self._folds_of(values), start, add, result, merge)
+
+    def _folds_of(self, values: ValueState[Any, Any]) -> Folds:
+        """One for each state, however often it is registered."""
+        return self._folds.setdefault(values.id, Folds())
 
     async def operator_list(
         self, name: str, value: Serializer[V], redistribution: Redistribution = Redistribution.SPLIT, *, compatible: bool = False
     ) -> ListState[None, V]:
         """Registers operator state: a list of the subtask, with the key `None`. `SPLIT` or `UNION` says what a rescale does with it."""
         descriptor = described(name, s.STATE_KIND_LIST, NONE, NONE, value, None)
+        need(redistribution, Redistribution, f"`redistribution` of state `{name}`")
         descriptor.redistribution = redistribution.value
         registered = await self._register(descriptor, compatible)
         return ListState[None, V](registered, self._client.limits, NONE, NONE, values=value).bind(self)
@@ -255,6 +268,7 @@ class Backend:
         """Registers operator state: a map with the key `None` that is the same in every subtask."""
         descriptor = described(name, s.STATE_KIND_MAP, NONE, NONE, pair(map_key, value), None)
         descriptor.redistribution = s.REDISTRIBUTION_BROADCAST
+        expect(merge, Merge, f"`merge` of state `{name}`")
         if merge is not None:
             descriptor.merge = merge.function  # type: ignore[assignment]
         return self._map(await self._register(descriptor, compatible), NONE, map_key, value, NONE, merge)
@@ -287,6 +301,32 @@ class Backend:
 
         return handle(await migration.migrate(self, descriptor, handle, put))
 
+    async def migrate_merging(
+        self,
+        name: str,
+        key: Serializer[K],
+        merge: Merge[V, O],
+        *,
+        old_key: Serializer[Any],
+        old_value: Serializer[Any],
+        rewrite: Callable[[Any, Any], tuple[K, V]],
+        namespace: Serializer[Any] = BYTES,
+        ttl: Ttl | None = None,
+    ) -> MergingState[K, V, O]:
+        """The same for values that the daemon merges operands into; the function stays the one that it was."""
+        need(merge, Merge, f"`merge` of state `{name}`")
+        descriptor = described(name, s.STATE_KIND_VALUE, key, namespace, merge.value, ttl)
+        descriptor.merge = merge.function  # type: ignore[assignment]
+
+        def put(state: Any, old: migration.OldKey, batch: Any) -> None:
+            new_key, new_value = rewrite(old_key.decode(old.key), old_value.decode(old.values[0]))
+            batch.put(state, new_key, new_value)
+
+        def handle(registered: s.RegisteredState) -> MergingState[K, V, O]:
+            return MergingState[K, V, O](registered, self._client.limits, key, namespace, merge=merge).bind(self)
+
+        return handle(await migration.migrate(self, descriptor, handle, put))
+
     async def migrate_maps(
         self,
         name: str,
@@ -298,18 +338,22 @@ class Backend:
         old_map_key: Serializer[Any],
         old_value: Serializer[Any],
         rewrite: Callable[[Any, Any, Any], tuple[K, M, V]],
+        merge: Merge[V, Any] | None = None,
         namespace: Serializer[Any] = BYTES,
         ttl: Ttl | None = None,
     ) -> MapState[K, M, V]:
         """The same for maps: `rewrite` makes key, map key and value of those of each old entry."""
+        expect(merge, Merge, f"`merge` of state `{name}`")
         descriptor = described(name, s.STATE_KIND_MAP, key, namespace, pair(map_key, value), ttl)
+        if merge is not None:
+            descriptor.merge = merge.function  # type: ignore[assignment]
 
         def put(state: Any, old: migration.OldKey, batch: Any) -> None:
             for entry_key, entry in old.entries:
                 batch.map_put(state, *rewrite(old_key.decode(old.key), old_map_key.decode(entry_key), old_value.decode(entry)))
 
         def handle(registered: s.RegisteredState) -> MapState[K, M, V]:
-            return self._map(registered, key, map_key, value, namespace, None)
+            return self._map(registered, key, map_key, value, namespace, merge)
 
         return handle(await migration.migrate(self, descriptor, handle, put))
 
@@ -372,6 +416,8 @@ class Backend:
         frame = session_pb2.SessionRequest(start=start).SerializeToString()
         connection, hello = self._client._connection, self._client._hello
         connection.guard()
+        if not isinstance(reconnect_timeout, (int, float)):
+            raise TypeError(f"`reconnect_timeout`: expected seconds, got {reconnect_timeout!r:.60}")
         worker = Worker(connection, hello, frame, self._touched, reconnect_timeout)
         reply = Reply()
         worker.start(reply)
@@ -380,11 +426,12 @@ class Backend:
         except BaseException:
             worker.abort()
             raise
-        self._session = Session(worker, self._client.limits, self._reference.epoch.number)
+        self._session = Session(worker, self._client.limits, self)
         return self._session
 
     def writer(self) -> Session:
         """The open session."""
+        self._client._connection.guard()
         if self._session is None:
             raise ClosedError("no session is open: states work through `backend.session()`")
         return self._session
@@ -406,13 +453,23 @@ class Backend:
         request = service_pb2.ApplyBatchRequest(backend=self._reference, batch=batch, numbered=numbered)
         return await self._client._call("ApplyBatch", request)  # type: ignore[no-any-return]
 
-    async def pin(self, checkpoint: Checkpoint) -> None:
-        """Keeps a checkpoint, whatever its retention says and under later owners too, until `release`. Idempotent."""
-        await self._client._call("Pin", service_pb2.PinRequest(backend=self._reference, checkpoint=checkpoint.to_proto()))
+    async def _notify(self, notice: checkpoint_pb2.Notice) -> NoticeOutcome:
+        request = service_pb2.NotifyRequest(backend=self._reference, notice=notice)
+        return NoticeOutcome((await self._client._call("Notify", request)).outcome)
 
-    async def release(self, checkpoint: Checkpoint) -> bool:
+    async def persist(self) -> int:
+        """Makes everything that is applied durable, without making a restore point; returns `persisted_to`."""
+        request = service_pb2.PersistRequest(backend=self._reference)
+        return int((await self._client._call("Persist", request)).persisted_to)
+
+    async def pin(self, checkpoint: Checkpoint | CompletedCheckpoint) -> None:
+        """Keeps a checkpoint, whatever its retention says and under later owners too, until `release`. Idempotent."""
+        request = service_pb2.PinRequest(backend=self._reference, checkpoint=named(checkpoint).to_proto())
+        await self._client._call("Pin", request)
+
+    async def release(self, checkpoint: Checkpoint | CompletedCheckpoint) -> bool:
         """Ends a pin; returns whether there was one."""
-        request = service_pb2.ReleaseRequest(backend=self._reference, checkpoint=checkpoint.to_proto())
+        request = service_pb2.ReleaseRequest(backend=self._reference, checkpoint=named(checkpoint).to_proto())
         return bool((await self._client._call("Release", request)).released)
 
     async def materialize(self) -> int:
@@ -454,8 +511,7 @@ def described(
     name: str, kind: Any, key: Serializer[Any], namespace: Serializer[Any], value: Serializer[Any], ttl: Ttl | None
 ) -> s.StateDescriptor:
     """The descriptor of a state."""
-    if not isinstance(name, str):
-        raise TypeError(f"expected str as the name of a state, got {type(name).__name__}")
+    need(name, str, "the name of a state")
     for serializer in (key, namespace, value):
         if not isinstance(serializer, Serializer):
             raise TypeError(f"state `{name}`: expected a Serializer (as dstl.STR), got {serializer!r:.60}")
@@ -464,6 +520,7 @@ def described(
     for field, serializer in zip(fields, (key, namespace, value)):
         if serializer.id:
             field.id, field.version = serializer.id, serializer.version
+    expect(ttl, Ttl, f"`ttl` of state `{name}`")
     if ttl is not None:
         descriptor.ttl.CopyFrom(ttl.to_proto())
     return descriptor
@@ -471,6 +528,8 @@ def described(
 
 def pair(map_key: Serializer[Any], value: Serializer[Any]) -> Serializer[Any]:
     """The name of what a map holds: serializers of its keys and values together."""
+    for serializer in (map_key, value):
+        need(serializer, Serializer, "the keys and values of a map")
     version = map_key.version << 16 | value.version
     return Serializer(f"{map_key.id},{value.id}", value.encode, value.decode, version)
 

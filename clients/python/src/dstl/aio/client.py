@@ -10,7 +10,7 @@ import grpc
 
 from .._core.connection import Connection
 from ..checkpoints import Checkpoint, Progress
-from ..options import OpenOptions, Restore, declaration
+from ..options import OpenOptions, Restore, declaration, need
 from ..proto import backend_pb2, service_pb2
 from .backend import Backend, describe
 from .face import Reply, finish
@@ -150,6 +150,8 @@ class Client:
         Reads what batches have applied, or, with `completed`, what the newest completed checkpoint contains. The daemon must allow it
         (`queryable-state.enabled`), else `UnsupportedError`.
         """
+        need(job, str, "`job`")
+        need(operator, str, "`operator`")
         view = service_pb2.QueryStart.VIEW_COMPLETED if completed else service_pb2.QueryStart.VIEW_APPLIED
         backend = backend_pb2.BackendId(job=job, operator=operator, subtask=subtask)
         query = Query(self._connection, self.limits, service_pb2.QueryStart(backend=backend, view=view))
@@ -179,6 +181,7 @@ class Client:
 
     async def describe_job(self, job: str) -> service_pb2.DescribeJobResponse:
         """What a job can be restored to, by operator and as a whole; empty for a job that the store does not have."""
+        need(job, str, "`job`")
         request = service_pb2.DescribeJobRequest(job=job)
         return await self._call("DescribeJob", request)  # type: ignore[no-any-return]
 
@@ -187,6 +190,7 @@ class Client:
 
         Raises `InUseError` while a backend of it is open on this daemon.
         """
+        need(job, str, "`job`")
         request = service_pb2.DiscardRequest(job=job, force=force)
         return await self._call("Discard", request)  # type: ignore[no-any-return]
 

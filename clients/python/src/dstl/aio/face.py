@@ -9,6 +9,7 @@ from threading import Lock as ThreadLock
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+from .._core import forks
 from ..errors import DstlError, again
 
 T = TypeVar("T")
@@ -38,7 +39,9 @@ class _Mailbox:
         except RuntimeError:
             pass
         # The loop is closed: whoever waited there is gone.
-        self._answers.clear()
+        with self._lock:
+            self._answers.clear()
+            self._is_scheduled = False
 
     def _deliver(self) -> None:
         with self._lock:
@@ -55,7 +58,7 @@ _mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDict
 class Reply:
     """An answer that is awaited on the running event loop."""
 
-    __slots__ = ("future", "_mailbox")
+    __slots__ = ("future", "_mailbox", "_forks")
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -63,7 +66,7 @@ class Reply:
         if mailbox is None:
             mailbox = _mailboxes[loop] = _Mailbox(loop)
         self.future: asyncio.Future[Any] = loop.create_future()
-        self._mailbox = mailbox
+        self._mailbox, self._forks = mailbox, forks.count()
 
     def settle(self, value: Any, error: DstlError | None = None) -> None:
         """See `Reply` of the core."""
@@ -72,6 +75,8 @@ class Reply:
 
 async def finish(reply: Reply) -> Any:
     """Waits for an answer, and raises its error. It may be awaited again."""
+    if not reply.future.done():
+        forks.check(reply._forks, "what is waited for was asked")
     value, error = await asyncio.shield(reply.future)
     if error is not None:
         raise again(error)
@@ -89,17 +94,50 @@ async def in_thread(function: Callable[[], T]) -> T:
 
 
 class Lock:
-    """A lock that may be used on one event loop after the other."""
+    """A lock for tasks of several event loops, in several threads too. Where a loop is closed while a task has the lock, others go on."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = asyncio.Lock()
+        self._guard = ThreadLock()
+        self._holder: asyncio.Task[Any] | None = None
+        self._waiting: deque[tuple[asyncio.Task[Any], Reply]] = deque()
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._lock = loop, asyncio.Lock()
-        await self._lock.acquire()
+        task = asyncio.current_task()
+        assert task is not None, "coroutines that wait run in a task"
+        with self._guard:
+            if self._holder is None or _is_gone(self._holder):
+                self._holder = task
+                return
+            turn = (task, Reply())
+            self._waiting.append(turn)
+        try:
+            await turn[1].future
+        except BaseException:
+            with self._guard:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                elif self._holder is task:
+                    self._pass_on()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            # The coroutine ends after its loop did: whoever comes next sees that.
+            return
+        with self._guard:
+            if self._holder is task:
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._holder = None
+        while self._waiting and self._holder is None:
+            task, reply = self._waiting.popleft()
+            if not _is_gone(task):
+                self._holder = task
+                reply.settle(None)
+
+
+def _is_gone(task: asyncio.Task[Any]) -> bool:
+    return task.done() or task.get_loop().is_closed()

@@ -52,13 +52,13 @@ class Daemon:
     """
 
     def __init__(self, *, settings: Iterable[str] = (), binary: str | None = None, store: str | os.PathLike[str] | None = None) -> None:
+        self._binary, self._settings = binary or find_binary(), tuple(settings)
         # The path of a Unix socket has 107 bytes at most, so that deep default folders do not do.
         base = tempfile.gettempdir()
         self.folder = Path(tempfile.mkdtemp(prefix="dstl-", dir=base if len(base) < 60 else "/tmp"))
         self.socket = str(self.folder / "dstl.sock")
         self.log = self.folder / "log"
         self.store = os.fspath(store) if store is not None else str(self.folder / "store")
-        self._binary, self._settings = binary or find_binary(), tuple(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daemon:
@@ -144,7 +144,11 @@ class Daemon:
             self._process.send_signal(number)
 
     def __enter__(self) -> Daemon:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()

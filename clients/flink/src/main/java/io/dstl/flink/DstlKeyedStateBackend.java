@@ -48,6 +48,7 @@ import org.apache.flink.runtime.state.metrics.LatencyTrackingStateConfig;
 import org.apache.flink.runtime.state.metrics.SizeTrackingStateConfig;
 import org.apache.flink.streaming.api.operators.TimerSerializer;
 import org.apache.flink.util.FlinkRuntimeException;
+import org.apache.flink.util.Preconditions;
 
 /**
  * Flink's view of one backend of the daemon. What it owes: reads see every earlier write of the task; a snapshot has exactly what was
@@ -60,7 +61,6 @@ public final class DstlKeyedStateBackend<K> extends AbstractKeyedStateBackend<K>
     private final StateRegistration registration;
     private final Closeable cancel;
     private final DataOutputSerializer keyOutput = new DataOutputSerializer(64);
-    /** The current key's bytes; null: not made yet. */
     private byte[] keyBytes;
     /** Changes with the current key. */
     private long keyVersion;
@@ -107,15 +107,13 @@ public final class DstlKeyedStateBackend<K> extends AbstractKeyedStateBackend<K>
     @Override
     public void setCurrentKey(K newKey) {
         super.setCurrentKey(newKey);
-        keyBytes = null;
-        keyVersion++;
+        serializeKey();
     }
 
     @Override
     public void setCurrentKeyAndKeyGroup(K newKey, int newKeyGroupIndex) {
         super.setCurrentKeyAndKeyGroup(newKey, newKeyGroupIndex);
-        keyBytes = null;
-        keyVersion++;
+        serializeKey();
     }
 
     @Override
@@ -128,15 +126,18 @@ public final class DstlKeyedStateBackend<K> extends AbstractKeyedStateBackend<K>
         return keyVersion;
     }
 
-    byte[] keyBytes() {
-        if (keyBytes == null) {
-            try {
-                keyBytes = KeyBytes.of(getCurrentKey(), keySerializer, keyOutput);
-            } catch (IOException e) {
-                throw new FlinkRuntimeException("serializing the current key", e);
-            }
+    /** At once: whoever sets a key may use its object for another one before the state is touched. */
+    private void serializeKey() {
+        try {
+            keyBytes = KeyBytes.of(getCurrentKey(), keySerializer, keyOutput);
+        } catch (IOException e) {
+            throw new FlinkRuntimeException("serializing the current key", e);
         }
-        return keyBytes;
+        keyVersion++;
+    }
+
+    byte[] keyBytes() {
+        return Preconditions.checkNotNull(keyBytes, "No key set. This method should not be called outside of a keyed context.");
     }
 
     // States.

@@ -56,7 +56,7 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
     @Override
     public T peek() {
         load();
-        return heads.isEmpty() ? null : heads.first().element;
+        return heads.isEmpty() ? null : element(heads.first());
     }
 
     @Override
@@ -67,7 +67,7 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
             return null;
         }
         note(head, false);
-        return head.element;
+        return element(head);
     }
 
     @Override
@@ -193,12 +193,19 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
     }
 
     private Timer<T> timer(T element) {
-        return new Timer<>(codec.time(element), codec.key(element), codec.namespace(element), codec.group(element), element);
+        return new Timer<>(codec.time(element), codec.key(element), codec.namespace(element), codec.group(element));
     }
 
     private Timer<T> timer(Results.Timer found) {
-        return new Timer<>(found.time(), found.key(), found.namespace(), found.keyGroup(),
-                codec.element(found.time(), found.key(), found.namespace()));
+        return new Timer<>(found.time(), found.key(), found.namespace(), found.keyGroup());
+    }
+
+    /** One of our own: whoever registered a timer may use its key for something else afterwards (see {@code isSafeToReuseKVState}). */
+    private T element(Timer<T> timer) {
+        if (timer.element == null) {
+            timer.element = codec.element(timer.time, timer.key, timer.namespace);
+        }
+        return timer.element;
     }
 
     /** All timers, page by page, as the daemon has them. */
@@ -216,7 +223,7 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
                 int read = batch.timers(ref.id, Long.MAX_VALUE, from, StatePath.PAGE);
                 Results results = path.ask(batch);
                 elements = new ArrayList<>();
-                results.timers(read).forEach(found -> elements.add(timer(found).element));
+                results.timers(read).forEach(found -> elements.add(element(timer(found))));
                 index = 0;
                 from = results.token(read);
                 follows = from.length > 0;
@@ -245,14 +252,14 @@ final class DstlTimerQueue<T> implements KeyGroupedInternalPriorityQueue<T>, Sta
         final byte[] key;
         final byte[] namespace;
         final int group;
-        final T element;
+        /** Made where it is wanted. */
+        private T element;
 
-        Timer(long time, byte[] key, byte[] namespace, int group, T element) {
+        Timer(long time, byte[] key, byte[] namespace, int group) {
             this.time = time;
             this.key = key;
             this.namespace = namespace;
             this.group = group;
-            this.element = element;
         }
 
         @Override

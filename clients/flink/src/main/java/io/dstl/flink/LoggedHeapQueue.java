@@ -106,7 +106,7 @@ final class LoggedHeapQueue<T extends HeapPriorityQueueElement & PriorityCompara
 
     @Override
     public boolean add(T element) {
-        boolean head = heap.add(element);
+        boolean head = heap.add(serializer.copy(element));
         log(element, true);
         return head;
     }

@@ -272,4 +272,24 @@ class BadInputTest {
             backend.dispose();
         }
     }
+
+    /** However many failed checkpoints a job tolerates: it must not go on without the writes of a batch that was refused. */
+    @Test
+    void a_batch_that_the_daemon_refuses_fails_the_task_before_it_fails_the_checkpoint_behind_it() throws Exception {
+        TestTask task = on(Daemon.shared());
+        DstlKeyedStateBackend<Integer> backend = task.open(IntSerializer.INSTANCE);
+        backend.setCurrentKey(1);
+        text(backend).update("one");
+        int unknown = 9999;
+        backend.path().write(10, batch -> batch.put(unknown, 1, new byte[] {1}, new byte[0], new byte[] {1}));
+        var future = TestTask.trigger(backend, 1);
+        future.run();
+        assertThatThrownBy(future::get).satisfies(thrown -> assertThat(task.failures).isNotEmpty());
+        assertThatThrownBy(() -> TestTask.snapshot(backend, 2)).isInstanceOf(Exception.class);
+        assertThatThrownBy(() -> {
+            text(backend).update("two");
+            backend.path().flush(true);
+        }).isInstanceOf(DaemonFailure.class);
+        backend.dispose();
+    }
 }

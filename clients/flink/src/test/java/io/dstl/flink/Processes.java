@@ -167,6 +167,30 @@ public final class Processes implements AutoCloseable {
         }
     }
 
+    /** Writes beside the logs what the JobManager knows of a job and its checkpoints; in the logs, what all threads do. */
+    public void explain(String job) {
+        started.stream().filter(Process::isAlive).forEach(process -> Daemon.signal(process.pid(), "QUIT"));
+        try {
+            JsonNode vertices = get("/jobs/" + job).get("vertices");
+            for (String of : List.of("", "/exceptions?maxExceptions=20", "/checkpoints")) {
+                Files.writeString(directory.resolve("job" + of.replaceAll("\\W", "-") + ".json"),
+                        get("/jobs/" + job + of).toPrettyString());
+            }
+            for (JsonNode checkpoint : get("/jobs/" + job + "/checkpoints").get("history")) {
+                if (checkpoint.get("status").asText().equals("IN_PROGRESS")) {
+                    String id = checkpoint.get("id").asText();
+                    for (JsonNode vertex : vertices) {
+                        String name = vertex.get("id").asText();
+                        Files.writeString(directory.resolve("checkpoint-" + id + "-" + name + ".json"),
+                                get("/jobs/" + job + "/checkpoints/details/" + id + "/subtasks/" + name).toPrettyString());
+                    }
+                }
+            }
+        } catch (IOException e) {
+            System.err.println("the JobManager cannot be asked what happened: " + e.getMessage());
+        }
+    }
+
     @Override
     public void close() {
         for (Process process : started) {

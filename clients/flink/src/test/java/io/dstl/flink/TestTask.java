@@ -11,6 +11,7 @@ import org.apache.flink.api.common.TaskInfoImpl;
 import org.apache.flink.api.common.typeutils.TypeSerializer;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.core.fs.CloseableRegistry;
+import org.apache.flink.metrics.MetricGroup;
 import org.apache.flink.metrics.groups.UnregisteredMetricsGroup;
 import org.apache.flink.runtime.checkpoint.CheckpointOptions;
 import org.apache.flink.runtime.executiongraph.ExecutionAttemptID;
@@ -46,6 +47,7 @@ final class TestTask {
     TtlTimeProvider clock = TtlTimeProvider.DEFAULT;
     JobType type = JobType.STREAMING;
     ClassLoader userCode = TestTask.class.getClassLoader();
+    MetricGroup metrics = new UnregisteredMetricsGroup();
     /** Why the backend failed the task from outside. */
     final List<Throwable> failures = Collections.synchronizedList(new ArrayList<>());
     final CloseableRegistry registry = new CloseableRegistry();
@@ -78,7 +80,7 @@ final class TestTask {
         Thread.currentThread().setContextClassLoader(userCode);
         DstlKeyedStateBackend<K> backend = (DstlKeyedStateBackend<K>) Backends.of(options).createKeyedStateBackend(new KeyedStateBackendParametersImpl<>(
                 environment(), job, operator, keys, KEY_GROUPS, range(), environment().getTaskKvStateRegistry(), clock,
-                new UnregisteredMetricsGroup(), List.of(handles), registry));
+                metrics, List.of(handles), registry));
         // As Flink does once a backend is restored.
         registry.close();
         return backend;

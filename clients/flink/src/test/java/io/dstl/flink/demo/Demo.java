@@ -29,13 +29,31 @@ import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 /**
  * A small cluster as processes, whose TaskManagers and daemons are killed with -9 while it counts words: each alone, then both. One
  * TaskManager is stopped (SIGSTOP), replaced, and goes on when nobody wants it any more. The job is rescaled 2 -> 3 -> 2, and started again
- * from a retained checkpoint, with NO_CLAIM and with CLAIM. Every result is compared at the end. The same on Flink's RocksDB with its
- * changelog follows, where there are no daemons to kill and NO_CLAIM is not possible; its wrong results are counted, and are no error.
+ * from a retained checkpoint, with NO_CLAIM and with CLAIM. Every result is compared at the end. The same on Flink's own backends follows,
+ * where there are no daemons to kill, and NO_CLAIM is not possible with a changelog; wrong results of theirs are counted, and are no error.
  *
- * <p>Arguments: the text, lines in all, lines per second; then {@code alone}, if Flink's own backend is to be left out, or {@code peer}, if
- * dstl is.
+ * <p>Arguments: the text, lines in all, lines per second; then names of {@link Backend}s in lower case, in the order in which they run: those of
+ * {@code dstl} and {@code changelog} where none is named.
  */
 public final class Demo implements AutoCloseable {
+    /** Where the job's state is. */
+    enum Backend {
+        DSTL("dstl", Map.of("state.backend.type", "io.dstl.flink.DstlStateBackendFactory")),
+        CHANGELOG("RocksDB + changelog", Map.of("state.backend.type", "rocksdb", "execution.checkpointing.incremental", "true",
+                "state.changelog.enabled", "true", "state.changelog.storage", "filesystem")),
+        ROCKSDB("RocksDB", Map.of("state.backend.type", "rocksdb", "execution.checkpointing.incremental", "true")),
+        HEAP("heap", Map.of("state.backend.type", "hashmap"));
+
+        private final String title;
+        private final Map<String, String> settings;
+
+        Backend(String title, Map<String, String> settings) {
+            this.title = title;
+            this.settings = settings;
+        }
+    }
+
+    private final Backend backend;
     private final boolean dstl;
     private final Path directory;
     private final Path text;
@@ -53,12 +71,13 @@ public final class Demo implements AutoCloseable {
     private int starts;
     private boolean right;
 
-    private Demo(boolean dstl, Path text, long lines, int perSecond) throws Exception {
-        this.dstl = dstl;
+    private Demo(Backend backend, Path text, long lines, int perSecond) throws Exception {
+        this.backend = backend;
+        this.dstl = backend == Backend.DSTL;
         this.text = text;
         this.lines = lines;
         this.perSecond = perSecond;
-        this.directory = Files.createTempDirectory(dstl ? "dstl-demo-flink" : "rocksdb-demo-flink");
+        this.directory = Files.createTempDirectory("demo-flink-" + backend.name().toLowerCase(Locale.ROOT));
         this.results = Files.createDirectories(directory.resolve("results"));
         this.cluster = new Processes(directory, settings());
         // Nothing runs on when somebody interrupts the demo.
@@ -66,32 +85,34 @@ public final class Demo implements AutoCloseable {
     }
 
     /**
-     * Runs both and prints the table.
+     * Runs all that are named and prints the table.
      *
      * @param arguments see above
-     * @throws Exception if a number is none
      */
-    public static void main(String[] arguments) throws Exception {
-        Path text = Path.of(arguments[0]);
-        long lines = Long.parseLong(arguments[1]);
-        int perSecond = Integer.parseInt(arguments[2]);
+    public static void main(String[] arguments) {
         int code = 0;
         try {
+            Path text = Path.of(arguments[0]);
+            long lines = Long.parseLong(arguments[1]);
+            int perSecond = Integer.parseInt(arguments[2]);
+            List<Backend> backends = arguments.length == 3
+                    ? List.of(Backend.DSTL, Backend.CHANGELOG)
+                    : Stream.of(arguments).skip(3).map(name -> Backend.valueOf(name.toUpperCase(Locale.ROOT))).toList();
             List<String> table = new ArrayList<>(List.of(
                     "| state backend | words/s at the end | checkpoint p50 / p99 ms (n) | recoveries ms | results |",
                     "| --- | --- | --- | --- | --- |"));
-            String only = arguments.length < 4 ? "" : arguments[3];
-            if (!List.of("", "alone", "peer").contains(only)) {
-                throw new IllegalArgumentException("`" + only + "` is neither `alone` nor `peer`");
-            }
-            if (!only.equals("peer")) {
-                table.add(run(true, text, lines, perSecond));
-            }
-            if (!only.equals("alone")) {
-                table.add(run(false, text, lines, perSecond));
+            for (Backend backend : backends) {
+                try {
+                    table.add(run(backend, text, lines, perSecond));
+                } catch (IllegalStateException e) {
+                    if (backend == Backend.DSTL) {
+                        throw e;
+                    }
+                    table.add("| " + backend.title + " | | | | FAILED: " + e.getMessage() + " |");
+                }
             }
             table.forEach(System.out::println);
-            if (!only.equals("peer")) {
+            if (backends.contains(Backend.DSTL)) {
                 System.out.println("demo: every result of dstl is right, none is missing, none is there twice with two values");
             }
         } catch (Exception e) {
@@ -102,10 +123,10 @@ public final class Demo implements AutoCloseable {
         System.exit(code);
     }
 
-    /** One line of the table. Throws if anything is not as it must be. */
-    static String run(boolean dstl, Path text, long lines, int perSecond) throws Exception {
+    /** One line of the table. Throws if anything of dstl is not as it must be. */
+    static String run(Backend backend, Path text, long lines, int perSecond) throws Exception {
         Map<String, String> expected = DemoJob.expected(text, lines);
-        try (Demo demo = new Demo(dstl, text, lines, perSecond)) {
+        try (Demo demo = new Demo(backend, text, lines, perSecond)) {
             demo.run();
             return demo.compare(expected);
         }
@@ -129,13 +150,8 @@ public final class Demo implements AutoCloseable {
         // The demo measures by what is asked here.
         settings.put("web.refresh-interval", "200 ms");
         settings.put("metrics.fetcher.update-interval", "500 ms");
-        if (dstl) {
-            settings.put("state.backend.type", "io.dstl.flink.DstlStateBackendFactory");
-        } else {
-            settings.put("state.backend.type", "rocksdb");
-            settings.put("execution.checkpointing.incremental", "true");
-            settings.put("state.changelog.enabled", "true");
-            settings.put("state.changelog.storage", "filesystem");
+        settings.putAll(backend.settings);
+        if (backend == Backend.CHANGELOG) {
             settings.put("state.changelog.dstl.dfs.base-path", directory.resolve("log").toUri().toString());
         }
         return settings;
@@ -170,7 +186,7 @@ public final class Demo implements AutoCloseable {
         Daemon.signal(taskManagers[stopped].pid(), "CONT");
         rescale(3);
         rescale(2);
-        restart(dstl ? "NO_CLAIM" : "CLAIM");
+        restart(backend == Backend.CHANGELOG ? "CLAIM" : "NO_CLAIM");
         disturb("a TaskManager is killed", () -> killTaskManager(busy()));
         restart("CLAIM");
         finish();
@@ -301,7 +317,7 @@ public final class Demo implements AutoCloseable {
         }
         checkpoints.sort(null);
         return String.format(Locale.ROOT, "| %s | %.0f | %d / %d (%d) | %s | %d, %s |",
-                dstl ? "dstl" : "RocksDB + changelog", wordsPerSecond,
+                backend.title, wordsPerSecond,
                 checkpoints.get(checkpoints.size() / 2), checkpoints.get(checkpoints.size() * 99 / 100), checkpoints.size(),
                 recoveries, found.size(), right ? "all equal" : keys.size() + " WRONG");
     }
@@ -363,7 +379,7 @@ public final class Demo implements AutoCloseable {
     }
 
     private void say(String what) {
-        System.out.println((dstl ? "dstl: " : "RocksDB + changelog: ") + what);
+        System.out.println(backend.title + ": " + what);
     }
 
     private synchronized void stop() {
@@ -371,36 +387,10 @@ public final class Demo implements AutoCloseable {
         daemons.forEach(Daemon::kill);
     }
 
-    /** What the JobManager knows of the checkpoints, and (in their logs) what all threads of the TaskManagers do. */
-    private void explain() {
-        try {
-            for (Process taskManager : taskManagers) {
-                if (taskManager != null && taskManager.isAlive()) {
-                    Daemon.signal(taskManager.pid(), "QUIT");
-                }
-            }
-            Files.writeString(directory.resolve("job.json"), cluster.get("/jobs/" + job).toPrettyString());
-            JsonNode checkpoints = cluster.get("/jobs/" + job + "/checkpoints");
-            Files.writeString(directory.resolve("checkpoints.json"), checkpoints.toPrettyString());
-            for (JsonNode checkpoint : checkpoints.get("history")) {
-                if (checkpoint.get("status").asText().equals("IN_PROGRESS")) {
-                    String id = checkpoint.get("id").asText();
-                    for (JsonNode vertex : cluster.get("/jobs/" + job).get("vertices")) {
-                        String name = "subtasks/" + vertex.get("id").asText();
-                        Files.writeString(directory.resolve("checkpoint-" + id + "-" + vertex.get("id").asText() + ".json"),
-                                cluster.get("/jobs/" + job + "/checkpoints/details/" + id + "/" + name).toPrettyString());
-                    }
-                }
-            }
-        } catch (IOException e) {
-            say("the JobManager cannot be asked what happened: " + e.getMessage());
-        }
-    }
-
     @Override
     public void close() throws Exception {
         if (!right && job != null) {
-            explain();
+            cluster.explain(job);
         }
         stop();
         if (!right || System.getenv("KEEP") != null) {

@@ -27,6 +27,6 @@ class DemoTest {
             lines.add(words.toString());
         }
         Path text = Files.write(directory.resolve("text"), lines);
-        assertThat(Demo.run(true, text, 60_000, 200)).contains("all equal");
+        assertThat(Demo.run(Demo.Backend.DSTL, text, 60_000, 200)).contains("all equal");
     }
 }

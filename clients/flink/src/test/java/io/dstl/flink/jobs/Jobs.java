@@ -17,6 +17,7 @@ import org.apache.flink.api.common.eventtime.WatermarkGenerator;
 import org.apache.flink.api.common.eventtime.WatermarkOutput;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.functions.AggregateFunction;
+import org.apache.flink.api.common.functions.CoGroupFunction;
 import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.state.AggregatingState;
 import org.apache.flink.api.common.state.AggregatingStateDescriptor;
@@ -71,11 +72,13 @@ final class Jobs {
         jobs.put("patterns", Jobs::patterns);
         jobs.put("broadcast", Jobs::broadcast);
         jobs.put("process", Jobs::process);
+        jobs.put("triggers", TriggerJob::build);
+        jobs.put("async", AsyncJob::build);
         return jobs;
     }
 
     /** Events (key, number), about 4 seconds of them. */
-    private static DataStream<Tuple2<String, Long>> events(StreamExecutionEnvironment environment, String run, String job) {
+    static DataStream<Tuple2<String, Long>> events(StreamExecutionEnvironment environment, String run, String job) {
         return environment
                 .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").uid(job + "-numbers")
                 .map(new Pace(run)).returns(Types.LONG).uid(job + "-pace")
@@ -85,7 +88,7 @@ final class Jobs {
     }
 
     /** The same in one order, with a watermark behind each: for functions that are sensitive to order. */
-    private static DataStream<Tuple2<String, Long>> ordered(StreamExecutionEnvironment environment, String run, String job) {
+    static DataStream<Tuple2<String, Long>> ordered(StreamExecutionEnvironment environment, String run, String job) {
         return environment
                 .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").setParallelism(1)
                 .uid(job + "-numbers")
@@ -96,7 +99,7 @@ final class Jobs {
                         .withTimestampAssigner((event, before) -> event.f1)).setParallelism(1).uid(job + "-time");
     }
 
-    private static final class EachEvent implements WatermarkGenerator<Tuple2<String, Long>> {
+    static final class EachEvent implements WatermarkGenerator<Tuple2<String, Long>> {
         @Override
         public void onEvent(Tuple2<String, Long> event, long time, WatermarkOutput output) {
             output.emitWatermark(new Watermark(time));
@@ -113,7 +116,7 @@ final class Jobs {
         return (x ^ (x >>> 31)) >>> 1;
     }
 
-    private static void sink(DataStream<Tuple2<String, String>> results, String run) {
+    static void sink(DataStream<Tuple2<String, String>> results, String run) {
         results.addSink(run.startsWith("/") ? new ResultFiles(run) : new Sink(run)).uid("sink-" + results.getId());
     }
 
@@ -185,6 +188,21 @@ final class Jobs {
                 .window(TumblingEventTimeWindows.of(Duration.ofMillis(400)))
                 .apply((left, right) -> Tuple2.of("window " + left.f1 + " " + right.f1, left.f0),
                         Types.TUPLE(Types.STRING, Types.STRING)), run);
+        sink(even.coGroup(odd).where(event -> event.f0).equalTo(event -> event.f0)
+                .window(TumblingEventTimeWindows.of(Duration.ofMillis(300)))
+                .apply(new Sides(), Types.TUPLE(Types.STRING, Types.STRING)), run);
+    }
+
+    /** All of both sides, also where one has none. */
+    private static final class Sides implements CoGroupFunction<Tuple2<String, Long>, Tuple2<String, Long>, Tuple2<String, String>> {
+        @Override
+        public void coGroup(Iterable<Tuple2<String, Long>> left, Iterable<Tuple2<String, Long>> right,
+                Collector<Tuple2<String, String>> out) {
+            TreeMap<Long, String> all = new TreeMap<>();
+            left.forEach(event -> all.put(event.f1, "left of " + event.f0));
+            right.forEach(event -> all.put(event.f1, "right of " + event.f0));
+            out.collect(Tuple2.of("sides " + all.firstKey(), all.toString()));
+        }
     }
 
     private static void patterns(StreamExecutionEnvironment environment, String run) {
@@ -277,7 +295,7 @@ final class Jobs {
         }
     }
 
-    private static final class Count implements AggregateFunction<Tuple2<String, Long>, Long, Tuple2<String, Long>> {
+    static final class Count implements AggregateFunction<Tuple2<String, Long>, Long, Tuple2<String, Long>> {
         @Override
         public Long createAccumulator() {
             return 0L;
@@ -300,7 +318,7 @@ final class Jobs {
     }
 
     /** Names what a window has. */
-    private static final class Label<T> extends ProcessWindowFunction<Tuple2<String, Long>, Tuple2<String, String>, String, TimeWindow> {
+    static final class Label<T> extends ProcessWindowFunction<Tuple2<String, Long>, Tuple2<String, String>, String, TimeWindow> {
         private final String name;
 
         Label(String name) {

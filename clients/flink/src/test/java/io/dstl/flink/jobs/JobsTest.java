@@ -44,36 +44,10 @@ class JobsTest {
             Disturbance disturbance = new Disturbance(daemon, run);
             cluster.run(Cluster.onDstl(daemon, inner, directory), 2, environment -> Jobs.all().get(job).accept(environment, run),
                     disturbance);
-            assertThat(disturbance.done).as("disturbances").isGreaterThanOrEqualTo(2);
+            assertThat(disturbance.done()).as("disturbances").isGreaterThanOrEqualTo(2);
         }
         Map<String, String> expected = Cluster.RESULTS.get("heap " + job);
         assertThat(expected).isNotEmpty();
         assertThat(Cluster.RESULTS.get(run)).isEqualTo(expected);
-    }
-
-    /** At a quarter of the records a task fails, at the half the daemon is killed, at three quarters a task fails again. */
-    private static final class Disturbance implements Runnable {
-        private final Daemon daemon;
-        private final String run;
-        private int done;
-
-        Disturbance(Daemon daemon, String run) {
-            this.daemon = daemon;
-            this.run = run;
-        }
-
-        @Override
-        public void run() {
-            long processed = Cluster.PROCESSED.containsKey(run) ? Cluster.PROCESSED.get(run).get() : 0;
-            if (done < 3 && processed > (long) Jobs.EVENTS * (done + 1) / 4) {
-                if (done == 1) {
-                    daemon.kill();
-                    daemon.start(true);
-                } else {
-                    Cluster.FAIL.put(run, true);
-                }
-                done++;
-            }
-        }
     }
 }

@@ -20,6 +20,7 @@ import org.apache.flink.streaming.api.environment.RemoteStreamEnvironment;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.CleanupMode;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
@@ -30,7 +31,7 @@ import org.junit.jupiter.api.io.TempDir;
 class KillsTest {
     private static final int KILLS = Integer.parseInt(System.getenv().getOrDefault("DSTL_KILLS", "8"));
 
-    @TempDir
+    @TempDir(cleanup = CleanupMode.ON_SUCCESS)
     Path directory;
 
     private final List<Daemon> daemons = new ArrayList<>();
@@ -79,7 +80,8 @@ class KillsTest {
         settings.put("execution.checkpointing.interval", "500 ms");
         settings.put("execution.checkpointing.tolerable-failed-checkpoints", "100");
         settings.put("restart-strategy.type", "fixed-delay");
-        settings.put("restart-strategy.fixed-delay.attempts", "1000");
+        // Without a TaskManager, each of some dozen regions tries twice a second.
+        settings.put("restart-strategy.fixed-delay.attempts", Integer.toString(Integer.MAX_VALUE));
         settings.put("restart-strategy.fixed-delay.delay", "500 ms");
         settings.put("web.refresh-interval", "200 ms");
         return settings;
@@ -169,8 +171,9 @@ class KillsTest {
         long until = System.nanoTime() + TimeUnit.MINUTES.toNanos(8);
         while (!condition.call()) {
             if (state().equals("FAILED") || System.nanoTime() > until) {
-                throw new IllegalStateException("not within 8 minutes: " + what + "; the job is " + state() + ": "
-                        + cluster.get("/jobs/" + job + "/exceptions?maxExceptions=3"));
+                cluster.explain(job);
+                throw new IllegalStateException("not within 8 minutes: " + what + "; the job is " + state() + "; logs are in "
+                        + directory + ": " + cluster.get("/jobs/" + job + "/exceptions?maxExceptions=3"));
             }
             Thread.sleep(100);
         }
