@@ -2,9 +2,13 @@
 
 use super::{
     CliError, allocator,
-    args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs, StoreCommand},
+    args::{
+        ChangelogCommand, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs,
+        StoreCommand,
+    },
+    checkpoints,
     logging::init as init_logging,
-    output, reading, savepoint, tools,
+    manual, output, reading, savepoint, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -25,7 +29,9 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Translate { file }) => tools::translate(&file),
         Command::Gc(args) => tools::gc(&args),
-        Command::Checkpoints(args) => tools::checkpoints(&args),
+        Command::Checkpoints(command) => checkpoints::run(command),
+        Command::Changelog(ChangelogCommand::Dump(args)) => reading::changelog(&args),
+        Command::Pin(command) => checkpoints::pin(command),
         Command::Discard(args) => tools::discard(&args),
         Command::Fence(args) => tools::fence(&args),
         Command::Savepoint(command) => savepoint::run(command),
@@ -34,6 +40,8 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Dump(args) => tools::dump(&args),
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
+        Command::Man { folder } => manual::man(&folder),
+        Command::Completions { shell } => manual::completions(shell),
         Command::Demo(args) => demo(args),
         Command::DemoTask(args) => demo_task(args),
     }
