@@ -20,7 +20,7 @@ use clap::Parser as _;
 pub use self::{
     args::{
         Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DiscardArgs, DumpArgs,
-        GcArgs, HealthArgs, Inner, SavepointArgs, SavepointCommand, ServeArgs, StoreArgs,
+        GcArgs, HealthArgs, Inner, SavepointArgs, SavepointCommand, ServeArgs, StoreArgs, TopArgs,
     },
     logging::init as init_logging,
 };

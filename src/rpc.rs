@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   listener ─▶ authority ─▶ guard ─▶ tonic ─▶ server ─▶ control: Hello, Open, unary calls ──────┐
-//!                                                     ├▶ query: one stream per reader ──────────────┤
+//!                                                     ├▶ query, reading: one stream per reader ──────────────┤
 //!                                                     └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
@@ -19,6 +19,7 @@ pub mod listener;
 mod messages;
 mod pages;
 mod query;
+mod reading;
 mod server;
 mod session;
 mod status;

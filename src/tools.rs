@@ -27,6 +27,7 @@ pub mod outline;
 pub mod savepoint;
 pub mod state;
 pub mod target;
+pub mod top;
 pub mod verify;
 
 use std::time::{Duration, UNIX_EPOCH};

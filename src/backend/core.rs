@@ -20,6 +20,7 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    hold::Hold,
     marks::Marks,
     materialize::Reusable,
     open::RestoredPart,
@@ -128,6 +129,8 @@ pub(super) struct Core {
     /// Whether the last manifest has begun, which says that this owner names no further objects.
     pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
+    /// Checkpoints of this owner that stay to be read, whatever retention says.
+    pub(super) held: BTreeMap<CheckpointId, Hold>,
     /// The newest barriers of sessions, to recognise those that are sent again.
     pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
     pub(super) persist_waiters: Pending<PersistWaiter>,

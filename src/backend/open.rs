@@ -401,6 +401,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         closing: false,
         sealed: false,
         flights: BTreeMap::new(),
+        held: BTreeMap::new(),
         barriers: BTreeMap::new(),
         persist_waiters: Pending::default(),
         account,
@@ -561,7 +562,7 @@ fn change_memory(backend: &BackendId) -> Error {
     Error::new(Reason::ChangeMemory, text)
 }
 
-fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
+pub(super) fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
     let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
     match error {
         RestoreError::Damaged { ref fault, .. } => {

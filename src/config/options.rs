@@ -119,6 +119,13 @@ const STATE: &[Spec] = &[
         "Budget of all state in memory: a size, or a percentage of memory.budget. Growth beyond it is refused; reads and \
          deletes go on.",
     ),
+    text(
+        "memory.reading",
+        Kind::Share,
+        "3%",
+        "State that is in memory while a checkpoint is read for a savepoint by barrier, by ReadCheckpoint or to verify it, one at a time: a \
+         size, or a percentage of memory.budget. Each key group must fit it. A savepoint has up to 80 MiB of files beside it.",
+    ),
 ];
 
 /// Integer properties of RocksDB that can be metrics.
@@ -438,6 +445,21 @@ const CHECKPOINTS: &[Spec] = &[
          rather than a segment: the checkpoint costs one write. `0` turns this off.",
     ),
     text(
+        "savepoint.timeout",
+        AT_LEAST_1_S,
+        "1 h",
+        "How long a savepoint by barrier may take, from the barrier until it exists, where the barrier does not say.",
+    ),
+    text(
+        "verify.interval",
+        ANY_DURATION,
+        "0 s",
+        "Time between two proofs that the newest checkpoint of each backend can be restored: all that a restore reads is read from \
+         the store and rebuilt, if there is a newer checkpoint than at the proof before. `0 s` is never, and the default, because a \
+         proof reads all state and takes a processor as long as a restore does: only you know how often that is worth it. `24 h` is a good \
+         start.",
+    ),
+    text(
         "gc.grace-period",
         AT_LEAST_1_S,
         "1 h",
@@ -508,7 +530,12 @@ const OPERATION: &[Spec] = &[
         "Whether clients may read backends beside their writers (the call Query): what is applied, or the newest completed \
          checkpoint. Whoever reaches the socket may, then.",
     ),
-    text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
+    text(
+        "admin.address",
+        Kind::Address,
+        "127.0.0.1:9321",
+        "Address of `/metrics`, `/live`, `/ready` and the status page `/` over HTTP.",
+    ),
     text(
         "admin.max-connections",
         Kind::Integer { min: 1, max: 4096 },
@@ -521,6 +548,15 @@ const OPERATION: &[Spec] = &[
         AT_LEAST_1_MS,
         "5 s",
         "A connection to it on which no request is whole for so long is closed.",
+    ),
+    text(
+        "admin.store-prices",
+        Kind::Table { secret: false },
+        "",
+        "Prices of 1,000 requests to the object store, from which the status page tells the price of an hour: one for each of `create`, \
+         `get`, `get_range`, `head`, `list` and `delete`, and the name of their `currency`. What is not set is as Amazon S3 Standard \
+         asks in us-east-1: 0.005 USD for `create` and `list`, 0.0004 USD for reads, nothing for `delete`. A single one can be set as \
+         `admin.store-prices.<operation>`.",
     ),
     text(
         "drain-timeout",

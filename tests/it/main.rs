@@ -33,6 +33,7 @@ mod lying;
 mod materialization;
 mod operator_state;
 mod outage;
+mod page;
 mod permutations;
 mod picky;
 mod pushback;
