@@ -10,8 +10,8 @@
 //! | `/status` | the figures of that page, as one JSON object |
 //!
 //! The server has a thread of its own ([`AdminServer::spawn`]), so that it answers even while the rest of the daemon is
-//! held up. A [`Watch`] takes the figures of the status page once a second, so that the page waits for no backend and no
-//! store.
+//! held up. A [`Watch`] takes the figures of the status page once a second, so that the page waits for no
+//! backend and no store.
 
 pub mod errors;
 mod heartbeat;

@@ -311,7 +311,8 @@ impl Client {
         response.checkpoint.ok_or(ClientError::Incomplete("the checkpoint"))
     }
 
-    /// Reads a checkpoint: its header, then pages of its entries, key group by key group. Needs no ownership. Cancel-safe.
+    /// Reads a checkpoint: its header, then pages of its entries, key group by key group. Needs no ownership.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// As for all calls, and those of the stream as [`tonic::Status`].

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   listener ─▶ authority ─▶ guard ─▶ tonic ─▶ server ─▶ control: Hello, Open, unary calls ──────┐
-//!                                                     ├▶ query, reading: one stream per reader ──────────────┤
+//!                                                     ├▶ query: one stream per reader ──────────────┤
 //!                                                     └▶ codec ─▶ session: one stream per writer ┴─▶ backend::Directory
 //! ```
 //!
@@ -19,7 +19,6 @@ pub mod listener;
 mod messages;
 mod pages;
 mod query;
-mod reading;
 mod server;
 mod session;
 mod status;

@@ -112,7 +112,7 @@ impl Tasks {
         let (runtime, panics) = (Handle::current(), self.panics.clone());
         let (reply, answer) = oneshot::channel();
         let run = move || {
-            // Linux takes this for the calling thread alone. Elsewhere, or where it is refused, the thread is a usual one.
+            // Linux takes this for the calling thread alone. Where it is refused, the thread is a usual one.
             #[cfg(target_os = "linux")]
             let _ = rustix::process::setpriority_process(None, NICENESS);
             let _ = reply.send(runtime.block_on(caught(&panics, what, async { work().await })));

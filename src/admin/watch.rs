@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Readiness,
     errors::Complaints,
     prices::Prices,
+    readiness::Readiness,
     snapshot::{
         BackendFigures, CheckpointFigures, ErrorFigures, Moment, NewestFigures, OperationFigures, Rates, Snapshot,
         StoreFigures, VerifiedFigures,

@@ -425,8 +425,8 @@ impl Ledger {
         Some(was_pinned)
     }
 
-    /// Keeps the checkpoint `id` of this epoch, in flight or retained, until [`let_loose`](Self::let_loose) or the end of
-    /// this owner.
+    /// Keeps the checkpoint `id` of this epoch, in flight or retained, until [`let_loose`](Self::let_loose) or the end
+    /// of this owner.
     pub fn hold(&mut self, id: CheckpointId) {
         self.held.insert(id);
     }

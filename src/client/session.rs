@@ -230,8 +230,8 @@ impl Session {
         self.trigger(Barrier { checkpoint_id: id, attachment, savepoint, ..Barrier::default() }).await
     }
 
-    /// Triggers a barrier whose checkpoint is made to be read: see [`Client::read_checkpoint`](super::Client). It counts
-    /// for no retention, and is let go once a reader has ended, or after ten minutes without one.
+    /// Triggers a barrier whose checkpoint is made to be read: see [`Client::read_checkpoint`](super::Client). It
+    /// counts for no retention, and is let go once a reader has ended, or after ten minutes without one.
     ///
     /// # Errors
     /// As for [`barrier`](Self::barrier).

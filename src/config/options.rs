@@ -123,8 +123,8 @@ const STATE: &[Spec] = &[
         "memory.reading",
         Kind::Share,
         "3%",
-        "State that is in memory while a checkpoint is read for a savepoint by barrier, by ReadCheckpoint or to verify it, one at a time: a \
-         size, or a percentage of memory.budget. Each key group must fit it. A savepoint has up to 80 MiB of files beside it.",
+        "State in memory while a checkpoint is read (savepoints by barrier, ReadCheckpoint, verify.interval), one at a time; each key group \
+         must fit it: a size, or a percentage of memory.budget. A savepoint has up to 80 MiB of files beside it.",
     ),
 ];
 
@@ -454,10 +454,9 @@ const CHECKPOINTS: &[Spec] = &[
         "verify.interval",
         ANY_DURATION,
         "0 s",
-        "Time between two proofs that the newest checkpoint of each backend can be restored: all that a restore reads is read from \
-         the store and rebuilt, if there is a newer checkpoint than at the proof before. `0 s` is never, and the default, because a \
-         proof reads all state and takes a processor as long as a restore does: only you know how often that is worth it. `24 h` is a good \
-         start.",
+        "Time between two proofs that the newest checkpoint of each backend can be restored, if it has a newer one than at the proof before. \
+         `0 s`, never, is the default: a proof reads all state from the store and takes a processor as long as a restore does, so only you \
+         know how often that is worth it. `24 h` is a good start.",
     ),
     text(
         "gc.grace-period",
@@ -530,12 +529,7 @@ const OPERATION: &[Spec] = &[
         "Whether clients may read backends beside their writers (the call Query): what is applied, or the newest completed \
          checkpoint. Whoever reaches the socket may, then.",
     ),
-    text(
-        "admin.address",
-        Kind::Address,
-        "127.0.0.1:9321",
-        "Address of `/metrics`, `/live`, `/ready` and the status page `/` over HTTP.",
-    ),
+    text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of metrics, health and status page, by HTTP."),
     text(
         "admin.max-connections",
         Kind::Integer { min: 1, max: 4096 },
@@ -553,10 +547,9 @@ const OPERATION: &[Spec] = &[
         "admin.store-prices",
         Kind::Table { secret: false },
         "",
-        "Prices of 1,000 requests to the object store, from which the status page tells the price of an hour: one for each of `create`, \
-         `get`, `get_range`, `head`, `list` and `delete`, and the name of their `currency`. What is not set is as Amazon S3 Standard \
-         asks in us-east-1: 0.005 USD for `create` and `list`, 0.0004 USD for reads, nothing for `delete`. A single one can be set as \
-         `admin.store-prices.<operation>`.",
+        "Prices of 1,000 requests to the store, for the status page: of `create`, `get`, `get_range`, `head`, `list` and `delete`; and their \
+         `currency`. What is not set is as Amazon S3 asks in us-east-1: 0.005 USD for `create` and `list`, 0.0004 for reads, 0 for `delete`. \
+         A single one can be set as `admin.store-prices.<operation>`.",
     ),
     text(
         "drain-timeout",

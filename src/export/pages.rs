@@ -100,8 +100,8 @@ pub enum ReadError {
     NotTaken,
 }
 
-/// Reads what is `wanted` of a part, and hands each message to `send`, which says whether it was taken. The pages of one
-/// key group and state are in memory at once, beside the state that the reader may hold.
+/// Reads what is `wanted` of a part, and hands each message to `send`, which says whether it was taken. The pages of
+/// one key group and state are in memory at once, beside the state that the reader may hold.
 ///
 /// # Errors
 /// [`ReadError`].

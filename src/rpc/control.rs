@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use super::{access::Access, codec::Incoming, convert, pages, query, reading, session, status};
+use super::{access::Access, codec::Incoming, convert, pages, query, session, status};
 use crate::{
     backend::{Backend, Directory, Environment, RestoreFrom},
     checkpoint::discard::Discard,
@@ -217,7 +217,7 @@ impl StateBackendService for Service {
         request: Request<v1::ReadCheckpointRequest>,
     ) -> Result<Response<Self::ReadCheckpointStream>, Status> {
         let (access, request) = Access::enter(&self.jobs, request);
-        reading::serve(&self.directory, &access, request).map(Response::new)
+        query::read(&self.directory, &access, request).map(Response::new)
     }
 
     type SessionStream = ResponseStream<v1::SessionResponse>;

@@ -9,13 +9,14 @@ pub(super) mod claim;
 mod descriptor;
 mod job;
 mod query;
-mod reading;
 
 pub(super) use self::{
     descriptor::{descriptor, schema_change, to_registered},
     job::{declaration, to_damaged, to_declared, to_job},
-    query::{query_operations, query_start, to_query_result, to_query_started},
-    reading::{reading, savepoint, to_read, to_savepoint_made},
+    query::{
+        query_operations, query_start, reading, savepoint, to_query_result, to_query_started, to_read,
+        to_savepoint_made,
+    },
 };
 
 use crate::{

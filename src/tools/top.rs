@@ -1,7 +1,7 @@
 //! `dstl top`: the backends of a running daemon, live in a terminal.
 //!
-//! The figures are those of the status page, asked of the admin address, or as many of them as the protocol tells, asked
-//! over the daemon's socket. [`draw`] is pure; the terminal is read and restored by [`watch`].
+//! The figures are those of the status page, asked of the admin address, or as many of them as the protocol tells,
+//! asked over the daemon's socket. [`draw`] is pure; the terminal is read and restored by [`watch`].
 
 use std::{
     io::{self, Read as _, Write as _},
