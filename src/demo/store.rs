@@ -66,26 +66,29 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
 /// A request of a killed process may take effect after its end, even after a sweep: for example, when a NameNode that
 /// hung goes on. So a sweep that leaves something is followed by another one.
 pub(super) async fn sweep(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
-    let (mut swept, mut materializations) = (0, None);
-    let mut sweeps = 0;
-    loop {
-        let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
-        let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
-        let found = collect::sweep(store, job, &options, retry).await?;
-        swept += found.deleted().objects;
-        let is_index = |path: &Path| match ObjectName::parse(path) {
-            Some(ObjectName::SnapshotFile { file, .. }) => file.as_str().ends_with(".index"),
-            _ => false,
-        };
-        let indexes = || found.findings.iter().filter(|finding| is_index(&finding.meta.path)).count() as u64;
-        let materializations = *materializations.get_or_insert_with(indexes);
-        let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
-        let live = left.tally("live").objects;
-        let unreferenced = left.findings.len() as u64 - live;
-        sweeps += 1;
-        if unreferenced == 0 || sweeps == SWEEPS {
-            return Ok((Objects { live, unreferenced, swept }, materializations));
+    let (mut objects, materializations) = sweep_once(store, job).await?;
+    for _ in 1..SWEEPS {
+        if objects.unreferenced == 0 {
+            break;
         }
         tokio::time::sleep(BETWEEN_SWEEPS).await;
+        let (again, _) = sweep_once(store, job).await?;
+        objects = Objects { swept: objects.swept + again.swept, ..again };
     }
+    Ok((objects, materializations))
+}
+
+async fn sweep_once(store: &Store, job: &Name) -> Result<(Objects, u64), SweepError> {
+    let options = SweepOptions { grace: Duration::ZERO, now_ms: Clock::system().now_ms(), delete: true };
+    let retry = Retry::until(Instant::now() + SWEEP_TIMEOUT);
+    let first = collect::sweep(store, job, &options, retry).await?;
+    let is_index = |path: &Path| match ObjectName::parse(path) {
+        Some(ObjectName::SnapshotFile { file, .. }) => file.as_str().ends_with(".index"),
+        _ => false,
+    };
+    let materializations = first.findings.iter().filter(|finding| is_index(&finding.meta.path)).count() as u64;
+    let swept = first.deleted().objects;
+    let left = collect::sweep(store, job, &SweepOptions { delete: false, ..options }, retry).await?;
+    let live = left.tally("live").objects;
+    Ok((Objects { live, unreferenced: left.findings.len() as u64 - live, swept }, materializations))
 }

@@ -42,17 +42,17 @@ def main():
     names = arguments.stores or list(STORES)
     dstl = os.path.abspath(arguments.dstl)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for name in names:
-            pool.submit(test, dstl, name, arguments.unit)
-    if ENDED.is_set():
+        passed = list(pool.map(lambda name: test(dstl, name, arguments.unit), names))
+    if not all(passed):
         sys.exit(1)
     print(f"stores: {' '.join(names)} ... ok, {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def test(dstl, name, unit):
+    """Whether every part passed on this store."""
     server, runner = STORES[name]
     if ENDED.is_set():
-        return
+        return False
     try:
         with tempfile.TemporaryDirectory(prefix=f"dstl-{name}-") as folder:
             server = server(folder)
@@ -63,12 +63,14 @@ def test(dstl, name, unit):
                 runner.faults()
             finally:
                 server.stop()
+        return True
     except Ended:
         print(f"{name}: CUT, since another store failed", flush=True)
     except Exception as error:
         # Told at once: the others go on to the end of their parts.
         ENDED.set()
         print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
+    return False
 
 
 if __name__ == "__main__":
