@@ -16,17 +16,18 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libclang-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-# Dependencies are built on a skeleton of the package, so that this layer lasts until Cargo.lock or the protocol changes.
-COPY Cargo.toml Cargo.lock build.rs ./
+# Dependencies are built on a skeleton of the package, so that this layer lasts until Cargo.lock, the wire types or the client change.
+COPY Cargo.toml Cargo.lock ./
 COPY proto proto
-RUN mkdir -p src tests/it benches/load \
-    && touch src/lib.rs tests/it/main.rs benches/load/main.rs \
+COPY clients/rust clients/rust
+RUN mkdir -p src tests/it tests/process benches/load examples/demo \
+    && touch src/lib.rs tests/it/main.rs tests/process/main.rs benches/load/main.rs examples/demo/dstl_demo.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin dstl
 COPY README.md ./
 COPY src src
 # Cargo goes by time stamps, and those of the sources may be older than the skeleton's.
-RUN touch build.rs src/lib.rs src/main.rs \
+RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked --bin dstl \
     && strip --strip-debug -o /dstl target/release/dstl
 

@@ -12,12 +12,16 @@ ARGS ?=
 STORE ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DSTL := $(TARGET)/release/dstl
-# Tests run the dependencies that ship, so that those are compiled once. This package is compiled several times for them: with debug
-# assertions, and optimized less, which halves the time.
-CHECKED := --release --config 'profile.release.package.dstl.debug-assertions=true' --config 'profile.release.package.dstl.opt-level=1'
+# Tests run the dependencies that ship, so that those are compiled once. The packages of this workspace are compiled several times for
+# them: with debug assertions, and optimized less, which halves the time.
+PACKAGES := dstl dstl-client dstl-proto
+FEATURES := --features demo,testing
+CHECKED := --release --locked $(FEATURES) $(foreach it,$(PACKAGES),--config 'profile.release.package.$(it).debug-assertions=true' \
+	--config 'profile.release.package.$(it).opt-level=1')
 MIN_RUST := 1.95
 # What is built without RocksDB has everything else, HDFS where it is asked for: it takes a minute or two to compile.
-WITHOUT_ROCKSDB := --no-default-features --features 'server$(if $(filter hdfs:%,$(STORE)), hdfs)'
+WITHOUT_ROCKSDB := --no-default-features $(if $(filter hdfs:%,$(STORE)),--features hdfs)
+DEMO := --features demo --bin dstl --bin dstl-demo
 # RocksDB's bindings need libclang: found, or installed, once.
 WITH_LIBCLANG := found=$$(.ci/libclang); eval "$$found";
 ROCKSDB_BUILT = $(wildcard $(TARGET)/release/build/librocksdb-sys-*/out/librocksdb.a)
@@ -29,7 +33,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,25 +43,28 @@ help: ## List these tasks
 demo: check-tools ## Build dstl and run the demo on both inner backends (STORE=s3://bucket/prefix ARGS="--kills 3 PATH…")
 ifeq ($(ROCKSDB_BUILT),)
 	@echo 'demo: building dstl with optimizations, without RocksDB first; this takes some minutes, once' >&2
-	$(CARGO) build --release --locked $(WITHOUT_ROCKSDB) --bin dstl
+	$(CARGO) build --release --locked $(WITHOUT_ROCKSDB) $(DEMO)
 else
-	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
+	$(WITH_LIBCLANG) $(CARGO) build --release --locked $(DEMO)
 endif
 	@echo 'demo: a word count in two processes, the daemon and its task; both are killed at random moments (kill -9)' >&2
-	@$(DSTL) demo $(if $(STORE),--store '$(STORE)') $(ARGS)
+	@$(DSTL)-demo $(if $(STORE),--store '$(STORE)') $(ARGS)
 ifeq ($(ROCKSDB_BUILT),)
 	@echo 'demo: now the same with state on disk. RocksDB is compiled for it, once: about 15 minutes on two cores' >&2
-	$(WITH_LIBCLANG) $(CARGO) build --release --locked --bin dstl
+	$(WITH_LIBCLANG) $(CARGO) build --release --locked $(DEMO)
 endif
 	@echo 'demo: the same with the inner backend rocksdb' >&2
-	@$(DSTL) demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
+	@$(DSTL)-demo --inner rocksdb $(if $(STORE),--store '$(STORE)') $(ARGS)
 
 examples: check-tools ## Build the examples and run each: it loses its daemon in the middle, and checks its result
-	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl --examples
+	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --bins --examples
 	@for example in $(EXAMPLES); do DSTL_BIN=$(DSTL) timeout 120 $(TARGET)/release/examples/$$example; done
 
 test: check-tools ## Run the unit and integration tests
-	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it $(ARGS)
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it $(ARGS)
+
+test-process: check-tools ## Run the demo, stock clients in Python and a server that speaks S3 against dstl (Python 3.10, PyPI the first time)
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --test process $(ARGS)
 
 # Servers that others wrote, each started by its script in tests/stores; some minutes each. Unit tests that need one are ignored elsewhere.
 STORES ?= radosgw hdfs hdfs-ha hdfs-kerberos azurite gcs
@@ -69,7 +76,7 @@ else
 endif
 
 # Compiles the unit tests, and prints the path of their program.
-UNIT_TESTS = $(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --no-run --message-format=json | \
+UNIT_TESTS = $(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --lib --no-run --message-format=json | \
 	sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 
 # The same with programs that are there.
@@ -119,7 +126,7 @@ demo-flink: flink-jar java-daemon ## Run a Flink cluster of processes on dstl, k
 .PHONY: java-daemon
 java-daemon: $(if $(DSTL_BIN),,check-tools)
 ifeq ($(DSTL_BIN),)
-	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --locked --bin dstl --examples
+	$(WITH_LIBCLANG) $(CARGO) build $(CHECKED) --bins --examples
 endif
 
 # With all features, as dependencies are compiled for the tests.
@@ -132,22 +139,23 @@ endif
 # The tests come last: their summary is the last thing to be seen.
 verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
 	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
-	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --lib --test it
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it --test process
 
 fmt-check: ## Check the formatting
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 
 lint: ## Run clippy; warnings are errors
-	$(WITH_LIBCLANG) $(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(WITH_LIBCLANG) $(CARGO) clippy --release --locked --workspace $(FEATURES) --all-targets -- -D warnings
 
 doc: ## Build the documentation; warnings are errors
-	$(WITH_LIBCLANG) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
+	$(WITH_LIBCLANG) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps
 
 doc-test: ## Run the examples of the documentation
-	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --locked --doc
+	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --doc
 
 client-check: ## Check that the client alone compiles, without the daemon's dependencies
-	$(CARGO) check --release --locked --no-default-features --features client
+	@! $(CARGO) tree --locked -p dstl-client -e normal,build --prefix none | grep -E '^(dstl|object_store|rocksdb|librocksdb-sys) '
+	$(CARGO) check --release --locked -p dstl-client
 
 server-check: ## Check that the daemon compiles without RocksDB
 	$(CARGO) check --release --locked $(WITHOUT_ROCKSDB)

@@ -20,10 +20,7 @@ use std::{
 };
 
 use crash::{Job, Life};
-use dstl::{
-    client::{ClientError, ListState, StateOptions},
-    types::Redistribution,
-};
+use dstl_client::{ClientError, ListState, StateOptions, types::Redistribution};
 
 const PARTITIONS: u64 = 6;
 /// Records of a partition.
@@ -58,12 +55,12 @@ async fn task(mut life: Life, receiver: Receiver) -> Result<usize, ClientError> 
         life.backend.operator_list("positions", split, StateOptions::new()).await?;
     let buffered: ListState<(), u64> = life.backend.operator_list("buffer", split, StateOptions::new()).await?;
 
-    let mut partitions = positions.on(&session).get(&()).await?;
+    let mut partitions = positions.scan(&()).collect(&session).await?;
     if life.backend.checkpoint().is_none() {
         let own = |partition: &u64| partition % u64::from(life.parallelism) == u64::from(life.subtask);
         partitions = (0..PARTITIONS).filter(own).map(|partition| (partition, 0)).collect();
     }
-    let mut sink = Sink { receiver, buffer: buffered.on(&session).get(&()).await? };
+    let mut sink = Sink { receiver, buffer: buffered.scan(&()).collect(&session).await? };
     let restored = sink.buffer.len();
 
     // From the partition that is the furthest behind, until all are read.
@@ -73,10 +70,10 @@ async fn task(mut life: Life, receiver: Receiver) -> Result<usize, ClientError> 
         *next += 1;
         let is_last = partitions.iter().all(|(_, next)| *next == RECORDS);
         let mut batch = session.batch();
-        batch.list_update(&positions, &(), &partitions);
+        batch.push(positions.update(&(), &partitions));
         match sink.take(record, is_last) {
-            true => batch.list_update(&buffered, &(), &[]),
-            false => batch.list_add(&buffered, &(), &record),
+            true => batch.push(buffered.update(&(), &[])),
+            false => batch.push(buffered.add(&(), &record)),
         };
         session.send(batch).await?.applied().await?;
         life.step(0).await?;

@@ -16,8 +16,8 @@ use std::{
 };
 
 use crash::{Job, Life};
-use dstl::{
-    client::{ClientError, StateOptions, ValueState},
+use dstl_client::{
+    ClientError, StateOptions, ValueState,
     types::{MergeFunction, Ttl},
 };
 
@@ -43,18 +43,16 @@ async fn task(mut life: Life) -> Result<BTreeMap<String, i64>, ClientError> {
     for first in (life.next..EVENTS).step_by(CHUNK as usize) {
         let events: Vec<_> = (first..EVENTS).take(CHUNK as usize).map(event).collect();
         let mut reads = session.batch();
-        for event in &events {
-            reads.get(&seen, event);
-        }
+        let slots: Vec<_> = events.iter().map(|event| reads.push(seen.get(event))).collect();
         let found = session.send(reads).await?.applied().await?;
         let mut batch = session.batch();
         let mut new = BTreeSet::new();
-        for (index, event) in events.iter().enumerate() {
-            if found.value::<()>(index)?.is_none() && new.insert(event) {
-                batch.put(&seen, event, &());
-                batch.merge(&deliveries, event, &1);
+        for (slot, event) in slots.into_iter().zip(&events) {
+            if found.get(slot)?.is_none() && new.insert(event) {
+                batch.push(seen.put(event, &()));
+                batch.push(deliveries.merge(event, &1));
             }
-            batch.put(&recent, event, &first);
+            batch.push(recent.put(event, &first));
         }
         session.send(batch).await?.applied().await?;
         life.step(first + CHUNK).await?;
@@ -62,14 +60,13 @@ async fn task(mut life: Life) -> Result<BTreeMap<String, i64>, ClientError> {
 
     tokio::time::sleep(Duration::from_millis(2 * MOMENT_MS)).await;
     let mut found = BTreeMap::new();
-    let (recent, deliveries) = (recent.on(&session), deliveries.on(&session));
     // The daemon reads the time once per batch that writes.
-    seen.on(&session).put("the end", &()).await?;
+    session.run(seen.put("the end", &())).await?;
     let mut events = deliveries.keys();
-    while let Some(event) = events.next().await? {
-        assert_eq!(recent.get(&event).await?, None, "what is older than a moment is gone");
-        assert!(seen.on(&session).get(&event).await?.is_some(), "what is younger than an hour is there");
-        found.insert(event.clone(), deliveries.get(&event).await?.unwrap_or_default());
+    while let Some(event) = events.next(&session).await? {
+        assert_eq!(session.run(recent.get(&event)).await?, None, "what is older than a moment is gone");
+        assert!(session.run(seen.get(&event)).await?.is_some(), "what is younger than an hour is there");
+        found.insert(event.clone(), session.run(deliveries.get(&event)).await?.unwrap_or_default());
     }
     Ok(found)
 }

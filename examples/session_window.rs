@@ -14,8 +14,8 @@ mod crash;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::client::{
-    Aggregate, AggregatingState, Bound, BoundAggregate, ClientError, MapState, StateOptions, TimerState,
+use dstl_client::{
+    Aggregate, AggregatingState, BoundAggregate, ClientError, MapState, Session, StateOptions, TimerState,
 };
 use tokio::task::JoinSet;
 
@@ -67,14 +67,15 @@ impl Aggregate for Visit {
     }
 }
 
-/// Of one session; cheap to clone.
+/// The states, and the session that writes them; cheap to clone.
 #[derive(Clone)]
 struct States {
+    session: Session,
     /// Per user the open windows: where each begins and ends, by the namespace in which its visit is kept.
-    windows: Bound<MapState<String, i64, (i64, i64)>>,
+    windows: MapState<String, i64, (i64, i64)>,
     visits: BoundAggregate<String, Visit>,
-    ends: Bound<TimerState<String, i64>>,
-    results: Bound<MapState<String, i64, Summary>>,
+    ends: TimerState<String, i64>,
+    results: MapState<String, i64, Summary>,
 }
 
 impl States {
@@ -83,23 +84,25 @@ impl States {
         let visits: AggregatingState<String, Visit> =
             backend.aggregating_state("visits", Visit, StateOptions::new()).await?;
         Ok(Self {
-            windows: backend.map_state("windows", StateOptions::new()).await?.on(session),
+            session: session.clone(),
+            windows: backend.map_state("windows", StateOptions::new()).await?,
             visits: visits.on(session),
-            ends: backend.timer_state("window ends", StateOptions::new()).await?.on(session),
-            results: backend.map_state("results", StateOptions::new()).await?.on(session),
+            ends: backend.timer_state("window ends", StateOptions::new()).await?,
+            results: backend.map_state("results", StateOptions::new()).await?,
         })
     }
 
     async fn on_click(&self, Click { user, time, page }: Click) -> Result<(), ClientError> {
         let (mut begin, mut end) = (time, time + GAP);
-        let open = self.windows.entries(&user).await?;
+        let session = &self.session;
+        let open = self.windows.scan(&user).collect(session).await?;
         let met: Vec<_> = open.into_iter().filter(|(_, (from, to))| *from < time + GAP && time < *to).collect();
         // The first window keeps its namespace; the others are merged into it.
         let namespace = met.first().map_or(time, |(namespace, _)| *namespace);
         for (old, (from, to)) in &met {
             (begin, end) = (begin.min(*from), end.max(*to));
-            self.windows.remove(&user, old).await?;
-            self.ends.namespace(old).delete(&user, *to).await?;
+            session.run(self.windows.remove(&user, old)).await?;
+            session.run(self.ends.namespace(old).delete(&user, *to)).await?;
         }
         let visit = self.visits.namespace(&namespace);
         let others: Vec<i64> = met.iter().skip(1).map(|(other, _)| *other).collect();
@@ -107,20 +110,21 @@ impl States {
             visit.merge_namespaces(&user, &others).await?;
         }
         visit.add(&user, (time, page)).await?;
-        self.windows.put(&user, &namespace, &(begin, end)).await?;
-        self.ends.namespace(&namespace).register(&user, end).await
+        session.run(self.windows.put(&user, &namespace, &(begin, end))).await?;
+        session.run(self.ends.namespace(&namespace).register(&user, end)).await
     }
 
     async fn fire(&self, watermark: i64) -> Result<(), ClientError> {
+        let session = &self.session;
         let mut due = self.ends.due(watermark);
-        while let Some(timer) = due.next().await? {
+        while let Some(timer) = due.next(session).await? {
             let (user, window) = (&timer.key, &timer.namespace);
             let visit = self.visits.namespace(window);
             let summary = visit.get(user).await?.ok_or(ClientError::Incomplete("the visit of a window"))?;
-            self.results.put(user, &summary.0.0, &summary).await?;
+            session.run(self.results.put(user, &summary.0.0, &summary)).await?;
             visit.clear(user).await?;
-            self.windows.remove(user, window).await?;
-            self.ends.namespace(window).delete(user, timer.time).await?;
+            session.run(self.windows.remove(user, window)).await?;
+            session.run(self.ends.namespace(window).delete(user, timer.time)).await?;
         }
         Ok(())
     }
@@ -149,8 +153,9 @@ async fn task(mut life: Life) -> Result<Vec<(String, Summary)>, ClientError> {
     }
     states.fire(i64::MAX).await?;
     let mut found = Vec::new();
-    for user in states.results.keys().collect().await? {
-        found.extend(states.results.entries(&user).await?.into_iter().map(|(_, summary)| (user.clone(), summary)));
+    for user in states.results.keys().collect(&states.session).await? {
+        let summaries = states.results.scan(&user).collect(&states.session).await?;
+        found.extend(summaries.into_iter().map(|(_, summary)| (user.clone(), summary)));
     }
     found.sort_unstable();
     Ok(found)

@@ -12,9 +12,8 @@ mod crash;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::{
-    client::{Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState},
-    types::MergeFunction,
+use dstl_client::{
+    Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState, types::MergeFunction,
 };
 
 /// Milliseconds of event time.
@@ -54,21 +53,22 @@ struct States {
 impl States {
     /// Fires the windows that end at or before the watermark: their results are written in the batch that removes them.
     async fn fire(&self, session: &Session, watermark: i64) -> Result<(), ClientError> {
-        let due = self.ends.on(session).due(watermark).collect().await?;
+        let due = self.ends.due(watermark).collect(session).await?;
         if due.is_empty() {
             return Ok(());
         }
         let mut reads = session.batch();
+        let mut slots = vec![];
         for timer in &due {
-            reads.get(&self.means.namespace(&timer.namespace), &timer.key);
+            slots.push(reads.push(self.means.namespace(&timer.namespace).get(&timer.key)));
         }
         let means = session.send(reads).await?.applied().await?;
         let mut batch = session.batch();
-        for (index, timer) in due.iter().enumerate() {
-            let mean: Average<i64> = means.value(index)?.ok_or(ClientError::Incomplete("the mean of a window"))?;
-            batch.map_put(&self.results, &timer.key, &Ordered(timer.namespace), &mean);
-            batch.clear(&self.means.namespace(&timer.namespace), &timer.key);
-            batch.timer_delete(&self.ends.namespace(&timer.namespace), &timer.key, timer.time);
+        for (slot, timer) in slots.into_iter().zip(&due) {
+            let mean = means.get(slot)?.ok_or(ClientError::Incomplete("the mean of a window"))?;
+            batch.push(self.results.put(&timer.key, &Ordered(timer.namespace), &mean));
+            batch.push(self.means.namespace(&timer.namespace).clear(&timer.key));
+            batch.push(self.ends.namespace(&timer.namespace).delete(&timer.key, timer.time));
         }
         session.send(batch).await?.applied().await.map(drop)
     }
@@ -88,8 +88,8 @@ async fn task(mut life: Life) -> Result<Results, ClientError> {
         let mut batch = session.batch();
         for reading in (first..READINGS).take(BATCH).map(reading) {
             for start in windows(reading.time) {
-                batch.merge_operand(&states.means.namespace(&start), &reading.sensor, &reading.value);
-                batch.timer_register(&states.ends.namespace(&start), &reading.sensor, start + SIZE);
+                batch.push(states.means.namespace(&start).merge_operand(&reading.sensor, &reading.value));
+                batch.push(states.ends.namespace(&start).register(&reading.sensor, start + SIZE));
             }
         }
         session.send(batch).await?.applied().await?;
@@ -99,15 +99,14 @@ async fn task(mut life: Life) -> Result<Results, ClientError> {
     }
     states.fire(&session, i64::MAX).await?;
 
-    let results = states.results.on(&session);
     let mut found = Results::new();
-    let mut sensors = results.keys();
-    while let Some(sensor) = sensors.next().await? {
-        for (start, mean) in results.entries(&sensor).await? {
+    let mut sensors = states.results.keys();
+    while let Some(sensor) = sensors.next(&session).await? {
+        for (start, mean) in states.results.scan(&sensor).collect(&session).await? {
             found.insert((sensor.clone(), start.0), (mean.sum, mean.count));
         }
     }
-    assert_eq!(states.ends.on(&session).peek().await?, None, "every timer has fired");
+    assert_eq!(states.ends.peek(&session).await?, None, "every timer has fired");
     Ok(found)
 }
 

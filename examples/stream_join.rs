@@ -11,7 +11,7 @@ mod crash;
 use std::{collections::BTreeSet, process::ExitCode};
 
 use crash::{Job, Life};
-use dstl::client::{ClientError, MapState, Ordered, Session, StateOptions, TimerState};
+use dstl_client::{ClientError, MapState, Ordered, Session, StateOptions, TimerState};
 
 /// Milliseconds of event time.
 const BEFORE: i64 = 50;
@@ -81,31 +81,31 @@ impl States {
     async fn on_record(&self, Record { number, side, customer, time }: Record) -> Result<(), ClientError> {
         let (first, last) = side.interval(time);
         let range = (Ordered(first), 0)..(Ordered(last + 1), 0);
-        let mut matches = self.buffer(side.other()).on(&self.session).range(&customer, range);
+        let mut matches = self.buffer(side.other()).range(&customer, range);
         let mut batch = self.session.batch();
-        while let Some(((_, other), ())) = matches.next().await? {
+        while let Some(((_, other), ())) = matches.next(&self.session).await? {
             let pair = if side == Side::Order { (number, other) } else { (other, number) };
-            batch.map_put(&self.joined, &customer, &pair, &());
+            batch.push(self.joined.put(&customer, &pair, &()));
         }
-        batch.map_put(self.buffer(side), &customer, &(Ordered(time), number), &());
+        batch.push(self.buffer(side).put(&customer, &(Ordered(time), number), &()));
         // What is not there twice is not registered twice: one timer for all records of a moment.
-        batch.timer_register(&self.cleanup.namespace(&side.namespace()), &customer, last);
+        batch.push(self.cleanup.namespace(&side.namespace()).register(&customer, last));
         self.session.send(batch).await?.applied().await.map(drop)
     }
 
     /// Removes what nothing at or after the watermark can join.
     async fn clean_up(&self, watermark: i64) -> Result<(), ClientError> {
-        let mut due = self.cleanup.on(&self.session).due(watermark.saturating_sub(1));
+        let mut due = self.cleanup.due(watermark.saturating_sub(1));
         let mut batch = self.session.batch();
-        while let Some(timer) = due.next().await? {
+        while let Some(timer) = due.next(&self.session).await? {
             let side = if timer.namespace == Side::Order.namespace() { Side::Order } else { Side::Payment };
             let time = timer.time - if side == Side::Order { AFTER } else { BEFORE };
             let buffer = self.buffer(side);
-            let mut old = buffer.on(&self.session).range(&timer.key, (Ordered(time), 0)..(Ordered(time + 1), 0));
-            while let Some((record, ())) = old.next().await? {
-                batch.map_remove(buffer, &timer.key, &record);
+            let mut old = buffer.range(&timer.key, (Ordered(time), 0)..(Ordered(time + 1), 0));
+            while let Some((record, ())) = old.next(&self.session).await? {
+                batch.push(buffer.remove(&timer.key, &record));
             }
-            batch.timer_delete(&self.cleanup.namespace(&timer.namespace), &timer.key, timer.time);
+            batch.push(self.cleanup.namespace(&timer.namespace).delete(&timer.key, timer.time));
         }
         if batch.is_empty() {
             return Ok(());
@@ -132,13 +132,13 @@ async fn task(mut life: Life) -> Result<BTreeSet<(u64, u64)>, ClientError> {
     }
     states.clean_up(i64::MAX).await?;
     for side in [Side::Order, Side::Payment] {
-        let left = states.buffer(side).on(&life.session).keys().next().await?;
+        let left = states.buffer(side).keys().next(&life.session).await?;
         assert_eq!(left, None, "nothing is left once everything is joined");
     }
-    let joined = states.joined.on(&life.session);
+    let (joined, session) = (&states.joined, &life.session);
     let mut found = BTreeSet::new();
-    for customer in joined.keys().collect().await? {
-        found.extend(joined.entries(&customer).await?.into_iter().map(|(pair, ())| pair));
+    for customer in joined.keys().collect(session).await? {
+        found.extend(joined.scan(&customer).collect(session).await?.into_iter().map(|(pair, ())| pair));
     }
     Ok(found)
 }

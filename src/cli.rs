@@ -19,21 +19,15 @@ use clap::Parser as _;
 
 pub use self::{
     args::{
-        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, DiscardArgs, DumpArgs,
-        GcArgs, HealthArgs, Inner, SavepointArgs, SavepointCommand, ServeArgs, StoreArgs,
+        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DiscardArgs, DumpArgs, GcArgs, HealthArgs,
+        SavepointArgs, SavepointCommand, ServeArgs, StoreArgs,
     },
     logging::init as init_logging,
 };
-use crate::{
-    config::Faults,
-    demo::{DemoError, EXIT_DAEMON_GONE, task::TaskError},
-};
+use crate::config::Faults;
 
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
 pub const EXIT_USAGE: u8 = 64;
-
-/// What shells tell of a command that was interrupted.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +38,6 @@ pub enum CliError {
     /// The command line asks for what there cannot be.
     #[error("{0}")]
     Usage(String),
-    /// The demo has no outcome, or a bad one.
-    #[error("{0}")]
-    Demo(#[from] DemoError),
-    /// The demo's task ended early.
-    #[error("{0}")]
-    DemoTask(#[from] TaskError),
     /// Something failed while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -63,10 +51,8 @@ impl CliError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::Demo(DemoError::Usage(_)) => ExitCode::from(EXIT_USAGE),
-            Self::Demo(DemoError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
-            Self::DemoTask(TaskError::DaemonGone(_)) => ExitCode::from(EXIT_DAEMON_GONE),
-            Self::Demo(_) | Self::DemoTask(_) | Self::Runtime(_) => ExitCode::FAILURE,
+            Self::Config(_) | Self::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
 }

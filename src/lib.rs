@@ -4,8 +4,8 @@
 //! in a changelog on an object store. A checkpoint is a position in that log. It takes as long as the changes since the
 //! last checkpoint, not as long as the state is large. Recovery replays the log.
 //!
-//! Users of the Rust client want [`client`], and find whole tasks in `examples/`. Other languages speak the protocol in
-//! `proto/dstl/v1` ([`proto`]).
+//! A task in Rust depends on the package `dstl-client` ([`client`]) alone; `examples/` has whole tasks. Other languages
+//! speak the protocol in `proto/dstl/v1` ([`proto`]).
 //!
 //! # One write, end to end
 //!
@@ -34,9 +34,9 @@
 //!
 //! | row | modules | |
 //! | --- | --- | --- |
-//! | 0 | [`types`] | the words of the domain |
-//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | the injected tools of every part |
-//! | 2 | [`client`] [`limits`] | the Rust client, which needs proto and types only; bounds on the memory that peers can occupy |
+//! | 0 | [`types`] | the words of the domain (package `dstl-proto`) |
+//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | wire types (package `dstl-proto`); the injected tools of every part |
+//! | 2 | [`limits`] | bounds on the memory that peers can occupy |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
 //! | 4 | [`changelog`] [`savepoint`] | the log, which does not know the meaning of a change; state as rows in files |
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
@@ -45,7 +45,7 @@
 //! | 8 | [`backend`] | a backend as a whole: inner backend, changelog and checkpoints under one owner |
 //! | 9 | [`rpc`] [`admin`] | gRPC; metrics and health |
 //! | 10 | [`config`] | |
-//! | 11 | [`daemon`] [`tools`] [`demo`] | |
+//! | 11 | [`daemon`] [`tools`] | |
 //! | 12 | [`cli`], `main` | |
 //!
 //! Decisions are pure functions of observed facts that return data: `changelog::{writer, pending, batcher}`,
@@ -54,67 +54,40 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
-pub mod types;
+pub use dstl_client as client;
+pub use dstl_proto::{self as proto, types};
 
-#[cfg(feature = "server")]
 pub mod clock;
-#[cfg(feature = "server")]
 pub mod error;
-#[cfg(feature = "server")]
 pub mod metrics;
-pub mod proto;
-#[cfg(feature = "server")]
 pub mod random;
-#[cfg(feature = "server")]
 pub mod tasks;
 
-#[cfg(feature = "client")]
-#[expect(clippy::disallowed_methods, reason = "the client has no supervised tasks: they tell of their end by channels")]
-pub mod client;
-#[cfg(feature = "server")]
 pub mod limits;
 
-#[cfg(feature = "server")]
 pub mod object;
-#[cfg(feature = "server")]
 pub mod state;
 
-#[cfg(feature = "server")]
 pub mod changelog;
-#[cfg(feature = "server")]
 pub mod savepoint;
 
-#[cfg(feature = "server")]
 pub mod checkpoint;
 
-#[cfg(feature = "server")]
 pub mod materialization;
-#[cfg(feature = "server")]
 pub mod restore;
 
-#[cfg(feature = "server")]
 pub mod export;
 
-#[cfg(feature = "server")]
 pub mod backend;
 
-#[cfg(feature = "server")]
 pub mod admin;
-#[cfg(feature = "server")]
 pub mod rpc;
 
-#[cfg(feature = "server")]
 pub mod config;
 
-#[cfg(feature = "server")]
 pub mod daemon;
-#[cfg(feature = "server")]
-#[expect(clippy::disallowed_methods, reason = "the demo is a program of its own")]
-pub mod demo;
-#[cfg(feature = "server")]
 pub mod tools;
 
-#[cfg(feature = "server")]
 pub mod cli;
 
 /// The examples of the README, compiled.

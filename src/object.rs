@@ -28,7 +28,7 @@
 //! | `cloud`, `http` | errors of cloud stores, told with the setting to look at; their HTTP client |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | `hdfs` | HDFS |
-//! | [`faulty`] | a store that fails, for simulations |
+//! | `faulty` | a store that fails, for simulations; only with the feature `testing` |
 //! | [`conformance`] | the contract of stores, as callable checks |
 //!
 //! All futures of [`Store`] may be dropped at any time. A create or delete that is dropped on its way may or may not
@@ -43,6 +43,7 @@ mod error;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod fake_s3;
+#[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 #[cfg(feature = "hdfs")]
 mod hdfs;

@@ -20,16 +20,16 @@
 //! Operator state, which has no key, lies in memory beside any of them ([`operator`]). [`undo`] keeps older values of
 //! changed entries, from which the contents at an earlier moment can be read.
 //!
-//! Every implementation passes [`conformance`].
+//! Every implementation passes `conformance`, which authors of other backends get with the feature `testing`.
 
 pub mod bounded;
 pub mod change;
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod cut;
 pub mod folder;
 mod forward;
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod gated;
 pub mod hashmap;
 pub mod image;

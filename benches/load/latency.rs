@@ -4,7 +4,7 @@ use std::{process::Command, time::Instant};
 
 use bytes::Bytes;
 use dstl::{
-    client::{Bound, Client, State as _, ValueState},
+    client::{Client, Session, State as _, ValueState},
     proto::v1::{
         Acknowledgement, BackendRef, Batch, Operation, OperationKind, SessionRequest, SessionResponse, SessionStart,
         session_request::Request, session_response::Response, state_backend_service_client::StateBackendServiceClient,
@@ -115,7 +115,8 @@ struct Bench {
     echo: EchoClient,
     client: Client,
     unary: BackendRef,
-    bound: Bound<ValueState<u64, Vec<u8>>>,
+    session: Session,
+    values: ValueState<u64, Vec<u8>>,
     raw: Raw,
     source: Source,
     /// The id of the state, in every backend.
@@ -137,7 +138,7 @@ impl Bench {
         let raw = Raw::start(daemon, raw).await?;
         let Prepared { session, state, source, .. } = prepare(&client, "session", options).await?;
         let id = state.id();
-        Ok(Self { echo, client, unary, bound: state.on(&session), raw, source, state: id })
+        Ok(Self { echo, client, unary, session, values: state, raw, source, state: id })
     }
 
     async fn turn(&mut self, kind: Kind, operations: u64, histogram: &mut Histogram<u64>) -> Result<(), Fault> {
@@ -163,8 +164,8 @@ impl Bench {
                 let operation = self.operation(kind, key, value);
                 self.raw.one(operation).await?;
             }
-            Kind::SessionGet => drop(self.bound.get(&key).await?.ok_or("a key is missing")?),
-            Kind::SessionPut => self.bound.put(&key, &value[..]).await?,
+            Kind::SessionGet => drop(self.session.run(self.values.get(&key)).await?.ok_or("a key is missing")?),
+            Kind::SessionPut => self.session.run(self.values.put(&key, &value[..])).await?,
         }
         Ok(())
     }

@@ -94,7 +94,7 @@ async fn checkpoints(
         }
         let mut batch = BatchBuilder::new();
         for _ in 0..UPDATES {
-            batch.put(&state, &source.key(), source.value());
+            batch.push(state.put(&source.key(), source.value()));
         }
         session.send(batch).await?;
         let triggered = Instant::now();

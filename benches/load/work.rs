@@ -62,7 +62,7 @@ impl Prepared {
     pub(crate) async fn write(&mut self, keys: impl IntoIterator<Item = u64>, size: usize) -> Result<(), Fault> {
         let mut batch = BatchBuilder::new();
         for key in keys {
-            batch.put(&self.state, &key, self.source.value());
+            batch.push(self.state.put(&key, self.source.value()));
             if batch.operations() >= size {
                 self.session.send(std::mem::take(&mut batch)).await?;
             }
@@ -122,14 +122,14 @@ impl Worker {
             for _ in 0..self.batch {
                 let key = self.source.key();
                 match self.scenario {
-                    Scenario::MergeSum => batch.merge(&self.sums, &key, &1),
+                    Scenario::MergeSum => _ = batch.push(self.sums.merge(&key, &1)),
                     Scenario::MapPut => {
                         let (of, entry) = (key / ENTRIES_PER_KEY, key % ENTRIES_PER_KEY);
-                        batch.map_put(&self.maps, &of, &entry, self.source.value())
+                        batch.push(self.maps.put(&of, &entry, self.source.value()));
                     }
-                    Scenario::ListAdd => batch.list_add(&self.lists, &key, self.source.value()),
-                    _ => batch.put(&self.values, &key, self.source.value()),
-                };
+                    Scenario::ListAdd => _ = batch.push(self.lists.add(&key, self.source.value())),
+                    _ => _ = batch.push(self.values.put(&key, self.source.value())),
+                }
             }
             self.session.send(batch).await?;
         }
@@ -140,13 +140,14 @@ impl Worker {
         let mut receipts = VecDeque::new();
         loop {
             let mut batch = BatchBuilder::new();
+            let mut last = None;
             for _ in 0..self.batch {
-                batch.get(&self.values, &self.source.key());
+                last = Some(batch.push(self.values.get(&self.source.key())));
             }
-            receipts.push_back(self.session.send(batch).await?);
+            receipts.push_back((self.session.send(batch).await?, last.ok_or("a batch is empty")?));
             if receipts.len() >= READS {
-                let applied = receipts.pop_front().ok_or("nothing is in flight")?.applied().await?;
-                applied.value::<Vec<u8>>(0)?.ok_or("a key is missing")?;
+                let (receipt, last) = receipts.pop_front().ok_or("nothing is in flight")?;
+                receipt.applied().await?.get(last)?.ok_or("a key is missing")?;
             }
         }
     }
@@ -164,11 +165,11 @@ impl Worker {
                     keys.sort_unstable();
                     keys.dedup();
                     let mut reads = BatchBuilder::new();
-                    keys.iter().for_each(|key| _ = reads.get(&sums, key));
+                    let slots: Vec<_> = keys.iter().map(|key| reads.push(sums.get(key))).collect();
                     let read = session.send(reads).await?.applied().await?;
                     let mut writes = BatchBuilder::new();
-                    for (at, key) in keys.iter().enumerate() {
-                        writes.put(&sums, key, &(read.value::<i64>(at)?.unwrap_or(0) + 1));
+                    for (slot, key) in slots.into_iter().zip(&keys) {
+                        writes.push(sums.put(key, &(read.get(slot)?.unwrap_or(0) + 1)));
                     }
                     session.send(writes).await?;
                 }
@@ -179,20 +180,19 @@ impl Worker {
 
     /// Registers timers in a random order of time, and fires those that are due.
     async fn fire(mut self) -> Result<(), Fault> {
-        let timers = self.timers.on(&self.session);
         let span = self.source.keys();
         for now in (0..).step_by(self.batch) {
             let mut batch = BatchBuilder::new();
             for _ in 0..self.batch {
                 let ahead = self.source.key();
-                batch.timer_register(&self.timers, &ahead, i64::try_from(now as u64 + ahead)?);
+                batch.push(self.timers.register(&ahead, i64::try_from(now as u64 + ahead)?));
             }
             self.session.send(batch).await?;
             if now as u64 > span / 2 {
                 let due = i64::try_from(now as u64 - span / 2)?;
-                timers.fire(due, self.batch as u64).await?;
+                self.timers.fire(&self.session, due, self.batch as u64).await?;
             } else {
-                timers.peek().await?;
+                self.timers.peek(&self.session).await?;
             }
         }
         Ok(())
@@ -208,17 +208,17 @@ impl Worker {
             let mut batch = BatchBuilder::new();
             let state = self.sums.namespace(&window);
             for _ in 0..self.batch {
-                batch.merge(&state, &self.source.key(), &1);
+                batch.push(state.merge(&self.source.key(), &1));
             }
             self.session.send(batch).await?;
             let mut batch = BatchBuilder::new();
             if window >= OPEN_WINDOWS {
                 let state = self.sums.namespace(&(window - OPEN_WINDOWS));
                 for _ in 0..self.batch {
-                    batch.clear(&state, &purged.key());
+                    batch.push(state.clear(&purged.key()));
                 }
             } else {
-                batch.get(&self.sums, &0);
+                batch.push(self.sums.get(&0));
             }
             self.session.send(batch).await?;
         }

@@ -24,10 +24,8 @@ use std::{
     time::Duration,
 };
 
-use dstl::{
-    client::{
-        Backend, Client, ClientError, Decode as _, OpenOptions, PendingCheckpoint, Restore, Session, SessionOptions,
-    },
+use dstl_client::{
+    Backend, Client, ClientError, Decode as _, OpenOptions, PendingCheckpoint, Restore, Session, SessionOptions,
     proto::v1::CheckpointIdentity,
 };
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::{
     config::{File, Flag, Sources, parse_size},
@@ -53,11 +53,13 @@ pub enum Command {
     Store(StoreCommand),
     /// Succeed if the daemon of this configuration is ready.
     Health(HealthArgs),
-    /// Show that work survives kill -9: a word count whose processes are killed at random.
-    Demo(DemoArgs),
-    /// Count words as the demo's task.
-    #[command(hide = true)]
-    DemoTask(DemoTaskArgs),
+    /// Say where the demo is now.
+    #[command(hide = true, disable_help_flag = true)]
+    Demo {
+        /// The arguments of an older release; not read.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Lists, explains, checks and translates configurations.
@@ -433,66 +435,8 @@ pub struct HealthArgs {
     pub admin: Option<String>,
 }
 
-/// Arguments of `demo`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct DemoArgs {
-    /// Keep state in this inner backend [env: none].
-    #[arg(long, value_enum, default_value_t = Inner::Hashmap)]
-    pub inner: Inner,
-    /// Keep changelogs in this store, a path or a URL [default: a temporary folder] [env: none].
-    #[arg(long, value_name = "URL")]
-    pub store: Option<String>,
-    /// Choose the moments of the kills by this seed [default: random, printed] [env: none].
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Kill the daemon or the task so many times [env: none].
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    pub kills: u32,
-    /// Count at most so many bytes of text, for example `500 KiB` or `1 GiB` [env: none].
-    #[arg(long, value_name = "SIZE", default_value = "24 MiB", value_parser = size)]
-    pub max_bytes: u64,
-    /// Print one JSON object at the end instead of a progress bar and a table [env: none].
-    #[arg(long)]
-    pub json: bool,
-    /// Count the words of these files and folders [default: the source tree and cargo's registry].
-    #[arg(value_name = "PATH")]
-    pub paths: Vec<PathBuf>,
-}
-
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).filter(|bytes| *bytes > 0).ok_or_else(|| "not a size such as `64 MiB`".to_owned())
-}
-
-/// Kinds of inner backends on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Inner {
-    /// In memory.
-    Hashmap,
-    /// RocksDB on the local disk.
-    Rocksdb,
-}
-
-/// Arguments of `demo-task`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct DemoTaskArgs {
-    /// Connect to the daemon on this socket [env: none].
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-    /// Read the input in this folder [env: none].
-    #[arg(long, value_name = "PATH")]
-    pub input: PathBuf,
-    /// Open the backend of this job [env: none].
-    #[arg(long, value_name = "NAME")]
-    pub job: String,
-    /// Open it as this attempt [env: none].
-    #[arg(long, value_name = "N")]
-    pub attempt: u64,
-    /// Count so many words [env: none].
-    #[arg(long, value_name = "N")]
-    pub records: u64,
-    /// Count at most so many words a second, 0 for no limit [env: none].
-    #[arg(long, value_name = "N")]
-    pub rate: u64,
 }
 
 #[cfg(test)]
@@ -508,15 +452,9 @@ mod tests {
         serve: ServeArgs,
     }
 
-    #[derive(Debug, Parser)]
-    struct Demo {
-        #[command(flatten)]
-        demo: DemoArgs,
-    }
-
     #[test]
     fn the_commands_are_consistent() {
-        for command in [Args::command(), Serve::command(), Demo::command()] {
+        for command in [Args::command(), Serve::command()] {
             command.debug_assert();
         }
     }
@@ -562,14 +500,5 @@ mod tests {
         let parsed = |line: &[&str]| Args::try_parse_from([&["dstl", "fence"], line].concat()).is_ok();
         assert!(parsed(&["wc"]) && parsed(&["wc/count/0", "--attempt", "7", "--json"]));
         assert!(!parsed(&[]) && !parsed(&["wc/count"]) && !parsed(&["wc", "--attempt", "x"]));
-    }
-
-    #[test]
-    fn the_demo_reads_its_flags_and_paths() {
-        let line = ["demo", "--seed", "7", "--kills", "2", "--json", "--max-bytes", "2 kb", "src", "docs"];
-        let demo = Demo::try_parse_from(line).unwrap().demo;
-        assert_eq!((demo.inner, demo.seed, demo.kills, demo.json), (Inner::Hashmap, Some(7), 2, true));
-        assert_eq!((demo.max_bytes, demo.store), (2_048, None));
-        assert_eq!(demo.paths, [PathBuf::from("src"), PathBuf::from("docs")]);
     }
 }

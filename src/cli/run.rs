@@ -2,16 +2,18 @@
 
 use super::{
     CliError, allocator,
-    args::{Command, ConfigArgs, ConfigCommand, DemoArgs, DemoTaskArgs, HealthArgs, Inner, ServeArgs, StoreCommand},
+    args::{Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs, StoreCommand},
     logging::init as init_logging,
     output, reading, savepoint, tools,
 };
 use crate::{
     config::{self, Config, Host},
-    demo::{self, DemoError, DemoOptions, task::TaskOptions},
     tools::health,
-    types::InnerBackend,
 };
+
+/// The answer to `dstl demo`, which older releases had.
+const DEMO_MOVED: &str =
+    "the demo is a program of its own, `dstl-demo`, with the same flags; `make demo` builds and runs it";
 
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
@@ -34,8 +36,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Dump(args) => tools::dump(&args),
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
-        Command::Demo(args) => demo(args),
-        Command::DemoTask(args) => demo_task(args),
+        Command::Demo { .. } => Err(CliError::Usage(DEMO_MOVED.to_owned())),
     }
 }
 
@@ -65,32 +66,4 @@ fn ask_health(args: HealthArgs) -> Result<(), CliError> {
 
 fn resolve(args: &ConfigArgs) -> Result<Config, CliError> {
     Ok(Config::resolve(&args.sources(), &Host::detect())?)
-}
-
-/// Runs the demo and shows its outcome, which is a fault if it is not as it should be.
-fn demo(args: DemoArgs) -> Result<(), CliError> {
-    let inner = match args.inner {
-        Inner::Hashmap => InnerBackend::HashMap,
-        Inner::Rocksdb if cfg!(feature = "rocksdb") => InnerBackend::RocksDb,
-        Inner::Rocksdb => {
-            let what = "`--inner rocksdb`: RocksDB is not built into this program; `hashmap` is";
-            return Err(DemoError::Usage(what.to_owned()).into());
-        }
-    };
-    let DemoArgs { store, seed, kills, max_bytes, json, paths, .. } = args;
-    let options = DemoOptions { inner, store, seed, kills, max_bytes, paths, quiet: json };
-    let outcome = runtime()?.block_on(demo::run(options))?;
-    output::print(&if json { outcome.json() } else { outcome.table() })?;
-    if outcome.ok { Ok(()) } else { Err(DemoError::Failed("the outcome is not as it should be".to_owned()).into()) }
-}
-
-/// Runs one life of the demo's task.
-fn demo_task(args: DemoTaskArgs) -> Result<(), CliError> {
-    let DemoTaskArgs { socket, input, job, attempt, records, rate } = args;
-    let options = TaskOptions { socket, input, job, attempt, records, rate };
-    Ok(runtime()?.block_on(demo::task::run(options))?)
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::runtime)
 }

@@ -31,6 +31,7 @@ const SETTLE_ATTEMPTS: u32 = 10;
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Below the base of the store, for tests.
+#[cfg(any(test, feature = "testing"))]
 const ROOT: &str = "conformance";
 
 /// What dstl counts on. [`Promise::text`] has the whole sentence of each.
@@ -166,6 +167,7 @@ impl Check {
 ///
 /// # Panics
 /// Where a promise does not hold.
+#[cfg(any(test, feature = "testing"))]
 pub async fn all(store: &Store, clock: &Clock) {
     for check in CHECKS {
         let outcome = check.run(store, &Path::from(ROOT), clock).await;

@@ -6,36 +6,21 @@
 //! test checks that both readers agree wherever both can read.
 
 use bytes::{Buf as _, Bytes};
-use prost::{Message as _, encoding::decode_varint};
+use prost::Message as _;
 use tonic::{
     Status,
     codec::{BufferSettings, DecodeBuf, Decoder},
 };
 
-use super::{
-    convert::{self, Fields},
-    guard, status,
-};
+use super::{convert, guard, status};
 use crate::{
     backend::Operation,
-    proto::v1::{Batch, SessionRequest},
+    proto::{
+        v1::{Batch, SessionRequest},
+        wire::{Fields, tag, take_bytes, take_tag, take_varint},
+    },
     types::Limits,
 };
-
-const BATCH_IN_REQUEST: u8 = 0x12;
-const NUMBER_IN_BATCH: u8 = 0x08;
-const OPERATION_IN_BATCH: u8 = 0x12;
-
-const KIND: u8 = 0x08;
-const STATE: u8 = 0x10;
-const KEY: u8 = 0x1a;
-const NAMESPACE: u8 = 0x22;
-const MAP_KEY: u8 = 0x2a;
-const VALUE: u8 = 0x32;
-const START: u8 = 0x40;
-const LIMIT: u8 = 0x48;
-const KEY_GROUP: u8 = 0x50;
-const TIME: u8 = 0x68;
 
 /// Bytes of a small write operation, to guess how many operations a batch has.
 const SMALL_OPERATION_BYTES: usize = 64;
@@ -89,7 +74,7 @@ fn decode(message: Bytes) -> Result<Incoming, prost::DecodeError> {
 /// A message that is only a batch, in the form of any generated code.
 fn decode_usual(message: &Bytes) -> Option<Incoming> {
     let mut rest: &[u8] = message;
-    let batch = take_tag(&mut rest, BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))?;
+    let batch = take_tag(&mut rest, tag::BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))?;
     rest.is_empty().then(|| Incoming::Batch(message.slice_ref(batch)))
 }
 
@@ -98,69 +83,23 @@ fn decode_usual(message: &Bytes) -> Option<Incoming> {
 pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
     let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));
-    while let Some((&tag, rest)) = batch.split_first() {
+    while let Some((&field, rest)) = batch.split_first() {
         batch = rest;
-        match tag {
-            NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
-            OPERATION_IN_BATCH if operations.len() < most => operations.push(operation(take_bytes(&mut batch)?)?),
+        match field {
+            tag::NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
+            tag::OPERATION_IN_BATCH if operations.len() < most => {
+                let fields = Fields::read(take_bytes(&mut batch)?)?;
+                operations.push(convert::operation(&fields).ok()?);
+            }
             _ => return None,
         }
     }
     Some((number, operations))
 }
 
-#[inline]
-fn operation(mut bytes: &[u8]) -> Option<Operation<'_>> {
-    let mut fields = Fields::default();
-    while let Some((&tag, rest)) = bytes.split_first() {
-        bytes = rest;
-        match tag {
-            KIND => fields.kind = i32::try_from(take_varint(&mut bytes)?).ok()?,
-            STATE => fields.state = u32::try_from(take_varint(&mut bytes)?).ok()?,
-            KEY => fields.key = take_bytes(&mut bytes)?,
-            NAMESPACE => fields.namespace = take_bytes(&mut bytes)?,
-            MAP_KEY => fields.map_key = take_bytes(&mut bytes)?,
-            VALUE => fields.value = take_bytes(&mut bytes)?,
-            START => fields.start = take_varint(&mut bytes)?,
-            LIMIT => fields.limit = take_varint(&mut bytes)?,
-            TIME => fields.time = take_varint(&mut bytes)?.cast_signed(),
-            KEY_GROUP => fields.key_group = Some(u32::try_from(take_varint(&mut bytes)?).ok()?),
-            _ => return None,
-        }
-    }
-    convert::operation(&fields).ok()
-}
-
-#[inline]
-fn take_tag(bytes: &mut &[u8], tag: u8) -> Option<()> {
-    let (&first, rest) = bytes.split_first()?;
-    *bytes = rest;
-    (first == tag).then_some(())
-}
-
-/// Nearly every varint here is one byte.
-#[inline]
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    match bytes.split_first() {
-        Some((&byte, rest)) if byte < 0x80 => {
-            *bytes = rest;
-            Some(u64::from(byte))
-        }
-        _ => decode_varint(bytes).ok(),
-    }
-}
-
-#[inline]
-fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_varint(bytes)?).ok()?;
-    let (taken, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    Some(taken)
-}
-
 /// The number of a batch that begins with it, as batches in the usual form do; otherwise 0.
 pub(super) fn number(mut batch: &[u8]) -> u64 {
-    take_tag(&mut batch, NUMBER_IN_BATCH).and_then(|()| take_varint(&mut batch)).unwrap_or(0)
+    take_tag(&mut batch, tag::NUMBER_IN_BATCH).and_then(|()| take_varint(&mut batch)).unwrap_or(0)
 }
 
 /// A batch decoded by prost, for batches that [`operations`] does not read.

@@ -27,7 +27,10 @@ use crate::{
         manifest::CheckpointRecord,
     },
     error::{Error, Reason},
-    proto::v1::{self, OperationKind},
+    proto::{
+        v1::{self, OperationKind},
+        wire::Fields,
+    },
     savepoint::SavepointId,
     state::{
         MapKeys,
@@ -248,48 +251,6 @@ pub(super) fn operations(batch: &v1::Batch) -> Result<Vec<Operation<'_>>, Error>
         self::operation(&Fields::from(operation)).map_err(|what| invalid(format!("operation {index}: {what}")))
     };
     batch.operations.iter().enumerate().map(one).collect()
-}
-
-/// The fields of an operation, borrowed from its message.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Fields<'a> {
-    pub(super) kind: i32,
-    pub(super) state: u32,
-    pub(super) key: &'a [u8],
-    pub(super) namespace: &'a [u8],
-    pub(super) map_key: &'a [u8],
-    pub(super) value: &'a [u8],
-    pub(super) values: &'a [Bytes],
-    pub(super) start: u64,
-    pub(super) limit: u64,
-    pub(super) key_group: Option<u32>,
-    pub(super) all_namespaces: bool,
-    pub(super) token: &'a [u8],
-    pub(super) time: i64,
-    pub(super) map_key_to: &'a [u8],
-    pub(super) map_prefix: &'a [u8],
-}
-
-impl<'a> From<&'a v1::Operation> for Fields<'a> {
-    fn from(wire: &'a v1::Operation) -> Self {
-        Self {
-            kind: wire.kind,
-            state: wire.state,
-            key: &wire.key,
-            namespace: &wire.namespace,
-            map_key: &wire.map_key,
-            value: &wire.value,
-            values: &wire.values,
-            start: wire.start,
-            limit: wire.limit,
-            key_group: wire.key_group,
-            all_namespaces: wire.all_namespaces,
-            token: &wire.token,
-            time: wire.time,
-            map_key_to: &wire.map_key_to,
-            map_prefix: &wire.map_prefix,
-        }
-    }
 }
 
 /// Converts one operation.

@@ -1,7 +1,6 @@
 //! Errors as gRPC statuses: code, `google.rpc.Status` details, and plain trailers. Every error of dstl becomes a status
 //! here, and nowhere else.
 
-use prost::Message as _;
 use tonic::{
     Code, Status,
     body::Body,
@@ -11,37 +10,14 @@ use tonic::{
 
 use crate::{
     error::{Error, Reason, Scope},
-    proto::v1,
+    proto::{self, v1},
     tasks::Panicked,
 };
-
-/// The type of our detail in `google.rpc.Status`.
-const DETAIL_TYPE_URL: &str = "type.googleapis.com/dstl.v1.Error";
 
 /// Trailers with the same facts, for clients without protobuf.
 const REASON_TRAILER: &str = "dstl-reason";
 const SCOPE_TRAILER: &str = "dstl-scope";
 const RETRYABLE_TRAILER: &str = "dstl-retryable";
-
-/// `google.rpc.Status`, the standard carrier of error details.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<RpcAny>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcAny {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
 
 /// An error in the form of the protocol.
 pub(super) fn message(error: &Error) -> v1::Error {
@@ -56,15 +32,14 @@ pub(super) fn message(error: &Error) -> v1::Error {
 /// An error as the end of a call.
 pub(super) fn status(error: &Error) -> Status {
     let code = code(error.reason);
-    let any = RpcAny { type_url: DETAIL_TYPE_URL.to_owned(), value: message(error).encode_to_vec() };
-    let details = RpcStatus { code: code.into(), message: error.message.clone(), details: vec![any] };
+    let details = proto::status::details(code.into(), &message(error));
     let mut trailers = MetadataMap::new();
     let reason = MetadataValue::try_from(error.reason.as_str_name()).expect("names of reasons are ASCII");
     let scope = MetadataValue::try_from(error.scope.as_str_name()).expect("names of scopes are ASCII");
     trailers.insert(REASON_TRAILER, reason);
     trailers.insert(SCOPE_TRAILER, scope);
     trailers.insert(RETRYABLE_TRAILER, MetadataValue::from_static(if error.retryable { "true" } else { "false" }));
-    Status::with_details_and_metadata(code, &error.message, details.encode_to_vec().into(), trailers)
+    Status::with_details_and_metadata(code, &error.message, details, trailers)
 }
 
 /// The status for a handler that panicked.
@@ -136,9 +111,7 @@ pub(super) fn refused(library_says: &Status, limit: usize) -> Option<Error> {
 
 /// The error from which one of our statuses was made; `None` for other statuses.
 pub(super) fn described(status: &Status) -> Option<Error> {
-    let details = RpcStatus::decode(status.details()).ok()?;
-    let ours = details.details.iter().find(|any| any.type_url == DETAIL_TYPE_URL)?;
-    let wire = v1::Error::decode(ours.value.as_slice()).ok()?;
+    let wire = proto::status::error(status.details())?;
     let (reason, scope) = (wire.reason(), wire.scope());
     Some(Error { reason, scope, retryable: wire.retryable, message: wire.message })
 }
@@ -176,9 +149,7 @@ mod tests {
         assert_eq!(status.code(), Code::Aborted);
         assert_eq!(status.metadata().get("dstl-reason").unwrap(), "REASON_FENCED");
         assert_eq!(status.metadata().get("dstl-retryable").unwrap(), "false");
-        let details = RpcStatus::decode(status.details()).unwrap();
-        let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
-        assert_eq!(decoded, message(&error));
+        assert_eq!(proto::status::error(status.details()), Some(message(&error)));
         assert_eq!(described(&status), Some(error));
         assert_eq!(described(&Status::out_of_range("the library's")), None);
     }
@@ -190,9 +161,7 @@ mod tests {
         let status = Status::from_header_map(described.headers()).unwrap();
         assert_eq!(status.code(), Code::OutOfRange);
         assert!(status.message().contains("too large: found 9 bytes"), "{}", status.message());
-        let details = RpcStatus::decode(status.details()).unwrap();
-        assert_eq!((details.code, details.message.as_str()), (Code::OutOfRange.into(), status.message()));
-        let decoded = v1::Error::decode(details.details.first().unwrap().value.as_slice()).unwrap();
+        let decoded = proto::status::error(status.details()).unwrap();
         assert_eq!((decoded.reason(), decoded.scope()), (Reason::MessageTooLarge, Scope::Batch));
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::tidy::{Module, Source, paths, sources};
+use crate::tidy::{Module, PACKAGES, Source, paths, sources};
 
 /// Files that are in circles, by top-level module. A number here may only become smaller.
 const ALLOWANCE: &[(&str, usize)] = &[
@@ -16,20 +16,32 @@ const ALLOWANCE: &[(&str, usize)] = &[
     ("cli", 2),
     ("client", 19),
     ("config", 9),
-    ("demo", 4),
     ("rpc", 22),
     ("savepoint", 3),
     ("state", 32),
 ];
 
-/// The module of a file of `src`.
+/// Packages other than the daemon's, whose modules lie in one that is named like this.
+const OTHERS: &[(&str, &str)] = &[("clients/rust/src", "client"), ("proto/src", "proto")];
+
+/// The module of a file.
 fn module_of(source: &Source) -> Module {
-    source.path.with_extension("").iter().skip(1).map(|part| part.to_string_lossy().into_owned()).collect()
+    let file = source.path.with_extension("");
+    let other = OTHERS.iter().find_map(|(folder, name)| Some((file.strip_prefix(folder).ok()?, Some(*name))));
+    let (file, package) = other.unwrap_or_else(|| (file.strip_prefix("src").expect("a folder of sources"), None));
+    let parts = file.iter().map(|part| part.to_string_lossy().into_owned());
+    let is_root = |part: &String| package.is_some() && part == "lib";
+    package.map(str::to_owned).into_iter().chain(parts.filter(|part| !is_root(part))).collect()
+}
+
+/// The root of the package that `module` is in.
+fn root_of(module: &Module) -> Module {
+    module.iter().take(1).filter(|top| OTHERS.iter().any(|(_, name)| name == top)).cloned().collect()
 }
 
 /// The module that `path`, written in `module`, leads into, of those that are `known`.
 fn resolve(path: &[String], module: &Module, known: &BTreeSet<Module>) -> Option<Module> {
-    let mut at = if path[0] == "crate" { vec![] } else { module.clone() };
+    let mut at = if path[0] == "crate" { root_of(module) } else { module.clone() };
     let mut rest = &path[1..];
     if path[0] == "super" {
         at.pop()?;
@@ -83,7 +95,7 @@ fn circles(files: &[(Module, String)]) -> Vec<BTreeSet<Module>> {
 
 #[test]
 fn no_more_files_are_in_circles_than_were() {
-    let sources = sources(&["src"]);
+    let sources = sources(&PACKAGES);
     let files: Vec<(Module, String)> = sources
         .iter()
         .filter(|source| !source.is_tests() && module_of(source) != ["lib"])

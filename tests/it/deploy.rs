@@ -119,7 +119,7 @@ impl Daemon {
             let backend = client.open(options).await.expect("the backend opens");
             let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.expect("a state");
             let session = backend.session().await.expect("a session");
-            state.on(&session).put("word", &1).await.expect("a write");
+            session.run(state.put("word", &1)).await.expect("a write");
             session.barrier(1, "").await.expect("a barrier").await.expect("a checkpoint");
         }
     }
@@ -321,10 +321,10 @@ fn the_image_is_built_of_files_that_exist() {
             let name = target.get("name").and_then(|it| it.as_str()).expect("a target has a name");
             let file =
                 target.get("path").and_then(|it| it.as_str()).map_or(format!("{folder}/{name}.rs"), str::to_owned);
-            let made = if kind == "bin" { "src/main.rs" } else { file.as_str() };
-            assert!(dockerfile.contains(made), "the skeleton lacks {made}");
+            assert!(dockerfile.contains(&file), "the skeleton lacks {file}");
         }
     }
+    let package = &package["workspace"];
     let rust = package["package"]["rust-version"].as_str().expect("the package names its Rust");
     assert!(dockerfile.contains(&format!("ARG RUST_VERSION={rust}\n")));
     let version = package["package"]["version"].as_str().expect("the package has a version");

@@ -164,7 +164,7 @@ fn others_answer_while_one_disk_hangs(workers: usize) {
             Client::connect(&house.socket).await.unwrap();
             for (session, state) in &others {
                 let mut batch = session.batch();
-                batch.put(state, &"key".to_owned(), &round);
+                batch.push(state.put("key", &round));
                 session.send(batch).await.unwrap().applied().await.unwrap();
                 session.barrier(round.unsigned_abs(), "").await.unwrap().await.unwrap();
             }

@@ -174,9 +174,8 @@ async fn answers_that_nobody_reads_stay_within_the_budget_and_others_read_on() {
         let backend = client.open(OpenOptions::new("job", "operator").inner(inner)).await.unwrap();
         let state = backend.value_state::<String, Vec<u8>>("values", StateOptions::new()).await.unwrap();
         let session = backend.session().await.unwrap();
-        let values = state.on(&session);
         for n in 0..6 {
-            values.put(&n.to_string(), &vec![n; 1_000_000]).await.unwrap();
+            session.run(state.put(&n.to_string(), &vec![n; 1_000_000])).await.unwrap();
         }
         let watch = Watch::over(daemon.id());
         let id = backend.reference().id.clone();
@@ -202,7 +201,7 @@ async fn answers_that_nobody_reads_stay_within_the_budget_and_others_read_on() {
         }
         // The writer's own reads go on, and so do those of a reader who reads.
         let started = Instant::now();
-        assert_eq!(values.get("5").await.unwrap().map(|value| value.len()), Some(1_000_000));
+        assert_eq!(session.run(state.get("5")).await.unwrap().map(|value| value.len()), Some(1_000_000));
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         let start = QueryStart { backend: id.clone(), view: View::Applied.into() };
         let mut query = client.query(start).await.unwrap();
@@ -243,16 +242,15 @@ async fn calls_that_are_cancelled_by_the_thousand_cost_the_session_beside_them_n
     let backend = client.open(OpenOptions::new("job", "operator")).await.unwrap();
     let state = backend.value_state::<String, i64>("values", StateOptions::new()).await.unwrap();
     let session = backend.session().await.unwrap();
-    let values = state.on(&session);
     for round in 0..3_000_i64 {
         let describe = client.describe(None);
         // Sent, and left.
         let _ = tokio::time::timeout(Duration::from_micros(50), describe).await;
         if round % 100 == 0 {
-            values.put("n", &round).await.unwrap();
+            session.run(state.put("n", &round)).await.unwrap();
         }
     }
-    assert_eq!(values.get("n").await.unwrap(), Some(2_900));
+    assert_eq!(session.run(state.get("n")).await.unwrap(), Some(2_900));
     session.barrier(1, "").await.unwrap().await.unwrap();
 }
 
@@ -269,7 +267,7 @@ async fn what_a_daemon_writes_is_its_users_alone_whatever_the_umask() {
         let backend = client.open(OpenOptions::new("job", operator).inner(inner)).await.unwrap();
         let state = backend.value_state::<String, i64>("values", StateOptions::new()).await.unwrap();
         let session = backend.session().await.unwrap();
-        state.on(&session).put("k", &1).await.unwrap();
+        session.run(state.put("k", &1)).await.unwrap();
         session.barrier(1, "").await.unwrap().await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(500)).await;

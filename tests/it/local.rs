@@ -85,9 +85,9 @@ async fn state_in_rocksdb_survives_a_killed_daemon_whose_local_files_go() {
         assert_eq!(locals.each_ref().map(|root| homes(root)), [1, 1], "those of the killed daemon are gone");
         let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.unwrap();
         let session = backend.session().await.unwrap();
-        let found = state.on(&session).get("word").await.unwrap();
+        let found = session.run(state.get("word")).await.unwrap();
         assert_eq!(found, (attempt > 1).then_some(1));
-        state.on(&session).put("word", &(attempt as i64)).await.unwrap();
+        session.run(state.put("word", &(attempt as i64))).await.unwrap();
         session.barrier(attempt, "").await.unwrap().await.unwrap();
         daemon.end(if attempt == 1 { "KILL" } else { "TERM" });
     }
@@ -110,11 +110,11 @@ async fn a_killed_daemons_copies_restore_what_it_uploaded() {
         let backend = client.open(OpenOptions::new("job", "operator").attempt(attempt)).await.unwrap();
         let state = backend.value_state::<String, i64>("count", StateOptions::new()).await.unwrap();
         let session = backend.session().await.unwrap();
-        assert_eq!(state.on(&session).get("word").await.unwrap(), (attempt > 1).then_some(1));
+        assert_eq!(session.run(state.get("word")).await.unwrap(), (attempt > 1).then_some(1));
         if attempt == 2 {
             break;
         }
-        state.on(&session).put("word", &1).await.unwrap();
+        session.run(state.put("word", &1)).await.unwrap();
         session.barrier(attempt, "").await.unwrap().await.unwrap();
         while !copies.exists() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,5 @@
-//! The integration tests: one binary, so that everything is linked once.
+//! The integration tests that run parts of the daemon in their own process: one binary, so that everything is linked
+//! once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
@@ -13,7 +14,6 @@ mod claims;
 mod config;
 mod coordination;
 mod damage;
-mod demo;
 mod deploy;
 mod doctor;
 mod engine;
@@ -36,11 +36,9 @@ mod outage;
 mod permutations;
 mod picky;
 mod pushback;
-mod python;
 mod query;
 mod rescale;
 mod restarts;
-mod s3;
 mod savepoints;
 mod schema;
 mod sim;
@@ -53,7 +51,6 @@ mod tidy;
 mod ttl;
 mod typed;
 mod vanish;
-mod venv;
 mod verify;
 mod warm;
 mod windows;

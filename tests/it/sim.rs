@@ -9,7 +9,7 @@
 //!
 //! Owners have the inner backend in memory. RocksDB is left out: its background threads, and with them the sizes and
 //! numbers of its files, follow no seed. What it adds is tested on real disks (`materialization`, `rescale`, `vanish`,
-//! `fight`) and under kill -9 (`demo`, `local`, `python`).
+//! `fight`) and under kill -9 (`local`; `demo` and `python` of the other binary).
 //!
 //! A failure prints its seed. `DSTL_SIM_SEED=7` runs that seed alone, `DSTL_SIM_TRACE=1` prints what happens in it,
 //! `DSTL_SIM_SEEDS=5000` runs so many, from `DSTL_SIM_FIRST` on.

@@ -31,31 +31,30 @@ async fn keys_map_ranges_and_lists_come_page_by_page() {
         let list: ListState<u64, u64> = backend.list_state("list", StateOptions::new()).await.unwrap();
         let mut batch = session.batch();
         for number in 0..300_u64 {
-            batch.put(&counts.namespace(&(number % 2)), &number.to_string(), &number);
+            batch.push(counts.namespace(&(number % 2)).put(&number.to_string(), &number));
             let ordered = number.cast_signed() - 150;
-            batch.map_put(&map, &7, &Ordered(ordered), &"long ".repeat(40));
-            batch.list_add(&list, &7, &number);
+            batch.push(map.put(&7, &Ordered(ordered), &"long ".repeat(40)));
+            batch.push(list.add(&7, &number));
         }
         session.send(batch).await.unwrap().applied().await.unwrap();
 
-        let keys = counts.on(&session).namespace(&1_u64).keys().page_of(7).collect().await.unwrap();
+        let keys = counts.namespace(&1_u64).keys().page_of(7).collect(&session).await.unwrap();
         let mut numbers: Vec<u64> = keys.iter().map(|key| key.parse().unwrap()).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..150).map(|half| 2 * half + 1).collect::<Vec<_>>());
-        let all: Vec<StoredKey<String, u64>> = counts.on(&session).all_keys().collect().await.unwrap();
+        let all: Vec<StoredKey<String, u64>> = counts.all_keys().collect(&session).await.unwrap();
         assert_eq!(all.len(), 300);
         assert!(all.iter().all(|stored| stored.key.parse::<u64>().unwrap() % 2 == stored.namespace));
 
-        let bound = map.on(&session);
-        let entries = bound.range(&7, Ordered(-3)..=Ordered(100)).page_of(10).collect().await.unwrap();
+        let entries = map.range(&7, Ordered(-3)..=Ordered(100)).page_of(10).collect(&session).await.unwrap();
         assert_eq!(entries.iter().map(|(key, _)| key.0).collect::<Vec<_>>(), (-3..=100).collect::<Vec<_>>());
-        assert_eq!(bound.entries(&7).await.unwrap().len(), 300);
-        assert_eq!(bound.prefix(&7, &[0x80_u8][..]).collect().await.unwrap().len(), 150);
-        let mut elements = list.on(&session).scan(&7).page_of(64);
+        assert_eq!(map.scan(&7).collect(&session).await.unwrap().len(), 300);
+        assert_eq!(map.prefix(&7, &[0x80_u8][..]).collect(&session).await.unwrap().len(), 150);
+        let mut elements = list.scan(&7).page_of(64);
         for number in 0..300 {
-            assert_eq!(elements.next().await.unwrap(), Some(number));
+            assert_eq!(elements.next(&session).await.unwrap(), Some(number));
         }
-        assert_eq!(elements.next().await.unwrap(), None);
+        assert_eq!(elements.next(&session).await.unwrap(), None);
         session.close().await.unwrap();
     })
     .await;
@@ -68,20 +67,18 @@ async fn reads_that_one_message_cannot_answer_are_all_answered() {
         let texts: ValueState<u64, String> = backend.value_state("texts", StateOptions::new()).await.unwrap();
         let text = |number: u64| number.to_string().repeat(8000);
         for number in 0..20 {
-            texts.on(&session).put(&number, &text(number)).await.unwrap();
+            session.run(texts.put(&number, &text(number))).await.unwrap();
         }
         let mut batch = session.batch();
-        for number in 0..20 {
-            batch.get(&texts, &number);
-        }
+        let reads: Vec<_> = (0..20).map(|number| batch.push(texts.get(&number))).collect();
         let applied = session.send(batch).await.unwrap().applied().await.unwrap();
-        for number in 0..20 {
-            assert_eq!(applied.value(number as usize).unwrap(), Some(text(number)));
+        for (number, read) in (0..20).zip(reads) {
+            assert_eq!(applied.get(read).unwrap(), Some(text(number)));
         }
         let mut calls = JoinSet::new();
         for number in 0..40 {
-            let texts = texts.on(&session);
-            calls.spawn(async move { (number, texts.get(&number).await.unwrap()) });
+            let (texts, session) = (texts.clone(), session.clone());
+            calls.spawn(async move { (number, session.run(texts.get(&number)).await.unwrap()) });
         }
         for (number, found) in calls.join_all().await {
             assert_eq!(found, (number < 20).then(|| text(number)));
@@ -149,36 +146,35 @@ async fn timers_and_operator_state_are_typed() {
     on_both(async |backend| {
         let session = backend.session().await.unwrap();
         let timers: TimerState<String, u64> = backend.timer_state("timers", StateOptions::new()).await.unwrap();
-        let bound = timers.on(&session);
         let mut batch = session.batch();
         for number in 0..3000_u64 {
             let time = (number * 7919 % 3000).cast_signed() - 1000;
-            batch.timer_register(&timers.namespace(&number), "key", time);
+            batch.push(timers.namespace(&number).register("key", time));
         }
         session.send(batch).await.unwrap().applied().await.unwrap();
-        assert_eq!(bound.peek().await.unwrap().map(|timer| (timer.time, timer.namespace)), Some((-1000, 0)));
-        let due: Vec<Timer<String, u64>> = bound.due(999).page_of(77).collect().await.unwrap();
+        assert_eq!(timers.peek(&session).await.unwrap().map(|timer| (timer.time, timer.namespace)), Some((-1000, 0)));
+        let due: Vec<Timer<String, u64>> = timers.due(999).page_of(77).collect(&session).await.unwrap();
         assert_eq!(due.iter().map(|timer| timer.time).collect::<Vec<_>>(), (-1000..=999).collect::<Vec<_>>());
         let mut fired = 0;
         loop {
-            let some = bound.fire(999, 900).await.unwrap();
+            let some = timers.fire(&session, 999, 900).await.unwrap();
             fired += some.timers.len();
             if !some.more {
                 break;
             }
         }
-        assert_eq!((fired, bound.peek().await.unwrap().map(|timer| timer.time)), (2000, Some(1000)));
-        let last = bound.peek().await.unwrap().unwrap();
-        bound.namespace(&last.namespace).delete("key", 1000).await.unwrap();
-        assert_eq!(bound.due(1001).collect().await.unwrap().len(), 1);
+        assert_eq!((fired, timers.peek(&session).await.unwrap().map(|timer| timer.time)), (2000, Some(1000)));
+        let last = timers.peek(&session).await.unwrap().unwrap();
+        session.run(timers.namespace(&last.namespace).delete("key", 1000)).await.unwrap();
+        assert_eq!(timers.due(1001).collect(&session).await.unwrap().len(), 1);
 
         let buffer = backend.operator_list("buffer", Redistribution::Split, StateOptions::new()).await.unwrap();
         let buffer: ListState<(), u64> = buffer;
-        buffer.on(&session).add_all(&(), &[1, 2, 3]).await.unwrap();
-        assert_eq!(buffer.on(&session).get(&()).await.unwrap(), [1, 2, 3]);
+        session.run(buffer.add_all(&(), &[1, 2, 3])).await.unwrap();
+        assert_eq!(buffer.scan(&()).collect(&session).await.unwrap(), [1, 2, 3]);
         let rules: MapState<(), String, i64> = backend.broadcast_map("rules", StateOptions::new()).await.unwrap();
-        rules.on(&session).put(&(), "limit", &5).await.unwrap();
-        assert_eq!(rules.on(&session).entries(&()).await.unwrap(), [("limit".to_owned(), 5)]);
+        session.run(rules.put(&(), "limit", &5)).await.unwrap();
+        assert_eq!(rules.scan(&()).collect(&session).await.unwrap(), [("limit".to_owned(), 5)]);
         session.close().await.unwrap();
     })
     .await;
@@ -193,15 +189,15 @@ async fn ttl_and_default_values_are_typed() {
         let brief = StateOptions::new().with_ttl(Ttl::new(1));
         let brief: ValueState<String, i64> = backend.value_state("brief", brief).await.unwrap();
         let session = backend.session().await.unwrap();
-        assert_eq!(touched.on(&session).get_or_default("a").await.unwrap(), -1);
-        touched.on(&session).merge("a", &2).await.unwrap();
-        brief.on(&session).put("a", &1).await.unwrap();
+        assert_eq!(session.run(touched.get_or_default("a")).await.unwrap(), -1);
+        session.run(touched.merge("a", &2)).await.unwrap();
+        session.run(brief.put("a", &1)).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         // Reads that touch are writes, and cost credit as these do.
         for _ in 0..100 {
-            assert_eq!(touched.on(&session).get("a").await.unwrap(), Some(2));
+            assert_eq!(session.run(touched.get("a")).await.unwrap(), Some(2));
         }
-        assert_eq!(brief.on(&session).get("a").await.unwrap(), None);
+        assert_eq!(session.run(brief.get("a")).await.unwrap(), None);
         let refused: Result<TimerState<String, ()>, ClientError> =
             backend.timer_state("timers", StateOptions::new().with_ttl(Ttl::new(1))).await;
         assert_eq!(refused.unwrap_err().reason(), Reason::InvalidArgument);
@@ -219,11 +215,11 @@ async fn serializers_that_read_the_old_ones_are_declared_so() {
         };
         let old: ValueState<u64, String> = backend.value_state("state", version(1)).await.unwrap();
         let session = backend.session().await.unwrap();
-        old.on(&session).put(&1, &"old".to_owned()).await.unwrap();
+        session.run(old.put(&1, &"old".to_owned())).await.unwrap();
         let refused = backend.value_state::<u64, String>("state", version(2)).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::StateMismatch);
         let new: ValueState<u64, String> = backend.value_state("state", version(2).compatible()).await.unwrap();
-        assert_eq!(new.on(&session).get(&1).await.unwrap().as_deref(), Some("old"));
+        assert_eq!(session.run(new.get(&1)).await.unwrap().as_deref(), Some("old"));
         session.close().await.unwrap();
     })
     .await;

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Proves the engine contract (`proto/dstl/v1`) against a real daemon, with stock grpcio over the Unix socket.
 
-    contract.py [--binary target/release/dstl] [--set KEY=VALUE] [--workers N] [--keep] [WORD…]
+    contract.py [--binary target/release/dstl] [--set KEY=VALUE] [--workers N] [--keep] [--module NAME] [WORD…]
 
-Runs every scenario, or those whose names contain one of the words, each against `dstl serve` processes that it starts
+Runs every scenario, or those of one module, or those whose names contain one of the words, each against `dstl serve` processes that it starts
 itself. Ends with `N passed, N failed`; the exit code is 1 if any failed. The binary can also be named by `DSTL_BINARY`.
 """
 
@@ -72,6 +72,7 @@ def main():
     parser.add_argument("--binary", default=os.environ.get("DSTL_BINARY", str(default)))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set an option of every daemon")
     parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--module", help="run only the scenarios of this module, for example `opening`")
     parser.add_argument("--keep", action="store_true", help="keep the folder of stores and logs")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
@@ -82,7 +83,8 @@ def main():
     chosen = [
         (index, function)
         for index, function in enumerate(world.SCENARIOS)
-        if not options.words or any(word in function.__name__ for word in options.words)
+        if options.module in (None, function.__module__)
+        and (not options.words or any(word in function.__name__ for word in options.words))
     ]
     with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
         runs = [pool.submit(run, function, index, options, root) for index, function in chosen]

@@ -53,13 +53,14 @@ class Runner:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return {**environment, **self.server.environment(), **(more or {})}
 
-    def run(self, *arguments, expected=0, patience=600, env=None):
+    def run(self, *arguments, program="", expected=0, patience=600, env=None):
+        """Runs dstl, or the program whose name is longer by `program` beside it."""
         done = subprocess.run(
-            [self.dstl, *arguments], env=self.environment(env), capture_output=True, text=True, timeout=patience,
+            [self.dstl + program, *arguments], env=self.environment(env), capture_output=True, text=True, timeout=patience,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != expected:
-            raise Failed(f"dstl {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+            raise Failed(f"dstl{program} {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
     def part(self, what, action):
@@ -92,7 +93,8 @@ class Runner:
         with open(words, "w") as text:
             text.write("".join(f"w{at * at % (97 + at)} " for at in range(20_000)))
         done = self.run(
-            "demo", "--kills", str(kills), "--seed", SEED, "--json", "--inner", inner, "--store", self.url(name), words, env=env
+            "--kills", str(kills), "--seed", SEED, "--json", "--inner", inner, "--store", self.url(name), words,
+            program="-demo", env=env,
         )
         outcome = json.loads(done.stdout)
         if not outcome["ok"] or outcome["objects"]["unreferenced"] != 0:

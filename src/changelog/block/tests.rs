@@ -187,6 +187,18 @@ proptest! {
 }
 
 #[test]
+fn an_empty_change_and_one_outside_of_all_parts_are_split_as_well() {
+    let batch = |sqn, changes: &[(u16, usize)]| {
+        let changes = changes.iter().map(|&(group, length)| (KeyGroup(group), vec![0; length])).collect();
+        Plain { sqn: Sqn(sqn), time: 0, changes }
+    };
+    let range = |last| KeyGroupRange::new(0, last).unwrap();
+    assert_split_like(range(0), 0, 2, vec![batch(1, &[(22, 0), (2_055, 0)])]);
+    let batches = vec![batch(1, &[(560, 16_370)]), batch(2, &[(11_297, 0), (2_089, 0)]), batch(3, &[]), batch(4, &[])];
+    assert_split_like(range(11_297), 9, 2, batches);
+}
+
+#[test]
 fn consecutive_batches_of_short_changes_cost_three_bytes_each_and_two_per_change() {
     let change = |group: u16| (KeyGroup(group), vec![7; 20]);
     let sqn = Sqn::first_of(3);

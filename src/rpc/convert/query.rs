@@ -3,11 +3,14 @@
 use crate::{
     backend::{Operation, QueryAnswers, QueryStarted, View},
     error::Error,
-    proto::v1::{self, query_start},
+    proto::{
+        v1::{self, query_start},
+        wire::Fields,
+    },
     types::BackendId,
 };
 
-use super::{Fields, backend_id, invalid, operation, to_assignment, to_identity, to_range, to_registered, to_result};
+use super::{backend_id, invalid, operation, to_assignment, to_identity, to_range, to_registered, to_result};
 
 /// The backend to read, and the view of it.
 pub(in crate::rpc) fn query_start(start: &v1::QueryStart) -> Result<(BackendId, View), Error> {

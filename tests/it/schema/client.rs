@@ -43,8 +43,8 @@ async fn typed_entries_are_rewritten_and_a_second_call_goes_on_where_the_first_e
     let session = backend.session().await.unwrap();
     let mut batch = session.batch();
     for row in 0..250_i64 {
-        batch.put(&old.namespace(if row % 2 == 0 { "even" } else { "" }), &format!("key {row}"), &row);
-        batch.list_add_all(&lists, &format!("key {row}"), &[row, row + 1]);
+        batch.push(old.namespace(if row % 2 == 0 { "even" } else { "" }).put(&format!("key {row}"), &row));
+        batch.push(lists.add_all(&format!("key {row}"), &[row, row + 1]));
     }
     session.send(batch).await.unwrap().applied().await.unwrap();
     session.close().await.unwrap();
@@ -57,7 +57,7 @@ async fn typed_entries_are_rewritten_and_a_second_call_goes_on_where_the_first_e
         }
         let OldEntries::Value(value) = &old.entries else { panic!("a state of values") };
         let value = i64::from_le_bytes(value[..].try_into().unwrap()).to_string();
-        batch.put(&old.value_state::<Bytes, String>(), &old.stored.key, &value);
+        batch.push(old.value_state::<Bytes, String>().put(&old.stored.key, &value));
         Ok(())
     });
     died.await.unwrap_err();
@@ -78,7 +78,7 @@ async fn typed_entries_are_rewritten_and_a_second_call_goes_on_where_the_first_e
         let OldEntries::List(elements) = &old.entries else { panic!("a state of lists") };
         let numbers = elements.iter().map(|it| i64::from_le_bytes(it[..].try_into().unwrap()));
         let texts: Vec<String> = numbers.map(|number| number.to_string()).collect();
-        batch.list_add_all(&old.list_state::<Bytes, String>(), &old.stored.key, &texts);
+        batch.push(old.list_state::<Bytes, String>().add_all(&old.stored.key, &texts));
         Ok(())
     });
     let texts = texts.await.unwrap();
@@ -86,10 +86,10 @@ async fn typed_entries_are_rewritten_and_a_second_call_goes_on_where_the_first_e
     let session = backend.session().await.unwrap();
     for row in 0..250_i64 {
         let namespaced = new.namespace(if row % 2 == 0 { "even" } else { "" });
-        let found = namespaced.on(&session).get(&format!("key {row}")).await.unwrap();
+        let found = session.run(namespaced.get(&format!("key {row}"))).await.unwrap();
         assert_eq!(found, Some(row.to_string()));
         let lists = dstl::client::ListState::<String, String>::from_id(texts.id);
-        let found = lists.on(&session).get(&format!("key {row}")).await.unwrap();
+        let found = lists.scan(&format!("key {row}")).collect(&session).await.unwrap();
         assert_eq!(found, [row.to_string(), (row + 1).to_string()]);
     }
 }
