@@ -49,7 +49,6 @@ mod open;
 mod operator;
 mod outbox;
 mod owed;
-mod pages;
 mod pushback;
 mod query;
 mod session;

@@ -28,10 +28,12 @@
 //! [`damage`] finds missing and corrupt objects and lists the checkpoints that they spoil. [`mend`] opens a way past a
 //! newest manifest that is damaged.
 //!
+//! [`owner`] joins log, ledger and manifest of one owner, and makes every decision between them.
+//!
 //! [`local`] decides which objects are worth a copy on local disk.
 //!
-//! [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`], [`pin`],
-//! [`discard`], [`damage`], [`mend`] and [`collect`]'s sweep talk to the store.
+//! [`owner`], [`ledger`], [`manifest`], [`index`], [`local`] and [`generation`] are pure; [`chain`], [`job`],
+//! [`pages`], [`pin`], [`discard`], [`damage`], [`mend`] and [`collect`]'s sweep talk to the store.
 
 pub mod base;
 pub mod chain;
@@ -47,8 +49,13 @@ pub mod ledger;
 pub mod local;
 pub mod manifest;
 pub mod mend;
+pub mod owner;
+pub mod pages;
 pub mod pin;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod expand;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod explore;

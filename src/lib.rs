@@ -49,8 +49,8 @@
 //! | 12 | [`cli`], `main` | |
 //!
 //! Decisions are pure functions of observed facts that return data: `changelog::{writer, pending, batcher}`,
-//! `checkpoint::{ledger, manifest, index, local, generation}` and `checkpoint::collect::judge`. Clock, randomness and
-//! background tasks are passed in, so a simulation drives the same code that the daemon runs.
+//! `checkpoint::{owner, ledger, manifest, index, local, generation}` and `checkpoint::collect::judge`. Clock,
+//! randomness and background tasks are passed in, so a simulation drives the same code that the daemon runs.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

@@ -11,7 +11,7 @@ use super::{
     slices::Ahead,
 };
 use crate::{
-    changelog::writer::Writer,
+    checkpoint::owner::Log,
     clock::OwnTime,
     error::{Error, Reason},
     state::{
@@ -69,8 +69,7 @@ pub(super) struct Effects {
 
 /// Appends the changes of the current batch to the changelog.
 pub(super) struct Appender<'a> {
-    pub(super) writer: &'a mut Writer,
-    pub(super) since_barrier: &'a mut (u64, u64),
+    pub(super) log: Log<'a>,
     pub(super) log_changes: &'a mut u64,
 }
 
@@ -137,9 +136,8 @@ impl BatchView {
 impl Appender<'_> {
     #[inline]
     pub(super) fn append(&mut self, change: &Change<'_>) {
-        self.since_barrier.1 += 1;
-        *self.log_changes += u64::from(!self.writer.is_silent());
-        self.writer.push(change.at.key_group, |buffer| change.encode(buffer));
+        *self.log_changes += u64::from(!self.log.is_silent());
+        self.log.push(change.at.key_group, |buffer| change.encode(buffer));
     }
 }
 
@@ -174,17 +172,17 @@ impl Core {
         // Reads go on in failsafe, but without upkeep, since upkeep writes.
         let upkeep = (reads_change && self.check_writable().is_ok()).then(|| self.clean_ups.upkeep());
         let logs = writes || upkeep.is_some();
-        let bytes_before = self.writer.active_bytes();
+        let bytes_before = self.owner.writer().active_bytes();
         if logs {
             self.begin_logging();
         }
         let executed = self.execute(operations, upkeep.as_ref(), ahead);
         if executed.is_err() {
             // The batch is not logged. Changes that were logged before can still become durable.
-            self.writer.abandon_batch();
+            self.owner.abandon_batch();
         }
         let answers = executed?;
-        let appended = if logs { self.writer.end_batch(bytes_before) } else { 0 };
+        let appended = if logs { self.owner.end_batch(bytes_before) } else { 0 };
         self.next_batch += 1;
         self.env.metrics.batch_applied(operations.len(), appended);
         self.count_appended(appended);
@@ -197,20 +195,19 @@ impl Core {
     /// Begins to log a batch, whose changes an [`Appender`] takes. In the log it has the number of the next batch,
     /// whether it is that batch or one of the daemon's own before it.
     pub(super) fn begin_logging(&mut self) {
-        self.inner.set_stamp(self.writer.next().0);
-        self.writer.begin_batch(self.next_batch, self.time);
+        self.inner.set_stamp(self.owner.writer().next().0);
+        self.owner.begin_batch(self.next_batch, self.time);
     }
 
-    /// Counts the bytes and changes that a batch appended.
+    /// Counts the bytes that a batch appended.
     pub(super) fn count_appended(&mut self, appended: u64) {
         self.env.metrics.pending_grew(signed(appended));
-        self.since_barrier.0 += appended;
         self.count_state_bytes(self.inner.memory_bytes());
     }
 
     /// Rolls over the active block once it has reached its greatest length.
     pub(super) fn roll_over_if_long(&mut self) {
-        if self.writer.active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
+        if self.owner.writer().active_bytes() as u64 >= self.env.options.preemptive_persist_threshold {
             self.roll_over(false);
         }
     }
@@ -252,7 +249,7 @@ impl Core {
     /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
     /// durable. Checkpoints and persist requests wait out the persist delay, so that backends share a segment.
     pub(super) fn roll_over(&mut self, urgent: bool) {
-        if let Some(set) = self.writer.roll_over() {
+        if let Some(set) = self.owner.roll_over() {
             self.submit(set, urgent);
         }
     }
@@ -317,15 +314,15 @@ impl Core {
         let at = address(operation, key_group);
         let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
         checked.map_err(|fault| error::operation(index, &fault))?;
-        let read = read_key_groups(operation, key_group, self.manifest.shape.key_groups);
+        let read = read_key_groups(operation, key_group, self.owner.manifest().shape.key_groups);
         let cursors = (descriptor.ttl.is_some() && !at_mark).then(|| &**self.clean_ups.lists());
-        let token = op::scan::check_token(&operation.op, at, (scope(self.epoch), cursors), read);
+        let token = op::scan::check_token(&operation.op, at, (scope(self.owner.epoch()), cursors), read);
         token.map_err(|fault| error::operation(index, &fault))?;
         Ok(key_group)
     }
 
     fn key_group(&self, index: usize, operation: &Operation<'_>, is_operator_state: bool) -> Result<KeyGroup, Error> {
-        let shape = &self.manifest.shape;
+        let shape = &self.owner.manifest().shape;
         let wrong = |what: String| Error::new(Reason::WrongKeyGroup, format!("operation {index}: {what}"));
         match operation.key_group {
             _ if !is_operator_state => {}
@@ -391,10 +388,10 @@ impl Core {
         let limits = &self.env.options.limits;
         let mut view = ahead.view(limits);
         view.time = self.time;
-        let Self { inner, states, writer, key_groups, since_barrier, log_changes, manifest, epoch, .. } = self;
-        let Self { clean_ups, marks, .. } = self;
+        let Self { inner, states, owner, key_groups, log_changes, clean_ups, marks, .. } = self;
+        let (all, scope) = (owner.manifest().shape.key_groups, scope(owner.epoch()));
         let cursors = Arc::clone(clean_ups.lists());
-        let mut appender = Appender { writer, since_barrier, log_changes };
+        let mut appender = Appender { log: owner.log(), log_changes };
         let done = view.done;
         let left = || operations.iter().zip(key_groups.iter()).skip(done);
         inner.warm(&mut left().map(|(operation, group)| address(operation, *group)));
@@ -405,8 +402,8 @@ impl Core {
                 view.answered(None);
                 continue;
             }
-            let key_groups = read_key_groups(operation, *key_group, manifest.shape.key_groups);
-            let context = view.context(descriptor, limits, (key_groups, scope(*epoch)), (upkeep, &*cursors));
+            let key_groups = read_key_groups(operation, *key_group, all);
+            let context = view.context(descriptor, limits, (key_groups, scope), (upkeep, &*cursors));
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
@@ -419,7 +416,7 @@ impl Core {
             }
         }
         let incremental = upkeep.map(|_| clean_ups.upkeep());
-        let settled = (manifest.shape.key_groups, self.time, incremental.as_ref());
+        let settled = (all, self.time, incremental.as_ref());
         clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
@@ -429,7 +426,7 @@ impl Core {
     /// Answers the callers that wait for the changelog, after more of it became durable.
     pub(super) fn on_persisted(&mut self) {
         let persisted_batches = self.acknowledgement().persisted_to;
-        for waiter in self.persist_waiters.release(self.writer.persisted_to()) {
+        for waiter in self.persist_waiters.release(self.owner.writer().persisted_to()) {
             match waiter {
                 super::checkpointing::PersistWaiter::Session { token } => {
                     self.tell(SessionEvent::Persisted { token, persisted_to: persisted_batches });

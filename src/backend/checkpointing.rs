@@ -17,29 +17,19 @@ use super::{
 };
 use crate::{
     changelog::{
-        segment::{self, ChangeSet, SegmentHandle},
+        segment::{ChangeSet, SegmentHandle},
         uploader::{Submission, UploadError},
     },
     checkpoint::{
         handle::CheckpointHandle,
-        index::{Bounds, INLINE_BYTES, NewPage},
-        ledger::{Awaits, NoticeKind, NoticeOutcome, NoticeTarget},
-        manifest::{CheckpointRecord, Manifest},
+        index::NewPage,
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+        manifest::CheckpointRecord,
+        owner::{Barrier, Cut, Outside, Publication, Published, RolledOver, Tails, Uploaded},
     },
     error::{Error, Reason},
     types::{CheckpointId, CheckpointIdentity},
 };
-
-/// A silent owner keeps the segments of this daemon from deletion. Once it keeps this many, it publishes a manifest
-/// with a higher low water after [`LOW_WATER_DELAY`].
-const LOW_WATER_STEP: u64 = 32;
-
-/// How long after its last manifest a silent owner publishes a higher low water.
-const LOW_WATER_DELAY: Duration = Duration::from_secs(30);
-
-/// How long after its last manifest a silent owner publishes a higher low water if it keeps fewer than
-/// [`LOW_WATER_STEP`] segments.
-const LOW_WATER_SILENCE: Duration = Duration::from_secs(300);
 
 /// Delay before a segment is tried again that the store refused (permissions, configuration).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
@@ -114,17 +104,6 @@ pub(super) struct Flight {
     persisted: Option<Instant>,
 }
 
-/// A manifest to write, and the pages that belong to it.
-#[derive(Debug)]
-pub(super) struct Publication {
-    /// Pages that this manifest names, so they must be durable before it. There are some only if more entries came than
-    /// could be moved into pages earlier.
-    pub(super) before: Vec<NewPage>,
-    pub(super) manifest: Manifest,
-    /// Pages that the next manifest names. They may be written at the same time as this one.
-    pub(super) beside: Vec<NewPage>,
-}
-
 impl Core {
     /// Takes a barrier: cuts the log here, or the state if there is no changelog.
     ///
@@ -148,46 +127,30 @@ impl Core {
             return Err(Error::new(Reason::LimitExceeded, text));
         }
         // Order: 1. every check that can refuse the barrier, so that a refusal leaves no cut behind.
-        if self.ledger.make_room(limits.max_retained_checkpoints) {
+        if self.owner.make_room(limits.max_retained_checkpoints) {
             self.retain_marks();
         }
-        let checked = self.ledger.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
+        let checked = self.owner.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
         checked.map_err(|refusal| error::trigger(&refusal))?;
         let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
         // 2. The cut, in the same hold of the lock as the record below: no batch comes between. A disk fault refuses
         //    here.
         let unlogged = self.is_unlogged();
-        let (awaits, base) = if unlogged {
-            self.freeze(request.id, deadline)?
-        } else {
-            self.roll_over_for_barrier();
-            let base = self.base.as_ref().filter(|base| base.complete_at <= self.writer.next());
-            (Awaits::Log, base.map(|base| base.uuid))
-        };
+        let cut = if unlogged { self.freeze(request.id, deadline)? } else { self.cut_log() };
         // 3. Now that the barrier cannot be refused any more, older checkpoints give way to it.
         self.make_way(request.id);
-        let (incremental_bytes, changes) = std::mem::take(&mut self.since_barrier);
-        let record = CheckpointRecord {
-            identity: CheckpointIdentity { epoch: self.epoch.number, id: request.id, uuid: self.env.random.uuid() },
-            attempt: self.manifest.owner().attempt,
-            cut: self.writer.next(),
+        let barrier = Barrier {
+            id: request.id,
+            uuid: self.env.random.uuid(),
+            attachment: request.attachment,
             applied_to: self.next_batch,
-            attachment: request.attachment.into(),
-            job_run: self.manifest.owner().job_run.clone(),
-            completed: false,
-            pinned: false,
-            subsumed: false,
             triggered_at: self.env.clock.now_ms(),
             time: self.time,
-            incremental_bytes,
-            changes,
             states_to: self.states.last_id(),
-            base,
             missing_states: self.states.unbound().collect(),
         };
-        let identity = record.identity;
         // 4. Ledger and flight, so that a failure from here on answers the caller.
-        self.ledger.trigger(record, awaits);
+        let identity = self.owner.trigger(barrier, cut);
         let flight = Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None };
         if let CheckpointReply::Session(number) = flight.reply {
             self.remember_barrier(request.id, number);
@@ -202,29 +165,18 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the ledger which checkpoint this owner began with.
-    pub(super) fn begin_retention(&mut self) {
-        if let Some((restored, attempt)) = self.manifest.owner().restored {
-            self.ledger.begin((attempt, restored.id));
-        }
-    }
-
-    /// Rolls over the changes that are not yet durable. If they are short and all earlier change sets are listed, they
-    /// go into the manifest itself.
-    fn roll_over_for_barrier(&mut self) {
+    /// Cuts the log. The changes that are not yet durable go into the manifest itself if they are short, otherwise to
+    /// the uploads.
+    fn cut_log(&mut self) -> Cut {
         let options = &self.env.options;
-        let is_short = self.writer.is_all_listed() && self.writer.active_bytes() <= options.data_inline_threshold;
-        let run = self.manifest.runs.get(&self.epoch.number);
-        // While the store is down, such tails would pile up in the manifest; the next durable manifest makes room.
-        let has_room = run.is_none_or(|run| run.inline_bytes() <= INLINE_BYTES);
-        if options.data_inline_threshold == 0 || !is_short || !has_room {
-            return self.roll_over(false);
+        let tails = Tails { most_bytes: options.data_inline_threshold, compression: options.compression };
+        let (cut, rolled) = self.owner.cut_log(tails);
+        match rolled {
+            RolledOver::Nothing => {}
+            RolledOver::Inlined => self.env.metrics.tail_inlined(),
+            RolledOver::Upload(set) => self.submit(set, false),
         }
-        let Some(set) = self.writer.roll_over() else { return };
-        let handle = segment::inline(&set, options.compression);
-        self.writer.on_inlined(handle.range);
-        self.manifest.runs.entry(self.epoch.number).or_default().handles.push(handle);
-        self.env.metrics.tail_inlined();
+        cut
     }
 
     /// Hands a change set to the uploads.
@@ -245,14 +197,14 @@ impl Core {
     pub(super) fn persist(&mut self, waiter: PersistWaiter) -> Result<(), Error> {
         self.check_logged("persist")?;
         self.roll_over(false);
-        self.persist_waiters.push(self.writer.next(), waiter);
+        self.persist_waiters.push(self.owner.writer().next(), waiter);
         self.on_persisted();
         Ok(())
     }
 
     /// Fails one checkpoint in flight.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
-        self.ledger.fail(id);
+        self.owner.fail(id);
         self.retain_marks();
         self.give_up_snapshot(id, &error);
         let Some(flight) = self.flights.remove(&id) else { return };
@@ -271,8 +223,7 @@ impl Core {
     /// Fails the oldest checkpoints in flight that may give way, until there is room for `newest`.
     fn make_way(&mut self, newest: CheckpointId) {
         let most = self.env.options.limits.max_concurrent_checkpoints;
-        while self.ledger.in_flight() >= most {
-            let Some(id) = self.ledger.gives_way() else { return };
+        while let Some(id) = self.owner.gives_way(most) {
             let text = format!(
                 "backend `{}`: checkpoint {id} gives way to checkpoint {newest}: more than {most} would be in flight, the most that \
                  `execution.checkpointing.max-concurrent-checkpoints` allows; its changes are kept and go into the next one",
@@ -312,135 +263,64 @@ impl Core {
 
     /// Whether the backend has ended and no last manifest is under way.
     pub(super) fn has_given_up(&self) -> bool {
-        matches!(self.condition, Condition::Ended(_)) && !self.sealed
+        matches!(self.condition, Condition::Ended(_)) && !self.owner.is_sealed()
     }
 
     /// When something has to be done without a call: a timeout, or a manifest for notices alone.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let notices = self.dirty_since.map(|since| since + self.env.options.notice_delay);
+        let notices = self.owner.notices_due().map(Instant::from_std);
         self.next_expiry().into_iter().chain(notices).min()
     }
 
     /// The manifest to write now, if one is wanted.
     pub(super) fn next_publication(&mut self, now: Instant) -> Option<Publication> {
-        if self.sealed || !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
+        if !matches!(self.condition, Condition::Serving | Condition::Failsafe(_)) {
             return None;
         }
-        self.dirty_since = self.ledger.is_dirty().then(|| self.dirty_since.unwrap_or(now));
-        let listed_to = self.writer.listed_to();
-        let notices_due = self.dirty_since.is_some_and(|since| since + self.env.options.notice_delay <= now);
-        let withdrawing = std::mem::take(&mut self.withdrawing);
-        // Also if the checkpoint of an inlined tail has failed: its changes become durable, and their memory free, only
-        // with a manifest.
-        let is_wanted = self.ledger.is_ready(listed_to) || self.writer.awaits_manifest();
-        if !is_wanted && !notices_due && !withdrawing && self.publish_now.is_empty() && !self.is_waited_for(now) {
+        self.owner.note_notices(now.into_std());
+        let outside = self.outside();
+        if !self.owner.is_due(now.into_std(), outside, !self.publish_now.is_empty()) {
             return None;
         }
         self.publishing_for.append(&mut self.publish_now);
-        // Order: 1. seal, 2. take the low water. The last manifest says that this owner will name no further segment,
-        // page or snapshot file, and a sweep then deletes all that it does not name. So no manifest may follow it.
-        self.sealed = self.closing;
-        let low_water = if self.sealed { u64::MAX } else { self.segment_low_water() };
-        Some(self.begin_publication(low_water))
-    }
-
-    /// Whether segments are kept only because this owner has not published its low water for a while.
-    fn is_waited_for(&self, now: Instant) -> bool {
-        let behind = self.segment_low_water().saturating_sub(self.manifest.segment_low_water);
-        behind >= LOW_WATER_STEP && self.is_silent_for(LOW_WATER_DELAY, now)
-            || behind > 0 && self.is_silent_for(LOW_WATER_SILENCE, now)
-    }
-
-    /// Whether the owner neither published nor checked the chain for `time`.
-    pub(super) fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
-        self.heard + time <= now
-    }
-
-    /// Derives the next manifest. `low_water` must have been read before: every segment below it is listed by now, or
-    /// will never be.
-    pub(super) fn begin_publication(&mut self, low_water: u64) -> Publication {
-        // Order: 1. what this manifest covers. Only these changes are released once it is durable.
-        self.publishing_to = self.writer.listed_to();
-        let retained = self.ledger.retained().len();
-        let (ids, records) = self.ledger.begin_publishing(self.publishing_to);
-        let lets_go = self.ledger.retained().len() < retained;
-        self.dirty_since = None;
+        let states = self.states.registrations().map(|(id, registration)| (id, registration.clone()));
+        let random = self.env.random.clone();
+        let publication = self.owner.begin(outside, states, || random.uuid());
         let now = Instant::now();
-        for id in ids {
-            if let Some(flight) = self.flights.get_mut(&id) {
+        for id in &publication.publishes {
+            if let Some(flight) = self.flights.get_mut(id) {
                 flight.persisted.get_or_insert(now);
             }
         }
-        // 2. Pages that this manifest names. The worker makes them durable before the manifest.
-        let before = self.fold(&Bounds::NOW);
-        self.manifest.number += 1;
-        self.manifest.previous_crc = self.manifest_crc;
-        self.manifest.opens_epoch = false;
-        self.manifest.checkpoints = records;
-        self.manifest.note_published();
-        self.manifest.states = self.states.registrations().map(|(id, it)| (id, it.clone())).collect();
-        self.manifest.segment_low_water = low_water;
-        let is_last = low_water == u64::MAX;
-        self.manifest.snapshot_low_water = if is_last { u64::MAX } else { self.snapshot_low_water() };
-        // 3. The low water of pages, after the pages that this manifest names and before those that only the next one
-        //    names. A sweep may delete a page below it that this manifest does not name.
-        self.manifest.page_low_water = if is_last { u64::MAX } else { self.next_page };
-        let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
-        let in_flight: Vec<_> = in_flight.chain(self.snapshots.contents()).collect();
-        // 4. Pruning, after the records are complete. Contents of checkpoints in flight, and of snapshots that still
-        //    upload, stay named.
-        self.manifest.prune(&in_flight);
-        if lets_go {
+        if publication.lets_go {
             self.want_copies();
         }
-        // 5. The manifest is copied before more entries move into pages: it does without the pages that are written
-        //    beside it.
-        let manifest = self.manifest.clone();
-        let mut beside = vec![];
-        if !is_last {
-            beside = self.fold(&Bounds::SOON);
-            beside.extend(self.fold_attachments());
-        }
-        Publication { before, manifest, beside }
+        Some(publication)
     }
 
-    /// Pages to write now if many change sets are in no manifest yet, since the next barrier may be far away.
+    /// The numbers that segments and files have reached.
+    fn outside(&self) -> Outside {
+        let segments_to = self.uploads.as_ref().map_or(u64::MAX, |uploading| uploading.uploads.low_water());
+        Outside { segments_to, next_file: self.snapshot_files.load(Ordering::Relaxed) }
+    }
+
+    /// Pages to write now, although no manifest is wanted.
     pub(super) fn next_pages(&mut self) -> Vec<NewPage> {
-        let run = self.manifest.runs.get(&self.epoch.number);
-        let is_long = run.is_some_and(|run| run.handles.len() > Bounds::SOON.entries + Bounds::SOON.page_entries);
-        let is_over = self.sealed || matches!(self.condition, Condition::Ended(_));
-        if is_long && !is_over { self.fold(&Bounds::SOON) } else { vec![] }
-    }
-
-    fn fold(&mut self, bounds: &Bounds) -> Vec<NewPage> {
-        let random = self.env.random.clone();
-        self.manifest.fold(bounds, &mut self.next_page, || random.uuid())
-    }
-
-    /// Moves attachments into pages if the next manifests would repeat many bytes of them.
-    fn fold_attachments(&mut self) -> Vec<NewPage> {
-        let random = self.env.random.clone();
-        let pages = self.manifest.fold_attachments(&mut self.next_page, || random.uuid());
-        if !pages.is_empty() {
-            self.ledger.follow(&self.manifest.checkpoints);
+        if matches!(self.condition, Condition::Ended(_)) {
+            return vec![];
         }
-        pages
+        let random = self.env.random.clone();
+        self.owner.next_pages(|| random.uuid())
     }
 
     /// Notes that the manifest that was begun is durable, and answers everything that waited for it.
     pub(super) fn published(&mut self, crc: u32) {
-        // Order: 1. the checksum that the next manifest is chained to.
-        self.manifest_crc = crc;
-        self.heard = Instant::now();
-        let released = self.writer.on_published(self.publishing_to);
-        self.release_memory(released);
-        // 2. Reports and answers only now: nobody may hear of a checkpoint before its manifest is durable.
-        for record in self.ledger.published() {
+        let Published { checkpoints, released_bytes } = self.owner.published(crc, Instant::now().into_std());
+        self.release_memory(released_bytes);
+        // Order: 1. reports and answers, now that the manifest is durable.
+        for record in checkpoints {
             self.owe_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
-            if let Some(since) = self.self_sustained_since.as_mut().filter(|since| **since == 0) {
-                *since = record.identity.id;
-            }
             let completed = self.completed(&record, Some(&flight));
             self.env.metrics.checkpoint_completed(&completed);
             match flight.reply {
@@ -451,14 +331,15 @@ impl Core {
             }
         }
         if !matches!(self.condition, Condition::Ended(_)) {
-            let full_bytes = self.ledger.retained().last().map_or(0, |newest| self.manifest.stored_bytes(newest));
-            self.env.metrics.published(&self.id, self.ledger.retained().len(), full_bytes);
+            let retained = self.owner.ledger().retained();
+            let full_bytes = retained.last().map_or(0, |newest| self.owner.manifest().stored_bytes(newest));
+            self.env.metrics.published(&self.id, retained.len(), full_bytes);
         }
         for reply in self.publishing_for.drain(..) {
             let _ = reply.send(Ok(()));
         }
-        // 3. Acknowledgements last: the batches of an inlined tail are persisted by this manifest.
-        if released > 0 {
+        // 2. Acknowledgements last: the batches of an inlined tail are persisted by this manifest.
+        if released_bytes > 0 {
             self.on_persisted();
         }
     }
@@ -473,7 +354,7 @@ impl Core {
 
     /// Carries out a notice. Idempotent.
     pub(super) fn notice(&mut self, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
-        if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && self.ledger.means_in_flight(target) {
+        if self.owner.is_failed_by(kind, target) {
             let text = format!("backend `{}`: checkpoint {} was aborted by notice", self.id, target.id);
             self.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
             self.want_copies();
@@ -482,11 +363,7 @@ impl Core {
         if self.is_coordinated(kind, target) {
             return NoticeOutcome::Coordinated;
         }
-        let outcome = self.ledger.notice(kind, target);
-        if matches!(kind, NoticeKind::Abort | NoticeKind::Discard) && outcome == NoticeOutcome::Done {
-            // The checkpoint must not come back after a crash, so a manifest without it is written at once.
-            self.withdrawing = true;
-        }
+        let outcome = self.owner.notice(kind, target);
         if kind == NoticeKind::Complete {
             self.mark_completed(target, outcome);
         }
@@ -494,23 +371,6 @@ impl Core {
         self.want_copies();
         self.wake_session();
         outcome
-    }
-
-    /// Segments of this daemon below this number will never be named by this backend, except those that this manifest
-    /// names.
-    fn segment_low_water(&self) -> u64 {
-        let uploading = self.uploads.as_ref().map_or(u64::MAX, |uploading| uploading.uploads.low_water());
-        self.writer.lowest_unlisted_segment().map_or(uploading, |unlisted| unlisted.min(uploading))
-    }
-
-    /// Snapshot files of this epoch below this number will never be named by this backend, except those that this
-    /// manifest names.
-    pub(super) fn snapshot_low_water(&self) -> u64 {
-        if self.is_unlogged() {
-            self.snapshots.low_water(self.snapshot_files.load(Ordering::Relaxed))
-        } else {
-            self.snapshot_low_water
-        }
     }
 
     pub(super) fn completed(&self, record: &CheckpointRecord, flight: Option<&Flight>) -> CompletedCheckpoint {
@@ -523,13 +383,13 @@ impl Core {
             handle: handle.encode(),
             applied_to: record.applied_to,
             incremental_bytes: record.incremental_bytes,
-            full_bytes: self.manifest.stored_bytes(record),
+            full_bytes: self.owner.manifest().stored_bytes(record),
             changes: record.changes,
             sync: cut - triggered,
             persist: persisted - cut,
             publish: now - persisted,
             total: now - triggered,
-            self_sustained_since: self.self_sustained_since.unwrap_or(0),
+            self_sustained_since: self.owner.sustained_since(),
         }
     }
 }
@@ -572,15 +432,13 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
             return;
         }
     };
-    // Order: 1. the writer hands out the handles that continue the log without a gap. Those behind a gap wait in it.
-    let uploaded = core.writer.on_uploaded(handle);
-    core.release_memory(uploaded.released_bytes);
-    if matches!(core.condition, Condition::Ended(_)) || uploaded.handles.is_empty() {
+    // Order: 1. the owner lists what continues the log without a gap. The rest waits in it.
+    let Uploaded { is_listed, released_bytes } = core.owner.on_uploaded(handle);
+    core.release_memory(released_bytes);
+    if matches!(core.condition, Condition::Ended(_)) || !is_listed {
         return;
     }
-    let epoch = core.epoch.number;
-    // 2. The index lists them before anyone hears that they are durable. 3. The worker looks for ready checkpoints.
-    core.manifest.runs.entry(epoch).or_default().handles.extend(uploaded.handles);
+    // 2. Now that it is listed, callers hear that it is durable. 3. The worker looks for ready checkpoints.
     core.on_persisted();
     drop(core);
     shared.wake.notify_one();

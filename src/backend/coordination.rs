@@ -173,7 +173,7 @@ impl Coordinators {
     pub(super) fn join(&self, env: &Environment, shared: &Arc<Shared>) {
         let (id, epoch, attempt) = {
             let core = shared.core();
-            (core.id.clone(), core.epoch.number, core.manifest.owner().attempt)
+            (core.id.clone(), core.owner.epoch().number, core.owner.manifest().owner().attempt)
         };
         let mut all = self.0.lock();
         let coordinator = all.entry((id.job.clone(), attempt)).or_insert_with(|| {
@@ -313,7 +313,7 @@ impl Core {
         let Some(record) = record else { return };
         self.coordinated = Some(Coordinated::new(record));
         let commits = record.commits();
-        self.ledger.recall(|record| commits.contains(&JobCheckpoint::of(record)));
+        self.owner.recall(|record| commits.contains(&JobCheckpoint::of(record)));
     }
 
     /// Notes that a part is published and has to be reported, unless a newer commit has subsumed it already.
@@ -321,7 +321,7 @@ impl Core {
         let Some(coordinated) = &mut self.coordinated else { return };
         let part = record.identity;
         if coordinated.committed.is_some_and(|committed| part.id <= committed.id) {
-            self.ledger.notice(NoticeKind::Discard, target(&part));
+            self.owner.let_go(target(&part));
             return;
         }
         if is_reported_at(part.id, coordinated.waiting()) {
@@ -333,7 +333,7 @@ impl Core {
         if coordinated.held.len() > HELD_PARTS
             && let Some((_, oldest)) = coordinated.held.pop_first()
         {
-            self.ledger.notice(NoticeKind::Discard, target(&oldest));
+            self.owner.let_go(target(&oldest));
         }
     }
 
@@ -364,7 +364,7 @@ impl Core {
         }
         let part = commit.part(&self.id.operator, self.id.subtask);
         let (Some(coordinated), Some(part)) = (&mut self.coordinated, part) else { return };
-        let is_own = part.epoch == self.epoch.number;
+        let is_own = part.epoch == self.owner.epoch().number;
         if is_own && coordinated.committed.is_some_and(|committed| committed.id >= part.id) {
             return;
         }
@@ -380,7 +380,7 @@ impl Core {
             coordinated.report_held(|id| is_reported_at(id, waiting));
             self.env.metrics.reported(-i64::try_from(settled).unwrap_or(i64::MAX));
         }
-        let outcome = self.ledger.commit(target(&part));
+        let outcome = self.owner.commit(target(&part));
         self.mark_completed(target(&part), outcome);
         self.retain_marks();
         self.want_copies();
@@ -395,7 +395,7 @@ impl Core {
         let Some(coordinated) = &mut self.coordinated else { return };
         coordinated.unreported.clear();
         coordinated.held.clear();
-        let attempt = self.manifest.owner().attempt;
+        let attempt = self.owner.manifest().owner().attempt;
         let text =
             format!("backend `{}`: attempt {attempt} is outdated, attempt {by} of the job has begun; stop", self.id);
         if !matches!(self.condition, Condition::Ended(_)) {
@@ -419,7 +419,7 @@ impl Core {
     pub(super) fn is_coordinated(&self, kind: NoticeKind, target: NoticeTarget) -> bool {
         let Some(coordinated) = &self.coordinated else { return false };
         let is_past = |record| coordinated.stands_on.is_some_and(|on| JobCheckpoint::of(record) < on);
-        kind == NoticeKind::Complete || self.ledger.find(target).is_some_and(|record| !is_past(record))
+        kind == NoticeKind::Complete || self.owner.ledger().find(target).is_some_and(|record| !is_past(record))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The parts of a backend that a restore could read from local disk: copies of objects, and images of RocksDB.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
 
 use uuid::Uuid;
 
@@ -17,12 +20,13 @@ impl Core {
     /// needed.
     pub(super) fn want_copies(&self) {
         if let Some(copies) = self.env.store.copies().filter(|copies| copies.has_all() || self.images.is_some()) {
-            let wanted =
-                local::wanted(&self.manifest, &self.ledger, self.snapshots.contents(), self.snapshot_low_water());
-            copies.want(&self.id, self.epoch.number, wanted);
+            let owner = &self.owner;
+            let files_from = owner.snapshot_low_water(self.snapshot_files.load(Ordering::Relaxed));
+            let wanted = local::wanted(owner.manifest(), owner.ledger(), owner.snapshot_contents(), files_from);
+            copies.want(&self.id, owner.epoch().number, wanted);
         }
         if let Some(images) = &self.images {
-            let bases = local::bases(&self.manifest, &self.ledger, self.snapshots.contents());
+            let bases = local::bases(self.owner.manifest(), self.owner.ledger(), self.owner.snapshot_contents());
             self.drop_images(images.retain(|base| bases.contains(base)));
         }
     }
@@ -30,7 +34,7 @@ impl Core {
     /// Tells the local copies that this owner has ended.
     pub(super) fn release_copies(&self) {
         if let Some(copies) = self.env.store.copies() {
-            copies.release(&self.id, self.epoch.number);
+            copies.release(&self.id, self.owner.epoch().number);
         }
     }
 
@@ -50,7 +54,7 @@ impl Core {
         if let Some(images) = self.images.take() {
             self.drop_images(images.retain(|_| false));
         }
-        let emptied = HashMapBackend::new(self.manifest.shape.key_groups);
+        let emptied = HashMapBackend::new(self.owner.manifest().shape.key_groups);
         let state = mem::replace(&mut self.inner, WithOperatorState::new(Box::new(emptied)));
         self.env.tasks.spawn(async move { tasks::blocking(|| drop(state)) });
     }

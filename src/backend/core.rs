@@ -30,10 +30,10 @@ use super::{
     states::{RegisteredState, States},
 };
 use crate::{
-    changelog::{pending::Pending, registry::JobUploads, uploader::WriterGuard, writer::Writer},
+    changelog::{pending::Pending, registry::JobUploads, uploader::WriterGuard},
     checkpoint::{
-        ledger::Ledger,
         manifest::{Manifest, Materialization},
+        owner::Owner,
     },
     clock::OwnTime,
     error::{Error, Reason},
@@ -86,47 +86,25 @@ pub(super) struct Uploading {
 
 /// One open backend.
 ///
-/// Invariants: `confirmed_to <= persisted_to <= applied_to`; the run of this epoch in `manifest` lists exactly the
-/// change sets below the writer's `listed_to`; each checkpoint in flight in the ledger has an entry in `flights`.
+/// Invariants: `confirmed_to <= persisted_to <= applied_to`; each checkpoint in flight in the owner's ledger has an
+/// entry in `flights`.
 pub(super) struct Core {
     pub(super) env: Environment,
     pub(super) shared: Weak<Shared>,
     pub(super) id: BackendId,
-    pub(super) epoch: Epoch,
     pub(super) condition: Condition,
+    /// Log, ledger and manifest.
+    pub(super) owner: Owner,
     pub(super) inner: WithOperatorState,
     pub(super) states: States,
     /// Incremental TTL clean-up, one cursor per state.
     pub(super) clean_ups: CleanUps,
-    pub(super) writer: Writer,
     /// `None` once the backend has ended, so that the job's uploads and their metrics can end, too.
     pub(super) uploads: Option<Uploading>,
-    pub(super) ledger: Ledger,
     /// Coordination of the job's checkpoints, if its attempt was declared.
     pub(super) coordinated: Option<Coordinated>,
-    /// The newest manifest, with the present log index.
-    pub(super) manifest: Manifest,
-    pub(super) manifest_crc: u32,
-    /// The end of the log index in the manifest that is under way, or was written last.
-    pub(super) publishing_to: Sqn,
-    /// The number of the manifest that opened this epoch.
-    pub(super) opened_number: u64,
-    /// When the store last showed that this owner is not fenced.
-    pub(super) heard: Instant,
-    /// Manifests of this epoch with lower numbers are deleted.
-    pub(super) deleted_below: u64,
-    /// Whether the superseded manifests of earlier owners are being deleted.
-    pub(super) settling: bool,
-    /// Since when the ledger differs from the manifest because of notices.
-    pub(super) dirty_since: Option<Instant>,
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
-    /// Whether a published checkpoint was withdrawn, so that a manifest without it goes out at once.
-    pub(super) withdrawing: bool,
-    /// Whether an orderly close waits for the last manifest.
-    pub(super) closing: bool,
-    /// Whether the last manifest has begun, which says that this owner names no further objects.
-    pub(super) sealed: bool,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
     /// The newest barriers of sessions, to recognise those that are sent again.
     pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
@@ -151,11 +129,6 @@ pub(super) struct Core {
     pub(super) restored: Vec<RestoredPart>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
-    /// `None` if this owner claimed the restored checkpoint. Otherwise its first own checkpoint, from which on it needs
-    /// nothing of the restored one; 0 until there is one.
-    pub(super) self_sustained_since: Option<CheckpointId>,
-    /// The newest materialization, on which new checkpoints build.
-    pub(super) base: Option<Materialization>,
     /// Pieces and images that the next materialization may reuse.
     pub(super) previous: Option<Arc<Reusable>>,
     /// Checkpoints that are being made without changelog.
@@ -170,14 +143,8 @@ pub(super) struct Core {
     pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
     /// The next number of a snapshot file of this epoch.
     pub(super) snapshot_files: Arc<AtomicU64>,
-    /// Snapshot files with lower numbers are uploaded or given up.
-    pub(super) snapshot_low_water: u64,
-    /// Number of the next page of the log index.
-    pub(super) next_page: u64,
     /// Bytes of state that this backend has counted into `env.state_bytes`.
     pub(super) counted_state_bytes: u64,
-    /// Bytes and changes appended since the last barrier.
-    pub(super) since_barrier: (u64, u64),
     /// Marks of checkpoints, if queries or warm restarts need them.
     pub(super) marks: Option<Marks>,
     /// Images on local disk, if warm restarts need them.
@@ -239,8 +206,8 @@ pub struct Description {
 impl Core {
     /// Refuses calls of another epoch, and any call of a backend that has ended.
     pub(super) fn check_owner(&self, epoch: Epoch) -> Result<(), Error> {
-        if epoch != self.epoch {
-            return Err(error::fenced(&self.id, epoch, self.epoch));
+        if epoch != self.owner.epoch() {
+            return Err(error::fenced(&self.id, epoch, self.owner.epoch()));
         }
         match &self.condition {
             Condition::Ended(error) => Err(error.clone()),
@@ -259,8 +226,8 @@ impl Core {
     /// How durable the batches are.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
         let applied_to = self.next_batch;
-        let persisted_to = self.writer.persisted_batches(applied_to);
-        let confirmed_to = self.ledger.confirmed_to();
+        let persisted_to = self.owner.writer().persisted_batches(applied_to);
+        let confirmed_to = self.owner.ledger().confirmed_to();
         assert!(confirmed_to <= persisted_to && persisted_to <= applied_to, "rungs of the ladder are in order");
         Acknowledgement { applied_to, persisted_to, confirmed_to }
     }
@@ -340,7 +307,7 @@ impl Core {
             let _ = reply.send(Err(error.clone()));
         }
         if let Some(Uploading { uploads, .. }) = &self.uploads {
-            uploads.withdraw(&self.id, self.epoch.number);
+            uploads.withdraw(&self.id, self.owner.epoch().number);
         }
         // 3. The session hears of its end after all other events.
         if let Some(session) = self.session.take() {
@@ -351,7 +318,7 @@ impl Core {
         self.env.metrics.ended(&self.id);
         self.stop_awaiting();
         self.release_copies();
-        self.env.metrics.pending_grew(-signed(self.writer.unpersisted_bytes()));
+        self.env.metrics.pending_grew(-signed(self.owner.writer().unpersisted_bytes()));
         self.account.close();
         self.push_back.wake();
         self.count_state_bytes(0);
@@ -387,21 +354,21 @@ impl Core {
 
     /// Describes the backend without counting entries.
     pub(super) fn outline(&self) -> Description {
-        let mut manifest = self.manifest.clone();
-        manifest.checkpoints = self.ledger.retained().to_vec();
+        let mut manifest = self.owner.manifest().clone();
+        manifest.checkpoints = self.owner.ledger().retained().to_vec();
         Description {
             id: self.id.clone(),
-            epoch: self.epoch,
+            epoch: self.owner.epoch(),
             manifest,
             states: self.states.in_force().map(StateSummary::uncounted).collect(),
             acknowledgement: self.acknowledgement(),
-            persisted_to: self.writer.persisted_to(),
+            persisted_to: self.owner.writer().persisted_to(),
             state_bytes: tasks::blocking_if(self.inner.may_block(), || self.inner.bytes()),
-            pending_bytes: self.writer.unpersisted_bytes(),
+            pending_bytes: self.owner.writer().unpersisted_bytes(),
             replay: self.replay_time(),
             pushed_back: self.push_back.is_on(),
             materialization_failures: self.materialization_failures,
-            self_sustained_since: self.self_sustained_since.unwrap_or(0),
+            self_sustained_since: self.owner.sustained_since(),
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),

@@ -95,7 +95,7 @@ impl Backend {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (id, epoch, attempt) = {
             let core = shared.core();
-            (core.id.clone(), core.epoch, core.manifest.owner().attempt)
+            (core.id.clone(), core.owner.epoch(), core.owner.manifest().owner().attempt)
         };
         Self { shared, id, epoch, attempt }
     }
@@ -121,7 +121,7 @@ impl Backend {
     /// The key groups of this subtask.
     #[must_use]
     pub fn key_groups(&self) -> KeyGroupRange {
-        self.shared.core().manifest.shape.key_groups
+        self.shared.core().owner.manifest().shape.key_groups
     }
 
     /// Whether the backend has ended: fenced, closed, or ended by a fault.
@@ -279,7 +279,7 @@ impl Backend {
         {
             let mut core = self.shared.core();
             core.check_owner(epoch)?;
-            if !core.ledger.pin(target) {
+            if !core.owner.pin(target) {
                 return Err(not_found(&self.id, target));
             }
             core.publish_now.push(reply);
@@ -296,7 +296,7 @@ impl Backend {
         let released = {
             let mut core = self.shared.core();
             core.check_owner(epoch)?;
-            core.ledger.release(target).unwrap_or(false)
+            core.owner.release(target).unwrap_or(false)
         };
         self.shared.wake.notify_one();
         Ok(released)
@@ -334,13 +334,13 @@ impl Backend {
         let (reply, answer) = oneshot::channel();
         {
             let mut core = self.shared.core();
-            if core.epoch != epoch {
-                return Err(error::fenced(&self.id, epoch, core.epoch));
+            if core.owner.epoch() != epoch {
+                return Err(error::fenced(&self.id, epoch, core.owner.epoch()));
             }
             if matches!(core.condition, Condition::Ended(_)) {
                 return Ok(());
             }
-            core.closing = true;
+            core.owner.close();
             core.publish_now.push(reply);
         }
         self.shared.wake.notify_one();

@@ -157,6 +157,6 @@ fn next(shared: &Shared) -> Next {
             core.end_lingering(&Error::new(Reason::BackendClosed, text), LingerEnd::time);
             Next::Leave
         }
-        Some((_, until)) => Next::Look(core.id.clone(), core.epoch, (linger / LOOKS).min(until - now)),
+        Some((_, until)) => Next::Look(core.id.clone(), core.owner.epoch(), (linger / LOOKS).min(until - now)),
     }
 }

@@ -133,9 +133,9 @@ impl Core {
         let (Some(marks), NoticeOutcome::Done) = (&mut self.marks, outcome) else { return };
         let same = |identity: &CheckpointIdentity| identity.epoch == target.epoch && identity.id == target.id;
         let is_newest = marks.completed.is_none_or(|(_, mark)| Mark(target.id) > mark);
-        if target.epoch == self.epoch.number
+        if target.epoch == self.owner.epoch().number
             && is_newest
-            && let Some(record) = self.ledger.retained().iter().find(|record| same(&record.identity))
+            && let Some(record) = self.owner.ledger().retained().iter().find(|record| same(&record.identity))
         {
             marks.completed = Some((record.identity, Mark(target.id)));
         }
@@ -149,7 +149,7 @@ impl Core {
             return;
         }
         let Some(Marks { undo, completed, readers, known, .. }) = &mut self.marks else { return };
-        let (epoch, ledger) = (self.epoch.number, &self.ledger);
+        let (epoch, ledger) = (self.owner.epoch().number, self.owner.ledger());
         let newest = completed.map(|(_, mark)| mark);
         let may_complete = |mark: Mark| {
             let retained = || ledger.retained().iter().map(|record| &record.identity);

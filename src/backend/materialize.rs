@@ -69,7 +69,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             core.note_replay();
             let requested = !core.materialization_requests.is_empty();
-            let scattered = core.base.is_none() && core.manifest.owner().contents.imports.len() > MANY_IMPORTS;
+            let scattered =
+                core.owner.base().is_none() && core.owner.manifest().owner().contents.imports.len() > MANY_IMPORTS;
             Facts { now, changed: core.log_changes > 0, log_changes: core.log_changes, requested, scattered }
         };
         if schedule.is_due(facts) {
@@ -104,7 +105,9 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
         return;
     }
     let now = Instant::now();
-    core.snapshot_low_water = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+    let next_file = core.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
+    let durable = made.as_ref().ok().map(|done| done.made.materialization.clone());
+    core.owner.materialized(durable, next_file);
     let result = match made {
         Ok(Done { made, log_changes_before, images }) => {
             schedule.succeeded(now);
@@ -119,8 +122,6 @@ fn finish(shared: &Shared, schedule: &mut Schedule, made: Result<Done, Error>) {
             core.log_changes -= log_changes_before;
             core.keep_images(made.materialization.uuid, &made.index, &images);
             core.previous = Some(Arc::new(Reusable::new(made.materialization.uuid, Arc::new(made.index))));
-            core.manifest.materializations.push(made.materialization.clone());
-            core.base = Some(made.materialization.clone());
             Ok(made.materialization)
         }
         Err(error) => {
@@ -167,7 +168,7 @@ pub(super) fn target(core: &Core, shared: &Shared, retry: Retry) -> Target {
         store: shared.store.clone(),
         backend: core.id.clone(),
         instance: core.env.instance,
-        epoch: core.epoch.number,
+        epoch: core.owner.epoch().number,
         numbers: core.snapshot_files.clone(),
         random: core.env.random.clone(),
         compression: core.env.options.compression,
@@ -206,10 +207,10 @@ struct Listed {
 impl Listed {
     /// The states whose descriptors are `wanted`.
     fn of(core: &Core, wanted: impl Fn(&StateDescriptor) -> bool) -> Self {
-        let keyed = core.manifest.shape.key_groups;
+        let keyed = core.owner.manifest().shape.key_groups;
         let wanted = core.states.data().filter(|(_, descriptor)| wanted(descriptor));
         let states = wanted.map(|(id, descriptor)| (id, operator::key_groups_of(descriptor, keyed))).collect();
-        Self { states, reusable: core.previous.clone(), at: core.writer.next() }
+        Self { states, reusable: core.previous.clone(), at: core.owner.writer().next() }
     }
 }
 
@@ -289,7 +290,7 @@ fn image(core: &mut Core, part: usize) -> Result<Imaged, Error> {
     if let Condition::Ended(error) = &core.condition {
         return Err(error.clone());
     }
-    let sqn = core.writer.next();
+    let sqn = core.owner.writer().next();
     let Core { inner, previous, env, .. } = core;
     let images = inner.images().expect("a backend of images stays one");
     let key_groups = images.parts().get(part).copied();
@@ -313,7 +314,7 @@ fn step(
         return Err(error.clone());
     }
     // All changes below this sqn are applied, and none at or above it.
-    let sqn = core.writer.next();
+    let sqn = core.owner.writer().next();
     let is_operator = group == KeyGroup::OPERATOR;
     let pieces = if is_operator { Some(core.inner.operator_pieces()) } else { core.inner.pieces() };
     let pieces = pieces.expect("a backend of pieces stays one");

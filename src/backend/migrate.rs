@@ -176,7 +176,7 @@ impl Core {
 
     /// The key groups that have entries of a state.
     fn groups_of(&self, state: StateId) -> KeyGroupRange {
-        let keyed = self.manifest.shape.key_groups;
+        let keyed = self.owner.manifest().shape.key_groups;
         self.states.get(state).map_or(keyed, |descriptor| operator::key_groups_of(descriptor, keyed))
     }
 
@@ -205,12 +205,12 @@ impl Core {
 
     /// Moves one batch. It has no number: it becomes durable with the next batch.
     fn move_batch(&mut self, of: Move, cursor: &mut Cursor) -> Result<(), Error> {
-        let bytes_before = self.writer.active_bytes();
+        let bytes_before = self.owner.writer().active_bytes();
         self.pass_time();
         self.begin_logging();
         let (may_block, groups, time) = (self.inner.may_block(), self.groups_of(of.from), self.time);
-        let Self { inner, writer, since_barrier, log_changes, marks, .. } = self;
-        let mut appender = Appender { writer, since_barrier, log_changes };
+        let Self { inner, owner, log_changes, marks, .. } = self;
+        let mut appender = Appender { log: owner.log(), log_changes };
         let mut log = |change: &Change<'_>| appender.append(change);
         let moved = tasks::blocking_if(may_block, || {
             let mut live = Live::new(marks, inner, of.kind);
@@ -219,10 +219,10 @@ impl Core {
             inner.finish_batch()
         });
         if let Err(fault) = moved {
-            self.writer.abandon_batch();
+            self.owner.abandon_batch();
             return Err(self.fail_safe(error::inner(&fault)));
         }
-        let appended = self.writer.end_batch(bytes_before);
+        let appended = self.owner.end_batch(bytes_before);
         self.account.hold(appended);
         self.env.metrics.batch_applied(0, appended);
         self.count_appended(appended);

@@ -53,12 +53,12 @@ use super::{
     worker,
 };
 use crate::{
-    changelog::{block::ChangeSetBuilder, pending::Pending, writer::Writer},
+    changelog::{block::ChangeSetBuilder, pending::Pending},
     checkpoint::{
-        chain,
+        self, chain,
         job::{JobRecord, Spoilt},
-        ledger::Ledger,
         manifest::{Manifest, Shape},
+        owner::{Beginning, Owner},
     },
     error::{Error, Reason},
     object::{Retry, Store},
@@ -218,7 +218,6 @@ async fn begin(
     let mut core = assemble(env, spec, assembly);
     // Order: commits and operator state of the beginning first, then calls are served.
     core.begin_coordinated(declared);
-    core.begin_retention();
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
@@ -356,50 +355,35 @@ struct Assembly {
 fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
     let Assembly { manifest, crc, inner, states, account, restored, previous, images, parts, skipped, no_claim } =
         parts;
-    let owner = manifest.owner();
-    let (epoch, attempt) = (owner.epoch, owner.attempt);
     let uploads = env.uploads.of_job(&spec.id.job);
     let parts_of_log = manifest.shape.key_groups.parts(manifest.shape.max_parallelism).collect();
-    let changelog = manifest.shape.changelog;
+    let shape = manifest.shape;
     let blocks = ChangeSetBuilder::new(parts_of_log, env.options.block_split_threshold);
-    let writer = Writer::new(spec.id.clone(), epoch.number, blocks);
-    let writer = if changelog { writer } else { writer.silenced() };
-    let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
-    let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
     let retention = spec.retention.unwrap_or(env.options.retention);
     // A base may lack entries that were expired at the cut, and this daemon's clock may be behind; so time must not go
     // back.
     let time = parts.iter().map(|part| part.time).max().unwrap_or(0).max(restored.time);
     let began_with = parts.first().map(|part| part.checkpoint);
-    let keeps_marks = env.options.queries || warm::needs_marks(env, manifest.shape.inner);
+    let keeps_marks = env.options.queries || warm::needs_marks(env, shape.inner);
     // Without a log, replays do not grow any more.
-    let log_changes = if changelog { restored.log_changes } else { 0 };
+    let log_changes = if shape.changelog { restored.log_changes } else { 0 };
     let mut core = Core {
         env: env.clone(),
         shared: std::sync::Weak::new(),
         id: spec.id.clone(),
-        epoch,
         condition: Condition::Serving,
+        owner: Owner::new(
+            Beginning { manifest, crc, retention, is_claimed: !no_claim, blocks },
+            checkpoint::owner::Options::new(env.options.notice_delay),
+            Instant::now().into_std(),
+        ),
         inner,
         clean_ups: CleanUps::new(&states),
         states,
-        writer,
         uploads: Some(Uploading { _writer: uploads.writer(), uploads }),
-        ledger: Ledger::new(epoch.number, retention, manifest.checkpoints.clone(), last_id)
-            .of_run(owner.job_run.clone()),
         coordinated: None,
-        manifest_crc: crc,
-        publishing_to: crate::types::Sqn::first_of(epoch.number),
-        opened_number: manifest.number,
-        heard: Instant::now(),
-        deleted_below: 0,
-        settling: false,
-        dirty_since: None,
         publish_now: vec![],
         publishing_for: vec![],
-        withdrawing: false,
-        closing: false,
-        sealed: false,
         flights: BTreeMap::new(),
         barriers: BTreeMap::new(),
         persist_waiters: Pending::default(),
@@ -415,8 +399,6 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         own_time: Core::own_time(env, &spec.id, time),
         restored: parts,
         skipped,
-        self_sustained_since: no_claim.then_some(0),
-        base: None,
         previous,
         snapshots: Snapshots::default(),
         log_changes,
@@ -424,15 +406,11 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         materialization_failures: 0,
         materialization_requests: vec![],
         snapshot_files: Arc::new(AtomicU64::new(1)),
-        snapshot_low_water: 0,
-        next_page: manifest.page_low_water,
         counted_state_bytes: 0,
-        since_barrier: (0, 0),
         marks: keeps_marks.then(|| Marks::new(undo(env), began_with, log_changes)),
         images,
         successors: 0,
         key_groups: vec![],
-        manifest,
     };
     core.count_state_bytes(core.inner.memory_bytes());
     core.want_copies();
@@ -448,7 +426,7 @@ fn undo(env: &Environment) -> Undo {
 /// Starts the background work of an owner.
 fn serve(core: Core, restored: Progress) -> Opened {
     let (env, tasks) = (core.env.clone(), core.env.tasks.clone());
-    let changelog = core.manifest.shape.changelog;
+    let changelog = core.owner.manifest().shape.changelog;
     let shared = Shared::new(core);
     // Weak, so that an ended backend frees its memory even if its tasks still run.
     let end = |weak: std::sync::Weak<Shared>| {
@@ -488,7 +466,7 @@ fn serve(core: Core, restored: Progress) -> Opened {
 /// # Errors
 /// If it asks for another shape than it opened with.
 pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -> Result<Opened, Error> {
-    let running = backend.shared.core().manifest.shape;
+    let running = backend.shared.core().owner.manifest().shape;
     let wanted = claim::shape(env, spec, Some(&running.span()))?;
     if wanted.key_groups != running.key_groups {
         let text = format!(
@@ -524,10 +502,10 @@ fn describe(backend: &Backend) -> Opened {
         applied_to: core.next_batch,
         states: core.states.in_force().collect(),
         reconnected: true,
-        shape: core.manifest.shape,
+        shape: core.owner.manifest().shape,
         restored: Progress::default(),
-        last_checkpoint_id: core.ledger.last_id(),
-        self_sustained_since: core.self_sustained_since.unwrap_or(0),
+        last_checkpoint_id: core.owner.ledger().last_id(),
+        self_sustained_since: core.owner.sustained_since(),
         skipped: core.skipped.clone(),
         warm: false,
         not_warm: String::new(),

@@ -22,13 +22,13 @@ impl Core {
             return Ok(());
         }
         assert_eq!(self.next_batch, 0, "an owner begins before its first batch");
-        let bytes_before = self.writer.active_bytes();
+        let bytes_before = self.owner.writer().active_bytes();
         self.begin_logging();
         for (id, share) in shares {
             self.replace(*id, share)?;
         }
         self.inner.finish_batch().map_err(|fault| error::inner(&fault))?;
-        let appended = self.writer.end_batch(bytes_before);
+        let appended = self.owner.end_batch(bytes_before);
         // These bytes are held even if there is no credit for them; the next batch waits until they are durable.
         self.account.hold(appended);
         self.count_appended(appended);
@@ -37,21 +37,21 @@ impl Core {
     }
 
     fn replace(&mut self, id: StateId, share: &Contents) -> Result<(), String> {
-        let Self { inner, states, writer, since_barrier, log_changes, manifest, env, time, .. } = self;
+        let Self { inner, states, owner, log_changes, env, time, .. } = self;
         let Some(descriptor) = states.get(id) else { return Ok(()) };
         let limits = &env.options.limits;
         let context = OpContext {
             descriptor,
             max_value_bytes: limits.max_value_bytes,
             page_bytes: 0,
-            key_groups: manifest.shape.key_groups,
+            key_groups: owner.manifest().shape.key_groups,
             scope: 0,
             time: *time,
             upkeep: None,
             reach: Reach::default(),
             cursors: None,
         };
-        let mut appender = Appender { writer, since_barrier, log_changes };
+        let mut appender = Appender { log: owner.log(), log_changes };
         let mut log = |change: &Change<'_>| appender.append(change);
         let at = operator::address(id);
         let mut run = |op: Op<'_>| {

@@ -63,8 +63,9 @@ impl Core {
             self.tell(SessionEvent::CheckpointFailed { id, error });
             return true;
         }
-        let epoch = self.epoch.number;
-        let published = self.ledger.retained().iter().find(|r| r.identity.id == id && r.identity.epoch == epoch);
+        let epoch = self.owner.epoch().number;
+        let published =
+            self.owner.ledger().retained().iter().find(|r| r.identity.id == id && r.identity.epoch == epoch);
         let event = match published {
             Some(record) => SessionEvent::CheckpointCompleted(Box::new(self.completed(record, None))),
             None => {

@@ -103,7 +103,7 @@ impl Query {
         }
         let backend = directory.running(&id)?;
         let core = backend.shared.core();
-        let shape = core.manifest.shape;
+        let shape = core.owner.manifest().shape;
         let states: Vec<_> = core.states.in_force().collect();
         drop(core);
         let started = QueryStarted {
@@ -254,7 +254,7 @@ impl<'a> Reading<'a> {
             core.check_mark(identity.id, mark)?;
         }
         core.read_clock();
-        let Core { inner, states, marks, manifest, epoch, time, clean_ups, .. } = core;
+        let Core { inner, states, marks, owner, time, clean_ups, .. } = core;
         let descriptor = states.get(operation.state).expect("a checked operation has a state");
         let at = address(operation, key_group);
         let mut at_mark;
@@ -275,8 +275,8 @@ impl<'a> Reading<'a> {
             descriptor,
             max_value_bytes: limits.max_value_bytes,
             page_bytes: self.room.min(STEP_BYTES),
-            key_groups: read_key_groups(operation, key_group, manifest.shape.key_groups),
-            scope: scope(*epoch),
+            key_groups: read_key_groups(operation, key_group, owner.manifest().shape.key_groups),
+            scope: scope(owner.epoch()),
             time: *time,
             upkeep: None,
             reach: if self.on_disk { REACH_ON_DISK } else { REACH },

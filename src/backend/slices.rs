@@ -183,8 +183,9 @@ impl Core {
             return Ok(());
         }
         let descriptor = self.states.get(operation.state).expect("a checked operation has a state");
-        let key_groups = read_key_groups(operation, key_group, self.manifest.shape.key_groups);
-        let context = view.context(descriptor, limits, (key_groups, scope(self.epoch)), (None, self.clean_ups.lists()));
+        let key_groups = read_key_groups(operation, key_group, self.owner.manifest().shape.key_groups);
+        let context =
+            view.context(descriptor, limits, (key_groups, scope(self.owner.epoch())), (None, self.clean_ups.lists()));
         let at = address(operation, key_group);
         let answer = op::execute(&mut self.inner, at, &operation.op, &context, &mut |_| {})?;
         view.answered(answer);

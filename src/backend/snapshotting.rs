@@ -30,8 +30,7 @@ use super::{
 use crate::{
     checkpoint::{
         base::Image,
-        ledger::Awaits,
-        manifest::{Contents, Materialization},
+        owner::{Cut, Turn},
     },
     error::{Error, Reason},
     materialization::{
@@ -68,15 +67,10 @@ pub(super) struct Snapshots {
 /// The snapshot of one checkpoint.
 #[derive(Debug)]
 struct Snapshot {
-    cut: Sqn,
-    /// Batches below this number are part of it.
-    applied_to: u64,
     triggered: Instant,
     deadline: Instant,
     /// When it last made progress.
     progressed: Instant,
-    /// The lowest number of the files that it writes; `None` before its turn.
-    first_file: Option<u64>,
     /// Materializations whose pieces or images it uses, oldest first.
     leans_on: Vec<Arc<Reusable>>,
     /// The images of an inner backend on local disk.
@@ -119,9 +113,9 @@ enum Snapped {
 }
 
 /// When the turn of a snapshot comes.
-enum Turn {
+enum When {
     /// The turn has come.
-    Come,
+    Now,
     /// The turn comes at this time, if not earlier.
     Later(Instant),
     /// The snapshot was given up.
@@ -129,37 +123,26 @@ enum Turn {
 }
 
 impl Snapshots {
-    /// The contents that the manifest has to keep for running snapshots.
-    pub(super) fn contents(&self) -> impl Iterator<Item = Contents> + '_ {
-        let bases = self.running.values().flat_map(|snapshot| &snapshot.leans_on).map(|base| base.uuid());
-        bases.map(|uuid| Contents { base: Some(uuid), ..Contents::default() })
-    }
-
-    /// Files below this number are uploaded or given up, if the next file has number `next`.
-    pub(super) fn low_water(&self, next: u64) -> u64 {
-        self.running.values().filter_map(|snapshot| snapshot.first_file).fold(next, u64::min)
-    }
-
     /// Waits until the next snapshot is over, counted from now.
     pub(super) fn one_over(&self) -> OwnedNotified {
         self.over.clone().notified_owned()
     }
 
-    fn turn(&self, id: CheckpointId, now: Instant) -> Turn {
-        let Some(snapshot) = self.running.get(&id) else { return Turn::Never };
+    fn turn(&self, id: CheckpointId, now: Instant) -> When {
+        let Some(snapshot) = self.running.get(&id) else { return When::Never };
         let Some(progressed) = self.running.range(..id).map(|(_, before)| before.progressed).max() else {
-            return Turn::Come;
+            return When::Now;
         };
         let patience = snapshot.deadline.saturating_duration_since(snapshot.triggered) / PATIENCE;
         let latest = progressed.max(snapshot.triggered) + patience;
-        if latest <= now { Turn::Come } else { Turn::Later(latest) }
+        if latest <= now { When::Now } else { When::Later(latest) }
     }
 }
 
 impl Core {
     /// Whether the backend has no changelog, so that its checkpoints are snapshots.
     pub(super) fn is_unlogged(&self) -> bool {
-        self.writer.is_silent()
+        self.owner.is_unlogged()
     }
 
     /// The error for a request that needs a changelog.
@@ -192,19 +175,13 @@ impl Core {
         tasks::blocking_if(may_block, flush)
     }
 
-    /// Freezes the present contents for checkpoint `id`. Returns what the checkpoint waits for, and its base if it
-    /// waits for nothing.
+    /// Cuts the present contents for checkpoint `id`, and freezes them unless they are durable.
     ///
     /// # Errors
     /// If the local disk fails: nothing was frozen.
-    pub(super) fn freeze(&mut self, id: CheckpointId, deadline: Instant) -> Result<(Awaits, Option<Uuid>), Error> {
-        let (cut, applied_to) = (self.writer.next(), self.next_batch);
-        let durable = self.base.as_ref().filter(|base| base.complete_at == cut).map(|base| base.uuid);
-        // An owner that must not need the restored checkpoint takes even its beginning as a snapshot of its own.
-        let owns_beginning = self.self_sustained_since.is_none();
-        if durable.is_some() || (owns_beginning && cut == Sqn::first_of(self.epoch.number)) {
-            self.writer.on_snapshot(cut, applied_to);
-            return Ok((Awaits::Nothing, durable));
+    pub(super) fn freeze(&mut self, id: CheckpointId, deadline: Instant) -> Result<Cut, Error> {
+        if let Some(cut) = self.owner.cut_durable(self.next_batch) {
+            return Ok(cut);
         }
         let leans_on: Vec<Arc<Reusable>> = self.previous.iter().cloned().collect();
         let may_block = self.inner.may_block();
@@ -214,20 +191,11 @@ impl Core {
         };
         tasks::blocking_if(may_block, || self.inner.cuts().begin_cut(id, kept(leans_on.first())));
         let now = Instant::now();
-        let snapshot = Snapshot {
-            cut,
-            applied_to,
-            triggered: now,
-            deadline,
-            progressed: now,
-            first_file: None,
-            leans_on,
-            images,
-            task: None,
-        };
+        let cut = self.owner.begin_snapshot(id, self.next_batch, leans_on.first().map(|newest| newest.uuid()));
+        let snapshot = Snapshot { triggered: now, deadline, progressed: now, leans_on, images, task: None };
         self.snapshots.running.insert(id, snapshot);
         self.env.metrics.materialization_started();
-        Ok((Awaits::Snapshot, None))
+        Ok(cut)
     }
 
     /// Takes an image of every part that has changed since its last known image.
@@ -317,23 +285,16 @@ impl Core {
             }
         };
         let Some(snapshot) = self.snapshots.running.remove(&id) else { return };
-        // Order: 1. the manifest gets the materialization, 2. the checkpoint gets ready to be published. A manifest
-        // with the checkpoint then also has its base.
-        let (base, uploaded_bytes) = match made {
-            Snapped::Made(made) => {
-                let uploaded_bytes = made.uploaded_bytes;
-                (self.install(*made, &snapshot), uploaded_bytes)
-            }
-            Snapped::Durable(base) => (base, 0),
-        };
-        self.writer.on_snapshot(snapshot.cut, snapshot.applied_to);
-        self.ledger.snapshotted(id, base, uploaded_bytes);
+        match made {
+            Snapped::Made(made) => self.install(id, *made, &snapshot),
+            Snapped::Durable(base) => _ = self.owner.snapshotted(id, Err(base)),
+        }
         self.end_snapshot(id, snapshot);
         self.wake_session();
     }
 
-    /// Adds a new materialization. Returns its UUID.
-    fn install(&mut self, made: Made, snapshot: &Snapshot) -> Uuid {
+    /// Adds the new materialization of checkpoint `id`.
+    fn install(&mut self, id: CheckpointId, made: Made, snapshot: &Snapshot) {
         let Made { materialization, index, uploaded_bytes } = made;
         let taken = snapshot.images.iter().filter_map(|image| match image {
             FrozenImage::Taken(image, _) => Some(image.clone()),
@@ -350,17 +311,9 @@ impl Core {
         );
         self.materialization_failures = 0;
         let uuid = materialization.uuid;
-        // In the order of the cuts: the manifest and the next owner take the last one for the newest.
-        let all = &mut self.manifest.materializations;
-        let is_newer = |other: &Materialization| other.complete_at > materialization.complete_at;
-        let position = all.iter().rposition(|other| !is_newer(other)).map_or(0, |before| before + 1);
-        let is_newest = position == all.len();
-        all.insert(position, materialization.clone());
-        if is_newest {
+        if self.owner.snapshotted(id, Ok((materialization, uploaded_bytes))) == Some(true) {
             self.previous = Some(Arc::new(Reusable::new(uuid, Arc::new(index))));
-            self.base = Some(materialization);
         }
-        uuid
     }
 
     /// Frees the memory of a snapshot, and lets the next ones go on.
@@ -379,15 +332,15 @@ impl Core {
         let number = self.snapshot_files.load(std::sync::atomic::Ordering::Relaxed);
         let deadline = self.snapshots.running.get(&id)?.deadline;
         let target = target(self, deadline);
-        let (base, newest) = (self.base.clone(), self.previous.clone());
-        let snapshot = self.snapshots.running.get_mut(&id)?;
-        let cut = snapshot.cut;
-        if let Some(base) = base.filter(|base| base.complete_at == cut) {
-            return Some(Begun::Durable(base.uuid));
-        }
-        (snapshot.first_file, snapshot.progressed) = (Some(number), Instant::now());
         // A later materialization has changes that this cut must not have.
-        let newest = newest.filter(|newest| newest.is_before(cut));
+        let cut = self.owner.snapshot_cut(id)?;
+        let newest = self.previous.clone().filter(|newest| newest.is_before(cut));
+        match self.owner.take_turn(id, number, newest.as_ref().map(|newest| newest.uuid()))? {
+            Turn::Durable(base) => return Some(Begun::Durable(base)),
+            Turn::Works => {}
+        }
+        let snapshot = self.snapshots.running.get_mut(&id)?;
+        snapshot.progressed = Instant::now();
         if let Some(newest) = &newest
             && snapshot.leans_on.last().is_none_or(|last| last.uuid() != newest.uuid())
         {
@@ -470,9 +423,9 @@ async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
         ended.as_mut().enable();
         let turn = shared.core().snapshots.turn(id, Instant::now());
         let until = match turn {
-            Turn::Come => return true,
-            Turn::Never => return false,
-            Turn::Later(until) => until,
+            When::Now => return true,
+            When::Never => return false,
+            When::Later(until) => until,
         };
         tokio::select! {
             biased;

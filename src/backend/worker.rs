@@ -13,11 +13,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    checkpointing::Publication,
     core::{Condition, Core},
     error,
     handle::Shared,
-    pages,
 };
 use crate::{
     checkpoint::{
@@ -25,6 +23,8 @@ use crate::{
         envelope,
         index::NewPage,
         manifest::Manifest,
+        owner::Publication,
+        pages,
     },
     object::{Retry, Store},
     types::BackendId,
@@ -65,10 +65,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         if !pages.is_empty() {
             // The log index names these pages already, so no manifest may begin before they are durable.
-            let _ = attend(&shared, write_pages(&shared.store, &id, pages)).await;
+            if attend(&shared, write_pages(&shared.store, &id, pages)).await.is_some() {
+                shared.core().owner.pages_written();
+            }
             continue;
         }
-        if shared.core().is_silent_for(SILENCE, now) {
+        if shared.core().owner.is_silent_for(SILENCE, now.into_std()) {
             look(&shared, now).await;
             continue;
         }
@@ -84,8 +86,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn look(shared: &Arc<Shared>, now: Instant) {
     let manifest = {
         let mut core = shared.core();
-        core.heard = now;
-        core.manifest.clone()
+        core.owner.look(now.into_std());
+        core.owner.manifest().clone()
     };
     let overtaken = chain::overtaken(&shared.store, &manifest, manifest.number, Retry::none());
     if let Some(Ok(Some(by))) = attend(shared, overtaken).await {
@@ -102,7 +104,7 @@ fn fenced(shared: &Shared, by: &crate::error::Error) {
 
 /// Makes one manifest durable and tells the core, then the pages that only the next manifest names.
 async fn publish(shared: &Arc<Shared>, publication: Publication) {
-    let Publication { before, manifest, beside } = publication;
+    let Publication { before, manifest, beside, .. } = publication;
     let store = &shared.store;
     let writing = async {
         // Order: 1. pages that the manifest names, 2. the manifest, 3. (at any time until this function returns) pages
@@ -125,11 +127,11 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
     match result.await {
         // Given up as in a crash: the manifest may or may not become durable.
         None => return,
-        Some(Ok(crc)) => published(shared, manifest.number, crc),
+        Some(Ok(crc)) => published(shared, crc),
         Some(Err(by)) => return fenced(shared, &by),
     }
-    if pages_left {
-        let _ = attend(shared, beside).await;
+    if !pages_left || attend(shared, beside).await.is_some() {
+        shared.core().owner.pages_written();
     }
 }
 
@@ -156,29 +158,25 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
     }
 }
 
-/// Tells the core that manifest `number` is durable, and deletes superseded manifests.
-fn published(shared: &Arc<Shared>, number: u64, crc: u32) {
+/// Tells the core that the manifest is durable, and deletes superseded manifests.
+fn published(shared: &Arc<Shared>, crc: u32) {
     let mut core = shared.core();
     // Order: 1. the core learns that the manifest is durable, 2. only then are superseded ones deleted.
     core.published(crc);
-    let deletable = chain::deletable(core.deleted_below, core.opened_number, number);
-    // One request for a few manifests, instead of one each.
-    if deletable.end.saturating_sub(deletable.start) >= chain::KEPT_MANIFESTS {
-        core.deleted_below = deletable.end;
+    if let Some(superseded) = core.owner.superseded() {
         let (store, id) = (shared.store.clone(), core.id.clone());
         core.env.tasks.spawn(async move {
-            delete_manifests(&store, &id, deletable).await;
+            delete_manifests(&store, &id, superseded).await;
         });
     }
-    settle(shared, &mut core, number);
+    settle(shared, &mut core);
 }
 
 /// Deletes the manifests of earlier owners between their first and last ones, so that later reads need not look there
 /// again.
-fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
-    let between = core.manifest.fences.between(number);
-    let Some(end) = between.iter().map(|range| range.end).max().filter(|_| !core.settling) else { return };
-    core.settling = true;
+fn settle(shared: &Arc<Shared>, core: &mut Core) {
+    let Some(between) = core.owner.settle() else { return };
+    let end = between.iter().map(|range| range.end).max();
     let (shared, id) = (shared.clone(), core.id.clone());
     core.env.tasks.spawn(async move {
         // Order: 1. delete, 2. tell the next manifest. It says that no manifest is left between, so it must not say so
@@ -187,11 +185,7 @@ fn settle(shared: &Arc<Shared>, core: &mut Core, number: u64) {
         for range in between {
             is_done &= delete_manifests(&shared.store, &id, range).await;
         }
-        let mut core = shared.core();
-        core.settling = false;
-        if is_done {
-            core.manifest.fences.settle(end);
-        }
+        shared.core().owner.settled(end.filter(|_| is_done));
     });
 }
 

@@ -1,19 +1,28 @@
 //! An exploration: every order in which the steps of owners, uploads, notices, deaths and a sweep can follow each
 //! other, within small bounds, breadth first.
 //!
-//! The leaves are the production code: writer, ledger, manifests and their codec, and the futures that talk to the
-//! store, each of whose requests is a step ([`script`]). The composition of these leaves is not. When a manifest is
-//! wanted, and its contents, is decided by the explorer's own owner (`owner`), not by `backend::Core`. It has no
-//! snapshots, never folds pages, and knows no coordination.
+//! The owner is the one that the daemon runs ([`super::owner`]), with its writer, ledger, manifests and their codec; so
+//! are the futures that talk to the store, each of whose requests is a step (`script`). The explorer adds only the
+//! world round it: requests that arrive early, late or never, engines that send barriers and notices, other owners,
+//! readers, a sweep, and the truth that everything is checked against (`check`).
+//!
+//! What is left out: several backends of one job, rescales, coordination, and most of time.
+//!
+//! `DSTL_EXPLORE_DEEPER=1` widens the bounds. `rules` shows that the exploration finds each rule that an owner breaks.
 
+mod actor;
+mod base;
 mod check;
-mod owner;
+mod instance;
 mod reader;
+mod rules;
 mod scope;
 mod script;
+mod settle;
 mod world;
 
 use std::{
+    any::Any,
     collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
@@ -51,10 +60,22 @@ impl Way {
     }
 }
 
+/// A fault that was found.
+struct Fault {
+    /// States visited until then.
+    states: usize,
+    panic: Box<dyn Any + Send>,
+}
+
 /// Visits every state within `scope` after the steps of `prefix`, up to `most`, and checks it.
-fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Explored {
-    let (stage, mut first) = (Stage::new(), World::new(Scope { opens: 9, materializations: 9, ..scope }));
-    prefix.iter().for_each(|step| first.take(&stage, *step));
+fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Result<Explored, Fault> {
+    let stage = Stage::new();
+    let mut first = World::new(Scope { opens: 9, materializations: 9, barriers: u8::MAX, ..scope });
+    let begin = catch_unwind(AssertUnwindSafe(|| {
+        prefix.iter().for_each(|step| first.take(&stage, *step));
+        first.check();
+    }));
+    begin.map_err(|panic| Fault { states: 0, panic })?;
     first.left = scope;
     let (mut seen, mut way) = (HashSet::from([first.fingerprint()]), Way(vec![(0, None)]));
     let (mut open, mut explored) = (VecDeque::from([(0, first)]), Explored::default());
@@ -70,6 +91,7 @@ fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Explored {
                     if print.is_multiple_of(SETTLED) {
                         explored.settled += 1;
                         next.clone().settle(&stage);
+                        next.clone().rest(&stage);
                     }
                     return true;
                 }
@@ -82,17 +104,17 @@ fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Explored {
                     open.push_back((way.0.len() - 1, next));
                 }
                 Ok(true) => panic!("{name}: more than {most} states"),
-                Err(fault) => {
+                Err(panic) => {
                     eprintln!("{name}: after");
                     way.print(at, Some(step));
-                    resume_unwind(fault);
+                    return Err(Fault { states: way.0.len(), panic });
                 }
             }
         }
     }
     explored.states = way.0.len();
     println!("{name}: {explored:?}");
-    explored
+    Ok(explored)
 }
 
 /// How much wider the bounds are than by default.
@@ -107,7 +129,7 @@ fn explored(name: &str, scope: Scope, at_least: usize) {
 
 /// As [`explored`], after some steps.
 fn explored_after(name: &str, prefix: &[Step], scope: Scope, at_least: usize) {
-    let explored = explore(name, prefix, scope, 10_000_000);
+    let explored = explore(name, prefix, scope, 10_000_000).unwrap_or_else(|fault| resume_unwind(fault.panic));
     assert!(explored.states >= at_least && explored.settled > 0, "{name}: {explored:?}");
 }
 
@@ -171,6 +193,74 @@ fn published(owner: usize) -> Vec<Step> {
     let durable =
         [Step::Barrier { owner, inline: false }, Step::Arrive { owner, upload }, Step::Learn { owner, upload }];
     [&durable[..], &[Step::Begin { owner }, Step::Go { owner }]].concat()
+}
+
+/// The steps by which a checkpoint whose change set is in its manifest is published.
+fn inlined(owner: usize) -> Vec<Step> {
+    vec![Step::Barrier { owner, inline: true }, Step::Begin { owner }, Step::Go { owner }]
+}
+
+/// The steps by which a checkpoint without log is published.
+fn snapshotted(owner: usize, id: u64) -> Vec<Step> {
+    let durable = [Step::Barrier { owner, inline: false }, Step::Turn { owner, id }];
+    let learned = [Step::SnapshotArrives { owner, id }, Step::Snapshotted { owner, id }];
+    [&durable[..], &learned[..], &[Step::Begin { owner }, Step::Go { owner }]].concat()
+}
+
+#[test]
+fn a_log_index_that_moves_into_pages_beside_a_sweep() {
+    let prefix = [opened(0, None), published(0)].concat();
+    explored_after("pages", &prefix, Scope { barriers: 3, sweeps: 1 + deeper(), folds: true, ..Scope::NONE }, 1_000);
+    let scope = Scope { opens: 1, barriers: 4, notices: 1, sweeps: deeper(), folds: true, ..Scope::INLINE };
+    explored("pages of tails", scope, 1_000);
+}
+
+#[test]
+fn a_log_index_in_pages_that_is_truncated_or_inherited() {
+    let scope = Scope { barriers: 4, materializations: 1, sweeps: deeper(), folds: true, ..Scope::INLINE };
+    explored_after("truncated pages", &[opened(0, None), inlined(0)].concat(), scope, 1_000);
+    let prefix = [opened(0, None), inlined(0), inlined(0), vec![Step::Page { owner: 0 }]].concat();
+    let scope = Scope { opens: 1, barriers: 3, sweeps: 1, crashes: deeper(), folds: true, ..Scope::INLINE };
+    explored_after("inherited pages", &prefix, scope, 1_000);
+}
+
+#[test]
+fn snapshots_that_end_in_any_order_fail_and_are_let_go() {
+    let scope = Scope { barriers: 3, notices: 1 + deeper(), idle: true, unlogged: true, ..Scope::NONE };
+    explored_after("snapshots", &opened(0, None), scope, 2_000);
+    let prefix = [opened(0, None), snapshotted(0, 1)].concat();
+    let scope = Scope { notices: deeper(), refusals: 1, sweeps: 1, ..scope };
+    explored_after("failing snapshots", &prefix, scope, 2_000);
+}
+
+#[test]
+fn snapshots_of_an_owner_that_is_followed() {
+    let prefix = [opened(0, None), snapshotted(0, 1)].concat();
+    let scope =
+        Scope { opens: 1, barriers: 2, sweeps: 1, crashes: 1, idle: deeper() > 0, unlogged: true, ..Scope::NONE };
+    explored_after("succession without log", &prefix, scope, 2_000);
+}
+
+#[test]
+fn an_owner_that_must_not_claim_what_it_restores() {
+    let first = |it| [opened(0, None), it, opened(1, Some(0))].concat();
+    let scope = Scope { barriers: 2, sweeps: 1, refusals: deeper(), no_claim: true, ..Scope::NONE };
+    let with_log = Scope { materializations: 1, ..scope };
+    explored_after("no claim", &first(published(0)), with_log, 1_000);
+    let without = Scope { idle: true, unlogged: true, ..scope };
+    explored_after("no claim, no log", &first(snapshotted(0, 1)), without, 500);
+}
+
+/// An owner whose successor has published so many manifests that it deletes the first of them.
+fn outlived() -> Vec<Step> {
+    let successor = (0..18).flat_map(|_| inlined(1));
+    [opened(0, None), inlined(0), opened(1, Some(0))].concat().into_iter().chain(successor).collect()
+}
+
+#[test]
+fn an_owner_whose_successor_deletes_manifests() {
+    let scope = Scope { barriers: 2, sweeps: 1, ..Scope::INLINE };
+    explored_after("zombie", &outlived(), scope, 20);
 }
 
 #[test]

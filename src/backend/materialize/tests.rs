@@ -59,5 +59,5 @@ async fn the_first_state_of_all_may_be_registered_after_that_too() {
     let made = PieceWriter::new(target).finish((vec![], 0), listed.at).await.unwrap();
     let base = made.materialization;
     assert_eq!((base.from, base.complete_at), (listed.at, listed.at));
-    assert!(base.from < shared.core().writer.next());
+    assert!(base.from < shared.core().owner.writer().next());
 }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{
-    super::{environment::Environment, pages, states},
+    super::{environment::Environment, states},
     OpenSpec, RestoreFrom, RestoredPart,
     admit::Admitted,
     choice::{self, Chosen, Part, same_operator},
@@ -35,6 +35,7 @@ use crate::{
         index::Bounds,
         job::{self, Seen, Spoilt},
         manifest::{Attachment, CheckpointRecord, Contents, EpochRecord, Fences, Import, Manifest, Shape, Span},
+        pages,
         pin::Held,
     },
     error::{Error, Reason},

@@ -77,7 +77,7 @@ async fn from_disk(
         if !is_fenced(&core) {
             return Ok(Err(ENDED.to_owned()));
         }
-        if core.manifest.shape.inner != claim.manifest.shape.inner {
+        if core.owner.manifest().shape.inner != claim.manifest.shape.inner {
             return Ok(Err(OTHER_SHAPE.to_owned()));
         }
         core.images.take()
@@ -141,7 +141,7 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
         return Err(ENDED.to_owned());
     }
     let [part] = claim.parts.as_slice() else { return Err("the checkpoint has several parts".to_owned()) };
-    if !claim.is_own || core.manifest.shape != claim.manifest.shape {
+    if !claim.is_own || core.owner.manifest().shape != claim.manifest.shape {
         return Err(OTHER_SHAPE.to_owned());
     }
     let known = |(id, registration)| claim.manifest.states.get(&id) == Some(registration);

@@ -9,6 +9,8 @@ use super::script::{Objects, Request, Script, Stage};
 use crate::{
     checkpoint::{
         chain::{self, Head},
+        expand,
+        index::PageRef,
         manifest::{Import, tests::sample},
         pin::{Held, Pin},
     },
@@ -36,7 +38,7 @@ impl Reader {
         let head = Script::whole(stage, objects, read);
         let checkpoint = head.manifest.checkpoints[at].identity;
         let imports = imports(&head, checkpoint);
-        let reads = imports.iter().flat_map(names).collect();
+        let reads = imports.iter().flat_map(|import| names(objects, import)).collect();
         let script = Some(Script::begin(stage, |store| pin(store, number, imports.clone(), checkpoint)));
         Self { number, checkpoint, reads, script, pin: None }
     }
@@ -114,11 +116,13 @@ fn imports(head: &Head, checkpoint: CheckpointIdentity) -> Vec<Import> {
 }
 
 /// The objects that an import names.
-fn names(import: &Import) -> Vec<Path> {
-    let handles = import.runs.values().flat_map(|run| &run.handles);
-    let segments = handles.filter_map(|handle| handle.segment()).cloned();
+fn names(objects: &Objects, import: &Import) -> Vec<Path> {
+    let origin = &import.origin;
+    let read = |page: &PageRef| objects.get(&page.name(origin).path()).expect("the head names it").clone();
+    let log = expand::parts_of(&import.past, &import.sources, &import.runs, &read);
+    let segments = log.iter().flat_map(|(_, handles)| handles).filter_map(|handle| handle.segment()).cloned();
     let segments =
         segments.map(|id| ObjectName::Segment { job: id.job, instance: id.instance, number: id.number }.path());
-    let index = import.materialization.as_ref().map(|base| base.index.path(&import.origin));
-    segments.chain(index).collect()
+    let index = import.materialization.as_ref().map(|base| base.index.path(origin));
+    segments.chain(index).chain(import.pages().map(|page| page.name(origin).path())).collect()
 }

@@ -1,9 +1,9 @@
 //! The steps of an exploration, and how many of each are allowed.
 
-use crate::checkpoint::ledger::NoticeKind;
+use crate::checkpoint::{ledger::NoticeKind, owner::Rule};
 
 /// The bounds of an exploration: how often each event may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Scope {
     /// Owners that may open.
     pub(super) opens: u8,
@@ -23,8 +23,18 @@ pub(super) struct Scope {
     /// Whether batches may be inlined, or go into segments.
     pub(super) inline: bool,
     pub(super) segments: bool,
+    /// Whether a barrier may come without changes before it.
+    pub(super) idle: bool,
     /// Whether a later owner may be on the same daemon.
     pub(super) same_daemon: bool,
+    /// Whether the log index moves into pages as soon as it can.
+    pub(super) folds: bool,
+    /// Whether owners have no log, so that checkpoints are snapshots.
+    pub(super) unlogged: bool,
+    /// Whether owners must not claim the checkpoint that they restore.
+    pub(super) no_claim: bool,
+    /// The rule that owners break.
+    pub(super) off: Option<Rule>,
     pub(super) retention: Option<usize>,
 }
 
@@ -41,9 +51,20 @@ impl Scope {
         readers: 0,
         inline: false,
         segments: true,
+        idle: false,
         same_daemon: false,
+        folds: false,
+        unlogged: false,
+        no_claim: false,
+        off: None,
         retention: None,
     };
+
+    /// The events that are left.
+    pub(super) fn events(&self) -> impl std::hash::Hash {
+        let Self { opens, barriers, notices, refusals, crashes, sweeps, materializations, closes, readers, .. } = *self;
+        (opens, barriers, notices, refusals, crashes, sweeps, materializations, closes, readers)
+    }
 
     /// No events; batches are inlined only.
     pub(super) const INLINE: Self = Self { inline: true, segments: false, ..Self::NONE };
@@ -76,12 +97,24 @@ pub(super) enum Step {
         owner: usize,
         upload: usize,
     },
+    /// A barrier without changes before it.
+    IdleBarrier {
+        owner: usize,
+    },
     /// A manifest is derived and sent.
     Begin {
         owner: usize,
     },
     /// The next request of the publication takes effect.
     Go {
+        owner: usize,
+    },
+    /// Change sets move into pages although no manifest is wanted.
+    Fold {
+        owner: usize,
+    },
+    /// The next request that writes pages takes effect.
+    Page {
         owner: usize,
     },
     Notice {
@@ -98,6 +131,26 @@ pub(super) enum Step {
     Materialized {
         owner: usize,
         succeeded: bool,
+    },
+    /// The turn of a snapshot comes.
+    Turn {
+        owner: usize,
+        id: u64,
+    },
+    /// The files of a snapshot arrive.
+    SnapshotArrives {
+        owner: usize,
+        id: u64,
+    },
+    /// The owner learns that the snapshot is durable.
+    Snapshotted {
+        owner: usize,
+        id: u64,
+    },
+    /// The time of a snapshot's checkpoint is over.
+    Expire {
+        owner: usize,
+        id: u64,
     },
     Close {
         owner: usize,

@@ -7,10 +7,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    owner::{Owner, Phase, Progress, Truth, place_of},
+    actor::{Actor, Phase, Progress, Snap, Truth, place_of},
+    instance::{Instance, uuid},
     reader::Reader,
     scope::{Scope, Step},
     script::{Objects, Request, Script, Stage},
@@ -19,38 +21,16 @@ use crate::{
     checkpoint::{
         chain,
         collect::{self, SweepOptions, SweepReport},
-        ledger::{NoticeKind, NoticeOutcome, NoticeTarget, Retention},
+        index::Bounds,
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
         manifest::{Manifest, tests::sample},
     },
     object::{ObjectName, Path, Retry, Store},
     types::{CheckpointIdentity, Epoch},
 };
 
-/// A daemon process.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Instance {
-    pub(super) id: Uuid,
-    next: u64,
-    pub(super) in_flight: BTreeSet<u64>,
-    dead: bool,
-}
-
-impl Instance {
-    pub(super) fn begin(&mut self) -> u64 {
-        self.next += 1;
-        self.in_flight.insert(self.next);
-        self.next
-    }
-
-    pub(super) fn low_water(&self) -> u64 {
-        self.in_flight.first().copied().unwrap_or(self.next + 1)
-    }
-}
-
-/// A name that does not depend on the order of events.
-pub(super) fn uuid(owner: u64, of: u64) -> Uuid {
-    Uuid::from_u128((u128::from(owner) << 64) + u128::from(of))
-}
+/// Bounds so small that nearly all that an epoch begins with moves into pages.
+const SETTLED: Bounds = Bounds { entries: 1, page_entries: 2, inline_bytes: 30 };
 
 /// The state of the whole world.
 #[derive(Clone)]
@@ -58,17 +38,19 @@ pub(super) struct World {
     pub(super) objects: Objects,
     head: Option<(Path, Arc<Manifest>)>,
     pub(super) instances: Vec<Instance>,
-    pub(super) owners: Vec<Arc<Owner>>,
+    pub(super) owners: Vec<Arc<Actor>>,
     /// Fingerprints of the owners.
     prints: Vec<u64>,
-    late: Vec<Request>,
-    sweep: Option<Script>,
+    pub(super) late: Vec<Request>,
+    pub(super) sweep: Option<Script>,
     pub(super) readers: Vec<Reader>,
     pub(super) left: Scope,
     /// The contents of checkpoints, by epoch and id.
     pub(super) truths: Arc<BTreeMap<(u64, u64), (CheckpointIdentity, Truth)>>,
-    /// The contents of materializations.
-    pub(super) bases: BTreeMap<Uuid, Truth>,
+    /// The contents and files of materializations.
+    pub(super) bases: BTreeMap<Uuid, (Truth, Vec<Path>)>,
+    /// Every page that was ever made.
+    pub(super) pages: Arc<BTreeMap<Uuid, Bytes>>,
     /// Checkpoints that an engine was told to be restorable, and did not let go since.
     pub(super) promised: BTreeSet<(u64, u64)>,
     /// Checkpoints that an engine called complete, or restored.
@@ -89,6 +71,7 @@ impl World {
             left: scope,
             truths: Arc::default(),
             bases: BTreeMap::new(),
+            pages: Arc::default(),
             promised: BTreeSet::new(),
             completed: BTreeSet::new(),
         }
@@ -97,7 +80,7 @@ impl World {
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.objects, &self.instances, &self.prints, &self.late).hash(&mut hasher);
-        (&self.sweep, &self.readers, &self.left, &self.promised, &self.completed).hash(&mut hasher);
+        (&self.sweep, &self.readers, self.left.events(), &self.promised, &self.completed).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -107,7 +90,7 @@ impl World {
     }
 
     /// Finds the newest manifest, if there may be a newer one.
-    fn find_head(&mut self) {
+    pub(super) fn find_head(&mut self) {
         let (first, last) = &*MANIFESTS;
         let newest = self.objects.last_in(first..last);
         if self.head.as_ref().map(|(path, _)| path) != newest.map(|(path, _)| path) {
@@ -153,7 +136,7 @@ impl World {
         }
     }
 
-    fn steps_of(&self, owner: usize, it: &Owner, steps: &mut Vec<Step>) {
+    fn steps_of(&self, owner: usize, it: &Actor, steps: &mut Vec<Step>) {
         for (upload, sent) in it.uploads.iter().enumerate() {
             steps.push(if sent.has_arrived { Step::Learn { owner, upload } } else { Step::Arrive { owner, upload } });
             if self.left.refusals > 0 && it.phase == Phase::Serving {
@@ -163,27 +146,25 @@ impl World {
         if it.publication.is_some() {
             steps.push(Step::Go { owner });
         }
+        if it.pages.is_some() {
+            steps.push(Step::Page { owner });
+        }
         if it.phase != Phase::Serving {
             return;
         }
-        if it.wants_manifest() {
+        if it.wants_manifest(&self.instances[it.instance], false) {
             steps.push(Step::Begin { owner });
         }
-        if it.barriers < self.left.barriers && !it.closing {
+        steps.extend(it.wants_pages().then_some(Step::Fold { owner }));
+        // Without a claim, an owner with a log serves once it has a base of its own.
+        let serves = it.is_claimed || it.owner.is_unlogged() || it.owner.base().is_some();
+        if it.barriers < self.left.barriers && !it.closing && serves {
             steps.extend(self.left.segments.then_some(Step::Barrier { owner, inline: false }));
-            let may_inline = self.left.inline && it.writer.is_all_listed();
+            let may_inline = self.left.inline && it.owner.writer().is_all_listed();
             steps.extend(may_inline.then_some(Step::Barrier { owner, inline: true }));
+            steps.extend(self.left.idle.then_some(Step::IdleBarrier { owner }));
         }
-        match it.making.as_ref().map(|making| &making.sent) {
-            None if self.left.materializations > 0 => steps.push(Step::Materialize { owner }),
-            Some(None) => steps.push(Step::Materialize { owner }),
-            Some(Some((_, false))) => steps.push(Step::MaterializationArrives { owner }),
-            Some(Some((_, true))) => steps.push(Step::Materialized { owner, succeeded: true }),
-            None => {}
-        }
-        if it.making.is_some() && self.left.refusals > 0 {
-            steps.push(Step::Materialized { owner, succeeded: false });
-        }
+        self.steps_of_bases(owner, it, steps);
         if self.left.closes > 0 && !it.closing {
             steps.push(Step::Close { owner });
         }
@@ -191,6 +172,28 @@ impl World {
             for kind in [NoticeKind::Complete, NoticeKind::Abort, NoticeKind::Subsume, NoticeKind::Discard] {
                 steps.extend(self.truths.keys().map(|of| Step::Notice { owner, kind, of: *of }));
             }
+        }
+    }
+
+    fn steps_of_bases(&self, owner: usize, it: &Actor, steps: &mut Vec<Step>) {
+        for (id, snapshot) in &it.snapshots {
+            let id = *id;
+            steps.push(match &snapshot.state {
+                Snap::Waiting => Step::Turn { owner, id },
+                Snap::Sent(sent) if !sent.has_arrived => Step::SnapshotArrives { owner, id },
+                Snap::Sent(_) | Snap::Durable(_) => Step::Snapshotted { owner, id },
+            });
+            steps.extend((self.left.refusals > 0).then_some(Step::Expire { owner, id }));
+        }
+        match it.making.as_ref().map(|making| &making.sent) {
+            None if self.left.materializations > 0 => steps.push(Step::Materialize { owner }),
+            Some(None) => steps.push(Step::Materialize { owner }),
+            Some(Some(sent)) if !sent.has_arrived => steps.push(Step::MaterializationArrives { owner }),
+            Some(Some(_)) => steps.push(Step::Materialized { owner, succeeded: true }),
+            None => {}
+        }
+        if it.making.is_some() && self.left.refusals > 0 {
+            steps.push(Step::Materialized { owner, succeeded: false });
         }
     }
 
@@ -220,17 +223,25 @@ impl World {
             Step::Reader { reader } => self.readers[reader].step(stage, &mut self.objects),
             Step::Release { reader } => self.readers[reader].release(&mut self.objects),
             Step::Barrier { owner, .. }
+            | Step::IdleBarrier { owner }
             | Step::Arrive { owner, .. }
             | Step::Learn { owner, .. }
             | Step::Refuse { owner, .. }
             | Step::Begin { owner }
             | Step::Go { owner }
+            | Step::Fold { owner }
+            | Step::Page { owner }
             | Step::Notice { owner, .. }
             | Step::Materialize { owner }
             | Step::MaterializationArrives { owner }
             | Step::Materialized { owner, .. }
+            | Step::Turn { owner, .. }
+            | Step::SnapshotArrives { owner, .. }
+            | Step::Snapshotted { owner, .. }
+            | Step::Expire { owner, .. }
             | Step::Close { owner } => {
                 self.act(stage, owner, step);
+                self.know_pages(owner);
                 self.prints[owner] = self.owners[owner].fingerprint();
             }
         }
@@ -240,8 +251,9 @@ impl World {
         let owner = Arc::make_mut(&mut self.owners[at]);
         let instance = &mut self.instances[owner.instance];
         match step {
-            Step::Barrier { inline, .. } => {
-                let identity = owner.barrier(instance, inline);
+            Step::Barrier { .. } | Step::IdleBarrier { .. } => {
+                let is_inline = matches!(step, Step::Barrier { inline: true, .. });
+                let identity = owner.barrier(instance, is_inline, matches!(step, Step::IdleBarrier { .. }));
                 let before =
                     Arc::make_mut(&mut self.truths).insert((identity.epoch, identity.id), (identity, owner.truth()));
                 assert!(before.is_none(), "an epoch has one owner that is served");
@@ -259,6 +271,8 @@ impl World {
                 owner.refuse(upload, instance);
             }
             Step::Begin { .. } => owner.begin(stage, instance),
+            Step::Fold { .. } => owner.fold(stage),
+            Step::Page { .. } => owner.write_page(stage, &mut self.objects),
             Step::Go { .. } => self.go(stage, at),
             Step::Notice { kind, of, .. } => self.notice(at, kind, of),
             Step::Materialize { .. } => {
@@ -267,20 +281,25 @@ impl World {
             }
             Step::MaterializationArrives { .. } => {
                 let sent = owner.making.as_mut().and_then(|making| making.sent.as_mut()).unwrap();
-                sent.1 = true;
-                sent.0.arrive(&mut self.objects);
+                sent.arrive(&mut self.objects);
             }
             Step::Materialized { succeeded, .. } => {
                 if !succeeded {
                     self.left.refusals -= 1;
-                    let sent = owner.making.as_ref().and_then(|making| making.sent.clone());
-                    self.late.extend(sent.filter(|(_, arrived)| !arrived).map(|(request, _)| request));
+                    self.late.extend(owner.making_left());
                 }
-                self.bases.extend(owner.materialized(instance, succeeded));
+                self.bases.extend(owner.materialized(succeeded));
+            }
+            Step::Turn { id, .. } => owner.take_turn(id, instance),
+            Step::SnapshotArrives { id, .. } => owner.snapshot_arrives(id, &mut self.objects),
+            Step::Snapshotted { id, .. } => self.bases.extend(owner.snapshotted(id)),
+            Step::Expire { id, .. } => {
+                self.left.refusals -= 1;
+                self.late.extend(owner.expire(id));
             }
             Step::Close { .. } => {
                 self.left.closes -= 1;
-                owner.closing = true;
+                owner.close();
             }
             Step::Open { .. }
             | Step::Crash { .. }
@@ -292,8 +311,17 @@ impl World {
         }
     }
 
+    /// Notes the contents of pages that are under way.
+    fn know_pages(&mut self, at: usize) {
+        for (uuid, bytes) in self.owners[at].new_pages() {
+            if !self.pages.contains_key(&uuid) {
+                Arc::make_mut(&mut self.pages).insert(uuid, bytes);
+            }
+        }
+    }
+
     /// Lets a request of a dead daemon take effect.
-    fn arrives(&mut self, request: &Request) {
+    pub(super) fn arrives(&mut self, request: &Request) {
         if let Request::Create(path, bytes) = request
             && matches!(ObjectName::parse(path), Some(ObjectName::Manifest { .. }))
             && !self.objects.has(path)
@@ -318,6 +346,7 @@ impl World {
     fn go(&mut self, stage: &Stage, at: usize) {
         let publication = self.owners[at].publication.as_ref().unwrap();
         if let Some(Request::Create(path, _)) = publication.script.next()
+            && matches!(ObjectName::parse(path), Some(ObjectName::Manifest { .. }))
             && !self.objects.has(path)
         {
             self.check_publication(&publication.manifest);
@@ -325,8 +354,9 @@ impl World {
         let owner = Arc::make_mut(&mut self.owners[at]);
         match owner.go(stage, &mut self.objects) {
             Progress::UnderWay | Progress::Fenced => {}
-            Progress::Published(published) => {
+            Progress::Published(published, superseded) => {
                 self.promised.extend(published.iter().map(|record| (record.identity.epoch, record.identity.id)));
+                self.late.extend((!superseded.is_empty()).then_some(Request::Delete(superseded)));
             }
             Progress::Opened => {
                 let (instance, number) = (owner.instance, owner.number);
@@ -341,17 +371,14 @@ impl World {
     }
 
     /// Ends an owner whose daemon may live or not. A manifest or index that is under way may still arrive.
-    fn abandon(&mut self, at: usize) {
+    pub(super) fn abandon(&mut self, at: usize) {
         let owner = Arc::make_mut(&mut self.owners[at]);
-        let manifest = owner.publication.as_ref().and_then(|publication| publication.script.next().cloned());
-        let sent = owner.making.as_ref().and_then(|making| making.sent.clone()).filter(|(_, arrived)| !arrived);
-        let creates = manifest.into_iter().chain(sent.map(|(request, _)| request));
-        self.late.extend(creates.filter(|request| matches!(request, Request::Create(..))));
+        self.late.extend(owner.sent());
         owner.end();
         self.prints[at] = owner.fingerprint();
     }
 
-    fn crash(&mut self, instance: usize) {
+    pub(super) fn crash(&mut self, instance: usize) {
         self.instances[instance].dead = true;
         self.instances[instance].in_flight.clear();
         for at in (0..self.owners.len()).filter(|at| self.owners[*at].instance == instance).collect::<Vec<_>>() {
@@ -362,7 +389,7 @@ impl World {
         }
     }
 
-    fn open(&mut self, stage: &Stage, restore: Option<usize>, on: Option<usize>) {
+    pub(super) fn open(&mut self, stage: &Stage, restore: Option<usize>, on: Option<usize>) {
         self.left.opens -= 1;
         let number = self.owners.len() as u64 + 1;
         let instance = on.unwrap_or_else(|| {
@@ -374,6 +401,7 @@ impl World {
         let head = Script::whole(stage, &mut self.objects, read).unwrap();
         let crc = head.as_ref().map_or(0, |head| head.crc);
         let mut manifest = head.map_or_else(empty, |head| head.manifest);
+        manifest.shape.changelog = !self.left.unlogged;
         let restored = restore.map(|at| manifest.checkpoints[at].clone());
         let key = restored.as_ref().map(|record| (record.identity.epoch, record.identity.id));
         let began = key.map(|key| self.truths[&key].1.clone()).unwrap_or_default();
@@ -393,24 +421,43 @@ impl World {
         }
         self.completed.extend(key);
         manifest.prune(&[]);
-        let mut owner = Owner::new(stage, number, instance, manifest, began);
-        let retention = self.left.retention.map_or(Retention::Explicit, Retention::Count);
+        let bounds = if self.left.folds { SETTLED } else { Bounds::SETTLED };
+        let before = manifest.settle(&bounds, || Uuid::from_u128(number.into()));
         // The engine goes on from the checkpoint that it restored, so it uses ids again.
-        owner.retain(retention, restored.map_or(0, |record| record.identity.id));
+        let began = (began, restored.map_or(0, |record| record.identity.id));
+        let owner = Actor::new(stage, (number, instance), (manifest, before), began, &self.left);
         self.prints.push(owner.fingerprint());
         self.owners.push(Arc::new(owner));
+        self.know_pages(self.owners.len() - 1);
     }
 
     fn notice(&mut self, at: usize, kind: NoticeKind, of: (u64, u64)) {
         let before = self.prints[at];
         let owner = Arc::make_mut(&mut self.owners[at]);
         let target = NoticeTarget { epoch: of.0, id: of.1, uuid: None };
-        let is_retained =
-            owner.ledger.retained().iter().any(|record| (record.identity.epoch, record.identity.id) == of);
-        let outcome = owner.notice(kind, target);
+        let retained = |owner: &Actor| -> BTreeSet<(u64, u64)> {
+            let retained = owner.owner.ledger().retained().iter();
+            retained.map(|record| (record.identity.epoch, record.identity.id)).collect()
+        };
+        let in_flight = |owner: &Actor| -> BTreeSet<(u64, u64)> {
+            owner.owner.ledger().in_flight_ids().map(|id| (owner.epoch(), id)).collect()
+        };
+        let (were_retained, were_in_flight) = (retained(owner), in_flight(owner));
+        let is_retained = were_retained.contains(&of);
+        let (outcome, late) = owner.notice(kind, target);
+        let (are_retained, are_in_flight) = (retained(owner), in_flight(owner));
+        let may_go = |one: &(u64, u64)| match kind {
+            NoticeKind::Abort | NoticeKind::Discard => *one == of,
+            NoticeKind::Subsume => one.0 == of.0 && one.1 <= of.1,
+            NoticeKind::Complete => self.left.retention.is_some(),
+        };
+        assert!(were_retained.difference(&are_retained).all(may_go), "a notice about {of:?} lets go of others");
+        let fails = |one: &(u64, u64)| *one == of && may_go(one);
+        assert!(were_in_flight.difference(&are_in_flight).all(fails), "a notice about {of:?} fails others");
+        self.late.extend(late);
         // A repeated notice has no effect, so it may come any number of times.
         self.left.notices -= u8::from(owner.fingerprint() != before);
-        let epoch = owner.manifest.owner().epoch;
+        let epoch = owner.owner.epoch();
         if self.head().is_none_or(|head| head.owner().epoch != epoch) || !is_retained {
             // A stale owner cannot let a checkpoint go.
             return;
@@ -427,7 +474,7 @@ impl World {
         }
     }
 
-    fn sweep_step(&mut self, stage: &Stage) -> Option<SweepReport> {
+    pub(super) fn sweep_step(&mut self, stage: &Stage) -> Option<SweepReport> {
         let Some(mut script) = self.sweep.take() else {
             self.left.sweeps -= 1;
             self.sweep = Some(Script::begin(stage, sweep));
@@ -438,43 +485,6 @@ impl World {
             self.sweep = Some(script);
         }
         swept.map(|swept| swept.expect("the store does not fail"))
-    }
-
-    /// Lets all requests arrive and all daemons die; then one more owner opens and closes, and an undisturbed sweep
-    /// ends. Checks that no unreferenced object remains, and no other object is gone.
-    pub(super) fn settle(mut self, stage: &Stage) {
-        for instance in 0..self.instances.len() {
-            self.crash(instance);
-        }
-        for request in std::mem::take(&mut self.late) {
-            self.arrives(&request);
-            self.find_head();
-        }
-        self.readers.iter_mut().for_each(|reader| reader.release(&mut self.objects));
-        self.check();
-        let checkpoints = self.head().map_or(0, |head| head.checkpoints.len());
-        self.left = Scope { opens: 1, sweeps: 1, closes: 1, ..self.left };
-        self.open(stage, checkpoints.checked_sub(1), None);
-        let owner = self.owners.len() - 1;
-        let last = |world: &Self| world.owners[owner].clone();
-        while last(&self).publication.is_some() {
-            self.take(stage, Step::Go { owner });
-        }
-        self.take(stage, Step::Close { owner });
-        self.take(stage, Step::Begin { owner });
-        self.take(stage, Step::Go { owner });
-        assert_eq!(last(&self).phase, Phase::Ended, "nobody else is there");
-        self.sweep = None;
-        self.sweep_step(stage);
-        let report = loop {
-            if let Some(report) = self.sweep_step(stage) {
-                break report;
-            }
-        };
-        self.check();
-        let stays = |finding: &&collect::Finding| !finding.deleted && finding.verdict.word() != "live";
-        let unreferenced: Vec<_> = report.findings.iter().filter(stays).collect();
-        assert!(unreferenced.is_empty(), "{unreferenced:?}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::{index::NewPage, local};
 use crate::{
-    checkpoint::{index::NewPage, local},
     object::{Created, PutPayload, Retry, Store, StoreError},
     types::BackendId,
 };
@@ -16,12 +16,7 @@ const CONCURRENT_WRITES: usize = 16;
 ///
 /// # Errors
 /// The error of the store, after the attempts that `retry` allows.
-pub(super) async fn write(
-    store: &Store,
-    origins: &[BackendId],
-    pages: Vec<NewPage>,
-    retry: Retry,
-) -> Result<(), StoreError> {
+pub async fn write(store: &Store, origins: &[BackendId], pages: Vec<NewPage>, retry: Retry) -> Result<(), StoreError> {
     // Collected first: a stream of borrowing closures would make the opening a future that cannot be spawned.
     let writes: Vec<_> = pages.into_iter().map(|page| write_one(store, origins, page, retry)).collect();
     stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
