@@ -1,12 +1,17 @@
 //! The command line: low arguments (as clap reads them) become high arguments (a resolved configuration or options of a
 //! tool), which are run.
 //!
-//! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 1 for a fault while running. Results go
-//! to standard output, everything else to standard error; a reader of standard output may leave at any time.
+//! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 2 for a command line of an earlier
+//! version, 1 for a fault while running. Results go to standard output, everything else to standard error; a reader of
+//! standard output may leave at any time.
 
 mod allocator;
 mod args;
+mod checkpoints;
+mod examples;
 mod logging;
+mod manual;
+mod old;
 mod output;
 mod reading;
 mod run;
@@ -15,12 +20,12 @@ mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use self::{
     args::{
-        Args, CheckpointsArgs, Command, ConfigArgs, ConfigCommand, DiscardArgs, DumpArgs, GcArgs, HealthArgs,
-        SavepointArgs, SavepointCommand, ServeArgs, StoreArgs,
+        Args, CheckpointsCommand, Command, ConfigArgs, ConfigCommand, DiscardArgs, DumpArgs, GcArgs, HealthArgs,
+        SavepointCommand, ServeArgs, StoreArgs,
     },
     logging::init as init_logging,
 };
@@ -28,6 +33,9 @@ use crate::config::Faults;
 
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
 pub const EXIT_USAGE: u8 = 64;
+
+/// A command line that an earlier version took.
+pub const EXIT_OLD_FORM: u8 = 2;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +46,9 @@ pub enum CliError {
     /// The command line asks for what there cannot be.
     #[error("{0}")]
     Usage(String),
+    /// The command line is that of an earlier version.
+    #[error("this command has another form now: `{0}`")]
+    OldForm(String),
     /// Something failed while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -52,14 +63,28 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Self::OldForm(_) => ExitCode::from(EXIT_OLD_FORM),
             Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
 }
 
+/// The description of the command line, with examples.
+#[must_use]
+pub fn command() -> clap::Command {
+    examples::add(Args::command())
+}
+
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(new) = old::replacement(&arguments) {
+        let error = CliError::OldForm(new);
+        output::complain(&error);
+        return error.exit_code();
+    }
+    let parsed = command().try_get_matches_from(arguments).and_then(|found| Args::from_arg_matches(&found));
+    let args = match parsed {
         Ok(args) => args,
         Err(error) => {
             let asked = !error.use_stderr();

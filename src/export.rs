@@ -7,7 +7,8 @@
 //! In memory are the state of some key groups and one file. What was written of a savepoint that does not come to be is
 //! deleted; what a killed process left is removed with [`remove`].
 
-mod files;
+pub mod files;
+pub mod native;
 pub mod rows;
 pub mod source;
 
@@ -91,11 +92,8 @@ pub async fn create(
     mut progress: impl FnMut(Progress),
 ) -> Result<Metadata, ExportError> {
     let id = SavepointId { job: export.source.job.clone(), name: export.name.clone() };
-    if !options.store.list(&id.folder(), options.retry).await?.is_empty() {
-        return Err(ExportError::Exists(id.folder()));
-    }
+    let mut files = Files::new(options, &id).await?;
     let read = async |found: &Found<'_>| {
-        let mut files = Files::new(options, &id);
         let written = write(export, options, found, (&mut files, &mut progress)).await;
         if written.is_err() {
             files.delete().await;
@@ -188,11 +186,11 @@ async fn subtask(
     })
 }
 
-/// The states of an operator by name.
+/// The states of an operator by name. Pure.
 ///
 /// # Errors
 /// If its subtasks have one in two forms.
-fn states(operator: &Name, parts: &Parts<'_>) -> Result<BTreeMap<String, StateDescriptor>, ExportError> {
+pub fn states(operator: &Name, parts: &Parts<'_>) -> Result<BTreeMap<String, StateDescriptor>, ExportError> {
     let mut states: BTreeMap<String, StateDescriptor> = BTreeMap::new();
     for (manifest, record) in parts {
         let in_force = manifest.states.iter().filter(|(id, _)| record.has_state(**id));

@@ -100,6 +100,8 @@ pub enum Operation {
     List,
     /// Delete one or more objects.
     Delete,
+    /// Copy an object within the store.
+    Copy,
 }
 
 impl Operation {
@@ -113,6 +115,7 @@ impl Operation {
             Self::Head => "head",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::Copy => "copy",
         }
     }
 }
@@ -152,7 +155,7 @@ pub struct Store(Arc<Inner>, Option<Copies>, Option<Arc<Recall>>);
 struct Inner {
     store: Arc<dyn ObjectStore>,
     base: Path,
-    retrier: Retrier,
+    retrier: Arc<Retrier>,
     metrics: StoreMetrics,
     pace: Arc<Pace>,
     /// How many objects one request of the store deletes.
@@ -190,7 +193,7 @@ impl Store {
 
     fn asking(asked: Asked, options: RetryOptions, metrics: &Metrics, random: Random) -> Self {
         let metrics = StoreMetrics::register(metrics);
-        let retrier = Retrier::new(options, random, metrics.clone());
+        let retrier = Arc::new(Retrier::new(options, random, metrics.clone()));
         let Asked { store, base, pace, deletes_per_request } = asked;
         Self(Arc::new(Inner { store, base, retrier, metrics, pace, deletes_per_request }), None, None)
     }
@@ -199,6 +202,21 @@ impl Store {
     #[must_use]
     pub fn with_copies(self, copies: Option<Copies>) -> Self {
         Self(self.0, copies, self.2)
+    }
+
+    /// The same store as seen from `folder`, to which all paths are relative. It has no local copies.
+    #[must_use]
+    pub fn below(&self, folder: &Path) -> Self {
+        let Inner { store, retrier, metrics, pace, deletes_per_request, .. } = &*self.0;
+        let inner = Inner {
+            store: store.clone(),
+            base: self.absolute(folder),
+            retrier: retrier.clone(),
+            metrics: metrics.clone(),
+            pace: pace.clone(),
+            deletes_per_request: *deletes_per_request,
+        };
+        Self(Arc::new(inner), None, None)
     }
 
     /// The same store, which reads local copies first whatever their settings say; and a record of the reads that found
@@ -242,6 +260,21 @@ impl Store {
     ) -> Result<(Created, u32), StoreError> {
         let run = |bound| self.create_once(bound, path, payload.clone());
         self.0.retrier.run(Operation::Create, path, retry, run).await
+    }
+
+    /// Makes a copy of the object `from`, of `bytes` bytes, at `to`, where nobody else creates an object. The store
+    /// copies it by itself where it can; elsewhere, all of it is in memory meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if it has fewer bytes, or [`StoreError::Unavailable`]; then
+    /// `to` may exist, or may still appear.
+    pub async fn copy_object(&self, from: &Path, to: &Path, bytes: u64, retry: Retry) -> Result<(), StoreError> {
+        let run = |bound| self.copy_once(bound, from, to, bytes);
+        if self.0.retrier.run(Operation::Copy, from, retry, run).await?.0 {
+            return Ok(());
+        }
+        let read = self.get_range(from, 0..bytes, retry).await?;
+        self.create(to, PutPayload::from_bytes(read), retry).await.map(|_| ())
     }
 
     /// The whole object at `path`, which must be small: an object of more than [`MAX_WHOLE_BYTES`] has to be read by
@@ -433,6 +466,21 @@ mod tests {
         assert_eq!(listed, ["a/b/x/y", "a/b/x/y#1", "a/bx/y"]);
         below.delete(&temporary, Retry::none()).await.unwrap();
         assert_eq!(below.list(&Path::default(), Retry::none()).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_is_a_store_and_objects_are_copied_into_it() {
+        let (store, _, _) = stores();
+        let (path, folder) = (Path::from("x/y"), Path::from("savepoints/s"));
+        store.create(&path, "123".into(), Retry::none()).await.unwrap();
+        store.copy_object(&path, &Path::from("savepoints/s/x/y"), 3, Retry::none()).await.unwrap();
+        let below = store.below(&folder);
+        assert_eq!(below.get(&path, Retry::none()).await.unwrap(), "123");
+        assert_eq!(below.list(&Path::default(), Retry::none()).await.unwrap()[0].path, path);
+        let short = store.copy_object(&path, &Path::from("z"), 4, Retry::none()).await.unwrap_err();
+        assert!(matches!(short, StoreError::OutOfRange { size: 3, .. }), "{short}");
+        let none = store.copy_object(&Path::from("none"), &Path::from("z"), 4, Retry::none()).await.unwrap_err();
+        assert!(matches!(none, StoreError::NotFound { .. }), "{none}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@
 //! error that names it. [`crate::checkpoint::damage`] lists the other damaged objects and the checkpoints that can
 //! still be restored.
 
+mod changes;
 mod images;
 mod kept;
 mod load;
@@ -43,7 +44,10 @@ use crate::{
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
 
-pub use self::kept::{KeptImages, Unneeded};
+pub use self::{
+    changes::Logged,
+    kept::{KeptImages, Unneeded},
+};
 
 /// Most bytes of changelog that a restore holds in memory, besides the state itself.
 const READ_AHEAD_BYTES: u64 = 64 << 20;

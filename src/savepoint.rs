@@ -37,16 +37,22 @@
 //!
 //! JSON: what a restore needs beside the rows ([`Metadata`]), with the length, the number of rows and the CRC-32 of
 //! each file, and a CRC-32 of its own.
+//!
+//! A [native savepoint](Savepoint::Native) has the objects of the checkpoint in place of rows.
 
+mod batch;
 mod columns;
 mod metadata;
+mod native;
 mod reader;
+mod schema;
 mod writer;
 
 pub use self::{
     columns::{Cells, Entry, Place, Row, word},
     metadata::{FORMAT_VERSION, FileMeta, KeyGroups, Metadata, OperatorMeta, StateMeta, SubtaskMeta},
-    reader::read_rows,
+    native::{NativeMetadata, NativeObject, NativeOperator, Savepoint},
+    reader::{FileFault, ReadFile, read_rows},
     writer::{FileWriter, WrittenFile},
 };
 

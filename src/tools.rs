@@ -4,11 +4,16 @@
 //! | --- | --- |
 //! | [`gc`] | says of each object why it lives or goes; deletes what goes |
 //! | [`dump`] | says what one object is |
-//! | [`checkpoints`] | lists what can be restored |
+//! | [`checkpoints`] | lists and shows what can be restored |
+//! | [`diff`] | tells which states and keys grew between two checkpoints |
+//! | [`changelog`] | shows the changes in the log of a checkpoint |
+//! | [`pin`] | keeps checkpoints beyond their retention |
 //! | [`discard`] | lets go of a checkpoint, or of all that a job has |
 //! | [`verify`] | proves that a checkpoint can be restored |
 //! | [`state`] | shows the entries of a checkpoint or a savepoint |
-//! | [`savepoint`] | makes, lists, shows, verifies and removes savepoints |
+//! | [`savepoint`] | lists, shows, verifies and removes savepoints |
+//! | [`import`] | makes a savepoint of Parquet files of another program |
+//! | [`transfer`] | copies savepoints from store to store |
 //! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
 //! | [`doctor`] | says which promises hold on a store, and how fast it is |
 //! | [`health`] | asks a daemon whether it is ready |
@@ -16,17 +21,22 @@
 //! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people
 //! or as JSON for programs.
 
+pub mod changelog;
 pub mod checkpoints;
+pub mod diff;
 pub mod discard;
 pub mod doctor;
 pub mod dump;
 pub mod fence;
 pub mod gc;
 pub mod health;
+pub mod import;
 pub mod outline;
+pub mod pin;
 pub mod savepoint;
 pub mod state;
 pub mod target;
+pub mod transfer;
 pub mod verify;
 
 use std::time::{Duration, UNIX_EPOCH};

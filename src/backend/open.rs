@@ -20,6 +20,7 @@ mod choice;
 mod claim;
 mod clone;
 mod damage;
+mod native;
 mod operator;
 mod savepoint;
 mod spec;
@@ -255,6 +256,9 @@ async fn load(
     let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
     if let Some(source) = &claim.savepoint {
         return savepoint::load(env, (claim, source), states, progress).await;
+    }
+    if let Some(store) = &claim.native {
+        return native::load(env, (claim, store), states, progress).await;
     }
     let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
     let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =

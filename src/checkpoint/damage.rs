@@ -85,6 +85,8 @@ pub struct Damage {
     pub of: Vec<BTreeSet<usize>>,
     /// Suspects that were not read, because no part needs them as far as can be seen.
     pub unexamined: BTreeSet<Path>,
+    /// Every object that the parts need, beside their manifests.
+    pub needed: BTreeSet<Path>,
 }
 
 impl Damage {
@@ -199,6 +201,7 @@ pub async fn survey(
     let is_known = |path: &&Path| survey.needed.contains_key(*path) || survey.metas.contains_key(*path);
     let unexamined = suspects.iter().filter(|path| !is_known(path)).cloned().collect();
     survey.damage.unexamined = unexamined;
+    survey.damage.needed = survey.needed.keys().chain(survey.metas.keys()).cloned().collect();
     for fault in known {
         survey.learn(fault);
     }

@@ -143,6 +143,17 @@ pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Opt
     retirement(head, head.manifest.owner().attempt, owner, |record| record.identity == *checkpoint)
 }
 
+/// The manifest after `head` that outdates its owner, keeps its attempt as the newest, and pins `checkpoint` or releases
+/// it; a released checkpoint that retention let go before goes. `None` if no epoch number is left. Pure.
+#[must_use]
+pub fn pin(head: &Head, checkpoint: &CheckpointIdentity, is_pinned: bool, owner: Uuid) -> Option<Manifest> {
+    let is_it = |record: &CheckpointRecord| record.identity == *checkpoint;
+    let goes = |record: &CheckpointRecord| !is_pinned && record.subsumed && is_it(record);
+    let mut manifest = retirement(head, head.manifest.owner().attempt, owner, goes)?;
+    manifest.checkpoints.iter_mut().filter(|record| is_it(record)).for_each(|record| record.pinned = is_pinned);
+    Some(manifest)
+}
+
 /// Whether the chain has nothing left to let go of, and no owner that could name more. Pure.
 #[must_use]
 pub fn is_retired(head: &Manifest) -> bool {
@@ -226,6 +237,21 @@ mod tests {
         assert_eq!(Manifest::decode(&fenced.encode()).unwrap(), fenced);
         let retired = retirement(&head, 9, Uuid::from_u128(1), |_| true).unwrap();
         assert_eq!((retired.checkpoints.len(), retired.runs.len(), retired.epochs.len()), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_checkpoint_is_pinned_by_a_fence_and_goes_with_its_pin_once_it_was_let_go() {
+        let mut head = Head { manifest: sample(), crc: 77 };
+        let it = head.manifest.checkpoints[0].identity;
+        let pinned = pin(&head, &it, true, Uuid::from_u128(1)).unwrap();
+        assert!(pinned.checkpoints[0].pinned && pinned.owner().is_fence && !pinned.checkpoints[1].pinned);
+        assert_eq!(Manifest::decode(&pinned.encode()).unwrap(), pinned);
+        let released = pin(&Head { manifest: pinned.clone(), crc: 1 }, &it, false, Uuid::from_u128(2)).unwrap();
+        assert_eq!(released.checkpoints, head.manifest.checkpoints);
+        head.manifest = pinned;
+        head.manifest.checkpoints[0].subsumed = true;
+        let released = pin(&head, &it, false, Uuid::from_u128(2)).unwrap();
+        assert_eq!(released.checkpoints.len(), head.manifest.checkpoints.len() - 1);
     }
 
     #[test]

@@ -1,14 +1,22 @@
 //! Low arguments: what clap reads, one line of help per flag.
 
+mod reading;
+mod savepoint;
+
 use std::{path::PathBuf, time::Duration};
 
-use bytes::Bytes;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+pub use self::{
+    reading::{
+        ByArgs, ChangelogArgs, ChangelogCommand, CheckpointsCommand, PinCommand, ReadArgs, StateCommand, VerifyArgs,
+        WhichArgs,
+    },
+    savepoint::{ImportArgs, SavepointCommand},
+};
 use crate::{
     config::{File, Flag, Sources, parse_size},
-    savepoint::SavepointId,
-    tools::{fence, state::parse_bytes, target::Target},
+    tools::fence,
     types::{Name, NameError},
 };
 
@@ -32,13 +40,20 @@ pub enum Command {
     Config(ConfigCommand),
     /// Say of each object of a store whether it is garbage and why; delete the garbage if told to.
     Gc(GcArgs),
-    /// List the checkpoints that can be restored.
-    Checkpoints(CheckpointsArgs),
+    /// List, show and compare the checkpoints that can be restored.
+    #[command(subcommand)]
+    Checkpoints(CheckpointsCommand),
+    /// Look into the log of a checkpoint.
+    #[command(subcommand)]
+    Changelog(ChangelogCommand),
+    /// List, set and remove pins, which keep checkpoints beyond their retention.
+    #[command(subcommand)]
+    Pin(PinCommand),
     /// Let go of a checkpoint, or of everything that a job has; stop its tasks first.
     Discard(DiscardArgs),
     /// Go on above a newest manifest, or job record, that is damaged and cannot be brought back.
     Fence(FenceArgs),
-    /// Make, list, show and remove savepoints: files of rows that outlive checkpoints, backends and clusters.
+    /// Make, list, show, move and remove savepoints, which outlive checkpoints, backends and clusters.
     #[command(subcommand)]
     Savepoint(SavepointCommand),
     /// Prove that a checkpoint or a savepoint can be restored: read and rebuild all of it.
@@ -59,6 +74,18 @@ pub enum Command {
         /// The arguments of an older release; not read.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         _arguments: Vec<std::ffi::OsString>,
+    },
+    /// Write man pages of all commands.
+    Man {
+        /// Into this folder.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Print a script by which a shell completes command lines.
+    Completions {
+        /// Of this shell.
+        #[arg(value_name = "SHELL", value_enum)]
+        shell: clap_complete::Shell,
     },
 }
 
@@ -194,9 +221,6 @@ pub struct GcArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Sweep only this job [default: all jobs of the store] [env: none].
-    #[arg(long, value_name = "NAME", value_parser = job_name)]
-    pub job: Option<Name>,
     /// Keep what is younger, for example `1h` or `0s` [default: as configured] [env: DSTL_GC_GRACE_PERIOD].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub grace: Option<Duration>,
@@ -206,166 +230,20 @@ pub struct GcArgs {
     /// Print one JSON object instead of text [env: none].
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `checkpoints`.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct CheckpointsArgs {
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// List only this job [default: all jobs of the store] [env: none].
-    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    /// Sweep only this job [default: all jobs of the store].
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<Name>,
-    /// Print one JSON object instead of text [env: none].
-    #[arg(long)]
-    pub json: bool,
 }
 
-/// What to read, and with how much memory.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct ReadArgs {
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Hold state of at most so many bytes in memory [env: none].
-    #[arg(long, value_name = "SIZE", default_value = "128 MiB", value_parser = size)]
-    pub memory: u64,
-    /// Print JSON instead of text [env: none].
-    #[arg(long)]
-    pub json: bool,
-    /// `JOB` for its newest checkpoint, `JOB@ID` for another one, or the path of a savepoint,
-    /// `…/<job>/savepoints/<name>`.
-    #[arg(value_name = "TARGET")]
-    pub target: Target,
-}
-
-/// Arguments of `verify`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct VerifyArgs {
-    /// What to verify.
-    #[command(flatten)]
-    pub read: ReadArgs,
-}
-
-/// Shows entries of a checkpoint or a savepoint.
-#[derive(Debug, Subcommand)]
-pub enum StateCommand {
-    /// Show the entries of one key; fail if there are none.
-    Get {
-        /// What to read.
-        #[command(flatten)]
-        read: ReadArgs,
-        /// Which states.
-        #[command(flatten)]
-        which: WhichArgs,
-        /// The key as the task wrote it: as text, or its bytes as `0x…`.
-        #[arg(value_name = "KEY", value_parser = parse_bytes)]
-        key: Bytes,
-    },
-    /// Show all entries, one on each line.
-    Scan {
-        /// What to read.
-        #[command(flatten)]
-        read: ReadArgs,
-        /// Which states.
-        #[command(flatten)]
-        which: WhichArgs,
-        /// Only of this key group [default: all, and operator state] [env: none].
-        #[arg(long, value_name = "N")]
-        key_group: Option<u16>,
-        /// Show at most so many [default: all] [env: none].
-        #[arg(long, value_name = "N")]
-        limit: Option<u64>,
-    },
-}
-
-/// Which states to show.
+/// Which store, and how to print: what all tools have in common.
 #[derive(Debug, Clone, Default, ClapArgs)]
-pub struct WhichArgs {
-    /// Only of this operator [default: all] [env: none].
-    #[arg(long, value_name = "NAME", value_parser = job_name)]
-    pub operator: Option<Name>,
-    /// Only of this state [default: all] [env: none].
-    #[arg(long, value_name = "NAME")]
-    pub state: Option<String>,
-    /// Only in this namespace, as text or `0x…` [default: all] [env: none].
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub namespace: Option<Bytes>,
-}
-
-/// Makes, lists, shows and removes savepoints.
-#[derive(Debug, Subcommand)]
-pub enum SavepointCommand {
-    /// Make a savepoint of a checkpoint that the store has, while its job goes on.
-    Create {
-        /// Which store, and how to print.
-        #[command(flatten)]
-        common: SavepointArgs,
-        /// Make it of this job [env: none].
-        #[arg(long, value_name = "NAME", value_parser = job_name)]
-        job: Name,
-        /// Make it of the checkpoint with this id [default: the newest that all subtasks have] [env: none].
-        #[arg(long, value_name = "ID")]
-        checkpoint: Option<u64>,
-        /// Hold state of at most so many bytes in memory [env: none].
-        #[arg(long, value_name = "SIZE", default_value = "128 MiB", value_parser = size)]
-        memory: u64,
-        /// Its name.
-        #[arg(value_name = "SAVEPOINT", value_parser = job_name)]
-        name: Name,
-    },
-    /// List the savepoints of a job.
-    Ls {
-        /// Which store, and how to print.
-        #[command(flatten)]
-        common: SavepointArgs,
-        /// Of this job [env: none].
-        #[arg(long, value_name = "NAME", value_parser = job_name)]
-        job: Name,
-    },
-    /// Show what a savepoint has.
-    Show {
-        /// Which store, and how to print.
-        #[command(flatten)]
-        common: SavepointArgs,
-        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
-        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
-        savepoint: SavepointId,
-    },
-    /// Read all of a savepoint, and say whether it is what was written.
-    Verify {
-        /// Which store, and how to print.
-        #[command(flatten)]
-        common: SavepointArgs,
-        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
-        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
-        savepoint: SavepointId,
-    },
-    /// Remove a savepoint, or what is left of one that was not finished.
-    Rm {
-        /// Which store, and how to print.
-        #[command(flatten)]
-        common: SavepointArgs,
-        /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
-        #[arg(value_name = "SAVEPOINT", value_parser = savepoint)]
-        savepoint: SavepointId,
-    },
-}
-
-/// Arguments of all commands on savepoints.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct SavepointArgs {
+pub struct ToolArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print one JSON object instead of text [env: none].
     #[arg(long)]
     pub json: bool,
-}
-
-fn savepoint(path: &str) -> Result<SavepointId, String> {
-    SavepointId::parse(path).ok_or_else(|| "not a path that ends with `<job>/savepoints/<name>`".to_owned())
 }
 
 /// Arguments of `discard`.
@@ -375,9 +253,6 @@ pub struct DiscardArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Let go of every checkpoint of this job, and delete what nobody else needs [env: none].
-    #[arg(long, value_name = "NAME", value_parser = job_name)]
-    pub job: Option<Name>,
     /// Let go of this checkpoint of one subtask: its handle in hexadecimal or base64 [env: none].
     #[arg(long, value_name = "HANDLE")]
     pub handle: Option<String>,
@@ -387,6 +262,9 @@ pub struct DiscardArgs {
     /// Print one JSON object instead of text [env: none].
     #[arg(long)]
     pub json: bool,
+    /// Let go of every checkpoint of this job, and delete what nobody else needs.
+    #[arg(value_name = "JOB", value_parser = job_name)]
+    pub job: Option<Name>,
 }
 
 /// Arguments of `fence`.
@@ -479,20 +357,20 @@ mod tests {
             Ok(_) => unreachable!("the line says gc"),
             Err(error) => Err(error.to_string()),
         };
-        let gc = parsed(&["dstl", "gc", "--store", "/srv", "--job", "wc", "--grace", "90m"]).unwrap();
+        let gc = parsed(&["dstl", "gc", "--store", "/srv", "wc", "--grace", "90m"]).unwrap();
         assert!(!gc.delete);
         assert_eq!((gc.grace, gc.job.unwrap().as_str()), (Some(Duration::from_secs(5400)), "wc"));
         let store = Flag::Named { name: "--store", key: "state.changelog.dstl.dfs.base-path", value: "/srv".into() };
         assert_eq!(gc.store.sources(None).flags, [store]);
-        assert!(parsed(&["dstl", "gc", "--job", "a/b"]).unwrap_err().contains("names consist of"));
+        assert!(parsed(&["dstl", "gc", "a/b"]).unwrap_err().contains("names consist of"));
         assert!(parsed(&["dstl", "gc", "--grace", "soon"]).is_err());
     }
 
     #[test]
     fn discard_is_told_one_thing() {
         let parsed = |line: &[&str]| Args::try_parse_from([&["dstl", "discard"], line].concat()).is_ok();
-        assert!(parsed(&["--job", "wc"]) && parsed(&["--handle", "00", "--force"]));
-        assert!(!parsed(&[]) && !parsed(&["--force"]) && !parsed(&["--job", "wc", "--handle", "00"]));
+        assert!(parsed(&["wc"]) && parsed(&["--handle", "00", "--force"]));
+        assert!(!parsed(&[]) && !parsed(&["--force"]) && !parsed(&["wc", "--handle", "00"]));
     }
 
     #[test]

@@ -6,9 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     CliError,
-    args::{ReadArgs, StateCommand, StoreArgs, WhichArgs},
+    args::{ChangelogArgs, ReadArgs, StateCommand, StoreArgs, ToolArgs, WhichArgs},
     output::Lines,
-    savepoint,
     tools::{complain_of, open, print, runtime},
 };
 use crate::{
@@ -18,14 +17,18 @@ use crate::{
     object::Store,
     random::Random,
     restore::reader::ReaderOptions,
+    savepoint::Row,
     state::image::LocalBackends,
     tasks::Tasks,
     tools::{
-        self,
+        self, changelog, diff,
+        outline::Node,
+        savepoint,
         state::{self, Filter},
-        target::Target,
+        target::{Place, Target},
         verify,
     },
+    types::Name,
 };
 
 /// The store, the settings and the helpers of this process that reading a checkpoint needs.
@@ -42,13 +45,27 @@ impl Reading {
     /// Reads from the store that `args` name, with so many bytes of memory for state.
     pub(super) fn open(args: &StoreArgs, memory: u64) -> Result<Self, CliError> {
         let (config, store) = open(args, None)?;
+        Self::new(config, store, memory)
+    }
+
+    /// Reads from `store`, with the settings that `args` name.
+    pub(super) fn of(args: &StoreArgs, store: Store, memory: u64) -> Result<Self, CliError> {
+        Self::new(open(args, None)?.0, store, memory)
+    }
+
+    fn new(config: Config, store: Store, memory: u64) -> Result<Self, CliError> {
         let local = daemon::local_backends(&config).map_err(CliError::runtime)?;
         Ok(Self { config, store, tasks: Tasks::default(), random: Random::from_os(), local, memory })
     }
 
     pub(super) fn options(&self) -> ReaderOptions<'_> {
+        self.options_at(&self.store)
+    }
+
+    /// The same for another store.
+    pub(super) fn options_at<'a>(&'a self, store: &'a Store) -> ReaderOptions<'a> {
         ReaderOptions {
-            store: &self.store,
+            store,
             tasks: &self.tasks,
             random: &self.random,
             local: self.local.as_deref(),
@@ -58,28 +75,105 @@ impl Reading {
         }
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The lease of the pins that keep a checkpoint while it is read, in milliseconds.
     pub(super) fn lease_ms(&self) -> u64 {
         u64::try_from(self.config.pin_lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The same for what is at `place`, which may need no pins.
+    pub(super) fn lease_at(&self, place: &Place) -> u64 {
+        if place.is_of_job { self.lease_ms() } else { 0 }
     }
 }
 
 /// Rebuilds all of a checkpoint, or reads all of a savepoint.
 pub(super) fn verify(args: &ReadArgs) -> Result<(), CliError> {
-    let (job, checkpoint) = match &args.target {
-        Target::Checkpoint(job, checkpoint) => (job.clone(), *checkpoint),
-        Target::Savepoint(id) => return savepoint::verify(&args.store, id, args.json),
-    };
     let reading = Reading::open(&args.store, args.memory)?;
-    let source = Source { job, checkpoint, lease_ms: reading.lease_ms() };
     let bar = progress_bar(args.json);
-    let verified = runtime()?.block_on(verify::checkpoint(&source, &reading.options(), |read| {
-        bar.set_position(read.bytes_done);
-    }));
+    let verified = read_all(&reading, &args.target, &bar);
     bar.finish_and_clear();
-    let (node, faults) = verified.map_err(CliError::runtime)?;
+    let (node, faults) = verified?;
     print(&node, args.json)?;
     complain_of(&faults)
+}
+
+/// Does the same, and prints nothing.
+pub(super) fn verify_all(reading: &Reading, target: &Target) -> Result<(), CliError> {
+    let bar = progress_bar(false);
+    let verified = read_all(reading, target, &bar);
+    bar.finish_and_clear();
+    complain_of(&verified?.1)
+}
+
+fn read_all(reading: &Reading, target: &Target, bar: &ProgressBar) -> Result<(Node, Vec<String>), CliError> {
+    runtime()?.block_on(async {
+        let place = Place::of(&reading.store, target).await.map_err(CliError::runtime)?;
+        let (job, checkpoint) = match &place.target {
+            Target::Checkpoint(job, checkpoint) => (job.clone(), *checkpoint),
+            Target::Savepoint(id) => {
+                let read = savepoint::verify(&place.store, id).await;
+                return read.map(|node| (node, vec![])).map_err(CliError::runtime);
+            }
+        };
+        let source = Source { job, checkpoint, lease_ms: reading.lease_at(&place) };
+        let options = reading.options_at(&place.store);
+        let verified = verify::checkpoint(&source, &options, |read| bar.set_position(read.bytes_done)).await;
+        verified.map_err(CliError::runtime)
+    })
+}
+
+/// Tells what grew between two checkpoints.
+pub(super) fn diff(
+    common: &ToolArgs,
+    (memory, keys): (u64, usize),
+    (from, to): (&Target, &Target),
+) -> Result<(), CliError> {
+    let reading = Reading::open(&common.store, memory)?;
+    let bar = progress_bar(common.json);
+    let compared: Result<Node, CliError> = runtime()?.block_on(async {
+        let from = Place::of(&reading.store, from).await.map_err(CliError::runtime)?;
+        let to = Place::of(&reading.store, to).await.map_err(CliError::runtime)?;
+        let (before, after) = (reading.options_at(&from.store), reading.options_at(&to.store));
+        let sides = ((&from.target, &before, reading.lease_at(&from)), (&to.target, &after, reading.lease_at(&to)));
+        let told = |entries: u64| bar.set_message(format!("{entries} entries, "));
+        diff::diff(sides, keys, told).await.map_err(CliError::runtime)
+    });
+    bar.finish_and_clear();
+    print(&compared?, common.json)
+}
+
+/// Shows the changes in the log of a checkpoint.
+pub(super) fn changelog(args: &ChangelogArgs) -> Result<(), CliError> {
+    let ChangelogArgs { read, operator, subtask, state, key, key_group, from, to, limit } = args.clone();
+    let limit = limit.unwrap_or(u64::MAX);
+    let filter = changelog::Filter { operator, subtask, state, key, key_group, from, to };
+    let reading = Reading::open(&read.store, read.memory)?;
+    let line = if read.json { changelog::json_line } else { changelog::line };
+    let (mut shown, mut lines) = (0, Lines::new());
+    let dumped: Result<(), CliError> = runtime()?.block_on(async {
+        let place = Place::of(&reading.store, &read.target).await.map_err(CliError::runtime)?;
+        let Target::Checkpoint(job, checkpoint) = place.target.clone() else {
+            return Err(CliError::Usage(
+                "a savepoint of rows has no log; `dstl state scan` shows its entries".to_owned(),
+            ));
+        };
+        let source = Source { job, checkpoint, lease_ms: reading.lease_at(&place) };
+        let options = reading.options_at(&place.store);
+        let dump = changelog::dump((&source, &filter), &options, |change| {
+            if shown == limit {
+                return ControlFlow::Break(());
+            }
+            shown += 1;
+            lines.print(&line(change))
+        });
+        dump.await.map_err(CliError::runtime)
+    });
+    lines.finish()?;
+    dumped
 }
 
 /// Shows entries.
@@ -103,17 +197,20 @@ fn filter(which: WhichArgs) -> Filter {
 /// Shows up to `limit` entries; tells how many it showed.
 fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
     let reading = Reading::open(&args.store, args.memory)?;
-    let options = reading.options();
     let line = if args.json { state::json_line } else { state::line };
     let (mut shown, mut lines) = (0, Lines::new());
-    let scan = state::scan((&args.target, filter), (&options, reading.lease_ms()), |operator, row| {
-        if shown == limit {
-            return ControlFlow::Break(());
-        }
-        shown += 1;
-        lines.print(&line(operator, row))
+    let scanned = runtime()?.block_on(async {
+        let place = Place::of(&reading.store, &args.target).await?;
+        let (options, lease_ms) = (reading.options_at(&place.store), reading.lease_at(&place));
+        let show = |operator: &Name, row: &Row<'_>| {
+            if shown == limit {
+                return ControlFlow::Break(());
+            }
+            shown += 1;
+            lines.print(&line(operator, row))
+        };
+        state::scan((&place.target, filter), (&options, lease_ms), show).await
     });
-    let scanned = runtime()?.block_on(scan);
     lines.finish()?;
     scanned.map_err(CliError::runtime)?;
     Ok(shown)
@@ -124,6 +221,6 @@ pub(super) fn progress_bar(quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} read {bytes} in {elapsed}");
+    let style = ProgressStyle::with_template("{spinner} {msg}{bytes} in {elapsed}");
     ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }

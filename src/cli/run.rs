@@ -2,9 +2,10 @@
 
 use super::{
     CliError, allocator,
-    args::{Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs, StoreCommand},
+    args::{ChangelogCommand, Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs, StoreCommand},
+    checkpoints,
     logging::init as init_logging,
-    output, reading, savepoint, tools,
+    manual, output, reading, savepoint, tools,
 };
 use crate::{
     config::{self, Config, Host},
@@ -27,7 +28,9 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Translate { file }) => tools::translate(&file),
         Command::Gc(args) => tools::gc(&args),
-        Command::Checkpoints(args) => tools::checkpoints(&args),
+        Command::Checkpoints(command) => checkpoints::run(command),
+        Command::Changelog(ChangelogCommand::Dump(args)) => reading::changelog(&args),
+        Command::Pin(command) => checkpoints::pin(command),
         Command::Discard(args) => tools::discard(&args),
         Command::Fence(args) => tools::fence(&args),
         Command::Savepoint(command) => savepoint::run(command),
@@ -37,6 +40,8 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
         Command::Demo { .. } => Err(CliError::Usage(DEMO_MOVED.to_owned())),
+        Command::Man { folder } => manual::man(&folder),
+        Command::Completions { shell } => manual::completions(shell),
     }
 }
 

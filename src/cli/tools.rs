@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     CliError,
-    args::{CheckpointsArgs, DiscardArgs, DoctorArgs, DumpArgs, FenceArgs, GcArgs, StoreArgs},
+    args::{DiscardArgs, DoctorArgs, DumpArgs, FenceArgs, GcArgs, StoreArgs},
     output,
 };
 use crate::{
@@ -42,15 +42,6 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), CliError> {
     complain_of(&outcome.faults())
 }
 
-/// Lists what can be restored.
-pub(super) fn checkpoints(args: &CheckpointsArgs) -> Result<(), CliError> {
-    let (_, store) = open(&args.store, None)?;
-    let listed = runtime()?.block_on(tools::checkpoints::run(&store, args.job.clone()));
-    let (node, faults) = listed.map_err(CliError::runtime)?;
-    print(&node, args.json)?;
-    complain_of(&faults)
-}
-
 /// Lets go of a checkpoint, or of a job.
 pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
     let what = match (&args.job, &args.handle) {
@@ -62,7 +53,7 @@ pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
             let target = NoticeTarget { epoch: checkpoint.epoch, id: checkpoint.id, uuid: Some(checkpoint.uuid) };
             Discard::Checkpoint(backend, target)
         }
-        (None, None) => return Err(CliError::Usage("give `--job` or `--handle`".to_owned())),
+        (None, None) => return Err(CliError::Usage("give a `JOB` or `--handle`".to_owned())),
     };
     let (_, store) = open(&args.store, None)?;
     let discarded = runtime()?.block_on(tools::discard::run(&store, &what, args.force, &Random::from_os()));

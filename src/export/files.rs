@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The files of a savepoint.
-pub(super) struct Files<'a> {
+pub struct Files<'a> {
     options: &'a ReaderOptions<'a>,
     id: &'a SavepointId,
     operator: Name,
@@ -37,19 +37,28 @@ struct Filling {
 type Places = (Place, Place);
 
 impl<'a> Files<'a> {
-    pub(super) fn new(options: &'a ReaderOptions<'a>, id: &'a SavepointId) -> Self {
+    /// The files of a new savepoint `id`; none yet.
+    ///
+    /// # Errors
+    /// [`ExportError::Exists`] if something of it is there.
+    pub async fn new(options: &'a ReaderOptions<'a>, id: &'a SavepointId) -> Result<Self, ExportError> {
+        if !options.store.list(&id.folder(), options.retry).await?.is_empty() {
+            return Err(ExportError::Exists(id.folder()));
+        }
         // Until one is begun.
         let operator = id.job.clone();
         let (filling, rows) = (Filling::default(), BTreeMap::new());
-        Self { options, id, operator, filling, rows, written: vec![], created: vec![] }
+        Ok(Self { options, id, operator, filling, rows, written: vec![], created: vec![] })
     }
 
-    pub(super) fn id(&self) -> &'a SavepointId {
+    /// The savepoint.
+    #[must_use]
+    pub fn id(&self) -> &'a SavepointId {
         self.id
     }
 
     /// Begins with an operator.
-    pub(super) fn begin(&mut self, operator: &Name) {
+    pub fn begin(&mut self, operator: &Name) {
         self.operator = operator.clone();
     }
 
@@ -60,10 +69,6 @@ impl<'a> Files<'a> {
         states: &BTreeMap<StateId, StateDescriptor>,
         part: &Part,
     ) -> Result<(), ExportError> {
-        let is_operator = part.key_groups == KeyGroupRange::OPERATOR;
-        if is_operator {
-            self.flush().await?;
-        }
         for at @ (_, state, ..) in rows::places(part, subtask, states) {
             let mut count = 0;
             rows::each(part, at, |row| {
@@ -73,7 +78,21 @@ impl<'a> Files<'a> {
             *self.rows.entry(state.name.clone()).or_insert(0) += count;
             self.upload().await?;
         }
-        if is_operator { self.flush().await } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Adds a row. Rows of keyed state come in order of their key groups, those of operator state in order of subtasks.
+    /// Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub async fn row(&mut self, row: &Row<'_>) -> Result<(), ExportError> {
+        self.filling.push(row).map_err(rows_error)?;
+        match self.rows.get_mut(row.state) {
+            Some(rows) => *rows += 1,
+            None => _ = self.rows.insert(row.state.to_owned(), 1),
+        }
+        if self.filling.full.is_empty() { Ok(()) } else { self.upload().await }
     }
 
     /// Writes everything that there is.
@@ -107,8 +126,11 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// Creates an object of the savepoint.
-    pub(super) async fn create(&mut self, path: &Path, payload: PutPayload) -> Result<(), ExportError> {
+    /// Creates an object of the savepoint. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ExportError::Exists`] if another object is there.
+    pub async fn create(&mut self, path: &Path, payload: PutPayload) -> Result<(), ExportError> {
         match self.options.store.create(path, payload, self.options.retry).await? {
             Created::New | Created::Identical => self.created.push(path.clone()),
             Created::Conflict => return Err(ExportError::Exists(path.clone())),
@@ -116,14 +138,17 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// Ends with the operator; tells the rows of each state, and the files.
-    pub(super) async fn end(&mut self) -> Result<(BTreeMap<String, u64>, Vec<FileMeta>), ExportError> {
+    /// Ends with the operator; tells the rows of each state, and the files. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub async fn end(&mut self) -> Result<(BTreeMap<String, u64>, Vec<FileMeta>), ExportError> {
         self.flush().await?;
         Ok((mem::take(&mut self.rows), mem::take(&mut self.written)))
     }
 
-    /// Deletes the objects that were made, as far as the store takes it.
-    pub(super) async fn delete(&mut self) {
+    /// Deletes the objects that were made, as far as the store takes it. Cancel-safe in that sense.
+    pub async fn delete(&mut self) {
         let created = mem::take(&mut self.created);
         if let Err(error) = self.options.store.delete_all(created, self.options.retry).await {
             tracing::warn!(%error, "files of a savepoint that was not made stay: remove it by its name");
@@ -133,6 +158,9 @@ impl<'a> Files<'a> {
 
 impl Filling {
     fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
+        if self.file.as_ref().is_some_and(|(_, (_, last))| !is_same_file(*last, row.place)) {
+            self.end()?;
+        }
         let (mut file, (first, _)) = match self.file.take() {
             Some(file) => file,
             None => (FileWriter::new()?, (row.place, row.place)),
@@ -148,6 +176,14 @@ impl Filling {
             self.full.push((file.finish()?, places));
         }
         Ok(())
+    }
+}
+
+/// Whether a row of `other` may follow one of `one` in a file.
+fn is_same_file(one: Place, other: Place) -> bool {
+    match (one, other) {
+        (Place::KeyGroup(one), Place::KeyGroup(other)) => one <= other,
+        _ => one == other,
     }
 }
 

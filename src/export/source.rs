@@ -34,7 +34,8 @@ pub struct Source {
     pub job: Name,
     /// The id of the checkpoint; `None` for the newest that all operators have.
     pub checkpoint: Option<u64>,
-    /// Lease of the pins that keep the checkpoint while it is read, in milliseconds.
+    /// Lease of the pins that keep the checkpoint while it is read, in milliseconds. 0 for no pins, where nobody
+    /// deletes its objects.
     pub lease_ms: u64,
 }
 
@@ -133,8 +134,11 @@ impl Source {
         done
     }
 
-    /// The checkpoint that is meant. Pure.
-    fn choose(&self, heads: &[Manifest]) -> Result<JobCheckpoint, SourceError> {
+    /// The checkpoint that is meant, among those that `heads` retain. Pure.
+    ///
+    /// # Errors
+    /// [`SourceError::NoJob`], [`SourceError::NoCheckpoint`].
+    pub fn choose(&self, heads: &[Manifest]) -> Result<JobCheckpoint, SourceError> {
         if heads.is_empty() {
             return Err(SourceError::NoJob(self.job.clone()));
         }
@@ -160,6 +164,9 @@ impl Source {
         options: &ReaderOptions<'_>,
         pins: &mut Vec<Held>,
     ) -> Result<(), SourceError> {
+        if self.lease_ms == 0 {
+            return Ok(());
+        }
         for (operator, parts) in &found.operators {
             let imports = parts.iter().flat_map(|(manifest, record)| everything(manifest, record, options)).collect();
             let pin = Pin { operator: operator.clone(), lease_ms: self.lease_ms, imports };
@@ -184,7 +191,9 @@ pub async fn attachment(
     read.map_err(|fault| SourceError::Unreadable { of: backend.clone(), source: damaged(fault).into() })
 }
 
-fn parts(heads: &[Manifest], chosen: JobCheckpoint) -> BTreeMap<Name, Parts<'_>> {
+/// The parts of the checkpoint `chosen` that `heads` retain, by operator. Pure.
+#[must_use]
+pub fn parts(heads: &[Manifest], chosen: JobCheckpoint) -> BTreeMap<Name, Parts<'_>> {
     let names = heads.iter().map(|head| head.backend.operator.clone());
     let mut operators: BTreeMap<Name, Parts<'_>> = BTreeMap::new();
     for operator in names {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, future::Future, ops::Range, sync::Arc, time::UN
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use object_store::{GetOptions, PutMode, PutOptions, PutPayload, path::Path};
+use object_store::{CopyOptions, Error as StoreFault, GetOptions, PutMode, PutOptions, PutPayload, path::Path};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -48,6 +48,17 @@ impl Store {
                 Err(Failure::Again(AttemptError::Store(error)))
             }
             Err(error) => Err(failure(Operation::Create, path, error)),
+        }
+    }
+
+    /// Copies an object within the store; `false` if the store has no such operation.
+    pub(super) async fn copy_once(&self, bound: Bound, from: &Path, to: &Path, bytes: u64) -> Result<bool, Failure> {
+        let (source, target) = (self.absolute(from), self.absolute(to));
+        let copy = self.0.store.copy_opts(&source, &target, CopyOptions::new());
+        match self.request(Operation::Copy, bound, bound.within(bytes, copy)).await {
+            Ok(()) => Ok(true),
+            Err(AttemptError::Store(StoreFault::NotImplemented { .. } | StoreFault::NotSupported { .. })) => Ok(false),
+            Err(error) => Err(failure(Operation::Copy, from, error)),
         }
     }
 

@@ -104,6 +104,31 @@ impl<'a> Row<'a> {
         Ok(Some(Self { place, state: &state.name, key, namespace, entry, touched }))
     }
 
+    /// Checks that it can be a row of `state`.
+    ///
+    /// # Errors
+    /// Says how it cannot.
+    pub fn check(&self, state: &StateDescriptor) -> Result<(), String> {
+        let is_operator = matches!(self.place, Place::Subtask(_));
+        if self.entry.kind() != state.kind {
+            let (is, name, kind) = (self.entry.kind(), &state.name, state.kind);
+            return Err(format!("a row of kind {is:?}, state `{name}` is of kind {kind:?}"));
+        }
+        if is_operator != state.redistribution.is_some() || is_operator != self.key.is_empty() {
+            return Err(format!(
+                "state `{}`: keyed state has a key group and a key, operator state has a subtask",
+                state.name
+            ));
+        }
+        if self.touched.is_some() != state.ttl.is_some() {
+            return Err(format!(
+                "state `{}`: `touched_ms` is for states with time-to-live, and all of those",
+                state.name
+            ));
+        }
+        Ok(())
+    }
+
     /// Bytes of the key, the namespace, the map key and the value.
     #[must_use]
     pub fn bytes(&self) -> usize {

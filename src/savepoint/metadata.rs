@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -189,20 +189,51 @@ fn crc32(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
 }
 
+/// `contents` as metadata of this format: see the [module](self).
+pub(super) fn seal<T: Serialize>(format: &str, contents: &T) -> Bytes {
+    let compact = serde_json::to_vec(contents).expect("maps with text for keys are JSON");
+    let envelope = Envelope {
+        format: format.to_owned(),
+        version: FORMAT_VERSION,
+        crc32: crc32(&compact),
+        savepoint: serde_json::to_value(contents).expect("maps with text for keys are JSON"),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&envelope).expect("likewise");
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+/// The contents of metadata of this format.
+pub(super) fn unseal<T: Serialize + DeserializeOwned>(format: &str, bytes: &[u8]) -> Result<T, String> {
+    let envelope: Envelope =
+        serde_json::from_slice(bytes).map_err(|error| format!("it is no metadata of a savepoint: {error}"))?;
+    if envelope.format != format {
+        return Err(format!("its format is `{}`, not `{format}`", envelope.format));
+    }
+    if envelope.version > FORMAT_VERSION {
+        return Err(format!(
+            "it is of version {}, and this dstl reads versions up to {FORMAT_VERSION}; use a newer one",
+            envelope.version
+        ));
+    }
+    let contents: T = serde_json::from_value(envelope.savepoint).map_err(|error| error.to_string())?;
+    let crc = crc32(&serde_json::to_vec(&contents).expect("maps with text for keys are JSON"));
+    if crc != envelope.crc32 {
+        return Err(format!("its checksum is {crc}, {} recorded", envelope.crc32));
+    }
+    Ok(contents)
+}
+
+/// The format that metadata says it has.
+pub(super) fn format_of(bytes: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Envelope>(bytes).ok().map(|envelope| envelope.format)
+}
+
 impl Metadata {
     /// The bytes of `metadata.json`.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let compact = serde_json::to_vec(self).expect("maps with text for keys are JSON");
-        let envelope = Envelope {
-            format: FORMAT.to_owned(),
-            version: FORMAT_VERSION,
-            crc32: crc32(&compact),
-            savepoint: serde_json::to_value(self).expect("maps with text for keys are JSON"),
-        };
-        let mut bytes = serde_json::to_vec_pretty(&envelope).expect("likewise");
-        bytes.push(b'\n');
-        bytes.into()
+        seal(FORMAT, self)
     }
 
     /// Reads the bytes of `metadata.json`.
@@ -210,22 +241,7 @@ impl Metadata {
     /// # Errors
     /// Says what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let envelope: Envelope =
-            serde_json::from_slice(bytes).map_err(|error| format!("it is no metadata of a savepoint: {error}"))?;
-        if envelope.format != FORMAT {
-            return Err(format!("its format is `{}`, not `{FORMAT}`", envelope.format));
-        }
-        if envelope.version > FORMAT_VERSION {
-            return Err(format!(
-                "it is of version {}, and this dstl reads versions up to {FORMAT_VERSION}; use a newer one",
-                envelope.version
-            ));
-        }
-        let metadata: Self = serde_json::from_value(envelope.savepoint).map_err(|error| error.to_string())?;
-        let crc = crc32(&serde_json::to_vec(&metadata).expect("maps with text for keys are JSON"));
-        if crc != envelope.crc32 {
-            return Err(format!("its checksum is {crc}, {} recorded", envelope.crc32));
-        }
+        let metadata: Self = unseal(FORMAT, bytes)?;
         metadata.operators.iter().try_for_each(|(name, operator)| {
             Name::new(name).map_err(|error| error.to_string())?;
             operator.check().map_err(|what| format!("operator `{name}`: {what}"))

@@ -8,13 +8,18 @@ use parquet::{
     data_type::{ByteArrayType, DataType, Int32Type, Int64Type},
     errors::ParquetError,
     file::{
+        metadata::KeyValue,
         properties::WriterProperties,
         writer::{SerializedFileWriter, SerializedRowGroupWriter},
     },
     schema::types::ColumnPath,
 };
 
-use super::columns::{Column, Columns, Row, schema};
+use super::{
+    FORMAT_VERSION,
+    columns::{Column, Columns, Row, schema},
+    reader::VERSION_KEY,
+};
 
 /// Bytes of rows at which a row group ends.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -50,6 +55,7 @@ impl FileWriter {
         let zstd = Compression::ZSTD(ZstdLevel::default());
         let properties = WriterProperties::builder()
             .set_created_by(format!("dstl {}", env!("CARGO_PKG_VERSION")))
+            .set_key_value_metadata(Some(vec![KeyValue::new(VERSION_KEY.to_owned(), FORMAT_VERSION.to_string())]))
             .set_compression(zstd)
             .set_dictionary_enabled(false);
         let repeats = |properties: parquet::file::properties::WriterPropertiesBuilder, column: &str| {

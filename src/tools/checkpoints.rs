@@ -8,7 +8,9 @@ use crate::{
         job::{self, JobCheckpoint, JobError, JobRecord, JobView, Latest, OperatorCheckpoint},
         manifest::{Attachment, CheckpointRecord, Manifest},
     },
+    export::source::{self, Parts, Source, SourceError},
     object::Store,
+    savepoint::word,
     types::Name,
 };
 
@@ -30,6 +32,48 @@ pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>)
         }
     }
     Ok((Node::Fields(vec![("jobs", Node::List(nodes))]), faults))
+}
+
+/// The checkpoint that `source` names: its parts, its states, and how much a restore of it reads. Cancel-safe.
+///
+/// # Errors
+/// If there is no such checkpoint, or the store fails.
+pub async fn show(store: &Store, source: &Source) -> Result<Node, SourceError> {
+    let heads = job::read_heads(store, &source.job, retry()).await?;
+    let chosen = source.choose(&heads)?;
+    let operators = source::parts(&heads, chosen);
+    let bytes = operators.values().flatten().map(|(head, record)| head.stored_bytes(record));
+    Ok(Node::Fields(vec![
+        ("job", Node::text(&source.job)),
+        ("checkpoint", chosen.id.into()),
+        ("attempt", chosen.attempt.into()),
+        ("bytes_to_read_at_most", bytes.fold(0, u64::saturating_add).into()),
+        ("operators", Node::list(operators.iter().map(|(name, parts)| of_parts(name, parts)))),
+    ]))
+}
+
+fn of_parts(operator: &Name, parts: &Parts<'_>) -> Node {
+    let mut states = std::collections::BTreeMap::new();
+    for (head, record) in parts {
+        let in_force = head.states.iter().filter(|(id, _)| record.has_state(**id));
+        states.extend(in_force.map(|(_, state)| (&state.descriptor.name, &state.descriptor)));
+    }
+    let states = states.into_values().map(|state| {
+        Node::Fields(vec![
+            ("state", Node::text(&state.name)),
+            ("kind", Node::text(word(state.kind))),
+            ("ttl_ms", state.ttl.map_or(Node::None, |ttl| ttl.duration_ms.into())),
+            ("serializers", Node::text(&state.schema)),
+        ])
+    });
+    let span = parts.first().map(|(head, record)| head.span(record));
+    Node::Fields(vec![
+        ("operator", Node::text(operator)),
+        ("parallelism", span.map_or(Node::None, |span| span.parallelism.into())),
+        ("max_parallelism", span.map_or(Node::None, |span| span.max_parallelism.into())),
+        ("states", Node::list(states)),
+        ("parts", Node::list(parts.iter().map(|(head, record)| of_checkpoint(head, record)))),
+    ])
 }
 
 async fn of_job(store: &Store, job: &Name) -> Result<Option<Node>, JobError> {

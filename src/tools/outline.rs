@@ -21,6 +21,8 @@ pub enum Node {
     Bool(bool),
     /// A number.
     Number(u64),
+    /// A number that may be negative.
+    Signed(i64),
     /// Anything else.
     Text(String),
     /// Several of a kind.
@@ -47,6 +49,7 @@ impl Node {
             Self::None => Value::Null,
             Self::Bool(value) => (*value).into(),
             Self::Number(value) => (*value).into(),
+            Self::Signed(value) => (*value).into(),
             Self::Text(value) => value.as_str().into(),
             Self::List(nodes) => nodes.iter().map(Self::to_json).collect(),
             Self::Fields(fields) => Value::Object(
@@ -81,6 +84,7 @@ impl Node {
             Self::None => "none".to_owned(),
             Self::Bool(value) => if *value { "yes" } else { "no" }.to_owned(),
             Self::Number(value) => value.to_string(),
+            Self::Signed(value) => value.to_string(),
             Self::Text(value) => value.clone(),
             Self::List(nodes) if nodes.is_empty() => "none".to_owned(),
             Self::List(nodes) => nodes.iter().map(Self::inline).collect::<Vec<_>>().join(", "),
@@ -135,6 +139,12 @@ fn spaced(name: &str) -> String {
 impl From<u64> for Node {
     fn from(value: u64) -> Self {
         Self::Number(value)
+    }
+}
+
+impl From<i64> for Node {
+    fn from(value: i64) -> Self {
+        Self::Signed(value)
     }
 }
 

@@ -1,33 +1,36 @@
-//! `dstl savepoint`: makes, lists, shows, verifies and removes savepoints.
+//! `dstl savepoint`: lists, shows, verifies and removes savepoints.
 
 use super::{hex, outline::Node, retry, time};
 use crate::{
-    object::{Store, StoreError, layout::savepoints},
-    savepoint::{Metadata, OperatorMeta, SavepointError, SavepointId, StateMeta, read_rows, word},
+    object::{ObjectMeta, ObjectName, Path, Store, StoreError, layout::savepoints},
+    savepoint::{Metadata, OperatorMeta, Savepoint, SavepointError, SavepointId, StateMeta, read_rows, word},
     types::Name,
 };
 
 /// Bytes that a row group may have, uncompressed, to be read.
 pub(super) const MAX_GROUP_BYTES: u64 = 1 << 30;
 
-/// The savepoints of `job`, and what cannot be read. Cancel-safe.
+/// The savepoints of `job`, or of all jobs of the store, and what cannot be read. Cancel-safe.
 ///
 /// # Errors
 /// If the store fails.
-pub async fn list(store: &Store, job: &Name) -> Result<(Node, Vec<String>), StoreError> {
-    let objects = store.list(&savepoints(job), retry()).await?;
-    let names = objects.iter().filter_map(|object| Name::new(object.path.parts().nth(2)?.as_ref()).ok());
-    let mut ids: Vec<SavepointId> = names.map(|name| SavepointId { job: job.clone(), name }).collect();
+pub async fn list(store: &Store, job: Option<&Name>) -> Result<(Node, Vec<String>), StoreError> {
+    let objects = store.list(&job.map_or_else(Path::default, savepoints), retry()).await?;
+    let of_savepoint = |object: ObjectMeta| match ObjectName::parse(&object.path)? {
+        ObjectName::SavepointFile { job, savepoint, .. } => Some(SavepointId { job, name: savepoint }),
+        _ => None,
+    };
+    let mut ids: Vec<SavepointId> = objects.into_iter().filter_map(of_savepoint).collect();
     ids.dedup();
     let (mut nodes, mut faults) = (vec![], vec![]);
     for id in ids {
-        match Metadata::read(store, &id, retry()).await {
+        match Savepoint::read(store, &id, retry()).await {
             Ok(metadata) => nodes.push(Node::Fields(outline(&id, &metadata))),
             Err(SavepointError::Store(error)) => return Err(error),
             Err(error) => faults.push(error.to_string()),
         }
     }
-    Ok((Node::Fields(vec![("job", Node::text(job)), ("savepoints", Node::list(nodes))]), faults))
+    Ok((Node::Fields(vec![("job", job.map_or(Node::None, Node::text)), ("savepoints", Node::list(nodes))]), faults))
 }
 
 /// What one has, operator by operator. Cancel-safe.
@@ -35,11 +38,11 @@ pub async fn list(store: &Store, job: &Name) -> Result<(Node, Vec<String>), Stor
 /// # Errors
 /// If it cannot be read.
 pub async fn show(store: &Store, id: &SavepointId) -> Result<Node, SavepointError> {
-    let metadata = Metadata::read(store, id, retry()).await?;
+    let metadata = Savepoint::read(store, id, retry()).await?;
     Ok(whole(id, &metadata))
 }
 
-/// Reads every file of a savepoint; tells what it has if all is as it was written. It proves that the rows can be read,
+/// Reads every file of a savepoint of rows; tells what it has if all is as it was written. It proves that the rows can be read,
 /// and not that an engine can make sense of their bytes. Cancel-safe.
 ///
 /// # Errors
@@ -71,15 +74,24 @@ pub async fn verify(store: &Store, id: &SavepointId) -> Result<Node, SavepointEr
             return Err(SavepointError::damaged(&id.metadata(), None, what));
         }
     }
-    Ok(whole(id, &metadata))
+    Ok(whole(id, &Savepoint::Rows(metadata)))
 }
 
 /// What was made.
 #[must_use]
-pub fn whole(id: &SavepointId, metadata: &Metadata) -> Node {
-    let mut fields = outline(id, metadata);
-    fields
-        .push(("operators", Node::list(metadata.operators.iter().map(|(name, operator)| of_operator(name, operator)))));
+pub fn whole(id: &SavepointId, savepoint: &Savepoint) -> Node {
+    let mut fields = outline(id, savepoint);
+    let operators = match savepoint {
+        Savepoint::Rows(metadata) => Node::list(metadata.operators.iter().map(|(name, of)| of_operator(name, of))),
+        Savepoint::Native(metadata) => Node::list(metadata.operators.iter().map(|(name, of)| {
+            Node::Fields(vec![
+                ("operator", Node::text(name)),
+                ("parallelism", of.parallelism.into()),
+                ("max_parallelism", of.max_parallelism.into()),
+            ])
+        })),
+    };
+    fields.push(("operators", operators));
     Node::Fields(fields)
 }
 
@@ -89,17 +101,31 @@ pub fn removed(id: &SavepointId, objects: u64) -> Node {
     Node::Fields(vec![("removed", Node::text(id.folder())), ("objects", objects.into())])
 }
 
-fn outline(id: &SavepointId, metadata: &Metadata) -> Vec<(&'static str, Node)> {
-    let files = || metadata.operators.values().flat_map(|operator| &operator.files);
-    vec![
+fn outline(id: &SavepointId, savepoint: &Savepoint) -> Vec<(&'static str, Node)> {
+    let (format, job, checkpoint, created_ms) = match savepoint {
+        Savepoint::Rows(of) => ("parquet", &of.job, of.checkpoint, of.created_ms),
+        Savepoint::Native(of) => ("native", &of.job, of.checkpoint, of.created_ms),
+    };
+    let mut fields = vec![
         ("savepoint", Node::text(id.folder())),
-        ("job", Node::text(&metadata.job)),
-        ("checkpoint", metadata.checkpoint.into()),
-        ("created", time(metadata.created_ms)),
-        ("files", (files().count() as u64).into()),
-        ("rows", files().map(|file| file.rows).fold(0, u64::saturating_add).into()),
-        ("bytes", files().map(|file| file.bytes).fold(0, u64::saturating_add).into()),
-    ]
+        ("format", Node::text(format)),
+        ("job", Node::text(job)),
+        ("checkpoint", checkpoint.into()),
+        ("created", time(created_ms)),
+    ];
+    match savepoint {
+        Savepoint::Native(of) => {
+            fields.push(("files", (of.objects.len() as u64).into()));
+            fields.push(("bytes", of.bytes().into()));
+        }
+        Savepoint::Rows(of) => {
+            let files = || of.operators.values().flat_map(|operator| &operator.files);
+            fields.push(("files", (files().count() as u64).into()));
+            fields.push(("rows", files().map(|file| file.rows).fold(0, u64::saturating_add).into()));
+            fields.push(("bytes", files().map(|file| file.bytes).fold(0, u64::saturating_add).into()));
+        }
+    }
+    fields
 }
 
 fn of_operator(name: &str, operator: &OperatorMeta) -> Node {

@@ -1,6 +1,9 @@
 //! `dstl state`: shows the entries of a checkpoint or a savepoint, without its engine.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -11,7 +14,7 @@ use crate::{
     checkpoint::manifest::{CheckpointRecord, Manifest, Span},
     export::{
         rows::{self, RowError},
-        source::{Found, Source, SourceError},
+        source::{Found, Parts, Source, SourceError},
     },
     restore::reader::{Reader, ReaderOptions},
     savepoint::{Cells, Metadata, OperatorMeta, Place, Row, SavepointError, SavepointId, read_rows, word},
@@ -27,6 +30,8 @@ pub struct Filter {
     pub state: Option<String>,
     /// The key group, of keyed state.
     pub key_group: Option<u16>,
+    /// The key groups; [`KeyGroupRange::OPERATOR`] for operator state alone.
+    pub key_groups: Option<KeyGroupRange>,
     /// The key, of keyed state.
     pub key: Option<Bytes>,
     /// The namespace.
@@ -79,7 +84,7 @@ impl From<RowError> for End {
 
 /// The names that were met, to tell a mistaken one.
 #[derive(Default)]
-struct Met {
+pub(super) struct Met {
     operators: BTreeSet<String>,
     states: BTreeSet<String>,
 }
@@ -95,15 +100,63 @@ pub async fn scan(
     mut show: impl Show,
 ) -> Result<(), StateFault> {
     let mut met = Met::default();
-    let flow = match target {
+    let read = async |opened: Opened<'_>| opened.rows((filter, &mut met), options, &mut show).await;
+    let flow = open(target, (options, lease_ms), read).await?;
+    if flow.is_break() { Ok(()) } else { met.check(filter) }
+}
+
+/// A checkpoint or a savepoint that can be read.
+#[derive(Clone, Copy)]
+pub(super) enum Opened<'a> {
+    Checkpoint(&'a Found<'a>),
+    Savepoint(&'a SavepointId, &'a Metadata),
+}
+
+/// Lets `read` read `target`.
+pub(super) async fn open<T>(
+    target: &Target,
+    (options, lease_ms): (&ReaderOptions<'_>, u64),
+    read: impl AsyncFnOnce(Opened<'_>) -> Result<T, StateFault>,
+) -> Result<T, StateFault> {
+    match target {
         Target::Checkpoint(job, checkpoint) => {
             let source = Source { job: job.clone(), checkpoint: *checkpoint, lease_ms };
-            let read = async |found: &Found<'_>| of_checkpoint(found, (filter, &mut met), options, &mut show).await;
-            source.read(options, read).await?
+            source.read(options, async |found: &Found<'_>| read(Opened::Checkpoint(found)).await).await
         }
-        Target::Savepoint(id) => of_savepoint(id, (filter, &mut met), options, &mut show).await?,
-    };
-    if flow.is_break() { Ok(()) } else { met.check(filter) }
+        Target::Savepoint(id) => {
+            let metadata = Metadata::read(options.store, id, options.retry).await?;
+            read(Opened::Savepoint(id, &metadata)).await
+        }
+    }
+}
+
+impl Opened<'_> {
+    /// The number of key groups of each operator.
+    pub(super) fn operators(&self) -> BTreeMap<Name, u32> {
+        let of_parts = |parts: &Parts<'_>| parts.first().map(|(head, record)| head.span(record).max_parallelism);
+        match self {
+            Self::Checkpoint(found) => {
+                found.operators.iter().filter_map(|(name, parts)| Some((name.clone(), of_parts(parts)?))).collect()
+            }
+            Self::Savepoint(_, metadata) => {
+                let of = |(name, meta): (&String, &OperatorMeta)| Some((Name::new(name).ok()?, meta.max_parallelism));
+                metadata.operators.iter().filter_map(of).collect()
+            }
+        }
+    }
+
+    /// Shows the entries that fit `filter`.
+    pub(super) async fn rows(
+        self,
+        (filter, met): (&Filter, &mut Met),
+        options: &ReaderOptions<'_>,
+        show: &mut impl Show,
+    ) -> Result<ControlFlow<()>, StateFault> {
+        match self {
+            Self::Checkpoint(found) => Ok(of_checkpoint(found, (filter, met), options, show).await?),
+            Self::Savepoint(id, metadata) => Ok(of_savepoint((id, metadata), (filter, met), options, show).await?),
+        }
+    }
 }
 
 async fn of_checkpoint(
@@ -156,12 +209,11 @@ async fn of_part(
 }
 
 async fn of_savepoint(
-    id: &SavepointId,
+    (id, metadata): (&SavepointId, &Metadata),
     (filter, met): (&Filter, &mut Met),
     options: &ReaderOptions<'_>,
     show: &mut impl Show,
 ) -> Result<ControlFlow<()>, SavepointError> {
-    let metadata = Metadata::read(options.store, id, options.retry).await?;
     for (operator, meta) in &metadata.operators {
         let operator = Name::new(operator).expect("it was checked");
         met.operators.insert(operator.to_string());
@@ -171,7 +223,7 @@ async fn of_savepoint(
         met.states.extend(meta.states.iter().map(|state| state.descriptor.name.clone()));
         let wanted = filter.key_groups_of(meta.assignment, meta.max_parallelism);
         for file in &meta.files {
-            let has = |wanted| file.key_groups.and_then(|has| has.range().ok()).is_some_and(|has| has.overlaps(wanted));
+            let has = |wanted| file.key_groups().unwrap_or(KeyGroupRange::OPERATOR).overlaps(wanted);
             if wanted.is_some_and(|wanted| !has(wanted)) {
                 continue;
             }
@@ -203,7 +255,12 @@ impl Filter {
     fn has(&self, row: &Row<'_>) -> bool {
         let is_in_group = |wanted| row.place == Place::KeyGroup(KeyGroup(wanted));
         let is_keyed = matches!(row.place, Place::KeyGroup(_));
-        self.key_group.is_none_or(is_in_group)
+        let group = match row.place {
+            Place::KeyGroup(group) => group,
+            Place::Subtask(_) => KeyGroup::OPERATOR,
+        };
+        self.key_groups.is_none_or(|wanted| wanted.contains(group))
+            && self.key_group.is_none_or(is_in_group)
             && self.key.as_ref().is_none_or(|wanted| is_keyed && *wanted == row.key)
             && self.namespace.as_ref().is_none_or(|wanted| *wanted == row.namespace)
     }
@@ -214,21 +271,33 @@ impl Filter {
 
     /// The key groups that can have the wanted entries; `None` if all can.
     fn key_groups_of(&self, assignment: KeyGroupAssignment, max_parallelism: u32) -> Option<KeyGroupRange> {
-        let of_key = |key: &Bytes| match assignment {
-            KeyGroupAssignment::Hashed => u16::try_from(hash_key_group(key, max_parallelism)).ok(),
-            KeyGroupAssignment::Given => None,
-        };
-        let key_group = self.key_group.or_else(|| self.key.as_ref().and_then(of_key))?;
-        Some(KeyGroupRange::one(KeyGroup(key_group)))
+        self.key_groups.or_else(|| key_group_of((self.key_group, self.key.as_ref()), assignment, max_parallelism))
+    }
+}
+
+/// The key group that can have entries of this key group, or of this key; `None` if all can.
+pub(super) fn key_group_of(
+    (key_group, key): (Option<u16>, Option<&Bytes>),
+    assignment: KeyGroupAssignment,
+    max_parallelism: u32,
+) -> Option<KeyGroupRange> {
+    let of_key = |key: &Bytes| match assignment {
+        KeyGroupAssignment::Hashed => u16::try_from(hash_key_group(key, max_parallelism)).ok(),
+        KeyGroupAssignment::Given => None,
+    };
+    key_group.or_else(|| key.and_then(of_key)).map(|group| KeyGroupRange::one(KeyGroup(group)))
+}
+
+/// All names, for messages.
+pub(super) fn all(names: &BTreeSet<String>) -> String {
+    match names.len() {
+        0 => "none at all".to_owned(),
+        _ => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
     }
 }
 
 impl Met {
     fn check(&self, filter: &Filter) -> Result<(), StateFault> {
-        let all = |names: &BTreeSet<String>| match names.len() {
-            0 => "none at all".to_owned(),
-            _ => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
-        };
         if let Some(wanted) = filter.operator.as_ref().filter(|wanted| !self.operators.contains(wanted.as_str())) {
             return Err(StateFault::NoOperator { wanted: wanted.clone(), there: all(&self.operators) });
         }
@@ -296,7 +365,8 @@ pub fn parse_bytes(text: &str) -> Result<Bytes, String> {
     }
 }
 
-fn printed(bytes: &[u8]) -> String {
+/// Bytes as text where they are printable UTF-8, else as hexadecimal digits.
+pub(super) fn printed(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
         _ => format!("0x{}", hex(bytes)),

@@ -393,19 +393,19 @@ async fn the_tool_discards_checkpoints_and_jobs() {
     let world = crashed(folder.path()).await;
     let at = ["--store", folder.path().to_str().unwrap()];
     let run = |arguments: &[&str]| dstl(&[&["discard", at[0], at[1], "--json"], arguments].concat());
-    let listed = json(&dstl(&["checkpoints", at[0], at[1], "--json"]));
+    let listed = json(&dstl(&["checkpoints", "ls", at[0], at[1], "--json"]));
     let checkpoints = listed["jobs"][0]["backends"][0]["checkpoints"].as_array().unwrap();
     let handle = checkpoints[0]["handle"].as_str().unwrap();
     assert_eq!(json(&run(&["--handle", handle]))["checkpoints"], 1);
     assert_eq!(json(&run(&["--handle", handle]))["checkpoints"], 0, "idempotent");
-    let discarded = json(&run(&["--job", "job"]));
+    let discarded = json(&run(&["job"]));
     assert_eq!(discarded["checkpoints"], checkpoints.len() - 1);
     assert!(discarded["objects"].as_u64().unwrap() > 0, "{discarded}");
     assert_eq!(world.paths("segments").await, Vec::<String>::new());
     for (arguments, code, said) in [
-        (&["--job", "misspelt"][..], 1, "no backend of job `misspelt`"),
+        (&["misspelt"][..], 1, "no backend of job `misspelt`"),
         (&["--handle", "00ff"], 64, "`00ff` is not a checkpoint handle"),
-        (&["--force"], 64, "--job"),
+        (&["--force"], 64, "JOB"),
     ] {
         let refused = run(arguments);
         assert_eq!(refused.status.code(), Some(code), "{arguments:?}");
@@ -421,7 +421,7 @@ async fn the_tools_tell_what_a_store_holds() {
     let before = world.paths("").await;
     let at = ["--store", folder.path().to_str().unwrap()];
 
-    let listed = json(&dstl(&["checkpoints", at[0], at[1], "--json"]));
+    let listed = json(&dstl(&["checkpoints", "ls", at[0], at[1], "--json"]));
     assert_eq!(listed["jobs"][0]["latest"]["id"], 12);
     let restorable = listed["jobs"][0]["restorable"].as_array().unwrap();
     assert_eq!(restorable.last().unwrap()["id"], 12);
@@ -450,7 +450,7 @@ async fn the_tools_tell_what_a_store_holds() {
     let young = json(&dstl(&["gc", at[0], at[1], "--delete", "--json"]));
     assert_eq!(young["jobs"][0]["kept"]["objects"], garbage, "within the configured grace");
     assert_eq!(world.paths("").await, before);
-    let done = dstl(&["gc", at[0], at[1], "--job", "job", "--grace", "0s", "--delete"]);
+    let done = dstl(&["gc", at[0], at[1], "job", "--grace", "0s", "--delete"]);
     let text = String::from_utf8(done.stdout).unwrap();
     assert_eq!(text.lines().filter(|line| line.starts_with("deleted ")).count() as u64, garbage, "{text}");
     assert_eq!((world.paths("").await.len() as u64) + garbage, before.len() as u64);
@@ -467,10 +467,12 @@ async fn the_tools_say_what_is_wrong_by_their_exit_codes() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(what), "{arguments:?}: {stderr}");
     };
-    fails(&["gc", at[0], at[1], "--job", "a/b"], 64, "names consist of");
+    fails(&["gc", at[0], at[1], "a/b"], 64, "names consist of");
+    fails(&["gc", at[0], at[1], "--job", "job"], 2, "another form now: `dstl gc job --store");
+    fails(&["checkpoints", at[0], at[1]], 2, "another form now: `dstl checkpoints ls --store");
     fails(&["gc", "--store", "ftp://x"], 64, "ftp");
     fails(&["dump", "neither"], 64, "neither");
-    fails(&["gc", at[0], at[1], "--job", "other"], 1, "no object of job `other`");
+    fails(&["gc", at[0], at[1], "other"], 1, "no object of job `other`");
     let missing = folder.path().join("missing");
     fails(&["gc", "--store", missing.to_str().unwrap()], 1, "no directory");
     assert!(!missing.exists());
@@ -480,6 +482,6 @@ async fn the_tools_say_what_is_wrong_by_their_exit_codes() {
     bytes[30] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     fails(&["gc", at[0], at[1], "--grace", "0s", "--delete"], 1, &head);
-    fails(&["checkpoints", at[0], at[1]], 1, &head);
+    fails(&["checkpoints", "ls", at[0], at[1]], 1, &head);
     fails(&["dump", at[0], at[1], &head], 1, "checksum");
 }

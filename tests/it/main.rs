@@ -9,6 +9,7 @@ mod backend;
 mod behaviours;
 mod bounded;
 mod bounds;
+mod broken;
 mod circles;
 mod claims;
 mod config;

@@ -1,5 +1,6 @@
 //! Savepoints: rows of all state of a checkpoint, whatever it was made with, from which any backend can begin.
 
+mod native;
 mod restored;
 mod written;
 
@@ -12,7 +13,7 @@ use dstl::{
     object::{PutPayload, Retry},
     random::Random,
     restore::reader::ReaderOptions,
-    savepoint::{Entry, Metadata, OperatorMeta, Place, Row, SavepointId, read_rows},
+    savepoint::{Entry, Metadata, NativeMetadata, OperatorMeta, Place, Row, SavepointId, read_rows},
     state::op::Op,
     tasks::Tasks,
     types::{InnerBackend, KeyGroup, Name, StateDescriptor, StateId, StateKind, Ttl},
@@ -181,6 +182,28 @@ pub(crate) async fn create(
     let source = Source { job: name(job), checkpoint: None, lease_ms: 60_000 };
     let export = Export { source, name: name(savepoint), now: 1_000 };
     export::create(&export, &options, |_| {}).await
+}
+
+/// Makes a native savepoint of `job`.
+async fn create_native(
+    world: &World,
+    daemon: &Daemon,
+    (job, savepoint): (&str, &str),
+) -> Result<NativeMetadata, ExportError> {
+    let (store, tasks, random) = (world.store(), Tasks::default(), Random::from_os());
+    let local = daemon.directory.environment().local.clone();
+    let options = ReaderOptions {
+        store: &store,
+        tasks: &tasks,
+        random: &random,
+        local: local.as_deref(),
+        memory: 64 << 20,
+        parallel_reads: 2,
+        retry: Retry::none(),
+    };
+    let source = Source { job: name(job), checkpoint: None, lease_ms: 60_000 };
+    let export = Export { source, name: name(savepoint), now: 1_000 };
+    export::native::create(&export, &options, |_| {}).await
 }
 
 /// Every row of a savepoint, as text, in order of the files.

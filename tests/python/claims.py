@@ -184,7 +184,7 @@ def the_tool_discards_and_an_option_says_who_claims(world):
     assert refused_run.returncode == 1 and "is pinned" in refused_run.stderr, refused_run
     gone = run("--handle", done.handle.hex(), "--force")
     assert json.loads(gone.stdout)["checkpoints"] == 1, gone
-    gone = json.loads(run("--job", world.job).stdout)
+    gone = json.loads(run(world.job).stdout)
     assert gone["checkpoints"] == 2 and gone["objects"] > 0, gone
     with refused("REASON_CHECKPOINT_NOT_FOUND"):
         client.open(world.job, attempt=4, restore=restore_id(3))

@@ -44,6 +44,7 @@ import operator_state  # noqa: F401
 import schema  # noqa: F401
 import query  # noqa: F401
 import savepoints  # noqa: F401
+import imports  # noqa: F401
 import warm  # noqa: F401
 
 # After so long something hangs: every thread is shown, and the run fails.

@@ -20,8 +20,8 @@ DESCRIPTORS = [
 
 
 def tool(world, store, *arguments, code=0):
-    """The answer of `dstl savepoint`, which looks at the store alone."""
-    command = [world.binary, "savepoint", *arguments, "--store", f"file://{store}", "--json"]
+    """The answer of `dstl`, which looks at the store alone."""
+    command = [world.binary, *arguments, "--store", f"file://{store}", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == code, ran
     return json.loads(ran.stdout) if code == 0 else ran.stderr
@@ -49,7 +49,7 @@ def save(world, inner):
     client.checkpoint(ref, 1, attachment=b"offset")
     for key in KEYS[:10]:
         write(client, ref, states, key, b"2")
-    made = tool(world, daemon.store, "create", "--job", world.job, "before-2.0")
+    made = tool(world, daemon.store, "savepoint", "create", world.job, "before-2.0")
     assert (made["savepoint"], made["checkpoint"]) == (f"{world.job}/savepoints/before-2.0", 1)
     write(client, ref, states, b"later", b"3")
     return daemon.store, made["savepoint"]
@@ -97,7 +97,7 @@ def moved(world, inner, into):
         assert [part.attachment for part in opened.parts] == [b"offset"]
         refs.append((opened.backend, client.register(opened.backend, *DESCRIPTORS)))
     # Its backends need nothing of it any more.
-    removed = tool(world, daemon.store, "rm", f"{job}/savepoints/copied")
+    removed = tool(world, daemon.store, "savepoint", "rm", f"{job}/savepoints/copied")
     assert removed, removed
     for key in KEYS:
         answers = []

@@ -91,6 +91,7 @@ impl MergeFunction {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "server", serde(default))]
 pub struct Serializer {
     /// The engine's name of the serializer; empty if there is none.
     pub id: String,
@@ -102,6 +103,7 @@ pub struct Serializer {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "server", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "server", serde(default))]
 pub struct Schema {
     /// The serializer of keys.
     pub key: Serializer,
@@ -160,13 +162,14 @@ pub struct StateDescriptor {
     /// How merges combine, for values and maps.
     pub merge: Option<MergeFunction>,
     /// The serializers of its bytes.
+    #[cfg_attr(feature = "server", serde(default))]
     pub schema: Schema,
     /// How long its entries live; `None` if they live until they are removed.
     pub ttl: Option<Ttl>,
     /// For operator state; `None` for keyed state.
     pub redistribution: Option<Redistribution>,
     /// For values: the answer of a read where there is no value.
-    #[cfg_attr(feature = "server", serde(with = "crate::types::hex"))]
+    #[cfg_attr(feature = "server", serde(with = "crate::types::hex", default))]
     pub default_value: Bytes,
 }
 

@@ -1,6 +1,6 @@
 //! Sequence numbers: the logical time of a changelog.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// Low bits of a sequence number that count batches within an epoch: room for 10^12 batches.
 const COUNTER_BITS: u32 = 40;
@@ -48,6 +48,21 @@ impl Sqn {
         let next = Self(self.0 + 1);
         assert_eq!(next.epoch(), self.epoch(), "an epoch has room for 2^40 batches");
         next
+    }
+}
+
+impl FromStr for Sqn {
+    type Err = String;
+
+    /// Reads `epoch.batches`, as it is shown.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fault = || format!("`{text}` is no sequence number, such as `3.17`: an epoch, and batches of it before");
+        let (epoch, count) = text.split_once('.').ok_or_else(fault)?;
+        let (epoch, count): (u64, u64) = (epoch.parse().map_err(|_| fault())?, count.parse().map_err(|_| fault())?);
+        if epoch > Self::MAX_EPOCH || count >= 1 << COUNTER_BITS {
+            return Err(fault());
+        }
+        Ok(Self(Self::first_of(epoch).0 + count))
     }
 }
 

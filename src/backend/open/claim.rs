@@ -39,7 +39,7 @@ use crate::{
         pin::Held,
     },
     error::{Error, Reason},
-    object::Retry,
+    object::{Retry, Store},
     types::{
         BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, Sqn, StateId, default_max_parallelism,
     },
@@ -81,6 +81,8 @@ pub(super) struct Claim {
     pub(super) operator: Sources,
     /// The savepoint that it begins with, instead of a checkpoint.
     pub(super) savepoint: Option<savepoint::Source>,
+    /// The folder of the native savepoint that has the objects to read.
+    pub(super) native: Option<Store>,
 }
 
 /// Objects that were read before a claim, so that it need not read them again.
@@ -137,11 +139,11 @@ pub(super) async fn claim(
     retry: Retry,
 ) -> Result<Claim, Error> {
     let spec = &admitted.spec;
+    if let RestoreFrom::Savepoint(id) = &spec.restore {
+        return Box::pin(savepoint::claim(env, admitted, (id, known), retry)).await;
+    }
     if clone::is_clone(spec) {
         return Box::pin(clone::claim(env, admitted, known, retry)).await;
-    }
-    if let RestoreFrom::Savepoint(id) = &spec.restore {
-        return savepoint::claim(env, admitted, (id, known), retry).await;
     }
     let (mut fenced, mut missed) = (vec![], None);
     for _ in 0..CLAIM_ATTEMPTS {
@@ -181,7 +183,7 @@ pub(super) async fn claim(
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
                 let (parts, attachments) = restored(&listed);
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
-                let (pins, savepoint) = (vec![], None);
+                let (pins, savepoint, native) = (vec![], None, None);
                 return Ok(Claim {
                     manifest,
                     crc,
@@ -196,6 +198,7 @@ pub(super) async fn claim(
                     pins,
                     operator,
                     savepoint,
+                    native,
                 });
             }
             Ok(_) => {}
@@ -469,7 +472,9 @@ pub(super) fn derive(env: &Environment, spec: &OpenSpec, head: Option<Head>, pla
     manifest.fences.open(manifest.number);
     // The engine restores only completed checkpoints, even if the notice was lost. This also holds for a part in the
     // backend's own chain that this subtask does not read.
-    let siblings: Vec<_> = plan.parts.iter().filter(|part| same_operator(&part.manifest.backend, &spec.id)).collect();
+    let is_savepoint = matches!(spec.restore, RestoreFrom::Savepoint(_));
+    let is_sibling = |part: &&Part| !is_savepoint && same_operator(&part.manifest.backend, &spec.id);
+    let siblings: Vec<_> = plan.parts.iter().filter(is_sibling).collect();
     let is_restored = |record: &&CheckpointRecord| {
         siblings.iter().any(|part| generation::is_same(&part.manifest, &part.record, &manifest, record))
     };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     super::environment::Environment,
-    OpenSpec,
+    OpenSpec, RestoreFrom,
     admit::Admitted,
     choice::{self, Part},
     claim::{self, Claim, Known, Plan},
@@ -32,9 +32,10 @@ use crate::{
 /// Attempts to begin, when the source or other openers move on.
 const CLONE_ATTEMPTS: usize = 16;
 
-/// Whether the request is for a checkpoint of another job or operator.
+/// Whether the request is for a checkpoint of another job or operator, or for a savepoint.
 pub(super) fn is_clone(spec: &OpenSpec) -> bool {
-    spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
+    matches!(spec.restore, RestoreFrom::Savepoint(_))
+        || spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
 }
 
 /// Validates the request, pins the objects to read, and makes the manifest that opens the new epoch, which names none
@@ -105,8 +106,8 @@ async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry
     Ok(pins)
 }
 
-/// Opens the epoch; `None` if another opener was faster.
-async fn begin(
+/// Opens the epoch, to read what `chosen` names; `None` if another opener was faster.
+pub(super) async fn begin(
     env: &Environment,
     admitted: &Admitted,
     (head, chosen, seen): (Option<Head>, Vec<Part>, &Seen),
@@ -145,6 +146,7 @@ async fn begin(
         pins: vec![],
         operator,
         savepoint: None,
+        native: None,
     }))
 }
 

@@ -17,6 +17,7 @@ use super::{
     ClaimMode, LoadError, Loaded, OpenSpec, RestoredPart,
     admit::Admitted,
     claim::{self, Claim, Known, Plan},
+    native,
     operator::{self, Shares, Sources},
 };
 use crate::{
@@ -27,13 +28,13 @@ use crate::{
     error::{Error, Reason},
     object::{Path, Retry},
     restore::{Progress, block_memory},
-    savepoint::{Entry, FileMeta, Metadata, OperatorMeta, Place, Row, SavepointError, SavepointId, read_rows},
+    savepoint::{Entry, FileMeta, OperatorMeta, Place, Row, Savepoint, SavepointError, SavepointId, read_rows},
     state::{
         StateBackend as _, StateError,
         operator::{Contents, WithOperatorState, share, sources},
     },
     tasks,
-    types::{BackendId, CheckpointId, CheckpointIdentity, KeyGroupRange, Limits, StateDescriptor, StateId, StateKind},
+    types::{BackendId, CheckpointId, CheckpointIdentity, KeyGroupRange, Limits, StateId, StateKind},
 };
 
 /// How often it begins again when others open the same backend.
@@ -61,7 +62,12 @@ pub(super) async fn claim(
         let text = format!("backend `{}`: a savepoint cannot be claimed: it stays until somebody removes it", spec.id);
         return Err(Error::new(Reason::InvalidArgument, text));
     }
-    let metadata = Metadata::read(&env.store, id, retry).await.map_err(|error| unreadable(&spec.id, error))?;
+    let metadata = match Savepoint::read(&env.store, id, retry).await.map_err(|error| unreadable(&spec.id, error))? {
+        Savepoint::Rows(metadata) => metadata,
+        Savepoint::Native(metadata) => {
+            return Box::pin(native::claim(env, admitted, (id, &metadata, known), retry)).await;
+        }
+    };
     let Some(operator) = metadata.operators.get(spec.id.operator.as_str()) else {
         let names: Vec<&str> = metadata.operators.keys().map(String::as_str).collect();
         let (backend, folder, names) = (&spec.id, id.folder(), names.join(", "));
@@ -96,6 +102,7 @@ pub(super) async fn claim(
             pins: vec![],
             operator: Sources::default(),
             savepoint: Some(Source { id: id.clone(), operator: operator.clone(), names }),
+            native: None,
         });
     }
     Err(ChainError::Contended(spec.id.clone()).into())
@@ -241,7 +248,7 @@ impl Loading<'_> {
         let (Some(state), Some(id)) = (self.source.operator.state(row.state), self.source.names.get(row.state)) else {
             return Err(format!("the metadata has no state `{}`", row.state));
         };
-        check(row, state)?;
+        row.check(state)?;
         match row.place {
             Place::KeyGroup(key_group) if !self.key_groups.contains(key_group) => Ok(()),
             Place::KeyGroup(_) => row.change(*id, |change| inner.apply(change)).map_err(|error| {
@@ -288,29 +295,6 @@ impl Loading<'_> {
         };
         self.operator.into_iter().filter_map(share_of).collect()
     }
-}
-
-/// Checks that a row fits the kind of `state`.
-fn check(row: &Row<'_>, state: &StateDescriptor) -> Result<(), String> {
-    let is_operator = matches!(row.place, Place::Subtask(_));
-    if row.entry.kind() != state.kind {
-        return Err(format!(
-            "a row of kind {:?}, state `{}` is of kind {:?}",
-            row.entry.kind(),
-            state.name,
-            state.kind
-        ));
-    }
-    if is_operator != state.redistribution.is_some() || is_operator != row.key.is_empty() {
-        return Err(format!(
-            "state `{}`: keyed state has a key group and a key, operator state has a subtask",
-            state.name
-        ));
-    }
-    if row.touched.is_some() != state.ttl.is_some() {
-        return Err(format!("state `{}`: `touched_ms` is for states with time-to-live, and all of those", state.name));
-    }
-    Ok(())
 }
 
 fn unreadable(backend: &BackendId, error: SavepointError) -> Error {

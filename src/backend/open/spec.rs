@@ -91,8 +91,7 @@ impl OpenSpec {
 
     /// Whether the restored checkpoint must not be claimed.
     pub(super) fn is_no_claim(&self, env: &Environment) -> bool {
-        let is_nobodys = clone::is_clone(self) || matches!(self.restore, RestoreFrom::Savepoint(_));
-        is_nobodys || self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim
+        clone::is_clone(self) || self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim
     }
 }
 

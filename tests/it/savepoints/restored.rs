@@ -20,7 +20,7 @@ on_both! {
     what_is_damaged_or_missing_is_named_and_nothing_is_restored
 }
 
-fn other(inner: InnerBackend) -> InnerBackend {
+pub(super) fn other(inner: InnerBackend) -> InnerBackend {
     match inner {
         InnerBackend::HashMap => InnerBackend::RocksDb,
         InnerBackend::RocksDb => InnerBackend::HashMap,
@@ -28,12 +28,12 @@ fn other(inner: InnerBackend) -> InnerBackend {
 }
 
 /// The rows without those of operator state, which is another subtask's after a rescale.
-fn keyed(rows: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+pub(super) fn keyed(rows: impl IntoIterator<Item = String>) -> BTreeSet<String> {
     rows.into_iter().filter(|row| !row.contains("Subtask(")).collect()
 }
 
 /// What operator state there is, whose it is aside, without the copies that union and broadcast make.
-fn operator(rows: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+pub(super) fn operator(rows: impl IntoIterator<Item = String>) -> BTreeSet<String> {
     let values = rows.into_iter().filter(|row| row.contains("Subtask("));
     values.map(|row| row[row.rfind('[').unwrap()..].to_owned()).collect()
 }

@@ -1,0 +1,416 @@
+//! `dstl savepoint import`: makes a savepoint of Parquet files that another program wrote.
+//!
+//! ```text
+//!   files ──each row checked──▶ bytes of each key group ──cut──▶ some key groups ──read again, sorted──▶ files ──▶ metadata
+//! ```
+//!
+//! The first pass reads everything and writes nothing. In memory are then the rows of as many key groups as fit, and
+//! each such part reads those row groups again that have some of its key groups. So files that are sorted by key group
+//! are read twice, and others once for each part.
+
+mod declared;
+mod input;
+mod sorted;
+
+use std::collections::BTreeMap;
+
+use self::{
+    declared::States,
+    sorted::{HELD_BYTES, Origin, Sorted},
+};
+pub use self::{
+    declared::{Declared, DeclaredFault},
+    input::{File, Input, InputFault},
+};
+use super::savepoint::MAX_GROUP_BYTES;
+use crate::{
+    backend::hash_key_group,
+    export::{ExportError, files::Files},
+    object::PutPayload,
+    restore::reader::ReaderOptions,
+    savepoint::{FileFault, Metadata, OperatorMeta, Place, ReadFile, Row, SavepointId, StateMeta, SubtaskMeta},
+    types::{KeyGroup, KeyGroupAssignment, KeyGroupRange, Limits, MAX_PARALLELISM_LIMIT, Name, TimeMs},
+};
+
+/// Rows between two calls of `progress`.
+const ROWS_PER_TURN: u64 = 4096;
+
+/// A savepoint to make of files.
+#[derive(Debug)]
+pub struct Import {
+    /// Its name.
+    pub id: SavepointId,
+    /// The files of each operator.
+    pub operators: BTreeMap<Name, Vec<Input>>,
+    /// The states of operators, as far as they are declared.
+    pub declared: BTreeMap<Name, Declared>,
+    /// Key groups of operators that are not declared.
+    pub max_parallelism: u32,
+    /// The time.
+    pub now: TimeMs,
+}
+
+/// Why no savepoint was made.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// A file is not what an import reads.
+    #[error("`{file}`: {fault}")]
+    File {
+        /// Its path or URL.
+        file: String,
+        /// The row group, the row and the fault.
+        fault: FileFault,
+    },
+    /// A file cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputFault),
+    /// The states are declared as they cannot be.
+    #[error(transparent)]
+    Declared(#[from] DeclaredFault),
+    /// Some rows have to be in memory together, and do not fit.
+    #[error(
+        "operator `{operator}`: {what} takes {bytes} bytes of memory to sort, and there are {memory}; give more (`--memory`)"
+    )]
+    TooLarge {
+        /// The operator.
+        operator: Name,
+        /// The rows.
+        what: String,
+        /// Bytes that they need.
+        bytes: u64,
+        /// Bytes that there are.
+        memory: u64,
+    },
+    /// A file was written to while it was read.
+    #[error("operator `{0}`: its files changed while they were read: import what nobody writes to")]
+    Changed(Name),
+    /// The savepoint cannot be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// The rows of one operator that were seen in the first pass.
+struct Survey {
+    states: States,
+    /// Bytes in memory, and rows, of each key group.
+    key_groups: Vec<(u64, u64)>,
+    /// The same of operator state.
+    operator: (u64, u64),
+    /// Of each file and row group, the key groups that it has rows of, and whether it has operator state.
+    groups: Vec<BTreeMap<usize, (Option<KeyGroupRange>, bool)>>,
+    /// Subtasks that had operator state, at least 1.
+    parallelism: u32,
+    /// The newest touch.
+    touched: TimeMs,
+}
+
+/// The key groups of an operator.
+#[derive(Clone, Copy)]
+struct Shape {
+    max_parallelism: u32,
+    assignment: KeyGroupAssignment,
+}
+
+/// Which rows a pass is about.
+#[derive(Clone, Copy)]
+enum Part {
+    KeyGroups(KeyGroupRange),
+    Operator,
+}
+
+/// Makes the savepoint; tells `progress` how many rows were read so far. Cancel-safe: dropped, files may stay, without
+/// metadata. Blocks its thread while it reads.
+///
+/// # Errors
+/// [`ImportError`]; then there is no savepoint, and nothing of it.
+pub async fn create(
+    import: &Import,
+    options: &ReaderOptions<'_>,
+    mut progress: impl FnMut(u64),
+) -> Result<Metadata, ImportError> {
+    let mut surveys = vec![];
+    let mut rows: u64 = 0;
+    let mut count = |_: &Row<'_>| {
+        rows += 1;
+        if rows % ROWS_PER_TURN == 0 {
+            progress(rows);
+        }
+    };
+    for (operator, inputs) in &import.operators {
+        let declared = import.declared.get(operator);
+        let shape = import.shape(declared)?;
+        let survey = Survey::of(operator, (inputs, shape, States::new(declared)), &mut count)?;
+        survey.check_memory(operator, options.memory)?;
+        surveys.push((operator, inputs, shape, survey));
+    }
+    let mut files = Files::new(options, &import.id).await?;
+    let written = write(import, options, surveys, (&mut files, &mut count)).await;
+    if written.is_err() {
+        files.delete().await;
+    }
+    written
+}
+
+async fn write(
+    import: &Import,
+    options: &ReaderOptions<'_>,
+    surveys: Vec<(&Name, &Vec<Input>, Shape, Survey)>,
+    (files, count): (&mut Files<'_>, &mut impl FnMut(&Row<'_>)),
+) -> Result<Metadata, ImportError> {
+    let (job, created_ms) = (import.id.job.to_string(), import.now);
+    let mut metadata = Metadata { job, checkpoint: 0, attempt: 0, created_ms, operators: BTreeMap::new() };
+    for (operator, inputs, shape, survey) in surveys {
+        files.begin(operator);
+        for (part, rows) in survey.parts(options.memory) {
+            let sorted = survey.read((operator, inputs), (part, rows, shape), &mut *count)?;
+            for row in sorted.rows(&survey.states) {
+                files.row(&row).await?;
+            }
+        }
+        let (rows, written) = files.end().await?;
+        let (parallelism, max_parallelism) = (survey.parallelism, shape.max_parallelism);
+        let subtasks = (0..parallelism).map(|subtask| {
+            let key_groups = KeyGroupRange::of_subtask(subtask, parallelism, max_parallelism);
+            let key_groups = key_groups.expect("subtasks were checked against the key groups").into();
+            let uuid = options.random.uuid().to_string();
+            SubtaskMeta { key_groups, epoch: 1, uuid, attachment: bytes::Bytes::new(), time_ms: survey.touched }
+        });
+        let subtasks = subtasks.collect();
+        let states = survey.states.into_descriptors().map(|descriptor| {
+            let rows = rows.get(&descriptor.name).copied().unwrap_or(0);
+            StateMeta { rows, descriptor }
+        });
+        let states = states.collect();
+        let assignment = shape.assignment;
+        let meta = OperatorMeta { parallelism, max_parallelism, assignment, states, subtasks, files: written };
+        metadata.operators.insert(operator.to_string(), meta);
+    }
+    let bytes = metadata.encode();
+    // What nobody could read is not written.
+    Metadata::decode(&bytes).map_err(ExportError::Unfit)?;
+    files.create(&import.id.metadata(), PutPayload::from_bytes(bytes)).await?;
+    Ok(metadata)
+}
+
+impl Import {
+    fn shape(&self, declared: Option<&Declared>) -> Result<Shape, DeclaredFault> {
+        let hashed = (self.max_parallelism, KeyGroupAssignment::Hashed);
+        let (max_parallelism, assignment) = declared.map_or(hashed, |of| (of.max_parallelism, of.assignment));
+        if max_parallelism == 0 || max_parallelism > MAX_PARALLELISM_LIMIT {
+            return Err(DeclaredFault::MaxParallelism(max_parallelism));
+        }
+        Ok(Shape { max_parallelism, assignment })
+    }
+}
+
+impl Shape {
+    fn hashed(&self, key: &[u8]) -> KeyGroup {
+        KeyGroup(u16::try_from(hash_key_group(key, self.max_parallelism)).unwrap_or(u16::MAX))
+    }
+
+    /// Reads the wanted row groups of `file`.
+    fn read(
+        &self,
+        file: &Input,
+        wanted: impl FnMut(usize) -> bool,
+        read: impl FnMut(usize, &Row<'_>) -> Result<(), String>,
+    ) -> Result<u64, ImportError> {
+        let hashed = |key: &[u8]| self.hashed(key);
+        let how = ReadFile {
+            max_group_bytes: MAX_GROUP_BYTES,
+            is_foreign: true,
+            key_group_of: (self.assignment == KeyGroupAssignment::Hashed)
+                .then_some(&hashed as &dyn Fn(&[u8]) -> KeyGroup),
+        };
+        let rows = how.run(file.open()?, wanted, read);
+        rows.map_err(|fault| ImportError::File { file: file.name().to_owned(), fault })
+    }
+
+    /// Checks that a row is where its key belongs.
+    ///
+    /// # Errors
+    /// Says where it belongs.
+    fn check(&self, row: &Row<'_>) -> Result<(), String> {
+        let max = self.max_parallelism;
+        match row.place {
+            Place::KeyGroup(KeyGroup(group)) if u32::from(group) >= max => {
+                Err(format!("key group {group}, the operator has {max}"))
+            }
+            Place::KeyGroup(group) if self.assignment == KeyGroupAssignment::Hashed => {
+                let right = self.hashed(row.key);
+                let wrong = || {
+                    format!(
+                        "key group {}, the key belongs to {} of {max}; leave out the column `key_group`, or declare \
+                         `assignment` as `given`",
+                        group.0, right.0
+                    )
+                };
+                if group == right { Ok(()) } else { Err(wrong()) }
+            }
+            Place::Subtask(subtask) if subtask >= max => {
+                Err(format!("subtask {subtask}, the operator has {max} key groups, and no more subtasks than these"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Survey {
+    /// Reads all rows of `inputs`, and checks each by itself.
+    fn of(
+        operator: &Name,
+        (inputs, shape, states): (&[Input], Shape, States),
+        count: &mut impl FnMut(&Row<'_>),
+    ) -> Result<Self, ImportError> {
+        let key_groups = vec![(0, 0); shape.max_parallelism as usize];
+        let (groups, touched) = (vec![], 0);
+        let mut survey = Self { states, key_groups, operator: (0, 0), groups, parallelism: 1, touched };
+        let limits = Limits::default();
+        for input in inputs {
+            survey.groups.push(BTreeMap::new());
+            shape.read(
+                input,
+                |_| true,
+                |group, row| {
+                    shape.check(row)?;
+                    check_size(row, &limits)?;
+                    survey.states.learn(row)?;
+                    survey.add(group, row);
+                    count(row);
+                    Ok(())
+                },
+            )?;
+        }
+        if survey.states.len() > limits.max_states {
+            return Err(DeclaredFault::TooManyStates(operator.clone(), survey.states.len()).into());
+        }
+        Ok(survey)
+    }
+
+    fn add(&mut self, group: usize, row: &Row<'_>) {
+        let bytes = HELD_BYTES + row.bytes() as u64;
+        let seen = self.groups.last_mut().map(|groups| groups.entry(group).or_insert((None, false)));
+        match row.place {
+            Place::KeyGroup(key_group) => {
+                let one = KeyGroupRange::one(key_group);
+                if let Some((range, _)) = seen {
+                    *range = Some(range.map_or(one, |range| union(range, one)));
+                }
+                if let Some((total, rows)) = self.key_groups.get_mut(usize::from(key_group.0)) {
+                    *total += bytes;
+                    *rows += 1;
+                }
+            }
+            Place::Subtask(subtask) => {
+                if let Some((_, has_operator_state)) = seen {
+                    *has_operator_state = true;
+                }
+                self.operator.0 += bytes;
+                self.operator.1 += 1;
+                self.parallelism = self.parallelism.max(subtask + 1);
+            }
+        }
+        self.touched = self.touched.max(row.touched.unwrap_or(0));
+    }
+
+    fn check_memory(&self, operator: &Name, memory: u64) -> Result<(), ImportError> {
+        let too_large = |what: String, bytes| ImportError::TooLarge { operator: operator.clone(), what, bytes, memory };
+        if let Some((group, (bytes, _))) = self.key_groups.iter().enumerate().find(|(_, (bytes, _))| *bytes > memory) {
+            return Err(too_large(format!("key group {group}"), *bytes));
+        }
+        let (bytes, _) = self.operator;
+        if bytes > memory { Err(too_large("operator state".to_owned(), bytes)) } else { Ok(()) }
+    }
+
+    /// The parts to read, in order, each with the number of its rows; each fits `memory`.
+    fn parts(&self, memory: u64) -> Vec<(Part, u64)> {
+        let mut parts: Vec<(Part, u64)> = vec![];
+        let mut filling: Option<(KeyGroupRange, u64, u64)> = None;
+        for (group, (bytes, rows)) in (0..).map(KeyGroup).zip(&self.key_groups).filter(|(_, (_, rows))| *rows > 0) {
+            let one = KeyGroupRange::one(group);
+            filling = match filling {
+                Some((range, had, count)) if had + bytes <= memory => {
+                    Some((union(range, one), had + bytes, count + rows))
+                }
+                before => {
+                    parts.extend(before.map(|(range, _, count)| (Part::KeyGroups(range), count)));
+                    Some((one, *bytes, *rows))
+                }
+            };
+        }
+        parts.extend(filling.map(|(range, _, count)| (Part::KeyGroups(range), count)));
+        let (_, rows) = self.operator;
+        parts.extend((rows > 0).then_some((Part::Operator, rows)));
+        parts
+    }
+
+    /// The rows of one part, sorted.
+    fn read(
+        &self,
+        (operator, inputs): (&Name, &[Input]),
+        (part, rows, shape): (Part, u64, Shape),
+        mut count: impl FnMut(&Row<'_>),
+    ) -> Result<Sorted, ImportError> {
+        let mut sorted = Sorted::with_capacity(usize::try_from(rows).unwrap_or(usize::MAX));
+        for (number, (input, groups)) in inputs.iter().zip(&self.groups).enumerate() {
+            let wanted = |group: usize| groups.get(&group).is_some_and(|has| part.is_in(*has));
+            shape.read(input, wanted, |group, row| {
+                if part.has(row) {
+                    count(row);
+                    sorted.push(row, &self.states, Origin { input: number, group })?;
+                }
+                Ok(())
+            })?;
+        }
+        if sorted.len() as u64 != rows {
+            return Err(ImportError::Changed(operator.clone()));
+        }
+        let name = |origin: Origin| inputs.get(origin.input).map_or("", Input::name);
+        sorted.sort(&self.states, name).map_err(|(origin, what)| ImportError::File {
+            file: name(origin).to_owned(),
+            fault: FileFault { group: Some(origin.group), what },
+        })?;
+        Ok(sorted)
+    }
+}
+
+impl Part {
+    fn is_in(self, (range, has_operator_state): (Option<KeyGroupRange>, bool)) -> bool {
+        match self {
+            Self::KeyGroups(wanted) => range.is_some_and(|range| range.overlaps(wanted)),
+            Self::Operator => has_operator_state,
+        }
+    }
+
+    fn has(self, row: &Row<'_>) -> bool {
+        match (self, row.place) {
+            (Self::KeyGroups(range), Place::KeyGroup(group)) => range.contains(group),
+            (Self::Operator, Place::Subtask(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The key groups from the lowest to the highest of both.
+fn union(one: KeyGroupRange, other: KeyGroupRange) -> KeyGroupRange {
+    let (first, last) = (one.first().min(other.first()), one.last().max(other.last()));
+    KeyGroupRange::new(first.0.into(), last.0.into()).expect("key groups were checked")
+}
+
+/// Checks that a task could have written a row.
+fn check_size(row: &Row<'_>, limits: &Limits) -> Result<(), String> {
+    let cells = row.entry.cells();
+    let keys = [("key", Some(row.key)), ("namespace", Some(row.namespace)), ("map_key", cells.map_key)];
+    let values = [("value", cells.value)];
+    let all = keys.iter().map(|named| (named, limits.max_key_bytes));
+    for ((name, bytes), most) in all.chain(values.iter().map(|named| (named, limits.max_value_bytes))) {
+        let length = bytes.map_or(0, <[u8]>::len);
+        if length > most {
+            return Err(format!("`{name}` has {length} bytes, at most {most} are allowed"));
+        }
+    }
+    if cells.time == Some(i64::MIN) {
+        return Err("`time` is the lowest number, at which no timer fires".to_owned());
+    }
+    Ok(())
+}
