@@ -33,7 +33,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -137,7 +137,7 @@ ifeq ($(DSTL_BIN),)
 endif
 
 # The tests come last: their summary is the last thing to be seen.
-verify: check-tools check-promtool fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
+verify: check-tools check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
 	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
 	$(WITH_LIBCLANG) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it --test process
 
@@ -202,6 +202,18 @@ check-promtool: ## Check for promtool; as root on Debian, install it
 				|| [ "$${CI:-}" != true ]; \
 		else \
 			echo 'check-promtool: LEFT OUT, promtool is not installed (apt-get install prometheus)'; \
+		fi; \
+	fi
+
+# The status page is tested in it; that test leaves it out where it is missing, but not in CI.
+check-chromium: ## Check for Chromium; as root on Debian, install it
+	@if ! command -v chromium >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'check-chromium: chromium is missing; installing it'; \
+			{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; } \
+				|| [ "$${CI:-}" != true ]; \
+		else \
+			echo 'check-chromium: LEFT OUT, chromium is not installed (apt-get install chromium)'; \
 		fi; \
 	fi
 

@@ -6,14 +6,21 @@
 //! | `/metrics` | every metric, as OpenMetrics for clients that accept it, else as Prometheus text |
 //! | `/live` | 200 as long as the daemon's runtime turns: its [`Heartbeat`] beats |
 //! | `/ready` | 200 `ready`, or 503 `starting` / `draining`; an outage of the object store changes neither |
-//! | `/` | a page for people that shows the open jobs and backends |
+//! | `/` | a page for people: backends, checkpoints, recovery times, the store and the last errors |
+//! | `/status` | the figures of that page, as one JSON object |
 //!
 //! The server has a thread of its own ([`AdminServer::spawn`]), so that it answers even while the rest of the daemon is
-//! held up. The status page may have to wait for a backend, so it is made on a blocking thread.
+//! held up. A [`Watch`] takes the figures of the status page once a second, so that the page waits for no
+//! backend and no store.
 
+pub mod errors;
 mod heartbeat;
 mod page;
+pub mod prices;
 mod readiness;
+pub mod snapshot;
+mod watch;
+pub mod words;
 
 use std::{
     fmt,
@@ -42,17 +49,18 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{oneshot, watch},
+    sync::{oneshot, watch as latch},
     task::{self, JoinSet},
     time::Instant,
 };
 
 pub use self::heartbeat::Heartbeat;
 pub use self::readiness::{Readiness, ReadinessState};
+use self::snapshot::Snapshot;
+pub use self::watch::Watch;
 use crate::{limits::Slots, metrics::Metrics};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,7 +81,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// If the heart has not beaten for so long, `/live` fails, and Kubernetes may kill the daemon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Status pages that are made at the same time; further requests wait.
+/// Status pages that are rendered at the same time; further requests wait.
 const STATUS_THREADS: usize = 4;
 
 /// Where the admin server listens.
@@ -112,9 +120,8 @@ pub struct AdminError {
     pub source: io::Error,
 }
 
-/// Makes the contents of the status page: an object of facts, in which an array of objects becomes a table. Called once
-/// per request, on a thread that may block.
-pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
+/// Gives the figures of the status page. Called once per request; waits for nobody.
+pub type StatusSource = Arc<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// The sources of the pages. Cheap to clone.
 #[derive(Clone)]
@@ -125,7 +132,7 @@ pub struct AdminSources {
     pub heartbeat: Heartbeat,
     /// The readiness that `/ready` shows.
     pub readiness: Readiness,
-    /// The contents of the status page at `/`.
+    /// The figures of the status page.
     pub status: StatusSource,
 }
 
@@ -208,7 +215,7 @@ impl AdminServer {
         };
         let (router, mut connections) = (router(sources), JoinSet::new());
         let mut shutdown = std::pin::pin!(shutdown);
-        let (closing, closed) = watch::channel(());
+        let (closing, closed) = latch::channel(());
         loop {
             tokio::select! {
                 biased;
@@ -234,7 +241,7 @@ impl AdminServer {
         &self,
         stream: TcpStream,
         router: &Router,
-        closed: &watch::Receiver<()>,
+        closed: &latch::Receiver<()>,
         connections: &mut JoinSet<()>,
     ) {
         let Some(slot) = self.slots.take(None).map(Arc::new) else { return };
@@ -316,7 +323,8 @@ impl fmt::Debug for AdminSources {
 
 fn router(sources: AdminSources) -> Router {
     Router::new()
-        .route("/", get(status))
+        .route("/", get(page))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/live", get(live))
         .route("/ready", get(ready))
@@ -349,16 +357,25 @@ async fn ready(State(sources): State<AdminSources>) -> impl IntoResponse {
     (code, [(CACHE_CONTROL, "no-store")], format!("{state}\n"))
 }
 
-async fn status(State(sources): State<AdminSources>) -> impl IntoResponse {
+async fn page(State(sources): State<AdminSources>) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (CACHE_CONTROL, "no-store"),
     ];
-    let readiness = sources.readiness.get();
-    match task::spawn_blocking(move || page::render(readiness, &(sources.status)())).await {
+    // The page of many backends takes a while.
+    match task::spawn_blocking(move || page::render(&(sources.status)())).await {
         Ok(page) => (StatusCode::OK, headers, page),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, headers, format!("making this page: {failed}\n")),
+    }
+}
+
+async fn status(State(sources): State<AdminSources>) -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    let made = task::spawn_blocking(move || serde_json::to_string(&(sources.status)())).await;
+    match made.map_err(|failed| failed.to_string()).and_then(|made| made.map_err(|error| error.to_string())) {
+        Ok(figures) => (StatusCode::OK, headers, figures),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, headers, why),
     }
 }
 

@@ -36,9 +36,12 @@ mod directory;
 mod discard;
 mod environment;
 mod error;
+mod glance;
 mod handle;
 mod held;
+mod hold;
 mod job;
+mod journal;
 mod lane;
 mod linger;
 mod marks;
@@ -49,8 +52,12 @@ mod open;
 mod operator;
 mod outbox;
 mod owed;
+mod pages;
+mod proof;
 mod pushback;
 mod query;
+mod reading;
+mod savepoint;
 mod session;
 mod slices;
 mod snapshotting;
@@ -69,12 +76,15 @@ pub use self::{
     credit::CreditPool,
     directory::Directory,
     environment::{BackendOptions, Environment},
+    glance::{Glance, Phase},
     handle::Backend,
     job::JobDescription,
+    journal::{Journal, Mishap, Outcome, Phases, Proof},
     linger::Idle,
-    metrics::BackendMetrics,
+    metrics::{BackendMetrics, Work},
     open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
-    outbox::SessionEvent,
+    outbox::{SavepointMade, SessionEvent},
+    proof::{ProofMetrics, Prover},
     query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},
     states::RegisteredState,

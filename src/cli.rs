@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 pub use self::{
     args::{
         Args, CheckpointsCommand, Command, ConfigArgs, ConfigCommand, DiscardArgs, DumpArgs, GcArgs, HealthArgs,
-        SavepointCommand, ServeArgs, StoreArgs,
+        SavepointCommand, ServeArgs, StoreArgs, TopArgs,
     },
     logging::init as init_logging,
 };

@@ -15,7 +15,7 @@
 //! Flink's names and values that differ here get an answer that says what to write instead, from one table (`legacy`).
 //! [`translate()`] turns a Flink file into a file of ours by the same table.
 //!
-//! [`Config`] is plain data. It depends on no component but [`Bounds`], which is plain data too. The daemon makes the
+//! [`Config`] is plain data. It depends on no component but [`Bounds`] and [`Prices`], which are plain data too. The daemon makes the
 //! options of its components from it.
 
 mod carry;
@@ -51,6 +51,7 @@ pub use self::{
     typed::{File, Flag, Sources},
 };
 use crate::{
+    admin::prices::Prices,
     limits::Bounds,
     types::{AllowedJobs, Limits},
 };
@@ -92,6 +93,10 @@ pub struct Config {
     pub queries: bool,
     /// Whether an owner that ends hands its state to the next owner on this daemon (warm restart).
     pub warm: bool,
+    /// How long a savepoint by barrier may take where the barrier does not say.
+    pub savepoint_timeout: Duration,
+    /// Time between two proofs that the newest checkpoint of a backend can be restored; `None` for never.
+    pub verify_interval: Option<Duration>,
     /// How long a stopping daemon serves its open sessions.
     pub drain_timeout: Duration,
 }
@@ -140,6 +145,8 @@ pub struct MemoryConfig {
     pub rocksdb_bytes: u64,
     /// Bytes of overwritten state that each backend may keep for queries.
     pub undo_bytes: u64,
+    /// Bytes of state while a checkpoint is read.
+    pub reading_bytes: u64,
 }
 
 /// The inner backend on local disk.
@@ -349,7 +356,7 @@ pub enum TcpSecurity {
 }
 
 /// The HTTP service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdminConfig {
     /// Address to listen on; `None` for off.
     pub address: Option<SocketAddr>,
@@ -357,6 +364,8 @@ pub struct AdminConfig {
     pub max_connections: usize,
     /// How long a connection may take to send a whole request.
     pub header_timeout: Duration,
+    /// Prices of requests to the object store, for the status page.
+    pub prices: Prices,
 }
 
 /// The daemon's own log.

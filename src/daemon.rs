@@ -18,15 +18,18 @@ use std::{
 };
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use self::grpc::Grpc;
 use crate::{
-    admin::{AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState},
+    admin::{
+        AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch,
+        errors::Complaints,
+    },
     backend::{
-        BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle, Turns,
+        BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle,
+        ProofMetrics, Prover, Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -97,22 +100,22 @@ fn start_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Da
     DaemonError::Start(error.into())
 }
 
-/// Runs the daemon until a signal ends it.
+/// Runs the daemon until a signal ends it. The status page shows `complaints`.
 ///
 /// # Errors
 /// [`DaemonError`]; nothing is left running then.
-pub fn serve(config: &Config) -> Result<(), DaemonError> {
+pub fn serve(config: &Config, complaints: Complaints) -> Result<(), DaemonError> {
     limits::raise_descriptors();
     folders::warn_about_open(config);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(start_error)?;
-    let served = runtime.block_on(run(config));
+    let served = runtime.block_on(run(config, complaints));
     // A store call that hangs in the background must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-async fn run(config: &Config) -> Result<(), DaemonError> {
+async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError> {
     let signal = |kind| signal(kind).map_err(start_error);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
@@ -124,6 +127,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
     let directory = Directory::new(environment(config, store, local, &metrics));
     directory.environment().tasks.spawn(look_at(directory.environment().store.clone()));
     sweep_by_schedule(config, &directory, &metrics);
+    verify_by_schedule(config, &directory, &metrics);
     if let Some(copies) = directory.environment().store.copies() {
         directory.environment().tasks.spawn(keep_copies(directory.environment().tasks.clone(), copies.clone()));
     }
@@ -148,8 +152,10 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         "dstl serves"
     );
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let (heartbeat, status) = (Heartbeat::starting(), status_source(directory.clone()));
+    let heartbeat = Heartbeat::starting();
     directory.environment().tasks.spawn(heartbeat.clone().beat());
+    let watch = Watch::new(directory.clone(), readiness.clone(), config.admin.prices.clone(), complaints);
+    directory.environment().tasks.spawn(watch.clone().run());
     // Registers metrics, so it must be before the first scrape.
     let limits = directory.environment().options.limits;
     let grpc = Grpc {
@@ -158,6 +164,7 @@ async fn run(config: &Config) -> Result<(), DaemonError> {
         guard: GuardLayer::new(config.rpc.bounds, limits, &metrics),
         readiness: readiness.clone(),
     };
+    let status = Arc::new(move || watch.snapshot());
     let sources = AdminSources { metrics: metrics.clone(), heartbeat, readiness: readiness.clone(), status };
     let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
     #[expect(clippy::disallowed_methods, reason = "its end is awaited below")]
@@ -220,6 +227,13 @@ fn sweep_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) 
     let store = env.store.clone().with_copies(None);
     let collector = Collector::new(store, env.random.clone(), env.tasks.clone(), options, gc_metrics);
     env.tasks.spawn(collector.run(move || directory.jobs()));
+}
+
+/// Verifies the newest checkpoints of the backends of `directory` in the background, as configured.
+fn verify_by_schedule(config: &Config, directory: &Directory, metrics: &Metrics) {
+    let proof_metrics = ProofMetrics::register(metrics);
+    let Some(interval) = config.verify_interval else { return };
+    directory.environment().tasks.spawn(Prover::new(directory.clone(), interval, proof_metrics).run());
 }
 
 /// Makes and removes local copies. After a panic it starts again; the objects of the interrupted turn are not copied.
@@ -411,6 +425,8 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         queries: config.queries,
         warm: config.warm,
         undo_memory: config.memory.undo_bytes,
+        reading_memory: config.memory.reading_bytes,
+        savepoint_timeout: config.savepoint_timeout,
         ..BackendOptions::default()
     };
     let upload_options = UploadOptions {
@@ -531,39 +547,5 @@ fn listener_options(config: &Config) -> Result<ListenerOptions, DaemonError> {
         open_directory: rpc.socket_folder_open,
         bounds: rpc.bounds,
         tcp,
-    })
-}
-
-/// The contents of the status page.
-fn status_source(directory: Directory) -> crate::admin::StatusSource {
-    Arc::new(move || {
-        let env = directory.environment();
-        let backends: Vec<_> = directory
-            .backends()
-            .iter()
-            .map(crate::backend::Backend::outline)
-            .map(|backend| {
-                json!({
-                    "backend": backend.id.to_string(),
-                    "epoch": backend.epoch.number,
-                    "attempt": backend.manifest.owner().attempt,
-                    "applied to": backend.acknowledgement.applied_to,
-                    "persisted to": backend.acknowledgement.persisted_to,
-                    "confirmed to": backend.acknowledgement.confirmed_to,
-                    "state bytes": backend.state_bytes,
-                    "pending bytes": backend.pending_bytes,
-                    "checkpoints": backend.manifest.checkpoints.len(),
-                    "replay seconds": backend.replay.as_secs(),
-                    "writer waits for a materialization": backend.pushed_back,
-                    "failed materializations": backend.materialization_failures,
-                    "failsafe": backend.failsafe,
-                })
-            })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "instance": env.instance.to_string(),
-            "backends": backends,
-        })
     })
 }

@@ -9,6 +9,8 @@
 
 pub mod files;
 pub mod native;
+pub mod pages;
+pub mod part;
 pub mod rows;
 pub mod source;
 
@@ -27,7 +29,7 @@ use crate::{
         reader::{Reader, ReaderOptions},
     },
     savepoint::{Metadata, OperatorMeta, SavepointError, SavepointId, StateMeta, SubtaskMeta},
-    types::{Name, StateDescriptor, TimeMs},
+    types::{Attempt, Name, StateDescriptor, TimeMs},
 };
 
 /// A checkpoint to make a savepoint of.
@@ -89,6 +91,19 @@ impl From<RowError> for ExportError {
 pub async fn create(
     export: &Export,
     options: &ReaderOptions<'_>,
+    progress: impl FnMut(Progress),
+) -> Result<Metadata, ExportError> {
+    create_of(export, None, options, progress).await
+}
+
+/// As [`create`], of the checkpoint that this attempt made.
+///
+/// # Errors
+/// As for [`create`].
+pub async fn create_of(
+    export: &Export,
+    attempt: Option<Attempt>,
+    options: &ReaderOptions<'_>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Metadata, ExportError> {
     let id = SavepointId { job: export.source.job.clone(), name: export.name.clone() };
@@ -100,7 +115,7 @@ pub async fn create(
         }
         written
     };
-    export.source.read(options, read).await
+    export.source.read_of(attempt, options, read).await
 }
 
 /// Deletes all of a savepoint, its metadata first; tells how many objects there were. Cancel-safe: dropped, some stay,

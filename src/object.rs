@@ -105,6 +105,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 6] = [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete];
+
     /// The value of the label `operation`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -383,6 +386,12 @@ impl Store {
     /// [`StoreError::Unavailable`] tells the fault.
     pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
+    }
+
+    /// How many requests of each operation have ended so far.
+    #[must_use]
+    pub fn requests(&self) -> [(Operation, u64); 6] {
+        Operation::ALL.map(|operation| (operation, self.0.metrics.requests(operation)))
     }
 
     /// The newest failed attempt of any request, if it was at or after `since`: how long ago, and why. For messages to

@@ -14,15 +14,19 @@
 //! | a sweep of a job; local copies | this turn; the next turn comes as after a failure |
 //! | mere tidying | nothing: sweeps find the remains |
 
-use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc, thread};
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
+    sync::oneshot,
     task::{AbortHandle, JoinSet},
 };
+
+/// How much a thread of [`Tasks::aside`] gives way to others: the highest is 19.
+const NICENESS: i32 = 15;
 
 /// Spawns tasks onto the current runtime and ends them together. Cheap to clone; when the last clone is dropped, every
 /// task that is still running is aborted.
@@ -92,6 +96,33 @@ impl Tasks {
         caught(&self.panics, what, work).await
     }
 
+    /// Does `work`, which takes much of a processor, on a thread of its own that gives way to all others. Dropped, the
+    /// work goes on.
+    ///
+    /// # Errors
+    /// If it panics, which is counted and logged, or there is no thread for it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn aside<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<T, Panicked> {
+        let (runtime, panics) = (Handle::current(), self.panics.clone());
+        let (reply, answer) = oneshot::channel();
+        let run = move || {
+            // Linux takes this for the calling thread alone. Where it is refused, the thread is a usual one.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            let _ = reply.send(runtime.block_on(caught(&panics, what, async { work().await })));
+        };
+        match thread::Builder::new().name("dstl-aside".to_owned()).spawn(run) {
+            Ok(_) => answer.await.unwrap_or_else(|_| Err(Panicked::unknown(what))),
+            Err(error) => Err(Panicked { what, message: error.to_string() }),
+        }
+    }
+
     /// How many tasks have panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
@@ -132,7 +163,6 @@ pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -149,6 +179,16 @@ mod tests {
         assert_eq!(tasks.catch("a test", async { 7 }).await, Ok(7));
         assert_eq!(tasks.catch("a test", odd(5)).await.unwrap_err().message, "5 is odd");
         assert_eq!(tasks.panics(), 2);
+    }
+
+    #[tokio::test]
+    async fn work_aside_returns_its_result_or_its_panic() {
+        let tasks = Tasks::default();
+        let here = thread::current().id();
+        let there = tasks.aside("a test", || async { thread::current().id() }).await.unwrap();
+        assert_ne!(here, there);
+        let panicked = tasks.aside("a test", || odd(7)).await.unwrap_err();
+        assert_eq!((panicked.message.as_str(), tasks.panics()), ("7 is odd", 1));
     }
 
     #[tokio::test]

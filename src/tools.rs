@@ -36,6 +36,7 @@ pub mod pin;
 pub mod savepoint;
 pub mod state;
 pub mod target;
+pub mod top;
 pub mod transfer;
 pub mod verify;
 

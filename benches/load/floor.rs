@@ -110,6 +110,7 @@ macro_rules! without {
 impl StateBackendService for Floor {
     type OpenStream = Answers<pb::OpenResponse>;
     type QueryStream = Answers<pb::QueryResponse>;
+    type ReadCheckpointStream = Answers<pb::ReadCheckpointResponse>;
     type SessionStream = Answers<SessionResponse>;
 
     async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
@@ -156,6 +157,13 @@ impl StateBackendService for Floor {
             Ok(response.map(|response| (response, (asks, table, ready))))
         });
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn read_checkpoint(
+        &self,
+        _: Request<pb::ReadCheckpointRequest>,
+    ) -> Result<Response<Self::ReadCheckpointStream>, Status> {
+        Err(Status::unimplemented("the floor has no store"))
     }
 
     async fn query(&self, _: Request<Streaming<pb::QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {

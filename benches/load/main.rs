@@ -11,6 +11,7 @@
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, from the store |
 //! | `multi` | eight backends that write little, each with ten checkpoints a second |
 //! | `idle` | a hundred open backends, to which nothing happens |
+//! | `export` | how long batches take while a savepoint is made, and while none is |
 //! | `latency` | one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run |
 //!
 //! Each scenario runs a daemon of its own, of the same build, in a temporary folder. Rates are medians of windows. On a
@@ -20,6 +21,7 @@
 
 mod daemon;
 mod echo;
+mod export;
 mod floor;
 mod latency;
 mod process;
@@ -86,6 +88,8 @@ enum Scenario {
     Multi,
     /// Leave a hundred open backends alone.
     Idle,
+    /// Make savepoints beside a steady writer.
+    Export,
     /// Wait for one operation at a time.
     Latency,
 }
@@ -208,6 +212,7 @@ async fn run(args: &Args) -> Result<(), Fault> {
     for scenario in scenarios {
         match scenario {
             Scenario::Latency => report.latency(latency::measure(options).await?),
+            Scenario::Export => report.export(export::measure(options).await?),
             Scenario::Restore => report.restore(restore::measure(options).await?),
             Scenario::Multi => report.scale(scale::multi(options).await?),
             Scenario::Idle => report.scale(scale::idle(options).await?),

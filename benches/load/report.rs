@@ -3,7 +3,9 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Changelog, Inner, Options, Scenario, restore::Restored, saturate::Saturated, scale::Scaled};
+use super::{
+    Changelog, Inner, Options, Scenario, export::Exported, restore::Restored, saturate::Saturated, scale::Scaled,
+};
 
 /// The whole run.
 #[derive(Debug, Serialize)]
@@ -24,6 +26,8 @@ pub(crate) struct Report {
     scaled: Vec<Scaled>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency: Option<Latencies>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    export: Option<Exported>,
 }
 
 /// Rates of windows.
@@ -111,6 +115,7 @@ impl Report {
             restored: vec![],
             scaled: vec![],
             latency: None,
+            export: None,
         }
     }
 
@@ -153,6 +158,21 @@ impl Report {
             }
         }
         self.latency = Some(latencies);
+    }
+
+    pub(crate) fn export(&mut self, exported: Exported) {
+        if !self.json {
+            println!("export, time until a batch is applied, in microseconds");
+            println!("  {:<24} {:>8} {:>8} {:>8}", "", "p50", "p99", "p99.9");
+            for latency in [&exported.without, &exported.with] {
+                let Latency { kind, p50_us, p99_us, p999_us, .. } = latency;
+                println!("  {kind:<24} {p50_us:>8.1} {p99_us:>8.1} {p999_us:>8.1}");
+            }
+            let Exported { p99_ratio, savepoints, rows, bytes, seconds, .. } = &exported;
+            let mib = bytes >> 20;
+            println!("  p99 {p99_ratio:.2} x; {savepoints} savepoints of {rows} rows, {mib} MiB, {seconds:.1} s each");
+        }
+        self.export = Some(exported);
     }
 
     /// Prints what is not printed yet.

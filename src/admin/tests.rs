@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use prometheus_client::metrics::counter::Counter;
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -11,7 +10,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::*;
+use super::{snapshot::BackendFigures, *};
 
 struct Running {
     address: SocketAddr,
@@ -35,7 +34,10 @@ async fn start_with(options: AdminOptions) -> Running {
         metrics: metrics.clone(),
         heartbeat: Heartbeat::starting(),
         readiness: readiness.clone(),
-        status: Arc::new(|| json!({ "backends": [{ "job": "orders" }] })),
+        status: Arc::new(|| {
+            let backend = BackendFigures { name: "orders/count/0".to_owned(), ..BackendFigures::default() };
+            Snapshot { backends: vec![backend], ..Snapshot::default() }
+        }),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.serve(sources, async move {
@@ -100,8 +102,12 @@ async fn the_page_shows_the_status_and_loads_nothing() {
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
     assert!(head.contains("default-src 'none'"), "{head}");
-    assert!(body.contains("<td>orders</td>"), "{body}");
+    assert!(body.contains("<h3>orders/count/0</h3>"), "{body}");
     assert!(!body.contains("://"), "{body}");
+    let (head, body) = request(running.address, "GET", "/status").await;
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let figures: Snapshot = serde_json::from_str(&body).unwrap();
+    assert_eq!(figures.backends[0].name, "orders/count/0");
 }
 
 #[tokio::test]
@@ -137,7 +143,7 @@ async fn off_listens_nowhere_and_waits_for_the_end() {
         metrics: Metrics::new(),
         heartbeat: Heartbeat::starting(),
         readiness: Readiness::starting(),
-        status: Arc::new(|| Value::Null),
+        status: Arc::new(Snapshot::default),
     };
     server.serve(sources, async {}).await;
 }

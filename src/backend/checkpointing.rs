@@ -208,7 +208,7 @@ impl Core {
         self.retain_marks();
         self.give_up_snapshot(id, &error);
         let Some(flight) = self.flights.remove(&id) else { return };
-        self.env.metrics.checkpoint_failed();
+        self.env.metrics.checkpoint_failed(&self.id, id, self.env.clock.now_ms(), &error);
         match flight.reply {
             CheckpointReply::Session(_) => {
                 self.remember_failure(id, &error);
@@ -322,7 +322,7 @@ impl Core {
             self.owe_report(&record);
             let Some(flight) = self.flights.remove(&record.identity.id) else { continue };
             let completed = self.completed(&record, Some(&flight));
-            self.env.metrics.checkpoint_completed(&completed);
+            self.env.metrics.checkpoint_completed(&self.id, self.env.clock.now_ms(), &completed);
             match flight.reply {
                 CheckpointReply::Session(_) => self.tell(SessionEvent::CheckpointCompleted(Box::new(completed))),
                 CheckpointReply::Call(reply) => {

@@ -20,6 +20,7 @@ use super::{
     environment::Environment,
     error,
     handle::Shared,
+    hold::Hold,
     marks::Marks,
     materialize::Reusable,
     open::RestoredPart,
@@ -106,6 +107,8 @@ pub(super) struct Core {
     pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(super) flights: BTreeMap<CheckpointId, Flight>,
+    /// Checkpoints of this owner that stay to be read, whatever retention says.
+    pub(super) held: BTreeMap<CheckpointId, Hold>,
     /// The newest barriers of sessions, to recognise those that are sent again.
     pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
     pub(super) persist_waiters: Pending<PersistWaiter>,

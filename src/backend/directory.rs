@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     time::{Duration, Instant, sleep},
 };
 
@@ -39,6 +39,8 @@ pub struct Directory {
     env: Environment,
     inner: Arc<Mutex<Inner>>,
     draining: Arc<watch::Sender<bool>>,
+    /// Lets one reader of checkpoints at a time have its memory.
+    pub(super) reading: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +108,8 @@ impl Directory {
     /// An empty directory.
     #[must_use]
     pub fn new(env: Environment) -> Self {
-        Self { env, inner: Arc::default(), draining: Arc::default() }
+        let reading = Arc::new(Semaphore::new(1));
+        Self { env, inner: Arc::default(), draining: Arc::default(), reading }
     }
 
     /// The environment that its backends share.

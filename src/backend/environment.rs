@@ -72,6 +72,10 @@ pub struct BackendOptions {
     pub warm: bool,
     /// Bytes of state overwritten since the last completed checkpoint that each backend may keep.
     pub undo_memory: u64,
+    /// Bytes of state that a reader of a checkpoint may hold.
+    pub reading_memory: u64,
+    /// How long a savepoint of a barrier may take if the barrier does not say.
+    pub savepoint_timeout: Duration,
 }
 
 impl Default for BackendOptions {
@@ -100,6 +104,8 @@ impl Default for BackendOptions {
             queries: false,
             warm: false,
             undo_memory: 16 << 20,
+            reading_memory: 64 << 20,
+            savepoint_timeout: Duration::from_secs(3_600),
         }
     }
 }

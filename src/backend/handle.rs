@@ -231,15 +231,25 @@ impl Backend {
     /// # Errors
     /// If the checkpoint was refused or failed.
     pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
+        let answer = self.call_barrier(epoch, |core, reply| core.barrier(request, reply))?;
+        answer.await.map_err(|_| closed(&self.id))?
+    }
+
+    /// Cuts by `cut`, outside a session; the outcome comes through the returned channel.
+    pub(super) fn call_barrier(
+        &self,
+        epoch: Epoch,
+        cut: impl FnOnce(&mut Core, CheckpointReply) -> Result<(), Error>,
+    ) -> Result<oneshot::Receiver<Result<CompletedCheckpoint, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
         self.flush();
         {
             let mut core = self.shared.core();
             core.check_owner(epoch)?;
-            core.barrier(request, CheckpointReply::Call(reply))?;
+            cut(&mut core, CheckpointReply::Call(reply))?;
         }
         self.shared.wake.notify_one();
-        answer.await.map_err(|_| closed(&self.id))?
+        Ok(answer)
     }
 
     /// Makes all applied changes durable; returns the batch number below which all batches are durable. Cancel-safe.
@@ -398,7 +408,7 @@ fn beside_session(backend: &BackendId, next: u64) -> Error {
     Error::new(Reason::BatchOutOfOrder, text)
 }
 
-fn closed(backend: &BackendId) -> Error {
+pub(super) fn closed(backend: &BackendId) -> Error {
     Error::new(Reason::BackendClosed, format!("backend `{backend}` was closed; open it again"))
 }
 

@@ -18,12 +18,16 @@ use prometheus_client::{
 mod query;
 
 use self::query::QueryMetrics;
-use super::checkpointing::CompletedCheckpoint;
+use super::{
+    checkpointing::CompletedCheckpoint,
+    journal::{Journal, Outcome, Phases},
+};
 use crate::{
+    error::Error,
     metrics::{BackendLabels, Metrics},
     restore::Progress,
     state::op::Upkeep,
-    types::BackendId,
+    types::{BackendId, CheckpointId, TimeMs},
 };
 
 /// A part of a checkpoint's duration.
@@ -113,6 +117,18 @@ pub struct BackendMetrics {
     reported: Gauge,
     /// Metrics of queries.
     pub(super) queries: QueryMetrics,
+    journal: Journal,
+}
+
+/// Work that all backends of a daemon have done since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Batches applied.
+    pub batches: u64,
+    /// Operations of these, reads included.
+    pub operations: u64,
+    /// Bytes appended to the changelogs.
+    pub appended_bytes: u64,
 }
 
 /// One open that succeeded.
@@ -236,6 +252,23 @@ impl BackendMetrics {
                 "Checkpoints of declared jobs that backends have reported and whose commit they await",
             ),
             queries: QueryMetrics::register(metrics),
+            journal: Journal::default(),
+        }
+    }
+
+    /// The newest outcomes of checkpoints, and errors.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Work that all backends have done so far.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        Work {
+            batches: self.batches.get(),
+            operations: self.operations.get(),
+            appended_bytes: self.appended_bytes.get(),
         }
     }
 
@@ -266,12 +299,17 @@ impl BackendMetrics {
         self.inlined.inc();
     }
 
-    pub(super) fn checkpoint_failed(&self) {
+    pub(super) fn checkpoint_failed(&self, backend: &BackendId, id: CheckpointId, at: TimeMs, error: &Error) {
         self.failed.inc();
         self.in_flight.dec();
+        let result = Err(error.message.clone());
+        self.journal.add(backend, Outcome { id, at, result, incremental_bytes: 0 });
     }
 
-    pub(super) fn checkpoint_completed(&self, checkpoint: &CompletedCheckpoint) {
+    pub(super) fn checkpoint_completed(&self, backend: &BackendId, at: TimeMs, checkpoint: &CompletedCheckpoint) {
+        let CompletedCheckpoint { sync, persist, publish, incremental_bytes, .. } = *checkpoint;
+        let result = Ok(Phases { sync, persist, publish });
+        self.journal.add(backend, Outcome { id: checkpoint.identity.id, at, result, incremental_bytes });
         self.completed.inc();
         self.in_flight.dec();
         let phases = [
@@ -301,6 +339,7 @@ impl BackendMetrics {
 
     /// Removes the gauges of one backend.
     pub(super) fn ended(&self, backend: &BackendId) {
+        self.journal.forget(backend);
         let labels = BackendLabels::from(backend);
         self.retained.remove(&labels);
         self.full_bytes.remove(&labels);

@@ -389,6 +389,7 @@ fn assemble(env: &Environment, spec: &OpenSpec, parts: Assembly) -> Core {
         publish_now: vec![],
         publishing_for: vec![],
         flights: BTreeMap::new(),
+        held: BTreeMap::new(),
         barriers: BTreeMap::new(),
         persist_waiters: Pending::default(),
         account,
@@ -543,7 +544,7 @@ fn change_memory(backend: &BackendId) -> Error {
     Error::new(Reason::ChangeMemory, text)
 }
 
-fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
+pub(super) fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
     let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
     match error {
         RestoreError::Damaged { ref fault, .. } => {

@@ -9,8 +9,24 @@ use tokio::sync::Notify;
 use super::checkpointing::CompletedCheckpoint;
 use crate::{
     error::Error,
+    savepoint::SavepointId,
     types::{CheckpointId, CheckpointIdentity},
 };
+
+/// A savepoint that a barrier has made.
+#[derive(Debug, Clone)]
+pub struct SavepointMade {
+    /// The checkpoint behind it, which is let go. Its handle is empty.
+    pub checkpoint: CompletedCheckpoint,
+    /// The savepoint.
+    pub id: SavepointId,
+    /// Files of rows, of all operators and subtasks.
+    pub files: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
 
 /// An event that a session tells its client.
 #[derive(Debug, Clone)]
@@ -19,7 +35,9 @@ pub enum SessionEvent {
     CheckpointCompleted(Box<CompletedCheckpoint>),
     /// The checkpoint with this part of the backend is committed for a declared job.
     JobCheckpointCompleted(CheckpointIdentity),
-    /// A checkpoint has failed.
+    /// The savepoint of a barrier was made.
+    SavepointMade(Box<SavepointMade>),
+    /// A checkpoint, or the savepoint of a barrier, has failed.
     CheckpointFailed {
         /// The id of the failed checkpoint.
         id: CheckpointId,

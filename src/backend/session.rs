@@ -7,6 +7,7 @@ use super::{
     checkpointing::{BarrierRequest, CheckpointReply, PersistWaiter},
     core::{Acknowledgement, Core},
     handle::{Backend, out_of_order},
+    hold::Hold,
     outbox::Outbox,
     slices::Ahead,
 };
@@ -183,21 +184,42 @@ impl Session {
     /// # Errors
     /// Nothing was cut.
     pub fn barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
+        let reply = CheckpointReply::Session(self.number);
+        self.take_barrier(request, |core, request| core.barrier(request, reply)).map(|_| ())
+    }
+
+    /// Cuts by `cut`; `None` if the barrier was sent before, and is answered without a cut.
+    pub(super) fn take_barrier<T>(
+        &mut self,
+        request: BarrierRequest,
+        cut: impl FnOnce(&mut Core, BarrierRequest) -> Result<T, Error>,
+    ) -> Result<Option<T>, Refusal> {
         self.backend.flush();
-        {
+        let taken = {
             let mut core = self.backend.shared.core();
             self.check(&core)?;
             if let Some(refusal) = halted(&core) {
                 return Err(refusal);
             }
-            if core.repeated_barrier(request.id, self.number) {
-                return Ok(());
+            let is_being_made = core.held.get(&request.id) == Some(&Hold::Savepoint);
+            if is_being_made || core.repeated_barrier(request.id, self.number) {
+                return Ok(None);
             }
             core.check_owed().map_err(Refusal::Request)?;
-            core.barrier(request, CheckpointReply::Session(self.number)).map_err(Refusal::Request)?;
-        }
+            cut(&mut core, request).map_err(Refusal::Request)?
+        };
         self.backend.shared.wake.notify_one();
-        Ok(())
+        Ok(Some(taken))
+    }
+
+    /// The backend that the session writes to.
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// The number of the session; sessions are counted per backend.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Carries out a notice.
@@ -249,6 +271,7 @@ impl Session {
             |reply: &CheckpointReply| matches!(reply, CheckpointReply::Session(number) if *number == self.number);
         !self.outbox.is_empty()
             || core.flights.values().any(|flight| mine(&flight.reply))
+            || core.held.values().any(|hold| *hold == Hold::Savepoint)
             || core.persist_waiters.iter().any(|waiter| matches!(waiter, PersistWaiter::Session { .. }))
     }
 

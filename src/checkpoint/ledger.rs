@@ -129,6 +129,9 @@ pub struct Ledger {
     /// Checkpoints that failed while their manifest was under way.
     withdrawn: BTreeSet<CheckpointId>,
     retained: Vec<CheckpointRecord>,
+    /// Checkpoints of this epoch that somebody on this daemon reads. They stay as pinned ones do, but no manifest says
+    /// so: the next owner may let them go.
+    held: BTreeSet<CheckpointId>,
     last_id: CheckpointId,
     /// The (attempt, id) of the checkpoint that the owner began with, even if another chain has the restored part.
     began_with: Option<(Attempt, CheckpointId)>,
@@ -149,6 +152,7 @@ impl Ledger {
             in_flight: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
             retained,
+            held: BTreeSet::new(),
             last_id,
             began_with: None,
             confirmed_to: 0,
@@ -421,6 +425,19 @@ impl Ledger {
         Some(was_pinned)
     }
 
+    /// Keeps the checkpoint `id` of this epoch, in flight or retained, until [`let_loose`](Self::let_loose) or the end
+    /// of this owner.
+    pub fn hold(&mut self, id: CheckpointId) {
+        self.held.insert(id);
+    }
+
+    /// Ends a [`hold`](Self::hold). If the checkpoint `was_for_it`, and neither completed nor was pinned meanwhile, it
+    /// goes.
+    pub fn let_loose(&mut self, id: CheckpointId, was_for_it: bool) {
+        let (was_held, epoch) = (self.held.remove(&id), self.epoch);
+        self.subsume(|record| was_held && was_for_it && key(record) == (epoch, id) && !record.completed);
+    }
+
     /// Marks the newest manifest as out of date, because of a change outside the ledger.
     pub fn mark_dirty(&mut self) {
         self.dirty = true;
@@ -478,7 +495,9 @@ impl Ledger {
     }
 
     fn drop_subsumed(&mut self) {
-        self.retained.retain(|record| record.pinned || !record.subsumed);
+        let is_held =
+            |record: &CheckpointRecord| record.identity.epoch == self.epoch && self.held.contains(&record.identity.id);
+        self.retained.retain(|record| record.pinned || !record.subsumed || is_held(record));
     }
 }
 

@@ -68,6 +68,8 @@ pub enum Command {
     Store(StoreCommand),
     /// Succeed if the daemon of this configuration is ready.
     Health(HealthArgs),
+    /// Watch the backends of a running daemon: rates, changelogs, recovery times, ages of checkpoints.
+    Top(TopArgs),
     /// Say where the demo is now.
     #[command(hide = true, disable_help_flag = true)]
     Demo {
@@ -311,6 +313,20 @@ pub struct HealthArgs {
     /// Ask the daemon with this admin address [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct TopArgs {
+    /// Which daemon.
+    #[command(flatten)]
+    pub daemon: HealthArgs,
+    /// Ask over this Unix socket instead; it tells less [default: the admin address] [env: none].
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    pub socket: Option<PathBuf>,
+    /// Print one picture as text and end [env: none].
+    #[arg(long)]
+    pub once: bool,
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -2,22 +2,26 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
+use tracing_subscriber::{EnvFilter, Layer as _, fmt::layer, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::CliError;
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    admin::errors::Complaints,
+    config::{LogConfig, LogFormat},
+};
 
-/// Sends tracing events to standard error for the rest of this process; colours only to a terminal.
+/// Sends tracing events to standard error for the rest of this process, and warnings and errors to `complaints` too;
+/// colours only to a terminal.
 ///
 /// # Errors
 ///
 /// When the filter is not valid, or events already go somewhere.
-pub fn init(log: &LogConfig) -> Result<(), CliError> {
+pub fn init(log: &LogConfig, complaints: &Complaints) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&log.level).map_err(CliError::runtime)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let installed = match log.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).finish().try_init(),
+    let written = match log.format {
+        LogFormat::Text => layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer().json().flatten_event(true).with_current_span(true).with_writer(io::stderr).boxed(),
     };
-    installed.map_err(CliError::runtime)
+    let subscriber = tracing_subscriber::registry().with(filter).with(written).with(complaints.clone());
+    subscriber.try_init().map_err(CliError::runtime)
 }

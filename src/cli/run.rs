@@ -2,14 +2,16 @@
 
 use super::{
     CliError, allocator,
-    args::{ChangelogCommand, Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs, StoreCommand},
+    args::{ChangelogCommand, Command, ConfigArgs, ConfigCommand, HealthArgs, ServeArgs, StoreCommand, TopArgs},
     checkpoints,
     logging::init as init_logging,
     manual, output, reading, savepoint, tools,
 };
 use crate::{
+    admin::errors::Complaints,
+    clock::Clock,
     config::{self, Config, Host},
-    tools::health,
+    tools::{health, top},
 };
 
 /// The answer to `dstl demo`, which older releases had.
@@ -39,6 +41,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Dump(args) => tools::dump(&args),
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
+        Command::Top(args) => top(args),
         Command::Demo { .. } => Err(CliError::Usage(DEMO_MOVED.to_owned())),
         Command::Man { folder } => manual::man(&folder),
         Command::Completions { shell } => manual::completions(shell),
@@ -52,8 +55,9 @@ fn serve(args: &ServeArgs) -> Result<(), CliError> {
     }
     let config = resolve(&args.config)?;
     allocator::set_up();
-    init_logging(&config.log)?;
-    crate::daemon::serve(&config).map_err(CliError::runtime)
+    let complaints = Complaints::new(Clock::system());
+    init_logging(&config.log, &complaints)?;
+    crate::daemon::serve(&config, complaints).map_err(CliError::runtime)
 }
 
 /// Says that the configuration is valid, or fails with all its faults.
@@ -67,6 +71,22 @@ fn ask_health(args: HealthArgs) -> Result<(), CliError> {
     let config = resolve(&ConfigArgs { config: args.config, admin: args.admin, ..ConfigArgs::default() })?;
     health::ask(config.admin.address).map_err(CliError::runtime)?;
     output::print("ready\n")
+}
+
+/// Shows the figures of a running daemon.
+fn top(args: TopArgs) -> Result<(), CliError> {
+    let source = match args.socket {
+        Some(socket) => top::Source::Socket(socket),
+        None => {
+            let HealthArgs { config, admin } = args.daemon;
+            let config = resolve(&ConfigArgs { config, admin, ..ConfigArgs::default() })?;
+            top::Source::Admin(config.admin.address.ok_or_else(|| CliError::runtime(health::HealthError::Off))?)
+        }
+    };
+    if args.once {
+        return output::print(&top::once(&source).map_err(CliError::runtime)?);
+    }
+    top::watch(&source).map_err(CliError::runtime)
 }
 
 fn resolve(args: &ConfigArgs) -> Result<Config, CliError> {

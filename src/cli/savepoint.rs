@@ -163,7 +163,7 @@ async fn like(store: &Store, target: &Target) -> Result<BTreeMap<Name, Declared>
         }
     };
     let heads = job::read_heads(store, &job, tools::retry()).await.map_err(CliError::runtime)?;
-    let chosen = Source { job, checkpoint, lease_ms: 0 }.choose(&heads).map_err(CliError::runtime)?;
+    let chosen = Source { job, checkpoint, lease_ms: 0 }.choose(&heads, None).map_err(CliError::runtime)?;
     let mut declared = BTreeMap::new();
     for (operator, parts) in source::parts(&heads, chosen) {
         let states = export::states(&operator, &parts).map_err(CliError::runtime)?.into_values().collect();

@@ -119,6 +119,13 @@ const STATE: &[Spec] = &[
         "Budget of all state in memory: a size, or a percentage of memory.budget. Growth beyond it is refused; reads and \
          deletes go on.",
     ),
+    text(
+        "memory.reading",
+        Kind::Share,
+        "3%",
+        "State in memory while a checkpoint is read (savepoints by barrier, ReadCheckpoint, verify.interval), one at a time; each key group \
+         must fit it: a size, or a percentage of memory.budget. A savepoint has up to 80 MiB of files beside it.",
+    ),
 ];
 
 /// Integer properties of RocksDB that can be metrics.
@@ -438,6 +445,20 @@ const CHECKPOINTS: &[Spec] = &[
          rather than a segment: the checkpoint costs one write. `0` turns this off.",
     ),
     text(
+        "savepoint.timeout",
+        AT_LEAST_1_S,
+        "1 h",
+        "How long a savepoint by barrier may take, from the barrier until it exists, where the barrier does not say.",
+    ),
+    text(
+        "verify.interval",
+        ANY_DURATION,
+        "0 s",
+        "Time between two proofs that the newest checkpoint of each backend can be restored, if it has a newer one than at the proof before. \
+         `0 s`, never, is the default: a proof reads all state from the store and takes a processor as long as a restore does, so only you \
+         know how often that is worth it. `24 h` is a good start.",
+    ),
+    text(
         "gc.grace-period",
         AT_LEAST_1_S,
         "1 h",
@@ -508,7 +529,7 @@ const OPERATION: &[Spec] = &[
         "Whether clients may read backends beside their writers (the call Query): what is applied, or the newest completed \
          checkpoint. Whoever reaches the socket may, then.",
     ),
-    text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of `/metrics`, `/live` and `/ready` over HTTP."),
+    text("admin.address", Kind::Address, "127.0.0.1:9321", "Address of metrics, health and status page, by HTTP."),
     text(
         "admin.max-connections",
         Kind::Integer { min: 1, max: 4096 },
@@ -521,6 +542,14 @@ const OPERATION: &[Spec] = &[
         AT_LEAST_1_MS,
         "5 s",
         "A connection to it on which no request is whole for so long is closed.",
+    ),
+    text(
+        "admin.store-prices",
+        Kind::Table { secret: false },
+        "",
+        "Prices of 1,000 requests to the store, for the status page: of `create`, `get`, `get_range`, `head`, `list` and `delete`; and their \
+         `currency`. What is not set is as Amazon S3 asks in us-east-1: 0.005 USD for `create` and `list`, 0.0004 for reads, 0 for `delete`. \
+         A single one can be set as `admin.store-prices.<operation>`.",
     ),
     text(
         "drain-timeout",

@@ -17,11 +17,14 @@ use super::{
     typed::{Setting, Typed},
 };
 use crate::{
+    admin::prices::Prices,
     limits::{Bounds, Times},
     types::AllowedJobs,
 };
 
 const ALLOWED_JOBS: &str = "rpc.allowed-jobs";
+
+const STORE_PRICES: &str = "admin.store-prices";
 
 /// Longest path of a Unix socket in bytes (`sun_path` without its final zero).
 pub(super) const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -106,7 +109,7 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
             interval: Some(merged.duration("gc.interval")).filter(|interval| !interval.is_zero()),
         },
         rpc,
-        admin: admin(merged, host),
+        admin: admin(merged, host, faults),
         log: LogConfig {
             format: merged.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: merged.text("log.level"),
@@ -119,6 +122,8 @@ fn build(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> (Config, 
         linger: merged.duration("execution.state-recovery.linger"),
         queries: merged.flag("queryable-state.enabled"),
         warm: merged.flag("execution.state-recovery.warm"),
+        savepoint_timeout: merged.duration("savepoint.timeout"),
+        verify_interval: Some(merged.duration("verify.interval")).filter(|interval| !interval.is_zero()),
         drain_timeout: merged.duration("drain-timeout"),
         data_dir,
     };
@@ -139,7 +144,8 @@ fn memory(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> MemoryCo
         Share::Percent(percent) => budget_bytes / 100 * percent,
     };
     let (state_bytes, rocksdb_bytes) = (of_budget("memory.state"), of_budget("memory.rocksdb"));
-    MemoryConfig { budget_bytes, state_bytes, rocksdb_bytes, undo_bytes: merged.number("memory.undo") }
+    let reading_bytes = of_budget("memory.reading");
+    MemoryConfig { budget_bytes, state_bytes, rocksdb_bytes, undo_bytes: merged.number("memory.undo"), reading_bytes }
 }
 
 /// The default budget of changes that are not yet durable. Only the rule about the memory budget can refuse it.
@@ -227,13 +233,22 @@ fn changelog(merged: &mut Merged, default_store: PathBuf) -> ChangelogConfig {
 /// The admin service may use at most one of this many parts of the descriptors.
 const ADMIN_DESCRIPTORS_PART: u64 = 8;
 
-fn admin(merged: &mut Merged, host: &Host) -> AdminConfig {
+fn admin(merged: &mut Merged, host: &Host, faults: &mut Vec<Fault>) -> AdminConfig {
     let part = usize::try_from(descriptors(host) / ADMIN_DESCRIPTORS_PART).unwrap_or(usize::MAX).max(1);
     AdminConfig {
         address: merged.address("admin.address"),
         max_connections: merged.count("admin.max-connections").min(part),
         header_timeout: merged.duration("admin.header-timeout"),
+        prices: prices(merged, faults),
     }
+}
+
+fn prices(merged: &mut Merged, faults: &mut Vec<Fault>) -> Prices {
+    let table = merged.table(STORE_PRICES);
+    Prices::read(&table).unwrap_or_else(|allowed| {
+        faults.push(merged.malformed(STORE_PRICES, &allowed));
+        Prices::default()
+    })
 }
 
 fn descriptors(host: &Host) -> u64 {

@@ -24,7 +24,7 @@ use crate::{
         RestoreError,
         reader::{ReaderError, ReaderOptions},
     },
-    types::{BackendId, KeyGroupRange, Name, StateId},
+    types::{Attempt, BackendId, KeyGroupRange, Name, StateId},
 };
 
 /// A checkpoint to read.
@@ -66,6 +66,16 @@ pub enum SourceError {
         wanted: String,
         /// The ids that could be had.
         there: String,
+    },
+    /// There is no such checkpoint of one subtask.
+    #[error("backend `{of}` retains no checkpoint {id} of epoch {epoch}: it never completed, or was let go of")]
+    NoPart {
+        /// The backend.
+        of: BackendId,
+        /// The id of the checkpoint.
+        id: u64,
+        /// The number of the epoch that made it.
+        epoch: u64,
     },
     /// The checkpoint was let go of before it was pinned.
     #[error("checkpoint {0} was let go of meanwhile; try again")]
@@ -113,8 +123,21 @@ impl Source {
         options: &ReaderOptions<'_>,
         read: impl AsyncFnOnce(&Found<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.read_of(None, options, read).await
+    }
+
+    /// As [`read`](Self::read), of the checkpoint that this attempt made, if there is one.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub async fn read_of<T, E: From<SourceError>>(
+        &self,
+        attempt: Option<Attempt>,
+        options: &ReaderOptions<'_>,
+        read: impl AsyncFnOnce(&Found<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let heads = job::read_heads(options.store, &self.job, options.retry).await.map_err(SourceError::from)?;
-        let checkpoint = self.choose(&heads)?;
+        let checkpoint = self.choose(&heads, attempt)?;
         let found = Found { checkpoint, operators: parts(&heads, checkpoint) };
         let mut pins = vec![];
         let pinned = async {
@@ -134,17 +157,18 @@ impl Source {
         done
     }
 
-    /// The checkpoint that is meant, among those that `heads` retain. Pure.
+    /// The checkpoint that is meant, among those that `heads` retain; that of `attempt`, if one is given. Pure.
     ///
     /// # Errors
     /// [`SourceError::NoJob`], [`SourceError::NoCheckpoint`].
-    pub fn choose(&self, heads: &[Manifest]) -> Result<JobCheckpoint, SourceError> {
+    pub fn choose(&self, heads: &[Manifest], attempt: Option<Attempt>) -> Result<JobCheckpoint, SourceError> {
         if heads.is_empty() {
             return Err(SourceError::NoJob(self.job.clone()));
         }
         let view = JobView::of(heads);
+        let is_of = |checkpoint: &JobCheckpoint| attempt.is_none_or(|attempt| checkpoint.attempt == attempt);
         let chosen = match self.checkpoint {
-            Some(id) => view.consistent.iter().rev().find(|checkpoint| checkpoint.id == id).copied(),
+            Some(id) => view.consistent.iter().rev().find(|it| it.id == id && is_of(it)).copied(),
             None => match view.latest() {
                 Latest::Checkpoint(latest) => Some(latest),
                 Latest::Nothing | Latest::Inconsistent => None,
@@ -203,7 +227,7 @@ pub fn parts(heads: &[Manifest], chosen: JobCheckpoint) -> BTreeMap<Name, Parts<
 }
 
 /// All that a part of the checkpoint names.
-fn everything(manifest: &Manifest, record: &CheckpointRecord, options: &ReaderOptions<'_>) -> Vec<Import> {
+pub(super) fn everything(manifest: &Manifest, record: &CheckpointRecord, options: &ReaderOptions<'_>) -> Vec<Import> {
     let ids: BTreeMap<StateId, StateId> = manifest.states.values().map(|state| (state.data, state.data)).collect();
     let ranges = [manifest.span(record).key_groups, KeyGroupRange::OPERATOR];
     ranges.iter().flat_map(|range| manifest.export(record, *range, &ids, || options.random.uuid())).collect()

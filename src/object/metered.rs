@@ -35,6 +35,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    const ALL: [Self; 6] = [Self::Ok, Self::NotFound, Self::Exists, Self::Timeout, Self::Throttled, Self::Error];
+
     /// The value of the label `outcome`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -105,6 +108,13 @@ impl StoreMetrics {
             read: metrics.register("object_read_bytes", "Bytes read from the object store", Counter::default()),
             retries: metrics.register("object_retries", "Attempts at an operation beyond its first", Family::default()),
         }
+    }
+
+    /// The requests of `operation` that have ended, whatever their outcome.
+    #[must_use]
+    pub fn requests(&self, operation: Operation) -> u64 {
+        let labels = |outcome: Outcome| RequestLabels { operation: operation.as_str(), outcome: outcome.as_str() };
+        Outcome::ALL.iter().filter_map(|outcome| self.requests.get(&labels(*outcome)).map(|count| count.get())).sum()
     }
 
     /// One request ended with `outcome` after `duration`.

@@ -69,6 +69,8 @@ const FEATURES: &[(&str, Condition)] = &[
     ("open.run", always),
     ("open.linger", always),
     ("handles.vouched", always),
+    ("savepoint.barrier", always),
+    ("checkpoint.read", always),
     ("query", |env| env.options.queries),
     ("store.file", always),
     ("store.s3", always),
@@ -208,6 +210,16 @@ impl StateBackendService for Service {
         reply(registered.map(|states| v1::RegisterStatesResponse { states }))
     }
 
+    type ReadCheckpointStream = ResponseStream<v1::ReadCheckpointResponse>;
+
+    async fn read_checkpoint(
+        &self,
+        request: Request<v1::ReadCheckpointRequest>,
+    ) -> Result<Response<Self::ReadCheckpointStream>, Status> {
+        let (access, request) = Access::enter(&self.jobs, request);
+        query::read(&self.directory, &access, request).map(Response::new)
+    }
+
     type SessionStream = ResponseStream<v1::SessionResponse>;
 
     async fn session(
@@ -257,9 +269,20 @@ impl StateBackendService for Service {
         request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::CheckpointResponse>, Status> {
         let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
-        let barrier = convert::barrier(&request.barrier.unwrap_or_default());
-        let checkpoint = backend.checkpoint(epoch, barrier).await;
-        reply(checkpoint.map(|c| v1::CheckpointResponse { checkpoint: Some(convert::to_completed(&c)) }))
+        let barrier = request.barrier.unwrap_or_default();
+        let cut = convert::barrier(&barrier);
+        let checkpoint = match convert::savepoint(&barrier) {
+            Err(error) => Err(error),
+            Ok(Some(name)) => {
+                let made = self.directory.savepoint(&backend, epoch, cut, name).await;
+                made.map(|made| convert::to_savepoint_made(&made))
+            }
+            Ok(None) if barrier.readable => {
+                backend.readable_checkpoint(epoch, cut).await.map(|checkpoint| convert::to_completed(&checkpoint))
+            }
+            Ok(None) => backend.checkpoint(epoch, cut).await.map(|checkpoint| convert::to_completed(&checkpoint)),
+        };
+        reply(checkpoint.map(|checkpoint| v1::CheckpointResponse { checkpoint: Some(checkpoint) }))
     }
 
     async fn notify(&self, request: Request<v1::NotifyRequest>) -> Result<Response<v1::NotifyResponse>, Status> {

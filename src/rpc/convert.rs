@@ -13,7 +13,10 @@ mod query;
 pub(super) use self::{
     descriptor::{descriptor, schema_change, to_registered},
     job::{declaration, to_damaged, to_declared, to_job},
-    query::{query_operations, query_start, to_query_result, to_query_started},
+    query::{
+        query_operations, query_start, reading, savepoint, to_query_result, to_query_started, to_read,
+        to_savepoint_made,
+    },
 };
 
 use crate::{
@@ -472,6 +475,7 @@ pub(super) fn to_completed(checkpoint: &CompletedCheckpoint) -> v1::CheckpointCo
         publish_ms: ms(checkpoint.publish),
         total_ms: ms(checkpoint.total),
         self_sustained_since: checkpoint.self_sustained_since,
+        savepoint: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stream of a reader: batches of reads in, answers out, in one task.
+//! The stream of a reader: batches of reads in, answers out, in one task; or the pages of a checkpoint out.
 //!
 //! A request is read when the client takes the answer before it. So a reader that is slow, or gone, has at most one
 //! batch under way, and delays no other caller. The stream ends when the client half-closes, or between two batches
@@ -15,6 +15,12 @@ use crate::{
     error::{Error, Reason, Scope},
     proto::v1::{self, QueryRequest, QueryResponse, query_request::Request, query_response::Response},
 };
+
+/// Bytes of a page of a checkpoint, about, if messages may be as long.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The response stream of the reading of a checkpoint.
+pub(super) type Pages = BoxStream<'static, Result<v1::ReadCheckpointResponse, Status>>;
 
 /// The response stream of a query.
 pub(super) type Responses = BoxStream<'static, Result<QueryResponse, Status>>;
@@ -54,6 +60,22 @@ pub(super) fn serve(
         }
     });
     responses.boxed()
+}
+
+/// Reads what `request` asks for until the stream ends.
+pub(super) fn read(
+    directory: &Directory,
+    access: &Access,
+    request: v1::ReadCheckpointRequest,
+) -> Result<Pages, Status> {
+    let page_bytes = PAGE_BYTES.min(directory.environment().options.limits.max_message_bytes / 4);
+    let (handle, wanted) = convert::reading(request, page_bytes).map_err(|error| status::status(&error))?;
+    access.admit(handle.backend.job.as_str())?;
+    let messages = stream::unfold(directory.read_checkpoint(handle, wanted), |mut receiver| async move {
+        receiver.recv().await.map(|message| (message, receiver))
+    });
+    let message = |message: Result<_, _>| message.map(convert::to_read).map_err(|error| status::status(&error));
+    Ok(messages.map(message).boxed())
 }
 
 impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {

@@ -227,8 +227,14 @@ impl Wire {
                 self.applied(batch.number, applied)
             }
             Request::Barrier(barrier) => {
-                let id = barrier.checkpoint_id;
-                session.barrier(convert::barrier(&barrier)).or_else(|refusal| match refusal {
+                let (id, cut) = (barrier.checkpoint_id, convert::barrier(&barrier));
+                let taken = match convert::savepoint(&barrier) {
+                    Err(error) => Err(Refusal::Request(error)),
+                    Ok(Some(name)) => session.savepoint_barrier(cut, name, &self.directory),
+                    Ok(None) if barrier.readable => session.readable_barrier(cut),
+                    Ok(None) => session.barrier(cut),
+                };
+                taken.or_else(|refusal| match refusal {
                     Refusal::Request(error) => {
                         let error = Some(status::message(&error));
                         let failed = v1::CheckpointFailed { checkpoint_id: id, error };
@@ -298,6 +304,7 @@ impl Wire {
             SessionEvent::CheckpointCompleted(checkpoint) => {
                 Response::CheckpointCompleted(convert::to_completed(&checkpoint))
             }
+            SessionEvent::SavepointMade(made) => Response::CheckpointCompleted(convert::to_savepoint_made(&made)),
             SessionEvent::JobCheckpointCompleted(part) => {
                 let checkpoint = Some(convert::to_identity(&part));
                 Response::JobCheckpointCompleted(v1::JobCheckpointCompleted { checkpoint })

@@ -40,7 +40,7 @@ pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>)
 /// If there is no such checkpoint, or the store fails.
 pub async fn show(store: &Store, source: &Source) -> Result<Node, SourceError> {
     let heads = job::read_heads(store, &source.job, retry()).await?;
-    let chosen = source.choose(&heads)?;
+    let chosen = source.choose(&heads, None)?;
     let operators = source::parts(&heads, chosen);
     let bytes = operators.values().flatten().map(|(head, record)| head.stored_bytes(record));
     Ok(Node::Fields(vec![

@@ -53,7 +53,7 @@ pub fn ask(admin: Option<SocketAddr>) -> Result<(), HealthError> {
     Err(HealthError::NotReady { address, answer: says.to_owned() })
 }
 
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -152,7 +152,7 @@ pub async fn set(
     random: &Random,
 ) -> Result<Node, PinFault> {
     let heads = job::read_heads(store, &source.job, retry()).await?;
-    let chosen = source.choose(&heads)?;
+    let chosen = source.choose(&heads, None)?;
     let operators = source::parts(&heads, chosen);
     let parts: Vec<&(&Manifest, &CheckpointRecord)> = operators.values().flatten().collect();
     match by {

@@ -12,7 +12,7 @@ use std::{
 
 use clap::Parser as _;
 use dstl::{
-    backend::BackendMetrics,
+    backend::{BackendMetrics, ProofMetrics},
     changelog::metrics::UploadMetrics,
     checkpoint::collect::metrics::GcMetrics,
     cli::{Args, Command as Cli},
@@ -64,14 +64,19 @@ fn resolve(text: String, environment: &[(&str, &str)]) -> Config {
 }
 
 /// A daemon of the real binary in a folder of its own; killed when dropped.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    folder: tempfile::TempDir,
-    admin: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With these settings.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_dstl"))
             .args(["serve", "--admin", "127.0.0.1:0", "--socket"])
@@ -81,6 +86,7 @@ impl Daemon {
             .args(["--set", &format!("dstl.data-dir={}", folder.path().display())])
             .args(["--set", "state.backend.rocksdb.metrics=is-write-stopped,background-errors,estimate-num-keys"])
             .args(["--set", "execution.checkpointing.local-backup.enabled=true"])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
             .env_clear()
             .env("NO_COLOR", "1")
             .stderr(Stdio::piped())
@@ -95,7 +101,7 @@ impl Daemon {
         Self { child, folder, admin: admin.expect("the daemon says where it serves") }
     }
 
-    fn get(&self, path: &str, accept: &str) -> String {
+    pub(crate) fn get(&self, path: &str, accept: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).expect("the admin address answers");
         let request = format!("GET {path} HTTP/1.1\r\nHost: it\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("it reads");
@@ -136,7 +142,7 @@ impl Drop for Daemon {
 async fn known_names(served: &str) -> Vec<String> {
     let metrics = Metrics::new();
     let _ = (BackendMetrics::register(&metrics), GcMetrics::register(&metrics));
-    let _ = (UploadMetrics::register(&metrics), StoreMetrics::register(&metrics));
+    let _ = (UploadMetrics::register(&metrics), StoreMetrics::register(&metrics), ProofMetrics::register(&metrics));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let options = ListenerOptions { socket: folder.path().join("s"), ..ListenerOptions::default() };
     Incoming::bind(&options, &metrics).await.expect("the socket can be made");
@@ -147,20 +153,20 @@ async fn known_names(served: &str) -> Vec<String> {
     names
 }
 
-/// The path of promtool, if there is one. In CI there must be.
-fn promtool() -> Option<&'static str> {
-    let found = Command::new("promtool").arg("--version").output().is_ok_and(|output| output.status.success());
+/// `program`, if there is one. In CI there must be; Debian has it in `package`.
+pub(crate) fn installed(program: &'static str, package: &str) -> Option<&'static str> {
+    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(found || !in_ci, "promtool is missing: install the package `prometheus`");
+    assert!(found || !in_ci, "{program} is missing: install the package `{package}`");
     if !found {
-        eprintln!("promtool is missing: LEFT OUT");
+        eprintln!("{program} is missing: LEFT OUT");
     }
-    found.then_some("promtool")
+    found.then_some(program)
 }
 
 /// Runs promtool with `input`; it must succeed and, where `silent`, have nothing to say.
 fn run_promtool(arguments: &[&str], input: &str, silent: bool) {
-    let Some(promtool) = promtool() else { return };
+    let Some(promtool) = installed("promtool", "prometheus") else { return };
     let mut command = Command::new(promtool);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool starts");

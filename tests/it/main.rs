@@ -34,6 +34,7 @@ mod lying;
 mod materialization;
 mod operator_state;
 mod outage;
+mod page;
 mod permutations;
 mod picky;
 mod pushback;

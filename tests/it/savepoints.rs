@@ -1,6 +1,9 @@
 //! Savepoints: rows of all state of a checkpoint, whatever it was made with, from which any backend can begin.
 
+mod barriers;
 mod native;
+mod proofs;
+mod readable;
 mod restored;
 mod written;
 
@@ -137,7 +140,17 @@ fn text(row: &Row<'_>) -> String {
 
 /// Two subtasks of an operator that have all of [`expected`] at checkpoint 1, part of it in a base, and more since.
 pub(crate) async fn job(world: &World, inner: InnerBackend) -> (Daemon, Vec<Subtask>) {
-    let daemon = Daemon::start(world, Settings::on_request(inner, 7));
+    let (daemon, mut subtasks) = filled(world, Settings::on_request(inner, 7)).await;
+    for subtask in &mut subtasks {
+        subtask.task.checkpoint(1).await;
+    }
+    write(&mut subtasks, 2, 0..KEYS);
+    (daemon, subtasks)
+}
+
+/// Two subtasks of an operator that have all of [`expected`], part of it in a base, and no checkpoint yet.
+async fn filled(world: &World, settings: Settings) -> (Daemon, Vec<Subtask>) {
+    let daemon = Daemon::start(world, settings);
     let mut subtasks = vec![];
     for subtask in 0..2 {
         subtasks.push(Subtask::open(&daemon, spec(subtask, 2, 1)).await);
@@ -153,10 +166,6 @@ pub(crate) async fn job(world: &World, inner: InnerBackend) -> (Daemon, Vec<Subt
         subtask.apply(7, None, b"", Op::MapPut { map_key: b"rule", value: b"same" });
     }
     write(&mut subtasks, 1, (0..KEYS).step_by(2));
-    for subtask in &mut subtasks {
-        subtask.task.checkpoint(1).await;
-    }
-    write(&mut subtasks, 2, 0..KEYS);
     (daemon, subtasks)
 }
 

@@ -358,6 +358,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl StateBackendService for Fake {
     type OpenStream = Answers<pb::OpenResponse>;
     type QueryStream = Answers<pb::QueryResponse>;
+    type ReadCheckpointStream = Answers<pb::ReadCheckpointResponse>;
     type SessionStream = Answers<SessionResponse>;
 
     async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
@@ -369,6 +370,13 @@ impl StateBackendService for Fake {
             limits: Some(limits),
             ..Default::default()
         }))
+    }
+
+    async fn read_checkpoint(
+        &self,
+        _: Request<pb::ReadCheckpointRequest>,
+    ) -> Result<Response<Self::ReadCheckpointStream>, Status> {
+        Err(Status::unimplemented("the fake has no store"))
     }
 
     async fn query(

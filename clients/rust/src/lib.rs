@@ -109,7 +109,8 @@ use dstl_proto::v1::{
     ApplyBatchRequest, ApplyBatchResponse, BackendDescription, BackendRef, Barrier, Batch, CheckpointCompleted,
     CheckpointIdentity, CheckpointRequest, CloseRequest, DeclareJobResponse, DescribeRequest, HelloRequest,
     HelloResponse, Limits, Notice, NoticeOutcome, NotifyRequest, OpenedPart, PersistRequest, PinRequest,
-    ReleaseRequest, Restoring, open_response::Response, state_backend_service_client::StateBackendServiceClient,
+    ReadCheckpointRequest, ReadCheckpointResponse, ReleaseRequest, Restoring, open_response::Response,
+    state_backend_service_client::StateBackendServiceClient,
 };
 
 pub use self::{
@@ -314,6 +315,18 @@ impl Client {
         let request = CheckpointRequest { backend: Some(backend.clone()), barrier: Some(barrier) };
         let response = self.stub().checkpoint(request.into_request()).await?.into_inner();
         response.checkpoint.ok_or(ClientError::Incomplete("the checkpoint"))
+    }
+
+    /// Reads a checkpoint: its header, then pages of its entries, key group by key group. Needs no ownership.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// As for all calls, and those of the stream as [`tonic::Status`].
+    pub async fn read_checkpoint(
+        &self,
+        request: ReadCheckpointRequest,
+    ) -> Result<tonic::Streaming<ReadCheckpointResponse>, ClientError> {
+        Ok(self.stub().read_checkpoint(request).await?.into_inner())
     }
 
     /// Tells the daemon the outcome of a checkpoint.

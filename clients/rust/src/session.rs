@@ -207,7 +207,7 @@ impl Session {
     /// # Errors
     /// The reason why the session is over.
     pub async fn barrier(&self, id: u64, attachment: impl Into<Bytes>) -> Result<PendingCheckpoint, ClientError> {
-        self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), timeout_ms: 0 }).await
+        self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), ..Barrier::default() }).await
     }
 
     /// Like [`barrier`](Self::barrier), with its own timeout (at least 1 ms).
@@ -221,7 +221,35 @@ impl Session {
         timeout: Duration,
     ) -> Result<PendingCheckpoint, ClientError> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.trigger(Barrier { checkpoint_id: id, attachment: attachment.into(), timeout_ms }).await
+        let attachment = attachment.into();
+        self.trigger(Barrier { checkpoint_id: id, attachment, timeout_ms, ..Barrier::default() }).await
+    }
+
+    /// Triggers a barrier that makes the savepoint `name` of the whole job, exact behind everything that was passed in
+    /// so far, while the session goes on. Every subtask of the job has to trigger it, with the same id and name. The
+    /// second await ends once the savepoint exists: `CheckpointCompleted::savepoint` tells its path for
+    /// [`restore`](super::OpenOptions). Send no notice for this id.
+    ///
+    /// # Errors
+    /// As for [`barrier`](Self::barrier).
+    pub async fn savepoint(
+        &self,
+        id: u64,
+        name: impl Into<String>,
+        attachment: impl Into<Bytes>,
+    ) -> Result<PendingCheckpoint, ClientError> {
+        let (attachment, savepoint) = (attachment.into(), name.into());
+        self.trigger(Barrier { checkpoint_id: id, attachment, savepoint, ..Barrier::default() }).await
+    }
+
+    /// Triggers a barrier whose checkpoint is made to be read: see [`Client::read_checkpoint`](super::Client). It
+    /// counts for no retention, and is let go once a reader has ended, or after ten minutes without one.
+    ///
+    /// # Errors
+    /// As for [`barrier`](Self::barrier).
+    pub async fn readable(&self, id: u64, attachment: impl Into<Bytes>) -> Result<PendingCheckpoint, ClientError> {
+        let attachment = attachment.into();
+        self.trigger(Barrier { checkpoint_id: id, attachment, readable: true, ..Barrier::default() }).await
     }
 
     async fn trigger(&self, barrier: Barrier) -> Result<PendingCheckpoint, ClientError> {

@@ -271,3 +271,21 @@ fn at_the_limit_what_retention_would_let_go_makes_room() {
     let mut explicit = left(&[1, 2], 1..10, Retention::Explicit);
     assert!(!explicit.make_room(1), "the engine says what goes");
 }
+
+#[test]
+fn what_is_held_stays_until_it_is_let_loose_whatever_retention_says() {
+    let mut ledger = published(4, Retention::Count(1));
+    ledger.hold(1);
+    ledger.hold(2);
+    ledger.notice(NoticeKind::Complete, target(3));
+    assert_eq!(ids(&ledger), [1, 2, 3, 4]);
+    ledger.let_loose(1, false);
+    assert_eq!(ids(&ledger), [2, 3, 4], "retention had let it go meanwhile");
+    ledger.hold(4);
+    ledger.let_loose(4, true);
+    assert_eq!(ids(&ledger), [2, 3], "it was only made to be held");
+    ledger.hold(3);
+    ledger.let_loose(3, true);
+    ledger.let_loose(9, true);
+    assert_eq!(ids(&ledger), [2, 3], "it is completed");
+}

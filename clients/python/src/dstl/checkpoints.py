@@ -47,6 +47,8 @@ class CompletedCheckpoint:
     total_ms: float
     self_sustained_since: int
     """The first checkpoint of this owner that needs nothing of one that was restored with `NO_CLAIM`; 0: none yet, or not needed."""
+    savepoint: str = ""
+    """Path of the savepoint that its barrier made, for `Restore.savepoint`; then it is no checkpoint, and has no handle."""
 
     @property
     def id(self) -> int:
@@ -68,6 +70,7 @@ class CompletedCheckpoint:
             message.publish_ms,
             message.total_ms,
             message.self_sustained_since,
+            message.savepoint.path,
         )
 
 

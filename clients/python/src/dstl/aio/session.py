@@ -132,11 +132,16 @@ class Session(Notices):
         if losses is not None:
             raise losses
 
-    async def barrier(self, id: int, attachment: bytes = b"", *, timeout: float | None = None) -> PendingCheckpoint:
+    async def barrier(
+        self, id: int, attachment: bytes = b"", *, timeout: float | None = None, savepoint: str = ""
+    ) -> PendingCheckpoint:
         """Triggers a checkpoint of everything handed in so far; `await (await session.barrier(…)).completed()` waits for it.
 
         `id` must be above every earlier one of this backend's owner. `attachment` comes back with a restore (source offsets, say; up to
         `limits.max_attachment_bytes`). `timeout` in seconds; by default the daemon's `checkpoint.timeout`.
+
+        With `savepoint`, a name, it makes a savepoint of the whole job instead, exact here, while the session goes on: every subtask
+        triggers it with the same id and name. `CompletedCheckpoint.savepoint` is its path; send no notice for it.
 
         Raises `RejectedError`, and triggers nothing, if a batch is known to be rejected and nobody looked at its receipt.
         """
@@ -147,7 +152,9 @@ class Session(Notices):
             raise LimitExceededError(f"an attachment of {len(attachment)} bytes: the daemon takes {most}")
         self._raise_losses()
         milliseconds = 0 if timeout is None else max(1, round(timeout * 1000))
-        request = checkpoint_pb2.Barrier(checkpoint_id=id, attachment=bytes(attachment), timeout_ms=milliseconds)
+        request = checkpoint_pb2.Barrier(
+            checkpoint_id=id, attachment=bytes(attachment), timeout_ms=milliseconds, savepoint=savepoint
+        )
         reply = Reply()
         self._worker.tell(lambda book: book.add(Barrier(request, reply)))
         return PendingCheckpoint(id, reply)

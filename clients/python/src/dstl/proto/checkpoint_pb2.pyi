@@ -37,14 +37,18 @@ NOTICE_OUTCOME_PINNED: NoticeOutcome
 NOTICE_OUTCOME_COORDINATED: NoticeOutcome
 
 class Barrier(_message.Message):
-    __slots__ = ("checkpoint_id", "attachment", "timeout_ms")
+    __slots__ = ("checkpoint_id", "attachment", "timeout_ms", "readable", "savepoint")
     CHECKPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    READABLE_FIELD_NUMBER: _ClassVar[int]
+    SAVEPOINT_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: int
     attachment: bytes
     timeout_ms: int
-    def __init__(self, checkpoint_id: _Optional[int] = ..., attachment: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    readable: bool
+    savepoint: str
+    def __init__(self, checkpoint_id: _Optional[int] = ..., attachment: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., readable: _Optional[bool] = ..., savepoint: _Optional[str] = ...) -> None: ...
 
 class CheckpointIdentity(_message.Message):
     __slots__ = ("epoch", "checkpoint_id", "handle_uuid")
@@ -57,7 +61,7 @@ class CheckpointIdentity(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., checkpoint_id: _Optional[int] = ..., handle_uuid: _Optional[bytes] = ...) -> None: ...
 
 class CheckpointCompleted(_message.Message):
-    __slots__ = ("checkpoint", "handle", "applied_to", "incremental_bytes", "full_bytes", "changes", "sync_ms", "persist_ms", "publish_ms", "total_ms", "self_sustained_since")
+    __slots__ = ("checkpoint", "handle", "applied_to", "incremental_bytes", "full_bytes", "changes", "sync_ms", "persist_ms", "publish_ms", "total_ms", "self_sustained_since", "savepoint")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     APPLIED_TO_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +73,7 @@ class CheckpointCompleted(_message.Message):
     PUBLISH_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
     SELF_SUSTAINED_SINCE_FIELD_NUMBER: _ClassVar[int]
+    SAVEPOINT_FIELD_NUMBER: _ClassVar[int]
     checkpoint: CheckpointIdentity
     handle: bytes
     applied_to: int
@@ -80,7 +85,20 @@ class CheckpointCompleted(_message.Message):
     publish_ms: float
     total_ms: float
     self_sustained_since: int
-    def __init__(self, checkpoint: _Optional[_Union[CheckpointIdentity, _Mapping[_Any, _Any]]] = ..., handle: _Optional[bytes] = ..., applied_to: _Optional[int] = ..., incremental_bytes: _Optional[int] = ..., full_bytes: _Optional[int] = ..., changes: _Optional[int] = ..., sync_ms: _Optional[float] = ..., persist_ms: _Optional[float] = ..., publish_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., self_sustained_since: _Optional[int] = ...) -> None: ...
+    savepoint: SavepointMade
+    def __init__(self, checkpoint: _Optional[_Union[CheckpointIdentity, _Mapping[_Any, _Any]]] = ..., handle: _Optional[bytes] = ..., applied_to: _Optional[int] = ..., incremental_bytes: _Optional[int] = ..., full_bytes: _Optional[int] = ..., changes: _Optional[int] = ..., sync_ms: _Optional[float] = ..., persist_ms: _Optional[float] = ..., publish_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., self_sustained_since: _Optional[int] = ..., savepoint: _Optional[_Union[SavepointMade, _Mapping[_Any, _Any]]] = ...) -> None: ...
+
+class SavepointMade(_message.Message):
+    __slots__ = ("path", "files", "rows", "bytes")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    files: int
+    rows: int
+    bytes: int
+    def __init__(self, path: _Optional[str] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class CheckpointFailed(_message.Message):
     __slots__ = ("checkpoint_id", "error")

@@ -691,6 +691,74 @@ class QueryFailed(_message.Message):
     error: _error_pb2.Error
     def __init__(self, number: _Optional[int] = ..., error: _Optional[_Union[_error_pb2.Error, _Mapping[_Any, _Any]]] = ...) -> None: ...
 
+class ReadCheckpointRequest(_message.Message):
+    __slots__ = ("handle", "key_groups", "states")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    KEY_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    handle: bytes
+    key_groups: _backend_pb2.KeyGroupRange
+    states: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, handle: _Optional[bytes] = ..., key_groups: _Optional[_Union[_backend_pb2.KeyGroupRange, _Mapping[_Any, _Any]]] = ..., states: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReadCheckpointResponse(_message.Message):
+    __slots__ = ("header", "page")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    header: CheckpointHeader
+    page: CheckpointPage
+    def __init__(self, header: _Optional[_Union[CheckpointHeader, _Mapping[_Any, _Any]]] = ..., page: _Optional[_Union[CheckpointPage, _Mapping[_Any, _Any]]] = ...) -> None: ...
+
+class CheckpointHeader(_message.Message):
+    __slots__ = ("states", "key_groups", "attachment", "max_parallelism")
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    KEY_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    MAX_PARALLELISM_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[_state_pb2.RegisteredState]
+    key_groups: _backend_pb2.KeyGroupRange
+    attachment: bytes
+    max_parallelism: int
+    def __init__(self, states: _Optional[_Iterable[_Union[_state_pb2.RegisteredState, _Mapping[_Any, _Any]]]] = ..., key_groups: _Optional[_Union[_backend_pb2.KeyGroupRange, _Mapping[_Any, _Any]]] = ..., attachment: _Optional[bytes] = ..., max_parallelism: _Optional[int] = ...) -> None: ...
+
+class CheckpointPage(_message.Message):
+    __slots__ = ("key_group", "state", "entries", "continued")
+    KEY_GROUP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    CONTINUED_FIELD_NUMBER: _ClassVar[int]
+    key_group: int
+    state: int
+    entries: _containers.RepeatedCompositeFieldContainer[StoredEntry]
+    continued: bool
+    def __init__(self, key_group: _Optional[int] = ..., state: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[StoredEntry, _Mapping[_Any, _Any]]]] = ..., continued: _Optional[bool] = ...) -> None: ...
+
+class StoredEntry(_message.Message):
+    __slots__ = ("key", "namespace", "value", "entries", "elements", "times", "touched_ms")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    TOUCHED_MS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    namespace: bytes
+    value: bytes
+    entries: _containers.RepeatedCompositeFieldContainer[StoredMapEntry]
+    elements: _containers.RepeatedScalarFieldContainer[bytes]
+    times: _containers.RepeatedScalarFieldContainer[int]
+    touched_ms: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, key: _Optional[bytes] = ..., namespace: _Optional[bytes] = ..., value: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[StoredMapEntry, _Mapping[_Any, _Any]]]] = ..., elements: _Optional[_Iterable[bytes]] = ..., times: _Optional[_Iterable[int]] = ..., touched_ms: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StoredMapEntry(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    value: bytes
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
 class CloseRequest(_message.Message):
     __slots__ = ("backend",)
     BACKEND_FIELD_NUMBER: _ClassVar[int]
