@@ -52,7 +52,6 @@ mod open;
 mod operator;
 mod outbox;
 mod owed;
-mod pages;
 mod proof;
 mod pushback;
 mod query;

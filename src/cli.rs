@@ -1,9 +1,8 @@
 //! The command line: low arguments (as clap reads them) become high arguments (a resolved configuration or options of a
 //! tool), which are run.
 //!
-//! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 2 for a command line of an earlier
-//! version, 1 for a fault while running. Results go to standard output, everything else to standard error; a reader of
-//! standard output may leave at any time.
+//! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 1 for a fault while running. Results go
+//! to standard output, everything else to standard error; a reader of standard output may leave at any time.
 
 mod allocator;
 mod args;
@@ -34,9 +33,6 @@ use crate::config::Faults;
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
 pub const EXIT_USAGE: u8 = 64;
 
-/// A command line that an earlier version took.
-pub const EXIT_OLD_FORM: u8 = 2;
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -62,8 +58,7 @@ impl CliError {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Usage(_) => ExitCode::from(EXIT_USAGE),
-            Self::OldForm(_) => ExitCode::from(EXIT_OLD_FORM),
+            Self::Config(_) | Self::Usage(_) | Self::OldForm(_) => ExitCode::from(EXIT_USAGE),
             Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
@@ -78,11 +73,15 @@ pub fn command() -> clap::Command {
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    if let Some(new) = old::replacement(&arguments) {
-        let error = CliError::OldForm(new);
+    let replacement = old::replacement(&arguments);
+    if let Some(words) = &replacement {
+        let error = CliError::OldForm(words.join(" "));
         output::complain(&error);
-        return error.exit_code();
+        if words.first().is_some_and(|program| program != "dstl") {
+            return error.exit_code();
+        }
     }
+    let arguments = replacement.map_or(arguments, |words| words.into_iter().map(OsString::from).collect());
     let parsed = command().try_get_matches_from(arguments).and_then(|found| Args::from_arg_matches(&found));
     let args = match parsed {
         Ok(args) => args,

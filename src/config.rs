@@ -15,8 +15,8 @@
 //! Flink's names and values that differ here get an answer that says what to write instead, from one table (`legacy`).
 //! [`translate()`] turns a Flink file into a file of ours by the same table.
 //!
-//! [`Config`] is plain data. It depends on no component but [`Bounds`] and [`Prices`], which are plain data too. The daemon makes the
-//! options of its components from it.
+//! [`Config`] is plain data. It depends on no component but [`Bounds`] and [`Prices`], which are plain data too. The
+//! daemon makes the options of its components from it.
 
 mod carry;
 mod check;

@@ -14,6 +14,7 @@ use super::{
     Fault, Options,
     daemon::Daemon,
     report::Latency,
+    restore::materialize,
     work::{Prepared, prepare},
 };
 
@@ -40,7 +41,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Exported, Fault> {
     let (daemon, client) = Daemon::start(options).await?;
     let mut prepared = prepare(&client, "export", options).await?;
     // As in a task that has run for a while: most of its state is in a base.
-    client.materialize(prepared.backend.reference()).await?;
+    materialize(&daemon, &prepared).await?;
     let backend = prepared.backend.reference().clone();
     let mut work =
         Work { client, backend, checkpoint: 0, made: SavepointMade::default(), savepoints: 0, time: Duration::ZERO };
@@ -101,7 +102,7 @@ impl Work {
             let mut batch = BatchBuilder::new();
             for _ in 0..options.batch {
                 let key = prepared.source.key();
-                batch.put(&prepared.state, &key, prepared.source.value());
+                batch.push(prepared.state.put(&key, prepared.source.value()));
             }
             let begun = Instant::now();
             prepared.session.send(batch).await?.applied().await?;

@@ -75,7 +75,7 @@ async fn one(of: Of, options: &Options) -> Result<Restored, Fault> {
     Ok(Restored { of, seconds, changes, bytes, changes_per_second, bytes_per_second })
 }
 
-async fn materialize(daemon: &Daemon, prepared: &Prepared) -> Result<(), Fault> {
+pub(crate) async fn materialize(daemon: &Daemon, prepared: &Prepared) -> Result<(), Fault> {
     let mut stub = StateBackendServiceClient::new(channel(&daemon.socket()).await?);
     let backend = Some(prepared.backend.reference().clone());
     stub.materialize(MaterializeRequest { backend }).await?;

@@ -22,7 +22,7 @@ impl Default for Prices {
     fn default() -> Self {
         let of = Operation::ALL.map(|operation| {
             let price = match operation {
-                Operation::Create | Operation::List => 0.005,
+                Operation::Create | Operation::Copy | Operation::List => 0.005,
                 Operation::Get | Operation::GetRange | Operation::Head => 0.0004,
                 Operation::Delete => 0.0,
             };

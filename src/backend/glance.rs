@@ -74,26 +74,26 @@ impl Backend {
 
 impl Core {
     fn glance(&self) -> Glance {
-        let newest = self.ledger.retained().last();
+        let newest = self.owner.ledger().retained().last();
         Glance {
             id: self.id.clone(),
-            epoch: self.epoch.number,
-            attempt: self.manifest.owner().attempt,
-            inner: self.manifest.shape.inner,
-            changelog: self.manifest.shape.changelog,
+            epoch: self.owner.epoch().number,
+            attempt: self.owner.manifest().owner().attempt,
+            inner: self.owner.manifest().shape.inner,
+            changelog: self.owner.manifest().shape.changelog,
             phase: self.phase(),
             acknowledgement: self.acknowledgement(),
             state_bytes: self.counted_state_bytes,
-            pending_bytes: self.writer.unpersisted_bytes(),
-            log_bytes: self.manifest.log_totals().stored_bytes,
-            base_bytes: self.base.as_ref().map_or(0, |base| base.stored_bytes),
+            pending_bytes: self.owner.writer().unpersisted_bytes(),
+            log_bytes: self.owner.manifest().log_totals().stored_bytes,
+            base_bytes: self.owner.base().map_or(0, |base| base.stored_bytes),
             replay: self.replay_time(),
             materialization_failures: self.materialization_failures,
             failsafe: match &self.condition {
                 Condition::Failsafe(why) => why.clone(),
                 Condition::Serving | Condition::Ended(_) => String::new(),
             },
-            retained: self.ledger.retained().len(),
+            retained: self.owner.ledger().retained().len(),
             in_flight: self.flights.len(),
             newest: newest.map(|record| (record.identity.id, record.triggered_at)),
         }
@@ -103,7 +103,7 @@ impl Core {
         match &self.condition {
             Condition::Ended(_) => Phase::Ended,
             Condition::Failsafe(_) => Phase::Failsafe,
-            Condition::Serving if self.closing => Phase::Closing,
+            Condition::Serving if self.owner.is_closing() => Phase::Closing,
             Condition::Serving if self.push_back.is_on() => Phase::PushedBack,
             Condition::Serving if self.session.is_some() => Phase::Writing,
             Condition::Serving => Phase::Idle,

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::{
     core::{Condition, Core},
     handle::Shared,
+    turns::Turn,
 };
 use crate::{
     checkpoint::{
@@ -19,6 +20,7 @@ use crate::{
     error::{Error, Reason},
     materialization::{
         images::ImageWriter,
+        pace::{Pace, Progress},
         pieces::PieceWriter,
         schedule::{Facts, Schedule},
         target::{Made, MaterializationError, Target},
@@ -78,13 +80,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 let core = shared.core();
                 core.env.options.materialization.is_near_limit(core.log_changes)
             };
-            let _turn = tokio::select! {
+            let turn = tokio::select! {
                 biased;
                 // A backend that has ended must not stay in memory while it waits for a turn.
                 () = shared.materialize.notified() => continue,
                 turn = turns.wait(is_urgent) => turn,
             };
-            let made = materialize(&shared).await;
+            let made = materialize(&shared, turn).await;
             finish(&shared, &mut schedule, made);
             continue;
         }
@@ -146,18 +148,47 @@ struct Done {
     images: Vec<Arc<LocalImage>>,
 }
 
-/// Makes one materialization.
-async fn materialize(shared: &Shared) -> Result<Done, Error> {
-    let (target, log_changes_before, parts) = {
+/// Pauses between the steps of one materialization.
+struct Pacing {
+    pace: Pace,
+    turn: Turn,
+}
+
+impl Pacing {
+    /// Pauses as the pace says, after a step that began at `began`; `done` is the share of the work that is done.
+    async fn step_ended(&mut self, shared: &Shared, began: Instant, done: f64) {
+        let now = Instant::now();
+        let pause = {
+            let core = shared.core();
+            let awaited = self.turn.is_awaited() || !core.materialization_requests.is_empty();
+            let progress = Progress { now, log_changes: core.log_changes, done, awaited };
+            self.pace.pause(now - began, progress)
+        };
+        if let Some(pause) = pause {
+            tokio::select! {
+                biased;
+                // Somebody asks for a materialization, or the backend ended.
+                () = shared.materialize.notified() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Makes one materialization, which others wait for until `turn` is dropped.
+async fn materialize(shared: &Shared, turn: Turn) -> Result<Done, Error> {
+    let (target, log_changes_before, parts, pace) = {
         let mut core = shared.core();
         core.env.metrics.materialization_started();
         let retry = Retry::until(Instant::now() + core.env.options.materialization_timeout);
         let target = target(&core, shared, retry);
-        (target, core.log_changes, core.inner.images().map(|images| images.parts().len()))
+        let pace = Pace::new(&core.env.options.materialization, Instant::now(), core.log_changes);
+        (target, core.log_changes, core.inner.images().map(|images| images.parts().len()), pace)
     };
+    let mut pacing = Pacing { pace, turn };
     let (made, images) = match parts {
-        None => (pieces(shared, target).await?, vec![]),
-        Some(parts) => images(shared, target, parts).await?,
+        None => (pieces(shared, target, &mut pacing).await?, vec![]),
+        Some(parts) => images(shared, target, parts, &mut pacing).await?,
     };
     Ok(Done { made, log_changes_before, images })
 }
@@ -188,10 +219,10 @@ pub(super) fn local(fault: &StateError) -> Error {
 }
 
 /// Copies an inner backend by pieces.
-async fn pieces(shared: &Shared, target: Target) -> Result<Made, Error> {
+async fn pieces(shared: &Shared, target: Target, pacing: &mut Pacing) -> Result<Made, Error> {
     let mut writer = PieceWriter::new(target);
     let listed = Listed::of(&shared.core(), |_| true);
-    copy_states(shared, &mut writer, &listed).await?;
+    copy_states(shared, &mut writer, &listed, Some(pacing)).await?;
     writer.finish((vec![], 0), listed.at).await.map_err(|error| failed(&error))
 }
 
@@ -214,12 +245,20 @@ impl Listed {
     }
 }
 
-/// Copies the states of `listed` as pieces.
-async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed) -> Result<(), Error> {
+/// Copies the states of `listed` as pieces, at the pace of `pacing` if there is one.
+async fn copy_states(
+    shared: &Shared,
+    writer: &mut PieceWriter,
+    listed: &Listed,
+    mut pacing: Option<&mut Pacing>,
+) -> Result<(), Error> {
+    let total: usize = listed.states.iter().map(|(_, groups)| groups.iter().count()).sum();
+    let mut copied = 0_usize;
     for &(state, groups) in &listed.states {
         for group in groups.iter() {
             let mut from = Some(0);
             while let Some(first) = from {
+                let began = Instant::now();
                 let step = {
                     let mut core = shared.core();
                     let (may_block, reusable) = (core.inner.may_block(), listed.reusable.as_deref());
@@ -237,7 +276,13 @@ async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed)
                     }
                 };
                 from = last.checked_add(1);
+                if let Some(pacing) = &mut pacing {
+                    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+                    let done = (copied as f64 + last as f64 / u64::MAX as f64) / total as f64;
+                    pacing.step_ended(shared, began, done).await;
+                }
             }
+            copied += 1;
             tokio::task::yield_now().await;
         }
     }
@@ -245,11 +290,17 @@ async fn copy_states(shared: &Shared, writer: &mut PieceWriter, listed: &Listed)
 }
 
 /// Copies an inner backend as images of its parts, and operator state as pieces.
-async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, Vec<Arc<LocalImage>>), Error> {
+async fn images(
+    shared: &Shared,
+    target: Target,
+    parts: usize,
+    pacing: &mut Pacing,
+) -> Result<(Made, Vec<Arc<LocalImage>>), Error> {
     let mut pieces = PieceWriter::new(target.clone());
     let mut writer = ImageWriter::new(target);
     let mut kept = vec![];
     for part in 0..parts {
+        let began = Instant::now();
         let flush = {
             let mut core = shared.core();
             if let Condition::Ended(error) = &core.condition {
@@ -270,9 +321,12 @@ async fn images(shared: &Shared, target: Target, parts: usize) -> Result<(Made, 
                 }
             }
         }
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let done = (part + 1) as f64 / parts as f64;
+        pacing.step_ended(shared, began, done).await;
     }
     let listed = Listed::of(&shared.core(), |descriptor| descriptor.redistribution.is_some());
-    copy_states(shared, &mut pieces, &listed).await?;
+    copy_states(shared, &mut pieces, &listed, Some(pacing)).await?;
     let made = pieces.finish(writer.finish(), listed.at).await.map_err(|error| failed(&error))?;
     Ok((made, kept))
 }

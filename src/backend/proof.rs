@@ -187,7 +187,7 @@ impl Backend {
     /// The newest retained checkpoint of this owner; `None` if there is none, or while others use the backend.
     fn newest_checkpoint(&self) -> Option<CheckpointIdentity> {
         let core = self.shared.try_core()?;
-        let newest = core.ledger.retained().last()?.identity;
+        let newest = core.owner.ledger().retained().last()?.identity;
         (newest.epoch == self.epoch().number && !core.held.contains_key(&newest.id)).then_some(newest)
     }
 }

@@ -63,7 +63,7 @@ impl Core {
     ) -> Result<(), Error> {
         let id = request.id;
         self.barrier(request, reply)?;
-        self.ledger.hold(id);
+        self.owner.hold(id);
         self.held.insert(id, hold);
         Ok(())
     }
@@ -72,7 +72,7 @@ impl Core {
     pub(super) fn let_loose(&mut self, id: CheckpointId) {
         if self.held.remove(&id).is_some() {
             // In a declared job it may be about to be committed.
-            self.ledger.let_loose(id, self.coordinated.is_none());
+            self.owner.let_loose(id, self.coordinated.is_none());
             self.retain_marks();
             self.want_copies();
         }

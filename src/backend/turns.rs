@@ -44,6 +44,13 @@ impl Drop for Turn {
     }
 }
 
+impl Turn {
+    /// Whether others wait for this turn to be over.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.0.0.state.lock().waiting.is_empty()
+    }
+}
+
 /// A place in the queue, which is left when this is dropped.
 struct Waiting<'a> {
     turns: &'a Turns,

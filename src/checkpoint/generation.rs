@@ -143,8 +143,8 @@ pub fn discard(head: &Head, checkpoint: &CheckpointIdentity, owner: Uuid) -> Opt
     retirement(head, head.manifest.owner().attempt, owner, |record| record.identity == *checkpoint)
 }
 
-/// The manifest after `head` that outdates its owner, keeps its attempt as the newest, and pins `checkpoint` or releases
-/// it; a released checkpoint that retention let go before goes. `None` if no epoch number is left. Pure.
+/// The manifest after `head` that outdates its owner, keeps its attempt as the newest, and pins `checkpoint` or
+/// releases it; a released checkpoint that retention let go before goes. `None` if no epoch number is left. Pure.
 #[must_use]
 pub fn pin(head: &Head, checkpoint: &CheckpointIdentity, is_pinned: bool, owner: Uuid) -> Option<Manifest> {
     let is_it = |record: &CheckpointRecord| record.identity == *checkpoint;

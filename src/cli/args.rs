@@ -1,5 +1,6 @@
 //! Low arguments: what clap reads, one line of help per flag.
 
+mod common;
 mod reading;
 mod savepoint;
 
@@ -7,18 +8,18 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use self::common::job_name;
+pub(super) use self::{
+    common::ToolArgs,
+    reading::{ByArgs, ChangelogArgs, ChangelogCommand, PinCommand, ReadArgs, StateCommand, VerifyArgs, WhichArgs},
+    savepoint::ImportArgs,
+};
 pub use self::{
-    reading::{
-        ByArgs, ChangelogArgs, ChangelogCommand, CheckpointsCommand, PinCommand, ReadArgs, StateCommand, VerifyArgs,
-        WhichArgs,
-    },
-    savepoint::{ImportArgs, SavepointCommand},
+    common::{ConfigArgs, StoreArgs},
+    reading::CheckpointsCommand,
+    savepoint::SavepointCommand,
 };
-use crate::{
-    config::{File, Flag, Sources, parse_size},
-    tools::fence,
-    types::{Name, NameError},
-};
+use crate::{tools::fence, types::Name};
 
 /// A changelog state-backend daemon for stream processors.
 #[derive(Debug, Parser)]
@@ -70,13 +71,6 @@ pub enum Command {
     Health(HealthArgs),
     /// Watch the backends of a running daemon: rates, changelogs, recovery times, ages of checkpoints.
     Top(TopArgs),
-    /// Say where the demo is now.
-    #[command(hide = true, disable_help_flag = true)]
-    Demo {
-        /// The arguments of an older release; not read.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        _arguments: Vec<std::ffi::OsString>,
-    },
     /// Write man pages of all commands.
     Man {
         /// Into this folder.
@@ -133,56 +127,6 @@ pub struct DoctorArgs {
     pub url: Option<String>,
 }
 
-/// Where the configuration of `serve` comes from.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct ConfigArgs {
-    /// Read options from this TOML file [default: none].
-    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
-    pub config: Option<PathBuf>,
-    /// Serve on this Unix socket [default: see `dstl config options`] [env: DSTL_RPC_SOCKET].
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<String>,
-    /// Keep changelogs in this store [default: `store` in the data folder] [env:
-    /// DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
-    #[arg(long, value_name = "URL")]
-    pub store: Option<String>,
-    /// Serve metrics and health here, or `off` [default: 127.0.0.1:9321] [env: DSTL_ADMIN_ADDRESS].
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<String>,
-    /// Write the log as `text` or `json` [default: text] [env: DSTL_LOG_FORMAT].
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
-    /// Log this level or filter [default: info] [env: DSTL_LOG_LEVEL].
-    #[arg(long, value_name = "FILTER")]
-    pub log_level: Option<String>,
-    /// Set any option; may be repeated [default: none] [env: DSTL_…].
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
-impl ConfigArgs {
-    /// The file, the environment of this process and these flags. The named flags win over `--set`.
-    #[must_use]
-    pub fn sources(&self) -> Sources {
-        let named = [
-            ("--socket", "rpc.socket", &self.socket),
-            ("--store", "state.changelog.dstl.dfs.base-path", &self.store),
-            ("--admin", "admin.address", &self.admin),
-            ("--log-format", "log.format", &self.log_format),
-            ("--log-level", "log.level", &self.log_level),
-        ];
-        let named = named.into_iter().filter_map(|(name, key, value)| {
-            let value = value.clone()?;
-            Some(Flag::Named { name, key, value })
-        });
-        Sources {
-            file: self.config.as_deref().map(File::read),
-            environment: std::env::vars_os().collect(),
-            flags: self.set.iter().cloned().map(Flag::Set).chain(named).collect(),
-        }
-    }
-}
-
 /// Arguments of `serve`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct ServeArgs {
@@ -192,29 +136,6 @@ pub struct ServeArgs {
     /// Only say whether the configuration is valid [default: serve] [env: none].
     #[arg(long)]
     pub check_config: bool,
-}
-
-/// Which store a tool looks at.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct StoreArgs {
-    /// Look at this store [default: as configured] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
-    #[arg(long, value_name = "URL")]
-    pub store: Option<String>,
-    /// Read options from this TOML file [default: none].
-    #[arg(long, value_name = "FILE", env = "DSTL_CONFIG", hide_env_values = true)]
-    pub config: Option<PathBuf>,
-    /// Set any option; may be repeated [default: none] [env: DSTL_…].
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
-impl StoreArgs {
-    /// The file, the environment of this process and these flags; `store` stands for the flag `--store` if it is given.
-    #[must_use]
-    pub fn sources(&self, store: Option<String>) -> Sources {
-        let (config, set) = (self.config.clone(), self.set.clone());
-        ConfigArgs { config, set, store: store.or_else(|| self.store.clone()), ..ConfigArgs::default() }.sources()
-    }
 }
 
 /// Arguments of `gc`.
@@ -235,17 +156,6 @@ pub struct GcArgs {
     /// Sweep only this job [default: all jobs of the store].
     #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<Name>,
-}
-
-/// Which store, and how to print: what all tools have in common.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct ToolArgs {
-    /// Which store.
-    #[command(flatten)]
-    pub store: StoreArgs,
-    /// Print one JSON object instead of text [env: none].
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `discard`.
@@ -300,10 +210,6 @@ pub struct DumpArgs {
     pub objects: Vec<String>,
 }
 
-fn job_name(name: &str) -> Result<Name, NameError> {
-    Name::new(name)
-}
-
 /// Arguments of `health`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct HealthArgs {
@@ -329,16 +235,13 @@ pub struct TopArgs {
     pub once: bool,
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    parse_size(text).filter(|bytes| *bytes > 0).ok_or_else(|| "not a size such as `64 MiB`".to_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::config::Flag;
 
     #[derive(Debug, Parser)]
     struct Serve {

@@ -38,7 +38,8 @@ const EXAMPLES: &[&str] = &[
     "dstl dump --store s3://bucket/prefix wordcount/operators/counter/0/manifest/00000000000000000003",
     "dstl store doctor s3://bucket/prefix",
     "dstl health --admin 127.0.0.1:9321",
-    "dstl demo --inner rocksdb --kills 20",
+    "dstl top --admin 127.0.0.1:9321",
+    "dstl top --socket /run/dstl/dstl.sock --once",
     "dstl man /usr/local/share/man/man1",
     "dstl completions bash",
 ];

@@ -1,4 +1,4 @@
-//! Command lines of earlier versions, each answered with the one that replaces it.
+//! Command lines of earlier versions. Each is run as the one that replaces it, which is said on standard error.
 
 use std::ffi::OsString;
 
@@ -6,11 +6,13 @@ use std::ffi::OsString;
 const MOVED: [&str; 2] = ["--job", "--checkpoint"];
 
 /// The command line that replaces `arguments` (the program's name first); `None` if they are of this version.
-pub(super) fn replacement(arguments: &[OsString]) -> Option<String> {
-    let words: Vec<String> = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+pub(super) fn replacement(arguments: &[OsString]) -> Option<Vec<String>> {
+    let words: Vec<&str> = arguments.iter().skip(1).map(|word| word.to_str()).collect::<Option<_>>()?;
     if words.iter().any(|word| ["-h", "--help"].contains(word)) {
         return None;
+    }
+    if let ["demo", rest @ ..] = words.as_slice() {
+        return Some([&["dstl-demo"], rest].concat().into_iter().map(str::to_owned).collect());
     }
     let (command, rest): (&[&str], &[&str]) = match words.as_slice() {
         ["checkpoints", rest @ ..] if rest.first().is_none_or(|word| word.starts_with('-')) => {
@@ -33,8 +35,7 @@ pub(super) fn replacement(arguments: &[OsString]) -> Option<String> {
             (job, None) => job,
         };
         let command = command.iter().map(|word| (*word).to_owned());
-        let words: Vec<String> = ["dstl".to_owned()].into_iter().chain(command).chain(target).chain(kept).collect();
-        words.join(" ")
+        ["dstl".to_owned()].into_iter().chain(command).chain(target).chain(kept).collect()
     })
 }
 
@@ -57,8 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_command_lines_are_answered_with_new_ones() {
-        let answer = |line: &str| replacement(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+    fn old_command_lines_are_replaced_by_new_ones() {
+        let answer = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            replacement(&words).map(|words| words.join(" "))
+        };
         for (old, new) in [
             ("dstl checkpoints", "dstl checkpoints ls"),
             ("dstl checkpoints --store /srv --job wc --json", "dstl checkpoints ls wc --store /srv --json"),
@@ -68,6 +72,7 @@ mod tests {
             ("dstl savepoint verify wc/savepoints/x", "dstl verify wc/savepoints/x"),
             ("dstl gc --job wc --delete", "dstl gc wc --delete"),
             ("dstl discard --store /srv --job wc", "dstl discard wc --store /srv"),
+            ("dstl demo --kills 3", "dstl-demo --kills 3"),
         ] {
             assert_eq!(answer(old).as_deref(), Some(new), "{old}");
             assert_eq!(answer(new), None, "{new}");

@@ -14,10 +14,6 @@ use crate::{
     tools::{health, top},
 };
 
-/// The answer to `dstl demo`, which older releases had.
-const DEMO_MOVED: &str =
-    "the demo is a program of its own, `dstl-demo`, with the same flags; `make demo` builds and runs it";
-
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
     // Whatever is written here, by RocksDB and by the stores too, holds state: it is nobody else's to read.
@@ -42,7 +38,6 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Store(StoreCommand::Doctor(args)) => tools::doctor(&args),
         Command::Health(args) => ask_health(args),
         Command::Top(args) => top(args),
-        Command::Demo { .. } => Err(CliError::Usage(DEMO_MOVED.to_owned())),
         Command::Man { folder } => manual::man(&folder),
         Command::Completions { shell } => manual::completions(shell),
     }

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// Share of the replay limit at which a materialization begins, so that it is over before the limit is reached.
 const BEGIN_AT: f64 = 0.5;
 
+/// Share of the replay limit at which a materialization is over, so that no write waits for it.
+const END_AT: f64 = 0.9;
+
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,14 @@ impl ScheduleOptions {
     #[must_use]
     pub fn is_near_limit(&self, log_changes: u64) -> bool {
         self.replay_time(log_changes) >= self.max_replay.mul_f64(BEGIN_AT)
+    }
+
+    /// The number of changes in the log by which a materialization should be over.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, and not negative")]
+        let changes = (self.max_replay.as_secs_f64() * self.replay_rate * END_AT) as u64;
+        changes
     }
 
     /// Whether a replay of so many changes reaches the limit, so that writes must wait for a materialization.

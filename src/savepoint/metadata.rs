@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{SavepointError, SavepointId};
+use super::{error::SavepointError, id::SavepointId};
 use crate::{
     object::{Path, Retry, Store, StoreError},
     types::{KeyGroupAssignment, KeyGroupRange, MAX_PARALLELISM_LIMIT, Name, StateDescriptor, TimeMs},

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Metadata, SavepointError, SavepointId,
-    metadata::{format_of, seal, unseal},
+    error::SavepointError,
+    id::SavepointId,
+    metadata::{Metadata, format_of, seal, unseal},
 };
 use crate::{
     object::{ObjectName, Path, Retry, Store, StoreError},

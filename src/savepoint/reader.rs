@@ -10,9 +10,10 @@ use parquet::file::{
 };
 
 use super::{
-    FORMAT_VERSION, SavepointError,
     batch::{KeyGroupOf, Readers},
     columns::Row,
+    error::SavepointError,
+    metadata::FORMAT_VERSION,
     schema::Positions,
 };
 use crate::object::Path;

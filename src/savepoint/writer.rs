@@ -16,8 +16,8 @@ use parquet::{
 };
 
 use super::{
-    FORMAT_VERSION,
     columns::{Column, Columns, Row, schema},
+    metadata::FORMAT_VERSION,
     reader::VERSION_KEY,
 };
 

@@ -42,8 +42,8 @@ pub async fn show(store: &Store, id: &SavepointId) -> Result<Node, SavepointErro
     Ok(whole(id, &metadata))
 }
 
-/// Reads every file of a savepoint of rows; tells what it has if all is as it was written. It proves that the rows can be read,
-/// and not that an engine can make sense of their bytes. Cancel-safe.
+/// Reads every file of a savepoint of rows; tells what it has if all is as it was written. It proves that the rows can
+/// be read, and not that an engine can make sense of their bytes. Cancel-safe.
 ///
 /// # Errors
 /// Names the first file that is missing or damaged.

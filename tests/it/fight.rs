@@ -113,6 +113,7 @@ impl Owner {
                     }
                 }
                 SessionEvent::CheckpointFailed { .. }
+                | SessionEvent::SavepointMade(_)
                 | SessionEvent::Persisted { .. }
                 | SessionEvent::JobCheckpointCompleted(_) => {}
                 SessionEvent::Ended(_) => return,

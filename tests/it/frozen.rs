@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use dstl::{
-    admin::{AdminAddress, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState},
+    admin::{
+        AdminAddress, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch,
+        errors::Complaints, prices::Prices,
+    },
     backend::{Backend, BackendOptions, BarrierRequest, OpenSpec, Operation, RestoreFrom},
     checkpoint::ledger::{NoticeKind, NoticeTarget},
     client::{Client, OpenOptions, StateOptions, ValueState},
@@ -80,8 +83,10 @@ impl House {
             let (heartbeat, readiness) = (Heartbeat::starting(), Readiness::starting());
             readiness.advance(ReadinessState::Ready);
             tokio::spawn(heartbeat.clone().beat());
-            let directory = daemon.directory.clone();
-            let status = Arc::new(move || serde_json::json!({ "backends": directory.backends().len() }));
+            let complaints = Complaints::new(daemon.directory.environment().clock.clone());
+            let watch = Watch::new(daemon.directory.clone(), readiness.clone(), Prices::default(), complaints);
+            tokio::spawn(watch.clone().run());
+            let status = Arc::new(move || watch.snapshot());
             let metrics = daemon.metrics.clone();
             let sources = AdminSources { metrics, heartbeat, readiness, status };
             let shutdown = async move {

@@ -461,27 +461,27 @@ async fn the_tools_say_what_is_wrong_by_their_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let world = crashed(folder.path()).await;
     let at = ["--store", folder.path().to_str().unwrap()];
-    let fails = |arguments: &[&str], code: i32, what: &str| {
+    let says = |arguments: &[&str], code: i32, what: &str| {
         let output = dstl(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(what), "{arguments:?}: {stderr}");
     };
-    fails(&["gc", at[0], at[1], "a/b"], 64, "names consist of");
-    fails(&["gc", at[0], at[1], "--job", "job"], 2, "another form now: `dstl gc job --store");
-    fails(&["checkpoints", at[0], at[1]], 2, "another form now: `dstl checkpoints ls --store");
-    fails(&["gc", "--store", "ftp://x"], 64, "ftp");
-    fails(&["dump", "neither"], 64, "neither");
-    fails(&["gc", at[0], at[1], "other"], 1, "no object of job `other`");
+    says(&["gc", at[0], at[1], "a/b"], 64, "names consist of");
+    says(&["gc", at[0], at[1], "--job", "job"], 0, "another form now: `dstl gc job --store");
+    says(&["checkpoints", at[0], at[1]], 0, "another form now: `dstl checkpoints ls --store");
+    says(&["gc", "--store", "ftp://x"], 64, "ftp");
+    says(&["dump", "neither"], 64, "neither");
+    says(&["gc", at[0], at[1], "other"], 1, "no object of job `other`");
     let missing = folder.path().join("missing");
-    fails(&["gc", "--store", missing.to_str().unwrap()], 1, "no directory");
+    says(&["gc", "--store", missing.to_str().unwrap()], 1, "no directory");
     assert!(!missing.exists());
     let head = world.paths("manifest").await.last().unwrap().clone();
     let file = folder.path().join(&head);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[30] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    fails(&["gc", at[0], at[1], "--grace", "0s", "--delete"], 1, &head);
-    fails(&["checkpoints", "ls", at[0], at[1]], 1, &head);
-    fails(&["dump", at[0], at[1], &head], 1, "checksum");
+    says(&["gc", at[0], at[1], "--grace", "0s", "--delete"], 1, &head);
+    says(&["checkpoints", "ls", at[0], at[1]], 1, &head);
+    says(&["dump", at[0], at[1], &head], 1, "checksum");
 }

@@ -13,9 +13,18 @@ use std::{
 use dstl::{
     admin::snapshot::{BackendFigures, Snapshot},
     client::{Backend, Client, OpenOptions, Session, StateOptions, ValueState},
+    proto::v1::{MaterializeRequest, state_backend_service_client::StateBackendServiceClient},
 };
+use tonic::transport::Endpoint;
 
 use crate::deploy::{Daemon, installed};
+
+async fn materialize(daemon: &Daemon, backend: &Backend) {
+    let socket = format!("unix://{}", daemon.folder.path().join("s").display());
+    let channel = Endpoint::try_from(socket).unwrap().connect().await.unwrap();
+    let backend = Some(backend.reference().clone());
+    StateBackendServiceClient::new(channel).materialize(MaterializeRequest { backend }).await.unwrap();
+}
 
 /// Colours of the page's ground: red, green, blue.
 const LIGHT: [u8; 3] = [0xf6, 0xf7, 0xf9];
@@ -46,7 +55,7 @@ impl Worker {
     async fn write(&mut self) {
         for _ in 0..20 {
             self.key += 1;
-            self.state.on(&self.session).put(&self.key.to_string(), &self.key).await.unwrap();
+            self.session.run(self.state.put(&self.key.to_string(), &self.key)).await.unwrap();
         }
     }
 
@@ -146,8 +155,7 @@ async fn the_page_shows_a_daemon_at_work_and_an_outage_of_its_store() {
             worker.checkpoint(Duration::from_secs(20)).await.unwrap();
         }
         if round == 2 {
-            let client = Client::connect(daemon.folder.path().join("s")).await.unwrap();
-            client.materialize(workers[0].backend.reference()).await.unwrap();
+            materialize(&daemon, &workers[0].backend).await;
         }
     }
     let at_work = figures_when(&daemon, |figures| {
@@ -202,8 +210,8 @@ async fn the_page_shows_a_daemon_at_work_and_an_outage_of_its_store() {
     workers[0].write().await;
     let why = workers[0].checkpoint(Duration::from_secs(1)).await.unwrap_err();
     assert!(why.contains("was not durable in time"), "{why}");
-    let out = figures_when(&daemon, |figures| !figures.errors.is_empty() && !figures.store.trouble.is_empty());
-    assert!(out.errors.iter().any(|error| error.about == "wordcount/count/0"), "{:?}", out.errors);
+    let is_told = |figures: &Snapshot| figures.errors.iter().any(|error| error.about == "wordcount/count/0");
+    let out = figures_when(&daemon, |figures| is_told(figures) && !figures.store.trouble.is_empty());
     let newest = of(&out, "wordcount/count/0").checkpoints.last().unwrap();
     assert!(newest.id == 7 && newest.fault.contains("was not durable in time"), "{newest:?}");
     let began = Instant::now();

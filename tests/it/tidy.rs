@@ -27,7 +27,7 @@ const ROWS: &[&[&str]] = &[
     &["materialization", "restore"],
     &["export"],
     &["backend"],
-    &["rpc", "admin"],
+    &["rpc", "admin", "client"],
     &["config"],
     &["daemon", "tools"],
     &["cli"],

@@ -74,5 +74,5 @@ fn the_daemon_tells_where_the_demo_is() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dstl"));
     let output = command.args(["demo", "--kills", "3", "--inner", "rocksdb", "text"]).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("`make demo`"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("`dstl-demo --kills 3 --inner rocksdb text`"));
 }

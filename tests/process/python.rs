@@ -36,7 +36,7 @@ macro_rules! modules {
 }
 
 modules! {
-    changelog_off checkpoints claims coordination crashes damage jobs opening operations operator_state outage query
+    changelog_off checkpoints claims coordination crashes damage imports jobs opening operations operator_state outage query
     rescale savepoints schema service sessions starts tails timers ttl warm zombie
 }
 

@@ -149,7 +149,7 @@ def every_entry_is_there_once_through_rescales_and_switches_of_the_inner_backend
         job.values, job.maps, job.lists = kept
     store = world.folder / "store"
     for _ in range(2):
-        sweep = [world.binary, "gc", "--store", str(store), "--job", world.job, "--delete", "--grace", "0s"]
+        sweep = [world.binary, "gc", "--store", str(store), world.job, "--delete", "--grace", "0s"]
         swept = subprocess.run(sweep, capture_output=True, text=True)
         assert swept.returncode == 0, swept.stderr
         job.start(2, hashmap, restore_latest())

@@ -12,7 +12,7 @@ from world import scenario
 
 
 def gc(world, store):
-    command = [world.binary, "gc", "--store", str(store), "--job", world.job, "--delete", "--grace", "0s"]
+    command = [world.binary, "gc", "--store", str(store), world.job, "--delete", "--grace", "0s"]
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

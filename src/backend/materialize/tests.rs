@@ -21,7 +21,7 @@ async fn materialize_while(backend: &crate::backend::Backend, meanwhile: impl Fu
     };
     meanwhile.await;
     let mut writer = PieceWriter::new(target);
-    copy_states(shared, &mut writer, &listed).await.unwrap();
+    copy_states(shared, &mut writer, &listed, None).await.unwrap();
     let made = writer.finish((vec![], 0), listed.at).await.unwrap();
     let mut schedule = Schedule::new(shared.core().env.options.materialization.clone(), Instant::now(), 0.0);
     finish(shared, &mut schedule, Ok(Done { made, log_changes_before: 0, images: vec![] }));

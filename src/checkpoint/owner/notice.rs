@@ -1,9 +1,12 @@
 //! Notices, commits and pins: what they let go, and how urgent it is.
 
 use super::{rules::Rule, state::Owner};
-use crate::checkpoint::{
-    ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
-    manifest::CheckpointRecord,
+use crate::{
+    checkpoint::{
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+        manifest::CheckpointRecord,
+    },
+    types::CheckpointId,
 };
 
 /// Whether a notice of this kind says that a checkpoint must not be restored.
@@ -45,6 +48,16 @@ impl Owner {
     /// Completes the checkpoints of earlier owners for which `is_committed`.
     pub fn recall(&mut self, is_committed: impl Fn(&CheckpointRecord) -> bool) {
         self.ledger.recall(is_committed);
+    }
+
+    /// Keeps the checkpoint `id` of this epoch, in flight or retained, until [`let_loose`](Self::let_loose).
+    pub fn hold(&mut self, id: CheckpointId) {
+        self.ledger.hold(id);
+    }
+
+    /// Ends a [`hold`](Self::hold). A checkpoint that `was_for_it` goes, unless it completed or was pinned meanwhile.
+    pub fn let_loose(&mut self, id: CheckpointId, was_for_it: bool) {
+        self.ledger.let_loose(id, was_for_it);
     }
 
     /// Pins a retained checkpoint; `false` if it is not retained.

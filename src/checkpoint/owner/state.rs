@@ -264,6 +264,12 @@ impl Owner {
         self.base.as_ref()
     }
 
+    /// Whether its next manifest, or the one under way, is the last.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// The id of its first checkpoint, from which on it needs none of the objects that it restored and must not claim.
     /// 0 if there is none yet, or if it claimed them.
     #[must_use]

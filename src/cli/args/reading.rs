@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::{StoreArgs, ToolArgs, job_name, size};
+use super::common::{StoreArgs, ToolArgs, job_name, size};
 use crate::{
     tools::{state::parse_bytes, target::Target},
     types::{Name, Sqn},

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::{ReadArgs, ToolArgs, job_name, size};
+use super::{
+    common::{ToolArgs, job_name, size},
+    reading::ReadArgs,
+};
 use crate::{
     savepoint::SavepointId,
     tools::target::{Elsewhere, ImportSource, Target},

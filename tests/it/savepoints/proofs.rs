@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dstl::{
     backend::{Proof, ProofMetrics, Prover},
-    object::Retry,
+    object::{Path, Retry},
     types::InnerBackend,
 };
 
@@ -47,8 +47,10 @@ async fn finds_damage(inner: InnerBackend) {
     assert_eq!(world.paths("pins").await, Vec::<String>::new());
 
     write(&mut subtasks, 2, 0..KEYS);
-    for path in world.paths("op/0/snapshot").await {
-        world.store().delete(&path.into(), Retry::none()).await.unwrap();
+    let mut taken = vec![];
+    for path in world.paths("op/0/snapshot").await.into_iter().map(Path::from) {
+        taken.push((path.clone(), world.store().get(&path, Retry::none()).await.unwrap()));
+        world.store().delete(&path, Retry::none()).await.unwrap();
     }
     subtasks[0].task.checkpoint(2).await;
     let failed = proof(&daemon, &subtasks[0].task, 2).await;
@@ -57,11 +59,12 @@ async fn finds_damage(inner: InnerBackend) {
     assert_eq!(metric("last_verified_checkpoint").as_deref(), Some("1"), "the last one that could be restored");
 
     // A verdict can be taken back.
-    let backend = subtasks[0].task.opened.backend.clone();
-    backend.materialize(backend.epoch()).await.unwrap();
+    for (path, contents) in taken {
+        world.store().create(&path, contents.into(), Retry::none()).await.unwrap();
+    }
     subtasks[0].task.checkpoint(3).await;
     assert_eq!(proof(&daemon, &subtasks[0].task, 3).await.fault, None);
-    assert_eq!(metric("verify_failed").as_deref(), Some("0"), "a new base does not need what is damaged");
+    assert_eq!(metric("verify_failed").as_deref(), Some("0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,7 @@ async fn of_state_on_disk_it_has_every_entry_once_and_in_order() {
 async fn key_groups_and_states_can_be_chosen() {
     let (_world, daemon, _subtasks, handles) = readable(InnerBackend::HashMap, 64 << 20).await;
     let wanted =
-        Wanted { key_groups: KeyGroupRange::new(7, 8), states: ["list".to_owned()].into(), page_bytes: 1 << 20 };
+        Wanted { key_groups: KeyGroupRange::new(7, 8).ok(), states: ["list".to_owned()].into(), page_bytes: 1 << 20 };
     let (header, pages) = read(&daemon, &handles[0], wanted).await.unwrap();
     let is_wanted =
         |row: &String| row.contains("\"list\"") && (row.contains("KeyGroup(7)") || row.contains("KeyGroup(8)"));

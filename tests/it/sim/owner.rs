@@ -618,6 +618,7 @@ impl<'a> Owner<'a> {
                     }
                 }
                 SessionEvent::JobCheckpointCompleted(part) => panic!("{part} of a job that nobody declared"),
+                SessionEvent::SavepointMade(made) => panic!("{made:?}, which nobody asked for"),
                 SessionEvent::Ended(error) => return Err(self.over(&error)),
             }
         }
