@@ -60,7 +60,6 @@ mod savepoint;
 mod session;
 mod slices;
 mod snapshotting;
-mod states;
 #[cfg(test)]
 #[allow(clippy::panic, clippy::indexing_slicing)]
 mod testing;
@@ -81,11 +80,16 @@ pub use self::{
     journal::{Journal, Mishap, Outcome, Phases, Proof},
     linger::Idle,
     metrics::{BackendMetrics, Work},
-    open::{ClaimMode, OpenSpec, Opened, RestoreFrom, RestoredPart},
+    open::Opened,
     outbox::{SavepointMade, SessionEvent},
     proof::{ProofMetrics, Prover},
     query::{Query, QueryAnswers, QueryStarted, View},
     session::{Refusal, Session},
-    states::RegisteredState,
     turns::Turns,
+};
+pub use crate::claim::{
+    claiming::ClaimMode,
+    part::RestoredPart,
+    spec::{OpenSpec, RestoreFrom},
+    states::RegisteredState,
 };

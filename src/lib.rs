@@ -42,11 +42,12 @@
 //! | 5 | [`checkpoint`] | manifests, ledger, job view, collection |
 //! | 6 | [`materialization`] [`restore`] | snapshots, so that the log can be truncated; load and replay |
 //! | 7 | [`export`] | savepoints made of checkpoints on the store |
-//! | 8 | [`backend`] | a backend as a whole: inner backend, changelog and checkpoints under one owner |
-//! | 9 | [`rpc`] [`admin`] | gRPC; metrics and health |
-//! | 10 | [`config`] | |
-//! | 11 | [`daemon`] [`tools`] | |
-//! | 12 | [`cli`], `main` | |
+//! | 8 | `claim` | an opener becomes the owner of a chain, and gets the state that it begins with |
+//! | 9 | [`backend`] | a backend as a whole: inner backend, changelog and checkpoints under one owner |
+//! | 10 | [`rpc`] [`admin`] | gRPC; metrics and health |
+//! | 11 | [`config`] | |
+//! | 12 | [`daemon`] [`tools`] | |
+//! | 13 | [`cli`], `main` | |
 //!
 //! Decisions are pure functions of observed facts that return data: `changelog::{writer, pending, batcher}`,
 //! `checkpoint::{owner, ledger, manifest, index, local, generation}` and `checkpoint::collect::judge`. Clock,
@@ -77,6 +78,8 @@ pub mod materialization;
 pub mod restore;
 
 pub mod export;
+
+mod claim;
 
 pub mod backend;
 

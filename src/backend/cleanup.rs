@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    marks::{Live, Marks},
-    states::{RegisteredState, States},
-};
+use super::marks::{Live, Marks};
 use crate::{
+    claim::states::{RegisteredState, States},
     state::{
         Change, StateBackend, StateError,
         op::{

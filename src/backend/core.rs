@@ -23,18 +23,20 @@ use super::{
     hold::Hold,
     marks::Marks,
     materialize::Reusable,
-    open::RestoredPart,
     outbox::{Outbox, SessionEvent},
     owed::SentBarrier,
     pushback::PushBack,
     snapshotting::Snapshots,
-    states::{RegisteredState, States},
 };
 use crate::{
     changelog::{pending::Pending, registry::JobUploads, uploader::WriterGuard},
     checkpoint::{
         manifest::{Manifest, Materialization},
         owner::Owner,
+    },
+    claim::{
+        part::RestoredPart,
+        states::{RegisteredState, States},
     },
     clock::OwnTime,
     error::{Error, Reason},

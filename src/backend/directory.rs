@@ -16,9 +16,10 @@ use super::{
     environment::Environment,
     error,
     handle::Backend,
-    open::{self, OpenSpec, Opened, RestoreFrom},
+    open::{self, Opened},
 };
 use crate::{
+    claim::{admit, spec::OpenSpec},
     error::{Error, Reason},
     restore::Progress,
     types::{Attempt, BackendId, Epoch, Name},
@@ -125,7 +126,7 @@ impl Directory {
     /// # Errors
     /// An [`Error`] that says what to change, or to try again.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
-        let spec = open::numbered(&self.env, spec).await?;
+        let spec = admit::numbered(&self.env.claiming(), spec).await?;
         let (opening, predecessor) = match self.begin(&spec)? {
             Found::Running(backend) => {
                 let opened = open::reconnect(&self.env, &spec, &backend)?;
@@ -374,18 +375,4 @@ impl Drop for Guard<'_> {
 fn outdated(id: &BackendId, attempt: Attempt, newer: Attempt) -> Error {
     let text = format!("backend `{id}`: attempt {attempt} is outdated, attempt {newer} has opened it; stop");
     Error::new(Reason::Fenced, text)
-}
-
-impl RestoreFrom {
-    /// The kind of restore, for tracing.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::Id(_) => "id",
-            Self::Handles(_) | Self::Vouched(_) => "handles",
-            Self::Savepoint(_) => "savepoint",
-            Self::Latest { .. } => "latest",
-        }
-    }
 }

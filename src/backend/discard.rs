@@ -2,12 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::{Directory, open::job_error};
+use super::Directory;
 use crate::{
     checkpoint::{
         collect::SweepError,
         discard::{self, Discard, DiscardError, Discarded},
     },
+    claim::error::job_error,
     error::{Error, Reason},
     object::Retry,
 };

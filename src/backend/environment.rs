@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    coordination::Coordinators, core::Core, credit::CreditPool, linger::Idle, metrics::BackendMetrics, open::ClaimMode,
-    turns::Turns,
+    coordination::Coordinators, core::Core, credit::CreditPool, linger::Idle, metrics::BackendMetrics, turns::Turns,
 };
 use crate::{
     changelog::{block::SPLIT_BYTES, compression::Compression, registry::Registry},
     checkpoint::{job::Decisions, ledger::Retention},
+    claim::claiming::{ClaimMode, Claiming},
     clock::Clock,
     materialization::schedule::ScheduleOptions,
     object::Store,
@@ -146,6 +146,25 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// The resources of an opener that claims a backend.
+    pub(super) fn claiming(&self) -> Claiming {
+        let options = &self.options;
+        Claiming {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            instance: self.instance,
+            decisions: self.decisions.clone(),
+            inner: options.inner,
+            changelog: options.changelog,
+            claim: options.claim,
+            limits: options.limits,
+            pin_lease: options.pin_lease,
+            open_timeout: options.open_timeout,
+            start_grace: options.start_grace,
+        }
+    }
+
     /// Bytes that the states of all backends take together.
     pub(super) fn taken_by_state(&self) -> u64 {
         self.state_bytes.load(std::sync::atomic::Ordering::Relaxed)

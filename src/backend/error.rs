@@ -3,6 +3,7 @@
 use crate::{
     checkpoint::{chain::ChainError, ledger::TriggerError},
     error::{Error, Reason},
+    restore::RestoreError,
     state::{StateError, op::OpError},
     types::{BackendId, Epoch},
 };
@@ -89,6 +90,31 @@ pub(super) fn local(fault: &(dyn std::error::Error + 'static)) -> Reason {
         fault = cause.source();
     }
     Reason::Internal
+}
+
+/// The error for a fault of the local state store.
+pub(super) fn local_store(fault: &StateError) -> Error {
+    Error::new(local(fault), inner(fault))
+}
+
+/// The error for a restore that failed.
+pub(super) fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
+    let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
+    match error {
+        RestoreError::Damaged { ref fault, .. } => {
+            let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
+            Error::new(reason, text(&error))
+        }
+        RestoreError::Store(source) => source.into(),
+        RestoreError::Inner { ref source, .. } => {
+            Error::new(local(source), format!("{}: {}", text(&error), inner(source)))
+        }
+        RestoreError::TooLarge { .. } => Error::new(Reason::StateMemory, text(&error)),
+        RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
+        RestoreError::Folder { .. } => Error::new(local(&error), text(&error)),
+        RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
+        RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
+    }
 }
 
 impl From<ChainError> for Error {

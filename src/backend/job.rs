@@ -2,9 +2,10 @@
 
 use tokio::time::Instant;
 
-use super::{Directory, open::job_error};
+use super::Directory;
 use crate::{
     checkpoint::job::{self, Declaration, Declaring, Generation, JobCheckpoint, JobRecord, JobView, Spoilt},
+    claim::error::job_error,
     error::Error,
     object::Retry,
     types::{Attempt, Name},

@@ -15,17 +15,9 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::{futures::OwnedNotified, oneshot};
 
-use super::{
-    Backend, RegisteredState,
-    apply::Appender,
-    checkpointing::PersistWaiter,
-    core::Core,
-    error,
-    marks::Live,
-    outbox::Outbox,
-    states::{Move, Plan, Rewrite},
-};
+use super::{Backend, apply::Appender, checkpointing::PersistWaiter, core::Core, error, marks::Live, outbox::Outbox};
 use crate::{
+    claim::states::{Move, Plan, RegisteredState, Rewrite},
     error::Error,
     state::{Action, Address, Change, MapKeys, PageLimit, StateBackend, StateError, TimerRef, operator, ttl},
     tasks,

@@ -1,29 +1,19 @@
-//! Opening a backend: choose, validate, fence, restore, serve.
+//! Opening a backend: claim, load, assemble, serve.
 //!
-//! Everything that can be refused is refused before any chain is touched, so a refusal does not disturb a running
-//! owner. Then a manifest with a higher epoch fences every older owner. Only then are the contents read, so that no
-//! owner changes them meanwhile.
+//! A [claim](crate::claim) makes the opener the owner: older owners are fenced. Only then are the contents
+//! [loaded](load), so that no owner changes them meanwhile. If the older owner that is fenced ran on this daemon, its
+//! state in memory or on local disk is used instead of the store, if possible ([`warm`]). The parts of the owner are
+//! then assembled, and its workers begin.
 //!
-//! If the older owner that is fenced ran on this daemon, its state in memory or on local disk is used instead of the
-//! store, if possible ([`warm`]).
-//!
-//! The restored checkpoint may have its parts in several chains ([`choice`]); then these are fenced too ([`claim`]).
-//! The checkpoint of another job is read under a pin, without fencing its owners ([`clone`]). A savepoint has no owner
-//! ([`savepoint`]). Operator state is redistributed ([`operator`]).
-//!
-//! With [`ClaimMode::NoClaim`] the restored checkpoint is pinned, and the owner serves only once all of its state is in
+//! With [`NoClaim`](crate::claim::claiming::ClaimMode::NoClaim) the restored checkpoint is pinned, and the owner serves only once all of its state is in
 //! a materialization of its own ([`sustain`]). So each of its checkpoints builds on that materialization, and needs
 //! nothing of the restored one.
 
-mod admit;
-mod choice;
-mod claim;
-mod clone;
-mod damage;
+mod load;
 mod native;
-mod operator;
+mod restored;
 mod savepoint;
-mod spec;
+mod shares;
 mod sustain;
 mod warm;
 
@@ -33,24 +23,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, future, stream};
+use futures::future;
 use tokio::time::Instant;
 
-use self::claim::{Claim, Known};
-pub use self::spec::{ClaimMode, OpenSpec, RestoreFrom};
-pub(super) use self::{admit::numbered, choice::job_error};
+use self::{
+    load::load,
+    restored::{LoadError, Loaded},
+};
 use super::{
     cleanup::CleanUps,
     core::{Condition, Core, Uploading},
     credit::Account,
     environment::Environment,
+    error::restore_error,
     handle::{Backend, Shared},
     marks::Marks,
     materialize::{self, Reusable},
     metrics::Restores,
     pushback::PushBack,
     snapshotting::Snapshots,
-    states::{RegisteredState, States},
     worker,
 };
 use crate::{
@@ -61,16 +52,22 @@ use crate::{
         manifest::{Manifest, Shape},
         owner::{Beginning, Owner},
     },
+    claim::{
+        self, admit,
+        claimed::{Claim, Known},
+        clone, damage,
+        part::RestoredPart,
+        shape::shape,
+        spec::OpenSpec,
+        states::{RegisteredState, States},
+    },
     error::{Error, Reason},
-    object::{Retry, Store},
-    restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
-    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Undo},
-    tasks::{self, Panicked},
-    types::{BackendId, CheckpointIdentity, Epoch, InnerBackend, KeyGroupRange, TimeMs},
+    object::Retry,
+    restore::{KeptImages, Progress, RestoreError, Restored},
+    state::{StateBackend as _, operator::WithOperatorState, undo::Undo},
+    tasks::Panicked,
+    types::{BackendId, CheckpointIdentity, Epoch},
 };
-
-/// Attempts of each read of a restore.
-const RESTORE_READ_ATTEMPTS: u32 = 12;
 
 /// A backend that was opened, and the answer to its opener.
 #[derive(Debug, Clone)]
@@ -107,21 +104,6 @@ pub struct Opened {
     pub coordinated: bool,
 }
 
-/// The part of one subtask in a restored checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoredPart {
-    /// The subtask's backend.
-    pub backend: BackendId,
-    /// Its part of the checkpoint.
-    pub checkpoint: CheckpointIdentity,
-    /// The key groups of that subtask.
-    pub key_groups: KeyGroupRange,
-    /// The bytes that its task attached.
-    pub attachment: Bytes,
-    /// The time of its newest batch.
-    pub time: TimeMs,
-}
-
 /// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced.
 /// `on_fenced` is told the other chains whose owners were fenced, and the epochs that fenced them. Cancel-safe, except
 /// that older owners may be fenced by then.
@@ -137,8 +119,9 @@ pub(super) async fn open(
 ) -> Result<Opened, Error> {
     let started = Instant::now();
     let retry = Retry::until(started + env.options.open_timeout);
+    let claiming = env.claiming();
     let (admitted, head) =
-        future::join(admit::admit(env, spec, retry), chain::read_head(&env.store, &spec.id, retry)).await;
+        future::join(admit::admit(&claiming, spec, retry), chain::read_head(&env.store, &spec.id, retry)).await;
     let admitted = admitted?;
     let mut known = Known::new(head?, admitted.seen.clone());
     let spec = &admitted.spec;
@@ -147,7 +130,7 @@ pub(super) async fn open(
     let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
     loop {
         // Boxed, because the future is large and would make every future around it large.
-        let mut claim = Box::pin(claim::claim(env, &admitted, &mut known, retry)).await?;
+        let mut claim = Box::pin(claim::claim(&claiming, &admitted, &mut known, retry)).await?;
         let predecessor = predecessor.take();
         if let Some((_, predecessor)) = &predecessor {
             predecessor.end(&super::error::fenced_by(&spec.id, claim.manifest.owner().epoch));
@@ -164,7 +147,7 @@ pub(super) async fn open(
             let admitted = (spec, admitted.declared.as_deref());
             Box::pin(begin(env, admitted, (claim, owner, &mut account), (started, &mut progress))).await
         };
-        if let Some(opened) = clone::holding(env, &spec.id, pins, begun).await? {
+        if let Some(opened) = clone::holding(&claiming, &spec.id, pins, begun).await? {
             return Ok(opened);
         }
     }
@@ -196,7 +179,7 @@ async fn begin(
         Ok(loaded) => loaded,
         Err(LoadError::Refused(error)) => return Err(error),
         Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
-            damage::weigh(env, spec, &claim, (checkpoint, &fault)).await?;
+            damage::weigh(&env.claiming(), spec, &claim, (checkpoint, &fault)).await?;
             return Ok(None);
         }
         Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
@@ -211,7 +194,7 @@ async fn begin(
     });
     let progress = restored.progress;
     let account = account.take().expect("it was reserved before anything was read");
-    let no_claim = spec.is_no_claim(env) && !parts.is_empty();
+    let no_claim = spec.is_no_claim(&env.claiming()) && !parts.is_empty();
     // Otherwise its materializations would name files of the restored checkpoint.
     let previous = previous.filter(|_| !no_claim);
     let assembly =
@@ -222,123 +205,9 @@ async fn begin(
     core.begin_with(&shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
     let opened = Opened { warm: warm.is_some(), not_warm, ..serve(core, progress) };
     if no_claim {
-        sustain::materialized(&opened).await?;
+        sustain::materialized((&opened.backend, opened.shape.changelog)).await?;
     }
     Ok(Some(opened))
-}
-
-/// A loaded inner backend, with everything else that an owner begins with.
-struct Loaded {
-    inner: WithOperatorState,
-    states: States,
-    parts: Vec<RestoredPart>,
-    restored: Restored,
-    previous: Option<Arc<Reusable>>,
-    images: Option<KeptImages>,
-    shares: operator::Shares,
-    /// For a warm restart: the number of changes that were rolled back.
-    warm: Option<u64>,
-    not_warm: String,
-}
-
-enum LoadError {
-    Refused(Error),
-    Restore(RestoreError),
-}
-
-/// Loads the state that `claim` begins with: from `predecessor` as far as possible, otherwise from the store.
-async fn load(
-    env: &Environment,
-    claim: &Claim,
-    predecessor: Option<&Backend>,
-    progress: &mut (impl FnMut(Progress) + Send),
-) -> Result<Loaded, LoadError> {
-    let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
-    if let Some(source) = &claim.savepoint {
-        return savepoint::load(env, (claim, source), states, progress).await;
-    }
-    if let Some(store) = &claim.native {
-        return native::load(env, (claim, store), states, progress).await;
-    }
-    let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
-    let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =
-        warm::begin(env, claim, (predecessor, &states), progress).await?;
-    let Claim { manifest, parts, operator, .. } = claim;
-    let Contents { inner, mut restored, previous } = contents;
-    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
-    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let shares = operator::read(env, (manifest, &states), (operator, checkpoint), retry).await;
-    let (shares, read) = shares.map_err(LoadError::Restore)?;
-    restored.progress.add(read);
-    let inner_error = |fault: &StateError| Error::new(super::error::local(fault), super::error::inner(fault));
-    let shares = match rolled_back {
-        // The shares of the owner before may be there already, but the log of the new epoch does not have them.
-        Some(_) => shares,
-        None => operator::changed(&inner, shares, &states).map_err(|fault| LoadError::Refused(inner_error(&fault)))?,
-    };
-    let parts = with_attachments(env, claim, retry).await?;
-    let warm = is_warm.then(|| rolled_back.unwrap_or(0));
-    Ok(Loaded { inner, states, parts, restored, previous, images, shares, warm, not_warm })
-}
-
-/// The parts of `claim` with their attachments.
-async fn with_attachments(env: &Environment, claim: &Claim, retry: Retry) -> Result<Vec<RestoredPart>, LoadError> {
-    let reads = claim.parts.iter().zip(&claim.attachments).map(|(part, attachment)| async move {
-        let read = attachment.read(&env.store, (&part.backend, part.checkpoint), retry).await?;
-        let checkpoint = part.checkpoint.id;
-        let attachment = read.map_err(|fault| RestoreError::Damaged { checkpoint, fault })?;
-        Ok::<_, RestoreError>(RestoredPart { attachment, ..part.clone() })
-    });
-    // Collected first: a stream of borrowing closures would make the opening a future that cannot be spawned.
-    let reads: Vec<_> = reads.collect();
-    let reads = stream::iter(reads).buffered(env.options.download_parallelism.max(1));
-    reads.try_collect().await.map_err(LoadError::Restore)
-}
-
-/// A filled inner backend.
-struct Contents {
-    inner: WithOperatorState,
-    /// The same facts as after a restore from the store, except for the amounts that were read.
-    restored: Restored,
-    previous: Option<Arc<Reusable>>,
-}
-
-/// Restores the state that `claim` begins with; reads from `store`, and from the images in `kept` if it has them.
-async fn restore(
-    env: &Environment,
-    claim: &Claim,
-    states: &States,
-    (store, kept): (&Store, Option<&KeptImages>),
-    progress: impl FnMut(Progress) + Send,
-) -> Result<Contents, LoadError> {
-    let manifest = &claim.reads;
-    let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
-    let mut inner = WithOperatorState::new(inner);
-    tasks::blocking_if(inner.may_block(), || {
-        states.data().for_each(|(id, descriptor)| inner.register(id, descriptor));
-    });
-    let restored = match claim.parts.first() {
-        Some(part) => {
-            let restore = Restore {
-                store,
-                tasks: &env.tasks,
-                local: env.local.as_deref(),
-                kept,
-                manifest,
-                checkpoint: &manifest.beginning(part.checkpoint.id),
-                parallel_reads: env.options.download_parallelism,
-                // Each read has its own retries, since a restore of a large state takes long.
-                retry: Retry::forever().at_most(RESTORE_READ_ATTEMPTS),
-                block_memory: block_memory(env.options.state_memory),
-                imported: None,
-            };
-            restore.run(&mut inner, progress).await.map_err(LoadError::Restore)?
-        }
-        None => Restored::default(),
-    };
-    let previous = manifest.owner().contents.base.zip(restored.base.clone());
-    let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
-    Ok(Contents { inner, restored, previous })
 }
 
 struct Assembly {
@@ -472,7 +341,7 @@ fn serve(core: Core, restored: Progress) -> Opened {
 /// If it asks for another shape than it opened with.
 pub(super) fn reconnect(env: &Environment, spec: &OpenSpec, backend: &Backend) -> Result<Opened, Error> {
     let running = backend.shared.core().owner.manifest().shape;
-    let wanted = claim::shape(env, spec, Some(&running.span()))?;
+    let wanted = shape(&env.claiming(), spec, Some(&running.span()))?;
     if wanted.key_groups != running.key_groups {
         let text = format!(
             "backend `{}`: key groups {} were asked for, it runs with {}; to rescale, open with a higher attempt",
@@ -518,47 +387,10 @@ fn describe(backend: &Backend) -> Opened {
     }
 }
 
-/// An empty inner backend of keyed state.
-fn inner_backend(env: &Environment, shape: &Shape) -> Result<Box<dyn StateBackend>, Error> {
-    let local = match (shape.inner, &env.local) {
-        (InnerBackend::HashMap, _) => return Ok(Box::new(HashMapBackend::new(shape.key_groups))),
-        (InnerBackend::RocksDb, Some(local)) => local,
-        (InnerBackend::RocksDb, None) => {
-            let text = "this daemon has no inner backend `rocksdb`: it was built without it, or cannot write \
-                        `state.backend.rocksdb.localdir` (its log says so); open with `hashmap`";
-            return Err(Error::new(Reason::Unsupported, text));
-        }
-    };
-    let made = tasks::blocking(|| local.create(shape.key_groups, shape.max_parallelism));
-    made.map_err(|fault| {
-        let text = format!("{}; is there room in `state.backend.rocksdb.localdir`?", super::error::inner(&fault));
-        Error::new(super::error::local(&fault), text)
-    })
-}
-
 fn change_memory(backend: &BackendId) -> Error {
     let text = format!(
         "backend `{backend}`: the memory for changes that are not yet durable cannot guarantee one more backend its largest \
          batch; close one, or raise `state.changelog.dstl.dfs.upload.max-in-flight`"
     );
     Error::new(Reason::ChangeMemory, text)
-}
-
-pub(super) fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
-    let text = |error: &RestoreError| format!("backend `{backend}`: {error}");
-    match error {
-        RestoreError::Damaged { ref fault, .. } => {
-            let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
-            Error::new(reason, text(&error))
-        }
-        RestoreError::Store(source) => source.into(),
-        RestoreError::Inner { ref source, .. } => {
-            Error::new(super::error::local(source), format!("{}: {}", text(&error), super::error::inner(source)))
-        }
-        RestoreError::TooLarge { .. } => Error::new(Reason::StateMemory, text(&error)),
-        RestoreError::NoLocalBackends { .. } => Error::new(Reason::Unsupported, text(&error)),
-        RestoreError::Folder { .. } => Error::new(super::error::local(&error), text(&error)),
-        RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
-        RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
-    }
 }

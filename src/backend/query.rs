@@ -13,9 +13,9 @@ use super::{
     error,
     handle::Backend,
     slices::Counted,
-    states::RegisteredState,
 };
 use crate::{
+    claim::states::RegisteredState,
     error::{Error, Reason, Scope},
     state::{
         StateBackend, StateError,

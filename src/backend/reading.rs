@@ -22,9 +22,9 @@ use super::{
     core::Core,
     directory::Directory,
     environment::Environment,
+    error::restore_error,
     handle::{Backend, Shared},
     hold::Hold,
-    open::restore_error,
     session::{Refusal, Session},
 };
 use crate::{

@@ -26,6 +26,7 @@ const ROWS: &[&[&str]] = &[
     &["checkpoint"],
     &["materialization", "restore"],
     &["export"],
+    &["claim"],
     &["backend"],
     &["rpc", "admin", "client"],
     &["config"],

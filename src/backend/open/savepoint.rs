@@ -1,164 +1,30 @@
 //! Begins with a savepoint: rows in files, which have no owner and are never written again.
 //!
 //! Whatever the savepoint was made of, its rows become entries of the requested inner backend, as far as they belong to
-//! its key groups. Operator state is redistributed as after a rescale. Like a [clone](super::clone), the owner serves
-//! only once all of its state is in a materialization of its own. None of its manifests names the savepoint, which may
-//! be removed from then on.
+//! its key groups. Operator state is redistributed as after a rescale. The owner serves only once all of its state is in
+//! a materialization of its own.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::{
-    super::{
-        environment::Environment,
-        states::{self, Adopted, States},
-    },
-    ClaimMode, LoadError, Loaded, OpenSpec, RestoredPart,
-    admit::Admitted,
-    claim::{self, Claim, Known, Plan},
-    native,
-    operator::{self, Shares, Sources},
+    restored::{Contents as Filled, LoadError, Loaded, RESTORE_READ_ATTEMPTS, restore},
+    shares::{self, Shares},
 };
 use crate::{
-    checkpoint::{
-        chain::{self, ChainError, Head},
-        manifest::{Attachment, Registration, Span},
-    },
-    error::{Error, Reason},
+    backend::{environment::Environment, error},
+    claim::{claimed::Claim, error::unreadable_savepoint, source::Source, states::States},
     object::{Path, Retry},
     restore::{Progress, block_memory},
-    savepoint::{Entry, FileMeta, OperatorMeta, Place, Row, Savepoint, SavepointError, SavepointId, read_rows},
+    savepoint::{Entry, FileMeta, OperatorMeta, Place, Row, SavepointError, read_rows},
     state::{
         StateBackend as _, StateError,
         operator::{Contents, WithOperatorState, share, sources},
     },
     tasks,
-    types::{BackendId, CheckpointId, CheckpointIdentity, KeyGroupRange, Limits, StateId, StateKind},
+    types::{InnerBackend, KeyGroupRange, StateId, StateKind},
 };
-
-/// How often it begins again when others open the same backend.
-const CLAIM_ATTEMPTS: usize = 16;
-
-/// The state of an operator in a savepoint, and the ids that its states get here.
-#[derive(Debug)]
-pub(super) struct Source {
-    id: SavepointId,
-    operator: OperatorMeta,
-    names: BTreeMap<String, StateId>,
-}
-
-/// Validates the request, and makes the manifest that opens the new epoch, which names nothing of the savepoint.
-/// # Errors
-/// [`Reason::CheckpointNotFound`] if there is no such savepoint, or it has no such operator.
-pub(super) async fn claim(
-    env: &Environment,
-    admitted: &Admitted,
-    (id, known): (&SavepointId, &mut Known),
-    retry: Retry,
-) -> Result<Claim, Error> {
-    let spec = &admitted.spec;
-    if spec.claim == Some(ClaimMode::Claim) {
-        let text = format!("backend `{}`: a savepoint cannot be claimed: it stays until somebody removes it", spec.id);
-        return Err(Error::new(Reason::InvalidArgument, text));
-    }
-    let metadata = match Savepoint::read(&env.store, id, retry).await.map_err(|error| unreadable(&spec.id, error))? {
-        Savepoint::Rows(metadata) => metadata,
-        Savepoint::Native(metadata) => {
-            return Box::pin(native::claim(env, admitted, (id, &metadata, known), retry)).await;
-        }
-    };
-    let Some(operator) = metadata.operators.get(spec.id.operator.as_str()) else {
-        let names: Vec<&str> = metadata.operators.keys().map(String::as_str).collect();
-        let (backend, folder, names) = (&spec.id, id.folder(), names.join(", "));
-        let text = format!("backend `{backend}`: savepoint `{folder}` has no such operator; it has: {names}");
-        return Err(Error::new(Reason::CheckpointNotFound, text));
-    };
-    for _ in 0..CLAIM_ATTEMPTS {
-        let head = known.head(env, spec, retry).await?;
-        if let Some(head) = &head {
-            claim::refuse_outdated(spec, &head.manifest)?;
-        }
-        let (plan, names) = plan(env, spec, head.as_ref(), operator)?;
-        let manifest = claim::derive(env, spec, head, &plan)?;
-        let beside = admitted.still(env, &known.seen, retry);
-        let (crc, still) = match chain::append_beside(&env.store, &manifest, retry, beside).await {
-            Ok(appended) => appended,
-            Err(ChainError::Fenced { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let parts = parts(spec, id, (operator, metadata.checkpoint), plan.shape.key_groups);
-        return Ok(Claim {
-            reads: manifest.clone(),
-            manifest,
-            crc,
-            still,
-            bound: plan.states.bound,
-            is_own: false,
-            attachments: parts.iter().map(|part| Attachment::Here(part.attachment.clone())).collect(),
-            parts,
-            fenced: vec![],
-            skipped: vec![],
-            pins: vec![],
-            operator: Sources::default(),
-            savepoint: Some(Source { id: id.clone(), operator: operator.clone(), names }),
-            native: None,
-        });
-    }
-    Err(ChainError::Contended(spec.id.clone()).into())
-}
-
-/// Decides the contents of the manifest, and the ids that the states of the savepoint get here. Pure.
-fn plan(
-    env: &Environment,
-    spec: &OpenSpec,
-    head: Option<&Head>,
-    operator: &OperatorMeta,
-) -> Result<(Plan, BTreeMap<String, StateId>), Error> {
-    let OperatorMeta { parallelism, max_parallelism, assignment, .. } = *operator;
-    let all = KeyGroupRange::new(0, max_parallelism - 1).expect("it was checked");
-    let known = Span { parallelism, max_parallelism, key_groups: all, assignment };
-    let shape = claim::shape(env, spec, Some(&known))?;
-    let plan = |states| Plan { shape, parts: vec![], is_own: true, is_clone: true, operator: vec![], states };
-    let limits: &Limits = &env.options.limits;
-    let descriptors = || operator.states.iter().map(|state| &state.descriptor);
-    descriptors().try_for_each(|descriptor| states::check(descriptor, limits))?;
-    // The states of a savepoint get ids as those of a backend without other states.
-    let mut source = claim::derive(env, spec, None, &plan(Adopted::default()))?;
-    let numbered = (1..).map(StateId).zip(descriptors());
-    source.states = numbered.map(|(id, state)| (id, Registration::first(id, state.clone()))).collect();
-    let mut record = source.beginning(0);
-    record.states_to = u32::try_from(source.states.len()).unwrap_or(u32::MAX);
-    let own = head.map(|head| head.manifest.states.clone()).unwrap_or_default();
-    let adopted = states::adopt(own, &[(&source, &record)], &[], false)?;
-    if adopted.known.len() > limits.max_states {
-        let (backend, states, most) = (&spec.id, adopted.known.len(), limits.max_states);
-        let text = format!("backend `{backend}` would have {states} states: a backend has at most {most}");
-        return Err(Error::new(Reason::TooManyStates, text));
-    }
-    let ids = adopted.names.first().into_iter().flatten();
-    let name = |(from, to): (&StateId, &StateId)| Some((source.states.get(from)?.descriptor.name.clone(), *to));
-    let names = ids.filter_map(name).collect();
-    Ok((plan(adopted), names))
-}
-
-/// The parts of the subtasks that had key groups of this backend.
-fn parts(
-    spec: &OpenSpec,
-    id: &SavepointId,
-    (operator, checkpoint): (&OperatorMeta, CheckpointId),
-    key_groups: KeyGroupRange,
-) -> Vec<RestoredPart> {
-    let subtasks = (0..).zip(&operator.subtasks).filter(|(_, had)| had.key_groups().overlaps(key_groups));
-    let part = |(subtask, had): (u32, &crate::savepoint::SubtaskMeta)| RestoredPart {
-        backend: BackendId { job: id.job.clone(), operator: spec.id.operator.clone(), subtask },
-        checkpoint: CheckpointIdentity { epoch: had.epoch, id: checkpoint, uuid: had.uuid() },
-        key_groups: had.key_groups(),
-        attachment: had.attachment.clone(),
-        time: had.time_ms,
-    };
-    subtasks.map(part).collect()
-}
 
 /// An inner backend filled with the rows of `source` that belong to it.
 pub(super) async fn load(
@@ -167,7 +33,7 @@ pub(super) async fn load(
     states: States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
-    let mut contents = super::restore(env, claim, &states, (&env.store, None), |_| {}).await?;
+    let mut contents = restore(env, claim, &states, (&env.store, None), |_| {}).await?;
     let to = (claim.manifest.backend.subtask, claim.manifest.shape.parallelism);
     let key_groups = claim.manifest.shape.key_groups;
     let mut loading = Loading { source, key_groups, operator: BTreeMap::new(), fault: None };
@@ -175,11 +41,9 @@ pub(super) async fn load(
     let files: Vec<&FileMeta> = files.collect();
     let done = &mut contents.restored.progress;
     done.bytes_total = files.iter().map(|file| file.bytes).sum();
-    let retry = Retry::forever().at_most(super::RESTORE_READ_ATTEMPTS);
-    let refused = |error| LoadError::Refused(unreadable(&claim.manifest.backend, error));
-    let faulty = |fault: &StateError| {
-        LoadError::Refused(Error::new(super::super::error::local(fault), super::super::error::inner(fault)))
-    };
+    let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
+    let refused = |error| LoadError::Refused(unreadable_savepoint(&claim.manifest.backend, error));
+    let faulty = |fault: &StateError| LoadError::Refused(error::local_store(fault));
     for file in files {
         let at = (&source.id, &claim.manifest.backend.operator);
         let (path, bytes) = OperatorMeta::read_file(&env.store, at, file, retry).await.map_err(refused)?;
@@ -195,9 +59,9 @@ pub(super) async fn load(
         tokio::task::yield_now().await;
     }
     let shares = loading.shares(to);
-    let shares = operator::changed(&contents.inner, shares, &states).map_err(|fault| faulty(&fault))?;
-    let super::Contents { inner, restored, .. } = contents;
-    let on_disk = claim.manifest.shape.inner == crate::types::InnerBackend::RocksDb;
+    let shares = shares::changed(&contents.inner, shares, &states).map_err(|fault| faulty(&fault))?;
+    let Filled { inner, restored, .. } = contents;
+    let on_disk = claim.manifest.shape.inner == InnerBackend::RocksDb;
     let images = (on_disk && env.options.warm).then(Default::default);
     let parts = claim.parts.clone();
     Ok(Loaded { inner, states, parts, restored, previous: None, images, shares, warm: None, not_warm: String::new() })
@@ -295,14 +159,4 @@ impl Loading<'_> {
         };
         self.operator.into_iter().filter_map(share_of).collect()
     }
-}
-
-fn unreadable(backend: &BackendId, error: SavepointError) -> Error {
-    let reason = match error {
-        SavepointError::NotFound(_) => Reason::CheckpointNotFound,
-        SavepointError::Damaged { .. } => Reason::CorruptObject,
-        SavepointError::Missing(_) => Reason::MissingObject,
-        SavepointError::Store(source) => return source.into(),
-    };
-    Error::new(reason, format!("backend `{backend}`: {error}"))
 }

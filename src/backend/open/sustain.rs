@@ -1,23 +1,25 @@
 //! Makes an owner independent of the restored checkpoint: it serves only once all of its state is in a materialization
 //! of its own.
 
-use super::{Backend, Opened};
-use crate::error::{Error, Reason};
+use crate::{
+    backend::handle::Backend,
+    error::{Error, Reason},
+};
 
-/// Waits until all state of `opened` is in a materialization. Without a changelog each of its checkpoints is one, so
+/// Waits until all state of `backend` is in a materialization. Without a changelog each of its checkpoints is one, so
 /// there is nothing to wait for. Cancel-safe: if dropped, the backend ends.
 ///
 /// # Errors
 /// If the materialization cannot be made; the backend has ended then.
-pub(super) async fn materialized(opened: &Opened) -> Result<(), Error> {
-    if !opened.shape.changelog {
+pub(super) async fn materialized((backend, changelog): (&Backend, bool)) -> Result<(), Error> {
+    if !changelog {
         return Ok(());
     }
-    let ends = EndsUnless::done(&opened.backend);
-    opened.backend.materialize(opened.backend.epoch()).await.map_err(|error| {
+    let ends = EndsUnless::done(backend);
+    backend.materialize(backend.epoch()).await.map_err(|error| {
         let text = format!(
             "backend `{}`: its first materialization, without which it would need what it restored and may not claim: {}",
-            opened.backend.id(),
+            backend.id(),
             error.message
         );
         Error { message: text, ..error }

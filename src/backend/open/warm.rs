@@ -2,14 +2,16 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Claim, Contents, LoadError, Reusable, States, restore};
+use super::restored::{Contents, LoadError, restore};
 use crate::{
     backend::{
         core::{Condition, Core},
         environment::Environment,
         handle::Backend,
         marks::{MarkedCut, Marks},
+        materialize::Reusable,
     },
+    claim::{claimed::Claim, states::States},
     error::Reason,
     restore::{KeptImages, Progress, RestoreError, Restored},
     state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Mark},

@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 
 use super::*;
 use crate::{
+    checkpoint::manifest::Registration,
     error::{Error, Reason},
-    types::{Limits, MergeFunction, Redistribution, SchemaChange, SchemaMode, Serializer, StateKind, Ttl},
+    types::{
+        Limits, MergeFunction, Redistribution, SchemaChange, SchemaMode, Serializer, StateDescriptor, StateId,
+        StateKind, Ttl,
+    },
 };
 
 const COMPATIBLE: Option<SchemaMode> = Some(SchemaMode::Compatible);

@@ -1,17 +1,13 @@
-//! The operator state that a backend begins with: which subtasks it comes from, and how the backend gets its share.
+//! The share of a checkpoint's operator state that a backend begins with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{
-    super::{environment::Environment, states::States},
-    OpenSpec,
-    choice::Part,
-};
 use crate::{
+    backend::environment::Environment,
     checkpoint::manifest::{Import, Manifest},
-    error::{Error, Reason},
+    claim::{redistribution::Sources, states::States},
     restore::{Imported, Progress, Restore, RestoreError, block_memory},
     state::{
         self, StateBackend,
@@ -21,73 +17,8 @@ use crate::{
     types::{CheckpointId, KeyGroupRange, Redistribution, StateDescriptor, StateId},
 };
 
-/// The operator state that a backend will read.
-#[derive(Debug, Default)]
-pub(super) struct Sources {
-    /// The operator state of each subtask that had some.
-    pub(super) imports: Vec<Import>,
-    /// How many subtasks the checkpoint has; 0 if nothing is read.
-    pub(super) parallelism: u32,
-    /// Whether only union lists are read, because the backend has its own operator state already.
-    pub(super) only_union: bool,
-}
-
 /// The operator state that a backend begins with, besides its own: for each state, its whole contents.
 pub(super) type Shares = Vec<(StateId, Contents)>;
-
-/// The subtasks whose operator state the backend needs, given parts of the checkpoint. Pure.
-pub(super) fn wanted(spec: &OpenSpec, parts: &[Part]) -> BTreeSet<u32> {
-    let Some(old) = parts.first().map(|part| part.span().parallelism) else { return BTreeSet::new() };
-    let of_part = |part: &Part| part.manifest.redistributions(&part.record).collect::<Vec<_>>();
-    let to = (spec.id.subtask, spec.parallelism);
-    parts
-        .iter()
-        .flat_map(of_part)
-        .flat_map(|redistribution| state::operator::sources(redistribution, old, to))
-        .collect()
-}
-
-/// Whether the backend, which goes on with `part`, needs the operator state of its siblings. Pure.
-pub(super) fn needs_siblings(part: &Part) -> bool {
-    let is_union = |redistribution| redistribution == Redistribution::Union;
-    part.span().parallelism > 1 && part.manifest.redistributions(&part.record).any(is_union)
-}
-
-/// Checks that `parts` include all subtasks that are `wanted`. Pure.
-///
-/// # Errors
-/// If some are missing; the error names them.
-pub(super) fn check(spec: &OpenSpec, parts: &[Part], wanted: &BTreeSet<u32>, by_handles: bool) -> Result<(), Error> {
-    let Some(old) = parts.first().map(|part| part.span().parallelism) else { return Ok(()) };
-    let has = |subtask: &u32| parts.iter().any(|part| part.manifest.backend.subtask == *subtask);
-    let missing: Vec<String> = wanted.iter().filter(|subtask| !has(subtask)).map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let (what, reason) = if by_handles {
-        ("give their handles too", Reason::InvalidArgument)
-    } else {
-        ("they do not retain it", Reason::CheckpointNotFound)
-    };
-    let text = format!(
-        "backend `{}`: the checkpoint has operator state that is redistributed, and so needs that of subtasks {} of {old}; {what}",
-        spec.id,
-        missing.join(", ")
-    );
-    Err(Error::new(reason, text))
-}
-
-/// Whether the chain of `part`, of which only operator state is read, belongs to a sibling that goes on. Pure.
-pub(super) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRange) -> bool {
-    let owner = part.manifest.owner();
-    let is_alike =
-        part.span().parallelism == spec.parallelism || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
-    let backend = &part.manifest.backend;
-    is_alike
-        && backend.subtask < spec.parallelism
-        && *backend != spec.id
-        && !part.span().key_groups.overlaps(key_groups)
-}
 
 /// Reads the shares of a backend from `sources`, which `manifest` names. Also returns how much was read. Cancel-safe.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{super::environment::Environment, clone};
+use super::claiming::{ClaimMode, Claiming};
 use crate::{
     checkpoint::{
         handle::CheckpointHandle,
@@ -56,27 +56,23 @@ pub struct OpenSpec {
     pub claim: Option<ClaimMode>,
 }
 
-/// The owner of a checkpoint after a restore from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimMode {
-    /// The new owner: it builds on the checkpoint and lets it go.
-    Claim,
-    /// Nobody: the checkpoint stays until a user discards it. The new owner needs nothing of it from its first own
-    /// checkpoint on.
-    NoClaim,
-}
-
 impl OpenSpec {
     /// Whether `owner` was started together with this one. Peers neither fence nor outdate each other in chains that
     /// they only read.
-    pub(super) fn is_peer(&self, owner: &EpochRecord) -> bool {
+    pub(crate) fn is_peer(&self, owner: &EpochRecord) -> bool {
         owner.attempt == self.attempt || (!self.peers.is_empty() && owner.peers == self.peers)
+    }
+
+    /// Whether the request is for a checkpoint of another job or operator, or for a savepoint.
+    pub(crate) fn is_clone(&self) -> bool {
+        matches!(self.restore, RestoreFrom::Savepoint(_))
+            || self.restore.handles().iter().any(|handle| !same_operator(&handle.backend, &self.id))
     }
 
     /// Marks `record` as restored. If it is claimed, it counts in this run from then on. If it must not be claimed, it
     /// is pinned, since a checkpoint of the own run would be counted otherwise.
-    pub(super) fn mark(&self, env: &Environment, record: &mut CheckpointRecord) {
-        if self.is_no_claim(env) {
+    pub(crate) fn mark(&self, by: &Claiming, record: &mut CheckpointRecord) {
+        if self.is_no_claim(by) {
             record.pinned |= record.job_run == self.job_run;
         } else {
             record.job_run = self.job_run.clone();
@@ -84,14 +80,14 @@ impl OpenSpec {
     }
 
     /// Whether `record` is marked as [`mark`](Self::mark) does.
-    pub(super) fn has_marked(&self, env: &Environment, record: &CheckpointRecord) -> bool {
+    pub(crate) fn has_marked(&self, by: &Claiming, record: &CheckpointRecord) -> bool {
         let is_own = record.job_run == self.job_run;
-        if self.is_no_claim(env) { record.pinned || !is_own } else { is_own }
+        if self.is_no_claim(by) { record.pinned || !is_own } else { is_own }
     }
 
     /// Whether the restored checkpoint must not be claimed.
-    pub(super) fn is_no_claim(&self, env: &Environment) -> bool {
-        clone::is_clone(self) || self.claim.unwrap_or(env.options.claim) == ClaimMode::NoClaim
+    pub(crate) fn is_no_claim(&self, by: &Claiming) -> bool {
+        self.is_clone() || self.claim.unwrap_or(by.claim) == ClaimMode::NoClaim
     }
 }
 
@@ -119,10 +115,27 @@ pub enum RestoreFrom {
 
 impl RestoreFrom {
     /// The given handles; empty for other requests.
-    pub(super) fn handles(&self) -> &[CheckpointHandle] {
+    pub(crate) fn handles(&self) -> &[CheckpointHandle] {
         match self {
             Self::Handles(handles) | Self::Vouched(handles) => handles,
             Self::Empty | Self::Id(_) | Self::Savepoint(_) | Self::Latest { .. } => &[],
         }
     }
+
+    /// The kind of restore, for tracing.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Id(_) => "id",
+            Self::Handles(_) | Self::Vouched(_) => "handles",
+            Self::Savepoint(_) => "savepoint",
+            Self::Latest { .. } => "latest",
+        }
+    }
+}
+
+/// Whether both are subtasks of one operator of one job.
+pub(crate) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
+    (&one.job, &one.operator) == (&other.job, &other.operator)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{States, check::check};
+use super::{check::check, registered::States};
 use crate::{
     checkpoint::manifest::Registration,
     error::{Error, Reason},
@@ -11,22 +11,22 @@ use crate::{
 
 /// The effects of registering states.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::backend) struct Plan {
+pub(crate) struct Plan {
     /// The registration of each descriptor, in the order of the request.
-    pub(in crate::backend) ids: Vec<StateId>,
+    pub(crate) ids: Vec<StateId>,
     /// Registrations that the plan adds, with their ids.
-    pub(in crate::backend) new: Vec<(StateId, Registration)>,
+    pub(crate) new: Vec<(StateId, Registration)>,
     /// Registrations that are in force from then on.
-    pub(in crate::backend) binds: BTreeSet<StateId>,
+    pub(crate) binds: BTreeSet<StateId>,
     /// Registrations that are no longer in force.
-    pub(in crate::backend) unbinds: BTreeSet<StateId>,
+    pub(crate) unbinds: BTreeSet<StateId>,
     /// Moves of entries that have to be done before the registration is complete.
-    pub(in crate::backend) moves: Vec<Move>,
+    pub(crate) moves: Vec<Move>,
 }
 
 impl Plan {
     /// The former time-to-live of all existing data that the plan puts in force.
-    pub(in crate::backend) fn ttls_before(&self, states: &States) -> BTreeMap<StateId, Option<Ttl>> {
+    pub(crate) fn ttls_before(&self, states: &States) -> BTreeMap<StateId, Option<Ttl>> {
         let data = |id: &StateId| match id.0.checked_sub(states.last_id() + 1) {
             None => states.data_of(*id),
             Some(new) => self.new.get(new as usize).map_or(*id, |(_, new)| new.data),
@@ -38,20 +38,20 @@ impl Plan {
 
 /// A move of entries from one id to another, done by the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::backend) struct Move {
+pub(crate) struct Move {
     /// The id that has the entries now.
-    pub(in crate::backend) from: StateId,
+    pub(crate) from: StateId,
     /// The id that gets them.
-    pub(in crate::backend) to: StateId,
+    pub(crate) to: StateId,
     /// The kind of both states.
-    pub(in crate::backend) kind: StateKind,
+    pub(crate) kind: StateKind,
     /// The change of each entry's bytes.
-    pub(in crate::backend) rewrite: Rewrite,
+    pub(crate) rewrite: Rewrite,
 }
 
 /// How the bytes of an entry change when it moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::backend) enum Rewrite {
+pub(crate) enum Rewrite {
     /// The bytes stay the same.
     Keep,
     /// The bytes are stamped with the time of the move.
@@ -78,13 +78,31 @@ struct Draft<'a> {
 }
 
 impl States {
+    /// Carries out a plan, right after it was made.
+    pub(crate) fn carry_out(&mut self, plan: &Plan) {
+        for (id, registration) in &plan.new {
+            assert_eq!(self.push(registration.clone()), *id, "a plan is carried out at once");
+        }
+        for id in &plan.unbinds {
+            self.bound.remove(id);
+            let data = self.data_of(*id);
+            if let Some(slot) = self.by_data.get_mut(data.0 as usize - 1) {
+                *slot = None;
+            }
+        }
+        for id in &plan.binds {
+            self.bound.insert(*id);
+            self.put_in_force(*id);
+        }
+    }
+
     /// Plans the registration of `wanted`. `filled` is the subset of the [suspects](Self::suspects) that have entries.
     /// Changes nothing.
     ///
     /// # Errors
     /// If a descriptor is malformed or differs from the one in force without a declared change, a change names no state
     /// of the request, or there would be too many states.
-    pub(in crate::backend) fn plan(
+    pub(crate) fn plan(
         &self,
         wanted: &[StateDescriptor],
         changes: &[SchemaChange],
@@ -127,7 +145,7 @@ impl States {
     }
 
     /// Data ids that a plan for `wanted` depends on: it has to know whether they have entries.
-    pub(in crate::backend) fn suspects(&self, wanted: &[StateDescriptor]) -> BTreeSet<StateId> {
+    pub(crate) fn suspects(&self, wanted: &[StateDescriptor]) -> BTreeSet<StateId> {
         let differing = |wanted: &StateDescriptor| {
             let bound = self.named(&wanted.name).filter(|id| self.bound.contains(id)).map(|id| self.registration(id));
             bound.filter(|known| known.descriptor != *wanted).map(|known| known.data).collect::<Vec<_>>()

@@ -11,15 +11,15 @@ use crate::{
 
 /// The states of a backend that begins with parts of a checkpoint.
 #[derive(Debug, Default)]
-pub(in crate::backend) struct Adopted {
+pub(crate) struct Adopted {
     /// All registrations that it knows.
-    pub(in crate::backend) known: BTreeMap<StateId, Registration>,
+    pub(crate) known: BTreeMap<StateId, Registration>,
     /// The registrations in force.
-    pub(in crate::backend) bound: BTreeSet<StateId>,
+    pub(crate) bound: BTreeSet<StateId>,
     /// For each part: its data ids, and the ids that they get here.
-    pub(in crate::backend) names: Vec<BTreeMap<StateId, StateId>>,
+    pub(crate) names: Vec<BTreeMap<StateId, StateId>>,
     /// For each part of which only operator state is read: its data ids, and the ids that they get here.
-    pub(in crate::backend) operator_names: Vec<BTreeMap<StateId, StateId>>,
+    pub(crate) operator_names: Vec<BTreeMap<StateId, StateId>>,
     /// The registrations of each name, in order.
     by_name: HashMap<String, Vec<StateId>>,
 }
@@ -68,7 +68,7 @@ impl<'a> Finds<'a> {
 ///
 /// # Errors
 /// If two parts have states of one name that differ in a property that never changes.
-pub(in crate::backend) fn adopt(
+pub(crate) fn adopt(
     known: BTreeMap<StateId, Registration>,
     parts: &[(&Manifest, &CheckpointRecord)],
     operator: &[(&Manifest, &CheckpointRecord)],

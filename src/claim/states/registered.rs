@@ -1,27 +1,7 @@
-//! The registered states of a backend, and which of their registrations are in force.
-//!
-//! ```text
-//!   register: descriptors, changes ──plan (pure)──▶ new registrations, which are in force now, entries to move
-//!                 ▲                                      │ carried out at once, under the core's lock
-//!                 └───────── until nothing moves ◀───────┴─▶ mover (batches of the daemon's own)
-//! ```
-//!
-//! A [`Registration`] never changes. If the entries can stay as they are, a changed descriptor is another registration
-//! of the same data, which replaces the old one. Any other change is a registration of new data; the old one stays in
-//! force beside it until its entries have moved. A checkpoint records which registrations were in force at its cut, so
-//! a restore gets back the descriptors of that moment, even in the middle of a move or migration.
-
-mod adopt;
-mod check;
-mod plan;
+//! Registrations, and which of them are in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub(super) use self::{
-    adopt::{Adopted, adopt},
-    check::check,
-    plan::{Move, Plan, Rewrite},
-};
 use crate::{
     checkpoint::manifest::Registration,
     types::{StateDescriptor, StateId},
@@ -46,19 +26,19 @@ pub struct RegisteredState {
 ///
 /// Invariants: no two registrations in force share their data; data without a registration in force has no entries.
 #[derive(Debug, Default)]
-pub(super) struct States {
-    registrations: Vec<Registration>,
+pub(crate) struct States {
+    pub(super) registrations: Vec<Registration>,
     /// The registrations in force.
-    bound: BTreeSet<StateId>,
+    pub(super) bound: BTreeSet<StateId>,
     /// The registration in force by the id of its data, counted from 1.
-    by_data: Vec<Option<StateId>>,
+    pub(super) by_data: Vec<Option<StateId>>,
     /// All registrations of each name, in order.
     by_name: HashMap<String, Vec<StateId>>,
 }
 
 impl States {
     /// The registrations of a manifest; those for which `is_bound` is true are in force.
-    pub(super) fn restored(states: &BTreeMap<StateId, Registration>, is_bound: impl Fn(StateId) -> bool) -> Self {
+    pub(crate) fn restored(states: &BTreeMap<StateId, Registration>, is_bound: impl Fn(StateId) -> bool) -> Self {
         assert!(states.keys().zip(1..).all(|(id, n)| id.0 == n), "ids are dense");
         let bound = states.keys().copied().filter(|id| is_bound(*id)).collect();
         let mut restored = Self { bound, ..Self::default() };
@@ -68,57 +48,39 @@ impl States {
     }
 
     /// The descriptor that is in force for operations on `id`.
-    pub(super) fn get(&self, id: StateId) -> Option<&StateDescriptor> {
+    pub(crate) fn get(&self, id: StateId) -> Option<&StateDescriptor> {
         let registration = (*self.by_data.get((id.0 as usize).checked_sub(1)?)?)?;
         Some(&self.registration(registration).descriptor)
     }
 
     /// Every registration by its id.
-    pub(super) fn registrations(&self) -> impl Iterator<Item = (StateId, &Registration)> {
+    pub(crate) fn registrations(&self) -> impl Iterator<Item = (StateId, &Registration)> {
         (1..).map(StateId).zip(&self.registrations)
     }
 
     /// Registrations that are not in force.
-    pub(super) fn unbound(&self) -> impl Iterator<Item = StateId> + '_ {
+    pub(crate) fn unbound(&self) -> impl Iterator<Item = StateId> + '_ {
         self.registrations().map(|(id, _)| id).filter(|id| !self.bound.contains(id))
     }
 
     /// Every id by which inner backends know a state, even without entries, and its newest descriptor.
-    pub(super) fn data(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
+    pub(crate) fn data(&self) -> impl Iterator<Item = (StateId, &StateDescriptor)> {
         let first = self.registrations().filter(|(id, registration)| registration.data == *id);
         first.map(|(id, registration)| (id, self.get(id).unwrap_or(&registration.descriptor)))
     }
 
     /// The states in force, by the id of their data.
-    pub(super) fn in_force(&self) -> impl Iterator<Item = RegisteredState> + '_ {
+    pub(crate) fn in_force(&self) -> impl Iterator<Item = RegisteredState> + '_ {
         self.by_data.iter().flatten().map(|id| self.registered(*id))
     }
 
     /// The highest id of a registration; 0 if there is none.
-    pub(super) fn last_id(&self) -> u32 {
+    pub(crate) fn last_id(&self) -> u32 {
         u32::try_from(self.registrations.len()).expect("their number is limited")
     }
 
-    /// Carries out a plan, right after it was made.
-    pub(super) fn carry_out(&mut self, plan: &Plan) {
-        for (id, registration) in &plan.new {
-            assert_eq!(self.push(registration.clone()), *id, "a plan is carried out at once");
-        }
-        for id in &plan.unbinds {
-            self.bound.remove(id);
-            let data = self.data_of(*id);
-            if let Some(slot) = self.by_data.get_mut(data.0 as usize - 1) {
-                *slot = None;
-            }
-        }
-        for id in &plan.binds {
-            self.bound.insert(*id);
-            self.put_in_force(*id);
-        }
-    }
-
     /// Adds a registration that is not in force; returns its id.
-    fn push(&mut self, registration: Registration) -> StateId {
+    pub(super) fn push(&mut self, registration: Registration) -> StateId {
         let id = StateId(self.last_id() + 1);
         self.by_name.entry(registration.descriptor.name.clone()).or_default().push(id);
         self.registrations.push(registration);
@@ -126,7 +88,7 @@ impl States {
         id
     }
 
-    fn put_in_force(&mut self, id: StateId) {
+    pub(super) fn put_in_force(&mut self, id: StateId) {
         let data = self.data_of(id);
         let slot = self.by_data.get_mut(data.0 as usize - 1);
         let before = slot.expect("data has the id of its first registration").replace(id);
@@ -134,17 +96,17 @@ impl States {
     }
 
     /// The registrations of a name, in order.
-    fn named(&self, name: &str) -> impl Iterator<Item = StateId> {
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = StateId> {
         self.by_name.get(name).into_iter().flatten().copied()
     }
 
     /// The newest descriptor of the state that inner backends know as `data`, if there is one.
-    pub(super) fn of_data(&self, data: StateId) -> Option<&StateDescriptor> {
+    pub(crate) fn of_data(&self, data: StateId) -> Option<&StateDescriptor> {
         self.get(data).or_else(|| Some(&self.registrations.get((data.0 as usize).checked_sub(1)?)?.descriptor))
     }
 
     /// A registration as clients know it.
-    pub(super) fn registered(&self, id: StateId) -> RegisteredState {
+    pub(crate) fn registered(&self, id: StateId) -> RegisteredState {
         let Registration { descriptor, data, migrating_from } = self.registration(id);
         let waits = |source: &&StateId| self.by_data.get(source.0 as usize - 1).is_some_and(Option::is_some);
         let migrating_from = migrating_from.iter().filter(waits).min().copied();
@@ -152,14 +114,11 @@ impl States {
     }
 
     /// The id by which inner backends know the entries of a registration.
-    pub(super) fn data_of(&self, id: StateId) -> StateId {
+    pub(crate) fn data_of(&self, id: StateId) -> StateId {
         self.registration(id).data
     }
 
-    fn registration(&self, id: StateId) -> &Registration {
+    pub(super) fn registration(&self, id: StateId) -> &Registration {
         self.registrations.get(id.0 as usize - 1).expect("ids are those of registrations")
     }
 }
-
-#[cfg(test)]
-mod tests;

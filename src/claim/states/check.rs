@@ -13,7 +13,7 @@ const MAX_NAME_BYTES: usize = 200;
 ///
 /// # Errors
 /// If a part of it is too long, or contradicts another part.
-pub(in crate::backend) fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
+pub(crate) fn check(descriptor: &StateDescriptor, limits: &Limits) -> Result<(), Error> {
     let length = descriptor.name.len();
     let Schema { key, namespace, value } = &descriptor.schema;
     let is_long = |serializer: &Serializer| serializer.id.len() > MAX_NAME_BYTES;

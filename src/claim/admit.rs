@@ -13,7 +13,11 @@
 
 use tokio::time::Instant;
 
-use super::{super::environment::Environment, OpenSpec, RestoreFrom, job_error};
+use super::{
+    claiming::Claiming,
+    error::job_error,
+    spec::{OpenSpec, RestoreFrom},
+};
 use crate::{
     checkpoint::job::{self, JobError, JobRecord, Naming, Seen},
     error::{Error, Reason},
@@ -24,36 +28,36 @@ use crate::{
 ///
 /// # Errors
 /// If the job's records cannot be read or written.
-pub(in crate::backend) async fn numbered(env: &Environment, spec: OpenSpec) -> Result<OpenSpec, Error> {
+pub(crate) async fn numbered(by: &Claiming, spec: OpenSpec) -> Result<OpenSpec, Error> {
     if spec.token.is_empty() {
         return Ok(spec);
     }
     let naming = Naming {
         token: spec.token.clone(),
         peers: spec.peers.clone(),
-        now: env.clock.now_ms(),
-        grace_ms: u64::try_from(env.options.start_grace.as_millis()).unwrap_or(u64::MAX),
+        now: by.clock.now_ms(),
+        grace_ms: u64::try_from(by.start_grace.as_millis()).unwrap_or(u64::MAX),
     };
-    let retry = Retry::until(Instant::now() + env.options.open_timeout);
-    let attempt = job::number(&env.store, &spec.id.job, &naming, retry).await.map_err(job_error)?;
+    let retry = Retry::until(Instant::now() + by.open_timeout);
+    let attempt = job::number(&by.store, &spec.id.job, &naming, retry).await.map_err(job_error)?;
     Ok(OpenSpec { attempt, ..spec })
 }
 
 /// An opener that may begin.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(crate) struct Admitted {
     /// How the backend is opened.
-    pub(super) spec: OpenSpec,
+    pub(crate) spec: OpenSpec,
     /// The newest record of its job, if its attempt was declared.
-    pub(super) declared: Option<Box<JobRecord>>,
+    pub(crate) declared: Option<Box<JobRecord>>,
     /// The newest record that was read.
-    pub(super) seen: Seen,
+    pub(crate) seen: Seen,
 }
 
 /// Decides whether `spec` may begin, and with which checkpoint.
-pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> Result<Admitted, Error> {
+pub(crate) async fn admit(by: &Claiming, spec: &OpenSpec, retry: Retry) -> Result<Admitted, Error> {
     let job = &spec.id.job;
-    let newest = match job::newest(&env.store, job, retry).await {
+    let newest = match job::newest(&by.store, job, retry).await {
         // A request that names its checkpoint does not need the record.
         Err(error @ JobError::Corrupt { .. }) if !asks_the_job(spec) => {
             tracing::warn!(backend = %spec.id, %error, "opening without looking whether the attempt was declared");
@@ -68,7 +72,7 @@ pub(super) async fn admit(env: &Environment, spec: &OpenSpec, retry: Retry) -> R
         return Ok(admitted(spec.clone(), None, Seen::Newest(Some(record))));
     }
     if record.attempt < spec.attempt {
-        job::outdate(&env.store, job, spec.attempt, retry).await.map_err(job_error)?;
+        job::outdate(&by.store, job, spec.attempt, retry).await.map_err(job_error)?;
         return Ok(admitted(spec.clone(), None, Seen::NotYet));
     }
     let spec = as_declared(spec, &record)?;
@@ -81,9 +85,9 @@ impl Admitted {
     ///
     /// # Errors
     /// If it may not begin any more. The error says whether to open again.
-    pub(super) async fn still(&self, env: &Environment, seen: &Seen, retry: Retry) -> Result<(), Error> {
+    pub(crate) async fn still(&self, by: &Claiming, seen: &Seen, retry: Retry) -> Result<(), Error> {
         let spec = &self.spec;
-        let newer = match job::newer(&env.store, &spec.id.job, seen.number(), retry).await {
+        let newer = match job::newer(&by.store, &spec.id.job, seen.number(), retry).await {
             Err(JobError::Corrupt { .. }) if !asks_the_job(spec) => None,
             newer => newer.map_err(job_error)?,
         };
@@ -91,7 +95,7 @@ impl Admitted {
         let Some(record) = newest.filter(|newest| newest.number > self.seen.number()) else { return Ok(()) };
         refuse_outdated(spec, record)?;
         if record.attempt < spec.attempt && record.declared.is_some() {
-            job::outdate(&env.store, &spec.id.job, spec.attempt, retry).await.map_err(job_error)?;
+            job::outdate(&by.store, &spec.id.job, spec.attempt, retry).await.map_err(job_error)?;
             return Err(declared_meanwhile(spec, record));
         }
         if record.attempt == spec.attempt && record.declared.is_some() != self.declared.is_some() {

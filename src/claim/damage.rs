@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use tokio::time::Instant;
 
-use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim::Claim};
+use super::{
+    claimed::Claim,
+    claiming::Claiming,
+    spec::{OpenSpec, RestoreFrom},
+};
 use crate::{
     checkpoint::{
         chain,
@@ -23,17 +27,17 @@ const MAX_LISTED: usize = 12;
 
 /// Decides what to do about `fault`, which prevents restoring `checkpoint` of `claim`. Returns no error if the opener
 /// may go on with another checkpoint: it may fall back, and no other subtask can have begun with this one.
-pub(super) async fn weigh(
-    env: &Environment,
+pub(crate) async fn weigh(
+    by: &Claiming,
     spec: &OpenSpec,
     claim: &Claim,
     (checkpoint, fault): (CheckpointId, &Fault),
 ) -> Result<(), Error> {
-    let retry = Retry::until(Instant::now() + env.options.open_timeout);
+    let retry = Retry::until(Instant::now() + by.open_timeout);
     let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
     let mut text = format!("backend `{}`: checkpoint {checkpoint} cannot be restored: {fault}", spec.id);
     let mut damaged = vec![];
-    match examine(env, claim, fault, retry).await {
+    match examine(by, claim, fault, retry).await {
         Ok((heads, damage)) => {
             let parts = parts(&heads);
             describe(&mut text, &parts, &damage);
@@ -50,7 +54,7 @@ pub(super) async fn weigh(
     if !spec.fallback || !matches!(spec.restore, RestoreFrom::Latest { .. } | RestoreFrom::Id(_)) {
         return Err(Error::new(reason, text));
     }
-    match job::mark(&env.store, (&spec.id, spec.parallelism), spec.attempt, &damaged, retry).await {
+    match job::mark(&by.store, (&spec.id, spec.parallelism), spec.attempt, &damaged, retry).await {
         Ok(true) if !damaged.is_empty() => return Ok(()),
         Ok(_) => text.push_str(
             "; other subtasks of this attempt may have begun with it: to fall back, open all subtasks with a higher attempt",
@@ -63,22 +67,17 @@ pub(super) async fn weigh(
 }
 
 /// Examines the checkpoints that the backend's own chain and the chains of the other parts retain.
-async fn examine(
-    env: &Environment,
-    claim: &Claim,
-    fault: &Fault,
-    retry: Retry,
-) -> Result<(Vec<Manifest>, Damage), Error> {
+async fn examine(by: &Claiming, claim: &Claim, fault: &Fault, retry: Retry) -> Result<(Vec<Manifest>, Damage), Error> {
     let mut heads = vec![claim.manifest.clone()];
     let sources = claim.operator.imports.iter().map(|import| &import.origin);
     let of_parts = claim.parts.iter().map(|part| &part.backend);
     let others: BTreeSet<&BackendId> = of_parts.chain(sources).filter(|of| **of != claim.manifest.backend).collect();
     for backend in others {
-        heads.extend(chain::read_head(&env.store, backend, retry).await?.map(|head| head.manifest));
+        heads.extend(chain::read_head(&by.store, backend, retry).await?.map(|head| head.manifest));
     }
     let parts = parts(&heads);
     let known = (std::slice::from_ref(fault), &BTreeSet::new());
-    let mut damage = damage::survey(&env.store, &parts, known, retry).await?;
+    let mut damage = damage::survey(&by.store, &parts, known, retry).await?;
     // Objects that the restore needs of other chains, such as operator state, spoil the checkpoint, too.
     let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
         claim.parts.iter().any(|part| part.checkpoint == record.identity)

@@ -7,51 +7,44 @@ use std::collections::BTreeSet;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{super::environment::Environment, OpenSpec, RestoreFrom, claim, operator};
+use super::{
+    claiming::Claiming,
+    error::job_error,
+    part::Part,
+    redistribution,
+    shape::shape,
+    spec::{OpenSpec, RestoreFrom, same_operator},
+};
 use crate::{
     checkpoint::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
         job::{self, JobCheckpoint, JobError, Named, Seen, Spoilt, Wish},
-        manifest::{CheckpointRecord, Manifest, Span},
+        manifest::{CheckpointRecord, Manifest, Shape},
     },
     error::{Error, Reason},
     object::Retry,
     types::{Attempt, BackendId, KeyGroupRange, Name},
 };
 
-/// The part of a checkpoint that one chain retains.
-#[derive(Debug, Clone)]
-pub(super) struct Part {
-    /// The head of the chain.
-    pub(super) manifest: Manifest,
-    /// The record of the checkpoint in it.
-    pub(super) record: CheckpointRecord,
-}
-
-impl Part {
-    /// The part of the operator's state that it has.
-    pub(super) fn span(&self) -> Span {
-        self.manifest.span(&self.record)
-    }
-}
-
 /// A chosen checkpoint.
-#[derive(Debug, Default)]
-pub(super) struct Chosen {
+#[derive(Debug)]
+pub(crate) struct Chosen {
     /// Its parts, by subtask.
-    pub(super) parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
+    /// The shape that the backend gets with them.
+    pub(crate) shape: Shape,
     /// Newer checkpoints that are damaged.
-    pub(super) skipped: Vec<Spoilt>,
+    pub(crate) skipped: Vec<Spoilt>,
 }
 
 /// Chooses the checkpoint to restore. Its parts have each key group of the backend exactly once; there are no parts to
 /// begin empty. Also returns the parts whose operator state is needed, those of subtasks that vanish, and all that were
 /// named by handles. `head` is that of the backend's own chain, `seen` the newest record of the job as far as it is
 /// known.
-pub(super) async fn choose(
-    env: &Environment,
+pub(crate) async fn choose(
+    by: &Claiming,
     spec: &OpenSpec,
     (head, seen): (Option<&Head>, &mut Seen),
     retry: Retry,
@@ -61,39 +54,42 @@ pub(super) async fn choose(
         RestoreFrom::Empty | RestoreFrom::Savepoint(_) => vec![],
         RestoreFrom::Id(id) if spec.fallback => {
             let wish = Wish { not_after: Some(*id), fallback: true };
-            of_job(env, spec, (head, seen), (wish, &mut skipped, retry)).await?
+            of_job(by, spec, (head, seen), (wish, &mut skipped, retry)).await?
         }
-        RestoreFrom::Id(id) => match agreed(env, spec, (Named::Id(*id), seen), retry).await? {
-            Agreed::On(chosen) => parts_of(env, spec, head, (chosen, retry)).await?,
-            Agreed::Nothing => return Err(lacking(env, spec, head, (*id, retry)).await),
-            Agreed::Unrecorded => by_id(env, spec, head, (*id, retry)).await?,
+        RestoreFrom::Id(id) => match agreed(by, spec, (Named::Id(*id), seen), retry).await? {
+            Agreed::On(chosen) => parts_of(by, spec, head, (chosen, retry)).await?,
+            Agreed::Nothing => return Err(lacking(by, spec, head, (*id, retry)).await),
+            Agreed::Unrecorded => by_id(by, spec, head, (*id, retry)).await?,
         },
         RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) => {
-            by_handles(env, spec, head, (handles, retry)).await?
+            by_handles(by, spec, head, (handles, retry)).await?
         }
         RestoreFrom::Latest { .. } => {
             let wish = Wish { not_after: None, fallback: spec.fallback };
-            of_job(env, spec, (head, seen), (wish, &mut skipped, retry)).await?
+            of_job(by, spec, (head, seen), (wish, &mut skipped, retry)).await?
         }
     };
-    let Some(first) = parts.first() else { return Ok(Chosen { parts, skipped }) };
-    let key_groups = claim::shape(env, spec, Some(&first.span()))?.key_groups;
+    let shape = shape(by, spec, parts.first().map(Part::span).as_ref())?;
+    if parts.is_empty() {
+        return Ok(Chosen { parts, shape, skipped });
+    }
+    let key_groups = shape.key_groups;
     // Before parts are left out: if a needed part is missing, the others must not be taken for an empty state.
     check(spec, head, &parts, key_groups)?;
     if is_vouched(spec) {
         check_vouched(spec, &parts)?;
         if parts.iter().all(|part| !part.span().key_groups.overlaps(key_groups)) {
-            return Ok(Chosen::default());
+            return Ok(Chosen { parts: vec![], shape: self::shape(by, spec, None)?, skipped });
         }
     }
     let by_handles = !spec.restore.handles().is_empty();
-    let mut wanted = operator::wanted(spec, &parts);
+    let mut wanted = redistribution::wanted(spec, &parts);
     if matches!(spec.restore, RestoreFrom::Handles(_)) {
-        wanted.extend(wanted_beyond(env, spec, head, (&parts, retry)).await?);
+        wanted.extend(wanted_beyond(by, spec, head, (&parts, retry)).await?);
     }
-    operator::check(spec, &parts, &wanted, by_handles)?;
+    redistribution::check(spec, &parts, &wanted, by_handles)?;
     if matches!(spec.restore, RestoreFrom::Handles(_)) {
-        agree_on_handles(env, spec, (&parts, seen), retry).await?;
+        agree_on_handles(by, spec, (&parts, seen), retry).await?;
     }
     if !by_handles {
         let is_needed = |part: &Part| {
@@ -103,13 +99,13 @@ pub(super) async fn choose(
         };
         parts.retain(is_needed);
     }
-    Ok(Chosen { parts, skipped })
+    Ok(Chosen { parts, shape, skipped })
 }
 
 /// Further subtasks whose operator state the backend needs, beyond those of the handles. In a generation with another
 /// parallelism, other subtasks may have registered states that those of the handles have not.
 async fn wanted_beyond(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     head: Option<&Head>,
     (given, retry): (&[Part], Retry),
@@ -121,17 +117,17 @@ async fn wanted_beyond(
     }
     let of = &first.manifest.backend;
     let heads = if same_operator(of, &spec.id) {
-        heads(env, spec, head, retry).await?
+        heads(by, spec, head, retry).await?
     } else {
-        job::read_operator(&env.store, &of.job, &of.operator, retry).await?
+        job::read_operator(&by.store, &of.job, &of.operator, retry).await?
     };
-    Ok(operator::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
+    Ok(redistribution::wanted(spec, &parts(&heads, &of.operator, JobCheckpoint::of(&first.record))))
 }
 
 /// Records, for the other subtasks of the attempt, the checkpoint that the handles name; only after everything that
 /// could be refused was checked.
 async fn agree_on_handles(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     (parts, seen): (&[Part], &mut Seen),
     retry: Retry,
@@ -140,7 +136,7 @@ async fn agree_on_handles(
     // With `peers` the engine has chosen already, and the peers may not share an attempt under which the job could
     // record it.
     if let Some(first) = first.filter(|_| spec.peers.is_empty()) {
-        agreed(env, spec, (Named::Exactly(JobCheckpoint::of(&first.record)), seen), retry).await?;
+        agreed(by, spec, (Named::Exactly(JobCheckpoint::of(&first.record)), seen), retry).await?;
     }
     Ok(())
 }
@@ -156,13 +152,13 @@ enum Agreed {
 
 /// Decides with the job which checkpoint all subtasks of the attempt restore, if one of them names it so.
 async fn agreed(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     (named, seen): (Named, &mut Seen),
     retry: Retry,
 ) -> Result<Agreed, Error> {
-    let turn = turn(env, spec, seen).await;
-    let agreed = job::agree(&env.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
+    let turn = turn(by, spec, seen).await;
+    let agreed = job::agree(&by.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
     hand_on(turn, seen);
     match agreed {
         Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
@@ -177,21 +173,21 @@ async fn agreed(
 }
 
 /// The error for a checkpoint `id` that cannot be found.
-async fn lacking(env: &Environment, spec: &OpenSpec, head: Option<&Head>, (id, retry): (u64, Retry)) -> Error {
+async fn lacking(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, (id, retry): (u64, Retry)) -> Error {
     // The checkpoint may have been published since.
-    let found = by_id(env, spec, head, (id, retry)).await;
+    let found = by_id(by, spec, head, (id, retry)).await;
     found.err().unwrap_or_else(|| not_found(spec, head, &id.to_string()))
 }
 
 /// The parts of checkpoint `id`, of the newest attempt in which the operator has it completely; otherwise of the newest
 /// that has all key groups.
 async fn by_id(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     head: Option<&Head>,
     (id, retry): (u64, Retry),
 ) -> Result<Vec<Part>, Error> {
-    let heads = heads(env, spec, head, retry).await?;
+    let heads = heads(by, spec, head, retry).await?;
     let records = heads.iter().flat_map(|head| &head.checkpoints);
     let attempts: BTreeSet<Attempt> = records.filter(|r| r.identity.id == id).map(|r| r.attempt).collect();
     let operator = &spec.id.operator;
@@ -203,7 +199,7 @@ async fn by_id(
     for attempt in whole.into_iter().chain(partial) {
         let parts = parts(&heads, &spec.id.operator, JobCheckpoint { attempt, id });
         let span = parts.first().map(Part::span);
-        let missing = claim::shape(env, spec, span.as_ref())?.key_groups.without(spans(&parts));
+        let missing = shape(by, spec, span.as_ref())?.key_groups.without(spans(&parts));
         if missing.is_empty() {
             return Ok(parts);
         }
@@ -225,7 +221,7 @@ async fn by_id(
 
 /// The parts that the handles name.
 async fn by_handles(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     head: Option<&Head>,
     (handles, retry): (&[CheckpointHandle], Retry),
@@ -245,7 +241,7 @@ async fn by_handles(
             let (one, two) = (other.record.identity, handle.checkpoint);
             return Err(invalid(format!("two handles are of `{of}`: {one} and {two}; give one")));
         }
-        let read = if *of == spec.id { None } else { chain::read_head(&env.store, of, retry).await? };
+        let read = if *of == spec.id { None } else { chain::read_head(&by.store, of, retry).await? };
         let head = if *of == spec.id { head } else { read.as_ref() };
         let same = |record: &&CheckpointRecord| record.identity == handle.checkpoint;
         let Some((head, record)) = head.and_then(|head| Some((head, head.manifest.checkpoints.iter().find(same)?)))
@@ -296,18 +292,13 @@ fn check_vouched(spec: &OpenSpec, parts: &[Part]) -> Result<(), Error> {
     }
 }
 
-/// Whether both are subtasks of one operator of one job.
-pub(super) fn same_operator(one: &BackendId, other: &BackendId) -> bool {
-    (&one.job, &one.operator) == (&other.job, &other.operator)
-}
-
 /// Waits for its turn on this daemon to decide which checkpoint the attempt begins with; `None` if `seen` names it
 /// already. A subtask that waited takes over the record that the previous turn has read.
-async fn turn(env: &Environment, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
+async fn turn(by: &Claiming, spec: &OpenSpec, seen: &mut Seen) -> Option<OwnedMutexGuard<Seen>> {
     if seen.decides(spec.attempt) {
         return None;
     }
-    let turn = env.decisions.turn(&spec.id.job).await;
+    let turn = by.decisions.turn(&spec.id.job).await;
     seen.or_newer(&turn);
     Some(turn)
 }
@@ -322,14 +313,14 @@ fn hand_on(turn: Option<OwnedMutexGuard<Seen>>, seen: &Seen) {
 /// The parts of the checkpoint that the job chooses: the newest that is consistent over the job, among those that
 /// `wish` allows.
 async fn of_job(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     (head, seen): (Option<&Head>, &mut Seen),
     (wish, skipped, retry): (Wish, &mut Vec<Spoilt>, Retry),
 ) -> Result<Vec<Part>, Error> {
     let own = head.map(|head| &head.manifest);
-    let turn = turn(env, spec, seen).await;
-    let chosen = job::choose(&env.store, (&spec.id, spec.parallelism, own), spec.attempt, (wish, seen), retry).await;
+    let turn = turn(by, spec, seen).await;
+    let chosen = job::choose(&by.store, (&spec.id, spec.parallelism, own), spec.attempt, (wish, seen), retry).await;
     hand_on(turn, seen);
     let chosen = chosen.map_err(|error| match error {
         JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),
@@ -340,12 +331,12 @@ async fn of_job(
         let or_empty = matches!(spec.restore, RestoreFrom::Latest { or_empty: true });
         return if or_empty { Ok(vec![]) } else { Err(not_found(spec, head, "at all that completed")) };
     };
-    parts_of(env, spec, head, (chosen, retry)).await
+    parts_of(by, spec, head, (chosen, retry)).await
 }
 
 /// The parts of the checkpoint that all subtasks of the attempt restore.
 async fn parts_of(
-    env: &Environment,
+    by: &Claiming,
     spec: &OpenSpec,
     head: Option<&Head>,
     (chosen, retry): (JobCheckpoint, Retry),
@@ -355,14 +346,14 @@ async fn parts_of(
         && let Some(record) = manifest.checkpoints.iter().rev().find(same)
     {
         let part = Part { manifest: manifest.clone(), record: record.clone() };
-        let is_as_it_was = claim::shape(env, spec, Some(&part.span()))?.key_groups == part.span().key_groups;
+        let is_as_it_was = shape(by, spec, Some(&part.span()))?.key_groups == part.span().key_groups;
         // With another parallelism, the key groups may be the same and operator state still be redistributed.
-        let is_alone = part.span().parallelism == spec.parallelism && !operator::needs_siblings(&part);
+        let is_alone = part.span().parallelism == spec.parallelism && !redistribution::needs_siblings(&part);
         if is_as_it_was && is_alone {
             return Ok(vec![part]);
         }
     }
-    let heads = heads(env, spec, head, retry).await?;
+    let heads = heads(by, spec, head, retry).await?;
     let parts = parts(&heads, &spec.id.operator, chosen);
     if parts.is_empty() {
         let mut error = not_found(spec, head, &chosen.to_string());
@@ -377,8 +368,8 @@ async fn parts_of(
 }
 
 /// The heads of the operator's chains; `head` is that of the backend's own chain.
-async fn heads(env: &Environment, spec: &OpenSpec, head: Option<&Head>, retry: Retry) -> Result<Vec<Manifest>, Error> {
-    let mut heads = job::read_operator(&env.store, &spec.id.job, &spec.id.operator, retry).await?;
+async fn heads(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, retry: Retry) -> Result<Vec<Manifest>, Error> {
+    let mut heads = job::read_operator(&by.store, &spec.id.job, &spec.id.operator, retry).await?;
     heads.retain(|other| other.backend != spec.id);
     heads.extend(head.map(|head| head.manifest.clone()));
     Ok(heads)
@@ -456,27 +447,4 @@ fn not_found_in(backend: &BackendId, head: Option<&Head>, what: &str) -> Error {
 fn retained(head: Option<&Head>) -> String {
     let ids = |head: &Head| head.manifest.checkpoints.iter().map(|r| r.identity.id.to_string()).collect::<Vec<_>>();
     head.map(ids).filter(|ids| !ids.is_empty()).map_or_else(|| "none".to_owned(), |ids| ids.join(", "))
-}
-
-pub(in crate::backend) fn job_error(error: JobError) -> Error {
-    let reason = match &error {
-        JobError::Outdated { .. } | JobError::Used { .. } => Reason::Fenced,
-        JobError::Inconsistent(_) | JobError::NotThere { .. } | JobError::NotConsistent(..) => {
-            Reason::NoConsistentCheckpoint
-        }
-        JobError::DeclaredOtherwise { .. } | JobError::BegunUndeclared { .. } => Reason::DeclarationMismatch,
-        JobError::Malformed(..) => Reason::InvalidArgument,
-        JobError::Gone(_) | JobError::Lost { .. } => Reason::MissingObject,
-        JobError::Contended(_) => Reason::StoreUnavailable,
-        JobError::Corrupt { .. } | JobError::AllDamaged { .. } => Reason::CorruptObject,
-        JobError::NotRetained(..) => Reason::CheckpointNotFound,
-        JobError::ChosenNewer { .. } | JobError::ChosenOther { .. } | JobError::Ambiguous { .. } => {
-            Reason::InvalidArgument
-        }
-        JobError::Chain(_) => {
-            let JobError::Chain(source) = error else { unreachable!("matched above") };
-            return source.into();
-        }
-    };
-    Error::new(reason, error.to_string())
 }

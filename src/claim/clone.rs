@@ -11,17 +11,21 @@ use futures::future;
 use tokio::time::Instant;
 
 use super::{
-    super::environment::Environment,
-    OpenSpec, RestoreFrom,
     admit::Admitted,
-    choice::{self, Part},
-    claim::{self, Claim, Known, Plan},
+    choice::{self, Chosen},
+    claimed::{Claim, Known},
+    claiming::{ClaimMode, Claiming},
+    fence::are_retained,
+    part::{Part, restored},
+    plan::{self, Plan, derive, operator_sources, settle},
+    refusal::refuse_outdated,
+    spec::OpenSpec,
 };
 use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
         job::Seen,
-        manifest::{Contents, Import},
+        manifest::{Contents, Import, Shape},
         pin::{self, Held, Pin, PinLost, release_all},
     },
     error::{Error, Reason},
@@ -32,40 +36,30 @@ use crate::{
 /// Attempts to begin, when the source or other openers move on.
 const CLONE_ATTEMPTS: usize = 16;
 
-/// Whether the request is for a checkpoint of another job or operator, or for a savepoint.
-pub(super) fn is_clone(spec: &OpenSpec) -> bool {
-    matches!(spec.restore, RestoreFrom::Savepoint(_))
-        || spec.restore.handles().iter().any(|handle| !choice::same_operator(&handle.backend, &spec.id))
-}
-
 /// Validates the request, pins the objects to read, and makes the manifest that opens the new epoch, which names none
 /// of them.
 ///
 /// # Errors
 /// [`Reason::CheckpointNotFound`] if the source does not retain the checkpoint, or lets it go meanwhile.
-pub(super) async fn claim(
-    env: &Environment,
-    admitted: &Admitted,
-    known: &mut Known,
-    retry: Retry,
-) -> Result<Claim, Error> {
+pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
-    if spec.claim == Some(super::ClaimMode::Claim) {
+    if spec.claim == Some(ClaimMode::Claim) {
         let text =
             format!("backend `{}`: a checkpoint of another job or operator cannot be claimed, only cloned", spec.id);
         return Err(Error::new(Reason::InvalidArgument, text));
     }
     for _ in 0..CLONE_ATTEMPTS {
-        let head = known.head(env, spec, retry).await?;
+        let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
-            claim::refuse_outdated(spec, &head.manifest)?;
+            refuse_outdated(spec, &head.manifest)?;
         }
-        let chosen = choice::choose(env, spec, (head.as_ref(), &mut known.seen), retry).await?.parts;
-        let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
-        let mut pins = make_pins(env, spec, &plan, retry).await?;
+        let Chosen { parts: chosen, shape, .. } =
+            choice::choose(by, spec, (head.as_ref(), &mut known.seen), retry).await?;
+        let plan = plan::plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+        let mut pins = make_pins(by, spec, &plan, retry).await?;
         let begun = async {
-            if claim::are_retained(env, spec, &plan, retry).await? {
-                begin(env, admitted, (head, chosen, &known.seen), retry).await
+            if are_retained(by, spec, &plan, retry).await? {
+                begin(by, admitted, (head, (chosen, shape), &known.seen), retry).await
             } else {
                 Ok(None)
             }
@@ -84,17 +78,17 @@ pub(super) async fn claim(
 
 /// Pins the objects that the plan would read, with one pin for each operator. The pins are effective only if the
 /// sources still retain the checkpoint after they were made.
-async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
-    let lease_ms = u64::try_from(env.options.pin_lease.as_millis()).unwrap_or(u64::MAX);
+async fn make_pins(by: &Claiming, spec: &OpenSpec, plan: &Plan, retry: Retry) -> Result<Vec<Held>, Error> {
+    let lease_ms = u64::try_from(by.pin_lease.as_millis()).unwrap_or(u64::MAX);
     let mut of_operators: BTreeMap<(Name, Name), Vec<Import>> = BTreeMap::new();
-    for import in claim::imports(env, plan).into_iter().chain(claim::operator_sources(env, plan).imports) {
+    for import in plan::imports(by, plan).into_iter().chain(operator_sources(by, plan).imports) {
         let operator = (import.origin.job.clone(), import.origin.operator.clone());
         of_operators.entry(operator).or_default().push(import);
     }
     let mut pins = vec![];
     for ((job, operator), imports) in of_operators {
         let pin = Pin { operator, lease_ms, imports };
-        let making = async { Ok(Held::make(&env.store, &job, &pin, &env.random, retry).await?) };
+        let making = async { Ok(Held::make(&by.store, &job, &pin, &by.random, retry).await?) };
         match kept(&spec.id, &mut pins, making).await {
             Ok(held) => pins.push(held),
             Err(error) => {
@@ -107,31 +101,31 @@ async fn make_pins(env: &Environment, spec: &OpenSpec, plan: &Plan, retry: Retry
 }
 
 /// Opens the epoch, to read what `chosen` names; `None` if another opener was faster.
-pub(super) async fn begin(
-    env: &Environment,
+pub(crate) async fn begin(
+    by: &Claiming,
     admitted: &Admitted,
-    (head, chosen, seen): (Option<Head>, Vec<Part>, &Seen),
+    (head, (chosen, shape), seen): (Option<Head>, (Vec<Part>, Shape), &Seen),
     retry: Retry,
 ) -> Result<Option<Claim>, Error> {
     let spec = &admitted.spec;
-    let plan = claim::plan(env, spec, head.as_ref(), chosen.clone())?;
-    let mut manifest = claim::derive(env, spec, head, &plan)?;
-    claim::settle(env, &mut manifest, retry).await?;
-    let beside = admitted.still(env, seen, retry);
-    let (crc, still) = match chain::append_beside(&env.store, &manifest, retry, beside).await {
+    let plan = plan::plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+    let mut manifest = derive(by, spec, head, &plan)?;
+    settle(by, &mut manifest, retry).await?;
+    let beside = admitted.still(by, seen, retry);
+    let (crc, still) = match chain::append_beside(&by.store, &manifest, retry, beside).await {
         Ok(appended) => appended,
         Err(ChainError::Fenced { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let mut reads = manifest.clone();
-    let imports = claim::imports(env, &plan);
+    let imports = plan::imports(by, &plan);
     if let Some(owner) = reads.epochs.last_mut() {
         owner.contents =
             Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() };
     }
     reads.imports = imports;
-    let (parts, attachments) = claim::restored(&chosen);
-    let operator = claim::operator_sources(env, &plan);
+    let (parts, attachments) = restored(&chosen);
+    let operator = operator_sources(by, &plan);
     Ok(Some(Claim {
         manifest,
         crc,
@@ -152,15 +146,15 @@ pub(super) async fn begin(
 
 /// Runs `begun`, which reads under `pins`, as long as the pins can be renewed, and then releases them. If it could not
 /// read because a pin was lost, that is the error.
-pub(super) async fn holding<T>(
-    env: &Environment,
+pub(crate) async fn holding<T>(
+    by: &Claiming,
     backend: &BackendId,
     mut pins: Vec<Held>,
     begun: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let begun = match kept(backend, &mut pins, begun).await {
         Err(error) if error.reason == Reason::MissingObject => {
-            let retry = Retry::until(Instant::now() + env.options.open_timeout);
+            let retry = Retry::until(Instant::now() + by.open_timeout);
             let checks = pins.iter().map(|pin| pin.check(retry));
             Err(match future::try_join_all(checks).await {
                 Err(gone) => lost(backend, &gone),
