@@ -3,13 +3,13 @@
 //! ```text
 //!   Directory: which backends this daemon has ──open──▶ validate ─▶ fence ─▶ restore ─▶ Backend
 //!
-//!   Backend (cheap to clone) ──lock──▶ Core: inner backend, changelog writer, ledger, log index, batch numbers, credit
+//!   Backend (cheap to clone) ──lock──▶ Core: Owner (log, manifests), Table (contents), Seat (numbers, credit), …
 //!                                        ▲              │ change sets
 //!   Session ─ batches, barriers ─────────┤              ▼
 //!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
 //!                                        │              │ segment handles
 //!   Query ─ batches of reads ────────────┤              │
-//!   worker: publishes manifests ─────────┴──────────────┘
+//!   workers: manifests, snapshots, … ────┴──────────────┘
 //! ```
 //!
 //! One write: the core checks the whole batch (shape, ids, sizes: never state) and reads the clock once. Each operation
@@ -19,17 +19,40 @@
 //! *confirmed*.
 //!
 //! A backend opened without changelog appends nothing: each of its checkpoints is a snapshot at its barrier, which
-//! makes the batches before it persisted (`snapshotting`).
+//! makes the batches before it persisted (`worker::snapshot`).
 //!
-//! The core is synchronous. Its lock is held for microseconds if state is in memory, otherwise as long as the disk
-//! takes. In that case a thread hands its other tasks away before it waits for the lock. Every call names its epoch,
-//! which is checked under the lock: a fenced owner changes nothing.
+//! The core is synchronous, and composed of parts that do not know each other (`core`). Its lock is held for
+//! microseconds if state is in memory, otherwise as long as the disk takes. In that case a thread hands its other tasks
+//! away before it waits for the lock (`shared`). Every call names its epoch, which is checked under the lock: a fenced
+//! owner changes nothing.
+//!
+//! # Where it is decided
+//!
+//! | question | file |
+//! | --- | --- |
+//! | which calls are answered | `condition` |
+//! | whether a batch is next, repeated or out of order; halts; credit | `seat` |
+//! | which operations are well-formed, and their key groups | `table/check` |
+//! | what an operation changes | `table/execute`, and [`crate::state`] below it |
+//! | which descriptors go together, and which entries move | `table/register`, `table/moving` |
+//! | which earlier moments can be read or gone back to | `table/marking` |
+//! | where a barrier cuts, and what gives way to it | `barrier` |
+//! | when a manifest is wanted and what it says | [`crate::checkpoint::owner`]; who is answered by it: `publication` |
+//! | what a notice fails, completes or lets go | `notice` |
+//! | what a materialization copies, and what it reuses | `worker/materialize`, `worker/snapshot`, `bases` |
+//! | when the writer waits for a materialization | `bases/pushback` |
+//! | which parts of a declared job are reported | `coordinated` |
+//! | which backend ends when memory runs short | `idle`, `worker/linger` |
+//! | who becomes owner, and with which state | `crate::claim`, then `open` |
+//!
+//! Imports point down this list: `directory` and what extends it, `open`, `session` and `query`, `handle`, `worker`,
+//! `shared`, the decisions of several parts (`apply`, `barrier`, `notice`, `publication`), `core`, the parts, `words`.
 
 mod apply;
-mod checkpointing;
-mod cleanup;
-mod coordination;
-mod copies;
+mod barrier;
+mod bases;
+mod condition;
+mod coordinated;
 mod core;
 mod credit;
 mod directory;
@@ -38,54 +61,58 @@ mod environment;
 mod error;
 mod glance;
 mod handle;
-mod held;
-mod hold;
+mod holds;
+mod idle;
 mod job;
 mod journal;
+mod kept;
 mod lane;
-mod linger;
-mod marks;
-mod materialize;
+mod lingering;
 mod metrics;
-mod migrate;
+mod notice;
 mod open;
-mod operator;
+mod options;
 mod outbox;
-mod owed;
+mod outline;
 mod proof;
-mod pushback;
+mod publication;
 mod query;
 mod reading;
+mod registration;
 mod savepoint;
+mod seat;
 mod session;
-mod slices;
-mod snapshotting;
-#[cfg(test)]
-#[allow(clippy::panic, clippy::indexing_slicing)]
-mod testing;
+mod shared;
+mod signals;
+mod table;
 mod turns;
+mod uploading;
+mod waiters;
+mod words;
 mod worker;
 
 pub use self::{
-    apply::{BatchResult, Operation, hash_key_group},
-    checkpointing::{BarrierRequest, CompletedCheckpoint},
-    coordination::Coordinators,
-    core::{Acknowledgement, Description, StateSummary},
     credit::CreditPool,
     directory::Directory,
-    environment::{BackendOptions, Environment},
+    environment::Environment,
     glance::{Glance, Phase},
     handle::Backend,
+    idle::Idle,
     job::JobDescription,
     journal::{Journal, Mishap, Outcome, Phases, Proof},
-    linger::Idle,
     metrics::{BackendMetrics, Work},
     open::Opened,
-    outbox::{SavepointMade, SessionEvent},
+    options::BackendOptions,
+    outbox::SessionEvent,
     proof::{ProofMetrics, Prover},
     query::{Query, QueryAnswers, QueryStarted, View},
-    session::{Refusal, Session},
+    session::Session,
+    table::check::hash_key_group,
     turns::Turns,
+    words::{
+        Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, Operation, Refusal,
+        SavepointMade, StateSummary,
+    },
 };
 pub use crate::claim::{
     claiming::ClaimMode,
@@ -93,3 +120,7 @@ pub use crate::claim::{
     spec::{OpenSpec, RestoreFrom},
     states::RegisteredState,
 };
+
+#[cfg(test)]
+#[allow(clippy::panic, clippy::indexing_slicing)]
+mod testing;

@@ -28,8 +28,8 @@ use crate::{
         errors::Complaints,
     },
     backend::{
-        BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle,
-        ProofMetrics, Prover, Turns,
+        BackendMetrics, BackendOptions, ClaimMode, CreditPool, Directory, Environment, Idle, ProofMetrics, Prover,
+        Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -460,7 +460,6 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: local.backends,
         materializing: Turns::default(),
-        coordinators: Coordinators::default(),
         decisions: Decisions::default(),
         idle: Idle::default(),
         metrics: BackendMetrics::register(metrics),

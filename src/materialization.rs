@@ -13,11 +13,14 @@
 //! A backend on local disk is copied by images instead. Each image has a part of the key groups at one sqn. Only the
 //! files that the materialization before does not have are uploaded.
 //!
-//! [`schedule`] decides when, and [`pace`] how fast (both pure); [`pieces`] and [`images`] upload; [`target`] names the
-//! files and publishes the index.
+//! [`schedule`] decides when, and [`pace`] how fast (both pure). [`driver`] makes one materialization, of the present
+//! contents or of an exact cut: [`pieces`] and [`images`] upload, without the parts that are [`reusable`]; [`target`]
+//! names the files and publishes the index.
 
+pub mod driver;
 pub mod images;
 pub mod pace;
 pub mod pieces;
+pub mod reusable;
 pub mod schedule;
 pub mod target;

@@ -1,342 +1,283 @@
-//! The state of one open backend under one owner. It is synchronous. Every method returns in microseconds, except those
-//! that ask an inner backend on disk.
+//! The core of one open backend under one owner: the parts of it, and the decisions that concern several of them.
+//!
+//! ```text
+//!            ┌ Owner    log, ledger, manifests: when one is due, what it says        (checkpoint::owner)
+//!            ├ Table    inner backend, states, marks: the contents                   (table)
+//!   Core ────┼ Seat     who writes: numbers, halts, credit                           (seat)
+//!            ├ Bases    materializations and snapshots, what they reuse              (bases)
+//!            ├ Waiters  checkpoints in flight, everyone else who waits               (waiters)
+//!            └ Kept, Uploading, Coordinated, Holds, Lingering, Origin
+//! ```
+//!
+//! Each part keeps its own fields to itself and knows no other part. It is synchronous, as the core is. Whoever has the
+//! core has it under the lock of [`Shared`](super::shared::Shared).
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-
-use tokio::{sync::oneshot, time::Instant};
+use std::sync::Arc;
 
 use super::{
-    checkpointing::{Flight, PersistWaiter},
-    cleanup::CleanUps,
-    coordination::Coordinated,
-    credit::Account,
+    bases::{Bases, snapshots::Snapshot},
+    condition::Condition,
+    coordinated::Coordinated,
     environment::Environment,
     error,
-    handle::Shared,
-    hold::Hold,
-    marks::Marks,
-    materialize::Reusable,
-    outbox::{Outbox, SessionEvent},
-    owed::SentBarrier,
-    pushback::PushBack,
-    snapshotting::Snapshots,
+    holds::Holds,
+    kept::Kept,
+    lingering::Lingering,
+    metrics::signed,
+    outbox::SessionEvent,
+    seat::Seat,
+    signals::Signals,
+    table::{Table, log::Log},
+    uploading::Uploading,
+    waiters::{CheckpointReply, PersistWaiter, Waiters},
+    words::Acknowledgement,
 };
 use crate::{
-    changelog::{pending::Pending, registry::JobUploads, uploader::WriterGuard},
-    checkpoint::{
-        manifest::{Manifest, Materialization},
-        owner::Owner,
-    },
-    claim::{
-        part::RestoredPart,
-        states::{RegisteredState, States},
-    },
-    clock::OwnTime,
+    checkpoint::{job::Spoilt, local, owner::Owner},
+    claim::part::RestoredPart,
     error::{Error, Reason},
-    restore::KeptImages,
-    state::{StateBackend as _, operator::WithOperatorState},
     tasks::{self, Panicked},
-    types::{BackendId, CheckpointId, Epoch, Sqn, TimeMs},
+    types::{BackendId, CheckpointId, Epoch},
 };
 
-/// Which calls a backend answers.
-#[derive(Debug, Clone)]
-pub(super) enum Condition {
-    /// All calls.
-    Serving,
-    /// Only reads, since this fatal fault of the inner backend.
-    Failsafe(String),
-    /// No calls: each gets this error.
-    Ended(Error),
-}
-
-/// The session that may write.
+/// The checkpoint that an owner began with.
 #[derive(Debug)]
-pub(super) struct Writing {
-    /// Its number; sessions are counted per backend.
-    pub(super) number: u64,
-    /// Events for its client.
-    pub(super) outbox: Arc<Outbox>,
-    /// The error of a rejected batch, while the session is halted.
-    pub(super) halt: Option<Error>,
-}
-
-/// Cumulative durability of batches: each value holds for all batches below it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Acknowledgement {
-    /// Batches below are in the inner backend.
-    pub applied_to: u64,
-    /// Batches below are durable in the object store.
-    pub persisted_to: u64,
-    /// Batches below are part of a completed checkpoint.
-    pub confirmed_to: u64,
-}
-
-/// The uploads of the backend's job.
-#[derive(Debug)]
-pub(super) struct Uploading {
-    pub(super) uploads: JobUploads,
-    /// Counts this backend among those whose changes share segments.
-    pub(super) _writer: WriterGuard,
+pub(super) struct Origin {
+    /// Its parts.
+    pub(super) restored: Vec<RestoredPart>,
+    /// Newer checkpoints that were skipped because they are damaged.
+    pub(super) skipped: Vec<Spoilt>,
 }
 
 /// One open backend.
 ///
-/// Invariants: `confirmed_to <= persisted_to <= applied_to`; each checkpoint in flight in the owner's ledger has an
-/// entry in `flights`.
+/// Invariants: `confirmed_to <= persisted_to <= applied_to`; each checkpoint in flight in the owner's ledger is in
+/// flight in `waiters`; a snapshot that the owner makes is in `bases`, and its cut in `table`.
 pub(super) struct Core {
     pub(super) env: Environment,
-    pub(super) shared: Weak<Shared>,
     pub(super) id: BackendId,
+    pub(super) signals: Arc<Signals>,
     pub(super) condition: Condition,
-    /// Log, ledger and manifest.
     pub(super) owner: Owner,
-    pub(super) inner: WithOperatorState,
-    pub(super) states: States,
-    /// Incremental TTL clean-up, one cursor per state.
-    pub(super) clean_ups: CleanUps,
-    /// `None` once the backend has ended, so that the job's uploads and their metrics can end, too.
-    pub(super) uploads: Option<Uploading>,
+    pub(super) table: Table,
+    pub(super) seat: Seat,
+    pub(super) bases: Bases,
+    pub(super) waiters: Waiters,
+    pub(super) kept: Kept,
+    pub(super) uploading: Uploading,
     /// Coordination of the job's checkpoints, if its attempt was declared.
     pub(super) coordinated: Option<Coordinated>,
-    pub(super) publish_now: Vec<oneshot::Sender<Result<(), Error>>>,
-    pub(super) publishing_for: Vec<oneshot::Sender<Result<(), Error>>>,
-    pub(super) flights: BTreeMap<CheckpointId, Flight>,
-    /// Checkpoints of this owner that stay to be read, whatever retention says.
-    pub(super) held: BTreeMap<CheckpointId, Hold>,
-    /// The newest barriers of sessions, to recognise those that are sent again.
-    pub(super) barriers: BTreeMap<CheckpointId, SentBarrier>,
-    pub(super) persist_waiters: Pending<PersistWaiter>,
-    pub(super) account: Account,
-    pub(super) session: Option<Writing>,
-    pub(super) sessions: u64,
-    /// How long the backend may be without session; `None` for ever.
-    pub(super) linger: Option<Duration>,
-    /// Since when it has no session.
-    pub(super) idle_since: Option<Instant>,
-    /// Whether a watcher ends it when that time is over.
-    pub(super) is_watched: bool,
-    pub(super) undelivered: Vec<SessionEvent>,
-    /// The number of the next batch.
-    pub(super) next_batch: u64,
-    /// Time of the newest batch; it never goes back.
-    pub(super) time: TimeMs,
-    /// Moves `time` on with the clock.
-    pub(super) own_time: OwnTime,
-    /// The parts of the checkpoint that this owner restored.
-    pub(super) restored: Vec<RestoredPart>,
-    /// Newer checkpoints that were skipped because they are damaged.
-    pub(super) skipped: Vec<crate::checkpoint::job::Spoilt>,
-    /// Pieces and images that the next materialization may reuse.
-    pub(super) previous: Option<Arc<Reusable>>,
-    /// Checkpoints that are being made without changelog.
-    pub(super) snapshots: Snapshots,
-    /// Changes that a restore would replay after the base.
-    pub(super) log_changes: u64,
-    /// Whether the writer waits because a replay would take too long.
-    pub(super) push_back: PushBack,
-    /// Materializations that failed since the last success.
-    pub(super) materialization_failures: u32,
-    /// Callers that asked for a materialization.
-    pub(super) materialization_requests: Vec<oneshot::Sender<Result<Materialization, Error>>>,
-    /// The next number of a snapshot file of this epoch.
-    pub(super) snapshot_files: Arc<AtomicU64>,
-    /// Bytes of state that this backend has counted into `env.state_bytes`.
-    pub(super) counted_state_bytes: u64,
-    /// Marks of checkpoints, if queries or warm restarts need them.
-    pub(super) marks: Option<Marks>,
-    /// Images on local disk, if warm restarts need them.
-    pub(super) images: Option<KeptImages>,
-    /// Number of opens on this daemon that may go on with the state of this owner.
-    pub(super) successors: usize,
-    /// Scratch memory: the key groups of the current batch.
-    pub(super) key_groups: Vec<crate::types::KeyGroup>,
-}
-
-/// One state, for people and tools.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateSummary {
-    /// Its id and descriptor.
-    pub state: RegisteredState,
-    /// Number of its entries: keys for values, map entries, list elements, timers.
-    pub entries: u64,
-    /// True if counting stopped early, so `entries` is a lower bound.
-    pub at_least: bool,
-}
-
-impl StateSummary {
-    fn uncounted(state: RegisteredState) -> Self {
-        Self { state, entries: 0, at_least: true }
-    }
-}
-
-/// The contents of a backend, for people and tools.
-#[derive(Debug, Clone)]
-pub struct Description {
-    /// The name of the backend.
-    pub id: BackendId,
-    /// The epoch of its owner.
-    pub epoch: Epoch,
-    /// The newest manifest, with the present log index and ledger.
-    pub manifest: Manifest,
-    /// Every state that is in force.
-    pub states: Vec<StateSummary>,
-    /// How durable its batches are.
-    pub acknowledgement: Acknowledgement,
-    /// Changes below this sequence number are durable.
-    pub persisted_to: Sqn,
-    /// Bytes of its state, as the inner backend accounts for them.
-    pub state_bytes: u64,
-    /// Bytes of changes that are not yet durable.
-    pub pending_bytes: u64,
-    /// Estimated time to replay the changelog.
-    pub replay: Duration,
-    /// Whether the writer waits for a materialization because of that time.
-    pub pushed_back: bool,
-    /// Materializations that failed since the last success.
-    pub materialization_failures: u32,
-    /// See [`CompletedCheckpoint::self_sustained_since`](super::CompletedCheckpoint::self_sustained_since).
-    pub self_sustained_since: CheckpointId,
-    /// Why writes are refused; empty if they are not.
-    pub failsafe: String,
+    pub(super) holds: Holds,
+    pub(super) lingering: Lingering,
+    pub(super) origin: Origin,
 }
 
 impl Core {
+    /// Whether the owner has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.condition.has_ended()
+    }
+
     /// Refuses calls of another epoch, and any call of a backend that has ended.
     pub(super) fn check_owner(&self, epoch: Epoch) -> Result<(), Error> {
         if epoch != self.owner.epoch() {
             return Err(error::fenced(&self.id, epoch, self.owner.epoch()));
         }
-        match &self.condition {
-            Condition::Ended(error) => Err(error.clone()),
-            Condition::Serving | Condition::Failsafe(_) => Ok(()),
-        }
+        self.condition.check_running()
     }
 
     /// Refuses writes in failsafe.
     pub(super) fn check_writable(&self) -> Result<(), Error> {
-        match &self.condition {
-            Condition::Failsafe(why) => Err(error::failsafe(&self.id, why)),
-            Condition::Serving | Condition::Ended(_) => Ok(()),
-        }
+        self.condition.check_writable(&self.id)
     }
 
     /// How durable the batches are.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
-        let applied_to = self.next_batch;
+        let applied_to = self.seat.next_batch();
         let persisted_to = self.owner.writer().persisted_batches(applied_to);
         let confirmed_to = self.owner.ledger().confirmed_to();
         assert!(confirmed_to <= persisted_to && persisted_to <= applied_to, "rungs of the ladder are in order");
         Acknowledgement { applied_to, persisted_to, confirmed_to }
     }
 
-    /// Sends `event` to the writing session, or keeps it for the next session.
-    pub(super) fn tell(&mut self, event: SessionEvent) {
-        match &self.session {
-            Some(session) => session.outbox.push(event),
-            None => self.undelivered.push(event),
+    /// Logs the changes that `work` makes to the table, as one batch with a sequence number of its own. Returns also
+    /// how many bytes were logged. In the log it has the number of the next batch, whether it is that batch or one of
+    /// the daemon's own before it.
+    ///
+    /// # Errors
+    /// A fault of the inner backend: the changes are not logged. Changes that were logged before can still become
+    /// durable.
+    pub(super) fn logged<T>(
+        &mut self,
+        work: impl FnOnce(&mut Table, &mut Log<'_>) -> Result<T, String>,
+    ) -> Result<(T, u64), String> {
+        let Self { owner, table, bases, seat, .. } = self;
+        let bytes_before = owner.writer().active_bytes();
+        table.set_stamp(owner.writer().next().0);
+        owner.begin_batch(seat.next_batch(), table.time());
+        let done = work(table, &mut Log { log: owner.log(), log_changes: bases.log_changes_mut() });
+        if done.is_err() {
+            owner.abandon_batch();
+        }
+        let appended = done.map(|done| (done, owner.end_batch(bytes_before)))?;
+        self.env.metrics.pending_grew(signed(appended.1));
+        Ok(appended)
+    }
+
+    /// Refuses writes from now on, because of a fault of the inner backend. Returns the error for the caller.
+    pub(super) fn fail_safe(&mut self, fault: String) -> Error {
+        let error = error::failsafe(&self.id, &fault);
+        tracing::error!(backend = %self.id, fault, "backend goes into failsafe");
+        self.env.metrics.failed_safe(&self.id);
+        self.table.close_way_back("the owner before failed");
+        // The fault may be in these very files.
+        drop(self.kept.take());
+        self.condition = Condition::Failsafe(fault);
+        error
+    }
+
+    /// Rolls over the active block and hands it to the uploads. `urgent` if a writer is pushed back until it is
+    /// durable. Checkpoints and persist requests wait out the persist delay, so that backends share a segment.
+    pub(super) fn roll_over(&mut self, urgent: bool) {
+        if let Some(set) = self.owner.roll_over() {
+            self.uploading.submit(set, urgent);
         }
     }
 
-    /// Makes `outbox` the writing session, and ends an older one. Returns the session's number.
-    pub(super) fn start_session(&mut self, outbox: Arc<Outbox>) -> u64 {
-        if let Some(old) = self.session.take() {
-            let error = Error::new(
-                Reason::SessionReplaced,
-                format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
-            );
-            self.keep_owed(&old.outbox);
-            old.outbox.push(SessionEvent::Ended(error));
-            self.env.metrics.session_ended();
+    /// Answers the callers that wait for the changelog, after more of it became durable.
+    pub(super) fn on_persisted(&mut self) {
+        let persisted_to = self.acknowledgement().persisted_to;
+        for waiter in self.waiters.persisted_to(self.owner.writer().persisted_to()) {
+            match waiter {
+                PersistWaiter::Session { token } => self.seat.tell(SessionEvent::Persisted { token, persisted_to }),
+                PersistWaiter::Call(reply) => _ = reply.send(Ok(persisted_to)),
+            }
         }
-        self.env.metrics.session_started();
-        self.account.revoke();
-        self.sessions += 1;
-        for event in std::mem::take(&mut self.undelivered) {
-            outbox.push(event);
-        }
-        if let Some(part) = self.coordinated.as_ref().and_then(Coordinated::committed) {
-            outbox.push(SessionEvent::JobCheckpointCompleted(part));
-        }
-        self.session = Some(Writing { number: self.sessions, outbox, halt: None });
-        self.idle_since = None;
-        self.sessions
+        self.seat.wake();
     }
 
-    /// Forgets session `number`, if it is still the writing one.
-    pub(super) fn end_session(&mut self, number: u64) {
-        if let Some(session) = self.session.take_if(|session| session.number == number) {
-            self.keep_owed(&session.outbox);
-            self.idle_since = Some(Instant::now());
-            self.env.metrics.session_ended();
-            self.account.revoke();
+    /// Releases the memory of changes that are durable. A backend that has ended released all of it already.
+    pub(super) fn release_memory(&mut self, bytes: u64) {
+        if !self.has_ended() {
+            self.seat.release(bytes);
         }
     }
 
-    /// Makes the writing session read acknowledgements and credit again.
-    pub(super) fn wake_session(&self) {
-        if let Some(session) = &self.session {
-            session.outbox.wake();
+    /// Whether writes have to wait for a materialization now.
+    pub(super) fn pushes_back(&mut self) -> bool {
+        if !matches!(self.condition, Condition::Serving) {
+            return false;
         }
+        let (pushes_back, is_new) = self.bases.pushes_back();
+        if is_new {
+            self.signals.materialize.notify_one();
+        }
+        pushes_back
+    }
+
+    /// Fails one checkpoint in flight.
+    pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
+        self.owner.fail(id);
+        self.retain_marks();
+        if let Some(snapshot) = self.bases.snapshots.give_up(id) {
+            if error.reason != Reason::CheckpointAborted && !self.has_ended() {
+                self.bases.failed();
+            }
+            self.end_snapshot(id, snapshot);
+        }
+        let Some(flight) = self.waiters.land(id) else { return };
+        self.env.metrics.checkpoint_failed(&self.id, id, self.env.clock.now_ms(), &error);
+        match flight.reply {
+            CheckpointReply::Session(_) => {
+                self.seat.remember_failure(id, &error);
+                self.seat.tell(SessionEvent::CheckpointFailed { id, error });
+            }
+            CheckpointReply::Call(reply) => _ = reply.send(Err(error)),
+        }
+    }
+
+    /// Frees the memory of a snapshot, and lets the next ones go on.
+    pub(super) fn end_snapshot(&mut self, id: CheckpointId, snapshot: Snapshot) {
+        self.table.end_cut(id);
+        self.count_copies();
+        self.bases.snapshots.one_is_over();
+        if snapshot.has_taken_images() {
+            self.drop_aside(snapshot);
+        }
+    }
+
+    /// Updates the credit held for copies.
+    pub(super) fn count_copies(&mut self) {
+        if self.owner.is_unlogged() {
+            self.seat.hold_copies(self.table.copied_bytes());
+        }
+    }
+
+    /// Drops every mark that is no longer needed. Call it after the ledger has changed.
+    pub(super) fn retain_marks(&mut self) {
+        // An owner that ends fails checkpoints that may be published already. Its successor decides which marks it
+        // needs.
+        if !self.has_ended() {
+            self.table.retain_marks(&self.owner);
+        }
+    }
+
+    /// Tells the local copies which objects this backend would restore from, and drops images that are no longer
+    /// needed.
+    pub(super) fn want_copies(&self) {
+        let owner = &self.owner;
+        if let Some(copies) = self.env.store.copies().filter(|copies| copies.has_all() || self.kept.has_images()) {
+            let files_from = owner.snapshot_low_water(self.bases.next_file());
+            let wanted = local::wanted(owner.manifest(), owner.ledger(), owner.snapshot_contents(), files_from);
+            copies.want(&self.id, owner.epoch().number, wanted);
+        }
+        if self.kept.has_images() {
+            let bases = local::bases(owner.manifest(), owner.ledger(), owner.snapshot_contents());
+            self.kept.retain(|base| bases.contains(base)).into_iter().for_each(|images| self.drop_aside(images));
+        }
+    }
+
+    /// Drops `what` where it may wait for a disk.
+    fn drop_aside(&self, what: impl Send + 'static) {
+        self.env.tasks.spawn(async move { tasks::blocking(|| drop(what)) });
     }
 
     /// Ends this owner: every waiting caller gets `error`, and nothing more is written. Idempotent: the first reason
     /// stays.
     pub(super) fn end(&mut self, error: &Error) {
-        if matches!(self.condition, Condition::Ended(_)) {
+        if self.has_ended() {
             return;
         }
         // Order: 1. the condition. From here on no call passes and no manifest begins.
         self.condition = Condition::Ended(error.clone());
         // 2. Everything that waits is answered, checkpoints while the session is still there to be told.
-        let in_flight: Vec<_> = self.flights.keys().copied().collect();
-        for id in in_flight {
+        for id in self.waiters.in_flight() {
             self.fail_checkpoint(id, error.clone());
         }
-        for waiter in self.persist_waiters.drain() {
-            if let PersistWaiter::Call(reply) = waiter {
-                let _ = reply.send(Err(error.clone()));
-            }
-        }
-        for reply in self.materialization_requests.drain(..) {
-            let _ = reply.send(Err(error.clone()));
-        }
-        for reply in self.publish_now.drain(..).chain(self.publishing_for.drain(..)) {
-            let _ = reply.send(Err(error.clone()));
-        }
-        if let Some(Uploading { uploads, .. }) = &self.uploads {
-            uploads.withdraw(&self.id, self.owner.epoch().number);
-        }
+        self.waiters.end(error);
+        self.uploading.withdraw(&self.id, self.owner.epoch().number);
         // 3. The session hears of its end after all other events.
-        if let Some(session) = self.session.take() {
-            session.outbox.push(SessionEvent::Ended(error.clone()));
-            self.env.metrics.session_ended();
-        }
+        self.seat.evict(error);
         // 4. Memory and credit go back to the daemon, for the next owner too.
         self.env.metrics.ended(&self.id);
-        self.stop_awaiting();
-        self.release_copies();
+        if let Some(coordinated) = &mut self.coordinated {
+            coordinated.stop_awaiting(&self.env.metrics);
+        }
+        if let Some(copies) = self.env.store.copies() {
+            copies.release(&self.id, self.owner.epoch().number);
+        }
         self.env.metrics.pending_grew(-signed(self.owner.writer().unpersisted_bytes()));
-        self.account.close();
-        self.push_back.wake();
-        self.count_state_bytes(0);
+        self.seat.close();
+        self.bases.push_back.wake();
+        self.table.discount();
         // 5. The state goes, unless a successor on this daemon takes it over.
-        if error.reason != Reason::Fenced || self.successors == 0 {
+        if error.reason != Reason::Fenced || !self.kept.has_successor() {
             self.drop_kept();
         }
-        if let Some(shared) = self.shared.upgrade() {
-            // 6. Workers and the directory are woken, and find that the backend has ended.
-            shared.wake.notify_one();
-            shared.materialize.notify_one();
-            shared.ended.send_replace(Some(error.clone()));
-        }
+        // 6. Workers and the directory are woken, and find that the backend has ended.
+        self.signals.wake.notify_one();
+        self.signals.materialize.notify_one();
+        self.signals.ended.send_replace(Some(error.clone()));
     }
 
     /// Ends this owner, because one of its tasks has panicked.
@@ -345,51 +286,12 @@ impl Core {
         self.end(&Error::new(Reason::Internal, text));
     }
 
-    /// Sets this backend's share of the daemon's total bytes of state to `bytes`.
-    pub(super) fn count_state_bytes(&mut self, bytes: u64) {
-        let total = &self.env.state_bytes;
-        if bytes >= self.counted_state_bytes {
-            total.fetch_add(bytes - self.counted_state_bytes, Ordering::Relaxed);
-        } else {
-            total.fetch_sub(self.counted_state_bytes - bytes, Ordering::Relaxed);
-        }
-        self.env.metrics.state_grew(signed(bytes) - signed(self.counted_state_bytes));
-        self.counted_state_bytes = bytes;
-    }
-
-    /// Describes the backend without counting entries.
-    pub(super) fn outline(&self) -> Description {
-        let mut manifest = self.owner.manifest().clone();
-        manifest.checkpoints = self.owner.ledger().retained().to_vec();
-        Description {
-            id: self.id.clone(),
-            epoch: self.owner.epoch(),
-            manifest,
-            states: self.states.in_force().map(StateSummary::uncounted).collect(),
-            acknowledgement: self.acknowledgement(),
-            persisted_to: self.owner.writer().persisted_to(),
-            state_bytes: tasks::blocking_if(self.inner.may_block(), || self.inner.bytes()),
-            pending_bytes: self.owner.writer().unpersisted_bytes(),
-            replay: self.replay_time(),
-            pushed_back: self.push_back.is_on(),
-            materialization_failures: self.materialization_failures,
-            self_sustained_since: self.owner.sustained_since(),
-            failsafe: match &self.condition {
-                Condition::Failsafe(why) => why.clone(),
-                Condition::Serving | Condition::Ended(_) => String::new(),
-            },
-        }
-    }
-}
-
-/// A number of bytes in the type of a gauge.
-pub(super) fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.count_state_bytes(0);
-        self.drop_marks();
+    /// Drops the state, and everything else that would let a successor on this daemon begin without the store. Called
+    /// for a backend that has ended: others may still hold it for a while, but no call is answered from it.
+    pub(super) fn drop_kept(&mut self) {
+        let (state, images) = (self.table.empty(), self.kept.take());
+        drop(self.bases.take_previous());
+        self.uploading.end();
+        self.drop_aside((state, images));
     }
 }

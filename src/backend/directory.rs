@@ -12,11 +12,12 @@ use tokio::{
 };
 
 use super::{
-    core::Description,
     environment::Environment,
     error,
     handle::Backend,
     open::{self, Opened},
+    words::Description,
+    worker::{coordinate::Coordinators, linger::let_linger},
 };
 use crate::{
     claim::{admit, spec::OpenSpec},
@@ -42,6 +43,8 @@ pub struct Directory {
     draining: Arc<watch::Sender<bool>>,
     /// Lets one reader of checkpoints at a time have its memory.
     pub(super) reading: Arc<Semaphore>,
+    /// Coordinators of declared jobs.
+    coordinators: Coordinators,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +113,7 @@ impl Directory {
     #[must_use]
     pub fn new(env: Environment) -> Self {
         let reading = Arc::new(Semaphore::new(1));
-        Self { env, inner: Arc::default(), draining: Arc::default(), reading }
+        Self { env, inner: Arc::default(), draining: Arc::default(), reading, coordinators: Coordinators::default() }
     }
 
     /// The environment that its backends share.
@@ -130,7 +133,7 @@ impl Directory {
         let (opening, predecessor) = match self.begin(&spec)? {
             Found::Running(backend) => {
                 let opened = open::reconnect(&self.env, &spec, &backend)?;
-                self.let_linger(&backend, spec.linger.or(self.env.options.linger));
+                let_linger(&backend.shared, spec.linger.or(self.env.options.linger));
                 return Ok(opened);
             }
             Found::Proceed(opening, predecessor) => (opening, predecessor),
@@ -142,10 +145,10 @@ impl Directory {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open(&self.env, &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
+            opened = open::open((&self.env, &self.coordinators), &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
-        self.let_linger(&opened.backend, spec.linger.or(self.env.options.linger));
+        let_linger(&opened.backend.shared, spec.linger.or(self.env.options.linger));
         self.env.metrics.open_backends(self.count());
         let (directory, id, epoch) = (self.clone(), spec.id, opened.backend.epoch());
         let ended = opened.backend.ended();

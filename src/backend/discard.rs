@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Directory;
+use super::directory::Directory;
 use crate::{
     checkpoint::{
         collect::SweepError,

@@ -3,6 +3,7 @@
 use crate::{
     checkpoint::{chain::ChainError, ledger::TriggerError},
     error::{Error, Reason},
+    materialization::target::MaterializationError,
     restore::RestoreError,
     state::{StateError, op::OpError},
     types::{BackendId, Epoch},
@@ -40,6 +41,20 @@ pub(super) fn failsafe(backend: &BackendId, why: &str) -> Error {
         Reason::Failsafe,
         format!("backend `{backend}` refuses writes after a fatal fault: {why}; open it again"),
     )
+}
+
+/// The error for a request that needs a changelog, without which there is nothing to do.
+pub(super) fn unlogged(backend: &BackendId, what: &str) -> Error {
+    let text = format!(
+        "backend `{backend}` was opened without changelog, so there is nothing to {what}: take a checkpoint, which is a snapshot \
+         then, or open it with CHANGELOG_MODE_ENABLED"
+    );
+    Error::new(Reason::Unsupported, text)
+}
+
+/// The error of an owner that was closed.
+pub(super) fn closed(backend: &BackendId) -> Error {
+    Error::new(Reason::BackendClosed, format!("backend `{backend}` was closed; open it again"))
 }
 
 /// The error for a batch with a wrong operation.
@@ -114,6 +129,13 @@ pub(super) fn restore_error(backend: &BackendId, error: RestoreError) -> Error {
         RestoreError::Folder { .. } => Error::new(local(&error), text(&error)),
         RestoreError::Panicked(_) => Error::new(Reason::Internal, text(&error)),
         RestoreError::Stopped => Error::new(Reason::Draining, text(&error)),
+    }
+}
+
+impl From<MaterializationError> for Error {
+    fn from(error: MaterializationError) -> Self {
+        let is_local = matches!(error, MaterializationError::Local { .. });
+        Self::new(if is_local { local(&error) } else { Reason::StoreUnavailable }, error.to_string())
     }
 }
 

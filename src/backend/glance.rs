@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    core::{Acknowledgement, Condition, Core},
-    handle::Backend,
-};
+use super::{condition::Condition, core::Core, handle::Backend, words::Acknowledgement};
 use crate::types::{Attempt, BackendId, CheckpointId, InnerBackend, TimeMs};
 
 /// What a backend is doing.
@@ -68,45 +65,41 @@ impl Backend {
     /// The figures of the backend; `None` while others use it, be it for microseconds or because a disk hangs.
     #[must_use]
     pub fn glance(&self) -> Option<Glance> {
-        self.shared.try_core().map(|core| core.glance())
+        self.shared.try_core().map(|core| glance(&core))
     }
 }
 
-impl Core {
-    fn glance(&self) -> Glance {
-        let newest = self.owner.ledger().retained().last();
-        Glance {
-            id: self.id.clone(),
-            epoch: self.owner.epoch().number,
-            attempt: self.owner.manifest().owner().attempt,
-            inner: self.owner.manifest().shape.inner,
-            changelog: self.owner.manifest().shape.changelog,
-            phase: self.phase(),
-            acknowledgement: self.acknowledgement(),
-            state_bytes: self.counted_state_bytes,
-            pending_bytes: self.owner.writer().unpersisted_bytes(),
-            log_bytes: self.owner.manifest().log_totals().stored_bytes,
-            base_bytes: self.owner.base().map_or(0, |base| base.stored_bytes),
-            replay: self.replay_time(),
-            materialization_failures: self.materialization_failures,
-            failsafe: match &self.condition {
-                Condition::Failsafe(why) => why.clone(),
-                Condition::Serving | Condition::Ended(_) => String::new(),
-            },
-            retained: self.owner.ledger().retained().len(),
-            in_flight: self.flights.len(),
-            newest: newest.map(|record| (record.identity.id, record.triggered_at)),
-        }
+fn glance(core: &Core) -> Glance {
+    let owner = &core.owner;
+    let (manifest, retained) = (owner.manifest(), owner.ledger().retained());
+    Glance {
+        id: core.id.clone(),
+        epoch: owner.epoch().number,
+        attempt: manifest.owner().attempt,
+        inner: manifest.shape.inner,
+        changelog: manifest.shape.changelog,
+        phase: phase(core),
+        acknowledgement: core.acknowledgement(),
+        state_bytes: core.table.counted_bytes(),
+        pending_bytes: owner.writer().unpersisted_bytes(),
+        log_bytes: manifest.log_totals().stored_bytes,
+        base_bytes: owner.base().map_or(0, |base| base.stored_bytes),
+        replay: core.bases.replay_time(),
+        materialization_failures: core.bases.failures(),
+        failsafe: core.condition.failsafe(),
+        retained: retained.len(),
+        in_flight: core.waiters.in_flight().len(),
+        newest: retained.last().map(|record| (record.identity.id, record.triggered_at)),
     }
+}
 
-    fn phase(&self) -> Phase {
-        match &self.condition {
-            Condition::Ended(_) => Phase::Ended,
-            Condition::Failsafe(_) => Phase::Failsafe,
-            Condition::Serving if self.owner.is_closing() => Phase::Closing,
-            Condition::Serving if self.push_back.is_on() => Phase::PushedBack,
-            Condition::Serving if self.session.is_some() => Phase::Writing,
-            Condition::Serving => Phase::Idle,
-        }
+fn phase(core: &Core) -> Phase {
+    match &core.condition {
+        Condition::Ended(_) => Phase::Ended,
+        Condition::Failsafe(_) => Phase::Failsafe,
+        Condition::Serving if core.owner.is_closing() => Phase::Closing,
+        Condition::Serving if core.bases.push_back.is_on() => Phase::PushedBack,
+        Condition::Serving if core.seat.is_taken() => Phase::Writing,
+        Condition::Serving => Phase::Idle,
     }
 }

@@ -2,85 +2,32 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::{
-    apply::{BatchResult, Operation},
-    checkpointing::{BarrierRequest, CheckpointReply, CompletedCheckpoint, PersistWaiter},
-    core::{Acknowledgement, Condition, Core, Description},
-    error,
-    held::Held,
-    lane::Lane,
+    apply, barrier,
+    core::Core,
+    error::{self, closed},
+    notice,
     outbox::Outbox,
-    slices::Ahead,
+    seat::Admission,
+    shared::Shared,
+    table::slices::Ahead,
+    waiters::{CheckpointReply, PersistWaiter},
+    words::{Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Operation},
 };
 use crate::{
-    checkpoint::ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+    checkpoint::{
+        ledger::{NoticeKind, NoticeOutcome, NoticeTarget},
+        manifest::Materialization,
+    },
     error::{Error, Reason},
-    object::Store,
-    state::StateBackend as _,
     tasks,
-    types::{Attempt, BackendId, Epoch, KeyGroupRange, StateDescriptor, StateId},
+    types::{Attempt, BackendId, Epoch, KeyGroupRange},
 };
 
 /// How long an orderly close waits for its last manifest.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest time that a description spends counting entries.
-const COUNTING_TIME: Duration = Duration::from_secs(10);
-
-/// The core, and the signals that wake its workers.
-pub(super) struct Shared {
-    core: Mutex<Core>,
-    /// Whether the holder of the core may wait for a disk.
-    may_block: bool,
-    /// Lane of batches and moves of entries: no other one runs between the slices of one.
-    pub(super) batches: Lane,
-    pub(super) wake: Notify,
-    /// Wakes the materialization worker.
-    pub(super) materialize: Notify,
-    /// The reason for the end, once the backend has ended. The directory reads it while it holds a lock of its own, so
-    /// it must not wait for the core.
-    pub(super) ended: watch::Sender<Option<Error>>,
-    pub(super) store: Store,
-}
-
-impl Shared {
-    /// The core, if it is free.
-    pub(super) fn try_core(&self) -> Option<Held<'_>> {
-        self.core.try_lock().map(Held::new)
-    }
-
-    /// Shares `core` between its workers and callers.
-    pub(super) fn new(mut core: Core) -> Arc<Self> {
-        let (may_block, store) = (core.inner.may_block(), core.env.store.clone());
-        Arc::new_cyclic(|weak| {
-            core.shared = weak.clone();
-            Self {
-                core: Mutex::new(core),
-                may_block,
-                batches: Lane::default(),
-                wake: Notify::new(),
-                materialize: Notify::new(),
-                ended: watch::Sender::default(),
-                store,
-            }
-        })
-    }
-
-    /// Locks the core. This is the only way to it.
-    ///
-    /// If its holder may wait for a disk, this thread hands its other tasks away before it waits, too. Otherwise a
-    /// worker of the runtime would keep sockets and timers from running while it waits.
-    pub(super) fn core(&self) -> Held<'_> {
-        Held::new(match self.core.try_lock() {
-            Some(core) => core,
-            None if self.may_block => tasks::blocking(|| self.core.lock()),
-            None => self.core.lock(),
-        })
-    }
-}
 
 /// One open backend. Cheap to clone. Every call names the caller's epoch, which is checked under the lock.
 #[derive(Clone)]
@@ -127,33 +74,21 @@ impl Backend {
     /// Whether the backend has ended: fenced, closed, or ended by a fault.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.shared.ended.borrow().is_some()
+        self.shared.signals.ended.borrow().is_some()
     }
 
     /// Waits for the end of the backend without keeping it in memory. Returns the reason; `None` if it was dropped
     /// before. Cancel-safe.
     pub(super) fn ended(&self) -> impl Future<Output = Option<Error>> + use<> {
-        let mut ended = self.shared.ended.subscribe();
+        let mut ended = self.shared.signals.ended.subscribe();
         async move { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) }
-    }
-
-    /// Registers states that have no entries to move, as [`register_states`](Self::register_states) does; returns their
-    /// ids in order. If entries have to move, the ids are valid only after `register_states` was called for them.
-    ///
-    /// # Errors
-    /// If a descriptor is malformed, or differs from the registered one.
-    pub fn register(&self, epoch: Epoch, wanted: &[StateDescriptor]) -> Result<Vec<StateId>, Error> {
-        let mut core = self.shared.core();
-        core.check_owner(epoch)?;
-        let (_, registered) = core.register(wanted, &[])?;
-        Ok(registered.into_iter().map(|state| state.id).collect())
     }
 
     /// Whether the backend had a session and has none now.
     #[must_use]
     pub fn is_left(&self) -> bool {
         let core = self.shared.core();
-        core.sessions > 0 && core.session.is_none() && !matches!(core.condition, Condition::Ended(_))
+        core.seat.is_left() && !core.has_ended()
     }
 
     /// Applies one batch of `bytes` outside a session. Waits for credit, unless the batch only reads. Without a number,
@@ -179,24 +114,25 @@ impl Backend {
             {
                 let mut core = self.shared.core();
                 core.check_owner(epoch)?;
-                let (next, writes) = (core.next_batch, core.writes(operations));
+                let writes = core.table.writes(operations);
                 let cost = if writes { bytes } else { 0 };
-                match number {
-                    Some(number) if number < next => {
+                match core.seat.admit_call(number, writes)? {
+                    Admission::Next => {}
+                    Admission::Repeated => {
+                        let number = number.expect("only a batch with a number is a repetition");
                         let result = BatchResult { number, answers: vec![], repeated: true };
                         return Ok((result, core.acknowledgement()));
                     }
-                    Some(number) if number > next => return Err(out_of_order(&self.id, number, next)),
-                    None if !writes => return Ok((core.read_batch(operations, ahead)?, core.acknowledgement())),
-                    None if core.session.is_some() => return Err(beside_session(&self.id, next)),
-                    _ => {}
+                    Admission::Reads => {
+                        let result = apply::read_batch(&mut core, operations, ahead)?;
+                        return Ok((result, core.acknowledgement()));
+                    }
                 }
                 if cost > 0 && core.pushes_back() {
-                    core.wait_for_materialization(&outbox);
-                } else if core.account.grant_exactly(cost, &outbox) {
-                    let applied = core.apply_batch(next, operations, ahead);
-                    let held = applied.as_ref().map_or(0, |(_, appended)| *appended);
-                    core.account.spend(cost, held);
+                    core.bases.push_back.wait(&outbox);
+                } else if core.seat.grant_call(cost, &outbox) {
+                    let applied = apply::apply_batch(&mut core, operations, ahead);
+                    core.seat.settle(cost, applied.as_ref().map_or(0, |(_, appended)| *appended));
                     let acknowledgement = core.acknowledgement();
                     return applied.map(|(result, _)| (result, acknowledgement));
                 } else {
@@ -219,11 +155,43 @@ impl Backend {
     ) -> Result<bool, Error> {
         let mut core = self.shared.core();
         core.check_owner(epoch)?;
-        let writes = core.writes(operations);
-        if writes || number.is_some_and(|number| number != core.next_batch) {
+        if core.table.writes(operations) || number.is_some_and(|number| number != core.seat.next_batch()) {
             return Ok(false);
         }
-        core.read_ahead(operations, ahead, number.is_none())
+        apply::read_ahead(&mut core, operations, (ahead, number.is_none()))
+    }
+
+    /// Materializes now; returns when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:
+    /// if dropped, the materialization goes on.
+    ///
+    /// # Errors
+    /// If the caller is not the owner, there is no changelog to truncate, or the store refuses it. Then the previous
+    /// base stays in use.
+    pub async fn materialize(&self, epoch: Epoch) -> Result<Materialization, Error> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut core = self.shared.core();
+            core.check_owner(epoch)?;
+            check_logged(&core, "materialize")?;
+            core.waiters.materialize(reply);
+        }
+        self.shared.signals.materialize.notify_one();
+        let gone = || Error::new(Reason::BackendClosed, format!("backend `{}` was closed", self.id()));
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Does the flushes that are better done before a barrier than by it.
+    pub(super) fn flush(&self) {
+        let flushes = {
+            let mut core = self.shared.core();
+            let Core { table, bases, owner, .. } = &mut *core;
+            let previous = bases.previous().map(|previous| &**previous);
+            if owner.is_unlogged() { table.flushes(previous) } else { vec![] }
+        };
+        for flush in flushes {
+            // If the disk fails, the barrier reports it.
+            let _ = tasks::blocking(flush);
+        }
     }
 
     /// Takes one checkpoint outside a session. Not cancel-safe: if dropped, the checkpoint goes on.
@@ -231,7 +199,7 @@ impl Backend {
     /// # Errors
     /// If the checkpoint was refused or failed.
     pub async fn checkpoint(&self, epoch: Epoch, request: BarrierRequest) -> Result<CompletedCheckpoint, Error> {
-        let answer = self.call_barrier(epoch, |core, reply| core.barrier(request, reply))?;
+        let answer = self.call_barrier(epoch, |core, reply| barrier::take(core, request, reply))?;
         answer.await.map_err(|_| closed(&self.id))?
     }
 
@@ -248,7 +216,7 @@ impl Backend {
             core.check_owner(epoch)?;
             cut(&mut core, CheckpointReply::Call(reply))?;
         }
-        self.shared.wake.notify_one();
+        self.shared.wake();
         Ok(answer)
     }
 
@@ -261,7 +229,7 @@ impl Backend {
         {
             let mut core = self.shared.core();
             core.check_owner(epoch)?;
-            core.persist(PersistWaiter::Call(reply))?;
+            persist(&mut core, PersistWaiter::Call(reply))?;
         }
         answer.await.map_err(|_| closed(&self.id))?
     }
@@ -274,9 +242,9 @@ impl Backend {
         let outcome = {
             let mut core = self.shared.core();
             core.check_owner(epoch)?;
-            core.notice(kind, target)
+            notice::carry_out(&mut core, kind, target)
         };
-        self.shared.wake.notify_one();
+        self.shared.wake();
         Ok(outcome)
     }
 
@@ -292,9 +260,9 @@ impl Backend {
             if !core.owner.pin(target) {
                 return Err(not_found(&self.id, target));
             }
-            core.publish_now.push(reply);
+            core.waiters.publish(reply);
         }
-        self.shared.wake.notify_one();
+        self.shared.wake();
         answer.await.map_err(|_| closed(&self.id))?
     }
 
@@ -308,32 +276,8 @@ impl Backend {
             core.check_owner(epoch)?;
             core.owner.release(target).unwrap_or(false)
         };
-        self.shared.wake.notify_one();
+        self.shared.wake();
         Ok(released)
-    }
-
-    /// Describes the backend, without the numbers of entries.
-    #[must_use]
-    pub fn outline(&self) -> Description {
-        self.shared.core().outline()
-    }
-
-    /// Describes the backend, with the numbers of entries. An inner backend on disk may block for up to
-    /// ten seconds to count them; the writer goes on meanwhile.
-    #[must_use]
-    pub fn describe(&self) -> Description {
-        let (mut description, counting) = {
-            let core = self.shared.core();
-            (core.outline(), tasks::blocking_if(core.inner.may_block(), || core.inner.counting()))
-        };
-        let until = tokio::time::Instant::now() + COUNTING_TIME;
-        // A fault of the local store leads to failsafe elsewhere; here the counts are only unknown.
-        let counts = tasks::blocking(|| counting(&mut || tokio::time::Instant::now() < until)).unwrap_or_default();
-        for state in &mut description.states {
-            state.entries = counts.entries.get(&state.state.id).copied().unwrap_or(0);
-            state.at_least = !counts.complete;
-        }
-        description
     }
 
     /// Ends this owner in order. Waits, within bounds, until the present set of retained checkpoints is in a manifest.
@@ -347,13 +291,13 @@ impl Backend {
             if core.owner.epoch() != epoch {
                 return Err(error::fenced(&self.id, epoch, core.owner.epoch()));
             }
-            if matches!(core.condition, Condition::Ended(_)) {
+            if core.has_ended() {
                 return Ok(());
             }
             core.owner.close();
-            core.publish_now.push(reply);
+            core.waiters.publish(reply);
         }
-        self.shared.wake.notify_one();
+        self.shared.wake();
         if tokio::time::timeout(CLOSE_TIMEOUT, answer).await.is_err() {
             tracing::warn!(backend = %self.id, "closed without its last manifest: the store did not answer");
         }
@@ -364,12 +308,12 @@ impl Backend {
     /// Ends this owner at once; waiting callers get this error.
     pub(super) fn end(&self, error: &Error) {
         self.shared.core().end(error);
-        self.shared.wake.notify_one();
+        self.shared.wake();
     }
 
     /// If this owner is fenced, it keeps its state for a successor as long as the result lives.
     pub(super) fn succeeded(&self) -> Succeeded {
-        self.shared.core().successors += 1;
+        self.shared.core().kept.begin_successor();
         Succeeded(self.clone())
     }
 }
@@ -380,8 +324,7 @@ pub(super) struct Succeeded(Backend);
 impl Drop for Succeeded {
     fn drop(&mut self) {
         let mut core = self.0.shared.core();
-        core.successors -= 1;
-        if core.successors == 0 && matches!(core.condition, Condition::Ended(_)) {
+        if !core.kept.end_successor() && core.has_ended() {
             core.drop_kept();
         }
     }
@@ -393,23 +336,21 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// The error for a batch number that is not the next one.
-pub(super) fn out_of_order(backend: &BackendId, number: u64, next: u64) -> Error {
-    let text = format!("backend `{backend}`: batch {number} came where {next} is next; numbers are consecutive");
-    Error::new(Reason::BatchOutOfOrder, text)
+/// Refuses a request that needs a changelog, if there is none.
+fn check_logged(core: &Core, what: &str) -> Result<(), Error> {
+    if core.owner.is_unlogged() { Err(error::unlogged(&core.id, what)) } else { Ok(()) }
 }
 
-/// The error for a unary batch that would take the batch number which a session uses next.
-fn beside_session(backend: &BackendId, next: u64) -> Error {
-    let text = format!(
-        "backend `{backend}`: a session writes, whose next batch is {next}; send writes there, or end it first (batches that \
-         only read are welcome)"
-    );
-    Error::new(Reason::BatchOutOfOrder, text)
-}
-
-pub(super) fn closed(backend: &BackendId) -> Error {
-    Error::new(Reason::BackendClosed, format!("backend `{backend}` was closed; open it again"))
+/// Makes all applied changes durable, then answers `waiter`.
+///
+/// # Errors
+/// If the backend has no changelog.
+pub(super) fn persist(core: &mut Core, waiter: PersistWaiter) -> Result<(), Error> {
+    check_logged(core, "persist")?;
+    core.roll_over(false);
+    core.waiters.persist(core.owner.writer().next(), waiter);
+    core.on_persisted();
+    Ok(())
 }
 
 fn not_found(backend: &BackendId, target: NoticeTarget) -> Error {

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Directory;
+use super::directory::Directory;
 use crate::{
     checkpoint::job::{self, Declaration, Declaring, Generation, JobCheckpoint, JobRecord, JobView, Spoilt},
     claim::error::job_error,

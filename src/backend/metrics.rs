@@ -19,8 +19,8 @@ mod query;
 
 use self::query::QueryMetrics;
 use super::{
-    checkpointing::CompletedCheckpoint,
     journal::{Journal, Outcome, Phases},
+    words::CompletedCheckpoint,
 };
 use crate::{
     error::Error,
@@ -444,4 +444,9 @@ impl BackendMetrics {
             self.ttl_removed.get_or_create(&CauseLabels { cause: Cause::materialization }).inc_by(entries);
         }
     }
+}
+
+/// A number of bytes in the type of a gauge.
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -6,27 +6,11 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::checkpointing::CompletedCheckpoint;
+use super::words::{CompletedCheckpoint, SavepointMade};
 use crate::{
     error::Error,
-    savepoint::SavepointId,
     types::{CheckpointId, CheckpointIdentity},
 };
-
-/// A savepoint that a barrier has made.
-#[derive(Debug, Clone)]
-pub struct SavepointMade {
-    /// The checkpoint behind it, which is let go. Its handle is empty.
-    pub checkpoint: CompletedCheckpoint,
-    /// The savepoint.
-    pub id: SavepointId,
-    /// Files of rows, of all operators and subtasks.
-    pub files: u64,
-    /// Their rows.
-    pub rows: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
 
 /// An event that a session tells its client.
 #[derive(Debug, Clone)]

@@ -188,7 +188,7 @@ impl Backend {
     fn newest_checkpoint(&self) -> Option<CheckpointIdentity> {
         let core = self.shared.try_core()?;
         let newest = core.owner.ledger().retained().last()?.identity;
-        (newest.epoch == self.epoch().number && !core.held.contains_key(&newest.id)).then_some(newest)
+        (newest.epoch == self.epoch().number && !core.holds.has(newest.id)).then_some(newest)
     }
 }
 

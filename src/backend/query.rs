@@ -6,44 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    apply::{Operation, address, read_key_groups, scope},
-    core::{Condition, Core},
-    directory::Directory,
-    error,
-    handle::Backend,
-    slices::Counted,
-};
+use super::{core::Core, directory::Directory, error, handle::Backend, table::reads::Reads, words::Operation};
 use crate::{
     claim::states::RegisteredState,
     error::{Error, Reason, Scope},
-    state::{
-        StateBackend, StateError,
-        op::{self, Answer, OpContext, count, scan::Reach},
-        undo::Mark,
-    },
-    tasks,
+    state::op::Answer,
     types::{BackendId, CheckpointIdentity, Epoch, KeyGroupAssignment, KeyGroupRange, StateId},
 };
-
-/// Most operations of one step if state is in memory.
-const STEP_OPERATIONS: usize = 64;
-
-/// Most operations of one step if each may have to wait for the disk.
-const STEP_OPERATIONS_ON_DISK: usize = 8;
-
-/// A step ends once its answers have this many bytes; also the size of a page.
-const STEP_BYTES: usize = 256 << 10;
-
-/// Most map entries that one step counts.
-const STEP_COUNT: usize = 1_000;
-
-/// How many names and key groups one page of keys looks at.
-const REACH: Reach = Reach { names: 1_000, key_groups: 256 };
-const REACH_ON_DISK: Reach = Reach { names: 200, key_groups: 16 };
-
-/// Bytes of a reply that stay free for its framing.
-const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// The state that a query reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +73,7 @@ impl Query {
         let backend = directory.running(&id)?;
         let core = backend.shared.core();
         let shape = core.owner.manifest().shape;
-        let states: Vec<_> = core.states.in_force().collect();
+        let states = core.table.in_force();
         drop(core);
         let started = QueryStarted {
             states: states.clone(),
@@ -138,7 +107,7 @@ impl Query {
         let operations = named.as_deref().unwrap_or(operations);
         let mut reading = Reading::begin(&backend, self.view, operations)?;
         loop {
-            if tasks::blocking_if(reading.on_disk, || reading.step())? {
+            if reading.step()? {
                 return Ok(reading.finish());
             }
             tokio::task::yield_now().await;
@@ -158,7 +127,8 @@ impl Query {
         if operations.iter().any(|operation| !names.contains_key(&operation.state)) {
             // The owner may have registered the state since the last look.
             let core = backend.shared.core();
-            let own: BTreeMap<_, _> = core.states.in_force().map(|own| (own.descriptor.name.clone(), own)).collect();
+            let own: BTreeMap<_, _> =
+                core.table.states().in_force().map(|own| (own.descriptor.name.clone(), own)).collect();
             let same = |known: &RegisteredState| {
                 let own = own.get(&known.descriptor.name)?;
                 (own.descriptor.kind == known.descriptor.kind).then_some((known.id, own.id))
@@ -187,13 +157,8 @@ impl Drop for Query {
 struct Reading<'a> {
     backend: &'a Backend,
     operations: &'a [Operation<'a>],
-    on_disk: bool,
-    mark: Option<(CheckpointIdentity, Mark)>,
+    reads: Reads,
     applied_to: u64,
-    /// Bytes of answers that still fit into the reply.
-    room: usize,
-    answers: Vec<Option<Answer>>,
-    counted: Counted,
 }
 
 impl<'a> Reading<'a> {
@@ -202,118 +167,46 @@ impl<'a> Reading<'a> {
         check_running(&core)?;
         let mark = match view {
             View::Applied => None,
-            View::Completed => Some(core.begin_reading()?),
+            View::Completed => Some(core.table.begin_reading()?),
         };
-        Ok(Self {
-            backend,
-            operations,
-            on_disk: core.inner.may_block(),
-            mark,
-            applied_to: core.next_batch,
-            room: core.env.options.limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES),
-            answers: Vec::with_capacity(operations.len()),
-            counted: Counted::default(),
-        })
+        let reads = Reads::new(operations.len(), mark, &core.env.options.limits);
+        Ok(Self { backend, operations, reads, applied_to: core.seat.next_batch() })
     }
 
     /// Reads a little under the core's lock. Returns whether the batch is done.
     fn step(&mut self) -> Result<bool, Error> {
         let mut core = self.backend.shared.core();
         check_running(&core)?;
-        if self.answers.is_empty() && self.mark.is_none() {
-            self.applied_to = core.next_batch;
+        if self.reads.is_new() {
+            self.applied_to = core.seat.next_batch();
         }
-        let most = if self.on_disk { STEP_OPERATIONS_ON_DISK } else { STEP_OPERATIONS };
-        let (end, room) = (self.answers.len() + most, self.room);
-        while self.answers.len() < end.min(self.operations.len()) && room - self.room < STEP_BYTES {
-            let counted_on = self.counted.is_under_way();
-            self.operation(&mut core)?;
-            if self.counted.is_under_way() || counted_on {
-                break;
-            }
-        }
+        let is_done = core.table.read_on(&mut self.reads, self.operations)?;
         // A waiting writer gets the core first, however soon the next step begins.
         core.hand_on();
-        Ok(self.answers.len() == self.operations.len())
-    }
-
-    /// Carries out the next operation, or a part of it.
-    fn operation(&mut self, core: &mut Core) -> Result<(), Error> {
-        let (index, limits) = (self.answers.len(), core.env.options.limits);
-        let Some(operation) = self.operations.get(index) else { return Ok(()) };
-        let key_group = core.check_read_at(index, operation, self.mark.is_some())?;
-        if operation.op.is_write() {
-            let text = format!("operation {index} is a write: a query only reads");
-            return Err(Error::new(Reason::InvalidArgument, text));
-        }
-        if index > 0 && self.room < limits.max_value_bytes {
-            self.answers.push(None);
-            return Ok(());
-        }
-        if let Some((identity, mark)) = self.mark {
-            core.check_mark(identity.id, mark)?;
-        }
-        core.read_clock();
-        let Core { inner, states, marks, owner, time, clean_ups, .. } = core;
-        let descriptor = states.get(operation.state).expect("a checked operation has a state");
-        let at = address(operation, key_group);
-        let mut at_mark;
-        let reads: &mut dyn StateBackend = match (self.mark, marks) {
-            (Some((_, mark)), Some(marks)) => {
-                at_mark = marks.undo.view(inner, mark).expect("a checked mark is open");
-                &mut at_mark
-            }
-            _ => inner,
-        };
-        if count::is_paged(&operation.op, descriptor, self.on_disk || self.mark.is_some()) {
-            let of = (&operation.op, descriptor, *time);
-            let total = self.counted.next((reads, at), of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
-            self.answers.extend(total.map(|total| Some(Answer::Count(total))));
-            return Ok(());
-        }
-        let context = OpContext {
-            descriptor,
-            max_value_bytes: limits.max_value_bytes,
-            page_bytes: self.room.min(STEP_BYTES),
-            key_groups: read_key_groups(operation, key_group, owner.manifest().shape.key_groups),
-            scope: scope(owner.epoch()),
-            time: *time,
-            upkeep: None,
-            reach: if self.on_disk { REACH_ON_DISK } else { REACH },
-            cursors: self.mark.is_none().then(|| &**clean_ups.lists()),
-        };
-        let answer = op::execute(reads, at, &operation.op, &context, &mut |_| {}).map_err(|fault| faulty(&fault))?;
-        self.room = self.room.saturating_sub(answer.as_ref().map_or(0, super::apply::reply_bytes));
-        self.answers.push(answer);
-        Ok(())
+        Ok(is_done)
     }
 
     fn finish(mut self) -> QueryAnswers {
+        let mark = self.reads.mark();
         QueryAnswers {
-            answers: std::mem::take(&mut self.answers),
-            applied_to: if self.mark.is_none() { self.applied_to } else { 0 },
-            checkpoint: self.mark.map(|(identity, _)| identity),
+            answers: self.reads.take(),
+            applied_to: if mark.is_none() { self.applied_to } else { 0 },
+            checkpoint: mark.map(|(identity, _)| identity),
         }
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        if let Some((_, mark)) = self.mark {
-            self.backend.shared.core().end_reading(mark);
+        if let Some((_, mark)) = self.reads.mark() {
+            let mut core = self.backend.shared.core();
+            core.table.end_reading(mark);
+            core.retain_marks();
         }
     }
 }
 
 /// Fails if the backend has ended, since it no longer has an owner.
 fn check_running(core: &Core) -> Result<(), Error> {
-    match &core.condition {
-        Condition::Ended(_) => Err(error::not_open(&core.id)),
-        Condition::Serving | Condition::Failsafe(_) => Ok(()),
-    }
-}
-
-/// A failed read fails only its batch. If the local store is damaged, the writer will notice.
-fn faulty(fault: &StateError) -> Error {
-    Error::new(error::local(fault), error::inner(fault))
+    if core.has_ended() { Err(error::not_open(&core.id)) } else { Ok(()) }
 }

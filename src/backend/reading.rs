@@ -18,14 +18,17 @@ use tokio::{
 };
 
 use super::{
-    checkpointing::{BarrierRequest, CheckpointReply},
-    core::Core,
+    barrier::take_held,
     directory::Directory,
     environment::Environment,
-    error::restore_error,
-    handle::{Backend, Shared},
-    hold::Hold,
-    session::{Refusal, Session},
+    error::{closed, restore_error},
+    handle::Backend,
+    holds::Hold,
+    notice,
+    session::Session,
+    shared::Shared,
+    waiters::CheckpointReply,
+    words::{BarrierRequest, CompletedCheckpoint, Refusal},
 };
 use crate::{
     checkpoint::handle::CheckpointHandle,
@@ -53,41 +56,6 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Messages that wait to be taken.
 const WAITING: usize = 2;
 
-impl Core {
-    /// Takes a barrier, and holds its checkpoint.
-    pub(super) fn held_barrier(
-        &mut self,
-        request: BarrierRequest,
-        reply: CheckpointReply,
-        hold: Hold,
-    ) -> Result<(), Error> {
-        let id = request.id;
-        self.barrier(request, reply)?;
-        self.owner.hold(id);
-        self.held.insert(id, hold);
-        Ok(())
-    }
-
-    /// Ends the hold on a checkpoint.
-    pub(super) fn let_loose(&mut self, id: CheckpointId) {
-        if self.held.remove(&id).is_some() {
-            // In a declared job it may be about to be committed.
-            self.owner.let_loose(id, self.coordinated.is_none());
-            self.retain_marks();
-            self.want_copies();
-        }
-    }
-
-    /// Notes that a reader of a readable checkpoint begins or ends. The first one that ends lets the checkpoint loose.
-    fn count_reader(&mut self, id: CheckpointId, begins: bool) {
-        match self.held.get_mut(&id) {
-            Some(Hold::Readable(readers)) if begins => *readers += 1,
-            Some(Hold::Readable(_)) => self.let_loose(id),
-            Some(Hold::Savepoint) | None => {}
-        }
-    }
-}
-
 impl Session {
     /// Takes a barrier whose checkpoint can be read until a reader has ended, or for ten minutes if nobody begins. Its
     /// outcome arrives in the outbox.
@@ -97,7 +65,7 @@ impl Session {
     pub fn readable_barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
         let id = request.id;
         let reply = CheckpointReply::Session(self.number());
-        let taken = self.take_barrier(request, |core, request| core.held_barrier(request, reply, Hold::Readable(0)))?;
+        let taken = self.take_barrier(request, |core, request| take_held(core, (request, reply), Hold::Readable(0)))?;
         if taken.is_some() {
             forget_unread(self.backend(), id);
         }
@@ -115,11 +83,11 @@ impl Backend {
         &self,
         epoch: Epoch,
         request: BarrierRequest,
-    ) -> Result<super::CompletedCheckpoint, Error> {
+    ) -> Result<CompletedCheckpoint, Error> {
         let id = request.id;
-        let answer = self.call_barrier(epoch, |core, reply| core.held_barrier(request, reply, Hold::Readable(0)))?;
+        let answer = self.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Readable(0)))?;
         forget_unread(self, id);
-        answer.await.map_err(|_| super::handle::closed(self.id()))?
+        answer.await.map_err(|_| closed(self.id()))?
     }
 }
 
@@ -131,10 +99,10 @@ fn forget_unread(backend: &Backend, id: CheckpointId) {
         sleep(UNREAD).await;
         let Some(shared) = shared.upgrade() else { return };
         let mut core = shared.core();
-        if core.held.get(&id) == Some(&Hold::Readable(0)) {
-            core.let_loose(id);
+        if core.holds.is_unread(id) {
+            notice::let_loose(&mut core, id);
             drop(core);
-            shared.wake.notify_one();
+            shared.wake();
         }
     });
 }
@@ -144,15 +112,15 @@ struct Counted(Arc<Shared>, CheckpointId);
 
 impl Counted {
     fn begin(backend: &Backend, id: CheckpointId) -> Self {
-        backend.shared.core().count_reader(id, true);
+        backend.shared.core().holds.begin_reading(id);
         Self(backend.shared.clone(), id)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.core().count_reader(self.1, false);
-        self.0.wake.notify_one();
+        notice::end_reader(&mut self.0.core(), self.1);
+        self.0.wake();
     }
 }
 

@@ -20,14 +20,18 @@ use tokio::{
 };
 
 use super::{
-    checkpointing::{BarrierRequest, CheckpointReply, CompletedCheckpoint},
+    barrier::take_held,
     core::Core,
     directory::Directory,
-    handle::{self, Backend},
-    hold::Hold,
-    outbox::{SavepointMade, SessionEvent},
+    error::closed,
+    handle::Backend,
+    holds::Hold,
+    notice,
+    outbox::SessionEvent,
     reading::{bug, lease_ms, reader_options, unreadable},
-    session::{Refusal, Session},
+    session::Session,
+    waiters::CheckpointReply,
+    words::{BarrierRequest, CompletedCheckpoint, Refusal, SavepointMade},
 };
 use crate::{
     checkpoint::job::{self, JobView},
@@ -61,7 +65,7 @@ impl Session {
         let (id, deadline) = (request.id, deadline(&request, directory));
         let (reply, answer) = oneshot::channel();
         let begin =
-            |core: &mut Core, request| core.held_barrier(request, CheckpointReply::Call(reply), Hold::Savepoint);
+            |core: &mut Core, request| take_held(core, (request, CheckpointReply::Call(reply)), Hold::Savepoint);
         if self.take_barrier(request, begin)?.is_none() {
             return Ok(());
         }
@@ -72,7 +76,7 @@ impl Session {
                 Ok(made) => SessionEvent::SavepointMade(Box::new(made)),
                 Err(error) => SessionEvent::CheckpointFailed { id, error },
             };
-            backend.shared.core().tell(event);
+            backend.shared.core().seat.tell(event);
         });
         Ok(())
     }
@@ -91,14 +95,14 @@ impl Directory {
         name: Name,
     ) -> Result<SavepointMade, Error> {
         let (id, deadline) = (request.id, deadline(&request, self));
-        let answer = backend.call_barrier(epoch, |core, reply| core.held_barrier(request, reply, Hold::Savepoint))?;
+        let answer = backend.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Savepoint))?;
         let (directory, backend, tasks) = (self.clone(), backend.clone(), self.environment().tasks.clone());
         let (reply, made) = oneshot::channel();
-        let closed = handle::closed(backend.id());
+        let gone = closed(backend.id());
         tasks.spawn(async move {
             let _ = reply.send(directory.make_savepoint(&backend, (id, answer), name, deadline).await);
         });
-        made.await.map_err(|_| closed)?
+        made.await.map_err(|_| gone)?
     }
 
     /// Makes a savepoint once the checkpoint of its barrier is there, and lets that go.
@@ -111,7 +115,7 @@ impl Directory {
     ) -> Result<SavepointMade, Error> {
         let savepoint = SavepointId { job: backend.id().job.clone(), name };
         let made = async {
-            let checkpoint = answer.await.map_err(|_| handle::closed(backend.id()))??;
+            let checkpoint = answer.await.map_err(|_| closed(backend.id()))??;
             let metadata = self.gather(backend, &checkpoint, &savepoint, deadline).await?;
             let files = || metadata.operators.values().flat_map(|operator| &operator.files);
             Ok(SavepointMade {
@@ -127,8 +131,8 @@ impl Directory {
             Ok(made) => tracing::info!(backend = %backend.id(), savepoint = %made.id.folder(), "a savepoint was made"),
             Err(error) => tracing::warn!(backend = %backend.id(), %error, "a savepoint was not made"),
         }
-        backend.shared.core().let_loose(id);
-        backend.shared.wake.notify_one();
+        notice::let_loose(&mut backend.shared.core(), id);
+        backend.shared.wake();
         made
     }
 

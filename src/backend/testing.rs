@@ -6,8 +6,8 @@ use bytes::Bytes;
 use object_store::memory::InMemory;
 
 use super::{
-    Backend, BackendMetrics, BackendOptions, ClaimMode, Coordinators, CreditPool, Directory, Environment, Idle,
-    OpenSpec, Operation, RestoreFrom, Session, Turns,
+    Backend, BackendMetrics, BackendOptions, ClaimMode, CreditPool, Directory, Environment, Idle, OpenSpec, Operation,
+    RestoreFrom, Session, Turns,
 };
 use crate::{
     changelog::{
@@ -49,7 +49,6 @@ pub(super) fn daemon(objects: &Arc<InMemory>, seed: u64) -> Directory {
         local: None,
         materializing: Turns::default(),
         idle: Idle::default(),
-        coordinators: Coordinators::default(),
         decisions: Decisions::default(),
         metrics: BackendMetrics::register(&metrics),
     })

@@ -1,5 +1,5 @@
-//! The plan of a claim: the contents of the manifest that opens the next epoch. Pure, except that its log index is moved
-//! into pages.
+//! The plan of a claim: the contents of the manifest that opens the next epoch. Pure, except that its log index is
+//! moved into pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 

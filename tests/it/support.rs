@@ -12,8 +12,8 @@ use std::{
 
 use dstl::{
     backend::{
-        BackendMetrics, BackendOptions, BatchResult, Coordinators, CreditPool, Directory, Environment, OpenSpec,
-        Operation, Refusal, RestoreFrom, Session, SessionEvent, Turns,
+        BackendMetrics, BackendOptions, BatchResult, CreditPool, Directory, Environment, OpenSpec, Operation, Refusal,
+        RestoreFrom, Session, SessionEvent, Turns,
     },
     changelog::{
         batcher::BatchOptions,
@@ -197,7 +197,6 @@ impl Daemon {
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: Some(settings.local.unwrap_or_else(|| Arc::new(local(world, instance, settings.timers)))),
             materializing: Turns::default(),
-            coordinators: Coordinators::default(),
             decisions: Decisions::default(),
             idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),

@@ -6,7 +6,7 @@ use crate::metrics::Metrics;
 
 /// Metrics of queries. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(in crate::backend) struct QueryMetrics {
+pub(crate) struct QueryMetrics {
     sessions: Gauge,
     batches: Counter,
     failed: Counter,
@@ -35,15 +35,15 @@ impl QueryMetrics {
         }
     }
 
-    pub(in crate::backend) fn started(&self) {
+    pub(crate) fn started(&self) {
         self.sessions.inc();
     }
 
-    pub(in crate::backend) fn ended(&self) {
+    pub(crate) fn ended(&self) {
         self.sessions.dec();
     }
 
-    pub(in crate::backend) fn answered(&self, operations: usize, is_ok: bool) {
+    pub(crate) fn answered(&self, operations: usize, is_ok: bool) {
         if is_ok {
             self.batches.inc();
             self.operations.inc_by(operations as u64);
@@ -53,7 +53,7 @@ impl QueryMetrics {
     }
 
     /// Records grew by so many bytes, and so many marks were dropped.
-    pub(in crate::backend) fn undone(&self, bytes: i64, dropped: u64) {
+    pub(crate) fn undone(&self, bytes: i64, dropped: u64) {
         self.undo_bytes.inc_by(bytes);
         self.undo_dropped.inc_by(dropped);
     }

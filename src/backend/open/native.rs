@@ -1,7 +1,7 @@
 //! Begins with a native savepoint: the objects of a checkpoint, which lie in a folder of their own.
 //!
-//! Seen from the folder, they are a store with this checkpoint, so it is loaded as a checkpoint is. The owner serves once
-//! all of its state is in a materialization of its own.
+//! Seen from the folder, they are a store with this checkpoint, so it is loaded as a checkpoint is. The owner serves
+//! once all of its state is in a materialization of its own.
 
 use super::{
     restored::{Contents, LoadError, Loaded, RESTORE_READ_ATTEMPTS, restore, with_attachments},

@@ -6,10 +6,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::shares::Shares;
 use crate::{
-    backend::{environment::Environment, error, materialize::Reusable},
+    backend::{environment::Environment, error},
     checkpoint::manifest::Shape,
     claim::{claimed::Claim, part::RestoredPart, states::States},
     error::{Error, Reason},
+    materialization::reusable::Reusable,
     object::{Retry, Store},
     restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
     state::{StateBackend, hashmap::HashMapBackend, operator::WithOperatorState},

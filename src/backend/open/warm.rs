@@ -1,20 +1,15 @@
 //! Warm restart: a new owner begins with the state that the ended owner left in memory or on local disk.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use super::restored::{Contents, LoadError, restore};
 use crate::{
-    backend::{
-        core::{Condition, Core},
-        environment::Environment,
-        handle::Backend,
-        marks::{MarkedCut, Marks},
-        materialize::Reusable,
-    },
+    backend::{condition::Condition, core::Core, environment::Environment, error, handle::Backend, table},
     claim::{claimed::Claim, states::States},
     error::Reason,
+    materialization::reusable::Reusable,
     restore::{KeptImages, Progress, RestoreError, Restored},
-    state::{StateBackend, StateError, hashmap::HashMapBackend, operator::WithOperatorState, undo::Mark},
+    state::{StateBackend, StateError},
     types::{InnerBackend, Sqn},
 };
 
@@ -82,7 +77,7 @@ async fn from_disk(
         if core.owner.manifest().shape.inner != claim.manifest.shape.inner {
             return Ok(Err(OTHER_SHAPE.to_owned()));
         }
-        core.images.take()
+        core.kept.take()
     };
     let Some(images) = images else { return Ok(Err("the owner before kept nothing on local disk".to_owned())) };
     let (store, recall) = env.store.recalling();
@@ -109,8 +104,7 @@ fn from_memory(env: &Environment, claim: &Claim, predecessor: &Backend, states: 
     let taken = take_over(env, &mut predecessor.shared.core(), claim)?;
     let epoch = claim.manifest.owner().epoch.number;
     let rolled_back = roll_back(taken, states, Sqn::first_of(epoch));
-    let (contents, changes) =
-        rolled_back.map_err(|fault| format!("rolling back: {}", crate::backend::error::inner(&fault)))?;
+    let (contents, changes) = rolled_back.map_err(|fault| format!("rolling back: {}", error::inner(&fault)))?;
     let (rolled_back, not_warm) = (Some(changes), String::new());
     Ok(Begun { contents, images: None, rolled_back, is_warm: true, not_warm })
 }
@@ -125,13 +119,8 @@ fn is_fenced(core: &Core) -> bool {
 
 /// The parts of an old owner that a new one takes over.
 struct Taken {
-    inner: WithOperatorState,
-    marks: Marks,
-    mark: Mark,
-    restored: Restored,
+    table: table::Taken,
     previous: Option<Arc<Reusable>>,
-    /// The highest state id that the old owner knew.
-    last_state: u32,
 }
 
 /// Takes the parts that the new owner needs out of the old owner's core.
@@ -147,30 +136,18 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
         return Err(OTHER_SHAPE.to_owned());
     }
     let known = |(id, registration)| claim.manifest.states.get(&id) == Some(registration);
-    if !core.states.registrations().all(known) {
+    if !core.table.states().registrations().all(known) {
         return Err("the owner before had registered states that none of its manifests names".to_owned());
     }
-    let way_back = core.marks.as_ref().map(|marks| marks.way_back(&part.checkpoint));
-    let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or("nothing was kept of what changed")??;
-    let marks = core.take_marks().ok_or("nothing was kept of what changed")?;
-    // The old owner has ended, so no call reads its state any more.
-    let emptied = HashMapBackend::new(claim.manifest.shape.key_groups);
+    let table = core.table.take(&part.checkpoint)?;
     let base = claim.manifest.owner().contents.base;
-    let mut restored = Restored::default();
-    (restored.log_changes, restored.time) = (log_changes, core.time);
-    Ok(Taken {
-        inner: mem::replace(&mut core.inner, WithOperatorState::new(Box::new(emptied))),
-        marks,
-        mark,
-        restored,
-        previous: core.previous.take().filter(|previous| Some(previous.uuid()) == base),
-        last_state: core.states.last_id(),
-    })
+    let previous = core.bases.take_previous().filter(|previous| Some(previous.uuid()) == base);
+    Ok(Taken { table, previous })
 }
 
 /// Rolls the contents back to the mark; the changes that do so are stamped with `stamp`.
 fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64), StateError> {
-    let Taken { mut inner, mut marks, mark, restored, previous, last_state } = taken;
+    let Taken { table: table::Taken { mut inner, mut marks, mark, log_changes, time, last_state }, previous } = taken;
     let mut changes = 0;
     inner.set_stamp(stamp.0);
     let is_back = marks.undo.roll_back(&mut inner, mark, &mut |_| changes += 1)?;
@@ -180,5 +157,7 @@ fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64
     for (id, descriptor) in states.data().filter(|(id, _)| id.0 > last_state) {
         inner.register(id, descriptor);
     }
+    let mut restored = Restored::default();
+    (restored.log_changes, restored.time) = (log_changes, time);
     Ok((Contents { inner, restored, previous }, changes))
 }

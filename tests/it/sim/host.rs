@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use dstl::{
-    backend::{BackendMetrics, Coordinators, CreditPool, Directory, Environment, Turns},
+    backend::{BackendMetrics, CreditPool, Directory, Environment, Turns},
     changelog::{
         batcher::BatchOptions,
         metrics::UploadMetrics,
@@ -131,7 +131,6 @@ impl Host {
             state_bytes: Arc::new(AtomicU64::new(0)),
             local: None,
             materializing: Turns::default(),
-            coordinators: Coordinators::default(),
             decisions: Decisions::default(),
             idle: dstl::backend::Idle::default(),
             metrics: BackendMetrics::register(&metrics),

@@ -1,0 +1,197 @@
+//! Barriers: what refuses them, where they cut, and which checkpoints give way to them.
+
+use std::fmt::Write as _;
+
+use tokio::time::Instant;
+
+use super::{
+    bases::snapshots::Snapshot,
+    core::Core,
+    error,
+    holds::Hold,
+    outbox::SessionEvent,
+    publication::completed,
+    waiters::{CheckpointReply, Flight},
+    words::BarrierRequest,
+};
+use crate::{
+    checkpoint::owner::{Barrier, Cut, RolledOver, Tails},
+    error::{Error, Reason},
+    types::CheckpointId,
+};
+
+/// Most answers that a session may wait for: checkpoints and persist requests under way, and events that were not sent
+/// yet.
+const MOST_OWED: usize = 4096;
+
+/// Takes a barrier: cuts the log here, or the state if there is no changelog.
+///
+/// # Errors
+/// If its id is not above the last one, its attachment is too long, or there are too many checkpoints. Nothing was cut.
+pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointReply) -> Result<(), Error> {
+    let triggered = Instant::now();
+    core.check_writable()?;
+    let options = core.env.options.clone();
+    let limits = &options.limits;
+    if request.id == 0 {
+        return Err(Error::new(Reason::InvalidArgument, "checkpoint id 0: ids begin at 1"));
+    }
+    if request.attachment.len() > limits.max_attachment_bytes {
+        let (bytes, most) = (request.attachment.len(), limits.max_attachment_bytes);
+        let text = format!("an attachment of {bytes} bytes: at most {most} are allowed");
+        return Err(Error::new(Reason::LimitExceeded, text));
+    }
+    // Order: 1. every check that can refuse the barrier, so that a refusal leaves no cut behind.
+    if core.owner.make_room(limits.max_retained_checkpoints) {
+        core.retain_marks();
+    }
+    let checked = core.owner.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
+    checked.map_err(|refusal| error::trigger(&refusal))?;
+    let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
+    // 2. The cut, in the same hold of the lock as the record below: no batch comes between. A disk fault refuses here.
+    let unlogged = core.owner.is_unlogged();
+    let cut = if unlogged { cut_state(core, request.id, deadline)? } else { cut_log(core) };
+    // 3. Now that the barrier cannot be refused any more, older checkpoints give way to it.
+    make_way(core, request.id);
+    let barrier = Barrier {
+        id: request.id,
+        uuid: core.env.random.uuid(),
+        attachment: request.attachment,
+        applied_to: core.seat.next_batch(),
+        triggered_at: core.env.clock.now_ms(),
+        time: core.table.time(),
+        states_to: core.table.states().last_id(),
+        missing_states: core.table.states().unbound().collect(),
+    };
+    // 4. Ledger and flight, so that a failure from here on answers the caller.
+    let identity = core.owner.trigger(barrier, cut);
+    if let CheckpointReply::Session(number) = reply {
+        core.seat.remember_barrier(request.id, number);
+    }
+    core.waiters.depart(request.id, Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None });
+    // 5. The mark of this moment, for queries and warm restarts; then the upload of the snapshot.
+    core.table.mark_checkpoint(identity, core.bases.log_changes());
+    core.bases.snapshots.begin(request.id);
+    core.env.metrics.checkpoint_triggered();
+    Ok(())
+}
+
+/// Takes a barrier, and holds its checkpoint.
+///
+/// # Errors
+/// As [`take`].
+pub(super) fn take_held(
+    core: &mut Core,
+    (request, reply): (BarrierRequest, CheckpointReply),
+    hold: Hold,
+) -> Result<(), Error> {
+    let id = request.id;
+    take(core, request, reply)?;
+    core.owner.hold(id);
+    core.holds.add(id, hold);
+    Ok(())
+}
+
+/// Recognises a barrier that session `session` sends again after the stream of an older session broke. Such a barrier
+/// cuts nothing new; its answer is sent again. Returns whether it was one.
+pub(super) fn is_repeated(core: &mut Core, id: CheckpointId, session: u64) -> bool {
+    let Some(failure) = core.seat.repeated_barrier(id, session) else { return false };
+    if core.waiters.hand_over(id, session) {
+        return true;
+    }
+    let failed = |error| SessionEvent::CheckpointFailed { id, error };
+    let epoch = core.owner.epoch().number;
+    let mut published = core.owner.ledger().retained().iter();
+    let published = published.find(|record| record.identity.id == id && record.identity.epoch == epoch);
+    let event = match (failure, published) {
+        (Some(error), _) => failed(error),
+        (None, Some(record)) => SessionEvent::CheckpointCompleted(Box::new(completed(core, record, None))),
+        (None, None) => {
+            let text = format!("backend `{}`: checkpoint {id} was let go since: a notice or retention did it", core.id);
+            failed(Error::new(Reason::CheckpointAborted, text))
+        }
+    };
+    core.seat.tell(event);
+    true
+}
+
+/// Refuses a request of the session if too many answers are waiting already. So no answer ever has to be dropped.
+///
+/// # Errors
+/// [`Reason::LimitExceeded`], retryable.
+pub(super) fn check_owed(core: &Core) -> Result<(), Error> {
+    let owed = core.seat.unsent() + core.waiters.len();
+    if owed < MOST_OWED {
+        return Ok(());
+    }
+    let text = format!("{owed} answers are owed to the session of `{}`, the most there may be; wait for some", core.id);
+    Err(Error { retryable: true, ..Error::new(Reason::LimitExceeded, text) })
+}
+
+/// Cuts the log. The changes that are not yet durable go into the manifest itself if they are short, otherwise to the
+/// uploads.
+fn cut_log(core: &mut Core) -> Cut {
+    let options = &core.env.options;
+    let tails = Tails { most_bytes: options.data_inline_threshold, compression: options.compression };
+    let (cut, rolled) = core.owner.cut_log(tails);
+    match rolled {
+        RolledOver::Nothing => {}
+        RolledOver::Inlined => core.env.metrics.tail_inlined(),
+        RolledOver::Upload(set) => core.uploading.submit(set, false),
+    }
+    cut
+}
+
+/// Cuts the present contents for checkpoint `id`, and freezes them unless they are durable.
+///
+/// # Errors
+/// If the local disk fails: nothing was frozen.
+fn cut_state(core: &mut Core, id: CheckpointId, deadline: Instant) -> Result<Cut, Error> {
+    let applied_to = core.seat.next_batch();
+    if let Some(cut) = core.owner.cut_durable(applied_to) {
+        return Ok(cut);
+    }
+    let Core { table, bases, owner, .. } = core;
+    let newest = bases.previous().cloned();
+    let frozen = table.begin_cut(id, newest.as_ref(), bases.snapshots.newest_images());
+    let images = frozen.map_err(|fault| error::local_store(&fault))?;
+    let cut = owner.begin_snapshot(id, applied_to, newest.as_ref().map(|newest| newest.uuid()));
+    bases.snapshots.add(id, Snapshot::new((Instant::now(), deadline), newest.as_ref(), images));
+    core.env.metrics.materialization_started();
+    Ok(cut)
+}
+
+/// Fails the oldest checkpoints in flight that may give way, until there is room for `newest`.
+fn make_way(core: &mut Core, newest: CheckpointId) {
+    let most = core.env.options.limits.max_concurrent_checkpoints;
+    while let Some(id) = core.owner.gives_way(most) {
+        let text = format!(
+            "backend `{}`: checkpoint {id} gives way to checkpoint {newest}: more than {most} would be in flight, the most that \
+             `execution.checkpointing.max-concurrent-checkpoints` allows; its changes are kept and go into the next one",
+            core.id
+        );
+        core.fail_checkpoint(id, Error::new(Reason::TooManyCheckpoints, text));
+    }
+}
+
+/// Fails every checkpoint in flight whose deadline is over.
+pub(super) fn expire(core: &mut Core, now: Instant) {
+    for id in core.waiters.late(now) {
+        let error = timed_out(core, id, "its changes are kept and go into the next one");
+        core.fail_checkpoint(id, error);
+    }
+}
+
+/// The error for a checkpoint in flight that took too long, with the store's last error in that time.
+pub(super) fn timed_out(core: &Core, id: CheckpointId, and: &str) -> Error {
+    let mut text = format!("backend `{}`: checkpoint {id} was not durable in time", core.id);
+    if let Some(Flight { triggered, deadline, .. }) = core.waiters.flight(id) {
+        let _ = write!(text, ", within {:?}", *deadline - *triggered);
+        let _ = match core.env.store.trouble(*triggered) {
+            Some((ago, why)) => write!(text, "; the store's last error, {:.1} s ago: {why}", ago.as_secs_f64()),
+            None => write!(text, "; the store has told no error meanwhile: it is slow, or does not answer yet"),
+        };
+    }
+    let _ = write!(text, "; {and}");
+    Error::new(Reason::CheckpointTimeout, text)
+}
