@@ -9,17 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tidy::{Module, PACKAGES, Source, paths, sources};
 
 /// Files that are in circles, by top-level module. A number here may only become smaller.
-const ALLOWANCE: &[(&str, usize)] = &[
-    ("backend", 31),
-    ("changelog", 14),
-    ("checkpoint", 12),
-    ("cli", 2),
-    ("client", 19),
-    ("config", 9),
-    ("rpc", 22),
-    ("savepoint", 3),
-    ("state", 32),
-];
+const ALLOWANCE: &[(&str, usize)] =
+    &[("changelog", 14), ("checkpoint", 9), ("client", 19), ("config", 5), ("rpc", 22), ("state", 31)];
 
 /// Packages other than the daemon's, whose modules lie in one that is named like this.
 const OTHERS: &[(&str, &str)] = &[("clients/rust/src", "client"), ("proto/src", "proto")];
@@ -125,4 +116,27 @@ fn circles_are_found_through_groups_and_pages() {
     let [circle] = &circles(&files)[..] else { panic!("{:?}", circles(&files)) };
     let names: Vec<String> = circle.iter().map(|module| module.join("::")).collect();
     assert_eq!(names, ["a", "a::b", "a::c", "a::d"]);
+}
+
+#[test]
+fn the_core_of_a_backend_only_composes() {
+    let sources = sources(&["src/backend"]);
+    let core = sources.iter().find(|source| source.path.ends_with("backend/core.rs")).expect("there is a core");
+    let fields = core.code.lines().skip_while(|line| !line.contains("struct Core {")).skip(1);
+    let fields = fields.take_while(|line| *line != "}").filter(|line| line.contains(": ")).count();
+    assert!((1..=15).contains(&fields), "{fields} fields: a field belongs to a part");
+    assert!(core.lines() <= 300, "{} lines: a decision of one part belongs to it", core.lines());
+    let others = sources.iter().filter(|source| source.path != core.path && source.code.contains("impl Core"));
+    assert_eq!(others.count(), 0, "no other file adds methods to the core");
+}
+
+#[test]
+fn only_a_table_and_its_loading_meet_the_inner_backend() {
+    let meets = |source: &&Source| source.code.contains("StateBackend");
+    let may =
+        |source: &&Source| ["table", "open"].iter().any(|room| source.path.starts_with(format!("src/backend/{room}")));
+    let sources = sources(&["src/backend"]);
+    let others: Vec<_> = sources.iter().filter(meets).filter(|source| !may(source) && !source.is_tests()).collect();
+    let others: Vec<_> = others.iter().map(|source| &source.path).filter(|path| !path.ends_with("table.rs")).collect();
+    assert!(others.is_empty(), "others wait for a disk without knowing: {others:?}");
 }

@@ -215,8 +215,10 @@ fn expand<'c>(prefix: &mut Module, rest: &'c str, found: &mut Vec<Module>) -> &'
     if let Some(mut group) = rest.strip_prefix('{') {
         loop {
             group = expand(prefix, group, found).trim_start();
-            match group.strip_prefix(',') {
-                Some(next) => group = next,
+            // Behind a last comma there is no further path.
+            match group.strip_prefix(',').map(str::trim_start) {
+                Some(next) if !next.starts_with('}') => group = next,
+                Some(end) => return end.strip_prefix('}').unwrap_or(end),
                 None => return group.strip_prefix('}').unwrap_or(group),
             }
         }
