@@ -135,9 +135,9 @@ pub(super) async fn open(
         let pins = std::mem::take(&mut claim.pins);
         let still = std::mem::replace(&mut claim.still, Ok(()));
         let owner = predecessor.as_ref().map(|(_, owner)| owner);
-        let begun = async {
+        let begun = Box::pin(async {
             still?;
-            let loaded = match Box::pin(load(env, &claim, owner, &mut progress)).await {
+            let loaded = match load(env, &claim, owner, &mut progress).await {
                 Ok(loaded) => loaded,
                 Err(LoadError::Refused(error)) => return Err(error),
                 Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
@@ -159,7 +159,7 @@ pub(super) async fn open(
                 sustain::materialized((&opened.backend, opened.shape.changelog)).await?;
             }
             Ok(Some(opened))
-        };
+        });
         if let Some(opened) = clone::holding(&claiming, &spec.id, pins, begun).await? {
             return Ok(opened);
         }
