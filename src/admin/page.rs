@@ -54,10 +54,10 @@ fn put_page(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
          <meta http-equiv=\"refresh\" content=\"{REFRESH_SECONDS}\">\n<style>{STYLE}</style></head><body>\n"
     )?;
     let readiness = if snapshot.readiness == "ready" { "good" } else { "warn" };
-    write!(
+    writeln!(
         out,
         "<header><h1>dstl</h1><span class=\"chip {readiness}\">{}</span><span class=\"soft\">version {}, up {}, figures of \
-         {} UTC, instance {}</span></header>\n",
+         {} UTC, instance {}</span></header>",
         Escaped(&snapshot.readiness),
         Escaped(&snapshot.version),
         words::time(float(snapshot.uptime_ms)),
@@ -106,7 +106,7 @@ fn put_tile(out: &mut String, name: &str, value: &str, line: Option<Line<'_>>) -
 }
 
 fn put_backends(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
-    write!(out, "<h2>Backends</h2>\n")?;
+    writeln!(out, "<h2>Backends</h2>")?;
     if snapshot.backends.is_empty() {
         return out.write_str("<p class=\"soft\">None is open.</p>\n");
     }

@@ -172,7 +172,7 @@ impl Watch {
         let complaints = self.complaints.list().into_iter();
         let complaints = complaints.map(|it| ErrorFigures { at_ms: it.at, about: it.target.to_owned(), text: it.text });
         let mut errors: Vec<_> = mishaps.chain(complaints).collect();
-        errors.sort_by(|one, other| other.at_ms.cmp(&one.at_ms));
+        errors.sort_by_key(|error| std::cmp::Reverse(error.at_ms));
         errors.truncate(ERRORS_SHOWN);
         errors
     }

@@ -70,7 +70,7 @@ struct Fault {
 /// Visits every state within `scope` after the steps of `prefix`, up to `most`, and checks it.
 fn explore(name: &str, prefix: &[Step], scope: Scope, most: usize) -> Result<Explored, Fault> {
     let stage = Stage::new();
-    let mut first = World::new(Scope { opens: 9, materializations: 9, barriers: u8::MAX, ..scope });
+    let mut first = World::new(Scope { opens: 9, materializations: 9, refusals: 9, barriers: u8::MAX, ..scope });
     let begin = catch_unwind(AssertUnwindSafe(|| {
         prefix.iter().for_each(|step| first.take(&stage, *step));
         first.check();

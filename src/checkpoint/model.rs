@@ -300,7 +300,7 @@ impl World {
                 *batches += 1;
                 if kind % 2 == 1 {
                     self.barrier(of, b.is_multiple_of(2));
-                } else if b % 4 != 0
+                } else if !b.is_multiple_of(4)
                     && let Some(set) = owner.roll_over()
                 {
                     self.submit(of, set);

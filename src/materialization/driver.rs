@@ -77,16 +77,19 @@ pub trait Source {
 /// # Errors
 /// If the source fails, or the store does not take an upload. Nothing is published then.
 pub async fn run<S: Source>(target: Target, source: &mut S) -> Result<Made, S::Error> {
-    let mut pieces = PieceWriter::new(target.clone());
-    let mut images = ImageWriter::new(target);
+    let mut images = ImageWriter::new(target.clone());
+    // It takes the number of its first file at once, and images come first.
+    let (mut writer, begin) = (None, || PieceWriter::new(target.clone()));
     let listed_at = loop {
         match source.next().await? {
-            Step::KnownPiece { piece, group, sqn } => pieces.reuse(&piece, group, sqn),
-            Step::CopiedPiece { place, sqn, contents } => pieces.add(place, sqn, contents).await?,
+            Step::KnownPiece { piece, group, sqn } => writer.get_or_insert_with(begin).reuse(&piece, group, sqn),
+            Step::CopiedPiece { place, sqn, contents } => {
+                writer.get_or_insert_with(begin).add(place, sqn, contents).await?;
+            }
             Step::KnownImage { image, sqn } => images.reuse(&image, sqn),
             Step::TakenImage { image, sqn, previous } => images.add(&image, sqn, previous.as_ref()).await?,
             Step::Done(listed_at) => break listed_at,
         }
     };
-    Ok(pieces.finish(images.finish(), listed_at).await?)
+    Ok(writer.unwrap_or_else(begin).finish(images.finish(), listed_at).await?)
 }

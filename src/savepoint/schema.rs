@@ -31,7 +31,7 @@ impl Positions {
     /// Names a column that is missing, or of another type.
     pub(super) fn of_dstl(found: &SchemaDescriptor) -> Result<Self, String> {
         Self::find(found, |column, there| {
-            let there = there.ok_or_else(|| format!("column `{}` is missing", column.path()))?;
+            let there = there.ok_or_else(|| format!("column `{}` is missing", column.path().string()))?;
             if there.physical_type() != column.physical_type() { Err(mistyped(column, there)) } else { Ok(()) }
         })
     }
@@ -44,8 +44,9 @@ impl Positions {
     pub(super) fn of_others(found: &SchemaDescriptor) -> Result<Self, String> {
         Self::find(found, |column, there| match there {
             None if NEEDED.contains(&column.name()) => {
-                let names: Vec<String> = found.columns().iter().map(|column| format!("`{}`", column.path())).collect();
-                Err(format!("column `{}` is missing; there are: {}", column.path(), names.join(", ")))
+                let names: Vec<String> =
+                    found.columns().iter().map(|column| format!("`{}`", column.path().string())).collect();
+                Err(format!("column `{}` is missing; there are: {}", column.path().string(), names.join(", ")))
             }
             Some(there) if !is_fit(column, there) => Err(mistyped(column, there)),
             _ => Ok(()),
@@ -63,7 +64,7 @@ impl Positions {
             let mut all = found.columns().iter().enumerate().filter(same);
             let there = all.next();
             if all.next().is_some() {
-                return Err(format!("column `{}` is there twice", column.path()));
+                return Err(format!("column `{}` is there twice", column.path().string()));
             }
             check(column, there.map(|(_, there)| there))?;
             let Some((position, there)) = there else { continue };
@@ -106,7 +107,7 @@ fn is_fit(column: &ColumnDescPtr, there: &ColumnDescPtr) -> bool {
 fn mistyped(column: &ColumnDescPtr, there: &ColumnDescPtr) -> String {
     let meaning = there.logical_type_ref().map(|logical| format!(" ({logical:?})")).unwrap_or_default();
     let nested = if there.max_rep_level() > 0 || there.max_def_level() > 1 { ", nested" } else { "" };
-    let (path, is, wanted) = (column.path(), there.physical_type(), column.physical_type());
+    let (path, is, wanted) = (column.path().string(), there.physical_type(), column.physical_type());
     format!("column `{path}` is of type {is}{meaning}{nested}, not of a plain {wanted}")
 }
 

@@ -138,7 +138,7 @@ impl Diff {
                 for (side, (opened, options)) in sides.iter().enumerate() {
                     let mut show = |_: &Name, row: &Row<'_>| {
                         read += 1;
-                        if read % ROWS_PER_TURN == 0 {
+                        if read.is_multiple_of(ROWS_PER_TURN) {
                             progress(read);
                         }
                         part.add(side, row)

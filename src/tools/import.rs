@@ -132,7 +132,7 @@ pub async fn create(
     let mut rows: u64 = 0;
     let mut count = |_: &Row<'_>| {
         rows += 1;
-        if rows % ROWS_PER_TURN == 0 {
+        if rows.is_multiple_of(ROWS_PER_TURN) {
             progress(rows);
         }
     };

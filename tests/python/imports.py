@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 
 import duckdb
 import pyarrow as pa
@@ -117,8 +118,9 @@ def types_that_pyarrow_and_duckdb_write_are_those_of_a_savepoint(world):
         duckdb.connect().sql(f"copy (from '{source}' order by hash(key)) to '{target}' (format parquet, compression {codec})")
         again = dstl(world, store, "savepoint", "import", f"a/savepoints/{codec}", f"op={target}")
         assert again["rows"] == made["rows"] == len(found)
+        # Rows of one key group have no order among each other.
         one, other = (duckdb.sql(f"from '{store}/a/savepoints/{name}/op/*.parquet'").fetchall() for name in ("arrow", codec))
-        assert one == other, codec
+        assert sorted(map(repr, one)) == sorted(map(repr, other)), codec
 
 
 @scenario
@@ -205,18 +207,16 @@ def the_documents_tell_how_to_bootstrap_state_and_read_it(world):
     folder, store = world.folder / "program", world.folder / "program/store"
     folder.mkdir(parents=True)
 
-    def run(page, code):
+    def run(page):
         blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
         assert blocks, page
-        ran = subprocess.run(["python3", "-c", "\n".join(blocks)], cwd=folder, capture_output=True, text=True, executable=code)
+        ran = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=folder, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
-    import sys
-
-    run("bootstrap.md", sys.executable)
+    run("bootstrap.md")
     made = dstl(world, store, "savepoint", "import", "wordcount/savepoints/bootstrap", f"counter={folder}/counts.parquet")
-    told = run("duckdb.md", sys.executable)
+    told = run("duckdb.md")
     assert made["rows"] == 3 and "('the', 3)" in told, told
 
 
