@@ -31,6 +31,9 @@ use crate::{
     types::Name,
 };
 
+/// Most bytes of memory for caches of images, each of whose blocks is read once.
+const MOST_CACHE: u64 = 32 << 20;
+
 /// The store, the settings and the helpers of this process that reading a checkpoint needs.
 pub(super) struct Reading {
     config: Config,
@@ -53,7 +56,9 @@ impl Reading {
         Self::new(open(args, None)?.0, store, memory)
     }
 
-    fn new(config: Config, store: Store, memory: u64) -> Result<Self, CliError> {
+    fn new(mut config: Config, store: Store, memory: u64) -> Result<Self, CliError> {
+        // The share of a daemon, which it may have on this host, is for state that is written.
+        config.memory.rocksdb_bytes = config.memory.rocksdb_bytes.min(MOST_CACHE);
         let local = daemon::local_backends(&config).map_err(CliError::runtime)?;
         Ok(Self { config, store, tasks: Tasks::default(), random: Random::from_os(), local, memory })
     }

@@ -32,6 +32,11 @@ def dstl(world, store, *arguments, code=0):
     return json.loads(ran.stdout) if code == 0 else ran.stderr
 
 
+def sql(query):
+    """Its rows. DuckDB's default connection is for one thread."""
+    return duckdb.connect().sql(query).fetchall()
+
+
 def rows():
     """The rows of five states for each of the keys, in an order that no savepoint has."""
     found = []
@@ -96,7 +101,7 @@ def files_of_pyarrow_with_every_compression_become_one_savepoint(world):
         made = dstl(world, store, "savepoint", "import", f"wc/savepoints/{savepoint}", f"op={folder}", "--memory", memory)
         assert made["rows"] == len(found), made
         dstl(world, store, "verify", made["savepoint"])
-    files = [duckdb.sql(f"from '{store}/wc/savepoints/{name}/op/*.parquet'").fetchall() for name in ("roomy", "narrow")]
+    files = [sql(f"from '{store}/wc/savepoints/{name}/op/*.parquet'") for name in ("roomy", "narrow")]
     assert files[0] == files[1] and len(files[0]) == len(found)
     assert [row[0] for row in files[0]] == sorted(row[0] for row in files[0])
     restored(world, store, "wc/savepoints/roomy")
@@ -119,7 +124,7 @@ def types_that_pyarrow_and_duckdb_write_are_those_of_a_savepoint(world):
         again = dstl(world, store, "savepoint", "import", f"a/savepoints/{codec}", f"op={target}")
         assert again["rows"] == made["rows"] == len(found)
         # Rows of one key group have no order among each other.
-        one, other = (duckdb.sql(f"from '{store}/a/savepoints/{name}/op/*.parquet'").fetchall() for name in ("arrow", codec))
+        one, other = (sql(f"from '{store}/a/savepoints/{name}/op/*.parquet'") for name in ("arrow", codec))
         assert sorted(map(repr, one)) == sorted(map(repr, other)), codec
 
 
