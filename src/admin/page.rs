@@ -60,7 +60,7 @@ fn put_page(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
          {} UTC, instance {}</span></header>",
         Escaped(&snapshot.readiness),
         Escaped(&snapshot.version),
-        words::time(float(snapshot.uptime_ms)),
+        words::time(words::float(snapshot.uptime_ms)),
         words::moment(snapshot.at_ms, snapshot.at_ms),
         Escaped(&snapshot.instance),
     )?;
@@ -85,10 +85,10 @@ fn put_tiles(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     put_tile(out, "batches a second", &words::count(rates.batches), Some((history, read)))?;
     let read: fn(&Moment) -> f64 = |moment| moment.rates.operations;
     put_tile(out, "operations a second", &words::count(rates.operations), Some((history, read)))?;
-    let appended = words::bytes(whole(rates.appended_bytes));
+    let appended = words::bytes(words::whole(rates.appended_bytes));
     let read: fn(&Moment) -> f64 = |moment| moment.rates.appended_bytes;
     put_tile(out, "changelog a second", &appended, Some((history, read)))?;
-    let read: fn(&Moment) -> f64 = |moment| float(moment.pending_bytes);
+    let read: fn(&Moment) -> f64 = |moment| words::float(moment.pending_bytes);
     put_tile(out, "not yet durable", &words::bytes(pending), Some((history, read)))?;
     put_tile(out, "store requests an hour", &words::count(requests), None)?;
     put_tile(out, "their price an hour", &words::price(store.price_per_hour, &store.currency), None)?;
@@ -163,7 +163,7 @@ fn put_backend(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::
     )?;
     let age = now_ms.saturating_sub(backend.at_ms);
     if backend.at_ms > 0 && age > STALE_MS {
-        let age = words::time(float(age));
+        let age = words::time(words::float(age));
         write!(out, "<p class=\"warn\">It is in use without a gap: these figures are {age} old.</p>")?;
     }
     if !backend.failsafe.is_empty() {
@@ -185,7 +185,7 @@ fn put_backend(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::
 }
 
 fn put_facts(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::Result {
-    let ago = |at_ms: u64| words::time(float(now_ms.saturating_sub(at_ms)));
+    let ago = |at_ms: u64| words::time(words::float(now_ms.saturating_sub(at_ms)));
     let durations = backend.checkpoints.iter().rev().find(|checkpoint| checkpoint.fault.is_empty());
     let newest = match backend.newest {
         Some(newest) => format!("{}, {} ago", newest.id, ago(newest.triggered_at_ms)),
@@ -193,13 +193,13 @@ fn put_facts(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::Re
     };
     let verified = match &backend.verified {
         Some(it) if it.fault.is_empty() => {
-            let took = words::time(float(it.took_ms));
+            let took = words::time(words::float(it.took_ms));
             format!("{took} (checkpoint {}, {}, {} ago)", it.id, words::bytes(it.bytes), ago(it.at_ms))
         }
         Some(it) => format!("FAILED {} ago: {}", ago(it.at_ms), it.fault),
         None => "not yet".to_owned(),
     };
-    let batches = |to: u64| words::count(float(to));
+    let batches = |to: u64| words::count(words::float(to));
     let batches = format!(
         "{} applied, {} persisted, {} confirmed",
         batches(backend.applied_to),
@@ -217,7 +217,7 @@ fn put_facts(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::Re
         ("not yet durable", words::bytes(backend.pending_bytes)),
         ("materialized", words::bytes(backend.materialized_bytes)),
         ("changelog", words::bytes(backend.log_bytes)),
-        ("replay, estimated", words::time(float(backend.replay_ms))),
+        ("replay, estimated", words::time(words::float(backend.replay_ms))),
         ("recovery, verified", verified),
     ] {
         write!(out, "<dt>{name}</dt><dd>{}</dd>", Escaped(&value))?;
@@ -228,7 +228,7 @@ fn put_facts(out: &mut String, backend: &BackendFigures, now_ms: u64) -> fmt::Re
 fn put_store(out: &mut String, store: &StoreFigures) -> fmt::Result {
     out.write_str("<h2>Object store</h2>\n")?;
     if !store.trouble.is_empty() {
-        let ago = words::time(float(store.trouble_ago_ms));
+        let ago = words::time(words::float(store.trouble_ago_ms));
         writeln!(out, "<p class=\"bad\" id=\"trouble\">A request failed {ago} ago: {}</p>", Escaped(&store.trouble))?;
     }
     out.write_str(
@@ -240,7 +240,7 @@ fn put_store(out: &mut String, store: &StoreFigures) -> fmt::Result {
             out,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             Escaped(&operation.operation),
-            words::count(float(operation.total)),
+            words::count(words::float(operation.total)),
             words::count(operation.per_hour),
             Escaped(&words::price(operation.price_per_hour, &store.currency)),
         )?;
@@ -259,16 +259,6 @@ fn put_errors(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
         writeln!(out, "<tr><td>{at}</td><td>{}</td><td>{}</td></tr>", Escaped(about), Escaped(text))?;
     }
     out.write_str("</table></div>\n")
-}
-
-#[allow(clippy::cast_precision_loss, reason = "two or three digits are shown")]
-fn float(number: u64) -> f64 {
-    number as f64
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive, and shown rounded")]
-fn whole(number: f64) -> u64 {
-    number as u64
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub struct BackendFigures {
 /// The newest retained checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct NewestFigures {
-    /// Its id.
+    /// The id of the checkpoint.
     pub id: u64,
     /// When its barrier came.
     pub triggered_at_ms: u64,
@@ -121,7 +121,7 @@ pub struct NewestFigures {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VerifiedFigures {
-    /// Its id.
+    /// The id of the checkpoint.
     pub id: u64,
     /// When it was read.
     pub at_ms: u64,
@@ -137,7 +137,7 @@ pub struct VerifiedFigures {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointFigures {
-    /// Its id.
+    /// The id of the checkpoint.
     pub id: u64,
     /// When it was done, or failed.
     pub at_ms: u64,

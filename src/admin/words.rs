@@ -2,6 +2,20 @@
 
 use std::time::Duration;
 
+/// A number as the functions below take it.
+#[allow(clippy::cast_precision_loss, reason = "two or three digits are shown")]
+#[must_use]
+pub fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// A rate without its fraction.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive, and shown rounded")]
+#[must_use]
+pub fn whole(number: f64) -> u64 {
+    number as u64
+}
+
 /// Bytes with a unit: `0 B`, `1.5 KiB`, `20 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {

@@ -85,7 +85,7 @@ pub enum SourceError {
     Unreadable {
         /// The backend that the part belongs to.
         of: BackendId,
-        /// The reason.
+        /// The fault that the reader found.
         source: ReaderError,
     },
     /// A change in a part of the checkpoint makes no row.
@@ -93,7 +93,7 @@ pub enum SourceError {
     Rows {
         /// The backend that the part belongs to.
         of: BackendId,
-        /// The reason.
+        /// The fault of the row.
         source: RowError,
     },
     /// A pin that was to keep the checkpoint is gone.

@@ -11,7 +11,7 @@ pub enum SavepointError {
     /// A file of it is damaged, or was not made as it should be.
     #[error("savepoint file `{file}`{}: {what}", .group.map(|group| format!(", row group {group}")).unwrap_or_default())]
     Damaged {
-        /// Its path.
+        /// The path of the file within the store.
         file: Path,
         /// Of Parquet, from 0, if it is about one.
         group: Option<usize>,

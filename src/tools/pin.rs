@@ -53,7 +53,7 @@ pub enum PinFault {
     Daemon {
         /// Of which subtask.
         backend: BackendId,
-        /// The reason.
+        /// The answer of the daemon.
         source: ClientError,
         /// Subtasks before it.
         done: usize,

@@ -65,7 +65,7 @@ pub enum TopError {
     NoAnswer {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The fault of the connection.
         source: io::Error,
     },
     /// The answer is none of this daemon.
@@ -73,7 +73,7 @@ pub enum TopError {
     Answer {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The part of it that is missing or is no figure.
         why: String,
     },
     /// The socket does not answer.
@@ -81,7 +81,7 @@ pub enum TopError {
     Socket {
         /// The path of the socket.
         socket: PathBuf,
-        /// Why.
+        /// The answer of the daemon, or the fault of the connection.
         source: Box<ClientError>,
     },
     /// The terminal cannot be used.
@@ -333,11 +333,11 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, trouble: &s
             snapshot.backends.len(),
             words::count(snapshot.rates.batches),
             words::count(snapshot.rates.operations),
-            words::bytes(whole(snapshot.rates.appended_bytes)),
+            words::bytes(words::whole(snapshot.rates.appended_bytes)),
         )),
     ];
     if !snapshot.version.is_empty() {
-        let up = words::time(float(snapshot.uptime_ms));
+        let up = words::time(words::float(snapshot.uptime_ms));
         title.push(Span::from(format!("  version {}, up {up}", snapshot.version)).style(Modifier::DIM));
     }
     let requests: f64 = snapshot.store.operations.iter().map(|operation| operation.per_hour).sum();
@@ -358,7 +358,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, trouble: &s
 fn draw_lines(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
     let history = &snapshot.history;
-    let rates: Vec<u64> = history.iter().map(|moment| whole(moment.rates.operations)).collect();
+    let rates: Vec<u64> = history.iter().map(|moment| words::whole(moment.rates.operations)).collect();
     let pending: Vec<u64> = history.iter().map(|moment| moment.pending_bytes).collect();
     for (area, title, values) in [(left, "operations/s", rates), (right, "not yet durable", pending)] {
         let newest = values.len().saturating_sub(area.width.into());
@@ -425,7 +425,7 @@ fn cells(backend: &BackendFigures, now_ms: u64) -> [String; 11] {
         || "none".to_owned(),
         |newest| {
             let ago = now_ms.saturating_sub(newest.triggered_at_ms);
-            format!("{}, {} ago", newest.id, words::time(float(ago)))
+            format!("{}, {} ago", newest.id, words::time(words::float(ago)))
         },
     );
     let took = backend.checkpoints.last().map_or_else(String::new, |newest| match newest.fault.is_empty() {
@@ -433,7 +433,7 @@ fn cells(backend: &BackendFigures, now_ms: u64) -> [String; 11] {
         false => "FAILED".to_owned(),
     });
     let verified = match &backend.verified {
-        Some(verified) if verified.fault.is_empty() => words::time(float(verified.took_ms)),
+        Some(verified) if verified.fault.is_empty() => words::time(words::float(verified.took_ms)),
         Some(_) => "FAILED".to_owned(),
         None => "-".to_owned(),
     };
@@ -445,21 +445,11 @@ fn cells(backend: &BackendFigures, now_ms: u64) -> [String; 11] {
         words::bytes(backend.pending_bytes),
         words::bytes(backend.log_bytes),
         words::bytes(backend.materialized_bytes),
-        words::time(float(backend.replay_ms)),
+        words::time(words::float(backend.replay_ms)),
         verified,
         newest,
         took,
     ]
-}
-
-#[allow(clippy::cast_precision_loss, reason = "two or three digits are shown")]
-fn float(number: u64) -> f64 {
-    number as f64
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive, and shown rounded")]
-fn whole(number: f64) -> u64 {
-    number as u64
 }
 
 #[cfg(test)]

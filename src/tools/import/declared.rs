@@ -31,9 +31,9 @@ pub enum DeclaredFault {
     /// The file is no declaration.
     #[error("`{file}` declares no states: {what}")]
     File {
-        /// Its path.
+        /// The path of the file of states.
         file: String,
-        /// The reason.
+        /// The fault in it, in words.
         what: String,
     },
     /// A number of key groups that no operator has.

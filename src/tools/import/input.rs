@@ -47,9 +47,9 @@ pub enum InputFault {
     /// It cannot be opened or listed.
     #[error("reading `{name}`: {source}")]
     Unreadable {
-        /// Its path.
+        /// The path of the file.
         name: String,
-        /// The reason.
+        /// The answer of the operating system.
         source: io::Error,
     },
     /// There is no such file.
