@@ -3,16 +3,16 @@
 //! All access goes through [`Store`]. Callers name objects by paths relative to the store's base; only [`layout`] makes
 //! and parses these paths. The store promises:
 //!
-//! * **Create-if-absent.** An object is never overwritten; of several creators of one path exactly one wins. It is the
-//!   only conditional write, because every store has it.
-//! * **Ambiguity is resolved here.** When a create gets no answer, or an answer that leaves its outcome open, the
-//!   identical bytes are tried again. When another object is in the way, it is read back and compared. The caller
+//! * **Create-if-absent.** An object is never overwritten. If several callers create one path, exactly one of them
+//!   wins. This is the only conditional write that dstl uses, because every store has it.
+//! * **Ambiguity is resolved here.** When a create gets no answer, or an answer that leaves its outcome open, the store
+//!   tries the identical bytes again. When another object is in the way, the store reads it and compares. The caller
 //!   learns whether *these bytes* are the object.
 //! * **Durable.** An object that was created, or found identical, survives a crash of the host (local directories are
 //!   fsynced).
 //! * **Whole answers.** A read returns exactly the bytes that were asked for, or fails.
-//! * **Retries.** Each call says by [`Retry`] how long it keeps trying. Refused permissions are retried like everything
-//!   that may pass.
+//! * **Retries.** Each call says by [`Retry`] how long it keeps trying. A refused permission is retried like any other
+//!   error that may pass.
 //!
 //! | file | |
 //! | --- | --- |
@@ -20,19 +20,19 @@
 //! | [`open`] | from a URL to a store |
 //! | `attempt` | one attempt at each operation |
 //! | `retry` | when to give up and when to try again |
-//! | `checked` | reading again before something is called damaged |
-//! | [`copies`] | local copies of what was created here |
+//!  `checked` | a second read before an object is called damaged |
+//!  [`copies`] | local copies of the objects that this daemon created |
 //! | `recall` | the reads for which a local copy was missing |
 //! | [`metered`] | requests, bytes, durations |
 //! | `pace` | how fast requests follow each other |
-//! | `cloud`, `http` | errors of cloud stores, told with the setting to look at; their HTTP client |
+//!  `cloud`, `http` | errors of cloud stores, with the setting to look at; their HTTP client |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | `hdfs` | HDFS |
 //! | `faulty` | a store that fails, for simulations; only with the feature `testing` |
 //! | [`conformance`] | the contract of stores, as callable checks |
 //!
-//! All futures of [`Store`] may be dropped at any time. A create or delete that is dropped on its way may or may not
-//! happen, even later.
+//! All futures of [`Store`] may be dropped at any time. A create or delete that is dropped before its answer may or may
+//! not take effect, even later.
 
 mod attempt;
 mod checked;
@@ -78,34 +78,34 @@ pub use object_store::{PutPayload, path::Path};
 use self::{copies::Label, metered::StoreMetrics, pace::Pace, retry::Retrier};
 use crate::{metrics::Metrics, random::Random, types::TimeMs};
 
-/// Most objects that one request of [`Store::delete_all`] names, which is the limit of S3.
+/// Most objects that one chunk of [`Store::delete_all`] has: the limit that S3 sets to one request.
 const DELETE_CHUNK: usize = 1000;
 
-/// Most bytes of an object that is read whole. These are manifests, pages, indexes and the like; the largest, with a
+/// Most bytes of an object that is read whole, such as a manifest, a page or an index. The largest, a manifest with a
 /// thousand attachments of 64 KiB, has a quarter of this.
 pub const MAX_WHOLE_BYTES: u64 = 256 << 20;
 
 /// A kind of request to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// Create an object, unless the path is taken.
+    /// Creates an object, unless the path is taken.
     Create,
-    /// Read a whole object.
+    /// Reads a whole object.
     Get,
-    /// Read a part of an object.
+    /// Reads a range of bytes of an object.
     GetRange,
-    /// Ask for the size and time of an object.
+    /// Asks for the size and time of an object.
     Head,
-    /// List the objects below a prefix.
+    /// Lists the objects below a prefix.
     List,
-    /// Delete one or more objects.
+    /// Deletes one or more objects.
     Delete,
-    /// Copy an object within the store.
+    /// Copies an object within the store.
     Copy,
 }
 
 impl Operation {
-    /// Every operation.
+    /// The operations whose requests [`Store::requests`] counts: all but [`Operation::Copy`].
     pub const ALL: [Self; 6] = [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete];
 
     /// The value of the label `operation`.
@@ -134,20 +134,21 @@ impl fmt::Display for Operation {
 pub enum Created {
     /// This call created the object.
     New,
-    /// The object exists with these very bytes: an earlier attempt with unknown outcome made it, or another writer.
+    /// The object exists with these very bytes. An earlier attempt with unknown outcome created it, or another writer
+    /// did.
     Identical,
     /// The object exists with other bytes.
     Conflict,
 }
 
-/// An object as listed.
+/// One entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Path relative to the base of the store.
     pub path: Path,
     /// Size in bytes.
     pub size: u64,
-    /// When it was created, by the store's clock.
+    /// Time of its creation, by the store's clock.
     pub modified_ms: TimeMs,
 }
 
@@ -161,11 +162,11 @@ struct Inner {
     retrier: Arc<Retrier>,
     metrics: StoreMetrics,
     pace: Arc<Pace>,
-    /// How many objects one request of the store deletes.
+    /// Number of objects that one delete request of the store names; 1 if it has no deletion in bulk.
     deletes_per_request: usize,
 }
 
-/// What a door leads to.
+/// Parts of a new [`Store`], before its metrics are registered.
 struct Asked {
     store: Arc<dyn ObjectStore>,
     base: Path,
@@ -180,7 +181,8 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Access to the objects of `store` below `base`. Registers its metrics; `random` makes the jitter of pauses.
+    /// Access to the objects of `store` below `base`. Registers the metrics of the store; `random` gives the jitter of
+    /// pauses.
     #[must_use]
     pub fn new(
         store: Arc<dyn ObjectStore>,
@@ -201,13 +203,13 @@ impl Store {
         Self(Arc::new(Inner { store, base, retrier, metrics, pace, deletes_per_request }), None, None)
     }
 
-    /// The same store, whose objects are read from `copies` first if it has them.
+    /// The same store, which reads an object from `copies` if they have it.
     #[must_use]
     pub fn with_copies(self, copies: Option<Copies>) -> Self {
         Self(self.0, copies, self.2)
     }
 
-    /// The same store as seen from `folder`, to which all paths are relative. It has no local copies.
+    /// The same store as seen from `folder`: all paths are relative to that folder. It has no local copies.
     #[must_use]
     pub fn below(&self, folder: &Path) -> Self {
         let Inner { store, retrier, metrics, pace, deletes_per_request, .. } = &*self.0;
@@ -222,8 +224,8 @@ impl Store {
         Self(Arc::new(inner), None, None)
     }
 
-    /// The same store, which reads local copies first whatever their settings say; and a record of the reads that found
-    /// none.
+    /// The same store, which tries local copies first even if their settings forbid reading, and a record of the reads
+    /// that found no copy.
     #[must_use]
     pub fn recalling(&self) -> (Self, Arc<Recall>) {
         let recall = Arc::new(Recall::default());
@@ -236,7 +238,7 @@ impl Store {
         self.1.as_ref()
     }
 
-    /// Copies an object that was created here, if the store has local copies. Never waits.
+    /// Queues a local copy of an object that was created here, if the store has local copies. Never waits.
     pub fn copy(&self, path: &Path, payload: PutPayload, label: impl FnOnce() -> Label) {
         if let Some(copies) = &self.1 {
             copies.keep(path, payload, label());
@@ -246,12 +248,12 @@ impl Store {
     /// Creates the object at `path` unless there is one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; then it is unknown whether the object exists, and it may still appear.
+    /// [`StoreError::Unavailable`]. It is then unknown whether the object exists, and it may still appear.
     pub async fn create(&self, path: &Path, payload: PutPayload, retry: Retry) -> Result<Created, StoreError> {
         Ok(self.create_counted(path, payload, retry).await?.0)
     }
 
-    /// Like [`Store::create`], and tells how many attempts were made.
+    /// Like [`Store::create`], but also returns the number of attempts made.
     ///
     /// # Errors
     /// As [`Store::create`].
@@ -265,12 +267,12 @@ impl Store {
         self.0.retrier.run(Operation::Create, path, retry, run).await
     }
 
-    /// Makes a copy of the object `from`, of `bytes` bytes, at `to`, where nobody else creates an object. The store
-    /// copies it by itself where it can; elsewhere, all of it is in memory meanwhile.
+    /// Copies the object `from`, of `bytes` bytes, to `to`, where no other caller creates an object. Stores that can
+    /// copy do so by themselves; with others the whole object is read into memory and created again.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if it has fewer bytes, or [`StoreError::Unavailable`]; then
-    /// `to` may exist, or may still appear.
+    /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if `from` has fewer bytes, or [`StoreError::Unavailable`].
+    /// In the last case `to` may exist, or may still appear.
     pub async fn copy_object(&self, from: &Path, to: &Path, bytes: u64, retry: Retry) -> Result<(), StoreError> {
         let run = |bound| self.copy_once(bound, from, to, bytes);
         if self.0.retrier.run(Operation::Copy, from, retry, run).await?.0 {
@@ -280,8 +282,7 @@ impl Store {
         self.create(to, PutPayload::from_bytes(read), retry).await.map(|_| ())
     }
 
-    /// The whole object at `path`, which must be small: an object of more than [`MAX_WHOLE_BYTES`] has to be read by
-    /// ranges.
+    /// The whole object at `path`, of at most [`MAX_WHOLE_BYTES`] bytes. Read a larger object by ranges.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::TooLarge`], or [`StoreError::Unavailable`].
@@ -301,7 +302,7 @@ impl Store {
         optional(self.get(path, retry).await)
     }
 
-    /// Bytes `range.start` to `range.end` (exclusive) of the object at `path`; exactly that many.
+    /// Bytes `range.start` to `range.end` (exclusive) of the object at `path`: exactly that many, or an error.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if the object ends before the range does, or
@@ -317,8 +318,8 @@ impl Store {
         Ok(self.0.retrier.run(Operation::GetRange, path, retry, run).await?.0)
     }
 
-    /// Size and time of the object at `path`, if it exists. The time of an object that was just created tells the time
-    /// of the store's clock.
+    /// Size and time of the object at `path`, or `None` if there is none. The time of an object that was just created
+    /// tells the time of the store's clock.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -327,8 +328,8 @@ impl Store {
         optional(self.0.retrier.run(Operation::Head, path, retry, run).await.map(|(meta, _)| meta))
     }
 
-    /// All objects below `prefix` (whole segments of the path), ordered by path. An object that is created or deleted
-    /// meanwhile may be missing; all others are there.
+    /// All objects below `prefix` (whole segments of the path), ordered by path. Only objects that are created or
+    /// deleted during the listing may be missing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -337,7 +338,7 @@ impl Store {
         Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
     }
 
-    /// Like [`Store::list`], but only objects after `after` (exclusive, relative to the base; it need not exist).
+    /// Like [`Store::list`], but only objects after `after` (exclusive, relative to the base). `after` need not exist.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -346,7 +347,7 @@ impl Store {
         Ok(self.0.retrier.run(Operation::List, prefix, retry, run).await?.0)
     }
 
-    /// Deletes the object at `path`; it need not exist.
+    /// Deletes the object at `path`, which need not exist.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -354,10 +355,10 @@ impl Store {
         self.delete_all(vec![path.clone()], retry).await
     }
 
-    /// Deletes the objects at `paths`, in bulk if the store can; they need not exist.
+    /// Deletes the objects at `paths`, in bulk if the store can. They need not exist.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] names the first object that may remain; others may remain too.
+    /// [`StoreError::Unavailable`] names the first object that may remain. Others may remain too.
     pub async fn delete_all(&self, paths: Vec<Path>, retry: Retry) -> Result<(), StoreError> {
         for chunk in paths.chunks(self.delete_chunk()) {
             let Some(first) = chunk.first() else { continue };
@@ -372,36 +373,38 @@ impl Store {
         Ok(())
     }
 
-    /// How many objects are deleted at a time: where requests are limited, no more than make so many requests as a
-    /// second may have.
+    /// Number of objects in one chunk of a deletion. Where requests are limited, a chunk takes at most as many requests
+    /// as one second allows.
     fn delete_chunk(&self) -> usize {
         let limited = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
         let most = self.0.pace.limit().map_or(DELETE_CHUNK, limited);
         most.saturating_mul(self.0.deletes_per_request).min(DELETE_CHUNK)
     }
 
-    /// Asks for an object that never exists, to see whether the store answers: bucket, credentials and network.
+    /// Asks for an object that never exists, to see whether the store answers: this tests bucket, credentials and
+    /// network.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] tells the fault.
+    /// [`StoreError::Unavailable`], with the fault as its source.
     pub async fn probe(&self, retry: Retry) -> Result<(), StoreError> {
         self.get_optional(&Path::from(".probe"), retry).await.map(|_| ())
     }
 
-    /// How many requests of each operation have ended so far.
+    /// Number of requests of each operation that have ended so far.
     #[must_use]
     pub fn requests(&self) -> [(Operation, u64); 6] {
         Operation::ALL.map(|operation| (operation, self.0.metrics.requests(operation)))
     }
 
-    /// The newest failed attempt of any request, if it was at or after `since`: how long ago, and why. For messages to
-    /// people who wait.
+    /// The newest failed attempt at any request, if it was at or after `since`: how long ago it was, and its error. For
+    /// messages to people who wait.
     #[must_use]
     pub fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
         self.0.retrier.trouble(since)
     }
 
-    /// The bytes of a local copy, if there is one that may be read.
+    /// The bytes of a local copy, if there is one and reading it is allowed. With a [`Recall`], every copy may be read,
+    /// and a missing one is recorded.
     fn copied(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         let copies = self.1.as_ref();
         let Some(recall) = &self.2 else { return copies?.read(path, range) };
@@ -416,7 +419,7 @@ impl Store {
         Path::from_iter(self.0.base.parts().chain(path.parts()))
     }
 
-    /// The inverse of `absolute`; a path that is not below the base stays as it is.
+    /// The inverse of `absolute`. A path that is not below the base stays as it is.
     fn relative(&self, path: &Path) -> Path {
         match path.prefix_match(&self.0.base) {
             Some(parts) => Path::from_iter(parts.collect::<Vec<PathPart<'_>>>()),
@@ -425,7 +428,7 @@ impl Store {
     }
 }
 
-/// Turns the error that there is no such object into `None`.
+/// Turns [`StoreError::NotFound`] into `None`.
 fn optional<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Ok(found) => Ok(Some(found)),
@@ -447,7 +450,7 @@ mod tests {
     };
     use crate::{clock::Clock, tasks::Tasks};
 
-    /// A store below `a/b` of a faulty one, and one at the root of the same memory without faults.
+    /// A faulty store below `a/b`, and a store at the root of the same memory without faults.
     fn stores() -> (Store, Store, Faults) {
         let memory = MemoryStore::new(Clock::new(|| 5));
         let faulty = FaultyStore::new(Arc::new(memory.clone()), Random::seeded(1), Tasks::default());
@@ -521,7 +524,7 @@ mod tests {
         };
         let path = Path::from("x");
         let (created, ()) = tokio::join!(store.create_counted(&path, "1".into(), Retry::forever()), calm);
-        // Patience of 5 s, then of 10 s.
+        // The first attempt waits 5 s, the second 10 s.
         assert_eq!(created.unwrap().1, 3);
     }
 

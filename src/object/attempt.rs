@@ -1,4 +1,4 @@
-//! One attempt at each operation of the store: its requests, and what their answers mean for trying again.
+//! One attempt at each operation of the store: the requests it makes, and whether their answers allow another attempt.
 
 use std::{collections::BTreeSet, future::Future, ops::Range, sync::Arc, time::UNIX_EPOCH};
 
@@ -16,14 +16,14 @@ use super::{
 };
 use crate::types::TimeMs;
 
-/// Most entries that one request for a listing gives, with any store.
+/// Entries per page of a listing, as S3 and GCS give them. Used to count the further requests of a long listing.
 const LIST_PAGE: usize = 1000;
 
-/// A deletion in bulk gets as much patience per object as the transfer of so many bytes.
+/// Weight of one object in a deletion in bulk: a request may take as long as a transfer of this many bytes per object.
 const DELETE_WEIGHT_BYTES: u64 = 128 << 10;
 
 impl Store {
-    /// Puts the object unless there is one; compares if there is.
+    /// Puts the object unless one exists; if one exists, compares their bytes.
     pub(super) async fn create_once(&self, bound: Bound, path: &Path, payload: PutPayload) -> Result<Created, Failure> {
         let location = self.absolute(path);
         let size = length(payload.content_length());
@@ -38,12 +38,12 @@ impl Store {
                 match self.holds(bound, path, &payload).await {
                     Ok(true) => Ok(Created::Identical),
                     Ok(false) => Ok(Created::Conflict),
-                    // A store also says "exists" (409) while another create is under way.
+                    // A store also answers "exists" (409) while another create is under way.
                     Err(Failure::Final(StoreError::NotFound { .. })) => Err(Failure::Again(AttemptError::Vanished)),
                     Err(failure) => Err(failure),
                 }
             }
-            // There is no object to miss: the bucket or a directory is missing.
+            // A create misses no object, so a "not found" is about the bucket or a directory.
             Err(AttemptError::Store(error)) if Class::of(&error) == Class::NotFound => {
                 Err(Failure::Again(AttemptError::Store(error)))
             }
@@ -62,7 +62,7 @@ impl Store {
         }
     }
 
-    /// Whether the object at `path` has exactly the bytes of `payload`; reads it only if it has as many.
+    /// Whether the object at `path` has exactly the bytes of `payload`. Reads it only if the sizes are equal.
     async fn holds(&self, bound: Bound, path: &Path, payload: &PutPayload) -> Result<bool, Failure> {
         let meta = self.head_once(bound, path).await?;
         if meta.size != length(payload.content_length()) {
@@ -97,8 +97,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Reads a range, not empty. Stores answer a range that begins behind the end with various errors, and cut one that
-    /// ends behind it; both become [`StoreError::OutOfRange`].
+    /// Reads a range, which is not empty. Stores answer a range that begins behind the end of the object with various
+    /// errors, and cut short a range that ends behind it. Both become [`StoreError::OutOfRange`].
     pub(super) async fn get_range_once(&self, bound: Bound, path: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
         let location = self.absolute(path);
         let expected = range.end.saturating_sub(range.start);
@@ -125,7 +125,7 @@ impl Store {
         }
     }
 
-    /// Asks for size and time.
+    /// Asks for the size and time of the object.
     pub(super) async fn head_once(&self, bound: Bound, path: &Path) -> Result<ObjectMeta, Failure> {
         let location = self.absolute(path);
         let options = GetOptions::new().with_head(true);
@@ -134,7 +134,7 @@ impl Store {
         head.map(|result| self.meta(&result.meta)).map_err(|error| failure(Operation::Head, path, error))
     }
 
-    /// Lists from the beginning: not every store lists in order, so that a broken listing cannot be resumed.
+    /// Lists from the beginning. Some stores do not list in order, so a listing that broke off cannot be resumed.
     pub(super) async fn list_once(
         &self,
         bound: Bound,
@@ -165,7 +165,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Deletes what is in `left` (absolute paths) and takes out of it what is gone.
+    /// Deletes the objects in `left` (absolute paths), and removes from it those that are gone.
     pub(super) async fn delete_once(&self, bound: Bound, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let wanted: Vec<_> = left.lock().iter().cloned().collect();
         let weight = length(wanted.len()).saturating_mul(DELETE_WEIGHT_BYTES);
@@ -197,8 +197,8 @@ impl Store {
             }
             error => Failure::Again(error),
         })?;
-        // A "not found" does not say of which object in a form that all stores share; but if nothing else failed, they
-        // account for all that is left.
+        // Stores differ in how a "not found" names its object. But if nothing else failed, the objects that were not
+        // found account for all that is left.
         let mut left = left.lock();
         if left.len() > absent {
             return Err(Failure::Again(AttemptError::Incomplete { left: left.len() - absent }));
@@ -207,7 +207,7 @@ impl Store {
         Ok(())
     }
 
-    /// Waits for its turn, then counts and times one request.
+    /// Waits until the pace admits one request, then counts and times it.
     async fn request<T>(
         &self,
         operation: Operation,
@@ -241,7 +241,7 @@ impl Store {
     }
 }
 
-/// What `error` means for an operation on the one object at `path`.
+/// How an error of an operation on the single object at `path` is handled: final, or worth another attempt.
 fn failure(operation: Operation, path: &Path, error: AttemptError) -> Failure {
     let AttemptError::Store(error) = error else { return Failure::Again(error) };
     match Class::of(&error) {
@@ -253,7 +253,7 @@ fn failure(operation: Operation, path: &Path, error: AttemptError) -> Failure {
     }
 }
 
-/// Checks that an answer has all its bytes.
+/// Fails if an answer has fewer or more bytes than `expected`.
 fn whole(bytes: Bytes, expected: u64) -> Result<Bytes, AttemptError> {
     let got = length(bytes.len());
     if got == expected { Ok(bytes) } else { Err(AttemptError::Short { expected, got }) }

@@ -1,8 +1,8 @@
-//! Reads that are judged: damage is a verdict of two reads, the second past local copies.
+//! Reads whose bytes are checked. An object is damaged only if a second read, past local copies, says so too.
 //!
-//! One answer may be wrong though the object is whole: a flipped bit on the way, a document of an error under a status
-//! of success, a cache in between, a listing ahead of what can be read. So bytes that are refused, or missing, are
-//! asked for once more.
+//! One answer may be wrong although the object is whole: a bit flipped on the way, an error document came with a status
+//! of success, a cache stood in between, or a listing was ahead of reads. So bytes that the check refuses, and an
+//! object that is missing, are asked for once more.
 
 use std::{fmt::Display, ops::Range};
 
@@ -11,11 +11,11 @@ use bytes::Bytes;
 use super::{Path, Retry, Store, StoreError};
 
 impl Store {
-    /// What `check` makes of the object at `path`. If it refuses the bytes, or there is no object: of those of another
-    /// read.
+    /// Reads the object at `path` and returns the result of `check`. If `check` refuses the bytes, or if there is no
+    /// object, returns the result of a second read.
     ///
     /// # Errors
-    /// As [`Store::get`]; the inner error is what `check` says of the second read.
+    /// As [`Store::get`]. The inner error is the answer of `check` to the second read.
     pub async fn get_checked<T, E: Display>(
         &self,
         path: &Path,
@@ -31,10 +31,10 @@ impl Store {
         Ok(check(&self.past_copies(path).get(path, retry).await?))
     }
 
-    /// What `check` makes of bytes `range.start` to `range.end` (exclusive) of the object at `path`, likewise.
+    /// Like [`Store::get_checked`], for bytes `range.start` to `range.end` (exclusive) of the object at `path`.
     ///
     /// # Errors
-    /// As [`Store::get_range`]; the inner error is what `check` says of the second read.
+    /// As [`Store::get_range`]. The inner error is the answer of `check` to the second read.
     pub async fn get_range_checked<T, E: Display>(
         &self,
         path: &Path,
@@ -51,7 +51,8 @@ impl Store {
         Ok(check(&self.past_copies(path).get_range(path, range, retry).await?))
     }
 
-    /// The same store without local copies, for a read of `path`.
+    /// The same store without local copies, for a read of `path`. The read counts as missed by the
+    /// [`Recall`](super::Recall), if there is one.
     pub fn past_copies(&self, path: &Path) -> Self {
         if let Some(recall) = &self.2 {
             recall.missed(path);
@@ -60,7 +61,7 @@ impl Store {
     }
 }
 
-/// Whether an error says something of the object, rather than of the store.
+/// Whether an error is about the object rather than about the store.
 fn is_verdict(error: &StoreError) -> bool {
     matches!(error, StoreError::NotFound { .. } | StoreError::OutOfRange { .. })
 }

@@ -11,10 +11,10 @@ use object_store::{
 
 use super::error::NO_STORE;
 
-/// Most bytes of an error that are told; the longest URL and S3's message about it fit.
+/// Most bytes of an error's text that are shown. The longest URL and S3's message about it fit.
 const TOLD_BYTES: usize = 3000;
 
-/// Whose store it is.
+/// The provider, which decides the advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cloud {
     S3,
@@ -22,19 +22,19 @@ pub(super) enum Cloud {
     Azure,
 }
 
-/// A store whose errors are told with advice.
+/// A store whose errors carry advice.
 #[derive(Debug)]
 pub(super) struct CloudStore {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) cloud: Cloud,
 }
 
-/// The store's error in one line, with the innermost cause and with advice.
+/// An error of the store in one line, with its innermost cause and advice.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Advised(String);
 
-/// Signs in the text of an error, in lower case, and the advice that the first of them to fit gives.
+/// Texts that an error may contain, in lower case, and the advice for it. The first entry that fits gives the advice.
 type Advice = (&'static [&'static str], &'static str);
 
 const OF_S3: [Advice; 9] = [
@@ -99,7 +99,7 @@ const OF_AZURE: [Advice; 5] = [
     (&["169.254.169.254"], "no credentials were found: set AZURE_STORAGE_ACCOUNT_KEY, or another one of AZURE_…"),
 ];
 
-/// Advice for all stores: faults of the address, where no object store answers.
+/// Advice for all stores, where no object store answers at the address.
 const OF_ADDRESS: [Advice; 5] = [
     (&["connection refused"], "nobody listens there"),
     (&["failed to lookup address", "dns error", "name or service not known"], "there is no such host"),
@@ -108,7 +108,7 @@ const OF_ADDRESS: [Advice; 5] = [
     (&["invalidcontenttype", "corrupt message", "invalid http version", "invalid http"], "is it `http`, or `https`?"),
 ];
 
-/// Signs of a web page where an object store should answer.
+/// Texts that show a web page in place of an answer of an object store.
 const OF_PAGES: [&str; 6] =
     ["<html", "<!doctype html", "a web page in place", "invalid list response", "header missing", "invalid delete"];
 
@@ -136,7 +136,7 @@ impl Cloud {
         address.map(|(_, what)| format!("{what}: {endpoint}"))
     }
 
-    /// The same error, told in one line and with advice.
+    /// The same error in one line and with advice.
     fn told(self, error: Error) -> Error {
         let line = self.line(&error);
         let source = Box::new(Advised(line));
@@ -153,7 +153,7 @@ impl Cloud {
     }
 
     fn line(self, error: &Error) -> String {
-        // Its own text is that of the variant and of its source; the causes below are not always in it.
+        // Its own text is that of the variant and of its source. The causes below are not always in it.
         let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
         let mut text = causes.next().map_or_else(|| error.to_string(), ToString::to_string);
         for cause in causes {
@@ -168,7 +168,7 @@ impl Cloud {
     }
 }
 
-/// `text` up to a web page in it.
+/// `text` up to the web page in it, if there is one.
 fn without_page(text: &str) -> &str {
     let lower = text.to_ascii_lowercase();
     let page = OF_PAGES.iter().filter(|sign| sign.starts_with('<')).filter_map(|sign| lower.find(sign)).min();

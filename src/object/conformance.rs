@@ -1,8 +1,8 @@
-//! What every store has to do, as checks that can be run: the tests run them on the stores of this process and on real
-//! servers, and `dstl store doctor` on the store of whoever asks.
+//! The contract of stores, as checks that can be run. The tests run them on the stores of this process and on real
+//! servers, and `dstl store doctor` runs them on a user's store.
 //!
-//! Each check works below a folder of its own and cleans it afterwards, whatever it found, so that a bucket can be used
-//! again and again. Checks of one folder must not be run twice at once.
+//! Each check works in a folder of its own and cleans it afterwards, whatever the outcome, so that a bucket can be used
+//! again. Do not run checks of one folder twice at once.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -23,48 +23,48 @@ use tokio::time::sleep;
 use super::{Created, ObjectMeta, PutPayload, Retry, Store, StoreError};
 use crate::clock::Clock;
 
-/// Failures of the store itself are retried a little, so that a real one is not blamed for a hiccup.
+/// Attempts at a request of a check: a real store is not blamed for a single failure.
 const ATTEMPTS: u32 = 5;
 
-/// How often, and with which pause, it is looked again for what need not hold at once.
+/// Number of repetitions of a condition that need not hold at once, and the pause between them.
 const SETTLE_ATTEMPTS: u32 = 10;
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Below the base of the store, for tests.
+/// Folder of the checks below the base of the store, in tests.
 #[cfg(any(test, feature = "testing"))]
 const ROOT: &str = "conformance";
 
-/// What dstl counts on. [`Promise::text`] has the whole sentence of each.
+/// A promise of the store that dstl relies on. [`Promise::text`] spells it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// Creating never replaces, and has one winner.
+    /// A create never replaces an object, and has one winner.
     CreateIfAbsent,
-    /// What was created is read at once, as it was written.
+    /// An object can be read as soon as it is created, as it was written.
     ReadAfterWrite,
-    /// Objects of several megabytes are kept whole, and read whole or in parts.
+    /// Objects of several megabytes are stored whole, and read whole or in parts.
     LargeObjects,
     /// Parts of small objects are read exactly.
     Ranges,
-    /// What is missing is told from what cannot be reached.
+    /// A missing object is distinguished from an unreachable store.
     Absence,
-    /// A listing has what was created before it.
+    /// A listing has every object that was created before it.
     ListAfterWrite,
-    /// A listing no longer has what was deleted before it.
+    /// A listing no longer has objects that were deleted before it.
     ListAfterDelete,
-    /// A listing goes on behind its first page.
+    /// A listing continues after its first page.
     LongLists,
-    /// A listing begins behind a name.
+    /// A listing can begin after a given name.
     ListAfterName,
-    /// Deleting what is not there succeeds.
+    /// Deleting a missing object succeeds.
     Delete,
-    /// The longest names of dstl are taken.
+    /// The store accepts the longest names that dstl makes.
     LongNames,
-    /// The times of objects agree with this host's clock.
+    /// The times of objects agree with the clock of this host.
     Clock,
 }
 
 impl Promise {
-    /// Its name in outputs.
+    /// Short name of the promise, for outputs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +83,7 @@ impl Promise {
         }
     }
 
-    /// The promise, as a sentence.
+    /// The promise, as a full sentence.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ impl fmt::Display for Promise {
     }
 }
 
-/// Why a promise does not hold: what was seen.
+/// The observation that shows that a promise does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Broken(String);
@@ -124,35 +124,35 @@ impl From<StoreError> for Broken {
     }
 }
 
-/// A way to see whether a promise holds.
+/// A test of one promise.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
-    /// Tells several checks of one promise apart.
+    /// Name of the check, unique among all checks.
     pub name: &'static str,
-    /// What it is about.
+    /// The promise that it tests.
     pub promise: Promise,
     run: for<'a> fn(&'a Ground) -> LocalBoxFuture<'a, Result<(), Broken>>,
 }
 
-/// All of them, in the order in which they are run.
+/// All checks, in the order in which they are run.
 pub const CHECKS: &[Check] = checks::ALL;
 
-/// Where one check works.
+/// The store, folder and clock of one check.
 #[derive(Debug)]
 pub struct Ground {
     store: Store,
     root: Path,
     clock: Clock,
-    /// So that all is deleted even where the store does not list it.
+    /// Paths of all objects created, so that they are deleted even if the store does not list them.
     created: Mutex<BTreeSet<Path>>,
 }
 
 impl Check {
-    /// Runs it on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: it then leaves
-    /// objects.
+    /// Runs the check on `store`, in a folder of its own below `root`; `clock` is this host's. Not cancel-safe: a check
+    /// that is dropped leaves objects behind.
     ///
     /// # Errors
-    /// What was seen, where the promise does not hold.
+    /// The observation, if the promise does not hold.
     pub async fn run(&self, store: &Store, root: &Path, clock: &Clock) -> Result<(), Broken> {
         let root = root.clone().join(self.name);
         let ground = Ground { store: store.clone(), root, clock: clock.clone(), created: Mutex::default() };
@@ -163,10 +163,10 @@ impl Check {
     }
 }
 
-/// Runs all on `store`, in the folder `conformance`.
+/// Runs all checks on `store`, in the folder `conformance`.
 ///
 /// # Panics
-/// Where a promise does not hold.
+/// If a promise does not hold.
 #[cfg(any(test, feature = "testing"))]
 pub async fn all(store: &Store, clock: &Clock) {
     for check in CHECKS {
@@ -176,7 +176,7 @@ pub async fn all(store: &Store, clock: &Clock) {
 }
 
 impl Ground {
-    /// The path of `name`, one or more parts, in the folder of the check.
+    /// Path of `name`, which has one or more parts, in the folder of the check.
     fn path(&self, name: &str) -> Path {
         name.split('/').fold(self.root.clone(), |path, part| path.join(part))
     }
@@ -186,8 +186,8 @@ impl Ground {
         Ok(self.store.create(path, bytes.into(), retry()).await?)
     }
 
-    /// Creates an object where there is none, and waits until it is there for readers: that it is at once is a promise
-    /// of its own.
+    /// Creates an object under a new name, and waits until it can be read. That it can be read at once is another
+    /// promise.
     async fn create_new(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<(), Broken> {
         let created = self.create(path, bytes).await?;
         // An attempt whose answer was lost finds its own bytes.
@@ -195,7 +195,7 @@ impl Ground {
         self.settle(path).await
     }
 
-    /// Waits until the object at `path` is there for readers.
+    /// Waits until the object at `path` can be read.
     async fn settle(&self, path: &Path) -> Result<(), Broken> {
         self.eventually(async || {
             let head = self.store.head(path, retry()).await?;
@@ -204,8 +204,8 @@ impl Ground {
         .await
     }
 
-    /// Repeats `check` for a while, until it holds: for what need not hold at once here, since that is a promise of its
-    /// own.
+    /// Repeats `check` for a while, until it holds. For conditions that need not hold at once, as that is another
+    /// promise.
     async fn eventually(&self, check: impl AsyncFn() -> Result<(), Broken>) -> Result<(), Broken> {
         let mut outcome = check().await;
         for _ in 0..SETTLE_ATTEMPTS {
@@ -226,12 +226,12 @@ impl Ground {
         Ok(self.store.list(folder, retry()).await?)
     }
 
-    /// Deletes all that was created here, and all that is listed here.
+    /// Deletes all objects that the check created, and all that are listed in its folder.
     async fn clean(&self) -> Result<(), Broken> {
         let mut left: BTreeSet<_> = self.list(&self.root).await?.into_iter().map(|meta| meta.path).collect();
         let created = std::mem::take(&mut *self.created.lock());
         for path in created {
-            // What cannot be asked for may be there.
+            // An object whose `head` fails may exist.
             let absent = !left.contains(&path) && matches!(self.store.head(&path, retry()).await, Ok(None));
             if !absent {
                 left.insert(path);
@@ -245,7 +245,7 @@ fn retry() -> Retry {
     Retry::forever().at_most(ATTEMPTS)
 }
 
-/// Fails with what was seen unless `holds`.
+/// Fails with the observation `seen`, unless `holds`.
 fn expect(holds: bool, seen: impl FnOnce() -> String) -> Result<(), Broken> {
     if holds { Ok(()) } else { Err(Broken(seen())) }
 }

@@ -1,27 +1,29 @@
-//! Local copies of objects, so that a restore on the host that wrote them does not have to fetch them.
+//! Local copies of objects, so that a restore on the host that wrote them does not have to download them.
 //!
 //! ```text
 //!   Store::create … durable ──▶ Copies::keep ──bounded queue──▶ worker ──▶ file below one of the folders
-//!   Store::get, get_range ──▶ Copies::read ──verified──▶ bytes          │ judges: what no open backend wants and no
-//!                                └─ miss, corrupt ──▶ the store         ▼ closed one may come back for is removed
+//!   Store::get, get_range ──▶ Copies::read ──verified──▶ bytes          │ removes copies that no open backend wants
+//!                                └─ miss, corrupt ──▶ the store         ▼ and no closed one may come back for
 //! ```
 //!
-//! * Copies are made of what never changes and is named by manifests: segments, pages of the log index, snapshot files.
-//!   What exists, who owns it and what it consists of is always asked of the store; a copy only stands for the contents
-//!   of an object that was named. Names of objects are unique over all stores and never used again, so that a copy
-//!   never stands for another object.
-//! * A copy that cannot be made is counted, and nothing else happens: [`Copies::keep`] neither waits nor fails.
-//! * Every part of a copy is verified as it is read. A damaged one is deleted and the object read from the store.
-//! * The folders belong to one process at a time (flock) and outlive it: that is the point.
-//! * Warm restarts of backends on local disk need copies, too: where no others are asked for, only of what those want,
-//!   in folders that go with the process, and without files of images ([`CopyScope::Wanted`]). What waits to be written
-//!   is read from memory.
+//! * Copies are made of objects that never change and are named by manifests: segments, pages of the log index,
+//!   snapshot files. Whether an object exists, who owns it, and which objects make up a checkpoint is always asked of
+//!   the store; a copy only stands for the contents of an object that was named. Names of objects are unique over all
+//!   stores and are never used again, so a copy never stands for another object.
+//! * A copy that cannot be made is counted and logged, without further effect: [`Copies::keep`] neither waits nor
+//!   fails.
+//! * Every part of a copy is verified as it is read. A damaged copy is deleted, and the object is read from the store.
+//! * The folders belong to one process at a time (flock). Their copies outlive it, so that the next process can use
+//!   them.
+//! * Warm restarts of backends on local disk need copies, too. If none are configured, copies are made only of the
+//!   objects that those backends want, without files of images ([`CopyScope::Wanted`]), in folders that are removed
+//!   with the process. An object that waits to be written is read from memory.
 //!
 //! | file | |
 //! | --- | --- |
-//! | `wants` | which copies are needed: pure |
+//!  `wants` | the decision which copies are needed; pure |
 //! | `file` | the format of a copy |
-//! | `folder` | where they lie |
+//!  `folder` | the place of the copies |
 
 mod file;
 mod folder;
@@ -47,32 +49,35 @@ use self::{
 use super::ObjectName;
 use crate::{metrics::Metrics, tasks, types::BackendId};
 
-/// Bytes that may wait to be written. What comes beyond is not copied; a single larger object is, if nothing waits.
+/// Most bytes of objects that wait to be written. Further objects are not copied, but a single larger object is
+/// accepted if no other waits.
 const QUEUE_BYTES: u64 = 32 << 20;
 
 /// Settings of local copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyOptions {
-    /// Where they lie; files are spread over the folders.
+    /// Folders of the copies, which take turns. At least one.
     pub folders: Vec<PathBuf>,
-    /// What copies are made of.
+    /// Objects of which copies are made.
     pub write: CopyScope,
-    /// Whether they are read by who does not ask for that ([`Store::recalling`](super::Store::recalling)).
+    /// Whether every read tries a copy first. If not, only a store of [`Store::recalling`](super::Store::recalling)
+    /// does.
     pub read: bool,
-    /// Most bytes of all copies; beyond, the oldest go.
+    /// Most bytes of all copies together. Beyond that, the oldest are removed.
     pub max_bytes: u64,
-    /// After this long the copies of a backend that is not open are removed.
+    /// Time after which the copies of a backend that is not open are removed.
     pub idle_timeout: Duration,
 }
 
-/// What copies are made of.
+/// The objects of which copies are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyScope {
-    /// Nothing.
+    /// No copies are made.
     Nothing,
-    /// What backends that are open said that they want, but for files of images: those they keep themselves.
+    /// Objects that open backends may need (see [`Copies::want`]), except files of images, which those backends keep
+    /// themselves.
     Wanted,
-    /// All that is created.
+    /// All segments, index pages and snapshot files that this daemon creates.
     All,
 }
 
@@ -91,35 +96,35 @@ struct Inner {
 struct State {
     copies: BTreeMap<Path, Kept>,
     bytes: u64,
-    /// The order of the next copy.
+    /// Order of the next copy.
     next: u64,
     queue: std::collections::VecDeque<Pending>,
     queued_bytes: u64,
-    /// Taken from the queue, and not a copy yet.
+    /// The object that is being written: no longer in the queue, and not a copy yet.
     writing: Option<Pending>,
     wants: Wants,
-    /// Something changed that may make copies unneeded.
+    /// Whether a change may have made copies unneeded since they were last judged.
     unjudged: bool,
-    /// The last copy could not be made, and the log says so.
+    /// Whether the last copy could not be made, which the log has told.
     failing: bool,
 }
 
-/// A copy that there is.
+/// A copy on disk.
 struct Kept {
     file: PathBuf,
     head: Arc<Head>,
-    /// Bytes of the file.
+    /// Bytes of the file, head included.
     bytes: u64,
-    /// Lower is older.
+    /// The lower, the older.
     order: u64,
 }
 
 impl Copies {
-    /// Takes the folders, which are made if they are missing, and looks at what an earlier daemon left in them. Blocks
-    /// for that. [`run`](Self::run) has to be spawned.
+    /// Locks the folders, which are created if they are missing, and reads the heads of the copies in them. Blocks
+    /// meanwhile. The caller has to spawn [`run`](Self::run).
     ///
     /// # Errors
-    /// A folder cannot be written, another process has it, or there is none.
+    /// A folder cannot be written, another process holds it, or `options` has no folder.
     pub fn open(options: CopyOptions, metrics: &Metrics) -> io::Result<Self> {
         let metrics = CopyMetrics::register(metrics);
         let folders = Folders::open(&options.folders)?;
@@ -143,7 +148,7 @@ impl Copies {
         Ok(copies)
     }
 
-    /// Whether an object gets copies.
+    /// Whether an object of this name gets copies.
     fn is_copied(path: &Path) -> bool {
         let name = ObjectName::parse(path);
         matches!(
@@ -152,7 +157,7 @@ impl Copies {
         )
     }
 
-    /// Has the object at `path`, which is durable, copied in the background. Never waits.
+    /// Queues a copy of the object at `path`, which must be durable. Never waits.
     pub fn keep(&self, path: &Path, payload: PutPayload, label: Label) {
         let scope = self.0.options.write;
         if scope == CopyScope::Nothing || !Self::is_copied(path) {
@@ -173,19 +178,20 @@ impl Copies {
         self.0.wake.notify_one();
     }
 
-    /// The bytes of the object at `path`, or those in `range`, if there is a copy and it is sound. Blocks for the disk.
+    /// The bytes of the object at `path`, or those in `range`, if there is a sound copy and the settings allow reading
+    /// it. Blocks for the disk.
     #[must_use]
     pub fn read(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         if self.0.options.read { self.recall(path, range) } else { None }
     }
 
-    /// Whether all that is created is copied, rather than what its owners say that they want.
+    /// Whether copies do not depend on the wishes of their owners: the scope is not [`CopyScope::Wanted`].
     #[must_use]
     pub fn has_all(&self) -> bool {
         self.0.options.write != CopyScope::Wanted
     }
 
-    /// As [`read`](Self::read), whatever the settings say.
+    /// As [`read`](Self::read), even if the settings forbid reading.
     #[must_use]
     pub fn recall(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         if !Self::is_copied(path) {
@@ -212,7 +218,7 @@ impl Copies {
                 self.0.metrics.read(Read::Hit);
                 Some(bytes)
             }
-            // The store knows better what to say of a range beyond the end.
+            // The store reports a range beyond the end of the object with its size.
             Ok(None) => {
                 self.0.metrics.read(Read::Miss);
                 None
@@ -229,8 +235,8 @@ impl Copies {
         }
     }
 
-    /// Says what owner `epoch` of `backend` needs from now on: what no open backend needs is removed. An older owner's
-    /// is ignored.
+    /// Sets the needs of owner `epoch` of `backend`. Copies that no open backend needs are removed. A call of an older
+    /// owner is ignored.
     pub fn want(&self, backend: &BackendId, epoch: u64, wanted: Wanted) {
         let mut state = self.0.state.lock();
         state.unjudged |= state.wants.set(backend, epoch, wanted);
@@ -238,8 +244,8 @@ impl Copies {
         self.0.wake.notify_one();
     }
 
-    /// Owner `epoch` of `backend` has ended; a later one may come for its copies, until they have been idle for too
-    /// long.
+    /// Ends owner `epoch` of `backend`. Its copies stay for a later owner until they have been idle for the configured
+    /// time.
     pub fn release(&self, backend: &BackendId, epoch: u64) {
         let mut state = self.0.state.lock();
         state.wants.release(backend, epoch, Instant::now());
@@ -247,7 +253,7 @@ impl Copies {
         self.0.wake.notify_one();
     }
 
-    /// Paths of the objects that there are copies of, in order.
+    /// Paths of the objects that have a copy, in order.
     #[must_use]
     pub fn paths(&self) -> Vec<Path> {
         self.0.state.lock().copies.keys().cloned().collect()
@@ -261,7 +267,7 @@ impl fmt::Debug for Copies {
 }
 
 impl State {
-    /// What is not written yet of the object at `path`.
+    /// The object at `path`, if it is queued or being written.
     fn waiting(&self, path: &Path) -> Option<&Pending> {
         self.queue.iter().chain(&self.writing).find(|pending| pending.path == *path)
     }
@@ -278,7 +284,7 @@ impl State {
 }
 
 impl Inner {
-    /// Counts a copy that was not made; the log hears of the first in a row.
+    /// Counts a copy that was not made. Only the first failure in a row is logged.
     fn failed(&self, state: &mut State, path: &Path, why: &dyn fmt::Display) {
         self.metrics.failed();
         if !std::mem::replace(&mut state.failing, true) {

@@ -1,4 +1,4 @@
-//! Why the store did not do as asked. Every error names the object, or the prefix of a listing.
+//! Errors of the store. Every error names the object, or the prefix of a listing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,92 +7,92 @@ use object_store::path::Path;
 use super::Operation;
 use crate::error::{Error, Reason};
 
-/// Why a call of the store failed. Cheap to clone, so that one failed upload can fail all that waited for it.
+/// A failed call of the store. Cheap to clone, so that one failed upload can fail all its waiters.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store answered that there is no such object.
     #[error("object `{path}` does not exist")]
     NotFound {
-        /// The object.
+        /// Path of the missing object.
         path: Path,
     },
     /// The object is shorter than the range that was asked for.
     #[error("object `{path}` has {size} bytes, bytes {from} to {to} were asked for")]
     OutOfRange {
-        /// The object.
+        /// Path of the short object.
         path: Path,
-        /// First byte asked for.
+        /// First byte of the range that was asked for.
         from: u64,
         /// End of the range, exclusive.
         to: u64,
-        /// How long the object is, in bytes.
+        /// Size of the object in bytes.
         size: u64,
     },
-    /// The object is larger than any that is read whole: nobody wrote it so.
+    /// The object is larger than any object that dstl writes and reads whole.
     #[error("object `{path}` has {size} bytes, more than any object of its kind: it is damaged or forged")]
     TooLarge {
-        /// The object.
+        /// Path of the oversized object.
         path: Path,
-        /// Its bytes.
+        /// Size of the object in bytes.
         size: u64,
     },
-    /// No attempt got an answer, within the time or the number of attempts that the caller allowed. The outcome of a
-    /// create is then unknown: the object may exist, or appear later.
+    /// No attempt succeeded within the time or number of attempts that the caller allowed. The outcome of a create is
+    /// then unknown: the object may exist, or appear later.
     #[error("{operation} of object `{path}`: no answer from the object store after {attempts} attempts")]
     Unavailable {
-        /// The object.
+        /// Path of the object; for a listing, the prefix.
         path: Path,
-        /// What was asked.
+        /// The operation that was tried.
         operation: Operation,
-        /// How often it was tried.
+        /// Number of attempts that were made.
         attempts: u32,
-        /// Why the last attempt failed.
+        /// The error of the last attempt.
         source: Arc<AttemptError>,
     },
-    /// The store cannot do this at all, however often it is asked.
+    /// The store cannot do this at all, so another attempt does not help.
     #[error("{operation} of object `{path}`: the object store does not support it")]
     Unsupported {
-        /// The object.
+        /// Path of the object; for a listing, the prefix.
         path: Path,
-        /// What was asked.
+        /// The operation that is not supported.
         operation: Operation,
-        /// What it said.
+        /// The error that the store returned.
         source: Arc<object_store::Error>,
     },
 }
 
-/// Why one attempt at a request failed.
+/// The error of one attempt at a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
-    /// None was made: the deadline had passed.
+    /// No attempt was made, because the deadline had passed.
     #[error("the deadline had passed before the first attempt")]
     DeadlinePassed,
-    /// No answer in time.
+    /// The store did not answer in time.
     #[error("no answer within {} ms", after.as_millis())]
     Timeout {
-        /// The patience.
+        /// The time that the attempt was given.
         after: Duration,
     },
-    /// The answer was cut off.
+    /// The answer was cut off, or too long.
     #[error("an answer of {got} bytes instead of {expected}")]
     Short {
-        /// How many bytes were due.
+        /// Number of bytes that were due.
         expected: u64,
-        /// How many came.
+        /// Number of bytes that came.
         got: u64,
     },
-    /// A deletion in bulk left some objects unanswered.
+    /// A deletion in bulk left some objects without an answer.
     #[error("{left} objects are not known to be deleted")]
     Incomplete {
-        /// How many.
+        /// Number of objects without an answer.
         left: usize,
     },
-    /// The store refused a create because the object exists, and then did not find it: another create of it is under
+    /// The store refused a create because the object exists, and then did not find it. Another create of it is under
     /// way, or it was just deleted.
     #[error("the object was said to exist, but could not be found")]
     Vanished,
-    /// It was not sent within the time that the caller allowed: the store asked for a pause, or the limit of requests
-    /// is used up.
+    /// The request was not sent within the time that the caller allowed: the store asked for a pause, or the limit of
+    /// requests is used up.
     #[error(
         "not sent in time, as the store asked for a pause, or more than the limit of requests a second is asked of it"
     )]
@@ -119,26 +119,27 @@ impl From<StoreError> for Error {
     }
 }
 
-/// What is told where something else than an object store answers.
+/// Text of the error when something other than an object store answers.
 pub(super) const NO_STORE: &str = "what answers there is no object store";
 
-/// What an error of the store means for trying again.
+/// The kind of an error of the store, which decides whether another attempt is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// There is no such object.
+    /// The object does not exist.
     NotFound,
-    /// There is already one.
+    /// The object exists already.
     Exists,
-    /// Never.
+    /// The store will never do this.
     Unsupported,
-    /// Anything else may pass.
+    /// Any other error, which may pass.
     Retry,
 }
 
 impl Class {
-    /// Classifies `error`. Refused credentials and permissions, and a missing bucket, may pass: that is how many
-    /// outages show (an expired token whose renewal fails, a policy being replaced), and a checkpoint that is late is
-    /// better than a task that fails. They stay visible in the metrics and, when the call gives up, in the error.
+    /// Classifies `error`. Refused credentials, refused permissions and a missing bucket count as errors that may pass,
+    /// because many outages look like that (an expired token whose renewal fails, a policy that is being replaced), and
+    /// a late checkpoint is better than a failed task. They stay visible in the metrics and, when the call gives up, in
+    /// the error.
     pub(super) fn of(error: &object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { source, .. } if !is_about_more(&source.to_string()) => Self::NotFound,
@@ -152,13 +153,13 @@ impl Class {
     }
 }
 
-/// Whether the text of a "not found" is about the bucket, or of a web server that has none: both answer 404, and taking
-/// that for a missing object would make an outage look like an empty store.
+/// Whether the text of a "not found" is about the bucket, or comes from a web server that is no store. All of them
+/// answer 404. If one were taken for a missing object, an outage would look like an empty store.
 fn is_about_more(text: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "bucket does not exist", NO_STORE].iter().any(|sign| text.contains(sign))
 }
 
-/// Whether the store said that it is asked too often.
+/// Whether the store answered that it receives too many requests.
 pub(super) fn is_throttled(error: &object_store::Error) -> bool {
     let text = error.to_string();
     let signs = [

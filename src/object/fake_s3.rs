@@ -1,6 +1,7 @@
-//! The part of S3's protocol that the store uses, over HTTP, so that the suite runs against a real client.
+//! A server for the part of S3's protocol that the store uses, so that the checks run against a real HTTP client.
 //!
-//! Every tenth create answers 409 without effect, as S3 does while another create of the object is under way.
+//! Every tenth create is refused with 409 and without effect, as S3 does while another create of the object is under
+//! way.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ struct Bucket {
 
 type Shared = Arc<Mutex<Bucket>>;
 
-/// Serves the bucket `bucket` and gives the address.
+/// Serves the bucket `bucket` and returns the address of the server.
 async fn serve() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -128,7 +129,8 @@ fn store_at(endpoint: &str, bucket: &str, metrics: &Metrics) -> Store {
     open(&options, metrics, &Clock::new(|| 0), Random::seeded(1)).unwrap()
 }
 
-/// Serves these answers to `asked` requests one after the other, then 404, and gives the address.
+/// Serves these answers one after the other, then 404, and returns the address. Records the time of each request in
+/// `asked`.
 async fn answer_with(answers: Vec<Response>, asked: Arc<Mutex<Vec<Instant>>>) -> String {
     let answers = Arc::new(Mutex::new(answers.into_iter()));
     let answer = move || {
@@ -145,7 +147,7 @@ async fn answer_with(answers: Vec<Response>, asked: Arc<Mutex<Vec<Instant>>>) ->
 
 #[tokio::test]
 async fn a_store_that_speaks_the_protocol_of_s3_conforms() {
-    // All its objects are of this moment.
+    // The server dates all objects at this time.
     conformance::all(&store("bucket").await, &Clock::new(|| 1_767_225_600_000)).await;
 }
 
@@ -180,14 +182,14 @@ async fn a_pause_that_the_store_asks_for_is_granted_by_every_request() {
     let store = store_at(&answer_with(refused.into(), Arc::clone(&asked)).await, "bucket", &metrics);
     let (a, b) = (Path::from("a"), Path::from("b"));
     let (_, _) = tokio::join!(store.get_optional(&a, Retry::forever()), async {
-        // One who comes later waits, too.
+        // A request that comes later waits, too.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(store.get_optional(&b, Retry::forever()).await.unwrap().is_none());
     });
     let times = asked.lock().clone();
     assert_eq!(times.len(), 4);
     let after = |number: usize| (times[number] - times[0]).as_millis();
-    // The second refusal comes after the first pause, and its pause holds whoever is left.
+    // The second refusal comes after the first pause, and its pause holds the requests that are left.
     assert!(after(1) >= 1_000 && after(3) >= 2_000, "{times:?}");
     let text = metrics.encode();
     assert!(text.contains("dstl_object_requests_total{operation=\"get\",outcome=\"throttled\"} 2\n"), "{text}");
@@ -219,7 +221,7 @@ async fn a_page_that_says_not_found_is_no_missing_object() {
     let Err(StoreError::Unavailable { source, .. }) = answer else { panic!("{answer:?}") };
     assert!(source.to_string().contains("no object store") && source.to_string().contains("`endpoint`"), "{source}");
     assert!(!source.to_string().contains("<title>"), "{source}");
-    // And then it is there again.
+    // Once the server answers like a store again, the object is missing.
     assert!(store.get_optional(&Path::from("a"), Retry::forever()).await.unwrap().is_none());
 }
 

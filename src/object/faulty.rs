@@ -1,18 +1,19 @@
-//! A store that fails: another one, seen through a bad network.
+//! A store that fails: it passes requests to another store as if over a bad network.
 //!
-//! [`Faults`] is the handle to adjust it while it runs. What happens to a request is decided when it arrives, by the
-//! seeded randomness alone, so that a seed gives the same run again under paused time:
+//! [`Faults`] is the handle that adjusts it while it runs. The fate of a request is decided when it arrives, by the
+//! seeded randomness alone, so that a seed repeats a run under paused time:
 //!
-//! * it takes a while, and its effect comes either before or after that: a caller that drops the request in between
-//!   cannot know which;
+//! * it takes a while, and its effect comes either before or after that time: a caller that drops the request in
+//!   between cannot know which;
 //! * it fails before its effect, or after it (the ambiguous outcome);
-//! * a create is refused for an object that is not there;
+//! * a create is refused although there is no object;
 //! * it hangs until the caller gives up, with or without its effect;
-//! * a create or delete is *delayed*: the caller hears nothing, and the effect comes later, perhaps after the caller
+//! * a create or delete is *delayed*: the caller gets no answer, and the effect comes later, perhaps after the caller
 //!   tried again, gave up or died;
-//! * during an outage everything fails.
+//! * during an outage every request fails.
 //!
-//! Multipart uploads and copies, which dstl never makes, are refused.
+//! Multipart uploads, which dstl never makes, are refused. So are copies, so that
+//! [`Store::copy_object`](super::Store::copy_object) reads and creates instead.
 
 use std::{fmt, future::Future, ops::Range, sync::Arc, time::Duration};
 
@@ -28,23 +29,23 @@ use tokio::time::sleep;
 use super::memory::not_implemented;
 use crate::{random::Random, tasks::Tasks};
 
-/// How likely what is. Probabilities from 0 to 1 per request, tried in the order of the fields.
+/// Probability of each fault, from 0 to 1 per request. The faults are tried in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaultPlan {
-    /// How long a request takes, evenly distributed; the upper end is exclusive.
+    /// Duration of a request, evenly distributed; the upper end is exclusive.
     pub latency: Range<Duration>,
-    /// Fails before its effect.
+    /// The request fails before its effect.
     pub error_before: f64,
-    /// Fails after its effect.
+    /// The request fails after its effect.
     pub error_after: f64,
-    /// A create is refused as if the object existed, as stores do while another create is under way; other requests
+    /// A create is refused as if the object existed, as stores do while another create is under way. Other requests
     /// fail before their effect.
     pub refused: f64,
-    /// Never answers; with or without its effect, evenly.
+    /// The request is never answered. It has its effect in half of the cases.
     pub hang: f64,
-    /// Never answers, and the effect of a create or delete comes later.
+    /// The request is never answered. The effect of a create or delete comes after `delay`; other requests have none.
     pub delayed: f64,
-    /// How much later, evenly distributed; the upper end is exclusive.
+    /// Delay of such an effect, evenly distributed; the upper end is exclusive.
     pub delay: Range<Duration>,
 }
 
@@ -65,18 +66,18 @@ impl FaultPlan {
     }
 }
 
-/// How many requests of each kind arrived.
+/// Number of requests of each kind that have arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
-    /// Creates.
+    /// Creates, whatever their outcome.
     pub puts: u64,
-    /// Reads, of ranges and of size and time too.
+    /// Reads of objects, of ranges, and of size and time.
     pub gets: u64,
-    /// Listings.
+    /// Listings, whatever their number of entries.
     pub lists: u64,
-    /// Objects to delete.
+    /// Objects to delete, each counted as one request.
     pub deletes: u64,
-    /// Those of all kinds that a fault befell, an outage included.
+    /// Requests of all kinds that met a fault or an outage.
     pub faults: u64,
 }
 
@@ -92,24 +93,24 @@ struct Knobs {
 }
 
 impl Faults {
-    /// From now on, requests fare by `plan`.
+    /// Applies `plan` to all requests that arrive from now on.
     pub fn set_plan(&self, plan: FaultPlan) {
         self.0.lock().plan = plan;
     }
 
-    /// Begins or ends an outage: while it lasts, arriving requests fail before their effect. Those under way go on.
+    /// Begins or ends an outage. Requests that arrive during an outage fail before their effect; earlier ones go on.
     pub fn set_outage(&self, outage: bool) {
         self.0.lock().outage = outage;
     }
 
-    /// What arrived so far.
+    /// Number of requests that have arrived so far.
     #[must_use]
     pub fn counts(&self) -> RequestCounts {
         self.0.lock().counts
     }
 }
 
-/// A store that fails as its [`Faults`] say. Clones share all.
+/// A store that fails as its [`Faults`] say. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct FaultyStore {
     store: Arc<dyn ObjectStore>,
@@ -118,7 +119,7 @@ pub struct FaultyStore {
     tasks: Tasks,
 }
 
-/// The kinds of requests.
+/// The kinds of requests that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Put,
@@ -127,7 +128,7 @@ enum Kind {
     Delete,
 }
 
-/// What will happen to one request.
+/// The fate of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Answer { effect_first: bool },
@@ -139,21 +140,21 @@ enum Fate {
 }
 
 impl FaultyStore {
-    /// Puts faults, none at first, before `store`. Delayed effects run in `tasks`: those of the store, not of the
-    /// daemon that a simulation crashes.
+    /// Puts faults, none at first, before `store`. Delayed effects run in `tasks`, which must be tasks of the store and
+    /// not of the daemon that a simulation crashes.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, random: Random, tasks: Tasks) -> Self {
         let knobs = Knobs { plan: FaultPlan::none(), outage: false, counts: RequestCounts::default() };
         Self { store, faults: Faults(Arc::new(Mutex::new(knobs))), random, tasks }
     }
 
-    /// The handle.
+    /// The handle that adjusts the faults of this store and its clones.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.faults.clone()
     }
 
-    /// Counts a request and decides its fate and latency.
+    /// Counts a request, and decides its fate and latency.
     fn arrive(&self, kind: Kind) -> (Fate, Duration) {
         let mut knobs = self.faults.0.lock();
         let (fate, latency) = self.decide(&knobs);
@@ -169,8 +170,8 @@ impl FaultyStore {
         (fate, latency)
     }
 
-    /// Draws the same number of random numbers whatever the plan, so that a change of one probability shifts nothing
-    /// else.
+    /// Draws the same number of random numbers for every plan, so that a changed probability does not shift the fate of
+    /// later requests.
     fn decide(&self, knobs: &Knobs) -> (Fate, Duration) {
         let [latency, delay, choice, coin] = std::array::from_fn(|_| self.random.fraction());
         let plan = &knobs.plan;
@@ -196,7 +197,7 @@ impl FaultyStore {
         (fate, latency)
     }
 
-    /// Lets `effect` fare as it must.
+    /// Runs `effect` as the fate of the request says.
     async fn request<T>(&self, kind: Kind, effect: impl Future<Output = Result<T>> + Send + 'static) -> Result<T>
     where
         T: Send + 'static,
@@ -314,7 +315,7 @@ impl ObjectStore for FaultyStore {
     }
 }
 
-/// The point of `range` at `fraction`.
+/// The point of `range` at `fraction`, from 0 to 1.
 fn within(range: &Range<Duration>, fraction: f64) -> Duration {
     range.start + range.end.saturating_sub(range.start).mul_f64(fraction)
 }
@@ -363,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Creates, reads and deletes over a bad network; tells how often which request arrived and how long it all took.
+    /// Creates, reads and deletes over a bad network. Returns the counts of the requests, and the duration of the run.
     async fn run(seed: u64) -> (RequestCounts, Duration) {
         let start = Instant::now();
         let faulty = faulty(seed);

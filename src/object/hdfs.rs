@@ -1,23 +1,23 @@
 //! HDFS as a store.
 //!
-//! * **Create-if-absent.** HDFS has no conditional write, but a rename that refuses to replace. An object is written to
+//! * **Create-if-absent.** HDFS has no conditional write, but its rename can refuse to replace. An object is written to
 //!   `<name>#<random number>` in its folder, made durable, closed, and then renamed without overwrite:
 //!
 //!   ```text
 //!   create name#17 ── write ── hsync ── close ── rename name#17 -> name (no overwrite) ── answer
 //!   ```
 //!
-//!   So an object is whole from the moment that it is seen, and of two creators the NameNode lets one rename.
-//! * **Leftovers.** A writer that is killed leaves its temporary. It has a name of its own, so that no later create
-//!   meets it; listings show it, and [`ObjectName`](super::ObjectName) and the sweep know it. What an attempt of this
-//!   process left is deleted by the next create that gets through.
-//! * **Durability.** `hsync` has every DataNode of the pipeline write the last block to its disk; the client asks for
-//!   the same as each block ends. Files in erasure-coded folders have no `hsync`, and only that;
-//!   `dfs.datanode.synconclose` on the DataNodes makes sure.
-//! * **Hangs.** See [`connection`]: a NameNode that does not answer is left for the next one.
-//! * **Folders.** A create makes those that are missing, in the same transaction of the NameNode. A delete removes the
-//!   folders that it leaves empty, up to the base: never with their contents, so that it cannot race with a create.
-//! * **Names.** One part of a path has at most 255 bytes, a folder at most 1,048,576 entries
+//!   So an object is whole as soon as it is visible, and of two creators the NameNode lets one rename.
+//! * **Leftovers.** A writer that is killed leaves its temporary file. No later create uses the same name; listings
+//!   show it, and [`ObjectName`](super::ObjectName) and the sweep recognize it. Temporaries of failed attempts of this
+//!   process are deleted by its next creates.
+//! * **Durability.** `hsync` makes every DataNode of the pipeline write the last block to its disk; the client requests
+//!   the same at the end of each block. Files in erasure-coded folders cannot be synced; for them, set
+//!   `dfs.datanode.synconclose` on the DataNodes.
+//! * **Hangs.** If a NameNode does not answer, the next one is used; see [`connection`].
+//! * **Folders.** A create makes missing folders in the same transaction of the NameNode. A delete removes the folders
+//!   that become empty, up to the base. It never removes them with contents, so it cannot race with a create.
+//! * **Names.** One part of a path has at most 255 bytes, and a folder has at most 1,048,576 entries
 //!   (`dfs.namenode.fs-limits.…` of the NameNode).
 
 mod connection;
@@ -49,16 +49,16 @@ use self::{connection::Connection, error::told, settings::Settings};
 use super::{OpenError, StoreOptions, memory::not_implemented};
 use crate::random::Random;
 
-/// Deletions of one stream that run at once.
+/// Number of concurrent deletions of one stream.
 const CONCURRENT_DELETIONS: usize = 10;
 
-/// An object of more bytes is looked for before its bytes are sent: one round trip more, but no transfer for nothing.
+/// A create of more bytes first looks for the object: one more round trip, but no transfer in vain.
 const LOOK_FIRST_BYTES: usize = 1 << 20;
 
-/// Temporaries of failed attempts that are remembered at most; the sweep finds the others.
+/// Most temporaries of failed attempts that are remembered. The sweep finds the others.
 const LEFTOVERS: usize = 1000;
 
-/// Those that one create deletes at most, so that it is not late for them.
+/// Most leftovers that one create deletes, so that it is not delayed much.
 const LEFTOVERS_AT_ONCE: usize = 4;
 
 /// The objects below one folder. Clones share all.
@@ -68,14 +68,14 @@ pub(super) struct HdfsStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
-    /// Stays when it is empty.
+    /// Path of the base in HDFS, a folder that is kept even if it is empty.
     base: String,
     /// Temporaries of attempts of this process that failed or were dropped.
     leftovers: Mutex<VecDeque<String>>,
     random: Random,
 }
 
-/// A temporary that its attempt has not accounted for; dropped as such, it becomes a leftover.
+/// A temporary of an attempt. When it is dropped and not `gone`, it is added to the leftovers.
 struct Temporary<'a> {
     path: String,
     store: &'a Inner,
@@ -83,11 +83,11 @@ struct Temporary<'a> {
 }
 
 impl HdfsStore {
-    /// The store that `url` names, of which `base` is the path. Reads Hadoop's configuration, and asks nothing of the
-    /// NameNodes yet.
+    /// The store that `url` names; `base` is the path of the URL. Reads Hadoop's configuration, but sends no request to
+    /// the NameNodes.
     ///
     /// # Errors
-    /// [`OpenError`] says which setting is at fault.
+    /// [`OpenError`], which names the setting at fault.
     pub(super) fn open(
         options: &StoreOptions,
         url: &Url,
@@ -98,10 +98,10 @@ impl HdfsStore {
         Ok(Self(Arc::new(Inner { connection, base: file(base), leftovers: Mutex::default(), random })))
     }
 
-    /// Checks the path of a URL.
+    /// Checks that HDFS accepts the path of a URL.
     ///
     /// # Errors
-    /// Why HDFS does not take it.
+    /// The reason why HDFS does not accept it.
     pub(super) fn check_base(base: &Path) -> std::result::Result<(), &'static str> {
         if base.as_ref().contains(':') { Err("HDFS allows no `:` in a path") } else { Ok(()) }
     }
@@ -112,8 +112,8 @@ impl HdfsStore {
         Ok(location)
     }
 
-    /// Deletes `folders` and what is above them, up to the base, as far as they are empty. What cannot be deleted now
-    /// is by the next delete in it.
+    /// Deletes `folders` and their ancestors up to the base, as far as they are empty. A folder that cannot be deleted
+    /// now is tried again by the next delete in it.
     async fn tidy(&self, folders: BTreeSet<String>) {
         let tidied = stream::iter(folders).for_each_concurrent(CONCURRENT_DELETIONS, |mut folder| async move {
             while folder.len() > self.0.base.len() {
@@ -137,12 +137,13 @@ impl Inner {
         let path = format!("{target}#{}", self.random.below(u64::MAX));
         let mut temporary = Temporary { path, store: self, gone: false };
         let written = self.write(client, &temporary.path, payload).await;
-        // Ordering: what is renamed is closed and durable.
+        // Ordering: the file is closed and durable before it is renamed.
         let created = match written {
             Ok(()) => client.rename(&temporary.path, target, false).await,
             Err(error) => Err(error),
         };
-        // A rename whose answer is lost may still come, or have come: then there is nothing to delete or to rename.
+        // A rename whose answer was lost may still happen, or have happened. In the latter case there is no temporary
+        // to delete.
         temporary.gone = created.is_ok() || client.delete(&temporary.path, false).await.is_ok();
         self.delete_leftovers(client).await;
         created
@@ -230,7 +231,7 @@ impl ObjectStore for HdfsStore {
             .await?;
         let meta = meta(&status)?;
         options.check_preconditions(&meta)?;
-        // Of what the reader knows: it panics where more is read.
+        // The size that the reader knows: it panics if a longer range is read.
         let size = reader.as_ref().map_or(meta.size, |reader| reader.file_length() as u64);
         let range = match options.range {
             Some(range) => {
@@ -285,17 +286,17 @@ impl ObjectStore for HdfsStore {
     }
 }
 
-/// Where an object is in HDFS.
+/// Path of an object in HDFS.
 fn file(location: &Path) -> String {
     format!("/{location}")
 }
 
-/// The folder that `path` is in.
+/// Path of the folder of `path`; empty at the root.
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// Takes "there is none" for an answer.
+/// Turns the error "no such file" into `None`.
 fn found<T>(answer: hdfs_native::Result<T>) -> hdfs_native::Result<Option<T>> {
     match answer {
         Ok(found) => Ok(Some(found)),

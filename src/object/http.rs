@@ -1,8 +1,8 @@
-//! The HTTP client of the cloud stores: object_store's own, whose answers are looked at.
+//! The HTTP client of the cloud stores: object_store's own client, with two checks of each answer.
 //!
-//! * A refusal may ask for a pause (`Retry-After`). The whole process keeps it.
-//! * A web page is not an answer of a store, even with status 200. It comes from a proxy or a login page in between.
-//!   Taken for an object, it would be called a damaged one.
+//! * A refusal may ask for a pause (`Retry-After`). All requests of the process then wait.
+//! * A web page is not an answer of a store, even with status 200: it comes from a proxy or a login page in between. If
+//!   it were taken for an object, the object would be called damaged.
 
 use std::{
     sync::Arc,
@@ -20,15 +20,15 @@ use object_store::{
 use super::pace::{Pace, retry_after};
 use crate::clock::Clock;
 
-/// Statuses with which a store refuses for now: too many requests, and service unavailable.
+/// Statuses of a temporary refusal: too many requests, and service unavailable.
 const FOR_NOW: [u16; 2] = [429, 503];
 
-/// The answer did not come from a store.
+/// The error for an answer that did not come from a store.
 #[derive(Debug, thiserror::Error)]
 #[error("a web page in place of an answer")]
 struct Page;
 
-/// Makes such clients.
+/// A factory of these clients.
 #[derive(Debug)]
 pub(super) struct Connector {
     /// The pace of the store's requests, which pauses where the store asks for it.
@@ -56,7 +56,7 @@ impl HttpService for Attentive {
     async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
         let answer = self.client.execute(request).await?;
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        // A refusal is told with its text by the store's client.
+        // The store's client reports a refusal together with its text.
         if answer.status().is_success() && header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
             return Err(HttpError::new(HttpErrorKind::Decode, Page));
         }

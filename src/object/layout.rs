@@ -17,14 +17,15 @@
 //! <job>/savepoints/<savepoint>/<file, one or more levels>
 //! ```
 //!
-//! * Operators have a level of their own, so that no operator's name (`segments`, `job`, …) meets a fixed one; a job's
-//!   name is alone on its level.
-//! * Numbers of segments, manifests, job records, renewals and sweep leases, and attempts and checkpoint ids of
-//!   reports, have 20 digits with leading zeros, so that the order of the names is the order of the numbers. Subtasks
-//!   and epochs are plain decimals. UUIDs are in lower case with hyphens.
-//! * `<any of these>#<n>` is a temporary file: where the store is a local directory, a process that is killed while it
-//!   creates an object leaves it behind.
-//! * A path is some object's name exactly if [`ObjectName::parse`] gives one whose [`ObjectName::path`] is that path.
+//! * Operators have a level of their own, so that an operator's name (`segments`, `job`, …) never collides with a fixed
+//!   name. A job's name is alone on its level.
+//! * Some numbers have 20 digits with leading zeros, so that names sort like numbers: those of segments, manifests, job
+//!   records, renewals and sweep leases, and the attempts and checkpoint ids of reports. Subtasks and epochs are plain
+//!   decimals. UUIDs are in lower case with hyphens.
+//! * `<any of these>#<n>` is a temporary file. A process that is killed while it creates an object in a local directory
+//!   or on HDFS leaves such a file.
+//! * A path is the name of an object exactly if [`ObjectName::parse`] returns a name whose [`ObjectName::path`] is that
+//!   path.
 
 use std::fmt;
 
@@ -47,120 +48,122 @@ const CLOCK: &str = "clock";
 const SWEEPS: &str = "sweeps";
 const SAVEPOINTS: &str = "savepoints";
 
-/// Digits of a number in a name: as many as the largest `u64` has.
+/// Digits of a number in a name, as many as the largest `u64` has.
 const NUMBER_DIGITS: usize = 20;
 
-/// What an object is.
+/// The name of an object: its kind, and the parts of its path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectName {
     /// One upload of a changelog.
     Segment {
-        /// The job whose backends share it.
+        /// The job whose backends share the segment.
         job: Name,
-        /// The daemon instance that wrote it.
+        /// The daemon instance that wrote the segment.
         instance: Uuid,
-        /// Within the instance.
+        /// Counts the segments of the instance.
         number: u64,
     },
     /// One link of a backend's manifest chain.
     Manifest {
-        /// Whose.
+        /// The backend whose chain it is.
         backend: BackendId,
-        /// Its place in the chain.
+        /// Position in the chain.
         number: u64,
     },
-    /// Says that a manifest retired its chain, also when that cannot be read any more. Empty: all is in the name.
+    /// A mark that a manifest retired its chain, which is there even when the manifest can no longer be read. The
+    /// object is empty, as its name says everything.
     Retired {
-        /// Whose chain.
+        /// The backend whose chain is retired.
         backend: BackendId,
-        /// The manifest.
+        /// Number of the retiring manifest.
         number: u64,
     },
     /// A page of a backend's index of its log.
     IndexPage {
-        /// Whose.
+        /// The backend whose log the page lists.
         backend: BackendId,
-        /// The number of the epoch that wrote it: once there is a later one, no further page of it is ever named.
+        /// Number of the epoch that wrote the page. Once a later epoch exists, no manifest names a new page of this
+        /// one.
         epoch: u64,
-        /// Which.
+        /// Distinguishes the pages of one epoch.
         id: Uuid,
     },
     /// A file of a snapshot.
     SnapshotFile {
-        /// Whose.
+        /// The backend whose snapshot it is.
         backend: BackendId,
-        /// The daemon instance that wrote it.
+        /// The daemon instance that wrote the file.
         instance: Uuid,
-        /// Within the instance.
+        /// Name of the file, unique within the instance.
         file: Name,
     },
     /// A lease on a checkpoint.
     Pin {
         /// The checkpoint's job.
         job: Name,
-        /// Which.
+        /// Distinguishes the pins of one job.
         id: Uuid,
     },
-    /// Says that the holder of a pin still needs it.
+    /// A mark that the holder of a pin still needs it.
     PinRenewal {
         /// The job of the pin.
         job: Name,
-        /// Which pin.
+        /// UUID of the pin.
         id: Uuid,
-        /// Counts its renewals.
+        /// Counts the renewals of the pin.
         number: u64,
     },
     /// One link of a job's chain of generations and commits.
     JobRecord {
-        /// Whose.
+        /// The job whose chain it is.
         job: Name,
-        /// Its place in the chain.
+        /// Position in the chain.
         number: u64,
     },
-    /// Says that a task has its part of a checkpoint of a declared job. All that matters is in the name, so that a
-    /// listing tells it.
+    /// A mark that a task has its part of a checkpoint of a declared job. The name holds all that matters, so that a
+    /// listing suffices.
     Report {
-        /// The task.
+        /// The backend of the reporting task.
         backend: BackendId,
-        /// Of the job's generation.
+        /// Attempt of the job's generation.
         attempt: Attempt,
-        /// The part.
+        /// The epoch, id and UUID of the task's part of the checkpoint.
         checkpoint: CheckpointIdentity,
     },
-    /// Made to see what time it is for the store, and deleted at once.
+    /// An object that is created to read the store's clock, and deleted at once.
     Clock {
-        /// Whoever asked did so for this job.
+        /// The job for which the clock was read.
         job: Name,
-        /// Which.
+        /// Distinguishes concurrent readings of the clock.
         id: Uuid,
     },
-    /// Says when the sweep of a job began, so that no other daemon begins one at the same time.
+    /// A mark of when the sweep of a job began, so that no other daemon begins one at the same time.
     SweepLease {
-        /// What is swept.
+        /// The job that is swept.
         job: Name,
-        /// Counts the sweeps by schedule.
+        /// One more than the number of the lease before.
         number: u64,
     },
     /// A file of a savepoint.
     SavepointFile {
-        /// The job that it was taken of.
+        /// The job whose state the savepoint holds.
         job: Name,
-        /// The savepoint.
+        /// Name of the savepoint.
         savepoint: Name,
-        /// Folders and name within the savepoint; not empty.
+        /// Folders and file name within the savepoint, at least one part.
         file: Vec<Name>,
     },
-    /// What a killed process left of an object that it was creating in a local directory or on HDFS.
+    /// The rest of an object that a killed process was creating in a local directory or on HDFS.
     Temporary {
-        /// What it was to become; not a temporary itself.
+        /// The object that it was to become, which is never a temporary itself.
         of: Box<Self>,
-        /// Tells several of the same object apart.
+        /// Distinguishes several temporaries of one object.
         number: u64,
     },
 }
 
 impl ObjectName {
-    /// Where the object is, relative to the base of the store.
+    /// Path of the object, relative to the base of the store.
     #[must_use]
     pub fn path(&self) -> Path {
         match self {
@@ -190,7 +193,7 @@ impl ObjectName {
         }
     }
 
-    /// What the object at `path`, relative to the base of the store, is; nothing if no such name is ever made here.
+    /// The name of the object at `path`, relative to the base of the store. `None` if dstl never makes such a path.
     #[must_use]
     pub fn parse(path: &Path) -> Option<Self> {
         let raw = path.as_ref();
@@ -201,11 +204,11 @@ impl ObjectName {
             }
             None => parse_permanent(raw)?,
         };
-        // Numbers and UUIDs have more spellings than the one that is made here.
+        // `parse` accepts more spellings of numbers and UUIDs than `path` makes.
         (name.path() == *path).then_some(name)
     }
 
-    /// The job that the object belongs to.
+    /// The job to which the object belongs.
     #[must_use]
     pub fn job(&self) -> &Name {
         match self {
@@ -232,103 +235,103 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// All objects of `job`.
+/// Folder of all objects of `job`.
 #[must_use]
 pub fn job(job: &Name) -> Path {
     Path::from_iter([job.as_str()])
 }
 
-/// The segments of `job`.
+/// Folder of the segments of `job`.
 #[must_use]
 pub fn segments(job: &Name) -> Path {
     Path::from_iter([job.as_str(), SEGMENTS])
 }
 
-/// The segments of `job` that one daemon instance wrote.
+/// Folder of the segments of `job` that one daemon instance wrote.
 #[must_use]
 pub fn segments_of_instance(job: &Name, instance: Uuid) -> Path {
     segments(job).join(instance.to_string())
 }
 
-/// What belongs to single backends of `job`.
+/// Folder of the objects that belong to single backends of `job`.
 #[must_use]
 pub fn operators(job: &Name) -> Path {
     Path::from_iter([job.as_str(), OPERATORS])
 }
 
-/// What belongs to the backends of one operator of `job`.
+/// Folder of the objects that belong to the backends of one operator of `job`.
 #[must_use]
 pub fn operator(job: &Name, operator: &Name) -> Path {
     operators(job).join(operator.as_str())
 }
 
-/// What belongs to `backend` alone.
+/// Folder of the objects that belong to `backend` alone.
 #[must_use]
 pub fn backend(backend: &BackendId) -> Path {
     operator(&backend.job, &backend.operator).join(backend.subtask.to_string())
 }
 
-/// The manifest chain of `id`.
+/// Folder of the manifest chain of `id`.
 #[must_use]
 pub fn manifests(id: &BackendId) -> Path {
     backend(id).join(MANIFEST)
 }
 
-/// The pages of the log index of `id`.
+/// Folder of the pages of the log index of `id`.
 #[must_use]
 pub fn index_pages(id: &BackendId) -> Path {
     backend(id).join(INDEX)
 }
 
-/// The snapshot files of `id`.
+/// Folder of the snapshot files of `id`.
 #[must_use]
 pub fn snapshots(id: &BackendId) -> Path {
     backend(id).join(SNAPSHOT)
 }
 
-/// The pins of `job`.
+/// Folder of the pins of `job`.
 #[must_use]
 pub fn pins(job: &Name) -> Path {
     Path::from_iter([job.as_str(), PINS])
 }
 
-/// The renewals of the pins of `job`.
+/// Folder of the renewals of the pins of `job`.
 #[must_use]
 pub fn renewals(job: &Name) -> Path {
     Path::from_iter([job.as_str(), RENEWALS])
 }
 
-/// The chain of generations and commits of `job`.
+/// Folder of the chain of generations and commits of `job`.
 #[must_use]
 pub fn job_records(job: &Name) -> Path {
     Path::from_iter([job.as_str(), JOB])
 }
 
-/// The reports of the tasks of `job`.
+/// Folder of the reports of the tasks of `job`.
 #[must_use]
 pub fn reports(job: &Name) -> Path {
     Path::from_iter([job.as_str(), REPORTS])
 }
 
-/// Those of one attempt.
+/// Folder of the reports of one attempt of `job`.
 #[must_use]
 pub fn reports_of_attempt(job: &Name, attempt: Attempt) -> Path {
     reports(job).join(numbered(attempt))
 }
 
-/// The leases of sweeps of `job`.
+/// Folder of the leases of sweeps of `job`.
 #[must_use]
 pub fn sweep_leases(job: &Name) -> Path {
     Path::from_iter([job.as_str(), SWEEPS])
 }
 
-/// The savepoints of `job`.
+/// Folder of the savepoints of `job`.
 #[must_use]
 pub fn savepoints(job: &Name) -> Path {
     Path::from_iter([job.as_str(), SAVEPOINTS])
 }
 
-/// The files of one savepoint of `job`.
+/// Folder of the files of one savepoint of `job`.
 #[must_use]
 pub fn savepoint(job: &Name, savepoint: &Name) -> Path {
     savepoints(job).join(savepoint.as_str())
@@ -338,7 +341,7 @@ fn numbered(number: u64) -> String {
     format!("{number:0NUMBER_DIGITS$}")
 }
 
-/// Parses all but temporaries; takes more spellings of numbers and UUIDs than are made.
+/// Parses every name but temporaries. Accepts more spellings of numbers and UUIDs than `path` makes.
 fn parse_permanent(raw: &str) -> Option<ObjectName> {
     let parts: Vec<&str> = raw.split('/').collect();
     let (job, rest) = parts.split_first()?;

@@ -1,16 +1,16 @@
-//! A directory as a store: object_store's, with what it lacks for us.
+//! A directory as a store: object_store's implementation, with additions.
 //!
-//! * Temporaries: a process that is killed while it creates `name` leaves `name#1`. The wrapped store neither lists nor
-//!   deletes such files; here both work, so that a sweep finds them.
-//! * Durability of a file found in the way: a create that meets a file did not make its directory entry durable, and
-//!   the process that did may have died, or not be that far. It is synced before the answer, since the caller may find
-//!   the bytes identical and count on them.
-//! * Durability of directories found in the way: the wrapped store makes those durable that it makes itself. One that
-//!   was there may be of a process that was killed before it had synced it. So the first create of this process in a
-//!   directory syncs all that lead to it.
-//! * A directory that is not there: while a file system is not mounted, its mount point is an empty directory like any
-//!   other. What is asked then fails until the directory is back, rather than finds nothing or begins a store of its
-//!   own.
+//! * Temporaries. A process that is killed while it creates `name` leaves `name#1`. The wrapped store neither lists nor
+//!   deletes such files; this one does both, so that a sweep finds them.
+//! * Durability of a file that exists already. A create that meets a file has not made its directory entry durable, and
+//!   the process that wrote the file may have died before doing so. The entry is synced before the answer, since the
+//!   caller may find identical bytes and rely on them.
+//! * Durability of directories that exist already. The wrapped store makes the directories durable that it creates. A
+//!   directory that was there before may be left from a process that was killed before it synced it. So the first
+//!   create of this process in a directory syncs all directories that lead to it.
+//! * A missing directory. While a file system is not mounted, its mount point is an empty directory like any other.
+//!   Every request then fails until the directory is back. Otherwise reads would find no objects, and creates would
+//!   begin another store.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +33,7 @@ use walkdir::WalkDir;
 
 use super::memory::not_implemented;
 
-/// Deletions of one stream that run at once.
+/// Number of concurrent deletions of one stream.
 const CONCURRENT_DELETIONS: usize = 10;
 
 /// Name of this store in errors.
@@ -44,9 +44,9 @@ const STORE: &str = "local directory";
 pub(super) struct LocalStore {
     files: Arc<LocalFileSystem>,
     root: Arc<FilePath>,
-    /// That of the root; device numbers change with every mount.
+    /// Inode of the root. Device numbers are not compared, as they change with every mount.
     inode: u64,
-    /// Directories that are known to be durable with all above them.
+    /// Directories that are known to be durable, with all directories above them.
     durable: Arc<Mutex<BTreeSet<Directory>>>,
     sync: SyncFolder,
 }
@@ -54,8 +54,8 @@ pub(super) struct LocalStore {
 /// Makes a directory's entries durable.
 type SyncFolder = fn(&FilePath) -> io::Result<()>;
 
-/// A directory and not only its name, which another one may get: inode, and when it was made, where the file system
-/// tells.
+/// The identity of a directory: its path, its inode and, if the file system records it, the time of its creation. The
+/// path alone may be used again for another directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Directory {
     path: PathBuf,
@@ -63,14 +63,14 @@ struct Directory {
     made: Option<SystemTime>,
 }
 
-/// Directories that are remembered as durable at most; one more, and all are forgotten.
+/// Most directories that are remembered as durable. When one more is added, all others are forgotten.
 const DURABLE_DIRECTORIES: usize = 10_000;
 
 impl LocalStore {
-    /// The directory `root`, which is made if it is missing. Blocks for a few file-system calls.
+    /// Opens the directory `root`, which is created if it is missing. Blocks for a few file-system calls.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub(super) fn open(root: &FilePath) -> Result<Self> {
         let wanted = std::path::absolute(root).map_err(failed)?;
         let made: Vec<_> = wanted.ancestors().take_while(|folder| !folder.exists()).collect();
@@ -82,7 +82,7 @@ impl LocalStore {
         Ok(Self { files: Arc::new(files), root: root.into(), inode, durable: Arc::default(), sync })
     }
 
-    /// Fails while something else than the directory that was opened is in its place.
+    /// Fails unless the directory at the root is the one that was opened.
     async fn check(&self) -> Result<()> {
         let (root, inode) = (Arc::clone(&self.root), self.inode);
         let found = spawn_blocking(move || fs::metadata(root).map(|metadata| metadata.ino())).await?;
@@ -110,7 +110,7 @@ impl LocalStore {
         .await?
     }
 
-    /// Makes the directories that lead to `location`, which was created, durable, unless they are known to be.
+    /// Makes the directories that lead to a new file at `location` durable, unless they are known to be.
     async fn sync_new_parents(&self, location: &Path) -> Result<()> {
         let file = self.file(location);
         let Some(folder) = file.parent().map(FilePath::to_path_buf) else { return Ok(()) };
@@ -132,7 +132,7 @@ impl LocalStore {
         let top = prefix.map_or_else(|| self.root.to_path_buf(), |prefix| self.file(&prefix));
         let root = Arc::clone(&self.root);
         let found = spawn_blocking(move || walk(&root, &top)).await??;
-        // It may have gone meanwhile.
+        // The root may have been replaced during the walk.
         self.check().await?;
         Ok(found)
     }
@@ -244,7 +244,7 @@ fn walk(root: &FilePath, top: &FilePath) -> Result<Vec<ObjectMeta>> {
     Ok(found)
 }
 
-/// The file at `entry`; nothing if it is no file, or its name can be no object's.
+/// The file at `entry`. `None` if it is not a file, or if its path cannot be the path of an object.
 fn describe(root: &FilePath, entry: &walkdir::DirEntry) -> io::Result<Option<ObjectMeta>> {
     if !entry.file_type().is_file() {
         return Ok(None);
@@ -307,7 +307,7 @@ mod tests {
         let store = LocalStore { sync: note, ..LocalStore::open(dir.path()).unwrap() };
         let root = store.root.to_path_buf();
         let synced = || std::mem::take(&mut *SYNCED.lock());
-        // As a process leaves them that is killed before it syncs them.
+        // Directories as a process leaves them that is killed before it syncs them.
         fs::create_dir_all(root.join("a/b")).unwrap();
         let put = async |name: &str| drop(store.put(&Path::from(name), "1".into()).await.unwrap());
         put("a/b/1").await;

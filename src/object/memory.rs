@@ -1,6 +1,6 @@
 //! A store in memory, for tests, simulations and trials; the times of its objects come from the injected clock.
 //!
-//! Two simulations of one seed must list the same times, so that what they sweep is the same.
+//! Two simulations with one seed must list the same times, so that their sweeps delete the same objects.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,8 @@ impl fmt::Display for MemoryStore {
     }
 }
 
-/// The answer to requests that dstl never makes: its objects are written whole, and never copied.
+/// The answer to requests that this store does not implement: dstl writes objects whole, and reads and creates an
+/// object again where the store cannot copy it.
 pub(super) fn not_implemented<T>(operation: &str, store: &dyn fmt::Display) -> Result<T> {
     Err(object_store::Error::NotImplemented { operation: operation.to_owned(), implementer: store.to_string() })
 }

@@ -1,7 +1,7 @@
-//! What the store is asked, how it answers, how long it takes, and how many bytes move.
+//! Metrics of the requests to the store: their number and outcome, their duration, and the bytes moved.
 //!
-//! Every request is counted once when it ends, also the ones that are retried and the reading back after a create that
-//! found something; a request that its caller drops is not counted, nor is one that was never sent.
+//! Every request is counted once, when it ends. This includes retried requests, and the reads after a create that found
+//! an object in its way. A request that its caller drops is not counted, nor is one that was never sent.
 
 use std::time::Duration;
 
@@ -20,22 +20,22 @@ const DURATION_BUCKETS: [f64; 14] =
 /// How one request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// As asked.
+    /// The store did as asked.
     Ok,
     /// There is no such object.
     NotFound,
     /// There is already such an object.
     Exists,
-    /// No answer in time.
+    /// The store did not answer in time.
     Timeout,
-    /// The store says that it is asked too often.
+    /// The store answered that it receives too many requests.
     Throttled,
-    /// Anything else.
+    /// The request failed in any other way.
     Error,
 }
 
 impl Outcome {
-    /// Every outcome.
+    /// All outcomes, in the order of the variants.
     const ALL: [Self; 6] = [Self::Ok, Self::NotFound, Self::Exists, Self::Timeout, Self::Throttled, Self::Error];
 
     /// The value of the label `outcome`.
@@ -86,7 +86,7 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Registers the metrics of a store; once per registry.
+    /// Registers the metrics of a store; may be called once per registry.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
         Self {
@@ -110,31 +110,31 @@ impl StoreMetrics {
         }
     }
 
-    /// The requests of `operation` that have ended, whatever their outcome.
+    /// Number of requests of `operation` that have ended, whatever their outcome.
     #[must_use]
     pub fn requests(&self, operation: Operation) -> u64 {
         let labels = |outcome: Outcome| RequestLabels { operation: operation.as_str(), outcome: outcome.as_str() };
         Outcome::ALL.iter().filter_map(|outcome| self.requests.get(&labels(*outcome)).map(|count| count.get())).sum()
     }
 
-    /// One request ended with `outcome` after `duration`.
+    /// Records that one request ended with `outcome` after `duration`.
     pub fn requested(&self, operation: Operation, outcome: Outcome, duration: Duration) {
         let operation = operation.as_str();
         self.requests.get_or_create(&RequestLabels { operation, outcome: outcome.as_str() }).inc();
         self.durations.get_or_create(&OperationLabels { operation }).observe(duration.as_secs_f64());
     }
 
-    /// The store accepted an object of `bytes`.
+    /// Records that the store accepted an object of `bytes` bytes.
     pub fn wrote(&self, bytes: u64) {
         self.written.inc_by(bytes);
     }
 
-    /// The store gave `bytes`.
+    /// Records that the store returned `bytes` bytes.
     pub fn read(&self, bytes: u64) {
         self.read.inc_by(bytes);
     }
 
-    /// Another attempt at `operation` is about to be made.
+    /// Records that another attempt at `operation` is about to be made.
     pub fn retried(&self, operation: Operation) {
         self.retries.get_or_create(&OperationLabels { operation: operation.as_str() }).inc();
     }

@@ -1,19 +1,19 @@
-//! From a URL to a store.
+//! The way from a URL to a store.
 //!
 //! | URL | store |
 //! | --- | --- |
-//! | `/dir`, `dir`, `file:///dir` | a directory, made if it is missing; everything is fsynced |
-//! | `memory://` | memory of this process, gone with it |
-//! | `s3://bucket/prefix`, `s3a://bucket/prefix` | Amazon S3 and what speaks its protocol |
+//!  `/dir`, `dir`, `file:///dir` | a directory, created if it is missing; everything is fsynced |
+//!  `memory://` | memory of this process, lost when it ends |
+//!  `s3://bucket/prefix`, `s3a://bucket/prefix` | Amazon S3 and stores that speak its protocol |
 //! | `gs://bucket/prefix` | Google Cloud Storage |
 //! | `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix` | Azure Blob Storage |
 //! | `hdfs://host:port/prefix`, `hdfs://nameservice/prefix`, `hdfs:///prefix` | HDFS (feature `hdfs`); see `hdfs/settings.rs` |
 //!
 //! Credentials and settings of the cloud stores come from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`, instance
-//! metadata), never from the URL; options are named like object_store's, for example `endpoint`, `region`,
-//! `allow_http`, `virtual_hosted_style_request`, and win over the environment. S3 is addressed in path style unless
-//! told otherwise, and without encryption only where `allow_http` says so or the endpoint is on this host.
-//! object_store's own retries and its limit on the duration of a request are off: [`Store`] has its own.
+//! metadata), never from the URL. Options have the names of object_store's, for example `endpoint`, `region`,
+//! `allow_http` or `virtual_hosted_style_request`, and take precedence over the environment. S3 is addressed in path
+//! style by default. It is used without encryption only if `allow_http` is set or the endpoint is on this host.
+//! object_store's own retries and its limit on the duration of a request are off, because [`Store`] has its own.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -37,22 +37,22 @@ use super::{
 };
 use crate::{clock::Clock, metrics::Metrics, random::Random};
 
-/// What URLs are accepted, for messages.
+/// The accepted URLs, for messages.
 const ACCEPTED: &str = "a path, `file:///dir`, `memory://`, `s3://bucket/prefix`, `gs://bucket/prefix`, \
     `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix`, `hdfs://namenode:port/prefix` or \
     `hdfs://nameservice/prefix`";
 
-/// Longer than any attempt is given.
+/// A time-out of object_store that is longer than any attempt may take.
 const NO_REQUEST_TIMEOUT: &str = "1day";
 
-/// Which store, and how it is used.
+/// Address and settings of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// See the module.
+    /// A URL of the table in the documentation of this module.
     pub url: String,
     /// Settings of cloud stores by object_store's names; `-` may stand for `_`.
     pub options: BTreeMap<String, String>,
-    /// How requests are retried.
+    /// Pauses between attempts, time-outs, and the limit of requests a second.
     pub retry: RetryOptions,
 }
 
@@ -64,63 +64,63 @@ impl StoreOptions {
     }
 }
 
-/// Why a store could not be opened. None of these can pass by itself.
+/// Why a store could not be opened. Waiting does not help with any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Not a URL of a store.
+    /// The text is not the URL of a store.
     #[error("object store `{url}`: {reason}; accepted are {ACCEPTED}")]
     Url {
-        /// As given, without what may be a password.
+        /// The URL as configured; only its scheme if it may contain a password.
         url: String,
-        /// What is wrong with it.
+        /// Why the URL is refused.
         reason: String,
     },
-    /// The directory cannot be used.
+    /// The directory cannot be created or opened.
     #[error("object store `{url}`: the directory cannot be made or opened")]
     Directory {
-        /// As given.
+        /// The URL as configured.
         url: String,
-        /// Why.
+        /// The error of the file system.
         source: object_store::Error,
     },
-    /// There is no such setting.
+    /// The store has no option of this name.
     #[error("object store `{url}`: unknown option `{key}`")]
     UnknownOption {
-        /// As given.
+        /// The URL as configured.
         url: String,
-        /// The option.
+        /// Name of the option.
         key: String,
     },
-    /// A setting that does not fit.
+    /// An option has a value that cannot be used.
     #[error("object store `{url}`: {reason}")]
     Option {
-        /// As given.
+        /// The URL as configured.
         url: String,
-        /// What is wrong.
+        /// The option, its value and the fault.
         reason: String,
     },
-    /// The settings and the environment do not make a client.
+    /// The options and the environment together do not suffice to build a client.
     #[error("object store `{url}`: the settings do not suffice")]
     Settings {
-        /// As given.
+        /// The URL as configured.
         url: String,
-        /// What is missing or wrong.
+        /// The setting that is missing or wrong.
         source: object_store::Error,
     },
 }
 
-/// The folder that `url` names, if the store is one of this host.
+/// The folder that `url` names, if it is a `file` URL of this host.
 #[must_use]
 pub fn local_folder(url: &Url) -> Option<PathBuf> {
     // `to_file_path` looks at no scheme.
     if url.scheme() == "file" { url.to_file_path().ok() } else { None }
 }
 
-/// Opens the store. Asks nothing of it yet (see [`Store::probe`]), but makes the directory of a local one; blocks for
-/// that. Installs rustls' ring as the process's TLS provider unless there is one.
+/// Opens the store. Sends no request yet (see [`Store::probe`]), but creates the directory of a local store, which
+/// blocks. Installs rustls' `ring` as the process's TLS provider unless the process has one.
 ///
 /// # Errors
-/// [`OpenError`]; nothing that waiting could mend.
+/// [`OpenError`]. Waiting does not help with any of them.
 pub fn open(options: &StoreOptions, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
     let pace = Arc::new(Pace::new(options.retry.max_requests_per_second, metrics, random.clone()));
     let (store, base) = connect(options, clock, &random, &pace)?;
@@ -128,7 +128,7 @@ pub fn open(options: &StoreOptions, metrics: &Metrics, clock: &Clock, random: Ra
     Ok(Store::asking(asked, options.retry, metrics, random))
 }
 
-/// How many objects one request deletes.
+/// Number of objects that one delete request names.
 fn deletes_per_request(options: &StoreOptions) -> usize {
     match options.url.split_once("://") {
         Some(("s3" | "s3a", _)) => 1000,
@@ -191,8 +191,8 @@ fn no_options(options: &StoreOptions) -> Result<(), OpenError> {
     }
 }
 
-/// A builder that has the environment, then what we insist on, then the options. The three builders have no trait in
-/// common.
+/// A builder with the settings of the environment, then our fixed settings, then the options. The three builders have
+/// no trait in common.
 macro_rules! builder {
     ($builder:ty, $key:ty, $options:expr) => {{
         let options: &StoreOptions = $options;
@@ -219,7 +219,7 @@ fn cloud(options: &StoreOptions, url: &Url, connector: Connector) -> Result<(Arc
     if !url.username().is_empty() && !url.scheme().starts_with("abfs") {
         return Err(refused(url.scheme(), "credentials come from the environment, not from the URL"));
     }
-    // Fails if there is one already, which is as good.
+    // Fails if the process has a provider already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (cloud, store) = match url.scheme() {
         "s3" | "s3a" => (Cloud::S3, built(s3(options)?.with_http_connector(connector).build())),
@@ -279,7 +279,7 @@ fn s3(options: &StoreOptions) -> Result<AmazonS3Builder, OpenError> {
     Ok(builder)
 }
 
-/// Whether an endpoint is on this host, where nobody listens in between.
+/// Whether an endpoint is on this host, where no third party can listen in between.
 fn is_loopback(endpoint: &str) -> bool {
     match Url::parse(endpoint).ok().as_ref().and_then(Url::host) {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -294,7 +294,7 @@ fn is_true(value: &str) -> bool {
     ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str())
 }
 
-/// The prefix in `url`.
+/// The path in `url` as the base of the store.
 fn base(given: &str, url: &Url) -> Result<Path, OpenError> {
     Path::from_url_path(url.path()).map_err(|error| refused(given, &error.to_string()))
 }

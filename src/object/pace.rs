@@ -1,12 +1,12 @@
-//! How fast requests follow each other, over all that one process asks of its store.
+//! The rate of all requests that one process sends to its store.
 //!
-//! * **A limit**, where there is one: requests are spread evenly; after a rest, what falls into [`BURST`] may go at
+//! * **A limit**, if one is configured. Requests are spread evenly. After a rest, the requests of [`BURST`] may go at
 //!   once.
-//! * **A pause**, where the store asked for one (`Retry-After`): nobody asks it anything until then. Those who waited
-//!   begin within [`SPREAD`] of its end, not all at once.
+//! * **A pause**, if the store asked for one (`Retry-After`). No request is sent before it ends. The requests that
+//!   waited begin within [`SPREAD`] of its end, not all at once.
 //!
-//! Who waits here has sent nothing: it counts against the deadline of the call, but is no request, and none that timed
-//! out.
+//! A request that waits here has not been sent. The wait counts against the deadline of the call, but it is neither
+//! counted as a request nor as a time-out.
 
 use std::{
     num::NonZeroU32,
@@ -20,13 +20,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{metrics::Metrics, random::Random};
 
-/// How much of the limit may be used at once after a rest.
+/// The part of the limit that may be used at once after a rest.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Over how long those who waited for the end of a pause spread.
+/// The time over which waiting requests are spread after a pause.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// The longest pause that a store is granted: one that asks for more is asked again then.
+/// The longest pause that a store is granted. A store that wants a longer one can ask again then.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The pace of one store.
@@ -40,13 +40,14 @@ pub(super) struct Pace {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When all that was let through so far would be through, were it spread evenly.
+    /// The time at which all admitted requests would be through if they were spread evenly.
     through: Option<Instant>,
     paused_until: Option<Instant>,
 }
 
 impl Pace {
-    /// At most `limit` requests a second, if there is a limit. Registers its metric; `random` spreads those who waited.
+    /// At most `limit` requests a second, if there is a limit. Registers its metric; `random` spreads the requests that
+    /// waited for the end of a pause.
     pub(super) fn new(limit: Option<NonZeroU32>, metrics: &Metrics, random: Random) -> Self {
         let waited = metrics.register(
             "object_paced_seconds",
@@ -56,15 +57,16 @@ impl Pace {
         Self { limit, state: Mutex::default(), random, waited }
     }
 
-    /// The most requests a second.
+    /// The most requests a second, if there is a limit.
     pub(super) fn limit(&self) -> Option<NonZeroU32> {
         self.limit
     }
 
-    /// Waits until `requests` more may be made. One that is dropped while it waits may have used its turn.
+    /// Waits until `requests` more may be made. A caller that is dropped while it waits may have used up its turn.
     pub(super) async fn admit(&self, requests: u32) {
         loop {
-            // Ordering: turns are given out when the pause is over, or all would have come by then.
+            // Ordering: turns are taken after the pause. If callers took them before it, they would all be due at its
+            // end.
             while let Some(end) = self.paused_until() {
                 self.wait_until(end + SPREAD.mul_f64(self.random.fraction())).await;
             }
@@ -79,12 +81,12 @@ impl Pace {
         }
     }
 
-    /// Counts `requests` that were made without being admitted: later ones wait for them.
+    /// Counts `requests` that were made without admission: later requests wait for them.
     pub(super) fn charge(&self, requests: u32) {
         self.take_turn(requests);
     }
 
-    /// Holds all requests for `pause`, but at most for [`LONGEST_PAUSE`]. A longer pause that is under way stays.
+    /// Holds all requests for `pause`, but at most for [`LONGEST_PAUSE`]. If a longer pause is under way, it stays.
     pub(super) fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
         let mut state = self.state.lock();
@@ -95,7 +97,7 @@ impl Pace {
         self.state.lock().paused_until.filter(|until| *until > Instant::now())
     }
 
-    /// Reserves the next turn of `requests`; returns the present time, and the time of the turn.
+    /// Reserves the next turn for `requests`. Returns the present time, and the time of the turn.
     fn take_turn(&self, requests: u32) -> (Instant, Instant) {
         let now = Instant::now();
         let Some(limit) = self.limit else { return (now, now) };
@@ -112,7 +114,7 @@ impl Pace {
     }
 }
 
-/// The pause that the value of a header `Retry-After` asks for: seconds, or a time, seen from `now`.
+/// The pause that a `Retry-After` header with this value asks for: a number of seconds, or a time, seen from `now`.
 pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
@@ -135,7 +137,7 @@ mod tests {
         (Arc::new(Pace::new(NonZeroU32::new(limit), &metrics, Random::seeded(1))), metrics)
     }
 
-    /// When each of `callers`, who come at once, is let through, in milliseconds from now, sorted.
+    /// The times at which `callers` that come at once are admitted, in milliseconds from now, sorted.
     async fn admitted(pace: &Pace, callers: usize) -> Vec<u128> {
         let begun = Instant::now();
         let mut times = join_all((0..callers).map(|_| async {

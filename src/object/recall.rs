@@ -1,14 +1,14 @@
-//! What a door to the store that reads local copies first had to ask the store for.
+//! A record of the reads for which no local copy was found, kept by [`Store::recalling`](super::Store::recalling).
 
 use object_store::path::Path;
 use parking_lot::Mutex;
 
-/// Tells which reads found no local copy.
+/// Number of reads that found no local copy, and the path of the first of them. Shared with the store that fills it.
 #[derive(Debug, Default)]
 pub struct Recall(Mutex<(u64, Option<Path>)>);
 
 impl Recall {
-    /// How many reads went to the store, and what the first of them read; `None` if none did.
+    /// Number of reads that went to the store, and the path of the first of them. `None` if no read did.
     #[must_use]
     pub fn missing(&self) -> Option<(u64, Path)> {
         let missed = self.0.lock();

@@ -1,12 +1,13 @@
-//! When a request to the store is given up, and when and for how long it is tried again.
+//! Retries of requests to the store: when to give up, when to try again, and how long to wait for an answer.
 //!
 //! The decisions are pure: [`RetryOptions::delay`], [`RetryOptions::timeout`] and [`Retry::allows`]. `Retrier::run`
 //! executes them:
 //!
 //! * A failed attempt is followed by a pause that doubles up to a limit, half of it random.
-//! * An attempt that timed out is followed by the next one at once, since the time-out was pause enough; each time-out
-//!   doubles the patience of the next attempt (up to eight times), so that a store slower than assumed is still used.
-//! * No attempt starts at or after the deadline, and none outlives it.
+//! * An attempt that timed out is followed by the next one at once, since the time-out was pause enough. Each time-out
+//!   doubles the time that the next attempt may take (up to eight times), so that a store slower than assumed can still
+//!   be used.
+//! * No attempt starts at or after the deadline, and none continues beyond it.
 
 use std::{future::Future, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -17,24 +18,24 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{AttemptError, Operation, StoreError, metered::StoreMetrics, pace::Pace};
 use crate::random::Random;
 
-/// Time-outs beyond this many no longer double the patience.
+/// Number of time-outs after which the time of an attempt is no longer doubled.
 const MAX_DOUBLINGS: u32 = 3;
 
 /// From this attempt on, failures are logged at each power of two.
 const FIRST_LOGGED_ATTEMPT: u32 = 4;
 
-/// How requests to the store are made, and made again.
+/// Pauses, time-outs and rate of requests to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryOptions {
     /// Pause after the first failure. 100 ms by default.
     pub first_delay: Duration,
     /// Longest pause. 5 s by default.
     pub longest_delay: Duration,
-    /// Patience with a request that moves no bytes. 5 s by default.
+    /// Longest time to wait for a request that moves no bytes. 5 s by default.
     pub attempt_timeout: Duration,
-    /// A request may take one second more for each so many bytes. 1 MiB by default; 0 counts as 1.
+    /// Each so many bytes of a request allow it one more second. 1 MiB by default; 0 counts as 1.
     pub slowest_bytes_per_second: u64,
-    /// Most requests a second, of all that share the store. No limit by default.
+    /// Most requests a second, over all callers that share the store. No limit by default.
     pub max_requests_per_second: Option<NonZeroU32>,
 }
 
@@ -51,8 +52,8 @@ impl Default for RetryOptions {
 }
 
 impl RetryOptions {
-    /// The pause after `failures` failed attempts (from 1): `first_delay` doubled each time, at most `longest_delay`,
-    /// of which the upper half is scaled by `fraction`, from 0 to 1.
+    /// The pause after `failures` failed attempts (from 1). It is `first_delay`, doubled for each further failure, at
+    /// most `longest_delay`. Its upper half is scaled by `fraction`, from 0 to 1.
     #[must_use]
     pub fn delay(&self, failures: u32, fraction: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
@@ -60,7 +61,7 @@ impl RetryOptions {
         full.mul_f64(0.5 + fraction.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// The patience with a request that moves `bytes`, after `timeouts` earlier attempts that timed out.
+    /// Longest time to wait for a request that moves `bytes`, after `timeouts` earlier attempts that timed out.
     #[must_use]
     pub fn timeout(&self, bytes: u64, timeouts: u32) -> Duration {
         let transfer_ms = bytes.saturating_mul(1000) / self.slowest_bytes_per_second.max(1);
@@ -77,25 +78,25 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// One attempt.
+    /// Makes a single attempt.
     #[must_use]
     pub fn none() -> Self {
         Self::forever().at_most(1)
     }
 
-    /// Until it works.
+    /// Tries again until an attempt succeeds.
     #[must_use]
     pub fn forever() -> Self {
         Self { deadline: None, attempts: None }
     }
 
-    /// Until `deadline` on tokio's clock. A deadline that has passed means no attempt at all.
+    /// Tries again until `deadline` on tokio's clock. If the deadline has passed, makes no attempt at all.
     #[must_use]
     pub fn until(deadline: Instant) -> Self {
         Self { deadline: Some(deadline), attempts: None }
     }
 
-    /// The same, but no more than `attempts` attempts.
+    /// Sets a limit of `attempts` attempts, the first included.
     #[must_use]
     pub fn at_most(self, attempts: u32) -> Self {
         Self { attempts: Some(attempts), ..self }
@@ -111,13 +112,13 @@ impl Retry {
 /// Why an attempt gave no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Trying again cannot help.
+    /// Another attempt cannot help.
     Final(StoreError),
-    /// It may.
+    /// Another attempt may help.
     Again(AttemptError),
 }
 
-/// The patience of one attempt.
+/// The time that one attempt may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound {
     options: RetryOptions,
@@ -152,13 +153,13 @@ impl Bound {
     }
 }
 
-/// Executes the decisions.
+/// Runs attempts as [`Retry`] and [`RetryOptions`] decide.
 #[derive(Debug)]
 pub(super) struct Retrier {
     options: RetryOptions,
     random: Random,
     metrics: StoreMetrics,
-    /// The newest attempt that failed, and when.
+    /// Time and text of the newest failed attempt.
     trouble: Mutex<Option<(Instant, String)>>,
 }
 
@@ -167,15 +168,15 @@ impl Retrier {
         Self { options, random, metrics, trouble: Mutex::default() }
     }
 
-    /// The newest attempt at any request that failed, if that was at or after `since`: how long ago, and why.
+    /// The newest failed attempt at any request, if it was at or after `since`: how long ago it was, and its error.
     pub(super) fn trouble(&self, since: Instant) -> Option<(Duration, String)> {
         let trouble = self.trouble.lock();
         let (at, text) = trouble.as_ref().filter(|(at, _)| *at >= since)?;
         Some((at.elapsed(), text.clone()))
     }
 
-    /// Calls `attempt` until it answers, fails for good, or `retry` allows no more; gives the answer and the number of
-    /// attempts made. Cancel-safe as far as `attempt` is.
+    /// Calls `attempt` until it succeeds, fails for good, or `retry` allows no more. Returns the answer and the number
+    /// of attempts made. As cancel-safe as `attempt` is.
     pub(super) async fn run<T, F>(
         &self,
         operation: Operation,
@@ -234,7 +235,7 @@ mod tests {
         Failure::Again(AttemptError::Vanished)
     }
 
-    /// Fails `failures` times, then answers; counts its calls.
+    /// Fails `failures` times, then answers. Returns the answer and the number of calls.
     async fn flaky(failures: u32, retry: Retry) -> (Result<(u32, u32), StoreError>, u32) {
         let calls = AtomicU32::new(0);
         let answer = retrier()

@@ -1,4 +1,4 @@
-//! Stores that break one promise each, for tests of who tells.
+//! Stores that break one promise each, to test that a check finds it.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub(crate) enum Way {
     RunsAnHourAhead,
 }
 
-/// Every promise, and ways to break it.
+/// All ways to break a promise, with the promise that each of them breaks.
 pub(crate) const WAYS: [(Way, Promise); 13] = [
     (Way::Overwrites, Promise::CreateIfAbsent),
     (Way::LooksThenWrites, Promise::CreateIfAbsent),
@@ -53,12 +53,12 @@ pub(crate) const WAYS: [(Way, Promise); 13] = [
     (Way::RunsAnHourAhead, Promise::Clock),
 ];
 
-/// A store that does all but one thing right.
+/// A store that breaks one promise and keeps all others.
 #[derive(Debug, Clone)]
 pub(crate) struct BrokenStore {
     objects: MemoryStore,
     way: Way,
-    /// What is not to be seen, or still to be seen, the next time.
+    /// Objects that the next read or listing misses, or still shows although they are deleted.
     late: Arc<Mutex<BTreeSet<Path>>>,
 }
 
@@ -72,7 +72,7 @@ impl BrokenStore {
         Store::new(store, Path::default(), RetryOptions::default(), &Metrics::new(), Random::seeded(1))
     }
 
-    /// How many objects it has.
+    /// Number of objects in the store.
     pub(crate) async fn count(&self) -> usize {
         self.objects.list(None).count().await
     }

@@ -1,4 +1,4 @@
-//! The checks themselves.
+//! The checks of [`Promise`], as methods of [`Ground`].
 
 use std::collections::BTreeSet;
 
@@ -13,20 +13,20 @@ use crate::{
     types::{BackendId, CheckpointIdentity, Name},
 };
 
-/// How many race for one name, and how often.
+/// Number of creators that race for one name, and number of races.
 const RACERS: usize = 16;
 const RACES: usize = 4;
 
-/// More than a page of any store has.
+/// More objects than one page of a listing has with S3 (1,000).
 const MANY: usize = 1_100;
 
-/// Objects that are created at once where many are.
+/// Number of concurrent creates of a check that needs many objects.
 const CREATED_AT_ONCE: usize = 16;
 
-/// How far the store's clock may be off, in milliseconds.
+/// Largest deviation of the store's clock that is allowed, in milliseconds.
 const CLOCK_TOLERANCE_MS: u64 = 60_000;
 
-/// A check is a method of the ground that it works on.
+/// Each check is a method of [`Ground`].
 macro_rules! checks {
     ($($promise:ident: $method:ident),+ $(,)?) => {
         &[$(Check { name: stringify!($method), promise: Promise::$promise, run: |ground| ground.$method().boxed_local() }),+]
@@ -52,7 +52,8 @@ pub(super) const ALL: &[Check] = checks![
 ];
 
 impl Ground {
-    /// An object is created once; the same bytes again are identical, others a conflict, and neither changes it.
+    /// An object is created once. A further create is told "identical" for the same bytes and "conflict" for others,
+    /// and changes nothing.
     async fn creates_once(&self) -> Result<(), Broken> {
         let path = self.path("a");
         self.create_new(&path, "one").await?;
@@ -77,15 +78,15 @@ impl Ground {
         expect(again == Created::Conflict, || format!("a second create of the empty `{empty}` was told `{again:?}`"))
     }
 
-    /// Of many who create one name with different bytes exactly one wins, and its bytes stay.
+    /// If many callers create one name with different bytes, exactly one of them wins, and its bytes stay.
     async fn one_of_many_creators_wins(&self) -> Result<(), Broken> {
         for race in 0..RACES {
             let path = self.path(&format!("{race}"));
-            // Larger ones are longer under way.
+            // Later races have larger objects, which take longer to send.
             let bytes = |racer: usize| format!("racer {racer}").repeat(1 << (race * 5));
             let racers = join_all((0..RACERS).map(|racer| self.create(&path, bytes(racer)))).await;
             let outcomes: Vec<_> = racers.into_iter().collect::<Result<_, _>>()?;
-            // A winner whose answer got lost finds its own bytes.
+            // A winner whose answer was lost finds its own bytes.
             let mut winners = (0..RACERS).filter(|racer| outcomes.get(*racer) != Some(&Created::Conflict));
             let (first, others) = (winners.next(), winners.count());
             let winner = first.filter(|_| others == 0).ok_or_else(|| {
@@ -99,7 +100,7 @@ impl Ground {
         Ok(())
     }
 
-    /// Many who create one name with the same bytes all learn that it has them, as after a lost answer.
+    /// If many callers create one name with the same bytes, all learn that the object has them, as after a lost answer.
     async fn all_identical_creators_win(&self) -> Result<(), Broken> {
         let path = self.path("a");
         for outcome in join_all((0..RACERS).map(|_| self.create(&path, "same"))).await {
@@ -126,7 +127,7 @@ impl Ground {
         Ok(())
     }
 
-    /// An object of several megabytes, given in chunks of odd sizes, is read back.
+    /// An object of several megabytes, sent in chunks of odd sizes, is read back.
     async fn stores_large_objects_in_chunks(&self) -> Result<(), Broken> {
         let (path, bytes) = (self.path("a"), large());
         let mut rest = bytes.clone();
@@ -140,8 +141,8 @@ impl Ground {
         expect(read == bytes, || format!("`{path}`, {} bytes, is not read back as written", bytes.len()))
     }
 
-    /// Parts of such an object are read. Where parts of small ones are not, nothing can be said of it, and that is
-    /// another promise.
+    /// Parts of a large object are read exactly. If even parts of small objects are not, the check says nothing, as
+    /// that is another promise.
     async fn reads_parts_of_large_objects(&self) -> Result<(), Broken> {
         let (path, bytes, small) = (self.path("a"), large(), self.path("small"));
         self.create_new(&path, bytes.clone()).await?;
@@ -158,7 +159,8 @@ impl Ground {
         Ok(())
     }
 
-    /// Ranges are read exactly, the last bytes too; one that ends behind the object is an error that tells its size.
+    /// Ranges are read exactly, up to the last byte. A range that ends behind the object is an error that tells its
+    /// size.
     async fn reads_ranges_exactly(&self) -> Result<(), Broken> {
         let path = self.path("a");
         self.create_new(&path, "0123456789").await?;
@@ -176,7 +178,7 @@ impl Ground {
         Ok(())
     }
 
-    /// What does not exist is told from what cannot be reached.
+    /// A missing object is distinguished from an unreachable store.
     async fn tells_what_does_not_exist(&self) -> Result<(), Broken> {
         let path = self.path("a");
         let missing = |answer: &Result<Bytes, StoreError>| matches!(answer, Err(StoreError::NotFound { .. }));
@@ -194,8 +196,8 @@ impl Ground {
         Ok(self.store.probe(retry()).await?)
     }
 
-    /// A listing has everything that was created before it, in order of the paths, with sizes, and nothing that only
-    /// begins with the same letters.
+    /// A listing has every object that was created before it, in order of the paths and with sizes. Folders whose names
+    /// only begin with the same letters are left out.
     async fn lists_what_was_created(&self) -> Result<(), Broken> {
         let names = ["b/2", "b/1", "b/1x", "a", "b/c/d", "bb/1"];
         let mut expected = BTreeSet::new();
@@ -216,7 +218,7 @@ impl Ground {
         })
     }
 
-    /// What was deleted is gone for listings and readers.
+    /// A deleted object is gone from listings and reads.
     async fn lists_no_more_what_was_deleted(&self) -> Result<(), Broken> {
         let paths: Vec<_> = (0..10).map(|number| self.path(&format!("{number}"))).collect();
         for path in &paths {
@@ -229,7 +231,7 @@ impl Ground {
             expect(listed.iter().eq(paths.iter().skip(number + 1)), || {
                 format!("after `{path}` and those before it were deleted, {listed:?} are listed")
             })?;
-            // How a missing one is told is another promise.
+            // The kind of the error is another promise.
             let read = self.store.get(path, retry()).await;
             expect(read.is_err(), || format!("`{path}` is still read after it was deleted"))?;
         }
@@ -243,7 +245,7 @@ impl Ground {
         self.lists_eventually(&paths).await
     }
 
-    /// Waits until exactly `paths`, in their order, are listed.
+    /// Waits until a listing has exactly `paths`, in their order.
     async fn lists_eventually(&self, paths: &[Path]) -> Result<(), Broken> {
         self.eventually(async || {
             let listed = self.list(&self.root).await?;
@@ -278,7 +280,7 @@ impl Ground {
         for _ in 0..2 {
             self.store.delete(first, retry()).await?;
         }
-        // One of which is gone, then all.
+        // The first time one of them is missing, the second time all are.
         for _ in 0..2 {
             self.store.delete_all(paths.clone(), retry()).await?;
         }
@@ -286,8 +288,8 @@ impl Ground {
         Ok(())
     }
 
-    /// The longest names that dstl makes. That of a temporary is the store's own affair, and not every store lets
-    /// others make one.
+    /// The longest names that dstl makes are accepted. Names of temporaries are left out: only the store itself makes
+    /// them, and not every store lets others do so.
     async fn takes_the_longest_names(&self) -> Result<(), Broken> {
         let longest = Name::new(&"n".repeat(Name::MAX_BYTES)).expect("so long a name may be");
         let backend = BackendId { job: longest.clone(), operator: longest.clone(), subtask: u32::MAX };
@@ -324,7 +326,7 @@ impl Ground {
     }
 }
 
-/// Eight megabytes.
+/// Eight MiB of bytes that do not repeat.
 fn large() -> Bytes {
     (0..8_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }

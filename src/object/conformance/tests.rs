@@ -1,4 +1,4 @@
-//! The stores of this process conform, and those that break a promise are found out.
+//! Tests that the stores of this process conform, and that each broken store is found out.
 
 use super::{
     broken::{BrokenStore, WAYS},

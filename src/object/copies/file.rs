@@ -1,4 +1,4 @@
-//! One local copy as a file: a head that says what it is and detects damage, then the object as it is.
+//! One local copy as a file: a head with its name, label and checksums, then the bytes of the object.
 //!
 //! ```text
 //!   0        8         12        16              16+n      20+n
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Numbers are little-endian. `LocalCopy` (`proto/dstl/store/v1/local.proto`) has a CRC-32 for each [`CHUNK_BYTES`] of
-//! the object, so that a range is verified without reading the whole. A copy of another version is no copy.
+//! the object, so that a range is verified without reading the whole object. A file of another version is not used.
 
 use std::{
     fs::File,
@@ -32,10 +32,10 @@ const VERSION: u32 = 1;
 const FIXED_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 
-/// Bytes of the object that one checksum covers.
+/// Number of bytes of the object that one checksum covers.
 const CHUNK_BYTES: u64 = 256 << 10;
 
-/// Longest head that is read: enough for objects of many gigabytes.
+/// Longest head that is read. It suffices for objects of many gigabytes.
 const MAX_HEAD_BYTES: u32 = 64 << 20;
 
 /// The head of a copy.
@@ -43,9 +43,9 @@ const MAX_HEAD_BYTES: u32 = 64 << 20;
 pub(super) struct Head {
     pub(super) path: Path,
     pub(super) label: Label,
-    /// Bytes of the object.
+    /// Length of the object in bytes.
     pub(super) length: u64,
-    /// Bytes before the object.
+    /// Length of the head in bytes, which is the offset of the object in the file.
     offset: u64,
     crcs: Vec<u32>,
 }
@@ -73,7 +73,7 @@ impl Head {
         head
     }
 
-    /// The bytes before the object.
+    /// The bytes of the file before the object.
     pub(super) fn encode(&self) -> Bytes {
         let usage = |usage: &Use| {
             let (log, file) = match usage.part {
@@ -105,7 +105,7 @@ impl Head {
         out.into()
     }
 
-    /// Reads the head of the copy in `file`, which must be as long as it says.
+    /// Reads the head of the copy in `file`. Fails unless the file has exactly the length that the head says.
     pub(super) fn open(file: &std::path::Path) -> io::Result<Self> {
         let mut file = File::open(file)?;
         let size = file.metadata()?.len();
@@ -161,10 +161,10 @@ impl Head {
         })
     }
 
-    /// The bytes of the object in `range`, or all, verified; `None` if the object ends before the range does.
+    /// The bytes of the object in `range`, or all of them, verified. `None` if the object ends before the range does.
     ///
     /// # Errors
-    /// They cannot be read, or are not what was written.
+    /// The bytes cannot be read, or a checksum does not match.
     pub(super) fn read(&self, file: &std::path::Path, range: Option<Range<u64>>) -> io::Result<Option<Bytes>> {
         let range = range.unwrap_or(0..self.length);
         if range.end > self.length {
@@ -215,7 +215,7 @@ mod tests {
         Label { uses, leads_to: vec![Path::from("wc/operators/count/7/snapshot/x/y")], is_image: false }
     }
 
-    /// A copy of `parts`, whose head was read back.
+    /// A copy of `parts`, and its head as read back.
     fn written(parts: &[&[u8]]) -> (tempfile::TempDir, PathBuf, Head) {
         let payload = PutPayload::from_iter(parts.iter().map(|part| Bytes::copy_from_slice(part)));
         let head = Head::of(Path::from(SEGMENT), &payload, label());

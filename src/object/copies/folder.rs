@@ -1,7 +1,7 @@
-//! Where local copies lie.
+//! The folders of local copies.
 //!
 //! ```text
-//!   <folder>/dstl-copies.lock                locked (flock) for as long as a process has it
+//!   <folder>/dstl-copies.lock                locked (flock) as long as a process uses the folder
 //!   <folder>/objects/<path of the object>    the copies
 //!   <folder>/new                             a copy that is being written
 //! ```
@@ -24,12 +24,12 @@ const LOCK: &str = "dstl-copies.lock";
 const OBJECTS: &str = "objects";
 const NEW: &str = "new";
 
-/// The folders of one process.
+/// The locked folders of one process.
 #[derive(Debug)]
 pub(super) struct Folders {
     roots: Vec<PathBuf>,
     next: AtomicUsize,
-    /// Hold the locks.
+    /// Locked for the life of this value.
     _locks: Vec<File>,
 }
 
@@ -42,7 +42,7 @@ impl Folders {
         Ok(Self { roots: roots.to_vec(), next: AtomicUsize::new(0), _locks: locks })
     }
 
-    /// Every copy: its file, that file's bytes, its head; oldest first. What is no copy is removed.
+    /// All copies, oldest first: the file, its bytes, and its head. A file that is not a valid copy is removed.
     pub(super) fn scan(&self) -> io::Result<Vec<(PathBuf, u64, Head)>> {
         let mut found = vec![];
         for root in &self.roots {
@@ -74,8 +74,8 @@ impl Folders {
         self.remove(file);
     }
 
-    /// Writes the copy of the object at `path`; the folders take turns. Returns its file. After a failure there is
-    /// none.
+    /// Writes the copy of the object at `path` and returns its file. The folders take turns. After a failure no file is
+    /// left.
     pub(super) fn write<'a>(&self, path: &Path, parts: impl Iterator<Item = &'a Bytes>) -> io::Result<PathBuf> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.roots.len();
         let root = self.roots.get(turn).expect("a remainder is below the divisor");
@@ -90,7 +90,7 @@ impl Folders {
         written.map(|()| file)
     }
 
-    /// Removes a copy, and the folders that it leaves empty. What cannot be removed is met again by the next scan.
+    /// Removes a copy, and the folders that become empty. If it cannot be removed, the next scan finds it again.
     pub(super) fn remove(&self, file: &FilePath) {
         match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -108,7 +108,7 @@ impl Folders {
     }
 }
 
-/// Makes and locks a folder.
+/// Creates and locks a folder.
 fn take(root: &FilePath) -> io::Result<File> {
     let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
     fs::create_dir_all(root).map_err(at)?;
@@ -124,7 +124,7 @@ fn place(root: &FilePath, path: &Path) -> PathBuf {
     path.parts().fold(root.join(OBJECTS), |file, part| file.join(part.as_ref()))
 }
 
-/// Not synced: what a crash of the host leaves of it has the wrong checksum or is whole.
+/// Writes `parts` to `file` without sync. After a crash of the host, the file is either whole or has a wrong checksum.
 fn write<'a>(file: &FilePath, parts: impl Iterator<Item = &'a Bytes>) -> io::Result<()> {
     let mut file = File::create(file)?;
     for part in parts {

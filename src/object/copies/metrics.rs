@@ -1,4 +1,4 @@
-//! What local copies take, and what they are good for.
+//! Metrics of local copies: the bytes that they take, and how often they served a read.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -7,10 +7,10 @@ use prometheus_client::{
 
 use crate::metrics::Metrics;
 
-/// How one read fared.
+/// The outcome of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
-    /// Served.
+    /// The copy was read in place of the object.
     Hit,
     /// There is no copy.
     Miss,
@@ -55,7 +55,7 @@ impl CopyMetrics {
                 Counter::default(),
             ),
         };
-        // They show before the first restore.
+        // Register all outcomes, so that they show before the first restore.
         for read in [Read::Hit, Read::Miss, Read::Corrupt] {
             drop(registered.reads.get_or_create(&ReadLabels { outcome: read.outcome() }));
         }

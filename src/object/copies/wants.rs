@@ -1,4 +1,4 @@
-//! Which copies are needed: by an open backend, or by one that may be opened again. Pure.
+//! The decision which copies are needed, by an open backend or by one that may be opened again. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,56 +10,56 @@ use tokio::time::Instant;
 
 use crate::types::{BackendId, SqnRange};
 
-/// What a copy is good for.
+/// The backends that may need a copy, and the objects that it refers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Label {
-    /// By whom it may be needed; of one job.
+    /// The parts of backends that the object holds. All backends belong to one job.
     pub uses: Vec<Use>,
-    /// Objects that whoever needs it needs too.
+    /// Objects that a reader of this object needs, too.
     pub leads_to: Vec<Path>,
-    /// Whether it is a file of an image; a copy does not tell.
+    /// Whether the object is a file of an image. Not written to the head of a copy.
     pub is_image: bool,
 }
 
-/// One backend that may need an object.
+/// A part of a backend that an object holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Use {
-    /// Which.
+    /// The backend that may need the object.
     pub backend: BackendId,
-    /// What of it the object has.
+    /// The part of its changelog or snapshot.
     pub part: Part,
 }
 
-/// What an object has of a backend.
+/// The part of a backend's state that an object holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// These changes, or where they lie.
+    /// Changes with these sequence numbers, or a page that lists where they are.
     Log(SqnRange),
     /// A file of a snapshot.
     File {
-        /// The epoch that made it.
+        /// Number of the epoch that wrote the file.
         epoch: u64,
-        /// Its number within that.
+        /// Number of the file within the epoch.
         number: u64,
     },
 }
 
-/// What one owner needs.
+/// The objects that one owner of a backend needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Parts of changelogs.
+    /// Ranges of changelogs, each with the backend that wrote it.
     pub log: Vec<(BackendId, SqnRange)>,
-    /// Objects, with what they lead to.
+    /// Paths of objects. Objects that they lead to are needed, too.
     pub objects: BTreeSet<Path>,
-    /// Its own files from this (epoch, number) on, which a materialization under way may need.
+    /// First of its own files, as (epoch, number), that a materialization under way may need; so are all later ones.
     pub files_from: (u64, u64),
 }
 
-/// What all need.
+/// The needs of all backends.
 #[derive(Debug)]
 pub(super) struct Wants {
     open: BTreeMap<BackendId, (u64, Wanted)>,
-    /// When a backend that is not open was last; or its copies were last read.
+    /// When a backend that is not open was last open, or one of its copies was last read.
     last_used: BTreeMap<BackendId, Instant>,
     began: Instant,
     idle_timeout: Duration,
@@ -70,7 +70,7 @@ impl Wants {
         Self { open: BTreeMap::new(), last_used: BTreeMap::new(), began, idle_timeout }
     }
 
-    /// Returns whether it took effect.
+    /// Sets the needs of owner `epoch`. Returns `false` if a later owner has set its own.
     pub(super) fn set(&mut self, backend: &BackendId, epoch: u64, wanted: Wanted) -> bool {
         if self.open.get(backend).is_some_and(|(newer, _)| *newer > epoch) {
             return false;
@@ -86,7 +86,7 @@ impl Wants {
         }
     }
 
-    /// Whether an open backend said that it wants anything, and this may be that.
+    /// Whether an open backend may need the object: it is open itself, or wants the log of the backend that wrote it.
     pub(super) fn is_asked_for(&self, label: &Label) -> bool {
         let is_of = |backend: &BackendId| {
             let wanted = || self.open.values().flat_map(|(_, wanted)| &wanted.log);
@@ -99,7 +99,7 @@ impl Wants {
         self.last_used.insert(backend.clone(), now);
     }
 
-    /// Paths of those of all `copies`, made or to be made, that nobody needs.
+    /// Paths of those `copies`, made or queued, that no backend needs.
     pub(super) fn unneeded<'a>(
         &mut self,
         copies: impl Iterator<Item = (&'a Path, &'a Label)> + Clone,
@@ -124,11 +124,11 @@ impl Wants {
         unneeded
     }
 
-    /// When, after `now`, the next backend that is not open counts as gone.
+    /// The next time after `now` at which a backend that is not open counts as gone.
     pub(super) fn next_expiry<'a>(&self, labels: impl Iterator<Item = &'a Label>, now: Instant) -> Option<Instant> {
         let owners: BTreeSet<&BackendId> =
             labels.flat_map(|label| label.uses.iter().map(|usage| &usage.backend)).collect();
-        // One that is gone already may have copies that another needs.
+        // A backend that is gone already may still have copies, which another one needs.
         owners.into_iter().filter_map(|backend| self.expiry(backend)).filter(|expiry| *expiry > now).min()
     }
 
@@ -140,7 +140,7 @@ impl Wants {
         Some(*self.last_used.get(backend).unwrap_or(&self.began) + self.idle_timeout)
     }
 
-    /// Whether an open backend needs what an object has for `usage`.
+    /// Whether an open backend needs the part `usage`.
     fn covers(&self, usage: &Use) -> bool {
         match usage.part {
             Part::Log(range) => {

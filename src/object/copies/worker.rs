@@ -1,4 +1,4 @@
-//! The background work of local copies: writing what waits, removing what is not needed.
+//! The background work of local copies: it writes the queued copies, and removes those that are not needed.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Copies, Inner, Label, State, file::Head};
 use crate::tasks;
 
-/// An object to copy.
+/// An object that waits to be copied.
 #[derive(Clone)]
 pub(super) struct Pending {
     pub(super) path: Path,
@@ -18,7 +18,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// All bytes, or those in `range`; `None` if the object ends before the range does.
+    /// All bytes, or those in `range`. `None` if the object ends before the range does.
     pub(super) fn slice(&self, range: Option<Range<u64>>) -> Option<Bytes> {
         let all = Bytes::from(self.payload.clone());
         let Some(range) = range else { return Some(all) };
@@ -28,7 +28,7 @@ impl Pending {
 }
 
 impl Copies {
-    /// Writes and removes copies, until it is dropped; then what waits is not copied. Cancel-safe.
+    /// Writes and removes copies until the future is dropped. Objects that wait then are not copied. Cancel-safe.
     pub async fn run(self) {
         loop {
             let now = Instant::now();
@@ -89,7 +89,7 @@ impl Inner {
         }
     }
 
-    /// Removes the copies that nobody needs.
+    /// Removes the copies that no backend needs.
     fn judge(&self, now: Instant) {
         let unneeded = {
             let mut state = self.state.lock();

@@ -1,9 +1,9 @@
-//! The client of a cluster, which is made anew where a NameNode hangs.
+//! The client of a cluster. It is replaced when a NameNode hangs.
 //!
-//! The client fails over by itself where a NameNode refuses connections or says that it is on standby. But it waits for
-//! ever for one that is stopped, or behind a broken network: the connection counts as alive until TCP gives up, and
-//! every later request goes the same way. So a call that its caller gives up after a while takes the client with it,
-//! and the next one begins with the NameNode after. Calls of others that are under way keep the old client.
+//! The client itself fails over if a NameNode refuses connections or says that it is on standby. But it waits forever
+//! for a NameNode that is stopped, or that is behind a broken network: the connection counts as alive until TCP gives
+//! up, and every later request uses the same connection. So when a caller gives up a call after a while, the client is
+//! dropped with it, and the next client begins with the next NameNode. Other calls under way keep the old client.
 
 use std::{future::Future, time::Duration};
 
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::{error::told, settings::Settings};
 
-/// A call that is dropped earlier says nothing about the NameNode: somebody changed their mind.
+/// A call that is dropped sooner says nothing about the NameNode, as its caller no longer needs the answer.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
-/// The way to the NameNodes.
+/// The client of the NameNodes, and the settings to make another one.
 #[derive(Debug)]
 pub(super) struct Connection {
     settings: Settings,
@@ -27,14 +27,14 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 struct Current {
     client: Option<Client>,
-    /// How many clients were given up: with which NameNode the next one begins.
+    /// Number of clients that were given up. It decides with which NameNode the next client begins.
     given_up: usize,
 }
 
 /// A call under way.
 struct Pending<'a> {
     connection: &'a Connection,
-    /// Of `given_up`, when the call began.
+    /// Value of `given_up` when the call began.
     generation: usize,
     since: Instant,
     answered: bool,
@@ -99,7 +99,7 @@ impl Drop for Pending<'_> {
             return;
         }
         let mut current = self.connection.current.lock();
-        // Another one may have given it up already.
+        // Another call may have given up this client already.
         if current.given_up == self.generation {
             current.client = None;
             current.given_up += 1;

@@ -1,4 +1,4 @@
-//! What the client says, with a word on the setting to look at.
+//! Errors of the HDFS client, with advice on the setting to look at.
 
 use std::io::ErrorKind;
 
@@ -10,7 +10,7 @@ use super::settings::Settings;
 /// Name of this store in errors.
 pub(super) const STORE: &str = "HDFS";
 
-/// An error of the client, in one line, and what to do about it.
+/// An error of the client in one line, and advice.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}{advice}")]
 struct Advised {
@@ -18,7 +18,7 @@ struct Advised {
     advice: String,
 }
 
-/// Signs in the text of an error, and the advice for it; the first that fits.
+/// Texts that an error may contain, and the advice for it. The first entry that fits is used.
 const ADVICE: [(&[&str], &str); 10] = [
     (
         &["SafeModeException"],
@@ -57,10 +57,10 @@ const ADVICE: [(&[&str], &str); 10] = [
     (&["Invalid path name", "PathComponentTooLong"], "HDFS does not take this name: look at the path of the URL"),
 ];
 
-/// Where the NameNodes are named.
+/// The settings that hold the address of the NameNodes.
 const ADDRESS: &str = "look at host and port of the URL, or at `dfs.namenode.rpc-address` in hdfs-site.xml";
 
-/// Whether the NameNode said that there is no such file or folder.
+/// Whether the NameNode answered that there is no such file or folder.
 pub(super) fn is_absent(error: &HdfsError) -> bool {
     match error {
         HdfsError::FileNotFound(_) => true,
@@ -69,7 +69,7 @@ pub(super) fn is_absent(error: &HdfsError) -> bool {
     }
 }
 
-/// The error of a call, for the layers above. `settings` tells of which user and cluster.
+/// The error of a call, for the layers above. The advice names the cluster of `settings`.
 pub(super) fn told(error: HdfsError, settings: &Settings) -> Error {
     let text = error.to_string();
     let text = text.lines().next().unwrap_or_default().to_owned();

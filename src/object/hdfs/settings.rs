@@ -1,13 +1,13 @@
-//! Which cluster, and how it is used: the URL, the options of the store, and Hadoop's own configuration.
+//! Settings of an HDFS client, from the URL, the options of the store, and Hadoop's own configuration.
 //!
 //! | URL | cluster |
 //! | --- | --- |
-//! | `hdfs://host:port/path` | the NameNode whose RPC port that is |
+//!  `hdfs://host:port/path` | the NameNode with this RPC port |
 //! | `hdfs://nameservice/path` | the NameNodes of `dfs.ha.namenodes.<nameservice>`; the active one serves |
 //! | `hdfs:///path` | `fs.defaultFS` |
 //!
-//! `core-site.xml` and `hdfs-site.xml` are those of the option `config_dir`, else of `HADOOP_CONF_DIR`, else of
-//! `HADOOP_HOME/etc/hadoop`. The client reads them, too; here is what it leaves out.
+//! `core-site.xml` and `hdfs-site.xml` are read from the folder of the option `config_dir`, else of `HADOOP_CONF_DIR`,
+//! else from `HADOOP_HOME/etc/hadoop`. The client reads them, too; this file handles the properties that it ignores.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -16,32 +16,32 @@ use url::Url;
 
 use super::super::{OpenError, StoreOptions};
 
-/// Files of Hadoop's configuration; what a later one says wins.
+/// Files of Hadoop's configuration. A later file overrides an earlier one.
 const FILES: [&str; 2] = ["core-site.xml", "hdfs-site.xml"];
 
-/// The options of this store, with `_` for `-`.
+/// Names of the options of this store, with `_` for `-`.
 const OPTIONS: [&str; 7] =
     ["config_dir", "user", "replication", "block_size", "kerberos_principal", "kerberos_keytab", "kerberos_cache"];
 
-/// How long a DataNode may be silent before a read turns to the next one, in milliseconds; Hadoop's own minute would
-/// outlast the attempt at a request.
+/// Time in milliseconds that a DataNode may be silent before a read turns to the next one. Hadoop's own minute is
+/// longer than an attempt at a request.
 const DATANODE_PATIENCE_MS: &str = "5000";
 
-/// What a client is made of.
+/// All settings of a client.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    /// `hdfs://` and the authority.
+    /// `hdfs://` and the authority: a host and port, or a nameservice.
     pub(super) url: String,
     pub(super) config_dir: Option<String>,
     pub(super) user: Option<String>,
     pub(super) kerberos_principal: Option<String>,
     pub(super) kerberos_keytab: Option<String>,
     pub(super) kerberos_cache: Option<String>,
-    /// The cluster's default where it is missing.
+    /// Number of replicas of a file; `None` for the default of the cluster.
     pub(super) replication: Option<u32>,
-    /// In bytes; the cluster's default where it is missing.
+    /// Block size in bytes; `None` for the default of the cluster.
     pub(super) block_size: Option<u64>,
-    /// The nameservice and the names of its NameNodes, where the URL names no port.
+    /// The nameservice and the names of its NameNodes, if the URL names no port.
     nameservice: Option<(String, Vec<String>)>,
     datanode_patience: String,
 }
@@ -52,7 +52,7 @@ impl Settings {
     /// Resolves `options`, whose URL is `url`.
     ///
     /// # Errors
-    /// [`OpenError`] names the option or file at fault.
+    /// [`OpenError`], which names the option or file at fault.
     pub(super) fn new(options: &StoreOptions, url: &Url) -> Result<Self, OpenError> {
         let wrong = |reason: String| OpenError::Option { url: options.url.clone(), reason };
         let given = given(options)?;
@@ -90,8 +90,9 @@ impl Settings {
         })
     }
 
-    /// What the client is told beside Hadoop's files, after `given_up` clients whose NameNode hung: it asks each
-    /// NameNode once, beginning with the one after. Pauses and further tries are those of the caller.
+    /// Properties that the client gets in addition to Hadoop's files, after `given_up` clients whose NameNode hung. The
+    /// client tries each NameNode once, and begins with the one after the last that hung. The caller makes pauses and
+    /// further attempts.
     pub(super) fn properties(&self, given_up: usize) -> Vec<(String, String)> {
         let mut properties = vec![("dfs.client.socket-timeout".to_owned(), self.datanode_patience.clone())];
         let mut others = 0;
@@ -119,7 +120,7 @@ fn given(options: &StoreOptions) -> Result<Properties, OpenError> {
     known.collect()
 }
 
-/// Hadoop's configuration; nothing where no folder is named.
+/// Hadoop's configuration; empty if no folder is named.
 fn hadoop(config_dir: Option<&String>) -> Result<Properties, String> {
     let of_environment = || {
         let home = || Some(PathBuf::from(std::env::var_os("HADOOP_HOME")?).join("etc/hadoop"));
@@ -150,7 +151,7 @@ fn parse(text: &str, properties: &mut Properties) -> Result<(), roxmltree::Error
     Ok(())
 }
 
-/// `hdfs://` and the authority of `url`, or of `fs.defaultFS` where it has none.
+/// `hdfs://` and the authority of `url`, or of `fs.defaultFS` if `url` has none.
 fn cluster(url: &Url, hadoop: &Properties) -> Result<String, String> {
     let authority = |url: &Url| {
         let host = url.host_str().filter(|host| !host.is_empty())?;
@@ -166,7 +167,7 @@ fn cluster(url: &Url, hadoop: &Properties) -> Result<String, String> {
     parsed.as_ref().and_then(authority).ok_or_else(|| format!("`fs.defaultFS` is `{default}`, and not of HDFS"))
 }
 
-/// The NameNodes of a URL without a port.
+/// The nameservice and its NameNodes, for a URL without a port.
 fn nameservice(url: &str, hadoop: &Properties) -> Result<Option<(String, Vec<String>)>, String> {
     let name = url.trim_start_matches("hdfs://");
     if name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
@@ -192,7 +193,7 @@ fn nameservice(url: &str, hadoop: &Properties) -> Result<Option<(String, Vec<Str
     Ok(Some((name.to_owned(), namenodes)))
 }
 
-/// A number as Hadoop writes it: digits, and `k`, `m`, `g` or `t` for powers of 1024.
+/// A number as Hadoop writes it: digits, and an optional `k`, `m`, `g` or `t` for powers of 1024.
 fn size(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let (digits, shift) = match text.strip_suffix(['k', 'm', 'g', 't']) {

@@ -1,4 +1,4 @@
-//! On a real HDFS, which `DSTL_TEST_HDFS` names; `make test-stores` starts one and runs these.
+//! Tests on a real HDFS, which `DSTL_TEST_HDFS` names. `make test-stores` starts one and runs them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     types::Name,
 };
 
-/// Large enough to be seen under way.
+/// Large enough to be observed while it is written.
 const LARGE_BYTES: usize = 48 << 20;
 
 fn url(folder: &str) -> String {
@@ -23,7 +23,7 @@ fn url(folder: &str) -> String {
     format!("{cluster}/tests/{folder}")
 }
 
-/// A client of its own for each, as two processes have.
+/// A client of its own for each store, as in two processes.
 fn connect(folder: &str, seed: u64) -> HdfsStore {
     let url = Url::parse(&url(folder)).unwrap();
     let base = Path::from_url_path(url.path()).unwrap();
@@ -90,7 +90,7 @@ async fn what_a_killed_writer_leaves_is_in_nobodys_way_and_is_deleted() {
     let store = connect("killed", 1);
     let record = ObjectName::JobRecord { job: Name::new("wc").unwrap(), number: 1 };
     let path = at("killed", record.path().as_ref());
-    // As a process leaves it that is killed before it renames: open, with bytes.
+    // A temporary as a process leaves it that is killed before the rename: open, and with bytes.
     let name = format!("/{path}#17");
     let client = store.0.connection.call(|client| async { Ok(client) }).await.unwrap();
     let mut writer = client.create(&name, WriteOptions::default()).await.unwrap();
@@ -120,7 +120,7 @@ async fn what_an_attempt_leaves_that_was_given_up_is_deleted_by_the_next() {
     let path = at("given-up", "a");
     let large = Bytes::from(vec![7; LARGE_BYTES]);
     timeout(Duration::from_millis(100), create(&store, &path, large)).await.unwrap_err();
-    // The NameNode may get to it after its caller has gone.
+    // The NameNode may handle the request after its caller is gone.
     sleep(Duration::from_secs(1)).await;
     let head = store.head(&path).await;
     assert!(matches!(head, Err(Error::NotFound { .. })), "{head:?}");

@@ -1,4 +1,4 @@
-//! Listing everything below a folder: the NameNode lists one folder at a time, so several are asked for at once.
+//! A listing of all files below a folder. The NameNode lists one folder at a time, so several are listed at once.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,10 +12,10 @@ use object_store::{ObjectMeta, Result};
 
 use super::{Inner, found, meta};
 
-/// Folders that are listed at once.
+/// Number of folders that are listed at once.
 const CONCURRENT_FOLDERS: usize = 8;
 
-/// A walk under way.
+/// A listing under way.
 struct Walk {
     store: Arc<Inner>,
     folders: Vec<String>,
@@ -23,7 +23,7 @@ struct Walk {
     files: VecDeque<FileStatus>,
 }
 
-/// All files below the folder `top`, temporaries included; none if there is no such folder.
+/// All files below the folder `top`, temporaries included. Empty if there is no such folder.
 pub(super) fn files_below(store: Arc<Inner>, top: String) -> BoxStream<'static, Result<ObjectMeta>> {
     let walk = Walk { store, folders: vec![top], listing: FuturesUnordered::new(), files: VecDeque::new() };
     stream::try_unfold(walk, |mut walk| async move {
@@ -56,7 +56,7 @@ impl Walk {
     }
 }
 
-/// What is in `folder`; nothing if it has gone, as a folder does that a delete left empty, or is a file.
+/// The entries of `folder`. Empty if `folder` is a file, or has been removed because a delete left it empty.
 async fn list(store: Arc<Inner>, folder: String) -> Result<Vec<FileStatus>> {
     let listed = store.connection.call(|client| {
         let folder = folder.clone();
