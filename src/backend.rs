@@ -1,12 +1,12 @@
 //! The changelog backend: an inner state backend and its changelog, with one owner.
 //!
 //! ```text
-//!   Directory: which backends this daemon has ──open──▶ validate ─▶ fence ─▶ restore ─▶ Backend
+//!   Directory: the backends of this daemon ──open──▶ validate ─▶ fence ─▶ restore ─▶ Backend
 //!
 //!   Backend (cheap to clone) ──lock──▶ Core: Owner (log, manifests), Table (contents), Seat (numbers, credit), …
 //!                                        ▲              │ change sets
 //!   Session ─ batches, barriers ─────────┤              ▼
-//!           ◀ Outbox: what it is owed ───┤           Uploads (shared by the backends of one job)
+//!           ◀ Outbox: answers to send ───┤           Uploads (shared by the backends of one job)
 //!                                        │              │ segment handles
 //!   Query ─ batches of reads ────────────┤              │
 //!   workers: manifests, snapshots, … ────┴──────────────┘
@@ -26,20 +26,20 @@
 //! away before it waits for the lock (`shared`). Every call names its epoch, which is checked under the lock: a fenced
 //! owner changes nothing.
 //!
-//! # Where it is decided
+//! # Where decisions are made
 //!
 //! | question | file |
 //! | --- | --- |
 //! | which calls are answered | `condition` |
 //! | whether a batch is next, repeated or out of order; halts; credit | `seat` |
 //! | which operations are well-formed, and their key groups | `table/check` |
-//! | what an operation changes | `table/execute`, and [`crate::state`] below it |
+//! | the changes of an operation | `table/execute`, and [`crate::state`] below it |
 //! | which descriptors go together, and which entries move | `table/register`, `table/moving` |
 //! | which earlier moments can be read or gone back to | `table/marking` |
 //! | where a barrier cuts, and what gives way to it | `barrier` |
-//! | when a manifest is wanted and what it says | [`crate::checkpoint::owner`]; who is answered by it: `publication` |
-//! | what a notice fails, completes or lets go | `notice` |
-//! | what a materialization copies, and what it reuses | `worker/materialize`, `worker/snapshot`, `bases` |
+//! | when a manifest is wanted, and its contents | [`crate::checkpoint::owner`]; the calls that it answers: `publication` |
+//! | checkpoints that a notice fails, completes or releases | `notice` |
+//! | the pieces that a materialization copies or reuses | `worker/materialize`, `worker/snapshot`, `bases` |
 //! | when the writer waits for a materialization | `bases/pushback` |
 //! | which parts of a declared job are reported | `coordinated` |
 //! | which backend ends when memory runs short | `idle`, `worker/linger` |

@@ -1,4 +1,4 @@
-//! Claims: an opener becomes the owner of a backend, and gets the state that it begins with.
+//! Claims, by which an opener becomes the owner of a backend and gets the state that it begins with.
 //!
 //! ```text
 //!   request ──▶ admit ──▶ choose a checkpoint ──▶ plan ──▶ fence ──▶ plan again ──▶ manifest of the next epoch ──▶ Claim
@@ -7,14 +7,15 @@
 //!          declared jobs   agreed over the job                            durable before anything is read
 //! ```
 //!
-//! Everything that can be refused is refused before any chain is touched, so a refusal does not disturb a running
-//! owner. Then a manifest with a higher epoch fences every older owner.
+//! Every reason to refuse is checked before a chain is changed, so a refusal does not disturb a running owner. Then a
+//! manifest with a higher epoch fences every older owner.
 //!
-//! The restored checkpoint may have its parts in several chains ([`choice`]); then these are fenced too ([`fence`]).
-//! The checkpoint of another job is read under a pin, without fencing its owners ([`clone`]). A savepoint has no owner
-//! ([`savepoint`], [`native`]). If the checkpoint turns out to be damaged, [`damage`] decides what follows.
+//! The parts of the restored checkpoint may be in several chains ([`choice`]); then these chains are fenced, too
+//! ([`fence`]). The checkpoint of another job is read under a pin, without fencing its owners ([`clone`]). A savepoint
+//! has no owner ([`savepoint`], [`native`]). If the checkpoint turns out to be damaged, [`damage`] decides how to
+//! continue.
 //!
-//! A claim writes to the store and nothing else: it knows neither inner backends nor owners of this daemon.
+//! A claim writes only to the store. It knows neither inner backends nor owners of this daemon.
 
 pub(crate) mod admit;
 pub(crate) mod claimed;
@@ -45,11 +46,11 @@ use self::{
 };
 use crate::{error::Error, object::Retry};
 
-/// Validates the request against the newest manifests, fences the other chains that are read, and makes the manifest
+/// Validates the request against the newest manifests, fences the other chains that it reads, and writes the manifest
 /// that opens the new epoch. Cancel-safe, except that older owners may be fenced by then.
 ///
 /// # Errors
-/// An [`Error`] that says what to change, or to try again.
+/// An [`Error`] whose message says what to change, or advises to try again.
 pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
     if let RestoreFrom::Savepoint(id) = &spec.restore {

@@ -1,7 +1,7 @@
-//! The error that callers see: a reason, the scope of the damage, and whether to try again.
+//! The error that callers see: a reason, the scope of the damage, and whether another try may help.
 //!
-//! Each folder has its own error enum with data. At the edge of `backend` they become this one [`Error`], whose
-//! [`Reason`] says what the caller must do. `rpc/status.rs` alone maps it to gRPC codes.
+//! Each folder has its own error enum with data. At the edge of `backend` these enums become this [`Error`], whose
+//! [`Reason`] decides the caller's reaction. `rpc/status.rs` alone maps it to gRPC codes.
 
 pub use crate::proto::v1::{Reason, Scope};
 
@@ -9,13 +9,13 @@ pub use crate::proto::v1::{Reason, Scope};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// Says what the caller must do.
+    /// The cause, from which the caller derives its reaction.
     pub reason: Reason,
-    /// Says what is unusable now, for example the session or the backend.
+    /// The largest unit that is unusable now, for example the session or the backend.
     pub scope: Scope,
     /// Whether the same call may succeed later, unchanged.
     pub retryable: bool,
-    /// The text for people: what was being done, what went wrong, what helps.
+    /// Text for people: the action, the fault, and a remedy.
     pub message: String,
 }
 

@@ -1,17 +1,17 @@
 //! Bounds on the memory and descriptors that peers can occupy: connections, calls, incomplete messages, answers that
 //! wait, and times.
 //!
-//! | what | bounded by | beyond it |
+//! | resource | bound | reaction beyond it |
 //! | --- | --- | --- |
-//! | connections | [`Slots`]: in all and by user, below the limit of descriptors | one that has asked nothing yet gives way, the oldest first; where there is none, the new one is closed |
+//! | connections | [`Slots`]: in all and by user, below the limit of descriptors | the oldest connection without a call yet gives way; if there is none, the new one is closed |
 //! | handshakes | [`Slots`] of their own | the oldest one ends |
 //! | calls | a count, for each connection and in all | the call is refused at once, retryable |
-//! | requests: half messages, and what they decode to | [`Pool`] of bytes | the call waits; one that has been stuck for long gives way |
+//! | requests: half messages, and their decoded form | [`Pool`] of bytes | the call waits; one that has been stuck for long gives way |
 //! | answers: from before they are read until the peer took them | [`Pool`] of bytes | the same |
 //! | a peer that sends or takes nothing | [`Times`] | its connection or its call ends |
 //!
-//! The module owes its callers two things. Peers cannot make the daemon hold more than these bounds. A caller that
-//! waits for room gets it within the patience that the bounds name, even if many peers hold on to theirs.
+//! The module owes its callers two things. Peers cannot make the daemon hold more than these bounds. A call that waits
+//! for room gets it within the time that the bounds name, even if many peers hold on to theirs.
 
 mod descriptors;
 mod pool;

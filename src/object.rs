@@ -20,12 +20,12 @@
 //! | [`open`] | from a URL to a store |
 //! | `attempt` | one attempt at each operation |
 //! | `retry` | when to give up and when to try again |
-//!  `checked` | a second read before an object is called damaged |
-//!  [`copies`] | local copies of the objects that this daemon created |
+//! | `checked` | a second read before an object is called damaged |
+//! | [`copies`] | local copies of the objects that this daemon created |
 //! | `recall` | the reads for which a local copy was missing |
 //! | [`metered`] | requests, bytes, durations |
 //! | `pace` | how fast requests follow each other |
-//!  `cloud`, `http` | errors of cloud stores, with the setting to look at; their HTTP client |
+//! | `cloud`, `http` | errors of cloud stores, with the setting to look at; their HTTP client |
 //! | `local`, `memory` | directories; a store for tests and trials |
 //! | `hdfs` | HDFS |
 //! | `faulty` | a store that fails, for simulations; only with the feature `testing` |

@@ -1,7 +1,8 @@
-//! Background tasks of one daemon, all ended together: by `abort_all` when it stops, or when a simulation crashes it.
+//! Background tasks of one daemon. They end together: by `abort_all` when the daemon stops, or when a simulation
+//! crashes it.
 //!
-//! A panic ends only its task. Callers that wait for the result of the task would then wait for ever. So each panic is
-//! counted, logged, and reported to the part that the task served, which ends with that reason or starts the task
+//! A panic ends only its task, and callers that wait for the result of the task would wait forever. So each panic is
+//! counted, logged, and reported to the part that the task served. That part ends with this reason, or starts the task
 //! again:
 //!
 //! | task | part that its panic ends |
@@ -45,7 +46,7 @@ pub struct Panicked {
 }
 
 impl Panicked {
-    /// A panic of `what` whose message is not at hand; the log has it.
+    /// A panic whose message is not at hand, but in the log. `what` names the task.
     #[must_use]
     pub fn unknown(what: &'static str) -> Self {
         Self { what, message: "see the log".to_owned() }
@@ -67,8 +68,8 @@ impl Tasks {
         self.supervise("work in the background", task, |_| {})
     }
 
-    /// Runs `task` in the background. If it panics, `on_panic` ends the part that it served. `what` names the task in
-    /// messages.
+    /// Runs `task`, which messages call `what`, in the background. If it panics, `on_panic` ends the part that it
+    /// served.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -96,8 +97,8 @@ impl Tasks {
         caught(&self.panics, what, work).await
     }
 
-    /// Does `work`, which takes much of a processor, on a thread of its own that gives way to all others. Dropped, the
-    /// work goes on.
+    /// Does `work`, which takes much processor time, on a thread of its own that gives way to all others. If the future
+    /// is dropped, the work continues.
     ///
     /// # Errors
     /// If it panics, which is counted and logged, or there is no thread for it.
@@ -112,7 +113,7 @@ impl Tasks {
         let (runtime, panics) = (Handle::current(), self.panics.clone());
         let (reply, answer) = oneshot::channel();
         let run = move || {
-            // Linux takes this for the calling thread alone. Where it is refused, the thread is a usual one.
+            // Linux applies this to the calling thread alone. If it is refused, the thread has the usual priority.
             #[cfg(target_os = "linux")]
             let _ = rustix::process::setpriority_process(None, NICENESS);
             let _ = reply.send(runtime.block_on(caught(&panics, what, async { work().await })));
@@ -123,7 +124,7 @@ impl Tasks {
         }
     }
 
-    /// How many tasks have panicked.
+    /// Number of tasks that have panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.panics.get()

@@ -1,24 +1,25 @@
-//! Tools for people who run jobs: what a store holds, which checkpoints can be restored, what is garbage.
+//! Tools for operators of jobs: they list the contents of a store, the checkpoints that can be restored, and the
+//! garbage.
 //!
-//! | | |
+//! | module | task |
 //! | --- | --- |
-//! | [`gc`] | says of each object why it lives or goes; deletes what goes |
-//! | [`dump`] | says what one object is |
-//! | [`checkpoints`] | lists and shows what can be restored |
-//! | [`diff`] | tells which states and keys grew between two checkpoints |
+//! | [`gc`] | tells for each object why it lives or goes; deletes those that go |
+//! | [`dump`] | decodes a single object |
+//! | [`checkpoints`] | lists and shows checkpoints that can be restored |
+//! | [`diff`] | shows which states and keys grew between two checkpoints |
 //! | [`changelog`] | shows the changes in the log of a checkpoint |
 //! | [`pin`] | keeps checkpoints beyond their retention |
-//! | [`discard`] | lets go of a checkpoint, or of all that a job has |
+//! | [`discard`] | releases a checkpoint, or all checkpoints of a job |
 //! | [`verify`] | proves that a checkpoint can be restored |
 //! | [`state`] | shows the entries of a checkpoint or a savepoint |
 //! | [`savepoint`] | lists, shows, verifies and removes savepoints |
-//! | [`import`] | makes a savepoint of Parquet files of another program |
+//! | [`import`] | makes a savepoint from Parquet files of another program |
 //! | [`transfer`] | copies savepoints from store to store |
-//! | [`fence`] | leads past a newest manifest, or job record, that is damaged for good |
-//! | [`doctor`] | says which promises hold on a store, and how fast it is |
+//! | [`fence`] | leads past the newest manifest or job record, if it is damaged for good |
+//! | [`doctor`] | checks which promises a store keeps, and measures its speed |
 //! | [`health`] | asks a daemon whether it is ready |
 //!
-//! All but the last need a store and no daemon; what they say is an [`outline::Node`], which prints as text for people
+//! All but the last need a store and no daemon. Their result is an [`outline::Node`], which prints as text for people
 //! or as JSON for programs.
 
 pub mod changelog;
@@ -48,10 +49,10 @@ use crate::{
     types::{TimeMs, hex::encode as hex},
 };
 
-/// How often a request to the store is made before a tool gives up.
+/// Attempts at a request to the store before a tool gives up.
 const REQUEST_ATTEMPTS: u32 = 8;
 
-/// How long tools keep trying.
+/// The retries of all tools.
 #[must_use]
 pub fn retry() -> Retry {
     Retry::forever().at_most(REQUEST_ATTEMPTS)
@@ -60,7 +61,7 @@ pub fn retry() -> Retry {
 /// The first millisecond of the year 10000, for which RFC 3339 has no form.
 const RFC_3339_END_MS: TimeMs = 253_402_300_800_000;
 
-/// A time as RFC 3339; one beyond, which only a mistaken or forged object tells, as a number.
+/// A time as RFC 3339. A time beyond the year 9999, which only a wrong or forged object has, is shown as a number.
 fn time(ms: TimeMs) -> Node {
     if ms >= RFC_3339_END_MS {
         return Node::text(format!("{ms} ms since 1970"));

@@ -21,9 +21,9 @@
 //!
 //! | file | |
 //! | --- | --- |
-//!  `wants` | the decision which copies are needed; pure |
+//! | `wants` | the decision which copies are needed; pure |
 //! | `file` | the format of a copy |
-//!  `folder` | the place of the copies |
+//! | `folder` | the place of the copies |
 
 mod file;
 mod folder;

@@ -2,9 +2,9 @@
 //!
 //! | URL | store |
 //! | --- | --- |
-//!  `/dir`, `dir`, `file:///dir` | a directory, created if it is missing; everything is fsynced |
-//!  `memory://` | memory of this process, lost when it ends |
-//!  `s3://bucket/prefix`, `s3a://bucket/prefix` | Amazon S3 and stores that speak its protocol |
+//! | `/dir`, `dir`, `file:///dir` | a directory, created if it is missing; everything is fsynced |
+//! | `memory://` | memory of this process, lost when it ends |
+//! | `s3://bucket/prefix`, `s3a://bucket/prefix` | Amazon S3 and stores that speak its protocol |
 //! | `gs://bucket/prefix` | Google Cloud Storage |
 //! | `az://container/prefix`, `abfs[s]://container@account.dfs.core.windows.net/prefix` | Azure Blob Storage |
 //! | `hdfs://host:port/prefix`, `hdfs://nameservice/prefix`, `hdfs:///prefix` | HDFS (feature `hdfs`); see `hdfs/settings.rs` |

@@ -1,4 +1,4 @@
-//! Some rows of a row group by columns, and the readers of these columns, which widen what other writers make narrower.
+//! Batches of rows by columns, and the readers of these columns, which widen narrower types of other writers.
 
 use parquet::{
     column::reader::{ColumnReaderImpl, get_typed_column_reader},
@@ -16,7 +16,7 @@ use crate::types::{KeyGroup, StateKind};
 /// Computes the key group of a key, for rows without one.
 pub(super) type KeyGroupOf<'a> = &'a dyn Fn(&[u8]) -> KeyGroup;
 
-/// The columns of a row group, each read up to some row.
+/// The columns of a row group, all read up to the same row.
 pub(super) struct Readers {
     key_group: Numbers,
     subtask: Numbers,
@@ -45,7 +45,7 @@ enum Strings {
     Fixed { reader: ColumnReaderImpl<FixedLenByteArrayType>, is_optional: bool },
 }
 
-/// Some rows by columns; a column that lacks a value in a row has `None` there.
+/// Some rows by columns. In a column without a value for a row, that row has `None`.
 pub(super) struct Batch {
     key_group: Vec<Option<i64>>,
     subtask: Vec<Option<i64>>,
@@ -171,10 +171,11 @@ fn records<T: DataType>(
 }
 
 impl Batch {
-    /// Row `row` of the batch. A row of keyed state without a key group gets that of `key_group_of`, if there is one.
+    /// Row `row` of the batch. If it has neither a key group nor a subtask, `key_group_of`, if given, computes its key
+    /// group.
     ///
     /// # Errors
-    /// Says what the row lacks.
+    /// The cell that the row lacks, or that has a value which cannot be used.
     pub(super) fn row(&self, row: usize, key_group_of: Option<KeyGroupOf<'_>>) -> Result<Row<'_>, String> {
         let key = bytes(&self.key, row).unwrap_or_default();
         let place = match (number(&self.key_group, row), number(&self.subtask, row), key_group_of) {

@@ -1,4 +1,4 @@
-//! Rows of a savepoint, and the columns that they become.
+//! Rows of a savepoint, and the columns that hold them.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     types::{KeyGroup, StateDescriptor, StateId, StateKind, TimeMs},
 };
 
-/// The columns, in order.
+/// The schema of a file, with its columns in order.
 const SCHEMA: &str = "
     message dstl_savepoint {
         optional int32 key_group;
@@ -32,54 +32,54 @@ const SCHEMA: &str = "
         optional int64 time;
     }";
 
-/// Bytes that a row takes beside those of its names and values.
+/// Bytes counted for each row beyond those of its key, namespace, map key and value.
 const ROW_BYTES: usize = 64;
 
-/// Whose an entry is.
+/// The owner of an entry: a key group or a subtask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Keyed state, of this key group.
+    /// The key group of an entry of keyed state.
     KeyGroup(KeyGroup),
-    /// Operator state, of this subtask.
+    /// The subtask of an entry of operator state.
     Subtask(u32),
 }
 
 /// An entry of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Whose.
+    /// The key group or subtask that owns the entry.
     pub place: Place,
-    /// The name of the state.
+    /// Name of the state.
     pub state: &'a str,
-    /// Of the state.
+    /// Bytes of the key; empty for operator state.
     pub key: &'a [u8],
-    /// Empty for the void one.
+    /// Bytes of the namespace; empty for the void namespace.
     pub namespace: &'a [u8],
-    /// What is there.
+    /// The value, element, map entry or timer.
     pub entry: Entry<'a>,
-    /// Of a state with time-to-live.
+    /// When the entry was touched last; `None` unless the state has time-to-live.
     pub touched: Option<TimeMs>,
 }
 
-/// What an entry is.
+/// The kind-specific part of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry<'a> {
-    /// A value.
+    /// Bytes of the value of a value state.
     Value(&'a [u8]),
-    /// A list element, and its index.
+    /// Index and bytes of a list element.
     Element(u64, &'a [u8]),
-    /// A map key and its value.
+    /// Bytes of a map key and of its value.
     Map(&'a [u8], &'a [u8]),
-    /// When a timer fires.
+    /// Time at which a timer fires.
     Timer(i64),
 }
 
 impl<'a> Row<'a> {
-    /// The row of a change that sets an entry of `state`; `None` for a list element that was removed. An element has
-    /// the index of its change.
+    /// The row of a change that sets an entry of `state`. `None` for a list element that was removed. The index of an
+    /// element is that of its change.
     ///
     /// # Errors
-    /// If the change sets no entry of such a state.
+    /// If the change sets no entry, or an entry of another kind.
     pub fn of(change: &Change<'a>, place: Place, state: &'a StateDescriptor) -> Result<Option<Self>, String> {
         let stored = |stored: &'a [u8]| match state.ttl {
             None => Ok((None, stored)),
@@ -104,10 +104,10 @@ impl<'a> Row<'a> {
         Ok(Some(Self { place, state: &state.name, key, namespace, entry, touched }))
     }
 
-    /// Checks that it can be a row of `state`.
+    /// Checks that the row can belong to `state`.
     ///
     /// # Errors
-    /// Says how it cannot.
+    /// The property of the row that `state` forbids.
     pub fn check(&self, state: &StateDescriptor) -> Result<(), String> {
         let is_operator = matches!(self.place, Place::Subtask(_));
         if self.entry.kind() != state.kind {
@@ -129,14 +129,14 @@ impl<'a> Row<'a> {
         Ok(())
     }
 
-    /// Bytes of the key, the namespace, the map key and the value.
+    /// Total bytes of the key, the namespace, the map key and the value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let Cells { map_key, value, .. } = self.entry.cells();
         self.key.len() + self.namespace.len() + map_key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len)
     }
 
-    /// Hands the change that sets the entry, of a state that is called `id`, to `apply`.
+    /// Calls `apply` with the change that sets the entry, where `id` is the id of the state.
     pub fn change<T>(&self, id: StateId, apply: impl FnOnce(&Change<'_>) -> T) -> T {
         let key_group = match self.place {
             Place::KeyGroup(key_group) => key_group,
@@ -161,21 +161,21 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The columns that an entry has a value in.
+/// The columns whose value depends on the kind of the entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cells<'a> {
     /// The key of a map entry.
     pub map_key: Option<&'a [u8]>,
     /// The index of a list element.
     pub index: Option<u64>,
-    /// The value, unless it is a timer.
+    /// The value; `None` for a timer.
     pub value: Option<&'a [u8]>,
     /// The time at which a timer fires.
     pub time: Option<i64>,
 }
 
 impl<'a> Entry<'a> {
-    /// Its columns.
+    /// The values of the entry in these columns.
     #[must_use]
     pub fn cells(self) -> Cells<'a> {
         let none = Cells::default();
@@ -187,7 +187,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Of a state of which kind it is.
+    /// Kind of the states that have such entries.
     #[must_use]
     pub fn kind(&self) -> StateKind {
         match self {
@@ -199,7 +199,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The name of a kind of state in a row.
+/// The name of a kind of state in the column `kind`.
 #[must_use]
 pub fn word(kind: StateKind) -> &'static str {
     match kind {
@@ -210,13 +210,13 @@ pub fn word(kind: StateKind) -> &'static str {
     }
 }
 
-/// The kind of this name.
+/// The kind of state with this name.
 pub(super) fn kind(word: &[u8]) -> Option<StateKind> {
     let kinds = [StateKind::Value, StateKind::List, StateKind::Map, StateKind::Timer];
     kinds.into_iter().find(|kind| self::word(*kind).as_bytes() == word)
 }
 
-/// The schema of every file.
+/// The schema that all files share.
 pub(super) fn schema() -> Result<Arc<Type>, ParquetError> {
     parse_message_type(SCHEMA).map(Arc::new)
 }
@@ -229,9 +229,9 @@ pub(super) fn descriptor() -> Result<SchemaDescriptor, ParquetError> {
 /// A column of values that may be missing.
 #[derive(Debug)]
 pub(super) struct Column<T> {
-    /// Those that are there.
+    /// Values of the rows that have one.
     pub(super) values: Vec<T>,
-    /// Of each row, whether one is: 1, or 0.
+    /// Definition level of each row: 1 if it has a value, else 0.
     pub(super) levels: Vec<i16>,
 }
 
@@ -248,7 +248,7 @@ impl<T> Column<T> {
     }
 }
 
-/// Rows by columns.
+/// Rows by columns, to be written as a row group.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     pub(super) rows: usize,

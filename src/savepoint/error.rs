@@ -1,21 +1,21 @@
-//! Faults of savepoints.
+//! Errors of reading savepoints.
 
 use crate::object::{Path, StoreError};
 
-/// Why a savepoint cannot be read.
+/// A savepoint that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SavepointError {
-    /// There is none.
+    /// There is no savepoint at this path.
     #[error("there is no savepoint at `{0}`: it has no `metadata.json`")]
     NotFound(Path),
-    /// A file of it is damaged, or was not made as it should be.
+    /// A file of the savepoint is damaged, or does not follow the format.
     #[error("savepoint file `{file}`{}: {what}", .group.map(|group| format!(", row group {group}")).unwrap_or_default())]
     Damaged {
         /// The path of the file within the store.
         file: Path,
-        /// Of Parquet, from 0, if it is about one.
+        /// The Parquet row group with the fault, counted from 0; `None` if the fault is about the whole file.
         group: Option<usize>,
-        /// How.
+        /// The fault, for people.
         what: String,
     },
     /// A file of it is missing.

@@ -5,17 +5,17 @@ use crate::{
     types::Name,
 };
 
-/// Where a savepoint is, within the store.
+/// The identity of a savepoint within a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavepointId {
-    /// Below which job.
+    /// The job below whose folder the savepoint is.
     pub job: Name,
-    /// Its name.
+    /// Name of the savepoint within the job.
     pub name: Name,
 }
 
 impl SavepointId {
-    /// What `path` names, which ends with `<job>/savepoints/<name>`; `None` if it does not.
+    /// The savepoint that `path` names. `None` unless it ends with `<job>/savepoints/<name>`.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
         let mut parts = path.trim_end_matches('/').rsplit('/');
@@ -24,19 +24,19 @@ impl SavepointId {
         (folder == "savepoints").then_some(id)
     }
 
-    /// The folder that all of it is in.
+    /// Folder of all files of the savepoint.
     #[must_use]
     pub fn folder(&self) -> Path {
         crate::object::layout::savepoint(&self.job, &self.name)
     }
 
-    /// Its metadata.
+    /// Path of the file `metadata.json`.
     #[must_use]
     pub fn metadata(&self) -> Path {
         self.file(vec![Name::new("metadata.json").expect("it is a name")])
     }
 
-    /// File `file` of `operator`.
+    /// Path of file `file` of `operator`.
     #[must_use]
     pub fn rows(&self, operator: &Name, file: &Name) -> Path {
         self.file(vec![operator.clone(), file.clone()])

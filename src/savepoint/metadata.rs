@@ -1,12 +1,12 @@
-//! The metadata of a savepoint: what makes it one.
+//! The metadata of a savepoint, which lists its operators, states and files.
 //!
 //! ```json
 //! { "format": "dstl savepoint", "version": 1, "crc32": "9a3b11f0", "savepoint": { "job": "wc", … } }
 //! ```
 //!
-//! The checksum is that of `savepoint` as compact JSON with the fields in the order in which this version writes them:
-//! white space does not matter, a changed digit does. A reader refuses a later version, and fields that it does not
-//! know.
+//! The checksum covers `savepoint` as compact JSON, with the fields in the order in which this version writes them. So
+//! a change of white space does not matter, while a changed digit does. A reader refuses a later version, and fields
+//! that it does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,19 +26,19 @@ pub const FORMAT_VERSION: u64 = 1;
 
 const FORMAT: &str = "dstl savepoint";
 
-/// What a savepoint has.
+/// The contents of `metadata.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
-    /// The job that it was made of.
+    /// The job whose state the savepoint holds.
     pub job: String,
-    /// The checkpoint that it was made of.
+    /// Id of the checkpoint from which it was made.
     pub checkpoint: u64,
     /// The attempt that made that checkpoint.
     pub attempt: u64,
-    /// When it was made, by the clock of who made it.
+    /// When it was made, by the clock of the daemon or tool that made it.
     pub created_ms: TimeMs,
-    /// By name.
+    /// The operators by their names.
     pub operators: BTreeMap<String, OperatorMeta>,
 }
 
@@ -46,44 +46,44 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorMeta {
-    /// Subtasks that it was made of.
+    /// Number of subtasks at the checkpoint.
     pub parallelism: u32,
-    /// Key groups, which stay the same for the life of the state.
+    /// Number of key groups, which stays the same for the life of the state.
     pub max_parallelism: u32,
-    /// Who computes the key group of a key.
+    /// Whether the daemon or the client computes the key group of a key.
     pub assignment: KeyGroupAssignment,
-    /// By name.
+    /// The states, ordered by name.
     pub states: Vec<StateMeta>,
-    /// In order.
+    /// The subtasks, ordered by their numbers.
     pub subtasks: Vec<SubtaskMeta>,
-    /// In order of their numbers.
+    /// The files, ordered by their numbers.
     pub files: Vec<FileMeta>,
 }
 
-/// A state.
+/// A state of an operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateMeta {
-    /// How many rows it has.
+    /// Number of rows of the state in all files.
     pub rows: u64,
-    /// As it was declared.
+    /// The descriptor that the task declared.
     pub descriptor: StateDescriptor,
 }
 
-/// What one subtask had.
+/// The part of one subtask in the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubtaskMeta {
-    /// Its key groups.
+    /// Key groups that the subtask owned.
     pub key_groups: KeyGroups,
-    /// The epoch of the checkpoint's part.
+    /// Number of the epoch that made the subtask's part.
     pub epoch: u64,
-    /// The name of the checkpoint's part.
+    /// UUID of the subtask's part.
     pub uuid: String,
-    /// The task's bytes of the checkpoint, as hexadecimal digits.
+    /// Bytes that the task attached to the checkpoint, as hexadecimal digits.
     #[serde(with = "crate::types::hex")]
     pub attachment: Bytes,
-    /// The clock of its state, which time-to-live counts by.
+    /// The time of the subtask's state, which decides about time-to-live.
     pub time_ms: TimeMs,
 }
 
@@ -91,18 +91,18 @@ pub struct SubtaskMeta {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileMeta {
-    /// In the folder of the operator.
+    /// Name of the file in the folder of the operator.
     pub name: String,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// Of all of it, as hexadecimal digits.
+    /// CRC-32 of the whole file, as hexadecimal digits.
     pub crc32: String,
-    /// How many it has.
+    /// Number of rows in the file.
     pub rows: u64,
-    /// Of keyed state: those of its rows.
+    /// Range that holds the key groups of all rows; `None` for operator state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key_groups: Option<KeyGroups>,
-    /// Of operator state: whose it was.
+    /// Subtask whose operator state it was; `None` for keyed state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub subtask: Option<u32>,
 }
@@ -111,9 +111,9 @@ pub struct FileMeta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyGroups {
-    /// Inclusive.
+    /// First key group, inclusive.
     pub first: u32,
-    /// Inclusive.
+    /// Last key group, inclusive.
     pub last: u32,
 }
 
@@ -132,26 +132,26 @@ impl From<KeyGroupRange> for KeyGroups {
 }
 
 impl KeyGroups {
-    /// The range that they are.
+    /// The same key groups as a range.
     ///
     /// # Errors
-    /// If it is backwards, or beyond the highest key group.
+    /// If `first` is above `last`, or `last` is beyond the highest key group.
     pub fn range(self) -> Result<KeyGroupRange, String> {
         KeyGroupRange::new(self.first, self.last).map_err(|error| error.to_string())
     }
 }
 
 impl FileMeta {
-    /// Its key groups; `None` for operator state.
+    /// The key groups of the file; `None` for operator state.
     #[must_use]
     pub fn key_groups(&self) -> Option<KeyGroupRange> {
         self.key_groups.and_then(|range| range.range().ok())
     }
 
-    /// Checks that `bytes` are the file.
+    /// Checks length and checksum of `bytes` against this record.
     ///
     /// # Errors
-    /// Says what differs.
+    /// The difference found.
     pub fn check(&self, bytes: &Bytes) -> Result<(), String> {
         let (length, crc) = (bytes.len() as u64, crc32(bytes));
         if length != self.bytes {
@@ -165,31 +165,31 @@ impl FileMeta {
 }
 
 impl SubtaskMeta {
-    /// Its key groups.
+    /// The key groups that the subtask owned.
     ///
     /// # Panics
-    /// If it was not [read](Metadata::read), which checks that they are some.
+    /// If the metadata was not [read](Metadata::read), which checks that the range is valid.
     #[must_use]
     pub fn key_groups(&self) -> KeyGroupRange {
         self.key_groups.range().expect("it was checked")
     }
 
-    /// The name of the checkpoint's part.
+    /// The UUID of the subtask's part.
     ///
     /// # Panics
-    /// Likewise.
+    /// If the metadata was not [read](Metadata::read), which checks the UUID.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         Uuid::parse_str(&self.uuid).expect("it was checked")
     }
 }
 
-/// A checksum as metadata has it.
+/// A checksum in the form that metadata uses.
 fn crc32(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
 }
 
-/// `contents` as metadata of this format: see the [module](self).
+/// `contents` as metadata of the format `format`; see the [module](self).
 pub(super) fn seal<T: Serialize>(format: &str, contents: &T) -> Bytes {
     let compact = serde_json::to_vec(contents).expect("maps with text for keys are JSON");
     let envelope = Envelope {
@@ -203,7 +203,7 @@ pub(super) fn seal<T: Serialize>(format: &str, contents: &T) -> Bytes {
     bytes.into()
 }
 
-/// The contents of metadata of this format.
+/// The contents of metadata whose format must be `format`.
 pub(super) fn unseal<T: Serialize + DeserializeOwned>(format: &str, bytes: &[u8]) -> Result<T, String> {
     let envelope: Envelope =
         serde_json::from_slice(bytes).map_err(|error| format!("it is no metadata of a savepoint: {error}"))?;
@@ -224,7 +224,7 @@ pub(super) fn unseal<T: Serialize + DeserializeOwned>(format: &str, bytes: &[u8]
     Ok(contents)
 }
 
-/// The format that metadata says it has.
+/// The format that the metadata names.
 pub(super) fn format_of(bytes: &[u8]) -> Option<String> {
     serde_json::from_slice::<Envelope>(bytes).ok().map(|envelope| envelope.format)
 }
@@ -239,7 +239,7 @@ impl Metadata {
     /// Reads the bytes of `metadata.json`.
     ///
     /// # Errors
-    /// Says what is wrong with them.
+    /// The first fault found.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let metadata: Self = unseal(FORMAT, bytes)?;
         metadata.operators.iter().try_for_each(|(name, operator)| {
@@ -264,7 +264,7 @@ impl Metadata {
 }
 
 impl OperatorMeta {
-    /// Checks what a reader relies on.
+    /// Checks the facts that readers rely on.
     fn check(&self) -> Result<(), String> {
         let (parallelism, max) = (self.parallelism, self.max_parallelism);
         if parallelism == 0
@@ -310,10 +310,10 @@ impl OperatorMeta {
         found.map(|state| &state.descriptor)
     }
 
-    /// Reads `file` of this operator, called `operator`, of `savepoint`. Cancel-safe.
+    /// Reads `file` of operator `operator` of `savepoint`. Returns its path and bytes. Cancel-safe.
     ///
     /// # Errors
-    /// If it is missing, or not what was written.
+    /// If the file is missing, or its length or checksum differs from the record.
     pub async fn read_file(
         store: &Store,
         (savepoint, operator): (&SavepointId, &Name),

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   <job>/savepoints/<name>/metadata.json                             written last
-//!   <job>/savepoints/<name>/<uuid>/<job>/operators/…, segments/…      the objects, by the paths that they had
-//! ```
+//!   <job>/savepoints/<name>/metadata.json                             written last
+//!   <job>/savepoints/<name>/<uuid>/<job>/operators/…, segments/…      the objects, with the paths that they had
 //!
 //! Seen from the folder `<uuid>`, the objects are a store with one job and one checkpoint, which is read and restored
-//! as any other. Nothing in it says where the folder lies. The UUID is that of the making, so that two makers of the
-//! same name never write the same object: the one that writes `metadata.json` first has made the savepoint.
+//! like any other. No object says where the folder is. Each making has a UUID of its own, so two makers of the same
+//! name never write the same object. The maker that writes `metadata.json` first has made the savepoint.
 
 use std::collections::BTreeMap;
 
@@ -27,23 +27,23 @@ use crate::{
 
 const FORMAT: &str = "dstl native savepoint";
 
-/// What a native savepoint has.
+/// The contents of `metadata.json` of a native savepoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NativeMetadata {
-    /// The job that it was made of.
+    /// The job whose state the savepoint holds.
     pub job: String,
-    /// The checkpoint that it was made of.
+    /// Id of the checkpoint from which it was made.
     pub checkpoint: u64,
     /// The attempt that made that checkpoint.
     pub attempt: u64,
-    /// When it was made, by the clock of who made it.
+    /// When it was made, by the clock of the daemon or tool that made it.
     pub created_ms: TimeMs,
-    /// The folder of the objects.
+    /// UUID of the making, which is the name of the folder of the objects.
     pub folder: String,
-    /// By name.
+    /// The operators by their names.
     pub operators: BTreeMap<String, NativeOperator>,
-    /// In order of their paths.
+    /// The objects, ordered by path.
     pub objects: Vec<NativeObject>,
 }
 
@@ -51,9 +51,9 @@ pub struct NativeMetadata {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NativeOperator {
-    /// Subtasks that it was made of.
+    /// Number of subtasks at the checkpoint.
     pub parallelism: u32,
-    /// Key groups, which stay the same for the life of the state.
+    /// Number of key groups, which stays the same for the life of the state.
     pub max_parallelism: u32,
 }
 
@@ -61,9 +61,9 @@ pub struct NativeOperator {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NativeObject {
-    /// Its path in the folder, which is the one that it had in the store.
+    /// Path of the object in the folder, equal to its path in the original store.
     pub path: String,
-    /// Its length.
+    /// Length of the object in bytes.
     pub bytes: u64,
 }
 
@@ -86,7 +86,7 @@ impl NativeMetadata {
     /// Reads the bytes of `metadata.json`.
     ///
     /// # Errors
-    /// Says what is wrong with them.
+    /// The first fault found.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let metadata: Self = unseal(FORMAT, bytes)?;
         Name::new(&metadata.job).map_err(|error| error.to_string())?;
@@ -106,22 +106,22 @@ impl NativeMetadata {
         }
     }
 
-    /// The folder of the objects of savepoint `id`, which this is the metadata of.
+    /// The folder of the objects; `id` must be the savepoint of this metadata.
     #[must_use]
     pub fn folder(&self, id: &SavepointId) -> Path {
         id.folder().join(self.folder.as_str())
     }
 
-    /// The job that it was made of.
+    /// The job whose state the savepoint holds.
     ///
     /// # Panics
-    /// If it was not [decoded](Self::decode), which checks the name.
+    /// If the metadata was not [decoded](Self::decode), which checks the name.
     #[must_use]
     pub fn job(&self) -> Name {
         Name::new(&self.job).expect("it was checked")
     }
 
-    /// Bytes of all objects.
+    /// Total bytes of all objects.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.objects.iter().map(|object| object.bytes).fold(0, u64::saturating_add)
@@ -129,7 +129,7 @@ impl NativeMetadata {
 }
 
 impl NativeObject {
-    /// Where it is, in the folder `folder`.
+    /// Path of the object if its folder is `folder`.
     #[must_use]
     pub fn at(&self, folder: &Path) -> Path {
         self.path.split('/').fold(folder.clone(), |path, part| path.join(part))

@@ -1,4 +1,4 @@
-//! Reading a file of a savepoint, which may have been written by anybody: some rows at a time.
+//! The reader of one file of a savepoint, some rows at a time. Any program may have written the file.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -18,43 +18,43 @@ use super::{
 };
 use crate::object::Path;
 
-/// Most rows of a row group, of which a file has many.
+/// Most rows of a row group. A file has many row groups.
 const MAX_GROUP_ROWS: u64 = 1 << 24;
 
 /// Most rows that are read at once.
 const BATCH_ROWS: u64 = 4 << 10;
 
-/// Bytes, uncompressed, that are about read at once.
+/// Uncompressed bytes that are read at once, approximately.
 const BATCH_BYTES: u64 = 4 << 20;
 
-/// The key of the file's metadata that tells the version of the format.
+/// The key in the file's metadata whose value is the version of the format.
 pub(super) const VERSION_KEY: &str = "dstl.savepoint.version";
 
 /// A fault of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{what}", .group.map(|group| format!("row group {group}: ")).unwrap_or_default())]
 pub struct FileFault {
-    /// The row group, from 0, if it is about one.
+    /// The row group with the fault, counted from 0; `None` if the fault is about the whole file.
     pub group: Option<usize>,
-    /// The fault, and the row.
+    /// The fault, with the number of the row if it is about one.
     pub what: String,
 }
 
-/// How to read a file.
+/// Settings for reading a file.
 pub struct ReadFile<'a> {
     /// Most bytes of a row group, uncompressed.
     pub max_group_bytes: u64,
-    /// Whether another program wrote the file: then columns may be missing and of other widths.
+    /// Whether another program may have written the file. If so, columns may be missing or have other widths.
     pub is_foreign: bool,
     /// Computes the key group of a row of keyed state that has none.
     pub key_group_of: Option<KeyGroupOf<'a>>,
 }
 
-/// Hands every row of the file `path`, which has these bytes, to `read`, in order; a row group may have `max_bytes`,
-/// uncompressed. Returns how many rows there are. Blocks its thread for as long as it takes to decompress them.
+/// Calls `read` with every row of the file `path`, whose contents are `bytes`, in order. A row group may have
+/// `max_bytes` uncompressed. Returns the number of rows. Blocks the thread while it decompresses.
 ///
 /// # Errors
-/// [`SavepointError::Damaged`] names file and row group, also for what `read` says of a row.
+/// [`SavepointError::Damaged`], which names file and row group. An error of `read` is reported likewise.
 pub fn read_rows(
     path: &Path,
     bytes: &Bytes,
@@ -67,18 +67,19 @@ pub fn read_rows(
 }
 
 impl ReadFile<'_> {
-    /// Hands the rows of those row groups of `file` that are `wanted` to `read`, in order, with the number of their row
-    /// group. Returns how many rows these groups have. Blocks its thread.
+    /// Calls `read` with the number of the row group and the row, for every row of the row groups of `file` that are
+    /// `wanted`, in order. Returns the number of rows in these groups. Blocks its thread.
     ///
     /// # Errors
-    /// [`FileFault`], also for what `read` says of a row, and for a panic of the Parquet library.
+    /// [`FileFault`], also for an error of `read`, and for a panic of the Parquet library.
     pub fn run<R: ChunkReader + 'static>(
         &self,
         file: R,
         mut wanted: impl FnMut(usize) -> bool,
         mut read: impl FnMut(usize, &Row<'_>) -> Result<(), String>,
     ) -> Result<u64, FileFault> {
-        // The library checks much of a file and not all; nothing of it outlives a panic.
+        // The library does not check every part of a file, and may panic on a damaged one. No value of it outlives the
+        // panic.
         let caught = panic::catch_unwind(AssertUnwindSafe(|| self.rows(file, &mut wanted, &mut read)));
         caught.unwrap_or_else(|_| {
             Err(FileFault { group: None, what: "it is not well-formed: the Parquet library panicked".to_owned() })
@@ -118,10 +119,10 @@ impl ReadFile<'_> {
         Ok(total)
     }
 
-    /// How many rows a row group has, and how many to read at once.
+    /// Number of rows of a row group, and number of rows to read at once.
     ///
     /// # Errors
-    /// If it is larger than it may be.
+    /// If the row group is larger than allowed.
     fn rows_of(&self, group: &RowGroupMetaData) -> Result<(u64, u64), String> {
         let sizes = group.columns().iter().map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX));
         let (bytes, most) = (sizes.fold(0, u64::saturating_add), self.max_group_bytes);
@@ -140,7 +141,7 @@ impl ReadFile<'_> {
     }
 }
 
-/// Refuses a file of a later version of dstl; a file of another program has none.
+/// Refuses a file of a later version of dstl. A file of another program has no version.
 fn check_version(metadata: &FileMetaData) -> Result<(), String> {
     let told = metadata.key_value_metadata().into_iter().flatten().find(|told| told.key == VERSION_KEY);
     match told.map(|told| told.value.as_deref().unwrap_or_default()) {

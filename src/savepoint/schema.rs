@@ -1,4 +1,4 @@
-//! Where a file has the columns of a savepoint, and whether they are of a type that can be one.
+//! The positions of a savepoint's columns in a file, and the check of their types.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use parquet::{
 
 use super::columns::descriptor;
 
-/// Columns that every file has, whoever wrote it.
+/// Columns that a file must have even if another program wrote it.
 const NEEDED: [&str; 3] = ["state", "kind", "key"];
 
-/// Columns of times, which may be of a type for times.
+/// Columns of times, which may have a Parquet type for times.
 const TIMES: [&str; 2] = ["touched_ms", "time"];
 
 /// The positions of the columns in a file.
@@ -24,11 +24,11 @@ impl Positions {
         self.0.get(column).copied()
     }
 
-    /// The positions of all columns in a file that dstl wrote, which has each of them in its own type. There may be
-    /// further columns.
+    /// The positions in a file of dstl, which must have every column with exactly its type. There may be further
+    /// columns.
     ///
     /// # Errors
-    /// Names a column that is missing, or of another type.
+    /// The column that is missing, or has another type.
     pub(super) fn of_dstl(found: &SchemaDescriptor) -> Result<Self, String> {
         Self::find(found, |column, there| {
             let there = there.ok_or_else(|| format!("column `{}` is missing", column.path().string()))?;
@@ -36,11 +36,11 @@ impl Positions {
         })
     }
 
-    /// The positions in a file of another writer: integers and bytes of any width, and without the columns that none of
-    /// its rows needs.
+    /// The positions in a file of another program. Columns may hold integers and bytes of any width, and only the
+    /// columns in `NEEDED` must exist.
     ///
     /// # Errors
-    /// Names a column that is missing, twice, or of another type.
+    /// The column that is missing, exists twice, or has another type.
     pub(super) fn of_others(found: &SchemaDescriptor) -> Result<Self, String> {
         Self::find(found, |column, there| match there {
             None if NEEDED.contains(&column.name()) => {
@@ -77,7 +77,7 @@ impl Positions {
     }
 }
 
-/// Whether `there` has values that are values of `column`.
+/// Whether the values of `there` can be read as values of `column`.
 fn is_fit(column: &ColumnDescPtr, there: &ColumnDescPtr) -> bool {
     let is_time = || TIMES.contains(&column.name());
     match (column.physical_type(), there.physical_type()) {
@@ -111,7 +111,7 @@ fn mistyped(column: &ColumnDescPtr, there: &ColumnDescPtr) -> String {
     format!("column `{path}` is of type {is}{meaning}{nested}, not of a plain {wanted}")
 }
 
-/// Whether a column of integers has negative ones.
+/// Whether the integers of a column are signed.
 pub(super) fn is_signed(column: &ColumnDescriptor) -> bool {
     match column.logical_type_ref() {
         Some(LogicalType::Integer(integer)) => integer.is_signed,

@@ -1,4 +1,4 @@
-//! Writing a file of a savepoint: rows collected to row groups, row groups to a file in memory.
+//! The writer of one file of a savepoint. It collects rows into row groups, and row groups into a file in memory.
 
 use std::{mem, sync::Arc};
 
@@ -21,10 +21,10 @@ use super::{
     reader::VERSION_KEY,
 };
 
-/// Bytes of rows at which a row group ends.
+/// Bytes of rows after which a row group ends.
 const ROW_GROUP_BYTES: usize = 8 << 20;
 
-/// Bytes at which a file ends.
+/// Bytes after which a file ends.
 const FILE_BYTES: usize = 64 << 20;
 
 /// Columns whose values repeat.
@@ -37,20 +37,20 @@ pub struct FileWriter {
     rows: u64,
 }
 
-/// A whole file.
+/// A complete file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenFile {
-    /// All of it.
+    /// The contents of the file.
     pub bytes: Bytes,
-    /// How many it has.
+    /// Number of rows in the file.
     pub rows: u64,
 }
 
 impl FileWriter {
-    /// An empty file.
+    /// A writer of an empty file.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the Parquet library.
     pub fn new() -> Result<Self, ParquetError> {
         let zstd = Compression::ZSTD(ZstdLevel::default());
         let properties = WriterProperties::builder()
@@ -69,23 +69,23 @@ impl FileWriter {
     /// Adds a row.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the Parquet library.
     pub fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
         self.columns.push(row);
         self.rows += 1;
         if self.columns.bytes >= ROW_GROUP_BYTES { self.end_group() } else { Ok(()) }
     }
 
-    /// Whether the next row belongs into another file.
+    /// Whether the next row belongs in another file.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.file.bytes_written() + self.columns.bytes >= FILE_BYTES
     }
 
-    /// The whole file.
+    /// Ends the last row group and returns the complete file.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the Parquet library.
     pub fn finish(mut self) -> Result<WrittenFile, ParquetError> {
         if self.columns.rows > 0 {
             self.end_group()?;

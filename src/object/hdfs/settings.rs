@@ -2,7 +2,7 @@
 //!
 //! | URL | cluster |
 //! | --- | --- |
-//!  `hdfs://host:port/path` | the NameNode with this RPC port |
+//! | `hdfs://host:port/path` | the NameNode with this RPC port |
 //! | `hdfs://nameservice/path` | the NameNodes of `dfs.ha.namenodes.<nameservice>`; the active one serves |
 //! | `hdfs:///path` | `fs.defaultFS` |
 //!
