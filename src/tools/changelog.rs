@@ -1,4 +1,4 @@
-//! `dstl changelog dump`: shows the changes in the log of a checkpoint.
+//! `dstl changelog dump`, which shows the changes in the log of a checkpoint.
 
 use std::{collections::BTreeSet, ops::ControlFlow};
 
@@ -17,38 +17,38 @@ use crate::{
     types::{BackendId, KeyGroup, KeyGroupRange, Name, Sqn},
 };
 
-/// The changes to show: those that each of the given fields fits.
+/// A selection of changes. A change is shown if it matches every field that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// The operator.
+    /// Changes of the backends of this operator.
     pub operator: Option<Name>,
-    /// The subtask that retains the checkpoint's part.
+    /// Changes in the part of the checkpoint that this subtask retains.
     pub subtask: Option<u32>,
-    /// The state.
+    /// Changes of the state with this name.
     pub state: Option<String>,
-    /// The key, of keyed state.
+    /// Changes of this key of keyed state.
     pub key: Option<Bytes>,
-    /// The key group, of keyed state.
+    /// Changes of this key group of keyed state.
     pub key_group: Option<u16>,
-    /// The lowest sequence number.
+    /// Lowest sequence number, inclusive.
     pub from: Option<Sqn>,
-    /// The sequence number after the highest.
+    /// Highest sequence number, exclusive.
     pub to: Option<Sqn>,
 }
 
-/// A change with the name of its state.
+/// A change, together with its log and the name of its state.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a> {
-    /// The backend whose log has it.
+    /// The backend whose chain lists the log.
     pub of: &'a BackendId,
-    /// The name of its state; `None` for a state that was replaced since.
+    /// Name of the state; `None` if the state was replaced since.
     pub state: Option<&'a str>,
-    /// The change.
+    /// The change with its sequence number, time and address.
     pub logged: &'a Logged<'a>,
 }
 
-/// Shows the changes of the log of `source` that fit `filter`: for each subtask those from its materialization up to
-/// the cut, in order. Cancel-safe: dropped, its pins stay until their lease ends.
+/// Shows the changes in the log of `source` that match `filter`. For each subtask, in order, these are the changes from
+/// its materialization up to the cut. Cancel-safe, but if dropped, its pins stay until their lease ends.
 ///
 /// # Errors
 /// [`StateFault`].
@@ -122,7 +122,7 @@ impl Filter {
             && self.to.is_none_or(|to| logged.sqn < to)
     }
 
-    /// Refuses names that the checkpoint does not have.
+    /// Refuses an operator or state that the checkpoint does not have.
     fn check(&self, found: &Found<'_>) -> Result<(), StateFault> {
         if let Some(wanted) = self.operator.as_ref().filter(|wanted| !found.operators.contains_key(*wanted)) {
             let names: BTreeSet<String> = found.operators.keys().map(ToString::to_string).collect();
@@ -138,7 +138,7 @@ impl Filter {
     }
 }
 
-/// What a change does.
+/// The name of a change's action, and the values that it has.
 struct Cells<'a> {
     action: &'static str,
     map_key: Option<&'a [u8]>,
@@ -186,7 +186,7 @@ pub fn line(shown: &Shown<'_>) -> String {
     format!("{}/{} {} {action} {state}{place}{fields}\n", of.operator, of.subtask, logged.sqn)
 }
 
-/// A change as one line of JSON; bytes as hexadecimal digits.
+/// A change as one line of JSON, with bytes as hexadecimal digits.
 #[must_use]
 pub fn json_line(shown: &Shown<'_>) -> String {
     let Shown { of, state, logged } = *shown;

@@ -1,4 +1,4 @@
-//! `dstl checkpoints`: what can be restored.
+//! `dstl checkpoints`, which lists and shows checkpoints that can be restored.
 
 use super::{gc::GcError, hex, outline::Node, retry, time};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     types::Name,
 };
 
-/// The checkpoints of one job, or of all that the store has, and what hindered reading single jobs. Cancel-safe.
+/// The checkpoints of `job`, or of all jobs of the store, and a line for each job that cannot be read. Cancel-safe.
 ///
 /// # Errors
 /// If the store fails, or has no such job.
@@ -34,7 +34,8 @@ pub async fn run(store: &Store, job: Option<Name>) -> Result<(Node, Vec<String>)
     Ok((Node::Fields(vec![("jobs", Node::List(nodes))]), faults))
 }
 
-/// The checkpoint that `source` names: its parts, its states, and how much a restore of it reads. Cancel-safe.
+/// Shows the checkpoint that `source` names: its parts, its states, and the bytes that a restore reads at most.
+/// Cancel-safe.
 ///
 /// # Errors
 /// If there is no such checkpoint, or the store fails.

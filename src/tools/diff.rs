@@ -1,7 +1,7 @@
-//! `dstl checkpoints diff`: which states and keys grew from one checkpoint, or savepoint, to another.
+//! `dstl checkpoints diff`, which shows the states and keys that grew between two checkpoints or savepoints.
 //!
-//! Both are read key group by key group: in memory are the sizes of the keys of some key groups, of which there are
-//! fewer where they do not fit.
+//! Both are read key group by key group. Memory holds the sizes of the keys of one range of key groups. If they do not
+//! fit, the range is halved.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,33 +19,33 @@ use crate::{
     types::{KeyGroup, KeyGroupRange, Name, StateKind},
 };
 
-/// Bytes that a key takes in memory, beside its own.
+/// Bytes of memory counted for a key beyond those of the key itself.
 const KEY_BYTES: u64 = 128;
 
 /// Entries between two calls of `progress`.
 const ROWS_PER_TURN: u64 = 4096;
 
-/// Why there is no comparison.
+/// The reason why there is no comparison.
 #[derive(Debug, thiserror::Error)]
 pub enum DiffFault {
-    /// One of the two cannot be read.
+    /// One of the two sides cannot be read.
     #[error(transparent)]
     State(#[from] StateFault),
-    /// The keys of one key group do not fit.
+    /// The keys of a single key group do not fit into memory.
     #[error(
         "operator `{operator}`: the keys of {key_groups} take more than {memory} bytes of memory; give more (`--memory`)"
     )]
     Memory {
-        /// The operator.
+        /// Name of the operator.
         operator: Name,
-        /// The key group.
+        /// The key group that does not fit.
         key_groups: KeyGroupRange,
-        /// Bytes that there are.
+        /// Bytes that the sizes of keys may take.
         memory: u64,
     },
 }
 
-/// One of the two sides: what to read, with which resources, under which lease.
+/// One side of the comparison: the target, the resources for reading it, and the term of its lease in milliseconds.
 pub type Side<'a> = (&'a Target, &'a ReaderOptions<'a>, u64);
 
 /// Entries and bytes on both sides.
@@ -55,7 +55,7 @@ struct Sizes {
     bytes: [u64; 2],
 }
 
-/// A key that has another size.
+/// A key whose size differs between the sides.
 struct GrownKey {
     operator: Name,
     state: String,
@@ -64,19 +64,19 @@ struct GrownKey {
     sizes: Sizes,
 }
 
-/// The keys of some key groups: by state and key.
+/// Sizes of the keys of some key groups, by number of the state, key group and key.
 type Keys = HashMap<(u32, KeyGroup, Vec<u8>), Sizes>;
 
 #[derive(Default)]
 struct Diff {
-    /// By operator and state.
+    /// Kind and sizes of each state, by operator and name.
     states: BTreeMap<(Name, String), (StateKind, Sizes)>,
     keys: Vec<GrownKey>,
 }
 
-/// Compares `from` with `to`, and tells the `top` keys that grew or shrank most; states and keys in the order of their
-/// growth. Calls `progress` with the number of entries that were read so far. Cancel-safe: dropped, its pins stay until
-/// their lease ends.
+/// Compares `from` with `to`. Returns the sizes of all states, and the `top` keys that grew or shrank most. States are
+/// ordered by growth, keys by the absolute value of their growth. Calls `progress` with the number of entries read so
+/// far. Cancel-safe, but if dropped, its pins stay until their lease ends.
 ///
 /// # Errors
 /// [`DiffFault`].
@@ -87,7 +87,7 @@ pub async fn diff(
 ) -> Result<Node, DiffFault> {
     let mut diff = Diff::default();
     let mut told = None;
-    // Half of the memory is for entries that are read, the other half for sizes.
+    // Half of the memory is for the entries that are read, the other half for sizes.
     let half = |options: &ReaderOptions<'_>| options.memory / 2;
     let (first, second) = (half(from.1), half(to.1));
     let mut before = from.1.clone();
@@ -222,13 +222,13 @@ struct Part {
     names: Vec<String>,
     kinds: Vec<StateKind>,
     keys: Keys,
-    /// Bytes of memory of `keys`.
+    /// Bytes of memory that `keys` take.
     bytes: u64,
     memory: u64,
 }
 
 impl Part {
-    /// Counts a row of one side; breaks if there is no room for it.
+    /// Counts a row of one side. Breaks if the sizes no longer fit.
     fn add(&mut self, side: usize, row: &Row<'_>) -> ControlFlow<()> {
         let state = self.names.iter().position(|name| name == row.state).unwrap_or_else(|| {
             self.names.push(row.state.to_owned());
@@ -259,7 +259,7 @@ impl Sizes {
         of_both.for_each(|(sum, more)| *sum += more);
     }
 
-    /// By how many bytes the later side is larger.
+    /// Number of bytes by which the later side is larger.
     fn grew(&self) -> i64 {
         self.bytes[1].cast_signed().saturating_sub(self.bytes[0].cast_signed())
     }

@@ -1,4 +1,4 @@
-//! `dstl discard`: lets go of a checkpoint, or of a whole job, without a daemon.
+//! `dstl discard`, which releases a checkpoint, or a whole job, without a daemon.
 
 use super::{outline::Node, retry};
 use crate::{
@@ -11,19 +11,19 @@ use crate::{
     types::Name,
 };
 
-/// Why nothing was discarded.
+/// The reason why nothing was discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscardFault {
     /// There is no such job.
     #[error("the store has no backend of job `{0}`")]
     NoJob(Name),
-    /// Something hinders it. With `--force`, less does.
+    /// The discard is hindered, for example by a pin. `--force` overrides some of these reasons.
     #[error(transparent)]
     Hindered(#[from] DiscardError),
 }
 
-/// Lets go of `what`, as [`discard::discard`]: owners are fenced, whichever daemon has them. Cancel-safe: dropped, part
-/// of it may be done.
+/// Discards `what` like [`discard::discard`]: its owners are fenced, whichever daemon they belong to. Cancel-safe, but
+/// if dropped, part of the discard may be done.
 ///
 /// # Errors
 /// [`DiscardFault`].

@@ -1,7 +1,7 @@
-//! Which promises of dstl hold on a store, and how fast it is.
+//! `dstl store doctor`, which checks the promises of a store and measures its speed.
 //!
-//! The promises are those of `object::conformance`, by the same checks as the project's tests. All works in one folder
-//! with a name of its own (`doctor-<uuid>`), which is empty afterwards.
+//! The promises and checks are those of `object::conformance`, which the tests use, too. All objects are in one folder
+//! with a unique name (`doctor-<uuid>`), which is empty afterwards.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,20 +18,20 @@ use crate::{
     random::Random,
 };
 
-/// Requests of each kind that are measured, one after the other, on objects of so many bytes.
+/// Number of measured requests of each kind, made one after the other, and the bytes of their objects.
 const MEASURED: usize = 50;
 const SMALL_BYTES: usize = 1 << 10;
 
-/// Objects that are written and read to see how fast bytes move.
+/// Number and bytes of the objects whose transfer is timed.
 const LARGE: usize = 3;
 const LARGE_BYTES: usize = 8 << 20;
 
-/// What was found.
+/// The result of an examination.
 #[derive(Debug)]
 pub struct Report {
-    /// Each promise, with what was seen where it does not hold.
+    /// Each promise, with an observation if it does not hold.
     promises: BTreeMap<Promise, Option<Broken>>,
-    /// Of a store that is fit for use.
+    /// Speed of the store; `None` if a promise does not hold.
     speed: Option<Speed>,
 }
 
@@ -42,10 +42,10 @@ struct Speed {
     read_bytes_per_second: u64,
 }
 
-/// Examines `store`. What it leaves when it is dropped, [`clean`] deletes.
+/// Examines `store`. If the future is dropped, [`clean`] deletes the remaining objects.
 ///
 /// # Errors
-/// Those of a store that cannot be used at all, or gave up on what is measured.
+/// Errors of a store that cannot be used at all, or that failed during the measurement.
 pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Error> {
     usable(store, root).await?;
     let mut promises = BTreeMap::new();
@@ -60,26 +60,26 @@ pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Er
     Ok(Report { promises, speed: speed.transpose()? })
 }
 
-/// Sees whether `store` takes requests at all. One that does not (no bucket, no permission, no space) breaks no
-/// promise, and there is nothing to examine. Asks for nothing of which a promise says how it is answered.
+/// Tests that `store` takes requests at all. A store that does not (no bucket, no permission, no space) breaks no
+/// promise, and cannot be examined. Relies on none of the promises.
 async fn usable(store: &Store, root: &Path) -> Result<(), StoreError> {
-    // First what leaves nothing behind where it is refused.
+    // First a request that leaves nothing behind if it is refused.
     store.list(root, retry()).await?;
     let first = root.clone().join("first");
     store.create(&first, PutPayload::from_static(b"1"), retry()).await?;
     store.delete(&first, retry()).await
 }
 
-/// A folder that nobody else has.
+/// A folder that no other examination uses.
 #[must_use]
 pub fn folder(random: &Random) -> Path {
     Path::from(format!("doctor-{}", random.uuid()))
 }
 
-/// Deletes what is in the folder `root`.
+/// Deletes all objects in the folder `root`.
 ///
 /// # Errors
-/// Those of the store.
+/// Errors of the store.
 pub async fn clean(store: &Store, root: &Path) -> Result<(), StoreError> {
     let left = store.list(root, retry()).await?;
     store.delete_all(left.into_iter().map(|meta| meta.path).collect(), retry()).await
@@ -93,7 +93,7 @@ impl Report {
         broken.map(|(promise, broken)| format!("`{promise}` does not hold on this store: {broken}")).collect()
     }
 
-    /// For people and programs.
+    /// The report for people and programs.
     #[must_use]
     pub fn outline(&self) -> Node {
         let promises = self.promises.iter().map(|(promise, broken)| {
@@ -175,7 +175,7 @@ fn per_second(duration: Duration) -> u64 {
     u64::try_from(bytes.saturating_mul(1_000_000) / micros).unwrap_or(u64::MAX)
 }
 
-/// The duration that `percent` of all do not exceed, in microseconds.
+/// The duration that `percent` of all durations do not exceed, in microseconds.
 fn micros(sorted: &[Duration], percent: usize) -> Node {
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     let micros = sorted.get(at).map_or(0, Duration::as_micros);

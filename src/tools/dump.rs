@@ -1,9 +1,9 @@
-//! `dstl dump`: says what an object is, after verifying all its checksums.
+//! `dstl dump`, which decodes an object after it has verified all checksums.
 //!
-//! Objects are known by their first eight bytes: segments, manifests, pages of a log index, indexes of materializations
-//! and their pieces, job records, reports, pins, checkpoint handles. Those without such bytes are known by their path:
-//! files of images, which are RocksDB's, and what is there only to be there (renewals of pins, leases of sweeps). Where
-//! the path tells what an object should be, an object under another one's name is damaged.
+//! Most objects are recognized by their first eight bytes: segments, manifests, pages of a log index, indexes of
+//! materializations and their pieces, job records, reports, pins, checkpoint handles. Others are recognized by their
+//! path: files of images, which have the format of RocksDB, and objects that are only marks (renewals of pins, leases
+//! of sweeps). If the path implies another object than the bytes do, the object is damaged.
 
 mod base;
 mod decode;
@@ -30,32 +30,32 @@ use crate::{
     types::{CheckpointIdentity, Name, Sqn},
 };
 
-/// Why an object cannot be told.
+/// The reason why an object cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// None of ours.
+    /// The object was not written by dstl.
     #[error(
         "`{object}` begins with none of the magics of segments, manifests, index pages, materializations, job records, reports, pins and \
          checkpoint handles, and has not the path of an object of dstl either"
     )]
     Unrecognized {
-        /// As given.
+        /// Path or URL of the object, as given.
         object: String,
     },
-    /// One of ours, and damaged.
+    /// The object was written by dstl, and is damaged.
     #[error("`{object}` is damaged: {what}")]
     Damaged {
-        /// As given.
+        /// Path or URL of the object, as given.
         object: String,
-        /// Where and how.
+        /// The place and kind of the damage.
         what: String,
     },
 }
 
-/// What the object `bytes` is. `object` is its path or URL, or how it was given otherwise.
+/// Decodes the object `bytes`. Messages call it `object`, which is its path or URL as given.
 ///
 /// # Errors
-/// [`DumpError`] names the object and says where it is damaged.
+/// [`DumpError`] names the object and the damage.
 pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
     let damaged = |what: String| DumpError::Damaged { object: object.to_owned(), what };
     let of_envelope = |error: EnvelopeError| damaged(error.to_string());
@@ -126,12 +126,12 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
     Ok(Node::Fields(all))
 }
 
-/// The job that an object is of, as far as its name tells.
+/// The job of an object, if its name tells; else `unknown`.
 fn job_of(name: Option<&ObjectName>) -> Name {
     name.map_or_else(|| Name::new("unknown").expect("a valid name"), |name| name.job().clone())
 }
 
-/// What an object without magic is, by its name; `None` if those of that name have one.
+/// Kind and fields of an object without magic, by its name. `None` if objects with this name have a magic.
 fn of_path(name: Option<&ObjectName>, bytes: &Bytes) -> Option<(&'static str, Vec<(&'static str, Node)>)> {
     let kind = match name? {
         ObjectName::SnapshotFile { file, .. } if !file.as_str().ends_with(".index") => "file of an image of RocksDB",
@@ -144,7 +144,7 @@ fn of_path(name: Option<&ObjectName>, bytes: &Bytes) -> Option<(&'static str, Ve
     Some((kind, vec![("crc", crc(crc32fast::hash(bytes)))]))
 }
 
-/// The name that a path or URL of an object ends with.
+/// The name of the object whose path or URL is `object`. The path may follow any prefix that ends with `/`.
 fn name_of(object: &str) -> Option<ObjectName> {
     let starts = std::iter::once(0).chain(object.match_indices('/').map(|(at, _)| at + 1));
     starts.filter_map(|at| Path::parse(object.get(at..)?).ok()).find_map(|path| ObjectName::parse(&path))

@@ -1,4 +1,4 @@
-//! `dstl fence`: a way past a newest manifest, or job record, that is damaged for good.
+//! `dstl fence`, a way past the newest manifest or job record, if it is damaged for good.
 
 use super::{outline::Node, retry};
 use crate::{
@@ -11,34 +11,34 @@ use crate::{
     types::{Attempt, BackendId, Name},
 };
 
-/// Above what to add a fence.
+/// The chain to which a fence is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The newest manifest of this backend.
+    /// The manifest chain of this backend.
     Backend(BackendId),
-    /// The newest record of this job.
+    /// The chain of records of this job.
     Job(Name),
 }
 
-/// Why no fence was added.
+/// The reason why no fence was added.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceFault {
-    /// Nothing is damaged.
+    /// The newest record of the job is not damaged.
     #[error("the newest record of job `{0}` is whole, or it has none: open its backends")]
     Whole(Name),
-    /// The backend's chain.
+    /// The manifest chain of the backend cannot be mended.
     #[error(transparent)]
     Chain(#[from] MendError),
-    /// The job's.
+    /// The chain of records of the job cannot be mended.
     #[error(transparent)]
     Job(#[from] JobError),
 }
 
 impl Target {
-    /// `JOB`, or `JOB/OPERATOR/SUBTASK`.
+    /// Reads `JOB`, or `JOB/OPERATOR/SUBTASK`.
     ///
     /// # Errors
-    /// Says what it should be.
+    /// The form that `text` should have.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = |text: &str| Name::new(text).map_err(|error| error.to_string());
         match text.split('/').collect::<Vec<_>>().as_slice() {
@@ -52,8 +52,8 @@ impl Target {
     }
 }
 
-/// Adds a fence above what is damaged of `target`, of at least `attempt`. Frees no name. Cancel-safe: dropped, it may
-/// be done.
+/// Adds a fence above the damaged end of the chain `target`. Its attempt is at least `attempt`. Deletes no object.
+/// Cancel-safe, but if dropped, the fence may have been added.
 ///
 /// # Errors
 /// [`FenceFault`].

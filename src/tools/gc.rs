@@ -1,4 +1,4 @@
-//! `dstl gc`: sweeps jobs, or tells what a sweep would do.
+//! `dstl gc`, which sweeps jobs, or shows the effect of a sweep.
 
 use std::time::Duration;
 
@@ -12,28 +12,28 @@ use crate::{
     types::Name,
 };
 
-/// What to sweep.
+/// Settings of a sweep.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// One job; `None` for all that the store has.
+    /// The job to sweep; `None` for all jobs of the store.
     pub job: Option<Name>,
-    /// What is younger stays.
+    /// Objects younger than this are kept.
     pub grace: Duration,
-    /// Delete the garbage, rather than only tell.
+    /// Whether to delete the garbage. If not, it is only listed.
     pub delete: bool,
 }
 
-/// What became of each job.
+/// The result of a sweep for each job.
 #[derive(Debug)]
 pub struct Outcome {
     deletes: bool,
     jobs: Vec<(Name, Result<SweepReport, SweepError>)>,
 }
 
-/// Why nothing was swept at all.
+/// The reason why no job was swept.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
-    /// There is no such job.
+    /// The store has no object of the job.
     #[error("the store has no object of job `{0}`")]
     NoJob(Name),
     /// The store failed.
@@ -41,11 +41,12 @@ pub enum GcError {
     Store(#[from] StoreError),
 }
 
-/// Sweeps; goes on with the other jobs when one cannot be swept. A dry run asks `clock` for the age of objects, to
-/// write nothing; else the store's own clock counts. Cancel-safe: dropped, part of the garbage may be deleted.
+/// Sweeps the jobs. If one cannot be swept, continues with the others. A dry run computes the age of objects by
+/// `clock`, so that it writes nothing; a real one uses the store's own clock. Cancel-safe, but if dropped, part of the
+/// garbage may be deleted.
 ///
 /// # Errors
-/// [`GcError`]; what hindered single jobs is in the outcome.
+/// [`GcError`]. Faults of single jobs are part of the outcome.
 pub async fn run(store: &Store, options: &Options, clock: &Clock, random: &Random) -> Result<Outcome, GcError> {
     let jobs = match &options.job {
         Some(job) => vec![job.clone()],
@@ -74,19 +75,19 @@ async fn sweep(
 }
 
 impl Outcome {
-    /// Whether no object was found and nothing failed.
+    /// Whether no object was found and no job failed.
     fn is_empty(&self) -> bool {
         self.jobs.iter().all(|(_, swept)| swept.as_ref().is_ok_and(|report| report.findings.is_empty()))
     }
 
-    /// What hindered the sweep of single jobs, one line each.
+    /// A line for each job that could not be swept, with the reason.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let failed = self.jobs.iter().filter_map(|(job, swept)| Some((job, swept.as_ref().err()?)));
         failed.map(|(job, error)| format!("job `{job}` was not swept: {error}")).collect()
     }
 
-    /// For programs.
+    /// The outcome for programs.
     #[must_use]
     pub fn outline(&self) -> Node {
         let job = |(job, swept): &(Name, Result<SweepReport, SweepError>)| {
@@ -100,7 +101,7 @@ impl Outcome {
         Node::Fields(vec![("dry_run", (!self.deletes).into()), ("jobs", Node::list(self.jobs.iter().map(job)))])
     }
 
-    /// For people: a line per object, then a summary per job.
+    /// The outcome for people: a line for each object, then a summary of each job.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut out = String::new();

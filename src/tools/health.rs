@@ -1,4 +1,4 @@
-//! Asking a daemon whether it is ready, for health checks of containers that bring no HTTP client along.
+//! A question to a daemon whether it is ready, for health checks of containers without an HTTP client.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -6,41 +6,41 @@ use std::{
     time::Duration,
 };
 
-/// How long connecting, and then each part of the answer, may take.
+/// Time for connecting, and then for each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Longest answer that is read, bytes.
+/// Longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 4 << 10;
 
-/// Why a daemon does not count as ready.
+/// The reason why a daemon does not count as ready.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Nobody can be asked.
+    /// The daemon has no admin address.
     #[error("`admin.address` is `off`, so that nobody can be asked")]
     Off,
-    /// No answer.
+    /// The daemon does not answer at its admin address.
     #[error("asking the daemon at `{address}`")]
     NoAnswer {
-        /// Who was asked.
+        /// The address of the request.
         address: SocketAddr,
-        /// Why.
+        /// The error of the connection.
         source: io::Error,
     },
-    /// Another answer than 200.
+    /// The daemon answered with a status other than 200.
     #[error("the daemon at `{address}` is not ready: `{answer}`")]
     NotReady {
-        /// Who was asked.
+        /// The address of the request.
         address: SocketAddr,
-        /// What it says: its state, or the status line where there is none.
+        /// The state that the daemon answered; its status line if the answer has no body.
         answer: String,
     },
 }
 
-/// Asks the daemon whose `admin.address` is `admin`. An unspecified address (`0.0.0.0`) is asked on loopback. Blocks
+/// Asks the daemon whose `admin.address` is `admin`. An unspecified address (`0.0.0.0`) is replaced by loopback. Blocks
 /// for a few seconds at most.
 ///
 /// # Errors
-/// [`HealthError`], unless it is ready.
+/// [`HealthError`], unless the daemon is ready.
 pub fn ask(admin: Option<SocketAddr>) -> Result<(), HealthError> {
     let address = reachable(admin.ok_or(HealthError::Off)?);
     let answer = get_ready(address).map_err(|source| HealthError::NoAnswer { address, source })?;
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// What is said of a server that answers every request so.
+    /// The message about a server that gives this answer to every request.
     fn asked(answer: &'static str) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

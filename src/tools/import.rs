@@ -1,12 +1,12 @@
-//! `dstl savepoint import`: makes a savepoint of Parquet files that another program wrote.
+//! `dstl savepoint import`, which makes a savepoint from Parquet files of another program.
 //!
 //! ```text
 //!   files ──each row checked──▶ bytes of each key group ──cut──▶ some key groups ──read again, sorted──▶ files ──▶ metadata
 //! ```
 //!
-//! The first pass reads everything and writes nothing. In memory are then the rows of as many key groups as fit, and
-//! each such part reads those row groups again that have some of its key groups. So files that are sorted by key group
-//! are read twice, and others once for each part.
+//! The first pass reads all rows and writes nothing. Then the key groups are divided into parts whose rows fit into
+//! memory. Each part reads again the row groups that have some of its key groups. So files that are sorted by key group
+//! are read twice, and other files once for each part.
 
 mod declared;
 mod input;
@@ -35,28 +35,28 @@ use crate::{
 /// Rows between two calls of `progress`.
 const ROWS_PER_TURN: u64 = 4096;
 
-/// A savepoint to make of files.
+/// The savepoint to make, and its source.
 #[derive(Debug)]
 pub struct Import {
-    /// Its name.
+    /// Job and name of the savepoint.
     pub id: SavepointId,
     /// The files of each operator.
     pub operators: BTreeMap<Name, Vec<Input>>,
-    /// The states of operators, as far as they are declared.
+    /// The declared states of operators. An operator that is missing here gets its states from the rows.
     pub declared: BTreeMap<Name, Declared>,
-    /// Key groups of operators that are not declared.
+    /// Number of key groups of operators that are not declared.
     pub max_parallelism: u32,
-    /// The time.
+    /// The present time, which becomes the time of the savepoint.
     pub now: TimeMs,
 }
 
-/// Why no savepoint was made.
+/// The reason why no savepoint was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// A file is not what an import reads.
+    /// A file does not have the form that an import reads.
     #[error("`{file}`: {fault}")]
     File {
-        /// Its path or URL.
+        /// Path or URL of the file.
         file: String,
         /// The row group, the row and the fault.
         fault: FileFault,
@@ -64,7 +64,7 @@ pub enum ImportError {
     /// A file cannot be read.
     #[error(transparent)]
     Input(#[from] InputFault),
-    /// The states are declared as they cannot be.
+    /// The declaration of the states is wrong.
     #[error(transparent)]
     Declared(#[from] DeclaredFault),
     /// Some rows have to be in memory together, and do not fit.
@@ -72,16 +72,16 @@ pub enum ImportError {
         "operator `{operator}`: {what} takes {bytes} bytes of memory to sort, and there are {memory}; give more (`--memory`)"
     )]
     TooLarge {
-        /// The operator.
+        /// Name of the operator.
         operator: Name,
-        /// The rows.
+        /// The rows: those of a key group, or operator state.
         what: String,
-        /// Bytes that they need.
+        /// Bytes of memory that the rows need.
         bytes: u64,
-        /// Bytes that there are.
+        /// Bytes of memory that are available.
         memory: u64,
     },
-    /// A file was written to while it was read.
+    /// A file changed while it was read.
     #[error("operator `{0}`: its files changed while they were read: import what nobody writes to")]
     Changed(Name),
     /// The savepoint cannot be written.
@@ -89,40 +89,40 @@ pub enum ImportError {
     Export(#[from] ExportError),
 }
 
-/// The rows of one operator that were seen in the first pass.
+/// The result of the first pass for one operator.
 struct Survey {
     states: States,
-    /// Bytes in memory, and rows, of each key group.
+    /// Bytes in memory and number of rows of each key group, by its number.
     key_groups: Vec<(u64, u64)>,
-    /// The same of operator state.
+    /// Bytes in memory and number of rows of operator state.
     operator: (u64, u64),
-    /// Of each file and row group, the key groups that it has rows of, and whether it has operator state.
+    /// For each file and row group, the range of key groups of its rows, and whether it has operator state.
     groups: Vec<BTreeMap<usize, (Option<KeyGroupRange>, bool)>>,
-    /// Subtasks that had operator state, at least 1.
+    /// Number of subtasks that had operator state, at least 1.
     parallelism: u32,
-    /// The newest touch.
+    /// The newest `touched_ms` of all rows; 0 if no row has one.
     touched: TimeMs,
 }
 
-/// The key groups of an operator.
+/// Number and assignment of an operator's key groups.
 #[derive(Clone, Copy)]
 struct Shape {
     max_parallelism: u32,
     assignment: KeyGroupAssignment,
 }
 
-/// Which rows a pass is about.
+/// The rows that a pass is about.
 #[derive(Clone, Copy)]
 enum Part {
     KeyGroups(KeyGroupRange),
     Operator,
 }
 
-/// Makes the savepoint; tells `progress` how many rows were read so far. Cancel-safe: dropped, files may stay, without
-/// metadata. Blocks its thread while it reads.
+/// Makes the savepoint, and calls `progress` with the number of rows read so far. Cancel-safe, but if dropped, files
+/// without metadata may stay. Blocks its thread while it reads.
 ///
 /// # Errors
-/// [`ImportError`]; then there is no savepoint, and nothing of it.
+/// [`ImportError`]. The files written so far are then deleted, as far as the store answers.
 pub async fn create(
     import: &Import,
     options: &ReaderOptions<'_>,
@@ -186,7 +186,7 @@ async fn write(
         metadata.operators.insert(operator.to_string(), meta);
     }
     let bytes = metadata.encode();
-    // What nobody could read is not written.
+    // Metadata that no reader accepts is not written.
     Metadata::decode(&bytes).map_err(ExportError::Unfit)?;
     files.create(&import.id.metadata(), PutPayload::from_bytes(bytes)).await?;
     Ok(metadata)
@@ -208,7 +208,7 @@ impl Shape {
         KeyGroup(u16::try_from(hash_key_group(key, self.max_parallelism)).unwrap_or(u16::MAX))
     }
 
-    /// Reads the wanted row groups of `file`.
+    /// Reads the `wanted` row groups of `file`.
     fn read(
         &self,
         file: &Input,
@@ -226,10 +226,10 @@ impl Shape {
         rows.map_err(|fault| ImportError::File { file: file.name().to_owned(), fault })
     }
 
-    /// Checks that a row is where its key belongs.
+    /// Checks that a row has the key group of its key, and that its subtask can exist.
     ///
     /// # Errors
-    /// Says where it belongs.
+    /// The right place of the row.
     fn check(&self, row: &Row<'_>) -> Result<(), String> {
         let max = self.max_parallelism;
         match row.place {
@@ -256,7 +256,7 @@ impl Shape {
 }
 
 impl Survey {
-    /// Reads all rows of `inputs`, and checks each by itself.
+    /// Reads all rows of `inputs`, and checks each of them by itself.
     fn of(
         operator: &Name,
         (inputs, shape, states): (&[Input], Shape, States),
@@ -322,7 +322,7 @@ impl Survey {
         if bytes > memory { Err(too_large("operator state".to_owned(), bytes)) } else { Ok(()) }
     }
 
-    /// The parts to read, in order, each with the number of its rows; each fits `memory`.
+    /// The parts to read, in order, each with the number of its rows. Each of them fits into `memory`.
     fn parts(&self, memory: u64) -> Vec<(Part, u64)> {
         let mut parts: Vec<(Part, u64)> = vec![];
         let mut filling: Option<(KeyGroupRange, u64, u64)> = None;
@@ -344,7 +344,7 @@ impl Survey {
         parts
     }
 
-    /// The rows of one part, sorted.
+    /// Reads and sorts the rows of one part.
     fn read(
         &self,
         (operator, inputs): (&Name, &[Input]),
@@ -391,13 +391,13 @@ impl Part {
     }
 }
 
-/// The key groups from the lowest to the highest of both.
+/// The key groups from the lowest to the highest of both ranges.
 fn union(one: KeyGroupRange, other: KeyGroupRange) -> KeyGroupRange {
     let (first, last) = (one.first().min(other.first()), one.last().max(other.last()));
     KeyGroupRange::new(first.0.into(), last.0.into()).expect("key groups were checked")
 }
 
-/// Checks that a task could have written a row.
+/// Checks that a task could have written the row.
 fn check_size(row: &Row<'_>, limits: &Limits) -> Result<(), String> {
     let cells = row.entry.cells();
     let keys = [("key", Some(row.key)), ("namespace", Some(row.namespace)), ("map_key", cells.map_key)];

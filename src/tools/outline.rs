@@ -1,4 +1,4 @@
-//! What a tool has to say, as text for people or JSON for programs.
+//! The result of a tool, as text for people or JSON for programs.
 //!
 //! ```text
 //!   backend: wc/count/0
@@ -15,34 +15,34 @@ use serde_json::{Map, Value};
 /// A value, a list or named fields in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
-    /// Nothing to say.
+    /// No value: `none` in text, `null` in JSON.
     None,
-    /// Yes or no.
+    /// A boolean: `yes` or `no` in text.
     Bool(bool),
-    /// A number.
+    /// A whole number, not negative.
     Number(u64),
     /// A number that may be negative.
     Signed(i64),
-    /// Anything else.
+    /// Any other value, as text.
     Text(String),
-    /// Several of a kind.
+    /// Several values of one kind, in order.
     List(Vec<Node>),
     /// Named parts; names are in snake case, which text shows with spaces.
     Fields(Vec<(&'static str, Node)>),
 }
 
 impl Node {
-    /// The text of `value`.
+    /// The text that `value` displays.
     pub fn text(value: impl fmt::Display) -> Self {
         Self::Text(value.to_string())
     }
 
-    /// A list.
+    /// A list of `nodes`.
     pub fn list(nodes: impl IntoIterator<Item = Self>) -> Self {
         Self::List(nodes.into_iter().collect())
     }
 
-    /// As JSON.
+    /// The value as JSON. Fields become an object.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
@@ -58,7 +58,7 @@ impl Node {
         }
     }
 
-    /// As lines of text, the last one ended.
+    /// The value as lines of text. The last line is ended, too.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut out = String::new();
@@ -66,7 +66,7 @@ impl Node {
         out
     }
 
-    /// Fits into one line.
+    /// Whether the value fits into one line.
     fn is_flat(&self) -> bool {
         match self {
             Self::List(nodes) => nodes.iter().all(Self::is_scalar),

@@ -1,10 +1,10 @@
-//! `dstl pin`: lists what keeps checkpoints beyond their retention, and keeps or releases a checkpoint.
+//! `dstl pin`, which lists pins and leases, and pins or releases a checkpoint.
 //!
-//! There are two kinds. A *pin* of a user is a mark on a checkpoint in the chain of each subtask, and never expires. A
-//! *lease* is an object that a reader makes, and holds for as long as it reads.
+//! A *pin* of a user is a mark on a checkpoint in the chain of each subtask, and never expires. A *lease* is an object
+//! that a reader makes, and holds as long as it reads. Both keep a checkpoint beyond its retention.
 //!
-//! Only the owner of a chain writes to it. While a job runs, its daemon does; otherwise a fence is added, which a task
-//! that runs all the same meets and stops.
+//! Only the owner of a chain writes to it. While a job runs, its daemon sets the mark. Otherwise the tool adds a fence
+//! to the chain. A task that runs nevertheless meets this fence and stops.
 
 use std::path::Path;
 
@@ -24,19 +24,19 @@ use crate::{
     types::{BackendId, CheckpointIdentity, Epoch, Name, Sqn},
 };
 
-/// How often it tries again when others write to the chain meanwhile.
+/// Number of attempts at a chain to which others write meanwhile.
 const ATTEMPTS: usize = 16;
 
-/// How to write to the chains.
+/// The writer of the chains.
 #[derive(Debug, Clone, Copy)]
 pub enum By<'a> {
-    /// By the daemon that serves this socket.
+    /// The daemon that serves this socket.
     Daemon(&'a Path),
-    /// By fences: no task of the job runs.
+    /// Fences of this tool, because no task of the job runs.
     Fences,
 }
 
-/// Why a checkpoint is not pinned or released.
+/// The reason why a checkpoint is not pinned or released.
 #[derive(Debug, thiserror::Error)]
 pub enum PinFault {
     /// There is no such checkpoint.
@@ -48,25 +48,25 @@ pub enum PinFault {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The daemon did not do it.
+    /// The daemon refused, or its answer was lost.
     #[error("`{backend}`: {source}; {done} of {all} subtasks are done, and the command can be given again")]
     Daemon {
-        /// Of which subtask.
+        /// The subtask at which the command stopped.
         backend: BackendId,
         /// The answer of the daemon.
         source: ClientError,
-        /// Subtasks before it.
+        /// Number of subtasks that were done before it.
         done: usize,
-        /// All subtasks.
+        /// Number of subtasks that have a part of the checkpoint.
         all: usize,
     },
     /// The daemon cannot be reached.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A subtask let go of the checkpoint.
+    /// A subtask released the checkpoint meanwhile.
     #[error("`{0}` let go of the checkpoint meanwhile")]
     LetGo(BackendId),
-    /// No epoch number is left.
+    /// The backend has no epoch number left.
     #[error("backend `{0}` was opened {max} times, the most there may be", max = Sqn::MAX_EPOCH)]
     TooManyEpochs(BackendId),
     /// There is no such lease.
@@ -74,7 +74,7 @@ pub enum PinFault {
     NoLease(ObjectName),
 }
 
-/// The pins and leases of `job`, or of all jobs, and what cannot be read. Cancel-safe.
+/// The pins and leases of `job`, or of all jobs, and a line for each object that cannot be read. Cancel-safe.
 ///
 /// # Errors
 /// If the store fails.
@@ -140,11 +140,11 @@ async fn lease(
     ])))
 }
 
-/// Pins the checkpoint that `source` names in all its subtasks, or releases it. Idempotent. Not cancel-safe: dropped,
+/// Pins or releases the checkpoint that `source` names in all its subtasks. Idempotent. Not cancel-safe: if dropped,
 /// some subtasks may be done.
 ///
 /// # Errors
-/// [`PinFault`]; then some subtasks may be done.
+/// [`PinFault`]. Some subtasks may be done then.
 pub async fn set(
     store: &Store,
     (source, is_pinned): (&Source, bool),
@@ -225,7 +225,8 @@ async fn by_fence(
     Err(ChainError::Contended(backend.clone()).into())
 }
 
-/// Ends a lease whose reader is gone; a reader that still holds it stops. Cancel-safe: dropped, it may be done.
+/// Ends a lease whose reader is gone. A reader that still holds it stops. Cancel-safe, but if dropped, the lease may be
+/// ended.
 ///
 /// # Errors
 /// [`PinFault::NoLease`], or if the store fails.

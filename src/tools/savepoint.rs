@@ -1,4 +1,4 @@
-//! `dstl savepoint`: lists, shows, verifies and removes savepoints.
+//! `dstl savepoint`, which lists, shows, verifies and removes savepoints.
 
 use super::{hex, outline::Node, retry, time};
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     types::Name,
 };
 
-/// Bytes that a row group may have, uncompressed, to be read.
+/// Most bytes of a row group that is read, uncompressed.
 pub(super) const MAX_GROUP_BYTES: u64 = 1 << 30;
 
-/// The savepoints of `job`, or of all jobs of the store, and what cannot be read. Cancel-safe.
+/// The savepoints of `job`, or of all jobs of the store, and a line for each that cannot be read. Cancel-safe.
 ///
 /// # Errors
 /// If the store fails.
@@ -33,20 +33,20 @@ pub async fn list(store: &Store, job: Option<&Name>) -> Result<(Node, Vec<String
     Ok((Node::Fields(vec![("job", job.map_or(Node::None, Node::text)), ("savepoints", Node::list(nodes))]), faults))
 }
 
-/// What one has, operator by operator. Cancel-safe.
+/// Shows the contents of a savepoint, operator by operator. Cancel-safe.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If its metadata cannot be read.
 pub async fn show(store: &Store, id: &SavepointId) -> Result<Node, SavepointError> {
     let metadata = Savepoint::read(store, id, retry()).await?;
     Ok(whole(id, &metadata))
 }
 
-/// Reads every file of a savepoint of rows; tells what it has if all is as it was written. It proves that the rows can
-/// be read, and not that an engine can make sense of their bytes. Cancel-safe.
+/// Reads every file of a savepoint of rows, and shows its contents if every file is sound. This proves that the rows
+/// can be read. It does not prove that an engine understands their bytes. Cancel-safe.
 ///
 /// # Errors
-/// Names the first file that is missing or damaged.
+/// The first file that is missing or damaged.
 pub async fn verify(store: &Store, id: &SavepointId) -> Result<Node, SavepointError> {
     let metadata = Metadata::read(store, id, retry()).await?;
     for (name, operator) in &metadata.operators {
@@ -77,7 +77,7 @@ pub async fn verify(store: &Store, id: &SavepointId) -> Result<Node, SavepointEr
     Ok(whole(id, &Savepoint::Rows(metadata)))
 }
 
-/// What was made.
+/// The contents of a savepoint, operator by operator.
 #[must_use]
 pub fn whole(id: &SavepointId, savepoint: &Savepoint) -> Node {
     let mut fields = outline(id, savepoint);
@@ -95,7 +95,7 @@ pub fn whole(id: &SavepointId, savepoint: &Savepoint) -> Node {
     Node::Fields(fields)
 }
 
-/// That it is no more.
+/// The report that a savepoint was removed, with the number of its objects.
 #[must_use]
 pub fn removed(id: &SavepointId, objects: u64) -> Node {
     Node::Fields(vec![("removed", Node::text(id.folder())), ("objects", objects.into())])

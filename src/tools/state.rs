@@ -1,4 +1,4 @@
-//! `dstl state`: shows the entries of a checkpoint or a savepoint, without its engine.
+//! `dstl state`, which shows the entries of a checkpoint or a savepoint without its engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,40 +21,40 @@ use crate::{
     types::{KeyGroup, KeyGroupAssignment, KeyGroupRange, Name},
 };
 
-/// The entries to show; those that each of the given fields fits.
+/// A selection of entries. An entry is shown if it matches every field that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// The operator.
+    /// Entries of this operator.
     pub operator: Option<Name>,
-    /// The state.
+    /// Entries of the state with this name.
     pub state: Option<String>,
-    /// The key group, of keyed state.
+    /// Entries of keyed state with this key group.
     pub key_group: Option<u16>,
-    /// The key groups; [`KeyGroupRange::OPERATOR`] for operator state alone.
+    /// Entries with these key groups; [`KeyGroupRange::OPERATOR`] selects operator state alone.
     pub key_groups: Option<KeyGroupRange>,
-    /// The key, of keyed state.
+    /// Entries of keyed state with this key.
     pub key: Option<Bytes>,
-    /// The namespace.
+    /// Entries with this namespace; empty for the void namespace.
     pub namespace: Option<Bytes>,
 }
 
-/// Why entries are not shown.
+/// The reason why entries are not shown.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFault {
-    /// There is no such operator.
+    /// The checkpoint or savepoint has no such operator.
     #[error("it has no operator `{wanted}`, but {there}")]
     NoOperator {
         /// The name that was asked for.
         wanted: Name,
-        /// The operators that it has.
+        /// The operators that it has, as text.
         there: String,
     },
-    /// There is no such state.
+    /// The checkpoint or savepoint has no such state.
     #[error("it has no state `{wanted}`, but {there}")]
     NoState {
         /// The name that was asked for.
         wanted: String,
-        /// The states that it has.
+        /// The states that it has, as text.
         there: String,
     },
     /// The checkpoint cannot be read.
@@ -65,12 +65,12 @@ pub enum StateFault {
     Savepoint(#[from] SavepointError),
 }
 
-/// Receives each entry with its operator, and says whether to go on.
+/// A function that receives each entry with its operator, and decides whether to continue.
 pub trait Show: FnMut(&Name, &Row<'_>) -> ControlFlow<()> {}
 
 impl<F: FnMut(&Name, &Row<'_>) -> ControlFlow<()>> Show for F {}
 
-/// Why the reading of rows ends.
+/// The reason why the reading of rows ends.
 enum End {
     Enough,
     Fault(RowError),
@@ -82,15 +82,15 @@ impl From<RowError> for End {
     }
 }
 
-/// The names that were met, to tell a mistaken one.
+/// The names that were met, so that a wrong name in a filter is an error.
 #[derive(Default)]
 pub(super) struct Met {
     operators: BTreeSet<String>,
     states: BTreeSet<String>,
 }
 
-/// Shows the entries of `target` that fit `filter`, in order of operators and key groups. Cancel-safe: dropped, its
-/// pins stay until their lease of `lease_ms` ends.
+/// Shows the entries of `target` that match `filter`, in order of operators and key groups. Cancel-safe, but if
+/// dropped, its pins stay until their lease of `lease_ms` ends.
 ///
 /// # Errors
 /// [`StateFault`].
@@ -112,7 +112,7 @@ pub(super) enum Opened<'a> {
     Savepoint(&'a SavepointId, &'a Metadata),
 }
 
-/// Lets `read` read `target`.
+/// Opens `target`, and passes it to `read`.
 pub(super) async fn open<T>(
     target: &Target,
     (options, lease_ms): (&ReaderOptions<'_>, u64),
@@ -145,7 +145,7 @@ impl Opened<'_> {
         }
     }
 
-    /// Shows the entries that fit `filter`.
+    /// Shows the entries that match `filter`.
     pub(super) async fn rows(
         self,
         (filter, met): (&Filter, &mut Met),
@@ -269,13 +269,13 @@ impl Filter {
         self.key_groups_of(span.assignment, span.max_parallelism)
     }
 
-    /// The key groups that can have the wanted entries; `None` if all can.
+    /// The key groups that can have entries which match; `None` if all key groups can.
     fn key_groups_of(&self, assignment: KeyGroupAssignment, max_parallelism: u32) -> Option<KeyGroupRange> {
         self.key_groups.or_else(|| key_group_of((self.key_group, self.key.as_ref()), assignment, max_parallelism))
     }
 }
 
-/// The key group that can have entries of this key group, or of this key; `None` if all can.
+/// The key group that can have entries of this key group, or of this key. `None` if all key groups can.
 pub(super) fn key_group_of(
     (key_group, key): (Option<u16>, Option<&Bytes>),
     assignment: KeyGroupAssignment,
@@ -288,7 +288,7 @@ pub(super) fn key_group_of(
     key_group.or_else(|| key.and_then(of_key)).map(|group| KeyGroupRange::one(KeyGroup(group)))
 }
 
-/// All names, for messages.
+/// A list of names, for messages.
 pub(super) fn all(names: &BTreeSet<String>) -> String {
     match names.len() {
         0 => "none at all".to_owned(),
@@ -308,7 +308,7 @@ impl Met {
     }
 }
 
-/// An entry as one line for people: bytes as text where they are printable UTF-8, else as hexadecimal digits.
+/// An entry as one line for people. Bytes are text if they are printable UTF-8, else hexadecimal digits.
 #[must_use]
 pub fn line(operator: &Name, row: &Row<'_>) -> String {
     let place = match row.place {
@@ -353,7 +353,7 @@ pub fn json_line(operator: &Name, row: &Row<'_>) -> String {
     format!("{object}\n")
 }
 
-/// The bytes that somebody means by `text`: those of `0x…`, or of the text itself.
+/// The bytes that `text` stands for: those after `0x` as digits, or those of the text itself.
 ///
 /// # Errors
 /// If `0x` is not followed by pairs of hexadecimal digits.
@@ -365,7 +365,7 @@ pub fn parse_bytes(text: &str) -> Result<Bytes, String> {
     }
 }
 
-/// Bytes as text where they are printable UTF-8, else as hexadecimal digits.
+/// Bytes as text if they are printable UTF-8, else as hexadecimal digits.
 pub(super) fn printed(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),

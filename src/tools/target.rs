@@ -1,4 +1,4 @@
-//! What a tool is about: a checkpoint, a savepoint, or a place to copy one from or to.
+//! The targets of tools: a checkpoint, a savepoint, or the place of a savepoint in another store.
 
 use std::{fmt, str::FromStr};
 
@@ -9,12 +9,12 @@ use crate::{
     types::Name,
 };
 
-/// A checkpoint, or a savepoint.
+/// The state that a tool reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A checkpoint of a job, by its id; the newest that every subtask has, if there is none.
+    /// A checkpoint of a job, by its id. Without id, the newest checkpoint that every subtask has.
     Checkpoint(Name, Option<u64>),
-    /// A savepoint.
+    /// A savepoint of the same store.
     Savepoint(SavepointId),
 }
 
@@ -50,22 +50,22 @@ impl fmt::Display for Target {
     }
 }
 
-/// Where to read the state that a target means.
+/// The store and target from which the state of a target is read.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The store: the one that was asked, or the folder of a native savepoint.
+    /// The store that was asked, or the folder of a native savepoint in it.
     pub store: Store,
     /// A checkpoint of that store, or a savepoint of rows.
     pub target: Target,
-    /// Whether a job may let go of it meanwhile.
+    /// Whether the target is a checkpoint of a job, which may release it meanwhile.
     pub is_of_job: bool,
 }
 
 impl Place {
-    /// Finds where `target` is in `store`. Cancel-safe.
+    /// Resolves `target`, which is in `store`. Cancel-safe.
     ///
     /// # Errors
-    /// If it is a savepoint that cannot be read.
+    /// If `target` is a savepoint that cannot be read.
     pub async fn of(store: &Store, target: &Target) -> Result<Self, SavepointError> {
         let (store, target) = (store.clone(), target.clone());
         let Target::Savepoint(id) = &target else { return Ok(Self { store, target, is_of_job: true }) };
@@ -85,7 +85,7 @@ impl Place {
 pub struct Elsewhere {
     /// URL or local folder of the store.
     pub store: String,
-    /// The savepoint in it.
+    /// Job and name of the savepoint in that store.
     pub id: SavepointId,
 }
 
@@ -94,7 +94,7 @@ pub struct Elsewhere {
 pub enum ImportSource {
     /// Parquet files with the state of an operator: a path or URL of a file or folder.
     Files(Name, String),
-    /// A savepoint.
+    /// A savepoint that is copied.
     Savepoint(Elsewhere),
 }
 

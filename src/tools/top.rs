@@ -1,7 +1,7 @@
-//! `dstl top`: the backends of a running daemon, live in a terminal.
+//! `dstl top`, which shows the backends of a running daemon live in a terminal.
 //!
-//! The figures are those of the status page, asked of the admin address, or as many of them as the protocol tells,
-//! asked over the daemon's socket. [`draw`] is pure; the terminal is read and restored by [`watch`].
+//! The figures are those of the status page, fetched from the admin address. Alternatively, the daemon's socket gives
+//! as many of them as the protocol has. [`draw`] is pure; [`watch`] sets up and restores the terminal.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -36,19 +36,19 @@ use crate::{
 /// Time between two pictures.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often keys are looked for in that time.
+/// Number of times that keys are read between two pictures.
 const KEY_POLLS: u32 = 20;
 
-/// How long connecting, and then each part of the answer, may take.
+/// Time for connecting, and then for each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
-/// Size of the picture of [`once`].
+/// Columns and lines of the picture of [`once`].
 const ONCE: (u16, u16) = (140, 40);
 
-/// Where the figures come from.
+/// The source of the figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The admin address of the daemon.
@@ -57,23 +57,23 @@ pub enum Source {
     Socket(PathBuf),
 }
 
-/// Why there are no figures.
+/// The reason why there are no figures.
 #[derive(Debug, thiserror::Error)]
 pub enum TopError {
     /// The admin address does not answer.
     #[error("asking the daemon at `{address}`: {source}")]
     NoAnswer {
-        /// The address.
+        /// The admin address of the daemon.
         address: SocketAddr,
         /// The fault of the connection.
         source: io::Error,
     },
-    /// The answer is none of this daemon.
+    /// The answer does not come from this version of dstl.
     #[error("the answer of `{address}` to `/status` has no figures: {why}")]
     Answer {
-        /// The address.
+        /// The admin address of the daemon.
         address: SocketAddr,
-        /// The part of it that is missing or is no figure.
+        /// The part of the answer that is missing or is no figure.
         why: String,
     },
     /// The socket does not answer.
@@ -89,35 +89,35 @@ pub enum TopError {
     Terminal(#[from] io::Error),
 }
 
-/// What of the figures is shown.
+/// Settings of the picture.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     /// The order of the backends.
     pub order: Order,
-    /// Backends that are scrolled away.
+    /// Number of backends above the first one shown.
     pub first: usize,
-    /// Why there are no newer figures; empty if there are.
+    /// The error of the last question to the daemon; empty if it answered.
     pub trouble: String,
 }
 
 /// The column by which backends are sorted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Order {
-    /// By name.
+    /// Backends in the order of their names.
     #[default]
     Name,
-    /// Those with the most batches a second first.
+    /// Backends with the most batches a second first.
     Rate,
-    /// Those with the longest changelog first.
+    /// Backends with the longest changelog first.
     Changelog,
-    /// Those that would take longest to recover first.
+    /// Backends that would take longest to recover first.
     Recovery,
-    /// Those whose newest checkpoint is oldest first.
+    /// Backends whose newest checkpoint is oldest first.
     Age,
 }
 
 impl Order {
-    /// The next order.
+    /// The order that follows in the cycle.
     #[must_use]
     pub fn next(self) -> Self {
         match self {
@@ -131,8 +131,8 @@ impl Order {
 }
 
 impl Source {
-    /// The figures of now. `before` are those of the last time, from which rates are taken where the daemon tells none.
-    /// Blocks for a few seconds at most.
+    /// Asks for the present figures. `before` are the previous ones, from which the rate of batches is computed if the
+    /// daemon does not report it. Blocks for a few seconds at most.
     ///
     /// # Errors
     /// [`TopError`].
@@ -158,7 +158,7 @@ fn ask_admin(address: SocketAddr) -> Result<Snapshot, TopError> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        // HTTP/1.0, so that the answer comes in one piece.
+        // HTTP/1.0, so that the answer is not chunked.
         let request = format!("GET /status HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
@@ -174,7 +174,7 @@ fn ask_admin(address: SocketAddr) -> Result<Snapshot, TopError> {
     serde_json::from_str(body).map_err(|error| TopError::Answer { address, why: error.to_string() })
 }
 
-/// The figures that descriptions of backends tell.
+/// The figures that descriptions of backends contain.
 fn of_descriptions(
     described: &[BackendDescription],
     instance: String,
@@ -231,13 +231,13 @@ fn of_description(description: &BackendDescription, at_ms: u64, before: Option<&
     }
 }
 
-/// Shows the figures of `source` until `q` is pressed.
+/// Shows the figures of `source` until the user presses `q`.
 ///
 /// # Errors
-/// If the terminal cannot be used, or there are no figures to begin with.
+/// If the terminal cannot be used, or the first question fails.
 pub fn watch(source: &Source) -> Result<(), TopError> {
     let mut snapshot = source.ask(None)?;
-    // Dropped, it makes the terminal what it was.
+    // When dropped, it restores the terminal.
     let screen = io::stdout().into_raw_mode()?.into_alternate_screen()?;
     let mut terminal = Terminal::new(TermionBackend::new(screen))?;
     let mut keys = termion::async_stdin().keys();
@@ -273,10 +273,10 @@ impl View {
     }
 }
 
-/// One picture, as text.
+/// Returns one picture as text. With a socket it takes a second, as rates need two questions.
 ///
 /// # Errors
-/// If there are no figures.
+/// If the daemon does not answer.
 pub fn once(source: &Source) -> Result<String, TopError> {
     let first = source.ask(None)?;
     let snapshot = match source {
@@ -289,7 +289,7 @@ pub fn once(source: &Source) -> Result<String, TopError> {
     Ok(picture(&snapshot, &View::default(), ONCE))
 }
 
-/// A picture of so many columns and lines, as text without colours.
+/// A picture with this number of columns and lines, as text without colours.
 #[must_use]
 pub fn picture(snapshot: &Snapshot, view: &View, (columns, lines): (u16, u16)) -> String {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, lines));
@@ -305,7 +305,7 @@ pub fn picture(snapshot: &Snapshot, view: &View, (columns, lines): (u16, u16)) -
     format!("{}\n", text.trim_end())
 }
 
-/// Draws as much of `snapshot` as there is room for.
+/// Draws as much of `snapshot` as fits.
 pub fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, view: &View) {
     let errors = u16::try_from(snapshot.errors.len()).unwrap_or(u16::MAX).min(4);
     let has_errors = u16::from(errors > 0) * (errors + 1);

@@ -1,4 +1,4 @@
-//! Copies a savepoint from one store to another, or to another name: `dstl savepoint export`, and `import` of one.
+//! Copies of savepoints, to another store or another name: `dstl savepoint export`, and `import` of a savepoint.
 
 use super::retry;
 use crate::{
@@ -7,13 +7,13 @@ use crate::{
     types::Name,
 };
 
-/// Why a savepoint was not copied.
+/// The reason why a savepoint was not copied.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferFault {
-    /// It cannot be read.
+    /// The savepoint cannot be read.
     #[error(transparent)]
     Savepoint(#[from] SavepointError),
-    /// There is something already.
+    /// There are objects below the new name already.
     #[error("`{0}` exists already there, whole or in part: choose another name, or remove it (`dstl savepoint rm`)")]
     Exists(Path),
     /// A store failed.
@@ -21,12 +21,12 @@ pub enum TransferFault {
     Store(#[from] StoreError),
 }
 
-/// Copies savepoint `from.1` of the store `from.0` to savepoint `to.1` of the store `to.0`. Each file is compared with
-/// its length, and with its checksum where there is one; the metadata comes last. Tells `progress` the bytes that were
-/// copied so far. Cancel-safe: dropped, files may stay, without metadata.
+/// Copies savepoint `from.1` of the store `from.0` to savepoint `to.1` of the store `to.0`. The length of each file is
+/// checked, and its checksum if the metadata has one. The metadata is written last. Calls `progress` with the bytes
+/// copied so far. Cancel-safe, but if dropped, files without metadata may stay.
 ///
 /// # Errors
-/// [`TransferFault`]; then there is no savepoint, and nothing of it.
+/// [`TransferFault`]. The files copied so far are then deleted, as far as the store answers.
 pub async fn copy(
     from: (&Store, &SavepointId),
     to: (&Store, &SavepointId),

@@ -1,6 +1,6 @@
-//! `dstl verify`: proves that a checkpoint can be restored, by rebuilding all of it.
+//! `dstl verify`, which proves that a checkpoint can be restored by rebuilding all of it.
 //!
-//! It goes the way of a restore, key group by key group. So it fails exactly where a restore of the checkpoint fails.
+//! It takes the way of a restore, key group by key group. So it fails exactly where a restore of the checkpoint fails.
 
 use std::collections::BTreeMap;
 
@@ -24,14 +24,14 @@ use crate::{
     types::{Name, StateKind},
 };
 
-/// The limits of the proof.
+/// Facts that the proof does not cover.
 const NOT_PROVED: &str = "that its engine understands the bytes of keys, values and attachments; that other checkpoints can be restored; \
                           that a host has the memory or disk to hold all of its state at once";
 
-/// The entries of the states of an operator.
+/// The entries of each state of an operator, by its name.
 type Entries = BTreeMap<String, Counted>;
 
-/// The entries of a state.
+/// Number and bytes of the entries of one state.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
     kind: StateKind,
@@ -39,7 +39,7 @@ struct Counted {
     bytes: u64,
 }
 
-/// The state of one operator, and the faults of its parts.
+/// The rebuilt state of one operator, and the faults of its parts.
 #[derive(Default)]
 struct Rebuilt {
     states: Entries,
@@ -47,8 +47,8 @@ struct Rebuilt {
     faults: Vec<String>,
 }
 
-/// Rebuilds all of a checkpoint; returns a report and the faults that would hinder a restore. Calls `progress` after
-/// each piece that was read. Cancel-safe: if dropped, its pins stay until their lease ends.
+/// Rebuilds all of a checkpoint. Returns a report, and the faults that would hinder a restore. Calls `progress` after
+/// each piece that was read. Cancel-safe, but if dropped, its pins stay until their lease ends.
 ///
 /// # Errors
 /// If there is no such checkpoint, or the store fails.
@@ -83,7 +83,8 @@ pub async fn checkpoint(
     source.read(options, read).await
 }
 
-/// Rebuilds every part of an operator. A part that cannot be is a fault, and the others are rebuilt all the same.
+/// Rebuilds every part of an operator. A part that cannot be rebuilt adds a fault; the other parts are rebuilt all the
+/// same.
 async fn rebuild(
     parts: &Parts<'_>,
     options: &ReaderOptions<'_>,

@@ -1,4 +1,4 @@
-//! What materializations consist of: the index, files of pieces, files of images.
+//! Decoded materializations: the index, files of pieces, files of images.
 
 use super::{Node, crc};
 use crate::checkpoint::base::{BaseIndex, Image, Piece, StoredFile};

@@ -1,9 +1,9 @@
-//! Checkpoint handles as people paste them: hexadecimal, or base64 of either alphabet, padded or not.
+//! Decoding of pasted checkpoint handles: hexadecimal, or base64 of either alphabet, padded or not.
 
 use bytes::Bytes;
 
-/// The bytes of the checkpoint handle that `text` stands for, damaged or not; `None` if it is none in hexadecimal or
-/// base64.
+/// The bytes of the checkpoint handle that `text` encodes, damaged or not. `None` if `text` is no handle in hexadecimal
+/// or base64.
 #[must_use]
 pub fn decode_handle(text: &str) -> Option<Bytes> {
     let is_handle = |bytes: &Vec<u8>| bytes.starts_with(b"DSTLHAND");

@@ -1,4 +1,4 @@
-//! The states of an import: as somebody declares them, or as the rows tell.
+//! The states of an import, as declared or as the rows show them.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{
     types::{KeyGroupAssignment, MAX_PARALLELISM_LIMIT, Name, StateDescriptor},
 };
 
-/// Most bytes of a file of declarations.
+/// Longest file of declarations, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// The states of an operator, and its key groups.
@@ -18,17 +18,17 @@ const MAX_BYTES: u64 = 16 << 20;
 pub struct Declared {
     /// Number of key groups.
     pub max_parallelism: u32,
-    /// Who computes the key group of a key.
+    /// Whether the daemon or the client computes the key group of a key.
     #[serde(default = "hashed")]
     pub assignment: KeyGroupAssignment,
-    /// In the form that the metadata of a savepoint has.
+    /// The states, in the form of a savepoint's metadata.
     pub states: Vec<StateDescriptor>,
 }
 
-/// States are declared as they cannot be.
+/// A fault in the declaration of states.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclaredFault {
-    /// The file is no declaration.
+    /// The file cannot be read, or is no declaration.
     #[error("`{file}` declares no states: {what}")]
     File {
         /// The path of the file of states.
@@ -39,7 +39,7 @@ pub enum DeclaredFault {
     /// A number of key groups that no operator has.
     #[error("max parallelism {0}: there are 1 to {MAX_PARALLELISM_LIMIT} key groups")]
     MaxParallelism(u32),
-    /// More states than a backend has.
+    /// The operator has more states than a backend can have: its name, and their number.
     #[error("operator `{0}` would have {1} states, more than a backend may have; is the column `state` mistaken?")]
     TooManyStates(Name, usize),
 }
@@ -74,7 +74,7 @@ impl Declared {
 }
 
 impl From<&OperatorMeta> for Declared {
-    /// The same states as in another savepoint.
+    /// The states of an operator of another savepoint.
     fn from(operator: &OperatorMeta) -> Self {
         Self {
             max_parallelism: operator.max_parallelism,
@@ -84,7 +84,7 @@ impl From<&OperatorMeta> for Declared {
     }
 }
 
-/// The states that an operator will have, by numbers in order of their appearance.
+/// The states that an operator will have, numbered in order of their appearance.
 pub(super) struct States {
     numbers: BTreeMap<String, u32>,
     descriptors: Vec<StateDescriptor>,
@@ -92,7 +92,7 @@ pub(super) struct States {
 }
 
 impl States {
-    /// Exactly the declared ones, or none yet.
+    /// Exactly the declared states; none yet if `declared` is `None`.
     pub(super) fn new(declared: Option<&Declared>) -> Self {
         let mut states = Self { numbers: BTreeMap::new(), descriptors: vec![], are_declared: declared.is_some() };
         declared.into_iter().flat_map(|declared| &declared.states).for_each(|state| states.add(state.clone()));
@@ -109,10 +109,10 @@ impl States {
         self.descriptors.len()
     }
 
-    /// The state of a row, which becomes one if none is declared.
+    /// Checks a row against its state. A state that is not known yet is added, unless the states are declared.
     ///
     /// # Errors
-    /// If the row is none of such a state.
+    /// If the row cannot belong to the state, or the state has to be declared.
     pub(super) fn learn(&mut self, row: &Row<'_>) -> Result<(), String> {
         if self.find(row.state).is_none() {
             self.check_new(row)?;
@@ -139,7 +139,7 @@ impl States {
         }
     }
 
-    /// The number and the descriptor of a state.
+    /// Number and descriptor of a state.
     pub(super) fn find(&self, name: &str) -> Option<(u32, &StateDescriptor)> {
         let number = *self.numbers.get(name)?;
         Some((number, self.by_number(number)?))
@@ -153,7 +153,7 @@ impl States {
         self.descriptors.into_iter()
     }
 
-    /// A state for people.
+    /// Name and kind of a state, for messages.
     pub(super) fn named(state: &StateDescriptor) -> String {
         format!("state `{}` ({})", state.name, word(state.kind))
     }

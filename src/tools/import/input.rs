@@ -1,4 +1,4 @@
-//! The files of an import: on local disk, or in a store.
+//! The files of an import, on local disk or in a store.
 
 use std::{
     io::{self, Read},
@@ -18,7 +18,7 @@ use crate::{
     tools::retry,
 };
 
-/// Bytes of a stored file that are read at once while its pages are looked for.
+/// Bytes of a stored file that are read at once when the library reads it bit by bit.
 const READ_AHEAD_BYTES: u64 = 64 << 10;
 
 /// A file to import.
@@ -41,10 +41,10 @@ struct Stored {
     bytes: u64,
 }
 
-/// A file cannot be read.
+/// A file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InputFault {
-    /// It cannot be opened or listed.
+    /// The file or folder cannot be opened or listed.
     #[error("reading `{name}`: {source}")]
     Unreadable {
         /// The path of the file.
@@ -52,7 +52,7 @@ pub enum InputFault {
         /// The answer of the operating system.
         source: io::Error,
     },
-    /// There is no such file.
+    /// There is no such file, and no folder with Parquet files.
     #[error("`{0}` is neither a file nor a folder with files `*.parquet`")]
     Nothing(String),
     /// The store failed.
@@ -61,10 +61,10 @@ pub enum InputFault {
 }
 
 impl Input {
-    /// The local file `path`; or every `*.parquet` in the folder `path`, however deep, in order.
+    /// The local file `path`, or every `*.parquet` in the folder `path` and its subfolders, in order.
     ///
     /// # Errors
-    /// [`InputFault::Nothing`] if there is none.
+    /// [`InputFault::Nothing`] if there is no such file.
     pub fn local(path: &FilePath) -> Result<Vec<Self>, InputFault> {
         let mut found = vec![];
         for entry in walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name() {
@@ -84,10 +84,10 @@ impl Input {
         if found.is_empty() { Err(InputFault::Nothing(path.display().to_string())) } else { Ok(found) }
     }
 
-    /// The object `path` of `store`; or every `*.parquet` below `path`, in order. Cancel-safe.
+    /// The object `path` of `store`, or every `*.parquet` below `path`, in order. Cancel-safe.
     ///
     /// # Errors
-    /// [`InputFault::Nothing`] if there is none, or if the store fails.
+    /// [`InputFault::Nothing`] if there is no such object, or the error of the store.
     pub async fn stored(store: &Store, path: &Path) -> Result<Vec<Self>, InputFault> {
         let listed = match store.head(path, retry()).await? {
             Some(object) => vec![object],
@@ -104,16 +104,16 @@ impl Input {
         if found.is_empty() { Err(InputFault::Nothing(path.to_string())) } else { Ok(found) }
     }
 
-    /// Its path, for messages.
+    /// Path of the file, for messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Opens it.
+    /// Opens the file for the Parquet library.
     ///
     /// # Errors
-    /// If it cannot be.
+    /// If a local file cannot be opened.
     pub fn open(&self) -> Result<File, InputFault> {
         match &self.place {
             Place::Stored(stored) => Ok(File(Place::Stored(stored.clone()), None)),
@@ -126,7 +126,7 @@ impl Input {
     }
 }
 
-/// An open file, as the Parquet library reads it. One in a store is read from a runtime with several threads.
+/// An open file, as the Parquet library reads it. A file in a store has to be read from a runtime with several threads.
 pub struct File(Place, Option<std::fs::File>);
 
 impl Length for File {
@@ -175,7 +175,7 @@ impl Stored {
     }
 }
 
-/// Reads on from some byte of a stored file, some at a time.
+/// A reader of a stored file from some byte on, which reads ahead.
 struct Ahead {
     stored: Stored,
     at: u64,

@@ -1,4 +1,4 @@
-//! Rows in memory, sorted as a savepoint has them.
+//! Rows in memory, in the order of a savepoint.
 
 use crate::{
     savepoint::{Entry, Place, Row},
@@ -6,18 +6,18 @@ use crate::{
     types::{KeyGroup, StateKind},
 };
 
-/// Bytes that a row takes beside those of its keys and values, the allocator's share included.
+/// Bytes of memory counted for a row beyond its key, namespace, map key and value. They include the allocator's share.
 pub(super) const HELD_BYTES: u64 = size_of::<Held>() as u64 + 16;
 
-/// Bytes of a key that messages show.
+/// Most bytes of a key that messages show.
 const SHOWN_BYTES: usize = 32;
 
-/// Where a row comes from.
+/// The row group from which a row comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The number of the file.
+    /// Number of the file, from 0.
     pub(super) input: usize,
-    /// The number of the row group.
+    /// Number of the row group in the file, from 0.
     pub(super) group: usize,
 }
 
@@ -25,12 +25,12 @@ pub(super) struct Origin {
 pub(super) struct Sorted(Vec<Held>);
 
 struct Held {
-    /// The key, the namespace, the map key and the value.
+    /// The key, the namespace, the map key and the value, one after the other.
     bytes: Box<[u8]>,
-    /// The end of each of the first three.
+    /// Offsets in `bytes` at which the key, the namespace and the map key end.
     ends: [u32; 3],
     state: u32,
-    /// The index of an element, or the time of a timer.
+    /// The index of an element, or the time of a timer; else 0.
     number: i64,
     touched: Option<u64>,
     place: Place,
@@ -39,7 +39,7 @@ struct Held {
 }
 
 impl Sorted {
-    /// No rows, with room for so many.
+    /// No rows, with room for `rows`.
     pub(super) fn with_capacity(rows: usize) -> Self {
         Self(Vec::with_capacity(rows))
     }
@@ -48,10 +48,10 @@ impl Sorted {
         self.0.len()
     }
 
-    /// Adds a row of one of `states`.
+    /// Adds a row, whose state must be one of `states`.
     ///
     /// # Errors
-    /// If there is no such state.
+    /// If there is no such state, or the row is too long.
     pub(super) fn push(&mut self, row: &Row<'_>, states: &States, origin: Origin) -> Result<(), String> {
         let (state, _) = states.find(row.state).ok_or_else(|| format!("state `{}` is new", row.state))?;
         let cells = row.entry.cells();
@@ -72,11 +72,11 @@ impl Sorted {
         Ok(())
     }
 
-    /// Puts the rows in order, and checks that no entry is there twice and no list has a gap. `name` tells the name of
-    /// a file.
+    /// Sorts the rows, and checks that no entry appears twice and that no list has a gap. `name` returns the name of a
+    /// file, for messages.
     ///
     /// # Errors
-    /// The origin of the row, and the fault.
+    /// The origin of the row with the fault, and the fault.
     pub(super) fn sort<'n>(
         &mut self,
         states: &States,
@@ -165,7 +165,7 @@ impl Held {
     }
 }
 
-/// The first bytes of a key, as digits.
+/// The first bytes of a key, as hexadecimal digits.
 fn shown(key: &[u8]) -> String {
     match key.get(..SHOWN_BYTES) {
         Some(first) if key.len() > SHOWN_BYTES => format!("{}…", hex(first)),
