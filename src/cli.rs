@@ -1,8 +1,8 @@
-//! The command line: low arguments (as clap reads them) become high arguments (a resolved configuration or options of a
+//! The command line. Low arguments (as clap reads them) become high arguments (a resolved configuration or options of a
 //! tool), which are run.
 //!
 //! Exit codes: 0 for success, 64 for a bad command line or a bad configuration, 1 for a fault while running. Results go
-//! to standard output, everything else to standard error; a reader of standard output may leave at any time.
+//! to standard output, everything else to standard error. The reader of standard output may leave at any time.
 
 mod allocator;
 mod args;
@@ -33,25 +33,25 @@ use crate::config::Faults;
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is at fault, and trying again will not help.
 pub const EXIT_USAGE: u8 = 64;
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The configuration is faulty.
+    /// The configuration has faults.
     #[error(transparent)]
     Config(#[from] Faults),
-    /// The command line asks for what there cannot be.
+    /// The command line asks for something impossible.
     #[error("{0}")]
     Usage(String),
-    /// The command line is that of an earlier version.
+    /// The command line has the form of an earlier version, which this command replaces.
     #[error("this command has another form now: `{0}`")]
     OldForm(String),
-    /// Something failed while running.
+    /// A fault while running.
     #[error("{0}")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl CliError {
-    /// A fault while running.
+    /// A fault while running, caused by `error`.
     pub fn runtime(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Runtime(error.into())
     }
@@ -64,13 +64,13 @@ impl CliError {
     }
 }
 
-/// The description of the command line, with examples.
+/// The clap description of the command line, with examples.
 #[must_use]
 pub fn command() -> clap::Command {
     examples::add(Args::command())
 }
 
-/// Runs the command that `arguments` (the program's name first) ask for, to its end.
+/// Runs the command in `arguments`, whose first item is the program's name, to its end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let replacement = old::replacement(&arguments);
@@ -87,7 +87,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             let asked = !error.use_stderr();
-            // Nobody is left to tell when the terminal is gone.
+            // If the terminal is gone, the message cannot be shown.
             let _ = error.print();
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
         }

@@ -1,16 +1,16 @@
-//! The allocator of the daemon, set up so that memory goes back to the system soon.
+//! The allocator of the daemon, set up so that freed memory returns to the system soon.
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
-/// The variable by which mimalloc is told how many milliseconds it keeps freed memory.
+/// The environment variable that tells mimalloc how many milliseconds to keep freed memory.
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
-/// By itself it is a second: with uploads and flushes that take and give back megabytes all the time, a daemon under a
-/// budget of 256 MiB took 265 MiB at most, where it takes 200 with this.
+/// mimalloc's default is one second. Uploads and flushes take and return megabytes all the time: with the default, a
+/// daemon with a budget of 256 MiB took up to 265 MiB, with this value 200 MiB.
 const PURGE_DELAY_MS: &str = "10";
 
-/// Replaces this process by the same program with the variable set, unless somebody has set it: the allocator reads it
-/// before anything else runs. Where that is impossible, the process goes on as it is.
+/// Replaces this process by the same program with the variable set, unless it is set already. The allocator reads it
+/// before anything else runs, so it cannot be set later. If the replacement fails, the process continues as it is.
 pub(super) fn set_up() {
     if env::var_os(PURGE_DELAY).is_some() {
         return;
@@ -21,6 +21,6 @@ pub(super) fn set_up() {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // Returns only if it did not work.
+    // `exec` returns only if it failed.
     let _not_replaced = command.args(arguments).env(PURGE_DELAY, PURGE_DELAY_MS).exec();
 }

@@ -1,4 +1,4 @@
-//! Low arguments: what clap reads, one line of help per flag.
+//! Low arguments, as clap reads them, with one line of help per flag.
 
 mod common;
 mod reading;
@@ -26,12 +26,12 @@ use crate::{tools::fence, types::Name};
 #[command(name = "dstl", version, about, arg_required_else_help = true, subcommand_required = true)]
 #[command(term_width = 0, disable_help_subcommand = true)]
 pub struct Args {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of `dstl`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve state backends until a signal ends it.
@@ -85,7 +85,7 @@ pub enum Command {
     },
 }
 
-/// Lists, explains, checks and translates configurations.
+/// Commands on configurations.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// List every option with its type, default, environment variable and meaning.
@@ -106,7 +106,7 @@ pub enum ConfigCommand {
     },
 }
 
-/// Examines stores.
+/// Commands on stores.
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
     /// Say which promises of dstl hold on a store and how fast it is; fail if one does not hold.
@@ -116,7 +116,7 @@ pub enum StoreCommand {
 /// Arguments of `store doctor`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct DoctorArgs {
-    /// Which store.
+    /// The store to examine.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print one JSON object instead of text [env: none].
@@ -130,7 +130,7 @@ pub struct DoctorArgs {
 /// Arguments of `serve`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct ServeArgs {
-    /// Where the configuration comes from.
+    /// The sources of the configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Only say whether the configuration is valid [default: serve] [env: none].
@@ -141,7 +141,7 @@ pub struct ServeArgs {
 /// Arguments of `gc`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct GcArgs {
-    /// Which store.
+    /// The store to sweep.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Keep what is younger, for example `1h` or `0s` [default: as configured] [env: DSTL_GC_GRACE_PERIOD].
@@ -162,13 +162,13 @@ pub struct GcArgs {
 #[derive(Debug, Clone, Default, ClapArgs)]
 #[group(id = "what", required = true, multiple = false, args = ["job", "handle"])]
 pub struct DiscardArgs {
-    /// Which store.
+    /// The store that has the job.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Let go of this checkpoint of one subtask: its handle in hexadecimal or base64 [env: none].
     #[arg(long, value_name = "HANDLE")]
     pub handle: Option<String>,
-    /// Also of what is pinned or being cloned [default: refuse] [env: none].
+    /// Let go even of a pinned checkpoint, or one that is being cloned [default: refuse] [env: none].
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object instead of text [env: none].
@@ -182,7 +182,7 @@ pub struct DiscardArgs {
 /// Arguments of `fence`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct FenceArgs {
-    /// Which store.
+    /// The store that has the damaged object.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Fence for this attempt, if it is higher than those that the store knows of [default: those] [env: none].
@@ -199,7 +199,7 @@ pub struct FenceArgs {
 /// Arguments of `dump`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct DumpArgs {
-    /// Which store; without `--store`, objects are files, URLs or handles.
+    /// The store of the objects. Without `--store`, objects are files, URLs or handles.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print a JSON array instead of text [env: none].
@@ -224,7 +224,7 @@ pub struct HealthArgs {
 /// Arguments of `top`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct TopArgs {
-    /// Which daemon.
+    /// The daemon to watch.
     #[command(flatten)]
     pub daemon: HealthArgs,
     /// Ask over this Unix socket instead; it tells less [default: the admin address] [env: none].

@@ -13,7 +13,7 @@ use crate::{
     tools::{self, pin::By, target::Target},
 };
 
-/// Lists, shows or compares what can be restored.
+/// Lists, shows or compares checkpoints that can be restored.
 pub(super) fn run(command: CheckpointsCommand) -> Result<(), CliError> {
     match command {
         CheckpointsCommand::Ls { common, job } => {

@@ -2,7 +2,7 @@
 
 use clap::Command;
 
-/// Command lines, each shown by the command that it calls.
+/// Command lines. Each is shown in the help of the command that it calls.
 const EXAMPLES: &[&str] = &[
     "dstl serve --socket /run/dstl/dstl.sock --store s3://bucket/prefix",
     "dstl serve --config /etc/dstl.toml --set memory.budget=2GiB",
@@ -44,7 +44,7 @@ const EXAMPLES: &[&str] = &[
     "dstl completions bash",
 ];
 
-/// The same command, whose help and that of all below it ends with examples.
+/// Adds examples to the help of `command` and of all its subcommands.
 pub(super) fn add(command: Command) -> Command {
     let name = command.get_name().to_owned();
     below(command, &name)
@@ -74,7 +74,7 @@ mod tests {
 
     use super::{super::args::Args, *};
 
-    /// The commands that do something, with the words that lead to them.
+    /// Collects the commands without subcommands, each with the words that lead to it.
     fn leaves(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
         for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
             let path = format!("{path} {}", below.get_name());

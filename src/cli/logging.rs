@@ -10,12 +10,11 @@ use crate::{
     config::{LogConfig, LogFormat},
 };
 
-/// Sends tracing events to standard error for the rest of this process, and warnings and errors to `complaints` too;
-/// colours only to a terminal.
+/// Sends tracing events to standard error for the rest of this process, and warnings and errors also to `complaints`.
+/// Colours are used only on a terminal.
 ///
 /// # Errors
-///
-/// When the filter is not valid, or events already go somewhere.
+/// If the filter is not valid, or a subscriber is installed already.
 pub fn init(log: &LogConfig, complaints: &Complaints) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&log.level).map_err(CliError::runtime)?;
     let written = match log.format {

@@ -1,4 +1,4 @@
-//! Man pages and shell completions, made of the same description as `--help`.
+//! Man pages and shell completions, generated from the same description as `--help`.
 
 use std::{io, path::Path};
 
@@ -6,7 +6,7 @@ use clap_complete::Shell;
 
 use super::{CliError, command, output};
 
-/// Writes a man page for each command into `folder`, which is made if it is not there.
+/// Writes a man page for each command into `folder`, which is created if it is missing.
 pub(super) fn man(folder: &Path) -> Result<(), CliError> {
     let fault = |error: io::Error| CliError::runtime(format!("writing man pages to `{}`: {error}", folder.display()));
     std::fs::create_dir_all(folder).map_err(fault)?;
@@ -16,7 +16,7 @@ pub(super) fn man(folder: &Path) -> Result<(), CliError> {
     output::print(&format!("{} man pages are in {}\n", pages.count(), folder.display()))
 }
 
-/// Prints the script by which `shell` completes command lines.
+/// Prints the completion script of `shell`.
 pub(super) fn completions(shell: Shell) -> Result<(), CliError> {
     let mut script = vec![];
     clap_complete::generate(shell, &mut command(), "dstl", &mut script);

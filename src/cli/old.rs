@@ -1,11 +1,12 @@
-//! Command lines of earlier versions. Each is run as the one that replaces it, which is said on standard error.
+//! Command lines of earlier versions. Each runs as the command that replaces it, with a remark on standard error.
 
 use std::ffi::OsString;
 
-/// Options of earlier versions whose values are arguments now.
+/// Options of earlier versions that are positional arguments now.
 const MOVED: [&str; 2] = ["--job", "--checkpoint"];
 
-/// The command line that replaces `arguments` (the program's name first); `None` if they are of this version.
+/// The command line that replaces `arguments`, whose first item is the program's name; `None` if it has the present
+/// form.
 pub(super) fn replacement(arguments: &[OsString]) -> Option<Vec<String>> {
     let words: Vec<&str> = arguments.iter().skip(1).map(|word| word.to_str()).collect::<Option<_>>()?;
     if words.iter().any(|word| ["-h", "--help"].contains(word)) {
@@ -39,7 +40,7 @@ pub(super) fn replacement(arguments: &[OsString]) -> Option<Vec<String>> {
     })
 }
 
-/// The values of the [`MOVED`] options, and the other words.
+/// The values of the [`MOVED`] options, and the remaining words.
 fn split(words: &[&str]) -> ([Option<String>; 2], Vec<String>) {
     let (mut moved, mut kept) = ([None, None], vec![]);
     let mut words = words.iter();

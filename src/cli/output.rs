@@ -1,4 +1,4 @@
-//! Standard output and standard error, either of which may be gone.
+//! Standard output and standard error, whose readers may be gone.
 
 use std::{
     io::{self, BufWriter, StdoutLock, Write as _},
@@ -7,7 +7,7 @@ use std::{
 
 use super::CliError;
 
-/// Writes a result to standard output. A reader that has left has seen enough: that is no fault.
+/// Writes a result to standard output. It is no fault if the reader has left, since it has seen enough.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -16,7 +16,7 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Standard output, for many lines.
+/// Buffered standard output for many lines.
 pub(super) struct Lines {
     out: BufWriter<StdoutLock<'static>>,
     fault: Option<io::Error>,
@@ -27,7 +27,7 @@ impl Lines {
         Self { out: BufWriter::new(io::stdout().lock()), fault: None }
     }
 
-    /// Writes a line; says whether to go on.
+    /// Writes a line. Breaks if the line could not be written.
     pub(super) fn print(&mut self, line: &str) -> ControlFlow<()> {
         match self.out.write_all(line.as_bytes()) {
             Ok(()) => ControlFlow::Continue(()),
@@ -38,7 +38,7 @@ impl Lines {
         }
     }
 
-    /// Writes what is left. As for [`print`], a reader that has left is no fault.
+    /// Writes the buffered rest. As for [`print`], it is no fault if the reader has left.
     pub(super) fn finish(mut self) -> Result<(), CliError> {
         match self.fault.take().map_or_else(|| self.out.flush(), Err) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::runtime(error)),
@@ -47,7 +47,7 @@ impl Lines {
     }
 }
 
-/// Writes what is no part of a result to standard error.
+/// Writes text that is not part of a result to standard error.
 pub(super) fn remark(text: &str) {
     let _ = write!(io::stderr().lock(), "dstl: {text}");
 }

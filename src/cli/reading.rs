@@ -1,4 +1,4 @@
-//! The tools that read whole checkpoints and savepoints, run on the store that the command line names.
+//! Tools that read whole checkpoints and savepoints, run on the store that the command line names.
 
 use std::ops::ControlFlow;
 
@@ -31,10 +31,10 @@ use crate::{
     types::Name,
 };
 
-/// Most bytes of memory for caches of images, each of whose blocks is read once.
+/// Most bytes of memory for the caches of images. Each block of an image is read only once.
 const MOST_CACHE: u64 = 32 << 20;
 
-/// The store, the settings and the helpers of this process that reading a checkpoint needs.
+/// The store and resources with which a tool reads checkpoints.
 pub(super) struct Reading {
     config: Config,
     store: Store,
@@ -45,19 +45,19 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Reads from the store that `args` name, with so many bytes of memory for state.
+    /// Reads from the store that `args` name, with `memory` bytes for state.
     pub(super) fn open(args: &StoreArgs, memory: u64) -> Result<Self, CliError> {
         let (config, store) = open(args, None)?;
         Self::new(config, store, memory)
     }
 
-    /// Reads from `store`, with the settings that `args` name.
+    /// Reads from `store`, with the settings that `args` name and `memory` bytes for state.
     pub(super) fn of(args: &StoreArgs, store: Store, memory: u64) -> Result<Self, CliError> {
         Self::new(open(args, None)?.0, store, memory)
     }
 
     fn new(mut config: Config, store: Store, memory: u64) -> Result<Self, CliError> {
-        // The share of a daemon, which it may have on this host, is for state that is written.
+        // The configured share is meant for a daemon that writes state, and such a daemon may run on this host.
         config.memory.rocksdb_bytes = config.memory.rocksdb_bytes.min(MOST_CACHE);
         let local = daemon::local_backends(&config).map_err(CliError::runtime)?;
         Ok(Self { config, store, tasks: Tasks::default(), random: Random::from_os(), local, memory })
@@ -67,7 +67,7 @@ impl Reading {
         self.options_at(&self.store)
     }
 
-    /// The same for another store.
+    /// The options for reading from another store.
     pub(super) fn options_at<'a>(&'a self, store: &'a Store) -> ReaderOptions<'a> {
         ReaderOptions {
             store,
@@ -84,18 +84,18 @@ impl Reading {
         &self.store
     }
 
-    /// The lease of the pins that keep a checkpoint while it is read, in milliseconds.
+    /// The term of the leases that keep a checkpoint while it is read, in milliseconds.
     pub(super) fn lease_ms(&self) -> u64 {
         u64::try_from(self.config.pin_lease.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The same for what is at `place`, which may need no pins.
+    /// The term of the leases for reading at `place`; 0 if none are needed.
     pub(super) fn lease_at(&self, place: &Place) -> u64 {
         if place.is_of_job { self.lease_ms() } else { 0 }
     }
 }
 
-/// Rebuilds all of a checkpoint, or reads all of a savepoint.
+/// Rebuilds all of a checkpoint, or reads all of a savepoint, and prints a report.
 pub(super) fn verify(args: &ReadArgs) -> Result<(), CliError> {
     let reading = Reading::open(&args.store, args.memory)?;
     let bar = progress_bar(args.json);
@@ -106,7 +106,7 @@ pub(super) fn verify(args: &ReadArgs) -> Result<(), CliError> {
     complain_of(&faults)
 }
 
-/// Does the same, and prints nothing.
+/// Verifies `target` like [`verify`], but prints nothing.
 pub(super) fn verify_all(reading: &Reading, target: &Target) -> Result<(), CliError> {
     let bar = progress_bar(false);
     let verified = read_all(reading, target, &bar);
@@ -131,7 +131,7 @@ fn read_all(reading: &Reading, target: &Target, bar: &ProgressBar) -> Result<(No
     })
 }
 
-/// Tells what grew between two checkpoints.
+/// Shows the states and keys that grew between two checkpoints or savepoints.
 pub(super) fn diff(
     common: &ToolArgs,
     (memory, keys): (u64, usize),
@@ -181,7 +181,7 @@ pub(super) fn changelog(args: &ChangelogArgs) -> Result<(), CliError> {
     dumped
 }
 
-/// Shows entries.
+/// Shows entries of a checkpoint or a savepoint.
 pub(super) fn state(command: StateCommand) -> Result<(), CliError> {
     match command {
         StateCommand::Get { read, which, key } => {
@@ -199,7 +199,7 @@ fn filter(which: WhichArgs) -> Filter {
     Filter { operator, state, namespace, ..Filter::default() }
 }
 
-/// Shows up to `limit` entries; tells how many it showed.
+/// Shows up to `limit` entries, and returns their number.
 fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
     let reading = Reading::open(&args.store, args.memory)?;
     let line = if args.json { state::json_line } else { state::line };
@@ -221,7 +221,7 @@ fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
     Ok(shown)
 }
 
-/// Shows how much was read of the subtask at hand, on a terminal.
+/// Shows on a terminal how much of the current subtask was read.
 pub(super) fn progress_bar(quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();

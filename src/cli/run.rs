@@ -1,4 +1,4 @@
-//! High arguments: each command resolved and run.
+//! The run of each command, with its arguments resolved.
 
 use super::{
     CliError, allocator,
@@ -16,7 +16,7 @@ use crate::{
 
 /// Runs `command` to its end.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
-    // Whatever is written here, by RocksDB and by the stores too, holds state: it is nobody else's to read.
+    // All files written here, also those of RocksDB and the stores, hold state. No other user may read them.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
         Command::Serve(args) => serve(&args),
@@ -55,20 +55,20 @@ fn serve(args: &ServeArgs) -> Result<(), CliError> {
     crate::daemon::serve(&config, complaints).map_err(CliError::runtime)
 }
 
-/// Says that the configuration is valid, or fails with all its faults.
+/// Prints that the configuration is valid, or fails with all its faults.
 fn check(args: &ConfigArgs) -> Result<(), CliError> {
     resolve(args)?;
     output::print("configuration is valid\n")
 }
 
-/// Says that the daemon is ready, or fails.
+/// Prints that the daemon is ready, or fails.
 fn ask_health(args: HealthArgs) -> Result<(), CliError> {
     let config = resolve(&ConfigArgs { config: args.config, admin: args.admin, ..ConfigArgs::default() })?;
     health::ask(config.admin.address).map_err(CliError::runtime)?;
     output::print("ready\n")
 }
 
-/// Shows the figures of a running daemon.
+/// Shows the figures of a running daemon, once or until the user quits.
 fn top(args: TopArgs) -> Result<(), CliError> {
     let source = match args.socket {
         Some(socket) => top::Source::Socket(socket),

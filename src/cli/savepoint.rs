@@ -49,7 +49,7 @@ pub(super) fn run(command: SavepointCommand) -> Result<(), CliError> {
     }
 }
 
-/// Shows what a savepoint has.
+/// Shows the contents of a savepoint.
 pub(super) fn show(common: &ToolArgs, id: &SavepointId) -> Result<(), CliError> {
     let (_, store) = open(&common.store, None)?;
     print(&runtime()?.block_on(savepoint::show(&store, id)).map_err(CliError::runtime)?, common.json)
@@ -87,7 +87,7 @@ fn copy(common: &ToolArgs, from: (&Store, &SavepointId), to: (&Store, &Savepoint
 fn import(args: &ImportArgs) -> Result<(), CliError> {
     let mut operators: BTreeMap<Name, Vec<Input>> = BTreeMap::new();
     let reading = Reading::open(&args.common.store, args.memory)?;
-    // With several threads, since files in a store are read while a thread waits for rows.
+    // Several threads, since one of them waits for rows while files in a store are read.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -125,7 +125,7 @@ fn import(args: &ImportArgs) -> Result<(), CliError> {
     print(&savepoint::whole(&import.id, &Savepoint::Rows(metadata)), args.common.json)
 }
 
-/// Brings a savepoint from another place, after all of it was read.
+/// Copies a savepoint from another place, after all of it was read and verified.
 fn bring(args: &ImportArgs, from: &Elsewhere) -> Result<(), CliError> {
     if args.states.is_some() || args.like.is_some() {
         return Err(CliError::Usage(
@@ -141,7 +141,7 @@ fn bring(args: &ImportArgs, from: &Elsewhere) -> Result<(), CliError> {
     copy(&args.common, (&there, &from.id), (&store, &args.savepoint))
 }
 
-/// The files at `path`, which is local or a URL.
+/// The Parquet files at `path`, which is a local path or a URL.
 fn inputs(args: &StoreArgs, path: &str, runtime: &tokio::runtime::Runtime) -> Result<Vec<Input>, CliError> {
     let Some((folder, name)) = path.trim_end_matches('/').rsplit_once('/').filter(|_| path.contains("://")) else {
         return Input::local(FilePath::new(path)).map_err(CliError::runtime);
@@ -151,7 +151,7 @@ fn inputs(args: &StoreArgs, path: &str, runtime: &tokio::runtime::Runtime) -> Re
     runtime.block_on(Input::stored(&store, &name)).map_err(CliError::runtime)
 }
 
-/// The states of a checkpoint or a savepoint.
+/// The states of each operator of a checkpoint or a savepoint.
 async fn like(store: &Store, target: &Target) -> Result<BTreeMap<Name, Declared>, CliError> {
     let Place { store, target, .. } = &Place::of(store, target).await.map_err(CliError::runtime)?;
     let (job, checkpoint) = match target {
@@ -174,7 +174,7 @@ async fn like(store: &Store, target: &Target) -> Result<BTreeMap<Name, Declared>
     Ok(declared)
 }
 
-/// The store of another place, a local folder of which is made if it is to be written to.
+/// The store of another place. A local folder is created if `make` is set.
 fn open_elsewhere(args: &StoreArgs, place: &Elsewhere, make: bool) -> Result<Store, CliError> {
     let mut url = place.store.clone();
     if !url.contains("://") {

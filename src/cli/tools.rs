@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// More than a configuration of Flink may have, so that reading ends whatever is read.
+/// Longest configuration of Flink that is read, in bytes, so that reading any file ends.
 const MAX_FLINK_BYTES: u64 = 2 << 20;
 
-/// Sweeps, or tells what a sweep would do.
+/// Sweeps, or shows the effect of a sweep.
 pub(super) fn gc(args: &GcArgs) -> Result<(), CliError> {
     let (config, store) = open(&args.store, None)?;
     let grace = args.grace.unwrap_or(config.gc.grace_period);
@@ -42,7 +42,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), CliError> {
     complain_of(&outcome.faults())
 }
 
-/// Lets go of a checkpoint, or of a job.
+/// Releases a checkpoint, or all checkpoints of a job.
 pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
     let what = match (&args.job, &args.handle) {
         (Some(job), _) => Discard::Job(job.clone()),
@@ -60,14 +60,14 @@ pub(super) fn discard(args: &DiscardArgs) -> Result<(), CliError> {
     print(&discarded.map_err(CliError::runtime)?, args.json)
 }
 
-/// Adds a fence above what is damaged.
+/// Adds a fence above the damaged end of a chain.
 pub(super) fn fence(args: &FenceArgs) -> Result<(), CliError> {
     let (_, store) = open(&args.store, None)?;
     let added = runtime()?.block_on(tools::fence::run(&store, &args.target, args.attempt, &Random::from_os()));
     print(&added.map_err(CliError::runtime)?, args.json)
 }
 
-/// Says which promises hold on a store, and how fast it is; what an interrupted examination left is deleted.
+/// Shows which promises a store keeps, and its speed. Deletes the objects of an interrupted examination.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
     let (_, store) = open(&args.store, args.url.clone())?;
     let (root, clock) = (tools::doctor::folder(&Random::from_os()), Clock::system());
@@ -85,7 +85,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
     complain_of(&report.faults())
 }
 
-/// Says what objects are; goes on with the others when one cannot be told.
+/// Decodes objects. If one cannot be decoded, continues with the others.
 pub(super) fn dump(args: &DumpArgs) -> Result<(), CliError> {
     let (runtime, mut nodes, mut faults) = (runtime()?, vec![], vec![]);
     for object in &args.objects {
@@ -106,7 +106,7 @@ pub(super) fn dump(args: &DumpArgs) -> Result<(), CliError> {
     complain_of(&faults)
 }
 
-/// Translates a configuration of Flink; what became of its settings goes to standard error.
+/// Translates a configuration of Flink. A summary of its settings goes to standard error.
 pub(super) fn translate(file: &FilePath) -> Result<(), CliError> {
     let unusable = |error: &dyn std::fmt::Display| {
         CliError::Usage(format!("`{}` is not a configuration of Flink: {error}", file.display()))
@@ -150,7 +150,7 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
     }
 }
 
-/// The configuration and the store that it names; `url` wins.
+/// The configuration, and the store that it names; `url` replaces that store.
 pub(super) fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
     let config = Config::resolve(&args.sources(url), &Host::detect())?;
     let folder = object::local_folder(&config.changelog.base_path);

@@ -1,4 +1,4 @@
-//! Arguments that several commands have.
+//! Arguments that several commands share.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{
     types::{Name, NameError},
 };
 
-/// Where the configuration of `serve` comes from.
+/// The sources of the configuration of `serve`.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct ConfigArgs {
     /// Read options from this TOML file [default: none].
@@ -37,7 +37,7 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// The file, the environment of this process and these flags. The named flags win over `--set`.
+    /// The file, the environment of this process, and these flags. The named flags win over `--set`.
     #[must_use]
     pub fn sources(&self) -> Sources {
         let named = [
@@ -59,7 +59,7 @@ impl ConfigArgs {
     }
 }
 
-/// Which store a tool looks at.
+/// The store that a tool reads or writes.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct StoreArgs {
     /// Look at this store [default: as configured] [env: DSTL_STATE_CHANGELOG_DSTL_DFS_BASE_PATH].
@@ -74,7 +74,7 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The file, the environment of this process and these flags; `store` stands for the flag `--store` if it is given.
+    /// The file, the environment of this process, and these flags. `store` replaces the flag `--store` if it is given.
     #[must_use]
     pub fn sources(&self, store: Option<String>) -> Sources {
         let (config, set) = (self.config.clone(), self.set.clone());
@@ -82,10 +82,10 @@ impl StoreArgs {
     }
 }
 
-/// Which store, and how to print: what all tools have in common.
+/// The store and the form of the output, which all tools share.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct ToolArgs {
-    /// Which store.
+    /// The store that the tool reads or writes.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print one JSON object instead of text [env: none].

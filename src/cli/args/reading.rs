@@ -1,4 +1,4 @@
-//! Arguments of the commands that look into checkpoints.
+//! Arguments of the commands that read checkpoints.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use crate::{
     types::{Name, Sqn},
 };
 
-/// Lists and shows checkpoints.
+/// Commands on checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointsCommand {
     /// List the checkpoints that can be restored.
     Ls {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// List only this job [default: all jobs of the store].
@@ -25,7 +25,7 @@ pub enum CheckpointsCommand {
     },
     /// Show a checkpoint: its parts, its states, and how much a restore reads.
     Show {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// `JOB` for its newest checkpoint, `JOB@ID` for another one; or the path of a savepoint.
@@ -34,7 +34,7 @@ pub enum CheckpointsCommand {
     },
     /// Tell which states and keys grew from one checkpoint, or savepoint, to another.
     Diff {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// Use at most so many bytes of memory [env: none].
@@ -52,7 +52,7 @@ pub enum CheckpointsCommand {
     },
 }
 
-/// Shows the log of a checkpoint.
+/// Commands on the log of a checkpoint.
 #[derive(Debug, Subcommand)]
 pub enum ChangelogCommand {
     /// Show the changes that a restore of a checkpoint replays, one on each line.
@@ -62,7 +62,7 @@ pub enum ChangelogCommand {
 /// Arguments of `changelog dump`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ChangelogArgs {
-    /// Which log.
+    /// The checkpoint whose log is shown.
     #[command(flatten)]
     pub read: ReadArgs,
     /// Only of this operator [default: all] [env: none].
@@ -91,12 +91,12 @@ pub struct ChangelogArgs {
     pub limit: Option<u64>,
 }
 
-/// Lists, sets and removes pins.
+/// Commands on pins.
 #[derive(Debug, Subcommand)]
 pub enum PinCommand {
     /// List the pins of checkpoints, and the leases of readers.
     Ls {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// List only those of this job [default: all jobs of the store].
@@ -105,10 +105,10 @@ pub enum PinCommand {
     },
     /// Keep a checkpoint, whatever its retention says.
     Add {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
-        /// Who writes it down.
+        /// The writer of the pin.
         #[command(flatten)]
         by: ByArgs,
         /// `JOB` for its newest checkpoint, `JOB@ID` for another one.
@@ -117,10 +117,10 @@ pub enum PinCommand {
     },
     /// Release a checkpoint, or end the lease of a reader that is gone.
     Rm {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
-        /// Who writes it down; not needed for a lease.
+        /// The writer of the release; not needed for a lease.
         #[command(flatten)]
         by: ByArgs,
         /// `JOB`, `JOB@ID`, or `JOB/pins/UUID` for a lease.
@@ -129,7 +129,7 @@ pub enum PinCommand {
     },
 }
 
-/// Who writes a pin into the chains of a checkpoint.
+/// The writer of a pin into the chains of a checkpoint: a daemon, or this command.
 #[derive(Debug, Clone, Default, ClapArgs)]
 #[group(required = false, multiple = false)]
 pub struct ByArgs {
@@ -141,10 +141,10 @@ pub struct ByArgs {
     pub stopped: bool,
 }
 
-/// What to read, and with how much memory.
+/// The checkpoint or savepoint to read, and the memory for its state.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ReadArgs {
-    /// Which store.
+    /// The store to read from.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Hold state of at most so many bytes in memory [env: none].
@@ -162,20 +162,20 @@ pub struct ReadArgs {
 /// Arguments of `verify`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct VerifyArgs {
-    /// What to verify.
+    /// The checkpoint or savepoint to verify.
     #[command(flatten)]
     pub read: ReadArgs,
 }
 
-/// Shows entries of a checkpoint or a savepoint.
+/// Commands on the entries of a checkpoint or a savepoint.
 #[derive(Debug, Subcommand)]
 pub enum StateCommand {
     /// Show the entries of one key; fail if there are none.
     Get {
-        /// What to read.
+        /// The checkpoint or savepoint to read.
         #[command(flatten)]
         read: ReadArgs,
-        /// Which states.
+        /// The selection of states and namespace.
         #[command(flatten)]
         which: WhichArgs,
         /// The key as the task wrote it: as text, or its bytes as `0x…`.
@@ -184,10 +184,10 @@ pub enum StateCommand {
     },
     /// Show all entries, one on each line.
     Scan {
-        /// What to read.
+        /// The checkpoint or savepoint to read.
         #[command(flatten)]
         read: ReadArgs,
-        /// Which states.
+        /// The selection of states and namespace.
         #[command(flatten)]
         which: WhichArgs,
         /// Only of this key group [default: all, and operator state] [env: none].
@@ -199,7 +199,7 @@ pub enum StateCommand {
     },
 }
 
-/// Which states to show.
+/// The selection of states and namespace to show.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct WhichArgs {
     /// Only of this operator [default: all] [env: none].

@@ -14,24 +14,24 @@ use crate::{
     types::Name,
 };
 
-/// Makes, lists, shows, moves and removes savepoints.
+/// Commands on savepoints.
 #[derive(Debug, Subcommand)]
 pub enum SavepointCommand {
     /// Make a savepoint of a checkpoint that the store has, while its job goes on.
     Create {
-        /// Of what to make it.
+        /// The checkpoint from which the savepoint is made.
         #[command(flatten)]
         read: ReadArgs,
         /// Copy the objects of the checkpoint instead of making rows: fast, but read by dstl alone [env: none].
         #[arg(long)]
         native: bool,
-        /// Its name.
+        /// The name of the savepoint.
         #[arg(value_name = "NAME", value_parser = job_name)]
         name: Name,
     },
     /// List the savepoints of a job.
     Ls {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// List only those of this job [default: all jobs of the store].
@@ -40,7 +40,7 @@ pub enum SavepointCommand {
     },
     /// Show what a savepoint has.
     Show {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
@@ -49,7 +49,7 @@ pub enum SavepointCommand {
     },
     /// Copy a savepoint to another store or folder; each file is checked on the way.
     Export {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
@@ -63,7 +63,7 @@ pub enum SavepointCommand {
     Import(ImportArgs),
     /// Remove a savepoint, or what is left of one that was not finished.
     Rm {
-        /// Which store, and how to print.
+        /// The store, and the form of the output.
         #[command(flatten)]
         common: ToolArgs,
         /// Its path in the store, or any that ends with `<job>/savepoints/<name>`.
@@ -75,7 +75,7 @@ pub enum SavepointCommand {
 /// Arguments of `savepoint import`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ImportArgs {
-    /// Which store, and how to print.
+    /// The store, and the form of the output.
     #[command(flatten)]
     pub common: ToolArgs,
     /// Sort rows of at most so many bytes in memory; with more, files are read less often [env: none].
