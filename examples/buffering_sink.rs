@@ -1,12 +1,12 @@
-//! A sink that delivers in lots, and keeps what it has not delivered in operator state; restored with other subtasks,
-//! too.
+//! A sink that delivers records in lots, and keeps undelivered records in operator state. The job is restored with a
+//! different number of subtasks, too.
 //!
-//! The records of six partitions come in. Which partitions a subtask reads, and up to where it has, is a list, and so
-//! is what it buffers: both are cut evenly among however many subtasks come after it. After the first crash there are
-//! two again, after the second one three.
+//! The records come from six partitions. Two lists are operator state: the partitions that a subtask reads, each with
+//! its next record, and the records that it buffers. Both lists are cut evenly among the subtasks of the next life.
+//! After the first crash there are two subtasks again, after the second one three.
 //!
-//! What was delivered after the restored checkpoint is delivered again: exactly once needs a receiver that knows the
-//! numbers.
+//! Records that were delivered after the restored checkpoint are delivered again. Delivery exactly once needs a
+//! receiver that recognizes their numbers.
 //!
 //! `cargo run --release --example buffering_sink`
 
@@ -23,11 +23,11 @@ use crash::{Job, Life};
 use dstl_client::{ClientError, ListState, StateOptions, types::Redistribution};
 
 const PARTITIONS: u64 = 6;
-/// Records of a partition.
+/// Records of each partition.
 const RECORDS: u64 = 150;
 const LOT: usize = 32;
 
-/// Where records go; it outlives the daemon, and takes a record that it knows for the same.
+/// The destination of the records. It outlives the daemon, and keeps a record that comes twice only once.
 type Receiver = Arc<Mutex<BTreeSet<u64>>>;
 
 /// The sink of one subtask.
@@ -37,7 +37,7 @@ struct Sink {
 }
 
 impl Sink {
-    /// Returns whether everything was delivered, so that nothing is buffered any more.
+    /// Takes a record. Returns whether everything was delivered, so that the buffer is empty.
     fn take(&mut self, record: u64, is_last: bool) -> bool {
         self.buffer.push(record);
         let is_full = self.buffer.len() >= LOT || is_last;
@@ -48,7 +48,7 @@ impl Sink {
     }
 }
 
-/// Returns how many records were buffered in the restored checkpoint.
+/// Runs one life of a subtask. Returns the number of records that its restored checkpoint had buffered.
 async fn task(mut life: Life, receiver: Receiver) -> Result<usize, ClientError> {
     let (split, session) = (Redistribution::Split, life.session.clone());
     let positions: ListState<(), (u64, u64)> =
@@ -63,7 +63,7 @@ async fn task(mut life: Life, receiver: Receiver) -> Result<usize, ClientError> 
     let mut sink = Sink { receiver, buffer: buffered.scan(&()).collect(&session).await? };
     let restored = sink.buffer.len();
 
-    // From the partition that is the furthest behind, until all are read.
+    // Take the next record of the partition that is furthest behind, until all are read.
     while let Some((partition, next)) = partitions.iter_mut().filter(|(_, next)| *next < RECORDS).min_by_key(|it| it.1)
     {
         let record = *partition * RECORDS + *next;

@@ -1,8 +1,8 @@
-//! Deduplication: each event is delivered once, however often it comes within an hour.
+//! Deduplication of events: each is delivered once, however often it comes within an hour.
 //!
-//! What was seen is a value with a time to live, so that it goes by itself. Time is the daemon's: it survives the
-//! crash, since it is logged with the changes. A second state, whose entries live for a moment only, shows that they
-//! go.
+//! A value with time-to-live remembers each event, and goes by itself after an hour. The daemon's clock decides, and
+//! its time survives the crash, since it is logged with the changes. A second state, whose entries live for a moment
+//! only, shows that entries do go.
 //!
 //! `cargo run --release --example deduplication`
 

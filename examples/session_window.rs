@@ -1,10 +1,10 @@
-//! Session windows: visits of users, which end when nothing was heard of a user for 200 ms of event time.
+//! Session windows of users' visits. A visit ends when a user does not click for 200 ms of event time.
 //!
-//! A click may close the gap between two visits. Then their windows become one, and what was kept of each is merged: by
-//! a function of the task, which the daemon does not know and does not need for a restore, since results are what is
-//! logged.
+//! A click may close the gap between two visits. Then their windows become one, and their summaries are merged by a
+//! function of the task. The daemon does not know this function, and does not need it for a restore, since it logs
+//! results.
 //!
-//! Users are handled at the same time; what they await at the same time travels in one batch.
+//! The task handles several users at the same time. Operations that they await at the same time travel in one batch.
 //!
 //! `cargo run --release --example session_window`
 
@@ -19,7 +19,7 @@ use dstl_client::{
 };
 use tokio::task::JoinSet;
 
-/// Milliseconds of event time.
+/// All times are milliseconds of event time.
 const GAP: i64 = 200;
 const LATENESS: i64 = 900;
 const INTERVAL: i64 = 25;
@@ -40,7 +40,8 @@ fn click(number: u64) -> Click {
     Click { user: format!("user {}", random / 1000 % USERS), time, page: random % 97 }
 }
 
-/// What is kept of a visit: how many clicks, the first and the last with their pages. Ties go to the lower page.
+/// The summary of a visit: first click, last click, and number of clicks. A click is its time and page; of two clicks
+/// at the same time, the one with the lower page is earlier.
 struct Visit;
 
 type Summary = ((i64, u64), (i64, u64), u64);
@@ -67,11 +68,11 @@ impl Aggregate for Visit {
     }
 }
 
-/// The states, and the session that writes them; cheap to clone.
+/// The states, and the session that writes them. Cheap to clone.
 #[derive(Clone)]
 struct States {
     session: Session,
-    /// Per user the open windows: where each begins and ends, by the namespace in which its visit is kept.
+    /// The open windows of each user: begin and end of each, by the namespace that holds its visit.
     windows: MapState<String, i64, (i64, i64)>,
     visits: BoundAggregate<String, Visit>,
     ends: TimerState<String, i64>,

@@ -1,8 +1,8 @@
 //! Sliding windows in event time: the mean of each sensor's readings over 1 s, every 500 ms.
 //!
-//! A window is a namespace. Each reading is merged into the windows that it lies in, by a merge function in the daemon,
-//! and a timer fires each window once the watermark has passed its end. The results are state, too, so that they are
-//! there exactly once.
+//! A window is a namespace. A merge function of the daemon adds each reading to the windows that contain it, and a
+//! timer fires each window once the watermark has passed its end. The results are state, too, so that each is there
+//! exactly once.
 //!
 //! `cargo run --release --example sliding_window`
 
@@ -16,14 +16,14 @@ use dstl_client::{
     Average, ClientError, MapState, Ordered, Session, StateOptions, TimerState, ValueState, types::MergeFunction,
 };
 
-/// Milliseconds of event time.
+/// All times are milliseconds of event time.
 const SIZE: i64 = 1000;
 const SLIDE: i64 = 500;
-/// Readings come at most so much out of order.
+/// A reading is late by less than this.
 const LATENESS: i64 = 120;
 const INTERVAL: i64 = 15;
 const READINGS: u64 = 2000;
-/// Readings that are sent as one batch.
+/// Readings of one batch.
 const BATCH: usize = 10;
 
 struct Reading {
@@ -38,7 +38,7 @@ fn reading(number: u64) -> Reading {
     Reading { sensor: format!("sensor {}", random % 4), time, value: random % 1000 }
 }
 
-/// The starts of the windows that a time lies in.
+/// The starts of the windows that contain a time.
 fn windows(time: i64) -> impl Iterator<Item = i64> {
     let last = time - time.rem_euclid(SLIDE);
     (0..SIZE / SLIDE).map(move |back| last - back * SLIDE)
@@ -51,7 +51,7 @@ struct States {
 }
 
 impl States {
-    /// Fires the windows that end at or before the watermark: their results are written in the batch that removes them.
+    /// Fires the windows that end at or before the watermark. One batch writes their results and removes them.
     async fn fire(&self, session: &Session, watermark: i64) -> Result<(), ClientError> {
         let due = self.ends.due(watermark).collect(session).await?;
         if due.is_empty() {

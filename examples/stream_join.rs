@@ -1,7 +1,7 @@
 //! An interval join of two streams: each order with the payments of its customer from 50 ms before to 100 ms after it.
 //!
-//! Each side is a map by time, so that a range of it is what the other side's record joins. A timer per record removes
-//! it once nothing can join it any more.
+//! Each side is a map ordered by time, so that one range of it holds all records that join a record of the other side.
+//! Timers remove the records that no later record can join.
 //!
 //! `cargo run --release --example stream_join`
 
@@ -13,13 +13,13 @@ use std::{collections::BTreeSet, process::ExitCode};
 use crash::{Job, Life};
 use dstl_client::{ClientError, MapState, Ordered, Session, StateOptions, TimerState};
 
-/// Milliseconds of event time.
+/// All times are milliseconds of event time.
 const BEFORE: i64 = 50;
 const AFTER: i64 = 100;
 const LATENESS: i64 = 60;
 const INTERVAL: i64 = 4;
 const RECORDS: u64 = 1500;
-/// Records between two looks at the timers.
+/// Number of records between two runs of the timers.
 const CLEANUP_RECORDS: u64 = 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ fn record(number: u64) -> Record {
 }
 
 impl Side {
-    /// Its namespace among the timers.
+    /// The namespace of the side's timers.
     fn namespace(self) -> u64 {
         u64::from(self == Self::Payment)
     }
@@ -52,7 +52,7 @@ impl Side {
         if self == Self::Order { Self::Payment } else { Self::Order }
     }
 
-    /// The times on the other side that join `time` on this one, both inclusive.
+    /// First and last time on the other side that join `time` on this side, both inclusive.
     fn interval(self, time: i64) -> (i64, i64) {
         match self {
             Self::Order => (time - BEFORE, time + AFTER),
@@ -61,7 +61,7 @@ impl Side {
     }
 }
 
-/// Of one customer: numbers of records, in order of their times.
+/// Numbers of the records of each customer, in order of their times.
 type Buffer = MapState<String, (Ordered<i64>, u64), ()>;
 
 struct States {
@@ -69,7 +69,7 @@ struct States {
     orders: Buffer,
     payments: Buffer,
     cleanup: TimerState<String, u64>,
-    /// Pairs of an order and a payment.
+    /// Pairs of an order and a payment, by their numbers.
     joined: MapState<String, (u64, u64), ()>,
 }
 
@@ -88,12 +88,12 @@ impl States {
             batch.push(self.joined.put(&customer, &pair, &()));
         }
         batch.push(self.buffer(side).put(&customer, &(Ordered(time), number), &()));
-        // What is not there twice is not registered twice: one timer for all records of a moment.
+        // Registering a timer again has no effect, so all records of one moment share a timer.
         batch.push(self.cleanup.namespace(&side.namespace()).register(&customer, last));
         self.session.send(batch).await?.applied().await.map(drop)
     }
 
-    /// Removes what nothing at or after the watermark can join.
+    /// Removes the records that no record at or after the watermark can join.
     async fn clean_up(&self, watermark: i64) -> Result<(), ClientError> {
         let mut due = self.cleanup.due(watermark.saturating_sub(1));
         let mut batch = self.session.batch();

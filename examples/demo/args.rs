@@ -62,7 +62,7 @@ fn size(text: &str) -> Result<u64, String> {
 /// Kinds of inner backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Inner {
-    /// In memory.
+    /// Maps in memory.
     Hashmap,
     /// RocksDB on the local disk.
     Rocksdb,

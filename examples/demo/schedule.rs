@@ -17,9 +17,9 @@ const IN_RECOVERY: u64 = 6;
 /// The process that is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Victim {
-    /// The daemon.
+    /// The daemon is killed.
     Daemon,
-    /// The task.
+    /// The task is killed.
     Task,
 }
 

@@ -16,7 +16,7 @@ const MAX_TOLD: usize = 10;
 /// The result of the comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
-    /// Entries compared.
+    /// Number of entries compared.
     pub(super) entries: u64,
     /// Entries that differ, and entries that should not exist.
     pub(super) mismatches: u64,

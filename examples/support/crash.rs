@@ -1,12 +1,11 @@
-//! What the examples share: a daemon of their own in a temporary folder, and a task that loses it in the middle of its
-//! work.
+//! The frame of the examples: each has a daemon of its own in a temporary folder, and a task that loses this daemon in
+//! the middle of its work.
 //!
-//! A job has several lives. In every life but the last the daemon is killed (SIGKILL) while the task works, then
-//! started again. The next life opens with a higher attempt, restores the latest checkpoint and goes on where that was
-//! cut. What the last life returns is compared to what the example computes without any state; exit code 1 says that it
-//! differs.
+//! A job has several lives. In every life but the last the daemon is killed (SIGKILL) while the task works, and then
+//! started again. The next life opens with a higher attempt, restores the latest checkpoint, and continues at its cut.
+//! The result of the last life is compared with a direct computation without state. The exit code is 1 if they differ.
 
-// What the daemon forbids itself, a task may do.
+// The lint is for the daemon; a task may use these methods.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -36,19 +35,19 @@ use tokio::{
 
 /// Steps between two checkpoints.
 const CHECKPOINT_STEPS: u64 = 50;
-/// How long a daemon that starts is waited for.
+/// Longest wait for a daemon that starts.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Fault = Box<dyn Error + Send + Sync>;
 
-/// What is run.
+/// The job of an example.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {
-    /// Of the example.
+    /// Name of the example and of its job.
     pub(crate) name: &'static str,
-    /// How many subtasks each life has.
+    /// Number of subtasks of each life.
     pub(crate) lives: &'static [u32],
-    /// The daemon is killed when every subtask has made so many steps.
+    /// The daemon is killed when every subtask has made this many steps.
     pub(crate) crash_after: u64,
 }
 
@@ -65,7 +64,7 @@ impl Daemon {
             .args(["--socket".as_ref(), folder.join("dstl.sock").as_os_str()])
             .args(["--store".as_ref(), folder.join("store").as_os_str()])
             .args(["--admin", "off", "--set", "rpc.tcp.address=off", "--set", &data])
-            // The daemon takes variables with its name for options.
+            // The daemon takes variables whose names begin with its own for options.
             .env_remove("DSTL_BIN")
             .env_remove("DSTL_CONFIG")
             .stdin(Stdio::null())
@@ -88,7 +87,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The daemon's program: `DSTL_BIN`, or what was built beside this example.
+/// The daemon's program: `DSTL_BIN`, or the one that was built beside this example.
 fn program() -> Result<PathBuf, Fault> {
     let beside = || {
         let folder = env::current_exe().ok()?.parent()?.parent()?.to_path_buf();
@@ -105,21 +104,21 @@ fn program() -> Result<PathBuf, Fault> {
     }
 }
 
-/// What the subtasks of a life share.
+/// State that the subtasks of one life share.
 #[derive(Debug)]
 struct Shared {
     daemon: Daemon,
     parallelism: u32,
     /// Steps until the daemon is killed; `None` in the last life.
     crash_after: Option<u64>,
-    /// Subtasks that have made them.
+    /// Number of subtasks that have made these steps.
     ready: AtomicU32,
-    /// Checkpoints that some subtasks have.
+    /// Checkpoints that some subtasks have published, but not all.
     published: Mutex<BTreeMap<u64, Vec<(Session, CheckpointIdentity)>>>,
 }
 
 impl Shared {
-    /// A checkpoint completes once every subtask has it.
+    /// Completes a checkpoint once every subtask has published its part.
     async fn published(&self, id: u64, session: Session, identity: CheckpointIdentity) -> Result<(), ClientError> {
         let all = {
             let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,15 +140,15 @@ impl Shared {
 #[derive(Debug)]
 #[allow(dead_code, reason = "not every example uses all of it")]
 pub(crate) struct Life {
-    /// Restored, or empty in the first life.
+    /// The backend, restored or, in the first life, empty.
     pub(crate) backend: Backend,
-    /// The writer's.
+    /// The session that writes to the backend.
     pub(crate) session: Session,
-    /// The record to go on with: what the last step before the restored checkpoint said.
+    /// The record to continue with, as the last step before the restored checkpoint gave it.
     pub(crate) next: u64,
-    /// From 0.
+    /// Number of the subtask, from 0.
     pub(crate) subtask: u32,
-    /// Of this life.
+    /// Number of subtasks of this life.
     pub(crate) parallelism: u32,
     shared: Arc<Shared>,
     steps: u64,
@@ -163,15 +162,15 @@ impl Life {
         let options = OpenOptions::new("examples", name).subtask(subtask, parallelism).max_parallelism(128);
         let latest = Restore::Latest { or_empty: attempt == 1 };
         let backend = client.open(options.attempt(attempt).restore(latest)).await?;
-        // All parts are of one cut; where there are several, the task keeps its offsets in operator state.
+        // All parts are of one cut. A job with several subtasks keeps its positions in operator state.
         let next = if backend.attachment().is_empty() { 0 } else { u64::decode(backend.attachment().clone())? };
         let session = backend.session_with(SessionOptions { reconnect_timeout: Duration::ZERO }).await?;
         let checkpoint_id = backend.checkpoint().map_or(0, |checkpoint| checkpoint.checkpoint_id);
         Ok(Self { backend, session, next, subtask, parallelism, shared, steps: 0, checkpoint_id, checkpoint: None })
     }
 
-    /// Between two steps of the work, where record `next` comes next: now and then this triggers a checkpoint here, and
-    /// the work goes on while it completes; once it kills the daemon.
+    /// Has to be called between two steps of the work; `next` is the record that comes next. Every 50 steps it triggers
+    /// a checkpoint, which completes while the work continues. Once, it kills the daemon.
     pub(crate) async fn step(&mut self, next: u64) -> Result<(), ClientError> {
         self.steps += 1;
         if self.steps.is_multiple_of(CHECKPOINT_STEPS) {
@@ -198,7 +197,8 @@ async fn complete(pending: PendingCheckpoint, shared: Arc<Shared>, session: Sess
     shared.published(id, session, identity).await
 }
 
-/// Runs all lives of a job; `check` says what is wrong with what the subtasks of the last one returned, or how it went.
+/// Runs all lives of a job. `check` gets the results of the last life's subtasks, and returns a summary or the fault in
+/// them.
 pub(crate) fn run<T, F>(
     job: Job,
     task: impl Fn(Life) -> F,
@@ -241,7 +241,7 @@ where
     }
 }
 
-/// One life, from the start of a daemon to its end.
+/// One life of the job, from the start of a daemon to its end.
 async fn live<T, F>(
     job: &Job,
     (folder, attempt, parallelism, crash_after): (&Path, u64, u32, Option<u64>),
@@ -252,11 +252,11 @@ where
     F: Future<Output = Result<T, ClientError>> + Send + 'static,
 {
     let daemon = Daemon::start(folder)?;
-    // Only what happens to the task counts as its end.
+    // An error before this point is no end of the task.
     let client = connect(&folder.join("dstl.sock")).await.map_err(|error| format!("no daemon: {error}"))?;
     let ready = AtomicU32::new(0);
     let shared = Arc::new(Shared { daemon, parallelism, crash_after, ready, published: Mutex::default() });
-    // They open at the same time: the latest checkpoint of a job is found by all of its subtasks together.
+    // All subtasks open at the same time, since they agree on the latest checkpoint of the job together.
     let mut opening = JoinSet::new();
     for subtask in 0..parallelism {
         let (shared, client, name) = (shared.clone(), client.clone(), job.name);
@@ -290,7 +290,7 @@ async fn connect(socket: &Path) -> Result<Client, ClientError> {
     }
 }
 
-/// Whether an error is one that a task meets when its daemon dies.
+/// Whether a task meets this error when its daemon dies.
 fn is_about_a_dead_daemon(error: &Fault) -> bool {
     error.downcast_ref::<ClientError>().is_some_and(|error| {
         let is_lost = matches!(
