@@ -30,7 +30,7 @@ const OPEN_ATTEMPTS: usize = 16;
 /// The newest manifest of a chain.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// Its contents.
+    /// The contents of the manifest.
     pub manifest: Manifest,
     /// Checksum of its object, which the next manifest records.
     pub crc: u32,

@@ -1,4 +1,4 @@
-//! Garbage collection: finds the objects of a job that nothing names and nobody can still name, and deletes them.
+//! Garbage collection, which finds and deletes the objects of a job that no manifest or pin names, or can come to name.
 //!
 //! ```text
 //!   LIST the job's objects ──▶ read every chain's head, its pages, the older manifests ──▶ list pins ──▶ verdict per object
@@ -6,104 +6,110 @@
 //!                                     └──────── again before each batch of deletions, and compared ◀────────┘
 //! ```
 //!
-//! A sweep may run beside owners at work, and with any grace, even none. What it relies on:
+//! A sweep may run beside owners at work, and with any grace, even none. It relies on the following facts.
 //!
-//! 1. **Only heads name.** The highest manifest of each chain is the authority; each is derived from the one before,
-//!    and what one of them dropped none of its successors names again.
-//! 2. **Who can name a segment was there when it was listed.** A change set is handed to the uploads after its owner's
-//!    opening manifest was durable. So the owner of every change set in a segment that the first LIST returned is found
-//!    when the heads are read *after* it. If the chain's head is by then of another daemon instance, its owner is
-//!    fenced and publishes nothing more. If it is of the segment's own instance, its `segment_low_water` decides: the
-//!    owner promises that segments below it which that manifest does not name will never be named. An owner that closed
-//!    promised so of all.
-//! 3. **Pages belong to an epoch**, which their path tells. Only that epoch's owner names new ones, and a head of a
-//!    later epoch says that it is fenced. They are numbered in the order in which it moves entries into them;
-//!    `page_low_water` promises of those before that no manifest will name what this one does not. Whoever opens an
-//!    epoch writes pages before its first manifest: of two that try the same epoch one finds the number of its manifest
-//!    taken, and names nothing. A snapshot file belongs to an epoch likewise, whose number the owner's
-//!    `snapshot_low_water` passes once the materialization that made it is in a manifest or given up. A later
-//!    materialization uses again only files of one that its own manifests still name.
-//! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch stands where a
-//!    fenced owner would put its next one, the last manifest of an epoch where it tries its present one again; both
-//!    stay for ever, and the head tells where they are ([`Fences`](super::manifest::Fences)), so that they are not read
-//!    again and again. Other manifests go once [`chain::KEPT_MANIFESTS`] newer ones are there. Should a delayed request
-//!    create one of those again, it is below the head and so means nothing: an opener that created it lists the chain
-//!    and sees that.
-//! 5. **A temporary goes when its target exists, or would be garbage itself.** Deleting one that a living process still
-//!    writes makes a later one of the same name possible, half written when the first process links it to the target.
-//!    That is harmless exactly then: a target that exists is not replaced, and garbage may be torn.
+//! 1. **Only heads name.** The head of a chain, its highest manifest, is the authority. Each manifest is derived from
+//!    the one before. An object that one manifest dropped is never named again by its successors.
+//! 2. **Every owner that can name a segment was there when the segment was listed.** A change set is handed to the
+//!    uploads after its owner's opening manifest was durable. So the owner of every change set in a segment of the
+//!    first LIST is found when the heads are read *after* that LIST. If the chain's head is by then of another daemon
+//!    instance, its owner is fenced and publishes nothing more. If it is of the segment's own instance, its
+//!    `segment_low_water` decides: the owner promises that segments below it which the head does not name will never be
+//!    named. An owner that closed gives this promise for all segments.
+//! 3. **Pages belong to an epoch**, which is part of their path. Only the owner of that epoch names new ones, and a
+//!    head of a later epoch shows that this owner is fenced. Pages are numbered in the order in which the owner moves
+//!    entries into them. For the pages below it, `page_low_water` promises that no later manifest will name one that
+//!    this manifest does not name. An opener writes pages of its epoch before its first manifest. If two openers try
+//!    the same epoch, one of them finds the number of its manifest taken, and names nothing. A snapshot file belongs to
+//!    an epoch in the same way. The owner's `snapshot_low_water` passes its number once the materialization that made
+//!    it is in a manifest or given up. A later materialization reuses only files of a materialization that its own
+//!    manifests still name.
+//! 4. **Names that a stale writer could still create are never freed.** A manifest that opened an epoch has the number
+//!    that a fenced owner would give to its next manifest. The last manifest of an epoch has the number at which that
+//!    owner may still retry its present one. Both stay forever. The head says where they are
+//!    ([`Fences`](super::manifest::Fences)), so that they are not read again and again. Other manifests are deleted
+//!    once there are [`chain::KEPT_MANIFESTS`] newer ones. A delayed request may create one of those again. Then it is
+//!    below the head and has no meaning: an opener that created it lists the chain afterwards and sees that.
+//! 5. **A temporary is deleted if its target exists, or would be garbage itself.** If a living process still writes a
+//!    temporary that is deleted, a later one may get the same name, and may be half written when the first process
+//!    links it to the target. That is harmless in exactly these two cases: a target that exists is not replaced, and
+//!    garbage may be torn.
 //!
 //! # Jobs
 //!
-//! A record of the job's chain says all that is still true, so only the newest is read, and all but the newest few of
-//! those below it are garbage. A stale writer that creates one again finds out, as it looks at the chain afterwards
-//! ([`super::job`]). A report is needed as long as its checkpoint may be committed: the newest record tells, and what
-//! it once rules out stays so. What a commit consists of is named by the heads of the chains of its tasks, so it needs
-//! no word here.
+//! A record of the job's chain contains everything that is still true. So only the newest record is read, and all but
+//! the newest few below it are garbage. A stale writer that creates one of these again finds out when it looks at the
+//! chain afterwards ([`super::job`]). A report is needed as long as its checkpoint may be committed. The newest record
+//! tells, and once it rules out a checkpoint, later ones do, too. The objects of a committed checkpoint are named by
+//! the heads of its tasks' chains, so a commit needs no rule here.
 //!
 //! # Imports
 //!
-//! After a rescale, heads name objects of other chains. What an import names is live, wherever it lies. An import is
-//! the one way in which an object comes to be named by a chain that it was not made for, so it needs an argument of its
-//! own. It is made only in a manifest that opens an epoch, of a checkpoint that the source's head retains; and it
-//! counts only if the source's head, read again *after* that manifest is durable, retains the checkpoint still. Else
-//! its owner gives up at once. A checkpoint is retained from its making until it is dropped, once, so it was retained
-//! all the while.
+//! After a rescale, heads name objects of other chains. An object that an import names is live, whichever chain it was
+//! made for. Only by an import does a chain come to name an object of another chain, so imports need an argument of
+//! their own. An import is made only in a manifest that opens an epoch, and only of a checkpoint that the source's head
+//! retains. It counts only if the source's head, read again *after* that manifest is durable, still retains the
+//! checkpoint. Otherwise the new owner gives up at once. A checkpoint is retained from its making until it is dropped,
+//! and never again after that. So it was retained all the while.
 //!
-//! 6. **What nobody names at one moment is never named again by an import that counts.** Take the first such manifest
-//!    after that moment. Its source retained the checkpoint after it was durable, so from its making to then. Whoever
-//!    makes a checkpoint names its objects all the while that it is in the making: since the source's epoch opened, or
-//!    since they were new. If that was before the moment, the source named the object then; if after, the source's own
-//!    opening named it by an import earlier than the first. Neither can be.
+//! 6. **An object that nothing names at one moment is never named again by an import that counts.** Assume that some
+//!    import does, and take the first manifest after that moment with such an import. Its source retained the
+//!    checkpoint after this manifest was durable, so also at every earlier moment since the making of the checkpoint.
+//!    While the checkpoint was being made, the source named its objects, too: since the source's epoch opened, or since
+//!    the objects were new. If this naming began before the moment, the source named the object at the moment. If it
+//!    began after the moment, the source's own opening named the object by an import earlier than the first one. Both
+//!    contradict the assumption.
 //! 7. **Two views between which no chain was opened enclose such a moment.** Within an epoch, a head names ever fewer
-//!    of the objects that are not its own. So what the first view's heads do not name, no head names once that view was
-//!    complete; nor does a new epoch's, until the second view began. Therefore a batch is deleted only if both views
-//!    say garbage, and where a chain was opened in between, the sweep looks a third time, and so on; in the end it
-//!    leaves the batch to the next sweep.
+//!    of the objects that its owner did not make. So an object that no head of the first view names is named by no head
+//!    from the end of that view on, nor by a new epoch's head, until the second view began. Therefore a batch is
+//!    deleted only if both views call it garbage. If a chain was opened in between, the sweep takes a third view, and
+//!    so on. In the end it leaves the batch to the next sweep.
 //!
-//! The manifest of an owner that gave up may name what is gone. If its pages are missing, they are passed over, as long
-//! as that manifest is the head and no checkpoint needs the import; any other missing page ends the sweep.
+//! The manifest of an owner that gave up may name objects that are gone. If its pages are missing, they are passed
+//! over, as long as that manifest is the head and no checkpoint needs the import. Any other missing page ends the
+//! sweep.
 //!
-//! Chains of subtasks that the operator no longer has are retired first: see [`super::generation`]. Everything that
-//! only they named is then garbage.
+//! Chains of subtasks that the operator no longer has are retired first: see [`super::generation`]. Objects that only
+//! they named are then garbage.
 //!
 //! # Pins
 //!
-//! A reader that does not fence, since the job of what it clones goes on, writes a [pin](super::pin): an object with
-//! imports of what it reads. The pin counts only if the source's head, read again *after* the pin is durable, retains
-//! the checkpoint still. A pin never changes and its name is never used again. What a pin names is live **for as long
-//! as the pin exists**: whether its lease is over only decides whether a sweep may delete it, and that deletion is the
-//! revocation. So no two clocks have to agree, and no listing can fall between an old pin and its renewal, which is an
-//! object of its own beside the pin that stays.
+//! A reader that clones a job does not fence it, since the job goes on. It writes a [pin](super::pin): an object with
+//! imports of the checkpoint that it reads. The pin counts only if the source's head, read again *after* the pin is
+//! durable, still retains the checkpoint. A pin never changes, and its name is never used again. An object that a pin
+//! names is live **as long as the pin exists**. The end of its lease only allows a sweep to delete the pin, and this
+//! deletion revokes it. So no two clocks have to agree. No listing can fall between an old pin and its renewal either,
+//! because a renewal is an object beside the pin, which stays.
 //!
-//! 8. **What nobody names at one moment is never named again by a pin that counts.** The argument of 6: from the making
-//!    of its checkpoint to the moment after the pin was durable, the source named the objects. And a pin makes no other
-//!    name: a clone's manifests name nothing of the source.
+//! 8. **An object that nothing names at one moment is never named again by a pin that counts.** This follows like 6:
+//!    from the making of its checkpoint to the moment after the pin was durable, the source named the objects. And a
+//!    pin leads to no other name, since the manifests of a clone name no object of the source.
 //! 9. **A view sees every pin that may count against its verdict.** Pins are listed after the heads were read. A pin
-//!    that was durable by then, and is there still, is seen. One that was not counts only if its source's head retains
-//!    the checkpoint later than the view read that head: the view saw its objects named by that head then, or, by 7, a
-//!    chain was opened in between, or they were not yet what a head can drop: too new for the owner's low water. A pin
-//!    that goes, released or revoked, may take names away, never add any.
+//!    that was durable by then, and still exists, is seen. A pin that was not durable by then counts only if its
+//!    source's head retains the checkpoint later than the view read that head. Then the view saw its objects named by
+//!    that head; or, by 7, a chain was opened in between; or the objects were too new to be dropped, that is, above the
+//!    owner's low water. A pin that goes, released or revoked, may remove names, but never adds any.
 //!
-//! Thus two views settle a verdict as before. What a pin that does not count names may be gone, and is passed over. A
-//! lease is over when the pin and each of its renewals are older than it, by the store's clock as it was when the sweep
-//! began. A reader that lives renews in thirds of it. Should a renewal come too late after all, the reader finds
-//! objects missing (never other ones: names are not used again and all is checksummed), sees that its pin is gone, and
-//! stops.
+//! Thus two views settle a verdict as before. Objects named only by a pin that does not count may be gone; they are
+//! passed over. A lease is over when the pin and each of its renewals are older than its term, by the store's clock at
+//! the beginning of the sweep. A living reader renews after each third of the term. If a renewal comes too late
+//! nevertheless, the reader finds objects missing (never other ones, because names are not used again and everything
+//! has a checksum), sees that its pin is gone, and stops.
 //!
 //! # Several sweeps, grace
 //!
-//! So a verdict of garbage by two such views never turns, whatever the owners do meanwhile. From this follows that
-//! **several sweeps may run at once** and need no lease among them: both delete what stays garbage, and deleting twice
-//! is deleting once. (Daemons, which sweep by [`schedule`], take a lease all the same, only to save the work.)
+//! So a verdict of garbage by two such views never becomes wrong, whatever the owners do meanwhile. It follows that
+//! **several sweeps may run at once** and need no lease among them: they delete the same garbage, and a second deletion
+//! has no effect. (Daemons, which sweep by [`schedule`], take a lease nevertheless, only to save work.)
 //!
-//! A time of the store that lies ahead counts as the moment when it was first seen ([`FirstSeen`]).
+//! If a time of the store lies in the future, the moment at which it was first seen counts instead ([`FirstSeen`]).
 //!
-//! Grace is a net: an object younger than it, by the store's clock, stays. What its makers delete (savepoints) or this
-//! version does not know is never deleted, only reported; beside pins of a later version, nothing of the job is. If a
-//! head or a page that it names cannot be read, nothing of the job is deleted. But for a head that retired its chain:
-//! an empty object beside it says so by its name (`ObjectName::Retired`), made once the retirement was durable. So such
-//! a head is known to name nothing although nobody can read it, to sweeps and to openers.
+//! Grace is a safety net: an object that is younger, by the store's clock, stays. Savepoints, which their makers
+//! delete, and objects that this version does not know are never deleted, only reported. If a job has a pin of a later
+//! version, none of its objects is deleted. The same holds if a head, or a page that it names, cannot be read. The only
+//! exception is a head that retired its chain. Beside it is an empty object whose name says so (`ObjectName::Retired`),
+//! which was made once the retirement was durable. So sweeps and openers know that this head names nothing, although
+//! they cannot read it.
 
 mod ahead;
 mod judge;

@@ -383,7 +383,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Reads the needed ranges of one object, and notes those that differ from what was written.
+    /// Reads the needed ranges of one object, and notes those whose bytes differ from their checksums.
     async fn verify_blocks(
         &mut self,
         path: &Path,

@@ -109,7 +109,7 @@ struct Discarding<'a> {
 /// dropped, a part of it may be done.
 ///
 /// # Errors
-/// [`DiscardError`], which says what prevents it.
+/// [`DiscardError`], which names the obstacle.
 pub async fn discard(
     store: &Store,
     what: &Discard,

@@ -6,7 +6,7 @@
 //! world round it: requests that arrive early, late or never, engines that send barriers and notices, other owners,
 //! readers, a sweep, and the truth that everything is checked against (`check`).
 //!
-//! What is left out: several backends of one job, rescales, coordination, and most of time.
+//! Not explored are several backends of one job, rescales, coordination, and most of time.
 //!
 //! `DSTL_EXPLORE_DEEPER=1` widens the bounds. `rules` shows that the exploration finds each rule that an owner breaks.
 

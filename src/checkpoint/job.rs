@@ -229,7 +229,7 @@ pub enum JobError {
     /// There is no older sound checkpoint to fall back to.
     #[error("job `{job}`: every checkpoint that all its subtasks retain is damaged: {}", list(skipped))]
     AllDamaged {
-        /// The job.
+        /// The job whose checkpoints are damaged.
         job: Name,
         /// The damaged checkpoints, oldest first.
         skipped: Vec<Spoilt>,
@@ -264,9 +264,9 @@ pub enum JobError {
     /// The checkpoint to restore is no longer there.
     #[error("job `{job}`: checkpoint {checkpoint} is what a declaration restores, but {what}; declare an id, or empty")]
     NotThere {
-        /// The job.
+        /// The job that is declared.
         job: Name,
-        /// The checkpoint.
+        /// The checkpoint that the declaration restores.
         checkpoint: JobCheckpoint,
         /// Names the missing part.
         what: String,
@@ -285,7 +285,7 @@ pub enum JobError {
          record above it; or restore by id or handle, which needs no job record"
     )]
     Corrupt {
-        /// The job.
+        /// The job of the record.
         job: Name,
         /// Path of the record.
         object: String,

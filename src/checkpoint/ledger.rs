@@ -129,8 +129,8 @@ pub struct Ledger {
     /// Checkpoints that failed while their manifest was under way.
     withdrawn: BTreeSet<CheckpointId>,
     retained: Vec<CheckpointRecord>,
-    /// Checkpoints of this epoch that somebody on this daemon reads. They stay as pinned ones do, but no manifest says
-    /// so: the next owner may let them go.
+    /// Checkpoints of this epoch that a reader on this daemon reads. They stay like pinned ones, but no manifest says
+    /// so: the next owner may release them.
     held: BTreeSet<CheckpointId>,
     last_id: CheckpointId,
     /// The (attempt, id) of the checkpoint that the owner began with, even if another chain has the restored part.

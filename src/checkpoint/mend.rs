@@ -2,7 +2,7 @@
 //! be read.
 //!
 //! ```text
-//!   6 │ epoch 3      7 │ damaged      8 │ fence, epoch 5: what 6 retains and is still there
+//!   6 │ epoch 3      7 │ damaged      8 │ fence, epoch 5: the retained parts of 6 that still exist
 //! ```
 //!
 //! The damaged object stays. If its number became free, an owner that made it could publish beside its successor. It

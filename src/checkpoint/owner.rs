@@ -5,14 +5,14 @@
 //!   batch ─▶ log ─▶ roll over ─▶ uploaded ─▶ listed ──┐
 //!   barrier ─▶ cut of the log, or of the state ───────┼─▶ is_due? ─▶ begin ─▶ Publication ─▶ published ─▶ replies
 //!   notice ─▶ let go, withdrawn ──────────────────────┤                │ pages, manifest, pages
-//!   materialization ─▶ base ──────────────────────────┘                ▼ low waters: what no later manifest names
+//!   materialization ─▶ base ──────────────────────────┘                ▼ low waters: names that are ruled out
 //! ```
 //!
-//! An owner decides when a manifest is wanted and its contents ([`publication`](Owner::begin)), what a checkpoint waits
-//! for and builds on ([`barrier`](Owner::cut_log)), which materialization is its base
-//! ([`materialized`](Owner::materialized), [`snapshotted`](Owner::snapshotted)), and what a notice withdraws
-//! ([`notice`](Owner::notice)). Each decision is returned as data, and the caller carries it out. Time, randomness,
-//! registrations, and the numbers that segments and files have reached, are arguments.
+//! An owner decides when a manifest is wanted and its contents ([`publication`](Owner::begin)), which parts a
+//! checkpoint waits for and builds on ([`barrier`](Owner::cut_log)), which materialization is its base
+//! ([`materialized`](Owner::materialized), [`snapshotted`](Owner::snapshotted)), and which checkpoints a notice
+//! withdraws ([`notice`](Owner::notice)). Each decision is returned as data, and the caller carries it out. Time,
+//! randomness, registrations, and the numbers that segments and files have reached, are arguments.
 //!
 //! Three callers run this same code: the daemon (`backend`), the exhaustive exploration (`explore`), which visits every
 //! order of events within small bounds, and a random model (`model`) over long runs. [`Rule`] lists the rules of the

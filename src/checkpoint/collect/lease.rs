@@ -1,8 +1,8 @@
 //! The lease of a scheduled sweep: of the daemons that have a job's backends, one at a time sweeps it.
 //!
 //! ```text
-//!   <job>/sweeps/7  made at 12:00 ──▶ whoever comes within the term leaves the job alone
-//!   <job>/sweeps/8  made at 13:02 ──▶ create-if-absent: one of several who come at once gets it, sweeps, deletes number 7
+//!   <job>/sweeps/7  made at 12:00 ──▶ daemons that come within the term leave the job alone
+//!   <job>/sweeps/8  made at 13:02 ──▶ create-if-absent: one of several daemons gets it, sweeps, deletes number 7
 //! ```
 //!
 //! A lease only saves work. A sweep is safe beside others, so nothing depends on whether the holder is alive, how long

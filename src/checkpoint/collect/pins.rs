@@ -90,7 +90,7 @@ impl Pins {
 }
 
 impl Held {
-    /// The objects that `pin` names. `names` has what its imports name, pages included.
+    /// The objects that `pin` names. `names` holds the objects that its imports name, pages included.
     pub(super) fn new(pin: &Pin, names: Chain) -> Self {
         Self { lease_ms: pin.lease_ms, segments: names.segments, objects: names.imported }
     }

@@ -1,5 +1,5 @@
-//! One owner of the exploration, beside what its daemon adds: the requests that are under way, and what its engine
-//! knows. Every decision is that of [`Owner`], the code that the daemon runs.
+//! One owner of the exploration, and its surroundings in the daemon: the requests under way, and the knowledge of its
+//! engine. Every decision is made by [`Owner`], the code that the daemon runs.
 
 use std::{
     collections::BTreeMap,
@@ -267,7 +267,7 @@ impl Actor {
         self.snapshots.clear();
     }
 
-    /// Requests that were sent and may still arrive, if nobody waits for them any more.
+    /// Requests that were sent and may still arrive, although no caller waits for them any more.
     pub(super) fn sent(&self) -> Vec<Request> {
         let scripts = self.publication.iter().map(|sending| &sending.script);
         let scripts = scripts.chain(self.pages.iter().map(|writing| &writing.script));
@@ -359,7 +359,7 @@ impl Actor {
         Outside { segments_to: instance.low_water(), next_file: self.files }
     }
 
-    /// Whether a manifest is wanted. `is_asked` says that somebody waits for one.
+    /// Whether a manifest is wanted. `is_asked` says that a caller waits for one.
     pub(super) fn wants_manifest(&self, instance: &Instance, is_asked: bool) -> bool {
         let is_free = self.phase == Phase::Serving && self.publication.is_none() && self.pages.is_none();
         is_free && self.owner.is_due(self.now, self.outside(instance), is_asked || self.closing)
@@ -381,7 +381,7 @@ impl Actor {
         self.owner.close();
     }
 
-    /// Nothing happens for so long that the owner tells others what it no longer needs.
+    /// Passes so much idle time that the owner tells others which objects it no longer needs.
     pub(super) fn be_silent(&mut self) {
         self.now += SILENCE;
     }

@@ -68,7 +68,7 @@ fn courses(rule: Rule) -> (&'static str, Vec<Step>, Scope) {
     }
 }
 
-/// All rules.
+/// The rules that the exploration switches off one by one.
 const RULES: [Rule; 15] = [
     Rule::InFlightStaysNamed,
     Rule::SnapshotsKeepTheirBases,

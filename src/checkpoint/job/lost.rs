@@ -36,8 +36,8 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The newest completed checkpoint after `after`, as `witnesses` tell, of which `heads` lack a part. The witnesses must
-/// have been read before the heads; otherwise a witness may tell of a completion that is newer than a head. Pure.
+/// The newest completed checkpoint after `after` that `witnesses` tell of and `heads` lack a part of. The witnesses
+/// must have been read before the heads; otherwise a witness may tell of a completion that is newer than a head. Pure.
 pub(super) fn newest_lost(witnesses: &[Manifest], heads: &[Manifest], after: Option<JobCheckpoint>) -> Option<Lost> {
     let completed = witnesses.iter().flat_map(|head| head.checkpoints.iter().map(move |record| (head, record)));
     let newer = completed.filter(|(_, record)| record.completed && Some(JobCheckpoint::of(record)) > after);

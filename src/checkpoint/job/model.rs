@@ -21,7 +21,7 @@ use crate::{
 /// Records that the model's sweep keeps.
 const KEPT: u64 = 1;
 
-/// What one actor is about to ask of the store; each variant is one request.
+/// The next request of one actor to the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// Makes a report durable.
@@ -41,7 +41,7 @@ enum Step {
     Done,
 }
 
-/// What an actor is for.
+/// The task of an actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Role {
     Reporter,

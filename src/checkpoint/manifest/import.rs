@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A manifest of subtask 5 with the key groups 60 to 99, whose epoch began with what `of` has.
+    /// A manifest of subtask 5 with the key groups 60 to 99, whose epoch began with the contents of `of`.
     fn importer(of: &Manifest, id: u64) -> Manifest {
         let mut manifest = sample();
         manifest.backend.subtask = 5;

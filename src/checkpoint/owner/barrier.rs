@@ -1,4 +1,4 @@
-//! Barriers: what a checkpoint cuts, waits for and builds on.
+//! Barriers: the cut of a checkpoint, and the parts that it waits for and builds on.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -46,11 +46,11 @@ pub struct Barrier {
 pub struct Tails {
     /// Most bytes of such changes, uncompressed; 0 for none.
     pub most_bytes: usize,
-    /// Their compression.
+    /// Compression of these changes.
     pub compression: Compression,
 }
 
-/// What became of the changes before a barrier that were not yet rolled over.
+/// The place of the changes before a barrier that were not yet rolled over.
 #[derive(Debug)]
 pub enum RolledOver {
     /// There were none.

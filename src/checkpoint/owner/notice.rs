@@ -1,4 +1,4 @@
-//! Notices, commits and pins: what they let go, and how urgent it is.
+//! Notices, commits and pins: the checkpoints that they release, and how urgent it is.
 
 use super::{rules::Rule, state::Owner};
 use crate::{
@@ -35,7 +35,7 @@ impl Owner {
         outcome
     }
 
-    /// Lets go of a checkpoint that nobody will restore. It leaves the manifest with the next notices.
+    /// Releases a checkpoint that will not be restored. It leaves the manifest with the next notices.
     pub fn let_go(&mut self, target: NoticeTarget) {
         self.ledger.notice(NoticeKind::Discard, target);
     }

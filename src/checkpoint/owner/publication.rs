@@ -1,8 +1,8 @@
 //! Manifests: when one is wanted, its contents, and what follows once it is durable.
 //!
 //! A manifest also promises which objects no later one will name unless it names them itself: the *low waters* of
-//! segments, snapshot files and pages. A sweep deletes what is below them and not named. So a low water may never be
-//! too high, and should be no lower than necessary.
+//! segments, snapshot files and pages. A sweep deletes the objects below them that are not named. So a low water may
+//! never be too high, and should be no lower than necessary.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,7 @@ pub struct Publication {
     /// Pages that this manifest names, so they must be durable before it. There are some only if more entries came than
     /// could be moved into pages earlier.
     pub before: Vec<NewPage>,
-    /// The manifest.
+    /// The manifest to write.
     pub manifest: Manifest,
     /// Pages that the next manifest names. They may be written at the same time as this one, and must be durable before
     /// the next one begins: see [`Owner::pages_written`].
@@ -143,7 +143,7 @@ impl Owner {
         let (is_last, to) = (self.closing, self.writer.listed_to());
         self.publishing = if is_last { Publishing::Last { to } } else { Publishing::UnderWay { to } };
         (self.withdrawing, self.dirty_since) = (false, None);
-        // 3. What this manifest covers. Only these changes are released once it is durable.
+        // 3. The extent of this manifest. Only changes within it are released once it is durable.
         let retained = self.ledger.retained().len();
         let durable_to = if self.obeys(Rule::ListedBeforeNamed) { to } else { self.writer.next() };
         let (publishes, records) = self.ledger.begin_publishing(durable_to);
@@ -181,7 +181,7 @@ impl Owner {
         Publication { before, manifest, beside, publishes, lets_go }
     }
 
-    /// Promises what no later manifest will name, unless this one does.
+    /// Promises which names no later manifest will have, unless this one has them.
     fn take_low_waters(&mut self, outside: Outside, is_last: bool) {
         let before = (self.manifest.segment_low_water, self.manifest.page_low_water);
         let all = |low_water| if is_last { u64::MAX } else { low_water };
@@ -271,7 +271,7 @@ impl Owner {
         (self.publishing, self.crc, self.heard) = (next, crc, now);
         let durable_to = if self.obeys(Rule::TailsAreDurableLater) { to } else { self.writer.listed_to() };
         let released_bytes = self.writer.on_published(durable_to);
-        // 2. Checkpoints only now: nobody may hear of one before its manifest is durable.
+        // 2. Checkpoints only now: no caller may hear of one before its manifest is durable.
         let checkpoints = self.ledger.published();
         if let (Sustained::NotYet, Some(first)) = (self.sustained, checkpoints.first()) {
             self.sustained = Sustained::Since(first.identity.id);

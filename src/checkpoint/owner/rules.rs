@@ -4,7 +4,8 @@
 /// switch one off at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// What checkpoints in flight build on stays named: the log from the lowest `from` of their bases, and these bases.
+    /// The log and bases of checkpoints in flight stay named: the log from the lowest `from` of their bases, and these
+    /// bases.
     InFlightStaysNamed,
     /// Materializations stay named as long as a running snapshot uses parts of them.
     SnapshotsKeepTheirBases,

@@ -64,7 +64,7 @@ impl Owner {
         let durable = self.base.as_ref().filter(|base| self.equals(base.complete_at, cut)).map(|base| base.uuid);
         let snapshot = self.snapshots.get_mut(&id)?;
         assert_eq!(snapshot.first_file, None, "a turn comes once");
-        // What is durable may be let go by others before this snapshot is done, so it leans on that, too.
+        // A durable materialization may be released by others before this snapshot is done, so it leans on that, too.
         if let Some(used) = durable.or(newest).filter(|used| snapshot.leans_on.last() != Some(used)) {
             snapshot.leans_on.push(used);
         }

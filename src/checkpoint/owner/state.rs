@@ -41,7 +41,7 @@ impl Options {
     }
 }
 
-/// What an owner begins with.
+/// The state with which an owner begins.
 #[derive(Debug)]
 pub struct Beginning {
     /// The durable manifest that opened its epoch.
@@ -114,8 +114,8 @@ pub struct Cut {
 
 /// One owner.
 ///
-/// Invariants: the run of this epoch in `manifest` lists exactly the change sets below the writer's `listed_to`; what a
-/// checkpoint in flight builds on, and what a running snapshot uses, is in `manifest`; `base` is the last
+/// Invariants: the run of this epoch in `manifest` lists exactly the change sets below the writer's `listed_to`; the
+/// parts that a checkpoint in flight builds on, or that a running snapshot uses, are in `manifest`; `base` is the last
 /// materialization of this epoch in `manifest`; at most one manifest is under way, none while pages are that it would
 /// name, and none after the last.
 #[derive(Debug)]
@@ -234,19 +234,19 @@ impl Owner {
         }
     }
 
-    /// Its epoch.
+    /// The epoch of the owner.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Its changelog.
+    /// The changelog of the owner.
     #[must_use]
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// Its checkpoints.
+    /// The checkpoints of the owner.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
