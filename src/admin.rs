@@ -120,7 +120,7 @@ pub struct AdminError {
     pub source: io::Error,
 }
 
-/// Gives the figures of the status page. Called once per request; waits for nobody.
+/// Returns the figures of the status page. Called once per request, and never blocks.
 pub type StatusSource = Arc<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// The sources of the pages. Cheap to clone.

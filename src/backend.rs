@@ -36,7 +36,7 @@
 //! | the changes of an operation | `table/execute`, and [`crate::state`] below it |
 //! | which descriptors go together, and which entries move | `table/register`, `table/moving` |
 //! | which earlier moments can be read or gone back to | `table/marking` |
-//! | where a barrier cuts, and what gives way to it | `barrier` |
+//! | where a barrier cuts, and which checkpoints give way to it | `barrier` |
 //! | when a manifest is wanted, and its contents | [`crate::checkpoint::owner`]; the calls that it answers: `publication` |
 //! | checkpoints that a notice fails, completes or releases | `notice` |
 //! | the pieces that a materialization copies or reuses | `worker/materialize`, `worker/snapshot`, `bases` |
@@ -45,7 +45,7 @@
 //! | which backend ends when memory runs short | `idle`, `worker/linger` |
 //! | who becomes owner, and with which state | `crate::claim`, then `open` |
 //!
-//! Imports point down this list: `directory` and what extends it, `open`, `session` and `query`, `handle`, `worker`,
+//! Imports point down this list: `directory` and its extensions, `open`, `session` and `query`, `handle`, `worker`,
 //! `shared`, the decisions of several parts (`apply`, `barrier`, `notice`, `publication`), `core`, the parts, `words`.
 
 mod apply;

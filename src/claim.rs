@@ -50,7 +50,7 @@ use crate::{error::Error, object::Retry};
 /// that opens the new epoch. Cancel-safe, except that older owners may be fenced by then.
 ///
 /// # Errors
-/// An [`Error`] whose message says what to change, or advises to try again.
+/// An [`Error`] whose message advises a change of the request, or another try.
 pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
     if let RestoreFrom::Savepoint(id) = &spec.restore {

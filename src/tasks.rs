@@ -46,7 +46,7 @@ pub struct Panicked {
 }
 
 impl Panicked {
-    /// A panic whose message is not at hand, but in the log. `what` names the task.
+    /// A panic whose message is not at hand, but in the log.
     #[must_use]
     pub fn unknown(what: &'static str) -> Self {
         Self { what, message: "see the log".to_owned() }

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 pub enum ReadinessState {
     /// Not listening yet.
     Starting,
-    /// Accepts opens.
+    /// Accepts opens and serves open backends.
     Ready,
-    /// Refuses opens; open backends go on until they are closed.
+    /// Refuses opens. Open backends continue until they are closed.
     Draining,
 }
 

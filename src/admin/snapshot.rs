@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// All figures.
+/// All figures of a daemon at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
@@ -35,9 +35,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rates {
-    /// Batches applied.
+    /// Batches applied per second.
     pub batches: f64,
-    /// Operations of these, reads included.
+    /// Operations of these batches per second, reads included.
     pub operations: f64,
     /// Bytes appended to changelogs.
     pub appended_bytes: f64,
@@ -47,7 +47,7 @@ pub struct Rates {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Moment {
-    /// When.
+    /// The moment, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// Rates at that moment.
     pub rates: Rates,
@@ -63,8 +63,8 @@ pub struct BackendFigures {
     pub name: String,
     /// When these figures were taken: before the snapshot, if others have used the backend since without a gap.
     pub at_ms: u64,
-    /// What it is doing: `writing`, `idle`, `pushed back`, `failsafe`, `closing` or `ended`; `unknown` before its first
-    /// figures.
+    /// The present activity: `writing`, `idle`, `pushed back`, `failsafe`, `closing` or `ended`; `unknown` before the
+    /// first figures.
     pub phase: String,
     /// The inner backend, and whether changes are logged.
     pub inner: String,
@@ -133,7 +133,7 @@ pub struct VerifiedFigures {
     pub fault: String,
 }
 
-/// What became of one checkpoint.
+/// The outcome of one checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointFigures {
@@ -165,7 +165,7 @@ impl CheckpointFigures {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoreFigures {
-    /// Each operation.
+    /// Figures of each operation.
     pub operations: Vec<OperationFigures>,
     /// Price of all requests of an hour, at the rate of the last minutes.
     pub price_per_hour: f64,
@@ -181,17 +181,17 @@ pub struct StoreFigures {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OperationFigures {
-    /// The operation.
+    /// Name of the operation, as in the metrics.
     pub operation: String,
     /// Requests since the daemon started.
     pub total: u64,
     /// Requests of an hour, at the rate of the last minutes.
     pub per_hour: f64,
-    /// Their price.
+    /// Price of the requests of an hour, at the rate of the last minutes.
     pub price_per_hour: f64,
 }
 
-/// An error.
+/// A recent error, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ErrorFigures {
@@ -199,6 +199,6 @@ pub struct ErrorFigures {
     pub at_ms: u64,
     /// The backend, or the part of the daemon, that it is about.
     pub about: String,
-    /// The error.
+    /// The text of the error.
     pub text: String,
 }

@@ -1,4 +1,4 @@
-//! Takes the figures of the daemon once a second, so that whoever asks for them waits for nobody.
+//! Takes the figures of the daemon once a second, so that reading them never blocks.
 //!
 //! ```text
 //!   backends ──glance, if free──▶ Watch ◀── counters of the store, journal of checkpoints, log
@@ -7,8 +7,8 @@
 //!              status page, `/status`, `dstl top`: never touch a backend or the store
 //! ```
 //!
-//! A backend that others use without a gap, for example because its disk hangs, keeps its last figures, which say how
-//! old they are.
+//! If a backend is in use without a gap, for example because its disk hangs, its last figures stay, which say how old
+//! they are.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -84,7 +84,7 @@ impl Watch {
         Self { directory, readiness, prices: Arc::new(prices), complaints, newest: Arc::default() }
     }
 
-    /// The newest snapshot, with the present readiness. Waits for nobody.
+    /// The newest snapshot, with the present readiness. Never blocks.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let newest = self.newest.lock().clone();

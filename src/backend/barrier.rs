@@ -1,4 +1,4 @@
-//! Barriers: what refuses them, where they cut, and which checkpoints give way to them.
+//! Barriers: the reasons to refuse one, its cut, and the checkpoints that give way to it.
 
 use std::fmt::Write as _;
 

@@ -6,9 +6,9 @@ use crate::{error::Error, types::BackendId};
 /// Which calls a backend answers.
 #[derive(Debug, Clone)]
 pub(super) enum Condition {
-    /// All calls.
+    /// All calls are answered.
     Serving,
-    /// Only reads, since this fatal fault of the inner backend.
+    /// Only reads are answered, since the inner backend has this fatal fault.
     Failsafe(String),
     /// No calls: each gets this error.
     Ended(Error),

@@ -1,16 +1,16 @@
 //! The core of one open backend under one owner: the parts of it, and the decisions that concern several of them.
 //!
 //! ```text
-//!            ┌ Owner    log, ledger, manifests: when one is due, what it says        (checkpoint::owner)
+//!            ┌ Owner    log, ledger, manifests: when one is due, and its contents    (checkpoint::owner)
 //!            ├ Table    inner backend, states, marks: the contents                   (table)
 //!   Core ────┼ Seat     who writes: numbers, halts, credit                           (seat)
-//!            ├ Bases    materializations and snapshots, what they reuse              (bases)
-//!            ├ Waiters  checkpoints in flight, everyone else who waits               (waiters)
+//!            ├ Bases    materializations and snapshots, and which parts they reuse   (bases)
+//!            ├ Waiters  checkpoints in flight, and other waiting callers             (waiters)
 //!            └ Kept, Uploading, Coordinated, Holds, Lingering, Origin
 //! ```
 //!
-//! Each part keeps its own fields to itself and knows no other part. It is synchronous, as the core is. Whoever has the
-//! core has it under the lock of [`Shared`](super::shared::Shared).
+//! Each part keeps its own fields to itself and knows no other part. It is synchronous, as the core is. The core is
+//! only reached under the lock of [`Shared`](super::shared::Shared).
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ use crate::{
 /// The checkpoint that an owner began with.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// Its parts.
+    /// The restored parts, one for each chain that was read.
     pub(super) restored: Vec<RestoredPart>,
     /// Newer checkpoints that were skipped because they are damaged.
     pub(super) skipped: Vec<Spoilt>,

@@ -127,7 +127,7 @@ impl Directory {
     /// the open ends.
     ///
     /// # Errors
-    /// An [`Error`] that says what to change, or to try again.
+    /// An [`Error`] whose message advises a change of the request, or another try.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
         let spec = admit::numbered(&self.env.claiming(), spec).await?;
         let (opening, predecessor) = match self.begin(&spec)? {

@@ -1,11 +1,11 @@
-//! A glance at a backend: the figures of the status page, taken without waiting for anybody.
+//! A glance at a backend: the figures of the status page, taken without waiting for a lock.
 
 use std::time::Duration;
 
 use super::{condition::Condition, core::Core, handle::Backend, words::Acknowledgement};
 use crate::types::{Attempt, BackendId, CheckpointId, InnerBackend, TimeMs};
 
-/// What a backend is doing.
+/// The present activity of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// A session writes.
@@ -35,7 +35,7 @@ pub struct Glance {
     pub inner: InnerBackend,
     /// Whether changes are logged.
     pub changelog: bool,
-    /// What it is doing.
+    /// The present activity.
     pub phase: Phase,
     /// How durable its batches are.
     pub acknowledgement: Acknowledgement,

@@ -13,7 +13,7 @@ pub(super) enum Hold {
     Readable(usize),
 }
 
-/// The checkpoints of one owner that stay to be read, whatever retention says.
+/// The checkpoints of one owner that stay readable beyond their retention.
 #[derive(Debug, Default)]
 pub(super) struct Holds(BTreeMap<CheckpointId, Hold>);
 
@@ -43,7 +43,7 @@ impl Holds {
         self.0.values().any(|hold| *hold == Hold::Savepoint)
     }
 
-    /// Whether checkpoint `id` can be read and nobody reads it.
+    /// Whether checkpoint `id` can be read, and has no reader.
     pub(super) fn is_unread(&self, id: CheckpointId) -> bool {
         self.0.get(&id) == Some(&Hold::Readable(0))
     }

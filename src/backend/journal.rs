@@ -33,7 +33,7 @@ pub struct Phases {
     pub publish: Duration,
 }
 
-/// What became of one checkpoint.
+/// The outcome of one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The id of the checkpoint.
@@ -46,14 +46,14 @@ pub struct Outcome {
     pub incremental_bytes: u64,
 }
 
-/// An error that somebody may want to look into.
+/// An error that may need attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mishap {
     /// When it happened, in milliseconds since the Unix epoch.
     pub at: TimeMs,
     /// The backend that it is about.
     pub backend: BackendId,
-    /// The error.
+    /// The text of the error.
     pub text: String,
 }
 
@@ -84,7 +84,7 @@ struct Pages {
 }
 
 impl Journal {
-    /// Adds what became of a checkpoint of `backend`.
+    /// Adds the outcome of a checkpoint of `backend`.
     pub(super) fn add(&self, backend: &BackendId, outcome: Outcome) {
         let mut pages = self.0.lock();
         if let Err(why) = &outcome.result {

@@ -123,9 +123,9 @@ pub struct BackendMetrics {
 /// Work that all backends of a daemon have done since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Batches applied.
+    /// Number of batches applied.
     pub batches: u64,
-    /// Operations of these, reads included.
+    /// Number of operations in these batches, reads included.
     pub operations: u64,
     /// Bytes appended to the changelogs.
     pub appended_bytes: u64,

@@ -102,7 +102,7 @@ pub struct Opened {
 /// that older owners may be fenced by then.
 ///
 /// # Errors
-/// An [`Error`] that says what to change, or to try again.
+/// An [`Error`] whose message advises a change of the request, or another try.
 pub(super) async fn open(
     (env, coordinators): (&Environment, &Coordinators),
     spec: &OpenSpec,

@@ -55,7 +55,7 @@ pub struct Prover {
     directory: Directory,
     interval: Duration,
     metrics: ProofMetrics,
-    /// What was proved last of each backend, or found damaged; and when the next one may be tried.
+    /// For each backend, the checkpoint that was proved or found damaged last, and when the next one may be tried.
     tried: BTreeMap<BackendId, (Option<CheckpointIdentity>, Instant)>,
 }
 
@@ -125,7 +125,7 @@ impl Prover {
         }
     }
 
-    /// The checkpoint of `backend` that is to be tried now. Waits for nobody.
+    /// The checkpoint of `backend` that is to be tried now. Never blocks.
     fn due(&self, backend: &Backend) -> Option<CheckpointIdentity> {
         let newest = backend.newest_checkpoint()?;
         match self.tried.get(backend.id()) {

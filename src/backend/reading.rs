@@ -57,8 +57,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 const WAITING: usize = 2;
 
 impl Session {
-    /// Takes a barrier whose checkpoint can be read until a reader has ended, or for ten minutes if nobody begins. Its
-    /// outcome arrives in the outbox.
+    /// Takes a barrier whose checkpoint can be read until a reader has ended, or for ten minutes if no reader begins.
+    /// Its outcome arrives in the outbox.
     ///
     /// # Errors
     /// Nothing was cut.
@@ -75,7 +75,7 @@ impl Session {
 
 impl Backend {
     /// As [`checkpoint`](Self::checkpoint), and the checkpoint can be read until a reader has ended, or for ten minutes
-    /// if nobody begins.
+    /// if no reader begins.
     ///
     /// # Errors
     /// As for [`checkpoint`](Self::checkpoint).
@@ -91,7 +91,7 @@ impl Backend {
     }
 }
 
-/// Lets the readable checkpoint `id` loose if nobody has begun to read it for a while.
+/// Releases the readable checkpoint `id` if no reader has begun for a while.
 fn forget_unread(backend: &Backend, id: CheckpointId) {
     let shared = Arc::downgrade(&backend.shared);
     let tasks = backend.shared.core().env.tasks.clone();
@@ -125,13 +125,13 @@ impl Drop for Counted {
 }
 
 impl Directory {
-    /// Waits until nobody else reads checkpoints. Cancel-safe.
+    /// Waits until no other reader reads checkpoints. Cancel-safe.
     pub(super) async fn may_read(&self) -> OwnedSemaphorePermit {
         self.reading.clone().acquire_owned().await.expect("nobody closes it")
     }
 
-    /// Reads what is `wanted` of the checkpoint that `handle` names, wherever its backend is open. The messages come
-    /// through the returned channel, the end last; dropped, the reading ends.
+    /// Reads the `wanted` part of the checkpoint that `handle` names, wherever its backend is open. The messages come
+    /// through the returned channel, the end last. If the receiver is dropped, the reading ends.
     #[must_use]
     pub fn read_checkpoint(&self, handle: CheckpointHandle, wanted: Wanted) -> mpsc::Receiver<Result<Message, Error>> {
         let (sender, receiver) = mpsc::channel(WAITING);

@@ -111,7 +111,7 @@ fn register(
     core.table.register((wanted, changes), writable)
 }
 
-/// Moves one batch, or returns what to wait for first.
+/// Moves one batch, or returns the condition to wait for first.
 fn move_next(core: &mut Core, of: Move, (cursor, outbox): (&mut Cursor, &Arc<Outbox>)) -> Result<Next, Error> {
     core.check_writable()?;
     if of.rewrite == Rewrite::Stamp {

@@ -4,7 +4,7 @@
 //! ```text
 //!   batch n ─▶ admit: n < next: repeated, nothing is done    ─▶ spend
 //!                     n > next: halt                         ─▶ spend
-//!                     n = next ─▶ the table applies it ─▶ applied: next + 1, spend, hold what is not durable
+//!                     n = next ─▶ the table applies it ─▶ applied: next + 1, spend, hold bytes that are not durable
 //!                                                      ╰▶ refused: halt, spend
 //! ```
 //!
@@ -50,7 +50,7 @@ struct SentBarrier {
     failure: Option<Error>,
 }
 
-/// What is to be done with a batch.
+/// The decision about a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     /// It is the next one, and has to be applied.

@@ -1,11 +1,11 @@
 //! The core of a backend, shared between its workers and its callers.
 //!
-//! One lock guards it, which each call takes for a short while and under which each call's epoch is checked. If state
-//! is on disk, whoever has the core may wait for the disk. So whoever waits for such a core hands its other tasks to
-//! another thread first: no worker of the runtime ever stands still because of a disk.
+//! One lock guards it. Each call takes it for a short while, and its epoch is checked under the lock. If state is on
+//! disk, the holder of the lock may wait for the disk. So a thread that waits for such a core first hands its other
+//! tasks to another thread: no worker of the runtime ever stands still because of a disk.
 //!
-//! A panic while the core is held leaves it half changed, and nobody knows how far. So the owner ends then, whichever
-//! call or task panicked, and the next owner begins from durable state.
+//! A panic while the core is held leaves it half changed, to an unknown extent. So the owner ends then, whichever call
+//! or task panicked, and the next owner begins from durable state.
 
 use std::{
     fmt,

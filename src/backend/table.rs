@@ -212,7 +212,7 @@ impl Table {
         self.counted_bytes = bytes;
     }
 
-    /// Takes the contents out, rolled back to the mark of checkpoint `to` by whoever gets them. The table is empty from
+    /// Takes the contents out; the receiver rolls them back to the mark of checkpoint `to`. The table is empty from
     /// then on: its owner has ended, so no call reads it any more.
     ///
     /// # Errors

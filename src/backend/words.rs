@@ -100,13 +100,13 @@ pub struct CompletedCheckpoint {
 pub struct SavepointMade {
     /// The checkpoint behind it, which is let go. Its handle is empty.
     pub checkpoint: CompletedCheckpoint,
-    /// The savepoint.
+    /// Job and name of the savepoint.
     pub id: SavepointId,
     /// Files of rows, of all operators and subtasks.
     pub files: u64,
-    /// Their rows.
+    /// Number of rows in these files.
     pub rows: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub bytes: u64,
 }
 

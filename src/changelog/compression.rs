@@ -18,7 +18,7 @@ const LZ4_GAIN: (u64, u64) = (255, 64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
-    /// Uncompressed.
+    /// The bytes as they are.
     #[default]
     None,
     /// LZ4 block format, without a size in front.

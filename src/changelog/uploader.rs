@@ -106,7 +106,7 @@ pub struct UploadEdge {
     pub metrics: JobUploadMetrics,
 }
 
-/// The segment numbers of one daemon instance, from 1. Each is used once, whatever the job. Cheap to clone.
+/// The segment numbers of one daemon instance, from 1. Each is used once over all jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SegmentNumbers {
     instance: Uuid,

@@ -270,7 +270,7 @@ fn is_vouched(spec: &OpenSpec) -> bool {
     matches!(spec.restore, RestoreFrom::Vouched(_))
 }
 
-/// Checks what an engine cannot vouch for: that operator state of different checkpoints goes together. Pure.
+/// Checks a fact for which an engine cannot vouch: that operator state of different checkpoints goes together. Pure.
 fn check_vouched(spec: &OpenSpec, parts: &[Part]) -> Result<(), Error> {
     let Some(first) = parts.first() else { return Ok(()) };
     let is_alike = |part: &&Part| {

@@ -17,8 +17,8 @@ use crate::{
 pub enum ClaimMode {
     /// The new owner: it builds on the checkpoint and lets it go.
     Claim,
-    /// Nobody: the checkpoint stays until a user discards it. The new owner needs nothing of it from its first own
-    /// checkpoint on.
+    /// Neither: the checkpoint stays until a user discards it. The new owner needs none of its objects from its first
+    /// own checkpoint on.
     NoClaim,
 }
 

@@ -100,7 +100,7 @@ async fn make_pins(by: &Claiming, spec: &OpenSpec, plan: &Plan, retry: Retry) ->
     Ok(pins)
 }
 
-/// Opens the epoch, to read what `chosen` names; `None` if another opener was faster.
+/// Opens the epoch, to read the checkpoint `chosen`; `None` if another opener was faster.
 pub(crate) async fn begin(
     by: &Claiming,
     admitted: &Admitted,

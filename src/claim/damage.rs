@@ -25,8 +25,8 @@ use crate::{
 /// Most objects, and checkpoints per chain, that a message lists, since it travels in the trailers of a call.
 const MAX_LISTED: usize = 12;
 
-/// Decides what to do about `fault`, which prevents restoring `checkpoint` of `claim`. Returns no error if the opener
-/// may go on with another checkpoint: it may fall back, and no other subtask can have begun with this one.
+/// Decides how to handle `fault`, which prevents restoring `checkpoint` of `claim`. Returns no error if the opener may
+/// go on with another checkpoint: it may fall back, and no other subtask can have begun with this one.
 pub(crate) async fn weigh(
     by: &Claiming,
     spec: &OpenSpec,

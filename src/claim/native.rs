@@ -1,6 +1,6 @@
 //! Claims a backend with a native savepoint: the objects of a checkpoint, which lie in a folder of their own.
 //!
-//! Seen from the folder, they are a store with this checkpoint, which nobody writes to. So it is claimed as a
+//! Seen from the folder, they are a store with this checkpoint, to which no owner writes. So it is claimed as a
 //! [clone](super::clone) is, without pins. None of the owner's manifests names an object of the savepoint.
 
 use super::{

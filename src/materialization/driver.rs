@@ -1,4 +1,4 @@
-//! The driver of a materialization: it takes one step after another from a source, and uploads what is new.
+//! The driver of a materialization: it takes one step after another from a source, and uploads the new parts.
 //!
 //! ```text
 //!   source: the present contents, step by step ─┐                       ┌─ known: stamped anew

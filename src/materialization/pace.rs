@@ -49,7 +49,7 @@ pub struct Progress {
     pub log_changes: u64,
     /// Share of the work that is done, from 0 to 1.
     pub done: f64,
-    /// Whether somebody waits for the end.
+    /// Whether a caller waits for the end.
     pub awaited: bool,
 }
 

@@ -81,7 +81,7 @@ pub struct Made {
 }
 
 impl Target {
-    /// A name for the next file; `kind` tells people what the file contains.
+    /// A name for the next file; `kind` names its contents for people.
     pub(super) fn file_name(&self, kind: &str) -> Name {
         SnapshotFile::name(self.epoch, self.numbers.fetch_add(1, Ordering::Relaxed), kind)
     }

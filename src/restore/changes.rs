@@ -12,7 +12,8 @@ use crate::{
 /// A change in the log of a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Logged<'a> {
-    /// The backend whose log has it; another one than the checkpoint's for what was imported at a rescale.
+    /// The backend whose log has the change. For log imported at a rescale this is another backend than the
+    /// checkpoint's.
     pub of: &'a BackendId,
     /// The batch that it belongs to.
     pub sqn: Sqn,

@@ -158,7 +158,7 @@ mod tests {
         SessionRequest { request: Some(Request::Batch(batch)) }
     }
 
-    /// What the walk reads is what prost reads.
+    /// The walk reads the same values as prost.
     fn agree(bytes: &[u8]) {
         let Some((number, walked)) = operations(bytes, usize::MAX) else { return };
         let batch = v1::Batch::decode(bytes).unwrap();

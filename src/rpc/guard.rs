@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   h2 ─▶ Guard ─▶ count of calls ─▶ Inbound (whole, small enough, in time, paid for) ─▶ tonic ─▶ service
-//!   h2 ◀─ Outbound (in pieces, as the peer takes them; what waits is paid for) ◀────────────────────┘
+//!   h2 ◀─ Outbound (in pieces, as the peer takes them; waiting bytes are paid for) ◀────────────────┘
 //! ```
 //!
 //! A handler that will read much state first acquires memory for its answer, from the [`Answers`] in the extensions of

@@ -62,7 +62,7 @@ pub(super) fn serve(
     responses.boxed()
 }
 
-/// Reads what `request` asks for until the stream ends.
+/// Reads the part that `request` asks for until the stream ends.
 pub(super) fn read(
     directory: &Directory,
     access: &Access,

@@ -1,8 +1,8 @@
 //! The stream of a session: requests in, responses out, in one task.
 //!
-//! The response stream drives everything: when tonic asks for the next response, the session sends what is due, and
-//! then reads and handles requests. So a client that does not read its responses is not read from either, and delays no
-//! other client.
+//! The response stream drives everything: when tonic asks for the next response, the session sends the responses that
+//! are due, and then reads and handles requests. So a client that does not read its responses is not read from either,
+//! and delays no other client.
 
 use std::collections::VecDeque;
 

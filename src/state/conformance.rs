@@ -1,8 +1,8 @@
 //! The contract of inner backends, as callable checks.
 //!
 //! Each check takes a factory of empty backends and panics if the backend deviates; [`all`] calls each. The checks
-//! drive the backend through [`execute`](super::op::execute), as the daemon does. They compare what is read and what is
-//! logged, and check that replaying the log makes an equal backend.
+//! drive the backend through [`execute`](super::op::execute), as the daemon does. They compare the results of reads and
+//! the log, and check that replaying the log makes an equal backend.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 

@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Adds what a piece holds to what was there; asserts that its hashes are covered once.
+    /// Adds the contents of a piece to those of earlier pieces; asserts that its hashes are covered once.
     fn collect(piece: &CutPiece, into: &mut Model, seen: &mut Seen) {
         assert!(seen.insert((piece.state.0, piece.key_group.0, piece.hashes.first)), "{piece:?} came twice");
         let CutContents::Copied(contents) = &piece.contents else { panic!("nothing is kept") };

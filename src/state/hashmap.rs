@@ -324,7 +324,7 @@ mod tests {
         backend.apply(&Change { at, action }).unwrap();
     }
 
-    /// Asserts that the counters equal what is found by counting.
+    /// Asserts that the counters equal the numbers found by counting.
     fn audit(backend: &HashMapBackend) {
         for (state, table) in &backend.states {
             assert_eq!(table.usage(), table.recount(), "{state:?}");

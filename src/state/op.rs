@@ -279,7 +279,7 @@ impl Op<'_> {
         !self.is_write() || matches!(self, Self::TimersFire { .. })
     }
 
-    /// Whether the operation may add bytes to the state. A merge of namespaces frees what it takes.
+    /// Whether the operation may add bytes to the state. A merge of namespaces frees as many bytes as it takes.
     #[must_use]
     pub fn grows(&self) -> bool {
         match self {

@@ -145,7 +145,7 @@ impl WithOperatorState {
         Self { keyed, operator: HashMapBackend::new(KeyGroupRange::OPERATOR), states: BTreeSet::new() }
     }
 
-    /// Copies operator state piece by piece, whatever the keyed backend is.
+    /// Copies operator state piece by piece, for every kind of keyed backend.
     #[must_use]
     pub fn operator_pieces(&self) -> &dyn PieceSnapshots {
         &self.operator

@@ -1,8 +1,8 @@
 //! Marks, and the records that undo the changes since them: they give the contents of a backend at earlier moments.
 //!
 //! ```text
-//!   mark 7 ──▶ layer: old contents of what changed first after it ┐ of each entry the oldest record from the mark on,
-//!   mark 8 ──▶ layer: old contents of what changed first after it ┘ or else what is live: the contents at the mark
+//!   mark 7 ──▶ layer: old contents of the entries changed since   ┐ of each entry the oldest record from the mark on,
+//!   mark 8 ──▶ layer: old contents of the entries changed since   ┘ or else the live entry: the contents at the mark
 //! ```
 //!
 //! While a mark is open, every change goes through [`Undo`] before it is applied ([`Undo::recording`]). The first
@@ -59,7 +59,7 @@ pub struct Mark(pub u64);
 /// The marks of one backend, and the records that lead back to them.
 ///
 /// Invariants: marks ascend. The oldest layer is open. A cell is recorded under the same identity, and as the same
-/// kind, in every layer. A layer tells of an entry what was true from its mark until the entry first changed. If an
+/// kind, in every layer. The record of an entry in a layer was true from its mark until the entry first changed. If an
 /// entry has records in both a cell and the journal of a layer, the cell is older.
 #[derive(Debug)]
 pub struct Undo {

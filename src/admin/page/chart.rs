@@ -88,7 +88,7 @@ pub(super) fn parts(out: &mut String, title: &str, parts: [(u64, &str); 2]) -> f
     out.write_str("</svg>")
 }
 
-/// A line over the last minutes of what `read` takes of each moment.
+/// A line over the last minutes, with the value of `read` for each moment.
 pub(super) fn line(out: &mut String, title: &str, history: &[Moment], read: impl Fn(&Moment) -> f64) -> fmt::Result {
     let highest = history.iter().map(&read).fold(f64::MIN_POSITIVE, f64::max);
     write!(out, "<svg class=\"line\" viewBox=\"0 0 120 24\" role=\"img\"><title>{}</title>", Escaped(title))?;

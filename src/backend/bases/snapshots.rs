@@ -67,7 +67,7 @@ impl Snapshot {
         Self { triggered: now, deadline, progressed: now, leans_on, images, task: None }
     }
 
-    /// Notes progress.
+    /// Notes that the snapshot has made progress, which postpones the end of its patience.
     pub(crate) fn progress(&mut self) {
         self.progressed = Instant::now();
     }

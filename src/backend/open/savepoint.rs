@@ -1,8 +1,8 @@
 //! Begins with a savepoint: rows in files, which have no owner and are never written again.
 //!
-//! Whatever the savepoint was made of, its rows become entries of the requested inner backend, as far as they belong to
-//! its key groups. Operator state is redistributed as after a rescale. The owner serves only once all of its state is
-//! in a materialization of its own.
+//! The rows of the savepoint become entries of the requested inner backend, whichever it was made with, as far as they
+//! belong to its key groups. Operator state is redistributed as after a rescale. The owner serves only once all of its
+//! state is in a materialization of its own.
 
 use std::collections::BTreeMap;
 

@@ -33,7 +33,7 @@ pub(crate) enum Pieced {
     Copied {
         /// The last hash of the part.
         last: u64,
-        /// Its contents.
+        /// The contents of the part.
         contents: Option<PieceContents>,
     },
 }

@@ -188,7 +188,7 @@ impl Pacing {
         if let Some(pause) = pause {
             tokio::select! {
                 biased;
-                // Somebody asks for a materialization, or the backend ended.
+                // A caller asks for a materialization, or the backend ended.
                 () = shared.signals.materialize.notified() => {}
                 () = sleep(pause) => {}
             }

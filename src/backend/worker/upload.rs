@@ -61,7 +61,7 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
             return;
         }
     };
-    // Order: 1. the owner lists what continues the log without a gap. The rest waits in it.
+    // Order: 1. the owner lists the change sets that continue the log without a gap. The others wait in it.
     let Uploaded { is_listed, released_bytes } = core.owner.on_uploaded(handle);
     core.release_memory(released_bytes);
     if core.has_ended() || !is_listed {

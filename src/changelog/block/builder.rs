@@ -108,7 +108,7 @@ impl BlockBuilder {
         self.open = Some(OpenBatch { sqn, time, start: self.bytes.len(), contents: None });
     }
 
-    /// Appends one change to the open batch; `encode` appends its bytes and must not touch what is already there.
+    /// Appends one change to the open batch. `encode` appends its bytes, and must not touch the bytes before them.
     ///
     /// # Panics
     /// If no batch is open.

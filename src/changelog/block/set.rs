@@ -57,7 +57,7 @@ impl ChangeSetBuilder {
         self.open = Some((sqn, time));
     }
 
-    /// Appends one change to the open batch; `encode` appends its bytes and must not touch what is already there.
+    /// Appends one change to the open batch. `encode` appends its bytes, and must not touch the bytes before them.
     ///
     /// # Panics
     /// If no batch is open.

@@ -1,4 +1,4 @@
-//! Builds segments.
+//! The encoder of segments.
 
 use bytes::{BufMut as _, Bytes};
 use crc32fast::Hasher;

@@ -1,5 +1,6 @@
-//! The captures are what grpcio 1.85 sent over `unix:/run/dstl.sock` (the second with `grpc.default_authority` set):
-//! three `grpc.health.v1.Health/Check` and one bidirectional reflection stream of three requests, against this server.
+//! The captures are the bytes that grpcio 1.85 sent over `unix:/run/dstl.sock` (the second with
+//! `grpc.default_authority` set): three `grpc.health.v1.Health/Check` and one bidirectional reflection stream of three
+//! requests, against this server.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

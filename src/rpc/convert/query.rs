@@ -69,7 +69,7 @@ pub(in crate::rpc) fn to_savepoint_made(made: &SavepointMade) -> v1::CheckpointC
     v1::CheckpointCompleted { savepoint: Some(savepoint), ..to_completed(&made.checkpoint) }
 }
 
-/// The checkpoint to read, and what is wanted of it, in pages of so many bytes.
+/// The checkpoint to read, the wanted part of it, and the number of bytes of a page.
 pub(in crate::rpc) fn reading(
     request: v1::ReadCheckpointRequest,
     page_bytes: usize,

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// 2126-10-28 09:37:49.
+    /// 2126-10-28 09:37:49 UTC, in seconds since the Unix epoch.
     const UNTIL: i64 = 4_948_853_869;
 
     const NAMES: [(&str, &str); 4] = [

@@ -50,7 +50,7 @@ pub enum OpError {
     /// A field is too long.
     #[error("a {} of {bytes} bytes: at most {limit} are allowed", .field.name())]
     TooLong {
-        /// The field.
+        /// The field that is too long.
         field: OpField,
         /// Its length in bytes.
         bytes: usize,

@@ -231,8 +231,8 @@ mod tests {
             for end in 0..timer.len() - namespace.len() {
                 prop_assert!(parse_timer(&timer[..end]).is_err(), "cut off at {end}");
             }
-            // What comes apart is what stands there: put together again, it is never longer (a varint may have been
-            // padded).
+            // The parts must be exactly the bytes of the key: put together again, they are never longer (a varint may
+            // have been padded).
             let changed = |bytes: &[u8]| {
                 let mut bytes = bytes.to_vec();
                 let place = place.index(bytes.len());

@@ -161,8 +161,8 @@ impl Resources {
     }
 
     /// Waits while memtables take more than the cache leaves them and some are being flushed, for a second at most.
-    /// RocksDB itself only begins flushes then: whoever writes faster than the disk, as a restore does, would take many
-    /// times the limit.
+    /// RocksDB itself only begins flushes then: a writer that is faster than the disk, such as a restore, would take
+    /// many times the limit.
     pub(super) fn await_flushes(&self) {
         let shared = &*self.0;
         let limit = shared.memtables.get_buffer_size();

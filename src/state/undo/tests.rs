@@ -331,7 +331,7 @@ fn names(backend: &dyn StateBackend, state: StateId, group: KeyGroup, entries: u
     found.iter().map(|(key, namespace)| (state.0, known(key, &KEYS), known(namespace, &NAMESPACES))).collect()
 }
 
-/// Every mark must read as the live contents when it was set, whatever came after it.
+/// Every mark must read as the live contents when it was set, whatever changes came after it.
 pub(in crate::state) fn marks_equal_copies_of_the_model(factory: Factory<'_>, cases: u32) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(step(), 1..150);
