@@ -1,4 +1,4 @@
-//! A daemon of the same build in a temporary folder, and what it says about itself.
+//! A daemon of the same build in a temporary folder, and its own figures.
 
 use std::{
     io::{Read as _, Write as _},
@@ -113,7 +113,7 @@ impl Daemon {
         Ok(values.sum())
     }
 
-    /// What lies in its store.
+    /// Number and bytes of the objects in its store.
     pub(crate) fn stored(&self) -> Stored {
         let files = walkdir::WalkDir::new(self.folder.path().join("store")).into_iter().filter_map(Result::ok);
         files
@@ -129,7 +129,7 @@ pub(crate) fn temporary(options: &Options) -> Result<TempDir, Fault> {
     Ok(tempfile::Builder::new().prefix("dstl-load-").tempdir_in(parent)?)
 }
 
-/// The socket of what runs in `folder`.
+/// The socket of the server in `folder`.
 pub(crate) fn socket(folder: &TempDir) -> PathBuf {
     folder.path().join("socket")
 }

@@ -1,4 +1,4 @@
-//! The yardstick of `latency`: tonic alone, which sends back what it gets, by unary calls and on a stream.
+//! The yardstick of `latency`: tonic alone, which echoes requests, by unary calls and on a stream.
 
 use std::{
     convert::Infallible,

@@ -21,7 +21,7 @@ use super::{
 /// Operations a second where the options say nothing: a steady task, which leaves the processors time.
 const RATE: u64 = 50_000;
 
-/// What was measured.
+/// The result of the measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Exported {
     pub(crate) without: Latency,

@@ -30,7 +30,7 @@ const TURNS: u64 = 20;
 /// Operations of each kind before anything is timed, as a part of all.
 const WARM_UP_PART: u64 = 5;
 
-/// What is timed.
+/// The operation that is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     EchoUnary,
@@ -44,7 +44,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Each echo before what is compared with it.
+    /// Each echo precedes the operations that are compared with it.
     const ALL: [Self; 8] = [
         Self::EchoUnary,
         Self::UnaryGet,

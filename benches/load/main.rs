@@ -15,7 +15,7 @@
 //! | `latency` | one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run |
 //!
 //! Each scenario runs a daemon of its own, of the same build, in a temporary folder. Rates are medians of windows. On a
-//! shared machine only what was measured in the same run compares: quote ratios.
+//! shared machine only measurements of the same run can be compared: quote ratios.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -37,7 +37,7 @@ use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use serde::Serialize;
 
-/// What a measurement may fail with.
+/// Any error of a measurement.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measure the speed of a real daemon.
@@ -60,7 +60,7 @@ struct Args {
     bench: bool,
 }
 
-/// What is measured.
+/// The scenarios, which run in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Scenario {
@@ -116,7 +116,7 @@ enum Changelog {
     Off,
 }
 
-/// What the scenarios may be told.
+/// Options of the scenarios.
 #[derive(Debug, Clone, ClapArgs)]
 struct Options {
     /// Print one JSON object instead of text.

@@ -1,4 +1,4 @@
-//! What the kernel tells of a process.
+//! The kernel's figures of a process.
 
 use std::{fs, time::Duration};
 
@@ -7,7 +7,7 @@ use super::Fault;
 /// Linux counts processor time for user space in hundredths of a second, on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What a process took so far.
+/// Resources that a process has used so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     /// Processor time of all its threads, user and system.

@@ -1,4 +1,4 @@
-//! What was measured, as text or as JSON.
+//! Results of measurements, as text or as JSON.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -175,7 +175,7 @@ impl Report {
         self.export = Some(exported);
     }
 
-    /// Prints what is not printed yet.
+    /// Prints the results that were not printed yet.
     pub(crate) fn print(&self) {
         if self.json {
             println!("{}", serde_json::json!(self));

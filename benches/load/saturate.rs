@@ -18,7 +18,7 @@ use super::{
     work::{Worker, prepare},
 };
 
-/// What the windows came to.
+/// Summary of the windows.
 #[derive(Debug, Serialize)]
 pub(crate) struct Saturated {
     scenario: Scenario,

@@ -19,7 +19,7 @@ struct RpcStatus {
     details: Vec<RpcAny>,
 }
 
-/// `google.protobuf.Any`.
+/// The message `google.protobuf.Any`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RpcAny {
     #[prost(string, tag = "1")]

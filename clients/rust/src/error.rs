@@ -12,13 +12,13 @@ pub use dstl_proto::v1::{Reason, Scope};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct DaemonError {
-    /// Says what the task has to do.
+    /// The cause, from which the task derives its reaction.
     pub reason: Reason,
-    /// Says what is unusable now, for example the session or the backend.
+    /// The largest unit that is unusable now, for example the session or the backend.
     pub scope: Scope,
     /// Whether the same call may succeed later, unchanged.
     pub retryable: bool,
-    /// The text for people: what was being done, what went wrong, what helps.
+    /// Text for people: the action, the fault, and a remedy.
     pub message: String,
 }
 

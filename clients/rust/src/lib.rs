@@ -7,7 +7,7 @@
 //! use dstl_client::types::MergeFunction;
 //!
 //! # async fn task(words: Vec<String>) -> Result<(), ClientError> {
-//! // Open what the last attempt left behind: every start of a task has a higher attempt.
+//! // Open the state of the last attempt: every start of a task has a higher attempt.
 //! let client = Client::connect("/run/dstl/dstl.sock").await?;
 //! let backend = client.open(OpenOptions::new("word-count", "count").attempt(3)).await?;
 //! let offsets = backend.attachment().clone(); // where to read on
@@ -40,7 +40,7 @@
 //! # }
 //! ```
 //!
-//! [`Session`] tells what it does about rejected batches and broken streams.
+//! [`Session`] documents how it handles rejected batches and broken streams.
 //!
 //! # States
 //!

@@ -22,7 +22,7 @@ const PAGE_KEYS: u64 = 100;
 /// The entries that the old state has of one key and namespace.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OldEntries {
-    /// The value.
+    /// The value that the old state has.
     Value(Bytes),
     /// Some entries of the map; the others come in other batches.
     Map(Vec<MapEntry>),

@@ -14,7 +14,7 @@ const NO: &() = &();
 /// Reads the result of an operation.
 pub(super) type Reader<R> = fn(OperationResult) -> Result<R, ClientError>;
 
-/// One operation on a state, which nobody has carried out yet. The methods of handles make them.
+/// One operation on a state, which has not run yet. The methods of handles make them.
 ///
 /// [`BatchBuilder::push`](super::BatchBuilder::push) takes it into a batch, [`Session::run`](super::Session::run) runs
 /// it together with those of other tasks. It borrows the handle, the key and the value.
@@ -42,7 +42,7 @@ pub trait Form<T: ?Sized>: Encode {}
 
 impl<T: Borrow<Q> + ?Sized, Q: Encode + ?Sized> Form<T> for Q {}
 
-/// An operation with a key, and what belongs to it; `()` for what it has not.
+/// An operation with a key and its other parts; a part that it does not have is `()`.
 struct One<'a, K: ?Sized, M: ?Sized, V: ?Sized, R> {
     target: Target<'a>,
     fields: Fields<'a, K, M, V>,

@@ -47,7 +47,7 @@ pub struct Scan<T> {
 /// A key that has entries in a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoredKey<K, N> {
-    /// The key.
+    /// The key, decoded.
     pub key: K,
     /// The namespace in which it has entries.
     pub namespace: N,

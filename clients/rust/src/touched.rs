@@ -1,5 +1,5 @@
-//! The states whose reads are writes, because they touch the entries that they read. Batches with such reads cost
-//! credit, whatever else is in them.
+//! The states whose reads are writes, because they touch the entries that they read. A batch with such a read costs
+//! credit, even if all its other operations only read.
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,7 @@
 //! Batches as bytes: operations are encoded once, when they are pushed.
 //!
 //! A batch is kept as the encoded `operations` field of its message, without its number. So it gets its number when it
-//! is sent, and a new number after a halt. [`dstl_proto::wire`] has the picture, and reads what is written here.
+//! is sent, and a new number after a halt. [`dstl_proto::wire`] has the picture, and reads these bytes.
 //!
 //! The bytes are the same as prost's: defaults are omitted and fields ascend. So the encoded length, which costs
 //! credit, is the same on both sides.
