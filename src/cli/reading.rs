@@ -106,7 +106,7 @@ pub(super) fn verify(args: &ReadArgs) -> Result<(), CliError> {
     complain_of(&faults)
 }
 
-/// Verifies `target` like [`verify`], but prints nothing.
+/// Verifies `target` like [`verify()`], but prints nothing.
 pub(super) fn verify_all(reading: &Reading, target: &Target) -> Result<(), CliError> {
     let bar = progress_bar(false);
     let verified = read_all(reading, target, &bar);

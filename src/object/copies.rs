@@ -105,7 +105,7 @@ struct State {
     wants: Wants,
     /// Whether a change may have made copies unneeded since they were last judged.
     unjudged: bool,
-    /// Whether the last copy could not be made, which the log has told.
+    /// Whether the last copy could not be made. The log mentions only the first failure in a row.
     failing: bool,
 }
 

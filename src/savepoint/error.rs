@@ -18,7 +18,7 @@ pub enum SavepointError {
         /// The fault, for people.
         what: String,
     },
-    /// A file of it is missing.
+    /// A file of the savepoint is missing.
     #[error("savepoint file `{0}` is missing")]
     Missing(Path),
     /// The store does not answer.

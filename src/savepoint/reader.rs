@@ -54,7 +54,7 @@ pub struct ReadFile<'a> {
 /// `max_bytes` uncompressed. Returns the number of rows. Blocks the thread while it decompresses.
 ///
 /// # Errors
-/// [`SavepointError::Damaged`], which names file and row group. An error of `read` is reported likewise.
+/// [`SavepointError::Damaged`], which names file and row group, also for an error of `read`.
 pub fn read_rows(
     path: &Path,
     bytes: &Bytes,

@@ -126,7 +126,7 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
     Ok(Node::Fields(all))
 }
 
-/// The job of an object, if its name tells; else `unknown`.
+/// The job of an object, if its name is known; else `unknown`.
 fn job_of(name: Option<&ObjectName>) -> Name {
     name.map_or_else(|| Name::new("unknown").expect("a valid name"), |name| name.job().clone())
 }
