@@ -4,6 +4,7 @@
 //! the next deadline. One manifest is under way at a time; checkpoints that become durable meanwhile share the next
 //! one. Pages of the log index are written beside a manifest that does not name them yet, so that no checkpoint waits
 //! for a page of its own.
+//!
 //! A silent owner needs care, too. The segments of other backends of the job are kept until this owner says that it
 //! names none of them, so it publishes that now and then. And it may have a successor on another host without having
 //! met it, so it looks at the chain now and then.
