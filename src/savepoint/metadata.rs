@@ -52,7 +52,7 @@ pub struct OperatorMeta {
     pub max_parallelism: u32,
     /// Whether the daemon or the client computes the key group of a key.
     pub assignment: KeyGroupAssignment,
-    /// The states, ordered by name.
+    /// The states, in any order. No two have the same name.
     pub states: Vec<StateMeta>,
     /// The subtasks, ordered by their numbers.
     pub subtasks: Vec<SubtaskMeta>,
