@@ -26,8 +26,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{self, Ipv4Addr, SocketAddr},
-    str::FromStr,
+    net::{self, SocketAddr},
     sync::Arc,
     thread,
     time::Duration,
@@ -48,7 +47,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::{Deserialize, Deserializer, de};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
@@ -61,7 +59,11 @@ pub use self::heartbeat::Heartbeat;
 pub use self::readiness::{Readiness, ReadinessState};
 use self::snapshot::Snapshot;
 pub use self::watch::Watch;
-use crate::{limits::Slots, metrics::Metrics};
+use crate::{
+    limits::Slots,
+    metrics::Metrics,
+    setting::{Kind, options},
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -84,30 +86,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Status pages that are rendered at the same time; further requests wait.
 const STATUS_THREADS: usize = 4;
 
-/// Where the admin server listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct AdminOptions {
-    /// An address and port, or `off`. Default `127.0.0.1:9321`.
-    pub address: AdminAddress,
-    /// Most connections; beyond, the connection that has been idle for longest is closed. Default 64.
-    pub max_connections: usize,
-    /// How long a connection may take to send a whole request. Default 5 seconds.
-    #[serde(skip, default = "header_timeout")]
-    pub header_timeout: Duration,
-}
-
-fn header_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
-/// An address to listen on, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// No admin server.
-    Off,
-    /// Address and port; port 0 takes a free one.
-    Listen(SocketAddr),
+options! {
+    /// Where the admin server listens, and for how many.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct AdminOptions {
+        /// Address of metrics, health and status page, by HTTP.
+        pub address: Option<SocketAddr> = option("admin.address", Operation 2, Kind::Address, "127.0.0.1:9321");
+        /// Most connections to it, and an eighth of the open files that this process may have; beyond it the one that
+        /// has been idle for longest is closed.
+        pub max_connections: usize =
+            option("admin.max-connections", Operation 3, Kind::Integer { min: 1, max: 4096 }, "64");
+        /// A connection to it on which no request is whole for so long is closed.
+        pub header_timeout: Duration = option("admin.header-timeout", Operation 4, Kind::AT_LEAST_1_MS, "5 s");
+    }
 }
 
 /// The admin server cannot listen on its address.
@@ -153,8 +144,8 @@ impl AdminServer {
     /// Cancel safe.
     pub async fn bind(options: &AdminOptions, metrics: &Metrics) -> Result<Self, AdminError> {
         let listener = match options.address {
-            AdminAddress::Off => None,
-            AdminAddress::Listen(address) => {
+            None => None,
+            Some(address) => {
                 // It is not yet known which runtime serves it.
                 let bound = TcpListener::bind(address).await.and_then(TcpListener::into_std);
                 Some(bound.map_err(|source| AdminError { address, source })?)
@@ -277,41 +268,6 @@ impl AdminServer {
                 age.as_mut().reset(Instant::now() + MAX_AGE);
             }
         });
-    }
-}
-
-impl Default for AdminOptions {
-    fn default() -> Self {
-        let address = AdminAddress::Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 9321)));
-        Self { address, max_connections: 64, header_timeout: header_timeout() }
-    }
-}
-
-impl FromStr for AdminAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "off" {
-            return Ok(Self::Off);
-        }
-        text.parse()
-            .map(Self::Listen)
-            .map_err(|_| format!("`{text}` is no admin address; give `off` or one like `127.0.0.1:9321`"))
-    }
-}
-
-impl fmt::Display for AdminAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::Listen(address) => address.fmt(f),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for AdminAddress {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

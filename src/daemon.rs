@@ -23,47 +23,32 @@ use uuid::Uuid;
 
 use self::grpc::Grpc;
 use crate::{
-    admin::{
-        AdminAddress, AdminError, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch,
-        errors::Complaints,
-    },
-    backend::{
-        BackendMetrics, BackendOptions, ClaimMode, CreditPool, Directory, Environment, Idle, ProofMetrics, Prover,
-        Turns,
-    },
-    changelog::{
-        batcher::BatchOptions,
-        compression,
-        metrics::UploadMetrics,
-        registry::Registry,
-        uploader::{SegmentNumbers, UploadOptions},
-    },
+    admin::{AdminError, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch, errors::Complaints},
+    backend::{BackendMetrics, CreditPool, Directory, Environment, Idle, ProofMetrics, Prover, Turns},
+    changelog::{metrics::UploadMetrics, registry::Registry, uploader::SegmentNumbers},
     checkpoint::{
         collect::{
             metrics::GcMetrics,
             schedule::{Collector, ScheduleOptions as SweepSchedule},
         },
         job::Decisions,
-        ledger::Retention,
     },
     clock::{Clock, Step},
-    config::{self, Config, TcpSecurity},
+    config::Config,
     error::Error,
     limits,
-    materialization::schedule::ScheduleOptions,
     metrics::Metrics,
     object::{
-        Copies, CopyOptions, CopyScope, Retry, RetryOptions, Store,
+        Copies, CopyOptions, CopyScope, Retry, Store,
         open::{self, OpenError},
     },
     random::Random,
     rpc::{
         GuardLayer,
-        listener::{Acceptor, Group, Incoming, ListenError, ListenerOptions, SocketMode, TcpOptions, TlsOptions},
+        listener::{Acceptor, Incoming, ListenError},
     },
     state::image::LocalBackends,
     tasks::Tasks,
-    types::InnerBackend,
 };
 
 /// Threads that may wait for disks at the same time. A worker of the runtime that has to wait hands its other tasks to
@@ -133,14 +118,8 @@ async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError>
     }
     let readiness = Readiness::starting();
     // Admin first: a task that finds the socket then also finds metrics and health.
-    let address = config.admin.address.map_or(AdminAddress::Off, AdminAddress::Listen);
-    let admin = AdminOptions {
-        address,
-        max_connections: config.admin.max_connections,
-        header_timeout: config.admin.header_timeout,
-    };
-    let admin = AdminServer::bind(&admin, &metrics).await?;
-    let incoming = Incoming::bind(&listener_options(config)?, &metrics).await?;
+    let admin = AdminServer::bind(&config.admin, &metrics).await?;
+    let incoming = Incoming::bind(&config.listener, &metrics).await?;
     directory.environment().tasks.spawn(keep_fresh(incoming.tls(), hangup));
     tracing::info!(
         socket = %incoming.socket().display(),
@@ -154,14 +133,14 @@ async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError>
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let heartbeat = Heartbeat::starting();
     directory.environment().tasks.spawn(heartbeat.clone().beat());
-    let watch = Watch::new(directory.clone(), readiness.clone(), config.admin.prices.clone(), complaints);
+    let watch = Watch::new(directory.clone(), readiness.clone(), config.store_prices.clone(), complaints);
     directory.environment().tasks.spawn(watch.clone().run());
     // Registers metrics, so it must be before the first scrape.
     let limits = directory.environment().options.limits;
     let grpc = Grpc {
-        bounds: config.rpc.bounds,
-        jobs: config.rpc.allowed_jobs.clone(),
-        guard: GuardLayer::new(config.rpc.bounds, limits, &metrics),
+        bounds: config.bounds,
+        jobs: config.allowed_jobs.clone(),
+        guard: GuardLayer::new(config.bounds, limits, &metrics),
         readiness: readiness.clone(),
     };
     let status = Arc::new(move || watch.snapshot());
@@ -281,17 +260,11 @@ async fn keep_fresh(tls: Option<Acceptor>, mut hangup: tokio::signal::unix::Sign
 /// # Errors
 /// If its URL or options are unusable.
 pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) -> Result<Store, OpenError> {
-    let upload = &config.changelog.upload;
+    let changelog = &config.changelog;
     let options = open::StoreOptions {
-        url: config.changelog.base_path.to_string(),
-        options: config.changelog.store_options.0.clone(),
-        retry: RetryOptions {
-            first_delay: upload.next_attempt_delay,
-            longest_delay: upload.max_attempt_delay,
-            attempt_timeout: upload.timeout,
-            max_requests_per_second: config.changelog.max_requests_per_second,
-            ..RetryOptions::default()
-        },
+        url: changelog.base_path.to_string(),
+        options: changelog.store_options.0.clone(),
+        retry: changelog.retry,
     };
     open::open(&options, metrics, clock, random)
 }
@@ -300,7 +273,7 @@ pub fn store(config: &Config, metrics: &Metrics, clock: &Clock, random: Random) 
 /// use its folders works without copies: they only save time.
 fn local_copies(config: &Config, local: &Local, metrics: &Metrics) -> Option<Copies> {
     let settings = &config.local_copies;
-    let for_warm = config.warm && local.backends.is_some();
+    let for_warm = config.backend.warm && local.backends.is_some();
     let write = match (settings.backup, for_warm) {
         (true, _) => CopyScope::All,
         (false, true) => CopyScope::Wanted,
@@ -338,34 +311,21 @@ struct Local {
 /// be written still serves backends in memory.
 #[cfg(feature = "rocksdb")]
 fn local(config: &Config, metrics: &Metrics) -> Result<Local, DaemonError> {
-    use crate::state::{folder::Folders, rocksdb};
+    use crate::{
+        state::{folder::Folders, rocksdb},
+        types::InnerBackend,
+    };
     let (settings, instance) = (&config.rocksdb, Random::from_os().uuid());
     let folders = match Folders::new(&settings.local_dirs, instance) {
         Ok(folders) => folders,
-        Err(error) if config.inner == config::InnerBackend::Hashmap => {
+        Err(error) if config.backend.inner == InnerBackend::HashMap => {
             tracing::warn!(%error, "`state.backend.rocksdb.localdir` cannot be written: RocksDB is not offered");
             return Ok(Local { instance, backends: None, copies: vec![] });
         }
         Err(error) => return Err(DaemonError::LocalFolders(error)),
     };
     let copies = folders.homes().map(|home| home.join("copies")).collect();
-    let options = rocksdb::ResourceOptions {
-        memory_bytes: config.memory.rocksdb_bytes,
-        write_buffer_ratio: settings.write_buffer_ratio,
-        threads: settings.threads,
-        predefined: match settings.predefined {
-            config::PredefinedOptions::Default => rocksdb::PredefinedOptions::Default,
-            config::PredefinedOptions::SpinningDisk => rocksdb::PredefinedOptions::SpinningDisk,
-            config::PredefinedOptions::SpinningDiskHighMemory => rocksdb::PredefinedOptions::SpinningDiskHighMemory,
-            config::PredefinedOptions::FlashSsd => rocksdb::PredefinedOptions::FlashSsd,
-        },
-        timers: match settings.timers {
-            config::TimerService::RocksDb => rocksdb::TimerService::RocksDb,
-            config::TimerService::Heap => rocksdb::TimerService::Heap,
-        },
-        overrides: settings.options.clone(),
-    };
-    let resources = rocksdb::Resources::new(options, folders).map_err(start_error)?;
+    let resources = rocksdb::Resources::new(settings.resources.clone(), folders).map_err(start_error)?;
     rocksdb::register_metrics(&resources, &settings.metrics, metrics);
     Ok(Local { instance, backends: Some(Arc::new(resources)), copies })
 }
@@ -387,56 +347,6 @@ pub fn local_backends(config: &Config) -> Result<Option<Arc<dyn LocalBackends>>,
 
 /// The resources that all backends of a daemon share, as configured.
 fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -> Environment {
-    let limits = config.limits();
-    let changelog = &config.changelog;
-    let compression = match changelog.compression {
-        config::Compression::None => compression::Compression::None,
-        config::Compression::Lz4 => compression::Compression::Lz4,
-        config::Compression::Zstd => compression::Compression::Zstd,
-    };
-    let options = BackendOptions {
-        limits,
-        inner: match config.inner {
-            config::InnerBackend::Hashmap => InnerBackend::HashMap,
-            config::InnerBackend::Rocksdb => InnerBackend::RocksDb,
-        },
-        changelog: changelog.enabled,
-        retention: Retention::Count(config.checkpoint.num_retained),
-        checkpoint_timeout: config.checkpoint.timeout,
-        coordination_interval: config.checkpoint.coordination_interval,
-        preemptive_persist_threshold: changelog.preemptive_persist_bytes as u64,
-        data_inline_threshold: config.checkpoint.inline_bytes,
-        state_memory: config.memory.state_bytes,
-        download_parallelism: changelog.download_threads,
-        materialization: ScheduleOptions {
-            interval: config.materialization.interval,
-            max_replay: config.materialization.max_replay,
-            #[allow(clippy::cast_precision_loss, reason = "the option is bounded far below 52 bits")]
-            replay_rate: config.materialization.replay_rate as f64,
-        },
-        claim: match config.claim {
-            config::ClaimMode::Claim => ClaimMode::Claim,
-            config::ClaimMode::NoClaim => ClaimMode::NoClaim,
-        },
-        pin_lease: config.pin_lease,
-        linger: (!config.linger.is_zero()).then_some(config.linger),
-        start_grace: config.gc.grace_period,
-        compression,
-        queries: config.queries,
-        warm: config.warm,
-        undo_memory: config.memory.undo_bytes,
-        reading_memory: config.memory.reading_bytes,
-        savepoint_timeout: config.savepoint_timeout,
-        ..BackendOptions::default()
-    };
-    let upload_options = UploadOptions {
-        batch: BatchOptions {
-            persist_delay: changelog.persist_delay,
-            persist_size_threshold: changelog.persist_size_bytes as u64,
-        },
-        num_threads: changelog.upload.num_threads,
-        compression,
-    };
     register_limits(config, metrics);
     let help = "Background tasks and calls that ended with a panic, which is a bug of dstl";
     let tasks = Tasks::new(metrics.register("tasks_panicked", help, Counter::default()));
@@ -445,7 +355,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         store.clone(),
         tasks.clone(),
         SegmentNumbers::new(local.instance),
-        upload_options,
+        config.changelog.upload.clone(),
         UploadMetrics::register(metrics),
     );
     Environment {
@@ -454,9 +364,9 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         random,
         tasks,
         instance: local.instance,
-        options: Arc::new(options),
+        options: Arc::new(config.backend.clone()),
         uploads,
-        credit: CreditPool::new(changelog.upload.max_in_flight_bytes as u64, limits.max_message_bytes as u64),
+        credit: CreditPool::new(config.max_in_flight_bytes, config.requests.max_message_bytes as u64),
         state_bytes: Arc::new(AtomicU64::new(0)),
         local: local.backends,
         materializing: Turns::default(),
@@ -509,42 +419,20 @@ fn clock(metrics: &Metrics) -> Clock {
 /// Registers the configured limits as gauges, so that alerts can compare usage with them.
 fn register_limits(config: &Config, metrics: &Metrics) {
     let limits = [
-        ("memory_budget_bytes", "Bytes that the whole daemon may use (memory.budget)", config.memory.budget_bytes),
-        ("state_limit_bytes", "Bytes that the inner backends may hold (memory.state)", config.memory.state_bytes),
+        ("memory_budget_bytes", "Bytes that the whole daemon may use (memory.budget)", config.memory_budget),
+        ("state_limit_bytes", "Bytes that the inner backends may hold (memory.state)", config.backend.state_memory),
         (
             "changelog_pending_limit_bytes",
             "Bytes of changes that may be not yet durable (upload.max-in-flight)",
-            config.changelog.upload.max_in_flight_bytes as u64,
+            config.max_in_flight_bytes,
         ),
         (
             "backend_replay_limit_seconds",
             "How long a replay may take before the writer waits (recovery.max-replay-time)",
-            config.materialization.max_replay.as_secs(),
+            config.backend.materialization.max_replay.as_secs(),
         ),
     ];
     for (name, help, limit) in limits {
         metrics.register(name, help, Gauge::<i64>::default()).set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
-}
-
-fn listener_options(config: &Config) -> Result<ListenerOptions, DaemonError> {
-    let rpc = &config.rpc;
-    let mode = format!("{:o}", rpc.socket_mode);
-    let group = rpc.socket_group.as_deref().map(str::parse::<Group>).transpose().map_err(start_error)?;
-    let tcp = rpc.tcp.as_ref().map(|tcp| match &tcp.security {
-        TcpSecurity::Insecure => TcpOptions { address: tcp.address, insecure: true, tls: None },
-        TcpSecurity::MutualTls { certificate, key, client_ca } => {
-            let tls = TlsOptions { certificate: certificate.clone(), key: key.clone(), client_ca: client_ca.clone() };
-            TcpOptions { address: tcp.address, insecure: false, tls: Some(tls) }
-        }
-    });
-    Ok(ListenerOptions {
-        socket: rpc.socket.clone(),
-        socket_mode: mode.parse::<SocketMode>().map_err(start_error)?,
-        socket_group: group,
-        allowed_uids: (!rpc.allowed_uids.is_empty()).then(|| rpc.allowed_uids.clone()),
-        open_directory: rpc.socket_folder_open,
-        bounds: rpc.bounds,
-        tcp,
-    })
 }

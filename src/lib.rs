@@ -35,7 +35,7 @@
 //! | row | modules | |
 //! | --- | --- | --- |
 //! | 0 | [`types`] | the words of the domain (package `dstl-proto`) |
-//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` | wire types (package `dstl-proto`); the injected tools of every part |
+//! | 1 | `error` [`proto`] `clock` `random` `tasks` `metrics` `setting` | wire types (package `dstl-proto`); the injected tools of every part; declarations of options |
 //! | 2 | [`limits`] | bounds on the memory that peers can occupy |
 //! | 3 | [`state`] [`object`] | inner backends; the object store |
 //! | 4 | [`changelog`] [`savepoint`] | the log, which does not know the meaning of a change; state as rows in files |
@@ -62,6 +62,7 @@ pub mod clock;
 pub mod error;
 pub mod metrics;
 pub mod random;
+mod setting;
 pub mod tasks;
 
 pub mod limits;

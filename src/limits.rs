@@ -24,45 +24,77 @@ pub use self::{
     pool::{Pool, Share, TakenBack},
     slots::{Slot, Slots},
 };
+use crate::setting::{Kind, options};
 
-/// Bounds of the gRPC service; the configuration options of the same names explain each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Most connections in all.
-    pub connections: usize,
-    /// Most connections of one user.
-    pub connections_per_uid: usize,
-    /// Most TLS handshakes under way.
-    pub handshakes: usize,
-    /// Most calls on one connection.
-    pub streams: u32,
-    /// Most calls in all.
-    pub calls: usize,
-    /// Bytes that one call may send before the daemon reads them.
-    pub stream_window_bytes: u32,
-    /// Bytes that all calls of one connection may send before the daemon reads them.
-    pub connection_window_bytes: u32,
-    /// Bytes of requests that are incomplete or being decoded.
-    pub request_bytes: u64,
-    /// Bytes of answers that peers have not taken yet.
-    pub answer_bytes: u64,
-    /// How long peers may take.
-    pub times: Times,
+options! {
+    /// Bounds of the gRPC service, for a daemon with `budget` bytes of memory, messages of up to `message` bytes, and
+    /// `descriptors` open files.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Bounds given (budget: u64, message: u64, descriptors: u64) {
+        /// Most connections. At this number one that has not called yet gives way to the next, the oldest first; where
+        /// all have called, the next is closed.
+        pub connections: usize = computed(
+            "rpc.max-connections", Limits 1, Kind::COUNT,
+            "half of the open files that this process may have, one for each 256 KiB of memory.budget, at most 4096",
+            "512",
+        ) else { usual_connections(budget, descriptors) };
+        /// Most connections of the processes of one user, over the socket.
+        pub connections_per_uid: usize = computed(
+            "rpc.max-connections-per-uid", Limits 2, Kind::COUNT,
+            "as rpc.max-connections",
+            "512",
+        ) else { connections };
+        /// Most TLS handshakes at a time; beyond it the oldest ends.
+        pub handshakes: usize = option("rpc.max-handshakes", Limits 3, Kind::COUNT, "128");
+        /// Most calls at a time on one connection; a client queues the others.
+        pub streams: u32 = option("rpc.max-streams", Limits 4, Kind::COUNT, "256");
+        /// Most calls at a time; three quarters of them may be queries. Beyond it calls are refused with
+        /// REASON_TOO_MANY_CALLS.
+        pub calls: usize = computed(
+            "rpc.max-calls", Limits 5, Kind::COUNT,
+            "512, or as many as a quarter of memory.budget has windows for, whichever is more",
+            "1638",
+        ) else { usual_calls(budget) };
+        /// Bytes that one call may send before the daemon reads them.
+        pub stream_window_bytes: u32 = plain(narrow(window(budget)));
+        /// Bytes that all calls of one connection may send before the daemon reads them.
+        pub connection_window_bytes: u32 = plain(narrow(WINDOWS * window(budget)));
+        /// Budget of requests that are not whole or being worked on, those of sessions not counted. Beyond it calls
+        /// wait.
+        pub request_bytes: u64 = computed(
+            "rpc.request-memory", Limits 6, Kind::at_least(1 << 20),
+            "a sixteenth of memory.budget, at most 256 MiB, but enough for two of the longest messages",
+            "256 MiB",
+        ) else { usual_pool(budget, message) };
+        /// Budget of answers, from before they are read until their clients took them. Beyond it reads wait; each
+        /// session has one answer of its own beside it.
+        pub answer_bytes: u64 = computed(
+            "rpc.answer-memory", Limits 7, Kind::at_least(1 << 20),
+            "as rpc.request-memory",
+            "256 MiB",
+        ) else { request_bytes };
+        /// How long peers may take.
+        pub times: Times = group();
+    }
 }
 
-/// How long a peer may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// Time to send the preface of HTTP/2.
-    pub preface: Duration,
-    /// Time for the TLS handshake.
-    pub handshake: Duration,
-    /// Time until the first call.
-    pub first_call: Duration,
-    /// Time to send a whole request.
-    pub request: Duration,
-    /// Longest time without progress for a call whose memory others wait for.
-    pub stuck: Duration,
+options! {
+    /// How long a peer may take.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Times {
+        /// A connection that does not begin to speak HTTP/2 for so long is closed.
+        pub preface: Duration = option("rpc.preface-timeout", Limits 8, Kind::AT_LEAST_1_MS, "10 s");
+        /// A TLS handshake that takes longer ends.
+        pub handshake: Duration = option("rpc.handshake-timeout", Limits 9, Kind::AT_LEAST_1_MS, "3 s");
+        /// A connection without a call for so long after it began is closed. Later ones are kept as long as their
+        /// client answers pings.
+        pub first_call: Duration = option("rpc.first-call-timeout", Limits 10, Kind::AT_LEAST_1_MS, "30 s");
+        /// A call whose request is not whole after so long ends; a session's later ones excepted.
+        pub request: Duration = option("rpc.request-timeout", Limits 11, Kind::AT_LEAST_1_MS, "30 s");
+        /// A call whose client sent and took nothing for so long ends when others need the memory that it holds; a
+        /// session's excepted.
+        pub stuck: Duration = option("rpc.stuck-timeout", Limits 12, Kind::AT_LEAST_1_MS, "5 s");
+    }
 }
 
 /// The share of [`Bounds::calls`] that queries may take, in percent.
@@ -101,32 +133,13 @@ const CALLS: u64 = 512;
 const CALLS_PART: u64 = 4;
 
 impl Bounds {
-    /// Bounds for a daemon with `budget` bytes of memory, messages of up to `message` bytes, and `descriptors` open
+    /// The defaults of a daemon with `budget` bytes of memory, messages of up to `message` bytes, and so many open
     /// files.
     #[must_use]
     pub fn of(budget: u64, message: u64, descriptors: u64) -> Self {
-        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let pool = (budget / POOL_PART).min(POOL_BYTES).max(POOL_MESSAGES.saturating_mul(message));
-        let window = (budget / WINDOW_PART).clamp(WINDOW_BYTES.0, WINDOW_BYTES.1);
-        let connections =
-            (descriptors - descriptors * RESERVED_PERCENT / 100).min(budget / CONNECTION_BYTES).clamp(1, CONNECTIONS);
-        Self {
-            connections: count(connections),
-            connections_per_uid: count(connections),
-            handshakes: 128,
-            streams: 256,
-            calls: count((budget / CALLS_PART / window).max(CALLS)),
-            stream_window_bytes: narrow(window),
-            connection_window_bytes: narrow(WINDOWS * window),
-            request_bytes: pool,
-            answer_bytes: pool,
-            times: Times::default(),
-        }
+        Self::usual(budget, message, descriptors)
     }
-}
 
-impl Bounds {
     /// Longest frame of HTTP/2 that a peer may send.
     #[must_use]
     pub fn frame_bytes(&self) -> u32 {
@@ -134,16 +147,30 @@ impl Bounds {
     }
 }
 
-impl Default for Times {
-    fn default() -> Self {
-        Self {
-            preface: Duration::from_secs(10),
-            handshake: Duration::from_secs(3),
-            first_call: Duration::from_secs(30),
-            request: Duration::from_secs(30),
-            stuck: Duration::from_secs(5),
-        }
-    }
+fn usual_connections(budget: u64, descriptors: u64) -> usize {
+    let spared = descriptors - descriptors * RESERVED_PERCENT / 100;
+    count(spared.min(budget / CONNECTION_BYTES).clamp(1, CONNECTIONS))
+}
+
+fn usual_calls(budget: u64) -> usize {
+    count((budget / CALLS_PART / window(budget)).max(CALLS))
+}
+
+fn usual_pool(budget: u64, message: u64) -> u64 {
+    (budget / POOL_PART).min(POOL_BYTES).max(POOL_MESSAGES.saturating_mul(message))
+}
+
+/// The window of one call, in bytes.
+fn window(budget: u64) -> u64 {
+    (budget / WINDOW_PART).clamp(WINDOW_BYTES.0, WINDOW_BYTES.1)
+}
+
+fn narrow(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn count(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub mod image;
 pub mod merge;
 pub mod op;
 pub mod operator;
+pub mod options;
 mod page;
 mod piece;
 #[cfg(feature = "rocksdb")]

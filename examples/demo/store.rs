@@ -54,7 +54,7 @@ pub(super) async fn open(url: &str, random: &Random) -> Result<Store, UnusableSt
     let options = StoreOptions {
         url: changelog.base_path.to_string(),
         options: changelog.store_options.0,
-        retry: RetryOptions { attempt_timeout: changelog.upload.timeout, ..RetryOptions::default() },
+        retry: RetryOptions { attempt_timeout: changelog.retry.attempt_timeout, ..RetryOptions::default() },
     };
     let store = open::open(&options, &Metrics::new(), &Clock::system(), random.clone())?;
     store.probe(Retry::until(Instant::now() + PROBE_TIMEOUT)).await?;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::object::Operation;
+use crate::{
+    object::Operation,
+    setting::{FromValue, Value},
+};
 
 /// Requests that a price is for.
 const REQUESTS: f64 = 1_000.0;
@@ -63,6 +66,12 @@ impl Prices {
     #[must_use]
     pub fn price(&self, operation: Operation, requests: f64) -> f64 {
         self.of.get(operation.as_str()).map_or(0.0, |price| price * requests / REQUESTS)
+    }
+}
+
+impl FromValue for Prices {
+    fn from_value(value: Value) -> Result<Self, String> {
+        Self::read(&BTreeMap::from_value(value)?)
     }
 }
 

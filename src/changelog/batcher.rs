@@ -7,20 +7,21 @@ use std::{
 };
 
 use super::segment::ChangeSet;
-use crate::types::BackendId;
+use crate::{
+    setting::{Kind, options},
+    types::BackendId,
+};
 
-/// When change sets are sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchOptions {
-    /// How long the first waiting change set waits for others. Zero sends each one as it comes. Default 10 ms.
-    pub persist_delay: Duration,
-    /// Waiting bytes (uncompressed) that are sent at once; also the size at which a segment is full. Default 10 MB.
-    pub persist_size_threshold: u64,
-}
-
-impl Default for BatchOptions {
-    fn default() -> Self {
-        Self { persist_delay: Duration::from_millis(10), persist_size_threshold: 10_000_000 }
+options! {
+    /// When change sets are sent. The size that ends the delay, of uncompressed bytes, is also that of a full segment.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct BatchOptions {
+        /// How long an upload waits for other backends of the job to share its segment. `0 ms` uploads at once.
+        pub persist_delay: Duration =
+            option("state.changelog.dstl.dfs.batch.persist-delay", Changelog 6, Kind::ANY_DURATION, "10 ms");
+        /// So many waiting bytes are uploaded without waiting out the delay.
+        pub persist_size_threshold: u64 =
+            option("state.changelog.dstl.dfs.batch.persist-size-threshold", Changelog 7, Kind::at_least(1), "10 MiB");
     }
 }
 

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::block::MAX_BLOCK_BYTES;
+use crate::setting::words;
 
 /// The level of zstd, which is the fastest of the regular ones: a log is read once, if ever.
 const ZSTD_LEVEL: i32 = 1;
@@ -14,17 +15,18 @@ const ZSTD_LEVEL: i32 = 1;
 /// Most bytes that one byte of an LZ4 block can become (it lengthens a match), and bytes to add for the first ones.
 const LZ4_GAIN: (u64, u64) = (255, 64);
 
-/// The compression of a block. Option values in kebab case: `none`, `lz4`, `zstd`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Compression {
-    /// The bytes as they are.
-    #[default]
-    None,
-    /// LZ4 block format, without a size in front.
-    Lz4,
-    /// One zstd frame.
-    Zstd,
+words! {
+    /// The compression of a block.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub enum Compression {
+        /// The bytes as they are.
+        #[default]
+        None = "none",
+        /// LZ4 block format, without a size in front.
+        Lz4 = "lz4",
+        /// One zstd frame.
+        Zstd = "zstd",
+    }
 }
 
 /// A stored block that cannot be decompressed.

@@ -37,24 +37,22 @@ use super::{
 };
 use crate::{
     object::{Store, StoreError},
+    setting::{Kind, options},
     tasks::Tasks,
     types::{BackendId, Name},
 };
 
-/// How segments are made and uploaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadOptions {
-    /// When change sets are sent.
-    pub batch: BatchOptions,
-    /// Most segments of one job in flight, at least 1. Default 5.
-    pub num_threads: usize,
-    /// Compression of blocks. Default none.
-    pub compression: Compression,
-}
-
-impl Default for UploadOptions {
-    fn default() -> Self {
-        Self { batch: BatchOptions::default(), num_threads: 5, compression: Compression::None }
+options! {
+    /// How segments are made and uploaded.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct UploadOptions {
+        /// When change sets are sent.
+        pub batch: BatchOptions = group();
+        /// Most segments that are uploaded at a time.
+        pub num_threads: usize = option("state.changelog.dstl.dfs.upload.num-threads", Transfer 1, Kind::THREADS, "5");
+        /// How change sets are compressed.
+        pub compression: Compression =
+            option("state.changelog.dstl.dfs.compression", Changelog 4, Kind::of::<Compression>(), "none");
     }
 }
 

@@ -15,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::manifest::{self, CheckpointRecord};
-use crate::types::{Attempt, CheckpointId, CheckpointIdentity, Sqn};
+use crate::{
+    setting::{FromValue, Value},
+    types::{Attempt, CheckpointId, CheckpointIdentity, Sqn},
+};
 
 /// The rule by which completed checkpoints stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,12 @@ pub enum Retention {
     Count(usize),
     /// All stay until a notice lets them go.
     Explicit,
+}
+
+impl FromValue for Retention {
+    fn from_value(value: Value) -> Result<Self, String> {
+        usize::from_value(value).map(Self::Count)
+    }
 }
 
 /// An engine's statement about a checkpoint.

@@ -9,17 +9,20 @@ use crate::{
     clock::Clock,
     object::Store,
     random::Random,
+    setting::words,
     types::{InnerBackend, Limits},
 };
 
-/// The owner of a checkpoint after a restore from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimMode {
-    /// The new owner: it builds on the checkpoint and lets it go.
-    Claim,
-    /// Neither: the checkpoint stays until a user discards it. The new owner needs none of its objects from its first
-    /// own checkpoint on.
-    NoClaim,
+words! {
+    /// The owner of a checkpoint after a restore from it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum ClaimMode {
+        /// The new owner: it builds on the checkpoint and lets it go.
+        Claim = "CLAIM",
+        /// Neither: the checkpoint stays until a user discards it. The new owner needs none of its objects from its
+        /// first own checkpoint on.
+        NoClaim = "NO_CLAIM",
+    }
 }
 
 /// The resources of a claim, and the settings that it goes by: the daemon's answers to questions that a request leaves

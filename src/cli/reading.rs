@@ -58,7 +58,7 @@ impl Reading {
 
     fn new(mut config: Config, store: Store, memory: u64) -> Result<Self, CliError> {
         // The configured share is meant for a daemon that writes state, and such a daemon may run on this host.
-        config.memory.rocksdb_bytes = config.memory.rocksdb_bytes.min(MOST_CACHE);
+        config.rocksdb.resources.memory_bytes = config.rocksdb.resources.memory_bytes.min(MOST_CACHE);
         let local = daemon::local_backends(&config).map_err(CliError::runtime)?;
         Ok(Self { config, store, tasks: Tasks::default(), random: Random::from_os(), local, memory })
     }
@@ -75,7 +75,7 @@ impl Reading {
             random: &self.random,
             local: self.local.as_deref(),
             memory: self.memory,
-            parallel_reads: self.config.changelog.download_threads,
+            parallel_reads: self.config.backend.download_parallelism,
             retry: tools::retry(),
         }
     }
@@ -86,7 +86,7 @@ impl Reading {
 
     /// The term of the leases that keep a checkpoint while it is read, in milliseconds.
     pub(super) fn lease_ms(&self) -> u64 {
-        u64::try_from(self.config.pin_lease.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.config.backend.pin_lease.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The term of the leases for reading at `place`; 0 if none are needed.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    kind::Kind,
     legacy::{self, BACKEND, Carry},
     listing::{literal, quoted},
-    options, size, store_url,
+    options, store_url,
 };
+use crate::setting::{Kind, size};
 
 /// Units of Flink's durations, in nanoseconds; without a unit, a number means milliseconds.
 const UNITS: [(&[&str], u128); 7] = [

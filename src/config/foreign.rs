@@ -4,12 +4,12 @@
 use super::{
     carry::{Carried, carry},
     fault::{Fault, Origin, Quoted},
-    kind::Kind,
     legacy::{self, Answer, BACKEND, Carry, Found},
     options::{self, find_with_entry},
-    secret, store_url,
-    typed::HIDDEN,
+    secret::{self, HIDDEN},
+    store_url,
 };
+use crate::setting::Kind;
 
 /// The fault of the setting `key`, which is not an option, if it is one of Flink's. A key that may be a misspelt option
 /// must be in the table as a whole.

@@ -40,6 +40,14 @@ impl Host {
         }
     }
 
+    /// The files and connections that this process may have open, or the usual number if it cannot be found out.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        /// The usual limit of a process.
+        const USUAL: u64 = 1024;
+        self.descriptors.unwrap_or(USUAL)
+    }
+
     /// The default of `dstl.data-dir`: `$XDG_STATE_HOME/dstl`; else for root, and where there is no home,
     /// `/var/lib/dstl`; else `~/.local/state/dstl`.
     #[must_use]

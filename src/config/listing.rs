@@ -4,10 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{
-    kind::Kind,
-    options::{self, Default, SECTIONS, Spec},
-};
+use super::options;
+use crate::setting::{Default, Kind};
 
 /// Longest line of a listing in columns.
 const WIDTH: usize = 100;
@@ -35,16 +33,16 @@ pub struct OptionRow {
 /// Every option, in the order of the table.
 #[must_use]
 pub fn option_rows() -> Vec<OptionRow> {
-    let row = |section, spec: &'static Spec| OptionRow {
+    let rows = options::all().map(|spec| OptionRow {
         key: spec.key,
-        section,
+        section: spec.section.title(),
         kind: spec.kind.name(),
         allowed: spec.kind.allowed(),
         default: spec.default.describe(),
         environment: options::variable(spec.key),
         description: spec.doc,
-    };
-    SECTIONS.iter().flat_map(|section| section.options.iter().map(|spec| row(section.title, spec))).collect()
+    });
+    rows.collect()
 }
 
 /// Every option for people, by section.
@@ -84,21 +82,23 @@ pub fn example() -> String {
          # An environment variable (DSTL_, then the name in upper case with `_` for dots and dashes) wins over this file,\n\
          # a flag (`--set name=value`) over both. `dstl config check --config FILE` names everything that is wrong.\n",
     );
-    for section in SECTIONS {
-        let _ = write!(out, "\n# ---- {} ----\n", section.title);
-        for spec in section.options {
-            out.push('\n');
-            wrap(&mut out, "# ", spec.doc);
-            wrap(&mut out, "# ", &format!("Allowed: {}.", spec.kind.allowed()));
-            let default = match spec.default {
-                Default::Text(text) => text,
-                Default::Computed { how, for_root } => {
-                    wrap(&mut out, "# ", &format!("Default: {how}."));
-                    for_root
-                }
-            };
-            let _ = writeln!(out, "#{} = {}", spec.key, literal(spec.kind, default));
+    let mut section = None;
+    for spec in options::all() {
+        if section != Some(spec.section) {
+            section = Some(spec.section);
+            let _ = write!(out, "\n# ---- {} ----\n", spec.section.title());
         }
+        out.push('\n');
+        wrap(&mut out, "# ", spec.doc);
+        wrap(&mut out, "# ", &format!("Allowed: {}.", spec.kind.allowed()));
+        let default = match spec.default {
+            Default::Text(text) => text,
+            Default::Computed { how, for_root } => {
+                wrap(&mut out, "# ", &format!("Default: {how}."));
+                for_root
+            }
+        };
+        let _ = writeln!(out, "#{} = {}", spec.key, literal(spec.kind, default));
     }
     out
 }

@@ -1,49 +1,35 @@
 //! Merges settings: one value per option, from the source that wins, with its origin.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
-
-use url::Url;
+use std::collections::BTreeMap;
 
 use super::{
     fault::{Fault, Origin, Quoted},
-    kind::{Share, Value},
-    options::{self, Default},
-    typed::{Setting, Typed},
+    options,
+    typed::Setting,
 };
+use crate::setting::Values;
 
-/// One value for every option that is set or has a fixed default. Reading a value removes it, so that an option that is
-/// never read is noticed.
+/// One value for every option that is set or has a fixed default, and how faults quote each.
 #[derive(Debug)]
 pub(super) struct Merged {
-    values: BTreeMap<&'static str, Value>,
+    pub(super) values: Values,
     quoted: BTreeMap<&'static str, Quoted>,
 }
 
 impl Merged {
-    /// Defaults, then the settings in order. Tables are merged by entry; any other value is replaced.
-    pub(super) fn new(typed: &Typed) -> Self {
-        let mut merged = Self { values: BTreeMap::new(), quoted: BTreeMap::new() };
+    /// Defaults, then the settings in order.
+    pub(super) fn new(settings: &[Setting]) -> Self {
+        let mut values = Values::defaults(options::all());
+        let mut quoted = BTreeMap::new();
         for spec in options::all() {
-            if let Default::Text(text) = spec.default {
-                let value = spec.kind.parse(text).expect("a test parses every default");
-                merged.values.insert(spec.key, value);
-            }
-            let quoted =
-                Quoted { key: spec.key.into(), value: spec.default.describe().into(), origin: Origin::Default };
-            merged.quoted.insert(spec.key, quoted);
+            let value = spec.default.describe().into();
+            quoted.insert(spec.key, Quoted { key: spec.key.into(), value, origin: Origin::Default });
         }
-        typed.settings.iter().for_each(|setting| merged.set(setting));
-        merged
-    }
-
-    fn set(&mut self, setting: &Setting) {
-        self.quoted.insert(setting.spec.key, setting.quoted.clone());
-        match (&setting.value, self.values.get_mut(setting.spec.key)) {
-            (Value::Table(new), Some(Value::Table(old))) => old.extend(new.clone()),
-            (value, _) => {
-                self.values.insert(setting.spec.key, value.clone());
-            }
+        for setting in settings {
+            values.set(setting.spec.key, &setting.value);
+            quoted.insert(setting.spec.key, setting.quoted.clone());
         }
+        Self { values, quoted }
     }
 
     /// How a fault quotes the option `key`.
@@ -52,54 +38,8 @@ impl Merged {
     }
 
     /// The fault of an invalid value of `key`.
-    pub(super) fn malformed(&self, key: &str, allowed: &str) -> Fault {
+    pub(super) fn malformed(&self, key: &str, allowed: impl Into<String>) -> Fault {
         Fault::Malformed { setting: self.quoted(key), allowed: allowed.into() }
-    }
-
-    /// Options whose value was never taken.
-    pub(super) fn untaken(&self) -> Vec<&'static str> {
-        self.values.keys().copied().collect()
-    }
-
-    fn take(&mut self, key: &str) -> Value {
-        self.values.remove(key).expect("the table has this key, with a fixed default, and it is taken once")
-    }
-
-    pub(super) fn flag(&mut self, key: &str) -> bool {
-        let Value::Flag(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    pub(super) fn number(&mut self, key: &str) -> u64 {
-        let Value::Number(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    /// A number whose bounds are far below the limit of `usize`.
-    pub(super) fn count(&mut self, key: &str) -> usize {
-        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
-    }
-
-    pub(super) fn duration(&mut self, key: &str) -> Duration {
-        let Value::Duration(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    pub(super) fn share(&mut self, key: &str) -> Share {
-        let Value::Share(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    pub(super) fn ratio(&mut self, key: &str) -> f64 {
-        let Value::Ratio(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    /// A number whose default is computed; `None` if it is not set.
-    pub(super) fn computed_count(&mut self, key: &str) -> Option<usize> {
-        let value = self.values.remove(key)?;
-        let Value::Number(it) = value else { mismatch(key) };
-        Some(usize::try_from(it).unwrap_or(usize::MAX))
     }
 
     /// Lets faults quote the computed default of `key`.
@@ -109,60 +49,4 @@ impl Merged {
             quoted.value = value;
         }
     }
-
-    pub(super) fn text(&mut self, key: &str) -> String {
-        let Value::Text(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    /// The meaning of the chosen word, looked up in `meanings`.
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, meanings: &[(&str, T)]) -> T {
-        let word = self.text(key);
-        meanings.iter().find(|(name, _)| *name == word).expect("every word of the option has a meaning").1
-    }
-
-    /// A path; `None` if it is empty, or computed and not set.
-    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        let value = self.values.remove(key)?;
-        let Value::Path(it) = value else { mismatch(key) };
-        it
-    }
-
-    /// A store; `None` if it is not set.
-    pub(super) fn store(&mut self, key: &str) -> Option<Url> {
-        let value = self.values.remove(key)?;
-        let Value::Store(it) = value else { mismatch(key) };
-        Some(it)
-    }
-
-    pub(super) fn address(&mut self, key: &str) -> Option<SocketAddr> {
-        let Value::Address(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    pub(super) fn ids(&mut self, key: &str) -> Vec<u32> {
-        let Value::Ids(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    /// Paths; `None` if they are not set.
-    pub(super) fn paths(&mut self, key: &str) -> Option<Vec<PathBuf>> {
-        let value = self.values.remove(key)?;
-        let Value::Paths(it) = value else { mismatch(key) };
-        Some(it)
-    }
-
-    pub(super) fn words(&mut self, key: &str) -> Vec<&'static str> {
-        let Value::Words(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-
-    pub(super) fn table(&mut self, key: &str) -> BTreeMap<String, String> {
-        let Value::Table(it) = self.take(key) else { mismatch(key) };
-        it
-    }
-}
-
-fn mismatch(key: &str) -> ! {
-    unreachable!("the table gives `{key}` another type than its reader")
 }

@@ -1,6 +1,7 @@
 //! Hides credentials in quoted settings, which may have some although they must not.
 
-use super::typed::HIDDEN;
+/// Shown in place of a secret.
+pub(super) const HIDDEN: &str = "…";
 
 /// Characters that end a URL in running text.
 const DELIMITERS: &[char] = &['"', '\'', '`'];

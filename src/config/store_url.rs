@@ -7,7 +7,7 @@
 //! | `hdfs://`, `s3://`, `s3a://`, `gs://`, `abfs[s]://`, `file:` and paths | the same |
 //! | others | none, and why not |
 
-use super::kind::Kind;
+use crate::setting::Kind;
 
 /// Schemes by which Flink chooses a client for S3.
 const S3: [&str; 2] = ["s3p", "s3n"];

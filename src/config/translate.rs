@@ -7,17 +7,18 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
-    Config, File, Host, Sources,
     carry::{Carried, Join, carry, of_same},
+    declared::Config,
     fault::{Fault, Origin},
     flink_file::{self, FlinkSetting, Unusable},
-    kind::Value,
+    host::Host,
     legacy::{self, Answer, SAME},
     listing::wrap,
-    options::{self, Default},
-    secret,
-    typed::HIDDEN,
+    options,
+    secret::{self, HIDDEN},
+    typed::{File, Sources},
 };
+use crate::setting::{Default, Value};
 
 /// Beginnings of Flink's keys that are about state.
 const STATE_PART: [&str; 4] = ["state.", "dstl.", "execution.checkpointing.", "execution.state-recovery."];

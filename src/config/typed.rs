@@ -14,20 +14,17 @@ use toml::{
 
 use super::{
     fault::{Fault, Origin, Quoted},
-    foreign,
-    kind::{Kind, Value},
-    options::{self, Spec},
-    secret, suggest,
+    foreign, options,
+    secret::{self, HIDDEN},
+    suggest,
 };
+use crate::setting::{Kind, Spec, Value};
 
 /// Environment variables with our prefix that are not options: the name of the file.
 const OTHER_VARIABLES: [&str; 1] = ["DSTL_CONFIG"];
 
 /// Short name of the variable of `log.level`; the long name wins if both are set.
 const LOG_VARIABLE: &str = "DSTL_LOG";
-
-/// Shown in place of a secret.
-pub(super) const HIDDEN: &str = "…";
 
 /// The sources of settings; later fields win.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::setting::{Kind, options};
+
 /// Share of the replay limit at which a materialization begins, so that it is over before the limit is reached.
 const BEGIN_AT: f64 = 0.5;
 
@@ -13,20 +15,35 @@ const END_AT: f64 = 0.9;
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Settings of one backend's materialization.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScheduleOptions {
-    /// Time between two materializations; `None` if they come only on request and by replay time.
-    pub interval: Option<Duration>,
-    /// Longest time that a replay of the log may take, as estimated.
-    pub max_replay: Duration,
-    /// State changes that a replay does in a second, for its estimate.
-    pub replay_rate: f64,
+options! {
+    /// Settings of one backend's materialization.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct ScheduleOptions {
+        /// Time between two materializations; `None` if they come only on request and by replay time.
+        pub interval: Option<Duration> = from(Periodic);
+        /// How long the replay of a changelog may take, as estimated. A materialization begins at half of it; at the
+        /// limit the writer waits for one.
+        pub max_replay: Duration = option("recovery.max-replay-time", Materialization 3, Kind::AT_LEAST_1_S, "1 min");
+        /// State changes that a replay does in a second, for that estimate.
+        pub replay_rate: f64 =
+            option("recovery.replay-rate", Materialization 4, Kind::Integer { min: 1, max: 1 << 30 }, "500000");
+    }
 }
 
-impl Default for ScheduleOptions {
-    fn default() -> Self {
-        Self { interval: Some(Duration::from_secs(600)), max_replay: Duration::from_secs(60), replay_rate: 500_000.0 }
+options! {
+    /// The two options that say when backends materialize by time.
+    struct Periodic {
+        /// Whether backends materialize by time. Without it they do on request and before a replay gets too long.
+        enabled: bool = option("state.changelog.periodic-materialize.enabled", Materialization 1, Kind::Flag, "true");
+        /// Time between two materializations of a backend; the first comes at a random moment within it.
+        interval: Duration =
+            option("state.changelog.periodic-materialize.interval", Materialization 2, Kind::AT_LEAST_1_S, "10 min");
+    }
+}
+
+impl From<Periodic> for Option<Duration> {
+    fn from(periodic: Periodic) -> Self {
+        periodic.enabled.then_some(periodic.interval)
     }
 }
 

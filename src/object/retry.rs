@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{AttemptError, Operation, StoreError, metered::StoreMetrics, pace::Pace};
-use crate::random::Random;
+use crate::{
+    random::Random,
+    setting::{Kind, options},
+};
 
 /// Number of time-outs after which the time of an attempt is no longer doubled.
 const MAX_DOUBLINGS: u32 = 3;
@@ -24,30 +27,30 @@ const MAX_DOUBLINGS: u32 = 3;
 /// From this attempt on, failures are logged at each power of two.
 const FIRST_LOGGED_ATTEMPT: u32 = 4;
 
-/// Pauses, time-outs and rate of requests to the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryOptions {
-    /// Pause after the first failure. 100 ms by default.
-    pub first_delay: Duration,
-    /// Longest pause. 5 s by default.
-    pub longest_delay: Duration,
-    /// Longest time to wait for a request that moves no bytes. 5 s by default.
-    pub attempt_timeout: Duration,
-    /// Each so many bytes of a request allow it one more second. 1 MiB by default; 0 counts as 1.
-    pub slowest_bytes_per_second: u64,
-    /// Most requests a second, over all callers that share the store. No limit by default.
-    pub max_requests_per_second: Option<NonZeroU32>,
-}
-
-impl Default for RetryOptions {
-    fn default() -> Self {
-        Self {
-            first_delay: Duration::from_millis(100),
-            longest_delay: Duration::from_secs(5),
-            attempt_timeout: Duration::from_secs(5),
-            slowest_bytes_per_second: 1 << 20,
-            max_requests_per_second: None,
-        }
+options! {
+    /// Pauses, time-outs and rate of requests to the store.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct RetryOptions {
+        /// Delay before the first repetition of an upload; it doubles with each. Uploads are repeated until the
+        /// checkpoint's timeout, where Flink gives up after 3 attempts.
+        pub first_delay: Duration =
+            option("state.changelog.dstl.dfs.upload.next-attempt-delay", Transfer 4, Kind::AT_LEAST_1_MS, "100 ms");
+        /// Longest delay between two attempts of an upload.
+        pub longest_delay: Duration =
+            option("state.changelog.dstl.dfs.upload.max-attempt-delay", Transfer 5, Kind::AT_LEAST_1_MS, "5 s");
+        /// Timeout of one attempt of a small upload; it grows with the size. Flink's default is 1 s whatever the size.
+        pub attempt_timeout: Duration = option(
+            "state.changelog.dstl.dfs.upload.timeout", Transfer 3,
+            Kind::Duration { min: Duration::from_millis(10) }, "5 s",
+        );
+        /// Each so many bytes of a request allow it one more second; 0 counts as 1.
+        pub slowest_bytes_per_second: u64 = plain(1 << 20);
+        /// Most requests that this daemon makes of the store in a second, over all its backends, repetitions included;
+        /// what is beyond waits. `0` is no limit. Not in Flink.
+        pub max_requests_per_second: Option<NonZeroU32> = option(
+            "state.changelog.dstl.dfs.max-requests-per-second", Transfer 7,
+            Kind::Integer { min: 0, max: 1_000_000 }, "0",
+        );
     }
 }
 

@@ -34,7 +34,7 @@ use tokio::time::{Instant, Sleep};
 
 pub use self::{
     connection::{Caller, Connection, Peer},
-    options::{Group, ListenerOptions, OptionsFault, SocketMode, TcpOptions},
+    options::{Group, ListenerOptions, OptionsFault, SocketMode, TcpOptions, TcpSettings},
 };
 pub use super::tls::{Acceptor, TlsError, TlsOptions};
 

@@ -25,7 +25,6 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
     server::{VerifierBuilderError, WebPkiClientVerifier},
 };
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -39,8 +38,7 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 const OTHERS: u32 = 0o007;
 
 /// The files of mutual TLS, all PEM. Read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     /// The server's certificate, then its intermediates.
     pub certificate: PathBuf,

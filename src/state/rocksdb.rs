@@ -35,11 +35,8 @@ use self::{
     shard::{HandOn, Shard},
     timers::Timers,
 };
-pub use self::{
-    metrics::register_metrics,
-    overrides::refused_options,
-    resources::{PredefinedOptions, ResourceOptions, Resources, TimerService},
-};
+pub use self::{metrics::register_metrics, overrides::refused_options, resources::Resources};
+pub use super::options::{PredefinedOptions, ResourceOptions, TimerService};
 use super::{
     Action, Address, Change, Counting, Counts, ImageSnapshots, MapKeys, Page, PageLimit, StateBackend, StateError,
     TimerRef,

@@ -7,8 +7,13 @@ use std::{
     time::Duration,
 };
 
-use dstl::config::{Compression, Config, Fault, Faults, File, Flag, Host, Sources, TcpSecurity, example, option_rows};
-use dstl::config::{InnerBackend, PredefinedOptions};
+use dstl::{
+    changelog::compression::Compression,
+    checkpoint::ledger::Retention,
+    config::{Config, Fault, Faults, File, Flag, Host, Sources, example, option_rows},
+    state::options::PredefinedOptions,
+    types::InnerBackend,
+};
 
 fn root() -> Host {
     Host { uid: Some(0), memory_bytes: Some(8 << 30), ..Host::default() }
@@ -46,13 +51,14 @@ fn deployed() -> String {
 fn nothing_set_is_valid() {
     let config = resolve(&Sources::default()).expect("the defaults are valid");
     assert_eq!(config.changelog.base_path.as_str(), "file:///var/lib/dstl/store");
-    assert_eq!(config.rpc.socket, PathBuf::from("/run/dstl/dstl.sock"));
-    assert_eq!((config.rpc.socket_mode, config.rpc.socket_group, config.rpc.tcp), (0o600, None, None));
+    let listener = config.listener;
+    assert_eq!(listener.socket, PathBuf::from("/run/dstl/dstl.sock"));
+    assert_eq!((listener.socket_mode.bits(), listener.socket_group, listener.tcp), (0o600, None, None));
     assert_eq!(config.admin.address, Some(SocketAddr::from(([127, 0, 0, 1], 9321))));
-    assert_eq!(config.changelog.upload.max_in_flight_bytes, 256 << 20);
-    assert_eq!((config.checkpoint.num_retained, config.drain_timeout), (3, Duration::from_secs(30)));
+    assert_eq!(config.max_in_flight_bytes, 256 << 20);
+    assert_eq!((config.backend.retention, config.drain_timeout), (Retention::Count(3), Duration::from_secs(30)));
     let budget = (8 << 30) / 100 * 80;
-    let memory = (config.memory.budget_bytes, config.memory.state_bytes, config.memory.rocksdb_bytes);
+    let memory = (config.memory_budget, config.backend.state_memory, config.rocksdb.resources.memory_bytes);
     assert_eq!(memory, (budget, budget / 100 * 50, budget / 100 * 25));
     assert_eq!(config.rocksdb.local_dirs, [PathBuf::from("/var/lib/dstl/local")]);
 }
@@ -61,15 +67,16 @@ fn nothing_set_is_valid() {
 fn a_small_budget_is_shared_out_within_itself() {
     for mib in [48, 64, 256, 512, 2048] {
         let config = resolve(&flags(&[&format!("memory.budget={mib} MiB")])).expect("the shares follow the budget");
-        let (memory, changes) = (config.memory, config.changelog.upload.max_in_flight_bytes as u64);
-        assert_eq!(memory.budget_bytes, mib << 20);
-        assert!(memory.state_bytes + memory.rocksdb_bytes + changes <= memory.budget_bytes, "{mib}: {config:?}");
+        let (state, changes) = (config.backend.state_memory, config.max_in_flight_bytes);
+        assert_eq!(config.memory_budget, mib << 20);
+        let all = state + config.rocksdb.resources.memory_bytes + changes;
+        assert!(all <= config.memory_budget, "{mib}: {config:?}");
         assert!((10 << 20..=256 << 20).contains(&changes));
     }
     let config = resolve(&flags(&["memory.budget=512 MiB"])).expect("as above");
-    assert_eq!(config.changelog.upload.max_in_flight_bytes, (512 << 20) / 100 * 15);
+    assert_eq!(config.max_in_flight_bytes, (512 << 20) / 100 * 15);
     let config = resolve(&flags(&["rpc.max-message-size=256 MiB"])).expect("two of the longest messages fit");
-    assert_eq!(config.changelog.upload.max_in_flight_bytes, 512 << 20);
+    assert_eq!(config.max_in_flight_bytes, 512 << 20);
 }
 
 #[test]
@@ -92,11 +99,13 @@ fn rocksdb_is_set_up_by_the_file() {
     ))
     .expect("all are valid");
     let rocksdb = config.rocksdb;
-    assert_eq!((config.inner, rocksdb.threads, rocksdb.write_buffer_ratio), (InnerBackend::Rocksdb, 3, 0.25));
-    assert_eq!(rocksdb.predefined, PredefinedOptions::FlashSsd);
+    let resources = rocksdb.resources;
+    assert_eq!(config.backend.inner, InnerBackend::RocksDb);
+    assert_eq!((resources.threads, resources.write_buffer_ratio), (3, 0.25));
+    assert_eq!(resources.predefined, PredefinedOptions::FlashSsd);
     assert_eq!(rocksdb.local_dirs, [Path::new("/mnt/a"), Path::new("/mnt/b")]);
     assert_eq!(rocksdb.metrics, ["estimate-num-keys", "is-write-stopped"]);
-    let options: Vec<_> = rocksdb.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let options: Vec<_> = resources.overrides.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(options, [("compression", "kZSTD"), ("max_open_files", "256")]);
 }
 
@@ -142,7 +151,7 @@ fn later_sources_win() {
     let config = resolve(&sources).expect("all are valid");
     assert_eq!(config.drain_timeout, Duration::from_secs(4));
     assert_eq!(config.log.level, "debug");
-    assert_eq!(config.checkpoint.num_retained, 5);
+    assert_eq!(config.backend.retention, Retention::Count(5));
 }
 
 #[test]
@@ -336,10 +345,8 @@ fn tcp_with_certificates_is_mutual_tls() {
     let lines =
         ["address=0.0.0.0:9322", "cert=/c.pem", "key=/k.pem", "client-ca=/ca.pem"].map(|it| format!("rpc.tcp.{it}"));
     let config = resolve(&flags(&lines.each_ref().map(String::as_str))).expect("certificates are complete");
-    let security = config.rpc.tcp.expect("TCP is on").security;
-    let expected =
-        TcpSecurity::MutualTls { certificate: "/c.pem".into(), key: "/k.pem".into(), client_ca: "/ca.pem".into() };
-    assert_eq!(security, expected);
+    let tls = config.listener.tcp.expect("TCP is on").tls.expect("it has certificates");
+    assert_eq!([tls.certificate, tls.key, tls.client_ca], ["/c.pem", "/k.pem", "/ca.pem"].map(PathBuf::from));
 }
 
 #[test]
@@ -349,9 +356,9 @@ fn values_may_be_toml_of_their_own_type() {
          [state.changelog]\nenabled = false\n[state.changelog.dstl.dfs]\ncompression = \"zstd\"\n",
     ))
     .expect("all are valid");
-    assert_eq!((config.rpc.allowed_uids, config.rpc.socket_mode), (vec![1000, 1001], 0o660));
-    assert_eq!(config.memory.state_bytes, 2_000_000_000);
-    assert_eq!((config.changelog.enabled, config.changelog.compression), (false, Compression::Zstd));
+    assert_eq!((config.listener.allowed_uids, config.listener.socket_mode.bits()), (Some(vec![1000, 1001]), 0o660));
+    assert_eq!(config.backend.state_memory, 2_000_000_000);
+    assert_eq!((config.backend.changelog, config.changelog.upload.compression), (false, Compression::Zstd));
 }
 
 #[test]

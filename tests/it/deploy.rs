@@ -278,8 +278,8 @@ fn every_alert_is_tested_and_explained() {
 fn the_sidecar_of_kubernetes_has_a_valid_configuration() {
     let manifest = read("deploy/kubernetes.yaml");
     let config = resolve(literal_block(&manifest, "dstl.toml"), &[]);
-    assert_eq!(config.rpc.socket, Path::new("/run/dstl/dstl.sock"));
-    assert_eq!((config.rpc.socket_mode, config.data_dir.as_path()), (0o660, Path::new("/var/lib/dstl")));
+    assert_eq!(config.listener.socket, Path::new("/run/dstl/dstl.sock"));
+    assert_eq!((config.listener.socket_mode.bits(), config.data_dir.as_path()), (0o660, Path::new("/var/lib/dstl")));
     assert_eq!(config.admin.address, Some(SocketAddr::from(([0, 0, 0, 0], 9321))));
     assert!(manifest.contains("{name: dstl-admin, containerPort: 9321}"));
     assert!(number(&manifest, "terminationGracePeriodSeconds") > config.drain_timeout.as_secs() + 12 + 30);
@@ -302,8 +302,8 @@ fn the_unit_of_systemd_runs_valid_commands() {
     let environment = all("Environment");
     let environment: Vec<_> = environment.iter().filter_map(|setting| setting.split_once('=')).collect();
     let config = resolve(read("deploy/dstl.toml"), &environment);
-    assert_eq!(config.rpc.socket, Path::new("/run/dstl/dstl.sock"));
-    assert_eq!((config.rpc.socket_mode, config.data_dir.as_path()), (0o660, Path::new("/var/lib/dstl")));
+    assert_eq!(config.listener.socket, Path::new("/run/dstl/dstl.sock"));
+    assert_eq!((config.listener.socket_mode.bits(), config.data_dir.as_path()), (0o660, Path::new("/var/lib/dstl")));
     let stop: u64 = all("TimeoutStopSec").concat().parse().expect("seconds");
     assert!(stop > config.drain_timeout.as_secs() + 12);
     assert_eq!(all("RestartPreventExitStatus"), [dstl::cli::EXIT_USAGE.to_string()]);

@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use dstl::{
     admin::{
-        AdminAddress, AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch,
-        errors::Complaints, prices::Prices,
+        AdminOptions, AdminServer, AdminSources, Heartbeat, Readiness, ReadinessState, Watch, errors::Complaints,
+        prices::Prices,
     },
     backend::{Backend, BackendOptions, BarrierRequest, OpenSpec, Operation, RestoreFrom},
     checkpoint::ledger::{NoticeKind, NoticeTarget},
@@ -76,7 +76,7 @@ impl House {
             let incoming = Incoming::bind(&listener, &Metrics::new()).await.unwrap();
             let serving = tonic::transport::Server::builder().add_service(Routed::new(&daemon.directory));
             tokio::spawn(serving.serve_with_incoming(incoming));
-            let address = AdminAddress::Listen("127.0.0.1:0".parse().unwrap());
+            let address = Some("127.0.0.1:0".parse().unwrap());
             let options = AdminOptions { address, ..AdminOptions::default() };
             let server = AdminServer::bind(&options, &daemon.metrics).await.unwrap();
             let address = server.address().unwrap();

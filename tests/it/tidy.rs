@@ -19,7 +19,7 @@ const WRITTEN: [&str; 6] = ["src", "proto", "clients/rust", "examples", "benches
 /// The layer table: a module imports only from rows above its own. Those of other packages are re-exported.
 const ROWS: &[&[&str]] = &[
     &["types"],
-    &["error", "proto", "clock", "metrics", "random", "tasks"],
+    &["error", "proto", "clock", "metrics", "random", "setting", "tasks"],
     &["limits"],
     &["state", "object"],
     &["changelog", "savepoint"],

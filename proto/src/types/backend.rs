@@ -70,12 +70,20 @@ pub enum InnerBackend {
     RocksDb,
 }
 
-impl fmt::Display for InnerBackend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl InnerBackend {
+    /// Its name in settings and listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::HashMap => "hashmap",
             Self::RocksDb => "rocksdb",
-        })
+        }
+    }
+}
+
+impl fmt::Display for InnerBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -8,51 +8,82 @@ use std::{
     str::FromStr,
 };
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::TlsOptions;
-use crate::limits::Bounds;
+use crate::{
+    limits::Bounds,
+    setting::{FromValue, Kind, Value, options},
+};
 
 /// Longest path of a Unix socket in bytes: the size of the system's `sockaddr_un` without the final NUL.
 const SOCKET_PATH_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-/// Options of listening: addresses, permissions and bounds.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct ListenerOptions {
-    /// Path of the Unix socket; its directory must exist. Default `/run/dstl/dstl.sock`.
-    pub socket: PathBuf,
-    /// Permissions of the socket file, octal, as a string. Default `"0600"`.
-    pub socket_mode: SocketMode,
-    /// Group of the socket file, a name in `/etc/group` or a number. Default: the daemon's group.
-    pub socket_group: Option<Group>,
-    /// Users whose processes may connect to the socket. Default: if only the owner may use the socket, the daemon's
-    /// user and root; otherwise every user that the mode admits. A user in a container with its own user namespace is
-    /// identified by its uid outside.
-    pub allowed_uids: Option<Vec<u32>>,
-    /// Whether the directory of the socket may be writable by everybody. Default `false`.
-    pub open_directory: bool,
-    /// A TCP address to listen on as well. Default: none.
-    pub tcp: Option<TcpOptions>,
-    /// How many connections there may be, and how long they may take.
-    #[serde(skip, default = "roomy")]
-    pub bounds: Bounds,
+options! {
+    /// Options of listening: addresses, permissions and bounds.
+    ///
+    /// Without `allowed_uids`, the daemon's user and root may connect if only the owner may use the socket, otherwise
+    /// every user that the mode admits. A user in a container with its own user namespace is identified by its uid
+    /// outside.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct ListenerOptions given (usual_socket: PathBuf, tcp: Option<TcpOptions>, bounds: Bounds) {
+        /// Unix socket of the gRPC service.
+        pub socket: PathBuf = computed(
+            "rpc.socket", Socket 1, Kind::Path { optional: false },
+            "$XDG_RUNTIME_DIR/dstl.sock, else /run/dstl/dstl.sock for root, else /tmp/dstl-<uid>/dstl.sock",
+            "/run/dstl/dstl.sock",
+        ) else { usual_socket };
+        /// Permissions of the socket, in octal.
+        pub socket_mode: SocketMode = option("rpc.socket-mode", Socket 2, Kind::Mode, "0600");
+        /// Group of the socket, by name or id; empty for the daemon's own.
+        pub socket_group: Option<Group> = option("rpc.socket-group", Socket 3, Kind::Text, "");
+        /// User ids that may connect to the socket, beside the daemon's own; empty for whoever its permissions admit.
+        pub allowed_uids: Option<Vec<u32>> = option("rpc.allowed-uids", Socket 4, Kind::Ids, "");
+        /// Takes a folder for the socket that everybody may write: whoever can could put a socket of theirs in its
+        /// place. For a volume that only the containers of one pod have.
+        pub open_directory: bool = option("rpc.socket-folder-open", Socket 5, Kind::Flag, "false");
+        /// A TCP address to listen on as well.
+        pub tcp: Option<TcpOptions> = plain(tcp);
+        /// How many connections there may be, and how long they may take.
+        pub bounds: Bounds = plain(bounds);
+    }
 }
 
-/// Bounds of a daemon without configured ones.
-fn roomy() -> Bounds {
-    Bounds::of(2 << 30, 4 << 20, 4096)
+options! {
+    /// The options of TCP, before the rules between options say whether they make sense.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TcpSettings {
+        /// Address of the gRPC service over TCP; needs TLS or rpc.tcp.insecure.
+        pub address: Option<SocketAddr> = option("rpc.tcp.address", Tcp 1, Kind::Address, "off");
+        /// Certificate chain of the daemon, PEM.
+        pub certificate: Option<PathBuf> = option("rpc.tcp.cert", Tcp 2, Kind::OPTIONAL_PATH, "");
+        /// Private key of the daemon, PEM.
+        pub key: Option<PathBuf> = option("rpc.tcp.key", Tcp 3, Kind::OPTIONAL_PATH, "");
+        /// Certificates that sign those of the clients, PEM.
+        pub client_ca: Option<PathBuf> = option("rpc.tcp.client-ca", Tcp 4, Kind::OPTIONAL_PATH, "");
+        /// Serves TCP without TLS; only on a loopback address.
+        pub insecure: bool = option("rpc.tcp.insecure", Tcp 5, Kind::Flag, "false");
+    }
+}
+
+impl TcpSettings {
+    /// How to listen on TCP; `None` if it is off.
+    #[must_use]
+    pub fn listening(&self) -> Option<TcpOptions> {
+        let tls = match (&self.certificate, &self.key, &self.client_ca) {
+            (Some(certificate), Some(key), Some(client_ca)) => {
+                Some(TlsOptions { certificate: certificate.clone(), key: key.clone(), client_ca: client_ca.clone() })
+            }
+            _ => None,
+        };
+        self.address.map(|address| TcpOptions { address, insecure: self.insecure, tls })
+    }
 }
 
 /// Listening on TCP: either with mutual TLS, or insecure on loopback.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpOptions {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
     /// Whether to accept connections without TLS, and so from every user of this host. Only for a loopback address.
-    /// Default `false`.
-    #[serde(default)]
     pub insecure: bool,
     /// Mutual TLS. Default: none.
     pub tls: Option<TlsOptions>,
@@ -63,8 +94,7 @@ pub struct TcpOptions {
 pub struct SocketMode(u32);
 
 /// A group of this host.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Group {
     /// A group id.
     Id(u32),
@@ -144,15 +174,7 @@ impl ListenerOptions {
 
 impl Default for ListenerOptions {
     fn default() -> Self {
-        Self {
-            socket: PathBuf::from("/run/dstl/dstl.sock"),
-            socket_mode: SocketMode(0o600),
-            socket_group: None,
-            allowed_uids: None,
-            open_directory: false,
-            tcp: None,
-            bounds: roomy(),
-        }
+        Self::usual(PathBuf::from("/run/dstl/dstl.sock"), None, Bounds::of(2 << 30, 4 << 20, 4096))
     }
 }
 
@@ -196,10 +218,9 @@ impl fmt::Display for SocketMode {
     }
 }
 
-impl<'de> Deserialize<'de> for SocketMode {
-    /// Only from a string, since a bare `600` would be read as decimal.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+impl FromValue for SocketMode {
+    fn from_value(value: Value) -> Result<Self, String> {
+        u32::from_value(value).map(Self)
     }
 }
 
@@ -211,45 +232,32 @@ impl FromStr for Group {
     }
 }
 
+impl FromValue for Option<Group> {
+    fn from_value(value: Value) -> Result<Self, String> {
+        let text = String::from_value(value)?;
+        Ok(text.parse().ok().filter(|_| !text.is_empty()))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
-    fn parse(toml: &str) -> Result<ListenerOptions, toml::de::Error> {
-        toml::from_str(toml)
-    }
-
     #[test]
     fn nothing_given_is_a_private_socket() {
-        let options = parse("").unwrap();
-        assert_eq!(options, ListenerOptions::default());
+        let options = ListenerOptions::default();
         assert_eq!(options.socket_mode.to_string(), "0600");
+        assert_eq!((&options.socket_group, &options.allowed_uids, &options.tcp), (&None, &None, &None));
         assert_eq!(options.faults(), []);
     }
 
     #[test]
-    fn everything_can_be_given() {
-        let options = parse(
-            r#"
-            socket = "x.sock"
-            socket-mode = "0660"
-            socket-group = "flink"
-            allowed-uids = [0, 9999]
-            [tcp]
-            address = "10.0.0.1:7000"
-            tls = { certificate = "a.pem", key = "b.pem", client-ca = "c.pem" }
-            "#,
-        )
-        .unwrap();
-        assert_eq!(options.socket_mode.bits(), 0o660);
-        assert_eq!(options.socket_group, Some(Group::Name("flink".into())));
-        assert_eq!(options.allowed_uids, Some(vec![0, 9999]));
-        assert_eq!(options.tcp.as_ref().unwrap().tls.as_ref().unwrap().key, Path::new("b.pem"));
-        assert_eq!(options.faults(), []);
-        assert_eq!(parse("socket-group = 1000").unwrap().socket_group, Some(Group::Id(1000)));
+    fn a_group_is_a_number_or_a_name() {
         assert_eq!("1000".parse(), Ok(Group::Id(1000)));
         assert_eq!("staff".parse(), Ok(Group::Name("staff".into())));
+        let of = |text: &str| Option::<Group>::from_value(Value::Text(text.into())).unwrap();
+        assert_eq!((of(""), of("flink")), (None, Some(Group::Name("flink".into()))));
     }
 
     #[test]
@@ -260,35 +268,34 @@ mod tests {
         for text in ["", "0888", "1777", "+600", "rw", "-1"] {
             assert!(text.parse::<SocketMode>().is_err(), "{text}");
         }
-        assert!(parse("socket-mode = 600").is_err());
-        assert!(parse("no-such-option = 1").is_err());
+    }
+
+    /// TCP at `address`, with certificates or without.
+    fn tcp(address: &str, insecure: bool, is_certified: bool) -> TcpSettings {
+        let file = |name: &str| is_certified.then(|| PathBuf::from(name));
+        let (certificate, key, client_ca) = (file("a.pem"), file("b.pem"), file("c.pem"));
+        TcpSettings { address: Some(address.parse().unwrap()), certificate, key, client_ca, insecure }
     }
 
     #[test]
     fn tcp_is_mutual_tls_or_insecure_loopback() {
-        let tls = r#"tls = { certificate = "a", key = "b", client-ca = "c" }"#;
-        let fault = |tcp: &str| parse(&format!("[tcp]\n{tcp}")).unwrap().faults().pop();
-        assert_eq!(fault("address = \"127.0.0.1:1\"\ninsecure = true"), None);
-        assert_eq!(fault("address = \"[::1]:1\"\ninsecure = true"), None);
-        assert_eq!(fault(&format!("address = \"0.0.0.0:1\"\n{tls}")), None);
+        let fault = |tcp: TcpSettings| tcp.listening().unwrap().fault();
+        assert_eq!(fault(tcp("127.0.0.1:1", true, false)), None);
+        assert_eq!(fault(tcp("[::1]:1", true, false)), None);
+        assert_eq!(fault(tcp("0.0.0.0:1", false, true)), None);
         let address = "0.0.0.0:1".parse().unwrap();
-        assert_eq!(
-            fault("address = \"0.0.0.0:1\"\ninsecure = true"),
-            Some(OptionsFault::InsecureBeyondLoopback { address })
-        );
-        assert_eq!(fault("address = \"0.0.0.0:1\""), Some(OptionsFault::NoTls { address }));
-        assert_eq!(
-            fault(&format!("address = \"0.0.0.0:1\"\ninsecure = true\n{tls}")),
-            Some(OptionsFault::TlsAndInsecure { address })
-        );
-        assert!(parse("[tcp]\naddress = \"0.0.0.0:1\"\ntls = { certificate = \"a\", key = \"b\" }").is_err());
+        assert_eq!(fault(tcp("0.0.0.0:1", true, false)), Some(OptionsFault::InsecureBeyondLoopback { address }));
+        assert_eq!(fault(tcp("0.0.0.0:1", true, true)), Some(OptionsFault::TlsAndInsecure { address }));
+        assert_eq!(fault(tcp("0.0.0.0:1", false, false)), Some(OptionsFault::NoTls { address }));
+        let without_key = TcpSettings { key: None, ..tcp("0.0.0.0:1", false, true) };
+        assert_eq!(fault(without_key), Some(OptionsFault::NoTls { address }));
     }
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let socket = format!("/tmp/{}", "x".repeat(120));
-        let options =
-            parse(&format!("socket = {socket:?}\nallowed-uids = []\n[tcp]\naddress = \"1.2.3.4:5\"")).unwrap();
+        let socket = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
+        let tcp = tcp("1.2.3.4:5", false, false).listening();
+        let options = ListenerOptions { socket, allowed_uids: Some(vec![]), tcp, ..ListenerOptions::default() };
         let faults = options.faults();
         assert_eq!(faults.len(), 3);
         assert!(faults[0].to_string().contains("has 125 bytes, the system allows 107"), "{}", faults[0]);

@@ -1,7 +1,6 @@
 //! The resources that all RocksDB backends of a daemon share: memory, threads, options and local folders.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Weak, atomic::AtomicU64},
     thread,
     time::Duration,
@@ -13,7 +12,11 @@ use rocksdb::{
     WriteBufferManager,
 };
 
-use crate::state::{StateError, folder::Folders};
+use crate::state::{
+    StateError,
+    folder::Folders,
+    options::{PredefinedOptions, ResourceOptions, TimerService},
+};
 
 /// Length of the MANIFEST file at which RocksDB begins a new one, in bytes; each image has a copy of it.
 const MANIFEST_BYTES: usize = 1 << 20;
@@ -32,60 +35,6 @@ const FLUSH_POLL: Duration = Duration::from_millis(1);
 const DELETIONS: usize = 16 << 10;
 const DELETIONS_AMONG: usize = 32 << 10;
 const DELETIONS_SHARE: f64 = 0.5;
-
-/// Presets of options for kinds of disks, as Flink's `PredefinedOptions`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PredefinedOptions {
-    /// RocksDB's own defaults.
-    #[default]
-    Default,
-    /// For disks that seek slowly.
-    SpinningDisk,
-    /// For disks that seek slowly, with a lot of memory.
-    SpinningDiskHighMemory,
-    /// For flash disks.
-    FlashSsd,
-}
-
-/// Where RocksDB backends keep their timers in order. Rows are written in either mode.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TimerService {
-    /// In the rows themselves; the first ones of each key group are also in memory.
-    #[default]
-    RocksDb,
-    /// In an index of all timers in memory.
-    Heap,
-}
-
-/// The set-up of RocksDB.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResourceOptions {
-    /// Bytes of block cache and memtables of all backends together.
-    pub memory_bytes: u64,
-    /// The share of them that memtables may take.
-    pub write_buffer_ratio: f64,
-    /// Threads for flushes, and as many for compactions.
-    pub threads: u16,
-    /// The preset of options.
-    pub predefined: PredefinedOptions,
-    /// Where timers are kept in order.
-    pub timers: TimerService,
-    /// Single options on top of the preset, by RocksDB's names, such as `max_open_files`.
-    pub overrides: BTreeMap<String, String>,
-}
-
-impl Default for ResourceOptions {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 256 << 20,
-            write_buffer_ratio: 0.5,
-            threads: 2,
-            predefined: PredefinedOptions::default(),
-            timers: TimerService::default(),
-            overrides: BTreeMap::new(),
-        }
-    }
-}
 
 /// The resources that all RocksDB backends of a daemon share. Cheap to clone.
 #[derive(Clone)]

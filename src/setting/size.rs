@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Option<u64> {
 }
 
 /// `bytes` in the largest unit that divides it; [`parse`] gives the same number back.
-pub(super) fn format(bytes: u64) -> String {
+pub(crate) fn format(bytes: u64) -> String {
     for (unit, shift, _) in UNITS {
         let scale = 1_u64 << shift;
         if bytes >= scale && bytes.is_multiple_of(scale) {

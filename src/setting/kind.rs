@@ -11,10 +11,11 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::size;
+use crate::types::InnerBackend;
 
 /// Type of an option, with the bounds that do not depend on other options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// `true` or `false`.
     Flag,
     /// A number; both bounds are inclusive.
@@ -53,7 +54,7 @@ pub(super) enum Kind {
 
 /// A value of an option; the variant follows from its [`Kind`].
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Flag(bool),
     Number(u64),
     Duration(Duration),
@@ -69,9 +70,26 @@ pub(super) enum Value {
     Table(BTreeMap<String, String>),
 }
 
+/// An enum whose variants have words in settings. [`words!`](super::words) implements it.
+pub(crate) trait Word: Sized {
+    /// All words, in the order of listings.
+    const WORDS: &[&str];
+
+    /// The variant that has this word.
+    fn of(word: &str) -> Option<Self>;
+}
+
+impl Word for InnerBackend {
+    const WORDS: &[&str] = &[Self::HashMap.as_str(), Self::RocksDb.as_str()];
+
+    fn of(word: &str) -> Option<Self> {
+        [Self::HashMap, Self::RocksDb].into_iter().find(|inner| inner.as_str() == word)
+    }
+}
+
 /// A share of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Share {
+pub(crate) enum Share {
     /// A number of bytes.
     Bytes(u64),
     /// A percentage of the quantity that the option is a share of, 1 to 90.
@@ -81,8 +99,25 @@ pub(super) enum Share {
 const SCHEMES: [&str; 9] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss", "hdfs"];
 
 impl Kind {
+    pub(crate) const THREADS: Self = Self::Integer { min: 1, max: 256 };
+    pub(crate) const COUNT: Self = Self::Integer { min: 1, max: 1 << 20 };
+    pub(crate) const ANY_DURATION: Self = Self::Duration { min: Duration::ZERO };
+    pub(crate) const AT_LEAST_1_MS: Self = Self::Duration { min: Duration::from_millis(1) };
+    pub(crate) const AT_LEAST_1_S: Self = Self::Duration { min: Duration::from_secs(1) };
+    pub(crate) const OPTIONAL_PATH: Self = Self::Path { optional: true };
+
+    /// Bytes, at least so many.
+    pub(crate) const fn at_least(min: u64) -> Self {
+        Self::Size { min, max: 1 << 40 }
+    }
+
+    /// One of the words of `T`.
+    pub(crate) const fn of<T: Word>() -> Self {
+        Self::Choice(T::WORDS)
+    }
+
     /// One word for the type, for listings.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Flag => "boolean",
             Self::Integer { .. } => "integer",
@@ -105,7 +140,7 @@ impl Kind {
     }
 
     /// The allowed values, to complete "allowed is …".
-    pub(super) fn allowed(self) -> String {
+    pub(crate) fn allowed(self) -> String {
         match self {
             Self::Flag => "`true` or `false`".into(),
             Self::Integer { min, max } => format!("an integer from {min} to {max}"),
@@ -139,7 +174,7 @@ impl Kind {
     }
 
     /// Parses `text`; `None` if it is not [`allowed`](Self::allowed).
-    pub(super) fn parse(self, text: &str) -> Option<Value> {
+    pub(crate) fn parse(self, text: &str) -> Option<Value> {
         let text = text.trim();
         match self {
             Self::Flag => text.parse().ok().map(Value::Flag),
