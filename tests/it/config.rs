@@ -15,6 +15,20 @@ use dstl::{
     types::InnerBackend,
 };
 
+use crate::tidy::sources;
+
+/// Files that quote names of options without declaring them.
+const QUOTING: &[&str] = &[
+    // Rules between options name those that they are about.
+    "src/config/check.rs",
+    // Flink's names and values lead to options.
+    "src/config/legacy.rs",
+    "src/config/translate.rs",
+    // Some options have a flag, or a short environment variable.
+    "src/cli/args/common.rs",
+    "src/config/typed.rs",
+];
+
 fn root() -> Host {
     Host { uid: Some(0), memory_bytes: Some(8 << 30), ..Host::default() }
 }
@@ -123,6 +137,21 @@ fn rocksdbs_own_options_are_checked_by_name_and_value() {
         shown[1].starts_with("`state.backend.rocksdb.options.max_open_files` is `many` (flag --set); "),
         "{shown:?}"
     );
+}
+
+#[test]
+fn each_option_is_declared_in_one_place_and_named_nowhere_else() {
+    let sources = sources(&["src"]);
+    let quotes = |path: &Path| QUOTING.iter().any(|file| path == Path::new(file));
+    for row in option_rows() {
+        let name = format!("\"{}\"", row.key);
+        let places = sources.iter().filter(|source| !source.is_tests() && !quotes(&source.path)).flat_map(|source| {
+            let code = source.text.lines().take(source.lines());
+            code.filter(|line| line.contains(&name)).map(|_| source.path.display().to_string())
+        });
+        let places: Vec<_> = places.collect();
+        assert_eq!(places.len(), 1, "{}: {places:?}", row.key);
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ const UNFINISHED_WORDS: &[&str] = &["FIXME", "TODO", "XXX"];
 pub(crate) struct Source {
     /// Relative to the root of the package.
     pub(crate) path: PathBuf,
-    text: String,
+    pub(crate) text: String,
     /// The text with comments and literals blanked.
     pub(crate) code: String,
 }
