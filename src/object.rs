@@ -105,8 +105,9 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The operations whose requests [`Store::requests`] counts: all but [`Operation::Copy`].
-    pub const ALL: [Self; 6] = [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete];
+    /// Every operation.
+    pub const ALL: [Self; 7] =
+        [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete, Self::Copy];
 
     /// The value of the label `operation`.
     #[must_use]
@@ -392,7 +393,7 @@ impl Store {
 
     /// Number of requests of each operation that have ended so far.
     #[must_use]
-    pub fn requests(&self) -> [(Operation, u64); 6] {
+    pub fn requests(&self) -> [(Operation, u64); Operation::ALL.len()] {
         Operation::ALL.map(|operation| (operation, self.0.metrics.requests(operation)))
     }
 

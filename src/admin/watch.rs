@@ -72,7 +72,7 @@ struct Past {
     began: Instant,
     history: VecDeque<Moment>,
     work: VecDeque<(Instant, Work)>,
-    requests: VecDeque<(Instant, [(Operation, u64); 6])>,
+    requests: VecDeque<(Instant, [(Operation, u64); Operation::ALL.len()])>,
     batches: BTreeMap<BackendId, VecDeque<(Instant, u64)>>,
     known: BTreeMap<BackendId, BackendFigures>,
 }

@@ -99,9 +99,9 @@ options! {
         pub allowed_jobs: AllowedJobs = option("rpc.allowed-jobs", Socket 6, Kind::Table { secret: false }, "");
         /// The HTTP service.
         pub admin: AdminOptions = group();
-        /// Prices of 1,000 requests to the store, for the status page: of `create`, `get`, `get_range`, `head`, `list`
-        /// and `delete`; and their `currency`. What is not set is as Amazon S3 asks in us-east-1: 0.005 USD for
-        /// `create` and `list`, 0.0004 for reads, 0 for `delete`. A single one can be set as
+        /// Prices of 1,000 requests to the store, for the status page: of `create`, `get`, `get_range`, `head`, `list`,
+        /// `delete` and `copy`; and their `currency`. What is not set is as Amazon S3 asks in us-east-1: 0.005 USD for
+        /// `create`, `list` and `copy`, 0.0004 for reads, 0 for `delete`. A single one can be set as
         /// `admin.store-prices.<operation>`.
         pub store_prices: Prices = option("admin.store-prices", Operation 5, Kind::Table { secret: false }, "");
         /// The daemon's own log.

@@ -179,7 +179,6 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
     let assignment = format!("{:?}", shape.assignment).to_lowercase();
     let states = manifest.states.iter().map(|(id, registration)| {
         let state = &registration.descriptor;
-        let redistribution = state.redistribution.map(|it| Node::text(format!("{it:?}").to_lowercase()));
         Node::Fields(vec![
             ("registration", id.0.into()),
             ("id", registration.data.0.into()),
@@ -193,7 +192,6 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Node)> {
             ),
             ("schema", Node::text(state.schema.to_string())),
             ("ttl_ms", Node::Number(state.ttl.map_or(0, |ttl| ttl.duration_ms))),
-            ("redistribution", redistribution.unwrap_or(Node::None)),
             ("default_value_bytes", Node::Number(state.default_value.len() as u64)),
         ])
     });
