@@ -1,4 +1,5 @@
-//! The allocator of the daemon, set up so that memory goes back to the system soon.
+//! The allocator of the daemon, and of the tools that read whole checkpoints, set up so that memory goes back to the
+//! system soon.
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
@@ -6,7 +7,7 @@ use std::{env, os::unix::process::CommandExt as _, process::Command};
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
 /// By itself it is a second: with uploads and flushes that take and give back megabytes all the time, a daemon under a
-/// budget of 256 MiB took 265 MiB at most, where it takes 200 with this.
+/// budget of 256 MiB took 265 MiB at most, where it takes 200 with this. A savepoint of 4 GB took 100 MiB less.
 const PURGE_DELAY_MS: &str = "10";
 
 /// Replaces this process by the same program with the variable set, unless somebody has set it: the allocator reads it

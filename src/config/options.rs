@@ -124,7 +124,8 @@ const STATE: &[Spec] = &[
         Kind::Share,
         "3%",
         "State in memory while a checkpoint is read (savepoints by barrier, ReadCheckpoint, verify.interval), one at a time; each key group \
-         must fit it: a size, or a percentage of memory.budget. A savepoint has up to 80 MiB of files beside it.",
+         must fit it: a size, or a percentage of memory.budget. Beside it are up to 64 MiB \
+         that are read ahead, and up to 96 MiB of the file that a savepoint fills.",
     ),
 ];
 
