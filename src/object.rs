@@ -73,7 +73,7 @@ pub use self::{
     recall::Recall,
     retry::{Retry, RetryOptions},
 };
-pub use object_store::{PutPayload, path::Path};
+pub use object_store::{PutPayload, PutPayloadMut, path::Path};
 
 use self::{copies::Label, metered::StoreMetrics, pace::Pace, retry::Retrier};
 use crate::{metrics::Metrics, random::Random, types::TimeMs};

@@ -21,13 +21,19 @@ use futures::FutureExt as _;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
-    runtime::{Handle, RuntimeFlavor},
+    runtime::{self, Handle, RuntimeFlavor},
     sync::oneshot,
     task::{AbortHandle, JoinSet},
 };
 
 /// How much a thread of [`Tasks::aside`] gives way to others: the highest is 19.
 const NICENESS: i32 = 15;
+
+/// The name of its threads.
+const ASIDE: &str = "dstl-aside";
+
+/// Threads that wait for disks for one work aside, at most.
+const ASIDE_THREADS: usize = 8;
 
 /// Spawns tasks onto the current runtime and ends them together. Cheap to clone; when the last clone is dropped, every
 /// task that is still running is aborted.
@@ -97,28 +103,34 @@ impl Tasks {
         caught(&self.panics, what, work).await
     }
 
-    /// Does `work`, which takes much processor time, on a thread of its own that gives way to all others. If the future
-    /// is dropped, the work continues.
+    /// Does `work`, which takes much processor time, on a runtime of its own, all of whose threads give way to all
+    /// others: tasks that it spawns and calls that wait for a disk are done there, too. A thread of another runtime
+    /// that was started from here would give way forever, whatever it does later. If the future is dropped, the work
+    /// continues. The tasks that the work has spawned end with it.
     ///
     /// # Errors
-    /// If it panics, which is counted and logged, or there is no thread for it.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
+    /// If it panics, which is counted and logged, or there is no thread or runtime for it.
     pub async fn aside<T: Send + 'static, F: Future<Output = T>>(
         &self,
         what: &'static str,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> Result<T, Panicked> {
-        let (runtime, panics) = (Handle::current(), self.panics.clone());
+        let panics = self.panics.clone();
         let (reply, answer) = oneshot::channel();
         let run = move || {
-            // Linux applies this to the calling thread alone. If it is refused, the thread has the usual priority.
-            #[cfg(target_os = "linux")]
-            let _ = rustix::process::setpriority_process(None, NICENESS);
-            let _ = reply.send(runtime.block_on(caught(&panics, what, async { work().await })));
+            give_way();
+            let mut builder = runtime::Builder::new_current_thread();
+            builder.enable_all().thread_name(ASIDE).max_blocking_threads(ASIDE_THREADS).on_thread_start(give_way);
+            let done = builder.build().map_err(|error| Panicked { what, message: error.to_string() });
+            let done = done.and_then(|runtime| {
+                let done = runtime.block_on(caught(&panics, what, async { work().await }));
+                // A call that hangs holds nobody up.
+                runtime.shutdown_background();
+                done
+            });
+            let _ = reply.send(done);
         };
-        match thread::Builder::new().name("dstl-aside".to_owned()).spawn(run) {
+        match thread::Builder::new().name(ASIDE.to_owned()).spawn(run) {
             Ok(_) => answer.await.unwrap_or_else(|_| Err(Panicked::unknown(what))),
             Err(error) => Err(Panicked { what, message: error.to_string() }),
         }
@@ -134,6 +146,13 @@ impl Tasks {
     pub fn abort_all(&self) {
         self.running.lock().abort_all();
     }
+}
+
+/// Makes the calling thread give way to all others.
+fn give_way() {
+    // Linux applies this to the calling thread alone. If it is refused, the thread has the usual priority.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 async fn caught<T>(panics: &Counter, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
@@ -190,6 +209,39 @@ mod tests {
         assert_ne!(here, there);
         let panicked = tasks.aside("a test", || odd(7)).await.unwrap_err();
         assert_eq!((panicked.message.as_str(), tasks.panics()), ("7 is odd", 1));
+    }
+
+    /// How much the calling thread gives way.
+    #[cfg(target_os = "linux")]
+    fn niceness() -> i32 {
+        rustix::process::getpriority_process(None).unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_that_work_aside_begins_gives_way_and_nothing_else_does() {
+        let tasks = Tasks::default();
+        let before = niceness();
+        let work = {
+            let tasks = tasks.clone();
+            move || async move {
+                let (tell, told) = oneshot::channel();
+                tasks.spawn(async move { _ = tell.send(niceness()) });
+                // More calls than threads.
+                let calls = (0..3 * ASIDE_THREADS).map(|_| tokio::task::spawn_blocking(niceness));
+                let calls = futures::future::try_join_all(calls).await.unwrap();
+                (niceness(), told.await.unwrap(), calls)
+            }
+        };
+        let (own, task, calls) = tasks.aside("a test", work).await.unwrap();
+        assert!(
+            own > before && task == own && calls.iter().all(|call| *call == own),
+            "{before} {own} {task} {calls:?}"
+        );
+        let calls = (0..100).map(|_| tokio::task::spawn_blocking(niceness));
+        let calls = futures::future::try_join_all(calls).await.unwrap();
+        assert!(calls.iter().all(|call| *call == before), "{calls:?}");
+        assert_eq!(blocking(niceness), before);
     }
 
     #[tokio::test]

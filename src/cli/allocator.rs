@@ -1,4 +1,5 @@
-//! The allocator of the daemon, set up so that freed memory returns to the system soon.
+//! The allocator of the daemon, and of the tools that read whole checkpoints, set up so that freed memory returns to
+//! the system soon.
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
@@ -6,7 +7,7 @@ use std::{env, os::unix::process::CommandExt as _, process::Command};
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
 /// mimalloc's default is one second. Uploads and flushes take and return megabytes all the time: with the default, a
-/// daemon with a budget of 256 MiB took up to 265 MiB, with this value 200 MiB.
+/// daemon with a budget of 256 MiB took up to 265 MiB, with this value 200 MiB. A savepoint of 4 GB took 100 MiB less.
 const PURGE_DELAY_MS: &str = "10";
 
 /// Replaces this process by the same program with the variable set, unless it is set already. The allocator reads it

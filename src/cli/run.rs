@@ -18,6 +18,9 @@ use crate::{
 pub(super) fn run(command: Command) -> Result<(), CliError> {
     // All files written here, also those of RocksDB and the stores, hold state. No other user may read them.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    if reads_state(&command) {
+        allocator::set_up();
+    }
     match command {
         Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Options { json: true }) => output::print(&config::list_json()),
@@ -41,6 +44,18 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
         Command::Man { folder } => manual::man(&folder),
         Command::Completions { shell } => manual::completions(shell),
     }
+}
+
+/// Whether a command takes and gives back as much memory as there is state.
+fn reads_state(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Savepoint(_)
+            | Command::Verify(_)
+            | Command::State(_)
+            | Command::Checkpoints(_)
+            | Command::Changelog(_)
+    )
 }
 
 /// Runs the daemon, or only checks its configuration.

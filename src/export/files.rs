@@ -62,7 +62,8 @@ impl<'a> Files<'a> {
         self.operator = operator.clone();
     }
 
-    /// Adds all rows of a part of subtask `subtask`, whose states are `states`.
+    /// Adds all rows of a part of subtask `subtask`, whose states are `states`. However large a key group is, a file
+    /// that is full leaves memory before the next one grows.
     pub(super) async fn add(
         &mut self,
         subtask: u32,
@@ -70,13 +71,15 @@ impl<'a> Files<'a> {
         part: &Part,
     ) -> Result<(), ExportError> {
         for at @ (_, state, ..) in rows::places(part, subtask, states) {
-            let mut count = 0;
-            rows::each(part, at, |row| {
-                count += 1;
-                self.filling.push(row).map_err(rows_error)
-            })?;
+            let (mut count, mut next) = (0, Some(0));
+            while let Some(first) = next {
+                next = rows::piece(part, (at, first), |row| {
+                    count += 1;
+                    self.filling.push(row).map_err(rows_error)
+                })?;
+                self.upload().await?;
+            }
             *self.rows.entry(state.name.clone()).or_insert(0) += count;
-            self.upload().await?;
         }
         Ok(())
     }
@@ -115,13 +118,13 @@ impl<'a> Files<'a> {
             };
             self.written.push(FileMeta {
                 name: name.to_string(),
-                bytes: file.bytes.len() as u64,
-                crc32: format!("{:08x}", crc32fast::hash(&file.bytes)),
+                bytes: file.payload.content_length() as u64,
+                crc32: format!("{:08x}", file.crc32),
                 rows: file.rows,
                 key_groups,
                 subtask,
             });
-            self.create(&path, PutPayload::from_bytes(file.bytes)).await?;
+            self.create(&path, file.payload).await?;
         }
         Ok(())
     }

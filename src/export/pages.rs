@@ -100,8 +100,9 @@ pub enum ReadError {
     NotTaken,
 }
 
-/// Reads what is `wanted` of a part, and hands each message to `send`, which says whether it was taken. The pages of
-/// one key group and state are in memory at once, beside the state that the reader may hold.
+/// Reads what is `wanted` of a part, and hands each message to `send`, which says whether it was taken. Beside the
+/// state that the reader may hold, the pages of one piece of it are in memory, which has about a megabyte unless one
+/// entry is larger.
 ///
 /// # Errors
 /// [`ReadError`].
@@ -132,11 +133,18 @@ pub async fn read(
         for at in places.filter(|(_, state, ..)| wanted.states.is_empty() || wanted.states.contains(&state.name)) {
             let (state, _, _, place) = at;
             let mut pages = Pages { place, state, page_bytes: wanted.page_bytes, bytes: 0, open: vec![], done: vec![] };
-            rows::each(&part, at, |row| {
-                pages.add(row);
-                Ok::<_, RowError>(())
-            })
-            .map_err(|source| SourceError::Rows { of: manifest.backend.clone(), source })?;
+            let mut next = Some(0);
+            while let Some(first) = next {
+                let add = |row: &Row<'_>| {
+                    pages.add(row);
+                    Ok::<_, RowError>(())
+                };
+                let added = rows::piece(&part, (at, first), add);
+                next = added.map_err(|source| SourceError::Rows { of: manifest.backend.clone(), source })?;
+                for page in mem::take(&mut pages.done) {
+                    taken(send(Message::Page(page)).await)?;
+                }
+            }
             for page in pages.end() {
                 taken(send(Message::Page(page)).await)?;
             }

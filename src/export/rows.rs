@@ -20,13 +20,16 @@ pub enum RowError {
     Change(String),
 }
 
+/// A place of rows: a state, and whose its rows are.
+pub type At<'s> = (StateId, &'s StateDescriptor, KeyGroup, Place);
+
 /// The states and key groups of a `part` of `subtask`, in order of key groups: the places of its rows. `states` are
 /// those of the checkpoint.
 pub fn places<'s>(
     part: &Part,
     subtask: u32,
     states: &'s BTreeMap<StateId, StateDescriptor>,
-) -> impl Iterator<Item = (StateId, &'s StateDescriptor, KeyGroup, Place)> {
+) -> impl Iterator<Item = At<'s>> {
     let is_operator = part.key_groups == KeyGroupRange::OPERATOR;
     part.key_groups.iter().flat_map(move |key_group| {
         let place = if is_operator { Place::Subtask(subtask) } else { Place::KeyGroup(key_group) };
@@ -35,15 +38,32 @@ pub fn places<'s>(
     })
 }
 
-/// Hands the rows of `state` at one of the [`places`] of `part` to `read`, until that fails.
+/// Hands the rows at one of the [`places`] of `part` to `read`, until that fails.
 ///
 /// # Errors
 /// [`RowError`], as `E`, or that of `read`.
 pub fn each<E: From<RowError>>(
     part: &Part,
-    (id, state, key_group, place): (StateId, &StateDescriptor, KeyGroup, Place),
+    at: At<'_>,
     mut read: impl FnMut(&Row<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let mut next = Some(0);
+    while let Some(first) = next {
+        next = piece(part, (at, first), &mut read)?;
+    }
+    Ok(())
+}
+
+/// Does the same with the piece of them that begins at the stable hash `first`, whose size is bounded unless one entry
+/// is larger. Returns where the next one begins; `None` after the last one. The first one begins at 0.
+///
+/// # Errors
+/// As [`each`].
+pub fn piece<E: From<RowError>>(
+    part: &Part,
+    ((id, state, key_group, place), first): (At<'_>, u64),
+    mut read: impl FnMut(&Row<'_>) -> Result<(), E>,
+) -> Result<Option<u64>, E> {
     let (mut outcome, mut removed) = (Ok(()), 0);
     let mut push = |change: &Change<'_>| {
         if outcome.is_ok() {
@@ -54,8 +74,8 @@ pub fn each<E: From<RowError>>(
             };
         }
     };
-    part.inner.for_each(id, key_group, &mut push).map_err(RowError::from)?;
-    outcome
+    let next = part.inner.piece(id, key_group, first, &mut push).map_err(RowError::from)?;
+    outcome.map(|()| next)
 }
 
 /// The row of a change, with the elements of a list numbered without those that were `removed` from it.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{AttemptError, Created, Path, Retry, Store, StoreError, StoreOptions, conformance, open::open};
-use crate::{clock::Clock, metrics::Metrics, random::Random};
+use crate::{clock::Clock, metrics::Metrics, random::Random, tasks::Tasks};
 
 const LAST_MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 
@@ -149,6 +149,20 @@ async fn answer_with(answers: Vec<Response>, asked: Arc<Mutex<Vec<Instant>>>) ->
 async fn a_store_that_speaks_the_protocol_of_s3_conforms() {
     // The server dates all objects at this time.
     conformance::all(&store("bucket").await, &Clock::new(|| 1_767_225_600_000)).await;
+}
+
+#[tokio::test]
+async fn a_request_of_another_runtime_leaves_no_connection_there() {
+    let (store, tasks, once) = (store("bucket").await, Tasks::default(), Retry::none());
+    for number in 0..3 {
+        let (path, elsewhere) = (Path::from(format!("a/{number}")), store.clone());
+        let aside = tasks.aside("a test", move || async move {
+            let created = elsewhere.create(&path, vec![7; 3 << 20].into(), once).await.unwrap();
+            (created, elsewhere.get_range(&path, 5..2 << 20, once).await.unwrap().len())
+        });
+        assert_eq!(aside.await.unwrap(), (Created::New, (2 << 20) - 5));
+        assert_eq!(store.get(&Path::from(format!("a/{number}")), once).await.unwrap().len(), 3 << 20);
+    }
 }
 
 #[tokio::test]

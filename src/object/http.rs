@@ -3,6 +3,9 @@
 //! * A refusal may ask for a pause (`Retry-After`). All requests of the process then wait.
 //! * A web page is not an answer of a store, even with status 200: it comes from a proxy or a login page in between. If
 //!   it were taken for an object, the object would be called damaged.
+//!
+//! A connection ends with the runtime that made it, and is as fast as the threads of that runtime. So a request of
+//! another runtime than the one that opened the store, such as one of work aside, is made by the latter.
 
 use std::{
     sync::Arc,
@@ -14,8 +17,10 @@ use object_store::{
     ClientOptions, Result,
     client::{
         HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+        SpawnedReqwestConnector,
     },
 };
+use tokio::runtime::{Handle, Id};
 
 use super::pace::{Pace, retry_after};
 use crate::clock::Clock;
@@ -40,6 +45,8 @@ pub(super) struct Connector {
 #[derive(Debug)]
 struct Attentive {
     client: HttpClient,
+    /// The runtime that opened the store, if one did, and the client for requests of others.
+    home: Option<(Id, HttpClient)>,
     pace: Arc<Pace>,
     clock: Clock,
 }
@@ -47,14 +54,28 @@ struct Attentive {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Attentive { client, pace: Arc::clone(&self.pace), clock: self.clock.clone() }))
+        let home = match Handle::try_current() {
+            Ok(home) => Some((home.id(), SpawnedReqwestConnector::new(home).connect(options)?)),
+            Err(_) => None,
+        };
+        Ok(HttpClient::new(Attentive { client, home, pace: Arc::clone(&self.pace), clock: self.clock.clone() }))
+    }
+}
+
+impl Attentive {
+    /// The client for a request of the calling task.
+    fn client(&self) -> &HttpClient {
+        match &self.home {
+            Some((home, elsewhere)) if Handle::try_current().is_ok_and(|runtime| runtime.id() != *home) => elsewhere,
+            _ => &self.client,
+        }
     }
 }
 
 #[async_trait]
 impl HttpService for Attentive {
     async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
-        let answer = self.client.execute(request).await?;
+        let answer = self.client().execute(request).await?;
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
         // The store's client reports a refusal together with its text.
         if answer.status().is_success() && header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {

@@ -1,9 +1,12 @@
 //! Loads a base of pieces: they are read in parallel, verified and applied.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Progress, Restore, RestoreError};
+use super::{Progress, READ_AHEAD_BYTES, Restore, RestoreError};
 use crate::{
     checkpoint::{
         base::{BaseIndex, Piece, PieceBlock, PieceError},
@@ -19,13 +22,24 @@ use crate::{
 /// Most bytes of adjacent pieces that one read fetches.
 const READ_BYTES: u64 = 4 << 20;
 
+/// Most bytes that the pieces of one read have once they are decompressed, unless one alone has more.
+const RAW_BYTES: u64 = 8 << 20;
+
+/// Units in which the memory of reads is counted, in bytes.
+const UNIT_BYTES: u64 = 1 << 10;
+
 /// Adjacent pieces of one file, fetched by one read.
 struct Read {
     file: SnapshotFile,
     from: u64,
     to: u64,
     pieces: Vec<(KeyGroup, PieceBlock)>,
+    /// Bytes of the pieces once they are decompressed.
+    raw_bytes: u64,
 }
+
+/// The memory that reads may take together. It is taken in their order, and given back in it.
+struct Room(Arc<Semaphore>);
 
 impl Restore<'_> {
     /// The index of the base of `contents`, limited to the pieces that this backend needs; `None` without a base.
@@ -49,7 +63,8 @@ impl Restore<'_> {
         Ok(Some(index))
     }
 
-    /// Applies every piece to `inner`.
+    /// Applies every piece to `inner`. The reads that are not applied yet have at most [`READ_AHEAD_BYTES`] together; a
+    /// larger one goes alone.
     pub(super) async fn load(
         &self,
         inner: &mut dyn StateBackend,
@@ -59,10 +74,15 @@ impl Restore<'_> {
     ) -> Result<(), RestoreError> {
         let wanted = self.wanted();
         let reads = plan(base, |piece| wanted.iter().any(|wanted| wanted.overlaps(piece.key_groups)));
-        let (backend, retry) = (self.manifest.backend.clone(), self.retry);
-        let fetches = reads.into_iter().map(move |read| fetch(self.store.clone(), backend.clone(), read, retry));
-        let mut fetched = stream::iter(fetches).buffered(self.parallel_reads.max(1));
-        while let Some((read, opened)) = fetched.next().await {
+        let (store, backend, retry) = (self.store.clone(), self.manifest.backend.clone(), self.retry);
+        let room = Room::new();
+        let fetches = stream::iter(reads).then(move |read| {
+            let (taken, store, backend) = (room.take(read.memory()), store.clone(), backend.clone());
+            async move { fetch(store, backend, (read, taken.await), retry) }
+        });
+        // Boxed: with the types of these closures the restore would be a future that cannot be spawned.
+        let mut fetched = fetches.buffered(self.parallel_reads.max(1)).boxed();
+        while let Some((read, opened, _taken)) = fetched.next().await {
             let path = self.file_path(&read.file);
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
             let opened =
@@ -124,7 +144,38 @@ struct Refused {
     error: PieceError,
 }
 
+impl Room {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(units(READ_AHEAD_BYTES) as usize)))
+    }
+
+    /// Waits until there is room for `bytes`, or until there is nothing else if it is more than all of the room.
+    fn take(&self, bytes: u64) -> impl Future<Output = OwnedSemaphorePermit> + use<> {
+        let room = self.0.clone();
+        async move {
+            let units = units(bytes.min(READ_AHEAD_BYTES));
+            room.acquire_many_owned(units).await.expect("nobody closes it")
+        }
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
 impl Read {
+    /// Bytes of memory that it takes: those stored, and beside them those decompressed.
+    fn memory(&self) -> u64 {
+        (self.to - self.from).saturating_add(self.raw_bytes)
+    }
+
+    fn can_join(&self, block: &PieceBlock) -> bool {
+        self.file == block.file
+            && self.to == block.offset
+            && self.to + u64::from(block.stored_length) - self.from <= READ_BYTES
+            && self.raw_bytes + u64::from(block.length) <= RAW_BYTES
+    }
+
     /// The contents of the pieces in `bytes`, each verified.
     fn open(&self, bytes: &Bytes) -> Result<Vec<Bytes>, Refused> {
         let open = |(_, block): &(KeyGroup, PieceBlock)| {
@@ -138,10 +189,15 @@ impl Read {
 
 type Opened = Result<Result<Vec<Bytes>, Refused>, StoreError>;
 
-async fn fetch(store: Store, backend: BackendId, read: Read, retry: Retry) -> (Read, Opened) {
+async fn fetch(
+    store: Store,
+    backend: BackendId,
+    (read, taken): (Read, OwnedSemaphorePermit),
+    retry: Retry,
+) -> (Read, Opened, OwnedSemaphorePermit) {
     let (path, range) = (path(&backend, &read.file), read.from..read.to);
     let opened = store.get_range_checked(&path, range, retry, |bytes| read.open(bytes)).await;
-    (read, opened)
+    (read, opened, taken)
 }
 
 fn path(backend: &BackendId, file: &SnapshotFile) -> Path {
@@ -155,10 +211,11 @@ fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read> {
     all.sort_by(|(_, a), (_, b)| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
     let mut reads: Vec<Read> = vec![];
     for (piece, block) in all {
-        let end = block.offset + u64::from(block.stored_length);
+        let (end, raw_bytes) = (block.offset + u64::from(block.stored_length), u64::from(block.length));
         match reads.last_mut() {
-            Some(read) if read.file == block.file && read.to == block.offset && end - read.from <= READ_BYTES => {
+            Some(read) if read.can_join(block) => {
                 read.to = end;
+                read.raw_bytes += raw_bytes;
                 read.pieces.push((piece.key_groups.first(), block.clone()));
             }
             _ => reads.push(Read {
@@ -166,8 +223,35 @@ fn plan(base: &BaseIndex, wanted: impl Fn(&Piece) -> bool) -> Vec<Read> {
                 from: block.offset,
                 to: end,
                 pieces: vec![(piece.key_groups.first(), block.clone())],
+                raw_bytes,
             }),
         }
     }
     reads
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_take_room_in_their_order_and_a_larger_one_than_all_goes_alone() {
+        let room = Room::new();
+        let first = room.take(READ_AHEAD_BYTES - UNIT_BYTES).await;
+        let small = room.take(UNIT_BYTES).await;
+        let mut large = Box::pin(room.take(10 * READ_AHEAD_BYTES));
+        assert!((&mut large).now_or_never().is_none());
+        drop(first);
+        let mut later = Box::pin(room.take(UNIT_BYTES));
+        assert!((&mut later).now_or_never().is_none(), "the larger one is before it");
+        assert!((&mut large).now_or_never().is_none());
+        drop(small);
+        let large = (&mut large).now_or_never().unwrap();
+        assert!((&mut later).now_or_never().is_none());
+        drop(large);
+        assert!(later.now_or_never().is_some());
+    }
 }

@@ -1,8 +1,14 @@
 //! The writer of one file of a savepoint. It collects rows into row groups, and row groups into a file in memory.
+//!
+//! A file grows by blocks of a fixed size, and its checksum with it. No byte of the file is in memory twice, neither
+//! while it grows nor while it is uploaded.
 
-use std::{mem, sync::Arc};
+use std::{
+    io::{self, Write},
+    mem,
+    sync::Arc,
+};
 
-use bytes::Bytes;
 use parquet::{
     basic::{Compression, ZstdLevel},
     data_type::{ByteArrayType, DataType, Int32Type, Int64Type},
@@ -20,6 +26,7 @@ use super::{
     metadata::FORMAT_VERSION,
     reader::VERSION_KEY,
 };
+use crate::object::{PutPayload, PutPayloadMut};
 
 /// Bytes of rows after which a row group ends.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -27,23 +34,34 @@ const ROW_GROUP_BYTES: usize = 8 << 20;
 /// Bytes after which a file ends.
 const FILE_BYTES: usize = 64 << 20;
 
+/// Bytes by which a file in memory grows.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// Columns whose values repeat.
 const REPEATED: [&str; 4] = ["key_group", "subtask", "state", "kind"];
 
 /// A file being written.
 pub struct FileWriter {
-    file: SerializedFileWriter<Vec<u8>>,
+    file: SerializedFileWriter<Blocks>,
     columns: Columns,
     rows: u64,
 }
 
 /// A complete file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct WrittenFile {
     /// The contents of the file.
-    pub bytes: Bytes,
+    pub payload: PutPayload,
+    /// The checksum of the file.
+    pub crc32: u32,
     /// Number of rows in the file.
     pub rows: u64,
+}
+
+/// The bytes of a file so far.
+struct Blocks {
+    payload: PutPayloadMut,
+    hasher: crc32fast::Hasher,
 }
 
 impl FileWriter {
@@ -62,7 +80,7 @@ impl FileWriter {
             properties.set_column_dictionary_enabled(ColumnPath::from(column), true)
         };
         let properties = Arc::new(REPEATED.into_iter().fold(properties, repeats).build());
-        let file = SerializedFileWriter::new(vec![], schema()?, properties)?;
+        let file = SerializedFileWriter::new(Blocks::new(), schema()?, properties)?;
         Ok(Self { file, columns: Columns::default(), rows: 0 })
     }
 
@@ -90,7 +108,8 @@ impl FileWriter {
         if self.columns.rows > 0 {
             self.end_group()?;
         }
-        Ok(WrittenFile { bytes: self.file.into_inner()?.into(), rows: self.rows })
+        let Blocks { payload, hasher } = self.file.into_inner()?;
+        Ok(WrittenFile { payload: payload.freeze(), crc32: hasher.finalize(), rows: self.rows })
     }
 
     fn end_group(&mut self) -> Result<(), ParquetError> {
@@ -111,7 +130,27 @@ impl FileWriter {
     }
 }
 
-type Group<'a> = SerializedRowGroupWriter<'a, Vec<u8>>;
+impl Blocks {
+    fn new() -> Self {
+        Self { payload: PutPayloadMut::new().with_block_size(BLOCK_BYTES), hasher: crc32fast::Hasher::new() }
+    }
+}
+
+impl Write for Blocks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A longer piece would become a block of its own length.
+        let taken = bytes.get(..BLOCK_BYTES).unwrap_or(bytes);
+        self.payload.extend_from_slice(taken);
+        self.hasher.update(taken);
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+type Group<'a> = SerializedRowGroupWriter<'a, Blocks>;
 
 fn optional<T: DataType>(group: &mut Group<'_>, column: &Column<T::T>) -> Result<(), ParquetError> {
     write::<T>(group, &column.values, Some(&column.levels))
@@ -126,4 +165,43 @@ fn write<T: DataType>(group: &mut Group<'_>, values: &[T::T], levels: Option<&[i
     let mut column = next.ok_or_else(|| ParquetError::General("the schema has fewer columns".to_owned()))?;
     column.typed::<T>().write_batch(values, levels, None)?;
     column.close()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        object::Path,
+        savepoint::{Entry, Place, read_rows},
+        types::KeyGroup,
+    };
+
+    #[test]
+    fn a_file_is_in_memory_once_in_blocks_of_one_size() {
+        let mut file = FileWriter::new().unwrap();
+        let mut random = StdRng::seed_from_u64(1);
+        let values: Vec<[u8; 1_000]> = (0..10_000).map(|_| random.random()).collect();
+        for value in &values {
+            let place = Place::KeyGroup(KeyGroup(3));
+            let entry = Entry::Value(value);
+            file.push(&Row { place, state: "a", key: b"k", namespace: b"", entry, touched: None }).unwrap();
+        }
+        let WrittenFile { payload, crc32, rows } = file.finish().unwrap();
+        assert_eq!(rows, 10_000);
+        assert!(payload.content_length() > 10_000_000);
+        let blocks: Vec<_> = payload.iter().map(bytes::Bytes::len).collect();
+        let (last, full) = blocks.split_last().unwrap();
+        assert!(full.iter().all(|block| *block == BLOCK_BYTES) && *last <= BLOCK_BYTES, "{blocks:?}");
+        let whole: Vec<u8> = payload.iter().flatten().copied().collect();
+        assert_eq!(crc32, crc32fast::hash(&whole));
+        let mut read = values.iter();
+        let check = |row: &Row<'_>| {
+            assert_eq!(row.entry, Entry::Value(read.next().unwrap()));
+            Ok(())
+        };
+        assert_eq!(read_rows(&Path::from("a"), &whole.into(), 1 << 30, check).unwrap(), 10_000);
+    }
 }

@@ -17,22 +17,20 @@ impl BoundedBackend {
         Self { inner: HashMapBackend::new(key_groups), max_bytes }
     }
 
-    /// Calls `read` with the changes that rebuild all of (state, key group) in an empty backend. Those of one cell
-    /// follow each other, in order.
+    /// Calls `read` with the changes that rebuild one piece of (state, key group) in an empty backend: the next cells
+    /// whose stable hashes are `first` or higher. The changes of one cell follow each other, in order. Returns where
+    /// the next piece begins; `None` after the last one.
     ///
     /// # Errors
     /// As `PieceSnapshots::copy_piece`.
-    pub fn for_each(
+    pub fn piece(
         &self,
         state: StateId,
         key_group: KeyGroup,
+        first: u64,
         read: &mut dyn FnMut(&Change<'_>),
-    ) -> Result<(), StateError> {
-        let mut from = Some(0);
-        while let Some(first) = from {
-            from = self.inner.copy_piece(state, key_group, first, read)?.checked_add(1);
-        }
-        Ok(())
+    ) -> Result<Option<u64>, StateError> {
+        Ok(self.inner.copy_piece(state, key_group, first, read)?.checked_add(1))
     }
 }
 
@@ -71,7 +69,26 @@ mod tests {
         assert!((20..100).contains(&full), "{full} entries of 100 bytes and their names");
         assert!(matches!(put(&mut backend, 2_000), Err(StateError::Full { allowed: 10_000 })));
         let mut seen = 0;
-        backend.for_each(StateId(1), KeyGroup(3), &mut |_| seen += 1).unwrap();
-        assert_eq!(seen, backend.entries(StateId(1)).unwrap());
+        let next = backend.piece(StateId(1), KeyGroup(3), 0, &mut |_| seen += 1).unwrap();
+        assert_eq!((seen, next), (backend.entries(StateId(1)).unwrap(), None));
+    }
+
+    #[test]
+    fn a_key_group_of_any_size_comes_in_pieces_of_a_bounded_one() {
+        let mut backend = BoundedBackend::new(KeyGroupRange::one(KeyGroup(3)), u64::MAX);
+        backend.register(StateId(1), &StateDescriptor::new("a", StateKind::Value));
+        for n in 0..10_000_u32 {
+            let at = Address { state: StateId(1), key_group: KeyGroup(3), key: &n.to_be_bytes(), namespace: b"" };
+            backend.apply(&Change { at, action: Action::Put(&[7; 1_000]) }).unwrap();
+        }
+        let (mut seen, mut next) = (vec![], Some(0));
+        while let Some(first) = next {
+            let before = seen.len();
+            let read = &mut |change: &Change<'_>| seen.push(change.at.key.to_vec());
+            next = backend.piece(StateId(1), KeyGroup(3), first, read).unwrap();
+            assert!(seen.len() - before < 2_000, "about a megabyte each");
+        }
+        seen.sort_unstable();
+        assert!(seen.iter().eq((0..10_000_u32).map(|n| n.to_be_bytes().to_vec()).collect::<Vec<_>>().iter()));
     }
 }

@@ -4,13 +4,16 @@
 //! for a NameNode that is stopped, or that is behind a broken network: the connection counts as alive until TCP gives
 //! up, and every later request uses the same connection. So when a caller gives up a call after a while, the client is
 //! dropped with it, and the next client begins with the next NameNode. Other calls under way keep the old client.
+//!
+//! Every client works on the runtime that opened the store, whichever runtime calls it first. A caller with a runtime
+//! of its own would end the connections of all others when it ends.
 
 use std::{future::Future, time::Duration};
 
 use hdfs_native::{Client, ClientBuilder};
 use object_store::Result;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{error::told, settings::Settings};
 
@@ -21,6 +24,8 @@ const SUSPICIOUS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Connection {
     settings: Settings,
+    /// The runtime that opened the store, if one did.
+    home: Option<Handle>,
     current: Mutex<Current>,
 }
 
@@ -42,7 +47,7 @@ struct Pending<'a> {
 
 impl Connection {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, current: Mutex::default() }
+        Self { settings, home: Handle::try_current().ok(), current: Mutex::default() }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -74,6 +79,9 @@ impl Connection {
     fn build(&self, given_up: usize) -> hdfs_native::Result<Client> {
         let settings = &self.settings;
         let mut builder = ClientBuilder::new().with_url(&settings.url).with_config(settings.properties(given_up));
+        if let Some(home) = &self.home {
+            builder = builder.with_io_runtime(home.clone());
+        }
         if let Some(folder) = &settings.config_dir {
             builder = builder.with_config_dir(folder);
         }
