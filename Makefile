@@ -13,7 +13,7 @@ STORE ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DSTL := $(TARGET)/release/dstl
 # Tests run the dependencies that ship, so that those are compiled once. The packages of this workspace are compiled for them with debug
-# assertions, and optimized less, which halves the time; the test programs themselves are not optimized at all.
+# assertions, and optimized less, which halves the time; integration tests themselves are not optimized at all.
 PACKAGES := dstl dstl-client dstl-proto
 FEATURES := --features demo,testing
 CHECKED := --release --locked $(FEATURES) $(foreach it,$(PACKAGES),--config 'profile.release.package.$(it).debug-assertions=true' \

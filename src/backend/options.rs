@@ -94,8 +94,8 @@ options! {
         /// store.
         pub undo_memory: u64 = option("memory.undo", State 4, Kind::at_least(1), "16 MiB");
         /// State in memory while a checkpoint is read (savepoints by barrier, ReadCheckpoint, verify.interval), one at
-        /// a time; each key group must fit it: a size, or a percentage of memory.budget. Beside it are up to 64 MiB that
-        /// are read ahead, and up to 96 MiB of the file that a savepoint fills.
+        /// a time; each key group must fit it: a size, or a percentage of memory.budget. Beside it are up to 64 MiB
+        /// that are read ahead, and up to 96 MiB of the file that a savepoint fills.
         pub reading_memory: u64 = option("memory.reading", State 6, Kind::Share, "3%");
         /// How long a savepoint by barrier may take, from the barrier until it exists, where the barrier does not say.
         pub savepoint_timeout: Duration = option("savepoint.timeout", Checkpoints 6, Kind::AT_LEAST_1_S, "1 h");

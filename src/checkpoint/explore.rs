@@ -227,7 +227,7 @@ fn a_log_index_in_pages_that_is_truncated_or_inherited() {
 
 #[test]
 fn snapshots_that_end_in_any_order_fail_and_are_let_go() {
-    let scope = Scope { barriers: 2, notices: 1 + deeper(), idle: true, unlogged: true, ..Scope::NONE };
+    let scope = Scope { barriers: 3, notices: 1 + deeper(), idle: true, unlogged: true, ..Scope::NONE };
     explored_after("snapshots", &opened(0, None), scope, 2_000);
     let prefix = [opened(0, None), snapshotted(0, 1)].concat();
     let scope = Scope { notices: deeper(), refusals: 1, sweeps: 1, ..scope };
@@ -237,8 +237,8 @@ fn snapshots_that_end_in_any_order_fail_and_are_let_go() {
 #[test]
 fn snapshots_of_an_owner_that_is_followed() {
     let prefix = [opened(0, None), snapshotted(0, 1)].concat();
-    let barriers = 1 + deeper();
-    let scope = Scope { opens: 1, barriers, sweeps: 1, crashes: 1, idle: deeper() > 0, unlogged: true, ..Scope::NONE };
+    let scope =
+        Scope { opens: 1, barriers: 2, sweeps: 1, crashes: 1, idle: deeper() > 0, unlogged: true, ..Scope::NONE };
     explored_after("succession without log", &prefix, scope, 2_000);
 }
 

@@ -76,6 +76,7 @@ impl Restore<'_> {
         let reads = plan(base, |piece| wanted.iter().any(|wanted| wanted.overlaps(piece.key_groups)));
         let (store, backend, retry) = (self.store.clone(), self.manifest.backend.clone(), self.retry);
         let room = Room::new();
+        #[expect(clippy::async_yields_async, reason = "only the room is waited for here; `buffered` awaits the reads")]
         let fetches = stream::iter(reads).then(move |read| {
             let (taken, store, backend) = (room.take(read.memory()), store.clone(), backend.clone());
             async move { fetch(store, backend, (read, taken.await), retry) }
