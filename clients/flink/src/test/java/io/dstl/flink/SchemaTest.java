@@ -3,15 +3,9 @@ package io.dstl.flink;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import java.net.URI;
-import java.net.URL;
-import java.net.URLClassLoader;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import javax.tools.JavaFileObject;
-import javax.tools.SimpleJavaFileObject;
-import javax.tools.ToolProvider;
 import org.apache.flink.api.common.serialization.SerializerConfigImpl;
 import org.apache.flink.api.common.state.ListStateDescriptor;
 import org.apache.flink.api.common.state.MapStateDescriptor;
@@ -231,16 +225,6 @@ class SchemaTest {
 
     /** The class `Person` with these fields, in a class loader of its own. */
     private Class<?> compile(String name, String fields) throws Exception {
-        Path target = directory.resolve(name);
-        target.toFile().mkdirs();
-        JavaFileObject source = new SimpleJavaFileObject(URI.create("string:///Person.java"), JavaFileObject.Kind.SOURCE) {
-            @Override
-            public CharSequence getCharContent(boolean ignoreEncodingErrors) {
-                return "public class Person { public Person() {} " + fields + " }";
-            }
-        };
-        assertThat(ToolProvider.getSystemJavaCompiler().getTask(null, null, null, List.of("-d", target.toString(), "-cp", System.getProperty("java.class.path")), null,
-                List.of(source)).call()).isTrue();
-        return new URLClassLoader(new URL[] {target.toUri().toURL()}, SchemaTest.class.getClassLoader()).loadClass("Person");
+        return CompiledClass.of("Person", fields, directory.resolve(name)).load();
     }
 }

@@ -74,6 +74,7 @@ final class Jobs {
         jobs.put("process", Jobs::process);
         jobs.put("triggers", TriggerJob::build);
         jobs.put("async", AsyncJob::build);
+        jobs.put("clock", ClockJob::build);
         return jobs;
     }
 
@@ -82,7 +83,7 @@ final class Jobs {
         return environment
                 .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").uid(job + "-numbers")
                 .map(new Pace(run)).returns(Types.LONG).uid(job + "-pace")
-                .map(number -> Tuple2.of("k" + mix(number) % KEYS, number)).returns(Types.TUPLE(Types.STRING, Types.LONG)).uid(job + "-key")
+                .map(number -> Tuple2.of(key(number), number)).returns(Types.TUPLE(Types.STRING, Types.LONG)).uid(job + "-key")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forMonotonousTimestamps()
                         .withTimestampAssigner((event, before) -> event.f1)).uid(job + "-time");
     }
@@ -93,7 +94,7 @@ final class Jobs {
                 .fromSource(new NumberSequenceSource(0, EVENTS - 1), WatermarkStrategy.noWatermarks(), "numbers").setParallelism(1)
                 .uid(job + "-numbers")
                 .map(new Pace(run)).returns(Types.LONG).setParallelism(1).uid(job + "-pace")
-                .map(number -> Tuple2.of("k" + mix(number) % KEYS, number)).returns(Types.TUPLE(Types.STRING, Types.LONG))
+                .map(number -> Tuple2.of(key(number), number)).returns(Types.TUPLE(Types.STRING, Types.LONG))
                 .setParallelism(1).uid(job + "-key")
                 .assignTimestampsAndWatermarks(WatermarkStrategy.<Tuple2<String, Long>>forGenerator(context -> new EachEvent())
                         .withTimestampAssigner((event, before) -> event.f1)).setParallelism(1).uid(job + "-time");
@@ -107,6 +108,11 @@ final class Jobs {
 
         @Override
         public void onPeriodicEmit(WatermarkOutput output) {}
+    }
+
+    /** The key of an event. */
+    static String key(long number) {
+        return "k" + mix(number) % KEYS;
     }
 
     static long mix(long z) {
