@@ -79,7 +79,7 @@ impl Restore<'_> {
         #[expect(clippy::async_yields_async, reason = "only the room is waited for here; `buffered` awaits the reads")]
         let fetches = stream::iter(reads).then(move |read| {
             let (taken, store, backend) = (room.take(read.memory()), store.clone(), backend.clone());
-            async move { fetch(store, backend, (read, taken.await), retry) }
+            async move { fetch(store, backend, read, taken.await, retry) }
         });
         // Boxed: with the types of these closures the restore would be a future that cannot be spawned.
         let mut fetched = fetches.buffered(self.parallel_reads.max(1)).boxed();
@@ -89,23 +89,24 @@ impl Restore<'_> {
             let opened =
                 opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
             let may_block = inner.may_block();
-            tasks::blocking_if(may_block, || self.load_pieces(inner, (&read, &opened), &path, progress))?;
+            tasks::blocking_if(may_block, || self.load_pieces(inner, &read, &opened, progress))?;
             report(*progress);
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Applies the verified pieces of one read of the object at `path`.
+    /// Applies the verified pieces of one read, whose contents are `opened`.
     fn load_pieces(
         &self,
         inner: &mut dyn StateBackend,
-        (read, opened): (&Read, &[Bytes]),
-        path: &Path,
+        read: &Read,
+        opened: &[Bytes],
         progress: &mut Progress,
     ) -> Result<(), RestoreError> {
+        let path = self.file_path(&read.file);
         for ((group, block), raw) in read.pieces.iter().zip(opened) {
-            let damaged = |what: String| self.damaged(Fault::corrupt(path, Some(block.offset), what));
+            let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));
             for change in snapshot::changes(*group, raw) {
                 let change = change.map_err(|error| damaged(error.to_string()))?;
                 let Some(change) = self.renamed(change) else { continue };
@@ -193,7 +194,8 @@ type Opened = Result<Result<Vec<Bytes>, Refused>, StoreError>;
 async fn fetch(
     store: Store,
     backend: BackendId,
-    (read, taken): (Read, OwnedSemaphorePermit),
+    read: Read,
+    taken: OwnedSemaphorePermit,
     retry: Retry,
 ) -> (Read, Opened, OwnedSemaphorePermit) {
     let (path, range) = (path(&backend, &read.file), read.from..read.to);
