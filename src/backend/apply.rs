@@ -29,7 +29,7 @@ pub(super) fn apply_batch(
     // Reads go on in failsafe, but without upkeep, since upkeep writes.
     let upkeep = (effects.reads_change && core.check_writable().is_ok()).then(|| core.table.upkeep());
     let executed = if effects.writes || upkeep.is_some() {
-        core.logged(|table, log| table.execute(operations, upkeep.as_ref(), (ahead, log)))
+        core.logged(|table, log| table.execute(operations, upkeep.as_ref(), ahead, log))
     } else {
         read(core, operations, ahead).map(|answers| (answers, 0))
     };
@@ -68,18 +68,19 @@ pub(super) fn read_batch(core: &mut Core, operations: &[Operation<'_>], ahead: A
 fn read(core: &mut Core, operations: &[Operation<'_>], ahead: Ahead) -> Result<Vec<(u32, Option<Answer>)>, String> {
     let Core { table, owner, bases, .. } = core;
     let mut log = Log { log: owner.log(), log_changes: bases.log_changes_mut() };
-    table.execute(operations, None, (ahead, &mut log))
+    table.execute(operations, None, ahead, &mut log)
 }
 
-/// Carries out a slice of the leading reads of `operations`, if the batch is long enough to need slices. Returns
-/// whether others follow.
+/// Carries out a slice of the leading reads of `operations`, if the batch is long enough to need slices. A batch that
+/// `changes_nothing` takes no number, so its reads clean nothing up. Returns whether others follow.
 ///
 /// # Errors
 /// If the inner backend failed.
 pub(super) fn read_ahead(
     core: &mut Core,
     operations: &[Operation<'_>],
-    (ahead, changes_nothing): (&mut Ahead, bool),
+    ahead: &mut Ahead,
+    changes_nothing: bool,
 ) -> Result<bool, Error> {
     core.table.read_ahead(operations, ahead, changes_nothing).map_err(|fault| core.fail_safe(fault))
 }

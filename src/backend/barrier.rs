@@ -82,7 +82,8 @@ pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointRe
 /// As [`take`].
 pub(super) fn take_held(
     core: &mut Core,
-    (request, reply): (BarrierRequest, CheckpointReply),
+    request: BarrierRequest,
+    reply: CheckpointReply,
     hold: Hold,
 ) -> Result<(), Error> {
     let id = request.id;
@@ -156,7 +157,7 @@ fn cut_state(core: &mut Core, id: CheckpointId, deadline: Instant) -> Result<Cut
     let frozen = table.begin_cut(id, newest.as_ref(), bases.snapshots.newest_images());
     let images = frozen.map_err(|fault| error::local_store(&fault))?;
     let cut = owner.begin_snapshot(id, applied_to, newest.as_ref().map(|newest| newest.uuid()));
-    bases.snapshots.add(id, Snapshot::new((Instant::now(), deadline), newest.as_ref(), images));
+    bases.snapshots.add(id, Snapshot::new(Instant::now(), deadline, newest.as_ref(), images));
     core.env.metrics.materialization_started();
     Ok(cut)
 }

@@ -49,7 +49,8 @@ impl Bases {
     pub(super) fn new(
         env: &Environment,
         id: &BackendId,
-        (previous, log_changes): (Option<Arc<Reusable>>, u64),
+        previous: Option<Arc<Reusable>>,
+        log_changes: u64,
         snapshots: Snapshots,
     ) -> Self {
         Self {
@@ -121,7 +122,7 @@ impl Bases {
 
     /// Notes that a materialization is durable. If it is the newest, the next one may reuse its parts. It has the first
     /// `covered` changes of the log.
-    pub(super) fn succeeded(&mut self, made: Made, (is_newest, covered): (bool, u64)) {
+    pub(super) fn succeeded(&mut self, made: Made, is_newest: bool, covered: u64) {
         let Made { materialization, index, uploaded_bytes } = made;
         self.env.metrics.materialized(&self.id, materialization.stored_bytes, uploaded_bytes);
         self.failures = 0;

@@ -151,7 +151,8 @@ impl Coordinated {
     /// one. Returns whether it is news.
     pub(super) fn commit(
         &mut self,
-        (checkpoint, part): (JobCheckpoint, CheckpointIdentity),
+        checkpoint: JobCheckpoint,
+        part: CheckpointIdentity,
         is_own: bool,
         metrics: &BackendMetrics,
     ) -> bool {

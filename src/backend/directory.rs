@@ -15,7 +15,7 @@ use super::{
     environment::Environment,
     error,
     handle::Backend,
-    open::{self, Opened},
+    open::{self, Opened, Opener},
     words::Description,
     worker::{coordinate::Coordinators, linger::let_linger},
 };
@@ -139,13 +139,14 @@ impl Directory {
             Found::Proceed(opening, predecessor) => (opening, predecessor),
         };
         let guard = Guard { directory: self, id: &spec.id, number: opening.number };
+        let opener = Opener { env: &self.env, coordinators: &self.coordinators };
         let opened = tokio::select! {
             biased;
             () = opening.cancel.notified() => {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open((&self.env, &self.coordinators), &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
+            opened = opener.open(&spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
         let_linger(&opened.backend.shared, spec.linger.or(self.env.options.linger));

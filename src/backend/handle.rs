@@ -158,7 +158,7 @@ impl Backend {
         if core.table.writes(operations) || number.is_some_and(|number| number != core.seat.next_batch()) {
             return Ok(false);
         }
-        apply::read_ahead(&mut core, operations, (ahead, number.is_none()))
+        apply::read_ahead(&mut core, operations, ahead, number.is_none())
     }
 
     /// Materializes now; returns when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:

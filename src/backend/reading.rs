@@ -65,7 +65,7 @@ impl Session {
     pub fn readable_barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
         let id = request.id;
         let reply = CheckpointReply::Session(self.number());
-        let taken = self.take_barrier(request, |core, request| take_held(core, (request, reply), Hold::Readable(0)))?;
+        let taken = self.take_barrier(request, |core, request| take_held(core, request, reply, Hold::Readable(0)))?;
         if taken.is_some() {
             forget_unread(self.backend(), id);
         }
@@ -85,7 +85,7 @@ impl Backend {
         request: BarrierRequest,
     ) -> Result<CompletedCheckpoint, Error> {
         let id = request.id;
-        let answer = self.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Readable(0)))?;
+        let answer = self.call_barrier(epoch, |core, reply| take_held(core, request, reply, Hold::Readable(0)))?;
         forget_unread(self, id);
         answer.await.map_err(|_| closed(self.id()))?
     }

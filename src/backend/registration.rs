@@ -72,7 +72,7 @@ impl Backend {
                 let _turn = self.shared.batches.enter().await;
                 let mut core = self.shared.core();
                 core.check_owner(epoch)?;
-                move_next(&mut core, of, (&mut cursor, &outbox))?
+                move_next(&mut core, of, &mut cursor, &outbox)?
             };
             match next {
                 Next::Done => return Ok(()),
@@ -108,11 +108,11 @@ fn register(
     changes: &[SchemaChange],
 ) -> Result<(Plan, Vec<RegisteredState>), Error> {
     let writable = core.check_writable();
-    core.table.register((wanted, changes), writable)
+    core.table.register(wanted, changes, writable)
 }
 
 /// Moves one batch, or returns the condition to wait for first.
-fn move_next(core: &mut Core, of: Move, (cursor, outbox): (&mut Cursor, &Arc<Outbox>)) -> Result<Next, Error> {
+fn move_next(core: &mut Core, of: Move, cursor: &mut Cursor, outbox: &Arc<Outbox>) -> Result<Next, Error> {
     core.check_writable()?;
     if of.rewrite == Rewrite::Stamp {
         core.table.check_state_memory()?;

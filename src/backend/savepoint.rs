@@ -49,7 +49,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a request to the store is made before a look fails.
 const ATTEMPTS: u32 = 8;
 
-type Answer = oneshot::Receiver<Result<CompletedCheckpoint, Error>>;
+/// A barrier that was taken, of whose checkpoint a savepoint is to be made.
+struct TakenBarrier {
+    /// The id of its checkpoint.
+    id: CheckpointId,
+    /// Gets the checkpoint once it is durable, or why it failed.
+    answer: oneshot::Receiver<Result<CompletedCheckpoint, Error>>,
+    /// When the savepoint must be there.
+    deadline: Instant,
+}
 
 impl Session {
     /// Takes a barrier that makes the savepoint `name` of the whole job; its outcome arrives in the outbox.
@@ -64,14 +72,14 @@ impl Session {
     ) -> Result<(), Refusal> {
         let (id, deadline) = (request.id, deadline(&request, directory));
         let (reply, answer) = oneshot::channel();
-        let begin =
-            |core: &mut Core, request| take_held(core, (request, CheckpointReply::Call(reply)), Hold::Savepoint);
+        let begin = |core: &mut Core, request| take_held(core, request, CheckpointReply::Call(reply), Hold::Savepoint);
         if self.take_barrier(request, begin)?.is_none() {
             return Ok(());
         }
         let (directory, backend) = (directory.clone(), self.backend().clone());
+        let barrier = TakenBarrier { id, answer, deadline };
         directory.environment().tasks.clone().spawn(async move {
-            let made = directory.make_savepoint(&backend, (id, answer), name, deadline).await;
+            let made = directory.make_savepoint(&backend, barrier, name).await;
             let event = match made {
                 Ok(made) => SessionEvent::SavepointMade(Box::new(made)),
                 Err(error) => SessionEvent::CheckpointFailed { id, error },
@@ -95,24 +103,25 @@ impl Directory {
         name: Name,
     ) -> Result<SavepointMade, Error> {
         let (id, deadline) = (request.id, deadline(&request, self));
-        let answer = backend.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Savepoint))?;
+        let answer = backend.call_barrier(epoch, |core, reply| take_held(core, request, reply, Hold::Savepoint))?;
         let (directory, backend, tasks) = (self.clone(), backend.clone(), self.environment().tasks.clone());
         let (reply, made) = oneshot::channel();
         let gone = closed(backend.id());
+        let barrier = TakenBarrier { id, answer, deadline };
         tasks.spawn(async move {
-            let _ = reply.send(directory.make_savepoint(&backend, (id, answer), name, deadline).await);
+            let _ = reply.send(directory.make_savepoint(&backend, barrier, name).await);
         });
         made.await.map_err(|_| gone)?
     }
 
-    /// Makes a savepoint once the checkpoint of its barrier is there, and lets that go.
+    /// Makes a savepoint once the checkpoint of `barrier` is there, and lets that go.
     async fn make_savepoint(
         &self,
         backend: &Backend,
-        (id, answer): (CheckpointId, Answer),
+        barrier: TakenBarrier,
         name: Name,
-        deadline: Instant,
     ) -> Result<SavepointMade, Error> {
+        let TakenBarrier { id, answer, deadline } = barrier;
         let savepoint = SavepointId { job: backend.id().job.clone(), name };
         let made = async {
             let checkpoint = answer.await.map_err(|_| closed(backend.id()))??;

@@ -92,7 +92,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// The empty seat of an owner, whose first batch has number 0. The largest batch costs `largest`.
-    pub(super) fn new(id: &BackendId, metrics: &BackendMetrics, (account, largest): (Account, u64)) -> Self {
+    pub(super) fn new(id: &BackendId, metrics: &BackendMetrics, account: Account, largest: u64) -> Self {
         Self {
             id: id.clone(),
             metrics: metrics.clone(),

@@ -87,11 +87,11 @@ impl Session {
                 let mut core = self.backend.shared.core();
                 self.check(&core)?;
                 let follows = core.seat.is_next(number) && {
-                    let read = apply::read_ahead(&mut core, operations, (&mut ahead, false));
+                    let read = apply::read_ahead(&mut core, operations, &mut ahead, false);
                     read.map_err(|error| core.seat.halt(error))?
                 };
                 if !follows {
-                    return apply_rest(&mut core, (number, bytes), operations, ahead);
+                    return apply_rest(&mut core, number, bytes, operations, ahead);
                 }
             }
             tokio::task::yield_now().await;
@@ -215,10 +215,11 @@ fn top_up(core: &mut Core, number: u64) -> u64 {
     granted
 }
 
-/// Applies the operations of a batch of `bytes` that were not read ahead.
+/// Applies the operations of batch `number`, which has `bytes`, without those that were read `ahead`.
 fn apply_rest(
     core: &mut Core,
-    (number, bytes): (u64, u64),
+    number: u64,
+    bytes: u64,
     operations: &[Operation<'_>],
     ahead: Ahead,
 ) -> Result<Option<BatchResult>, Refusal> {

@@ -108,7 +108,7 @@ pub(super) struct Taken {
 
 impl Table {
     /// The table of an owner with this `epoch`, which begins with `filled`.
-    pub(super) fn new(env: &Environment, id: &BackendId, (shape, epoch): (Shape, Epoch), filled: Filled) -> Self {
+    pub(super) fn new(env: &Environment, id: &BackendId, shape: Shape, epoch: Epoch, filled: Filled) -> Self {
         let Filled { inner, states, time, restored, log_changes, undo } = filled;
         let clock = env.clock.now_ms();
         let ahead_ms = time.saturating_sub(clock);

@@ -31,7 +31,8 @@ pub(crate) async fn weigh(
     by: &Claiming,
     spec: &OpenSpec,
     claim: &Claim,
-    (checkpoint, fault): (CheckpointId, &Fault),
+    checkpoint: CheckpointId,
+    fault: &Fault,
 ) -> Result<(), Error> {
     let retry = Retry::until(Instant::now() + by.open_timeout);
     let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };

@@ -51,6 +51,17 @@ pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     Ok(covered.len() as u64 - HEADER_BYTES)
 }
 
+/// The part of a backend's contents that one piece has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PiecePlace {
+    /// The state whose entries it has.
+    pub state: StateId,
+    /// The key group of these entries.
+    pub key_group: KeyGroup,
+    /// The stable hashes of these entries.
+    pub hashes: HashRange,
+}
+
 /// A materialization that is being made. If it is dropped, its files stay on the store without a reference until a
 /// sweep deletes them.
 #[derive(Debug)]
@@ -84,7 +95,7 @@ impl PieceWriter {
     /// If the store does not take it.
     pub async fn add(
         &mut self,
-        (state, group, hashes): (StateId, KeyGroup, HashRange),
+        place: PiecePlace,
         sqn: Sqn,
         contents: Option<PieceContents>,
     ) -> Result<(), MaterializationError> {
@@ -106,7 +117,8 @@ impl PieceWriter {
             self.filling.push(self.pieces.len());
             block
         });
-        self.push(Piece { state, key_groups: KeyGroupRange::one(group), hashes, sqn, block });
+        let PiecePlace { state, key_group, hashes } = place;
+        self.push(Piece { state, key_groups: KeyGroupRange::one(key_group), hashes, sqn, block });
         if self.bytes >= FILE_BYTES { self.upload_file().await } else { Ok(()) }
     }
 
@@ -123,7 +135,8 @@ impl PieceWriter {
     /// If the store does not take it, or the pieces do not cover the state.
     pub async fn finish(
         mut self,
-        (images, image_bytes): (Vec<Image>, u64),
+        images: Vec<Image>,
+        image_bytes: u64,
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
         // Order: 1. the files, 2. the index that lists them. A manifest names only the index, so it never leads to a

@@ -57,9 +57,10 @@ pub(crate) enum When {
 }
 
 impl Snapshot {
-    /// A snapshot that is frozen at `now`. It uses parts of `newest`.
+    /// A snapshot that is frozen at `now`, and has time until `deadline`. It uses parts of `newest`.
     pub(crate) fn new(
-        (now, deadline): (Instant, Instant),
+        now: Instant,
+        deadline: Instant,
         newest: Option<&Arc<Reusable>>,
         images: Vec<FrozenImage>,
     ) -> Self {

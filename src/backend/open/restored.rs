@@ -11,7 +11,7 @@ use crate::{
     claim::{claimed::Claim, part::RestoredPart, states::States},
     error::{Error, Reason},
     materialization::reusable::Reusable,
-    object::{Retry, Store},
+    object::Retry,
     restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
     state::{StateBackend, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
@@ -59,12 +59,13 @@ impl LoadError {
     }
 }
 
-/// Restores the state that `claim` begins with; reads from `store`, and from the images in `kept` if it has them.
+/// Restores the state that `claim` begins with. Reads from the store of `env`, and from the images in `kept` if it has
+/// them.
 pub(super) async fn restore(
     env: &Environment,
     claim: &Claim,
     states: &States,
-    (store, kept): (&Store, Option<&KeptImages>),
+    kept: Option<&KeptImages>,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Contents, LoadError> {
     let manifest = &claim.reads;
@@ -76,7 +77,7 @@ pub(super) async fn restore(
     let restored = match claim.parts.first() {
         Some(part) => {
             let restore = Restore {
-                store,
+                store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
                 kept,

@@ -8,6 +8,7 @@ use crate::{
     claim::{claimed::Claim, states::States},
     error::Reason,
     materialization::reusable::Reusable,
+    object::Path,
     restore::{KeptImages, Progress, RestoreError, Restored},
     state::{StateBackend, StateError},
     types::{InnerBackend, Sqn},
@@ -36,7 +37,8 @@ pub(super) fn needs_marks(env: &Environment, inner: InnerBackend) -> bool {
 pub(super) async fn begin(
     env: &Environment,
     claim: &Claim,
-    (predecessor, states): (Option<&Backend>, &States),
+    predecessor: Option<&Backend>,
+    states: &States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Begun, LoadError> {
     let on_disk = claim.manifest.shape.inner == InnerBackend::RocksDb;
@@ -44,7 +46,7 @@ pub(super) async fn begin(
     let mut not_warm = String::new();
     if let Some(predecessor) = predecessor {
         let begun = match (on_disk, &images) {
-            (true, Some(_)) => from_disk(env, claim, (predecessor, states), progress).await?,
+            (true, Some(_)) => from_disk(env, claim, predecessor, states, progress).await?,
             (true, None) => Err(OFF.to_owned()),
             (false, _) => from_memory(env, claim, predecessor, states),
         };
@@ -54,7 +56,7 @@ pub(super) async fn begin(
         }
         tracing::info!(backend = %predecessor.id(), why = not_warm, "what is at hand is of no use: restoring from the store");
     }
-    let contents = restore(env, claim, states, (&env.store, images.as_ref()), progress).await?;
+    let contents = restore(env, claim, states, images.as_ref(), progress).await?;
     Ok(Begun { contents, images, rolled_back: None, is_warm: false, not_warm })
 }
 
@@ -66,7 +68,8 @@ const OFF: &str = "`execution.state-recovery.warm` is off";
 async fn from_disk(
     env: &Environment,
     claim: &Claim,
-    (predecessor, states): (&Backend, &States),
+    predecessor: &Backend,
+    states: &States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Result<Begun, String>, LoadError> {
     let images = {
@@ -81,7 +84,8 @@ async fn from_disk(
     };
     let Some(images) = images else { return Ok(Err("the owner before kept nothing on local disk".to_owned())) };
     let (store, recall) = env.store.recalling();
-    let restored = restore(env, claim, states, (&store, Some(&images)), progress).await;
+    let recalling = Environment { store, ..env.clone() };
+    let restored = restore(&recalling, claim, states, Some(&images), progress).await;
     let contents = match restored {
         Ok(contents) => contents,
         Err(LoadError::Restore(RestoreError::Stopped)) => return Err(LoadError::Restore(RestoreError::Stopped)),
@@ -89,11 +93,11 @@ async fn from_disk(
         Err(LoadError::Restore(error)) => return Ok(Err(format!("restoring from local disk: {error}"))),
         Err(refused) => return Err(refused),
     };
-    let not_warm = recall.missing().map(not_local).unwrap_or_default();
+    let not_warm = recall.missing().map(|(reads, first)| not_local(reads, &first)).unwrap_or_default();
     Ok(Ok(Begun { contents, images: Some(images), rolled_back: None, is_warm: not_warm.is_empty(), not_warm }))
 }
 
-fn not_local((reads, first): (u64, crate::object::Path)) -> String {
+fn not_local(reads: u64, first: &Path) -> String {
     format!(
         "{reads} reads of what is not on local disk, or not any more, went to the store; the first was of `{first}`"
     )

@@ -107,15 +107,19 @@ impl Table {
     pub(crate) fn piece(
         &self,
         previous: Option<&Reusable>,
-        (state, group, first): (StateId, KeyGroup, u64),
+        state: StateId,
+        group: KeyGroup,
+        first: u64,
     ) -> Result<Pieced, StateError> {
-        tasks::blocking_if(self.may_block(), || self.copy_piece(previous, (state, group, first)))
+        tasks::blocking_if(self.may_block(), || self.copy_piece(previous, state, group, first))
     }
 
     fn copy_piece(
         &self,
         previous: Option<&Reusable>,
-        (state, group, first): (StateId, KeyGroup, u64),
+        state: StateId,
+        group: KeyGroup,
+        first: u64,
     ) -> Result<Pieced, StateError> {
         let is_operator = group == KeyGroup::OPERATOR;
         let pieces = if is_operator { Some(self.inner.operator_pieces()) } else { self.inner.pieces() };

@@ -119,7 +119,7 @@ impl Table {
         };
         if count::is_paged(&operation.op, descriptor, on_disk || reads.mark.is_some()) {
             let of = (&operation.op, descriptor, *time);
-            let total = reads.counted.next((contents, at), of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
+            let total = reads.counted.next(contents, at, of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
             reads.answers.extend(total.map(|total| Some(Answer::Count(total))));
             return Ok(());
         }

@@ -20,7 +20,8 @@ impl Table {
     /// If a descriptor is malformed, or differs from the registered one without a declared change. Nothing was changed.
     pub(crate) fn register(
         &mut self,
-        (wanted, changes): (&[StateDescriptor], &[SchemaChange]),
+        wanted: &[StateDescriptor],
+        changes: &[SchemaChange],
         writable: Result<(), Error>,
     ) -> Result<(Plan, Vec<RegisteredState>), Error> {
         let suspects = self.states.suspects(wanted);

@@ -64,7 +64,8 @@ impl Counted {
     /// if another slice has to go on.
     pub(super) fn next(
         &mut self,
-        (reads, at): (&dyn StateBackend, Address<'_>),
+        reads: &dyn StateBackend,
+        at: Address<'_>,
         of: (&Op<'_>, &StateDescriptor, TimeMs),
         entries: &mut usize,
     ) -> Result<Option<u64>, StateError> {
@@ -94,8 +95,8 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// The progress with which the rest of the batch goes on.
-    pub(super) fn view(self, limits: &Limits) -> BatchView {
-        if self.slices == 0 { BatchView::new(limits, 0) } else { self.view }
+    pub(super) fn view(self, limits: &Limits, scope: u64) -> BatchView {
+        if self.slices == 0 { BatchView::new(limits, scope, 0) } else { self.view }
     }
 }
 
@@ -122,10 +123,10 @@ impl Table {
                 return Ok(false);
             }
             self.pass_time();
-            ahead.view = BatchView::new(&self.env.options.limits, self.time);
+            ahead.view = BatchView::new(&self.env.options.limits, self.scope, self.time);
         }
         ahead.slices += 1;
-        let read = tasks::blocking_if(may_block, || self.read_slice(operations, ahead, (size, changes_nothing)));
+        let read = tasks::blocking_if(may_block, || self.read_slice(operations, ahead, size, changes_nothing));
         read.map_err(|fault| error::inner(&fault))
     }
 
@@ -133,7 +134,8 @@ impl Table {
         &mut self,
         operations: &[Operation<'_>],
         ahead: &mut Ahead,
-        (size, changes_nothing): (SliceSize, bool),
+        size: SliceSize,
+        changes_nothing: bool,
     ) -> Result<bool, StateError> {
         let (end, mut entries) = (ahead.view.done + size.operations, size.entries);
         let may_block = self.inner.may_block();
@@ -161,7 +163,7 @@ impl Table {
             let of = (&operation.op, descriptor, ahead.view.time);
             let is_first = !ahead.counted.is_under_way();
             let at = address(operation, key_group);
-            let Some(total) = ahead.counted.next((&self.inner, at), of, &mut entries)? else { return Ok(true) };
+            let Some(total) = ahead.counted.next(&self.inner, at, of, &mut entries)? else { return Ok(true) };
             if is_timed && is_first && !is_long {
                 // A count this short is left to the body, which also cleans up.
                 return Ok(false);
@@ -185,7 +187,7 @@ impl Table {
         }
         let descriptor = self.states.get(operation.state).expect("a checked operation has a state");
         let key_groups = read_key_groups(operation, key_group, self.shape.key_groups);
-        let context = view.context(descriptor, limits, (key_groups, self.scope), (None, self.clean_ups.lists()));
+        let context = view.context(descriptor, key_groups, None, self.clean_ups.lists());
         let at = address(operation, key_group);
         let answer = op::execute(&mut self.inner, at, &operation.op, &context, &mut |_| {})?;
         view.answered(answer);

@@ -250,7 +250,7 @@ fn job_completed(core: &mut Core, commit: &Commit) {
     let part = commit.part(&core.id.operator, core.id.subtask);
     let (Some(coordinated), Some(part)) = (&mut core.coordinated, part) else { return };
     let is_own = part.epoch == core.owner.epoch().number;
-    if !coordinated.commit((commit.checkpoint, part), is_own, &core.env.metrics) {
+    if !coordinated.commit(commit.checkpoint, part, is_own, &core.env.metrics) {
         return;
     }
     let outcome = core.owner.commit(target(&part));

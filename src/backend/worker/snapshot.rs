@@ -21,7 +21,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::materialize::install;
+use super::materialize::{Done, install};
 use crate::{
     backend::{
         barrier::timed_out,
@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Reason},
     materialization::{
         driver::{self, Source, Step},
+        pieces::PiecePlace,
         reusable::Reusable,
         target::{Made, Target},
     },
@@ -177,10 +178,11 @@ fn done(core: &mut Core, id: CheckpointId, made: Result<Snapped, Error>) {
                 FrozenImage::Taken(image, _) => Some(image.clone()),
                 FrozenImage::Known(_) => None,
             });
-            let taken: Vec<_> = taken.collect();
+            let images = taken.collect();
             let durable = (made.materialization.clone(), made.uploaded_bytes);
             let is_newest = core.owner.snapshotted(id, Ok(durable)) == Some(true);
-            install(core, (*made, &taken), (is_newest, 0), "snapshot is durable");
+            let done = Done { made: *made, covered: 0, images };
+            install(core, done, is_newest, "snapshot is durable");
         }
         Snapped::Durable(base) => _ = core.owner.snapshotted(id, Err(base)),
     }
@@ -244,7 +246,7 @@ impl Cutting<'_> {
         let known = snapshot.known(&piece);
         core.count_copies();
         self.empty += 1;
-        let place = (piece.state, piece.key_group, piece.hashes);
+        let place = PiecePlace { state: piece.state, key_group: piece.key_group, hashes: piece.hashes };
         Ok(match (known, piece.contents) {
             (Some(known), _) => Step::KnownPiece { piece: known, group: piece.key_group, sqn },
             (None, CutContents::Copied(contents)) => {
