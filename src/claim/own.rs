@@ -18,10 +18,10 @@
 
 use super::{
     admit::Admitted,
-    choice::{self, Chosen},
+    choice::Chooser,
     claimed::{Claim, Known},
     claiming::Claiming,
-    fence::{are_retained, fence_all, fence_own},
+    fence::{Fencer, are_retained},
     part::restored,
     plan::{derive, operator_sources, plan, settle},
     refusal::refuse_outdated,
@@ -42,33 +42,33 @@ const CLAIM_ATTEMPTS: usize = 16;
 /// that opens the new epoch.
 pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
-    let (mut fenced, mut missed) = (vec![], None);
+    let mut fencer = Fencer::new(by, spec, retry);
+    let mut missed = None;
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let Chosen { parts: chosen, shape, skipped } =
-            match choice::choose(by, spec, (head.as_ref(), &mut known.seen), retry).await {
-                Ok(chosen) => chosen,
-                Err(error) if error.reason == Reason::CheckpointNotFound => {
-                    // A running owner may have published the checkpoint after its head was read.
-                    let now = Some(job::head_numbers(&by.store, &spec.id, retry).await?);
-                    if missed == now {
-                        return Err(error);
-                    }
-                    missed = now;
-                    continue;
+        let chooser = Chooser { by, spec, head: head.as_ref(), retry };
+        let mut chosen = match chooser.choose(&mut known.seen).await {
+            Ok(chosen) => chosen,
+            Err(error) if error.reason == Reason::CheckpointNotFound => {
+                // A running owner may have published the checkpoint after its head was read.
+                let now = Some(job::head_numbers(&by.store, &spec.id, retry).await?);
+                if missed == now {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
-            };
+                missed = now;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         // Order: 1. validate, before any chain is touched. 2. Fence the chains that are read, so that they do not
         // change any more. 3. Validate what they have now.
-        plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
-        let Some(chosen) = fence_all(by, spec, (chosen, shape.key_groups), (&mut fenced, retry)).await? else {
-            continue;
-        };
-        let plan = plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+        plan(by, spec, head.as_ref(), &chosen)?;
+        let Some(parts) = fencer.fence_all(chosen.parts, chosen.shape.key_groups).await? else { continue };
+        chosen.parts = parts;
+        let plan = plan(by, spec, head.as_ref(), &chosen)?;
         let mut manifest = derive(by, spec, head, &plan)?;
         let reads = manifest.clone();
         settle(by, &mut manifest, retry).await?;
@@ -79,7 +79,7 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
         //    them: if they still retain the checkpoint then.
         match chain::append_beside(&by.store, &manifest, retry, admitted.still(by, &known.seen, retry)).await {
             Ok((crc, still)) if are_retained(by, spec, &plan, retry).await? => {
-                let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
+                let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen.parts };
                 let (parts, attachments) = restored(&listed);
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
                 let (pins, savepoint, native) = (vec![], None, None);
@@ -91,8 +91,8 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
                     is_own,
                     parts,
                     attachments,
-                    fenced,
-                    skipped,
+                    fenced: fencer.fenced,
+                    skipped: chosen.skipped,
                     reads,
                     pins,
                     operator,
@@ -103,7 +103,7 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
             Ok(_) => {}
             // The faster owner may be faster for ever, however low its attempt. So it is fenced first, and then there
             // is time to choose.
-            Err(ChainError::Fenced { .. }) => fence_own(by, spec, retry).await?,
+            Err(ChainError::Fenced { .. }) => fencer.fence_own().await?,
             Err(error) => return Err(error.into()),
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    choice::Chosen,
     claiming::Claiming,
     part::Part,
     redistribution::{self, Sources},
@@ -38,13 +39,9 @@ pub(crate) struct Plan {
     pub(crate) states: states::Adopted,
 }
 
-/// Decides the contents of the manifest to come. Pure.
-pub(crate) fn plan(
-    by: &Claiming,
-    spec: &OpenSpec,
-    head: Option<&Head>,
-    (mut parts, shape): (Vec<Part>, Shape),
-) -> Result<Plan, Error> {
+/// Decides the contents of the manifest to come after `head`, to begin with the checkpoint `chosen`. Pure.
+pub(crate) fn plan(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, chosen: &Chosen) -> Result<Plan, Error> {
+    let (mut parts, shape) = (chosen.parts.clone(), chosen.shape);
     let is_clone = spec.is_clone();
     let known = parts.first().map(Part::span);
     let goes_on = |part: &Part| is_clone || redistribution::is_of_sibling(spec, part, shape.key_groups);

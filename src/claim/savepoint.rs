@@ -10,7 +10,7 @@ use super::{
     claimed::{Claim, Known},
     claiming::{ClaimMode, Claiming},
     error::unreadable_savepoint,
-    native,
+    native::{self, NativeSource},
     part::RestoredPart,
     plan::{Plan, derive},
     redistribution::Sources,
@@ -41,7 +41,8 @@ const CLAIM_ATTEMPTS: usize = 16;
 pub(crate) async fn claim(
     by: &Claiming,
     admitted: &Admitted,
-    (id, known): (&SavepointId, &mut Known),
+    id: &SavepointId,
+    known: &mut Known,
     retry: Retry,
 ) -> Result<Claim, Error> {
     let spec = &admitted.spec;
@@ -53,7 +54,8 @@ pub(crate) async fn claim(
         match Savepoint::read(&by.store, id, retry).await.map_err(|error| unreadable_savepoint(&spec.id, error))? {
             Savepoint::Rows(metadata) => metadata,
             Savepoint::Native(metadata) => {
-                return Box::pin(native::claim(by, admitted, (id, &metadata, known), retry)).await;
+                let source = NativeSource { id, metadata: &metadata };
+                return Box::pin(native::claim(by, admitted, source, known, retry)).await;
             }
         };
     let Some(operator) = metadata.operators.get(spec.id.operator.as_str()) else {
@@ -75,7 +77,7 @@ pub(crate) async fn claim(
             Err(ChainError::Fenced { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let parts = parts(spec, id, (operator, metadata.checkpoint), plan.shape.key_groups);
+        let parts = parts(spec, id, operator, metadata.checkpoint, plan.shape.key_groups);
         return Ok(Claim {
             reads: manifest.clone(),
             manifest,
@@ -130,11 +132,12 @@ fn plan(
     Ok((plan(adopted), names))
 }
 
-/// The parts of the subtasks that had key groups of this backend.
+/// The parts of the subtasks that had key groups of this backend, in `checkpoint`, of which savepoint `id` was made.
 fn parts(
     spec: &OpenSpec,
     id: &SavepointId,
-    (operator, checkpoint): (&OperatorMeta, CheckpointId),
+    operator: &OperatorMeta,
+    checkpoint: CheckpointId,
     key_groups: KeyGroupRange,
 ) -> Vec<RestoredPart> {
     let subtasks = (0..).zip(&operator.subtasks).filter(|(_, had)| had.key_groups().overlaps(key_groups));
