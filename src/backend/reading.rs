@@ -66,6 +66,7 @@ impl Session {
         let id = request.id;
         let reply = CheckpointReply::Session(self.number());
         let taken = self.take_barrier(request, |core, request| take_held(core, request, reply, Hold::Readable(0)))?;
+        // A barrier that was sent again cuts nothing, and its checkpoint has its timer already.
         if taken.is_some() {
             forget_unread(self.backend(), id);
         }
@@ -139,6 +140,8 @@ impl Directory {
         tasks.clone().spawn(async move {
             let running = directory.running(&handle.backend).ok();
             let is_own = |backend: &Backend| backend.epoch().number == handle.checkpoint.epoch;
+            // Ordering: the reader counts before it waits for its turn. The checkpoint could be let loose as unread
+            // meanwhile.
             let counted = running.filter(is_own).map(|backend| Counted::begin(&backend, handle.checkpoint.id));
             let (env, failed) = (directory.environment().clone(), sender.clone());
             let permit = tokio::select! {
@@ -148,6 +151,7 @@ impl Directory {
             };
             let id = handle.backend.clone();
             let read = tasks.aside("reading a checkpoint", move || async move {
+                // The permit is part of the work, which goes on even if the task around it ends: so does its memory.
                 let _permit = permit;
                 read(&env, handle, &wanted, &sender).await
             });
@@ -157,6 +161,7 @@ impl Directory {
                 Ok(()) => tracing::debug!(backend = %id, "a checkpoint was read"),
                 Err(error) => {
                     tracing::info!(backend = %id, %error, "reading a checkpoint");
+                    // If nobody receives any more, nobody asks for the reason.
                     let _ = failed.send(Err(error)).await;
                 }
             }

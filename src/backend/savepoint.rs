@@ -73,6 +73,7 @@ impl Session {
         let (id, deadline) = (request.id, deadline(&request, directory));
         let (reply, answer) = oneshot::channel();
         let begin = |core: &mut Core, request| take_held(core, request, CheckpointReply::Call(reply), Hold::Savepoint);
+        // A barrier that was sent again is answered by the task that its first sending began.
         if self.take_barrier(request, begin)?.is_none() {
             return Ok(());
         }
@@ -140,6 +141,7 @@ impl Directory {
             Ok(made) => tracing::info!(backend = %backend.id(), savepoint = %made.id.folder(), "a savepoint was made"),
             Err(error) => tracing::warn!(backend = %backend.id(), %error, "a savepoint was not made"),
         }
+        // Whether or not there is a savepoint now: nobody else would end the hold before the owner ends.
         notice::let_loose(&mut backend.shared.core(), id);
         backend.shared.wake();
         made
@@ -156,6 +158,7 @@ impl Directory {
         let (env, retry) = (self.environment(), Retry::forever().at_most(ATTEMPTS));
         let mut pause = FIRST_PAUSE;
         loop {
+            // The whole look is under the deadline, the export included, since the caller waits for that, too.
             let looked = async {
                 if self.is_maker(backend, checkpoint.identity.id, retry).await? {
                     return self.export(backend, checkpoint.identity.id, savepoint).await.map(Some);
@@ -185,6 +188,7 @@ impl Directory {
 
     /// Whether every subtask of the job has its part of checkpoint `id`, and `backend` is to export it.
     async fn is_maker(&self, backend: &Backend, id: CheckpointId, retry: Retry) -> Result<bool, Error> {
+        // One subtask of each operator asks, and only the first operator's makes it: others would write the same files.
         if backend.id().subtask != 0 {
             return Ok(false);
         }

@@ -219,6 +219,7 @@ impl Table {
     /// Why there is no way back to that checkpoint.
     pub(super) fn take(&mut self, to: &CheckpointIdentity) -> Result<Taken, String> {
         const NOTHING: &str = "nothing was kept of what changed";
+        // Ordering: every reason to refuse comes before anything is taken out.
         let way_back = self.marks.as_ref().map(|marks| marks.way_back(to));
         let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or(NOTHING)??;
         let marks = self.take_marks().ok_or(NOTHING)?;

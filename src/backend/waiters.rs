@@ -173,6 +173,7 @@ impl Waiters {
     /// Answers every caller with `error`, except for checkpoints in flight. The owner has ended.
     pub(super) fn end(&mut self, error: &Error) {
         for waiter in self.persists.drain() {
+            // A session needs no answer of its own here: its last event tells it of the end.
             if let PersistWaiter::Call(reply) = waiter {
                 let _ = reply.send(Err(error.clone()));
             }

@@ -26,6 +26,7 @@ pub(super) async fn load(
     if let Some(store) = &claim.native {
         return native::load(env, claim, store, states, progress).await;
     }
+    // An owner that begins empty has no use for the state of the one before.
     let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
     let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =
         warm::begin(env, claim, predecessor, &states, progress).await?;

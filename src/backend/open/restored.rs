@@ -93,6 +93,7 @@ pub(super) async fn restore(
         }
         None => Restored::default(),
     };
+    // Only a base of the backend's own chain is reused: stamps and sqns of another chain cannot be compared.
     let previous = manifest.owner().contents.base.zip(restored.base.clone());
     let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     Ok(Contents { inner, restored, previous })

@@ -54,6 +54,8 @@ pub(super) async fn read(
     };
     let shared: Vec<(StateId, StateDescriptor)> =
         states.in_force().map(|state| (state.id, state.descriptor)).filter(|(_, state)| is_shared(state)).collect();
+    // All operator state is registered with each reader, whether or not it is shared: the log of a subtask has changes
+    // of all of it.
     let all = states.data().filter(|(_, state)| state.redistribution.is_some());
     let all: Vec<(StateId, StateDescriptor)> = all.map(|(id, state)| (id, state.clone())).collect();
     // Collected first: a stream of borrowing closures would make the restore a future that cannot be spawned.

@@ -72,6 +72,7 @@ async fn from_disk(
     states: &States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Result<Begun, String>, LoadError> {
+    // The core is let go before the restore, which may take long.
     let images = {
         let mut core = predecessor.shared.core();
         if !is_fenced(&core) {
@@ -107,6 +108,8 @@ fn not_local(reads: u64, first: &Path) -> String {
 fn from_memory(env: &Environment, claim: &Claim, predecessor: &Backend, states: &States) -> Result<Begun, String> {
     let taken = take_over(env, &mut predecessor.shared.core(), claim)?;
     let epoch = claim.manifest.owner().epoch.number;
+    // The rollback is stamped with the first sqn of the new epoch, which is above every sqn of the old ones. So no
+    // piece of an older materialization counts as unchanged, where the rollback has changed it.
     let rolled_back = roll_back(taken, states, Sqn::first_of(epoch));
     let (contents, changes) = rolled_back.map_err(|fault| format!("rolling back: {}", error::inner(&fault)))?;
     let (rolled_back, not_warm) = (Some(changes), String::new());
@@ -132,6 +135,7 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     if !env.options.warm {
         return Err(OFF.to_owned());
     }
+    // An owner that ended otherwise has dropped its state, or a fault may be in it.
     if !is_fenced(core) {
         return Err(ENDED.to_owned());
     }
@@ -140,10 +144,15 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
         return Err(OTHER_SHAPE.to_owned());
     }
     let known = |(id, registration)| claim.manifest.states.get(&id) == Some(registration);
+    // The new owner takes an id that no manifest names for another state. The inner backend would have two states under
+    // one id.
     if !core.table.states().registrations().all(known) {
         return Err("the owner before had registered states that none of its manifests names".to_owned());
     }
+    // Ordering: everything that may refuse comes before the table is emptied.
     let table = core.table.take(&part.checkpoint)?;
+    // Parts are reused only of the base that the new manifest names. Those of another materialization may be deleted by
+    // now.
     let base = claim.manifest.owner().contents.base;
     let previous = core.bases.take_previous().filter(|previous| Some(previous.uuid()) == base);
     Ok(Taken { table, previous })

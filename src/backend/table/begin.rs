@@ -30,6 +30,7 @@ impl Table {
         let context = OpContext {
             descriptor,
             max_value_bytes: limits.max_value_bytes,
+            // Nothing is read here, so pages, tokens and positions in lists are of no use.
             page_bytes: 0,
             key_groups: self.shape.key_groups,
             scope: 0,

@@ -97,6 +97,7 @@ impl CleanUps {
         log: &mut impl FnMut(&Change<'_>),
     ) -> Result<(), StateError> {
         let Pass { states, key_groups, time, upkeep } = *pass;
+        // Taken even if nothing is done: a batch does not pay for the ones before it.
         let mut owed = std::mem::take(&mut self.owed);
         let Some(upkeep) = upkeep else { return Ok(()) };
         for (state, entries) in &self.every_batch {

@@ -60,6 +60,8 @@ impl Table {
         let mut log = |change: &Change<'_>| log.append(change);
         for (operation, key_group) in left() {
             let descriptor = states.get(operation.state).expect("a checked operation has a state");
+            // Bounded before the operation runs: an answer that does not fit could not be taken back, and firing timers
+            // would have removed them for nothing.
             if operation.op.answers() && view.is_full(limits) {
                 view.answered(None);
                 continue;
@@ -77,6 +79,8 @@ impl Table {
                 None => view.done += 1,
             }
         }
+        // Ordering: the clean-up comes after the operations and before the batch ends. Its removals are changes of this
+        // batch, and cannot hide an entry from an operation of it.
         let incremental = upkeep.map(|_| clean_ups.upkeep());
         let pass = Pass { states, key_groups: all, time: self.time, upkeep: incremental.as_ref() };
         clean_ups.settle(marks, inner, &pass, &mut log).map_err(|fault| error::inner(&fault))?;

@@ -50,6 +50,8 @@ impl Table {
     pub(crate) fn retain_marks(&mut self, owner: &Owner) {
         let Some(Marks { undo, completed, readers, known, .. }) = &mut self.marks else { return };
         let (epoch, ledger) = (owner.epoch().number, owner.ledger());
+        // A mark above the newest completed one may become the next: its checkpoint is in flight, or published and not
+        // completed yet.
         let newest = completed.map(|(_, mark)| mark);
         let may_complete = |mark: Mark| {
             let retained = || ledger.retained().iter().map(|record| &record.identity);
@@ -79,6 +81,7 @@ impl Table {
         }
         *counted = now;
         if let Some(garbage) = undo.take_garbage() {
+            // Many records take a while to drop, and batches would wait for it.
             self.env.tasks.spawn(async move { drop(garbage) });
         }
     }

@@ -92,15 +92,18 @@ impl Table {
     fn read_next(&mut self, reads: &mut Reads, operations: &[Operation<'_>]) -> Result<(), Error> {
         let (index, limits) = (reads.answers.len(), self.env.options.limits);
         let Some(operation) = operations.get(index) else { return Ok(()) };
+        // Checked in each step: the core was free since the one before, and states may have been registered anew.
         let key_group = self.check_read_at(index, operation, reads.mark.is_some())?;
         if operation.op.is_write() {
             let text = format!("operation {index} is a write: a query only reads");
             return Err(Error::new(Reason::InvalidArgument, text));
         }
+        // The first operation is always carried out, so a client that is asked to ask again gets on.
         if index > 0 && reads.room < limits.max_value_bytes {
             reads.answers.push(None);
             return Ok(());
         }
+        // Batches since the last step may have pushed the mark out of `memory.undo`.
         if let Some((identity, mark)) = reads.mark {
             self.check_mark(identity.id, mark)?;
         }

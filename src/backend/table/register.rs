@@ -36,6 +36,7 @@ impl Table {
                 self.inner.register(*id, &registration.descriptor);
             }
         });
+        // Ordering: the former TTLs are read before the plan replaces them.
         let before = plan.ttls_before(&self.states);
         self.states.carry_out(&plan);
         let changed: BTreeSet<StateId> =

@@ -119,6 +119,7 @@ impl Table {
             return Ok(false);
         }
         if ahead.slices == 0 {
+            // The body checks again, and returns the error. Before that nothing may be read of a batch that is refused.
             if self.check_batch(operations).is_err() {
                 return Ok(false);
             }

@@ -99,12 +99,15 @@ fn finish(shared: &Shared, schedule: &mut Schedule, done: Result<Done, Error>) {
     }
     let now = Instant::now();
     let durable = done.as_ref().ok().map(|done| done.made.materialization.clone());
+    // Ordering: the numbers of files are read after the last upload, and noted even after a failure. Files of a failed
+    // materialization are never named, so the low water may pass them, and a sweep finds them.
     let next_file = core.bases.next_file();
     core.owner.materialized(durable, next_file);
     let result = match done {
         Ok(done) => {
             schedule.succeeded(now);
             let materialization = done.made.materialization.clone();
+            // The owner names it in its manifests already, so the next materialization may reuse its parts.
             install(&mut core, done, true, "materialized");
             Ok(materialization)
         }
@@ -148,6 +151,8 @@ async fn materialize(shared: &Shared, turn: Turn) -> Result<Done, Error> {
     let (target, covered, copying) = {
         let mut core = shared.core();
         core.env.metrics.materialization_started();
+        // The length of the log and the list of states are of one moment: `covered` changes lie below the sqn of the
+        // list.
         let (options, log_changes) = (core.env.options.clone(), core.bases.log_changes());
         let target = core
             .bases
@@ -248,6 +253,7 @@ impl Listed {
 
     /// Notes that the next (state, key group) is copied up to the hash `last`.
     fn copied_to(&mut self, last: u64) {
+        // Hashes are inclusive, so the highest one ends the key group.
         match last.checked_add(1) {
             Some(first) => self.first = first,
             None => {
@@ -316,6 +322,8 @@ impl Copying<'_> {
 
     /// Takes the image of one part. It is flushed first, without the core: the writer need not wait for that.
     fn image(&mut self, part: usize) -> Result<Step, Error> {
+        // Ordering: the flush comes first, without the core. The image then has little left to flush, and batches wait
+        // only for the links.
         let flush = {
             let mut core = self.shared.core();
             core.condition.check_running()?;
@@ -327,6 +335,7 @@ impl Copying<'_> {
         let (imaged, sqn, keeps) = tasks::blocking(|| {
             let mut core = self.shared.core();
             core.condition.check_running()?;
+            // Read in the same hold of the lock in which the image is taken, so no batch comes between.
             let sqn = core.owner.writer().next();
             let Core { table, bases, .. } = &mut *core;
             let imaged = table.image(part, bases.previous().map(|previous| &**previous));

@@ -135,6 +135,8 @@ async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
 /// The work of the snapshot of `id` now; `None` if it was given up.
 fn begin(core: &mut Core, id: CheckpointId) -> Option<Begun> {
     let Core { bases, owner, table, .. } = core;
+    // The number comes before the turn: files of this snapshot get it or higher ones, and the low water stays below
+    // them.
     let (number, deadline) = (bases.next_file(), bases.snapshots.of(id)?.deadline);
     let target = bases.target(owner.epoch().number, Retry::until(deadline));
     let target = Target { insist_until: Some(deadline), ..target };
@@ -147,6 +149,7 @@ fn begin(core: &mut Core, id: CheckpointId) -> Option<Begun> {
     }
     let snapshot = bases.snapshots.of(id)?;
     snapshot.progress();
+    // Ordering: the owner keeps `newest` named from the turn on. Only then the cut lets its copies of those pieces go.
     if let Some(newest) = &newest
         && snapshot.lean_on(newest)
     {
@@ -171,6 +174,7 @@ fn done(core: &mut Core, id: CheckpointId, made: Result<Snapped, Error>) {
             return;
         }
     };
+    // It was given up meanwhile. Its checkpoint has failed, and its files are left to a sweep.
     let Some(snapshot) = core.bases.snapshots.finish(id) else { return };
     match made {
         Snapped::Made(made) => {
@@ -184,6 +188,7 @@ fn done(core: &mut Core, id: CheckpointId, made: Result<Snapped, Error>) {
             let done = Done { made: *made, covered: 0, images };
             install(core, done, is_newest, "snapshot is durable");
         }
+        // Whether it is the newest is of no interest: no part of it is new.
         Snapped::Durable(base) => _ = core.owner.snapshotted(id, Err(base)),
     }
     core.end_snapshot(id, snapshot);
