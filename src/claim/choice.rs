@@ -99,6 +99,8 @@ impl Chooser<'_> {
                 return Ok(Chosen { parts: vec![], shape: self::shape(by, spec, None)?, skipped });
             }
         }
+        // Operator state decides which further parts are needed. It is asked after the check of key groups: parts of an
+        // incomplete checkpoint would tell too little.
         let by_handles = !spec.restore.handles().is_empty();
         let mut wanted = redistribution::wanted(spec, &parts);
         if matches!(spec.restore, RestoreFrom::Handles(_)) {
@@ -106,8 +108,12 @@ impl Chooser<'_> {
         }
         redistribution::check(spec, &parts, &wanted, by_handles)?;
         if matches!(spec.restore, RestoreFrom::Handles(_)) {
+            // Ordering: the choice is recorded after the last check. A record binds all subtasks of the attempt, and a
+            // refusal after it would leave them with a checkpoint that this one cannot restore.
             self.agree_on_handles(&parts, seen).await?;
         }
+        // Parts that handles name all stay: the opener gets their attachments back, whether or not it reads their
+        // state.
         if !by_handles {
             let is_needed = |part: &Part| {
                 let subtask = part.manifest.backend.subtask;
@@ -128,6 +134,7 @@ impl Chooser<'_> {
         if old == spec.parallelism || given.len() >= old as usize {
             return Ok(BTreeSet::new());
         }
+        // Heads are read only if other subtasks of the old generation can matter.
         let of = &first.manifest.backend;
         let heads = if same_operator(of, &spec.id) {
             self.heads().await?
@@ -155,6 +162,7 @@ impl Chooser<'_> {
         let Self { by, spec, retry, .. } = *self;
         let turn = self.turn(seen).await;
         let agreed = job::agree(&by.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
+        // Handed on even after an error: a record that was read stays read.
         hand_on(turn, seen);
         match agreed {
             Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
@@ -186,6 +194,7 @@ impl Chooser<'_> {
         let is_whole = |attempt: &Attempt| {
             generation::is_whole(&generation::parts(&heads, operator, JobCheckpoint { attempt: *attempt, id }))
         };
+        // The newest attempt first, but whole ones before those of which a subtask lacks its part.
         let (whole, partial): (Vec<Attempt>, Vec<Attempt>) = attempts.into_iter().rev().partition(is_whole);
         let mut lacking = None;
         for attempt in whole.into_iter().chain(partial) {
@@ -223,6 +232,7 @@ impl Chooser<'_> {
                 return Err(invalid(format!("the handles are of different operators: `{}` and `{of}`", first.backend)));
             }
             let of_chain = || parts.iter().filter(|part| part.manifest.backend == *of);
+            // A handle that is given twice names one part.
             if of_chain().any(|part| part.record.identity == handle.checkpoint) {
                 continue;
             }
@@ -230,6 +240,8 @@ impl Chooser<'_> {
                 let (one, two) = (other.record.identity, handle.checkpoint);
                 return Err(invalid(format!("two handles are of `{of}`: {one} and {two}; give one")));
             }
+            // The own head was read already. Reading it again could return a newer one, from which the next manifest
+            // would not be derived.
             let read = if *of == spec.id { None } else { chain::read_head(&by.store, of, retry).await? };
             let head = if *of == spec.id { head } else { read.as_ref() };
             let same = |record: &&CheckpointRecord| record.identity == handle.checkpoint;
@@ -260,6 +272,8 @@ impl Chooser<'_> {
         if seen.decides(self.spec.attempt) {
             return None;
         }
+        // One subtask of a job at a time. The first one reads the job and decides, and the others take both over from
+        // it. If all read the job at once, a start would cost the square of the number of subtasks.
         let turn = self.by.decisions.turn(&self.spec.id.job).await;
         seen.or_newer(&turn);
         Some(turn)
@@ -293,6 +307,7 @@ impl Chooser<'_> {
             && let Some(record) = manifest.checkpoints.iter().rev().find(same)
         {
             let part = Part { manifest: manifest.clone(), record: record.clone() };
+            // A backend that goes on as it was needs no other chain, so most restarts read one head.
             let is_as_it_was = shape(by, spec, Some(&part.span()))?.key_groups == part.span().key_groups;
             // With another parallelism, the key groups may be the same and operator state still be redistributed.
             let is_alone = part.span().parallelism == spec.parallelism && !redistribution::needs_siblings(&part);
@@ -318,6 +333,7 @@ impl Chooser<'_> {
     async fn heads(&self) -> Result<Vec<Manifest>, Error> {
         let Self { by, spec, head, retry } = *self;
         let mut heads = job::read_operator(&by.store, &spec.id.job, &spec.id.operator, retry).await?;
+        // The own chain counts as it was read before: the next manifest is derived from exactly that head.
         heads.retain(|other| other.backend != spec.id);
         heads.extend(head.map(|head| head.manifest.clone()));
         Ok(heads)

@@ -55,10 +55,16 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
         }
         let chooser = Chooser { by, spec, head: head.as_ref(), retry };
         let chosen = chooser.choose(&mut known.seen).await?;
+        // Ordering 1: the plan, which refuses what cannot be read, before anything is pinned.
         let plan = plan::plan(by, spec, head.as_ref(), &chosen)?;
+        // Ordering 2: the pins.
         let mut pins = make_pins(by, spec, &plan, retry).await?;
         let begun = async {
+            // Ordering 3: the sources are read again. If they still retain the checkpoint, every sweep that could
+            // delete its objects lists the pins after these were made. If they do not, a sweep may have listed the pins
+            // before, so this try does not count.
             if are_retained(by, spec, &plan, retry).await? {
+                // Ordering 4: the manifest. It names nothing of the sources, and the pins are renewed meanwhile.
                 begin(by, admitted, Basis { head, chosen: &chosen, seen: &known.seen }, retry).await
             } else {
                 Ok(None)
@@ -164,6 +170,8 @@ pub(crate) async fn holding<T>(
     begun: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let begun = match kept(backend, &mut pins, begun).await {
+        // A missing object may be the effect of a lost pin. Then the pin is the error to tell, since the checkpoint
+        // itself is not damaged.
         Err(error) if error.reason == Reason::MissingObject => {
             let retry = Retry::until(Instant::now() + by.open_timeout);
             let checks = pins.iter().map(|pin| pin.check(retry));
@@ -186,6 +194,7 @@ async fn kept<T>(
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
+        // The loss of a pin is looked at first: whatever was read since then may be incomplete.
         gone = pin::keep_all(pins) => Err(lost(backend, &gone)),
         done = doing => done,
     }

@@ -49,6 +49,7 @@ impl<'a> Fencer<'a> {
         for _ in 0..FENCE_ATTEMPTS {
             let Some(head) = chain::read_head(&by.store, &spec.id, retry).await? else { return Ok(()) };
             refuse_outdated(spec, &head.manifest)?;
+            // An owner of this very attempt is no older one. The claim that follows decides between the two.
             if head.manifest.owner().attempt == spec.attempt {
                 return Ok(());
             }
@@ -59,6 +60,7 @@ impl<'a> Fencer<'a> {
                     tracing::info!(backend = %spec.id, attempt = spec.attempt, "fenced its owner, who kept writing");
                     return Ok(());
                 }
+                // Its owner was faster once more. The next try derives the fence from its newest manifest.
                 Err(ChainError::Fenced { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -80,6 +82,8 @@ impl<'a> Fencer<'a> {
                 current.push(part);
                 continue;
             }
+            // The fenced head counts from here on: its owner may have published until the fence, and cannot publish any
+            // more.
             let manifest = self.fence(&part).await?;
             let Some(record) = manifest.checkpoints.iter().find(|record| record.identity == part.record.identity)
             else {

@@ -63,20 +63,26 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
             }
             Err(error) => return Err(error),
         };
-        // Order: 1. validate, before any chain is touched. 2. Fence the chains that are read, so that they do not
-        // change any more. 3. Validate what they have now.
+        // Ordering 1: validate, before any chain is touched, so that a refusal disturbs no running owner.
+        // Ordering 2: fence the chains that are read. Their owners could let go of the checkpoint otherwise, or
+        // register states, after they were looked at.
+        // Ordering 3: validate again, by the chains as they are now. They do not change any more.
         plan(by, spec, head.as_ref(), &chosen)?;
         let Some(parts) = fencer.fence_all(chosen.parts, chosen.shape.key_groups).await? else { continue };
         chosen.parts = parts;
         let plan = plan(by, spec, head.as_ref(), &chosen)?;
         let mut manifest = derive(by, spec, head, &plan)?;
+        // The restore reads the log index from this copy, which has all of it, instead of from the pages.
         let reads = manifest.clone();
+        // Ordering 4: pages are durable before the manifest that names them.
         settle(by, &mut manifest, retry).await?;
         let operator = operator_sources(by, &plan);
         // No epoch begins with these imports; they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
-        // 4. The own manifest, which names the sources. 5. Only after it is durable is it certain that no sweep deletes
-        //    them: if they still retain the checkpoint then.
+        // Ordering 5: the own manifest, which names the sources.
+        // Ordering 6: the sources are read again, after that manifest is durable. If they still retain the checkpoint,
+        // every sweep that begins after they let it go finds the imports in this chain. A look before the manifest
+        // would prove nothing, because a sweep could come between the two.
         match chain::append_beside(&by.store, &manifest, retry, admitted.still(by, &known.seen, retry)).await {
             Ok((crc, still)) if are_retained(by, spec, &plan, retry).await? => {
                 let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen.parts };

@@ -44,6 +44,7 @@ pub(crate) fn plan(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, chosen: 
     let (mut parts, shape) = (chosen.parts.clone(), chosen.shape);
     let is_clone = spec.is_clone();
     let known = parts.first().map(Part::span);
+    // A clone, or a sibling that goes on, is read without a fence. Its chain may have a newer owner.
     let goes_on = |part: &Part| is_clone || redistribution::is_of_sibling(spec, part, shape.key_groups);
     for part in parts.iter().filter(|part| !goes_on(part)) {
         refuse_outdated(spec, &part.manifest)?;
@@ -60,6 +61,7 @@ pub(crate) fn plan(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, chosen: 
     let wanted = redistribution::wanted(spec, &parts);
     let mut operator: Vec<Part> =
         parts.iter().filter(|part| wanted.contains(&part.manifest.backend.subtask)).cloned().collect();
+    // Ordering: operator state is taken from all parts before those without own key groups are left out.
     parts.retain(|part| part.span().key_groups.overlaps(shape.key_groups));
     assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
@@ -143,6 +145,7 @@ pub(crate) fn derive(by: &Claiming, spec: &OpenSpec, head: Option<Head>, plan: &
     manifest.states = plan.states.known.clone();
     manifest.imports.extend(imports);
     manifest.instance = by.instance;
+    // Low waters are promises of one owner about its own names, and this one has made none yet.
     manifest.segment_low_water = 0;
     manifest.snapshot_low_water = 0;
     manifest.page_low_water = 0;
@@ -161,6 +164,7 @@ pub(crate) fn derive(by: &Claiming, spec: &OpenSpec, head: Option<Head>, plan: &
         record.completed = true;
         spec.mark(by, record);
     }
+    // Last: what is dropped depends on the records, marks and imports above.
     manifest.prune(&[]);
     Ok(manifest)
 }

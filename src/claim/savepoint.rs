@@ -64,6 +64,7 @@ pub(crate) async fn claim(
         let text = format!("backend `{backend}`: savepoint `{folder}` has no such operator; it has: {names}");
         return Err(Error::new(Reason::CheckpointNotFound, text));
     };
+    // Only the own chain can move meanwhile: a savepoint never changes, so its metadata is read once.
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
@@ -119,6 +120,7 @@ fn plan(
     source.states = numbered.map(|(id, state)| (id, Registration::first(id, state.clone()))).collect();
     let mut record = source.beginning(0);
     record.states_to = u32::try_from(source.states.len()).unwrap_or(u32::MAX);
+    // Ids of the own chain stay taken, since an id is never used again for another registration.
     let own = head.map(|head| head.manifest.states.clone()).unwrap_or_default();
     let adopted = states::adopt(own, &[(&source, &record)], &[], false)?;
     if adopted.known.len() > limits.max_states {

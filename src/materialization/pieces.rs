@@ -43,6 +43,8 @@ pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     if recorded != found {
         return Err(format!("the checksum of the whole is {found:08x}, {recorded:08x} recorded"));
     }
+    // Ordering: the checksum comes before the header. A wrong header under a right checksum is of another version, and
+    // no damage.
     let header: &[u8; HEADER_BYTES as usize] = covered.first_chunk().ok_or("cut off: shorter than its header")?;
     let [magic @ .., v0, v1, v2, v3, _, _, _, _] = header;
     if magic != MAGIC || u32::from_le_bytes([*v0, *v1, *v2, *v3]) != VERSION {
@@ -99,6 +101,7 @@ impl PieceWriter {
         sqn: Sqn,
         contents: Option<PieceContents>,
     ) -> Result<(), MaterializationError> {
+        // The file's length is not known before it is full, so its blocks get it when it is uploaded.
         let block = contents.map(|contents| {
             let (compression, stored) = self.target.compression.compress(&contents.bytes);
             let crc = crc32fast::hash(&stored);
@@ -139,8 +142,9 @@ impl PieceWriter {
         image_bytes: u64,
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
-        // Order: 1. the files, 2. the index that lists them. A manifest names only the index, so it never leads to a
-        // missing file.
+        // Ordering 1: the files.
+        // Ordering 2: the index that lists them. A manifest names only the index, so it never leads to a missing file,
+        // and a materialization that is given up in the middle is only files without a reference.
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }

@@ -77,12 +77,15 @@ impl Restore<'_> {
         let (store, backend, retry) = (self.store.clone(), self.manifest.backend.clone(), self.retry);
         let room = Room::new();
         #[expect(clippy::async_yields_async, reason = "only the room is waited for here; `buffered` awaits the reads")]
+        // Ordering: room is taken in the order in which the reads are applied. If they took it in any other order,
+        // later reads could fill it while the next one to be applied still waits, and none would ever go on.
         let fetches = stream::iter(reads).then(move |read| {
             let (taken, store, backend) = (room.take(read.memory()), store.clone(), backend.clone());
             async move { fetch(store, backend, read, taken.await, retry) }
         });
         // Boxed: with the types of these closures the restore would be a future that cannot be spawned.
         let mut fetched = fetches.buffered(self.parallel_reads.max(1)).boxed();
+        // The room of a read is given back once it is applied, not when it has come.
         while let Some((read, opened, _taken)) = fetched.next().await {
             let path = self.file_path(&read.file);
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
@@ -104,6 +107,7 @@ impl Restore<'_> {
         opened: &[Bytes],
         progress: &mut Progress,
     ) -> Result<(), RestoreError> {
+        // Only for messages, which name object and offset of a fault.
         let path = self.file_path(&read.file);
         for ((group, block), raw) in read.pieces.iter().zip(opened) {
             let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));

@@ -90,6 +90,8 @@ pub(crate) fn adopt(
         let names = adopted.names_of(manifest, record, |state| state.redistribution.is_some(), &mut found)?;
         adopted.operator_names.push(names);
     }
+    // Registrations are made once all parts were read, because the sources of a migration are those of all parts
+    // together.
     for found in found.found {
         let id = adopted.id_of(&found);
         adopted.bound.insert(id);
@@ -126,6 +128,7 @@ impl Adopted {
     ) -> Result<BTreeMap<StateId, StateId>, Error> {
         let adopted = || in_force(manifest, record).filter(|(_, registration)| is_adopted(&registration.descriptor));
         let mut names = BTreeMap::new();
+        // Two passes: a state may migrate from one with a higher id, and both need their new ids first.
         for (_, registration) in adopted() {
             let data = self.data_of(&registration.descriptor, &manifest.backend, found)?;
             names.insert(registration.data, data);
