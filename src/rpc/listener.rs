@@ -155,6 +155,7 @@ impl Incoming {
             "Connections closed before their first call, because their places were needed",
             slots.evictions(),
         );
+        // Ordering: TCP first, the socket last. A fault of TCP then leaves no socket file behind.
         let tcp = match &options.tcp {
             Some(tcp) => Some(TcpIncoming::bind(tcp, &options.bounds, slots.clone(), counters.clone()).await?),
             None => None,
@@ -313,6 +314,7 @@ impl Backoff {
             error.kind(),
             io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
         );
+        // Such an error ends with its connection. Any other one, such as too many open files, would come again at once.
         if of_one_connection {
             return;
         }

@@ -98,6 +98,7 @@ impl<M: Message> Messages<M> {
     fn encode(&mut self, message: &M) -> Result<(), Status> {
         let length = message.encoded_len();
         let header = u32::try_from(length).map_err(|_| Status::internal("a message of more than 4 GiB"))?;
+        // Exactly, since the buffer is given away with the frame: room to grow would be memory that nobody uses.
         self.together.reserve_exact(HEADER_BYTES + length);
         self.together.put_u8(0);
         self.together.put_u32(header);

@@ -99,6 +99,8 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
                 return status::refused(&library_says, limit).map(Err);
             }
         };
+        // Ordering: memory for the longest answer comes before the batch is read. The length of an answer is known only
+        // when it is in memory.
         if let (Some(Request::Batch(_)), Some(_)) = (&request, &self.query) {
             let longest = self.directory.environment().options.limits.max_message_bytes;
             if let Err(error) = self.access.make_room(longest).await {

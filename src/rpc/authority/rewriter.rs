@@ -131,6 +131,8 @@ impl Rewriter {
                 out.extend_from_slice(input);
                 return Ok(());
             }
+            // While deciding, nothing was changed yet, so the held bytes are passed on, and h2 answers them. A
+            // rewritten connection cannot go back: h2 has not seen the client's table of fields.
             if let Err(fault) = self.step(&mut input, out) {
                 if self.mode == Mode::Rewriting {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
@@ -206,6 +208,7 @@ impl Rewriter {
                 return Ok(());
             }
         };
+        // Counted with frame headers, so a block of endless empty frames is bounded, too.
         let wire_bytes = open.wire_bytes + FRAME_HEADER_BYTES + frame.len;
         if wire_bytes > MAX_BLOCK_BYTES {
             return Err(BlockError::TooLarge.into());
@@ -236,6 +239,8 @@ impl Rewriter {
     fn on_block(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
         let mut block = BytesMut::with_capacity(2 * self.fragments.len());
         let replaced = self.blocks.rewrite(&self.fragments, &mut block)?;
+        // The first request is good, and a client sends one authority with all of its requests. So all later bytes
+        // pass.
         if self.mode == Mode::Deciding && !replaced {
             self.pass(out);
             return Ok(());

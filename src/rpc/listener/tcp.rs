@@ -99,6 +99,8 @@ impl TcpIncoming {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "setting nodelay");
         }
+        // Ordering: a place is taken before the handshake begins, so the number of handshakes that wait is bounded by
+        // it.
         let Some(slot) = self.slots.take(None) else {
             self.counters.on_full(&Peer::Tcp { address }, &mut self.refusals);
             return None;
@@ -152,6 +154,7 @@ async fn shake_hands(
         () = place.evicted() => return Err(given_up("its place was needed before it sent anything")),
         readable = stream.readable() => readable?,
     }
+    // Ordering: only a client that has sent something takes a place among the handshakes.
     let turn = shaking.take(None).ok_or_else(|| given_up("too many handshakes"))?;
     tokio::select! {
         biased;
