@@ -179,6 +179,7 @@ impl<'a> Reading<'a> {
     fn step(&mut self) -> Result<bool, Error> {
         let mut core = self.backend.shared.core();
         check_running(&core)?;
+        // Nothing was read yet, so the answers begin at this moment, and not at that of the request.
         if self.reads.is_new() {
             self.applied_to = core.seat.next_batch();
         }

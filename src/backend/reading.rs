@@ -97,6 +97,7 @@ fn forget_unread(backend: &Backend, id: CheckpointId) {
     let shared = Arc::downgrade(&backend.shared);
     let tasks = backend.shared.core().env.tasks.clone();
     tasks.spawn(async move {
+        // Only a weak reference is kept meanwhile, so that a backend that ends frees its memory.
         sleep(UNREAD).await;
         let Some(shared) = shared.upgrade() else { return };
         let mut core = shared.core();
@@ -139,6 +140,8 @@ impl Directory {
         let (directory, tasks) = (self.clone(), self.environment().tasks.clone());
         tasks.clone().spawn(async move {
             let running = directory.running(&handle.backend).ok();
+            // Only the owner that made the checkpoint holds it. Under any other owner it is read like those that stay
+            // anyway.
             let is_own = |backend: &Backend| backend.epoch().number == handle.checkpoint.epoch;
             // Ordering: the reader counts before it waits for its turn. The checkpoint could be let loose as unread
             // meanwhile.
@@ -178,6 +181,7 @@ async fn read(
 ) -> Result<(), Error> {
     let (options, backend) = (reader_options(env, &env.store), handle.backend.clone());
     let source = PartSource { backend: handle.backend, checkpoint: handle.checkpoint, lease_ms: lease_ms(env) };
+    // A page that nobody takes ends the reading, because the memory for reading is one for all.
     let send = async |message: Message| matches!(timeout(TAKEN_WITHIN, sender.send(Ok(message))).await, Ok(Ok(())));
     let done = source
         .read(&options, async |manifest, record| pages::read((manifest, record), (&options, wanted), send).await)

@@ -260,6 +260,7 @@ impl Seat {
             Some((_, Order::Repeated)) => Ok(Admission::Repeated),
             Some((number, Order::Gap)) => Err(self.out_of_order(number)),
             None if !writes => Ok(Admission::Reads),
+            // It would take the number that the session uses next, and halt it.
             None if self.is_taken() => Err(self.beside_session()),
             None => Ok(Admission::Next),
         }

@@ -117,6 +117,7 @@ impl Waiters {
     /// Whether session `number` waits for an answer.
     pub(super) fn has_of_session(&self, number: u64) -> bool {
         let mine = |flight: &Flight| matches!(flight.reply, CheckpointReply::Session(of) if of == number);
+        // One session writes at a time, so a persist request of a session is of this one.
         let of_session = |waiter: &PersistWaiter| matches!(waiter, PersistWaiter::Session { .. });
         self.flights.values().any(mine) || self.persists.iter().any(of_session)
     }

@@ -61,6 +61,7 @@ pub(crate) async fn claim(
             format!("backend `{backend}`: savepoint `{folder}` has no such operator; it has: {}", names.join(", "));
         return Err(Error::new(Reason::CheckpointNotFound, text));
     }
+    // People copy and move such folders, so a part may be missing.
     if !generation::is_whole(&parts) {
         let text = format!("backend `{backend}`: savepoint `{folder}` lacks the manifest of a subtask");
         return Err(Error::new(Reason::MissingObject, text));
@@ -71,6 +72,7 @@ pub(crate) async fn claim(
     };
     let parts: Vec<Part> = parts.iter().map(part).collect();
     let shape = shape(by, spec, parts.first().map(Part::span).as_ref())?;
+    // The folder never changes, so one look is enough for all tries.
     let chosen = Chosen { parts, shape, skipped: vec![] };
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;

@@ -39,6 +39,7 @@ impl Restore<'_> {
         let local = self.local.ok_or(RestoreError::NoLocalBackends { checkpoint })?;
         for image in wanted {
             let files = match self.linked(image) {
+                // Counted as read although nothing was, so that the progress still reaches its total.
                 Some(linked) => {
                     progress.bytes_done += linked.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
                     linked

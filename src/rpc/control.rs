@@ -416,6 +416,7 @@ fn opening_stream(
     stream::unfold(state, move |state| async move {
         let (mut opening, progress, next) = state?;
         tokio::select! {
+            // The result is looked at first, so an open that is done tells no progress any more.
             biased;
             opened = &mut opening => Some((told(opened), None)),
             () = tokio::time::sleep_until(next) => {

@@ -187,6 +187,8 @@ impl Stream for Incoming {
     type Item = Result<Connection, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // The socket comes first, so that tasks of this host do not wait for clients elsewhere. If it has nobody, both
+        // listeners wake this task.
         if let Poll::Ready(connection) = self.unix.poll_accept(cx) {
             return Poll::Ready(Some(Ok(connection)));
         }

@@ -126,6 +126,7 @@ impl<M: Message> HttpBody for Messages<M> {
                 Poll::Ready(Some(Err(status))) => status,
                 Poll::Ready(None) => Status::ok(""),
                 Poll::Pending if this.together.is_empty() => return Poll::Pending,
+                // Nothing more is ready, so the messages that are go out now.
                 Poll::Pending => break,
             };
             this.end = End::With(end);

@@ -86,6 +86,7 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
         }
         let request = tokio::select! {
             biased;
+            // Looked at only between two batches: a batch that was read is answered.
             () = self.directory.drained() => {
                 let text = "this daemon is draining and answers no more queries; use another";
                 return Some(Err(Error::new(Reason::Draining, text)));

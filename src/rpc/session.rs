@@ -192,6 +192,8 @@ impl Wire {
             let handled = self.applied(number, applied);
             return self.answer(handled);
         }
+        // A batch in any other form is counted before prost makes structs of it, which take far more memory than its
+        // bytes.
         if let (Err(error), Some(session)) = (guard::check_batch(&bytes, &limits), &mut self.session) {
             let number = codec::number(&bytes);
             let refused = Err(session.reject(number, bytes.len() as u64, error));

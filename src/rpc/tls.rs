@@ -153,6 +153,7 @@ impl Acceptor {
 
     /// Does a handshake. If cancelled, the connection is closed.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        // The lock is let go before the handshake, which takes as long as the client likes.
         let config = self.0.config.read().clone();
         TlsAcceptor::from(config).accept(stream).await
     }

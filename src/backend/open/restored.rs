@@ -71,6 +71,7 @@ pub(super) async fn restore(
     let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
+    // Every id is registered before the first change, which may name any of them.
     tasks::blocking_if(inner.may_block(), || {
         states.data().for_each(|(id, descriptor)| inner.register(id, descriptor));
     });

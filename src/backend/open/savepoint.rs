@@ -34,6 +34,7 @@ pub(super) async fn load(
     states: States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
+    // The manifest names nothing of the savepoint. So this restores the empty state, with all states registered.
     let mut contents = restore(env, claim, &states, None, |_| {}).await?;
     let to = (claim.manifest.backend.subtask, claim.manifest.shape.parallelism);
     let key_groups = claim.manifest.shape.key_groups;
@@ -52,6 +53,8 @@ pub(super) async fn load(
         let most = block_memory(env.options.state_memory);
         let read = RowFile { meta: file, path, bytes };
         let rows = tasks::blocking_if(inner.may_block(), || loading.file(inner, &read, most));
+        // Ordering: a fault of the inner backend comes before the error of the rows, which is only its consequence. The
+        // savepoint is not damaged then.
         if let Some(fault) = loading.fault.take() {
             return Err(faulty(&fault));
         }
@@ -126,6 +129,7 @@ impl Loading<'_> {
         };
         row.check(state)?;
         match row.place {
+            // A file may have key groups of other subtasks, too.
             Place::KeyGroup(key_group) if !self.key_groups.contains(key_group) => Ok(()),
             Place::KeyGroup(_) => row.change(*id, |change| inner.apply(change)).map_err(|error| {
                 let what = error.to_string();
@@ -144,6 +148,7 @@ impl Loading<'_> {
         };
         let had = self.operator.entry(id).or_default().entry(subtask).or_insert_with(empty);
         match (row.entry, had) {
+            // Elements come in order and without gaps. Anything else is a damaged file.
             (Entry::Element(index, value), Contents::Elements(elements)) if index == elements.len() as u64 => {
                 elements.push(copied(value));
                 Ok(())
@@ -162,6 +167,7 @@ impl Loading<'_> {
         let share_of = |(id, mut had): (StateId, BTreeMap<u32, Contents>)| {
             had.values_mut().for_each(|contents| {
                 if let Contents::Entries(entries) = contents {
+                    // In the order in which a backend lists its map, with which they are compared.
                     entries.sort();
                 }
             });

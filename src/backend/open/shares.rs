@@ -110,6 +110,7 @@ pub(super) fn changed(inner: &WithOperatorState, shares: Shares, states: &States
     let mut changed = vec![];
     for (id, share) in shares {
         let Some(state) = states.get(id) else { continue };
+        // A share that is there already needs no changes in the log, as after most restarts.
         if state::operator::contents(inner, id, state.kind)? != share {
             changed.push((id, share));
         }

@@ -161,6 +161,8 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
 /// Rolls the contents back to the mark; the changes that do so are stamped with `stamp`.
 fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64), StateError> {
     let Taken { table: table::Taken { mut inner, mut marks, mark, log_changes, time, last_state }, previous } = taken;
+    // The changes of the rollback are counted and not logged: the new epoch begins with the state of the checkpoint,
+    // which it names.
     let mut changes = 0;
     inner.set_stamp(stamp.0);
     let is_back = marks.undo.roll_back(&mut inner, mark, &mut |_| changes += 1)?;

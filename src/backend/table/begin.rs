@@ -25,6 +25,7 @@ impl Table {
 
     fn replace(&mut self, id: StateId, share: &Contents, log: &mut Log<'_>) -> Result<(), String> {
         let Self { inner, states, env, time, .. } = self;
+        // A state that is not in force has no operations, so none here either.
         let Some(descriptor) = states.get(id) else { return Ok(()) };
         let limits = &env.options.limits;
         let context = OpContext {

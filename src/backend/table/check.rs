@@ -50,6 +50,7 @@ impl Table {
             effects.reads_change |= self.states.get(operation.state).is_some_and(|descriptor| descriptor.ttl.is_some());
             grows |= operation.op.grows();
         }
+        // Ordering: room is made last. It may end idle backends, and a malformed batch must not cost anybody a backend.
         if grows {
             self.check_state_memory()?;
         }
@@ -111,6 +112,8 @@ impl Table {
                 return Err(wrong(format!("key group {group} is given, but operator state has none; leave it out")));
             }
         }
+        // The client assigns key groups or the daemon does, for the life of the state. A key that came under two rules
+        // would be found in two places.
         let group = match (shape.assignment, operation.key_group) {
             // Such an operation reads all key groups.
             (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),

@@ -29,6 +29,7 @@ impl Table {
     /// Rules out rolling back to the marks so far, because of an event that cannot be undone.
     pub(crate) fn close_way_back(&mut self, why: &'static str) {
         if let Some(marks) = &mut self.marks {
+            // Marks that are set later are not concerned: what happened is before them.
             marks.closed = marks.known.keys().next_back().map(|newest| (*newest, why));
         }
     }
@@ -38,6 +39,7 @@ impl Table {
         let (Some(marks), NoticeOutcome::Done) = (&mut self.marks, outcome) else { return };
         let same = |identity: &CheckpointIdentity| identity.epoch == target.epoch && identity.id == target.id;
         let is_newest = marks.completed.is_none_or(|(_, mark)| Mark(target.id) > mark);
+        // Checkpoints of older owners have no mark here, except for the restored one.
         if target.epoch == owner.epoch().number
             && is_newest
             && let Some(record) = owner.ledger().retained().iter().find(|record| same(&record.identity))

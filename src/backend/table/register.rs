@@ -24,6 +24,7 @@ impl Table {
         changes: &[SchemaChange],
         writable: Result<(), Error>,
     ) -> Result<(Plan, Vec<RegisteredState>), Error> {
+        // Only data whose descriptor changes is looked at, since each look may read the disk.
         let suspects = self.states.suspects(wanted);
         let filled = self.filled(suspects)?;
         let plan = self.states.plan(wanted, changes, &filled, &self.env.options.limits)?;

@@ -112,6 +112,7 @@ impl Table {
         ahead: &mut Ahead,
         changes_nothing: bool,
     ) -> Result<bool, String> {
+        // A batch that fits one slice gains nothing: the body reads it in one go.
         let may_block = self.inner.may_block();
         let size = SliceSize::new(may_block);
         let counts = |operation: &Operation<'_>| matches!(operation.op, Op::MapCount | Op::ListCount);
@@ -155,6 +156,7 @@ impl Table {
             if operation.op.is_write() || (is_timed && !is_paged && (touches || !is_long)) {
                 return Ok(false);
             }
+            // An operation of bounded cost, or one that is left out of a full reply.
             if !is_paged || ahead.view.is_full(&self.env.options.limits) {
                 let before = ahead.view.room();
                 self.read_one(operation, key_group, &mut ahead.view)?;

@@ -258,6 +258,8 @@ impl Cutting<'_> {
                 self.empty = if contents.is_some() { EMPTY_PIECES } else { self.empty };
                 Step::CopiedPiece { place, sqn, contents }
             }
+            // A cut keeps only pieces of materializations that the snapshot leans on, so this does not happen. If it
+            // did, a made-up empty piece would lose entries.
             (None, CutContents::Kept) => {
                 return Err(Error::new(Reason::Internal, format!("snapshot {id}: {place:?} is kept nowhere")));
             }

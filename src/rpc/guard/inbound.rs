@@ -178,6 +178,7 @@ impl HttpBody for Inbound {
             if this.ended {
                 return Poll::Ready(None);
             }
+            // Bytes that came behind the first message are the beginning of the next ones, and go out first.
             let passes = this.rules.is_session && this.given > 0;
             let given = if passes { Some(Ok(this.gathered.split().freeze())) } else { ready!(this.poll_message(cx)) };
             match given {

@@ -184,6 +184,7 @@ impl AsyncRead for Connection {
         self.poll_watch(cx)?;
         let before = buf.filled().len();
         let read = self.poll_io(cx, buf);
+        // Counted only until the first call, to see whether the preface has come.
         if let Some(watch) = &mut self.watch {
             watch.received += (buf.filled().len() - before) as u64;
         }

@@ -78,6 +78,8 @@ impl TcpIncoming {
     /// The next connection whose peer has permission.
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Connection> {
         loop {
+            // Ordering: finished handshakes come before new clients, so that a flood of clients does not keep those out
+            // that are through.
             if let Poll::Ready(connection) = self.poll_handshakes(cx) {
                 return Poll::Ready(connection);
             }
