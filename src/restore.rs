@@ -247,6 +247,7 @@ impl Restore<'_> {
         }
         // Stamps are compared with sqns of the backend's own chain only, so a base of another chain is no base here.
         if views.is_empty() {
+            // The own chain is the last part, and with no imports the only one.
             restored.base = parts.pop().and_then(|(_, plan)| plan.base).map(Arc::new);
         }
         Ok(restored)

@@ -90,6 +90,7 @@ pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Oper
             tag::NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
             tag::OPERATION_IN_BATCH if operations.len() < most => {
                 let fields = Fields::read(take_bytes(&mut batch)?)?;
+                // A wrong operation is left to the other reader as well, whose error names its index and field.
                 operations.push(convert::operation(&fields).ok()?);
             }
             _ => return None,

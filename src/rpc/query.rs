@@ -97,6 +97,7 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
             Ok(request) => request.request,
             Err(library_says) => {
                 let limit = self.directory.environment().options.limits.max_message_bytes;
+                // A connection that failed has no client to tell.
                 return status::refused(&library_says, limit).map(Err);
             }
         };

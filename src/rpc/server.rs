@@ -96,6 +96,7 @@ impl TowerService<http::Request<Body>> for Routed {
                 });
             }
         };
+        // The streams begin with their first poll, so nothing is waited for here.
         Box::pin(ready(Ok(streamed)))
     }
 }

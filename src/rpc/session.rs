@@ -145,6 +145,7 @@ impl Wire {
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
+            // Bounded by number and bytes, since a client that sends and does not read would fill this otherwise.
             let full = self.ready.len() >= READY_RESPONSES || self.ready_bytes >= READY_BYTES;
             if !self.open || self.end.is_some() || full || self.postponed.is_some() {
                 return;

@@ -98,6 +98,7 @@ impl TcpIncoming {
 
     /// Accepts the client, or starts its handshake.
     fn on_stream(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        // Without it answers are only slower.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "setting nodelay");
         }
