@@ -48,7 +48,7 @@ impl Clock {
                 let step = state.observe(wall.now_ms(), ms());
                 (state.now(), step)
             };
-            // Told without the lock, since whoever is told may ask for the time.
+            // Told without the lock, since the receiver may ask for the time.
             if let Some(step) = step {
                 on_step(step);
             }

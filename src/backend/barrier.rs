@@ -42,7 +42,7 @@ pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointRe
         return Err(Error::new(Reason::LimitExceeded, text));
     }
     // Ordering 1: every check that can refuse the barrier, so that a refusal leaves no cut behind. Room is made first,
-    // since the check may ask for exactly that room. Whatever is let go for it was due to go anyway.
+    // since the check may ask for exactly that room. The checkpoints that give way were beyond the retention anyway.
     if core.owner.make_room(limits.max_retained_checkpoints) {
         core.retain_marks();
     }

@@ -76,7 +76,8 @@ impl Pool {
     }
 
     fn wake_starved(&mut self) {
-        // All are woken, not only as many as there is room for. Whoever still gets too little enters itself again.
+        // All are woken, not only as many as there is room for. A session that still gets too little enters itself
+        // again.
         for outbox in std::mem::take(&mut self.starved) {
             if let Some(outbox) = outbox.upgrade() {
                 outbox.wake();

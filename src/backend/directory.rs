@@ -371,8 +371,8 @@ impl Guard<'_> {
         let mut inner = self.directory.inner.lock();
         inner.opened.insert(self.id.job.clone());
         let slot = inner.slots.entry(self.id.clone()).or_default();
-        // Ordering: the slot is settled in one hold of the lock, and the loser ends after it was let go. Whoever looks
-        // meanwhile finds the winner, and nobody waits for the loser's core under this lock.
+        // Ordering: the slot is settled in one hold of the lock, and the loser ends after it was let go. A caller that
+        // looks meanwhile finds the winner, and nobody waits for the loser's core under this lock.
         let taken_over = slot.opening.as_ref().is_none_or(|opening| opening.number != self.number);
         let loser = if taken_over { Some(backend.clone()) } else { slot.running.replace(backend.clone()) };
         drop(inner);

@@ -140,7 +140,7 @@ impl Backend {
                     let acknowledgement = core.acknowledgement();
                     return applied.map(|(result, _)| (result, acknowledgement));
                 } else {
-                    // Only durable changes free credit, so what is held is uploaded at once. The refused grant has
+                    // Only durable changes free credit, so the held ones are uploaded at once. The refused grant has
                     // entered the outbox among those that a release wakes.
                     core.roll_over(true);
                 }

@@ -139,8 +139,9 @@ impl Opener<'_> {
             // Boxed, because the future is large and would make every future around it large.
             let mut claim = Box::pin(claim::claim(&claiming, &admitted, &mut known, retry)).await?;
             let predecessor = predecessor.take();
-            // Ordering 2: the manifest of the new epoch is durable, so whatever the older owner still publishes is
-            // refused. It ends before its state is looked at, and before anybody else serves calls of this backend.
+            // Ordering 2: the manifest of the new epoch is durable, so every further manifest of the older owner is
+            // refused. That owner ends before its state is looked at, and before anybody else serves calls of this
+            // backend.
             if let Some((_, predecessor)) = &predecessor {
                 predecessor.end(&error::fenced_by(&spec.id, claim.manifest.owner().epoch));
             }
@@ -180,7 +181,7 @@ impl Opener<'_> {
                 let opened = self.begin(&admitted, Assembly { claim, loaded, account, no_claim })?;
                 if no_claim {
                     // Ordering 5: the pins are held until all state is in a materialization of this backend's own.
-                    // Otherwise a sweep could delete what its checkpoints still need.
+                    // Otherwise a sweep could delete objects that its checkpoints still need.
                     sustain::materialized(&opened.backend, opened.shape.changelog).await?;
                 }
                 Ok(Some(opened))

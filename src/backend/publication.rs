@@ -39,7 +39,7 @@ pub(super) fn next_publication(core: &mut Core, now: Instant) -> Option<Publicat
         return None;
     }
     // Ordering 2: the callers so far join this manifest in the same hold of the lock in which its contents are taken. A
-    // caller that comes later may have changed what this manifest does not have, and waits for the next one.
+    // caller that comes later may have made a change that is not in it, and waits for the next one.
     core.waiters.publishing();
     let states = core.table.states().registrations().map(|(id, registration)| (id, registration.clone()));
     let random = core.env.random.clone();

@@ -142,14 +142,14 @@ impl Seat {
                 Reason::SessionReplaced,
                 format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
             );
-            // Ordering: what the old session did not take is kept before it is told of its end, since keeping empties
-            // its outbox.
+            // Ordering: events that the old session did not take are kept before it is told of its end, since keeping
+            // empties its outbox.
             self.keep_owed(&old.outbox);
             old.outbox.push(SessionEvent::Ended(error));
             self.metrics.session_ended();
         }
         self.metrics.session_started();
-        // The new session counts its credit from zero. What was granted to the old one cannot be spent any more.
+        // The new session counts its credit from zero. Credit of the old one cannot be spent any more.
         self.account.revoke();
         self.sessions += 1;
         for event in std::mem::take(&mut self.undelivered) {
@@ -225,7 +225,7 @@ impl Seat {
     /// # Errors
     /// If the session is halted or the batch is out of order; its cost is spent. Or if there is less credit.
     pub(super) fn admit(&mut self, number: u64, cost: u64) -> Result<Admission, Refusal> {
-        // Credit comes first: a client that sends more than it may is at fault itself, whatever the batch is. Its
+        // Credit comes first: a client that sends more than it may is at fault itself, however good the batch is. Its
         // session is over, and nothing is spent.
         if cost > self.account.outstanding() {
             let text = format!(

@@ -55,7 +55,7 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
         }
         let chooser = Chooser { by, spec, head: head.as_ref(), retry };
         let chosen = chooser.choose(&mut known.seen).await?;
-        // Ordering 1: the plan, which refuses what cannot be read, before anything is pinned.
+        // Ordering 1: the plan, which refuses an unreadable checkpoint, before anything is pinned.
         let plan = plan::plan(by, spec, head.as_ref(), &chosen)?;
         // Ordering 2: the pins.
         let mut pins = make_pins(by, spec, &plan, retry).await?;
@@ -194,7 +194,7 @@ async fn kept<T>(
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
-        // The loss of a pin is looked at first: whatever was read since then may be incomplete.
+        // The loss of a pin is looked at first: objects that were read since then may have been deleted in part.
         gone = pin::keep_all(pins) => Err(lost(backend, &gone)),
         done = doing => done,
     }

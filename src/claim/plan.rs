@@ -164,7 +164,7 @@ pub(crate) fn derive(by: &Claiming, spec: &OpenSpec, head: Option<Head>, plan: &
         record.completed = true;
         spec.mark(by, record);
     }
-    // Last: what is dropped depends on the records, marks and imports above.
+    // Last: the objects that are dropped depend on the records, marks and imports above.
     manifest.prune(&[]);
     Ok(manifest)
 }

@@ -166,7 +166,7 @@ impl Table {
         newest: &[FrozenImage],
     ) -> Result<Vec<FrozenImage>, StateError> {
         tasks::blocking_if(self.may_block(), || {
-            // Ordering: the images first, since the disk may refuse them. The cut of what is in memory cannot fail.
+            // Ordering: the images first, since the disk may refuse them. A cut of contents in memory cannot fail.
             let frozen = self.freeze_images(previous.map(|previous| &**previous), newest)?;
             self.inner.cuts().begin_cut(id, Reusable::kept(previous));
             Ok(frozen)

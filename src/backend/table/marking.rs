@@ -29,7 +29,7 @@ impl Table {
     /// Rules out rolling back to the marks so far, because of an event that cannot be undone.
     pub(crate) fn close_way_back(&mut self, why: &'static str) {
         if let Some(marks) = &mut self.marks {
-            // Marks that are set later are not concerned: what happened is before them.
+            // Marks that are set later are not concerned: the event is before them.
             marks.closed = marks.known.keys().next_back().map(|newest| (*newest, why));
         }
     }

@@ -80,7 +80,7 @@ impl Table {
             while reads.answers.len() < end.min(operations.len()) && room - reads.room < STEP_BYTES {
                 let counted_on = reads.counted.is_under_way();
                 self.read_next(reads, operations)?;
-                // A count has used up what a step may look at, whether or not it has come to its end.
+                // A count has used up the entries of this step, whether or not it has come to its end.
                 if reads.counted.is_under_way() || counted_on {
                     break;
                 }

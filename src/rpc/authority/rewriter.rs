@@ -282,7 +282,7 @@ fn put_block(open: OpenBlock, block: &[u8], out: &mut BytesMut) {
     let mut rest = block;
     let mut kind = HEADERS;
     loop {
-        // The block is what counts. It need not be cut as the client has cut it.
+        // Only the block has to be the same. It need not be cut as the client has cut it.
         let fragment = take(&mut rest, MAX_FRAME_BYTES);
         let end_stream = if kind == HEADERS && open.end_stream { END_STREAM } else { 0 };
         let end_headers = if rest.is_empty() { END_HEADERS } else { 0 };

@@ -93,8 +93,7 @@ impl HttpBody for Outbound {
         if data.len() <= PIECE_BYTES {
             return Poll::Ready(Some(Ok(this.piece(data))));
         }
-        // Only a piece at a time goes to h2, which keeps what it has until the peer takes it and cannot be asked to
-        // drop it.
+        // Only a piece at a time goes to h2, which keeps it until the peer takes it and cannot be asked to drop it.
         this.share.put_aside(data);
         Poll::Ready(Some(Ok(this.piece(this.share.take_aside(PIECE_BYTES)))))
     }

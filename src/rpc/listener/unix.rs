@@ -84,7 +84,7 @@ impl UnixIncoming {
         // Ordering 4: the group before the mode, which may admit that group. Until then it is the daemon's own.
         let mode = fs::Permissions::from_mode(options.socket_mode.bits());
         fs::set_permissions(path, mode).map_err(|source| failed("set the mode of", path, source))?;
-        // Ordering 5: listening comes last. Before it every client is refused, whatever the permissions were.
+        // Ordering 5: listening comes last. Before it every client is refused, even under wrong permissions.
         let listener = socket.listen(BACKLOG).map_err(|source| failed("listen on", path, source))?;
         drop(lock);
         Ok(Self {
